@@ -63,7 +63,7 @@ BAD = [
     (
         lambda desk: Firelock(""),
         ConfigurationError,
-        'No storage is named. Write Firelock("sqlite:///jobs.db")',
+        'No storage is specified. Use Firelock("sqlite:///jobs.db")',
     ),
     (
         lambda desk: desk.fire.server(queues="a:0"),
@@ -98,7 +98,7 @@ BAD = [
     (
         lambda desk: desk.fire.enqueue_many([desk.send.call("x"), desk.send]),
         TaskError,
-        "fire.enqueue_many takes what task.call(…) returns, not <Task send>.",
+        "fire.enqueue_many() accepts only calls from task.call(…), got <Task send>.",
     ),
     (
         lambda desk: desk.send.using(at=date(2090, 1, 1)).enqueue("x"),

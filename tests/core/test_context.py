@@ -57,7 +57,9 @@ def test_a_cancelled_job_is_told_once():
 
 def test_outside_of_a_job_there_is_none():
     """The error states where `current_job()` works."""
-    with pytest.raises(LookupError, match=r"No job is running here; current_job\(\) works inside a task"):
+    with pytest.raises(
+        LookupError, match=r"No job is running in this context\. Use current_job\(\) inside a task"
+    ):
         current_job()
 
 
@@ -116,7 +118,9 @@ def test_a_real_job_has_no_completions():
         job = fire.task(name="ask", retry=Retry.never())(lambda: len(current_job().completions)).enqueue()
         Worker(fire).run()
 
-        assert "completions are those of JobContext.fake()" in job.refresh().error.message
+        assert (
+            "completions is only available on a context from JobContext.fake()" in job.refresh().error.message
+        )
 
 
 def test_a_fake_takes_no_naive_instant():
@@ -180,7 +184,7 @@ def test_an_unknown_level_is_refused(console):
 )
 def test_progress_is_made_of_plain_numbers(console, storage, done, total):
     """A value that cannot be stored as a number raises an error in the job, where its author can see it."""
-    with pytest.raises(ValueError, match="is no progress; pass two finite numbers, done and total"):
+    with pytest.raises(ValueError, match="Progress must be two finite numbers, done and total, got "):
         console.progress("a", done, total, None)
 
     console.flush(storage)
@@ -216,7 +220,7 @@ def test_a_job_that_logs_too_fast_keeps_its_newest_lines(console, storage):
     console.flush(storage)
 
     written = texts(storage)
-    assert (1_000, "(6 lines left out: written too fast)", "line 6") == (len(written), *written[:2])
+    assert (1_000, "(6 lines omitted: written too fast)", "line 6") == (len(written), *written[:2])
     assert "line 1004" == written[-1]
 
 
@@ -252,7 +256,7 @@ def test_refused_lines_hinder_nothing(console, storage, caplog):
     console.flush(storage)
 
     assert ["taken"] == texts(storage)
-    assert "Log lines of 1 jobs were refused by the storage and are lost" in caplog.text
+    assert "The storage rejected log lines of 1 jobs; discarding these lines." in caplog.text
 
 
 def test_lines_of_a_locked_job_are_sent_again(console, storage, monkeypatch):

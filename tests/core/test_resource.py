@@ -77,7 +77,7 @@ def refused(error, match, declare):
 )
 def test_a_resource_is_a_generator(shop, function):
     """Only a generator can define how to close what it opened."""
-    with pytest.raises(ConfigurationError, match=r"it is no generator function\. Open it, yield it once"):
+    with pytest.raises(ConfigurationError, match=r"because it is not a generator function\. Use a `def`"):
         shop.fire.resource(function)
 
 
@@ -87,7 +87,7 @@ def test_a_resource_has_defaults_alone(shop):
     def bucket(name):
         yield name
 
-    with pytest.raises(TaskError, match="Resource 'bucket': nobody gives its parameter 'name' a value"):
+    with pytest.raises(TaskError, match="Parameter 'name' of resource 'bucket' has no default"):
         shop.fire.resource(bucket)
 
 
@@ -102,9 +102,9 @@ def test_what_is_async_is_for_what_is_async(shop):
     def session(http=shop.client):
         yield http
 
-    with pytest.raises(TaskError, match="Task 'send' is a `def`, and its resource 'client' is opened on"):
+    with pytest.raises(TaskError, match="Task 'send' is a `def`, but its resource 'client' is opened on"):
         shop.fire.task(name="send")(send)
-    with pytest.raises(TaskError, match="Resource 'session' is a `def`, and its resource 'client'"):
+    with pytest.raises(TaskError, match="Resource 'session' is a `def`, but its resource 'client'"):
         shop.fire.resource(session)
 
 
@@ -115,11 +115,11 @@ def test_a_resource_stands_last(shop):
     def rest(pool=shop.pool, *names): ...
     def only(pool=shop.pool, /): ...
 
-    with pytest.raises(TaskError, match="parameter 'limit' stands behind the resource 'pool'"):
+    with pytest.raises(TaskError, match="Parameter 'limit' of Task 'before' follows the resource 'pool'"):
         shop.fire.task(name="before")(before)
-    with pytest.raises(TaskError, match="parameter 'names' stands behind the resource 'pool'"):
+    with pytest.raises(TaskError, match="Parameter 'names' of Task 'rest' follows the resource 'pool'"):
         shop.fire.task(name="rest")(rest)
-    with pytest.raises(TaskError, match="resource 'pool' is given by name; put it behind the /"):
+    with pytest.raises(TaskError, match=r"Resource 'pool' of Task 'only' cannot be passed by name\. Put"):
         shop.fire.task(name="only")(only)
 
 
@@ -128,7 +128,7 @@ def test_what_stands_in_the_module_is_not_open(shop):
 
     The error explains how to get the opened resource.
     """
-    with pytest.raises(AttributeError, match=r"pool is a resource.*it has no 'execute'.*resource\(pool\)"):
+    with pytest.raises(AttributeError, match=r"Resource pool has no attribute 'execute'.*resource\(pool\)"):
         shop.pool.execute("SELECT 1")
 
     assert "<resource pool>" == repr(shop.pool)
@@ -241,10 +241,10 @@ def test_a_replaced_resource_is_not_opened(shop):
 
 def test_only_a_resource_is_replaced_or_asked_for(shop):
     """Anything but a resource raises an error that names it."""
-    with pytest.raises(ConfigurationError, match=r"'pool' is no resource; declare one: @fire\.resource"):  # noqa: SIM117 - one of them raises
+    with pytest.raises(ConfigurationError, match=r"Expected a resource, got 'pool'\. Use @fire\.resource"):  # noqa: SIM117 - one of them raises
         with replaced("pool", by="fake"):
             pass
-    with pytest.raises(ConfigurationError, match="None is no resource"):
+    with pytest.raises(ConfigurationError, match="Expected a resource, got None"):
         JobContext.fake().resource(None)
 
 
@@ -261,9 +261,11 @@ def test_a_task_called_as_a_function_takes_what_it_is_given(shop):
     assert "k mine [] []" == shop.store(JobContext.fake(), "k", pool="mine")
     assert "/ by mine" == asyncio.run(shop.fetch("/", http="mine"))
 
-    with pytest.raises(LookupError, match=r"No worker runs this, so that pool is open nowhere\. Pass it"):
+    with pytest.raises(
+        LookupError, match=r"Resource pool is not open because no worker runs this function\. Pass"
+    ):
         shop.count("t")
-    with pytest.raises(LookupError, match="client is open nowhere"):
+    with pytest.raises(LookupError, match="Resource client is not open"):
         asyncio.run(shop.fetch("/"))
 
 

@@ -105,7 +105,7 @@ def test_a_local_function_needs_a_name(fire):
     def local(): ...
 
     with pytest.raises(
-        TaskError, match=r"local is defined inside a function, or is a lambda.*@fire\.task\(name="
+        TaskError, match=r"cannot find .*local because it is a lambda or is defined.*@fire\.task\(name="
     ):
         fire.task(local)
     named = fire.task(name="local")(local)
@@ -148,7 +148,7 @@ def test_a_bad_name_is_refused(fire, name, which):
     options = {which: name if which == "name" else [name]}
 
     with pytest.raises(
-        TaskError, match=r"Task name .* is refused; use 1 to 200 of letters, digits, '_', '.', ':'"
+        TaskError, match=r"Task name must be 1 to 200 letters, digits, '_', '.', ':' or '-', got "
     ):
         fire.task(**options)(send)
 
@@ -158,31 +158,34 @@ def test_a_bad_name_is_refused(fire, name, which):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"queue": "Mail"}, "Queue name 'Mail' is refused"),
-        ({"queue": None}, "Queue name None is refused"),
-        ({"priority": 101}, "Priority 101 is refused; use a whole number from -100 to 100"),
-        ({"priority": True}, "Priority True is refused"),
-        ({"priority": 1.0}, r"Priority 1\.0 is refused"),
-        ({"timeout": 0}, "Timeout 0 is refused; pass a timedelta or seconds, above zero and up to a year"),
-        ({"timeout": float("nan")}, "Timeout nan is refused"),
-        ({"timeout": timedelta(days=400)}, r"Timeout .*\(days=400\) is refused"),
-        ({"timeout": "5"}, "Timeout '5' is refused"),
-        ({"timeout": True}, "Timeout True is refused"),
-        ({"keep": -1}, "keep=-1 is refused; pass a timedelta or seconds, from zero to 3,650 days"),
-        ({"keep": timedelta(days=3_651)}, r"keep=datetime.timedelta\(days=3651\) is refused"),
-        ({"keep": "30d"}, "keep='30d' is refused"),
-        ({"keep": True}, "keep=True is refused"),
-        ({"keep": float("nan")}, "keep=nan is refused"),
-        ({"retry": 3}, r"retry=3 is no policy; write retry=Retry\(attempts=3\)"),
-        ({"retry": "often"}, "retry='often' is no policy; pass a Retry, or an object with decide"),
-        ({"retry": Retry}, r"retry=<class .*Retry'> is a class; pass an instance: retry=Retry\(\)"),
-        ({"tags": "one"}, r"tags='one' is one text; pass a list of texts: tags=\['one'\]"),
-        ({"tags": [7]}, r"tags=\[7\]: a tag is a text, not 7"),
-        ({"tags": 7}, "tags=7 is no list of texts"),
-        ({"aliases": "old"}, r"aliases='old' is one text; pass a list of texts: aliases=\['old'\]"),
-        ({"aliases": [7]}, r"aliases=\[7\]: a name is a text, not 7"),
-        ({"executor": "gpu"}, "executor='gpu' is unknown; use one of auto, process"),
-        ({"on_risk": "panic"}, "on_risk='panic' is unknown; use one of continue, cancel"),
+        ({"queue": "Mail"}, "Queue name must be 1 to 64 .*, got 'Mail'"),
+        ({"queue": None}, "Queue name must be 1 to 64 .*, got None"),
+        ({"priority": 101}, "Priority must be an integer from -100 to 100, got 101"),
+        ({"priority": True}, "Priority must be an integer from -100 to 100, got True"),
+        ({"priority": 1.0}, r"Priority must be an integer from -100 to 100, got 1\.0"),
+        ({"timeout": 0}, "timeout must be a timedelta or seconds, above zero and at most 366 days, got 0"),
+        ({"timeout": float("nan")}, "timeout must be .*, got nan"),
+        ({"timeout": timedelta(days=400)}, r"timeout must be .*, got .*\(days=400\)"),
+        ({"timeout": "5"}, "timeout must be .*, got '5'"),
+        ({"timeout": True}, "timeout must be .*, got True"),
+        ({"keep": -1}, "keep must be a timedelta or seconds, from zero to 3,650 days, got -1"),
+        ({"keep": timedelta(days=3_651)}, r"keep must be .*, got datetime.timedelta\(days=3651\)"),
+        ({"keep": "30d"}, "keep must be .*, got '30d'"),
+        ({"keep": True}, "keep must be .*, got True"),
+        ({"keep": float("nan")}, "keep must be .*, got nan"),
+        ({"retry": 3}, r"retry must be a policy, got 3. Use retry=Retry\(attempts=3\)"),
+        ({"retry": "often"}, r"retry must be a Retry or an object with decide\(job, error\), got 'often'"),
+        ({"retry": Retry}, r"retry must be an instance, got the class <class .*Retry'>. Use retry=Retry\(\)"),
+        ({"tags": "one"}, r"tags must be a list of strings, got the string 'one'. Use tags=\['one'\]"),
+        ({"tags": [7]}, r"Each tag in tags=\[7\] must be a string, got 7"),
+        ({"tags": 7}, "tags must be a list of strings, got 7"),
+        (
+            {"aliases": "old"},
+            r"aliases must be a list of strings, got the string 'old'. Use aliases=\['old'\]",
+        ),
+        ({"aliases": [7]}, r"Each name in aliases=\[7\] must be a string, got 7"),
+        ({"executor": "gpu"}, "executor must be one of auto, process, got 'gpu'"),
+        ({"on_risk": "panic"}, "on_risk must be one of continue, cancel, got 'panic'"),
         ({"max_host_losses": 0}, "max_host_losses must be an integer from 1 to 1,000, got 0"),
         ({"max_host_losses": True}, "max_host_losses must be an integer from 1 to 1,000, got True"),
         ({"max_host_losses": 1_001}, "max_host_losses must be an integer from 1 to 1,000, got 1001"),
@@ -217,7 +220,9 @@ def test_a_name_is_taken_once(fire):
     fire.task(name="mail.send")(loaded("to")).enqueue("x")
     again = fire.task(name="mail.send", queue="bulk")(loaded("to, note"))
 
-    with pytest.raises(DuplicateTask, match=r"by tasks\.py:1 and now by .*test_task\.py:.*Rename one"):
+    with pytest.raises(
+        DuplicateTask, match=r"of .*test_task\.py:.* is already used by tasks\.py:1\. Rename one"
+    ):
         fire.task(name="mail.send")(asend)
     with pytest.raises(DuplicateTask):
         fire.task(name="other", aliases=["mail.send"])(asend)
@@ -485,7 +490,7 @@ def test_a_verb_of_another_library_names_the_verb_to_use(fire, verb, instead):
     task = fire.task(send)
 
     assert not hasattr(task, verb)
-    with pytest.raises(AttributeError, match=f"A task of Firelock has no '{verb}'; {instead}"):
+    with pytest.raises(AttributeError, match=f"A task of Firelock has no method '{verb}'; {instead}"):
         getattr(task.using(queue="mail"), verb)
 
 
@@ -518,13 +523,13 @@ def test_options_add_up(fire):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"queue": "Mail"}, "Queue name 'Mail' is refused"),
-        ({"priority": 10**5000}, "Priority a value of type int"),
-        ({"on": "success"}, "on='success' is unknown; use one of succeeded, failed, deleted, finished"),
-        ({"on": 7}, "on=7 is unknown"),
-        ({"tags": [None]}, r"tags=\[None\]: a tag is a text, not None"),
-        ({"retry": 3}, r"using\(retry=3\): a policy given for one call is stored with the job"),
-        ({"delay": 5, "at": NOON}, r"using\(delay=5, at=.*\): give one of the two"),
+        ({"queue": "Mail"}, "Queue name must be 1 to 64 .*, got 'Mail'"),
+        ({"priority": 10**5000}, "Priority must be .*, got a value of type int"),
+        ({"on": "success"}, "on must be one of succeeded, failed, deleted, finished, got 'success'"),
+        ({"on": 7}, "on must be one of .*, got 7"),
+        ({"tags": [None]}, r"Each tag in tags=\[None\] must be a string, got None"),
+        ({"retry": 3}, r"The retry of using\(\) must be a Retry because it is stored with the job, got 3"),
+        ({"delay": 5, "at": NOON}, r"using\(\) accepts either delay or at, got delay=5 and at="),
     ],
 )
 def test_a_wrong_option_of_a_call_is_refused(fire, options, words):
@@ -537,7 +542,7 @@ def test_delay_and_instant_exclude_each_other_across_calls(fire):
     """A value from an earlier `using` counts as well. `schedule` replaces both."""
     delayed = fire.task(send).using(delay=5)
 
-    with pytest.raises(ConfigurationError, match="give one of the two"):
+    with pytest.raises(ConfigurationError, match="accepts either delay or at"):
         delayed.using(at=NOON)
     job = delayed.schedule(NOON.replace(year=2090), "x")
 

@@ -740,7 +740,7 @@ def test_move_all_moves_the_waiting_jobs_of_the_filters(command, app):
         ("move x", "firelock jobs move needs a target."),
         ("move x --to-priority 200", "use a whole number from -100 to 100, not '200'"),
         ("move x --to-priority high", "use a whole number from -100 to 100, not 'high'"),
-        ("move x --to-queue 'A b'", "Queue name 'A b' is refused"),
+        ("move x --to-queue 'A b'", "Queue name must be 1 to 64 characters"),
         ("move --all --to-queue bulk", "--all needs a filter"),
     ],
 )

@@ -238,7 +238,10 @@ def test_an_app_sees_the_projects_settings(run, tmp_path):
         ("[tool.firelock]\nheartbeet = 3\n", "a key 'heartbeet'"),
         ("[tool.firelock]\nstorage = 3\n", "storage = 3"),
         ("[tool]\nfirelock = 3\n", "is no table"),
-        ('[tool.firelock]\nstorage = "memory://"\nheartbeat = "often"\n', "Setting heartbeat is 'often'"),
+        (
+            '[tool.firelock]\nstorage = "memory://"\nheartbeat = "often"\n',
+            "Setting heartbeat must be a number from 0.1 to 1200, got 'often'",
+        ),
     ],
 )
 def test_a_wrong_project_file_is_a_usage_error(run, tmp_path, text, said):

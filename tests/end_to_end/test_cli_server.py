@@ -113,7 +113,7 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
     ("words", "code", "said"),
     [
         ("", 2, "needs to know which app to run"),
-        ("cli_shop:fire --queues 'a b'", 2, "Queue name 'a b' is refused"),
+        ("cli_shop:fire --queues 'a b'", 2, "Queue name must be 1 to 64 characters"),
         ("cli_shop:fire --workers 0", 2, "no whole number from 1 to 10,000"),
         (
             "cli_shop:nothing",

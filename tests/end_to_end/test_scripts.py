@@ -310,7 +310,7 @@ def test_a_server_is_refused_in_a_job_s_process(folder, run):
         "        job.result(timeout=60)\n    except Exception as error:\n        print(error)\n"
     )
 
-    refusal = "fire.server() is refused in the process of a job"
+    refusal = "fire.server() cannot start a server in the process of a job"
     assert (0, 0) == (ended.returncode, at_the_top.returncode), ended.stderr + at_the_top.stderr
     assert refusal in ended.stdout
     assert refusal in at_the_top.stdout
@@ -350,7 +350,7 @@ def test_a_server_is_refused_while_a_command_imports_the_app(folder, run, words)
     ended = run(APP + "with fire.server(workers=1):\n    print('served')\n", "-m", "firelock", *words)
 
     assert ("", 2) == (ended.stdout, ended.returncode)
-    assert "fire.server() is refused while the app is imported" in ended.stderr
+    assert "fire.server() cannot start a server while the app is imported" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

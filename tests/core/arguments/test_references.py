@@ -222,7 +222,7 @@ def test_who_waits_has_no_time_of_its_own(fire, source):
             call()
     with pytest.raises(ConfigurationError, match="determines when a job runs"):
         take.using(unique=Debounce("x", wait=5)).enqueue(source.output)
-    with pytest.raises(ConfigurationError, match="after='id' is refused: 'id' is no handle of a job"):
+    with pytest.raises(ConfigurationError, match="after='id' must contain only handles of jobs, got 'id'"):
         take.using(after="id")
     with pytest.raises(ConfigurationError, match="A recurring job does not accept after"):
         take.using(after=source).recur("x", "0 2 * * *", 1)

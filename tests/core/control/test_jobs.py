@@ -106,7 +106,7 @@ def test_counts_are_a_mapping_of_states(fire, adding, worker):
     assert expected == counts.by_state == dict(counts) == {state: getattr(counts, state) for state in State}
     assert (list(State), 4, {"sums"}) == (list(counts), counts.total, set(counts.by_queue))
     assert (True, False) == ("failed" in counts, "faild" in counts)
-    with pytest.raises(ConfigurationError, match="state='faild' is unknown; use one of awaiting, scheduled"):
+    with pytest.raises(ConfigurationError, match=r"state must be one of awaiting, scheduled.*, got 'faild'"):
         counts["faild"]
 
 
@@ -150,7 +150,7 @@ def test_one_iterates_page_by_page(fire, adding):
 def test_an_iterator_refuses_what_find_refuses_at_once(fire):
     """The error is raised by the call and not when the first page is read."""
     for verb in (fire.jobs.find, fire.jobs.iterate, fire.jobs.aiterate):
-        with pytest.raises(ConfigurationError, match="state='running' is unknown; use one of awaiting"):
+        with pytest.raises(ConfigurationError, match=r"state must be one of awaiting.*, got 'running'"):
             verb(state="running")
     with pytest.raises(ScheduleError, match="no time zone"):
         fire.jobs.iterate(until=datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake under test
@@ -435,8 +435,8 @@ def test_handle_moves_its_job_or_says_why_not(fire, adding, worker):
     ("target", "said"),
     [
         ({}, r'A move needs a target: pass queue="bulk", priority=10 or both'),
-        ({"queue": "Bulk Jobs"}, "Queue name 'Bulk Jobs' is refused"),
-        ({"priority": 101}, "Priority 101 is refused"),
+        ({"queue": "Bulk Jobs"}, "Queue name must be 1 to 64 .*, got 'Bulk Jobs'"),
+        ({"priority": 101}, "Priority must be an integer from -100 to 100, got 101"),
     ],
 )
 def test_move_without_a_possible_target_is_refused(fire, adding, target, said):
@@ -531,7 +531,7 @@ def test_queues_show_what_they_hold(fire, adding, worker):
 def test_a_queue_has_a_name(fire, name):
     """A name that no job can have is refused, and nothing is written."""
     for verb in (fire.queues.pause, fire.queues.resume):
-        with pytest.raises(ConfigurationError, match=r"Queue name .* is refused"):
+        with pytest.raises(ConfigurationError, match=r"Queue name must be 1 to 64 .*, got .*"):
             verb(name)
 
     assert [] == fire.queues.list()

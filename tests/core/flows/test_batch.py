@@ -879,11 +879,11 @@ def test_plugins_see_members_and_batches_and_are_asked_of_members_alone():
         ({"name": ""}, "Batch name '' is refused"),
         ({"name": "a\nb"}, "printable characters"),
         ({"on_failure": "stop"}, "on_failure='stop' is unknown; use one of continue, cancel"),
-        ({"on": "ended"}, "on='ended' is unknown"),
-        ({"after": "id"}, "'id' is no handle of a job"),
+        ({"on": "ended"}, "on must be one of .*, got 'ended'"),
+        ({"after": "id"}, "after='id' must contain only handles of jobs, got 'id'"),
         ({"hold": timedelta()}, "hold=datetime.timedelta.* is refused"),
-        ({"keep": -1}, "keep=-1 is refused"),
-        ({"tags": "eu"}, "tags='eu' is one text"),
+        ({"keep": -1}, "keep must be .*, got -1"),
+        ({"tags": "eu"}, "tags must be a list of strings, got the string 'eu'"),
     ],
 )
 def test_a_wrong_option_is_refused(fire, storage, options, words):

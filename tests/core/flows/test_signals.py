@@ -158,7 +158,7 @@ def test_a_name_has_one_type_in_an_app(fire, approval):
     nested = fire.signal("a:b", int)
 
     with pytest.raises(
-        ConfigurationError, match=r"Signal 'approval' is one of .*Approval.*, and now of .*int"
+        ConfigurationError, match=r"Signal 'approval' already has the type .*Approval.*, got .*int"
     ):
         fire.signal("approval", int)
     assert Approval is fire.signal("approval", Approval).type

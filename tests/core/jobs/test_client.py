@@ -650,7 +650,7 @@ def test_the_storage_may_be_named_by_the_environment(monkeypatch):
     monkeypatch.setenv("FIRELOCK_STORAGE", "")
 
     with pytest.raises(
-        ConfigurationError, match=r'No storage is named\. Write Firelock\("sqlite:///jobs.db"\)'
+        ConfigurationError, match=r'No storage is specified\. Use Firelock\("sqlite:///jobs.db"\)'
     ):
         Firelock()
     assert "<Firelock memory://by-environment>" == shown
@@ -720,7 +720,7 @@ def test_other_locks_stay_when_the_storage_changes():
 @pytest.mark.parametrize("imports", ["app.tasks", 7, [7]])
 def test_imports_are_a_list_of_names(imports):
     """A string would be split into its characters."""
-    with pytest.raises(ConfigurationError, match=r"imports=.* is no list of module names; write imports="):
+    with pytest.raises(ConfigurationError, match=r"imports must be a list of module names, .*, got "):
         Firelock("memory://", imports=imports)
 
 

@@ -12,9 +12,9 @@ from firelock import ConfigurationError, Debounce, Firelock, TaskError, Unique
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"until": "finished"}, "until='finished' is unknown; use one of started, ended, succeeded"),
-        ({"keep": "newest"}, "keep='newest' is unknown; use one of first, last"),
-        ({"conflict": "ignore"}, "conflict='ignore' is unknown; use one of return, raise"),
+        ({"until": "finished"}, "until must be one of started, ended, succeeded, got 'finished'"),
+        ({"keep": "newest"}, "keep must be one of first, last, got 'newest'"),
+        ({"conflict": "ignore"}, "conflict must be one of return, raise, got 'ignore'"),
         ({"until": ["ended"]}, "is unknown"),
         ({"at_least": 0}, "at_least=0 is refused"),
         ({"at_least": -1}, "at_least=-1 is refused"),
@@ -37,7 +37,7 @@ def test_wrong_options_of_unique_are_refused(options, words):
         ({"wait": "5"}, "wait='5' is refused"),
         ({"wait": 5, "max_wait": 4}, "max_wait=4 is shorter than wait=5"),
         ({"wait": 5, "max_wait": -1}, "max_wait=-1 is refused"),
-        ({"wait": 5, "keep": "all"}, "keep='all' is unknown"),
+        ({"wait": 5, "keep": "all"}, "keep must be one of .*, got 'all'"),
     ],
 )
 def test_wrong_options_of_debounce_are_refused(options, words):

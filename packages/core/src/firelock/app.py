@@ -104,22 +104,22 @@ _TASK_OPTIONS = {
 
 
 class Firelock(ServedApp):
-    """An app: its tasks, and the storage of its jobs.
+    """An app, with its tasks and the storage of its jobs.
 
     Args:
         storage: a URL, a `Storage`, or a SQLAlchemy Engine; by default the value of `FIRELOCK_STORAGE`.
         serializer: the name of the serializer for new jobs; the name is stored with each job.
         locks: the URL of a lock provider; by default the storage's own locks.
         plugins: modules, classes or instances with hooks, for this app only.
-        imports: modules that register tasks; a server imports them, a client does not need to.
-        settings: the settings of the app; by default those of the environment.
+        imports: modules that register tasks; a server imports them, but a client does not need to.
+        settings: the settings of the app; by default, they are read from the environment.
 
-    Opening is lazy: no connection is made before the first call that needs it.
+    The app connects to the storage when a call first needs a connection.
 
     Raises:
-        ConfigurationError: no storage was specified, or an argument is wrong.
-        UnknownScheme: no plugin provides the URL's scheme.
-        PluginError: a plugin cannot be loaded.
+        ConfigurationError: No storage was specified, or an argument is invalid.
+        UnknownScheme: No plugin provides the URL's scheme.
+        PluginError: A plugin cannot be loaded.
     """
 
     def __init__(
@@ -134,14 +134,14 @@ class Firelock(ServedApp):
     ) -> None:
         self.module = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - as namedtuple does
         self.settings = settings or Settings.from_environment()
-        self.thresholds = Thresholds()  # for the findings; a plugin may set others
+        self.thresholds = Thresholds()  # for the doctor's findings; a plugin may change them
         if self.settings.probe_port:
             for call in on_probe_port:
                 call()
         self.plugins = Plugins(plugins)
         if not isinstance(imports, list | tuple) or not all(isinstance(name, str) for name in imports):
             raise ConfigurationError(
-                f'imports={imports!r} is no list of module names; write imports=["app.tasks"].'
+                f'imports must be a list of module names, such as ["app.tasks"], got {imports!r}.'
             )
         self.imports = (*imports,)
         self._signals: dict[str, Signal[Any]] = {}
@@ -169,7 +169,7 @@ class Firelock(ServedApp):
             storage = os.environ.get("FIRELOCK_STORAGE")
         if storage is None or storage == "":
             raise ConfigurationError(
-                'No storage is named. Write Firelock("sqlite:///jobs.db"), or set FIRELOCK_STORAGE; '
+                'No storage is specified. Use Firelock("sqlite:///jobs.db"), or set FIRELOCK_STORAGE; '
                 "memory:// keeps jobs in this process only."
             )
         if isinstance(storage, Storage):
@@ -181,11 +181,11 @@ class Firelock(ServedApp):
     def use_storage(self, storage: str | Storage) -> None:
         """Store jobs in another storage from now on. Call this before any other call that uses the storage.
 
-        The previous storage is closed if the app opened it itself. A `Storage` that was passed to the app
-        must be closed by its creator.
+        The app closes the previous storage if it opened that storage itself. A `Storage` that was passed to
+        the app must be closed by the code that created it.
         """
         opened = self._open_storage(storage)
-        self._client.access.close()  # awaited jobs are stored where they were meant to be stored
+        self._client.access.close()  # stores the awaited jobs in the previous storage
         if not isinstance(self._given, Storage):
             self.storage.close()
         self._client.use(StorageAccess.of(opened))
@@ -198,7 +198,7 @@ class Firelock(ServedApp):
 
     @property
     def client(self) -> Client:
-        """The client that creates jobs; a server uses it for the jobs of recurring jobs."""
+        """The client that creates jobs; a server also uses it to create the jobs of recurring jobs."""
         return self._client
 
     @property
@@ -210,7 +210,7 @@ class Firelock(ServedApp):
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        """Return the app with the address of its storage, without a password."""
+        """Return a representation with the storage's URL, without a password."""
         return f"<Firelock {self.storage.url}>"
 
     # ---- tasks -------------------------------------------------------------------------------------------
@@ -268,18 +268,18 @@ class Firelock(ServedApp):
                 succeeded job is kept, with its result; by default as in the settings), `tags` (strings that
                 may contain parameter names: "user:{user_id}"), `aliases` (old names that are still stored
                 with jobs), `executor` ("auto" or "process"), `on_risk` ("continue" or "cancel"),
-                `max_host_losses` (how often a job may be running when its server or worker process is lost
-                before it fails), `remote` (a stub for code in another program), `limits` (Limit and Turns
-                objects, at most 4), `unique` (a Unique or Debounce), `start_before` (a deadline for the
+                `max_host_losses` (how often a job can lose its server or worker process while it runs; after
+                the last loss, it fails), `remote` (a stub for code in another program), `limits` (Limit and
+                Turns objects, at most 4), `unique` (a Unique or Debounce), `start_before` (a deadline for the
                 start: a timedelta after the job becomes enqueued, or an aware datetime; a job that has not
                 started by then is deleted).
 
         Raises:
-            TaskError: the target is not a plain function, another process could not find it, or a limit or
+            TaskError: The target is not a plain function, another process could not find it, or a limit or
                 unique key contains a name that is not a parameter.
-            DuplicateTask: another function has the same name.
-            ConfigurationError: an option is wrong, or the limit of this name is declared with other values
-                elsewhere in the app.
+            DuplicateTask: Another function has the same name.
+            ConfigurationError: An option is invalid, or a limit of the same name is declared with other
+                values elsewhere in the app.
         """
         if function is not None:
             return self._register(function, **options)
@@ -309,15 +309,15 @@ class Firelock(ServedApp):
     def resource(self, function: Callable[..., object], /) -> object:
         """Declare a resource that workers keep open for jobs: `@fire.resource` above a generator function.
 
-        The generator must yield the resource once. Take the resource as the default of a task's parameter,
-        last or after a `*`: `async def fetch(url: str, http: Client = http_client)`. Or get it inside a job:
-        `current_job().resource(pool)`. Calls do not pass it, and nothing of it is stored.
+        The generator must yield the resource once. Make the resource the default value of a task's parameter,
+        last or after a `*`: `async def fetch(url: str, http: Client = http_client)`. Alternatively, get it
+        inside a job: `current_job().resource(pool)`. Calls do not pass the resource, and it is never stored.
 
         Each worker process of a server, and each process of `executor="process"`, opens the resource when a
         job first needs it, and closes it when the process stops. An async generator runs on the event loop of
-        the async jobs, any other in a thread. All jobs of the worker process share it. If it cannot be
-        opened, the job fails with that error, and the next job tries again. Its own parameters can be other
-        resources.
+        the async jobs, any other generator in a thread. All jobs of the process share the resource. If it
+        cannot be opened, the job fails with that error, and the next job tries again. The generator's own
+        parameters can have other resources as defaults.
 
         Args:
             function: a generator function, sync or async, or a function decorated with
@@ -325,13 +325,13 @@ class Firelock(ServedApp):
                 yielded value.
 
         Raises:
-            ConfigurationError: it is not such a function.
-            TaskError: one of its parameters has no default, or a `def` takes an async resource.
+            ConfigurationError: The function is of another kind.
+            TaskError: A parameter of the function has no default, or a `def` uses an async resource.
         """
         return declare_resource(function)
 
     def enqueue_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
-        """Store the calls from `task.call(…)` in order: all are checked first, then stored 500 at a time."""
+        """Store the calls from `task.call(…)` in order: check all of them first, then store 500 at a time."""
         return self._client.create_many(_calls(calls))
 
     async def aenqueue_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
@@ -353,7 +353,7 @@ class Firelock(ServedApp):
         within: object | None = None,
         beside: str | None = None,
     ) -> Batch:
-        """Return a batch, filled in its block: `with fire.batch("import") as batch: batch.add(load, 1)`.
+        """Return a batch to fill in a block: `with fire.batch("import") as batch: batch.add(load, 1)`.
 
         A batch is a job without a task. It ends when none of its members can continue. Up to 500 members are
         stored together with it, in one step at the end of the block; if the block raises, nothing is stored.
@@ -361,28 +361,28 @@ class Firelock(ServedApp):
         then raises, the batch is cancelled.
 
         Args:
-            name: for people, 1 to 200 printable characters.
-            after: the members start when this job, or all of these jobs, have succeeded, or as `on`
-                specifies. If that cannot happen any more, the batch is deleted.
+            name: a display name, 1 to 200 printable characters.
+            after: one or more jobs that the members wait for. The members start when all of these jobs have
+                succeeded, or ended as `on` specifies. If that is no longer possible, the batch is deleted.
             on: the end that the batch waits for: succeeded, failed, deleted or finished.
-            on_failure: "continue", or "cancel": the first failure of a member deletes the members that have
-                not ended.
+            on_failure: "continue" or "cancel". With "cancel", the first failure of a member deletes the
+                members that have not ended.
             tags: plain strings.
             keep: how long the batch is kept after it has succeeded, with its members and everything in inner
                 batches; by default as in the settings.
-            hold: for more than 500 members: the batch is cancelled if the code that fills it is inactive for
-                this long.
+            hold: a timeout for batches of more than 500 members. The batch is cancelled if the code that
+                fills it is inactive for this long.
             within: your own transaction in the storage's database; the batch is committed or rolled back with
                 it.
             beside: a limit key or unique key of its members, such as "tenant:7". On a storage with
                 partitions, the batch is stored in the partition of this key. Other storages do not need it.
 
         Raises:
-            ConfigurationError: an option is wrong.
-            JobNotCommitted: a job in `after` is not stored.
+            ConfigurationError: An option is invalid.
+            JobNotCommitted: A job in `after` is not stored.
         """
         if beside is None and not after and (job := running_job.get(None)) is not None:
-            beside = job.id  # so that the job can be in the batch's partition and join it
+            beside = job.id  # the job can join the batch only if both are in the same partition
         return new_batch(
             self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, keep=keep, hold=hold,
             within=within, beside=beside,
@@ -391,23 +391,24 @@ class Firelock(ServedApp):
     def signal(self, name: str, type: type[T]) -> Signal[T]:  # noqa: A002 - it is a type
         """Return a signal: `approval = fire.signal("approval", Approval)`.
 
-        A job waits for it with `job.receive(approval, timeout=…)`; others send it with
+        A job waits for the signal with `job.receive(approval, timeout=…)`; other code sends it with
         `approval.send(job, …)`.
 
         Args:
-            name: 1 to 200 printable characters; each job has one answer per name.
+            name: 1 to 200 printable characters; each job stores one payload per name.
             type: the type of the payload, which is stored and checked like an argument.
 
         Raises:
-            ConfigurationError: the name is invalid, or is that of a signal with another type.
-            TaskError: the type is not supported.
+            ConfigurationError: The name is invalid, or a signal of this name has another type.
+            TaskError: The type is not supported.
         """
         owner = f"The payload of signal {check_name(name)!r}"
         former = self._signals.get(name)
         if former is not None and former.type != type:
             raise ConfigurationError(
-                f"Signal {name!r} is one of {shown(former.type)} in this app, and now of {shown(type)}. A "
-                "job has one answer of a name: make the signal once and import it, or give this one another."
+                f"Signal {name!r} already has the type {shown(former.type)} in this app, got {shown(type)}. "
+                "A job stores one payload per signal name: create the signal once and import it, or use "
+                "another name."
             )
         codec = self.registry.value_codec(type, owner, self._client.serializer)
         form = partial(self.registry.value_form, type, owner)
@@ -424,13 +425,13 @@ class Firelock(ServedApp):
     def load_imports(self) -> None:
         """Import the modules of `imports`, which registers their tasks.
 
-        Only names from the program itself are imported, never a name from the storage.
+        The module names come only from the program itself, never from the storage.
         """
         for name in self.imports:
             importlib.import_module(name)
 
     def declared_limits(self) -> Mapping[str, Limit]:
-        """Return the limits that the registered tasks declare, by limit name."""
+        """Return the limits that the registered tasks declare, keyed by limit name."""
         return self.registry.declared_limits()
 
     def tasks(self) -> list[TaskInfo]:
@@ -443,30 +444,33 @@ class Firelock(ServedApp):
         """Return the registered task of a stored name, which can be an alias.
 
         Raises:
-            UnknownTask: no task with this name is registered in this app.
+            UnknownTask: No task with this name is registered in this app.
         """
         return task_of(self._client, self.recurring, self._info(name))
 
     def told_task(self, name: str) -> TaskVerbs[Any, Any]:
         """Return the task of a stored name, for enqueueing, even if its code is in another program.
 
-        For a task that is not registered here, a stub is built from the description that a server has
-        published, and registered as a remote task. Arguments of the stub are checked as far as JSON shows
-        their types.
+        If the task is not registered in this app, this method builds a stub from the description that a
+        server has published, and registers it as a remote task. The stub checks arguments only as far as
+        their JSON form shows their types.
 
         Raises:
-            UnknownTask: the task is neither registered nor published, or it was published by a server of an
+            UnknownTask: The task is neither registered nor published, or it was published by a server of an
                 older release.
         """
         if (known := self.registry.get(name)) is not None:
             return task_of(self._client, self.recurring, known)
         entry = next((one for one in self.catalogue.list() if name in (one.name, *one.aliases)), None)
         if entry is None:
-            raise UnknownTask(f"Task {shown(name)} is unknown: no server told of it, and this app lacks it.")
+            raise UnknownTask(
+                f"Task {shown(name)} is not registered in this app, and no server has published it. Start a "
+                "server that runs this task, or use the app that defines it."
+            )
         if entry.parameters is None:
             raise UnknownTask(
-                f"What task {entry.name!r} takes is unknown: a server of an older release told of it. Start "
-                "one of this release, or name the app that has its code."
+                f"The parameters of task {entry.name!r} are unknown: it was published by a server of an "
+                "older release. Start a server of this release, or use the app that defines the task."
             )
         stub = stub_of(entry.signature.partition("(")[0], entry.parameters, entry.defaults)
         aliases = [one for one in entry.aliases if self.registry.get(one) is None]
@@ -486,31 +490,31 @@ class Firelock(ServedApp):
         """Return the parameters of a registered task as the fields of a form, in order.
 
         Raises:
-            UnknownTask: no task with this name is registered in this app.
-            TaskError: an annotation cannot be used.
+            UnknownTask: No task with this name is registered in this app.
+            TaskError: An annotation cannot be used.
         """
         return parameters_of(self._binder(name))
 
     def texts_from_arguments(self, name: str, stored: Mapping[str, JsonValue]) -> dict[str, str]:
         """Convert the stored arguments of a job, by name, to the strings of the task's form.
 
-        Values that have no string form, and names that are no longer parameters of the task, are omitted.
+        The result omits values that have no string form, and names that are no longer parameters of the task.
 
         Raises:
-            UnknownTask: no task with this name is registered in this app.
-            TaskError: an annotation cannot be used.
+            UnknownTask: No task with this name is registered in this app.
+            TaskError: An annotation cannot be used.
         """
         return texts_of(self._binder(name), stored)
 
     def arguments_from_text(self, name: str, values: Mapping[str, str]) -> dict[str, object]:
-        """Convert the strings of a form to typed arguments by name, as `fire.recurring.edit` takes them.
+        """Convert the strings of a form to typed arguments by name, as `fire.recurring.edit` accepts them.
 
         A parameter without a string keeps its default. An empty string is None for an optional parameter, and
-        an empty string for a parameter that takes strings. For any other parameter, it is ignored.
+        an empty string for a parameter that accepts strings. For any other parameter, it is ignored.
 
         Raises:
-            UnknownTask: no task with this name is registered in this app.
-            FormError: a string cannot be read, a required parameter has none, or a name is unknown.
+            UnknownTask: No task with this name is registered in this app.
+            FormError: A string cannot be converted, a required parameter has no string, or a name is unknown.
         """
         return typed_arguments(self._binder(name), values)
 
@@ -528,15 +532,16 @@ class Firelock(ServedApp):
     ) -> Job[Any]:
         """Store a job of a registered task, with arguments from the strings of a form.
 
-        The arguments from `arguments_from_text` are checked as in every enqueue. `reason` is shown in the
-        job's history as the reason for its creation.
+        The strings are converted as in `arguments_from_text`, and the arguments are checked as in every
+        enqueue. `reason` appears in the job's history as the reason for its creation.
 
         Raises:
-            UnknownTask: no task with this name is registered in this app.
-            FormError: see `arguments_from_text`; it is an ArgumentError that names each wrong field.
-            ArgumentError, ConfigurationError, ScheduleError: any other enqueue would fail with the same
+            UnknownTask: No task with this name is registered in this app.
+            FormError: A string is invalid, as in `arguments_from_text`. The error is an ArgumentError that
+                names each invalid field.
+            ArgumentError, ConfigurationError, ScheduleError: Any other enqueue would fail with the same
                 error.
-            StorageError: nothing was stored.
+            StorageError: The job was not stored.
         """
         options = CallOptions(queue, priority, delay, tags=tags, meta=meta)
         return self._client.create(self._text_call(name, values, options), reason)
@@ -580,12 +585,13 @@ class Firelock(ServedApp):
         Args:
             name: 1 to 200 printable characters.
             timeout: seconds to wait for the lock.
-            ttl: seconds that the lock lives without a renewal; it is renewed while it is held.
-            slots: how many can hold the lock at the same time, 1 to 1,000, each in its own slot, `lock.slot`.
+            ttl: seconds after which the lock expires unless it is renewed; a held lock is renewed
+                automatically.
+            slots: the number of holders at the same time, 1 to 1,000. Each holder has a slot, `lock.slot`.
                 Every process must pass the same number.
 
         Raises:
-            ConfigurationError: an argument is out of range, or the lock of this name has another number of
+            ConfigurationError: An argument is out of range, or the lock of this name has another number of
                 slots.
         """
         return Lock(
@@ -618,7 +624,7 @@ class Firelock(ServedApp):
                 by default.
             workers: threads for `def` tasks; five per core by default.
             async_workers: `async def` jobs that run at the same time; 100 by default.
-            name: for people; host:pid by default.
+            name: the display name of the server; host:pid by default.
             probe_port: the port that serves `/livez`, `/readyz` and `/metrics`; none by default.
             probe_host: the address on which this port listens.
             loop: the event loop that runs `async def` jobs, for example that of the web application. It must
@@ -626,24 +632,25 @@ class Firelock(ServedApp):
                 By default, they run on a separate loop in a thread.
 
         Raises:
-            ConfigurationError: a server started this process for a job, or a command of `firelock` is
-                importing the app; or queues or numbers are wrong.
+            ConfigurationError: A queue or number is invalid, a server started this process to run a job, or a
+                command of `firelock` is importing the app.
         """
         from firelock.server.embedded import EmbeddedServer  # noqa: PLC0415 - clients do not need a server
 
         if self.serves_not is not None:
-            raise ConfigurationError(f"fire.server() is refused {self.serves_not}.")
+            raise ConfigurationError(f"fire.server() cannot start a server {self.serves_not}.")
         return EmbeddedServer(
             self, queues=queues, workers=workers, async_workers=async_workers, name=name,
             probe_port=probe_port, probe_host=probe_host, loop=loop,
         )  # fmt: skip
 
     def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
-        """Return the problems of storage, servers, queues and recurring jobs, as in `firelock doctor`.
+        """Find problems of the storage, servers, queues and recurring jobs, as `firelock doctor` does.
 
-        It costs a handful of round trips and reads samples of at most 2,000 jobs per state. An unavailable
-        storage is a finding. `knows_tasks` is whether this app has registered all its tasks, so that waiting
-        jobs are compared with them; by default this is assumed if any task is registered.
+        The check costs a handful of round trips and reads samples of at most 2,000 jobs per state. An
+        unavailable storage is a finding. Pass `knows_tasks=True` if this app has registered all its tasks;
+        the tasks of waiting jobs are then looked up among them. By default, this is assumed if any task is
+        registered.
         """
         from firelock.control.doctor import diagnose  # noqa: PLC0415 - most programs never call it
 
@@ -655,9 +662,9 @@ class Firelock(ServedApp):
     # ---- life cycle --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the threads and close the connections; awaited jobs are stored first.
+        """Store the awaited jobs, end the threads and close the connections.
 
-        A later `with` block opens them again, unless the storage was passed as a `Storage`.
+        A later `with` block opens the app again, unless its storage was passed as a `Storage`.
         """
         self._closed = self._client.access
         self._client.access.close()
@@ -691,7 +698,7 @@ def _calls(calls: Iterable[Call[Any]]) -> list[Call[Any]]:
     given = list(calls)
     for call in given:
         if not isinstance(call, Call):
-            raise TaskError(f"fire.enqueue_many takes what task.call(…) returns, not {call!r}.")
+            raise TaskError(f"fire.enqueue_many() accepts only calls from task.call(…), got {call!r}.")
     return given
 
 

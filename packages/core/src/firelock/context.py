@@ -1,4 +1,4 @@
-"""`JobContext`: what a running job can read, store and report. Also its console, and `Snooze`."""
+"""`JobContext`, through which a running job reads, stores and reports; its `Console`; and `Snooze`."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ T = TypeVar("T")
 
 running_job: ContextVar[JobContext] = ContextVar("firelock_running_job")
 
-_KEYS = "9e1c4a56-60d1-5e4f-9b5a-2f4b5a1d7c3e"  # the name space of the UUIDs that `key` returns
+_KEYS = "9e1c4a56-60d1-5e4f-9b5a-2f4b5a1d7c3e"  # the namespace of the UUIDs that `key` returns
 
 
 @attrs.define(eq=False, repr=False)
 class JobContext:
-    """The job that is running: annotate a task's first parameter with it, or call `current_job()`.
+    """The running job: annotate a task's first parameter with this class, or call `current_job()`.
 
-    It is never serialized. Every method can be called from any thread. A method that stores something stores
-    it immediately, except `complete_within` and `within`, which use the transaction that they are given.
+    A context is never serialized. Every method can be called from any thread. A method that stores something
+    stores it immediately, except `complete_within` and `within`, which use the transaction passed to them.
     """
 
     _job: ClaimedJob
@@ -202,29 +202,32 @@ class JobContext:
 
     @property
     def suspended(self) -> bool:
-        """Whether this run ends here because the job waits, whatever the task raises or returns.
+        """Whether this run ends because the job waits, regardless of the task's return value or exception.
 
-        For code around a task, such as a plugin's context: such an end is not a failure of the run, and the
-        job has not ended.
+        This property is for code that wraps a task, such as a plugin's context. The end of such a run is not
+        a failure, and the job has not ended.
         """
         return self._attempt is not None and self._attempt.is_suspended
 
     @property
     def cancelled(self) -> bool:
-        """Whether the job should end now: deleted, timed out, or its server stops or has lost it."""
+        """Whether the job should end now: it was deleted or timed out, or its server is stopping or lost it.
+
+        See `cancel_reason`.
+        """
         return self._cancelled
 
     def raise_if_cancelled(self) -> None:
         """Raise `JobCancelled` if the job should end.
 
         Raises:
-            JobCancelled: the job should end; do not catch the exception.
+            JobCancelled: The job should end. Do not catch this exception.
         """
         if self._cancelled:
             raise JobCancelled(self.cancel_reason)
 
     def cancel(self, reason: str) -> None:
-        """Request the end of the job; called by the server."""
+        """Request the end of the job. The server calls this method."""
         if not self._cancelled:
             self.cancel_reason = reason
             self._cancelled = True
@@ -234,32 +237,33 @@ class JobContext:
     def complete_within(self, session: object, result: object = None) -> None:
         """Mark the job as succeeded if and only if the transaction of `session` commits.
 
-        For a task whose effects are in the same database as its jobs. The effects and the end of the job are
-        one commit, so they happen exactly once, even after a crash. Call it last before the commit, because
-        the row of the job is locked from this call until the transaction ends.
+        Use this method in a task that writes to the database of its jobs. The task's writes and the end of
+        the job are in one commit, so they happen exactly once, even after a crash. Call the method last
+        before the commit, because the job's row is locked from this call until the transaction ends.
 
-        After the commit the task may continue, within its timeout and the grace period of a stop. The job has
-        succeeded by then, so an exception is logged; it neither fails the job nor repeats it. After a
-        rollback the run continues as before, and its usual end is stored.
+        After the commit, the task may continue within its timeout and the grace period of a stop. The job has
+        succeeded by then, so an exception is only logged and neither fails nor repeats the job. After a
+        rollback, the run continues as before, and its usual end is stored.
 
         Args:
             session: a SQLAlchemy Session or Connection, or the driver's connection, with a transaction.
             result: the result of the job; the return value of the task is not stored.
 
         Raises:
-            JobCancelled: the job does not belong to this run any more, because it was deleted or given to
-                another server. Do not catch the exception, so that the transaction is rolled back.
-            UnsupportedFeature: the jobs' storage cannot join a transaction.
-            ConfigurationError: the transaction is on another database.
+            JobCancelled: The job no longer belongs to this run, because it was deleted or returned to its
+                queue. Do not catch this exception, so that the transaction is rolled back.
+            UnsupportedFeature: The jobs' storage cannot join a transaction.
+            ConfigurationError: The transaction is in another database.
         """
         if self._attempt is None:
             raise LookupError(
-                "No job runs with this context, so complete_within() cannot end one; use JobContext.fake()."
+                "complete_within() cannot end a job because no server runs a job with this context. In a "
+                "test, use JobContext.fake()."
             )
         self._attempt.complete(session, result)
 
     async def acomplete_within(self, session: object, result: object = None) -> None:
-        """`complete_within` for an AsyncSession or AsyncConnection."""
+        """Call `complete_within` with an AsyncSession or AsyncConnection."""
         run_sync = getattr(session, "run_sync", None)
         if run_sync is None:
             self.complete_within(session, result)
@@ -271,53 +275,57 @@ class JobContext:
         """The results that were passed to `complete_within` of a context from `JobContext.fake()`.
 
         Raises:
-            LookupError: a server runs this job; read the result from the handle of the job.
+            LookupError: A server runs this job. Read the result from the job's handle.
         """
         completions = getattr(self._attempt, "completions", None)
         if completions is None:
-            raise LookupError("completions are those of JobContext.fake(); read job.result() of a real job.")
+            raise LookupError(
+                "completions is only available on a context from JobContext.fake(). Use job.result() to read "
+                "the result of a stored job."
+            )
         return tuple(completions)
 
     def served_by(self, attempt: Run | FakeAttempt) -> None:
-        """Set the attempt that runs this job; called by the server."""
+        """Set the attempt that runs this job. The server calls this method."""
         self._attempt = attempt
 
     # ---- steps -------------------------------------------------------------------------------------------
 
     def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return what the function returned in the first run in which it succeeded; later runs skip it.
+        """Call the function in the first run in which it succeeds, and return its stored value in later runs.
 
-        The value is stored before this method returns. The step is identified by its name within the job,
-        wherever it is in the code. The value is converted like the result of a task: according to the return
-        annotation, or as plain JSON if there is none. The function runs at least once: if the process crashes
-        after the function but before its value is stored, the function runs again. Pass `key(name)` to a
-        service that must not do the same thing twice. An exception is not stored, so the step can be tried
-        again.
+        The value is stored before this method returns. The step's name identifies it within the job,
+        regardless of its place in the code. The value is converted like the result of a task: according to
+        the return annotation, or as plain JSON without an annotation. The function runs at least once: if the
+        process crashes after the function but before its value is stored, the function runs again. If a
+        service must not do the same thing twice, pass `key(name)` to it. An exception is not stored, so the
+        step can be tried again.
 
         Raises:
-            StepError: the name is used twice in this run, or within another step; the returned value cannot
-                be stored, is larger than 256 KiB, or no longer fits the stored value; or the job already
-                stores 1,000 names or 4 MiB. If this error leaves the task, the job fails without a retry.
-            JobCancelled: the job does not belong to this run any more.
-            Exception: the exception of the function.
+            StepError: The name is used twice in this run, or within another step; the returned value cannot
+                be stored or is larger than 256 KiB; the stored value no longer fits the annotation; or the
+                job already stores 1,000 names or 4 MiB. If this error leaves the task, the job fails without
+                a retry.
+            JobCancelled: The job no longer belongs to this run.
+            Exception: The function raised this exception.
         """
         return self._steps.step(name, function, args, kwargs)
 
     async def astep(
         self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Call `step` for an async function; steps that are awaited together share round trips."""
+        """Call `step` with an async function; steps that are awaited together share round trips."""
         return await self._steps.astep(name, function, args, kwargs)
 
     def within(self, session: object, /) -> Steps:
-        """Return steps whose values are stored by the commit of this transaction, and only by it.
+        """Return an object whose steps are stored if and only if this transaction commits.
 
         Args:
             session: a SQLAlchemy Session or Connection, or the driver's connection, with a transaction in the
                 database of the jobs.
 
         Raises:
-            UnsupportedFeature: the jobs' storage cannot join a transaction.
+            UnsupportedFeature: The jobs' storage cannot join a transaction.
         """
         from firelock.flows.steps import Steps  # noqa: PLC0415 - loaded when first used
 
@@ -326,7 +334,7 @@ class JobContext:
     def key(self, name: str, /) -> str:
         """Return a UUID string that is the same in every run of this job, and unique to this job and name.
 
-        For a service that takes an idempotency key: two requests with the same key have an effect only once.
+        Pass it as the idempotency key to a service: two requests with the same key have an effect only once.
         """
         import uuid  # noqa: PLC0415 - loaded when first used
 
@@ -335,19 +343,19 @@ class JobContext:
     # ---- waits without a worker --------------------------------------------------------------------------
 
     def sleep(self, name: str, span: timedelta | float | datetime, /) -> None:
-        """Wait until this time has passed since the first run reached this call.
+        """Wait until this duration has passed since the first run reached this call, or until this time.
 
-        The job occupies no worker while it waits. The run ends here: `finally` blocks and contexts run. After
-        that time, a new run starts at the top of the function and skips the stored steps. A sleep does not
-        count as an attempt and does not use the job's limits. A sleep of less than 2 seconds waits without
-        ending the run.
+        The job does not occupy a worker while it waits. The run ends with this call: `finally` blocks and
+        context managers run. After the wait, a new run starts at the top of the function and skips the stored
+        steps. A sleep does not count as an attempt and does not use the job's limits. A sleep of less than 2
+        seconds waits without ending the run.
 
         Args:
             name: unique within the job.
             span: a timedelta, seconds, or an aware datetime.
 
         Raises:
-            StepError: as for `step`; or `span` is invalid.
+            StepError: `span` is invalid, or as for `step`.
         """
         self._steps.sleep(name, span)
 
@@ -356,19 +364,19 @@ class JobContext:
         await self._steps.asleep(name, span)
 
     def receive(self, signal: Signal[T], /, *, timeout: timedelta | float | None) -> T | None:
-        """Return the first payload that was sent to this job as the signal, or None after the timeout.
+        """Return the first payload of this signal that was sent to this job, or None after the timeout.
 
-        A payload that was sent before the job waited counts. The job occupies no worker while it waits; see
-        `sleep`. A received payload is stored and stays the same in later runs, and so does a timeout. The
-        timeout is counted from the first run that reached this call.
+        A payload that was sent before this call counts. The job does not occupy a worker while it waits; see
+        `sleep`. The payload, or the timeout, is stored and stays the same in later runs. The timeout starts
+        when a run first reaches this call.
 
         Args:
-            signal: a signal of `fire.signal(name, type)`; use `signal.named(key)` for another wait of this
-                job.
+            signal: a signal from `fire.signal(name, type)`; for another wait in this job, use
+                `signal.named(key)`.
             timeout: a timedelta or seconds; None waits without a limit.
 
         Raises:
-            StepError: as for `step`; or the payload does not fit the signal's type.
+            StepError: The payload does not fit the signal's type, or as for `step`.
         """
         return self._steps.receive(signal, timeout)
 
@@ -377,18 +385,19 @@ class JobContext:
         return await self._steps.areceive(signal, timeout)
 
     def run(self, name: str, task: TaskVerbs[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return the result of a job of the task, which runs on any server.
+        """Run the task in a job on any server, and return the result of that job.
 
-        This job occupies no worker while it waits; see `sleep`. The called job is created once, and this job
-        waits through its retries. If the called job has failed and a later attempt of this job reaches this
-        call, a new job is created.
+        This job does not occupy a worker while it waits; see `sleep`. The called job is created once, and
+        this job also waits for its retries. If the called job has failed, a later attempt of this job creates
+        a new one when it reaches this call.
 
         Raises:
-            JobFailed: the called job failed after its retries. If this error leaves the task, this job fails
+            JobFailed: The called job failed after its retries. If this error leaves the task, this job fails
                 without a retry.
-            JobDeleted: the called job was deleted; otherwise like `JobFailed`.
-            ResultUnavailable: the result of the called job was not stored; otherwise like `JobFailed`.
-            StepError: as for `step`; or `task` is not a task.
+            JobDeleted: The called job was deleted. The consequences are those of `JobFailed`.
+            ResultUnavailable: The result of the called job was not stored. The consequences are those of
+                `JobFailed`.
+            StepError: `task` is not a task, or as for `step`.
         """
         result: R = self._steps.run(name, call_to_run(name, task, args, kwargs))
         return result
@@ -401,11 +410,12 @@ class JobContext:
     def gather(self, name: str, calls: Iterable[Call[R]], /) -> list[R]:
         """Run a job for each call, at most 500, and return their results in order.
 
-        All jobs are stored in one step. All of them have ended before this method returns or raises; see
+        All jobs are stored together. This method returns or raises only after all of them have ended; see
         `run`.
 
         Raises:
-            JobFailed: a job failed after its retries; the error is that of the first failed one.
+            JobFailed: A job failed after its retries. If several jobs failed, the error is about the first
+                of them.
         """
         return self._steps.gather(name, calls)
 
@@ -418,13 +428,13 @@ class JobContext:
 
         Args:
             job: the handle of that job or batch.
-            name: the name under which the result is stored; its id by default. To join the same job twice,
-                for example after its requeue, pass a different name each time.
+            name: the name under which the result is stored; the job's id by default. To join the same job
+                twice, for example after its requeue, pass a different name each time.
 
         Raises:
-            JobNotFound: the job was not found.
-            JobFailed: the job failed after its retries, or members of the batch did.
-            JobDeleted: the job was deleted, or the batch was cancelled.
+            JobNotFound: The job was not found.
+            JobFailed: The job, or a member of the batch, failed after its retries.
+            JobDeleted: The job was deleted, or the batch was cancelled.
         """
         return self._steps.join(job, name)
 
@@ -435,11 +445,11 @@ class JobContext:
     # ---- streams and the batch ---------------------------------------------------------------------------
 
     def emit(self, data: str, /, *, stream: str = "out") -> None:
-        """Add the string to a stream of this job, which others read while it grows: `Job.stream()`.
+        """Append the string to a stream of this job, which others can read with `Job.stream()` as it grows.
 
-        It is stored within 100 ms, and before the run ends. A later run, including one after a wait, has
-        higher offsets. A later run does not emit the output of stored steps again, but it emits the output of
-        the code that it repeats.
+        The string is stored within 100 ms, and before the run ends. Later runs, including those after a wait,
+        continue with higher offsets. They emit the output of repeated code again, but not that of stored
+        steps.
 
         Raises:
             StepError: `data` is not a string, or the stream would be larger than 4 MiB.
@@ -447,41 +457,45 @@ class JobContext:
         self._steps.emit(stream, data)
 
     async def aemit(self, data: str, /, *, stream: str = "out") -> None:
-        """Call `emit` without blocking the event loop while much output waits to be stored."""
+        """Call `emit` without blocking the event loop, even if much output waits to be stored."""
         await self._steps.aemit(stream, data)
 
     @property
     def batch(self) -> Batch:
-        """The batch that the job is a member of. The job can always add jobs to it, even if it is cancelled.
+        """The batch that the job is a member of. The job can add jobs to it even if the batch is cancelled.
 
         Raises:
-            StepError: the job is not a member of a batch.
+            StepError: The job is not a member of a batch.
         """
         return self._steps.batch
 
     @property
     def _steps(self) -> JobSteps:
         if self._attempt is None:
-            raise LookupError("This context is not of a job that a server runs; JobContext.fake() has steps.")
+            raise LookupError(
+                "Steps are not available because no server runs a job with this context. In a test, use "
+                "JobContext.fake()."
+            )
         return self._attempt.steps
 
     # ---- resources ---------------------------------------------------------------------------------------
 
     def resource(self, resource: T, /) -> T:
-        """Return the open value of an `@fire.resource`; the worker opens it if this is its first use.
+        """Return the open value of a resource; the worker process opens it when it is first used.
 
-        A resource that is opened on the event loop is returned only if a test replaces it: see `aresource`.
+        Use `aresource` for a resource that is opened on the event loop. This method returns such a resource
+        only if a test replaces it.
 
         Raises:
-            LookupError: no worker runs this job, or the resource is opened on the event loop.
+            LookupError: No worker runs this job, or the resource is opened on the event loop.
             ConfigurationError: `resource` is not a resource.
-            Exception: the error from opening it.
+            Exception: The resource could not be opened.
         """
         found = find_resource(resource)
         return cast("T", found.replacements[-1] if found.replacements else self._opener(found).get(found))
 
     async def aresource(self, resource: T, /) -> T:
-        """Return the open value of any resource, in an async task; a sync resource is opened in a thread."""
+        """Return the open value of a resource in an async task; a sync resource is opened in a thread."""
         found = find_resource(resource)
         return cast(
             "T", found.replacements[-1] if found.replacements else await self._opener(found).aget(found)
@@ -490,8 +504,8 @@ class JobContext:
     def _opener(self, resource: Resource) -> OpenResources:
         if self._resources is None:
             raise LookupError(
-                f"No worker runs this, so that {resource.name} is open nowhere. Pass it where you call the "
-                f"task's function yourself, or replace it in a test: with replaced({resource.name}, by=…)."
+                f"Resource {resource.name} is not open because no worker runs this function. Pass its value "
+                f"when you call the function yourself, or use replaced({resource.name}, by=…) in a test."
             )
         return self._resources
 
@@ -500,7 +514,7 @@ class JobContext:
     def log(self, text: str, *, level: str = "info") -> None:
         """Write a line to the log of the job.
 
-        Lines are written together, soon after the call and at the latest with the end of the job.
+        Lines are stored in groups soon after the call, at the latest when the job ends.
         """
         self._console.log(self._job.id, self._job.attempt, level, text)
 
@@ -513,13 +527,13 @@ def current_job() -> JobContext:
     """Return the context of the job that runs in this thread or coroutine.
 
     Raises:
-        LookupError: no job runs here.
+        LookupError: No job runs here.
     """
     try:
         return running_job.get()
     except LookupError:
         raise LookupError(
-            "No job is running here; current_job() works inside a task that a server runs."
+            "No job is running in this context. Use current_job() inside a task that a server runs."
         ) from None
 
 
@@ -529,16 +543,16 @@ LEVELS = ("debug", "info", "warning", "error")
 _TEXT_LIMIT = 4_096
 _LONGEST_WAIT = 2.0  # seconds to wait for the flush of another thread
 _LOCKED_REST = 1.0  # seconds after which the lines of a locked job are sent again
-_JOB_LIMIT = 1_000  # lines of a job that can wait here; a storage does not keep more of them either
+_JOB_LIMIT = 1_000  # maximum number of waiting lines per job; a storage does not keep more of them either
 
 
 @attrs.define(eq=False)
 class Console:
-    """The log lines and progress of a worker process's jobs until the next flush.
+    """A buffer for the log lines and progress of a worker process's jobs until the next flush.
 
-    A flush is one storage call. The size is bounded: if a job writes faster than the flushes, its newest
-    lines are kept, and the first of them states how many were left out. If another transaction has locked the
-    row of a job, the lines of this job are kept and sent again after a second.
+    A flush is one storage call. The buffer is bounded: if a job writes faster than the buffer is flushed, the
+    newest lines are kept, and the first of them states how many were omitted. If another transaction has
+    locked the row of a job, the lines of this job are kept and sent again after a second.
     """
 
     _now: Callable[[], int]
@@ -550,7 +564,7 @@ class Console:
     _locked: dict[str, float] = attrs.Factory(dict)  # monotonic time by job: when its lines are sent again
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
-        """Add a line to be written; it is cut at 4,096 characters."""
+        """Add a line to the buffer, cut to 4,096 characters."""
         check_level(level)
         line = LogLine(
             number=0, at=self._now(), level=level, text=shorten(printable(text), _TEXT_LIMIT), attempt=attempt
@@ -563,7 +577,7 @@ class Console:
             lines.append(line)
 
     def progress(self, job_id: str, done: float, total: float, message: str | None) -> None:
-        """Replace the progress of the job that will be written."""
+        """Replace the progress of the job in the buffer."""
         check_progress(done, total)
         progress = Progress(
             done=done,
@@ -575,14 +589,15 @@ class Console:
             self._progress[job_id] = progress
 
     def flush(self, storage: Storage) -> None:
-        """Write the collected lines and progress; keep them if the storage is unavailable.
+        """Write the buffered lines and progress; keep them if the storage is unavailable.
 
-        Ends of jobs are sent after a flush. So a flush also waits for a flush in another thread, but at most
-        two seconds. Otherwise an end could be stored before lines that are still being sent. Lines that the
-        storage refuses for another reason are dropped and logged, because no line may delay an end.
+        Ends of jobs are sent after a flush. Therefore a flush waits up to two seconds for a flush in another
+        thread; otherwise an end could be stored before lines that are still being sent. If the storage
+        rejects lines for another reason, they are dropped, and this is logged, because a line must not delay
+        an end.
 
         Raises:
-            StorageUnavailable: nothing was written.
+            StorageUnavailable: The storage is unavailable, so nothing was written.
         """
         if not self._sending.acquire(timeout=_LONGEST_WAIT):
             return
@@ -601,7 +616,7 @@ class Console:
                 number=0,
                 at=first.at,
                 level="warning",
-                text=f"({count + 1} lines left out: written too fast)",
+                text=f"({count + 1} lines omitted: written too fast)",
                 attempt=first.attempt,
             )
         try:
@@ -611,7 +626,8 @@ class Console:
             raise
         except Exception:
             log.exception(
-                "Log lines of %d jobs were refused by the storage and are lost.", len({*lines, *progress})
+                "The storage rejected log lines of %d jobs; discarding these lines.",
+                len({*lines, *progress}),
             )
             return
         if locked:
@@ -622,7 +638,7 @@ class Console:
             )
 
     def _take(self) -> tuple[dict[str, list[LogLine]], dict[str, Progress], dict[str, int]]:
-        """Remove and return the lines, progress and omitted counts to be written now."""
+        """Remove and return the lines, progress and counts of omitted lines that can be written now."""
         if not (self._lines or self._progress):
             return {}, {}, {}
         if self._locked:
@@ -642,15 +658,15 @@ class Console:
 
 
 def check_level(level: str) -> None:
-    """Raise ValueError, which fails the job that used the level, if there is no such level."""
+    """Raise ValueError if the log level is unknown; the error fails the job that used the level."""
     if level not in LEVELS:
         raise ValueError(f"Log level {level!r} is unknown; use one of {', '.join(LEVELS)}.")
 
 
 def check_progress(done: float, total: float) -> None:
-    """Raise ValueError, which fails the job that reported them, unless both are finite numbers."""
+    """Raise ValueError unless both are finite numbers; the error fails the job that reported them."""
     if not _is_finite(done) or not _is_finite(total):
-        raise ValueError(f"({done!r}, {total!r}) is no progress; pass two finite numbers, done and total.")
+        raise ValueError(f"Progress must be two finite numbers, done and total, got ({done!r}, {total!r}).")
 
 
 def _is_finite(value: object) -> bool:
@@ -673,7 +689,7 @@ def _to_span(value: timedelta | float) -> timedelta:
     ):
         return timedelta(seconds=value)
     if not isinstance(value, timedelta) or not timedelta(0) <= value <= _LONGEST:
-        raise ValueError(f"Snooze({value!r}): pass a timedelta, or seconds, from 0 to 365 days.")
+        raise ValueError(f"The delay of Snooze must be a timedelta or seconds, 0 to 365 days, got {value!r}.")
     return value
 
 
@@ -682,7 +698,7 @@ class Snooze:
     """The return value with which a task requests another run after a delay; the attempt does not count.
 
     Raises:
-        ValueError: the duration is negative, longer than a year or not a duration.
+        ValueError: The delay is not a duration, or is negative or longer than a year.
     """
 
     after: timedelta = attrs.field(converter=_to_span)  # a number is seconds

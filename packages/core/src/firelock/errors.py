@@ -9,22 +9,22 @@ from typing import Any
 
 
 class FirelockError(Exception):
-    """The root of all errors that Firelock raises on purpose, except those that end a task from outside."""
+    """The base class of all errors that Firelock raises, except those that end a task from outside."""
 
 
 # ---- configuration ---------------------------------------------------------------------------------------
 
 
 class ConfigurationError(FirelockError, ValueError):
-    """A setting, URL or option is wrong; nothing was started or stored."""
+    """A setting, URL or option is invalid; nothing was started or stored."""
 
 
 class UnknownScheme(ConfigurationError):
-    """No installed plugin offers a storage for the URL's scheme."""
+    """No installed plugin provides a storage for the URL's scheme."""
 
 
 class PluginError(ConfigurationError):
-    """A plugin failed to load, conflicts with another one, misspells a hook or returned a wrong value."""
+    """A plugin failed to load, conflicts with another one, misspells a hook or returned an invalid value."""
 
     plugin: str | None
     """The plugin's name, as listed by `firelock plugins`; None if the error is not about a single plugin."""
@@ -70,7 +70,7 @@ class FormError(ArgumentError):
 
 
 class ScheduleError(FirelockError, ValueError):
-    """A delay, time, cron expression or time zone is wrong."""
+    """A delay, time, cron expression or time zone is invalid."""
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class DuplicateJob(JobConflict):
     Nothing was stored.
 
     Args:
-        message: what happened.
+        message: the description of the conflict.
         job_id: the id of the job that has the key.
     """
 
@@ -99,7 +99,7 @@ class DuplicateJob(JobConflict):
         self.job_id = job_id
 
     job: Any = None
-    """The handle of that job, a `Job`; the client sets it."""
+    """The handle of the job that has the key, a `Job`; the client sets it."""
 
 
 class BatchFinished(JobConflict):
@@ -107,15 +107,15 @@ class BatchFinished(JobConflict):
 
 
 class StepError(FirelockError):
-    """A step, a wait or a stored value of one is used incorrectly; the message says what to do instead."""
+    """A step, a wait or its stored value is used incorrectly; the message states the correct use."""
 
 
 class JobCancelled(BaseException):
-    """Raised inside a task that should stop; do not catch it."""
+    """Raised inside a task that should stop. Do not catch it."""
 
 
 class JobSuspended(BaseException):
-    """Raised inside a task whose run ends here; the job runs again after its wait. Do not catch it."""
+    """Raised inside a task to end its run; the job runs again after its wait. Do not catch it."""
 
 
 class RateLimited(FirelockError):
@@ -123,12 +123,12 @@ class RateLimited(FirelockError):
 
     Args:
         retry_after: the delay; a timedelta or seconds, up to a year.
-        key: the key of a limit, which admits no job on any server until then; without a key, only this job
-            waits.
-        reason: for people.
+        key: the key of a limit. Until the delay has passed, the limit does not admit any jobs on any server.
+            Without a key, only this job waits.
+        reason: an explanation for the job's history.
 
     Raises:
-        ValueError: the delay is negative, longer than a year or not a duration, or the key is invalid.
+        ValueError: The delay is not a duration, or is negative or longer than a year, or the key is invalid.
     """
 
     def __init__(
@@ -139,21 +139,21 @@ class RateLimited(FirelockError):
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not is_number or not math.isfinite(seconds) or not 0 <= seconds <= _YEAR:
             raise ValueError(
-                f"RateLimited(retry_after={retry_after!r}): pass a timedelta, or seconds, from 0 to 365 days."
+                f"retry_after must be a timedelta or seconds, from 0 to 365 days, got {retry_after!r}."
             )
         if key is not None and not (isinstance(key, str) and 0 < len(key) <= _LONGEST_KEY):
             raise ValueError(
-                f"RateLimited(key={key!r}): pass the key of a limit, such as 'tenant:7/openai', or none."
+                f"key must be the key of a limit, such as 'tenant:7/openai', or None, got {key!r}."
             )
         self.retry_after = datetime.timedelta(seconds=seconds)
         self.key = key
         self.reason = str(reason)
 
     def __str__(self) -> str:
-        """Return what is rate limited, for how long and why."""
-        what = "rate limited" if self.key is None else f"rate limited by {self.key}"
-        told = f": {self.reason}" if self.reason else ""
-        return f"{what} for {self.retry_after.total_seconds():g} s{told}"
+        """Return the key, the delay and the reason, for example "rate limited by openai for 30 s: quota"."""
+        subject = "rate limited" if self.key is None else f"rate limited by {self.key}"
+        suffix = f": {self.reason}" if self.reason else ""
+        return f"{subject} for {self.retry_after.total_seconds():g} s{suffix}"
 
 
 _YEAR = 365 * 86_400
@@ -173,7 +173,7 @@ class ResultTimeout(FirelockError, TimeoutError):
 
 
 class ResultUnavailable(FirelockError):
-    """The job succeeded, but its result was not stored; the message says why."""
+    """The job succeeded, but its result was not stored; the message contains the reason."""
 
 
 class JobNotCommitted(FirelockError):
@@ -195,18 +195,18 @@ class LockLost(FirelockError):
 
 
 class StorageError(FirelockError):
-    """The storage refused the request; repeating it does not help."""
+    """The storage rejected the request; repeating it does not help."""
 
 
 class StorageUnavailable(StorageError):
     """The storage is unreachable or busy; trying again might help."""
 
     is_untouched: bool = False
-    """Whether it is certain that nothing of the call was written; otherwise its reply may have been lost."""
+    """Whether the call certainly did not write anything; otherwise only its reply might have been lost."""
     has_waited: bool = False
-    """Whether the call has already waited for its full time, so that it is not repeated immediately."""
+    """Whether the call has already waited for its full timeout, so that it is not repeated immediately."""
     longest_pause: float = 5.0
-    """The longest pause between two tries of a server, in seconds; more if tries use space on a full disk."""
+    """The maximum seconds between two tries of a server; more if the tries use space on a full disk."""
 
 
 class UnsupportedFeature(StorageError):

@@ -1,4 +1,4 @@
-"""The options of tasks and of calls, and their checks: `TaskInfo`, `CallOptions`, `Call`."""
+"""The options of tasks and calls, with their validation: `TaskInfo`, `CallOptions`, `Call`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _PRIORITY = 100
 _TIMEOUT_LIMIT = 366 * 86_400.0
 _MOST_HOST_LOSSES = 1_000
 _KEEP_LIMIT = 3_650 * 86_400.0  # as in the settings
-MOST_SOURCES = 100  # jobs that one job can wait for; to wait for more, wait for a batch
+MOST_SOURCES = 100  # maximum number of jobs that one job can wait for; a batch can group more of them
 
 
-# Options of tasks in other job libraries, and what to write instead.
+# Options of tasks in other job libraries, and their replacements.
 _FOREIGN_OPTIONS = {
     "acks_late": "nothing: a job is always acknowledged after it has ended",
     "actor_name": "name=",
@@ -60,7 +60,7 @@ _FOREIGN_OPTIONS = {
 
 
 def unknown_option(option: str, known: Sequence[str]) -> ConfigurationError:
-    """Return the error for an unknown option of a task; it names the option to use instead."""
+    """Return the error for an unknown option of a task, with the option to use instead."""
     if (instead := _FOREIGN_OPTIONS.get(option)) is not None:
         return ConfigurationError(f"A task of Firelock has no option {option!r}; use {instead}.")
     from difflib import get_close_matches  # noqa: PLC0415 - only for a message
@@ -71,14 +71,15 @@ def unknown_option(option: str, known: Sequence[str]) -> ConfigurationError:
 
 
 def check_queue(name: str) -> str:
-    """Return the name of a queue.
+    """Return the name of a queue if it is valid.
 
     Raises:
-        ConfigurationError: it contains other characters than `a-z 0-9 _ . -`, or has more than 64.
+        ConfigurationError: The name is empty, has more than 64 characters, or contains characters other than
+            `a-z 0-9 _ . -`.
     """
     if not isinstance(name, str) or not _QUEUE.match(name):
         raise ConfigurationError(
-            f"Queue name {shown(name)} is refused; use 1 to 64 of a-z, 0-9, '_', '.', '-'."
+            f"Queue name must be 1 to 64 characters from a-z, 0-9, '_', '.', '-', got {shown(name)}."
         )
     return name
 
@@ -87,19 +88,19 @@ def check_priority(value: int) -> int:
     """Return a priority; raise ConfigurationError unless it is from -100 to 100."""
     if isinstance(value, bool) or not isinstance(value, int) or not -_PRIORITY <= value <= _PRIORITY:
         raise ConfigurationError(
-            f"Priority {shown(value)} is refused; use a whole number from -{_PRIORITY} to {_PRIORITY}."
+            f"Priority must be an integer from -{_PRIORITY} to {_PRIORITY}, got {shown(value)}."
         )
     return value
 
 
 def to_timeout_seconds(value: timedelta | float | None) -> float | None:
-    """Return a timeout in seconds; raise ConfigurationError unless it is above zero and at most a year."""
+    """Return a timeout in seconds; raise ConfigurationError unless it is above zero and at most 366 days."""
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _TIMEOUT_LIMIT:
         raise ConfigurationError(
-            f"Timeout {shown(value)} is refused; pass a timedelta or seconds, above zero and up to a year."
+            f"timeout must be a timedelta or seconds, above zero and at most 366 days, got {shown(value)}."
         )
     return float(seconds)
 
@@ -111,7 +112,7 @@ def to_keep_seconds(value: timedelta | float | None) -> float | None:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= _KEEP_LIMIT:
         raise ConfigurationError(
-            f"keep={shown(value)} is refused; pass a timedelta or seconds, from zero to 3,650 days."
+            f"keep must be a timedelta or seconds, from zero to 3,650 days, got {shown(value)}."
         )
     return float(seconds)
 
@@ -120,7 +121,7 @@ def check_host_losses(value: int) -> int:
     """Return the number of host losses that a task allows.
 
     Raises:
-        ConfigurationError: it is not an integer from 1 to 1,000.
+        ConfigurationError: The value is not an integer from 1 to 1,000.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_HOST_LOSSES:
         raise ConfigurationError(
@@ -132,12 +133,16 @@ def check_host_losses(value: int) -> int:
 def check_retry(value: object) -> RetryPolicy:
     """Return a retry policy; raise ConfigurationError if it has no `decide` method."""
     if isinstance(value, bool | int):
-        raise ConfigurationError(f"retry={value!r} is no policy; write retry=Retry(attempts={int(value)}).")
+        raise ConfigurationError(
+            f"retry must be a policy, got {value!r}. Use retry=Retry(attempts={int(value)})."
+        )
     if isinstance(value, type):
-        raise ConfigurationError(f"retry={value!r} is a class; pass an instance: retry={value.__name__}().")
+        raise ConfigurationError(
+            f"retry must be an instance, got the class {value!r}. Use retry={value.__name__}()."
+        )
     if not callable(getattr(value, "decide", None)):
         raise ConfigurationError(
-            f"retry={value!r} is no policy; pass a Retry, or an object with decide(job, error)."
+            f"retry must be a Retry or an object with decide(job, error), got {value!r}."
         )
     return value  # type: ignore[return-value]
 
@@ -155,23 +160,25 @@ def to_aliases(names: Iterable[str]) -> tuple[str, ...]:
 def _to_texts(option: str, noun: str, values: object) -> tuple[str, ...]:
     if isinstance(values, str):
         raise ConfigurationError(
-            f"{option}={values!r} is one text; pass a list of texts: {option}=[{values!r}]."
+            f"{option} must be a list of strings, got the string {values!r}. Use {option}=[{values!r}]."
         )
     if not isinstance(values, Iterable):
-        raise ConfigurationError(f"{option}={values!r} is no list of texts.")
+        raise ConfigurationError(f"{option} must be a list of strings, got {values!r}.")
     texts = tuple(values)
     for text in texts:
         if not isinstance(text, str):
-            raise ConfigurationError(f"{option}={list(texts)!r}: a {noun} is a text, not {text!r}.")
+            raise ConfigurationError(
+                f"Each {noun} in {option}={list(texts)!r} must be a string, got {text!r}."
+            )
     return texts
 
 
 def to_choice(kind: type[Choice], option: str, value: str) -> Choice:
-    """Return a member of an enumeration; raise ConfigurationError, which lists all, if it is unknown."""
+    """Return the member of an enumeration; raise ConfigurationError, with all members, if it is unknown."""
     try:
         return kind(value)
     except ValueError as error:
-        raise ConfigurationError(f"{option}={value!r} is unknown; use one of {', '.join(kind)}.") from error
+        raise ConfigurationError(f"{option} must be one of {', '.join(kind)}, got {value!r}.") from error
 
 
 def to_sources(jobs: object) -> tuple[Any, ...]:
@@ -180,8 +187,8 @@ def to_sources(jobs: object) -> tuple[Any, ...]:
     for each in given:
         if not callable(getattr(type(each), "as_source", None)):
             raise ConfigurationError(
-                f"after={shown(jobs)} is refused: {shown(each)} is no handle of a job; pass what add() or "
-                "enqueue() returned, or fire.jobs.get(id)."
+                f"after={shown(jobs)} must contain only handles of jobs, got {shown(each)}. Pass the return "
+                "value of add() or enqueue(), or fire.jobs.get(id)."
             )
     return given
 
@@ -215,23 +222,26 @@ class CallOptions:
     has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # sets limits, unique or start_before
 
     @has_admission.default
-    def _asks(self) -> bool:
+    def _sets_admission(self) -> bool:
         return (self.limits, self.unique, self.start_before) != (None, None, None)
 
     @retry.validator
     def _is_storable(self, _: object, value: object) -> None:
         if value is not None and not isinstance(value, Retry):
             raise ConfigurationError(
-                f"using(retry={value!r}): a policy given for one call is stored with the job, so it must be "
-                "a Retry. Set an object of your own on the task: @fire.task(retry=…)."
+                f"The retry of using() must be a Retry because it is stored with the job, got {value!r}. Set "
+                "a policy of your own on the task: @fire.task(retry=…)."
             )
 
     def __attrs_post_init__(self) -> None:
         if self.delay is not None and self.at is not None:
-            raise ConfigurationError(f"using(delay={self.delay!r}, at={self.at!r}): give one of the two.")
+            raise ConfigurationError(
+                f"using() accepts either delay or at, got delay={self.delay!r} and at={self.at!r}. Pass one "
+                "of them."
+            )
 
     def given(self) -> dict[str, Any]:
-        """Return the options that were given."""
+        """Return the options that were set, by name."""
         options = attrs.asdict(self, recurse=False)
         del options["has_admission"]
         return {name: value for name, value in options.items() if value is not None}
@@ -242,14 +252,14 @@ OPTION_NAMES = frozenset(field.name for field in attrs.fields(CallOptions) if fi
 
 
 class Executor(StrEnum):
-    """Where a task's jobs run."""
+    """The place where a task's jobs run."""
 
-    AUTO = "auto"  # `def` in a thread, `async def` on the worker process's event loop
+    AUTO = "auto"  # `def` in a thread, `async def` on the event loop of the worker process
     PROCESS = "process"  # in a separate process: for CPU-bound work and work that must be killable
 
 
 class OnRisk(StrEnum):
-    """What a running job does when its server is no longer certain that it still holds the job."""
+    """The behavior of a running job when its server is no longer certain that it still holds the job."""
 
     CONTINUE = "continue"
     CANCEL = "cancel"
@@ -297,27 +307,27 @@ class TaskInfo:
     takes_context: bool = False
     resources: Mapping[str, Resource] = attrs.field(
         factory=dict, hash=False
-    )  # by parameter: calls do not pass them
+    )  # keyed by parameter; calls do not pass them
     limits: tuple[Limit | Turns, ...] = attrs.field(default=(), converter=to_limits)
     unique: Unique | Debounce | None = attrs.field(default=None, converter=_to_task_unique)
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
-    is_told: bool = False  # a stub from a server's description: its limits have the values of that server
+    is_told: bool = False  # whether it is a stub from a server's description, with the limits of that server
     has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # has limits, unique or start_before
 
     @has_admission.default
-    def _asks(self) -> bool:
+    def _uses_admission(self) -> bool:
         return bool(self.limits) or self.unique is not None or self.start_before is not None
 
     @property
     def owner(self) -> str:
-        """The name to which the unique keys of the task belong; it stays when the task is renamed."""
+        """The name to which the task's unique keys belong; it does not change when the task is renamed."""
         return self.aliases[0] if self.aliases else self.name
 
     def keys(self, options: CallOptions = NO_OPTIONS) -> KeyMaker:
-        """Return the maker of the keys for calls with these options.
+        """Return the object that makes the keys of calls with these options.
 
         Raises:
-            TaskError: a template contains a name that is not a parameter.
+            TaskError: A template contains a name that is not a parameter.
         """
         limits = self.limits if options.limits is None else options.limits
         unique = self.unique if options.unique is None else options.unique
@@ -325,7 +335,7 @@ class TaskInfo:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The parameters that a key may name: not the context, resources, `*args` or `**kwargs`."""
+        """The parameters that a key may contain: not the context, resources, `*args` or `**kwargs`."""
         return _named(self.function, self.takes_context, tuple(self.resources))
 
     @property
@@ -346,8 +356,8 @@ class Call(Generic[R]):
 
 
 def makes_calls(value: object) -> bool:
-    """Return whether the `call` of a value returns a `Call`, like that of a task, with or without `using(…)`.
+    """Return whether the value's `call` method returns a `Call`, as the method of a task does.
 
-    A `call` of another object might do its work there. For example, that of a Django task runs its function.
+    A `call` method of another object might have effects: for example, a Django task's method runs the task.
     """
     return isinstance(getattr(value, "info", None), TaskInfo) and callable(getattr(value, "call", None))

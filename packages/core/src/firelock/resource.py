@@ -23,20 +23,19 @@ _PLACED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITI
 
 @attrs.frozen(eq=False)
 class Resource:
-    """A declared resource: how a worker opens and closes it."""
+    """A declared resource, with the function that opens and closes it."""
 
     name: str  # of the decorated function
-    is_async: bool  # opened on the event loop that runs a worker's async jobs
+    is_async: bool  # whether it is opened on the event loop that runs async jobs
     context: Callable[..., AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
-    needs: Mapping[str, Resource]  # the resources that it takes itself, by parameter
+    needs: Mapping[str, Resource]  # the resources that its function uses, keyed by parameter
     replacements: list[object] = attrs.Factory(list)  # for tests: the last one replaces the opened value
 
 
 class UnopenedResource:
-    """The value in the module for a declared resource: it is only the default of a task's parameter.
+    """The placeholder of a declared resource in a module; it serves as the default of a task's parameter.
 
-    Type checkers treat it as the opened value, in the same way as a dataclass's `field()` and the field's
-    value.
+    Type checkers treat it as the opened value, as they treat a dataclass's `field()` as the field's value.
     """
 
     __slots__ = ("__resource",)
@@ -52,15 +51,15 @@ class UnopenedResource:
         """Raise an AttributeError that explains how to get the opened value.
 
         Raises:
-            AttributeError: always.
+            AttributeError: Always.
         """
-        if attribute.startswith("__"):  # Python itself checks whether it is wrapped or can be copied
+        if attribute.startswith("__"):  # Python itself checks whether an object is wrapped or can be copied
             raise AttributeError(attribute)
         name = self.__resource.name
         raise AttributeError(
-            f"{name} is a resource: a worker opens it for its jobs, nothing is open here, so that it has no "
-            f"{attribute!r}. Take it as a task's parameter (client: Client = {name}), or ask for it inside a "
-            f"job: current_job().resource({name})."
+            f"Resource {name} has no attribute {attribute!r} because it is only open inside jobs. Use it as "
+            f"the default of a task's parameter (client: Client = {name}), or use "
+            f"current_job().resource({name}) inside a job."
         )
 
     @staticmethod
@@ -73,18 +72,18 @@ def declare_resource(function: Callable[..., object]) -> UnopenedResource:
     """Return the placeholder of a resource that a worker opens with this function.
 
     Raises:
-        ConfigurationError: it is neither a generator function nor decorated with one of contextlib's
-            decorators.
-        TaskError: one of its parameters is not another resource and has no default, or a `def` takes a
-            resource that is opened on the event loop.
+        ConfigurationError: The function is neither a generator function nor decorated with one of
+            contextlib's decorators.
+        TaskError: A parameter of the function has no default, or a `def` uses a resource that is opened on
+            the event loop.
     """
     name = getattr(function, "__name__", repr(function))
     inner = inspect.unwrap(function) if inspect.isfunction(function) else function
     is_async = inspect.isasyncgenfunction(inner)
     if not is_async and not inspect.isgeneratorfunction(inner):
         raise ConfigurationError(
-            f"{name} cannot be a resource: it is no generator function. Open it, yield it once, and close it "
-            "behind the yield, in a `def` or an `async def`."
+            f"{name} cannot be a resource because it is not a generator function. Use a `def` or `async def` "
+            "that opens the resource, yields it once, and closes it after the yield."
         )
     context: Callable[..., Any] = function
     if inspect.isasyncgenfunction(function):
@@ -95,8 +94,8 @@ def declare_resource(function: Callable[..., object]) -> UnopenedResource:
     for parameter in inspect.signature(function).parameters.values():
         if parameter.default is parameter.empty and parameter.kind not in _VARIABLE:
             raise TaskError(
-                f"Resource {name!r}: nobody gives its parameter {parameter.name!r} a value. Give it a "
-                "default; another resource may be one."
+                f"Parameter {parameter.name!r} of resource {name!r} has no default, and no caller passes a "
+                "value. Add a default, which can be another resource."
             )
     return UnopenedResource(Resource(name, is_async, context, needs))
 
@@ -105,42 +104,46 @@ _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def find_resource(value: object) -> Resource:
-    """Return the resource of a placeholder in a module.
+    """Return the resource that a placeholder in a module represents.
 
     Raises:
-        ConfigurationError: the value is not a resource.
+        ConfigurationError: The value is not a resource.
     """
     resource = value if isinstance(value, Resource) else UnopenedResource.resource_of(value)
     if resource is None:
-        raise ConfigurationError(f"{value!r} is no resource; declare one: @fire.resource above a generator.")
+        raise ConfigurationError(
+            f"Expected a resource, got {value!r}. Use @fire.resource on a generator function to declare one."
+        )
     return resource
 
 
 def resources_in(function: Callable[..., object], *, owner: str, is_async: bool) -> dict[str, Resource]:
-    """Return the resources that a function takes as defaults of its parameters, by parameter.
+    """Return the resources that are defaults of a function's parameters, keyed by parameter.
 
     Raises:
-        TaskError: such a parameter comes before others that can be passed by position, cannot be passed by
-            name, or a `def` takes a resource that is opened on the event loop.
+        TaskError: A parameter with a resource comes before others that can be passed by position, or cannot
+            be passed by name, or a `def` uses a resource that is opened on the event loop.
     """
     found: dict[str, Resource] = {}
-    last = ""  # the last of `found` that one more positional argument would set
+    last = ""  # the last resource that an additional positional argument would replace
     for parameter in inspect.signature(function).parameters.values():
         resource = UnopenedResource.resource_of(parameter.default)
         name = parameter.name
         if resource is None:
             if last and parameter.kind in _PLACED:
                 raise TaskError(
-                    f"{owner}: parameter {name!r} stands behind the resource {last!r}, which no call gives. "
-                    "Put resources last, or behind a *."
+                    f"Parameter {name!r} of {owner} follows the resource {last!r}, which calls do not pass. "
+                    "Put resources last, or after a *."
                 )
             continue
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise TaskError(f"{owner}: resource {name!r} is given by name; put it behind the /.")
+            raise TaskError(
+                f"Resource {name!r} of {owner} cannot be passed by name. Put the parameter after the /."
+            )
         if resource.is_async and not is_async:
             raise TaskError(
-                f"{owner} is a `def`, and its resource {resource.name!r} is opened on the event loop. Make "
-                f"it an `async def`, or {resource.name!r} a generator without async."
+                f"{owner} is a `def`, but its resource {resource.name!r} is opened on the event loop. Use an "
+                f"`async def`, or change {resource.name!r} to a generator without async."
             )
         found[name] = resource
         last = name if parameter.kind in _PLACED else last
@@ -164,9 +167,10 @@ def left_out(
 
 @contextmanager
 def replaced(resource: T, /, by: T) -> Iterator[None]:
-    """Within the block, give jobs in this process `by` instead of the value that a worker would open.
+    """Replace a resource by the value `by` for the jobs in this process within the block.
 
-    For tests. Nothing is opened within the block. A separate process (`executor="process"`) is not affected.
+    This function is for tests. The resource is not opened within the block. Jobs in a separate process
+    (`executor="process"`) are not affected.
 
     Raises:
         ConfigurationError: `resource` is not a resource.

@@ -1,6 +1,6 @@
-"""Retry policies: what happens to a job after a failed attempt.
+"""Retry policies, which decide what happens to a job after a failed attempt.
 
-Policies are plain data, are stored as JSON and import nothing.
+A policy is plain data and is stored as JSON. Reading it does not import any module.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _MICRO = timedelta(microseconds=1)
 
 
 class DecisionKind(StrEnum):
-    """What happens to a job after a failed attempt."""
+    """The consequence of a failed attempt for its job."""
 
-    RETRY = "retry"  # it runs again; one more retry is counted
-    FAIL = "fail"  # it becomes failed
-    DELETE = "delete"  # it becomes deleted
-    SNOOZE = "snooze"  # it runs again; the attempt is not counted
+    RETRY = "retry"  # the job runs again, and the retry is counted
+    FAIL = "fail"  # the job becomes failed
+    DELETE = "delete"  # the job becomes deleted
+    SNOOZE = "snooze"  # the job runs again, and the attempt is not counted
 
 
 class OnExceeded(StrEnum):
@@ -57,16 +57,16 @@ class RetryDecision:
     """The decision of a policy or hook about one failed attempt; use the class methods to create one."""
 
     kind: DecisionKind
-    after: timedelta | None = None  # delay before the next run, of retry (None: no delay) and snooze only
+    after: timedelta | None = None  # delay before the next run, for retry (None: no delay) and snooze only
     reason: str | None = attrs.field(default=None, converter=attrs.converters.optional(printable))
-    """For people, in the job's history; if it is None, the server writes the reason."""
+    """The explanation in the job's history; if it is None, the server writes one."""
 
     @classmethod
     def retry(cls, after: Span | None = None, *, reason: str | None = None) -> Self:
         """Return the decision to run again after a delay; None means immediately.
 
         Raises:
-            ConfigurationError: the delay is negative, longer than a year or not a duration.
+            ConfigurationError: The delay is not a duration, or is negative or longer than a year.
         """
         return cls(DecisionKind.RETRY, None if after is None else _to_span("after", after), reason)
 
@@ -85,7 +85,7 @@ class RetryDecision:
         """Return the decision to run again after a delay without counting the attempt.
 
         Raises:
-            ConfigurationError: the delay is negative, longer than a year or not a duration.
+            ConfigurationError: The delay is not a duration, or is negative or longer than a year.
         """
         return cls(DecisionKind.SNOOZE, _to_span("after", after), reason)
 
@@ -94,10 +94,10 @@ class RetryPolicy(Protocol):
     """An object that decides about failed attempts: the type of a task's `retry=`."""
 
     def decide(self, job: ClaimedJob, error: BaseException, /) -> RetryDecision | None:
-        """Return what happens to the job; None leaves the decision to the default policy.
+        """Return the decision about the job; None leaves it to the default policy.
 
-        Called once per failed attempt, on the server, even after many retries: `job.retries` counts them. An
-        exception fails the job.
+        The server calls this method once per failed attempt, regardless of the number of retries, which is
+        `job.retries`. If the method raises an exception, the job fails.
         """
 
 
@@ -110,7 +110,7 @@ class HasRetries(Protocol):
 
 
 class RetryOptions(TypedDict, total=False):
-    """The keyword arguments of `Retry` that each of its builders takes in addition to the waits."""
+    """The keyword arguments of `Retry` that its class methods accept in addition to the waits."""
 
     attempts: int
     jitter: float
@@ -119,7 +119,7 @@ class RetryOptions(TypedDict, total=False):
     on_exceeded: OnExceeded | Literal["fail", "delete"]
 
 
-# ---- checks of values ------------------------------------------------------------------------------------
+# ---- validation ------------------------------------------------------------------------------------------
 
 
 def _require_number(
@@ -130,30 +130,31 @@ def _require_number(
     kinds: type | UnionType = int | float,
     low: int = 0,
     high: float,
+    hint: str = "",
 ) -> None:
-    # The comparison rejects values that timedelta cannot take: nan, infinities, numbers of any size.
+    # The comparison also rejects values that timedelta does not accept: nan, infinities and huge numbers.
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:
-        raise ConfigurationError(f"{name}={shown(value)} is {wanted}")
+        raise ConfigurationError(f"{name} must be {wanted}, got {shown(value)}.{hint}")
 
 
 def _to_span(name: str, value: object) -> timedelta:
     if isinstance(value, timedelta) and timedelta(0) <= value <= _LONGEST:
         return value
-    wanted = "no wait. Pass a timedelta, or seconds as a number, from 0 to 365 days."
+    wanted = "a timedelta or a number of seconds, from 0 to 365 days"
     _require_number(name, value, wanted, high=_LONGEST.total_seconds())
     return timedelta(seconds=cast("float", value))
 
 
 def _to_attempts(value: int) -> int:
-    wanted = f"not a whole number from 0 to {_ATTEMPTS_LIMIT}. It counts the retries after the first run."
+    wanted = f"an integer from 0 to {_ATTEMPTS_LIMIT}, the number of retries after the first run"
     _require_number("attempts", value, wanted, kinds=int, high=_ATTEMPTS_LIMIT)
     return value
 
 
 def _to_jitter(value: float) -> float:
-    wanted = "not a number from 0 to 1. 0.1 spreads each wait by 10 % either way."
-    _require_number("jitter", value, wanted, high=1)
+    hint = " For example, 0.1 spreads each wait by 10 % in both directions."
+    _require_number("jitter", value, "a number from 0 to 1", high=1, hint=hint)
     return float(value)
 
 
@@ -166,8 +167,8 @@ def _to_waits(
         return _POLYNOMIAL
     if not isinstance(value, list | tuple) or not 1 <= len(value) <= _ATTEMPTS_LIMIT:
         raise ConfigurationError(
-            f"waits={shown(value)} is not a list of 1 to {_ATTEMPTS_LIMIT} waits. Use Retry.fixed(60) "
-            "for one wait, Retry.listed([60, 300]) for several."
+            f"waits must be a list of 1 to {_ATTEMPTS_LIMIT} waits, got {shown(value)}. Use Retry.fixed(60) "
+            "for one wait or Retry.listed([60, 300]) for several waits."
         )
     return tuple(_to_span(f"waits[{place}]", wait) for place, wait in enumerate(value))
 
@@ -176,14 +177,15 @@ def _to_on_exceeded(value: OnExceeded | str) -> OnExceeded:
     try:
         return OnExceeded(value)
     except ValueError as error:
-        raise ConfigurationError(f"on_exceeded={shown(value)} is unknown. Use 'fail' or 'delete'.") from error
+        raise ConfigurationError(f"on_exceeded must be 'fail' or 'delete', got {shown(value)}.") from error
 
 
 def _to_names(value: ExceptionKind | Collection[ExceptionKind]) -> tuple[str, ...]:
     kinds = [value] if isinstance(value, str | type) else value
     if not isinstance(kinds, list | tuple | set | frozenset) or len(kinds) > _NAMES_LIMIT:
         raise ConfigurationError(
-            f"{shown(value)} is no list of up to {_NAMES_LIMIT} exceptions: classes or 'module.Name'."
+            f"only_on and except_on must be lists of up to {_NAMES_LIMIT} exceptions, as classes or strings "
+            f"'module.Name', got {shown(value)}."
         )
     names = [_to_name(kind) for kind in kinds]
     return tuple(sorted(names) if isinstance(kinds, set | frozenset) else names)
@@ -199,8 +201,8 @@ def _to_name(kind: object) -> str:
     if isinstance(kind, type) and issubclass(kind, BaseException):
         return _qualified(kind)
     raise ConfigurationError(
-        f"{shown(kind)} is no exception. Pass a class, the name of a built-in one, or 'module.Name' "
-        "with the module that defines it."
+        "Each exception in only_on and except_on must be a class, the name of a built-in class, or "
+        f"'module.Name' with the module that defines the class, got {shown(kind)}."
     )
 
 
@@ -213,13 +215,13 @@ def _qualified(kind: type) -> str:
 
 @attrs.frozen
 class Retry:
-    """A number of retries after the first run, with growing waits; the default is ten over three days.
+    """A policy with a number of retries and the waits before them; the default is ten over three days.
 
-    The last listed wait repeats. An exception is retried if `only_on` is empty or names its class or one of
-    its base classes, and `except_on` names none of them.
+    The last listed wait repeats. An exception is retried if `only_on` is empty or contains its class or one
+    of its base classes, and `except_on` does not contain any of them.
 
     Raises:
-        ConfigurationError: a value is out of range.
+        ConfigurationError: A value is out of range.
     """
 
     attempts: int = attrs.field(default=_ATTEMPTS, converter=_to_attempts)
@@ -235,17 +237,17 @@ class Retry:
 
     @classmethod
     def never(cls, *, on_exceeded: OnExceeded | Literal["fail", "delete"] = "fail") -> Self:
-        """Return the policy under which the first failure ends the job."""
+        """Return a policy without retries: the first failure ends the job."""
         return cls(0, on_exceeded=on_exceeded)
 
     @classmethod
     def fixed(cls, delay: Span, **options: Unpack[RetryOptions]) -> Self:
-        """Return the policy with the same wait before each retry."""
+        """Return a policy with the same wait before each retry."""
         return cls(waits=[_to_span("delay", delay)], **options)
 
     @classmethod
     def listed(cls, waits: Sequence[Span], **options: Unpack[RetryOptions]) -> Self:
-        """Return the policy with these waits; the last one repeats until all `attempts` have been made."""
+        """Return a policy with these waits; the last one repeats until all `attempts` have been made."""
         return cls(waits=waits, **options)
 
     @classmethod
@@ -257,13 +259,11 @@ class Retry:
         longest: Span = timedelta(hours=24),
         **options: Unpack[RetryOptions],
     ) -> Self:
-        """Return the policy whose waits grow by a factor up to `longest`, not counting jitter."""
+        """Return a policy whose waits grow by a factor up to `longest`, not counting jitter."""
         wait, most = _to_span("first", first), _to_span("longest", longest)
         if not wait or wait > most:
-            raise ConfigurationError(f"first={wait} is not above zero and up to longest={most}.")
-        _require_number(
-            "factor", factor, f"not a number from 1 to {_FACTOR_LIMIT}.", low=1, high=_FACTOR_LIMIT
-        )
+            raise ConfigurationError(f"first must be above zero and at most longest ({most}), got {wait}.")
+        _require_number("factor", factor, f"a number from 1 to {_FACTOR_LIMIT}", low=1, high=_FACTOR_LIMIT)
         waits = [wait]
         for _ in range(_to_attempts(options.get("attempts", _ATTEMPTS)) - 1):
             wait = min(wait * factor, most)
@@ -274,10 +274,10 @@ class Retry:
 
     @classmethod
     def polynomial(cls, **options: Unpack[RetryOptions]) -> Self:
-        """Return the policy of Hangfire: retry n waits (n - 1)⁴ + 15 + r·n seconds.
+        """Return the policy of Hangfire: the wait before retry n is (n - 1)⁴ + 15 + r·n seconds.
 
-        r is a random number from 0 to 29. Ten retries take about four and a half hours. If `jitter` is not
-        given, only r is random.
+        r is a random number from 0 to 29. Ten retries take about four and a half hours. Unless `jitter` is
+        passed, the waits have no other random part.
         """
         return cls(waits=_POLYNOMIAL, **(RetryOptions(jitter=0) | options))
 
@@ -285,10 +285,10 @@ class Retry:
         """Return the wait before a retry; the first retry is 1. `random` returns numbers from 0 up to 1.
 
         Raises:
-            ConfigurationError: the number is below 1.
+            ConfigurationError: The number of the retry is below 1.
         """
         if retry_number < 1:
-            raise ConfigurationError(f"retry_number={retry_number} is below 1, the first retry.")
+            raise ConfigurationError(f"retry_number must be at least 1, got {retry_number}.")
         if isinstance(self.waits, tuple):
             wait = self.waits[min(retry_number, len(self.waits)) - 1]
         else:
@@ -305,7 +305,7 @@ class Retry:
     def decide(
         self, job: HasRetries, error: BaseException, *, random: Callable[[], float] = randomness.random
     ) -> RetryDecision:
-        """Return what happens to the job: a retry if retries are left and the exception may be retried."""
+        """Return the decision about the job: a retry if retries are left and the exception may be retried."""
         described = describe_error(error)
         if not self.wants(error):
             return RetryDecision.fail(f"{described} (not retried by policy)")
@@ -324,12 +324,12 @@ class Retry:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the stored policy; no exception class is imported.
+        """Return the stored policy without importing the exception classes.
 
-        Fields that a newer release added are ignored.
+        Fields that were added by a newer release are ignored.
 
         Raises:
-            ConfigurationError: the string was not returned by `to_json`, or contains a value out of range.
+            ConfigurationError: The string does not come from `to_json`, or contains a value out of range.
         """
         try:
             if len(text) > _JSON_LIMIT:
@@ -342,28 +342,28 @@ class Retry:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ConfigurationError(
-                f"Stored retry policy {text[:64]!r} cannot be read ({error}). Store it again with to_json()."
+                f"The stored retry policy {text[:64]!r} is invalid ({error}). Store it again with to_json()."
             ) from error
 
 
 _STORED = frozenset(attrs.fields_dict(Retry))
 
 
-# ---- reasons ---------------------------------------------------------------------------------------------
+# ---- explanations ----------------------------------------------------------------------------------------
 
 
 def retry_reason(retry_number: int, attempts: int | None, error: BaseException) -> str:
-    """Return "retry 3 of 10: ConnectionError: …"; pass None as `attempts` if the policy sets no number."""
+    """Return "retry 3 of 10: ConnectionError: …"; pass None as `attempts` if the policy has no maximum."""
     of = "" if attempts is None else f" of {attempts}"
     return f"retry {retry_number}{of}: {describe_error(error)}"
 
 
 def describe_error(error: BaseException) -> str:
-    """Return "ConnectionError: …" on one line, the message cut at 200 characters and valid in every storage.
+    """Return "ConnectionError: …" on one line, with a message that every storage can store.
 
-    Works for exceptions whose own `__str__` raises.
+    The message is cut to 200 characters. The function also works if the exception's `__str__` raises.
     """
-    # Cut before the split, because a message can have any size.
+    # A message can have any size, so cut it before it is split.
     said = shorten(" ".join(message_of(error)[: 2 * _MESSAGE_LIMIT].split()), _MESSAGE_LIMIT)
     name = type(error).__name__
     return f"{name}: {said}" if said else name

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Runtime:
-    """The parts of an app at one moment. The app can use another storage later."""
+    """A snapshot of the parts of an app; the app can switch to another storage later."""
 
     storage: Storage
     clock: StorageClock
@@ -31,18 +31,23 @@ class Runtime:
     plugins: Plugins
     client: Client
     settings: Settings
-    thresholds: Thresholds = attrs.Factory(Thresholds)  # for the findings
+    thresholds: Thresholds = attrs.Factory(Thresholds)  # for the doctor's findings
 
 
 class ServedApp(abc.ABC):
-    """An app as a server uses it: the server finds it by name. `Firelock` is the implementation."""
+    """The interface of an app for a server, which finds the app by name; `Firelock` implements it."""
 
     serves_not: ClassVar[str | None] = None
-    """When no server may be started, and what to do; set while an app is imported, and in a job process."""
+    """The end of the error message of `fire.server()`: why no server can be started, and the fix.
+
+    Set while a command imports an app, and in a job process.
+    """
 
     module: str | None
-    unusable: str | None = None  # why no command and no server can use the app, although it can be imported
-    holder: tuple[object, str] | None = None  # an object in a module, and its attribute that is this app
+    unusable: str | None = None  # the reason why commands and servers cannot use the imported app
+    holder: tuple[object, str] | None = (
+        None  # an object in a module, and its attribute that contains this app
+    )
     imports: Sequence[str]
     recurring: Recurring
     limits: Limits

@@ -35,10 +35,11 @@ def _switch(default: bool, *, doc: str) -> Any:  # noqa: ANN401 - attrs' own fie
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The behavior of an app's servers and clients. Durations are seconds; `timedelta` is accepted.
+    """The settings of an app's servers and clients. Durations are in seconds or a `timedelta`.
 
-    A value is taken from the constructor, otherwise from `FIRELOCK_<NAME>`, otherwise from `[tool.firelock]`
-    in the directory in which the command line runs, otherwise from the default.
+    The first of these sources that contains a setting applies: the constructor, the environment variable
+    `FIRELOCK_<NAME>`, the table `[tool.firelock]` in the directory in which the command line runs, the
+    default.
     """
 
     session_timeout: float = _number(
@@ -55,17 +56,21 @@ class Settings:
         least=0.05,
         most=300,
         doc="interval between searches for expired sessions; "
-        "six times as long for expired jobs if there are none",
+        "six times as long for expired jobs if no job has expired",
     )
     poll: float = _number(
         1, least=0.01, most=60, doc="interval between two checks for work without a wake-up"
     )
-    grace: float = _number(25, least=0, most=86_400, doc="time for running jobs to end when a server stops")
+    grace: float = _number(
+        25, least=0, most=86_400, doc="time that running jobs have to end when a server stops"
+    )
     workers: int = _number(0, least=0, most=10_000, doc="threads of a server; 0 means five per core")
     async_workers: int = _number(
         100, least=1, most=100_000, doc="async jobs that run at the same time, per worker process"
     )
-    claim_ahead: int = _number(500, least=0, most=500, doc="most jobs that are claimed ahead of free workers")
+    claim_ahead: int = _number(
+        500, least=0, most=500, doc="maximum number of jobs that are claimed ahead of free workers"
+    )
     hang_timeout: float = _number(
         300,
         least=1,
@@ -76,7 +81,7 @@ class Settings:
         0,
         least=0,
         most=10**9,
-        doc="jobs after which a worker process is replaced; 0 means never",
+        doc="number of jobs after which a worker process is replaced; 0 means never",
     )
     max_memory_per_process: int = _number(
         0, least=0, most=10**6, doc="memory in MB above which a worker process is replaced; 0 means never"
@@ -88,13 +93,13 @@ class Settings:
     keep_deleted: float = _number(_DAY, least=0, most=3650 * _DAY, doc="retention of deleted jobs")
     keep_failed: float = _number(30 * _DAY, least=0, most=3650 * _DAY, doc="retention of failed jobs")
     argument_limit: int = _number(
-        32 * 1024, least=64, most=16 << 20, doc="largest size of a job's arguments, in bytes"
+        32 * 1024, least=64, most=16 << 20, doc="maximum size of a job's arguments, in bytes"
     )
     argument_warning: int = _number(
         4 * 1024, least=64, most=16 << 20, doc="size in bytes from which arguments cause a warning"
     )
     result_limit: int = _number(
-        256 * 1024, least=64, most=16 << 20, doc="largest size of a job's result, in bytes"
+        256 * 1024, least=64, most=16 << 20, doc="maximum size of a job's result, in bytes"
     )
     log_failures: bool = _switch(True, doc="whether each failed attempt is logged")
 
@@ -102,7 +107,7 @@ class Settings:
     def from_environment(
         cls, table: Mapping[str, object] | None = None, environment: Mapping[str, str] | None = None
     ) -> Settings:
-        """Return settings from the environment, a `[tool.firelock]` table and the defaults, in this order."""
+        """Return settings from the environment, a `[tool.firelock]` table or the defaults, in this order."""
         environment = os.environ if environment is None else environment
         values: dict[str, object] = {}
         for field in attrs.fields(cls):
@@ -138,23 +143,24 @@ class Settings:
             _check(field, getattr(self, field.name))
         if self.session_timeout < 3 * self.heartbeat:
             raise ConfigurationError(
-                f"session_timeout {self.session_timeout:g} s is less than three heartbeats of "
-                f"{self.heartbeat:g} s: a living server would lose its jobs. Raise it or lower heartbeat."
+                f"session_timeout must be at least three times heartbeat ({self.heartbeat:g} s), got "
+                f"{self.session_timeout:g} s: a running server could lose its jobs. Increase session_timeout "
+                "or reduce heartbeat."
             )
 
 
 def _check(field: attrs.Attribute[object], value: object) -> None:
     if str(field.type) == "bool":
         if not isinstance(value, bool):
-            raise ConfigurationError(f"Setting {field.name} is {value!r}; it takes true or false.")
+            raise ConfigurationError(f"Setting {field.name} must be true or false, got {value!r}.")
         return
     least, most = field.metadata["least"], field.metadata["most"]
     is_whole = str(field.type) == "int"  # annotations are strings in this module
     kinds = int if is_whole else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-        noun = "whole number" if is_whole else "number"
+        noun = "an integer" if is_whole else "a number"
         raise ConfigurationError(
-            f"Setting {field.name} is {value!r}; it takes a {noun} from {least:g} to {most:g}."
+            f"Setting {field.name} must be {noun} from {least:g} to {most:g}, got {value!r}."
         )
 
 
@@ -162,7 +168,7 @@ def _read(name: str, text: str) -> float:
     try:
         return int(text) if text.strip().isdigit() else float(text)
     except ValueError as error:
-        raise ConfigurationError(f"{name}={text!r} is not a number.") from error
+        raise ConfigurationError(f"{name} must be a number, got {text!r}.") from error
 
 
 _SWITCHES = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
@@ -173,5 +179,5 @@ _SWITCHES = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
 def _read_switch(name: str, text: str) -> bool:
     value = _SWITCHES.get(text.strip().lower())
     if value is None:
-        raise ConfigurationError(f"{name}={text!r} is neither true nor false; write 1 or 0.")
+        raise ConfigurationError(f"{name} must be true or false, got {text!r}. Use 1 or 0.")
     return value

@@ -1,4 +1,4 @@
-"""Tasks: registered functions with their options, and the typed methods that create jobs of them."""
+"""Tasks: registered functions with their options and with typed methods that create jobs."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def task_info(function: Callable[..., Any], *, name: str | None, options: Mappin
     """Return the registration of a function.
 
     Raises:
-        TaskError: it is not a plain function, or has no name by which another process could find it.
-        ConfigurationError: an option is wrong.
+        TaskError: The target is not a plain function, or has no name by which another process could find it.
+        ConfigurationError: An option is invalid.
     """
     check_callable(function)
     is_async = inspect.iscoroutinefunction(function)
     for each in (name, *to_aliases(options.get("aliases", ()))):
         if each is not None and not (isinstance(each, str) and _NAME.match(each)):
             raise TaskError(
-                f"Task name {each!r} is refused; use 1 to 200 of letters, digits, '_', '.', ':', '-'."
+                f"Task name must be 1 to 200 letters, digits, '_', '.', ':' or '-', got {each!r}."
             )
     shown = name or function.__qualname__
     info = TaskInfo(
@@ -90,15 +90,15 @@ def _default_name(function: Callable[..., Any]) -> str:
     qualname = function.__qualname__
     if "<" in qualname:
         raise TaskError(
-            f"{qualname} is defined inside a function, or is a lambda: another process cannot find it. Move "
-            'it to a module, or give it a name that a server registers as well: @fire.task(name="…").'
+            f"Another process cannot find {qualname} because it is a lambda or is defined inside a function. "
+            'Move it to a module, or set a name that a server also registers: @fire.task(name="…").'
         )
     module = function.__module__
     module = main_module_name() if module in MAIN_MODULES else module.removesuffix(".__main__")
     return f"{module}.{qualname}"
 
 
-# The module of the running program; multiprocessing uses the second name for it.
+# The names of the running program's module; multiprocessing uses the second name.
 MAIN_MODULES = ("__main__", "__mp_main__")
 
 
@@ -114,15 +114,15 @@ def main_module_name() -> str:
 
 # ---- calls -----------------------------------------------------------------------------------------------
 
-# Methods of other job libraries, and what to write instead.
+# Methods of other job libraries, and their replacements.
 _FOREIGN_VERBS = {
     "apply_async": "enqueue(…), or schedule(when, …) for a later time; using(queue=…) sets options",
-    "apply": "task(…), which runs the function here and now",
+    "apply": "task(…), which runs the function immediately in this process",
     "chunks": "enqueue_many([(part,), …])",
     "delay": "enqueue(…)",
     "delay_on_commit": "enqueue(…), which joins the transaction if the jobs are in its database, or "
     "enqueue_on_commit(task, …)",
-    "retry": "retry=Retry(…) at the task and raise the error, or return Snooze(seconds)",
+    "retry": "retry=Retry(…) on the task and raise the error, or return Snooze(seconds)",
     "s": "call(…), or job.then(task, …) to run it after another job",
     "send": "enqueue(…)",
     "send_with_options": "using(queue=…, delay=…).enqueue(…)",
@@ -132,7 +132,7 @@ _FOREIGN_VERBS = {
 
 
 class TaskVerbs(Generic[P, R]):
-    """The methods of a task that create jobs. Their variable arguments are always those of the function."""
+    """The methods of a task that create jobs. Their `*args` and `**kwargs` are passed to the function."""
 
     def __init__(
         self, client: Client, recurring: Recurring, info: TaskInfo, options: CallOptions = NO_OPTIONS
@@ -148,21 +148,21 @@ class TaskVerbs(Generic[P, R]):
         return self.info.name
 
     def __repr__(self) -> str:
-        """Return the name of the task and the options that were given."""
+        """Return a representation with the name of the task and the options that were set."""
         options = "".join(f", {name}={value!r}" for name, value in self.options.given().items())
         return f"<{type(self).__name__} {self.info.name}{options}>"
 
     if not TYPE_CHECKING:  # type checkers know which methods exist
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Raise an AttributeError that names the method to use instead of one from another library.
+            """Raise an AttributeError; for a method of another library, it names the replacement.
 
             Raises:
-                AttributeError: a task has no such attribute.
+                AttributeError: The task has no such attribute.
             """
             if (instead := _FOREIGN_VERBS.get(name)) is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            raise AttributeError(f"A task of Firelock has no {name!r}; use {instead}.")
+            raise AttributeError(f"A task of Firelock has no method {name!r}; use {instead}.")
 
     def using(
         self,
@@ -182,7 +182,7 @@ class TaskVerbs(Generic[P, R]):
         start_before: timedelta | datetime | None = None,
         after: Job[Any] | Sequence[Job[Any]] | None = None,
     ) -> TaskVerbs[P, R]:
-        """Return the task with other options for the calls made through it; the typed arguments stay.
+        """Return the task with other options for calls through the returned object; its type is the same.
 
         Args:
             queue: the queue, instead of the task's queue.
@@ -195,19 +195,20 @@ class TaskVerbs(Generic[P, R]):
                 it.
             timeout: the longest time that an attempt may run.
             retry: the retry policy, stored with the job.
-            meta: short strings by name that are stored with the job, 2 KiB in all: `JobContext.meta`. Each
-                overrides the value of the same name from a plugin, or from the parent of a continuation.
+            meta: short strings by name that are stored with the job, at most 2 KiB in total, and available as
+                `JobContext.meta`. They override values of the same names from a plugin, or from the parent of
+                a continuation.
             limits: the limits, instead of the task's; [] for none. Their values are those that a task
                 declares.
             unique: the unique key, instead of the task's; False for none.
             start_before: a deadline for the start: a timedelta after the job becomes enqueued, or an aware
                 datetime. A job that no server has claimed by then is deleted and does not run.
-            after: the job runs when this job, or all of these jobs, have succeeded, or as `on` specifies. If
-                `after` is a member of a batch, the job becomes a member of the same batch.
+            after: one or more jobs. The job runs when all of them have succeeded, or ended as `on` specifies.
+                If one of them is a member of a batch, the job becomes a member of the same batch.
 
         Raises:
-            ConfigurationError: a value is out of range.
-            TaskError: a key contains a name that is not a parameter of the task.
+            ConfigurationError: A value is out of range.
+            TaskError: A key contains a name that is not a parameter of the task.
         """
         given = CallOptions(
             queue, priority, delay, at, tags, on, within, timeout, retry, meta, limits, unique, start_before,
@@ -219,16 +220,16 @@ class TaskVerbs(Generic[P, R]):
         return TaskVerbs(self._client, self._recurring, self.info, options)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        """Return the call, to be stored with others by `fire.enqueue_many` or `batch.add_many`."""
+        """Return the call without storing it; pass it to `fire.enqueue_many` or `batch.add_many`."""
         return Call(self.info, self.options, args, kwargs)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Store a job, which runs as soon as a worker is free.
 
         Raises:
-            SignatureMismatch: the arguments do not fit the function.
-            ArgumentError: an argument cannot be stored.
-            StorageError: nothing was stored.
+            SignatureMismatch: The arguments do not match the function's signature.
+            ArgumentError: An argument cannot be stored.
+            StorageError: The storage rejected the job or is unavailable, so nothing was stored.
         """
         return self._client.create(Call(self.info, self.options, args, kwargs))
 
@@ -239,10 +240,10 @@ class TaskVerbs(Generic[P, R]):
     def schedule(self, when: timedelta | datetime | float, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Store a job that becomes due at an aware datetime, or after a timedelta or seconds.
 
-        A time in the past is due immediately.
+        If the time is in the past, the job is due immediately.
 
         Raises:
-            ScheduleError: the datetime is naive, or the delay is negative or beyond the year 9999.
+            ScheduleError: The datetime is naive, or the delay is negative or beyond the year 9999.
         """
         return self._client.create(Call(self.info, self._at(when), args, kwargs))
 
@@ -258,9 +259,9 @@ class TaskVerbs(Generic[P, R]):
         return attrs.evolve(self.options, delay=when, at=None)
 
     def enqueue_many(self, calls: Iterable[Sequence[object]]) -> list[Job[R]]:
-        """Store a job for each tuple of arguments: all are checked first, then stored 500 at a time.
+        """Store a job for each tuple of arguments: check all tuples first, then store 500 jobs at a time.
 
-        Each group of 500 is atomic.
+        Each group of 500 is stored atomically.
         """
         return self._client.create_alike(self.info, self.options, calls)
 
@@ -271,13 +272,13 @@ class TaskVerbs(Generic[P, R]):
     def recur(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: P.args, **kwargs: P.kwargs
     ) -> RecurringJob:
-        """Add or update the recurring job of this id, with this schedule and these arguments.
+        """Add or update the recurring job with this id, schedule and arguments.
 
         Only changed fields are written, and a due run is never lost. The definition is stored immediately,
         regardless of a transaction around the call.
 
         Raises:
-            ScheduleError: the cron expression or the time zone is wrong.
+            ScheduleError: The cron expression or the time zone is invalid.
         """
         return self._recurring.add_or_update(self.call(*args, **kwargs), recurring_id, schedule)
 
@@ -321,10 +322,10 @@ class AsyncContextTask(TaskVerbs[P, R]):
 
 
 def _run_here(info: TaskInfo, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any
-    """Return what the function returns; omitted resources are those of the job that makes the call.
+    """Call the function and return its result; omitted resources are taken from the running job.
 
     Raises:
-        LookupError: no job with these resources runs here.
+        LookupError: No job with these resources runs in this context.
     """
     if not info.resources:
         return info.function(*args, **kwargs)
@@ -349,7 +350,7 @@ _KINDS: dict[tuple[bool, bool], type[TaskVerbs[Any, Any]]] = {
 
 
 def task_of(client: Client, recurring: Recurring, info: TaskInfo) -> TaskVerbs[Any, Any]:
-    """Return the task object of a registration; its class depends on how the function is called."""
+    """Return the task object for a registration; its class depends on the kind of function."""
     task = _KINDS[info.takes_context, info.is_async](client, recurring, info)
     functools.update_wrapper(cast("Callable[..., object]", task), info.function, updated=())
     return task
@@ -370,22 +371,22 @@ class Registry:
         self._lock = threading.Lock()
 
     def register(self, info: TaskInfo) -> None:
-        """Register the task by its name and aliases.
+        """Register the task under its name and aliases.
 
-        If the same function is registered again, for example after a reload, it replaces the earlier
-        registration.
+        If the same function is registered again, for example after a reload, the new registration replaces
+        the earlier one.
 
         Raises:
-            DuplicateTask: another function has one of the names.
-            ConfigurationError: it declares a limit with other values than another task does.
+            DuplicateTask: Another function has one of the names.
+            ConfigurationError: The task and another task declare the same limit with different values.
         """
         with self._lock:
             for name in (info.name, *info.aliases):
                 other = self._by_name.get(name) or self._aliases.get(name)
                 if other is not None and other.place != info.place:
                     raise DuplicateTask(
-                        f"Task name {name!r} is taken: by {other.place} and now by {info.place}. Rename one, "
-                        'or pin a name: @fire.task(name="…").'
+                        f"Task name {name!r} of {info.place} is already used by {other.place}. Rename one "
+                        'of the functions, or set another name: @fire.task(name="…").'
                     )
             if info.limits or info.name in self._by_name:
                 limits: dict[str, Limit] = {}
@@ -398,11 +399,11 @@ class Registry:
             self._binders.pop(info.name, None)
 
     def declared_limits(self) -> Mapping[str, Limit]:
-        """Return one limit for each limit name whose values the registered tasks declare."""
+        """Return the limits that the registered tasks declare, keyed by limit name."""
         return self._limits
 
     def get(self, name: str) -> TaskInfo | None:
-        """Return the task of a stored name or alias; None if it is unknown."""
+        """Return the task of a stored name or alias; None if no such task is registered."""
         return self._by_name.get(name) or self._aliases.get(name)
 
     def __iter__(self) -> Iterator[TaskInfo]:
@@ -414,10 +415,10 @@ class Registry:
         return [info for info in self if not info.is_remote]
 
     def binder(self, info: TaskInfo) -> Binder:
-        """Return the task's binder, which is compiled at its first use.
+        """Return the task's binder, which is compiled when it is first used.
 
         Raises:
-            TaskError: an annotation cannot be resolved or is not supported.
+            TaskError: An annotation cannot be resolved or is not supported.
         """
         binder = self._binders.get(info.name)
         if binder is None:
@@ -443,21 +444,21 @@ class Registry:
         """Return the codec that stores the return value of a function, which does not need to be a task.
 
         Raises:
-            TaskError: its return annotation has no JSON form.
+            TaskError: The function's return annotation has no JSON form.
         """
         try:
             codec = self._returned.get(function)
-        except TypeError:  # no weak reference to it is possible, or it is not hashable
+        except TypeError:  # the function is not hashable, or does not support weak references
             return returned_codec(function, self._converter_once)
         if codec is None:
             codec = self._returned[function] = returned_codec(function, self._converter_once)
         return codec
 
     def value_codec(self, annotation: object, owner: str, serializer: Serializer) -> ValueCodec:
-        """Return a codec that stores values of an annotation like arguments; `owner` is their name in errors.
+        """Return a codec that stores values of an annotation like arguments; errors call the value `owner`.
 
         Raises:
-            TaskError: the annotation is not supported.
+            TaskError: The annotation is not supported.
         """
         return ValueCodec(owner, codec_of(annotation, self._converter_once, owner), serializer)
 
@@ -470,5 +471,7 @@ class Registry:
             if self._converter is None:
                 converter = make_converter()
                 self._configure_converter(converter)
-                self._converter = converter  # set last: never use one that a plugin failed to configure
+                self._converter = (
+                    converter  # set last, so that a converter is unused if a plugin cannot configure it
+                )
             return self._converter

@@ -55,7 +55,7 @@ def test_a_block_says_what_an_app_is_made_of():
         (
             {"storage": "memory://", "workers": -1},
             (
-                "E005: Setting workers is -1; it takes a whole number from 0 to 10000. "
+                "E005: Setting workers must be an integer from 0 to 10000, got -1. "
                 "Change it in FIRELOCK, or leave it out."
             ),
         ),

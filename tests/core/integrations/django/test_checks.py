@@ -30,7 +30,7 @@ def test_every_mistake_in_the_block_is_an_error(check):
         "HINT: Did you mean 'storage'?",
         "?: (firelock.E003) FIRELOCK['queues'] is 7; it takes a text or a list of names.",
         "?: (firelock.E004) FIRELOCK names no storage.",
-        "?: (firelock.E005) Setting workers is -1",
+        "?: (firelock.E005) Setting workers must be an integer from 0 to 10000, got -1",
     ):
         assert part in said
 

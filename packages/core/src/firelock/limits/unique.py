@@ -37,7 +37,7 @@ def _check_key(key: object) -> str | None:
 def _check_choice(option: str, value: object, choices: Any) -> None:  # noqa: ANN401 - a Literal
     known = get_args(choices)
     if value not in known:
-        raise ConfigurationError(f"{option}={shown(value)} is unknown; use one of {', '.join(known)}.")
+        raise ConfigurationError(f"{option} must be one of {', '.join(known)}, got {shown(value)}.")
 
 
 def _to_at_least(value: timedelta | float | None) -> timedelta | None:
