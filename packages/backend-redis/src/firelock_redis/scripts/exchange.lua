@@ -1,4 +1,5 @@
--- `apply`, then `claim`, or one of them. Behind library.lua, batches.lua, jobs.lua, unique.lua, limits.lua and suspensions.lua.
+-- `apply`, then `claim`, or only one of them. Included after library.lua, batches.lua, jobs.lua, unique.lua,
+-- limits.lua and suspensions.lua.
 --
 -- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served due:recurring
 -- ARGV  from 2 a CLAIM and the names of its queues; then groups of changes, each a GROUP followed by its items
@@ -9,15 +10,15 @@
 
 local lane_of_end = {}  -- by id: the lanes of jobs with limits that end here
 
--- Count this number of running members of the batch as succeeded; nothing may wait for them. Return whether `release`
--- must check the batch. It must if no other member is active: as long as one is, these ends do not change the state
+-- Count this number of running members of the batch as succeeded; no job may wait for them. Return whether `release`
+-- must check the batch. This is so if no other member is active: as long as one is, these ends do not change the state
 -- of the batch.
 local function count_members(batch, number)
   local key = base .. 'b:' .. batch
   call('HINCRBY', key, 'succeeded', number)
   local active = call('HINCRBY', key, 'active', -number)
   if active > 0 then return false end
-  if active < 0 and call('HEXISTS', key, 'total') == 0 then  -- the batch was deleted, and these are its only fields
+  if active < 0 and call('HEXISTS', key, 'total') == 0 then  -- the batch was deleted: delete the two new fields
     call('DEL', key)
     return false
   end
@@ -25,7 +26,7 @@ local function count_members(batch, number)
   return true
 end
 
--- Count the members among these ended jobs, by runs of one batch: " batch number" for each run.
+-- Count the members among these ended jobs. `runs` contains " batch number" for each run of members of one batch.
 local function count_ends(runs, results)
   local first = 1
   for batch, number in string.gmatch(runs, ' (%S+) (%d+)') do
@@ -73,15 +74,15 @@ local function end_plainly(first, count, session, queue, minute, runs, results)
   count_running(queue, -done)
   if minute ~= '' then expire(minute, gone) end
   if runs ~= '' then count_ends(runs, results) end
-  -- These jobs no longer hold their keys. A list that still contains them does no harm, because the jobs are read if
-  -- it refuses.
+  -- These jobs no longer hold their keys. A key's list may still contain them, because the jobs are read if the list
+  -- refuses a start.
   for lane, some in pairs(lanes) do
     for key in string.gmatch(lane, '[^\n]+') do many('SREM', base .. 'slots:' .. key, some) end
   end
 end
 
--- Return the result of a change whose guards do not hold: ALREADY for a repeated settle, else REFUSED. A late settle
--- by the session that has the job as a tail clears the tail.
+-- Return the result of a change whose conditions are not met: ALREADY for a repeated settle, otherwise REFUSED. A late
+-- settle by the session that has the job as a tail removes the tail.
 local function refused(job, session, fence, to)
   if session == '' or job.fence ~= fence then return REFUSED end
   if job.session == '' then return job.state == to and ALREADY or REFUSED end
@@ -103,7 +104,7 @@ local function instant()
   return read_at
 end
 
--- Return the unique keys as they are now; all pending changes are written first.
+-- Write all pending changes, and return the current unique keys.
 local function keys_at_hand()
   flush()
   return unique_keys(tonumber(instant()), function(id)
@@ -112,8 +113,7 @@ local function keys_at_hand()
   end)
 end
 
--- Change one job as the CHANGE in ARGV from this place on describes; empty fields keep the stored values. Return the
--- result.
+-- Apply the CHANGE in ARGV, from this position on, to one job; empty fields keep the stored values. Return the result.
 local function change(job, from, session, to, first, more)
   local fence, at, entry = ARGV[first + CHANGE.fence], ARGV[first + CHANGE.at], ARGV[first + CHANGE.entry]
   local reason, retries, crashes = ARGV[first + CHANGE.reason], ARGV[first + CHANGE.retries], ARGV[first + CHANGE.crashes]
@@ -173,9 +173,9 @@ end
 
 -- ---- claims --------------------------------------------------------------------------------------------------------
 
--- Return how many jobs to take from each queue, together at most the limit: in order, as many as each queue has; in
--- turn, equal shares. If tasks are left out, `near` gets the jobs that may be taken, by the queue's position in
--- `names`.
+-- Return the number of jobs to take from each queue, together at most the limit. For queues in order this is as many
+-- as each queue has; for queues in turn, an equal share. If tasks are left out, add the jobs that may be taken to
+-- `near`, by the queue's position in `names`.
 local function shares(names, limit, in_turn, near)
   local sizes, taking, left = {}, {}, limit
   for number, queue in ipairs(names) do
@@ -206,7 +206,7 @@ local function shares(names, limit, in_turn, near)
   return taking
 end
 
--- Return every queue of these sets, starting after the one that was served last.
+-- Return every queue of these sets, starting after the last served queue.
 local function queues_in_turn(set, other)
   local names, served = call('SMEMBERS', base .. set), call('GET', base .. 'served') or ''
   if other then
@@ -246,8 +246,8 @@ local function popped(names, taking, in_turn, near)
   return in_order(names, lines, in_turn), lines
 end
 
--- Set aside the jobs whose record or payload is missing or garbage, so that they do not block others: broken SET
--- lists them for `doctor`.
+-- Set aside jobs with a missing or unreadable record or payload, so that they do not block others. The SET broken
+-- contains their ids for `doctor`.
 local function set_aside(ids, names, lines)
   local is_broken = {}
   for _, id in ipairs(ids) do is_broken[id] = true end
@@ -259,13 +259,13 @@ local function set_aside(ids, names, lines)
   many('SADD', base .. 'broken', ids)
 end
 
--- Return the next number. Most numbers are 0; for these this saves the 0.3 µs that it takes to format a number.
+-- Return the number plus one as a string. Most numbers are 0; for these, this saves the 0.3 µs of formatting a number.
 local function following(number)
   return number == '0' and '1' or number + 1
 end
 
--- Return the record of a claimed job without its last line, which the claim writes itself; nil if the stored record
--- is garbage. Hot path: only the parts of RECORD that a claim changes are replaced, everything between them is
+-- Return the record of a claimed job without its last line, which the claim writes itself; nil if the stored record is
+-- unreadable. Hot path: only the parts of RECORD that a claim changes are replaced, and everything between them is
 -- copied.
 local function claimed(text, session)
   local flag, attempt, fence, place, line, last = match(text, '^E(%D*)(%d+) (%d+) ()[^\n]*()\n.*()\n')
@@ -275,7 +275,7 @@ end
 
 local freed_lanes = {}  -- by queue: the lanes in which jobs with limits end here
 
--- Take up to `limit` jobs for the session, and append a CLAIMED for each to `reply`. Return how many were taken.
+-- Claim up to `limit` jobs for the session, and append a CLAIMED for each to `reply`. Return their number.
 local function claim(reply, names, limit, session, server, now)
   local in_turn, ids, lines = not names, nil, nil
   names = names or queues_in_turn('work')
@@ -374,7 +374,7 @@ while arg < #ARGV do
       local text, first = stored[number], arguments[number]
       local result = MISSING
       if text then
-        -- If an earlier job of this group waits for this job, it has changed this record: read it again.
+        -- Read this record again: an earlier job of this group that waits for this job might have changed it.
         local job = read(ids[number], minute == '=' and call('HGET', base .. 'jobs', ids[number]) or text)
         result = change(job, from, session, to, first, minute == '=' and read_more(first + CHANGE.width))
         if result == APPLIED and job.was then members[#results + 1] = job end

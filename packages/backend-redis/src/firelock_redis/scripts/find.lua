@@ -1,14 +1,14 @@
--- Find the places of jobs: lists are walked as one, in order of score and id. Each job that meets the conditions is
--- noted, until enough are found or enough were checked. Behind library.lua.
+-- Find the places of jobs: walk several lists together, in order of score and id. Collect each job that meets the
+-- conditions, until enough jobs are found or the budget is used up. Included after library.lua.
 --
--- KEYS  1 base; derived: the lists named, jobs payloads all (see jobs.lua)
+-- KEYS  1 base; derived: the lists in ARGV, jobs payloads all (see jobs.lua)
 -- ARGV  from 2 a WALK, empty for conditions that do not apply; then the names of the lists that must contain a job,
---       and of those to walk
--- Reply 1 if all was walked, else 0; score and id of the last place that was checked, empty for none; then time and
---       id of each job found
+--       and of the lists to walk
+-- Reply 1 if the walk has reached the end of all lists, else 0; score and id of the last place that was checked, empty
+--       for none; then time and id of each job found
 
-local BYTES = 200000  -- of records or payloads, read together as a rule
-local MOST = 500  -- jobs checked together
+local BYTES = 200000  -- target for the bytes of records or payloads that are read together
+local MOST = 500  -- jobs that are checked together
 
 local oldest_first, since, before = ARGV[2 + WALK.oldest_first] == '1', ARGV[2 + WALK.since], ARGV[2 + WALK.before]
 local place_score, place_id = ARGV[2 + WALK.place_score], ARGV[2 + WALK.place_id]
@@ -21,7 +21,7 @@ local spent = 0
 
 -- ---- walk ------------------------------------------------------------------------------------------------------
 
--- Return whether an id comes before another one, byte by byte as in a ZSET; `<` depends on the server's locale.
+-- Return whether an id comes before another one, compared by bytes as in a ZSET; `<` depends on the server's locale.
 local function precedes(one, other)
   spent = spent + 1.5
   for first = 1, #one, 8 do
@@ -35,8 +35,8 @@ local function precedes(one, other)
   return #one < #other
 end
 
--- Return how many members of the list come before the place where the walk continues; a binary search finds it among
--- equal scores.
+-- Return the number of members of the list before the place where the walk continues. Among equal scores, a binary
+-- search finds this place.
 local function rank(key)
   local low = call('ZCOUNT', key, '-inf', '(' .. place_score)
   local high = call('ZCOUNT', key, '-inf', place_score)
@@ -71,7 +71,7 @@ local function fetch(list, some)
   spent = spent + 0.3 * count
 end
 
--- Move to the next place of a list; at the end of the list it has no id.
+-- Move to the next place of a list; at the end of the list, the place has no id.
 local function look(list, some)
   list.at = list.at + list.step
   if not list.pairs[list.at] then fetch(list, some) end
@@ -84,7 +84,7 @@ local function comes_first(one, other)
   return precedes(one.id, other.id) == oldest_first
 end
 
--- Lists ordered by their next places, the first of all at the end; and lists whose next place must be read.
+-- Lists ordered by their next places, with the first place of all at the end; and lists whose next place is not read.
 local ordered, waiting = {}, {}
 for number = first_set + sets, #ARGV do waiting[#waiting + 1] = opened(ARGV[number]) end
 local lists = #waiting
@@ -142,7 +142,7 @@ end
 local function ends_with_fingerprint(line)
   if sub(line, -#fingerprint - 1) ~= fingerprint .. ']' then return false end
   local mark = sub(line, -#fingerprint - 2, -#fingerprint - 2)
-  return mark == ' ' or mark == ','  -- within a string, another character precedes a quotation mark
+  return mark == ' ' or mark == ','  -- a quotation mark within a JSON string follows a backslash
 end
 
 local function is_wanted_record(text)

@@ -1,13 +1,13 @@
--- Store jobs of any kind, all of them or none. Behind library.lua, batches.lua, jobs.lua, children.lua, record.lua,
--- unique.lua and duplicates.lua.
+-- Store jobs of any kind, all of them or none. Included after library.lua, batches.lua, jobs.lua, children.lua,
+-- record.lua, unique.lua and duplicates.lua.
 --
 -- KEYS  those of jobs.lua and children.lua; publishes on wake
--- ARGV  after the verb's own parameters a JOB for each job, its tags, the number of its parents, and a TIE for each
---       of these
+-- ARGV  after the verb's parameters, for each job: a JOB, its tags, the number of its parents, and a TIE for each
+--       parent
 
 local verbs = {}
 
--- Read one job from the arguments; return it and the place where the next one starts.
+-- Read one job from the arguments; return it and the position of the next one.
 local function argued(at)
   local asks, ties, created, count = ARGV[at + JOB.asks], ARGV[at + JOB.relations], ARGV[at + JOB.created], ARGV[at + JOB.tags]
   local job = {
@@ -31,7 +31,7 @@ local function argued(at)
   return job, at
 end
 
--- Add the member to the list of its batch; if that is being stopped, `release` must stop this member as well.
+-- Add the member to the list of its batch; if a failure is stopping the batch, `release` must stop this member too.
 local function index_member(job)
   local id = job.ties.batch
   local row = batches().row_of(id)
@@ -47,8 +47,8 @@ local function index(job)
   for _, tie in ipairs(job.parents) do add('c:' .. tie.id, job.created, job.id) end
 end
 
--- Handle the parents of an awaiting job: an ended one is decided now; any other is marked as having children, and
--- waited for.
+-- Handle the parents of an awaiting job: decide the dependencies on ended parents now. Mark each other parent as
+-- having children, and let the job wait for it.
 local function tie(job, parents, now)
   local left = #job.parents
   local waiting = {}
@@ -74,7 +74,7 @@ local function tie(job, parents, now)
   if ties > 1 then call('SET', base .. 'n:' .. job.id, ties) end
 end
 
-local known = {}  -- by id: jobs of this call, and stored ones as this script leaves them
+local known = {}  -- by id: the jobs of this call, and stored jobs including the changes of this script
 
 -- Return the job of this id, false if it is not stored.
 local function job_at(id)
@@ -85,8 +85,8 @@ local function job_at(id)
   return known[id]
 end
 
--- Find the parents and batches that the jobs name. Return why nothing can be stored, nil if all can: a job, and its
--- parent or batch that is not stored; or a job, and its batch that has ended or is cancelled.
+-- Check the parents and batches of the jobs. Return nil if all jobs can be stored. Otherwise return the reason: a job
+-- and its parent or batch that is not stored, or a job and its batch that has ended or is cancelled.
 local function find_others(jobs)
   for _, job in ipairs(jobs) do
     known[job.id] = nil
@@ -160,9 +160,9 @@ local function keep_changes(payloads)
   end
 end
 
--- Store the jobs in the arguments. Return for each 1 if it is new, 0 if it was stored before, or the id of the job
--- that has its unique key. If nothing was stored, return nil and the reason. With `is_judged_only`, nothing is stored
--- in any case.
+-- Store the jobs in the arguments. Return for each job 1 if it is new, 0 if it was stored before, or the id of the job
+-- that has its unique key. If nothing was stored, return nil and the reason. With `is_judged_only`, only check the
+-- jobs, and do not store anything.
 local function store(first, count, is_judged_only)
   local now = int(clock())
   local jobs, answers, keys = {}, {}, nil
@@ -192,7 +192,7 @@ local function store(first, count, is_judged_only)
   local why = find_others(jobs)
   if why then return nil, why end
   if is_judged_only then return answers end
-  -- Write something even if no job is new: a WAIT after a script without writes would confirm nothing.
+  -- Write something even if no job is new: a WAIT after a script without writes would not confirm anything.
   local last = call('INCRBY', base .. 'seq', math.max(#jobs, 1))
   local payloads, queues = {}, {}
   for number, job in ipairs(jobs) do
@@ -213,29 +213,29 @@ local function store(first, count, is_judged_only)
   end
   many('HSET', base .. 'payloads', payloads)
   for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end
-  behind = {}  -- the jobs keep the places that they got above
+  behind = {}  -- the jobs keep the places that they were given above
   flush()
   return answers
 end
 
--- Store jobs. `rules` are the effects of a parent's end (see children.lua), `count` is the number of jobs. Return for
--- each job the result of `store`. If nothing was stored, return only one list: missing, the id of a job and of its
--- unknown parent or batch; or finished, the id of a job and of its batch; or duplicate, the id of a job, the id of
--- the job that has its unique key, and raises or deleted.
+-- Store jobs. `rules` are the effects of a parent's end (see children.lua), `count` is the number of jobs. Return the
+-- result of `store` for each job. If nothing was stored, return a single list instead: `missing` and the ids of a job
+-- and of its unknown parent or batch; `finished` and the ids of a job and of its batch; or `duplicate`, the ids of a
+-- job and of the job that has its unique key, and `raises` or `deleted`.
 function verbs.jobs(rules, count)
   read_rules(rules)
   local answers, why = store(5, count)
   return answers or { why }
 end
 
--- Return as `jobs` does, but store nothing.
+-- Return the result of `jobs` without storing anything.
 function verbs.judged(count)
   local answers, why = store(4, count, true)
   return answers or { why }
 end
 
--- Store the jobs and replace the record, if it has the expected version. Return a 0, followed by the reply of `jobs`.
--- Otherwise return only 1 if the record has the new value and due time at the next version, else 2.
+-- Store the jobs and replace the record if it has the expected version. Return 0, followed by the reply of `jobs`.
+-- If it has another version, return only 1 if it is the next version with the new value and due time, otherwise 2.
 function verbs.jobs_if(rules, count, kind, key, value, expected, due_at, copied)
   local stored, version = stored_record(kind, key)
   if version ~= expected then

@@ -1,20 +1,20 @@
--- Store jobs with limits, plain unique keys or a latest start, which need nothing else besides their payload, as
--- enqueued; all of them or none. It is a separate script for the reason given in insert_plain.lua. jobs.lua describes
--- lanes, unique.lua unique keys.
+-- Store jobs with limits, plain unique keys or a latest start, but no other features, as enqueued; all of them or none.
+-- This is a separate script for the reason given in insert_plain.lua. jobs.lua describes lanes, and unique.lua
+-- describes unique keys.
 --
 -- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, lane:<queue> <keys> ring:<queue>
 --       turn lanes laned, unique uz; publishes on wake
 -- ARGV  1 microseconds that tests add to the clock; runs of at most 500 jobs together, each a RUN and a KEYED for
 --       each job
--- Reply 0 if nothing was stored, because one of the ids is stored already or insert.lua must judge; else an empty
---       list if all are new, or for each job an empty string, or the id of the job that has its unique key
+-- Reply 0 if nothing was stored, because one of the ids is already stored or insert.lua must decide; an empty list if
+--       all jobs are new; otherwise, for each job, an empty string or the id of the job that has its unique key
 
 local call, base, format, match, last = redis.call, KEYS[1] .. ':', string.format, string.match, #ARGV
 local time = call('TIME')
 local instant = time[1] * 1000000 + time[2] + ARGV[1]
 local now = format('%.0f', instant)
 
--- Return whether the job of a stored key still has it; nil if insert.lua must judge.
+-- Return whether the job of a stored key still has it; nil if insert.lua must decide.
 local function is_taken(mark, free_at, text)
   if not text then return instant < tonumber(free_at) end
   local state, attempt, session, crashes, enqueued, asks =
@@ -68,7 +68,7 @@ while at < last do
   at = behind
 end
 
--- Remove the ids that were added in vain; they are in no other list yet.
+-- Remove the ids that were added although nothing will be stored; no other list contains them yet.
 local count = two / 2
 if count > 0 and call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
   for id = 2, two, 2 do
@@ -81,7 +81,7 @@ if keys[1] then
   call('ZADD', base .. 'uz', unpack(members))
 end
 
--- Write something even if no job is new: a WAIT after a script without writes would confirm nothing.
+-- Write something even if no job is new: a WAIT after a script without writes would not confirm anything.
 local place = call('INCRBY', base .. 'seq', count > 0 and count or 1) - count
 local jobs, payloads, behind_changed = {}, {}, LAST.between(changed, absent)
 local queues = {}  -- by queue: created_at and id of each job, and by lane the place and member of each job

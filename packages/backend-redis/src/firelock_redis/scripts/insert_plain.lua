@@ -1,5 +1,5 @@
 -- Store plain jobs, or plain members of one batch, perhaps together with that batch, as enqueued; all of them or
--- none. It is a separate script, so that little is created for each call and little runs for each job: insert.lua
+-- none. This is a separate script so that each call creates few functions and runs little code per job: insert.lua
 -- takes twice as long for a job of a batch, and library.lua alone takes 2 of the 35 µs of a call for one job. For the
 -- same reason, the arguments of one command are overwritten with those of the next one; separate lists would take 2
 -- µs.
@@ -10,12 +10,11 @@
 --       is new; then runs of at most a thousand jobs together, each a RUN and a PLAIN for each job; a new batch is
 --       the first of these jobs, whatever its queue. The arguments of the first command are overwritten with those of
 --       the second one: id and record in place of id and payload
--- Reply 0 if one of the ids is stored already or the batch does not simply take its members, and then nothing was
---       stored; else 1
+-- Reply 1; or 0 if nothing was stored: an id is already stored, or the batch is not stored, not open, or stopping
 
 local call, base, format, last = redis.call, KEYS[1] .. ':', string.format, #ARGV
 
-local batch, flag, from, new = ARGV[2], '', 4, 0  -- new: how many values of a list a new batch takes
+local batch, flag, from, new = ARGV[2], '', 4, 0  -- new: the number of values that a new batch has in a list
 if ARGV[3] ~= '' then
   flag, from, new = 'm', 3 + BATCH.width + ARGV[3 + BATCH.tags], PLAIN.width
 elseif batch ~= '' then
@@ -34,7 +33,7 @@ while at < last do
   at = behind
 end
 
--- Remove the ids that were added in vain; they are in no other list yet.
+-- Remove the ids that were added although nothing will be stored; no other list contains them yet.
 local count = two / 2
 if call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
   for id = 2, two, 2 do
@@ -43,11 +42,11 @@ if call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
   return 0
 end
 
-local record  -- of a new batch; its second part is the place
+local record  -- the record of a new batch; its second part is the place
 if new > 0 then
   local queue, due, reason = ARGV[3 + BATCH.queue], ARGV[3 + BATCH.due], ARGV[3 + BATCH.reason]
   local created, members, backwards = places[1], count - 1, {}
-  -- The last one first: a small ZSET is a list, which Redis searches from its head for the position of each member.
+  -- Add the last one first: a small ZSET is a list, and Redis searches the position of each member from its head.
   for id = two, 4, -2 do backwards[two - id + 1], backwards[two - id + 2] = places[id - 1], places[id] end
   call('ZADD', base .. 'bm:' .. batch, unpack(backwards))
   call('HSET', base .. 'b:' .. batch, 'total', members, 'active', members, 'waiting', 0, 'succeeded', 0, 'failed', 0, 'deleted', 0,

@@ -1,11 +1,10 @@
--- Which sessions are alive and which are dead, without their jobs. Behind library.lua alone: idle servers make no
--- other call as often, and each function that precedes a script makes its calls slower. The keys are those of
--- sessions.lua.
+-- Verbs of sessions that do not need jobs. Included after library.lua only: these are the most frequent calls of idle
+-- servers, and each included function makes the calls of a script slower. The keys are those of sessions.lua.
 
 local verbs = {}
 
--- Renew each living session: it lives for its timeout from now. ARGV from 3: a RENEW for each. Return for each 1 if
--- it is alive, 0 if it is dead or unknown.
+-- Renew sessions: each living one expires after its timeout from now. ARGV from 3: a RENEW for each. Return for each
+-- session 1 if it is alive, 0 if it is dead or unknown.
 function verbs.renew()
   despite_full_memory()
   local now, reply = clock(), {}
@@ -40,8 +39,8 @@ function verbs.oldest()
   return session and told(session)
 end
 
--- List sessions, oldest first, some at a time. ARGV from 3: the wanted sessions, none for all. Return the sessions
--- for a further call; then a SESSION for each of the first ones that still exists.
+-- List sessions, oldest first, some at a time. ARGV from 3: the requested sessions, none for all. Return the sessions
+-- for the next call; then a SESSION for each of the other sessions that still exists.
 function verbs.list(first)
   local wanted = first and words_from(3) or call('ZRANGE', base .. 'ss', 0, -1)
   local left, reply = {}, {}
@@ -55,10 +54,10 @@ function verbs.list(first)
   return { left, reply }
 end
 
--- Return the sessions that must be ended: living ones that have expired, longest expired first; then dead ones whose
--- end began so long ago, in microseconds, that the process which has not finished it is considered dead. A session
--- has expired if its time is over by this clock and by the caller's, or if it would live for longer than any session
--- does.
+-- Return the sessions that must be ended. First come living sessions that have expired, longest expired first. Then
+-- come dead sessions whose end began so many microseconds ago that the process that has not finished it is considered
+-- dead. A session has expired if its expiry has passed by this clock and by the caller's clock, or if the expiry is
+-- further in the future than any session can be renewed.
 function verbs.orphans(limit, given_up, as_of)
   local now = clock()
   as_of = as_of == '1' and now or tonumber(as_of)

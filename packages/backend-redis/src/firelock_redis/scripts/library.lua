@@ -1,9 +1,9 @@
 -- The functions that every script can use; this file precedes each of them.
 --
--- KEYS[1] is the base of a partition, such as firelock:{0}; every other key is derived from it. A script writes to no
--- other partition, so in a cluster it runs on one node. ARGV[1] is the number of microseconds that tests add to the
--- clock. In a script with several verbs, ARGV[2] names the verb. The next arguments are the parameters of that
--- function. If the function takes any number of values, these follow its parameters in ARGV. Its result is the reply,
+-- KEYS[1] is the base of a partition, such as firelock:{0}; every other key is derived from it. A script writes only to
+-- this partition, so in a cluster it runs on one node. ARGV[1] is the number of microseconds that tests add to the
+-- clock. In a script with several verbs, ARGV[2] is the name of the verb. The next arguments are the parameters of that
+-- function. If the function accepts any number of values, these follow its parameters in ARGV. Its result is the reply,
 -- in which false becomes nil.
 
 local base = KEYS[1] .. ':'
@@ -22,12 +22,12 @@ local function clock()
   return server_clock() + ARGV[1]
 end
 
--- Return a number with all its digits; a concatenation would keep only fourteen.
+-- Return a number as a string with all its digits; a concatenation would keep only fourteen.
 local function int(number)
   return format('%.0f', number)
 end
 
--- Call a command with any number of members, at most as many at a time as fit on the Lua stack.
+-- Call a command with any number of members, split into several calls if they do not fit on the Lua stack.
 local function many(command, key, members)
   for first = 1, #members, CHUNK do
     call(command, key, unpack(members, first, math.min(first + CHUNK - 1, #members)))
@@ -38,15 +38,15 @@ local function unlink(keys)
   many('UNLINK', base .. 'none', keys)
 end
 
--- Return the values in ARGV from this place on as a new list.
+-- Return a new list of the values in ARGV, from this position on.
 local function words_from(first)
   local words = {}
   for place = first, #ARGV do words[#words + 1] = ARGV[place] end
   return words
 end
 
--- Write something that needs no memory, as the first write of a script. Redis then lets the script run even if memory
--- is full. So scripts that free memory are never refused, and running jobs can continue.
+-- Make the first write of a script one that needs no memory. Redis then lets the script run even if memory is full. So
+-- Redis never refuses scripts that free memory, and running jobs can continue.
 local function despite_full_memory()
   call('DEL', base .. 'none')
 end
@@ -56,20 +56,20 @@ local function first_score(key)
   return call('ZRANGE', base .. key, 0, 0, 'WITHSCORES')[2]
 end
 
--- Return the earliest due time of a scheduled job or a recurring definition as a string, empty if there is none.
+-- Return the earliest due time of a scheduled job or a recurring definition as a string; an empty string for none.
 local function next_due()
   local due, recurring = first_score('due'), first_score('due:recurring')
   if due and recurring then return tonumber(recurring) < tonumber(due) and recurring or due end
   return due or recurring or ''
 end
 
--- Notify waiting servers. The message is the name of a queue that got its first job, or * if a due time came nearer
--- or a queue was resumed, or `taken` and a session if others have taken jobs from it.
+-- Notify waiting servers. The message is the name of a queue that got its first job, * if the next due time is earlier
+-- than before or a queue was resumed, or `taken` and a session if other processes have taken jobs from that session.
 local function wake(message)
   call('PUBLISH', base .. 'wake', message)
 end
 
--- Run the verb that the call names; no verb has more than twenty named parameters.
+-- Run the requested verb; verbs have at most twenty named parameters.
 local function run(verbs)
   return verbs[ARGV[2]](unpack(ARGV, 3, 22))
 end

@@ -1,4 +1,5 @@
--- Limit keys and unique keys: reads for people, and upkeep. Behind library.lua, jobs.lua, record.lua, limits.lua.
+-- Limit keys and unique keys: reads for people, and upkeep. Included after library.lua, jobs.lua, record.lua and
+-- limits.lua.
 --
 -- KEYS  those of limits.lua and jobs.lua, of unique keys: unique uz; swept HASH limits, unique -> the key after which
 --       upkeep continues
@@ -7,8 +8,8 @@ local verbs = {}
 
 local SHOWN, OTHERS, COUNTED, LOOKS = 100, 10, 10000, 20000
 
--- Use the key's rate by this cost, and close the key until a time, empty for none. Return the time from which a start
--- of cost 1 is admitted.
+-- Add this cost to the use of the key's rate, and close the key until a time, empty for none. Return the time from
+-- which a start of cost 1 is admitted.
 function verbs.spend(key, cost, till)
   despite_full_memory()
   local limited, now = limits(), clock()
@@ -16,7 +17,7 @@ function verbs.spend(key, cost, till)
   local numbers, used = state.numbers, state.free_at
   cost = tonumber(cost)
   if cost < 0 then
-    used = numbers.interval > 0 and used + cost * numbers.interval or 0  -- without a rate, none of it is used
+    used = numbers.interval > 0 and used + cost * numbers.interval or 0  -- a limit without a rate is not used
   elseif cost > 0 and numbers.interval > 0 then
     used = math.max(used, now) + cost * numbers.interval
   end
@@ -35,7 +36,7 @@ end
 
 local looks = 0
 
--- Return whether a key comes before another one, byte by byte as in a ZSET; `<` depends on the server's locale.
+-- Return whether a key comes before another one, compared by bytes as in a ZSET; `<` depends on the server's locale.
 local function precedes(one, other)
   for place = 1, math.min(#one, #other) do
     local mine, its = string.byte(one, place), string.byte(other, place)
@@ -57,7 +58,7 @@ local function walk(key, each)
   until #entries < 100
 end
 
--- Return how many jobs wait for the key, at most COUNTED, and the first other keys of the lanes that were counted.
+-- Return the number of jobs that wait for the key, at most COUNTED, and the first other keys of the counted lanes.
 local function waiting(key)
   local count, others, seen = 0, {}, { [key] = true }
   walk(key, function(lane)
@@ -74,9 +75,9 @@ local function waiting(key)
   return math.min(count, COUNTED), { unpack(others, 1, math.min(#others, OTHERS)) }
 end
 
--- Find the lanes that have the key, at most `limit`, with the number of their jobs, and the place of a job if its id
--- is given. Return a LINE, in which the job's lane is '' and its rank 0 if it does not wait for the key; then each
--- lane and its length.
+-- Find up to `limit` lanes that have the key, with the number of their jobs, and the place of a job if its id is given.
+-- Return a LINE, in which the job's lane is '' and its rank is 0 if the job does not wait for the key; then each lane
+-- and its length.
 function verbs.line(key, limit, id)
   despite_full_memory()
   local reply, number = { 0, '', 0 }, 0  -- a LINE
@@ -117,7 +118,7 @@ function verbs.line_ids()
   return reply
 end
 
--- Return the jobs that hold keys according to their records: by key, lists of ids with the time of the claim.
+-- Return the jobs whose records show that they hold keys: by key, lists of ids with the time of the claim.
 local function holders_now()
   local found = {}
   each_present(function(id, asks, text)
@@ -156,9 +157,9 @@ local function following(place)
   return entry and match(entry, '^[^\n]*')
 end
 
--- List keys with this prefix after another key, in order of name: those that a job holds or waits for, or whose rate
--- is used. Return 1 if some were left out, else 0, and the last key that was checked; then for each key a KEY,
--- followed by its first holders.
+-- List keys with this prefix after another key, in order of name: keys that a job holds or waits for, and keys whose
+-- rate is used. Return 1 if more keys are left, else 0, and the last checked key; then for each key a KEY, followed by
+-- its first holders.
 function verbs.list(prefix, after, limit)
   despite_full_memory()
   local reply, now, present = { 0, after }, clock(), holders_now()
@@ -215,9 +216,9 @@ end
 
 -- ---- upkeep --------------------------------------------------------------------------------------------------------
 
--- Check up to `limit` keys, from where the last check stopped, and delete those that no job holds or waits for and
--- whose rate is free. Check as many unique keys, and delete those whose job is not stored and that need not stay
--- taken for longer.
+-- Check up to `limit` limit keys, starting where the last check stopped, and delete keys that no job holds or waits for
+-- and whose rate is free. Check the same number of unique keys, and delete keys whose job is not stored and that need
+-- not stay taken.
 function verbs.forget(limit)
   despite_full_memory()
   local limited, now = limits(), clock()

@@ -1,27 +1,27 @@
--- Locks. Behind library.lua.
+-- Locks. Included after library.lua.
 --
--- lock:<name> HASH owner, fence, ends_at. The storage's clock decides when a lock has ended. The expiry of its key, a
--- minute later by the server's clock, only cleans up. Nothing of a lock must be kept for longer, because all names
--- take their tokens from one counter in the partition: fences is the last token. The next one is the server's clock
--- in microseconds if that is larger. So tokens keep rising after a failover that has lost the last ones: if two
--- owners hold a lock then, the later one has the larger token.
+-- lock:<name> HASH owner, fence, ends_at. The storage's clock decides whether a lock has ended. The expiry of its key,
+-- one minute later by the server's clock, only cleans up. The data of a lock need not be kept for longer, because locks
+-- of all names get their fences from one counter in the partition: the key fences contains the last one. The next fence
+-- is the server's clock in microseconds if that is larger. So fences keep growing after a failover that has lost the
+-- last ones: if two owners then hold a lock, the later owner has the larger fence.
 
 local verbs = {}
 
--- Return the owner and the token of a lock that is held now, nil if it is free.
+-- Return the owner and the fence of a lock, nil if it is free.
 local function holder(key, now)
   local owner, fence, ends_at = unpack(call('HMGET', key, 'owner', 'fence', 'ends_at'))
   if owner and tonumber(ends_at) > now then return owner, fence end
 end
 
--- Let the lock live for this many microseconds from now; write the owner and the token if they are given.
+-- Let the lock end after this many microseconds; store the owner and the fence if they are given.
 local function live(key, now, ttl, ...)
   call('HSET', key, 'ends_at', int(now + ttl), ...)
   call('PEXPIRE', key, int(math.ceil(ttl / 1000) + 60000))
 end
 
--- Give the lock to the owner if it is free or the owner holds it already. Return the token; nil if another owner
--- holds it.
+-- Acquire the lock for the owner if it is free or the owner already holds it. Return the fence, nil if another owner
+-- holds the lock.
 function verbs.acquire(name, owner, ttl)
   local key, now = base .. 'lock:' .. name, clock()
   local other, fence = holder(key, now)
@@ -35,7 +35,7 @@ function verbs.acquire(name, owner, ttl)
   return fence
 end
 
--- Let the lock live on if the owner still holds it with this token. Return 1 if so, else 0.
+-- Renew the lock if the owner still holds it with this fence. Return 1 if so, else 0.
 function verbs.renew(name, owner, token, ttl)
   local key, now = base .. 'lock:' .. name, clock()
   local other, fence = holder(key, now)
@@ -45,7 +45,7 @@ function verbs.renew(name, owner, token, ttl)
   return 1
 end
 
--- Release the lock if the owner still holds it with this token. Return 1 if so, else 0.
+-- Release the lock if the owner still holds it with this fence. Return 1 if so, else 0.
 function verbs.release(name, owner, token)
   local key = base .. 'lock:' .. name
   local other, fence = holder(key, clock())

@@ -1,7 +1,7 @@
--- Log lines and progress of running jobs. Behind library.lua.
+-- Log lines and progress of running jobs. Included after library.lua.
 --
--- g:<id> LIST of a job's newest lines, each of them "number line", numbers without gaps; o:<id> its progress; jobs
--- shows whether the job is stored.
+-- g:<id> LIST of a job's newest lines, each "number line", with numbers without gaps; o:<id> the job's progress. The
+-- hash jobs shows whether the job is stored.
 
 local verbs = {}
 
@@ -17,8 +17,8 @@ local function append(key, first, skipped, count)
   call('LTRIM', key, -KEPT, -1)
 end
 
--- Add lines to the logs of jobs, and replace their progress. ARGV from 3: for each job, or a part of its lines, a LOG
--- and the lines.
+-- Add lines to the logs of jobs, and replace their progress. ARGV from 3: for each job, or for each part of its lines,
+-- a LOG and the lines.
 function verbs.append()
   local arg = 3
   while arg < #ARGV do
@@ -38,7 +38,7 @@ function verbs.read(id, after, limit)
   local key = base .. 'g:' .. id
   local oldest = call('LINDEX', key, 0)
   if not oldest then return {} end
-  -- Numbers have no gaps, so the oldest one determines the position of each of them.
+  -- Numbers have no gaps, so the oldest number determines the position of each line.
   local start = math.max(0, after + 1 - match(oldest, '^%d+'))
   return call('LRANGE', key, int(start), int(start + limit - 1))
 end

@@ -1,7 +1,7 @@
--- Memos of jobs, counts of batches, and streams. Behind library.lua, batches.lua and jobs.lua.
+-- Memos of jobs, counts of batches, and streams. Included after library.lua, batches.lua and jobs.lua.
 --
 --   memo:<job> HASH: kind, blank and name as JSON -> MEMO; the empty name -> "place bytes", the place of the next
---     name and the sum of the bytes
+--     name and the total number of bytes
 --   o:<job>:<stream> ZSET: chunks "offset data" by offset
 --   os:<job> HASH: stream -> bytes of its data
 
@@ -27,8 +27,8 @@ local function mark(job, flag)
   save(job)
 end
 
--- Store one memo. ARGV from this place on: a NEW_MEMO. Return the result, and the memo that is stored then, empty for
--- none.
+-- Store one memo. ARGV from this position on: a NEW_MEMO. Return the result, and the memo that is then stored, empty
+-- for none.
 local function remember(first)
   local id, session, fence = ARGV[first + NEW_MEMO.job], ARGV[first + NEW_MEMO.session], ARGV[first + NEW_MEMO.fence]
   local name, replaces, bytes = ARGV[first + NEW_MEMO.name], ARGV[first + NEW_MEMO.replaces], ARGV[first + NEW_MEMO.bytes]
@@ -63,8 +63,8 @@ local function remember(first)
   return APPLIED, stands
 end
 
--- Store each memo if its name has none, or one that has only begun. Return for each the result, and the memo that is
--- stored under its name then, empty for none.
+-- Store each memo if none is stored under its name, or one that has only begun. Return for each memo the result, and
+-- the memo that is then stored under its name, empty for none.
 function verbs.remember()
   despite_full_memory()
   local reply = {}
@@ -74,8 +74,8 @@ function verbs.remember()
   return reply
 end
 
--- Return all memos of the job, the name and the memo of each; nil if it is unknown, or the session does not hold it
--- with this fence.
+-- Return the names and values of all memos of the job; nil if the job is unknown, or the session does not hold it with
+-- this fence.
 function verbs.recall(id, session, fence)
   local text = call('HGET', base .. 'jobs', id)
   local job = text and read(id, text)
@@ -83,7 +83,7 @@ function verbs.recall(id, session, fence)
   return call('HGETALL', base .. 'memo:' .. id)
 end
 
--- Return a BATCH_COUNTS for each batch, nil if there is no such batch. ARGV from 3: the batches.
+-- Return a BATCH_COUNTS for each batch, nil if the batch does not exist. ARGV from 3: the batches.
 function verbs.batch_counts()
   local reply = {}
   for arg = 3, #ARGV do
@@ -105,7 +105,7 @@ end
 
 -- ---- streams -------------------------------------------------------------------------------------------------------
 
--- Append chunks. ARGV from 6: a PART for each chunk. Return how many bytes the largest of these streams has; nil if
+-- Append chunks. ARGV from 6: a PART for each chunk. Return the number of bytes of the largest of these streams; nil if
 -- the session does not hold the job with this fence.
 function verbs.append(id, session, fence)
   local job = writable(id, session, fence)

@@ -1,12 +1,12 @@
--- Figures of ended jobs. Behind library.lua.
+-- Statistics of ended jobs. Included after library.lua.
 --
 -- m:<minute> HASH JSON of [task, queue, outcome] -> "count duration" and one number per bucket; mz ZSET of the
--- minutes that have figures.
+-- minutes that have statistics.
 
 local verbs = {}
 
--- Return the sums, position by position. They are exact, because no figure comes near 2^53 (of microseconds, 285
--- years). One argument may have more positions than the other.
+-- Return the sums of two lists of numbers, position by position. They are exact, because no number comes near 2^53 (285
+-- years in microseconds). One list may be longer than the other.
 local function sum(one, other)
   local added, place = {}, 0
   local ones, others = string.gmatch(one, '%S+'), string.gmatch(other, '%S+')
@@ -19,7 +19,7 @@ local function sum(one, other)
   return table.concat(added, ' ')
 end
 
--- Add figures to those of their minutes. ARGV from 3: a ROLLUP for each.
+-- Add rollups to the statistics of their minutes. ARGV from 3: a ROLLUP for each.
 function verbs.record()
   for arg = 3, #ARGV, ROLLUP.width do
     local minute, field, figures = ARGV[arg + ROLLUP.minute], ARGV[arg + ROLLUP.field], ARGV[arg + ROLLUP.figures]
@@ -30,10 +30,10 @@ function verbs.record()
   end
 end
 
--- Return the figures of the minutes from `since` on and before `till`, in order of minute: only whole minutes, as
--- many as have five hundred rollups together, but at least one and at most five hundred. `task` is the start of the
--- fields of a task, or empty; `queue` is a part of the fields of a queue, or empty. Return where to continue, empty
--- at the end; then for each minute: the minute, its fields and figures.
+-- Return the statistics of the minutes from `since` on and before `till`, in order of minute. The reply has only whole
+-- minutes: as many as have five hundred rollups together, but at least one and at most five hundred minutes. `task` is
+-- the start of the fields of a task, or empty; `queue` is a part of the fields of a queue, or empty. Return the minute
+-- at which to continue, empty at the end; then for each minute: the minute, its fields and figures.
 function verbs.timeline(since, till, task, queue)
   local minutes = call('ZRANGEBYSCORE', base .. 'mz', since, '(' .. till, 'LIMIT', 0, 501)
   local reply, seen = { '' }, 0

@@ -1,4 +1,4 @@
--- Move waiting jobs to another queue, or give them another priority. Behind library.lua, batches.lua and jobs.lua.
+-- Move waiting jobs to another queue or priority. Included after library.lua, batches.lua and jobs.lua.
 --
 -- KEYS  those of jobs.lua; publishes on wake
 -- ARGV  2 the template of the history's reason, with {names}; then a MOVING for each move
@@ -12,7 +12,7 @@ local moved, queues = {}, {}
 local function move(template, first)
   local id, from, queue = ARGV[first + MOVING.id], ARGV[first + MOVING.states], ARGV[first + MOVING.queue]
   local priority, at, reason = ARGV[first + MOVING.priority], ARGV[first + MOVING.at], ARGV[first + MOVING.reason]
-  if moved[id] then flush() end  -- a job is at most once in what is written together
+  if moved[id] then flush() end  -- each flush may contain a job only once
   local text = call('HGET', base .. 'jobs', id)
   if not text then return '4' end
   local job = read(id, text)

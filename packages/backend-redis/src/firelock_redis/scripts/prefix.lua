@@ -1,9 +1,9 @@
--- The layout, the keys and the clock of a prefix. Behind library.lua.
+-- The layout, the keys and the clock of a prefix. Included after library.lua.
 
 local verbs = {}
 
--- Read the layout of the prefix: layout HASH version, partitions, in the first partition. If there is none and
--- `is_written` is 1, write it first. Return the stored version and number of partitions, 0 and 0 for none.
+-- Read the layout of the prefix: layout HASH version, partitions, in the first partition. If none is stored and
+-- `is_written` is 1, store it first. Return the stored version and number of partitions, 0 and 0 for none.
 function verbs.layout(version, partitions, is_written)
   local stored = call('HMGET', base .. 'layout', 'version', 'partitions')
   if not stored[1] and is_written == '1' then
@@ -14,8 +14,8 @@ function verbs.layout(version, partitions, is_written)
   return { tonumber(stored[1] or 0), tonumber(stored[2] or 0) }
 end
 
--- Delete those of the next keys of a partition that match the pattern. The cursor is 0 at first; `count` is the
--- number of keys to check. Return the next cursor, 0 when all keys have been checked.
+-- Check the next keys of a partition, and delete those that match the pattern. The cursor is 0 at first; `count` is the
+-- number of keys to check. Return the next cursor, 0 if all keys have been checked.
 function verbs.clear(cursor, pattern, count)
   local following, keys = unpack(call('SCAN', cursor, 'MATCH', pattern, 'COUNT', count))
   unlink(keys)

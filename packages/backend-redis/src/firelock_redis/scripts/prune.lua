@@ -1,26 +1,25 @@
--- Delete up to `limit` expired jobs with all that belongs to them, and as many minutes of figures that are older than
--- thirty days. Behind library.lua, batches.lua, jobs.lua and children.lua.
+-- Delete up to `limit` expired jobs with all their data, and up to `limit` minutes of statistics that are older than
+-- thirty days. Included after library.lua, batches.lua, jobs.lua and children.lua.
 --
--- x:<minute> lists the jobs that were to expire in that minute; their records decide. A job of the current minute
--- that has some seconds left waits in `soon`, so that no job is checked twice. A job on the releasing list is
--- skipped: `release` lists it again.
+-- x:<minute> lists the jobs that should expire in that minute; their records decide. A job of the current minute that
+-- has some seconds left waits in `soon`, so that it is not checked twice. A job on the releasing list is skipped:
+-- `release` lists it again.
 --
--- A job that others need stays for another hour, or as long as its batch and its outer batches: a member if one of
--- these batches has not ended, a called job if its caller has not ended, and any job if a job that uses its result
--- has not ended.
+-- A job that other jobs need is kept for another hour, or as long as its batch and its outer batches. This applies to a
+-- member if one of these batches has not ended, to a called job if its caller has not ended, and to a job whose result
+-- is used by a job that has not ended.
 --
 -- KEYS  1 base; derived: those of jobs.lua, batches.lua and children.lua, e: g: o:<id>, memo: os: (see memos.lua), sd
 --       mz; soon ZSET of jobs by their expiry
--- ARGV  2 limit, 3 reason as JSON of children that still wait for such a job
--- Reply how many jobs were deleted, 1 if there is more to check, 1 if a dead session may be deleted, which
---       sessions.prune does, 1 if there are keys, which limit_keys.forget checks, and 1 if jobs may start whose keys
---       were held
+-- ARGV  2 limit, 3 reason as JSON for children that still wait for a deleted job
+-- Reply the number of deleted jobs, 1 if there is more to check, 1 if a dead session may be deleted, which
+--       sessions.prune does, 1 if there are keys, which limit_keys.forget checks, and 1 if deleted jobs have freed keys
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
 local SECONDS = 0.002
 
--- Return a time in seconds that advances while the script runs. TIME does not advance during a script from Redis 7.2
--- on, and os.clock exists from 7.4 on. In between, only the other bounds apply.
+-- Return a time in seconds that advances while the script runs. From Redis 7.2 on, TIME does not advance during a
+-- script, and os.clock exists from 7.4 on. In versions between these, only the other bounds apply.
 local library = rawget(_G, 'os')
 local function stopwatch()
   if library then return library.clock() end
@@ -41,7 +40,7 @@ local minute, limit = math.floor(now / MINUTE), tonumber(ARGV[2])
 local pruned, looks, bytes, children = 0, 0, 0, 0
 local doomed, forgotten, is_doomed, queues = {}, {}, {}, {}
 
--- Take some jobs that expire by now off their list and return them; none if there are no more.
+-- Remove some jobs that have expired from their list and return them; an empty list if there are no more.
 local function next_ids(count)
   local ids = call('ZRANGEBYSCORE', base .. 'soon', '-inf', int(now), 'LIMIT', 0, count)
   if #ids > 0 then
@@ -57,7 +56,7 @@ local function next_ids(count)
   end
 end
 
--- Delete children that still wait for the job, some at a time; return whether none is left.
+-- Delete some of the children that still wait for the job; return whether none is left.
 local function delete_children(parent)
   local key = base .. 'pend:' .. parent.id
   local ties = call('ZRANGE', key, 0, CHILDREN - 1)
@@ -77,7 +76,7 @@ local function delete_children(parent)
   return #ties < CHILDREN
 end
 
--- Delete waiting members of the batch, some at a time; return whether none is left.
+-- Delete some of the waiting members of the batch; return whether none is left.
 local function delete_members(batch)
   local row = batches().row_of(batch.id)
   if not row or row.waiting == 0 then return true end
@@ -102,13 +101,13 @@ local function delete_members(batch)
   return false
 end
 
--- Return whether no child or member needs this job any more; it has children or is a batch.
+-- Return whether no child or member needs this job any more, which has children or is a batch.
 local function is_childless(id, text)
   if call('ZSCORE', base .. 'releasing', id) then return false end
   local parent = read(id, text)
   local is_left = children >= CHILDREN or (is(parent, 'b') and not delete_members(parent))
   if not is_left and delete_children(parent) then return true end
-  expires(parent.expires, id)  -- the remaining ones are deleted later
+  expires(parent.expires, id)  -- the remaining children or members are deleted later
   return false
 end
 
@@ -126,7 +125,7 @@ local function kept_by(batch)
   return at
 end
 
--- Return whether other jobs need the job, which has flags; if so, it gets a later expiry.
+-- Return whether other jobs need the job, which has flags; if so, let the job expire later.
 local function is_needed(id, text)
   local job, at = read(id, text), 0
   if is(job, 'm') or is(job, 'c') then
@@ -157,7 +156,7 @@ local function forget_rare(id)
   if type(batch) == 'string' then put(removes, 'bm:' .. batch, id) end
 end
 
--- Delete the data that the job has according to its flags.
+-- Delete the data that the job's flags indicate.
 local function forget_flagged(id, flag)
   if find(flag, 'b', 1, true) then
     doomed[#doomed + 1] = base .. 'b:' .. id
@@ -188,7 +187,7 @@ local function forget_unique(id, text)
   end
 end
 
--- Note that no session has the job any more, so that servers which wait for its keys are notified.
+-- Note that no session has the job any more, so that servers that wait for its keys are notified.
 local function free(text)
   local asks = asks_in(text)
   if asks and asks.lane ~= '' then freed[asks.lane] = true end
@@ -224,7 +223,7 @@ local function look(id, text)
   end
 end
 
--- Forget the queues that have no job left.
+-- Forget the queues that have no jobs left.
 local function forget_queues()
   for queue in pairs(queues) do
     local lists = {}

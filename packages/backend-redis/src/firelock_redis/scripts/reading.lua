@@ -1,12 +1,12 @@
--- Reads of jobs, other than pages of them. Behind library.lua.
+-- Reads of jobs, except for pages, which find.lua reads. Included after library.lua.
 --
 -- KEYS  those of jobs.lua, of sessions.lua: sx ending living, of records.lua: paused
 
 local verbs = {}
 
--- Return jobs as they are stored: as many of the requested ones as fit into a megabyte, but at least one. ARGV from
--- 3: ids. Return a FOUND for each, nil for an unknown job, in the requested order; if there are fewer, the rest was
--- left out.
+-- Return stored jobs: as many of the requested jobs as fit into a megabyte, but at least one. ARGV from 3: ids. Return
+-- a FOUND for each, with nil for an unknown job, in the requested order; if there are fewer, the last jobs were left
+-- out.
 function verbs.get()
   local reply, size = {}, 0
   for first = 3, #ARGV, 10 do
@@ -32,9 +32,9 @@ function verbs.errors(id)
   return call('LRANGE', base .. 'e:' .. id, 0, -1)
 end
 
--- Return how many jobs are in each state, by queue. ARGV from 3: queues, none for all. First come the names of
--- queues that were left out, for a further call; then for each of the others: its name and the numbers of its awaiting,
--- scheduled, enqueued, succeeded, failed, deleted and processing jobs.
+-- Return the number of jobs in each state, by queue. ARGV from 3: queues, none for all. The reply begins with a list of
+-- the queues for the next call; then, for each of the others: its name and the numbers of its awaiting, scheduled,
+-- enqueued, succeeded, failed, deleted and processing jobs.
 function verbs.counts(first)
   local names = first and words_from(3) or call('SMEMBERS', base .. 'queues')
   local reply, later = {}, {}
@@ -53,8 +53,8 @@ function verbs.counts(first)
   return { later, reply }
 end
 
--- Group failed jobs by the fingerprint of their last error; jobs without one are skipped. ARGV from 3: ids. Return
--- for each group: the fingerprint, the number of jobs, and the place of the first one among the ids.
+-- Group failed jobs by the fingerprint of their last error; skip jobs without one. ARGV from 3: ids. Return for each
+-- group: the fingerprint, the number of jobs, and the position of its first job among the ids.
 function verbs.failures()
   local function fingerprint(text)
     local state, line = match(text, RECORD.captures(state, error))
@@ -79,10 +79,10 @@ function verbs.failures()
   return reply
 end
 
--- Return the lengths of lists of jobs, for a caller that chooses which of them to read. `states` contains the letters
--- of the states whose lists are requested; `queue` is = followed by the queue of these lists, empty for every queue.
--- ARGV from 5: names of other lists. Return the length of each of the others; then the name and length of each list
--- of the states that is not empty.
+-- Return the lengths of lists of jobs, so that the caller can choose which of them to read. `states` contains the
+-- letters of the states whose lists are requested; `queue` is = followed by the queue of these lists, empty for every
+-- queue. ARGV from 5: names of other lists. Return the length of each of these other lists; then the name and length of
+-- each list of the states that is not empty.
 function verbs.lists(states, queue)
   local reply = {}
   for number = 5, #ARGV do reply[#reply + 1] = call('ZCARD', base .. ARGV[number]) end
@@ -103,7 +103,7 @@ function verbs.lists(states, queue)
     if state ~= 'P' then
       for _, name in ipairs(queues) do tell('l:' .. state .. ':' .. name) end
     elseif queue == '' or call('HGET', base .. 'running', queues[1]) then
-      -- Every session that may hold a job here: the living ones, and dead ones until all their jobs are taken.
+      -- Every session that might hold a job here: living sessions, and dead sessions until all their jobs are taken.
       for _, sessions in ipairs({
         call('SMEMBERS', base .. 'living'), call('ZRANGE', base .. 'sx', 0, -1), call('ZRANGE', base .. 'ending', 0, -1),
       }) do
@@ -132,13 +132,13 @@ local function every_queue()
   return names
 end
 
--- Return 1 if there is something to claim, else 0. ARGV from 3: the queues, none for all.
+-- Return 1 if a claim might find a job, else 0. ARGV from 3: the queues, none for all.
 function verbs.ready(first)
   return is_any_ready(first and words_from(3) or every_queue()) and 1 or 0
 end
 
--- Return as a claim that finds nothing does: an empty string, the next due time or an empty string, and 1 if the
--- session is lost. Return an empty list if there may be something to claim. ARGV from 4: the queues, none for all.
+-- Return the reply of a claim that finds no jobs: an empty string, the next due time or an empty string, and 1 if the
+-- session is lost. Return an empty list if a claim might find a job. ARGV from 4: the queues, none for all.
 function verbs.idle(session, first)
   local is_lost = call('HGET', base .. 's:' .. session, 'alive') ~= '1'
   if not is_lost and is_any_ready(first and words_from(4) or every_queue()) then return {} end

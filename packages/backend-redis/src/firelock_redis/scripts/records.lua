@@ -1,29 +1,29 @@
--- Small versioned records, including pauses of queues and numbers of limits. Behind library.lua, jobs.lua and
--- record.lua; in the first partition.
+-- Small versioned records, including pauses of queues and settings of limits, in the first partition. Included after
+-- library.lua, jobs.lua and record.lua.
 --
--- paused is the SET of paused queues that a claim checks, limits the HASH of numbers (see limits.lua). In the first
--- partition they are changed together with the record; right after, they are copied as a whole to the others. pausing
--- is the stamp of the copy that a partition has. Each partition gets a change in a separate call, and a late call
--- must not undo a later change. A stamp is the server's clock in microseconds, so that stamps keep growing after a
--- failover that has lost the last ones.
+-- paused is the SET of paused queues that a claim checks, and limits is the HASH of limit settings (see limits.lua). In
+-- the first partition they are changed together with the record, and then copied as a whole to the other partitions.
+-- pausing is the version of the copy that a partition has. Each partition gets a change in a separate call, and a
+-- delayed call must not undo a later change. A version is the server's clock in microseconds, so versions keep growing
+-- after a failover that has lost the last ones.
 
 local verbs = {}
 
--- Store the record as its next version, if it has the expected version or none is expected. `copied` is as in
--- `put_record`. Return the version; nil if another version was expected.
+-- Store the next version of the record if it has the expected version or no version is expected. `copied` has the same
+-- meaning as in `put_record`. Return the new version, nil if the record has another version than the expected one.
 function verbs.put(kind, key, value, expected, due_at, copied)
   local stored, version = stored_record(kind, key)
   if expected ~= '' and expected ~= version then return false end
   return put_record(stored, version, kind, key, value, due_at, copied)
 end
 
--- Return the record as it is stored, nil if there is none.
+-- Return the stored record, nil if there is none.
 function verbs.get(kind, key)
   return call('HGET', base .. 'k:' .. kind, key)
 end
 
--- Return as many of the records as fit into half a megabyte, but at least one: 1 if some were left out, else 0; then
--- each key and its record as it is stored.
+-- Return as many of the records as fit into half a megabyte, but at least one: 1 if records were left out, else 0; then
+-- each key and its stored record.
 local function several(kind, keys)
   local reply, size = { 0 }, 0
   for _, key in ipairs(keys) do
@@ -44,13 +44,13 @@ function verbs.list(kind, after, limit)
   return several(kind, call('ZRANGEBYLEX', base .. 'kz:' .. kind, '(' .. after, '+', 'LIMIT', 0, limit))
 end
 
--- Return records that are due, longest due first, without the first `passed` ones, in the form of `several`.
+-- Return due records, longest due first, after skipping the first `passed` ones, in the form of `several`.
 function verbs.due(kind, passed, limit)
   return several(kind, call('ZRANGEBYSCORE', base .. 'due:' .. kind, '-inf', int(clock()), 'LIMIT', passed, limit))
 end
 
--- Delete the record, if it has the expected version or none is expected. Return the deleted version; nil if there was
--- no record or another version was expected.
+-- Delete the record if it has the expected version or no version is expected. Return the deleted version; nil if the
+-- record does not exist or has another version than the expected one.
 function verbs.delete(kind, key, expected)
   local stored, version = stored_record(kind, key)
   if not stored or (expected ~= '' and expected ~= version) then return false end
@@ -66,9 +66,9 @@ end
 
 -- ---- copies in other partitions ------------------------------------------------------------------------------------
 
--- Return every paused queue, and all numbers. `known` is the latest stamp that another partition has, 0 if it is not
--- known. If it is later than the stamp here, a failover has lost that stamp, and the data here gets a later one.
--- Return the stamp, the number of queues, their names, then the key and the numbers of each limit.
+-- Return every paused queue and all limit settings. `known` is the latest version that another partition has, 0 if it
+-- is not known. If it is later than the version here, a failover has lost that version, so the data here gets a later
+-- one. Return the version, the number of queues, their names, then the key and the settings of each limit.
 function verbs.pauses(known)
   local stamp = call('GET', base .. 'pausing') or '0'
   if tonumber(stamp) < tonumber(known) then
@@ -83,8 +83,8 @@ function verbs.pauses(known)
   return reply
 end
 
--- Replace the numbers of this partition with the keys and numbers in ARGV from this place on. Return whether any of
--- them is different.
+-- Replace the limit settings of this partition with the keys and settings in ARGV, from this position on. Return
+-- whether they differ from the previous ones.
 local function copy_numbers(first)
   local before, changed, is_changed = {}, {}, false
   local flat = call('HGETALL', base .. 'limits')
@@ -105,9 +105,9 @@ local function copy_numbers(first)
   return is_changed
 end
 
--- Replace the paused queues and the numbers of this partition with those of the first one, unless later ones are
--- stored here. ARGV from 4: the reply of `pauses` after its stamp. Return the stamp of the data that is stored here
--- now.
+-- Replace the paused queues and the limit settings of this partition with those of the first one, unless a later
+-- version is stored here. ARGV from 4: the reply of `pauses` after its version. Return the version that is now stored
+-- here.
 function verbs.pause(stamp, count)
   local known = call('GET', base .. 'pausing') or '0'
   if tonumber(known) >= tonumber(stamp) then return known end

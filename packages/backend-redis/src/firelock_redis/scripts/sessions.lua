@@ -1,30 +1,31 @@
--- Sessions: beginning, comparing and ending them. Behind library.lua, batches.lua and jobs.lua. Verbs that need no
--- jobs are in leases.lua.
+-- The begin, reconciliation and end of sessions. Included after library.lua, batches.lua and jobs.lua. Verbs that do
+-- not need jobs are in leases.lua.
 --
 -- The first partition stores a session:
 --   s:<session> HASH: alive (1 or 0), token (the server's name as JSON), info (JSON), server (id of the server),
---     timeout in microseconds, expires_at, renewal (JSON or empty); while it ends also running and reason
+--     timeout in microseconds, expires_at, renewal (JSON or empty); while the session is closing also running and
+--     reason
 --   ss ZSET: all sessions by started_at
---   sl ZSET: the living ones by started_at; sx by expires_at; sb by expires_at less two timeouts
---   sd ZSET: the dead ones by the time when they may be deleted
---   dead:<server id> SET: those of them after which that server has not begun another session
---   ending ZSET: dead sessions that may still hold jobs, by the time of their death
--- Any other partition stores what a claim needs: s:<session> HASH alive, token; living SET of the sessions that are
--- alive there. The jobs that a session holds are described in jobs.lua.
+--   sl ZSET: living sessions by started_at; sx by expires_at; sb by expires_at minus two timeouts
+--   sd ZSET: dead sessions by the time when they may be deleted
+--   dead:<server id> SET: dead sessions of a server that has not begun another session since
+--   ending ZSET: dead sessions that might still hold jobs, by the time of their death
+-- The other partitions store the data that claims need: s:<session> HASH alive, token; living SET of the sessions that
+-- are alive there. The keys for the jobs of a session are described in jobs.lua.
 
 local HOUR, DAY = 3600 * 1000000, 86400 * 1000000
 
 local verbs = {}
 
--- Begin a session, which lives for its timeout from now; one that is known already stays as it is. Return 1 if it is
--- alive.
+-- Begin a session, which expires after its timeout from now; a stored session remains unchanged. Return 1 if the
+-- session is alive.
 function verbs.begin(session, token, info, started_at, timeout, server)
   despite_full_memory()
   local key = base .. 's:' .. session
   local alive = call('HGET', key, 'alive')
   if alive then return tonumber(alive) end
   for _, dead in ipairs(call('SMEMBERS', base .. 'dead:' .. server)) do
-    call('ZINCRBY', base .. 'sd', HOUR - DAY, dead)  -- another one has begun, so it is deleted earlier
+    call('ZINCRBY', base .. 'sd', HOUR - DAY, dead)  -- delete it earlier, because another session has begun
   end
   call('UNLINK', base .. 'dead:' .. server)
   local expires_at = int(clock() + timeout)
@@ -37,8 +38,8 @@ function verbs.begin(session, token, info, started_at, timeout, server)
   return 1
 end
 
--- Let a session that is alive in the first partition claim in this one; not if it is known here, because it may be
--- dead.
+-- Let a session that is alive in the first partition claim in this one. A session that is already stored here remains
+-- unchanged, because it might be dead.
 function verbs.admit(session, token)
   despite_full_memory()
   local key = base .. 's:' .. session
@@ -47,11 +48,11 @@ function verbs.admit(session, token)
   call('SADD', base .. 'living', session)
 end
 
--- ---- comparison ------------------------------------------------------------------------------------------------
+-- ---- reconciliation --------------------------------------------------------------------------------------------
 
 -- Compare the jobs that the session holds in this partition with those that its worker process believes it holds.
 -- ARGV from 4: a HELD for each of the latter. Return 1 if the session is alive here; a LOST for each of these jobs
--- that it does not hold; an UNKNOWN for each job of the session that was not named.
+-- that it does not hold; an UNKNOWN for each job of the session that is not among them.
 function verbs.reconcile(session)
   local STARTED = LAST.captures(started)
   local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
@@ -81,7 +82,7 @@ function verbs.reconcile(session)
     if text then
       local state, fence, holder = match(text, RECORD.captures(state, fence, session))
       local answer = lost[number]
-      -- An unreadable record is replied as a failed job, with a fence that no claim has.
+      -- Return an unreadable record as a failed job, with a fence that no claim has.
       answer[LOST.state], answer[LOST.fence] = state or 'F', fence or '0'
       answer[LOST.tail] = holder and holder ~= '' and state ~= 'P' and 1 or 0
     end
@@ -102,22 +103,22 @@ end
 
 -- ---- expiry ----------------------------------------------------------------------------------------------------
 
--- Return the earlier and the later one of the clock of Redis and the caller's time; `as_of` is 1 if the caller has
--- none.
+-- Return the earlier and the later of two times: that of Redis's clock and that of the caller. `as_of` is 1 if the
+-- caller has not passed a time.
 local function clocks(now, as_of)
   as_of = as_of == '1' and now or tonumber(as_of)
   return math.min(now, as_of), math.max(now, as_of)
 end
 
--- Return whether a session was renewed before the clock was set back: it would live for more than two of its
--- timeouts.
+-- Return whether a session was renewed before the clock was set back: its expiry is more than two timeouts in the
+-- future.
 local function is_from_later(expires_at, timeout, latest)
   return tonumber(expires_at) > latest + 2 * tonumber(timeout)
 end
 
 -- ---- end -------------------------------------------------------------------------------------------------------
 
--- Return the job to its old place in the queue, with a crash, or without a trace in its history.
+-- Return the job to its old place in the queue: with a crash, or without a line in its history.
 local function take_back(job, has_crashed, reason, not_started, now)
   leave(job)
   if has_crashed then
@@ -140,8 +141,8 @@ local function take_tails(session, limit)
   return #ids
 end
 
--- Take up to `limit` jobs and tails from the session; `running` contains the ids of the jobs to blame as JSON, null
--- for all. Return 1 if some are left, the ids of jobs with a crash, and those of jobs without one.
+-- Take up to `limit` jobs and tails from the session. `running` contains the ids of the jobs that get a crash, as JSON;
+-- null for all. Return 1 if more are left, the ids of the jobs with a crash, and the ids of the jobs without one.
 local function take(session, running, reason, not_started, limit)
   local now, crashed, returned, blamed = int(clock()), {}, {}, nil
   if running ~= 'null' then
@@ -167,11 +168,11 @@ local function take(session, running, reason, not_started, limit)
   return taken >= tonumber(limit) and 1 or 0, crashed, returned
 end
 
--- End the session for ever, and take its jobs in the first partition. If more must be taken, `ending` contains the
--- session until `finished`, and the session keeps the data that is needed to continue, which any process may do.
+-- End the session permanently, and take its jobs in the first partition. If more must be taken, `ending` contains the
+-- session until `finished` runs. The session keeps the data with which any process can continue the end.
 --
--- Reasons are JSON; there is another one for jobs that had not started. `expired_by` is 0; or, if the session must
--- have expired, 1 or the caller's time: see `orphans`. Return nil if there is nothing to do; else an ENDED.
+-- Reasons are JSON; jobs that had not started get the reason `not_started`. `expired_by` is 0; or, if the session must
+-- have expired, 1 or the caller's time: see `orphans`. Return an ENDED, or nil if the session must not be ended now.
 function verbs.finish(session, running, reason, not_started, limit, has_partitions, expired_by)
   despite_full_memory()
   local now, key = clock(), base .. 's:' .. session
@@ -202,10 +203,10 @@ function verbs.finish(session, running, reason, not_started, limit, has_partitio
   }
 end
 
--- Take the jobs that a dead session holds in this partition. In the first partition, it was marked as dead before,
--- and `milliseconds` is 0. In another one it is marked here for that time, even if it was unknown. The time is longer
--- than any claim or begin of the session can be under way. Return 1 if it holds more, the ids of jobs with a crash,
--- and those of jobs without one.
+-- Take the jobs that a dead session holds in this partition. In the first partition, it is already marked as dead, and
+-- `milliseconds` is 0. In another partition, mark it as dead for that time, even if it is unknown there. The time is
+-- longer than any claim or begin of the session can take. Return 1 if the session holds more jobs, the ids of the jobs
+-- with a crash, and the ids of the jobs without one.
 function verbs.take(session, running, reason, not_started, limit, milliseconds)
   despite_full_memory()
   if milliseconds ~= '0' then
@@ -217,15 +218,15 @@ function verbs.take(session, running, reason, not_started, limit, milliseconds)
   return { more, crashed, returned }
 end
 
--- Note that a dead session holds nothing any more, in any partition.
+-- Note that a dead session no longer holds jobs or tails in any partition.
 function verbs.finished(session)
   call('ZREM', base .. 'ending', session)
   call('HDEL', base .. 's:' .. session, 'running', 'reason')
 end
 
--- Delete up to `limit` dead sessions whose time has come: an hour after their death if another session of their
--- server has begun since, else a day. ARGV from 4: the sessions that are alive in other partitions. Return those of
--- them that are dead or unknown here, and that no process is about to end.
+-- Delete up to `limit` dead sessions: one hour after their death if their server has begun another session since,
+-- otherwise after one day. ARGV from 4: the sessions that are alive in other partitions. Return those of them that are
+-- dead or unknown here and whose end is not in progress.
 function verbs.prune(limit)
   despite_full_memory()
   local strays = {}

@@ -1,12 +1,12 @@
--- Changes that no caller requests: due jobs, children of ended parents, batches and their members. Behind
--- library.lua, batches.lua, jobs.lua and children.lua.
+-- Background work: due jobs, children of ended parents, batches and their members. Included after library.lua,
+-- batches.lua, jobs.lua and children.lua.
 --
 -- KEYS  those of jobs.lua and children.lua, due:recurring, pausing; publishes on wake
 
 local verbs = {}
 
--- Return the next due time or an empty string; the stamp of the pauses that this partition has (see records.lua);
--- then the due times of up to `limit` scheduled jobs that are due, oldest first.
+-- Return the next due time or an empty string; the version of this partition's copy of the pauses (see records.lua);
+-- then the due times of up to `limit` due scheduled jobs, oldest first.
 function verbs.due(limit)
   local reply = { next_due(), call('GET', base .. 'pausing') or '0' }
   local due = call('ZRANGEBYSCORE', base .. 'due', '-inf', int(clock()), 'WITHSCORES', 'LIMIT', 0, limit)
@@ -14,8 +14,8 @@ function verbs.due(limit)
   return reply
 end
 
--- Enqueue up to `limit` jobs that are due, oldest due first, with `reason` as JSON; a batch is cancelled instead,
--- with `hold_over`. Return how many, and the next due time or an empty string.
+-- Enqueue up to `limit` due jobs, oldest due time first, with the JSON `reason`; cancel a batch instead, with the
+-- reason `hold_over`. Return their number, and the next due time or an empty string.
 function verbs.promote(limit, reason, hold_over)
   despite_full_memory()
   local now = int(clock())
@@ -40,7 +40,7 @@ end
 
 -- ---- children ------------------------------------------------------------------------------------------------------
 
-local known = {}  -- by id: jobs as they are now, including changes that are not written yet
+local known = {}  -- by id: the current jobs, including changes that are not yet written
 
 local function know(ids)
   local unknown = {}
@@ -50,7 +50,7 @@ local function know(ids)
   for number, job in ipairs(read_all(unknown)) do known[unknown[number]] = job end
 end
 
--- Check one dependency on the parent; return whether it is decided.
+-- Check one dependency on the parent; return whether this has decided it.
 local function look(tie, parent, now)
   local child = known[sub(tie, 3)]
   if not child or child.state ~= 'W' then return true end
@@ -64,8 +64,8 @@ local function look(tie, parent, now)
   return target ~= nil
 end
 
--- Check up to `wanted` dependencies on the parent, from where the last check for this end of it stopped; return how
--- many there were.
+-- Check up to `wanted` dependencies on the parent, starting where the last check for this end of the parent stopped.
+-- Return their number.
 local function look_from(parent, number, wanted, now)
   local seen, tie = match(call('HGET', base .. 'looked', parent.id) or '', '^(%S+) (%S+)$')
   local key, after = base .. 'pend:' .. parent.id, seen == number and '(' .. tie or '-inf'
@@ -81,12 +81,12 @@ local function look_from(parent, number, wanted, now)
   return #ids
 end
 
--- Check up to `limit` dependencies on ended parents, in the order in which the parents ended. Return how many were
--- checked.
+-- Check up to `limit` dependencies on ended parents, in the order in which the parents ended. Return the number of
+-- checked dependencies.
 --
--- A parent leaves the list as soon as each of its dependencies was checked once, even if some of them are kept
--- because their children keep waiting. If the limit is reached before that, looked HASH parent -> "end dependency"
--- stores for which end of the parent, and how far, the dependencies were checked.
+-- A parent is removed from the list as soon as each of its dependencies was checked once, even if some dependencies are
+-- kept because their children keep waiting. If the limit is reached before that, looked HASH parent -> "end dependency"
+-- stores the end of the parent and the last dependency that was checked.
 local function release_children(limit, now)
   local looked_at, parents = 0, 0
   while looked_at < limit and parents < limit do
@@ -104,7 +104,7 @@ local function release_children(limit, now)
     if is_done then
       withdraw(first[1])
       if parent and parent.was then batches().count(parent) end
-      -- If it has expired in the meantime, `prune` has skipped it: list it again.
+      -- If the parent has expired in the meantime, `prune` has skipped it. So list it again.
       if is_final and parent.expires ~= '' and tonumber(parent.expires) <= tonumber(now) then
         expires(parent.expires, first[1])
       end
@@ -116,16 +116,16 @@ end
 
 -- ---- batches -------------------------------------------------------------------------------------------------------
 
-local announced = true  -- whether there may be dependencies to check
+local announced = true  -- whether there might be dependencies to check
 
--- Return the number with a comma between groups of three digits.
+-- Return the number with commas between groups of three digits.
 local function grouped(number)
   local text = string.gsub(string.reverse(int(number)), '(%d%d%d)', '%1,')
   return (string.gsub(string.reverse(text), '^,', ''))
 end
 
--- Give the batch the state that follows from its counts. A batch that ends in another state than before was open in
--- between.
+-- Give the batch the state that follows from its counts. If a batch has already ended in another state, it was open
+-- in between.
 local function decide_batch(batch, row, now)
   local state = batches().end_of(row, batch.state == 'W' and batch.due ~= '')
   if state == batch.state then return end
@@ -150,7 +150,7 @@ local function decide_batch(batch, row, now)
   announced = announce(batch) or announced
 end
 
--- Delete a member of a batch that is cancelled or that a failure stops, as an operator's delete does.
+-- Delete a member of a batch that is cancelled or stopped by a failure, in the same way as an operator's delete.
 local function sweep(member, reason, expires_at, now)
   if FINAL[member.state] then return end
   if is(member, 'b') then
@@ -168,7 +168,7 @@ local function sweep(member, reason, expires_at, now)
   announced = announce(member) or announced
 end
 
--- Let a member that was shut out run, or schedule it for the time that it was created for.
+-- Enqueue a member that was shut out, or schedule it for the due time with which it was created.
 local function let_in(member, reason, now)
   if member.state ~= 'W' or not is(member, 'o') then return end
   if is(member, 'b') then
@@ -193,8 +193,8 @@ local function let_in(member, reason, now)
   enter(member)
 end
 
--- Sweep or let in up to `limit` members of an open batch, from where the last check stopped; return how many were
--- checked.
+-- Sweep or let in up to `limit` members of an open batch, starting where the last check stopped; return the number of
+-- checked members.
 local function move_members(batch, row, limit, now)
   local reason = row.cancelled ~= '' and rules.swept or row.stopping ~= '' and rules.stopped
   if row.walk == '' or (not reason and row.shut ~= '') then return 0 end
@@ -214,8 +214,8 @@ local function move_members(batch, row, limit, now)
   return #ids
 end
 
--- Decide the batch and move some of its members accordingly; return how many items were checked. Changes that concern
--- no other job are written later, together with those of other batches.
+-- Decide the batch and change some of its members accordingly; return the number of checked items. Changes that do not
+-- affect other jobs are written later, together with those of other batches.
 local function look_at(id, limit, now)
   know({ id })
   local batch, row = known[id], batches().row_of(id)
@@ -233,8 +233,8 @@ local function look_at(id, limit, now)
   return math.max(1, moved)
 end
 
--- Check up to `limit` items: dependencies on ended parents, batches that have changed, and members that must be swept
--- or let in. `text` contains the rules. Return how many were checked, and 1 if there is more to check.
+-- Check up to `limit` items: dependencies on ended parents, changed batches, and members that must be swept or let in.
+-- `text` contains the rules. Return the number of checked items, and 1 if there is more to check.
 function verbs.release(limit, text)
   despite_full_memory()
   read_rules(text)

@@ -1,14 +1,14 @@
--- Batches: their counts and marks, and the share that each member has in the counts. Behind library.lua, in front of
--- jobs.lua. It implements firelock/storage/batches.py in one function, so that a call without batches creates only
--- one function more.
+-- Batches: their counts and flags, and the share that each member has in the counts. Included after library.lua and
+-- before jobs.lua. This file implements firelock/storage/batches.py in one function, so that a call without batches
+-- creates only one additional function.
 --
--- A batch is a job with the flag b, each of its members has the flag m; jobs.lua reads and writes their records. Keys
--- of a partition:
---   b:<batch> HASH: its counts and marks, as NUMBERS and MARKS name them
+-- A batch is a job with the flag b, and each of its members has the flag m; jobs.lua reads and writes their records.
+-- Keys of a partition:
+--   b:<batch> HASH: its counts and flags, with the names in NUMBERS and MARKS
 --   bm:<batch> ZSET: its members by their creation
 --   changed ZSET: the batches that `release` must check, in the order in which they changed
--- `release` decides these batches, and sweeps their members or lets them in, by their places in bm:. No member leaves
--- bm: before the batch has ended.
+-- `release` decides these batches, and sweeps their members or lets them in, by their places in bm:. No member is
+-- removed from bm: before the batch has ended.
 --
 -- A member and its batch are in one partition, so the step that changes the member also changes the counts.
 
@@ -18,13 +18,13 @@ local function batches()
   if made_batches then return made_batches end
 
   local NUMBERS = { 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted', 'batches' }
-  -- Marks are empty if they do not apply; the last three are not marks:
+  -- Flags are empty if they are not set; the last three fields are not flags:
   --   shut: the batch has not opened, because it waits for its parents or for its outer batch
   --   cancelled: it is cancelled
   --   stopping: a failure stops it
   --   fast: it fails fast
   --   outer: the outer batch
-  --   keeps: for how many microseconds it is kept after each end, - for ever
+  --   keeps: the retention in microseconds per final state, - to keep it forever
   --   walk: the place in bm: up to which members have been swept or let in, empty if none must be
   local MARKS = { 'shut', 'cancelled', 'stopping', 'fast', 'outer', 'keeps', 'walk' }
   local NAMED = {}
@@ -70,13 +70,13 @@ local function batches()
     rows[id], touched[id] = false, nil
   end
 
-  -- Let `release` go through the members of the batch, from the first one on.
+  -- Let `release` check all members of the batch, starting with the first one.
   local function go_through(id)
     row_of(id).walk = '0'
     touch(id)
   end
 
-  -- Return the state of the batch by its counts, W while it is open; see `batches.end_of`.
+  -- Return the state that follows from the counts of the batch, W if it is open; see `batches.end_of`.
   local function end_of(row, is_held)
     if row.cancelled == '' and (is_held or row.shut ~= '') then return 'W' end
     if row.active > 0 or (row.waiting > 0 and row.cancelled .. row.stopping ~= '') then return 'W' end
@@ -84,7 +84,7 @@ local function batches()
     return (row.failed > 0 or row.waiting > 0) and 'F' or 'S'
   end
 
-  -- Return whether `release` must decide the batch, which has this record, or change members of it.
+  -- Return whether `release` must decide the batch with this record, or change members of it.
   local function has_news(row, text)
     local state = sub(text, 1, 1)
     if state == 'D' then return false end
@@ -92,7 +92,7 @@ local function batches()
       or end_of(row, state == 'W' and match(text, DUE) ~= '') ~= state
   end
 
-  -- Put the batch on the list of `release`, unless it is there already.
+  -- Add the batch to the list of `release`, unless the list already contains it.
   local function note(id)
     if not call('ZSCORE', base .. 'changed', id) then call('ZADD', base .. 'changed', call('INCR', base .. 'ends'), id) end
   end
@@ -101,7 +101,7 @@ local function batches()
     return call('ZSCORE', base .. 'changed', id) ~= false
   end
 
-  -- Write the changed batches. Their records must be written before.
+  -- Write the changed batches. Their records must already be written.
   local function store()
     for _, id in ipairs(order) do
       local row, fields = rows[id], {}
@@ -136,7 +136,7 @@ local function batches()
     return type(said) == 'string' and said or nil
   end
 
-  -- Return whether these are the rules of a batch: its name, whether it fails fast, and three times a number or null.
+  -- Return whether these values are the rules of a batch: its name, whether it fails fast, and three numbers or nulls.
   local function are_rules(said)
     if type(said) ~= 'table' or type(said[RULES.name]) ~= 'string' then return false end
     for _, keep in ipairs({ said[RULES.succeeded], said[RULES.failed], said[RULES.deleted] }) do
@@ -145,8 +145,8 @@ local function batches()
     return true
   end
 
-  -- Return the relations that can be read, as `read_relations` in model/dependencies.py does; an unreadable string
-  -- must not end the script.
+  -- Return the readable relations, as `read_relations` in model/dependencies.py does; an unreadable string must not
+  -- make the script fail.
   local function read_relations(text)
     local is_read, said = pcall(cjson.decode, text or '[]')
     if not is_read or type(said) ~= 'table' then said = {} end
@@ -158,8 +158,8 @@ local function batches()
     return { batch = text_in(said[TIES.batch]), caller = text_in(said[TIES.caller]), inputs = inputs, rules = rules }
   end
 
-  -- Return the relations of the job: its batch, its caller, the inputs that it takes from other jobs, and the rules
-  -- of a batch; nil for missing ones.
+  -- Return the relations of the job: its batch, its caller, the inputs that it gets from other jobs, and the rules of a
+  -- batch; nil for missing ones.
   local function ties_of(job)
     if not job.ties then
       local payload = call('HGET', base .. 'payloads', job.id) or ''
@@ -181,7 +181,7 @@ local function batches()
     end
   end
 
-  -- Add the share that the member has now to the counts, and subtract the one that it had before.
+  -- Add the current share of the member to the counts, and subtract its previous share.
   local function count(job)
     local id, after = ties_of(job).batch, share(job)
     local row = id and row_of(id)
@@ -201,7 +201,7 @@ local function batches()
     job.was = after
   end
 
-  -- Store, until the job has ended, that it uses these results, so that they are kept: in:<parent> SET of such jobs.
+  -- Store until the job has ended that it uses these results, so that they are kept: in:<parent> SET of such jobs.
   local function follow_inputs(job)
     for _, input in ipairs(ties_of(job).inputs) do
       local key = base .. 'in:' .. input[INPUT.job]
@@ -211,14 +211,14 @@ local function batches()
 
   -- ---- changes of a batch ------------------------------------------------------------------------------------------
 
-  -- Open the batch: all that it waited for has ended, so its members may run.
+  -- Open the batch, because all jobs for which it waited have ended. Its members may now run.
   local function open(id)
     row_of(id).shut = ''
     go_through(id)
   end
 
-  -- Clear the mark stopping of the batch and its outer batches, because a person runs a member again: earlier
-  -- failures must no longer stop them.
+  -- Clear the flag stopping of the batch and its outer batches, because a person runs a member again. Earlier failures
+  -- must no longer stop them.
   local function calm(id)
     while id and id ~= '' do
       local row = row_of(id)
@@ -241,7 +241,7 @@ local function batches()
     return false
   end
 
-  -- Return when a batch that ends in this state at this time may be pruned, empty for never.
+  -- Return the time from which a batch that ends in this state at this time may be pruned, empty for never.
   local function expiry(row, state, at)
     local keep = select(state == 'S' and 1 or state == 'F' and 2 or 3, match(row.keeps, '^(%S+) (%S+) (%S+)$'))
     return keep == '-' and '' or int(at + keep)

@@ -1,28 +1,27 @@
--- Continuations. Behind batches.lua and jobs.lua, in front of insert.lua, upkeep.lua and prune.lua.
+-- Continuations. Included after batches.lua and jobs.lua, before insert.lua, upkeep.lua and prune.lua.
 --
 -- Keys of a partition:
---   pend:<parent> ZSET: the undecided dependencies on a parent, each "on child", in order of insertion; on is S
---     succeeded, F failed, D deleted or X finished
+--   pend:<parent> ZSET: the undecided dependencies on a parent, each "on child", in order of insertion; on is S for
+--     succeeded, F for failed, D for deleted or X for finished
 --   n:<child>: the number of undecided dependencies of a child that had more than one
 --   c:<parent> ZSET: all children by their creation
 --   releasing ZSET: the ended parents that `release` must handle, by the number of their end
 --   ends: the number of the last end
 --   looked HASH: see upkeep.lua
 --
--- A parent's record has the flag + from its first child on. A child that no longer waits has no dependencies in these
--- lists. A suspended job is a child of the jobs that it waits for: its dependencies are in pend: as well, with the
--- letter X, and in w:<child> SET of its parents.
+-- A parent's record gets the flag + with its first child. A child that no longer waits has no dependencies in these
+-- lists. A suspended job is a child of the jobs for which it waits: its dependencies are also in pend:, with the letter
+-- X, and w:<child> SET contains its parents.
 
 local rules
 
--- Read the effects of a parent's end, as `lifecycle` defines them. By on and state: the target state, or an empty
--- string and the reason to keep waiting. By state: the reason of a job that changes. Reasons are JSON.
+-- Read the effects of a parent's end, which `lifecycle` defines. By on and state: the target state, or an empty string
+-- and the reason to keep waiting. By state: the reason for the change of a job. Reasons are JSON.
 local function read_rules(text)
   rules = cjson.decode(text)
 end
 
--- Delete the waiting child, and keep it as long after its end as its parent after its own. A batch is cancelled
--- instead.
+-- Delete the waiting child, and keep it as long as its parent is kept after its own end. Cancel a batch instead.
 local function end_child(child, parent, reason, at)
   if is(child, 'b') then return cancel(child, reason, at) end
   child.state, child.reason, child.changed, child.ended = 'D', reason, at, at
@@ -47,8 +46,8 @@ local function other_ties(child)
   return left
 end
 
--- Shut out a member of a batch that waits for no other member, if its batch has not opened: it waits until then, and
--- its last step in the history is replaced with this wait.
+-- Shut out a member that does not wait for other members if its batch has not opened: it waits until then, and this
+-- wait replaces the last step in its history.
 local function keep_out(job)
   if not is(job, 'm') or FINAL[job.state] then return end
   local outer, row = batches().row_of(batches().ties_of(job).batch), is(job, 'b') and batches().row_of(job.id)
@@ -59,9 +58,9 @@ local function keep_out(job)
   job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.shut_out, job.flag .. 'o'
 end
 
--- Decide an awaiting child's dependency on an ended parent. Return the state that the child gets, W if other
--- dependencies are left, nil if it keeps waiting for this one. The caller saves it. A batch keeps its state: for D it
--- was cancelled, for E it was opened.
+-- Decide an awaiting child's dependency on an ended parent. Return the new state of the child, W if other dependencies
+-- are left, nil if it keeps waiting for this parent. The caller saves the child. A batch keeps its state: for D it was
+-- cancelled, for E it was opened.
 local function decide(child, on, parent, at, now, ties_left)
   local rule = rules[on .. parent.state]
   local target, reason = rule and rule[1], rules[parent.state]

@@ -1,6 +1,6 @@
--- The effect of a call on the job that has its unique key. Behind jobs.lua and unique.lua, in front of insert.lua.
+-- The effect of a call on the job that has its unique key. Included after jobs.lua and unique.lua, before insert.lua.
 
--- Return the place at which the JSON array that starts at this place of a string ends.
+-- Return the position of the end of the JSON array that starts at this position of a string.
 local function array_end(text, at)
   local depth = 0
   while true do
@@ -21,13 +21,13 @@ end
 local WRITTEN = PAYLOAD.captures(task, serializer, created, rarer, arguments) .. '$'
 local BEFORE_TAGS = '^%[' .. string.rep('[^,]*,', RARER.tags - 1) .. '()'
 
--- Return the places of the brackets around the tags in the rarer fields.
+-- Return the positions of the brackets around the tags in the rarer fields.
 local function tags_in(rare)
   local first = match(rare, BEFORE_TAGS)
   return first, array_end(rare, first)
 end
 
--- Return the job's payload, in the order of PAYLOAD, with the arguments, the serializer and the tags of the call.
+-- Return the job's payload with the arguments, the serializer and the tags of the call, in the order of PAYLOAD.
 local function replaced_payload(stored, given)
   local task, _, created, rare = match(stored, WRITTEN)
   local _, serializer, _, given_rare, arguments = match(given, WRITTEN)
@@ -46,7 +46,7 @@ local function replaced_asks(stored, given)
   return ' [' .. sub(given, 3, array_end(given, 3)) .. sub(stored, array_end(stored, 3) + 1)
 end
 
--- Add a call that changed the waiting job to its history; consecutive calls share a line.
+-- Add a call that has changed the waiting job to the job's history; consecutive calls share a line.
 local function add_duplicate(job, at)
   local before, last = match('\n' .. job.history, '^(.*\n)([^\n]+\n)$')
   local count = last and match(last, '^%["%a+",%-?%d+,"(%d+) duplicate calls?"%]\n$')

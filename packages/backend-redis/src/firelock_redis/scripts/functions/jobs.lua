@@ -1,10 +1,10 @@
--- How jobs are stored, and how they change their state. Behind library.lua and batches.lua, in front of a group of
--- verbs that changes jobs. Not part of library.lua, because each call creates its functions again: they take 20 µs of
--- a call that takes 25 µs without them.
+-- The storage of jobs, and the changes of their states. Included after library.lua and batches.lua, and before groups
+-- of verbs that change jobs. These functions are not part of library.lua, because each call creates them again: this
+-- adds 20 µs to a call that takes 25 µs without them.
 --
--- A job is a field of two hashes: of payloads, which is written once, and of jobs, its record, which is rewritten at
--- each step. PAYLOAD, RECORD and LAST in layout/encoding.py declare their fields; this file writes them in that
--- order.
+-- A job is a field of two hashes: payloads contains its payload, which is written once, and jobs contains its record,
+-- which is written again at each step. PAYLOAD, RECORD and LAST in layout/encoding.py declare their fields; this file
+-- writes them in that order.
 --
 -- A few jobs have flags: + has children, b is a batch, m is a member of a batch, o is shut out until its batch opens,
 -- i uses results of other jobs, c was called by another job, r has memos, f has forgotten all its memos, s has
@@ -17,25 +17,25 @@
 --   r:<queue> ZSET: the jobs that can be claimed, by place
 --   work SET: the queues with something to claim
 --   running HASH: the number of processing jobs by queue
---   due ZSET: scheduled jobs, and awaiting ones that wait no longer than until that time
+--   due ZSET: scheduled jobs, and awaiting jobs that wait at most until that time
 --   x:<minute> LIST: the jobs that expire in that minute
 --   xs ZSET: these minutes
 --   tails:<session> SET: the tails of a session
 --   e:<id> LIST: failed attempts, if the record has a last error
 --   t:<tag>, rj:<recurring job> ZSET: jobs by their creation
 --   seq: the number of the last place
--- Those of continuations are in children.lua.
+-- The keys of continuations are described in children.lua.
 --
--- Jobs with limits are not in r: but in lanes, one for each set of keys. The name of a lane is its keys, joined by
--- line ends.
+-- Jobs with limits are not in r: but in lanes, one for each set of keys. The name of a lane consists of its keys,
+-- joined by line ends.
 --   lane:<queue> <keys> ZSET: the jobs that can be claimed, by place; a line end follows the id of a job that a claim
---     must check closely, see `is_odd`
+--     must check separately, see `is_odd`
 --   ring:<queue> ZSET: the lanes that have jobs, by their turn
 --   laned SET: the queues with a ring
 --   turn: the number of the last turn
 --   lanes ZSET, in order of name: "key, line end, queue, blank, keys" for each lane and each of its keys, and "key,
 --     line end" for each key until it is pruned
--- Those of claims are in limits.lua.
+-- The keys of claims are described in limits.lua.
 
 local WHOLE = RECORD.captures(state, flags, attempt, fence, place, queue, session, retries, crashes, enqueued, origin, asks, error, rest)
 local FIELDS = LAST.captures(changed, claimed, started, ended, expires, due, server, reason, result, absent, waits)
@@ -50,7 +50,8 @@ local function null(text)
   return text == '' and 'null' or text
 end
 
--- Return one step as a line, in the order of ENTRY. Times are strings of digits, other strings are JSON or empty.
+-- Return a step of the history as a line, in the order of ENTRY. Times are strings of digits; other strings are JSON or
+-- empty.
 local function step(state, at, reason, attempt, claimed, started, server)
   local line = '["' .. NAMES[state] .. '",' .. at .. ',' .. null(reason)
   if attempt then
@@ -133,13 +134,13 @@ local function parse_asks(text)
   return asks
 end
 
--- Return the admission of a job, an empty one if the string cannot be read. Its fields:
+-- Return the admission of a job; it is empty if the string cannot be read. Its fields:
 --   lane: the lane of the job, empty for none
 --   uses: the uses of limits, each a USE
---   is_odd: whether a claim must check more than the lane, because the cost is not 1, or the job keeps its key or can
---     be late
+--   is_odd: whether a claim must check more than the lane, because the cost is not 1, the job keeps its key between
+--     attempts, or the job has a latest start
 --   unique: the use of a unique key, see UNIQUE
---   before, within: as in `Admission`
+--   before, within: `start_before` and `start_within` of `Admission`
 --   is_unread: whether only a newer release knows how long the unique key is kept
 local function asks_of(text)
   local asks = asked[text]
@@ -153,7 +154,7 @@ end
 
 -- ---- pending changes ------------------------------------------------------------------------------------------
 
--- Changes are collected and written by `flush`. A job must be saved at most once before that.
+-- Changes are collected, and `flush` writes them. A job must not be saved twice before a flush.
 local saved, counted, behind, ready, adds, removes, running, buckets, tails, cut, gone, lanes
 
 local function begin_batch()
@@ -185,8 +186,8 @@ local function save(job)
   if job.was then counted[#counted + 1] = job end
 end
 
--- Return the rarer fields of a job's payload, see RARER; nil if it has none, or if they cannot be read. Also return
--- how many bytes were read for them.
+-- Return the rarer fields of a job's payload, see RARER; nil if it has none, or if they cannot be read. Also return the
+-- number of bytes that were read for them.
 local function rare_fields(id)
   local payload = call('HGET', base .. 'payloads', id) or ''
   local fields = match(payload, PAYLOAD.captures(rarer))
@@ -196,8 +197,8 @@ local function rare_fields(id)
   return is_known and rare or nil, #payload
 end
 
--- Remove the job from the lists of the parents that it waits for: those of its suspension, or else of its
--- dependencies.
+-- Remove the job from the lists of the parents for which it waits: the parents of its suspension if there are any,
+-- otherwise those of its dependencies.
 local function forget_ties(job)
   local id = job.id
   if job.waits ~= '' then
@@ -211,13 +212,13 @@ local function forget_ties(job)
   end
 end
 
--- Take the job off the releasing list, so that its end no longer decides its children.
+-- Remove the job from the releasing list, so that its end no longer decides its children.
 local function withdraw(id)
   call('ZREM', base .. 'releasing', id)
   call('HDEL', base .. 'looked', id)
 end
 
--- Return the list of claimable jobs to which a job belongs, and the name of the job in it.
+-- Return the list of claimable jobs to which a job belongs, and the name of the job in this list.
 local function standing(job)
   local asks = job.asks ~= '' and asks_of(job.asks)
   if not asks or asks.lane == '' then return 'r:' .. job.queue, job.id end
@@ -226,7 +227,7 @@ local function standing(job)
   return name, asks.is_odd and job.id .. '\n' or job.id
 end
 
-local freed = {}  -- lanes of jobs that no longer hold their keys, or might not hold them
+local freed = {}  -- lanes of jobs that do not hold their keys any more, or might not hold them
 
 local function leave(job)
   local state, queue, id = job.state, job.queue, job.id
@@ -241,7 +242,7 @@ local function leave(job)
   if job.due ~= '' then put(removes, 'due', id) end
   if state == 'W' then
     local batch = is(job, 'b') and batches().row_of(id)
-    if not batch or batch.shut ~= '' then  -- a batch that has opened waits for no parent
+    if not batch or batch.shut ~= '' then  -- an open batch does not wait for parents
       gone[#gone + 1] = base .. 'n:' .. id
       forget_ties(job)
     end
@@ -267,8 +268,7 @@ local function enter(job)
   end
 end
 
--- Give the job a place after all others of its queue; the jobs of one flush get their places in the order of their
--- ids.
+-- Give the job a place after all other jobs of its queue; the jobs of one flush get their places in order of id.
 local function to_back(job)
   behind[#behind + 1] = job
 end
@@ -279,7 +279,7 @@ local function expire(minute, ids)
   call('ZADD', base .. 'xs', minute, minute)
 end
 
--- Add this number to the count of the queue's running jobs.
+-- Add this number to the number of the queue's running jobs.
 local function count_running(queue, number)
   if call('HINCRBY', base .. 'running', queue, number) == 0 then call('HDEL', base .. 'running', queue) end
 end
@@ -296,8 +296,8 @@ local function add_all(key, members)
   if key == 'due' and (not before or tonumber(first_score('due')) < tonumber(before)) then wake('*') end
 end
 
--- Number the places of jobs that go to the back. The upper bits of a place contain the priority, the lower ones the
--- order of arrival.
+-- Assign places to the jobs that go to the end of their queue. The upper bits of a place contain the priority, the
+-- lower bits the order of arrival.
 local function number_places()
   if #behind == 0 then return end
   table.sort(behind, function(one, other) return one.id < other.id end)
@@ -307,9 +307,9 @@ local function number_places()
   end
 end
 
--- Notify waiting servers if claims were refused because of keys that jobs no longer hold. If this script's own claim
--- has requested jobs of the queue and had room left, no notification is needed: `is_seen` returns whether this is so;
--- nil means that it is not.
+-- Notify waiting servers if claims were refused because of keys that jobs no longer hold. This is not needed if this
+-- script's own claim has requested jobs of the queue and had room left: `is_seen` returns whether this is so. It is nil
+-- if the script does not claim.
 local function tell_freed(is_seen)
   local keys, told = {}, {}
   if call('EXISTS', base .. 'short') == 0 then freed = {} end
@@ -328,7 +328,7 @@ local function tell_freed(is_seen)
   wake('*')
 end
 
--- Add these lanes of the queue, which have jobs, to the ring; new ones go behind all others. Return whether one is
+-- Add these lanes of the queue, which have jobs, to the ring; new lanes come after all others. Return whether a lane is
 -- new.
 local function open_lanes(queue, names)
   local turn, turns, added, entries = call('GET', base .. 'turn') or 0, {}, 0, {}
@@ -361,7 +361,7 @@ local function close_lanes(queue, closed)
   if call('EXISTS', ring) == 0 then call('SREM', base .. 'laned', queue) end
 end
 
--- Add the lanes that jobs have entered or left to the ring, or remove them from it.
+-- Add lanes to the ring or remove them, after jobs have entered or left these lanes.
 local function follow_lanes()
   local opened, closed = {}, {}
   for name, queue in pairs(lanes) do
@@ -418,15 +418,15 @@ local function records(ids)
   return found
 end
 
--- Return the jobs themselves, false for unknown jobs.
+-- Return the parsed jobs, false for unknown jobs.
 local function read_all(ids)
   local found = records(ids)
   for number, text in ipairs(found) do found[number] = text and read(ids[number], text) end
   return found
 end
 
--- Note the end of a job for which children wait; return whether any wait. `release` decides them, in the order in
--- which their parents ended.
+-- Note the end of a job for which children might wait; return whether any child waits. `release` decides them, in the
+-- order in which their parents ended.
 local function announce(job)
   if FINAL[job.state] and is(job, '+') and call('EXISTS', base .. 'pend:' .. job.id) == 1 then
     call('ZADD', base .. 'releasing', call('INCR', base .. 'ends'), job.id)
@@ -443,7 +443,7 @@ local function clear_tail(job)
   save(job)
 end
 
--- Return the history's line for an operator's change: it contains the attempt or the due time that the change ended.
+-- Return a line of the history for an operator's change, with the attempt or the due time that the change has ended.
 local function taken_away(job, to, at, reason)
   if job.state == 'P' then return step(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
   if job.state == 'C' then
@@ -453,14 +453,14 @@ local function taken_away(job, to, at, reason)
   return step(to, at, reason)
 end
 
--- Enqueue a job that has waited and has been removed from its lists. The caller saves it.
+-- Enqueue a job that has waited and was removed from its lists. The caller saves it.
 local function resume(job, reason, at, now)
   job.state, job.reason, job.changed, job.enqueued, job.due, job.waits = 'E', reason, at, now, '', ''
   job.history = job.history .. step('E', at, reason)
   to_back(job)
 end
 
--- Cancel the batch for ever and end its hold. The caller saves it and adds it to its lists.
+-- Cancel the batch permanently and end its hold. The caller saves the batch and adds it to its lists.
 local function cancel(batch, reason, at)
   put(removes, 'l:' .. batch.state .. ':' .. batch.queue, batch.id)
   if batch.due ~= '' then put(removes, 'due', batch.id) end

@@ -1,26 +1,27 @@
--- Limits: which jobs may start, and which jobs hold a key. Behind library.lua and jobs.lua. It implements in Lua what
--- firelock/limits/admission.py implements for every other storage. Everything except the order of claims is in one
--- function, because a claim of jobs without limits needs nothing else.
+-- Limits: the jobs that may start, and the jobs that hold a key. Included after library.lua and jobs.lua. This is the
+-- Lua implementation of the rules that firelock/limits/admission.py implements for other storages. Everything except
+-- the order of claims is in one function, because claims of jobs without limits need only that order.
 --
--- A limit's key lists jobs, and the records of these jobs decide whether they hold the key. So nothing must be given
--- back when a job ends.
---   slots:<key> SET: the jobs that were claimed with a key while it limited concurrent jobs; ! follows one that keeps
---     the key between its attempts. Jobs that no longer hold the key are removed here, as soon as the list refuses a
---     start.
+-- A limit's key lists jobs, and the records of these jobs decide whether they hold the key. So the end of a job does
+-- not need to release the key.
+--   slots:<key> SET: the jobs that were claimed with a key while it limited concurrent jobs; ! follows the id of a job
+--     that keeps the key between its attempts. Jobs that no longer hold the key are removed as soon as the list
+--     refuses a start.
 --   free HASH: key -> the time until which its rate is used, or the key is closed
---   limits HASH: key or name of keys -> "concurrent rate per burst paused", - for none; a copy of the records of the
---     kind limit
---   short HASH: key -> the queue of jobs that claims have refused because too many jobs hold the key, * for several
+--   limits HASH: key or name of keys -> "concurrent rate per burst paused", - for none; a copy of the records of kind
+--     limit
+--   short HASH: key -> the queue whose jobs claims have refused because too many jobs hold the key, * for several
 --     queues
---   cut HASH: queue -> how many lanes claims have checked in a row without finding a job, while there were more lanes
---   odd: how many times jobs with and without limits have shared an odd number of places in a claim
+--   cut HASH: queue -> the number of lanes that claims have checked in a row without finding a job, although there
+--     were more lanes
+--   odd: the number of times jobs with and without limits have shared an odd number of places in a claim
 
--- The tasks that a claim leaves out; nil if it takes jobs of every task.
+-- The tasks that a claim leaves out; nil if it accepts jobs of every task.
 local leaving_out
 
--- Leave out the tasks whose payloads start with one of these strings. Only the first jobs of each queue are checked:
--- in all queues together `EXAMINED` jobs without limits and as many in lanes, or fewer if their payloads are large,
--- because all other calls wait while a script runs.
+-- Leave out the tasks whose payloads start with one of these strings. Because all other calls wait while a script runs,
+-- only the first jobs of each queue are checked: in all queues together `EXAMINED` jobs without limits and the same
+-- number in lanes, or fewer if their payloads are large.
 local function leave_out(first, count)
   local EXAMINED, STEP, BYTES = 1000, 50, 4000000
   local heads, bytes, HEAD = {}, 0, '^[^\t]*\t'  -- the start of a payload up to the end of its first field, the task
@@ -42,7 +43,7 @@ local function leave_out(first, count)
     return open
   end
 
-  -- Return whether the claim has read so many bytes of payloads that it must not check more jobs.
+  -- Return whether the claim has read the maximum number of bytes of payloads and must not check more jobs.
   function leaving_out.is_over()
     return bytes > BYTES
   end
@@ -63,8 +64,8 @@ local function leave_out(first, count)
   end
 end
 
--- Return the ids of a claim in the order in which they must run. In turn: one job of each queue in each round, and
--- the queue of the last job is stored. Otherwise: queue by queue.
+-- Return the ids of a claim in the order in which they must run. For queues in turn, this is one job of each queue per
+-- round, and the queue of the last job is stored. Otherwise, it is queue by queue.
 local function in_order(names, lines, in_turn)
   local ids, most, last = {}, 0, nil
   if not in_turn then
@@ -97,7 +98,7 @@ local function limits()
 
   -- ---- keys ----------------------------------------------------------------------------------------------------
 
-  -- Return the name whose numbers apply to a key that has none of its own: tenant:7/openai -> tenant/openai.
+  -- Return the name whose settings apply to a key without its own settings: tenant:7/openai -> tenant/openai.
   local function name_of(key)
     if not find(key, ':', 1, true) then return key end
     return (string.gsub(key, ':[^/]*', ''))
@@ -129,9 +130,9 @@ local function limits()
 
   local stored  -- numbers by key and name if there are few, else false; nil before they are read
 
-  -- Read the stored data of these keys, except for those that are known already. A state is false if nothing limits
-  -- the key. Otherwise it has numbers; free_at; running, the most jobs that can hold the key; and taken, the jobs
-  -- that this script adds to the key's list at its end.
+  -- Read the stored data of these keys, except for keys that were read before. A state is false if the key has no
+  -- limit. Otherwise it has: numbers; free_at; running, the maximum number of jobs that can hold the key; and taken,
+  -- the jobs that this script adds to the key's list at its end.
   local function know(keys)
     local fresh = {}
     for _, key in ipairs(keys) do
@@ -213,8 +214,8 @@ local function limits()
     return alive
   end
 
-  -- Return whether fewer jobs hold the key than may. The list is an upper bound, so the jobs are only read if it
-  -- refuses, and only once.
+  -- Return whether fewer jobs hold the key than its limit. The list is an upper bound, so the jobs are read only if the
+  -- list refuses, and only once.
   local function has_room(state)
     local most = state.numbers.concurrent
     if not most or state.running < most then return true end
@@ -244,7 +245,7 @@ local function limits()
     return lane
   end
 
-  -- Return the only strict holder that may start in the lane, if there is one.
+  -- Return the strict holder that waits in the lane to be claimed again, nil if there is none.
   local function returning(lane)
     for _, state in ipairs(lane.states) do
       if state.returning and state.returning_in == lane.queue .. ' ' .. lane.name then return state.returning end
@@ -279,7 +280,7 @@ local function limits()
     if level ~= 0 then levels[id], has_levels = level, true end
   end
 
-  -- Sort the jobs of a line from this place on by priority; equal ones keep their order.
+  -- Sort the jobs of a line by priority, from this position on; jobs of equal priority keep their order.
   local function put_in_order(line, first)
     if not has_levels then return end
     local some, places = {}, {}
@@ -323,8 +324,8 @@ local function limits()
   local function is_spent(queue)
     return leaving_out and (unseen[queue] <= 0 or leaving_out.is_over())
   end
-  -- Return the member at the head of the lane after those given out, nil if there is none. As many members are read
-  -- as the lane will give out if all lanes are open, and one more, which shows that the lane is not empty.
+  -- Return the next member of the lane, nil if there is none. The number of members to read is the number that the lane
+  -- will give out if all lanes are open, and one more, which shows whether the lane is empty.
   local function head_of(lane, room)
     if leaving_out then
       read_open(lane)
@@ -342,7 +343,7 @@ local function limits()
   end
 
   -- Return the details of a job whose member is marked as odd: its id, its costs by key, its strict keys, and whether
-  -- it is too late to start it.
+  -- its latest start has passed.
   local function closely(member)
     local id = sub(member, 1, -2)
     local text = call('HGET', base .. 'jobs', id)
@@ -376,7 +377,7 @@ local function limits()
     end
   end
 
-  -- Give out one more job of the lane if its keys admit it; return whether they did.
+  -- Give out one more job of the lane if its keys admit it; return whether they do.
   local NOTHING = {}
   local function give(lane, room, given)
     if not admits(lane) then return false end
@@ -403,7 +404,7 @@ local function limits()
     return true
   end
 
-  -- Return how many jobs of cost 1 the keys of the lane admit, at most `room`. The lane must admit one.
+  -- Return the number of jobs with cost 1 that the keys of the lane admit, at most `room`. They must admit one or more.
   local function most(lane, room)
     for _, state in ipairs(lane.states) do
       local numbers = state.numbers
@@ -416,8 +417,8 @@ local function limits()
     return room
   end
 
-  -- Give out jobs at the head of the only lane that is left, as many as its keys admit, up to the first odd one.
-  -- Return whether it gave out any.
+  -- Give out jobs at the head of the last remaining lane: as many as its keys admit, up to the first odd one. Return
+  -- whether any were given out.
   local function give_many(lane, room, given)
     if not admits(lane) or returning(lane) then return give(lane, room, given) end
     local count = 0
@@ -444,8 +445,8 @@ local function limits()
     return keys
   end
 
-  -- Request another check now, because the walk ended before it had seen all lanes; but not if claims have seen all
-  -- of them without success.
+  -- Request another check now, because the walk ended before it reached all lanes. Do not request one if claims have
+  -- checked all of them without success.
   local function note_cut(queue, looked, has_found)
     if has_found then
       call('HDEL', base .. 'cut', queue)
@@ -456,9 +457,8 @@ local function limits()
     look_again(now)
   end
 
-  -- Return up to `room` jobs of the queue's lanes: one of each lane that admits one, in turn; then one more of each,
-  -- and so on. Lanes in which jobs have just ended come last, because they would starve the others if they came
-  -- first.
+  -- Return up to `room` jobs of the queue's lanes: one job of each lane that admits one, in turn, then one more of
+  -- each, and so on. Lanes in which jobs have just ended come last; if they came first, they would starve the others.
   local function take(queue, room, freed_lanes)
     local ring = base .. 'ring:' .. queue
     local open, given, looked, seen, is_all = {}, {}, {}, {}, false
@@ -500,7 +500,7 @@ local function limits()
       end
       hungry = still
     end
-    -- What was given out is removed from its lane, and the lanes that were checked go behind the others.
+    -- Remove the jobs that were given out from their lanes, and move the checked lanes to the end of the ring.
     local empty, is_empty = {}, {}
     for _, lane in ipairs(open) do
       if lane.given == 1 and not lane.came_back then
@@ -551,8 +551,8 @@ local function limits()
     if call('EXISTS', key) == 0 then call('SREM', base .. 'work', queue) end
   end
 
-  -- Add up to `room` more jobs of a queue to its line. If the queue has both kinds, each gets half, and of an odd
-  -- room the kinds get one more in turn. Room that one kind does not need goes to the other.
+  -- Add up to `room` more jobs of a queue to its line. If the queue has jobs with and without limits, each kind gets
+  -- half; if `room` is odd, the kinds take turns to get one more. The other kind gets room that one kind does not need.
   local function take_both(entry, room)
     local half, before = floor(room / 2), #entry.line
     if room % 2 == 1 and entry.plain > half and entry.has_lanes then half = half + call('INCR', base .. 'odd') % 2 end
@@ -567,8 +567,8 @@ local function limits()
     return #entry.line - before
   end
 
-  -- Take up to `limit` jobs of the queues, in order, or each its share in turn. `freed_by_queue` has the lanes in
-  -- which jobs have just ended. Return the ids, and the lists of ids by queue.
+  -- Take up to `limit` jobs of the queues: in order of the queues, or an equal share of each. `freed_by_queue` contains
+  -- the lanes in which jobs have just ended. Return the ids, and the lists of ids by queue.
   local function claim(names, limit, in_turn, freed_by_queue, at)
     now = tonumber(at)
     local entries, lines, left = {}, {}, limit
@@ -604,8 +604,8 @@ local function limits()
     return in_order(names, lines, in_turn), lines
   end
 
-  -- List and charge the taken jobs, and store which keys have refused a job. Return when to check again, nil for
-  -- never.
+  -- Store the holders and the used rates of the keys of the taken jobs, and the keys that have refused a job. Return
+  -- the time at which to check again, nil for never.
   local function finish()
     local short = {}
     for key, state in pairs(states) do
@@ -625,7 +625,7 @@ local function limits()
     return look_again_at
   end
 
-  -- Return the state of a key, also if nothing limits it.
+  -- Return the state of a key, even if it has no limit.
   local function state_of(key)
     know({ key })
     return states[key] or { key = key, numbers = NONE, free_at = 0, taken = {}, running = 0 }

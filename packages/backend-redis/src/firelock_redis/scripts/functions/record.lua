@@ -1,20 +1,20 @@
--- Small versioned records. Behind library.lua and jobs.lua, in front of records.lua and insert.lua.
+-- Small versioned records. Included after library.lua and jobs.lua, before records.lua and insert.lua.
 --
 --   k:<kind> HASH: key -> "version due_at value"; due_at is empty if there is none
 --   kz:<kind> ZSET: its keys, to keep them in order
 --   due:<kind> ZSET: keys by due_at
 --   kf:<kind>: the highest version of the deleted records
--- A new record of any key continues from this highest version. So versions never fall; some only grow faster. A time
--- stays the given string, because a Lua number keeps at most sixteen digits.
+-- A new record of any key continues from this highest version. So versions never decrease; some only grow faster. Times
+-- remain strings, because a Lua number keeps at most sixteen digits.
 
--- Return the record as it is stored and its version; nil and '0' if there is none.
+-- Return the stored record and its version; nil and '0' if there is none.
 local function stored_record(kind, key)
   local stored = call('HGET', base .. 'k:' .. kind, key)
   if stored then return stored, match(stored, '^%d+') end
   return nil, '0'
 end
 
--- Set the due time of a record, empty for none. Notify servers if a recurring job is due earlier than all others.
+-- Set the due time of a record, empty for none. Notify servers if it is a recurring job and the earliest due time.
 local function set_due(kind, key, due_at)
   local name = 'due:' .. kind
   if due_at == '' then
@@ -36,7 +36,7 @@ local function set_pause(queue, is_paused)
   if not is_paused then wake('*') end
 end
 
--- Call `tell` for each job that has limits and that a session has, running or as a tail; pass its record.
+-- Call `tell` with the record of each job with limits that a session has, running or as a tail.
 local function each_present(tell)
   local sessions, seen = {}, {}
   for _, some in ipairs({
@@ -58,8 +58,8 @@ local function each_present(tell)
   end
 end
 
--- List the jobs that hold these keys, or keys of these names, since their concurrent jobs might be limited from now
--- on.
+-- List the jobs that hold these keys or keys of these names, because the number of concurrent jobs might be limited
+-- from now on.
 local function list_present(changed)
   each_present(function(id, asks)
     for _, use in ipairs(asks.uses) do
@@ -71,15 +71,15 @@ local function list_present(changed)
   end)
 end
 
--- Return whether keys whose holders were not listed may be listed from now on. The numbers are those of `limits`,
--- empty for none.
+-- Return whether holders of keys might be listed from now on that were not listed before. The arguments are settings
+-- from `limits`, empty for none.
 local function begins_to_list(before, after)
   local counted, had_any = match(before, '^%d') ~= nil, match(before, '^[^-]') or match(before, '^- [^-]')
   if match(after, '^%d') then return not counted end
-  return had_any and not counted and not match(after, '^- [^-]')  -- the numbers of the name apply again
+  return had_any and not counted and not match(after, '^- [^-]')  -- the settings of the name apply again
 end
 
--- Set the numbers of a limit, empty for none.
+-- Set the settings of a limit, empty for none.
 local function set_numbers(key, numbers)
   local before = call('HGET', base .. 'limits', key) or ''
   if numbers == '' then call('HDEL', base .. 'limits', key) else call('HSET', base .. 'limits', key, numbers) end
@@ -88,9 +88,9 @@ local function set_numbers(key, numbers)
   wake('*')
 end
 
--- Replace the record, which is `stored` now, nil for none. `copied` is the part that every partition has: for the
--- kind queue, 1 if the value pauses it, else 0; for the kind limit, its numbers; empty for other kinds. Return the
--- new version.
+-- Replace the record; `stored` is the current one, nil for none. `copied` is the part that is copied to every
+-- partition: for the kind queue, 1 if the value pauses it, else 0; for the kind limit, its settings; empty for other
+-- kinds. Return the new version.
 local function put_record(stored, version, kind, key, value, due_at, copied)
   if copied ~= '' then despite_full_memory() end  -- a resumed queue or a raised limit lets jobs end, which frees memory
   if not stored then version = call('GET', base .. 'kf:' .. kind) or 0 end

@@ -1,8 +1,8 @@
--- Changes of batches, members and jobs with memos. Behind jobs.lua, in front of exchange.lua.
+-- Changes of batches, members and jobs with memos. Included after jobs.lua, before exchange.lua.
 
 -- ---- batches -------------------------------------------------------------------------------------------------------
 
--- The result of a change: applied, applied with children to release, repeated, refused, no such job, another job has
+-- The results of a change: applied, applied with children to release, repeated, refused, job not found, another job has
 -- its key.
 local APPLIED, RELEASING, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
 
@@ -26,7 +26,7 @@ local function change_batch(batch, session, to, at, reason, due)
   return RELEASING
 end
 
--- Return whether a person may run this job, which does not run now, again. This is refused in a cancelled batch, and
+-- Return whether a person may run this job again, which is not running. This is refused if its batch is cancelled, or
 -- if a result that the job uses is missing.
 local function may_run_again(job)
   if job.flag == '' then return true end
@@ -68,7 +68,7 @@ local function forget_from(job, name)
   call('HSET', key, '', last .. ' ' .. int(size))
 end
 
--- Return the FURTHER of a change, which is in ARGV from this place on; the parents follow it.
+-- Return the FURTHER of a change and its parents, which are in ARGV from this position on.
 local function read_more(first)
   local more = {
     waits = ARGV[first + FURTHER.waits], forgets = ARGV[first + FURTHER.forgets],
@@ -84,8 +84,8 @@ local function behind_more(first)
   return first + FURTHER.width + ARGV[first + FURTHER.parents]
 end
 
--- Return as JSON why the job need not wait: all these jobs have ended or do not exist, or the signal has arrived.
--- Return nil or false if it must wait.
+-- Return as JSON the reason why the job need not wait: all these jobs have ended or do not exist, or the signal has
+-- arrived. Return nil or false if the job must wait.
 local function is_there(job, more)
   local count = #more.parents
   if count > 0 and more.elsewhere == 0 then

@@ -1,10 +1,10 @@
--- Unique keys. Behind library.lua and jobs.lua. Like limits.lua, it implements firelock/limits/unique_rules.py in one
--- function.
+-- Unique keys. Included after library.lua and jobs.lua. This file implements firelock/limits/unique_rules.py in one
+-- function, for the same reason as limits.lua.
 --
--- A key points at a job, and the job's record decides whether it still has the key. unique HASH key -> OWNED; uz ZSET
+-- A key refers to a job, and the job's record decides whether it still has the key. unique HASH key -> OWNED; uz ZSET
 -- the keys in order of name. A UNIQUE describes how a job uses its key.
 
--- Return functions that read and change the rows of keys. `job_at` returns the job of an id, false if it is not
+-- Return functions that read and change the rows of keys. `job_at` returns the job with an id, false if it is not
 -- stored.
 local function unique_keys(now, job_at)
   local rows, news = {}, {}
@@ -46,7 +46,7 @@ local function unique_keys(now, job_at)
     return (asks.before and now > asks.before) or (asks.within and now > job.enqueued + asks.within)
   end
 
-  -- Return whether the job that the key points at still has it; `job` is false if it is not stored.
+  -- Return whether the job to which the key refers still has the key; `job` is false if it is not stored.
   local function is_taken(row, job)
     if now < row.free_at then return true end
     local asks = job and job.asks ~= '' and asks_of(job.asks)
@@ -61,8 +61,8 @@ local function unique_keys(now, job_at)
     return not FINAL[state] or is_held
   end
 
-  -- Take the key for a new job; return nil if the job has it now. Otherwise return the id of the job that has it,
-  -- that job, its row, and why the call must be refused, empty if it must not.
+  -- Try to give the key to a new job; return nil if this succeeds. Otherwise return the id of the job that has the key,
+  -- that job, its row, and the reason to refuse the call, empty if the call need not be refused.
   local function ask(job, use)
     local row = row_of(use[UNIQUE.key])
     if row then
@@ -82,11 +82,11 @@ local function unique_keys(now, job_at)
 
   -- Return whether a call may change the job that has its key.
   local function is_changeable(row, job)
-    if asks_of(job.asks).is_unread then return false end  -- only a newer release knows what a change would break
+    if asks_of(job.asks).is_unread then return false end  -- only a newer release can decide whether a change is safe
     return find('WCE', job.state, 1, true) and job.session == '' and starts_of(job) == row.mark
   end
 
-  -- Return when the job is due after a call that postpones it, nil if its due time stays.
+  -- Return the due time of the job after a call that postpones it, nil if it does not change.
   local function debounced_due(use, job, created)
     if use[UNIQUE.wait] == null or job.state ~= 'C' then return nil end
     local due = now + use[UNIQUE.wait]
