@@ -65,8 +65,8 @@ def test_an_expired_link_asks_for_nothing_and_goes_with_the_next_one(storage):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"choices": {}}, "0 choices"),
-        ({"choices": {str(number): "1" for number in range(21)}}, "21 choices"),
+        ({"choices": {}}, "got 0 choices"),
+        ({"choices": {str(number): "1" for number in range(21)}}, "got 21 choices"),
         ({"choices": {" ": "1"}}, "no label"),
         ({"choices": {"a\nb": "1"}}, "printable"),
         ({"question": "?" * 501}, "500"),
@@ -83,5 +83,5 @@ def test_a_link_that_cannot_be_shown_is_refused(storage, changes, said):
     "at", ["", "ops.example.com", "javascript:alert(1)", "https://a:b@c/", "https://a/?b=c", "http://a b"]
 )
 def test_an_address_of_no_dashboard_is_refused(storage, at):
-    with pytest.raises(ConfigurationError, match="no address of a dashboard"):
+    with pytest.raises(ConfigurationError, match="is not the URL of a dashboard"):
         make_link(storage, approval_of(storage), at=at)

@@ -174,7 +174,7 @@ def test_what_cannot_be_sent_is_one_clear_error(fire, approval, order):
     job = order.enqueue()
     with fire.batch("import") as batch:
         member = batch.add(order)
-        with pytest.raises(ConfigurationError, match="A signal is sent to a job"):
+        with pytest.raises(ConfigurationError, match="A signal can be sent only to a job"):
             approval.send(7, Approval(ok=True))
 
     with pytest.raises(
@@ -185,16 +185,20 @@ def test_what_cannot_be_sent_is_one_clear_error(fire, approval, order):
         approval.send(job, Approval(ok=True, by="x" * 300_000))
     with pytest.raises(JobNotFound, match="Job 'nobody' is not stored"):
         approval.send("nobody", Approval(ok=True))
-    with pytest.raises(JobConflict, match="is a batch, which receives no signal"):
+    with pytest.raises(JobConflict, match="is a batch, which cannot receive signals"):
         approval.send(batch, Approval(ok=True))
-    with pytest.raises(ConfigurationError, match="it stands for nobody, when a wait is over"):
+    with pytest.raises(ConfigurationError, match="reserved for a wait that has timed out"):
         approval.send(job, Approval(ok=True), author="timeout")
-    with pytest.raises(ConfigurationError, match=r"author='a.nb' is refused"):
+    with pytest.raises(
+        ConfigurationError, match=r"author must be a string of at most 200 printable characters, got 'a.nb'"
+    ):
         approval.send(job, Approval(ok=True), author="a\nb")
     for name in ("", "x" * 201, "a\tb", 7):
-        with pytest.raises(ConfigurationError, match=r"Signal name .* is refused"):
+        with pytest.raises(
+            ConfigurationError, match=r"A signal name must have 1 to 200 printable characters, got"
+        ):
             fire.signal(name, int)
-    with pytest.raises(ConfigurationError, match=r"Signal name 'approval:x+…? is refused"):
+    with pytest.raises(ConfigurationError, match=r"printable characters, got 'approval:x+"):
         approval.named("x" * 200)
     with pytest.raises(TaskError, match="whose members cannot be told apart"):
         fire.signal("either", list[int] | list[str])
@@ -210,7 +214,7 @@ def test_a_job_that_remembers_as_much_as_it_may_takes_no_more(fire, storage, app
     memos = [NewMemo(job.id, Memo(MemoKind.SIGNAL, f"s{number}", "1", True, 1)) for number in range(1_000)]
     storage.remember(memos)
 
-    with pytest.raises(StepError, match="remembers as much as it may"):
+    with pytest.raises(StepError, match="has reached the limit of its memos"):
         approval.send(job, Approval(ok=True))
 
 
@@ -227,7 +231,9 @@ def test_a_link_sends_what_its_buttons_say(fire, storage, approval, order):
     assert address != other
     assert (job.id, "approval", "Ship it?", "ada") == (found.job_id, found.signal, found.question, found.name)
     assert Approval(ok=False) == approval.decode(found.choices["Refuse"])
-    with pytest.raises(ConfigurationError, match="expires=5 is refused"):
+    with pytest.raises(
+        ConfigurationError, match="expires must be a positive timedelta or an aware datetime, got 5"
+    ):
         approval.link(job, choices, expires=5, at=at)
     with pytest.raises(ArgumentError, match="str where Approval"):
         approval.link(job, {"Approve": "yes"}, expires=timedelta(days=1), at=at)

@@ -242,40 +242,61 @@ def receives_a_type(job: JobContext):
     [
         (
             runs_a_function,
-            r"job.run\('len', <built-in .*is a function: make it a task by @fire.task, or call",
+            r"job.run\('len', …\) requires a task, but <built-in .*is a function: make it a task with",
         ),
-        (runs_nothing, r"job.run\('three', 3, …\) is refused, since that is no task: write the task itself"),
-        (runs_a_foreign_task, r"job.run\('other', .*, …\) is refused, since that is no task"),
-        (runs_itself_async, r"that is a function: make it a task by @fire.task, or .*job.step\('len', …\)"),
+        (runs_nothing, r"job.run\('three', …\) requires a task, but 3 is not a task: pass the task itself"),
+        (runs_a_foreign_task, r"job.run\('other', …\) requires a task, but .* is not a task"),
+        (runs_itself_async, r"is a function: make it a task with @fire.task, or .*job.step\('len', …\)"),
         (
             gathers_results,
-            r"job.gather\('sums', …\) has 3 at place 0, which is no call: write task.call\(…\)",
+            r"job.gather\('sums', …\): item 0 is 3, which is not a call: use task.call\(…\)",
         ),
-        (gathers_a_number, r"job.gather\('sums', 3\) takes a list: \[task.call\(…\), …\]; of a single call"),
-        (joins_an_id, r"job.join\('01a2'\) takes the handle of a job or batch: fire.jobs.get\('01a2'\)"),
-        (joins_a_number, r"job.join\(3\) takes the handle of a job or batch: what task.enqueue\(…\)"),
-        (receives_a_name, r"job.receive\('approval', …\) takes a signal, .*fire.signal\('approval', type\)"),
+        (
+            gathers_a_number,
+            r"job.gather\('sums', …\) requires a list of calls, \[task.call\(…\), …\], got 3. For a",
+        ),
+        (
+            joins_an_id,
+            r"job.join\(\) requires the handle of a job or batch, got '01a2'. Use fire.jobs.get\('01a2'\)",
+        ),
+        (
+            joins_a_number,
+            r"job.join\(\) requires the handle of a job or batch, got 3. Use the return value of task",
+        ),
+        (
+            receives_a_name,
+            r"job.receive\(\) requires a signal, got 'approval'. .*fire.signal\('approval', type\)",
+        ),
         (
             receives_a_type,
-            r"job.receive\(<class .*Approval'>, …\) takes a signal, made once beside the tasks",
+            r"job.receive\(\) requires a signal, got <class .*Approval'>. Create it once, next to the tasks",
         ),
-        (twice, r"'step page' stands twice in this run; a name has one value. In a loop, use f'page:{n}'."),
-        (nested, "'step inner' stands within step 'outer': a step is done or not, and cannot hold another"),
-        (unstorable, r"Step 'set' returned a set that cannot be remembered: set is not a JSON type at \$"),
+        (
+            twice,
+            r"'step page' is used twice in this run, but a name has only one value. In a loop, use f'page",
+        ),
+        (nested, "'step inner' is inside step 'outer', but a step cannot contain another step"),
+        (unstorable, r"Step 'set' returned a set that cannot be stored: set is not a JSON type at \$"),
         (
             no_form,
-            "What step 'connect' returns cannot be remembered: .*'Nowhere' of what it returns cannot be",
+            "The return value of step 'connect' cannot be stored: .*'Nowhere' of what it returns cannot be",
         ),
-        (too_large, "'step big' has 300,002 bytes to be remembered, above the limit of 262,144. Store it"),
-        (asynchronous, r"Step 'fetch': .*fetch is an async function; write await job.astep\(…\)."),
-        (called, r"Step 'len' takes a function and its arguments: job.step\('len', charge, 42\), not 0."),
-        (nameless, "'' is no name of a step; use a text of 1 to 200 printable characters."),
-        (no_span, r"sleep\('night', …\) with -1: pass a timedelta, or seconds, from 0 to 3,650 days."),
+        (too_large, "The value of 'step big' has 300,002 bytes, above the limit of 262,144. Store the"),
+        (asynchronous, r"Step 'fetch': .*fetch is an async function; use await job.astep\(…\)."),
+        (
+            called,
+            r"Step 'len' requires a function and its arguments, got 0. Use for example job.step\('len'",
+        ),
+        (nameless, "The name of a step must be a string of 1 to 200 printable characters, got ''."),
+        (
+            no_span,
+            r"sleep\('night', …\) requires a timedelta or a number of seconds, from 0 to 3,650 days, got -1.",
+        ),
         (
             sleeps_twice,
-            r"'sleep nap' stands twice in this run; a name has one value. In a loop, use f'day:{n}'",
+            r"'sleep nap' is used twice in this run, but a name has only one value. In a loop, use f'day",
         ),
-        (too_many, "'step page:1000' would be memo 1,001 of this job. A job remembers at most 1,000 names"),
+        (too_many, "'step page:1000' would be memo 1,001 of this job. A job can have at most 1,000 memos"),
     ],
 )
 def test_a_misuse_fails_the_job_and_says_what_to_do(fire, tester, function, words):
@@ -311,9 +332,9 @@ def test_a_call_or_a_job_in_the_wrong_place_is_told_apart(fire, tester):
         words in one
         for words, one in zip(
             (
-                "is what load.call(…) returns: write job.run('one', load, …)",
-                "is a job that is stored",
-                "at place 1, which is a job",
+                "is a call: pass the task itself, job.run('one', load, …)",
+                "is a stored job",
+                "item 1 is <Job",
             ),
             said,
             strict=True,
@@ -339,7 +360,7 @@ def test_a_value_that_no_longer_fits_fails_the_job_for_good(fire, tester):
 
     assert 1 == tester.clock.advance(DAY).failed
     message = record_of(fire, job).error.message
-    assert "What 'step charge' remembers no longer fits: int where str is annotated at $" in message
+    assert "The stored value of 'step charge' no longer fits: int where str is annotated at $" in message
     assert "job.requeue(from_step='charge')" in message
     assert "42" == fire.storage.recall(job.id)[0].value
 
@@ -456,7 +477,7 @@ def test_a_step_gives_up_when_the_job_has_to_stop():
         ended = worker.runner.run(run)
 
         assert (
-            "the storage is away, and the server could not renew its session in time"
+            "the storage is unavailable, and the server could not renew its session in time"
             == ended.transition.reason
         )
 
@@ -811,7 +832,7 @@ def test_a_gather_has_its_bounds(fire, tester, number):
     record = record_of(fire, job)
     if number:
         assert (
-            "gather('all') has 501 calls, above the limit of 500. Make a batch of them"
+            "gather('all') has 501 calls, above the limit of 500. Create a batch of them"
             in record.error.message
         )
     else:
@@ -859,7 +880,7 @@ def test_other_calls_than_before_are_refused(fire, tester):
     tester.drain()
 
     message = record_of(fire, job).error.message
-    assert "'parts' called 2 jobs before, and now it is 3 calls. Give it another name" in message
+    assert "'parts' called 2 jobs before, but now has 3 calls. Use another name" in message
 
 
 def test_any_job_may_be_joined(fire, tester):
@@ -915,8 +936,8 @@ def test_a_job_is_joined_again_after_its_requeue_by_another_name(fire, tester):
     assert ([0], [7, 7]) == (mended, job.result(0))
     assert ["turn:0", "turn:1"] == [step.name for step in job.steps()]
     assert (
-        f"'call {first.id}' stands twice in this run; a name has one value. In a loop, or after a requeue, "
-        "give each a name of its own: job.join(job, name=f'turn:{n}')."
+        f"'call {first.id}' is used twice in this run, but a name has only one value. In a loop, "
+        "or after a requeue, pass a different name each time: job.join(job, name=f'turn:{n}')."
     ) in record_of(fire, second).error.message
 
 
@@ -939,8 +960,8 @@ def test_a_join_under_the_name_of_a_call_that_has_not_ended_is_refused(fire, tes
     tester.drain()
 
     assert (
-        "'part' is remembered as a call that has not ended, and now it is job.join(…, name='part'). Give it "
-        "another name."
+        "'part' is already the name of a call that has not ended, so job.join(…, name='part') cannot use it. "
+        "Use another name."
     ) in record_of(fire, job).error.message
 
 
@@ -957,7 +978,7 @@ def test_what_is_joined_has_a_printable_name(fire, tester, name):
     job = order.enqueue(child.enqueue().id)
     tester.drain()
 
-    assert "is no name of a call; use a text of 1 to" in record_of(fire, job).error.message
+    assert "The name of a call must be a string of 1 to" in record_of(fire, job).error.message
 
 
 def test_a_fake_answers_a_join_by_its_name(fire):
@@ -990,7 +1011,7 @@ def test_a_job_cannot_wait_for_itself_nor_for_nobody(fire, tester):
     first, second = order.enqueue(), lost.enqueue()
     tester.drain()
 
-    assert "waits for itself, which would never end" in record_of(fire, first).error.message
+    assert "cannot wait for itself, because the wait would never end" in record_of(fire, first).error.message
     assert JobNotFound.__qualname__ in record_of(fire, second).error.type
 
 
@@ -1089,7 +1110,7 @@ def test_an_async_step_says_what_it_needs(fire, tester):
 
     message = misused(fire, tester, order)
 
-    assert "Step 'len': len is no async function; write job.step(…)" in message
+    assert "Step 'len': len is not an async function; use job.step(…)" in message
 
 
 def test_steps_that_are_awaited_together_share_a_round_trip():
@@ -1166,9 +1187,9 @@ def test_a_task_that_is_called_directly_has_steps_and_no_time():
 
     assert [42, Approval(ok=True)] == order(JobContext.fake(answers=answers))
     assert [7, Approval(ok=True)] == order(JobContext.fake(answers={**answers, "charge": 7}))
-    with pytest.raises(StepError, match=r"waits for 'signal approval', and no server .*fake\(answers=\{'app"):
+    with pytest.raises(StepError, match=r"waits for 'signal approval', but no server .*fake\(answers=\{'app"):
         order(JobContext.fake())
-    with pytest.raises(StepError, match="'step twice' stands twice"):
+    with pytest.raises(StepError, match="'step twice' is used twice"):
         twice_of(JobContext.fake())
 
 
@@ -1251,9 +1272,9 @@ def emits_too_much(job: JobContext):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (emits_bytes, r"emit\(b'x'\): pass a text; json.dumps"),
+        (emits_bytes, r"emit\(\) accepts only a string, got b'x'. Use json.dumps"),
         (emits_nul, "cannot be stored: NUL character in text"),
-        (emits_nowhere, "'a b' is no name of a stream; use 1 to 64 of letters"),
+        (emits_nowhere, "A stream name must have 1 to 64 letters, digits, .*, got 'a b'"),
         (emits_too_much, "Stream 'out' of job .* would have 5,242,880 bytes, above the limit of 4,194,304"),
     ],
 )
@@ -1328,7 +1349,7 @@ def test_where_no_transaction_can_be_joined_that_is_said(fire):
     job = order.enqueue()
     Worker(fire).run()
 
-    assert "cannot take part in a transaction of yours" in record_of(fire, job).error.message
+    assert "cannot join your transaction" in record_of(fire, job).error.message
 
 
 # ---- with other features ---------------------------------------------------------------------------------

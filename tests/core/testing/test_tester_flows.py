@@ -160,8 +160,8 @@ def test_a_member_adds_to_its_batch_and_waits_for_no_end_of_it(fire, tester):
     tester.drain()
 
     assert (2, State.SUCCEEDED) == (batch.counts().succeeded, batch.refresh().state)
-    assert "of which it is a member, which would never end" in told[0]
-    assert "is a member of no batch, so that there is none to add to" in job.refresh().error.message
+    assert "of which it is a member, because the wait would never end" in told[0]
+    assert "is not a member of a batch. Create a batch with fire.batch" in job.refresh().error.message
 
 
 def test_in_line_a_flow_runs_at_once(fire, tester, approval):

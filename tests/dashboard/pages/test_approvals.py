@@ -80,7 +80,7 @@ def test_a_program_answers_what_the_job_waits_for(client, fire, job):
 
     assert (400, 400, 200, 200) == (other[0], unfit[0], early[0], right[0])
     assert "waits for signal 'approval' now, not for 'aproval'" in other[1]
-    assert "is no payload of signal 'approval'" in unfit[1]
+    assert "is not a valid payload of signal 'approval'" in unfit[1]
     assert ["manager", "approval"] == [memo.name for memo in fire.storage.recall(job.id)]
 
 

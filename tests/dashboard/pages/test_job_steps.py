@@ -300,10 +300,7 @@ def test_a_script_is_told_the_fields_of_the_type(fire, client, job):
     refused = client.act("/jobs/signal", {"one": job.id, "signal": "approval", "value": "true"})
 
     assert 400 == refused.status
-    assert (
-        "Approval has the fields ok (bool), by (str), amount (int, can be left out)"
-        in refused.json()["error"]
-    )
+    assert "Approval has the fields ok (bool), by (str), amount (int, optional)" in refused.json()["error"]
 
 
 def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):

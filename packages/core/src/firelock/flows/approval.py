@@ -1,12 +1,12 @@
-"""Links with which a person answers a signal, bound to one job, one wait, its choices and an expiry time.
+"""Links with which a person answers a signal; each has one job, one wait, its choices and an expiry time.
 
 The storage contains only a hash of the token, along with the answers that the link may send. So the reader of
-a backup cannot answer through a link, there is no key to keep, and a link is revoked by deleting its record.
-The holder of a link may answer once, because the first answer to a signal stands. The link opens no other
-page.
+a backup cannot use the link, there is no secret key to store, and the deletion of its record revokes the
+link. The holder of a link may answer once, because the first answer to a signal wins. The link does not give
+access to any other page.
 
 The token is in the fragment of the link. Browsers do not send fragments to a server, so no access log and no
-`Referer` contains the token. Earlier, it was in the path; such links work until they expire.
+`Referer` contains the token. Earlier releases put it in the path; such links work until they expire.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def make_link(storage: Storage, approval: ApprovalLink, *, at: str) -> str:
         at: the dashboard's URL for a browser, such as "https://ops.example.com/jobs".
 
     Raises:
-        ConfigurationError: `at` is not such a URL; there are no choices, or more than 20; a label, the
+        ConfigurationError: If `at` is not such a URL; there are no choices, or more than 20; a label, the
             question or the name is longer than 500 characters; or the values have more than 16 KiB.
-        StorageUnavailable: the storage cannot be reached.
+        StorageUnavailable: If the storage cannot be reached.
     """
     address = dashboard_address(at)
     _check(approval)
@@ -70,7 +70,7 @@ def make_link(storage: Storage, approval: ApprovalLink, *, at: str) -> str:
 
 
 def find_approval(storage: Storage, token: str) -> ApprovalLink | None:
-    """Return the approval of the link with this token; None if there is none, or it has expired."""
+    """Return the approval of the link with this token; None if no such link exists, or it has expired."""
     record = storage.get_record(APPROVAL, _hash(token)) if _TOKEN.match(token) else None
     if record is None:
         return None
@@ -78,7 +78,9 @@ def find_approval(storage: Storage, token: str) -> ApprovalLink | None:
         fields = json.loads(record.value)
         found = ApprovalLink(**{name: fields[name] for name in _FIELDS if name in fields})
     except (TypeError, ValueError) as error:
-        raise StepError("What a link asks cannot be read: another release wrote it.") from error
+        raise StepError(
+            "The question of a link cannot be read, because another release of Firelock wrote it."
+        ) from error
     return None if found.expires_at <= storage.clock() else found
 
 
@@ -88,17 +90,17 @@ _FIELDS = tuple(attrs.fields_dict(ApprovalLink))
 def _check(approval: ApprovalLink) -> None:
     labels = list(approval.choices)
     if not 1 <= len(labels) <= CHOICES_LIMIT:
-        raise ConfigurationError(f"A link offers {len(labels)} choices; give it 1 to {CHOICES_LIMIT}.")
+        raise ConfigurationError(f"A link must have 1 to {CHOICES_LIMIT} choices, got {len(labels)} choices.")
     for text in (*labels, approval.question, approval.name):
         if not isinstance(text, str) or len(text) > TEXT_LIMIT or not text.isprintable():
             raise ConfigurationError(
-                f"{text!r} is no text for a link; write up to {TEXT_LIMIT} printable characters."
+                f"A text of a link must have at most {TEXT_LIMIT} printable characters, got {text!r}."
             )
     if not all(label.strip() for label in labels):
-        raise ConfigurationError("A choice of a link has no label; write what its button says.")
+        raise ConfigurationError("A choice of a link has no label; pass the text of its button.")
     if sum(map(len, approval.choices.values())) > _VALUE_LIMIT:
         raise ConfigurationError(
-            f"The choices of a link send more than {_VALUE_LIMIT // 1_024} KiB; send an id instead."
+            f"The values of a link's choices have more than {_VALUE_LIMIT // 1_024} KiB; send an id instead."
         )
 
 
@@ -106,7 +108,7 @@ def dashboard_address(at: str) -> str:
     """Return the URL of a dashboard for a browser, without a slash at its end.
 
     Raises:
-        ConfigurationError: it is not such a URL.
+        ConfigurationError: If `at` is not the URL of a dashboard.
     """
     try:
         parts = urlsplit(at)
@@ -116,7 +118,7 @@ def dashboard_address(at: str) -> str:
         is_address = False
     if not is_address or not at.isprintable() or " " in at:
         raise ConfigurationError(
-            f"{at!r} is no address of a dashboard; write one such as http://127.0.0.1:8000/jobs."
+            f"{at!r} is not the URL of a dashboard; use for example http://127.0.0.1:8000/jobs."
         )
     return at.rstrip("/")
 

@@ -57,9 +57,9 @@ _LONGEST_HOLD = timedelta(days=366)
 class Batch(Gathered[BatchCounts]):
     """A job without a task, which ends when none of its members can continue; see `fire.batch`.
 
-    It fails if a member has failed, or waits for an end that cannot come any more. It is deleted if it was
-    cancelled, or if the jobs that it comes after were deleted. Otherwise it succeeds. `then` and `result()`
-    are those of any job; the result of a batch is its counts. The requeue of a member opens the batch again.
+    It fails if a member has failed, or waits for an end that can no longer happen. It is deleted if it was
+    cancelled, or if the jobs for which it waits were deleted. Otherwise it succeeds. `then` and `result()`
+    work as for any job; the result of a batch is its counts. The requeue of a member opens the batch again.
     `delete()` cancels it permanently. Members and continuations join the caller's transaction; `requeue`,
     `delete` and `restore` act immediately.
     """
@@ -70,7 +70,7 @@ class Batch(Gathered[BatchCounts]):
         self, client: Client, record: NewJob | JobRecord, filling: Filling | None = None, depth: int = 0
     ) -> None:
         super().__init__(client, record, filling)
-        self._depth = depth  # 1 for a batch that is not in another one; 0 if unknown
+        self._depth = depth  # 1 for a batch that is not in another batch; 0 if unknown
         self._is_entered = False
 
     @classmethod
@@ -96,7 +96,7 @@ class Batch(Gathered[BatchCounts]):
 
     @property
     def name(self) -> str:
-        """The name, for people; empty if it was not read."""
+        """The name of the batch, for people; empty if the batch was not read."""
         relations = self._record.relations
         return "" if relations is None or relations.batch is None else relations.batch.name
 
@@ -108,7 +108,7 @@ class Batch(Gathered[BatchCounts]):
             ConfigurationError: always.
         """
         raise ConfigurationError(
-            f"{self!r} has no output. Let the job wait for it, using(after=batch), and read "
+            f"{self!r} has no output. Let the job wait for the batch with using(after=batch), and call "
             "batch.results(task) or batch.counts() inside that job."
         )
 
@@ -119,7 +119,7 @@ class Batch(Gathered[BatchCounts]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Store all jobs; if the block raised, store none, and cancel a batch that is already stored."""
+        """Store all jobs; if the block raised, store no more jobs, and cancel the batch if it is stored."""
         filling = cast("Filling", self._filling)
         is_whole = self.id == filling.root and error is None
         within = filling.transaction() if is_whole else filling.transaction_of_stored()
@@ -142,8 +142,8 @@ class Batch(Gathered[BatchCounts]):
         filling = self._filling
         if filling is None or self._is_entered or not (filling.is_open or self.id == filling.root):
             raise ConfigurationError(
-                f"{self!r} is stored, or its block was entered before: a batch has one block. Add to it "
-                "without one: batch.add(task, …)."
+                f"{self!r} is already stored, or its block was entered before; a batch has only one block. "
+                "Use batch.add(task, …) without a block."
             )
         self._is_entered = True
         if self.id == filling.root:
@@ -156,16 +156,16 @@ class Batch(Gathered[BatchCounts]):
     def add(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Add a member, and return its handle.
 
-        Within the block the member is gathered. If the batch is already stored, the member is stored
-        immediately.
+        Within the block, the member is collected and stored later. If the batch is already stored, the member
+        is stored immediately.
 
         A member can add to its own batch with `job.batch`; other code can add until the batch has ended. If
         another job has the unique key of the call, that job does not become a member, and `is_new` of the
         handle is False.
 
         Raises:
-            BatchFinished: the batch has ended, or was cancelled.
-            ConfigurationError: the job must wait for a job that is not a member; or the block of the batch
+            BatchFinished: If the batch has ended, or was cancelled.
+            ConfigurationError: If the job must wait for a job that is not a member; or the block of the batch
                 has not been entered.
             SignatureMismatch, ArgumentError, StorageError: as for `enqueue`.
         """
@@ -220,16 +220,16 @@ class Batch(Gathered[BatchCounts]):
             raise
 
     def _taker(self) -> Filling | None:
-        """Return the block that gathers members of this batch; None if they are stored immediately.
+        """Return the open block that collects members of this batch; None if members are stored immediately.
 
         Raises:
-            ConfigurationError: the batch is not stored, and no block gathers its members.
+            ConfigurationError: If the batch is not stored, and no block collects its members.
         """
         filling = self._filling
         if filling is not None and filling.takes(self.id):
             return filling
         if filling is not None and (why := filling.why_not_stored(self.id)) is not None:
-            raise ConfigurationError(f"Nothing can be added to {self!r}, which is not stored: {why}.")
+            raise ConfigurationError(f"No jobs can be added to {self!r}, because it is not stored: {why}.")
         return None
 
     def batch(
@@ -242,14 +242,14 @@ class Batch(Gathered[BatchCounts]):
         tags: Sequence[str] = (),
         keep: timedelta | float | None = None,
     ) -> Batch:
-        """Return a batch that is a member of this one; fill it in its own block, or with `add`.
+        """Return a batch that is a member of this batch; add its members in its own block, or with `add`.
 
         The options are those of `fire.batch`. It can wait only for members of this batch. It is kept, with
         its members, at least as long as this batch; `keep` matters only if it is longer. If this batch is
         already stored, the new batch is stored by its own block.
 
         Raises:
-            ConfigurationError: an option is wrong, or the batch would be more than 8 deep.
+            ConfigurationError: If an option is wrong, or the batch would be more than 8 deep.
         """
         return new_batch(
             self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, keep=keep, outer=self
@@ -258,7 +258,7 @@ class Batch(Gathered[BatchCounts]):
     abatch = twin(batch)
 
     def depth(self) -> int:
-        """Return the depth of its nesting: 1 for a batch that is not in another one.
+        """Return the nesting depth of the batch; it is 1 for a batch that is not in another batch.
 
         If the depth is unknown, the batches around it are read one after another.
         """
@@ -277,8 +277,8 @@ class Batch(Gathered[BatchCounts]):
     def counts(self, *, deep: bool = False, limit: int | None = None) -> BatchCounts | DeepBatchCounts:
         """Return the counts of its members by state.
 
-        Its own members are counted, all at one time, in one round trip. A batch within it is one member,
-        whatever it contains; `batches` is the number of such members.
+        Its own members are counted at one point in time, in one round trip. A batch within it counts as one
+        member, regardless of its content; `batches` is the number of such members.
 
         With `deep=True`, the jobs of the batch and of all batches within it are counted instead, and the
         batches themselves are not. The batches are read one after another: about one round trip per 500
@@ -290,12 +290,12 @@ class Batch(Gathered[BatchCounts]):
                 more.
 
         Raises:
-            JobNotFound: it is not stored.
+            JobNotFound: If the batch is not stored.
         """
         counts = self._client.storage.batch_counts((self.id,))[0]
         if counts is None:
             self._read()
-            raise JobNotFound(f"Job {self.id} is no batch.")
+            raise JobNotFound(f"Job {self.id} is not a batch.")
         return deep_counts(self._client.storage, self.id, counts, limit) if deep else counts
 
     @overload
@@ -315,7 +315,7 @@ class Batch(Gathered[BatchCounts]):
         the members entered this state.
 
         Raises:
-            ConfigurationError: the state is unknown, or the limit is not from 1 to 500.
+            ConfigurationError: If the state is unknown, or the limit is not from 1 to 500.
         """
         where = JobFilter(state=None if state is None else to_choice(State, "state", state), batch_id=self.id)
         found = self._client.storage.find(
@@ -348,11 +348,11 @@ class Batch(Gathered[BatchCounts]):
             deep: whether members of batches within it are included.
 
         Raises:
-            ConfigurationError: the batch contains others, and `deep` is not given; or `after` is neither a
+            ConfigurationError: If the batch contains others, and `deep` is not given; or `after` is neither a
                 job nor an id.
-            JobNotFound: the batch or the member `after` is not stored; or the batch was pruned while it was
-                read, so that results might be missing.
-            ResultUnavailable: a member succeeded without a storable result.
+            JobNotFound: If the batch or the member `after` is not stored; or the batch was pruned while it
+                was read, so that results might be missing.
+            ResultUnavailable: If a member succeeded without a storable result.
         """
         for page in self._pages_of(task, after, deep):
             yield from (cast("R2", result_of(self._client, record)) for record in page)
@@ -377,38 +377,37 @@ class Batch(Gathered[BatchCounts]):
         """Yield the succeeded members of a task, page by page, beginning after the given member."""
         if after is not None and not isinstance(after, str | Job):
             raise ConfigurationError(
-                f"after={shown(after)} is refused; pass a member of {self!r}, a job or its id."
+                f"after must be a member of {self!r}, as a job or an id, got {shown(after)}."
             )
         place = after.id if isinstance(after, Job) else after
         batches = self.counts().batches
         if batches and deep is None:
-            number, these = ("1 batch", "that") if batches == 1 else (f"{batches:,} batches", "these")
+            number = "1 batch" if batches == 1 else f"{batches:,} batches"
             raise ConfigurationError(
-                f"{self!r} has {number} within it, and results({task.info.name}) does not say whether the "
-                f"members of {these} count: pass deep=True for all results, deep=False for those of its own "
-                "members only."
+                f"{self!r} contains {number}, so results({task.info.name}) requires deep. Pass deep=True for "
+                "the results of all members, or deep=False for those of its own members only."
             )
         names, storage = {task.info.name, *task.info.aliases}, self._client.storage
         path = [] if place is None else path_to(storage, self.id, place, is_deep=bool(deep))
         if path is None:
-            where = "is in no batch within" if deep else "is no member of"
-            raise JobNotFound(f"{shown(place)} {where} {self!r} that is stored.")
+            where = "is not in a batch within" if deep else "is not a member of"
+            raise JobNotFound(f"{shown(place)} {where} {self!r}, or is not stored.")
         task_name = None if len(names) > 1 else task.info.name
         for page in walk_members(storage, self.id, task_name, path, batches if deep else 0):
             yield [record for record in page if record.task in names and record.state is State.SUCCEEDED]
         if storage.get((self.id,))[0] is None:  # its members are pruned with it
             raise JobNotFound(
-                f"{self._words} was pruned while its results were read; some may be missing. Keep it for "
-                "longer: fire.batch(…, keep=…)."
+                f"{self._words} was pruned while its results were read; some results may be missing. Keep "
+                "the batch longer: fire.batch(…, keep=…)."
             )
 
     def result(self, timeout: float | None = None) -> BatchCounts:
         """Return its counts after it has succeeded; wait up to `timeout` seconds.
 
         Raises:
-            JobFailed: it failed; the message contains the number of failed members.
-            JobDeleted: it was cancelled.
-            ResultTimeout: it did not end in time.
+            JobFailed: If the batch failed. The message contains the number of failed members.
+            JobDeleted: If the batch was cancelled.
+            ResultTimeout: If the batch did not end in time.
         """
         super().result(timeout)
         return self.counts()
@@ -421,7 +420,7 @@ class Batch(Gathered[BatchCounts]):
     def _result_of(self, read: Observation) -> BatchCounts:
         record = read.record
         if record is None:
-            raise JobNotFound(f"Batch {self.id} is not stored any more.")
+            raise JobNotFound(f"Batch {self.id} is no longer stored.")
         self._show(read.began, record)
         if record.state is State.FAILED:
             raise JobFailed(f"{self._words} failed: {record.reason or 'a member failed'}.")
@@ -436,22 +435,23 @@ class Batch(Gathered[BatchCounts]):
     def requeue(self, *, from_step: str | None = None, reason: str = "requeued with its batch") -> Batch:
         """Requeue its failed members, also those of batches within it, and open it again.
 
-        All of them are enqueued, 500 at a time; the batch is open after the first 500. If this raises in
-        between, the other members are still failed, and can be requeued later. Jobs that wait for the success
-        of these members can then run. Deleted members stay deleted. The members' histories show `reason`.
+        All of them are enqueued, 500 at a time; the batch is open after the first 500. If an exception is
+        raised in between, the other members are still failed, and can be requeued later. Jobs that wait for
+        the success of these members can then run. Deleted members stay deleted. The members' histories show
+        `reason`.
 
         Raises:
-            JobConflict: none has failed, or the batch was cancelled.
-            ConfigurationError: `from_step` is given, which is only for a member.
-            JobNotFound: it is not stored.
+            JobConflict: If no member has failed, or the batch was cancelled.
+            ConfigurationError: If `from_step` is given, which is only for a member.
+            JobNotFound: If the batch is not stored.
         """
         if from_step is not None:
             raise ConfigurationError(
-                f"{self!r} has no steps: from_step={from_step!r} is for a member, job.requeue(from_step=…)."
+                f"{self!r} has no steps; use from_step={from_step!r} with a member: job.requeue(from_step=…)."
             )
         if self.counts().is_cancelled:
             raise JobConflict(
-                f"{self!r} was cancelled, which is for good; none of its members can run again."
+                f"{self!r} was cancelled, which is permanent; none of its members can run again."
             )
         if not self._requeue_failed(reason):
             raise JobConflict(f"{self!r} has no failed member that could be requeued.")
@@ -468,7 +468,7 @@ class Batch(Gathered[BatchCounts]):
         now, number = self._client.clock.now(), 0
         storage = self._client.storage
         where = JobFilter(state=State.FAILED, batch_id=self.id, until=storage.clock() + 1)
-        # Members that fail again meanwhile are left out, so that the loop ends.
+        # `until` excludes members that fail again meanwhile, so that the loop ends.
         for page in pages_of(storage, where):
             changes = [
                 lifecycle.requeue(record.id, at=now, reason=reason) for record in page if not record.is_batch
@@ -495,8 +495,8 @@ class Batch(Gathered[BatchCounts]):
             reason: for people, in the batch's history and on the dashboard.
 
         Raises:
-            JobConflict: it is deleted already.
-            JobNotFound: it is not stored.
+            JobConflict: If the batch is already deleted.
+            JobNotFound: If the batch is not stored.
         """
         super().delete(reason=reason)
         return self
@@ -507,7 +507,7 @@ def _chunks(calls: Iterable[Call[Any]]) -> Iterator[list[Call[Any]]]:
     while chunk := list(islice(left, CHUNK)):
         for call in chunk:
             if not isinstance(call, Call):
-                raise TaskError(f"add_many takes what task.call(…) returns, not {call!r}.")
+                raise TaskError(f"add_many accepts only calls from task.call(…), got {call!r}.")
         yield chunk
 
 
@@ -525,19 +525,19 @@ def new_batch(
     beside: str | None = None,
     outer: Batch | None = None,
 ) -> Batch:
-    """Return a batch to be filled; if `outer` is given, it is a member of that batch. See `fire.batch`.
+    """Return a new batch; if `outer` is given, it is a member of that batch. See `fire.batch`.
 
     Raises:
-        ConfigurationError: an option is wrong, or the batch would be too deep.
+        ConfigurationError: If an option is wrong, or the batch would be too deep.
     """
     seconds, retention = to_keep_seconds(keep), client.retention
     succeeded = retention.succeeded if seconds is None else int(seconds * SECOND)
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
         raise ConfigurationError(
-            f"Batch name {shown(name)} is refused; use 1 to {_LONGEST_NAME} printable characters."
+            f"A batch name must have 1 to {_LONGEST_NAME} printable characters, got {shown(name)}."
         )
     if on_failure not in ("continue", "cancel"):
-        raise ConfigurationError(f"on_failure={shown(on_failure)} is unknown; use one of continue, cancel.")
+        raise ConfigurationError(f"on_failure must be 'continue' or 'cancel', got {shown(on_failure)}.")
     keeps = (succeeded, retention.failed, retention.deleted)
     rules = BatchRules(name, on_failure == "cancel", keeps)
     outer_id = None if outer is None else outer.id
@@ -545,7 +545,7 @@ def new_batch(
     depth = 1 if outer is None else 1 + outer.depth()
     if depth > DEEPEST:
         raise ConfigurationError(
-            f"Batch {name!r} would be {depth} deep; at most {DEEPEST} lie within one another."
+            f"Batch {name!r} would be at depth {depth}; batches can be nested at most {DEEPEST} deep."
         )
     sources, end = to_sources(after), to_choice(On, "on", on)
     transaction = partial(client.transaction, within)
@@ -572,9 +572,7 @@ def new_batch(
         filling.begin(batch, record)
         return batch
     if not isinstance(hold, timedelta) or not timedelta(seconds=1) <= hold <= _LONGEST_HOLD:
-        raise ConfigurationError(
-            f"hold={shown(hold)} is refused; pass a timedelta from a second to 366 days."
-        )
+        raise ConfigurationError(f"hold must be a timedelta from 1 second to 366 days, got {shown(hold)}.")
     waits_for = [*sources] if outer is None else [*sources, outer]
     filling = Filling(client, record.id, within, span_micros(hold), sources=waits_for)
     filling.promise(record.id)
@@ -582,7 +580,7 @@ def new_batch(
 
 
 def handle_of(client: Client, record: JobRecord) -> Job[Any]:
-    """Return the handle of a stored job; for a batch it is a `Batch`."""
+    """Return the handle of a stored job; the handle of a batch is a `Batch`."""
     is_batch = record.relations_json is not None and record.is_batch
     return Batch(client, record) if is_batch else Job(client, record)
 
@@ -591,11 +589,11 @@ def find_batch(client: Client, batch_id: str) -> Batch:
     """Return the handle of a stored batch.
 
     Raises:
-        JobNotFound: no batch with this id is stored.
+        JobNotFound: If no batch with this id is stored.
     """
     record = client.storage.get((batch_id,))[0]
     if record is None:
         raise JobNotFound(f"Batch {shown(batch_id)} is not stored: the id is wrong, or it has been pruned.")
     if not record.is_batch:
-        raise JobNotFound(f"Job {batch_id} is no batch, but one of task {record.task}.")
+        raise JobNotFound(f"Job {batch_id} is not a batch, but a job of task {record.task}.")
     return Batch(client, record)

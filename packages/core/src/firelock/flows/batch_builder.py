@@ -1,8 +1,8 @@
-"""Gather the members of a batch in one block of the caller's code, and store them.
+"""Collect the members of a batch in one block of the caller's code, and store them.
 
-A block stores its members at its end, together with the batch. If there are more than 500, it stores the
-first ones while the block still runs. Meanwhile the batch is held, so that it cannot end; each chunk extends
-the hold.
+The members are stored at the end of the block, together with the batch. If there are more than 500, the first
+ones are stored while the block still runs. Until the end of the block, the batch is held, so that it cannot
+end; each stored chunk extends the hold.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _MOVED_ON = 4  # a hold is extended when a quarter of it has passed
 
 
 class Gathered(Job[R]):
-    """A job that a block has gathered.
+    """A job that was added in the block of a batch.
 
     It is stored at the end of the block, or earlier if the block has many jobs. If another job has its unique
     key, the handle becomes that of the other job when this job would be stored.
@@ -124,10 +124,10 @@ def call_of(
     """Return the call of a task.
 
     Raises:
-        TaskError: the object is not a task.
+        TaskError: If the object is not a task.
     """
     if not makes_calls(task):
-        raise TaskError(f"{verb}() takes a task, then its arguments: {verb}(task, …), not {task!r}.")
+        raise TaskError(f"{verb}() accepts a task and then its arguments, got {task!r}. Use {verb}(task, …).")
     call: Call[Any] = task.call(*args, **kwargs)
     return call
 
@@ -137,10 +137,10 @@ _Pair: TypeAlias = tuple[NewJob, Gathered[Any]]
 
 @attrs.define(eq=False)
 class Filling:
-    """The jobs that a block has gathered but not stored: those of its batch, and of batches within it."""
+    """The block of a batch, with the jobs that are not stored yet, including those of batches within it."""
 
     client: Client
-    root: str  # the id of the batch whose block it is
+    root: str  # the id of the batch of the block
     within: object | None
     hold: int  # micros
     is_open: bool = False
@@ -149,51 +149,51 @@ class Filling:
     _sources: list[Job[Any]] = attrs.Factory(list)  # the jobs that the batch and its continuations wait for
     _waiting: list[_Pair] = attrs.Factory(list)
     _unstored: set[str] = attrs.Factory(set)  # ids of the waiting jobs, and of jobs that will never be stored
-    _dropped: set[str] = attrs.Factory(set)  # of these, the jobs of an inner block that raised
-    _open: dict[str, None] = attrs.Factory(dict)  # ids of batches that are being filled, outer ones first
+    _dropped: set[str] = attrs.Factory(set)  # of these, the jobs of inner blocks that raised an exception
+    _open: dict[str, None] = attrs.Factory(dict)  # ids of batches with open blocks, outer ones first
     _empty: set[str] = attrs.Factory(set)  # ids of batches without members
-    _held: set[str] = attrs.Factory(set)  # ids of batches that are stored but not filled yet
-    _held_at: int = 0  # when their holds were last extended
+    _held: set[str] = attrs.Factory(set)  # ids of stored batches to which members are still added
+    _held_at: int = 0  # when the holds of these batches were last extended
     _has_stored: bool = False
     _is_within: bool = False  # whether the stored jobs are in a transaction of the caller
     _storing: threading.Lock = attrs.Factory(threading.Lock)
 
     def promise(self, batch_id: str) -> None:
-        """Note that the batch is not stored yet; it will be when its block is used."""
+        """Note that the batch is not stored yet, because its block has not been used."""
         self._unstored.add(batch_id)
 
     def begin(self, batch: Batch, record: NewJob) -> None:
-        """Gather the batch itself, and allow members to be added to it."""
+        """Add the batch itself to the jobs to store, and allow members to be added to it."""
         self._gather([(record, batch)])
         self._open[batch.id] = None
         self._empty.add(batch.id)
 
     def takes(self, batch_id: str) -> bool:
-        """Return whether members of that batch are gathered here instead of being stored immediately."""
+        """Return whether this block collects members of that batch, which are then not stored immediately."""
         return self.is_open and (
             batch_id in self._open or batch_id in self._unstored or batch_id in self._held
         )
 
     def members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[_Pair]:
-        """Return the jobs and handles of new members, without gathering them."""
+        """Return the jobs and handles of new members, without adding them to the block."""
         self._check_within(calls)
         return self._pairs(self.client.new_members(calls, batch_id))
 
     def child(self, parent: Job[Any], call: Call[Any]) -> list[_Pair]:
-        """Return the job and handle of a continuation, without gathering it."""
+        """Return the job and handle of a continuation, without adding it to the block."""
         self._check_within((call,))
         job = self.client.new_child(parent.id, call, parent.meta, self.transaction)
         self._sources += (*(call.options.after or ()), *sources_in(call.args), *sources_in(call.kwargs))
         return self._pairs([(job,)])
 
     def transaction(self) -> object | None:
-        """Return the transaction that the block is stored in; None for none."""
+        """Return the transaction in which the block is stored, if any."""
         return self.within if self.is_async else self.client.transaction(self.within)
 
     def transaction_of_stored(self) -> object | None:
         """Return the transaction in which chunks of the block were stored; None if there is none.
 
-        Never raises, because it is needed at the end of a block that has itself raised.
+        This never raises an exception, because it is called at the end of a block that has itself raised one.
         """
         if not self._is_within:
             return None
@@ -205,8 +205,8 @@ class Filling:
     def _check_within(self, calls: Sequence[Call[Any]]) -> None:
         if any(call.options.within is not None for call in calls):
             raise ConfigurationError(
-                "using(within=…) has no meaning in the block of a batch, which is stored as a whole: "
-                "fire.batch(…, within=session)."
+                "using(within=…) cannot be used in the block of a batch, because the batch is stored as a "
+                "whole. Use fire.batch(…, within=session)."
             )
 
     def _pairs(self, runs: Sequence[Sequence[NewJob]]) -> list[_Pair]:
@@ -214,9 +214,9 @@ class Filling:
         return [(job, Gathered(self.client, run[0], self, job.id)) for run in runs for job in run]
 
     def add(self, pairs: Sequence[_Pair]) -> list[Gathered[Any]]:
-        """Gather the jobs, and store the first ones if there are many; return the handles.
+        """Add the jobs, and store the first ones if there are many; return the handles.
 
-        In an async block, nothing is stored here, because that would block the event loop.
+        In an async block, this method stores nothing, because it would block the event loop.
         """
         self._gather(pairs)
         if len(self._waiting) > self._size and not self.is_async:
@@ -246,10 +246,10 @@ class Filling:
         batches = _batches_of(pairs)
         if self._dropped:
             sources = {edge.parent_id for job, _ in pairs for edge in job.parents}
-            if gone := self._dropped & (sources | batches):
+            if dropped := self._dropped & (sources | batches):
                 raise ConfigurationError(
-                    f"Job {gone.pop()} is not stored, since the block of its batch raised; nothing can wait "
-                    "for it, or be added to it."
+                    f"Job {dropped.pop()} is not stored, because the block of its batch raised an exception. "
+                    "No job can wait for it or be added to it."
                 )
         self._empty -= batches
         self._unstored.update([job.id for job, _ in pairs])
@@ -261,22 +261,22 @@ class Filling:
         return CHUNK + (not self._has_stored)
 
     def why_not_stored(self, job_id: str) -> str | None:
-        """Return why a gathered job is not stored, as the rest of a sentence; None if it is stored."""
+        """Return why a job of the block is not stored, as the rest of a sentence; None if it is stored."""
         if job_id not in self._unstored:
             return None
         if self.has_raised or job_id in self._dropped:
-            return "the block of its batch raised, and nothing of it was stored"
+            return "the block of its batch raised an exception before this job was stored"
         if self.is_open:
-            return "that happens at the end of the block of its batch"
-        return "a batch is filled in a block, which was not entered: with fire.batch(…) as batch"
+            return "it is stored at the end of the block of its batch"
+        return "the block of its batch was not entered; use with fire.batch(…) as batch"
 
     def leave(self, batch_id: str, transaction: object | None, *, has_raised: bool) -> None:
-        """End the block of a batch: store everything, or as little as possible if the block raised."""
+        """End the block of a batch: store everything, or no further jobs if the block raised an exception."""
         if batch_id != self.root:
             if has_raised:
                 self._drop(batch_id, transaction)
                 return
-            with self._storing:  # the inner batch is filled: it may end after all of it is stored
+            with self._storing:  # the inner batch may end after all its members are stored
                 self._open.pop(batch_id, None)
                 self._let_go(self._held - self._filled_later(0))
             return
@@ -301,24 +301,27 @@ class Filling:
             self._cancel(self.root, transaction)
 
     def _drop(self, batch_id: str, transaction: object | None) -> None:
-        """Do the same as `_abandon` for an inner batch; the outer block continues."""
+        """Abandon an inner batch in the same way as `_abandon`; the outer block continues."""
         with self._storing:
-            gone = {batch_id}
-            for job, _ in self._waiting:  # members of it, and jobs that wait for it, come after it
+            dropped = {batch_id}
+            for (
+                job,
+                _,
+            ) in self._waiting:  # its members, and the jobs that wait for it, come after it in this list
                 relations = job.relations
                 sources = {edge.parent_id for edge in job.parents}
-                if (relations is not None and relations.batch_id in gone) or sources & gone:
-                    gone.add(job.id)
-            self._waiting = [pair for pair in self._waiting if pair[0].id not in gone]
-            self._dropped |= gone
-            self._open = {one: None for one in self._open if one not in gone}
-            self._empty -= gone
-            self._held -= gone
+                if (relations is not None and relations.batch_id in dropped) or sources & dropped:
+                    dropped.add(job.id)
+            self._waiting = [pair for pair in self._waiting if pair[0].id not in dropped]
+            self._dropped |= dropped
+            self._open = {one: None for one in self._open if one not in dropped}
+            self._empty -= dropped
+            self._held -= dropped
         if batch_id not in self._unstored:
             self._cancel(batch_id, transaction)
 
     def _store(self, transaction: object | None, most_left: int | None = None) -> None:
-        """Store gathered jobs, chunk by chunk, until less than a chunk or `most_left` jobs remain."""
+        """Store jobs of the block, chunk by chunk, until less than a chunk or `most_left` jobs remain."""
         with self._storing:
             while len(self._waiting) > (self._size if most_left is None else most_left):
                 try:
@@ -350,11 +353,11 @@ class Filling:
             self._let_go(self._held - unfilled)
 
     def _filled_later(self, start: int) -> set[str]:
-        """Return the batches that are still being filled, or have waiting members from this index on."""
+        """Return the batches whose blocks are open, or that have waiting members from this index on."""
         return {*self._open, *_batches_of(self._waiting[start:])}
 
     def _duplicate(self, jobs: Sequence[NewJob]) -> DuplicateJob | None:
-        """Return the error for a job that others wait for, but whose unique key another job has."""
+        """Return the error for a job for which others wait, but whose unique key another job has."""
         sources = {edge.parent_id for job in jobs for edge in job.parents}
         takers: dict[str, str] = {}
         for job in jobs:
@@ -367,9 +370,10 @@ class Filling:
                 holder = found[0].job_id if found[0].key == use.key else job.id
             if holder != job.id and job.id in sources:
                 error = DuplicateJob(
-                    f"Job {holder} has the unique key {use.key.partition(' ')[2]!r} of {job.task}, so that "
-                    "the call is no member of the batch, and another member waits for it. Call it through "
-                    "using(unique=False), or wait for that job outside of the batch. Nothing was stored.",
+                    f"Job {holder} already has the unique key {use.key.partition(' ')[2]!r} of {job.task}. "
+                    "So the call created no member of the batch, but another member waits for it. Call the "
+                    "task with using(unique=False), or wait for that job outside of the batch. Nothing was "
+                    "stored.",
                     holder,
                 )
                 error.job = Job(self.client, job, job_id=holder, is_new=False)
@@ -388,7 +392,7 @@ class Filling:
             self._held_at = now
 
     def _let_go(self, batches: set[str]) -> None:
-        """End the holds of these batches, which are filled and may end."""
+        """End the holds of these batches, because all their members are stored."""
         if batches:
             self._change(dict.fromkeys(batches), self.client.clock.now())
             self._held -= batches
@@ -398,7 +402,7 @@ class Filling:
         """Set the end of each batch's hold; None ends the hold now.
 
         Raises:
-            BatchFinished: one of the batches was cancelled meanwhile.
+            BatchFinished: If one of the batches was cancelled in the meantime.
         """
         storage = self.client.storage
         changes = [lifecycle.hold(one, at=now, until=end) for one, end in until.items()]
@@ -407,19 +411,24 @@ class Filling:
         for one, counts in zip(refused, storage.batch_counts(refused) if refused else (), strict=True):
             if counts is None or counts.is_cancelled:
                 raise BatchFinished(
-                    f"Batch {one} was cancelled while it was filled; nothing more was stored."
+                    f"Batch {one} was cancelled while members were added; no more members were stored."
                 )
 
     def _cancel(self, batch_id: str, transaction: object | None) -> None:
-        """Cancel the batch; if that is impossible, it is cancelled at the end of its hold."""
+        """Cancel the batch; if this fails, it is cancelled at the end of its hold."""
         try:
             now = self.client.clock.now()
             change = lifecycle.delete(
-                batch_id, at=now, reason="the block that filled it raised", expires_at=None
+                batch_id,
+                at=now,
+                reason="the block that adds its members raised an exception",
+                expires_at=None,
             )
             self.client.storage.apply([change], within=transaction)
         except StorageError as error:
-            log.warning("Batch %s was not cancelled; the end of its hold will do it: %s", batch_id, error)
+            log.warning(
+                "Batch %s could not be cancelled; it is cancelled when its hold ends: %s", batch_id, error
+            )
             return
         if transaction is None:
             release_continuations(self.client.storage)

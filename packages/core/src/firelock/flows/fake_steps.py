@@ -71,7 +71,7 @@ class FakeAttempt:
         """Keep the result; any session is accepted.
 
         Raises:
-            JobCancelled: the context was created with `cancelled=True`.
+            JobCancelled: If the context was created with `cancelled=True`.
         """
         del session
         self._context.raise_if_cancelled()
@@ -79,22 +79,22 @@ class FakeAttempt:
 
 
 class FakeSteps(JobSteps):
-    """Steps with memos in memory; a wait returns its given answer, or is refused without one."""
+    """Steps with memos in memory; a wait returns its answer from the test, or raises an error without one."""
 
     def __init__(self, job: ClaimedJob, attempt: FakeAttempt, answers: Mapping[str, object]) -> None:
-        nothing: Any = None  # unused, because nothing is sent
+        nothing: Any = None  # never used, because nothing is stored
         super().__init__(
             job, ClaimHolder("", ""), cast("Any", _NoClient()), attempt, memos=nothing, flusher=nothing
         )
         self._answers = answers
 
-    def _ask(self, request: object) -> object:
+    def _perform(self, request: object) -> object:
         if isinstance(request, NewMemo):
             return Remembered(Applied.APPLIED, request.memo)
-        raise StepError("A task that is called directly reaches no storage; run it by a Tester.")
+        raise StepError("A task that is called directly has no storage; run it with a Tester.")
 
-    async def _aask(self, request: object) -> object:
-        return self._ask(request)
+    async def _aperform(self, request: object) -> object:
+        return self._perform(request)
 
     def emit(self, stream: str, data: str) -> None:
         """Discard the output, as a line of the log is discarded."""
@@ -112,13 +112,13 @@ class FakeSteps(JobSteps):
         """Do nothing: there is no storage."""
 
     def step(self, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as its base
-        """Return the given answer, or the result of the function."""
+        """Return the answer of the test, or the result of the function."""
         if name not in self._answers:
             return super().step(name, *args, **kwargs)
         return self._drive(self._answered(MemoKind.STEP, name))
 
     async def astep(self, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as its base
-        """Return the given answer, or the result of the function."""
+        """Return the answer of the test, or the result of the function."""
         if name not in self._answers:
             return await super().astep(name, *args, **kwargs)
         return await self._adrive(self._answered(MemoKind.STEP, name))
@@ -144,8 +144,8 @@ class FakeSteps(JobSteps):
     def _answered(self, kind: MemoKind, name: str) -> Generator[Any, Any, Any]:
         if name not in self._answers:
             raise StepError(
-                f"The task waits for {memo_words(kind, name)!r}, and no server runs it that could come back "
-                f"to it. Give the answer, JobContext.fake(answers={{{name!r}: …}}), or run it by a Tester."
+                f"The task waits for {memo_words(kind, name)!r}, but no server can resume it. Pass the "
+                f"answer with JobContext.fake(answers={{{name!r}: …}}), or run the task with a Tester."
             )
         answer = self._answers[name]
         if isinstance(answer, BaseException):

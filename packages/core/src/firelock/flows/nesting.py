@@ -28,7 +28,7 @@ def pages_of(storage: Storage, where: JobFilter) -> Iterator[list[JobRecord]]:
 
 
 def _inner_pages(
-    storage: Storage, batch_id: str, number: int, behind: JobRecord | None = None
+    storage: Storage, batch_id: str, number: int, after: JobRecord | None = None
 ) -> Iterator[list[JobRecord]]:
     """Yield the batches directly within a batch, page by page.
 
@@ -37,18 +37,18 @@ def _inner_pages(
         batch_id: the outer batch.
         number: a lower bound for the number of batches directly within it; 0 reads nothing. The search
             through the members of a large batch ends when this many are found.
-        behind: the batch after which to begin; None begins with the first.
+        after: the batch after which to begin; None to begin with the first batch.
     """
     if not number:
         return
-    since = None if behind is None else behind.created_at
+    since = None if after is None else after.created_at
     found = 0
     for page in pages_of(storage, JobFilter(batch_id=batch_id, task=BATCH_TASK, since=since)):
         found += len(page)
-        wanted = [job for job in page if behind is None or _place(job) > _place(behind)]
+        wanted = [job for job in page if after is None or _place(job) > _place(after)]
         if wanted:
             yield wanted
-        if behind is None and found >= number:
+        if after is None and found >= number:
             return
 
 
@@ -118,7 +118,7 @@ def _batches_within(
 
 
 def path_to(storage: Storage, batch_id: str, job_id: str, *, is_deep: bool) -> list[JobRecord] | None:
-    """Return the path from a batch to a job within it, ending with the job; None if it is not in the batch.
+    """Return the path from a batch to a job within it; it ends with the job. None if the job is not in it.
 
     Args:
         storage: the storage of the jobs.
@@ -149,16 +149,16 @@ def walk_members(
         path: the path to the job after which to begin, from `path_to`; empty to begin with the first member.
         batches: the number of batches directly within it; 0 leaves them out.
     """
-    behind = path[0] if path else None
-    is_within = batches > 0 and behind is not None and behind.is_batch  # its own members precede it
-    if is_within and behind is not None and len(path) > 1:
-        counts = storage.batch_counts([behind.id])[0]
-        yield from walk_members(storage, behind.id, task, path[1:], counts.batches if counts else 0)
+    after = path[0] if path else None
+    is_within = batches > 0 and after is not None and after.is_batch  # then its own members were already read
+    if is_within and after is not None and len(path) > 1:
+        counts = storage.batch_counts([after.id])[0]
+        yield from walk_members(storage, after.id, task, path[1:], counts.batches if counts else 0)
     if not is_within:
-        since = None if behind is None else behind.created_at
+        since = None if after is None else after.created_at
         for page in pages_of(storage, JobFilter(batch_id=batch_id, task=task, since=since)):
-            yield [job for job in page if behind is None or _place(job) > _place(behind)]
-    for inner_page in _inner_pages(storage, batch_id, batches, behind if is_within else None):
+            yield [job for job in page if after is None or _place(job) > _place(after)]
+    for inner_page in _inner_pages(storage, batch_id, batches, after if is_within else None):
         all_counts = storage.batch_counts([inner.id for inner in inner_page])
         for inner, counts in zip(inner_page, all_counts, strict=True):
             if counts is not None and counts.total:  # otherwise it was pruned meanwhile, or has no members

@@ -1,4 +1,4 @@
-"""Signals: typed values that are sent by name to a job, which waits for them now or later."""
+"""Signals: typed values with a name that are sent to a job, which waits for them now or later."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ _LONGEST_AUTHOR = 200
 
 @attrs.frozen(eq=False, repr=False)
 class Signal(Generic[T]):
-    """A name and the type of its payload: one object to wait with, in `job.receive`, and to send with.
+    """A name and the type of its payload; `job.receive` waits for the signal, and `send` sends it.
 
-    Created by `fire.signal(name, type)`. The first answer wins: a payload that was sent early or late, or the
-    time-out.
+    It is created by `fire.signal(name, type)`. The first answer wins: a payload, even if it was sent before
+    the job waited for it, or the timeout.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Signal(Generic[T]):
         """Return the same signal for another wait of the same job: `approval.named("manager")`.
 
         Raises:
-            ConfigurationError: the name would be longer than 200 characters, or not printable.
+            ConfigurationError: If the name would be longer than 200 characters, or not printable.
         """
         return attrs.evolve(self, name=check_name(f"{self.name}:{key}"))
 
@@ -82,8 +82,8 @@ class Signal(Generic[T]):
         """Return the string in which a payload is stored.
 
         Raises:
-            ArgumentError: the payload is not of the signal's type, or would not be equal after decoding.
-            ArgumentTooLarge: it has more than 256 KiB.
+            ArgumentError: If the payload is not of the signal's type, or would not be equal after decoding.
+            ArgumentTooLarge: If the string has more than 256 KiB.
         """
         text = self._codec.encode_text(payload)
         size = len(text.encode(errors="surrogatepass"))
@@ -98,7 +98,7 @@ class Signal(Generic[T]):
         """Return the payload of a stored string.
 
         Raises:
-            ArgumentError: it is damaged, or does not have the present type of the signal.
+            ArgumentError: If the string is damaged, or does not have the present type of the signal.
         """
         return cast("T", self._codec.decode_text(text))
 
@@ -115,17 +115,17 @@ class Signal(Generic[T]):
         The strings are read as `Firelock.arguments_from_text` reads those of a task's form.
 
         Raises:
-            FormError: a string cannot be read, a required field has none, or a name is unknown; its `fields`
-                contain the problem of each field.
+            FormError: If a string cannot be read, a required field has none, or a name is unknown; its
+                `fields` contain the problem of each field.
         """
         return cast("T", self._form().read(values))
 
     def send(
         self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
     ) -> bool:
-        """Send this answer to the job, which continues with it now, or when it reaches that wait.
+        """Send this answer to the job, which continues with it now, or uses it when it reaches that wait.
 
-        Return True, also if the same answer was sent before. Return False if another answer or the time-out
+        Return True, also if the same answer was sent before. Return False if another answer or the timeout
         was first. A failed job keeps the answer for its requeue. The answer joins the caller's transaction,
         as an enqueue does: the job continues after the commit. The job's row is locked until then.
 
@@ -137,13 +137,13 @@ class Signal(Generic[T]):
                 with it.
 
         Raises:
-            JobConflict: the job has succeeded or was deleted, or is a batch.
-            JobNotFound: no such job is stored.
-            JobNotCommitted: the job's transaction has not committed, or was rolled back, and the answer is
-                sent outside of that transaction.
-            StepError: the job cannot have more memos.
-            ArgumentError: the payload is not of the type, or would not be equal after decoding.
-            ConfigurationError: the author cannot be shown.
+            JobConflict: If the job has succeeded or was deleted, or is a batch.
+            JobNotFound: If no such job is stored.
+            JobNotCommitted: If the transaction of the job has not committed, or was rolled back, and the
+                answer is sent outside of that transaction.
+            StepError: If the job has reached the limit of its memos.
+            ArgumentError: If the payload is not of the type, or would not be equal after decoding.
+            ConfigurationError: If the author is too long, or contains characters that cannot be printed.
         """
         return self._send(job, payload, author, self._client.transaction(within))
 
@@ -176,7 +176,7 @@ class Signal(Generic[T]):
         return repeat_once(lambda: self._client.storage.remember((new,)))[0]  # a lost reply does no harm
 
     def _is_first(self, job_id: str, memo: Memo, result: Remembered) -> bool:
-        """Return whether the job keeps this answer, not another one that came before it."""
+        """Return whether the job keeps this answer, and not another one that was sent before."""
         kept = result.memo
         if result.answer is Applied.MISSING:
             raise JobNotFound(_NOT_STORED.format(job=shown(job_id)))
@@ -188,12 +188,13 @@ class Signal(Generic[T]):
         if record is None or record.state in _ENDED:
             raise JobConflict(self._ended_words(job_id, record))
         raise StepError(
-            f"Job {job_id} remembers as much as it may, {MEMOS_LIMIT:,} values of {MEMOS_BYTES:,} bytes "
-            f"together, so that signal {self.name!r} cannot be kept. Let the job end, and a new one go on."
+            f"Job {job_id} has reached the limit of its memos, {MEMOS_LIMIT:,} memos with {MEMOS_BYTES:,} "
+            f"bytes of values, so signal {self.name!r} cannot be stored. Let the job end, and continue in a "
+            "new job."
         )
 
     def _ended_words(self, job_id: str, record: JobRecord | None) -> str:
-        state = "gone" if record is None else record.state
+        state = "no longer stored" if record is None else record.state
         return f"Job {job_id} is {state}; signal {self.name!r} would never be received."
 
     def link(
@@ -209,8 +210,8 @@ class Signal(Generic[T]):
     ) -> str:
         """Return the URL of a dashboard page with one button for each choice.
 
-        Every holder of the link may send one of the choices, once, and sees nothing else. The audit log shows
-        who did. The link is stored immediately, in no transaction of the caller.
+        Every holder of the link may send one of the choices, once, and cannot see anything else. The audit
+        log shows who sent it. The link is stored immediately, not in a transaction of the caller.
 
         Args:
             job: a handle or an id.
@@ -221,11 +222,11 @@ class Signal(Generic[T]):
             name: the person for whom the link is made, for the audit log.
 
         Raises:
-            ConfigurationError: `at` is not such a URL, or a choice, its text, the question or the name is not
-                accepted.
-            ArgumentError: a payload is not of the type.
-            JobConflict: the job has succeeded or was deleted, or is a batch: no answer would be received.
-            JobNotFound: no such job is stored.
+            ConfigurationError: If `at` is not such a URL, or a choice, its text, the question or the name is
+                not valid.
+            ArgumentError: If a payload is not of the type.
+            JobConflict: If the job has succeeded or was deleted, or is a batch: no answer would be received.
+            JobNotFound: If no such job is stored.
         """
         job_id = self._job_id(job)
         record = self._client.storage.get((job_id,))[0]
@@ -240,7 +241,7 @@ class Signal(Generic[T]):
             expires_at = micros(expires)
         else:
             raise ConfigurationError(
-                f"expires={shown(expires)} is refused; pass a timedelta from now, or an aware datetime."
+                f"expires must be a positive timedelta or an aware datetime, got {shown(expires)}."
             )
         approval = ApprovalLink(job_id, self.name, payloads, expires_at, question, name)
         return make_link(self._client.storage, approval, at=at)
@@ -251,9 +252,13 @@ class Signal(Generic[T]):
         if isinstance(job, str):
             return job
         if not isinstance(job, Job):
-            raise ConfigurationError(f"A signal is sent to a job, by handle or id, not to {shown(job)}.")
+            raise ConfigurationError(
+                f"A signal can be sent only to a job, by handle or id, got {shown(job)}."
+            )
         if job.task == BATCH_TASK:
-            raise JobConflict(f"{job!r} is a batch, which receives no signal; send it to a member.")
+            raise JobConflict(
+                f"{job!r} is a batch, which cannot receive signals; send the signal to a member."
+            )
         return job.as_source(None, lambda: within)
 
 
@@ -276,7 +281,7 @@ def why_not_answered(
     """Return why an answer from outside is not accepted, as a sentence; None if it may be sent.
 
     Args:
-        job: the stored job; None if it was not found, which the storage then reports itself.
+        job: the stored job; None if it was not found, because the storage then reports this itself.
         name: the name of the signal, including its key if it has one.
         value: JSON of the signal's type.
         signal: the signal of that name in an app that has the tasks, from `Firelock.signal_named`.
@@ -286,7 +291,7 @@ def why_not_answered(
         try:
             signal.decode(value)
         except ArgumentError as error:
-            return f"{shown(value)} is no payload of signal {name!r}: {error}. {_wanted(signal)}"
+            return f"{shown(value)} is not a valid payload of signal {name!r}: {error}. {_wanted(signal)}"
     kind, _, awaited = ("" if job is None else job.waits_for or "").partition(" ")
     if job is None or job.is_final or kind != MemoKind.SIGNAL or awaited == name or is_early:
         return None
@@ -299,22 +304,22 @@ def _wanted(signal: Signal[Any]) -> str:
     type_name = getattr(signal.type, "__name__", str(signal.type))
     if [field.name for field in fields] == ["value"] and fields[0].annotation_text == type_name:
         return f"Send JSON of the type {type_name}."
-    told = ", ".join(
-        f"{field.name} ({field.annotation_text}{'' if field.is_required else ', can be left out'})"
+    described = ", ".join(
+        f"{field.name} ({field.annotation_text}{'' if field.is_required else ', optional'})"
         for field in fields
     )
-    return f"{type_name} has the fields {told}."
+    return f"{type_name} has the fields {described}."
 
 
 def check_name(name: object) -> str:
     """Return the name of a signal.
 
     Raises:
-        ConfigurationError: it does not have 1 to 200 printable characters.
+        ConfigurationError: If the name does not have 1 to 200 printable characters.
     """
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
         raise ConfigurationError(
-            f"Signal name {shown(name)} is refused; use 1 to {_LONGEST_NAME} printable characters."
+            f"A signal name must have 1 to {_LONGEST_NAME} printable characters, got {shown(name)}."
         )
     return name
 
@@ -322,8 +327,10 @@ def check_name(name: object) -> str:
 def _author(author: object) -> str:
     if not isinstance(author, str) or len(author) > _LONGEST_AUTHOR or not (author.isprintable()):
         raise ConfigurationError(
-            f"author={shown(author)} is refused; use at most {_LONGEST_AUTHOR} printable characters."
+            f"author must be a string of at most {_LONGEST_AUTHOR} printable characters, got {shown(author)}."
         )
     if author == TIMED_OUT:
-        raise ConfigurationError(f"author={author!r} is refused: it stands for nobody, when a wait is over.")
+        raise ConfigurationError(
+            f"author must not be {author!r}, which is reserved for a wait that has timed out."
+        )
     return author

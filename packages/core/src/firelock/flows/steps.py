@@ -1,8 +1,9 @@
-"""The memos of a running job: steps, sleeps, signals and called jobs; how a run is suspended.
+"""The memos of a running job (steps, sleeps, signals and called jobs), and the suspension of its run.
 
 Each protocol is written once, as a generator (`_Flow`) that yields a request for each round trip; a thread or
-a coroutine drives it. A wait that has not ended is noted in `JobSteps.wait` and raises `JobSuspended`. Only
-that note decides whether a run is suspended, because the exception can be swallowed or wrapped on its way.
+a coroutine drives it. A wait that has not ended is stored in `JobSteps.wait` and raises `JobSuspended`. Only
+`JobSteps.wait` decides whether a run is suspended, because code of the task can swallow or wrap the
+exception.
 """
 
 from __future__ import annotations
@@ -84,9 +85,9 @@ CALLS_LIMIT = 500  # jobs of one gather
 IN_PLACE = 2 * SECOND  # a shorter sleep keeps its worker
 _LONGEST_NAME = 200
 _LONGEST = timedelta(days=3_650)
-_NEARLY = 50_000  # micros; a deadline that is nearer than this is waited for in place
+_NEARLY = 50_000  # micros; the run waits in place for a deadline that is nearer than this
 # A resumed wait with less than this left, by the estimated time, reads the storage's clock.
-_LATE_LOOK = 60 * SECOND
+_LATE_READ = 60 * SECOND
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _SLICE = 0.05  # seconds between two checks for a cancellation while a job waits in place
 
@@ -143,12 +144,12 @@ class JobSteps:
         self._in_place = in_place
         self._condition = threading.Condition()
         self._memos: dict[tuple[MemoKind, str], Memo] | None = None if job.has_memos else {}
-        self._used: set[tuple[MemoKind, str]] = set()  # names that this run has completed, or is working on
+        self._used: set[tuple[MemoKind, str]] = set()  # names that this run has completed or begun
         self._tried: set[str] = set()  # steps of this run within transactions, whose commit is unknown
-        self._under_way = 0
+        self._running = 0
         self._tasks: set[object] = set()  # of the asynchronous steps
         self._total = 0  # bytes of the values of `_memos`
-        self._for_good: list[BaseException] = []
+        self._permanent_errors: list[BaseException] = []
         self.wait: Wait | None = None  # if set, the run must be suspended
 
     # ---- calls by the server -----------------------------------------------------------------------------
@@ -156,25 +157,25 @@ class JobSteps:
     def fails_for_good(self, error: BaseException) -> bool:
         """Return whether an error that left the task makes its job fail without a retry.
 
-        This is true for the error of a wrongly used step or of a failed called job, also if task groups
-        wrapped it.
+        This is true for an error about the wrong use of a step, and for the failure of a called job, also if
+        task groups have wrapped it.
         """
         if isinstance(error, BaseExceptionGroup):
             return all(map(self.fails_for_good, error.exceptions))
-        return isinstance(error, StepError) or any(error is one for one in self._for_good)
+        return isinstance(error, StepError) or any(error is one for one in self._permanent_errors)
 
     def rest(self) -> None:
-        """Wait until the steps that run in a run to be suspended have ended, or the job must stop."""
+        """If the run must be suspended, wait until its running steps have ended or the job must stop."""
         with self._condition:
-            while self.wait is not None and self._under_way and self._attempt.refusal is None:
+            while self.wait is not None and self._running and self._attempt.refusal is None:
                 self._condition.wait(_SLICE)
 
     async def arest(self) -> None:
-        """Do the same as `rest` in a coroutine."""
+        """`rest` without blocking the event loop."""
         import asyncio  # noqa: PLC0415 - loaded by now
 
         pause = 0.0
-        while self.wait is not None and self._under_way and self._attempt.refusal is None:
+        while self.wait is not None and self._running and self._attempt.refusal is None:
             await asyncio.sleep(pause)
             pause = min(_SLICE, pause + 0.001)
 
@@ -183,8 +184,7 @@ class JobSteps:
         """See `JobContext.batch`."""
         if self._batch_id is None:
             raise StepError(
-                f"Job {self._job.id} is a member of no batch, so that there is none to add to. Make one: "
-                "fire.batch(…)."
+                f"Job {self._job.id} is not a member of a batch. Create a batch with fire.batch(…)."
             )
         return Batch.of(self._client, self._batch_id)
 
@@ -213,12 +213,12 @@ class JobSteps:
             return self._streams
 
     def finish(self) -> None:
-        """Store the emitted output before the run's end is stored, which ends the right to store output."""
+        """Store the emitted output; it cannot be stored after the end of the run."""
         if self._streams is not None:
             self._streams.flush_at_last()
 
     async def afinish(self) -> None:
-        """Do the same as `finish` in a coroutine."""
+        """`finish` without blocking the event loop."""
         if self._streams is not None:
             await in_thread(self._streams.flush_at_last)
 
@@ -244,13 +244,13 @@ class JobSteps:
             if inspect.iscoroutine(value):
                 value.close()
                 raise StepError(
-                    f"Step {name!r}: {_name_of(function)} is an async function; write await job.astep(…)."
+                    f"Step {name!r}: {_name_of(function)} is an async function; use await job.astep(…)."
                 )
             new = self._new_step(name, codec, value, started_at)
             if session is not None:
                 self._put_within(new, session)
                 return value
-            return self._stands(self._drive(self._put(new)), new, value, codec)
+            return self._stored_value(self._drive(self._put(new)), new, value, codec)
 
     async def astep(
         self,
@@ -271,8 +271,8 @@ class JobSteps:
                 awaited: object = function(*args, **kwargs)
                 if not inspect.isawaitable(awaited):
                     raise StepError(
-                        f"Step {name!r}: {_name_of(function)} is no async function; write job.step(…), or "
-                        "await job.astep(name, asyncio.to_thread, function, …) where it blocks."
+                        f"Step {name!r}: {_name_of(function)} is not an async function; use job.step(…), or "
+                        "await job.astep(name, asyncio.to_thread, function, …) if it blocks."
                     )
                 with self._kept_alive():
                     value = await cast("Awaitable[T]", awaited)
@@ -280,18 +280,18 @@ class JobSteps:
             if session is not None:
                 await self._aput_within(new, session)
                 return value
-            return self._stands(await self._adrive(self._put(new)), new, value, codec)
+            return self._stored_value(await self._adrive(self._put(new)), new, value, codec)
 
     def _codec_of(self, name: str, function: Callable[..., object]) -> Codec:
         if not callable(function):
             raise StepError(
-                f"Step {name!r} takes a function and its arguments: job.step({name!r}, charge, 42), not "
-                f"{shown(function)}."
+                f"Step {name!r} requires a function and its arguments, got {shown(function)}. Use for "
+                f"example job.step({name!r}, charge, 42)."
             )
         try:
             return self._client.registry.returned_codec(function)
         except TaskError as error:
-            raise StepError(f"What step {name!r} returns cannot be remembered: {error}") from error
+            raise StepError(f"The return value of step {name!r} cannot be stored: {error}") from error
 
     def _new_step(self, name: str, codec: Codec, value: object, started_at: int) -> Memo:
         try:
@@ -300,13 +300,13 @@ class JobSteps:
             advice = advice_for(misfit.culprit) if misfit.advice is None else misfit.advice
             hint = f"; {advice.replace('the parameter', 'what the function returns')}" if advice else ""
             raise StepError(
-                f"Step {name!r} returned a {type(value).__name__} that cannot be remembered: {misfit}{hint}"
+                f"Step {name!r} returned a {type(value).__name__} that cannot be stored: {misfit}{hint}"
             ) from misfit
         return self._memo(MemoKind.STEP, name, text, is_done=True, started_at=started_at)
 
-    def _stands(self, stands: Memo, new: Memo, value: T, codec: Codec) -> T:
-        """Return the remembered value: the new one, unless another one was stored first."""
-        return value if stands.value == new.value else cast("T", self._value_of(stands, codec))
+    def _stored_value(self, stored: Memo, new: Memo, value: T, codec: Codec) -> T:
+        """Return the stored value: the new one, unless another one was stored first."""
+        return value if stored.value == new.value else cast("T", self._value_of(stored, codec))
 
     def _value_of(self, memo: Memo, codec: Codec) -> object:
         return self._read(memo, codec.decode)
@@ -315,14 +315,14 @@ class JobSteps:
         """Return the value of a memo.
 
         Raises:
-            StepError: the value no longer has the expected type.
+            StepError: If the value no longer has the expected type.
         """
         try:
             return decode(read_text(self._serializer, memo.value or ""))
         except ArgumentError as error:
             raise StepError(
-                f"What {memo_words(memo.kind, memo.name)!r} remembers no longer fits: {error}. Give it "
-                f"another name, or run the job again from it: job.requeue(from_step={memo.name!r})."
+                f"The stored value of {memo_words(memo.kind, memo.name)!r} no longer fits: {error}. Use "
+                f"another name, or run the job again from there: job.requeue(from_step={memo.name!r})."
             ) from error
 
     @property
@@ -335,14 +335,13 @@ class JobSteps:
         """Check that the storage can take part in a transaction of the caller.
 
         Raises:
-            UnsupportedFeature: it cannot.
+            UnsupportedFeature: If the storage cannot join a transaction.
         """
         storage = self._client.storage
         if Feature.TRANSACTIONAL_ENQUEUE not in storage.features:
             raise UnsupportedFeature(
-                f"The storage {storage.url} cannot take part in a transaction of yours, so that "
-                "job.within(…) cannot be used. Write job.step(…), and give job.key(…) to what must not "
-                "happen twice."
+                f"The storage {storage.url} cannot join your transaction, so job.within(…) cannot be used. "
+                "Use job.step(…), and pass job.key(…) to each call that must not happen twice."
             )
 
     def _put_within(self, new: Memo, session: object) -> None:
@@ -466,13 +465,13 @@ class JobSteps:
         try:
             return signal.decode(text)
         except ArgumentError as error:
-            raise StepError(f"What was sent as signal {name!r} does not fit: {error}.") from error
+            raise StepError(f"The payload of signal {name!r} does not fit: {error}.") from error
 
-    def _left(self, instant: int, *, is_new: bool) -> _Flow[int]:
-        """Return the micros until that time; a resumed wait that is nearly over reads the storage's clock."""
-        left = instant - self._client.clock.now()
-        if not is_new and self._in_place < left < _LATE_LOOK:
-            left = instant - (yield self._client.storage.clock)
+    def _left(self, due_at: int, *, is_new: bool) -> _Flow[int]:
+        """Return the micros until that time; a resumed wait that ends soon reads the storage's clock."""
+        left = due_at - self._client.clock.now()
+        if not is_new and self._in_place < left < _LATE_READ:
+            left = due_at - (yield self._client.storage.clock)
         return left
 
     # ---- other jobs --------------------------------------------------------------------------------------
@@ -483,8 +482,8 @@ class JobSteps:
             return []
         if len(calls) > CALLS_LIMIT:
             raise StepError(
-                f"gather({name!r}) has {len(calls):,} calls, above the limit of {CALLS_LIMIT}. Make a batch "
-                "of them in a step, and wait for it: job.join(fire.batches.get(job.step(…)))."
+                f"gather({name!r}) has {len(calls):,} calls, above the limit of {CALLS_LIMIT}. Create a "
+                "batch of them in a step, and wait for the batch: job.join(fire.batches.get(job.step(…)))."
             )
         memo = yield from self._known(MemoKind.CALL, name)
         if memo is not None and memo.is_done:
@@ -516,7 +515,7 @@ class JobSteps:
         values = [self._result_of(each) for each in records if each is not None]
         text = write_text(self._serializer, values[0] if is_one else values)
         memo = self._memo(MemoKind.CALL, name, text, is_done=True)
-        # Otherwise results are read from the jobs, which are kept with this one.
+        # Otherwise results are read from the called jobs, which are kept as long as this job.
         if self._why_no_room(memo) is None:
             memo = yield from self._put(memo)
         return self._results(memo, calls, is_one=is_one)
@@ -524,9 +523,9 @@ class JobSteps:
     def _start(
         self, name: str, calls: Sequence[Call[Any]], places: Sequence[int], ids: list[str]
     ) -> _Flow[list[str]]:
-        """Store the calls at these places as jobs, after their ids have been remembered; return all ids.
+        """Store the ids of the calls at these places in a memo, then the calls as jobs; return all ids.
 
-        An existing id is kept: it is already remembered, and the job with that id might be stored.
+        An existing id is kept, because it is already in the memo, and the job with that id might be stored.
         """
         jobs: list[NewJob] = yield lambda: self._client.called_jobs([calls[at] for at in places], self._job)
         all_ids = list(ids)
@@ -548,15 +547,15 @@ class JobSteps:
         return all_ids
 
     def _name(self, name: str, ids: list[str]) -> _Flow[None]:
-        said = json.dumps({"ids": ids, "attempt": self._job.attempt}, separators=(",", ":"))
-        yield from self._put(self._memo(MemoKind.CALL, name, said))
+        value = json.dumps({"ids": ids, "attempt": self._job.attempt}, separators=(",", ":"))
+        yield from self._put(self._memo(MemoKind.CALL, name, value))
 
     def _result_of(self, record: JobRecord) -> JsonValue:
         if record.state is not State.SUCCEEDED or record.result is None:
-            self._raise_for_good(without_result(record))
+            self._raise_permanently(without_result(record))
         serializer = self._client.serializers.get(record.serializer)
         if serializer is None:
-            self._raise_for_good(
+            self._raise_permanently(
                 ResultUnavailable(
                     f"The result of job {record.id} was stored by the serializer {record.serializer!r}, "
                     "which is not installed here."
@@ -569,7 +568,7 @@ class JobSteps:
             if is_one:
                 return self._client.registry.binder(calls[0].info).decode_result(values)
             if not isinstance(values, list):
-                raise ArgumentError("it is no list of results")
+                raise ArgumentError("it is not a list of results")
             self._check_number(memo.name, values, calls)
             return [
                 self._client.registry.binder(call.info).decode_result(value)
@@ -581,25 +580,25 @@ class JobSteps:
     def _check_number(self, name: str, stored: Sequence[object], calls: Sequence[Call[Any]]) -> None:
         if len(stored) != len(calls):
             raise StepError(
-                f"{name!r} called {len(stored)} jobs before, and now it is {len(calls)} calls. Give it "
-                f"another name, or run the job again from it: job.requeue(from_step={name!r})."
+                f"{name!r} called {len(stored)} jobs before, but now has {len(calls)} calls. Use another "
+                f"name, or run the job again from there: job.requeue(from_step={name!r})."
             )
 
     def _joining(self, job: Job[Any], name: str) -> _Flow[object]:
         if job.id in (self._job.id, self._batch_id):
             what = "itself" if job.id == self._job.id else f"batch {job.id}, of which it is a member"
-            raise StepError(f"Job {self._job.id} waits for {what}, which would never end.")
+            raise StepError(f"Job {self._job.id} cannot wait for {what}, because the wait would never end.")
         memo = yield from self._known(MemoKind.CALL, name)
         if memo is not None and not memo.is_done:
             raise StepError(
-                f"{name!r} is remembered as a call that has not ended, and now it is "
-                f"job.join(…, name={name!r}). Give it another name."
+                f"{name!r} is already the name of a call that has not ended, so job.join(…, name={name!r}) "
+                "cannot use it. Use another name."
             )
         if memo is None:
             record: JobRecord | None = (yield lambda: self._client.storage.get([job.id]))[0]
             if record is None:
-                missing = JobNotFound(f"Job {job.id} is not stored, so that nobody can wait for it.")
-                self._raise_for_good(missing)
+                missing = JobNotFound(f"Job {job.id} is not stored, so no job can wait for it.")
+                self._raise_permanently(missing)
             if not record.is_final:
                 self._suspend(_wait_for_jobs(name, [job.id]))
             value: JsonValue
@@ -627,12 +626,12 @@ class JobSteps:
         info = self._client.registry.get(job.task)
         if info is None:
             raise UnknownTask(
-                f"What a job returned cannot be read: task {job.task!r} is not registered here."
+                f"The result of job {job.id} cannot be read: task {job.task!r} is not registered here."
             )
         return self._client.registry.binder(info).decode_result(value)
 
-    def _raise_for_good(self, error: FirelockError) -> NoReturn:
-        self._for_good.append(error)
+    def _raise_permanently(self, error: FirelockError) -> NoReturn:
+        self._permanent_errors.append(error)
         raise error
 
     # ---- names -------------------------------------------------------------------------------------------
@@ -644,14 +643,14 @@ class JobSteps:
         """Mark the name as used in this run, unless the block ends with an exception."""
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
             raise StepError(
-                f"{shown(name)} is no name of a {kind}; use a text of 1 to {_LONGEST_NAME} printable "
-                "characters."
+                f"The name of a {kind} must be a string of 1 to {_LONGEST_NAME} printable characters, got "
+                f"{shown(name)}."
             )
         outer = _inside.get()
         if outer is not None and outer[0] is self:
             raise StepError(
-                f"{memo_words(kind, name)!r} stands within step {outer[1]!r}: a step is done or not, and "
-                "cannot hold another one or wait. Do it before or behind that step."
+                f"{memo_words(kind, name)!r} is inside step {outer[1]!r}, but a step cannot contain another "
+                "step or a wait. Move it before or after that step."
             )
         key = kind, name
         with self._condition:
@@ -659,11 +658,11 @@ class JobSteps:
                 raise JobSuspended(self.wait.reason)
             if key in self._used:
                 raise StepError(
-                    f"{memo_words(kind, name)!r} stands twice in this run; a name has one value. In a loop, "
-                    f"{renamed or _RENAMED[kind]}."
+                    f"{memo_words(kind, name)!r} is used twice in this run, but a name has only one value. "
+                    f"In a loop, {renamed or _RENAMED[kind]}."
                 )
             self._used.add(key)
-            self._under_way += 1
+            self._running += 1
         is_used = False
         try:
             yield
@@ -672,12 +671,12 @@ class JobSteps:
             with self._condition:
                 if not is_used:
                     self._used.discard(key)
-                self._under_way -= 1
+                self._running -= 1
                 self._condition.notify_all()
 
     @contextmanager
     def _kept_alive(self) -> Iterator[None]:
-        """Keep a reference to the asyncio task of a step, because asyncio has only a weak one.
+        """Keep a reference to the asyncio task of a step, because asyncio has only a weak reference.
 
         Otherwise, a task that awaits an object to which only its own step refers is collected as garbage, and
         the run is suspended as if the step had ended.
@@ -731,7 +730,7 @@ class JobSteps:
         return NewMemo(self._job.id, memo, self._holder.session, self._job.fence, replaces)
 
     def _known(self, kind: MemoKind, name: str, *, is_fresh: bool = False) -> _Flow[Memo | None]:
-        """Return the memo of this name; all memos are read once, and again if it has to be fresh."""
+        """Return the memo of this name; all memos are read once, and again if `is_fresh` is set."""
         if (refusal := self._attempt.refusal) is not None:
             raise JobCancelled(refusal)
         memos = self._memos
@@ -758,39 +757,39 @@ class JobSteps:
             raise StepError(why)
         answer: Remembered = yield self._new(memo, replaces=replaces)
         if answer.answer is Applied.REFUSED:
-            yield from self._recall()  # if this is accepted, the limits were the reason
+            yield from self._recall()  # raises an error unless the limits were the reason
             raise StepError(self._why_no_room(memo) or _FULL)
         if answer.answer is Applied.MISSING:
             self._lose()
             raise JobCancelled(_NOT_OURS)
-        stands, key = answer.memo or memo, (memo.kind, memo.name)
+        stored, key = answer.memo or memo, (memo.kind, memo.name)
         with self._condition:
             if self._memos is not None:
-                former = self._memos.get(key)
-                self._total += _bytes(stands) - (0 if former is None else _bytes(former))
-                self._memos[key] = stands
-        return stands
+                previous = self._memos.get(key)
+                self._total += _bytes(stored) - (0 if previous is None else _bytes(previous))
+                self._memos[key] = stored
+        return stored
 
     def _lose(self) -> None:
         self._attempt.lose(_NOT_OURS, is_raised=True)
 
     def _why_no_room(self, memo: Memo) -> str | None:
-        """Return why a memo is too much, given the other known memos; None if it is not."""
+        """Return why a memo would exceed the limits, given the other known memos; None if it would not."""
         words, size = memo_words(memo.kind, memo.name), _bytes(memo)
         if size > MEMO_BYTES:
             return (
-                f"{words!r} has {size:,} bytes to be remembered, above the limit of {MEMO_BYTES:,}. Store it "
-                "elsewhere, and return a reference to it."
+                f"The value of {words!r} has {size:,} bytes, above the limit of {MEMO_BYTES:,}. Store the "
+                "value elsewhere, and return a reference to it."
             )
         with self._condition:
             memos = self._memos or {}
-            former = memos.get((memo.kind, memo.name))
-            number = len(memos) + (former is None)
-            total = self._total + size - (0 if former is None else _bytes(former))
+            previous = memos.get((memo.kind, memo.name))
+            number = len(memos) + (previous is None)
+            total = self._total + size - (0 if previous is None else _bytes(previous))
         if number > MEMOS_LIMIT:
             return f"{words!r} would be memo {number:,} of this job. {_FULL}"
         if total > MEMOS_BYTES:
-            return f"With {words!r} this job would remember {total:,} bytes. {_FULL}"
+            return f"With {words!r}, the memos of this job would have {total:,} bytes. {_FULL}"
         return None
 
     # ---- driving -----------------------------------------------------------------------------------------
@@ -805,13 +804,13 @@ class JobSteps:
                 return cast("T", over.value)
             answer = error = None
             try:
-                answer = self._ask(request)
+                answer = self._perform(request)
             except BaseException as raised:  # noqa: BLE001 - raised in the flow
                 error = raised
 
-    def _ask(self, request: _Request) -> object:
+    def _perform(self, request: _Request) -> object:
         if isinstance(request, float):
-            self._pass(request)
+            self._wait_in_place(request)
             return None
         pause = _FIRST_PAUSE
         while True:
@@ -820,15 +819,15 @@ class JobSteps:
                     return self._put_by.put(request)
                 return request()
             except StorageUnavailable as error:
-                self._check_goes_on(error)
-            self._pass(pause)
+                self._check_may_continue(error)
+            self._wait_in_place(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
 
-    def _pass(self, seconds: float) -> None:
+    def _wait_in_place(self, seconds: float) -> None:
         """Wait for this many seconds; raise if the job must stop meanwhile."""
         waits = threading.Event()
         while seconds > 0:
-            self._check_goes_on(None)
+            self._check_may_continue(None)
             waits.wait(min(_SLICE, seconds))
             seconds -= _SLICE
 
@@ -842,11 +841,11 @@ class JobSteps:
                 return cast("T", over.value)
             answer = error = None
             try:
-                answer = await self._aask(request)
+                answer = await self._aperform(request)
             except BaseException as raised:  # noqa: BLE001 - raised in the flow
                 error = raised
 
-    async def _aask(self, request: _Request) -> object:
+    async def _aperform(self, request: _Request) -> object:
         import asyncio  # noqa: PLC0415 - loaded by now
 
         if isinstance(request, float):
@@ -859,26 +858,26 @@ class JobSteps:
                     return await self._put_by.aput(request)
                 return await in_thread(request)
             except StorageUnavailable as error:
-                self._check_goes_on(error)
+                self._check_may_continue(error)
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
 
-    def _check_goes_on(self, cause: Exception | None) -> None:
+    def _check_may_continue(self, cause: Exception | None) -> None:
         """Return if a wait may continue.
 
         Raises:
-            JobCancelled: the job must stop.
+            JobCancelled: If the job must stop.
         """
         attempt = self._attempt
         if attempt.refusal is None and cause is not None and not attempt.has_right:
-            why = "the storage is away, and the server could not renew its session in time"
+            why = "the storage is unavailable, and the server could not renew its session in time"
             attempt.lose(why, is_raised=True)
         if attempt.refusal is not None:
             raise JobCancelled(attempt.refusal) from cause
 
 
 class Steps:
-    """`job.within(session)`: steps that are remembered by the commit of that transaction, and only by it."""
+    """`job.within(session)`: steps whose memos are stored by the commit of that transaction."""
 
     def __init__(self, steps: JobSteps, session: object) -> None:
         steps.check_within()
@@ -888,11 +887,11 @@ class Steps:
     def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a step like `JobContext.step`; its memo and its work in this transaction are one commit.
 
-        So the work is done exactly once, whatever crashes. From this call on, the job's row is locked until
-        the transaction ends; make this call the last one before the commit.
+        So the work is done exactly once, even if a process crashes. From this call on, the job's row is
+        locked until the transaction ends; make this call the last one before the commit.
 
         Raises:
-            JobCancelled: the job no longer belongs to this run; do not catch it, so that the transaction
+            JobCancelled: If the job no longer belongs to this run; do not catch it, so that the transaction
                 rolls back.
             StepError: as for `JobContext.step`.
         """
@@ -909,8 +908,8 @@ class Steps:
 
 _NOT_OURS = "the job is no longer this run's"
 _FULL = (
-    f"A job remembers at most {MEMOS_LIMIT:,} names and {MEMOS_BYTES // (1024 * 1024)} MiB: let one step do "
-    "more, or give the work to jobs of a batch."
+    f"A job can have at most {MEMOS_LIMIT:,} memos with {MEMOS_BYTES // (1024 * 1024)} MiB of values. Do "
+    "more work in one step, or divide the work into jobs of a batch."
 )
 _RENAMED = {
     MemoKind.STEP: "use f'page:{n}'",
@@ -918,7 +917,7 @@ _RENAMED = {
     MemoKind.SIGNAL: "use signal.named(key)",
     MemoKind.CALL: "use f'part:{n}'",
 }
-_JOINED_AGAIN = "or after a requeue, give each a name of its own: job.join(job, name=f'turn:{n}')"
+_JOINED_AGAIN = "or after a requeue, pass a different name each time: job.join(job, name=f'turn:{n}')"
 
 
 def call_to_run(
@@ -927,45 +926,47 @@ def call_to_run(
     """Return the call of `job.run(name, task, …)`.
 
     Raises:
-        StepError: `task` is not a task.
+        StepError: If `task` is not a task.
     """
     if makes_calls(task):
         return task.call(*args, **kwargs)  # type: ignore[arg-type]  # the arguments of the task
     if isinstance(task, Call):
-        what = f"what {task.info.name}.call(…) returns: write job.run({shown(name)}, {task.info.name}, …)"
+        what = f"a call: pass the task itself, job.run({shown(name)}, {task.info.name}, …)"
     elif isinstance(task, Job):
-        what = "a job that is stored already: job.join(…) waits for it"
+        what = "a stored job: use job.join(…) to wait for it"
     elif callable(task):
-        what = f"a function: make it a task by @fire.task, or call it here, job.step({shown(name)}, …)"
+        what = f"a function: make it a task with @fire.task, or call it here with job.step({shown(name)}, …)"
     else:
-        what = "no task: write the task itself and then its arguments"
-    raise StepError(f"job.run({shown(name)}, {shown(task)}, …) is refused, since that is {what}.")
+        what = "not a task: pass the task itself and then its arguments"
+    raise StepError(f"job.run({shown(name)}, …) requires a task, but {shown(task)} is {what}.")
 
 
 def _checked_calls(name: str, calls: Iterable[Call[Any]]) -> list[Call[Any]]:
     if not isinstance(calls, Iterable):
         raise StepError(
-            f"job.gather({shown(name)}, {shown(calls)}) takes a list: [task.call(…), …]; of a single call "
-            f"it is job.run({shown(name)}, task, …)."
+            f"job.gather({shown(name)}, …) requires a list of calls, [task.call(…), …], got {shown(calls)}. "
+            f"For a single call, use job.run({shown(name)}, task, …)."
         )
     chosen = list(calls)
     for at, call in enumerate(chosen):
         if isinstance(call, Call):
             continue
         why = (
-            "a job that is stored already: job.join(…) waits for it"
+            "a stored job: use job.join(…) to wait for it"
             if isinstance(call, Job)
-            else "no call: write task.call(…), which calls nothing yet, where task(…) runs it here and now"
+            else "not a call: use task.call(…), because task(…) runs the function immediately"
         )
-        raise StepError(f"job.gather({shown(name)}, …) has {shown(call)} at place {at}, which is {why}.")
+        raise StepError(f"job.gather({shown(name)}, …): item {at} is {shown(call)}, which is {why}.")
     return chosen
 
 
 def _join_name(job: object, name: str | None) -> str:
     """Return the name of the memo for the result of a joined job: its id, unless a name is given."""
     if not isinstance(job, Job):
-        how = f"fire.jobs.get({shown(job)})" if isinstance(job, str) else "what task.enqueue(…) returned"
-        raise StepError(f"job.join({shown(job)}) takes the handle of a job or batch: {how}.")
+        how = (
+            f"fire.jobs.get({shown(job)})" if isinstance(job, str) else "the return value of task.enqueue(…)"
+        )
+        raise StepError(f"job.join() requires the handle of a job or batch, got {shown(job)}. Use {how}.")
     return job.id if name is None else name
 
 
@@ -973,7 +974,7 @@ def _check_signal(signal: object) -> None:
     if not (isinstance(getattr(signal, "name", None), str) and hasattr(signal, "decode")):
         name = shown(signal) if isinstance(signal, str) else '"name"'
         raise StepError(
-            f"job.receive({shown(signal)}, …) takes a signal, made once beside the tasks: "
+            f"job.receive() requires a signal, got {shown(signal)}. Create it once, next to the tasks: "
             f"fire.signal({name}, type)."
         )
 
@@ -986,7 +987,9 @@ def _span(span: timedelta | float, where: str) -> int:
     elif isinstance(span, int | float) and type(span) is not bool and 0 <= span <= _LONGEST.total_seconds():
         return int(span * SECOND)
     days = f"{_LONGEST.days:,}"
-    raise StepError(f"{where} with {shown(span)}: pass a timedelta, or seconds, from 0 to {days} days.")
+    raise StepError(
+        f"{where} requires a timedelta or a number of seconds, from 0 to {days} days, got {shown(span)}."
+    )
 
 
 def _wait_for_jobs(name: str, ids: Sequence[str]) -> Wait:

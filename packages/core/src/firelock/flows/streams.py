@@ -1,4 +1,4 @@
-"""The output of running jobs before it is stored: every 100 ms, and before a run ends."""
+"""The output of running jobs, which is stored every 100 ms and before a run ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY = 0.1  # seconds
-_FULL = 16 * CHUNK_BYTES  # bytes of a run that wait here; then the emitting thread must wait
+_FULL = 16 * CHUNK_BYTES  # bytes of one run; at this size, the emitting thread itself must flush
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 
@@ -59,7 +59,7 @@ class EmittedStreams:
         self._attempt = attempt
         self._flusher = flusher
         self._lock = threading.Lock()
-        self._sending = threading.Lock()  # one flush at a time, to keep the chunks in order
+        self._sending = threading.Lock()  # allows only one flush at a time, to keep the chunks in order
         self._streams: defaultdict[str, _Stream] = defaultdict(_Stream)
         self._unsent: list[Chunk] = []
         self._size = 0  # bytes of all streams' parts
@@ -73,19 +73,21 @@ class EmittedStreams:
         """Add a string to a stream; it is stored soon.
 
         Raises:
-            StepError: it is not a string that can be stored, the stream's name is invalid, or the stream is
-                full.
+            StepError: If the data is not a string that can be stored, the name of the stream is invalid, or
+                the stream is full.
         """
         if not isinstance(name, str) or not _NAME.match(name):
             raise StepError(
-                f"{shown(name)} is no name of a stream; use 1 to 64 of letters, digits, '_', '.', '-'."
+                f"A stream name must have 1 to 64 letters, digits, '_', '.' or '-', got {shown(name)}."
             )
         if not isinstance(data, str):
-            raise StepError(f"emit({shown(data)}): pass a text; json.dumps(…) makes one of other values.")
+            raise StepError(
+                f"emit() accepts only a string, got {shown(data)}. Use json.dumps(…) for other values."
+            )
         try:
             check_json(data)
         except Misfit as misfit:
-            raise StepError(f"emit({shown(data)}) cannot be stored: {misfit}.") from misfit
+            raise StepError(f"The output {shown(data)} cannot be stored: {misfit}.") from misfit
         if not data:
             return
         size = len(data) if data.isascii() else len(data.encode())
@@ -95,7 +97,7 @@ class EmittedStreams:
             if total > STREAM_BYTES:
                 raise StepError(
                     f"Stream {name!r} of job {self._job.id} would have {total:,} bytes, above the limit of "
-                    f"{STREAM_BYTES:,}. Emit less, or to a further stream: emit(…, stream={name + '-2'!r})."
+                    f"{STREAM_BYTES:,}. Emit less, or use another stream: emit(…, stream={name + '-2'!r})."
                 )
             stream.parts.append(data)
             stream.size += size
@@ -107,7 +109,7 @@ class EmittedStreams:
         """Store all output; keep it if the storage is unavailable.
 
         Raises:
-            StorageUnavailable: the storage is unavailable.
+            StorageUnavailable: If the storage is unavailable.
         """
         with self._sending:
             with self._lock:
@@ -134,7 +136,9 @@ class EmittedStreams:
         except StorageUnavailable:
             raise
         except StorageError as error:
-            log.warning("What job %s emitted was refused by the storage and is lost: %s", self._job.id, error)
+            log.warning(
+                "The output of job %s was refused by the storage and is lost: %s", self._job.id, error
+            )
             return
         if stored is None:
             self._attempt.lose("the job is no longer this run's", is_raised=False)
@@ -170,7 +174,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 class StreamFlusher:
-    """The thread that flushes all runs of a worker process; it lives while there is output to store."""
+    """The thread that flushes all runs of a worker process; it runs while there is output to store."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -178,7 +182,7 @@ class StreamFlusher:
         self._thread: threading.Thread | None = None
 
     def add(self, streams: EmittedStreams) -> None:
-        """Flush these streams soon, because they have output to store."""
+        """Flush these streams soon."""
         if streams in self._waiting:
             return
         with self._condition:
@@ -202,4 +206,6 @@ class StreamFlusher:
                 except StorageUnavailable:
                     self.add(streams)
                 except Exception:
-                    log.exception("What a job emitted could not be stored.")
+                    log.exception(
+                        "Unexpected error storing the output of a job; retrying with the next output."
+                    )
