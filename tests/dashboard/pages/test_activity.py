@@ -20,7 +20,7 @@ from tests.dashboard.worker import Worker
 JOB, OTHER = "01a21072-9d46-7c87-a484-8087cf5d557e", "01a21072-9d46-7c87-a484-8087cf5d557f"
 
 
-CAME = re.compile(r"\d+ (?:succeeded|failed again|not over yet|deleted)")
+CAME = re.compile(r"\d+ (?:succeeded|failed again|not ended yet|deleted)")
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def test_nothing_done_teaches(client):
     """An empty page explains what would be listed."""
     page = client.get("/activity").text
 
-    assert "No operation yet" in page
-    assert "Nobody has done anything yet" in page
+    assert "No operations yet" in page
+    assert "No actions yet" in page
 
 
 def test_an_operation_is_shown_with_its_filter_and_result(fire, jobs):
@@ -76,7 +76,7 @@ def test_what_came_of_a_requeue_is_shown(fire, jobs, dashboard, client):
     at_the_end = client.part("/activity", "operations").text
     told = client.get(f"/api/operations/{operation.id}").json()
 
-    assert ["2 succeeded", "1 failed again", "3 not over yet"] == CAME.findall(on_the_way)
+    assert ["2 succeeded", "1 failed again", "3 not ended yet"] == CAME.findall(on_the_way)
     assert ["5 succeeded", "1 failed again"] == CAME.findall(at_the_end)
     assert {"looked_at": 6, "by_state": {"succeeded": 5, "failed": 1}, "missing": 0} == told["outcome"]
 
@@ -120,7 +120,7 @@ def test_the_system_shows_storage_settings_and_plugins(client, fire, monkeypatch
     page = client.get("/system").text
     row = page.partition(">log_failures<")[2].partition("</tr>")[0]
 
-    told = ("session_timeout", "register_storages", "reading one record", fire.storage.url)
+    told = ("session_timeout", "register_storages", "time to read a record", fire.storage.url)
     assert [part for part in told if part not in page] == []
     assert "environment" in page.partition(">poll<")[2].partition("</tr>")[0]
     assert ("on", "on", "environment") == tuple(re.findall(r">(on|off|environment)<", row))
@@ -214,7 +214,7 @@ def test_a_requeue_that_failed_again_is_not_green(fire, client, jobs):
 def whats(page):
     """Return the text of each entry's action, newest first."""
     table = page.partition('id="region-audit"')[2].partition("</table>")[0]
-    found = re.findall(r'<td data-label="What"><span[^>]*>(.*?)</span>', table)
+    found = re.findall(r'<td data-label="Action"><span[^>]*>(.*?)</span>', table)
     return [html.unescape(one) for one in found]
 
 
@@ -314,7 +314,7 @@ def targets(page):
         (
             (
                 "jobs.delete",
-                "everything that matches",
+                "all matching jobs",
                 {"operation": "o1", "filter": {"state": "failed", "tag": "eu"}},
             ),
             ["/activity#operation-o1", "/jobs?state=failed&tag=eu"],

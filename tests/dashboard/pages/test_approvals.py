@@ -324,8 +324,8 @@ def test_a_time_out_is_told_as_one(fire, job, stranger):
     token = token_of(fire, job)
     page = decided(stranger, token, "Approve")
     assert page.status == 409
-    assert "Your answer came too late: the time for it was over." in page.text
-    assert "another one was first" not in page.text
+    assert "Your answer came too late: the time to answer had expired." in page.text
+    assert "another answer was first" not in page.text
     assert "Nobody answered in time" not in page.text
     assert "Nobody answered in time" in shown(stranger, token).text
 

@@ -162,16 +162,16 @@ def test_jobs_of_batches_within_it_are_counted_apart(fire, client):
     text = text_of(page_of(client, outer))
 
     assert "0 of 2 ended" in text
-    assert "These are its own members. 1 of them is a batch and counts once." in text
-    assert "With the jobs of the batch within it: 1 of 4 ended. 1 failed 3 active" in text
-    assert "Members of batches within it are on their own pages." in text
+    assert "These are the direct members of the batch. 1 of them is a batch and counts as one member." in text
+    assert "Including the jobs of the nested batch: 1 of 4 ended. 1 failed 3 active" in text
+    assert "Members of nested batches are listed on the pages of those batches." in text
 
 
 def test_a_batch_without_others_has_one_count(fire, client):
     batch = new_batch(fire)
     add(fire, batch)
 
-    assert "own members" not in text_of(page_of(client, batch))
+    assert "direct members" not in text_of(page_of(client, batch))
 
 
 def test_of_many_batches_within_it_the_first_are_counted(fire, client, monkeypatch):
@@ -184,7 +184,7 @@ def test_of_many_batches_within_it_the_first_are_counted(fire, client, monkeypat
 
     text = text_of(page_of(client, outer))
 
-    assert "With the jobs of the first 2 batches within it: 0 of 11 ended." in text
+    assert "Including the jobs of the first 2 nested batches: 0 of 11 ended." in text
 
 
 # ---- members ---------------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def test_a_failed_batch_among_the_members_has_its_errors_on_its_own_page(fire, c
 
     text = text_of(page_of(client, outer))
 
-    assert "1 failed member is a batch: its own page lists its errors." in text
+    assert "1 failed member is a batch. Its page lists its errors." in text
     assert "1 of 1 members failed" in text
 
 
@@ -378,7 +378,7 @@ def test_causes_say_when_not_all_failures_are_grouped(fire, client, monkeypatch)
     for job in claim(fire):
         fail(fire, job)
 
-    assert "The newest 2 of 3 failed members are grouped." in text_of(page_of(client, batch))
+    assert "Only the newest 2 of 3 failed members are grouped." in text_of(page_of(client, batch))
 
 
 def test_failed_members_without_an_error_are_counted(fire, client):
@@ -485,8 +485,8 @@ def test_one_that_waits_says_so(fire, client):
 
     batch = new_batch(fire, parents=[Edge(before.enqueue().id)])
     member = add(fire, batch)
-    assert "Its members start after the jobs for which the batch waits." in text_of(page_of(client, batch))
-    assert "runs when its batch" in text_of(client.get(f"/jobs/{member}").text)
+    assert "The members start after the jobs that the batch waits for." in text_of(page_of(client, batch))
+    assert "can start when its batch" in text_of(client.get(f"/jobs/{member}").text)
 
 
 def test_a_name_is_shown_as_it_is(fire, client, hostile):

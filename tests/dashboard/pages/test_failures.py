@@ -64,7 +64,7 @@ def test_failed_batches_are_told_apart_from_failed_jobs(fire, client, failing):
     assert "failed batch" not in before
     assert 2 == fire.jobs.counts().by_state[State.FAILED]
     assert "1 failed job has this cause." in after
-    assert "Failed in the navigation counts 1 failed batch as well." in after
+    assert "The failed count in the navigation includes 1 failed batch." in after
     assert "recorded error" not in after
     assert 'href="/batches?state=failed"' in after
 
@@ -83,7 +83,7 @@ def test_a_failed_job_without_a_recorded_error_is_counted(fire, client, failing)
     client.app.forget()
     both = client.part("/failures", "rows").text
 
-    assert "Nothing has failed" not in alone
+    assert ">No failed jobs<" not in alone
     assert "1 other failed job has no recorded error, or has just failed." in alone
     assert "2 failed jobs have these causes." in both
     assert "1 other failed job has no recorded error, or has just failed." in both
@@ -108,8 +108,8 @@ def test_without_failures_the_page_says_what_succeeded(fire, client):
 
     page = client.get("/failures").text
 
-    assert "Nothing has failed" in page
-    assert "3 jobs that are stored have succeeded." in page
+    assert ">No failed jobs<" in page
+    assert "3 stored jobs have succeeded." in page
 
 
 def test_what_fails_alike_is_one_row(fire, client, failing):
@@ -226,9 +226,9 @@ def test_the_question_before_a_requeue_names_cause_and_task(client, failing, pat
     page = client.get(path).text
 
     question = (
-        "Requeue the 3 jobs that failed with TimeoutError? All of them failed at the same place in the code;"
+        "Requeue the 3 jobs that failed with TimeoutError? All of them failed at the same place in the code."
     )
-    assert f"{question} the newest is of charge." in page
+    assert f"{question} The newest one is a charge job." in page
     assert "Requeue the build job that failed with KeyError?" in page
 
 
@@ -337,7 +337,7 @@ def test_a_day_has_what_has_just_failed(fire, client, dashboard, failing, counts
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
     rows = client.part("/failures", "rows").text
 
-    told = f"{sum(counts)} of the jobs that are failed now failed within 24 hours"
+    told = f"{sum(counts)} of the failed jobs failed in the last 24 hours"
     assert (True, True) == (told in page, told in rows)
     assert "quiet" not in re.findall(r'<span class="muted">(.*?)</span>', page + rows)
 
@@ -354,7 +354,7 @@ def test_a_day_has_no_failure_twice_after_a_requeue(fire, client, dashboard, fai
 
     rows = client.part("/failures", "rows").text
 
-    assert "3 of the jobs that are failed now failed within 24 hours" in rows
+    assert "3 of the failed jobs failed in the last 24 hours" in rows
 
 
 def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
@@ -365,7 +365,7 @@ def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
 
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
 
-    assert "1 of the jobs that are failed now failed within 24 hours." in page
+    assert "1 of the failed jobs failed in the last 24 hours." in page
     assert "Last failures, 24 h" in page
 
 
@@ -433,7 +433,7 @@ def test_a_muted_cause_is_listed_apart(fire, client, failing):
     answer = client.act("/failures/mute", {"fingerprint": quiet, "for": "24h", "note": "bank is down"})
 
     page = client.part("/failures", "rows").text
-    assert "TimeoutError is muted." == answer.json()["message"]
+    assert "TimeoutError muted." == answer.json()["message"]
     assert ([quiet], [told]) == muted_rows(page)
     assert all(part in page for part in ("Muted by", "bank is down", "until"))
     assert f"overview-cause-{quiet}" not in client.get("/").text
@@ -456,7 +456,7 @@ def test_a_mute_ends_by_itself_or_by_hand(fire, client, failing):
 
     assert ([], [quiet]) == muted_rows(client.part("/failures", "rows").text)
     assert ["cause.unmute", "cause.mute"] == [action for action, _ in actions(fire)]
-    assert "not muted any more" in client.act("/failures/unmute", {"fingerprint": quiet}).json()["message"]
+    assert "no longer muted" in client.act("/failures/unmute", {"fingerprint": quiet}).json()["message"]
 
 
 def test_a_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing):
@@ -471,7 +471,7 @@ def test_a_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing)
 
     assert ([quiet], []) == muted_rows(page)
     assert f"/failures/{quiet}" not in page
-    assert "until somebody unmutes it" in page
+    assert "until it is unmuted" in page
 
 
 def test_a_cause_has_a_form_to_mute_it(fire, client, failing):
@@ -520,11 +520,11 @@ def test_a_cause_shows_a_traceback_and_where_it_happens(fire, client, failing):
 
     assert "TimeoutError" in page
     assert "raise TimeoutError(message)" in page
-    assert "Requeue these 3" in page
-    assert "Delete these 3" in page
+    assert "Requeue these 3 jobs" in page
+    assert "Delete these 3 jobs" in page
     assert all(f'id="job-{job_id}"' in page for job_id in ids)
     assert "queue=urgent" in page
-    assert "All of them." in page
+    assert "In all of these jobs." in page
 
 
 def test_rows_of_a_cause_have_their_arguments(fire, client, failing):
@@ -577,14 +577,11 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
         (
             "requeue",
             (
-                (
-                    "Started to requeue 3 jobs that failed with TimeoutError. Their results "
-                    "appear below their cause."
-                ),
+                ("Requeuing 3 jobs that failed with TimeoutError. Their results appear below the cause."),
                 State.ENQUEUED,
             ),
         ),
-        ("delete", ("Started to delete 3 jobs that failed with TimeoutError.", State.DELETED)),
+        ("delete", ("Deleting 3 jobs that failed with TimeoutError.", State.DELETED)),
     ],
 )
 def test_all_of_a_cause_are_acted_on_by_one_operation(client, dashboard, failing, verb, after):
@@ -681,5 +678,5 @@ def test_a_missing_fingerprint_is_refused(fire, client, verb):
 
     assert 400 == missing.status
     assert "fingerprint is missing" in missing.text
-    assert ("note", "No failed job has this cause any more.") == (unknown["kind"], unknown["message"])
+    assert ("note", "No failed jobs with this cause are left.") == (unknown["kind"], unknown["message"])
     assert [] == fire.operations.list().operations

@@ -78,16 +78,17 @@ def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ("enqueued", (["Duplicate", "Delete"], ["Requeue", "Run now"], "You can take it back")),
+        ("enqueued", (["Duplicate", "Delete"], ["Requeue", "Run now"], "You can restore it")),
         ("processing", (["Duplicate", "Stop"], ["Requeue", "Run now", "Delete"],
-                        "If it still runs after the server's grace time (usually 25 s)")),
-        ("scheduled", (["Run now", "Reschedule…", "Delete"], ["Requeue"], "You can take it back")),
-        ("succeeded", (["Requeue", "Duplicate", "Delete"], ["Run now"], "Its result goes with it")),
-        ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now"], "You can take it back")),
+                        "If it is still running after the server's grace time (usually 25 s)")),
+        ("scheduled", (["Run now", "Reschedule…", "Delete"], ["Requeue"], "You can restore it")),
+        ("succeeded", (["Requeue", "Duplicate", "Delete"], ["Run now"], "Its result is deleted too")),
+        ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now"], "You can restore it")),
         ("deleted", (["Requeue", "Duplicate"], ["Run now"], "")),
         ("awaiting", (["Delete"], [],
-                      "for another job, a signal or its batch, and that goes with it: there is no undo.")),
-        ("parent", (["Delete"], [], "What waits for it is decided by that: there is no undo.")),
+                      "a signal or its batch, and this wait ends, so the deletion cannot be undone.")),
+        ("parent", (["Delete"], [],
+                    "The deletion decides what happens to the jobs that wait for it, so it cannot")),
     ],
 )  # fmt: skip
 def test_each_state_has_its_actions(client, fire, send, state, words):
@@ -120,7 +121,7 @@ def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send)
 
     assert 'action="/jobs/restore"' in offered.text
     assert 'action="/jobs/restore"' not in refused.text
-    assert "The delete cannot be undone: it had succeeded" in seen(refused)
+    assert "The deletion cannot be undone: it had succeeded" in seen(refused)
 
 
 def test_a_deleted_job_expects_nothing_any_more(client, send):
@@ -143,9 +144,9 @@ def test_a_deleted_job_expects_nothing_any_more(client, send):
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [
-        (None, "and may still run on web-1:42"),
-        (2, "still runs on web-1:42 (last sign of life"),
-        (90, "Its function does not check for the cancellation"),
+        (None, "but the job might still be running on web-1:42"),
+        (2, "is still running on web-1:42 (last sign of life"),
+        (90, "The job's function does not check for cancellation"),
     ],
 )
 def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
@@ -166,20 +167,23 @@ def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
 
     assert told in now
     assert "its worker process 42 is replaced. The old process ends when its other jobs have ended." in now
-    assert ("Told to stop" in facts, "Ended" in facts) == (True, False)
+    assert ("Stop requested" in facts, "Ended" in facts) == (True, False)
     assert "Deleted, still running" in seen(client.get("/jobs?state=deleted"))
     assert "Deleted, still running" in head
     assert ("job.raise_if_cancelled()" in now and 'executor="process"' in now) is (seconds == 90)
-    assert "may have done part of its work. Requeue runs the job again from its start." in head
+    assert "may have done part of its work. Requeue the job to run it again from the start." in head
 
 
 @pytest.mark.parametrize(
     ("replaced", "told"),
     [
-        (("retired", 0), "and claims nothing. It is ending, which also ends this job."),
+        (("retired", 0), "and claims no jobs. The process is ending, which also ends this job."),
         (("retired", 1), "It ends when this job has ended: send"),
         (("retired", 7), "It ends when these 7 jobs have ended: send"),
-        (("ending", 2), "It is ending: these 2 jobs have a grace time of 25 s, then they go back to"),
+        (
+            ("ending", 2),
+            "It is ending. These 2 jobs have a grace time of 25 s; those that still run then return to",
+        ),
     ],
 )
 def test_deleted_job_names_the_jobs_that_keep_its_worker_process(client, fire, send, replaced, told):
@@ -205,7 +209,7 @@ def test_deleted_job_names_the_jobs_that_keep_its_worker_process(client, fire, s
     assert told in seen(answer)
     assert kept[::-1][:5] == re.findall(r'<a href="/jobs/([^"]+)"', answer.text)
     assert ("+2" in seen(answer)) is (others == 7)
-    assert ("End its process now" in seen(answer)) is (state == "retired")
+    assert ("End process now" in seen(answer)) is (state == "retired")
 
 
 def test_worker_process_that_stays_is_no_reason_to_wait(client, fire, send):
@@ -217,8 +221,8 @@ def test_worker_process_that_stays_is_no_reason_to_wait(client, fire, send):
 
     text = seen(client.part(f"/jobs/{job.id}", "now"))
 
-    assert "It was told to stop 2 min" in text
-    assert "Its worker process 42 has not been replaced." in text
+    assert "A stop was requested 2 min" in text
+    assert "Worker process 42 has not been replaced." in text
 
 
 def test_history_of_a_deleted_job_that_still_runs_goes_on(client, fire, send):
@@ -232,8 +236,8 @@ def test_history_of_a_deleted_job_that_still_runs_goes_on(client, fire, send):
     life = seen(client.part(f"/jobs/{job.id}", "life"))
 
     assert "Running 3 min 2" in life
-    assert "It was told to stop, and still runs." in life
-    assert re.search(r"ran 1 min 2\d s until then", life)
+    assert "The job is still running, although a stop was requested." in life
+    assert re.search(r"ran 1 min 2\d s before the request", life)
 
 
 def test_end_of_a_stopped_run_is_not_made_up(client, fire, send):
@@ -259,9 +263,11 @@ def test_end_of_a_stopped_run_is_not_made_up(client, fire, send):
 
     life, facts = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("life", "facts"))
 
-    assert re.search(r"told to stop after 4 min \d+ s; when it ended is not stored \(last sign of life", life)
+    assert re.search(
+        r"stop requested after 4 min \d+ s; the end of the run is not stored \(last sign of life", life
+    )
     assert "Running at least 10 min" in life
-    assert ("Told to stop" in facts, "Ended" in facts, "This run" in facts) == (True, False, False)
+    assert ("Stop requested" in facts, "Ended" in facts, "This run" in facts) == (True, False, False)
 
 
 def test_job_deleted_before_its_run_has_no_end(client, send):
@@ -271,7 +277,7 @@ def test_job_deleted_before_its_run_has_no_end(client, send):
 
     facts = seen(client.part(f"/jobs/{job.id}", "facts"))
 
-    assert ("Told to stop" in facts, "Ended" in facts) == (False, False)
+    assert ("Stop requested" in facts, "Ended" in facts) == (False, False)
     assert "Deleted" in facts
 
 
@@ -309,13 +315,13 @@ def test_job_with_a_parent_can_run_without_it(client, fire, send):
     """The button's label mentions the parents; next to a failed parent, "Run now" would be misleading."""
     job = job_in(fire, send, "awaiting")
 
-    assert "Run without its parents" in seen(client.part(f"/jobs/{job.id}", "head"))
+    assert "Run without parents" in seen(client.part(f"/jobs/{job.id}", "head"))
 
 
 @pytest.mark.parametrize(
     ("busy", "told"),
     [
-        (1, "That process runs no other job."),
+        (1, "That process is not running any other jobs."),
         (2, "That process first finishes its other job."),
         (4, "That process first finishes its 3 other jobs."),
     ],
@@ -343,11 +349,11 @@ def test_an_ordered_end_of_a_process_replaces_its_button(client, fire, send):
     fire.storage.clock_offset += 40_000_000
     later = seen(client.part(f"/jobs/{job.id}", "now"))
 
-    button, order = "End its process now", "Told to end"
+    button, order = "End process now", "End requested"
     assert [(button in text, order in text) for text in (before, told, later)] == [
         (True, False), (False, True), (True, True),
     ]  # fmt: skip
-    assert "The order had no effect" in later
+    assert "The request had no effect" in later
 
 
 def test_between_grace_time_and_replacement_the_process_is_about_to_be_replaced(client, fire, send):
@@ -359,8 +365,8 @@ def test_between_grace_time_and_replacement_the_process_is_about_to_be_replaced(
 
     text = seen(client.part(f"/jobs/{job.id}", "now"))
 
-    assert "its worker process 42 is about to be replaced" in text
-    assert "If it still runs" not in text
+    assert "Worker process 42 is about to be replaced" in text
+    assert "is still running after" not in text
 
 
 def test_a_deleted_job_that_has_stopped_says_no_more(client, fire, send):
@@ -397,8 +403,8 @@ def test_of_many_parents_those_that_hold_it_up_are_named(client, fire, send):
         hidden = seen(reader.part(f"/jobs/{child.id}", "now"))
     now = seen(client.part(f"/jobs/{child.id}", "now"))
 
-    assert "send(user_id=6) has failed. This job can start only after that is requeued" in now
-    assert "11 others have succeeded." in now
+    assert "send(user_id=6) has failed. This job can start only after send(user_id=6) is requeued" in now
+    assert "11 other parents have succeeded." in now
     assert "which is succeeded" not in now
     assert f"send {parents[6].id[-8:]} has failed" in hidden
     assert "user_id" not in hidden
@@ -423,7 +429,7 @@ def test_attempts_are_told_the_same_everywhere(client, fire):
     second = [seen(client.part(f"/jobs/{job.id}", part)) for part in ("facts", "life")]
     row = seen(client.part("/jobs", "rows"))
 
-    assert "Attemptsnone yet, 1 at most" in waiting
+    assert "Attemptsnone yet, at most 1" in waiting
     assert ("Attempts1 of 1" in first[0], "attempt 1 of 1" in first[1]) == (True, True)
     assert ("Attempts2 (requeued)" in second[0], "attempt 2 (requeued)" in second[1]) == (True, True)
     assert "attempt 1 of 1" in second[1]
@@ -565,7 +571,7 @@ def test_parents_and_children_are_linked(client, send):
     assert f"/jobs/{child.id}" in client.part(f"/jobs/{parent.id}", "relations").text
     shown = client.part(f"/jobs/{child.id}", "relations").text
     assert f"/jobs/{parent.id}" in shown
-    assert "runs when it has failed" in shown
+    assert "starts this job on failure" in shown
 
 
 @pytest.mark.parametrize(
@@ -574,7 +580,7 @@ def test_parents_and_children_are_linked(client, send):
         (lambda fire, send: send.enqueue(1), "No server is running."),
         (
             lambda fire, send: (Worker(fire, queues="other"), send.enqueue(1))[1],
-            "Nobody listens to queue mail.",
+            "No server listens to queue mail.",
         ),
         (
             lambda fire, send: (fire.queues.pause("mail", note="till 3"), Worker(fire), send.enqueue(1))[2],
@@ -582,9 +588,9 @@ def test_parents_and_children_are_linked(client, send):
         ),
         (
             lambda fire, send: (Worker(fire), send.enqueue(0), send.enqueue(1))[2],
-            "1 job is ahead of it in queue mail.",
+            "1 job is ahead of this one in queue mail.",
         ),
-        (lambda fire, send: send.enqueue(0).then(send, 1), "is enqueued, and runs when that has succeeded."),
+        (lambda fire, send: send.enqueue(0).then(send, 1), "is enqueued. It runs after that job has"),
         (lambda fire, send: (Worker(fire), send.schedule(timedelta(hours=2), 1))[1], "due in 1"),
     ],
 )  # fmt: skip
@@ -600,7 +606,7 @@ def test_a_job_of_a_lost_server_is_warned_of(client, fire, send):
     job = send.enqueue(1)
     Worker(fire, timeout=0.0).claim(started=False)
 
-    assert "has not been heard of for too long" in seen(client.part(f"/jobs/{job.id}", "now"))
+    assert "has not renewed its session for too long" in seen(client.part(f"/jobs/{job.id}", "now"))
 
 
 def test_a_locked_job_of_a_dead_server_is_explained(client, fire, send):
@@ -612,8 +618,8 @@ def test_a_locked_job_of_a_dead_server_is_explained(client, fire, send):
 
     page = seen(client.part(f"/jobs/{job.id}", "now"))
 
-    assert "Another transaction has locked this job" in page
-    assert "has not been heard of" not in page
+    assert "another transaction has locked this job" in page
+    assert "has not renewed its session" not in page
 
 
 @pytest.mark.parametrize("says", ["progress", "a log line"])
@@ -640,7 +646,7 @@ def test_a_deleted_job_that_may_still_run_is_warned_of(client, fire, send):
     job = job_in(fire, send, "processing")
     fire.jobs.delete([job.id])
 
-    assert "It was told to stop" in seen(client.part(f"/jobs/{job.id}", "now"))
+    assert "A stop was requested" in seen(client.part(f"/jobs/{job.id}", "now"))
 
 
 # ---- ids -------------------------------------------------------------------------------------------------
@@ -659,7 +665,7 @@ def test_a_gone_job_says_that_it_expired_or_never_was(client):
     answer = client.get("/jobs/00000000-0000-7000-8000-000000000000")
 
     assert 404 == answer.status
-    assert "expired, or never existed" in answer.text
+    assert "expired or never existed" in answer.text
     assert "00000000-0000-7000-8000-000000000000" in answer.text
 
 
@@ -756,7 +762,7 @@ def test_an_empty_value_is_shown_as_it_is_written(value, text):
         (Retry.listed([60, 300, 900], attempts=5), "5, after 1 min, 5 min, 15 min"),
         (Retry.fixed(1.5, attempts=1), "1, after 1.5 s"),
         (Retry(), "10, after 1 min, 5 min, 15 min, 1 h, 2 h, 4 h, …"),
-        (Retry.polynomial(), "10, after growing waits"),
+        (Retry.polynomial(), "10, after increasing delays"),
         (Retry.never(), "none"),
     ],
 )
@@ -767,7 +773,7 @@ def test_the_retries_of_a_call_are_told_in_words(fire, client, retry, words):
     def send() -> None: ...
 
     page = client.get(f"/jobs/{send.using(retry=retry).enqueue().id}").text
-    told = re.search(r"<dt>Retries of this call</dt><dd[^>]*>([^<]*)</dd>", page)[1]
+    told = re.search(r"<dt>Retries for this call</dt><dd[^>]*>([^<]*)</dd>", page)[1]
 
     assert words == html.unescape(told).replace("\u202f", " ").replace("\u2009", " ")
 

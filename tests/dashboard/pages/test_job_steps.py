@@ -55,10 +55,10 @@ def test_a_wait_that_is_open_says_so(fire, client, job):
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
     page = text_of(client.get(f"/jobs/{job.id}").text)
     assert (
-        "It waits for an answer to “approval”, which a person or a program sends (signal). "
-        "There is no time limit." in page
+        "The job is waiting for an answer to the signal “approval” from a person or a program. "
+        "The wait has no time limit" in page
     )
-    assert "under way" in text_of(card_of(client, job))
+    assert "in progress" in text_of(card_of(client, job))
 
 
 def test_a_wait_with_a_time_out_says_what_follows_it(fire, client, job):
@@ -95,9 +95,7 @@ def test_a_sleep_says_how_long(fire, client, job):
     page = client.get(f"/jobs/{job.id}").text
     assert "state-retrying" not in page[page.index("region-head") :].partition("relations-title")[0]
     page = text_of(page)
-    assert re.search(
-        r"sleeps at the step cool-off, without a worker, for another (2|1:59|2:00|1 h|2 h)", page
-    )
+    assert re.search(r"is sleeping at the step cool-off for another (2|1:59|2:00|1 h|2 h)", page)
     assert "Backing off" not in page
 
 
@@ -143,7 +141,7 @@ def test_a_signal_is_answered_on_the_page(fire, client, job):
 
     first, second = client.act("/jobs/signal", sent), client.act("/jobs/signal", {**sent, "value": "false"})
 
-    assert "The answer approval was sent." in first.text
+    assert "Answer to approval sent." in first.text
     assert "Too late" in second.text
     assert fire.jobs.get(job.id).state is State.ENQUEUED
     (memo,) = fire.storage.recall(job.id)
@@ -224,7 +222,7 @@ def test_an_answer_is_asked_for_in_plain_words(fire, client, job):
 
     assert all(word in text for word in ("ok yes or no", "by text", "amount whole number · optional", "JSON"))
     assert '<option value="true">yes</option><option value="false">no</option>' in form
-    assert ("bool" in text, "may be left out" in text) == (False, False)
+    assert ("bool" in text, "can be omitted" in text) == (False, False)
     assert "Only the first answer counts" in text
     assert ("a", "#answer-title") == first.groups()
     assert "Run now" not in text_of(client.part(f"/jobs/{job.id}", "head").text)

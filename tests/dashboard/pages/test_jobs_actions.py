@@ -57,7 +57,7 @@ def test_selected_jobs_are_requeued_in_numbers(client, fire, failed, send):
     answer = client.act("/jobs/requeue", {"id": [*failed, waiting, "gone"]})
 
     assert answer.json()["message"] == (
-        "Requeued 3 · skipped 1 already enqueued or running · 1 is not stored any more"
+        "3 jobs requeued · 1 skipped (already enqueued or running) · 1 no longer stored"
     )
     assert [State.ENQUEUED] * 3 == states(fire, failed)
 
@@ -87,7 +87,7 @@ def test_a_running_job_is_cancelled_by_delete(client, fire, send):
 
     said = client.act("/jobs/delete", {"one": job.id}).json()
 
-    assert ("Deleted 1", None) == (said["message"], said["undo"])
+    assert ("1 job deleted", None) == (said["message"], said["undo"])
     assert fire.jobs.get(job.id).record().is_stopping
 
 
@@ -105,7 +105,7 @@ def test_a_delete_is_undone(client, fire, failed, send):
     back = client.act(said["undo"]["path"], said["undo"]["fields"]).json()
 
     assert {"path": "/jobs/restore", "fields": {"id": [failed[0], later.id]}} == said["undo"]
-    assert ("good", "Restored 2") == (back["kind"], back["message"])
+    assert ("good", "2 jobs restored") == (back["kind"], back["message"])
     assert [State.FAILED, State.SCHEDULED, State.DELETED] == states(fire, [failed[0], later.id, done.id])
     assert due_at == fire.jobs.get(later.id).record().due_at
     assert ["jobs.restore", "jobs.delete"] == [action for action, _, _ in audited(fire)][:2]
@@ -128,12 +128,12 @@ def test_a_cookie_makes_no_form_but_an_undo(client, send):
     """Whatever a cookie contains, the page offers only an undo that this dashboard supports."""
     job = send.enqueue(1)
     client.post("/jobs/delete", {"one": job.id, "back": "/jobs"})
-    message = ["good", "Deleted 1", None, {"path": "/jobs/all/delete", "fields": {"state": ["failed"]}}]
+    message = ["good", "1 job deleted", None, {"path": "/jobs/all/delete", "fields": {"state": ["failed"]}}]
     client.cookies["firelock_flash"] = json.dumps(message).encode().hex()
 
     page = client.get("/jobs").text
 
-    assert "Deleted 1" in page
+    assert "1 job deleted" in page
     assert 'action="/jobs/all/delete"' not in page
 
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_restored_says_why(client, fire, send):
 
     assert 400 == one.status
     assert "continuations waited for it" in one.json()["message"]
-    assert "Restored 1 · left 1 alone that cannot be restored" == several["message"]
+    assert "1 job restored · 1 cannot be restored" == several["message"]
     assert [State.DELETED, State.ENQUEUED] == states(fire, [parent.id, waiting.id])
 
 
@@ -158,14 +158,14 @@ def test_a_scheduled_job_is_rescheduled_by_span_or_instant(client, fire, send):
 
     answer = client.act("/jobs/reschedule", {"one": job.id, "when": "15m"})
 
-    assert "Rescheduled 1" == answer.json()["message"]
+    assert "1 job rescheduled" == answer.json()["message"]
     soon = fire.jobs.get(job.id).next_due_at
     client.post("/jobs/reschedule", {"one": job.id, "when": "2031-01-01T00:00:00+03:00"})
     assert 2030 == fire.jobs.get(job.id).next_due_at.year
     assert soon < job.next_due_at
     other = send.enqueue(2)
     answer = client.act("/jobs/reschedule", {"one": other.id, "when": "15m"}).json()
-    assert ("note", "Rescheduled 0 · skipped 1 that is not scheduled") == (answer["kind"], answer["message"])
+    assert ("note", "0 jobs rescheduled · 1 skipped (not scheduled)") == (answer["kind"], answer["message"])
 
 
 def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, failed):
@@ -180,7 +180,7 @@ def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, faile
     )
     refused = client.act("/jobs/move", {"one": failed[0], "to_queue": "bulk"})
 
-    assert "Moved 2 · skipped 1 that does not wait or is there already" == answer.json()["message"]
+    assert "2 jobs moved · 1 skipped (not waiting, or already there)" == answer.json()["message"]
     assert [("bulk", 7)] * 2 == [(one.refresh().queue, one.priority) for one in (job, later)]
     assert job.history()[-1].reason.startswith(
         "moved from queue mail, priority 0, to queue bulk, priority 7: moved by "
@@ -203,7 +203,7 @@ def test_without_a_script_a_form_asks_where_the_selected_jobs_go(client, send):
     empty = client.post("/jobs/move", {"id": ids, "to_queue": "", "to_priority": ""})
     client.post("/jobs/move", {"id": ids, "to_queue": "bulk", "to_priority": ""})
 
-    assert 'formaction="/jobs/move">Move the selected…' in listed
+    assert 'formaction="/jobs/move">Move selected jobs…' in listed
     assert 200 == asked.status
     assert "2 jobs are selected." in asked.text
     assert all(f'name="id" value="{one}"' in asked.text for one in ids)
@@ -265,7 +265,7 @@ def test_a_copy_is_enqueued_and_linked(client, fire, failed):
     answer = client.act("/jobs/copy", {"one": failed[0]}).json()
 
     copied = fire.jobs.get(answer["link"].rpartition("/")[2])
-    assert "Enqueued 1 copy" == answer["message"]
+    assert "1 copy enqueued" == answer["message"]
     assert (State.ENQUEUED, "shop.mail.send") == (copied.state, copied.task)
     assert [State.FAILED] == states(fire, failed[:1])
 
@@ -276,7 +276,7 @@ def test_nothing_selected_is_refused(client, path):
     answer = client.post(f"/jobs/{path}", {})
 
     assert 400 == answer.status
-    assert "tick at least one" in answer.text
+    assert "Select at least one" in answer.text
 
 
 def test_more_than_a_page_of_ids_is_refused(client):
@@ -420,7 +420,7 @@ def test_the_question_counts_by_state(client, ended):
     states = re.findall(r'state-icon state-(\w+)"', text.partition("<main")[2].partition("</main>")[0])
     assert ["enqueued", "succeeded"] == states
     assert "3 jobs match." in text
-    assert "Type 3 to go on" in text
+    assert "Type 3 to confirm" in text
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_what_has_ended_is_met_once_the_number_was_typed(fire, client, ended, fo
     assert status == answer.status
     assert (1 if status == 303 else 0) == len(list(fire.operations.list()))
     if status == 400:
-        assert "Type 2 to go on" in answer.text
+        assert "Type 2 to confirm" in answer.text
 
 
 def test_above_a_thousand_the_number_is_typed(fire, client, send):
@@ -454,6 +454,6 @@ def test_above_a_thousand_the_number_is_typed(fire, client, send):
     long_ago = client.post("/jobs/all/delete?state=enqueued", {"counted": "900", "typed": "900"})
     typed = client.post("/jobs/all/delete?state=enqueued", {"counted": "1200", "typed": "1,200"})
 
-    assert "to go on" not in few
+    assert "to confirm" not in few
     assert (400, 400, 303) == (without.status, long_ago.status, typed.status)
     assert "1200" in by_script.json()["message"]

@@ -40,7 +40,7 @@ def test_without_limits_the_page_teaches(client):
     page = client.get("/limits")
 
     assert 200 == page.status
-    assert "No job holds a limit or waits for one" in page.text
+    assert "No jobs hold a limit or wait for one" in page.text
 
 
 def test_a_key_is_shown_with_holders_and_those_who_wait(fire, client, report):
@@ -250,17 +250,17 @@ def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
     listed = client.part("/limits", "rows").text
     one = "".join(client.part("/limits/key?key=customer:1", part).text for part in ("facts", "waiting"))
 
-    assert 3 == words(listed).count("Jobs wait for openai")
+    assert 3 == words(listed).count("Waiting for openai")
     assert re.search("Rate used up, opens in (9|10) min", words(listed))
-    assert "This limit has room. Its jobs wait for openai" in words(one)
-    assert "This limit has room for these jobs, but another limit has none. 1" in words(one)
+    assert "This limit has free places, but its jobs are waiting for openai" in words(one)
+    assert "This limit has free places for these jobs, but another limit does not. 1" in words(one)
     assert ["1", "2", "3"] == [row[0] for row in rows(one)]
     assert all(re.match("openai opens in (9|10) min", row[2]) for row in rows(one))
     assert "Open" not in words(listed) + words(one)
     fire.limits.set("openai", rate=None, concurrent=99)
     assert "Open" not in words(client.part("/limits", "rows").text)
     fire.jobs.delete([job.id for job in fire.jobs.find(limit=100)])
-    assert "No job waits for this limit." in words(client.get("/limits/key?key=openai").text)
+    assert "No jobs are waiting for this limit." in words(client.get("/limits/key?key=openai").text)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
                 fire.limits.set("warehouse", concurrent=90),
                 fire.storage.spend("warehouse", until=fire.storage.clock() + 90 * 1_000_000),
             ),
-            "The limit is shut until", "in 1 min",
+            "The limit is closed until", "in 1 min",
         ),
     ],
     ids=["paused", "closed", "shut"],
@@ -304,8 +304,8 @@ def test_a_waiting_job_says_its_place_and_about_how_long(fire, client):
 
     last, first = (words(client.get(f"/jobs/{jobs[number].id}").text) for number in (5, 2))
 
-    assert "It waits for limit warehouse (2 of 2 running), with 3 jobs in front of it: about 20 min" in last
-    assert "It is the first in line for limit warehouse (2 of 2 running): about 5 min" in first
+    assert "limit warehouse (2 of 2 running), with 3 jobs ahead of it; estimated wait: 20 min" in last
+    assert "The job is first in line for limit warehouse (2 of 2 running); estimated wait: 5 min" in first
     assert "In the queue" in last
 
 
@@ -330,18 +330,20 @@ def test_a_job_names_every_limit_that_holds_it(fire, client, asking):
     own, shared = (client.get(f"/limits/key?key={key}").text for key in ("customer:12", "model"))
 
     assert re.search(
-        rf"first in line for limit customer:12 \(1 of 1 running\). Job {asking[0].id[-8:]} has run for"
-        r" .{1,12}. Show It is the first in line for limit model \(2 of 2 running\).",
+        rf"first in line for limit customer:12 \(1 of 1 running\). Job {asking[0].id[-8:]} has been "
+        r"running for .{1,12}. Show The job is first in line for limit model \(2 of 2 running\).",
         page,
     )
     assert f"/jobs/{asking[0].id}" in client.get(f"/jobs/{asking[2].id}").text
-    assert "Its start is unknown: no such job has ended in the last hour" in page
+    assert "The start time is unknown, because no such job has ended in the last hour" in page
     assert "model 2 of 2 running This limit 1 of 1 running Cannot take the next place" == rows(own)[0][2]
     assert (
         "This limit 2 of 2 running customer:12 1 of 1 running Cannot take the next place"
         == rows(shared)[0][2]
     )
-    assert "It needs a free place in each of these limits at the same time. Until then, jobs after" in page
+    assert (
+        "The job needs a free place in each of these limits at the same time. Until then, later jobs" in page
+    )
     assert "Full: 1 of 1 running. The first job in line also waits for model" in words(own)
     assert "Held by another limit" not in words(own) + words(shared)
 
@@ -363,8 +365,10 @@ def test_timeouts_bound_a_start_without_an_estimate(fire, client):
         re.fullmatch(f"within ({starts})", row[4])
         for row, starts in zip(rows(line), ("1 h 59 min|2 h", "3 h 59 min|4 h"), strict=True)
     )
-    assert "within this time even if all jobs in front run until their timeouts" in words(line)
-    assert re.search("It starts within (3 h 59 min|4 h), even if the jobs in front run until their", page)
+    assert "within this time even if all jobs ahead of it run until their timeouts" in words(line)
+    assert re.search(
+        "The job starts within (3 h 59 min|4 h), even if the jobs ahead of it run until their", page
+    )
 
 
 def test_another_limit_that_the_holder_does_not_hold_is_named_as_well(fire, client):
@@ -387,8 +391,8 @@ def test_another_limit_that_the_holder_does_not_hold_is_named_as_well(fire, clie
 
     page = words(client.get(f"/jobs/{job.id}").text)
 
-    assert re.search(r"limit gpu \(1 of 1 running\). Job [0-9a-f]{8} has run for", page)
-    assert "It is the first in line for limit licence (2 of 2 running)." in page
+    assert re.search(r"limit gpu \(1 of 1 running\). Job [0-9a-f]{8} has been running for", page)
+    assert "The job is first in line for limit licence (2 of 2 running)." in page
 
 
 def test_a_full_limit_gives_each_job_a_place_in_one_order(fire, client, asking):
@@ -403,8 +407,8 @@ def test_a_full_limit_gives_each_job_a_place_in_one_order(fire, client, asking):
         [row[0], row[1].split()[-1]] for row in rows(line)
     ]
     assert ["unknown"] * 3 == [row[4] for row in rows(line)]
-    assert "“Unknown”: no such job has ended in the last hour, and a job in front has" in words(line)
-    assert "It waits for limit model (2 of 2 running), with 2 jobs in front of it." in page
+    assert "“Unknown”: no such job has ended in the last hour, and a job ahead has" in words(line)
+    assert "The job is waiting for limit model (2 of 2 running), with 2 jobs ahead of it." in page
 
 
 def test_jobs_that_another_limit_holds_are_passed_if_this_one_has_room(fire, client, asking):
@@ -417,7 +421,7 @@ def test_jobs_that_another_limit_holds_are_passed_if_this_one_has_room(fire, cli
         [row[0], row[1].split()[-1]] for row in rows(line)
     ]
     assert "customer:12 1 of 1 running" == rows(line)[2][2]
-    assert "another limit has none. Meanwhile other jobs start before them." in words(line)
+    assert "another limit does not. Meanwhile, other jobs start before them." in words(line)
 
 
 def test_places_go_on_after_a_page_with_jobs_that_another_limit_holds(fire, client):
@@ -448,7 +452,7 @@ def test_a_limit_has_one_row_where_its_name_is_its_key(fire, client, asking):
     keys, _, names = page.partition(" Names ")
 
     assert ("model" in keys, "model" in names) == (True, False)
-    assert "customer at once Set code customer:{customer}" in names
+    assert "customer at once Save code customer:{customer}" in names
 
 
 def test_the_number_of_a_limit_is_set_in_its_row(fire, client, asking):
@@ -468,7 +472,7 @@ def test_the_number_of_a_limit_is_set_in_its_row(fire, client, asking):
 
     assert ["model", "api", "customer"] == list(sent)
     answer = client.act("/limits/set", {**sent["api"], "concurrent": "6"}).json()
-    assert "Limit api is now: 6 at once, 90 per 60 s, 5 in a burst." == answer["message"]
+    assert "Limit api changed to 6 at once, 90 per 60 s, 5 in a burst." == answer["message"]
     assert "at once, 90 per 60 s, 5 in a burst" in words(client.part("/limits", "rows").text)
 
 
@@ -488,7 +492,7 @@ def test_a_form_that_is_as_saved_offers_no_button(fire, client, asking):
     rows, page = client.get("/limits").text, client.get("/limits/key?key=model").text
 
     assert re.search(r'class="set-number" data-act data-saves>', rows)
-    assert re.search(r'<button class="button" data-primary>Set</button>', page)
+    assert re.search(r'<button class="button" data-primary>Save</button>', page)
 
 
 def test_numbers_of_an_operator_are_shown_with_those_of_the_code(fire, client, report):
@@ -520,8 +524,9 @@ def test_the_labels_of_the_form_say_what_the_numbers_mean(fire, client, report):
     page = words(client.get("/limits/key?key=tenant").text)
 
     for label in (
-        "Running at the same time", "Starts per period", "Period in seconds",
-        "Starts at once after a pause (burst)", "Empty: as many as the rate allows in one second.",
+        "Concurrent jobs", "Starts per period", "Period in seconds",
+        "Burst (starts without waiting after a pause)",
+        "Leave empty to use the number of starts that the rate allows in one second.",
         "Reset to the code's settings", "Set by code", "Limit the rate",
     ):  # fmt: skip
         assert label in page

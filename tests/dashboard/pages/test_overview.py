@@ -73,7 +73,7 @@ def test_the_first_job_is_announced_where_it_was_awaited(client, task):
     task.enqueue(1)
     client.app.forget()
 
-    assert ("", True) == (before, "The first job is here." in client.part("/", "first").text)
+    assert ("", True) == (before, "Your first job is here." in client.part("/", "first").text)
 
 
 def test_the_page_shows_numbers_queues_tasks_and_failures(client, fire, task):
@@ -123,14 +123,14 @@ def test_deleted_jobs_that_still_run_take_workers(client, fire, task):
     text = client.get("/").text
     assert "2 + 1 of 10" == tile(text, "processing")
     assert "1 server · 1 deleted job" in text
-    assert "1 deleted job still runs: send." in text
+    assert "1 deleted job is still running: send." in text
     assert f'href="/jobs/{claimed[0].id}"' in text
 
     fire.jobs.delete([claimed[1].id])
     client.app.forget()
     text = client.get("/").text
     assert "1 server · 2 deleted jobs" in text
-    assert "2 deleted jobs still run." in text
+    assert "2 deleted jobs are still running." in text
     assert 'class="button small" href="/servers"' in text
 
 
@@ -400,7 +400,7 @@ def test_what_limits_hold_is_no_wait(client, fire, task):
     behind = client.get("/").text
 
     assert ["2\xa0h", "2\xa0min"] == [tile(all_held, "oldest"), tile(behind, "oldest")]
-    assert "in mail; held by limits now" in all_held
+    assert "in mail; held by limits" in all_held
     assert "in mail" in behind
     held = "the first 2 are held by limits"
     assert re.fullmatch(r"2\sh( 00 min)?", oldest_of_queue(all_held, "mail"))
@@ -436,7 +436,7 @@ def test_tile_and_table_have_the_same_rate(client, fire, task):
 
     tiles, places = client.part("/", "tiles").text, client.part("/", "places").text
 
-    assert "no job of mail ended in 10 min" in tiles
+    assert "no job in mail ended for 10 min" in tiles
     assert re.search(r'data-label="Out \(10 min\)">0/min<', places)
 
 
@@ -529,7 +529,7 @@ def test_a_chart_of_depths_has_the_last_hour_and_keeps_the_span(client, fire, ta
 
     assert 'data-span="1h"' in page
     assert "kept for an hour" in page
-    spans = page.partition('aria-label="How far back"')[2].partition("</nav>")[0]
+    spans = page.partition('aria-label="Time range"')[2].partition("</nav>")[0]
     assert ["Live", "1 h"] == re.findall(r">([^<>\s][^<>]*)</", spans)
     assert 'href="/?span=24h"' in page
     assert 'href="/?span=24h&amp;kind=latency"' in page
@@ -661,7 +661,7 @@ def test_the_live_chart_says_what_its_means_and_gaps_are(client, fire, task):
 
     succeeded = next(line["values"] for line in told["lines"] if line["name"] == "succeeded")
     assert 10.0 in succeeded
-    assert "shows its minute" in client.get("/?span=live").text
+    assert "shows the mean of its minute" in client.get("/?span=live").text
     assert "kept for an hour" in client.get("/?span=live&kind=depth").text
 
 
@@ -704,7 +704,10 @@ def test_jobs_that_wait_for_an_answer_are_on_the_overview(client, fire, task):
     two = client.part("/", "health").text
 
     assert "trouble-asking" not in nobody
-    assert "1 job waits for an answer to “manager”. Without one its task receives None in 2" in one
+    assert (
+        "1 job is waiting for an answer to “manager”. Without an answer, its task continues with None in 2"
+        in one
+    )
     assert f'href="/jobs/{first.id}"' in one
-    assert "2 jobs wait for an answer to “lawyer”, “manager”. Without one the task of the first" in two
+    assert "2 jobs are waiting for an answer to “lawyer”, “manager”. Without an answer, the first task" in two
     assert 'href="/jobs?state=awaiting&amp;order=oldest&amp;signal=*"' in two or "signal=%2A" in two

@@ -70,7 +70,7 @@ def test_without_queues_the_page_says_so(client):
     page = client.get("/queues")
 
     assert 200 == page.status
-    assert "No queue has jobs yet" in page.text
+    assert "No queues yet" in page.text
 
 
 def test_the_load_of_all_queues_has_one_scale(fire, client, mail):
@@ -104,7 +104,7 @@ def test_jobs_that_nobody_takes_are_told(client, mail):
     """The row of a queue with waiting jobs and no server contains a warning."""
     mail.enqueue(1)
 
-    assert "Nobody listens" in client.part("/queues", "rows").text
+    assert "Not served" in client.part("/queues", "rows").text
 
 
 @pytest.mark.parametrize(("minutes", "told"), [(1, []), (5, ["late"]), (31, ["very_late"])])
@@ -183,8 +183,8 @@ def test_the_oldest_wait_is_shown_while_limits_hold_all_that_waits(fire, client,
     listed, own = client.get("/queues").text, client.get("/queues/mail").text
 
     for page in (listed, own):
-        assert re.search(r"3\sh( 00\smin)? ?; held by limits now", text_of(page))
-        assert "waits very long" not in page
+        assert re.search(r"3\sh( 00\smin)? ?; held by limits", text_of(page))
+        assert "very long wait" not in page
 
 
 def test_the_first_jobs_have_their_arguments_and_the_limits_that_hold_them(fire, client, mail):
@@ -243,7 +243,7 @@ def test_pause_and_resume_are_undone(fire, client, mail):
     client.act(resumed["undo"]["path"], resumed["undo"]["fields"])
 
     (view,) = fire.queues.list()
-    assert ("good", "Queue mail is resumed.") == (resumed["kind"], resumed["message"])
+    assert ("good", "Queue mail resumed.") == (resumed["kind"], resumed["message"])
     assert (False, None, None) == (between.is_paused, between.paused_by, between.paused_at)
     assert (True, "provider is down") == (view.is_paused, view.note)
     assert client.act("/queues/resume", {"queue": "other"}).json()["undo"] is None
@@ -320,7 +320,7 @@ def test_all_that_waits_is_deleted_where_the_name_was_typed(fire, dashboard, cli
     said = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()
     dashboard.runner.join()
 
-    assert "Deleting 7 jobs that wait in mail." == said["message"]
+    assert "Deleting 7 waiting jobs in mail." == said["message"]
     (operation,) = fire.operations.list().operations
     assert said["link"] == f"/activity#operation-{operation.id}"
     assert JobFilter(state=State.ENQUEUED, queue="mail") == attrs.evolve(operation.where, until=None)
@@ -337,7 +337,7 @@ def test_without_its_name_nothing_is_deleted(fire, client, mail, typed):
     answer = client.post("/queues/delete", {"queue": "mail", "typed": typed})
 
     assert 400 == answer.status
-    assert "type mail" in answer.text
+    assert "Type mail" in answer.text
     assert [] == fire.operations.list().operations
 
 
@@ -347,5 +347,5 @@ def test_an_empty_queue_starts_no_operation(fire, client):
 
     said = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()
 
-    assert ("note", "Nothing waits in mail.") == (said["kind"], said["message"])
+    assert ("note", "No jobs are waiting in mail.") == (said["kind"], said["message"])
     assert [] == fire.operations.list().operations

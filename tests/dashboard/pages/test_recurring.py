@@ -203,9 +203,9 @@ def test_without_recurring_jobs_the_page_says_how_to_declare_one(client):
     """The page includes an example."""
     page = client.get("/recurring").text
 
-    assert "Nothing recurs yet" in page
+    assert "No recurring jobs yet" in page
     assert "@fire.recurring(" in page
-    assert "Nothing fires within a day." in page
+    assert "No runs in the next 24 hours." in page
 
 
 def test_a_definition_is_shown_in_words(client, nightly):
@@ -254,7 +254,7 @@ def test_where_a_definition_came_from_is_told(fire, client, report, nightly):
     page = client.part("/recurring", "rows").text
 
     chips = re.findall(r'<span class="chip(?: warn)?"(?: title="[^"]*")?>([a-z][^<]*)</span>', page)
-    assert ["call", "gone from code", "created here", "code, edited here"] == chips
+    assert ["call", "removed from code", "created here", "code, edited here"] == chips
 
 
 def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
@@ -318,8 +318,8 @@ def test_a_page_of_one_shows_what_comes_and_the_rules(client, nightly):
 
     assert 10 == len(re.findall(r"02:00:00 \+03", page))
     assert nightly.next_at.strftime("%Y-%m-%d %H:%M:%S UTC") in page
-    assert "That run is dropped." in page
-    assert "One run makes up for all that were missed" in page
+    assert "The run is dropped." in page
+    assert "One run, for the latest missed time, replaces all missed runs" in page
     assert "&#34;day&#34;: &#34;mon&#34;" in page
 
 
@@ -329,7 +329,7 @@ def test_what_travels_with_its_jobs_is_shown_and_masked(client, report):
 
     page = client.get(view("weekly")).text
 
-    assert ">Meta<" in page
+    assert ">Metadata<" in page
     assert "acme" in page
     assert "hunter2" not in page
 
@@ -350,7 +350,7 @@ def test_secrets_among_arguments_are_masked(fire, client, report):
     pages = client.get(view("secret")).text, client.get(view("secret", "edit")).text
 
     assert all("hunter2" not in page for page in pages)
-    assert "leave it empty to keep them" in pages[1]
+    assert "Leave empty to keep them" in pages[1]
     job = fire.recurring.get("secret")
     assert 303 == client.post("/recurring/edit", form_of(job, priority="5")).status
     after = fire.recurring.get("secret")
@@ -387,7 +387,7 @@ def test_one_is_run_now(fire, client, nightly):
     said = client.act("/recurring/trigger", {"id": "nightly"}).json()
 
     (job,) = fire.recurring.runs("nightly")
-    assert ("Enqueued a run of nightly.", f"/jobs/{job.id}") == (said["message"], said["link"])
+    assert ("Run of nightly enqueued.", f"/jobs/{job.id}") == (said["message"], said["link"])
     assert [("recurring.trigger", "nightly", "local")] == actions(fire)
 
 
@@ -417,7 +417,7 @@ def test_an_edit_is_given_up_for_what_code_says(fire, client, nightly):
     said = client.act("/recurring/reset", {"id": "nightly"}).json()
     refused = client.post("/recurring/reset", {"id": "made"})
 
-    assert "nightly is again what the code says." == said["message"]
+    assert "nightly reset to its definition in code." == said["message"]
     assert 0 == fire.recurring.get("nightly").priority
     assert 400 == refused.status
     assert "never came from code" in refused.text
@@ -550,7 +550,8 @@ def test_a_change_meanwhile_is_not_overwritten_unseen(fire, client, nightly):
 
     assert 409 == conflict.status
     assert all(
-        part in conflict.text for part in ("It was changed meanwhile by local", "0 5 * * * Europe/Istanbul")
+        part in conflict.text
+        for part in ("The recurring job was changed in the meantime by local", "0 5 * * * Europe/Istanbul")
     )
     assert 'value="0 6 * * *"' in conflict.text
     assert "0 5 * * *" == fire.recurring.get("nightly").schedule.expression
@@ -606,7 +607,7 @@ def test_a_new_one_is_refused_beside_its_field(fire, client, nightly, changes, f
     [
         ("0 2 * * *", "Europe/Istanbul", "at 02:00 every day, Europe/Istanbul"),
         ("every 5m", "", "every 5 minutes"),
-        ("", "UTC", "Write a schedule"),
+        ("", "UTC", "Enter a schedule"),
         ("0 2 *", "UTC", 'class="error"'),
         ("0 2 * * *", "Mars/Olympus", "Unknown time zone"),
     ],

@@ -69,7 +69,7 @@ def test_without_servers_the_page_says_how_to_start_one(fire, client):
     """The page shows a command, or `fire.server()` if the storage is the memory of one process."""
     page = client.get("/servers").text
 
-    assert "No server runs" in page
+    assert "No server is running" in page
     is_inside = fire.storage.url.startswith("memory")
     assert is_inside == ("with fire.server():" in page)
     assert is_inside != ("firelock server app:fire" in page)
@@ -130,7 +130,7 @@ def test_a_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
     page = client.part("/servers", "servers").text
 
     assert ([kept], [deleted]) == (slots(page, "is-started"), slots(page, "is-started is-deleted"))
-    assert "1 deleted job still runs" in page
+    assert "1 deleted job is still running" in page
     assert 2 == page.count("2 of 5 slots busy")
     assert "(deleted, still running)" in page
     assert "Free slots: 3" in page
@@ -186,7 +186,7 @@ def test_replaced_worker_process_has_no_free_slots(client, serving, send):
     assert "2 (PIDs 11 replaced, 12)" in page
     rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r'<tr><td class="lead">\d+.*', page)]
     assert [True, True] == [row.startswith(f"||{pid}|") for row, pid in zip(rows, (11, 12), strict=True)]
-    assert ["replaced, claims nothing||2||2", "running||10||1"] == [
+    assert ["replaced, claims no jobs||2||2", "running||10||1"] == [
         "||".join(row.split("||")[2:5]) for row in rows
     ]
 
@@ -258,7 +258,7 @@ def test_a_server_that_stopped_is_told_from_one_that_was_killed(fire, client, se
     rows = {name: next(row for row in gone.split("<tr") if name in row) for name in ("stopped-1", "killed-1")}
 
     assert ("killed-1" in card, "web-1" in card) == (False, True)
-    assert ("2 servers that are gone" in gone, "<form" in gone) == (True, False)
+    assert ("2 ended or lost servers" in gone, "<form" in gone) == (True, False)
     assert ("Ended" in rows["stopped-1"], "Lost" in rows["stopped-1"]) == (True, False)
     assert ("Ended" in rows["killed-1"], "Lost" in rows["killed-1"]) == (False, True)
 
@@ -295,7 +295,7 @@ def test_a_server_is_told(fire, client, serving, order):
     said = client.act("/servers/tell", {"server": "a", "order": order}).json()
 
     assert "good" == said["kind"]
-    assert "web-1 is told" in said["message"]
+    assert "next heartbeat" in said["message"]
     assert f'"{order}"' == fire.storage.get_record("server_order", "a").value
     assert [(f"server.{order}", "web-1", "local")] == actions(fire)
 
@@ -327,8 +327,9 @@ def test_before_the_only_server_stops_it_is_said_what_stops_with_it(fire, client
     serving.claim(session, 2, started=2)
     fire.storage.renew([Renewal(session, 2, "running", 64, 12.0)])
     said = (
-        "Stop web-1, the only server? No job runs until another server starts. The 2 jobs that it runs have "
-        "25 s to end (unless the server has a grace time of its own); the rest goes back to the queues."
+        "Stop web-1, the only server? No jobs run until another server starts. The 2 running jobs have "
+        "25 s to end (unless the server has its own grace time). "
+        "Jobs that are still running then return to their queues."
     ).replace("25 s", formatting.span(fire.settings.grace))
 
     page = client.part("/servers", "servers").text
@@ -338,8 +339,8 @@ def test_before_the_only_server_stops_it_is_said_what_stops_with_it(fire, client
 
     assert f'data-confirm="{said}"' in page
     assert said in asked
-    assert "Let web-1, the only server, claim no more jobs?" in page
-    assert 'data-confirm="Stop web-1? Other servers go on. The 2 jobs that it runs have' in with_another
+    assert "Make web-1, the only server, quiet?" in page
+    assert 'data-confirm="Stop web-1? Other servers continue. The 2 running jobs have' in with_another
     assert "the only server" not in with_another
 
 
@@ -355,7 +356,10 @@ def test_worker_process_is_ended_after_a_question_that_names_its_jobs(fire, clie
     before = fire.storage.get_record("server_order", "a")
     done = client.post("/servers/end-process", {**form, "sure": "1"})
 
-    assert "End worker process 11 of web-1? Another one takes its place. 7 other jobs run there: " in asked
+    assert (
+        "End worker process 11 of web-1? A new process replaces it. 7 other jobs run in that process: "
+        in asked
+    )
     assert 5 == sum(f"send {formatting.short_id(one)}" in asked for one in ids)
     assert " and 2 more. They have " in asked
     assert before is None
@@ -370,7 +374,7 @@ def test_worker_process_without_other_jobs_is_ended(client, serving):
 
     asked = client.post("/servers/end-process", {"session": session}).text
 
-    assert "End worker process 11 of web-1? Another one takes its place. It runs no other job." in asked
+    assert "A new process replaces it. That process is not running any other jobs." in asked
 
 
 def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
@@ -391,8 +395,8 @@ def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
         ({"order": "stop"}, (400, "server is missing")),
         ({"server": "a"}, (400, "order")),
         ({"server": "a", "order": "explode"}, (400, "quiet, resume, stop")),
-        ({"server": "b", "order": "stop"}, (404, "There is no server b")),
-        ({"server": "c", "order": "stop"}, (400, "is gone already")),
+        ({"server": "b", "order": "stop"}, (404, "Server b not found")),
+        ({"server": "c", "order": "stop"}, (400, "is no longer running")),
     ],
 )
 def test_a_wrong_order_is_refused(fire, client, serving, form, refusal):

@@ -89,8 +89,8 @@ def test_the_catalogue_says_that_more_run_than_are_counted(client, fire, order, 
 
     assert ["0", "2"] == running(whole)
     assert ["–", "2+"] == sorted(running(cut), reverse=True)
-    assert "more run" not in whole
-    assert "Running counts the newest 2 running jobs; more run." in cut
+    assert "More are running" not in whole
+    assert "Running only counts the newest 2 running jobs. More are running." in cut
 
 
 def running(page):
@@ -128,7 +128,7 @@ def test_a_task_shows_its_runs_and_facts(client, order):
     assert "order:{number}" in page
     assert f"/jobs/{job.id}" in page
     assert "number: int" in page
-    assert "90 d once succeeded" in page
+    assert "90 d after success" in page
 
 
 def test_an_unknown_task_is_not_here(client):
@@ -148,7 +148,7 @@ def test_a_task_without_code_has_its_jobs_and_a_warning(client, fire, order):
 
     page = client.get("/tasks/view?name=shop.order").text
 
-    assert "No server and not this process knows this task" in page
+    assert "Neither a server nor this process knows this task" in page
 
 
 def test_the_form_has_a_field_for_each_parameter(client, order):
@@ -247,9 +247,9 @@ def test_an_argument_that_another_job_gives_says_so(client, fire):
 
     assert f"&lt;output of {source.id}&gt;" in page
     assert "None" not in page
-    assert ("It takes the result of a job" in before, 'value="7"' in before) == (True, False)
+    assert ("The parameter takes the result of a job" in before, 'value="7"' in before) == (True, False)
     assert f'href="/jobs/{source.id}"' in before
-    assert ("It takes the result of a job" in after, 'value="7"' in after) == (False, True)
+    assert ("The parameter takes the result of a job" in after, 'value="7"' in after) == (False, True)
     assert f"<output of {source.id}>" == client.get(f"/api/jobs/{taker.id}").json()["arguments"]["total"]
 
 
@@ -265,7 +265,7 @@ def test_what_is_hidden_is_entered_anew(client, fire):
 
     assert 'value="ada"' in form
     assert "hunter2" not in form
-    assert "enter it anew" in form
+    assert "Enter it again" in form
     assert "required" in re.search(r'<input[^>]* name="args.password"[^>]*>', form)[0]
 
 
@@ -362,9 +362,9 @@ def test_the_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
     row = re.search(rf'<li id="new-{job.id}">.*?</li>', page, re.DOTALL)[0]
 
     assert "number=7" in row
-    assert "time of creation" in page
+    assert "by creation time" in page
     assert page.count(client.app.fire.jobs.get(job.id).created_at.strftime("%Y-%m-%dT%H:%M:%S")) >= 1
-    assert "reported again if it changes" not in page, "no server has reported it"
+    assert "reported again after a change" not in page, "no server has reported it"
 
 
 @pytest.mark.parametrize(("failed", "is_marked"), [(1, False), (2, True)])

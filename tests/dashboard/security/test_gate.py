@@ -580,7 +580,7 @@ def test_a_page_without_its_storage_says_so(dashboard, client):
     answer = client.get("/x")
 
     assert 503 == answer.status
-    assert "does not answer" in answer.text
+    assert "Storage unreachable" in answer.text
     assert "hunter2" not in answer.text
 
 

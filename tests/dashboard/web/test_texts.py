@@ -130,7 +130,7 @@ def test_a_text_takes_its_values_and_its_number():
     """Values replace the braces, and a number selects the singular or the plural."""
     texts = Texts()
 
-    assert "made in 3 ms" == texts("shared.rendered_in", time="3 ms")
+    assert "rendered in 3 ms" == texts("shared.rendered_in", time="3 ms")
     assert texts("tasks.for_good", count=1)
     with pytest.raises(KeyError):
         texts("shared.no_such_text")

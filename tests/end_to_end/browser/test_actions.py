@@ -75,7 +75,7 @@ def test_a_failed_job_is_requeued(visitor, stocked):
     """The button is on the job's own page."""
     job = one_in(stocked, State.FAILED)
 
-    visitor.go(f"/jobs/{job.id}").press("Requeue").is_told("Requeued 1")
+    visitor.go(f"/jobs/{job.id}").press("Requeue").is_told("1 job requeued")
 
     assert State.ENQUEUED == job.refresh().state
     assert ("jobs.requeue", "local") == last_act(stocked)
@@ -87,7 +87,7 @@ def test_a_job_is_deleted_when_somebody_is_sure(visitor, stocked):
     """The job's own page requires confirmation."""
     job = one_in(stocked, State.SUCCEEDED)
 
-    visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("Delete this job?", None).is_told("Deleted 1")
+    visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("Delete this job?", None).is_told("1 job deleted")
 
     assert State.DELETED == job.refresh().state
 
@@ -98,11 +98,11 @@ def test_a_delete_is_undone(visitor, stocked):
     job = one_in(stocked, State.FAILED)
     place = visitor.page.locator(".toast" if visitor.has_script else "main > .banner")
 
-    visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("You can take it back afterwards.", None)
-    visitor.press("Undo", within=place).is_told("Restored 1")
+    visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("You can restore it afterwards.", None)
+    visitor.press("Undo", within=place).is_told("1 job restored")
     assert State.FAILED == job.refresh().state
     job.delete()
-    visitor.go(f"/jobs/{job.id}").press("Restore").is_told("Restored 1")
+    visitor.go(f"/jobs/{job.id}").press("Restore").is_told("1 job restored")
 
     assert State.FAILED == job.refresh().state
     assert ("jobs.restore", "local") == last_act(stocked)
@@ -117,7 +117,7 @@ def test_a_running_job_is_kept_or_stopped(visitor, stocked):
 
     visitor.go(f"/jobs/{job.id}").press("Stop").press("Keep running", within=dialog)
     kept = job.refresh().state
-    visitor.press("Stop").press("Stop and delete", within=dialog).is_told("Deleted 1")
+    visitor.press("Stop").press("Stop and delete", within=dialog).is_told("1 job deleted")
 
     assert (State.PROCESSING, State.DELETED) == (kept, job.refresh().state)
 
@@ -127,9 +127,9 @@ def test_a_job_is_copied(visitor, stocked):
     """The copy is a new job, and the message links to it."""
     job = one_in(stocked, State.FAILED)
 
-    visitor.go(f"/jobs/{job.id}").press("Duplicate").is_told("Enqueued 1 copy")
+    visitor.go(f"/jobs/{job.id}").press("Duplicate").is_told("1 copy enqueued")
 
-    visitor.page.get_by_role("link", name="Show").first.click()
+    visitor.page.get_by_role("link", name="Show", exact=True).first.click()
     expect(visitor.page.locator("#region-head .badge")).to_have_text("Enqueued")
     assert job.id not in visitor.page.url
 
@@ -143,8 +143,8 @@ def test_a_scheduled_job_is_rescheduled(visitor, stocked):
     page = visitor.go(f"/jobs/{job.id}").page
     page.get_by_role("link", name="Reschedule…").click()
     form = page.locator("form:has([name=when]):visible")
-    form.get_by_label("Run it in, or at").fill("3d")
-    visitor.press("Reschedule", form).is_told("Rescheduled 1")
+    form.get_by_label("Run in, or at").fill("3d")
+    visitor.press("Reschedule", form).is_told("1 job rescheduled")
 
     assert (job.refresh().next_due_at - due_at).days in {2, 3}
 
@@ -158,7 +158,7 @@ def test_a_waiting_job_is_moved(visitor, stocked):
     page.get_by_role("link", name="Move…").click()
     form = page.locator("form:has([name=to_queue]):visible")
     form.get_by_label("Queue").fill("elsewhere")
-    visitor.press("Move", form).is_told("Moved 1")
+    visitor.press("Move", form).is_told("1 job moved")
 
     assert "elsewhere" == job.refresh().queue
 
@@ -170,7 +170,7 @@ def test_a_job_is_acted_on_from_its_row(visitor, stocked):
 
     visitor.go("/jobs?state=failed")
     menu = visitor.open_menu(row_of(visitor.page, job))
-    visitor.press("Requeue", menu).is_told("Requeued 1")
+    visitor.press("Requeue", menu).is_told("1 job requeued")
 
     assert State.ENQUEUED == job.refresh().state
 
@@ -218,8 +218,8 @@ def test_the_selected_jobs_are_requeued(visitor, stocked):
     bar = visitor.page.locator(".bulk:visible")
     if visitor.has_script:
         expect(bar).to_contain_text("2 selected on this page")
-    visitor.press("Requeue" if visitor.has_script else "Requeue the selected", bar)
-    visitor.is_told("Requeued 2")
+    visitor.press("Requeue" if visitor.has_script else "Requeue selected jobs", bar)
+    visitor.is_told("2 jobs requeued")
 
     ids = [job.id for job in jobs]
     assert [State.ENQUEUED, State.ENQUEUED, State.FAILED] == states(stocked, *ids)
@@ -229,12 +229,12 @@ def ask_for_everything(visitor, verb):
     """Select all matching jobs in the list of failed jobs, and request this action for them."""
     visitor.go("/jobs?state=failed")
     if not visitor.has_script:
-        visitor.page.get_by_role("link", name=f"{verb} everything that matches").click()
+        visitor.page.get_by_role("link", name=f"{verb} all matching jobs").click()
         return
     visitor.page.get_by_label("Select all on this page").check()
     bar = visitor.page.locator(".bulk:visible")
-    visitor.press("Select all 3 matching", bar)
-    expect(bar).to_contain_text("Everything that matches is selected")
+    visitor.press("Select all 3 matching jobs", bar)
+    expect(bar).to_contain_text("All matching jobs selected")
     visitor.press(verb, bar)
 
 
@@ -243,9 +243,9 @@ def is_done_to_everything(visitor, stocked, verb, state):
     jobs = list(stocked.jobs.find(state=State.FAILED))
     ask_for_everything(visitor, verb)
     expect(visitor.page.locator("main")).to_contain_text("3 jobs match.")
-    visitor.press(f"{verb} them")
+    visitor.press(f"{verb} jobs")
 
-    expect(visitor.page.locator("main > .banner")).to_contain_text("everything that matches.")
+    expect(visitor.page.locator("main > .banner")).to_contain_text("all matching jobs in the background.")
     eventually(lambda: not stocked.operations.resumable())
     if not visitor.has_script:
         visitor.page.reload()
@@ -270,9 +270,9 @@ def test_everything_that_waits_is_moved(visitor, stocked):
     """The confirmation page has a field for the queue."""
     page = visitor.go("/jobs/all?verb=move&state=enqueued").page
     page.get_by_label("Queue").fill("elsewhere")
-    visitor.press("Move them")
+    visitor.press("Move jobs")
 
-    expect(page.locator("main > .banner")).to_contain_text("everything that matches.")
+    expect(page.locator("main > .banner")).to_contain_text("all matching jobs in the background.")
     eventually(lambda: not stocked.operations.resumable())
     assert {"elsewhere"} == {job.queue for job in stocked.jobs.find(state=State.ENQUEUED)}
 
@@ -287,7 +287,9 @@ def test_an_operation_is_cancelled(visitor, stocked):
     operation = stocked.operations.start("requeue", where, by="ada")
 
     with stocked.lock(f"operation:{operation.id}"):
-        visitor.go("/activity").press("Cancel").is_told("Cancelled: what was not reached yet stays as it is.")
+        visitor.go("/activity").press("Cancel").is_told(
+            "Operation cancelled. Jobs that it had not reached stay as they are."
+        )
 
     assert "cancelled" == stocked.operations.get(operation.id).state
     assert 3 == stocked.jobs.counts().by_state[State.FAILED]
@@ -298,7 +300,7 @@ def test_a_cause_of_failures_is_requeued(visitor, stocked):
     """All jobs with this cause are requeued after a confirmation."""
     visitor.go("/failures").press("Requeue")
     visitor.is_sure("Requeue the 3 jobs that failed with ValueError?", "Requeue")
-    visitor.is_told("Started to requeue 3 jobs")
+    visitor.is_told("Requeuing 3 jobs")
 
     eventually(lambda: stocked.jobs.counts().by_state.get(State.FAILED, 0) == 0)
 
@@ -308,8 +310,8 @@ def test_a_cause_of_failures_is_deleted(visitor, stocked):
     """The button is on the page of the cause, and the action requires confirmation."""
     page = visitor.go("/failures").page
     page.locator("td.cause a").click()
-    visitor.press("Delete these 3").is_sure("Delete the 3 jobs that failed with ValueError?", "Delete")
-    visitor.is_told("Started to delete 3 jobs")
+    visitor.press("Delete these 3 jobs").is_sure("Delete the 3 jobs that failed with ValueError?", "Delete")
+    visitor.is_told("Deleting 3 jobs")
 
     eventually(lambda: {State.DELETED: 4}.items() <= stocked.jobs.counts().by_state.items())
 
@@ -319,10 +321,10 @@ def test_a_cause_of_failures_is_muted_and_unmuted(visitor, stocked):
     """A cause is muted for a period on its page, and unmuted in the list of muted causes."""
     visitor.go("/failures").page.locator("td.cause a").click()
     visitor.page.locator("form[action$='/failures/mute'] button:not([type=button])").click()
-    visitor.page.get_by_text("ValueError is muted.").wait_for()
+    visitor.page.get_by_text("ValueError muted.").wait_for()
     assert ("cause.mute", "local") == last_act(stocked)
 
-    visitor.go("/failures").press("Unmute").is_told("It is told of again.")
+    visitor.go("/failures").press("Unmute").is_told("Cause unmuted.")
     assert ("cause.unmute", "local") == last_act(stocked)
 
 
@@ -341,13 +343,13 @@ def test_a_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
     page.locator("tr#queue-mail").get_by_text("Pause").first.click()
     page.get_by_label("Note").locator("visible=true").fill("the provider is down")
     visitor.press("Pause", page.locator("dialog[open]") if visitor.has_script else page.locator("main"))
-    visitor.is_told("Queue mail is paused")
+    visitor.is_told("Queue mail paused")
 
     assert (True, "the provider is down") == (queue(stocked, "mail").is_paused, queue(stocked, "mail").note)
     visitor.go("/queues")
     expect(page.locator("tr#queue-mail")).to_contain_text("the provider is down")
 
-    visitor.press("Resume", page.locator("tr#queue-mail")).is_told("Queue mail is resumed")
+    visitor.press("Resume", page.locator("tr#queue-mail")).is_told("Queue mail resumed")
     assert not queue(stocked, "mail").is_paused
 
 
@@ -356,12 +358,12 @@ def test_the_numbers_of_a_limit_are_set_and_reset(visitor, stocked):
     """The page of the name has the form and shows the present settings."""
     page = visitor.go("/limits/key?key=tenant").page
 
-    page.get_by_label("Running at the same time", exact=True).fill("3")
-    visitor.press("Set").is_told("Limit tenant is now: 3 at once.")
+    page.get_by_label("Concurrent jobs", exact=True).fill("3")
+    visitor.press("Save").is_told("Limit tenant changed to 3 at once.")
     assert 3 == stocked.limits.get("tenant").concurrent
 
     visitor.go("/limits/key?key=tenant").press("Reset to the code's settings").is_told(
-        "Limit tenant has the code's settings again"
+        "Limit tenant reset to the code's settings"
     )
     assert stocked.limits.get("tenant").concurrent is None
     assert ("limit.reset", "local") == last_act(stocked)
@@ -373,10 +375,10 @@ def test_a_limit_is_set_in_its_row_by_enter(visitor, stocked):
     stocked.limits.set("tenant", concurrent=3)
     page = visitor.go("/limits").page
 
-    page.get_by_label("tenant: jobs at once", exact=True).fill("6")
+    page.get_by_label("tenant: concurrent jobs", exact=True).fill("6")
     page.keyboard.press("Enter")
 
-    visitor.is_told("Limit tenant is now: 6 at once.")
+    visitor.is_told("Limit tenant changed to 6 at once.")
     assert 6 == stocked.limits.get("tenant").concurrent
 
 
@@ -387,7 +389,7 @@ def test_a_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
 
     page.get_by_text("Pause tenant:7").click()
     page.get_by_label("Note").fill("their mailbox is full")
-    visitor.press("Pause").is_told("Limit tenant:7 is paused")
+    visitor.press("Pause").is_told("Limit tenant:7 paused")
 
     assert (True, "their mailbox is full") == (
         stocked.limits.get("tenant:7").is_paused,
@@ -397,7 +399,7 @@ def test_a_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
     row = page.get_by_role("row").filter(has_text="tenant:7")
     expect(row).to_contain_text("their mailbox is full")
 
-    visitor.press("Resume", row).is_told("Limit tenant:7 is resumed")
+    visitor.press("Resume", row).is_told("Limit tenant:7 resumed")
     assert not stocked.limits.get("tenant:7").is_paused
 
 
@@ -407,7 +409,7 @@ def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
     page = visitor.go("/queues/mail").page
 
     page.get_by_label("Type the queue's name").fill("mail")
-    visitor.press("Delete all waiting").is_told("Deleting 5 jobs that wait in mail.")
+    visitor.press("Delete waiting jobs").is_told("Deleting 5 waiting jobs in mail.")
 
     eventually(lambda: queue(stocked, "mail").enqueued == 0)
 
@@ -418,7 +420,7 @@ def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
 @acts("/recurring/trigger")
 def test_a_recurring_job_is_run_now(visitor, stocked):
     """The action enqueues a job of the definition, and the message links to it."""
-    visitor.go("/recurring/view?id=nightly").press("Run now").is_told("Enqueued a run of nightly.")
+    visitor.go("/recurring/view?id=nightly").press("Run now").is_told("Run of nightly enqueued.")
 
     assert 1 == len(stocked.recurring.runs("nightly"))
 
@@ -428,10 +430,10 @@ def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
     """The actions are in the list."""
     row = visitor.go("/recurring").page.locator("tr", has_text="hand-made")
 
-    visitor.press("Pause", visitor.open_menu(row)).is_told("hand-made is paused")
+    visitor.press("Pause", visitor.open_menu(row)).is_told("hand-made paused")
     assert stocked.recurring.get("hand-made").is_paused
     visitor.go("/recurring")
-    visitor.press("Resume", visitor.open_menu(row)).is_told("hand-made runs again")
+    visitor.press("Resume", visitor.open_menu(row)).is_told("hand-made resumed")
     assert not stocked.recurring.get("hand-made").is_paused
 
 
@@ -444,13 +446,13 @@ def test_a_recurring_job_is_edited_and_reset(visitor, stocked):
     if visitor.has_script:
         expect(page.locator("#preview")).to_contain_text("03:30")
     page.get_by_role("button", name="Save").click()
-    expect(page.locator("main > .banner").first).to_contain_text("nightly is changed.")
+    expect(page.locator("main > .banner").first).to_contain_text("nightly changed.")
     edited = stocked.recurring.get("nightly")
     assert ("EDITED", "30 3 * * *") == (edited.origin.name, edited.schedule.expression)
 
     page.locator("main details.menu > summary").click()
-    visitor.press("Reset to code").is_sure("Give up the edit of nightly", None)
-    visitor.is_told("nightly is again what the code says.")
+    visitor.press("Reset to code").is_sure("Discard the edit of nightly", None)
+    visitor.is_told("nightly reset to its definition in code.")
     assert "0 2 * * *" == stocked.recurring.get("nightly").schedule.expression
 
 
@@ -470,12 +472,12 @@ def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
 
     page.get_by_label("Schedule").fill("0 9 * * 1")
     page.get_by_role("button", name="Create").click()
-    expect(page.locator("main > .banner").first).to_contain_text("weekly-sum is created.")
+    expect(page.locator("main > .banner").first).to_contain_text("weekly-sum created.")
     assert "shop.orders.add" == stocked.recurring.get("weekly-sum").task
 
     menu = visitor.open_menu(page.locator("tr", has_text="weekly-sum"))
     visitor.press("Remove", menu).is_sure("Remove weekly-sum?", "Remove")
-    expect(page.get_by_text("weekly-sum is removed").first).to_be_visible()
+    expect(page.get_by_text("weekly-sum removed").first).to_be_visible()
     assert "weekly-sum" not in [one.id for one in stocked.recurring.list()]
 
 
@@ -497,7 +499,7 @@ def test_a_task_is_run_by_its_form(visitor, stocked, guard):
     page.locator("[name='args.price']").fill("2.25")
     page.get_by_role("button", name="Enqueue").click()
 
-    expect(page.locator("main > .banner")).to_contain_text("A job of shop.orders.add is enqueued.")
+    expect(page.locator("main > .banner")).to_contain_text("Job of shop.orders.add enqueued.")
     job = next(iter(stocked.jobs.find(state=State.ENQUEUED, task="shop.orders.add")))
     assert ("order:77",) == job.tags
 
@@ -512,12 +514,12 @@ def test_a_server_is_made_quiet_and_resumed(visitor, stocked):
     """The server gets the order, and claims no jobs until it is resumed."""
     with stocked.server(name="web-9", workers=1):
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
-        visitor.press("Make quiet", card).is_sure("claim no more jobs?", None).is_told(
-            "web-9 is told to claim no more"
+        visitor.press("Make quiet", card).is_sure("Make web-9, the only server, quiet?", None).is_told(
+            "web-9 stops claiming jobs at its next heartbeat"
         )
         eventually(lambda: server_states(stocked, "web-9") == {"quiet"})
 
-        visitor.go("/servers").press("Resume", card).is_told("web-9 is told to claim again")
+        visitor.go("/servers").press("Resume", card).is_told("web-9 claims jobs again")
         eventually(lambda: server_states(stocked, "web-9") == {"running"})
 
 
@@ -526,8 +528,8 @@ def test_a_server_is_stopped(visitor, stocked):
     """The action requires confirmation."""
     with stocked.server(name="web-9", workers=1) as server:
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
-        visitor.press("Stop", card).is_sure("Stop web-9, the only server? No job runs", "Stop")
-        visitor.is_told("web-9 is told to stop")
+        visitor.press("Stop", card).is_sure("Stop web-9, the only server? No jobs run", "Stop")
+        visitor.is_told("web-9 stops at its next heartbeat")
 
         eventually(lambda: not server.is_running)
 
@@ -539,8 +541,9 @@ def test_a_worker_process_with_a_job_that_does_not_stop_is_ended(visitor, stocke
     job, other = (stocked.jobs.get(worker.claim().id) for _ in range(2))
     job.delete()
 
-    visitor.go(f"/jobs/{job.id}").press("End its process now…").is_sure(
-        f"1 other job runs there: {other.task.rpartition('.')[2]} {other.id[-8:]}. It has", "End process"
+    visitor.go(f"/jobs/{job.id}").press("End process now…").is_sure(
+        f"1 other job runs in that process: {other.task.rpartition('.')[2]} {other.id[-8:]}. It has",
+        "End process",
     )
 
     visitor.is_told("at its next heartbeat")
@@ -558,7 +561,7 @@ def test_settings_are_kept_in_this_browser(visitor):
         page.get_by_role("radio", name=re.compile(f"^{choice}")).check()
     page.get_by_role("button", name="Save settings").click()
 
-    expect(page.locator("main > .banner")).to_contain_text("Settings are saved in this browser.")
+    expect(page.locator("main > .banner")).to_contain_text("Settings saved in this browser.")
     visitor.go("/queues")
     for name, value in (("theme", "dark"), ("density", "compact"), ("times", "absolute")):
         expect(page.locator("html")).to_have_attribute(f"data-{name}", value)
@@ -575,7 +578,7 @@ def test_what_failed_of_a_batch_runs_again(visitor, stocked):
     (job,) = flows.claim(stocked, queues=["flows"])
     flows.end(stocked, job, State.FAILED)
 
-    visitor.go(f"/batches/{batch}").press("Requeue failed members").is_told("are being requeued")
+    visitor.go(f"/batches/{batch}").press("Requeue failed members").is_told("Requeuing the failed members")
 
     eventually(lambda: stocked.jobs.get(job.id).state is State.ENQUEUED)
 
@@ -587,8 +590,8 @@ def test_a_signal_that_a_job_waits_for_is_answered(visitor, stocked):
     flows.end(stocked, job, State.AWAITING, waits_for="signal approval", gives_back=True)
 
     visitor.go(f"/jobs/{job.id}").page.get_by_label("Value", exact=True).fill("true")
-    visitor.press("Send the answer")
-    expect(visitor.page.locator("main > .banner")).to_contain_text("The answer approval was sent.")
+    visitor.press("Send answer")
+    expect(visitor.page.locator("main > .banner")).to_contain_text("Answer to approval sent.")
 
     assert State.ENQUEUED == stocked.jobs.get(job.id).state
 
@@ -645,12 +648,12 @@ def test_a_signal_is_answered_by_its_fields(stocked, served, open_page, guard):
     page.get_by_label("ok").select_option("true")
     page.get_by_label("amount").evaluate("(field) => { field.removeAttribute('pattern'); }")
     page.get_by_label("amount").fill("seven")
-    page.get_by_role("button", name="Send the answer").click()
+    page.get_by_role("button", name="Send answer").click()
 
     expect(page.locator(".field.is-wrong .error")).to_contain_text("enter a whole number")
     expect(page.get_by_label("amount")).to_have_value("seven")
     expect(page.get_by_label("ok")).to_have_value("true")
     page.get_by_label("amount").fill("7")
-    page.get_by_role("button", name="Send the answer").click()
-    expect(page.locator("main > .banner")).to_contain_text("The answer approval was sent.")
+    page.get_by_role("button", name="Send answer").click()
+    expect(page.locator("main > .banner")).to_contain_text("Answer to approval sent.")
     assert State.ENQUEUED is stocked.jobs.get(order).state

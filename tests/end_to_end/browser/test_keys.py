@@ -141,7 +141,7 @@ def test_a_key_requeues_or_deletes_the_row(page, stocked, key, question, state):
         expect(page.locator("dialog[open]")).to_contain_text(question)
         page.keyboard.press("Enter")
 
-    expect(page.locator(".toast")).to_contain_text("Deleted 1" if question else "Requeued 1")
+    expect(page.locator(".toast")).to_contain_text("1 job deleted" if question else "1 job requeued")
     assert state == stocked.jobs.get(job).state
 
 
@@ -174,7 +174,7 @@ def test_a_number_sign_deletes_what_is_selected(page, stocked):
     expect(page.locator("dialog[open]")).to_contain_text("Delete the selected jobs?")
     page.keyboard.press("Enter")
 
-    expect(page.locator(".toast")).to_contain_text("Deleted 2")
+    expect(page.locator(".toast")).to_contain_text("2 jobs deleted")
     assert 1 == stocked.jobs.counts().by_state[State.FAILED]
 
 

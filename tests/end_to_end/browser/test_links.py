@@ -121,7 +121,7 @@ def test_an_approval_link_can_be_pasted_without_javascript(served, open_context,
     page.goto(link)
     assert "Ship order" not in page.content()
     page.get_by_label("Approval link").fill(link)
-    page.get_by_role("button", name="Show the question").click()
+    page.get_by_role("button", name="Show question").click()
     page.get_by_role("button", name="Approve").click()
 
     expect(page.get_by_text("Answered: Approve")).to_be_visible()
@@ -145,7 +145,7 @@ def test_a_link_of_before_is_in_no_referer(served, stranger, link):
 def test_an_incomplete_approval_link_asks_for_the_whole_one(stranger, address):
     stranger.goto(address)
 
-    expect(stranger.get_by_role("button", name="Show the question")).to_be_visible()
+    expect(stranger.get_by_role("button", name="Show question")).to_be_visible()
     assert stranger.get_by_label("Approval link").input_value() == ""
 
 

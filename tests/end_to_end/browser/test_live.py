@@ -127,7 +127,7 @@ def test_a_chart_goes_on_by_itself(stocked, tasks, served, open_page):
 
     with stocked.server(queues=["mail"], workers=1):
         page.wait_for_function(
-            """() => document.querySelector("fl-chart").told?.lines
+            """() => document.querySelector("fl-chart").data?.lines
                  .some((line) => line.values.some((value) => value > 0))"""
         )
 
@@ -207,7 +207,7 @@ def test_new_jobs_wait_behind_a_pill(served, mail, open_page):
     mail(2)
 
     pill = page.locator(f"{REGION} .pill")
-    expect(pill).to_have_text("2 new · show")
+    expect(pill).to_have_text("Show 2 new")
     assert before == [row.get_attribute("id") for row in rows.all()]
     pill.click()
     expect(rows).to_have_count(7)
@@ -223,7 +223,7 @@ def test_a_job_that_moved_on_turns_grey(stocked, served, open_page):
     job.delete()
 
     expect(row).to_have_class("is-gone")
-    expect(row).to_contain_text("moved on")
+    expect(row).to_contain_text("left this list")
 
 
 # ---- menus of rows ---------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_a_row_that_moves_keeps_its_menu_open(stocked, served, open_page):
     menu.get_by_role("button", name="Delete").click()
     page.locator("dialog[open] button.primary").click()
 
-    expect(page.locator(".toast")).to_contain_text("Deleted 1")
+    expect(page.locator(".toast")).to_contain_text("1 job deleted")
     assert State.DELETED == job.refresh().state
 
 
@@ -331,7 +331,7 @@ def test_a_menu_says_that_nobody_answers(served, open_page, guard):
 
     page.locator("tbody a[data-menu]").first.click()
 
-    expect(page.locator(".toast.bad")).to_contain_text("The dashboard did not answer. Try again.")
+    expect(page.locator(".toast.bad")).to_contain_text("The dashboard did not respond. Try again.")
 
 
 _WHOLE_MENU = """(list) => [...list.querySelectorAll("a, button")].map((one) => {
@@ -457,8 +457,8 @@ def test_no_bar_of_a_chart_is_above_its_top_label(served, open_page, most, label
     page.evaluate(
         """(most) => {
       const chart = document.querySelector("fl-chart");
-      for (const line of chart.told.lines) line.values.fill(0);
-      chart.told.lines[0].values[3] = most;
+      for (const line of chart.data.lines) line.values.fill(0);
+      chart.data.lines[0].values[3] = most;
       chart.show();
     }""",
         most,

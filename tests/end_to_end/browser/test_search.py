@@ -159,7 +159,7 @@ def test_a_search_goes_on_by_itself(served, open_page, many):
     expect(page.locator("[data-search-text]")).to_have_text(
         re.compile(r"Searched 12,0\d\d of 12,0\d\d jobs · 1 found")
     )
-    expect(page.locator("[data-search-said]")).to_contain_text("All jobs are searched")
+    expect(page.locator("[data-search-said]")).to_contain_text("All jobs were searched")
     expect(page.locator("[data-search-stop]")).to_be_hidden()
     expect(page.locator(".empty")).to_have_count(0)
 
@@ -168,7 +168,7 @@ def test_a_search_that_ends_with_nothing_offers_the_others(served, open_page, ma
     """After the last part, the list offers to search for the same text elsewhere."""
     page = open_page(served, "/jobs?arg=mail")
 
-    expect(page.locator(".empty")).to_contain_text("No job matches", timeout=_WHOLE)
+    expect(page.locator(".empty")).to_contain_text("No matching jobs", timeout=_WHOLE)
     expect(page.locator(".offers a", has_text="as a queue")).to_be_visible()
 
 
@@ -186,7 +186,7 @@ def test_a_search_is_stopped_and_goes_on_by_a_link(served, open_page, open_conte
     held[0].continue_()
     page.unroute("**/jobs?*cursor=*")
 
-    expect(page.locator("[data-search-said]")).to_contain_text("The search is stopped")
+    expect(page.locator("[data-search-said]")).to_contain_text("Search stopped")
     page.locator("[data-search-on]").click()
     expect(page.locator(f"#job-{many.id}")).to_be_visible(timeout=_WHOLE)
 

@@ -85,7 +85,7 @@
       if (document.hidden || firelock.isPaused()) return;
       const isFed = this.dataset.span === "live" && firelock.isStreaming();
       if (!isFed && this.beat % REFRESH[this.dataset.span] === 0) this.fetch();
-      else if (isFed && this.told) this.slide();
+      else if (isFed && this.data) this.slide();
     }
 
     async fetch() {
@@ -96,7 +96,7 @@
         const answer = await fetch(this.dataset.from, { headers, credentials: "same-origin", cache: "no-store" });
         if (answer.status !== 200) return;
         this.version = answer.headers.get("ETag");
-        this.told = await answer.json();
+        this.data = await answer.json();
         this.draw();
       } catch { /* the live chip shows this */ } finally {
         this.isBusy = false;
@@ -104,18 +104,18 @@
     }
 
     append(sample) {
-      if (!this.told) return;
+      if (!this.data) return;
       const at = Math.floor(sample.at);
       this.slide(at);
-      const place = this.told.starts.indexOf(at);
+      const place = this.data.starts.indexOf(at);
       if (place < 0) return;
-      for (const line of this.told.lines) line.values[place] = sample[line.name];
+      for (const line of this.data.lines) line.values[place] = sample[line.name];
       this.show();
     }
 
     // Move the window to the present second; unknown values are gaps.
     slide(to = Math.floor(firelock.now() / 1000) - 1) {
-      const { starts, lines } = this.told;
+      const { starts, lines } = this.data;
       let last = starts.at(-1);
       if (last >= to) return;
       if (to - last > UNSEEN) { this.fetch(); return; }
@@ -132,7 +132,7 @@
 
     // Return the data for uPlot: times in the middle of their buckets, and stacks as sums, the highest first.
     columns() {
-      const { starts, lines, step, stacked } = this.told;
+      const { starts, lines, step, stacked } = this.data;
       const instants = starts.map((start) => start + step / 2);
       if (!stacked) return [instants, ...lines.map((line) => line.values)];
       const sums = starts.map(() => null);
@@ -146,7 +146,7 @@
     width() { return Math.max(200, this.clientWidth); }
 
     draw() {
-      if (!this.told) return;
+      if (!this.data) return;
       const focus = this.at;
       this.plot?.destroy();
       this.querySelector(".drawing")?.setAttribute("hidden", "");
@@ -159,7 +159,7 @@
     }
 
     options() {
-      const { lines, stacked, unit, kind, step } = this.told;
+      const { lines, stacked, unit, kind, step } = this.data;
       const muted = colour("--muted"), grid = colour("--line"), card = colour("--card");
       const colours = lines.map((line) => colour(`--${line.state}-dot`));
       const series = lines.map((line, place) => stacked
@@ -188,7 +188,7 @@
     }
 
     times() {
-      const { span } = this.told;
+      const { span } = this.data;
       const options = span === "live" ? { hour: "2-digit", minute: "2-digit", second: "2-digit" }
         : span === "1h" || span === "24h" ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" };
       const format = new Intl.DateTimeFormat("en-GB", options);
@@ -197,7 +197,7 @@
 
     // Draw the last bucket lighter, because it has not ended: otherwise it would look like a decrease.
     lighten(plot, card) {
-      const { starts, step, span, stacked } = this.told;
+      const { starts, step, span, stacked } = this.data;
       if (span === "live" || !stacked) return;
       const left = plot.valToPos(starts.at(-1), "x", true), right = plot.valToPos(starts.at(-1) + step, "x", true);
       plot.ctx.save();
@@ -211,7 +211,7 @@
       this.key?.remove();
       this.key = this.appendChild(document.createElement("div"));
       this.key.className = "legend";
-      for (const line of this.told.lines) {
+      for (const line of this.data.lines) {
         const one = this.key.appendChild(document.createElement("span"));
         one.className = `state-${line.state}`;
         one.appendChild(document.createElement("i"));
@@ -240,12 +240,12 @@
     }
 
     rows(place) {
-      const { lines, unit } = this.told;
+      const { lines, unit } = this.data;
       return lines.map((line) => [line, line.values[place] == null ? "–" : shown[unit](line.values[place])]).reverse();
     }
 
     when(place) {
-      const { starts, step, span } = this.told;
+      const { starts, step, span } = this.data;
       const format = new Intl.DateTimeFormat("en-GB", { dateStyle: step < 3600 ? undefined : "medium", timeStyle: span === "live" ? "medium" : "short" });
       const text = format.formatRange(starts[place] * 1000, (starts[place] + step) * 1000);
       return span !== "live" && place === starts.length - 1 ? `${text}, ${this.dataset.unfinished}` : text;
@@ -277,8 +277,8 @@
     }
 
     steer(event) {
-      if (!this.told || event.target !== this) return;
-      const last = this.told.starts.length - 1;
+      if (!this.data || event.target !== this) return;
+      const last = this.data.starts.length - 1;
       const moves = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
       if (event.key in moves) this.point(Math.max(0, Math.min(last, (this.at ?? last + 1) + moves[event.key])));
       else if (event.key === "Enter" && this.at != null) this.open(this.at, this.at);
@@ -290,12 +290,12 @@
     select(plot) {
       if (plot.select.width < 4) return;
       this.hasSelected = true;
-      const place = (left) => Math.max(0, Math.min(this.told.starts.length - 1, plot.posToIdx(left)));
+      const place = (left) => Math.max(0, Math.min(this.data.starts.length - 1, plot.posToIdx(left)));
       this.open(place(plot.select.left), place(plot.select.left + plot.select.width));
     }
 
     open(from, to) {
-      const { starts, step } = this.told;
+      const { starts, step } = this.data;
       const address = new URL(this.dataset.jobs, location.href);
       address.searchParams.set("since", new Date(starts[from] * 1000).toISOString());
       address.searchParams.set("until", new Date((starts[to] + step) * 1000).toISOString());

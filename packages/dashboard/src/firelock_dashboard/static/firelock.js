@@ -131,7 +131,7 @@ firelock.ask = (question, pressed = null) => {
   const own = (name) => pressed?.dataset[name] || pressed?.form?.dataset[name];
   button(own("no") || "Cancel", "", "");
   const verb = own("yes") || pressed?.textContent.replace("…", "").trim();
-  const yes = button(verb || "Go ahead", pressed?.classList.contains("danger") ? "primary danger" : "primary", "yes");
+  const yes = button(verb || "Continue", pressed?.classList.contains("danger") ? "primary danger" : "primary", "yes");
   document.body.append(dialog);
   dialog.showModal();
   yes.focus();
@@ -149,7 +149,7 @@ firelock.post = async (form, submitter) => {
     });
     answer = await response.json();
   } catch {
-    answer = { kind: "bad", message: "The dashboard did not answer. Try again." };
+    answer = { kind: "bad", message: "The dashboard did not respond. Try again." };
   }
   form.closest(".toast")?.remove();
   firelock.toast(answer.message, answer.kind, answer.link, answer.undo);

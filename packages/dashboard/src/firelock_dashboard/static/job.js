@@ -73,7 +73,7 @@
         none.hidden = true;
         log.hidden = false;
         if (follows) toEnd();
-      } catch { /* the next beat asks again */ } finally { busy = false; }
+      } catch { /* the next poll tries again */ } finally { busy = false; }
     };
     toEnd();
     setInterval(() => { if (!isOver) more(); }, 2000);
@@ -127,7 +127,7 @@
         card.querySelector(".log-none").hidden = true;
         document.querySelector("[data-stream-open]")?.remove();
         if (follows) stream.scrollTop = stream.scrollHeight;
-      } catch { /* the next beat asks again */ } finally { busy = false; }
+      } catch { /* the next poll tries again */ } finally { busy = false; }
     };
     mark();
     if (!new URL(location.href).searchParams.has("offset")) stream.scrollTop = stream.scrollHeight;

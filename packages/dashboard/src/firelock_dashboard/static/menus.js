@@ -13,7 +13,7 @@
     opener.after(list);
     const address = new URL(opener.href);
     address.searchParams.set("part", "menu");
-    let problem = "The dashboard did not answer. Try again.";
+    let problem = "The dashboard did not respond. Try again.";
     try {
       // Errors are JSON.
       const headers = { Accept: "text/html, application/json" };
