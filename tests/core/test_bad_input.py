@@ -73,12 +73,12 @@ BAD = [
     (
         lambda desk: desk.fire.task(name="t", tags=["user:{user}"])(send).enqueue("x"),
         TaskError,
-        "Tag 'user:{user}' names 'user'. Parameters that can be named plainly: to, copies",
+        "Tag 'user:{user}' contains 'user', which it cannot use. Usable parameters: to, copies",
     ),
     (
         lambda desk: desk.send.using(tags=["a\0"]).enqueue("x"),
         ArgumentError,
-        "characters that cannot be printed",
+        "characters that are not printable",
     ),
     (
         lambda desk: desk.send.using(on="failed").enqueue("x"),

@@ -143,11 +143,13 @@ def test_a_call_that_gives_a_resource_is_refused(shop):
 
     This includes calls of many jobs and recurring jobs.
     """
-    is_resource = "'pool' is a resource, opened by the worker that runs the job: leave it out"
-    refused(SignatureMismatch, f"was given 'pool'; {is_resource}", lambda: shop.count.enqueue("t", pool=1))
+    is_resource = "'pool' is a resource, which the worker opens for the job: omit it"
+    refused(
+        SignatureMismatch, f"was called with 'pool'; {is_resource}", lambda: shop.count.enqueue("t", pool=1)
+    )
     refused(
         SignatureMismatch,
-        f"takes 2 arguments by position, 3 were given; {is_resource}",
+        f"takes 2 positional arguments, but 3 were given; {is_resource}",
         lambda: shop.count.enqueue("t", 5, "pool"),
     )
     refused(SignatureMismatch, is_resource, lambda: shop.store.enqueue("key", pool="mine"))
@@ -168,9 +170,7 @@ def test_a_form_has_no_field_for_it(shop):
         shop.fire.enqueue_text("count", {"table": "t", "pool": "mine"})
 
     assert ["table", "limit"] == asked
-    assert {
-        "pool": "is a resource, opened by the worker that runs the job; leave it out"
-    } == wrong.value.fields
+    assert {"pool": "is a resource, which the worker opens for the job; omit it"} == wrong.value.fields
     assert "pool" not in shop.fire.catalogue.get("count").signature
 
 

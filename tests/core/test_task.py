@@ -430,12 +430,12 @@ def second_context(day: str, job: JobContext | None = None): ...
     [
         (
             mixed_context,
-            r"parameter 'job' is annotated JobContext \| int; write JobContext, or JobContext \| None",
+            r"parameter 'job' is annotated JobContext \| int. Use JobContext, or JobContext \| None",
         ),
-        (by_name_only, "parameter 'job' is a JobContext; it must be the first parameter, given by position"),
+        (by_name_only, "parameter 'job' is a JobContext. Make it the first parameter, passed by position"),
         (
             many_contexts,
-            "parameter 'jobs' is a JobContext; it must be the first parameter, given by position",
+            "parameter 'jobs' is a JobContext. Make it the first parameter, passed by position",
         ),
     ],
 )
@@ -449,7 +449,7 @@ def test_a_context_that_is_not_first_is_refused(fire):
     """The error is raised when the arguments are first read, even if the parameter is optional."""
     task = fire.task(second_context)
 
-    with pytest.raises(TaskError, match="parameter 'job' is a JobContext; it must be the first parameter"):
+    with pytest.raises(TaskError, match=r"parameter 'job' is a JobContext\. Make it the first parameter"):
         task.enqueue("x")
 
 

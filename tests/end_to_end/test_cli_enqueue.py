@@ -175,8 +175,8 @@ def test_what_a_worker_opens_is_no_argument(run, app, tmp_path, monkeypatch):
     without = enqueue(f"--storage {app.storage.url}", '{"table": "t", "pool": "x"}')
 
     assert (2, 2, 2) == (with_code.code, by_position.code, without.code)
-    assert "'pool' is a resource, opened by the worker that runs the job: leave it out" in with_code.error
-    assert "1 argument by position, 2 were given; 'pool' is a resource" in by_position.error
+    assert "'pool' is a resource, which the worker opens for the job: omit it" in with_code.error
+    assert "1 positional argument, but 2 were given; 'pool' is a resource" in by_position.error
     assert "count(table: str) has no parameter 'pool'" in without.error
 
 

@@ -173,7 +173,7 @@ def test_a_value_comes_back_as_it_was(annotation, value):
     ("annotation", "value", "words"),
     [
         (date, NOW, "must be date, got datetime"),
-        (datetime, datetime(2026, 1, 1), "naive datetime at $.x; give it a time zone"),  # noqa: DTZ001
+        (datetime, datetime(2026, 1, 1), "naive datetime at $.x; add a time zone"),  # noqa: DTZ001
         (time, time(1, tzinfo=ZoneInfo("Europe/Berlin")), "time in a zone whose offset depends on the day"),
         (datetime, datetime(2026, 1, 1, tzinfo=INSTANTLY), "offset from UTC with a fraction of a second"),
         (time, time(1, tzinfo=INSTANTLY), "offset from UTC with a fraction of a second"),
@@ -184,7 +184,7 @@ def test_a_value_comes_back_as_it_was(annotation, value):
         (str, Text.A, "must be str, got Text"),
         (int, Level.LOW, "must be int, got Level"),
         (Literal[1, "a"], True, "must be Literal[1, 'a'], got bool"),
-        (float, 2**60 + 1, "integer of 61 bits that no float equals at $.x; annotate it as int"),
+        (float, 2**60 + 1, "integer of 61 bits that is not equal to any float at $.x; annotate it as int"),
         (float, math.nan, "non-finite number nan"),
         (float, True, "must be float, got bool"),
         (str | int, 1.5, "must be str | int, got float"),
@@ -194,13 +194,13 @@ def test_a_value_comes_back_as_it_was(annotation, value):
         (tuple[int, ...], [1], "must be tuple[int, ...], got list"),
         (tuple[int, date], (1,), "does not fit tuple[int, datetime.date]"),
         (set[str], frozenset({"a"}), "must be set[str], got frozenset"),
-        (tuple, ((1,),), "a tuple that would not come back equal at $.x; annotate what it holds"),
+        (tuple, ((1,),), "would not be restored to an equal value at $.x; annotate the types of its items"),
         (Point, Point("1"), "str where int is annotated at $.x.x"),
         (Point, SubPoint(1), "must be Point, got SubPoint"),
         (Order, Order(1, NOW, ("a",)), "tuple where list[str] is annotated"),
         (Order, Order(1, NOW, extra=(1,)), "tuple is not a JSON type at $.x.extra"),
         (Options, {"until": date(2026, 1, 1)}, "'name' is missing at $.x"),
-        (Options, {"name": "a", "other": 1}, "unknown key 'other' at $.x; known are name, until"),
+        (Options, {"name": "a", "other": 1}, "unknown key 'other' at $.x; use the keys name, until"),
         (Path, Path("a"), "passes a path (PosixPath) in argument 'x' (position 1); pass str(path)"),
         (Widget, Widget(), "Widget is not a type that can be stored at $.x; use a dataclass"),
         (Shelf, Shelf(Widget()), "Widget is not a type that can be stored"),
@@ -296,8 +296,8 @@ def test_equal_sets_give_equal_text():
         (timedelta, "PT1H", "not a duration like PT90.500000S"),
         (timedelta, "PT99999999999999S", "does not fit timedelta"),
         (bytes, "é", "does not fit bytes"),
-        (Colour, "x", "no member of Colour"),
-        (Level, True, "no member of Level"),
+        (Colour, "x", "not a member of Colour"),
+        (Level, True, "not a member of Level"),
         (Rights, 8, "does not fit Rights"),
         (Point, {"x": "1"}, "str where int is annotated at $.x.x"),
         (Point, {}, "'x' is missing at $.x"),
@@ -348,7 +348,7 @@ class Twin:
 )
 def test_a_union_that_json_cannot_tell_apart_is_refused_at_registration(annotation):
     """Without the refusal, a string could be restored as a date, or a date as a string."""
-    with pytest.raises(TaskError, match=r"parameter 'x' is annotated .* cannot be told apart in JSON"):
+    with pytest.raises(TaskError, match=r"parameter 'x' is annotated .* cannot be distinguished in JSON"):
         binder_for(annotation)
 
 

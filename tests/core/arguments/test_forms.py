@@ -189,21 +189,21 @@ def test_a_text_becomes_the_type_of_its_parameter(fire, annotation, text, value)
 @pytest.mark.parametrize(
     ("annotation", "text", "advice"),
     [
-        (int, "1.5", "'1.5' cannot be read; enter a whole number"),
-        (int, "", "is needed; enter a whole number"),
-        (float, "nan", "'nan' cannot be read; enter a number, such as 1.5"),
-        (Decimal, "much", "'much' cannot be read; enter a number, such as 1.5"),
-        (bool, "maybe", "'maybe' cannot be read; enter true or false"),
-        (date, "tomorrow", "'tomorrow' cannot be read; enter a date, such as 2026-11-25"),
+        (int, "1.5", "'1.5' is invalid; enter a whole number"),
+        (int, "", "is required; enter a whole number"),
+        (float, "nan", "'nan' is invalid; enter a number, such as 1.5"),
+        (Decimal, "much", "'much' is invalid; enter a number, such as 1.5"),
+        (bool, "maybe", "'maybe' is invalid; enter true or false"),
+        (date, "tomorrow", "'tomorrow' is invalid; enter a date, such as 2026-11-25"),
         (
             datetime, "2026-11-25T10:00",
             (
-                "'2026-11-25T10:00' cannot be read; enter a date and time with an offset, such as "
+                "'2026-11-25T10:00' is invalid; enter a date and time with an offset, such as "
                 "2026-11-25T10:00:00+00:00"
             ),
         ),
-        (Colour, "1", "'1' cannot be read; enter one of RED, BLUE"),
-        (Any, "[" * 100_000, f"'{'[' * 99}… cannot be read; enter JSON for Any"),
+        (Colour, "1", "'1' is invalid; enter one of RED, BLUE"),
+        (Any, "[" * 100_000, f"'{'[' * 99}… is invalid; enter JSON for Any"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_by_field(fire, annotation, text, advice):
@@ -212,14 +212,14 @@ def test_what_cannot_be_read_is_refused_by_field(fire, annotation, text, advice)
         read(fire, annotation, text)
 
     assert {"it": advice} == caught.value.fields
-    assert f"These are no arguments for one. it: {advice}." == str(caught.value)
+    assert f"Arguments do not match one. it: {advice}." == str(caught.value)
 
 
 def test_json_that_does_not_fit_says_why(fire):
     """The message gives the reason for invalid JSON and for JSON of another type."""
-    with pytest.raises(FormError, match=r"cannot be read \(Expecting .* column 2"):
+    with pytest.raises(FormError, match=r"is invalid \(Expecting .* column 2"):
         read(fire, Point, "{")
-    with pytest.raises(FormError, match=r"cannot be read \(.*annotated"):
+    with pytest.raises(FormError, match=r"is invalid \(.*annotated"):
         read(fire, list[str], "[1]")
 
 
@@ -350,6 +350,6 @@ def test_fields_that_a_class_refuses_are_told_by_its_words():
             if value % 2:
                 raise ValueError(f"{value} is odd")
 
-    with pytest.raises(FormError, match="It cannot be made of these fields: 3 is odd") as told:
+    with pytest.raises(FormError, match="It cannot be created from these fields: 3 is odd") as told:
         form_of(Even).read({"number": "3"})
     assert {} == told.value.fields

@@ -118,11 +118,11 @@ def test_values_are_stored_as_the_task_would_have(binder, arguments, stored):
     [
         ({}, SignatureMismatch, "was called without 'a'"),
         ({"a": 1, "bb": "x"}, SignatureMismatch, "has no parameter 'bb'. Did you mean 'b'?"),
-        ([1, "x", "y"], SignatureMismatch, "takes 2 arguments by position, 3 were given"),
+        ([1, "x", "y"], SignatureMismatch, "takes 2 positional arguments, but 3 were given"),
         ({"a": "1"}, ArgumentError, "Argument 'a' of small: str where int is annotated"),
         ({"a": True}, ArgumentError, "Argument 'a' of small: bool where int is annotated"),
         ({"a": 1, "c": "x"}, ArgumentError, "Argument 'c' of small: .*badly formed"),
-        ("x", ArgumentError, "are 'x'; write an object with their names"),
+        ("x", ArgumentError, "must be an object by name or a list in order, got 'x'"),
     ],
 )
 def test_what_does_not_fit_is_refused(binder, arguments, error, message):
@@ -209,5 +209,5 @@ def test_a_task_of_elsewhere_can_be_enqueued():
         assert again.info is other.registry.get("small")
         with pytest.raises(SignatureMismatch):
             again.enqueue(b="x")
-        with pytest.raises(UnknownTask, match="Task 'large' is unknown"):
+        with pytest.raises(UnknownTask, match="Task 'large' is not registered in this app, and no server"):
             other.told_task("large")

@@ -67,7 +67,7 @@ def test_every_use_of_an_output_is_refused(source, use):
 
 def test_the_message_says_what_to_do(source):
     """The message also names the job of the output."""
-    words = "the output of <Job .* source enqueued> stands for a result and is none"
+    words = "the output of <Job .* source enqueued> is a placeholder, not the result itself"
     with pytest.raises(ArgumentError, match=words):
         source.output + 1
 
@@ -130,9 +130,9 @@ def test_what_stands_beside_an_output_is_checked_as_ever(fire, source):
         (lambda: take.enqueue([out], (1, out, 2)), r"must be tuple\[int, int\], got tuple"),
         (lambda: take.enqueue((out,)), r"must be list\[int\], got tuple"),
         (lambda: take.enqueue([out], c=[out]), "must be str, got list"),
-        (lambda: take.enqueue({1: out}), "use text as keys"),
+        (lambda: take.enqueue({1: out}), "use strings as keys"),
         (lambda: take.enqueue([out], c=7), "must be str, got int"),
-        (lambda: take.enqueue({out}), "stands for a result and is none.*job.result\\(\\) waits here"),
+        (lambda: take.enqueue({out}), "is a placeholder, not the result itself.*use job.result\\(\\)"),
     ):
         with pytest.raises(ArgumentError, match=words):
             call()
@@ -150,9 +150,9 @@ def test_no_tag_and_no_key_is_made_of_an_output(fire, source):
 
     out = source.output
     for options, words in (
-        ({"tags": ["a:{a}"]}, "Tag 'a:{a}' is made of 'a', in which stands the output of <Job"),
-        ({"limits": [Limit("x:{a}", concurrent=1)]}, "Limit key 'x:{a}' is made of 'a'"),
-        ({"limits": [Limit("y", rate=5, cost="{a}")]}, "Cost '{a}' is made of 'a'"),
+        ({"tags": ["a:{a}"]}, "Tag 'a:{a}' uses 'a', which contains the output of <Job"),
+        ({"limits": [Limit("x:{a}", concurrent=1)]}, "Limit key 'x:{a}' uses 'a'"),
+        ({"limits": [Limit("y", rate=5, cost="{a}")]}, "Cost '{a}' uses 'a'"),
         ({"unique": Unique("{a}")}, "The key of Unique"),
         ({"unique": Unique()}, "The key of Unique"),
     ):

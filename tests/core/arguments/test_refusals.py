@@ -159,7 +159,7 @@ async def async_numbers() -> Any:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (threading.Lock, "passes a lock (lock) in argument 'user' (position 1); make it inside the task"),
+        (threading.Lock, "passes a lock (lock) in argument 'user' (position 1); create it inside the task"),
         (threading.Event, "passes a lock (Event)"),
         (lambda: threading.Thread(target=print), "passes a thread (Thread)"),
         (asyncio.Lock, "passes a lock (Lock)"),
@@ -181,7 +181,7 @@ async def async_numbers() -> Any:
         (lambda: made_by("django.http.request", "HttpRequest"), "passes a request (Sub)"),
         (lambda: made_by("starlette.requests", "HTTPConnection"), "passes a request (Sub)"),
         (lambda: made_by("django.utils.functional", "LazyObject"), "such as request.user, (Sub) in argument"),
-        (lambda: made_by("django.utils.functional", "Promise"), "passes a lazy text of Django's (Sub)"),
+        (lambda: made_by("django.utils.functional", "Promise"), "passes a lazy string of Django (Sub)"),
         (lambda: made_by("requests.sessions", "Session"), "passes an HTTP session (Sub)"),
         (lambda: made_by("redis.client", "Redis"), "passes a connection (Sub)"),
         (lambda: made_by("numpy", "generic"), "passes a numpy scalar (Sub)"),
@@ -209,8 +209,8 @@ def test_a_proxy_of_flask_is_refused_by_name(name, is_bound):
 
     assert (
         "passes a framework's proxy, as Flask's request, session, g and current_app are, (LocalProxy) in "
-        "argument 'user' (position 1); it stands for another value in each request and for none in a job: "
-        "pass the few values of it that the task needs, such as request.args['id']" in message
+        "argument 'user' (position 1); it has a different value in each request and none in a job: "
+        "pass only the values that the task needs, such as request.args['id']" in message
     )
 
 

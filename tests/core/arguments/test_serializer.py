@@ -39,15 +39,15 @@ def serializer(request):
     ("value", "words"),
     [
         ({"a": [float("nan")]}, "non-finite number nan at $.a[0]"),
-        ({"a": 2**63}, "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $.a"),
-        ([-(2**63) - 1], "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $[0]"),
-        (10**5000, "integer out of range: 16610 bits, allowed is -2^63 to 2^63 - 1 at $"),
-        ({"a": {"b": "x\0"}}, "NUL character in text at $.a.b"),
-        ({"x\0": 1}, "NUL character in text at $['x\\x00']"),
-        ({"a b": ["\ud800"]}, "lone surrogate in text (character 0) at $['a b'][0]"),
-        ({"a": {1: 2}}, "an object's key is int, not str at $.a"),
-        ({None: 2}, "an object's key is NoneType None, not str at $"),
-        ({Text("a"): 2}, "an object's key is Text, not str at $"),
+        ({"a": 2**63}, "integer out of range: 64 bits; must be -2^63 to 2^63 - 1 at $.a"),
+        ([-(2**63) - 1], "integer out of range: 64 bits; must be -2^63 to 2^63 - 1 at $[0]"),
+        (10**5000, "integer out of range: 16610 bits; must be -2^63 to 2^63 - 1 at $"),
+        ({"a": {"b": "x\0"}}, "NUL character in string at $.a.b"),
+        ({"x\0": 1}, "NUL character in string at $['x\\x00']"),
+        ({"a b": ["\ud800"]}, "lone surrogate in string (character 0) at $['a b'][0]"),
+        ({"a": {1: 2}}, "an object's key must be str, got int at $.a"),
+        ({None: 2}, "an object's key must be str, got NoneType None at $"),
+        ({Text("a"): 2}, "an object's key must be str, got Text at $"),
         ({"a": (1, 2)}, "tuple is not a JSON type at $.a"),
         ({"a": Colour.RED}, "Colour is not a JSON type at $.a"),
         ({"a": Text("x")}, "Text is not a JSON type at $.a"),
@@ -74,15 +74,15 @@ def test_a_long_shallow_value_is_read(serializer):
     [
         ('{"a":[NaN]}', "non-finite number NaN at $.a[0]"),
         ('{"a":[1e400]}', "non-finite number inf at $.a[0]"),
-        ("9223372036854775808", "integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $"),
+        ("9223372036854775808", "integer out of range: 64 bits; must be -2^63 to 2^63 - 1 at $"),
         (
             '{"a":18446744073709551616}',
-            "integer out of range: 20 digits, allowed is -2^63 to 2^63 - 1 at $.a",
+            "integer out of range: 20 digits; must be -2^63 to 2^63 - 1 at $.a",
         ),
-        ("9" * 5000, "integer out of range: 5000 digits, allowed is -2^63 to 2^63 - 1 at $"),
+        ("9" * 5000, "integer out of range: 5000 digits; must be -2^63 to 2^63 - 1 at $"),
         ('{"a":{"b":1,"b":2}}', "duplicate key 'b' at $.a"),
-        ('"\\u0000"', "NUL character in text at $"),
-        ('{"a":"\\ud800"}', "lone surrogate in text (character 0) at $.a"),
+        ('"\\u0000"', "NUL character in string at $"),
+        ('{"a":"\\ud800"}', "lone surrogate in string (character 0) at $.a"),
         ("[" * 65 + "]" * 65, f"nested deeper than 64 levels, or contains itself at ${'[0]' * 64}"),
         ("[" * 100_000 + "]" * 100_000, "nested deeper than 64 levels"),
         ("", "not JSON: Expecting value at character 0"),
@@ -105,7 +105,7 @@ def test_tampered_text_is_refused_with_its_place(serializer, text, words):
 
 def test_bytes_are_not_text(serializer):
     """The storage decodes stored bytes; the serializer accepts only strings."""
-    with pytest.raises(ArgumentError, match="not JSON text but bytes"):
+    with pytest.raises(ArgumentError, match="must be a JSON string, got bytes"):
         serializer.loads(b"1")
 
 
@@ -163,7 +163,7 @@ def test_check_json_agrees_with_unicode(text):
 @pytest.mark.parametrize("name", ["", "JSON", "a b", "x" * 33, "a/b", "json\n", 7])
 def test_a_serializer_name_that_cannot_be_stored_is_refused(name):
     """Names are short, lower case and plain, because they are stored in every row."""
-    with pytest.raises(ConfigurationError, match="Use 1 to 32 characters of a-z 0-9"):
+    with pytest.raises(ConfigurationError, match="must be 1 to 32 characters from a-z 0-9"):
         type("Custom", (Serializer,), {"name": name})
 
 
@@ -186,5 +186,5 @@ def test_without_orjson_the_standard_library_serves(monkeypatch):
 
     expected = '{"a":[1]}'
     assert expected == JsonSerializer().dumps({"a": [1]})
-    with pytest.raises(ConfigurationError, match=r"needs orjson. Install firelock\[fast\]"):
+    with pytest.raises(ConfigurationError, match=r"requires orjson. Install firelock\[fast\]"):
         JsonSerializer(use_orjson=True).dumps(1)

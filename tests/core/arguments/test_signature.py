@@ -110,7 +110,12 @@ def test_a_call_binds_as_python_binds_it_and_comes_back_as_that_call(args, kwarg
     ("function", "args", "kwargs", "words"),
     [
         (create_report, (), {}, "create_report(day: str) was called without 'day'"),
-        (create_report, ("a", "b"), {}, "create_report(day: str) takes 1 argument by position, 2 were given"),
+        (
+            create_report,
+            ("a", "b"),
+            {},
+            "create_report(day: str) takes 1 positional argument, but 2 were given",
+        ),
         (
             create_report,
             (),
@@ -122,7 +127,7 @@ def test_a_call_binds_as_python_binds_it_and_comes_back_as_that_call(args, kwarg
             create_report,
             ("x",),
             {"day": "y"},
-            "create_report(day: str) was given 'day' twice, by position and by name",
+            "create_report(day: str) was called with 'day' twice, by position and by name",
         ),
         (
             only,
@@ -134,7 +139,7 @@ def test_a_call_binds_as_python_binds_it_and_comes_back_as_that_call(args, kwarg
             send,
             (1, 2, True),
             {},
-            "send(to: str, body: str) takes 2 arguments by position, 3 were given",
+            "send(to: str, body: str) takes 2 positional arguments, but 3 were given",
         ),
         (of_today, (), {}, "of_today(day: str) was called without 'day'"),
     ],
@@ -172,7 +177,7 @@ def test_arguments_of_an_older_signature_are_refused_before_the_run(stored, word
         binder_of(resize).decode(stored)
 
     shown = "resize(width: int, height: int = 10, *, sharp: bool = False)"
-    assert f"{shown} no longer fits the stored arguments: {words}" == str(caught.value)
+    assert f"{shown} no longer matches the stored arguments: {words}" == str(caught.value)
 
 
 def test_a_name_that_became_a_parameter_is_refused_where_it_was_an_extra():
@@ -206,7 +211,7 @@ def test_a_gap_before_further_arguments_is_filled_as_well():
 def test_stored_arguments_that_are_no_object_are_refused(stored):
     """A stored value that is not an object raises an ArgumentError."""
     with pytest.raises(
-        ArgumentError, match=r"The stored arguments of tests\.resize are a \w+, not an object"
+        ArgumentError, match=r"The stored arguments of tests\.resize must be an object, got \w+"
     ):
         binder_of(resize).decode(stored)
 
@@ -224,7 +229,7 @@ def test_an_annotation_that_cannot_be_resolved_names_its_parameter():
 
     message = str(caught.value)
     assert "the annotation 'OnlyForCheckers' of parameter 'amount' cannot be resolved" in message
-    assert "imported under TYPE_CHECKING must be imported for real" in message
+    assert "imported under TYPE_CHECKING must also be imported at run time" in message
 
 
 def test_a_local_type_is_found_in_the_namespace_that_is_passed_in():
@@ -247,9 +252,9 @@ def test_a_local_type_is_found_in_the_namespace_that_is_passed_in():
     ("value", "words"),
     [
         (float("nan"), "of type float: non-finite number nan at $.x; JSON has no NaN and no infinity"),
-        (2**63, "of type int: integer out of range: 64 bits, allowed is -2^63 to 2^63 - 1 at $.x; pass"),
-        ("a\0", "of type str: NUL character in text at $.x"),
-        ({1: 2}, "of type dict: an object's key is int, not str at $.x; use text as keys"),
+        (2**63, "of type int: integer out of range: 64 bits; must be -2^63 to 2^63 - 1 at $.x; pass"),
+        ("a\0", "of type str: NUL character in string at $.x"),
+        ({1: 2}, "of type dict: an object's key must be str, got int at $.x; use strings as keys"),
         (
             functools.reduce(lambda inner, _: [inner], range(100_000), []),
             "of type list: nested deeper than 64 levels, or contains itself",
@@ -293,7 +298,7 @@ def test_arguments_above_the_limit_are_refused_and_the_largest_is_named():
 
     expected = (
         "send has 40,022 bytes of arguments; the largest is 'body' of 40,002. "
-        "The limit is 32,768: store it elsewhere and pass a reference"
+        "The limit is 32,768; store it elsewhere and pass a reference"
     )
     assert expected == str(caught.value)
 
@@ -360,7 +365,7 @@ def test_another_serializers_errors_are_argument_errors():
         binder.decode_text("odd", Reversed())
     with pytest.raises(ArgumentError, match="lone surrogate"):
         binder.encode_text(("\ud800",), {}, Reversed())
-    with pytest.raises(ArgumentError, match="The serializer 'reversed' cannot read the text"):
+    with pytest.raises(ArgumentError, match="The serializer 'reversed' cannot read the string"):
         binder.decode_text(5, Reversed())
 
 
@@ -398,7 +403,7 @@ def test_a_result_is_stored_by_the_return_annotation():
         ),
         (returns_none, 5, "int where None is annotated at $"),
         (create_report, 5, "int where str is annotated at $"),
-        (unknown_result, 5, "the annotation 'OnlyForCheckers' of what it returns cannot be resolved"),
+        (unknown_result, 5, "the annotation 'OnlyForCheckers' of the return value cannot be resolved"),
     ],
 )
 def test_a_result_that_cannot_be_stored_is_refused_with_the_reason(function, value, words):
@@ -437,10 +442,10 @@ async def fetch() -> None: ...
         (numbers(), "it is a generator, the result of a call"),
         (
             Mailer().send,
-            "Mailer.send cannot be a task: it is a bound method; write a function that takes an id",
+            "Mailer.send cannot be a task: it is a bound method; write a function that accepts an id",
         ),
-        (Mailer.send, "Mailer.send cannot be a task: it is a method; write a function that takes an id"),
-        (Mailer, "Mailer cannot be a task: it is a class; write a function that makes an instance"),
+        (Mailer.send, "Mailer.send cannot be a task: it is a method; write a function that accepts an id"),
+        (Mailer, "Mailer cannot be a task: it is a class; write a function that creates an instance"),
         (Mailer(), "'Mailer' cannot be a task: it is a callable object; write a function that calls it"),
         (functools.partial(fetch), "'partial' cannot be a task: it is a functools.partial"),
         (staticmethod(fetch), "it is a staticmethod or classmethod object"),

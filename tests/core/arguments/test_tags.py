@@ -48,28 +48,26 @@ def test_an_omitted_argument_counts_as_its_default():
     encoded = binder.encode((1,), {})
 
     assert ("1:2026-01-01",) == format_tags(["{x}:{day}"], encoded, defaults=binder.defaults)
-    with pytest.raises(
-        ArgumentError, match="is made from 'other', which is omitted; its default cannot be stored"
-    ):
+    with pytest.raises(ArgumentError, match="uses 'other', which is omitted; its default cannot be stored"):
         format_tags(["{other}"], encoded, defaults=binder.defaults)
 
 
 @pytest.mark.parametrize(
     ("templates", "words"),
     [
-        ("user:{x}", "tags is the text 'user:{x}'. Give a list"),
-        ([5], "A tag is text, not int"),
-        (["{y}"], "Tag '{y}' names 'y'. Parameters that can be named plainly: x"),
-        (["{x.id}"], "holds more than plain names: use {name} and nothing else in braces"),
-        (["{x!r}"], "holds more than plain names"),
-        (["{x:>5}"], "holds more than plain names"),
-        (["{}"], "holds more than plain names"),
-        (["{x"], "is no template: expected '}' before end of string"),
-        (["x}"], "is no template"),
+        ("user:{x}", "tags must be a list, got the string 'user:{x}'. Use tags="),
+        ([5], "A tag must be a string, got int"),
+        (["{y}"], "Tag '{y}' contains 'y', which it cannot use. Usable parameters: x"),
+        (["{x.id}"], "contains more than plain names: use only {name} in braces"),
+        (["{x!r}"], "contains more than plain names"),
+        (["{x:>5}"], "contains more than plain names"),
+        (["{}"], "contains more than plain names"),
+        (["{x"], "is not a valid template: expected '}' before end of string"),
+        (["x}"], "is not a valid template"),
         ([""], "is empty"),
-        (["a\nb{x}"], "holds characters that cannot be printed"),
-        (["y" * 101], "is 101 characters long; at most 100 are allowed"),
-        (["a"] * 21, "21 tags; a job has at most 20"),
+        (["a\nb{x}"], "contains characters that are not printable"),
+        (["y" * 101], "has 101 characters; at most 100 are allowed"),
+        (["a"] * 21, "A job can have at most 20 tags, got 21"),
     ],
     ids=lambda value: ascii(value)[:30],
 )
@@ -84,11 +82,11 @@ def test_a_template_that_cannot_make_tags_is_refused_at_registration(templates, 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ([1], "is made from 'x', which is stored as list; only text and numbers can"),
+        ([1], "uses 'x', which is stored as list; only strings and numbers can"),
         ({}, "which is stored as dict"),
         ("", "is empty, with these arguments"),
-        ("x" * 101, "is 101 characters long"),
-        ("a\tb", "cannot be printed"),
+        ("x" * 101, "has 101 characters"),
+        ("a\tb", "are not printable"),
     ],
     ids=lambda value: ascii(value)[:20],
 )

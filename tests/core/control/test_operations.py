@@ -127,7 +127,7 @@ def test_bad_wishes_are_refused(watched):
     start = watched.operations.start
     for verb in ("remove", "", None):
         with pytest.raises(
-            ConfigurationError, match=r"verb must be one of requeue, delete, move, got 'remove'"
+            ConfigurationError, match=f"verb must be one of requeue, delete, move, got {verb!r}"
         ):
             start(verb, BULK, by="ada")
     with pytest.raises(ConfigurationError, match="is no filter; write JobFilter"):

@@ -200,9 +200,11 @@ def test_what_cannot_be_sent_is_one_clear_error(fire, approval, order):
             fire.signal(name, int)
     with pytest.raises(ConfigurationError, match=r"printable characters, got 'approval:x+"):
         approval.named("x" * 200)
-    with pytest.raises(TaskError, match="whose members cannot be told apart"):
+    with pytest.raises(TaskError, match="whose members cannot be distinguished"):
         fire.signal("either", list[int] | list[str])
-    with pytest.raises(ArgumentError, match="The payload of signal 'approval' does not fit as it is stored"):
+    with pytest.raises(
+        ArgumentError, match="The payload of signal 'approval', as stored, does not match its annotation"
+    ):
         approval.decode("7")
     assert [] == fire.storage.recall(job.id) == fire.storage.recall(member.id)
     assert "<Signal 'approval' of Approval>" == repr(approval)
@@ -414,8 +416,8 @@ def test_a_payload_is_made_of_the_texts_of_a_form(fire, approval):
     assert (False, {"a": 1}) == (
         go.payload_from_text({"value": "no"}), either.payload_from_text({"value": '{"a": 1}'})
     )  # fmt: skip
-    with pytest.raises(FormError, match=r"signal 'approval' cannot be read\. .*ok: is needed") as told:
+    with pytest.raises(FormError, match=r"signal 'approval' is invalid\. .*ok: is required") as told:
         approval.payload_from_text({"amount": "7"})
     assert {"ok", "amount"} == set(told.value.fields)
-    with pytest.raises(FormError, match="value: 'maybe' cannot be read; enter true or false"):
+    with pytest.raises(FormError, match="value: 'maybe' is invalid; enter true or false"):
         go.payload_from_text({"value": "maybe"})

@@ -279,7 +279,7 @@ def receives_a_type(job: JobContext):
         (unstorable, r"Step 'set' returned a set that cannot be stored: set is not a JSON type at \$"),
         (
             no_form,
-            "The return value of step 'connect' cannot be stored: .*'Nowhere' of what it returns cannot be",
+            "The return value of step 'connect' cannot be stored: .*'Nowhere' of the return value cannot be",
         ),
         (too_large, "The value of 'step big' has 300,002 bytes, above the limit of 262,144. Store the"),
         (asynchronous, r"Step 'fetch': .*fetch is an async function; use await job.astep\(…\)."),

@@ -506,8 +506,8 @@ def test_a_caller_s_mapping_is_copied(mail):
         ({"a" * 65: "a"}, "is refused; use 1 to 64"),
         ({"tenant": 42}, "Meta 'tenant' is 42; it takes a text: '42'"),
         ({"tenant": None}, "Meta 'tenant' is None; it takes a text"),
-        ({"tenant": "a\nb"}, r"Meta 'tenant' holds characters that cannot be printed: 'a\\nb'"),
-        ({"tenant": "\ud800"}, "cannot be printed"),
+        ({"tenant": "a\nb"}, r"Meta 'tenant' contains characters that are not printable: 'a\\nb'"),
+        ({"tenant": "\ud800"}, "(cannot be|are not) print"),
         (
             {"tenant": "acme", "baggage": "é" * 1_100},
             "Meta of 2,230 bytes; a job carries at most 2,048 as JSON, .* The largest is 'baggage'",

@@ -69,10 +69,10 @@ def test_a_placeholder_that_is_no_parameter_is_refused(options):
 
     def run(context: JobContext, x: int, *further: int, pool: object = a_pool) -> None: ...
 
-    with pytest.raises(TaskError, match="Parameters that can be named plainly: x"):
+    with pytest.raises(TaskError, match="Usable parameters: x"):
         fire.task(name="t", **options)(run)
     task = fire.task(name="t")(run)
-    with pytest.raises(TaskError, match="Parameters that can be named plainly: x"):
+    with pytest.raises(TaskError, match="Usable parameters: x"):
         task.using(**options)
 
 

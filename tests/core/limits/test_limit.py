@@ -61,7 +61,7 @@ def test_a_cost_is_a_number_or_one_parameter(cost):
         ("tenant{x}:1", r"\{x\} has no ':' before it.*Write tenant:\{x\}"),
         ("tenant:{x.y}", "more than plain names"),
         ("tenant:{}", "more than plain names"),
-        ("tenant:{x", "is no template"),
+        ("tenant:{x", "is not a valid template"),
         ("x" * 101, "101 characters of its own; at most 100"),
         (f"{'x' * 80}:{{a}}", "81 characters of its own; at most 80 are allowed beside 1 placeholders"),
     ],

@@ -15,7 +15,7 @@ from firelock import ConfigurationError, Debounce, Firelock, TaskError, Unique
         ({"until": "finished"}, "until must be one of started, ended, succeeded, got 'finished'"),
         ({"keep": "newest"}, "keep must be one of first, last, got 'newest'"),
         ({"conflict": "ignore"}, "conflict must be one of return, raise, got 'ignore'"),
-        ({"until": ["ended"]}, "is unknown"),
+        ({"until": ["ended"]}, r"until must be one of .*, got \['ended'\]"),
         ({"at_least": 0}, "at_least=0 is refused"),
         ({"at_least": -1}, "at_least=-1 is refused"),
         ({"at_least": timedelta(days=400)}, "up to 366 days"),

@@ -255,7 +255,7 @@ def test_what_is_wrong_with_an_answer_stands_beside_its_field(fire, client, job)
     assert 400 == refused.status
     errors = dict(re.findall(r'id="args\.(\w+)-error">([^<]+)<', refused.text))
     assert ["amount", "notes", "ok"] == sorted(errors)
-    assert "is needed; enter true or false" == errors["ok"]
+    assert "is required; enter true or false" == errors["ok"]
     assert "enter a whole number" in errors["amount"]
     assert 'aria-invalid="true" aria-describedby="args.ok-error"' in refused.text
     assert 'value="&lt;b&gt;ada&lt;/b&gt;"' in refused.text

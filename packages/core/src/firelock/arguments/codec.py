@@ -1,7 +1,7 @@
-"""How the values of one annotation become JSON and are restored: exactly, or not at all.
+"""The exact conversion of the values of one annotation to JSON and back; inexact values raise an error.
 
-Values that are JSON already are checked and returned. All other values are converted by cattrs, which is
-loaded for the first such value (`conversion`).
+Values that are already JSON are only checked. All other values are converted by cattrs, which is loaded for
+the first such value (`conversion`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from firelock.arguments.serializer import Misfit
 from firelock.errors import TaskError
 
 Coder: TypeAlias = Callable[[object], object]
-"""One direction of a codec: returns the value's other form, or raises Misfit."""
+"""One direction of a codec: a function that returns the value's other form, or raises Misfit."""
 
 EXACT_TYPES: Final = frozenset({str, int, float, bool})
-"""Annotations whose coder returns every value of exactly that type unchanged."""
+"""The annotations whose coder returns every value of exactly that type unchanged."""
 
 _ANYTHING: Final = (Any, object)
 LISTS: Final = (list, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable)
@@ -36,19 +36,19 @@ DICTS: Final = (dict, abc.Mapping, abc.MutableMapping)
 
 @attrs.frozen
 class Codec:
-    """How the values of one annotation are stored and restored."""
+    """The functions that store and restore the values of one annotation."""
 
     encode: Coder
     decode: Coder
     exact: type | None = None
-    """The type whose values both directions return unchanged; None if they check each value."""
+    """The type whose values both functions return unchanged; None if they check each value."""
 
 
 # ---- annotations -----------------------------------------------------------------------------------------
 
 
 def unwrap(annotation: object) -> object:
-    """Return the type behind a NewType, a type alias, an Annotated or a type variable."""
+    """Return the underlying type of a NewType, a type alias, an Annotated or a type variable."""
     while True:
         if isinstance(annotation, typing.NewType):
             annotation = annotation.__supertype__
@@ -84,7 +84,7 @@ def is_record(annotation: object) -> bool:
 
 
 def describe(annotation: object) -> str:
-    """Return the annotation as its author would write it."""
+    """Return the annotation as written in source code."""
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__ if annotation is not type(None) else "None"
     return str(annotation).replace("typing.", "")
@@ -104,7 +104,7 @@ def json_coder_for(annotation: object, owner: str) -> Coder | None:
     """Return `json_coder` of the annotation.
 
     Raises:
-        TaskError: the annotation of `owner` refers to itself.
+        TaskError: The annotation of `owner` refers to itself.
     """
     try:
         return json_coder(annotation)
@@ -115,9 +115,9 @@ def json_coder_for(annotation: object, owner: str) -> Coder | None:
 
 
 def json_coder(annotation: object) -> Coder | None:
-    """Return the coder of an annotation that is JSON throughout; None for other annotations.
+    """Return the coder of an annotation that consists only of JSON types; None for other annotations.
 
-    The coder is the same in both directions.
+    The coder is used in both directions.
     """
     annotation = unwrap(annotation)
     if annotation in _ANYTHING:
@@ -137,7 +137,7 @@ def json_coder(annotation: object) -> Coder | None:
 
 
 def _anything(value: object) -> object:
-    return value  # check_json, which gets every stored value, checks its contents
+    return value  # every stored value is passed to check_json, which checks the contents
 
 
 def _exactly(kind: type, annotation: object) -> Coder:
@@ -154,10 +154,12 @@ def _float(value: object) -> object:
         return value
     if type(value) is not int:
         raise mismatch(value, float)
-    number = float(value) if value.bit_length() <= 64 else 0.0  # noqa: PLR2004 - larger ones are refused
+    number = float(value) if value.bit_length() <= 64 else 0.0  # noqa: PLR2004 - larger ones are rejected
     if number == value:
         return number
-    raise Misfit(f"integer of {value.bit_length()} bits that no float equals", value, "annotate it as int")
+    raise Misfit(
+        f"integer of {value.bit_length()} bits that is not equal to any float", value, "annotate it as int"
+    )
 
 
 def _list_coder(annotation: object, item: object) -> Coder | None:
@@ -171,7 +173,7 @@ def _list_coder(annotation: object, item: object) -> Coder | None:
         done: list[object] = []
         try:
             for inner in value:
-                done.append(code_item(inner))  # noqa: PERF401 - the number of done items is an error's place
+                done.append(code_item(inner))  # noqa: PERF401 - an error uses the length as its index
         except Misfit as misfit:
             misfit.under(len(done))
             raise
@@ -238,7 +240,7 @@ def _union_coder(annotation: object, members: tuple[object, ...]) -> Coder | Non
 
 
 def _json_types(member: object) -> set[type]:
-    """Return the types by which JSON distinguishes this member of a union from the others."""
+    """Return the JSON types that distinguish this member of a union from the others."""
     origin = get_origin(member) or member
     if origin in LISTS:
         return {list}
@@ -260,9 +262,9 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def _text_codec(kind: type[_T], write: Callable[[_T], str], read: Callable[[str], _T]) -> Codec:
-    """Return the codec of a type's own values.
+    """Return the codec for values of exactly this type.
 
-    Values of a subclass are refused, because they would be restored as the type itself.
+    Values of a subclass are rejected, because they would be restored as the type itself.
     """
 
     def encode(value: object) -> str:
@@ -280,7 +282,7 @@ def _text_codec(kind: type[_T], write: Callable[[_T], str], read: Callable[[str]
 
 def _write_datetime(value: datetime) -> str:
     if value.utcoffset() is None:
-        advice = "give it a time zone: datetime.now(UTC), value.replace(tzinfo=UTC)"
+        advice = "add a time zone: datetime.now(UTC), value.replace(tzinfo=UTC)"
         raise Misfit("naive datetime", value, advice)
     return _with_whole_offset(value)
 
@@ -288,7 +290,7 @@ def _write_datetime(value: datetime) -> str:
 def _read_datetime(text: str) -> datetime:
     value = datetime.fromisoformat(text)
     if value.tzinfo is None:
-        raise Misfit("naive datetime", value, "give it an offset")
+        raise Misfit("naive datetime", value, "add an offset")
     return value
 
 
@@ -300,7 +302,7 @@ def _write_time(value: time) -> str:
 
 
 def _with_whole_offset(value: datetime | time) -> str:
-    # CPython 3.11 reads an offset of less than a second as UTC; no time zone has such an offset.
+    # CPython 3.11 reads an offset of less than a second as UTC, but no time zone has such an offset.
     if (value.utcoffset() or timedelta()).microseconds:
         raise Misfit("offset from UTC with a fraction of a second", value, "pass value.astimezone(UTC)")
     return value.isoformat()
@@ -322,7 +324,7 @@ def _read_timedelta(text: str) -> timedelta:
 
 def _finite(value: Decimal) -> Decimal:
     if not value.is_finite():
-        raise Misfit("Decimal that is not finite", value, "pass None or a text")
+        raise Misfit("Decimal that is not finite", value, "pass None or a string")
     return value
 
 
@@ -337,7 +339,8 @@ SCALARS: Final[dict[type, Codec]] = {
         bytes, lambda value: b64encode(value).decode(), lambda text: b64decode(text, validate=True)
     ),
 }
-"""How each type is stored.
+"""The codec of each type that is stored as a string.
 
-Times are in ISO 8601, with an offset but without a zone name; bytes are in base64; the others are strings.
+Times are stored in ISO 8601, with an offset but without a zone name; bytes are stored in base64; other values
+are stored as returned by `str`.
 """

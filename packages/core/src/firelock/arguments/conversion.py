@@ -1,4 +1,4 @@
-"""Conversion by cattrs of values without a JSON form: stored exactly, read strictly, then compared."""
+"""The conversion of values that are not JSON, by cattrs; each value is restored and compared when stored."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _Structure: TypeAlias = Callable[[Any, Any], object]
 _Unstructure: TypeAlias = Callable[[Any], object]
 
 _EXACT_HOOKS: Final = frozenset(codec.encode for codec in SCALARS.values())
-"""Hooks that restore exactly the value that they stored, so that no comparison is needed."""
+"""The hooks that restore exactly the stored value, so that no comparison is necessary."""
 
 
 def converted_codec(annotation: object, converter: Converter) -> Codec:
@@ -88,12 +88,12 @@ def _change(value: object, back: object, annotation: object) -> Misfit:
     kind = type(value)
     if kind is not type(back):
         return mismatch(value, annotation)
-    advice = f"annotate what {'it holds' if isinstance(value, Collection) else 'its fields hold'}"
-    return Misfit(f"a {kind.__name__} that would not come back equal", value, advice)
+    advice = f"annotate the types of its {'items' if isinstance(value, Collection) else 'fields'}"
+    return Misfit(f"a {kind.__name__} that would not be restored to an equal value", value, advice)
 
 
 def _as_misfit(error: Exception, value: object, annotation: object) -> Misfit:
-    """Return the problem that cattrs or a type's own code found, with the path that cattrs noted."""
+    """Return the error of cattrs or of a type's own code as a Misfit, with the path that cattrs noted."""
     if isinstance(error, Misfit):
         return error
     if isinstance(error, ExceptionGroup):
@@ -121,7 +121,7 @@ def _as_misfit(error: Exception, value: object, annotation: object) -> Misfit:
     expected = describe(annotation)
     try:
         reason = str(error)
-    except Exception:  # noqa: BLE001 - the class is foreign, and its text may fail
+    except Exception:  # noqa: BLE001 - the class is foreign, and its `__str__` can raise
         reason = type(error).__name__
     return Misfit(f"does not fit {expected}: {reason}", value, f"pass {expected}")
 
@@ -130,12 +130,12 @@ def _as_misfit(error: Exception, value: object, annotation: object) -> Misfit:
 
 
 def _is_same(sent: object, back: object) -> bool:
-    """Return whether the two are equal and of the same types throughout.
+    """Return whether a value and its restored form are equal and have the same types at every level.
 
     An integer may have been restored as a float.
 
     Raises:
-        ArgumentError: the value contains an entity or the like, which only looks like a plain record.
+        ArgumentError: The value contains an object that cannot be an argument, such as an entity.
     """
     kind = type(sent)
     if kind is not type(back):
@@ -144,8 +144,8 @@ def _is_same(sent: object, back: object) -> bool:
         return bool(sent == back)
     same_kind: Any = back
     if kind is datetime:
-        # Not compared with ==: in the hour that a zone repeats, a time is unequal to itself in any other
-        # zone.
+        # These values are not compared with == because, in the hour that a zone repeats, a time is not equal
+        # to the same time in another zone.
         return _by_offset(cast("datetime", sent)) == _by_offset(same_kind)
     if isinstance(sent, Mapping):
         return sent.keys() == same_kind.keys() and all(_is_same(sent[key], same_kind[key]) for key in sent)
@@ -167,7 +167,7 @@ def _by_offset(value: datetime) -> tuple[object, object]:
 
 @functools.lru_cache(maxsize=1024)
 def _compared_fields(kind: type[Any]) -> list[str] | None:
-    """Return the fields that make up a record's value; None if the type itself defines equality."""
+    """Return the names of a record's compared fields; None if the type itself defines equality."""
     if attrs.has(kind):
         return [field.name for field in attrs.fields(kind) if field.eq]
     if is_dataclass(kind):
@@ -181,11 +181,11 @@ def _compared_fields(kind: type[Any]) -> list[str] | None:
 class _StrictConverter(Converter):
     """A converter that also converts untyped lists and dicts.
 
-    cattrs encounters these in classes that contain themselves.
+    cattrs encounters untyped lists and dicts in classes that contain themselves.
     """
 
     def unstructure(self, obj: Any, unstructure_as: Any = None) -> Any:  # noqa: ANN401 - as in its base
-        """Return the stored form of a value by its own type, or by the given one."""
+        """Return the stored form of a value according to its own type or the given type."""
         if unstructure_as is None and type(obj) is list:
             return [self.unstructure(each) for each in obj]
         if unstructure_as is None and type(obj) is dict:
@@ -196,7 +196,7 @@ class _StrictConverter(Converter):
 def strict_converter() -> Converter:
     """Return a converter for the supported types and containers of them.
 
-    It refuses a value that it would have to change.
+    The converter rejects a value that it would have to change.
     """
     converter = _StrictConverter(
         forbid_extra_keys=True,
@@ -207,7 +207,7 @@ def strict_converter() -> Converter:
         converter.register_structure_hook_factory,
         converter.register_unstructure_hook_factory,
     )
-    # JSON inside of other types is checked like JSON arguments.
+    # JSON inside other types is checked like JSON arguments.
     structures(_is_json, lambda annotation: _reader(_json(annotation)))
     unstructures(_is_json, _json)
     # cattrs looks these up by class, also for subclasses, before it checks a predicate.
@@ -259,13 +259,13 @@ def _unstructure_plain(value: object) -> object:
 
 
 def _refuse_path(value: object) -> object:
-    raise Misfit("a path", value, "annotate str and pass str(path); a server may see another file system")
+    raise Misfit("a path", value, "annotate str and pass str(path); a server can have another file system")
 
 
 def _reads(kind: type, annotation: object, read: _Structure) -> _Structure:
-    """Return a reader that refuses a value that is not stored as this kind of JSON.
+    """Return a reader that rejects a value that is not stored as this kind of JSON.
 
-    Otherwise cattrs would accept a value of a similar kind.
+    Without this check, cattrs would also accept values of similar kinds.
     """
 
     def structure(value: object, _: object) -> object:
@@ -324,7 +324,7 @@ def _unstructure_typed_dict(kind: type, converter: Converter) -> _Unstructure:
 
 
 def _typed_dict_hook(kind: type, hook_of: Callable[[Any], _Unstructure]) -> _Unstructure:
-    # Read from the type hints: with postponed annotations, the class ignores Required and NotRequired.
+    # The type hints are read because the class ignores Required and NotRequired in postponed annotations.
     hints = get_type_hints(kind, include_extras=True)
     marks = {name: get_origin(hint) for name, hint in hints.items()}
     declared = cast("Collection[str]", getattr(kind, "__required_keys__", ()))
@@ -345,7 +345,7 @@ def _typed_dict_hook(kind: type, hook_of: Callable[[Any], _Unstructure]) -> _Uns
             raise Misfit(f"{name!r} is missing", value, "")
         for name in value:
             if name not in hooks:
-                raise Misfit(f"unknown key {name!r}", value, f"known are {', '.join(hooks)}")
+                raise Misfit(f"unknown key {name!r}", value, f"use the keys {', '.join(hooks)}")
         done: dict[str, object] = {}
         name = ""
         try:
@@ -363,9 +363,9 @@ def _is_enum(annotation: object) -> bool:
 
 
 def _stored_members(kind: type[Enum]) -> dict[tuple[type, object], Enum]:
-    """Return the members by their stored form.
+    """Return the members, keyed by their stored form.
 
-    This is the value, or the name if a member's value is not a string, a number or a boolean.
+    The stored form is the member's value, or its name if a value is not a string, a number or a boolean.
     """
     members = kind.__members__.values()
     has_plain_values = EXACT_TYPES.issuperset(type(member.value) for member in members)
@@ -383,7 +383,7 @@ def _structure_enum(kind: type[Enum]) -> _Structure:
                 return member
             if issubclass(kind, Flag) and type(stored) is int:
                 return kind(stored)
-        raise Misfit(f"no member of {kind.__name__}", stored, f"pass {kind.__name__}")
+        raise Misfit(f"not a member of {kind.__name__}", stored, f"pass {kind.__name__}")
 
     return structure
 
@@ -394,7 +394,7 @@ def _unstructure_enum(kind: type[Enum]) -> _Unstructure:
     def unstructure(member: Enum) -> object:
         if type(member) is not kind:
             raise mismatch(member, kind)
-        return stored.get(member, member.value)  # combined flags are not members themselves
+        return stored.get(member, member.value)  # a combination of flags is not a member itself
 
     return unstructure
 

@@ -1,4 +1,4 @@
-"""A form for a task's parameters or a signal's payload, and the form's strings as typed values."""
+"""Forms for a task's parameters or a signal's payload, and the conversion of their strings to values."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class FieldKind(StrEnum):
-    """The kind of a field, which determines how its string is read."""
+    """The kind of a field, which determines how its string is converted."""
 
-    TEXT = "text"  # unchanged; also for values that are stored as strings, such as a UUID
+    TEXT = "text"  # the string unchanged; also for values that are stored as strings, such as a UUID
     INTEGER = "integer"
     NUMBER = "number"
     BOOLEAN = "boolean"  # true, yes, on, 1 or false, no, off, 0
@@ -54,15 +54,15 @@ _KINDS: Final[Mapping[object, FieldKind]] = {
 
 @attrs.frozen
 class Parameter:
-    """One parameter of a task, as a form requests it."""
+    """One parameter of a task, as a field of a form."""
 
     name: str  # as stored; `*name` and `**name` for the variable parameters
-    annotation_text: str  # as its author would write it; "Any" if there is none
+    annotation_text: str  # as written in source code; "Any" for a parameter without an annotation
     kind: FieldKind
-    choices: tuple[str, ...]  # of an enum: members by name, or the values of a Literal; otherwise empty
-    default_text: str | None  # the string of its default; None if it has none, or no string form
+    choices: tuple[str, ...]  # the names of an enum's members, or the values of a Literal; otherwise empty
+    default_text: str | None  # the default as a string; None without a default, or if it has no string form
     is_required: bool  # whether it has no default
-    is_optional: bool = False  # whether None is a value, entered as an empty string
+    is_optional: bool = False  # whether None is allowed; it is entered as an empty string
 
 
 def parameters_of(binder: Binder) -> list[Parameter]:
@@ -91,15 +91,15 @@ def _default_text(binder: Binder, name: str, kind: FieldKind, choices: Mapping[s
     if kind is FieldKind.ENUM:
         return _choice_of(default, choices)
     stored = binder.defaults.get(name)
-    if stored is None:  # no string would be read as this default
+    if stored is None:  # no string would be converted to this default
         return None
     return stored if isinstance(stored, str) and kind is not FieldKind.JSON else json.dumps(stored)
 
 
 def texts_of(binder: Binder, stored: Mapping[str, JsonValue]) -> dict[str, str]:
-    """Return stored arguments as the strings from which `typed_arguments` would read them.
+    """Return stored arguments as the strings that `typed_arguments` would convert back.
 
-    Values without such a string are left out, and so are names that are no longer parameters.
+    Values without such a string are omitted, as are names that are no longer parameters.
     """
     texts = {
         parameter.name: _stored_text(binder, parameter, stored[parameter.name])
@@ -135,7 +135,7 @@ def _kind_of(annotation: object) -> FieldKind:
 
 
 def _choices(annotation: object) -> dict[str, object]:
-    """Return the values of an enum or a Literal by their strings; nothing for other annotations."""
+    """Return the values of an enum or a Literal, keyed by their strings; empty for other annotations."""
     if get_origin(annotation) is Literal:
         return {_literal_text(value): value for value in get_args(annotation)}
     return dict(annotation.__members__) if isinstance(annotation, EnumType) else {}
@@ -151,18 +151,18 @@ def _choice_of(value: object, choices: Mapping[str, object]) -> str | None:
     return next((text for text, choice in choices.items() if choice == value), None)
 
 
-# ---- reading ---------------------------------------------------------------------------------------------
+# ---- conversion ------------------------------------------------------------------------------------------
 
 
 def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, object]:
-    """Return the strings of a form as arguments by name.
+    """Convert the strings of a form to arguments by name.
 
-    A parameter without a string is left out, so that its default applies. An empty string is None if that is
-    a value, an empty string if the parameter takes strings, and otherwise the same as no string.
+    A parameter without a string is omitted, so its default applies. An empty string is None if None is
+    allowed, an empty string if the parameter accepts strings, and otherwise the same as no string.
 
     Raises:
-        FormError: a string cannot be read, a name is unknown, or a required parameter has no string; its
-            `fields` contain all the problems.
+        FormError: A string cannot be converted, a name is unknown, or a required parameter has no string. The
+            error's `fields` contain all problems.
     """
     known = {parameter.name: parameter for parameter in parameters_of(binder)}
     fields = {name: _unknown(binder, name) for name in values if name not in known}
@@ -170,28 +170,28 @@ def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, obje
     for name, parameter in known.items():
         text = values.get(name)
         if text is not None and not isinstance(text, str):
-            fields[name] = f"{shown(text)} is no text"
+            fields[name] = f"must be a string, got {shown(text)}"
         elif text == "" and parameter.is_optional:
             arguments[name] = None
         elif text is None or (text == "" and parameter.kind is not FieldKind.TEXT):
             if parameter.is_required:
-                fields[name] = f"is needed; enter {_wanted(parameter)}"
+                fields[name] = f"is required; enter {_expected(parameter)}"
         else:
             try:
                 arguments[name] = _read(binder, parameter, text)
             except (ValueError, LookupError, ArithmeticError, RecursionError, ArgumentError) as error:
                 own = f" ({error})" if isinstance(error, ArgumentError | json.JSONDecodeError) else ""
-                fields[name] = f"{shown(text)} cannot be read{own}; enter {_wanted(parameter)}"
+                fields[name] = f"{shown(text)} is invalid{own}; enter {_expected(parameter)}"
     if fields:
         wrong = "; ".join(f"{name}: {problem}" for name, problem in fields.items())
-        raise FormError(f"These are no arguments for {binder.task}. {wrong}.", fields)
+        raise FormError(f"Arguments do not match {binder.task}. {wrong}.", fields)
     return arguments
 
 
 def _unknown(binder: Binder, name: str) -> str:
     if name in binder.signature.resources:
-        return "is a resource, opened by the worker that runs the job; leave it out"
-    return f"is no parameter of {binder.signature.shown}"
+        return "is a resource, which the worker opens for the job; omit it"
+    return f"is not a parameter of {binder.signature.shown}"
 
 
 def _read(binder: Binder, parameter: Parameter, text: str) -> object:
@@ -236,12 +236,12 @@ _READERS: Final[Mapping[FieldKind, tuple[Callable[[str], object], str]]] = {
 }
 
 
-def _wanted(parameter: Parameter) -> str:
+def _expected(parameter: Parameter) -> str:
     if parameter.kind is FieldKind.ENUM:
         return f"one of {', '.join(parameter.choices)}"
     if parameter.kind in _READERS:
         return _READERS[parameter.kind][1]
-    return f"{'a text' if parameter.kind is FieldKind.TEXT else 'JSON'} for {parameter.annotation_text}"
+    return f"{'a string' if parameter.kind is FieldKind.TEXT else 'JSON'} for {parameter.annotation_text}"
 
 
 # ---- one value -------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def _wanted(parameter: Parameter) -> str:
 
 @attrs.frozen
 class ValueForm:
-    """A form that requests one value: the fields of an attrs class or a dataclass, else one field `value`."""
+    """A form for one value, with the fields of its attrs class or dataclass, or else one field `value`."""
 
     owner: str  # the description of the value, for messages: "The payload of signal 'approval'"
     binder: Binder
@@ -263,26 +263,27 @@ class ValueForm:
         """Return the value that the strings of a form describe.
 
         Raises:
-            FormError: see `typed_arguments`; `fields` is empty if the class itself rejects the values.
+            FormError: A string is invalid, as in `typed_arguments`, or the class rejects the values; in the
+                latter case, `fields` is empty.
         """
         try:
             arguments = typed_arguments(self.binder, texts)
         except FormError as error:
             wrong = "; ".join(f"{name}: {problem}" for name, problem in error.fields.items())
-            raise FormError(f"{self.owner} cannot be read. {wrong}.", error.fields) from error
+            raise FormError(f"{self.owner} is invalid. {wrong}.", error.fields) from error
         if self.record is None:
             return arguments["value"]
         try:
             return self.record(**arguments)
         except Exception as error:
-            raise FormError(f"{self.owner} cannot be made of these fields: {error}", {}) from error
+            raise FormError(f"{self.owner} cannot be created from these fields: {error}", {}) from error
 
 
 def form_of_value(annotation: object, owner: str, converter: Callable[[], Converter]) -> ValueForm:
-    """Return the form that requests a value of an annotation.
+    """Return the form for a value of an annotation.
 
-    A class is requested as one JSON field if the type of one of its fields has no form, or cannot be resolved
-    by its name.
+    If the type of one of a class's fields has no form, or cannot be resolved by its name, the form has a
+    single JSON field.
     """
     kind = unwrap(annotation)
     if is_record(kind) and isinstance(kind, type):
@@ -296,7 +297,7 @@ def _binder_of(
     name: str, owner: str, fields: Sequence[inspect.Parameter], converter: Callable[[], Converter]
 ) -> Binder:
     def stub(**_: object) -> None:
-        """Represent the class, whose own signature has no defaults that factories create."""
+        """Replace the class, whose own signature lacks the defaults that factories create."""
 
     stub.__name__ = stub.__qualname__ = name
     stub.__signature__ = inspect.Signature(list(fields))  # type: ignore[attr-defined]
@@ -304,9 +305,9 @@ def _binder_of(
 
 
 def _fields_of(kind: type) -> list[inspect.Parameter]:
-    """Return the constructor's parameters of a record.
+    """Return the parameters of a record's constructor.
 
-    The default `...` stands for one that depends on the instance.
+    The default `...` represents a default that depends on the instance.
     """
     hints = typing.get_type_hints(kind, include_extras=True)
     return [
@@ -316,7 +317,7 @@ def _fields_of(kind: type) -> list[inspect.Parameter]:
 
 
 def _constructor_fields(kind: type) -> Iterator[tuple[str, str, object]]:
-    """Yield the name of each field, the constructor's name for it, and its default."""
+    """Yield each field's name, its parameter name in the constructor, and its default."""
     empty = inspect.Parameter.empty
     if attrs.has(kind):
         for field in attrs.fields(kind):

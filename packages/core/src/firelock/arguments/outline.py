@@ -1,8 +1,8 @@
-"""Calls whose arguments are JSON, for programs without the task's code, or not in Python.
+"""Calls with JSON arguments, for programs without the task's code or in another language.
 
-If the code is present, its annotations convert the values. Otherwise an outline of the annotations does,
-which a server has published: `ParameterOutline` is one published parameter, and `stub_of` returns a function
-with these parameters, whose binder makes the same checks.
+If the code is present, its annotations determine the conversion of the values. Otherwise an outline of the
+annotations, which a server has published, determines it: `ParameterOutline` is one published parameter, and
+`stub_of` returns a function with these parameters, whose binder performs the same checks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock.arguments.signature import Binder
 
 _ANY: Final = "any"
-_UNKNOWN: Final = ...  # a default that only the code has
+_UNKNOWN: Final = ...  # a default that exists only in the code
 _TYPES: Final[Mapping[str, object]] = {
     **{kind.__name__: kind for kind in (str, int, float, bool, *SCALARS)},
     "list": list[Any],
@@ -39,7 +39,7 @@ class ParameterOutline:
     type: str  # the form in JSON: "str", "int", "date", …, "list", "dict" or "any"
     choices: tuple[str | int | float | bool, ...]  # the stored values of an enum or a Literal; else empty
     is_required: bool  # whether it has no default
-    is_optional: bool  # whether null is a value
+    is_optional: bool  # whether null is allowed
     is_keyword_only: bool
 
 
@@ -63,7 +63,7 @@ def _outline(binder: Binder, name: str, annotation: object) -> ParameterOutline:
 
 
 def _choices(annotation: object) -> tuple[Any, ...]:
-    """Return the JSON values of an enum or a Literal; nothing if they are not plain values."""
+    """Return the JSON values of an enum or a Literal; empty if they are not plain values."""
     if isinstance(annotation, type) and issubclass(annotation, Enum) and not issubclass(annotation, Flag):
         values: Sequence[object] = [member.value for member in annotation]
     elif get_origin(annotation) is Literal:
@@ -87,13 +87,13 @@ def _type_of(annotation: object) -> str:
 def stub_of(
     name: str, outlines: Sequence[ParameterOutline], defaults: Mapping[str, JsonValue] | None = None
 ) -> Callable[..., None]:
-    """Return a function with the outlined parameters that does nothing, for a task with `remote=True`.
+    """Return a function without effect that has the outlined parameters, for a task with `remote=True`.
 
-    `defaults` are the published ones, in their stored form.
+    `defaults` are the published defaults, in their stored form.
     """
 
     def stub(*_: object, **__: object) -> None:
-        """Do nothing: the task's code is elsewhere."""
+        """Do nothing, because the task's code is in another program."""
 
     stub.__name__ = stub.__qualname__ = name
     told = defaults or {}
@@ -121,11 +121,11 @@ def _parameter(outline: ParameterOutline, default: object) -> inspect.Parameter:
 
 
 def call_of_json(binder: Binder, arguments: JsonValue) -> tuple[tuple[object, ...], Mapping[str, object]]:
-    """Return the call that JSON describes: an object contains arguments by name, a list by position.
+    """Return the call for JSON arguments: an object contains arguments by name, a list by position.
 
     Raises:
-        SignatureMismatch: the call does not match the signature.
-        ArgumentError: a value does not match its annotation, or `arguments` is neither an object nor a list.
+        SignatureMismatch: The call does not match the signature.
+        ArgumentError: A value does not match its annotation, or `arguments` is neither an object nor a list.
     """
     signature = binder.signature
     match arguments:
@@ -135,8 +135,8 @@ def call_of_json(binder: Binder, arguments: JsonValue) -> tuple[tuple[object, ..
             bound = signature.bind(arguments, {})
         case _:
             raise ArgumentError(
-                f"The arguments of {signature.shown} are {arguments!r}; write an object with their names, "
-                "or a list of them in order."
+                f"The arguments of {signature.shown} must be an object by name or a list in order, got "
+                f"{arguments!r}."
             )
     values: dict[str, object] = {}
     for name, value in bound.items():

@@ -1,7 +1,7 @@
-"""`job.output`: the placeholder in a call for a result that does not exist yet, and its place.
+"""`job.output`, a placeholder in a call for the result of another job that has not ended yet.
 
-The stored arguments have null in that place. The job that supplies the result, and the place, are stored
-along with them.
+The stored arguments contain null in its place. The place and the job that supplies the result are stored with
+them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
     from firelock.model.dependencies import Input
 
-_DEEPEST = 64  # no argument that can be stored is nested deeper
-_SOURCE = "_firelock_source"  # an attribute name that no result has
+_DEEPEST = 64  # maximum nesting depth of a stored argument
+_SOURCE = "_firelock_source"  # an attribute name that results do not have
 _ANYTHING = (Any, object)
 
 
 class StandIn:
-    """The placeholder that `job.output` returns; it refuses every use except being passed on."""
+    """The placeholder that `job.output` returns; it can only be passed to other jobs."""
 
     __slots__ = (_SOURCE,)
 
@@ -36,9 +36,9 @@ class StandIn:
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise ArgumentError(
-            f"{self!r} stands for a result and is none. Pass it whole, or within a list, tuple or dict, as "
-            "an argument of a job that is to wait for it, and look into it inside that job; job.result() "
-            "waits here and returns it."
+            f"{self!r} is a placeholder, not the result itself. Pass the whole placeholder, directly or in a "
+            "list, tuple or dict, as an argument of a job that uses the result. To wait for the result here, "
+            "use job.result()."
         )
 
     def __repr__(self) -> str:
@@ -55,15 +55,15 @@ class StandIn:
 
 
 class OutputText(str):
-    """The string that people see in place of another job's result among a job's arguments."""
+    """The string that is displayed in place of another job's result among a job's arguments."""
 
     __slots__ = ()
 
 
 def with_outputs(arguments: JsonValue, inputs: Sequence[Input]) -> JsonValue:
-    """Return decoded arguments for people: each null that an output fills is shown as `<output of JOB>`.
+    """Return decoded arguments for display, with `<output of JOB>` for each null that an output replaces.
 
-    A place that does not exist, or has another value, is left as it is.
+    A place that does not exist, or contains another value, is unchanged.
     """
     if not inputs:
         return arguments
@@ -74,7 +74,7 @@ def with_outputs(arguments: JsonValue, inputs: Sequence[Input]) -> JsonValue:
 
 
 def put_at(arguments: JsonValue, path: Sequence[str | int], value: JsonValue) -> None:
-    """Put the value at the path if null is there; otherwise change nothing."""
+    """Replace null at the path by the value; do nothing if the path has another value."""
     place: Any = arguments
     with suppress(LookupError, TypeError):
         for step in path[:-1]:
@@ -90,14 +90,14 @@ def source_of(stand_in: StandIn) -> Any:  # noqa: ANN401 - a job's handle, whose
 
 @attrs.frozen
 class Reference:
-    """A place among arguments that the output of a job fills."""
+    """A place in a call's arguments where the output of another job is inserted."""
 
-    source: Any  # the handle of that job
+    source: Any  # the handle of the other job
     path: tuple[str | int, ...]  # the parameter's name, then the keys and indexes within its JSON value
 
 
 def holds_output(value: object, depth: int = 0) -> bool:
-    """Return whether the value is an output, or has one in its lists, tuples and dicts."""
+    """Return whether the value is an output, or contains one in its lists, tuples and dicts."""
     kind = type(value)
     if kind is StandIn:
         return True
@@ -107,7 +107,7 @@ def holds_output(value: object, depth: int = 0) -> bool:
 
 
 def sources_in(value: object, depth: int = 0) -> Iterator[Any]:
-    """Yield the handle of each job whose output is the value, or is in its lists, tuples and dicts."""
+    """Yield the job handle of each output that the value is or contains in its lists, tuples and dicts."""
     kind = type(value)
     if kind is StandIn:
         yield source_of(cast("StandIn", value))
@@ -137,7 +137,7 @@ def encode_around(
         found: receives a reference for each output.
 
     Raises:
-        Misfit: a part of the value does not match its annotation.
+        Misfit: A part of the value does not match its annotation.
     """
     if type(value) is StandIn:
         found.append(Reference(source_of(value), path))
@@ -157,7 +157,9 @@ def encode_around(
 def _meanings(value: Any, annotation: object) -> Sequence[object]:  # noqa: ANN401 - a list, tuple or dict
     """Return the annotation of each item in a list, tuple or dict, in order."""
     if type(value) is dict and not all(type(key) is str for key in value):
-        raise Misfit("dict with an output in it and keys that are no text", value, "use text as keys")
+        raise Misfit(
+            "dict that contains an output and has keys that are not strings", value, "use strings as keys"
+        )
     members = get_args(annotation) if is_union(annotation) else (annotation,)
     for member in map(unwrap, members):
         meanings = _meanings_within(value, member, get_origin(member) or member, get_args(member))
@@ -172,7 +174,7 @@ def _meanings_within(
     origin: Any,  # noqa: ANN401 - the origin of the annotation
     arguments: tuple[object, ...],
 ) -> Sequence[object] | None:
-    """Return the items' annotations under one annotation; None if it does not allow such a value."""
+    """Return the items' annotations according to one annotation; None if it does not allow such a value."""
     kind, count = type(value), len(value)
     if annotation in _ANYTHING and kind is not tuple:
         return [Any] * count
@@ -196,16 +198,16 @@ def check_made_of(what: str, names: Sequence[str | None], found: Sequence[Refere
 
     Args:
         what: the tag or key, for the message: "Limit key 'tenant:{tenant}'".
-        names: the parameters that it is built from; None among them stands for all parameters.
+        names: the parameters that it is built from; a None among them means all parameters.
         found: the outputs among the arguments.
 
     Raises:
-        ArgumentError: it is built from an output.
+        ArgumentError: The tag or key is built from an output.
     """
     for one in found:
         parameter = str(one.path[0])
         if None in names or parameter in names:
             raise ArgumentError(
-                f"{what} is made of {parameter!r}, in which stands the output of {one.source!r}: nobody "
-                "knows it before that has run. Make it of arguments that are known when the job is created."
+                f"{what} uses {parameter!r}, which contains the output of {one.source!r}. This output is "
+                "unknown until that job has run. Use arguments that are known when the job is created."
             )

@@ -1,4 +1,4 @@
-"""Values that no job can carry, with advice on what to pass instead."""
+"""Values that cannot be arguments of a job, with advice on alternatives."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from firelock.arguments.codec import is_record
 
 @attrs.frozen
 class Refusal:
-    """Why values of a kind cannot be arguments, whatever the annotation is."""
+    """The rejection of a kind of values that cannot be arguments under any annotation."""
 
     noun: str
     """The kind, for messages: `the entity User`, `an open file`."""
 
     advice: str
-    """The advice on what to pass instead."""
+    """The alternative to pass instead, as an instruction."""
 
     keys: tuple[str, ...] = ()
-    """For an entity: the attributes that identify it; otherwise empty."""
+    """The attributes that identify an entity; empty for other kinds."""
 
 
 def refusal(value: object) -> Refusal | None:
-    """Return why the value cannot be an argument under any annotation; None if an annotation might fit."""
+    """Return the refusal of a value that cannot be an argument under any annotation; otherwise None."""
     kind = type(value)
     found: Refusal | None = _refusal_of(kind)  # type: ignore[arg-type]  # mypy: unhashable
     if found is None and "_sa_instance_state" in _own_attributes(value):
@@ -41,9 +41,9 @@ def refusal(value: object) -> Refusal | None:
 
 
 def find_refused(value: object, *, limit: int = 1000) -> tuple[list[str | int], object] | None:
-    """Return the path to the first value inside that is refused under any annotation, and that value.
+    """Return the first nested value that is rejected under any annotation, with its path.
 
-    Checks at most `limit` values.
+    The search ends after `limit` values.
     """
     pending: list[tuple[list[str | int], object]] = [([], value)]
     seen = 0
@@ -52,7 +52,7 @@ def find_refused(value: object, *, limit: int = 1000) -> tuple[list[str | int], 
         seen += 1
         if refusal(current) is not None:
             return path, current
-        if len(path) < 8:  # noqa: PLR2004 - deeper ones get a less exact message, but are never accepted
+        if len(path) < 8:  # noqa: PLR2004 - deeper values have a less exact message, but are also rejected
             pending.extend(([*path, step], inner) for step, inner in _parts(current)[:limit])
     return None
 
@@ -75,20 +75,20 @@ def advice_for(value: object) -> str:
     is_annotated = _is_named_record(kind) or issubclass(kind, (Enum, date, time, timedelta, UUID, Decimal))
     for base in (*_ADVICE, bool):
         if issubclass(kind, base) and not is_annotated:
-            return f"pass {base.__name__}(value): it would come back as {base.__name__}"
+            return f"pass {base.__name__}(value): it would be restored as {base.__name__}"
     if is_annotated:
         return f"annotate the parameter with {kind.__name__}"
-    return "pass plain values (text, numbers, lists, dicts), or annotate the parameter with a dataclass"
+    return "pass plain values (strings, numbers, lists, dicts), or annotate the parameter with a dataclass"
 
 
 _BYTES: Final = "pass bytes(value) and annotate the parameter as bytes"
 
 _ADVICE: Final[Mapping[type, str]] = {
-    float: "JSON has no NaN and no infinity: pass None or a text",
-    int: "pass it as text",
-    str: "pass clean text, or annotate the parameter as bytes",
+    float: "JSON has no NaN and no infinity: pass None or a string",
+    int: "pass it as a string",
+    str: "pass a string of printable Unicode, or annotate the parameter as bytes",
     list: "store it elsewhere and pass a reference",
-    dict: "use text as keys and few levels, or store it elsewhere and pass a reference",
+    dict: "use strings as keys and fewer levels, or store it elsewhere and pass a reference",
     tuple: "annotate the parameter as tuple[...], or pass a list",
     set: "annotate the parameter as set[...], or pass a list",
     frozenset: "annotate the parameter as frozenset[...], or pass a list",
@@ -129,7 +129,7 @@ def _entity(kind: type) -> Refusal:
 def _identity(kind: type) -> tuple[str, ...]:
     """Return the attributes that identify an entity.
 
-    They are `id` if it has one, otherwise the primary key of its mapper.
+    The result is `id` if the entity has this attribute, otherwise the primary key of its mapper.
     """
     if any("id" in vars(base) for base in kind.__mro__):
         return ("id",)
@@ -150,21 +150,21 @@ def _own_attributes(value: object) -> dict[str, object]:
 
 
 _SESSION: Final = "open it inside the task"
-_QUERY: Final = "pass the ids, or the values it filters by, and run the query inside the task"
-_REQUEST: Final = "pass the few values of it that the task needs"
+_QUERY: Final = "pass the ids or filter values, and run the query inside the task"
+_REQUEST: Final = "pass only the values that the task needs"
 _PROXY: Final = (
-    "it stands for another value in each request and for none in a job: pass the few values of it that the "
+    "it has a different value in each request and none in a job: pass only the values that the "
     "task needs, such as request.args['id'], or for g and session the value itself"
 )
-_THREAD: Final = "make it inside the task; fire.lock(...) is a lock that other processes see"
-_AWAIT: Final = "did you forget await? Pass the value it gives"
+_THREAD: Final = "create it inside the task; fire.lock(...) is a lock across processes"
+_AWAIT: Final = "did you forget await? Pass the awaited value"
 _ARRAY: Final = "pass .tolist(), or store it elsewhere and pass a reference"
 _FRAME: Final = "store it elsewhere and pass a reference"
 _ENTITY: Final = "pass its id and load it inside the task"
-_HELD: Final = "pass what it holds"
+_HELD: Final = "pass its contents"
 
-# Found by top-level package and class name: nothing is imported, and a library can move a class within
-# itself.
+# Classes are found by top-level package and class name. So the libraries are not imported, and they can move
+# a class to another module.
 _BY_NAME: Final[Mapping[tuple[str, ...], Refusal]] = {
     tuple(place.split(".")): Refusal(noun, advice)
     for noun, advice, places in (
@@ -197,8 +197,8 @@ _BY_NAME: Final[Mapping[tuple[str, ...], Refusal]] = {
             _REQUEST,
             "django.HttpRequest aiohttp.BaseRequest starlette.HTTPConnection werkzeug.Request",
         ),
-        ("a lazy object of Django's, such as request.user,", _ENTITY, "django.LazyObject"),
-        ("a lazy text of Django's", "pass str(text)", "django.Promise"),
+        ("a lazy object of Django, such as request.user,", _ENTITY, "django.LazyObject"),
+        ("a lazy string of Django", "pass str(text)", "django.Promise"),
         ("a connection", _SESSION, "redis.Redis pymongo.MongoClient multiprocessing._ConnectionBase"),
         ("an HTTP session", _SESSION, "requests.Session aiohttp.ClientSession"),
         ("an HTTP client", _SESSION, "httpx.BaseClient"),
@@ -230,7 +230,7 @@ _BY_NAME: Final[Mapping[tuple[str, ...], Refusal]] = {
             "tempfile._TemporaryFileWrapper tempfile.SpooledTemporaryFile",
         ),
         ("a logger", "get it inside the task", "logging.Logger logging.LoggerAdapter"),
-        ("a path", "pass str(path); a server may see another file system", "pathlib.PurePath"),
+        ("a path", "pass str(path); a server can have another file system", "pathlib.PurePath"),
         ("a numpy scalar", "pass .item()", "numpy.generic"),
         ("a numpy array", _ARRAY, "numpy.ndarray"),
         ("a pandas frame", _FRAME, "pandas.DataFrame pandas.Series pandas.Index"),
@@ -251,15 +251,19 @@ _ENTITY_BASES: Final = {
 _BY_TYPE: Final[tuple[tuple[type | tuple[type, ...], str, str], ...]] = (
     (io.IOBase, "an open file", "pass its path or its content"),
     (types.CoroutineType, "a coroutine", _AWAIT),
-    ((types.GeneratorType, types.AsyncGeneratorType), "a generator", "pass a list, or what it is made from"),
+    (
+        (types.GeneratorType, types.AsyncGeneratorType),
+        "a generator",
+        "pass a list, or the data that it is made from",
+    ),
     (types.ModuleType, "a module", "import it inside the task"),
     (
         (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial),
         "a function",
-        "pass the data it would use, or a text that the task chooses by",
+        "pass the data it would use, or a string by which the task chooses",
     ),
-    (type, "a class", "pass a text that the task chooses by"),
+    (type, "a class", "pass a string by which the task chooses"),
     (BaseException, "an exception", "pass str(error)"),
-    ((types.TracebackType, types.FrameType, types.CodeType), "an interpreter's object", "pass a text"),
-    ((range, Iterator), "an iterator", "pass a list of what it gives"),
+    ((types.TracebackType, types.FrameType, types.CodeType), "an interpreter's object", "pass a string"),
+    ((range, Iterator), "an iterator", "pass a list of its items"),
 )

@@ -1,4 +1,4 @@
-"""Arguments and results as strings: the serializer's contract, and strict JSON, which is always available."""
+"""The interface of serializers, which convert arguments and results to strings, and the JSON serializer."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Misfit(ArgumentError):
         self.advice = advice
         """The fix; None if it depends only on the type of the culprit."""
         self.steps: list[str | int] = []
-        """From the inside out: each function that the error passes appends the place within its value."""
+        """The path in reverse: each function that the error passes through appends one step."""
 
     def under(self, step: str | int) -> Misfit:
-        """Return this error, with one more step at the front of its path."""
+        """Add one step to the front of the error's path and return the error."""
         self.steps.append(step)
         return self
 
@@ -59,11 +59,12 @@ class Misfit(ArgumentError):
 def check_json(value: object) -> None:
     """Check that a value is strict JSON.
 
-    Strict means: exactly None, bool, int, float, str, list and dict with str keys; finite numbers; integers
-    of 64 bits; valid Unicode without NUL; at most 64 containers deep.
+    Strict JSON consists only of None, bool, int, float, str, list, and dict with str keys. Numbers must be
+    finite, integers must have 64 bits, strings must be valid Unicode without NUL, and containers must be
+    nested at most 64 levels deep.
 
     Raises:
-        ArgumentError: a part of it is not; the message contains its JSON path.
+        ArgumentError: A part of the value is not strict JSON. The message contains its JSON path.
     """
     _check(value, MAX_DEPTH)
 
@@ -95,7 +96,7 @@ def _check_object(value: dict[object, object], depth: int) -> None:
         for key, item in value.items():
             if type(key) is not str or "\0" in key or not key.isascii():
                 _check_key(key, value)
-            if type(item) is str:  # inlined, because these two types are the most common
+            if type(item) is str:  # inlined because these two types are the most common
                 if "\0" in item or not item.isascii():
                     _check_text(item)
             elif type(item) is int:
@@ -112,7 +113,7 @@ def _check_object(value: dict[object, object], depth: int) -> None:
 def _check_key(key: object, owner: object) -> None:
     if type(key) is not str:
         shown = f" {key}" if key is None or type(key) is bool else ""
-        raise Misfit(f"an object's key is {type(key).__name__}{shown}, not str", owner)
+        raise Misfit(f"an object's key must be str, got {type(key).__name__}{shown}", owner)
     _check_text(key)
 
 
@@ -131,19 +132,19 @@ def _check_array(value: list[object], depth: int) -> None:
 
 def _check_text(value: str) -> None:
     if "\0" in value:
-        raise Misfit("NUL character in text", value)
+        raise Misfit("NUL character in string", value)
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise Misfit(f"lone surrogate in text (character {error.start})", value) from error
+            raise Misfit(f"lone surrogate in string (character {error.start})", value) from error
 
 
 def _check_integer(value: int) -> None:
     if not _MIN_INTEGER <= value <= _MAX_INTEGER:
-        # The integer is not shown, because Python cannot format one with thousands of digits.
+        # The message omits the integer because Python cannot format one with thousands of digits.
         bits = value.bit_length()
-        raise Misfit(f"integer out of range: {bits} bits, allowed is -2^63 to 2^63 - 1", value)
+        raise Misfit(f"integer out of range: {bits} bits; must be -2^63 to 2^63 - 1", value)
 
 
 def _refuse_depth(value: object) -> NoReturn:
@@ -159,50 +160,51 @@ def _path_step(step: str | int) -> str:
 
 
 class Serializer(ABC):
-    """Turns JSON values into strings and back.
+    """The interface for converting JSON values to strings and back.
 
-    Its name is stored with each job, so an app can change its serializer while jobs wait. An implementation
-    must return an equal value for every strict JSON value, must raise `ArgumentError` for a string that it
-    did not write, and must be safe to call from many threads.
+    The serializer's name is stored with each job, so an app can change its serializer while jobs wait. An
+    implementation must restore an equal value for every strict JSON value, must raise `ArgumentError` for a
+    string that it did not write, and must be thread-safe.
     """
 
     name: ClassVar[str]
-    """`[a-z0-9_.-]{1,32}`; its meaning must not change after jobs are stored with it."""
+    """The name, `[a-z0-9_.-]{1,32}`. Its meaning must not change after jobs are stored with it."""
 
     is_strict: ClassVar[bool] = False
-    """Whether `dumps` and `loads` refuse all that `check_json` refuses; otherwise the core checks as well."""
+    """Whether `dumps` and `loads` reject all values that `check_json` rejects; if not, the core does it."""
 
     def __init_subclass__(cls) -> None:
-        """Refuse a name that could not be stored."""
+        """Reject a name that cannot be stored."""
         super().__init_subclass__()
         name = cls.__dict__.get("name")
         if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise ConfigurationError(
-                f"Serializer {cls.__name__} has the name {name!r}. Use 1 to 32 characters of a-z 0-9 _ . -"
+                f"The name of serializer {cls.__name__} must be 1 to 32 characters from a-z 0-9 _ . -, got "
+                f"{name!r}"
             )
 
     @abstractmethod
     def dumps(self, value: JsonValue) -> str:
-        """Return the value as a string. The core has checked that it is strict JSON, unless `is_strict`.
+        """Return the value as a string. Unless `is_strict`, the core has checked that it is strict JSON.
 
         Raises:
-            ArgumentError: it cannot be written.
+            ArgumentError: The value cannot be written.
         """
 
     @abstractmethod
     def loads(self, text: str) -> JsonValue:
-        """Return the value from which the string was made.
+        """Return the value from which the string was created.
 
         Raises:
-            ArgumentError: the string is damaged, forged or from another serializer.
+            ArgumentError: The string is damaged, forged or from another serializer.
         """
 
 
 class JsonSerializer(Serializer):
-    """Strict JSON, compact, in UTF-8.
+    """The serializer for strict, compact JSON in UTF-8.
 
-    It refuses values that would not be equal after decoding on every platform and storage. It uses orjson if
-    that is installed, and otherwise the standard library, with the same values and the same refusals.
+    It rejects values that would not be equal after decoding on every platform and storage. It uses orjson if
+    that is installed, and otherwise the standard library; both accept and reject the same values.
     `use_orjson` forces one of the two; None uses orjson if it can be imported.
     """
 
@@ -215,20 +217,20 @@ class JsonSerializer(Serializer):
         self._reader: Callable[[str], JsonValue] | None = None
 
     def dumps(self, value: JsonValue) -> str:
-        """Return the value as compact JSON; takes about 0.4 µs for a small object.
+        """Return the value as compact JSON, in about 0.4 µs for a small object.
 
         Raises:
-            ArgumentError: the value is not strict JSON; the message contains the JSON path.
+            ArgumentError: The value is not strict JSON. The message contains the JSON path.
         """
         _check(value, MAX_DEPTH)
         writer = self._writer or self._choose()[0]
         return writer(value)
 
     def loads(self, text: str) -> JsonValue:
-        """Return the value of the string; takes about 0.5 µs for a small object that this class wrote.
+        """Return the value of the string, in about 0.5 µs for a small object that this class wrote.
 
         Raises:
-            ArgumentError: it is not strict JSON; the message contains the character or the JSON path.
+            ArgumentError: The string is not strict JSON. The message contains the character or the JSON path.
         """
         reader = self._reader or self._choose()[1]
         return reader(text)
@@ -236,7 +238,7 @@ class JsonSerializer(Serializer):
     def _choose(self) -> _Pair:
         """Choose orjson or the standard library.
 
-        This is done at the first use, so that importing this module is cheap.
+        The choice is made at the first use, so that importing this module is cheap.
         """
         pair: _Pair = (_write_strict, _read_strict)
         if self._use_orjson is not False:
@@ -245,14 +247,14 @@ class JsonSerializer(Serializer):
             except ImportError as error:
                 if self._use_orjson:
                     raise ConfigurationError(
-                        "JsonSerializer(use_orjson=True) needs orjson. Install firelock[fast]."
+                        "JsonSerializer(use_orjson=True) requires orjson. Install firelock[fast]."
                     ) from error
         self._writer, self._reader = pair
         return pair
 
 
 def _fast_pair() -> _Pair:
-    import orjson  # noqa: PLC0415 - may be missing, and is needed only at the first use
+    import orjson  # noqa: PLC0415 - optional, and needed only at the first use
 
     dumps, loads = orjson.dumps, orjson.loads
     safe_integers = orjson.OPT_STRICT_INTEGER
@@ -262,9 +264,9 @@ def _fast_pair() -> _Pair:
         return dumps(value).decode()
 
     def read(text: str) -> JsonValue:
-        # orjson keeps the last of two equal keys and turns large integers into floats. Both change the string
-        # when the value is written again, so a string that stays the same is valid. Any other string is read
-        # by the strict, slow reader.
+        # orjson keeps the last of two equal keys and converts large integers to floats. Both change the
+        # string when the value is written again, so a string that stays the same is valid. The strict, slow
+        # reader reads any other string.
         try:
             value = loads(text)
             same = dumps(value, None, safe_integers).decode() == text
@@ -284,7 +286,7 @@ def _write_strict(value: JsonValue) -> str:
 
 
 class _Unfit:
-    """A placeholder in a parsed value for a part to be refused; `_check` finds it and adds its place."""
+    """A placeholder for an invalid part of a parsed value; `_check` finds it and reports its place."""
 
     __slots__ = ("problem",)
 
@@ -303,7 +305,7 @@ def _parse_object(pairs: list[tuple[str, object]]) -> object:
 
 def _parse_integer(digits: str) -> object:
     if len(digits.lstrip("-")) > _MAX_DIGITS:
-        return _Unfit(f"integer out of range: {len(digits)} digits, allowed is -2^63 to 2^63 - 1")
+        return _Unfit(f"integer out of range: {len(digits)} digits; must be -2^63 to 2^63 - 1")
     return int(digits)
 
 
@@ -317,13 +319,13 @@ _DECODER: Final = json.JSONDecoder(
 
 
 def _read_strict(text: str) -> JsonValue:
-    """Return the value of a JSON string from any writer, fully checked; takes several µs for a small object.
+    """Return the value of a JSON string from any writer after a full check, in several µs for a small object.
 
     Raises:
-        ArgumentError: it is not strict JSON; the message contains the character or the JSON path.
+        ArgumentError: The string is not strict JSON. The message contains the character or the JSON path.
     """
     if not isinstance(text, str):
-        raise ArgumentError(f"not JSON text but {type(text).__name__}")
+        raise ArgumentError(f"must be a JSON string, got {type(text).__name__}")
     try:
         value: Any = _DECODER.decode(text)
     except json.JSONDecodeError as error:

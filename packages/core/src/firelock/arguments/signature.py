@@ -1,7 +1,7 @@
-"""The calls of a task as stored strings, and stored strings as calls.
+"""The conversion of a task's calls to stored strings and back.
 
-`compile_binder` reads a function's annotations once. The `Binder` that it returns binds every call with the
-function's `Signature`, and stores each argument with the codec of its annotation.
+`compile_binder` reads a function's annotations once and returns a `Binder`. The binder binds every call to
+the function's `Signature`, and encodes each argument with the codec of its annotation.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
 _WIDEST_CHARACTER: Final = 4
-"""Bytes of UTF-8: a string with fewer characters than a quarter of the limit need not be measured."""
-_LONGEST_DEFAULT: Final = 80  # characters of a default that a signature shows
+"""In bytes of UTF-8. A string with fewer characters than a quarter of the limit cannot exceed the limit."""
+_LONGEST_DEFAULT: Final = 80  # maximum number of characters of a default in a displayed signature
 
 _POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _Call: TypeAlias = tuple[tuple[object, ...], dict[str, object]]
 
 
 class LargeArgumentsWarning(UserWarning):
-    """Warning that a task was enqueued with large arguments; given once per task."""
+    """A warning that a task was enqueued with large arguments; it is issued once per task."""
 
 
 def compile_binder(
@@ -75,18 +75,18 @@ def compile_binder(
     resources: Collection[str] = (),
     namespace: Mapping[str, object] | None = None,
 ) -> Binder:
-    """Return the binder of a function, which turns its calls into stored strings and back.
+    """Return the binder of a function, which converts its calls to stored strings and back.
 
     `converter` is called when an annotation first needs it. `was_given_context` is the result of
-    `takes_context` when the task was registered. `flow_types` can be returned by the function but are
-    consumed by the server, like Snooze, and are left out of the return annotation. `resources` are parameters
-    that the worker supplies: calls do not pass them, and they are not stored. `namespace` is searched for the
-    names in annotations that are strings, in addition to the function's own module and closure.
+    `takes_context` when the task was registered. `flow_types` are types that the function can return but that
+    the server consumes, like Snooze; they are removed from the return annotation. `resources` are parameters
+    that the worker supplies: calls do not pass them, and they are not stored. `namespace` contains further
+    names for annotations that are strings, in addition to the function's own module and closure.
 
     Raises:
-        TaskError: the function cannot be a task; an annotation cannot be resolved; the members of a union
+        TaskError: The function cannot be a task; an annotation cannot be resolved; the members of a union
             cannot be distinguished in JSON; a parameter other than the first is annotated as JobContext; or
-            the first parameter is a JobContext, or is not one, contrary to its registration.
+            `takes_context` now has a different result than at registration.
     """
     resolver = _Resolver(function, task, context_type, namespace or {})
     parameters = list(inspect.signature(function).parameters.values())
@@ -94,7 +94,7 @@ def compile_binder(
     if has_context is not False:
         has_context = bool(parameters) and resolver.is_context(parameters[0])
         if has_context < bool(was_given_context):
-            raise _taken_otherwise(task, parameters[0])
+            raise _changed_meaning(task, parameters[0])
         parameters = parameters[has_context:]
     parameters = [each for each in parameters if each.name not in resources]
     converter = functools.cache(converter or make_converter)
@@ -105,8 +105,8 @@ def compile_binder(
         meaning = resolver.resolve(parameter.annotation, owner)
         if context_type is not None and context_type in _members(meaning):
             if parameter is parameters[0] and not has_context:
-                raise _taken_otherwise(task, parameter)
-            raise TaskError(f"Task {task!r}: {owner} is a JobContext; it must be the first parameter")
+                raise _changed_meaning(task, parameter)
+            raise TaskError(f"Task {task!r}: {owner} is a JobContext. Make it the first parameter")
         key, annotation = _stored_as(parameter, meaning)
         codecs[key] = codec_of(annotation, converter, f"Task {task!r}: {owner}")
         annotations[key] = annotation
@@ -124,21 +124,22 @@ def compile_binder(
     )
 
 
-def _taken_otherwise(task: str, first: Parameter) -> TaskError:
+def _changed_meaning(task: str, first: Parameter) -> TaskError:
     return TaskError(
         f"Task {task!r}: the annotation {first.annotation!r} of parameter {first.name!r} could not be "
-        "resolved when the task was registered, and is taken otherwise now. Define or import what it "
-        "names above the task."
+        "resolved when the task was registered, and now has another meaning. Define or import its names "
+        "above the task."
     )
 
 
 def returned_codec(function: Callable[..., object], converter: Callable[[], Converter]) -> Codec:
-    """Return the codec for the results of any function, from its return annotation; plain JSON without one.
+    """Return the codec for the results of a function, according to its return annotation.
 
-    If the annotation is a coroutine or an awaitable, the codec is that of its result.
+    Without an annotation, the codec accepts plain JSON. If the annotation is a coroutine or an awaitable, the
+    codec is that of its result.
 
     Raises:
-        TaskError: the annotation cannot be resolved, or has no form in JSON.
+        TaskError: The annotation cannot be resolved, or has no form in JSON.
     """
     inner: object = inspect.unwrap(function)
     while isinstance(inner, functools.partial):
@@ -146,14 +147,14 @@ def returned_codec(function: Callable[..., object], converter: Callable[[], Conv
     if inspect.ismethod(inner):
         inner = inner.__func__
     elif not isinstance(inner, types.FunctionType):
-        inner = getattr(type(inner), "__call__", inner)  # noqa: B004 - to reach the function itself
+        inner = getattr(type(inner), "__call__", inner)  # noqa: B004 - the function itself is needed
     if not isinstance(inner, types.FunctionType) or "return" not in inner.__annotations__:
-        return codec_of(Any, converter, "what it returns")
+        return codec_of(Any, converter, "the return value")
     name = inner.__qualname__
-    annotation = _Resolver(inner, name, None, {}).resolve(inner.__annotations__["return"], "what it returns")
+    annotation = _Resolver(inner, name, None, {}).resolve(inner.__annotations__["return"], "the return value")
     if get_origin(annotation) in _AWAITED:
         annotation = get_args(annotation)[-1]
-    return codec_of(annotation, converter, f"{name}: what it returns")
+    return codec_of(annotation, converter, f"{name}: the return value")
 
 
 _AWAITED: Final = (Awaitable, Coroutine, types.CoroutineType)
@@ -162,18 +163,18 @@ _AWAITED: Final = (Awaitable, Coroutine, types.CoroutineType)
 def takes_context(function: Callable[..., object], context_type: type, *, task: str) -> bool:
     """Return whether the function's first parameter is its context, according to its annotation.
 
-    It is if the annotation is the type, or the type or None, under whatever name it was imported. A name that
-    exists only for type checkers is accepted if it is the type's own name, alone or after a dot.
+    The annotation must be the type, or the type or None, under any imported name. A name that exists only for
+    type checkers counts if it is the type's own name, alone or after a dot.
 
     Raises:
-        TaskError: the annotation allows the context and another type, or the parameter cannot be positional.
+        TaskError: The annotation allows the context and another type, or the parameter cannot be positional.
     """
     parameters = list(inspect.signature(function).parameters.values())
     return bool(parameters) and _Resolver(function, task, context_type, {}).is_context(parameters[0])
 
 
 def make_converter() -> Converter:
-    """Return a cattrs converter that stores exactly and reads strictly; an app can add types to it."""
+    """Return a cattrs converter that stores values exactly and reads strictly; an app can add types to it."""
     from firelock.arguments.conversion import strict_converter  # noqa: PLC0415 - loads cattrs
 
     return strict_converter()
@@ -183,7 +184,7 @@ def check_callable(function: object) -> None:
     """Check that an object can be a task: a plain `def` or `async def`.
 
     Raises:
-        TaskError: it is anything else; the message contains the replacement.
+        TaskError: The object is anything else. The message contains the replacement.
     """
     name = getattr(function, "__qualname__", None) or repr(type(function).__name__)
     problem = next((problem for is_kind, problem in _NO_TASKS if is_kind(function)), None)
@@ -197,10 +198,10 @@ def _is_method(function: Any) -> bool:  # noqa: ANN401 - a function, when this i
 
 
 _NO_TASKS: Final[tuple[tuple[Callable[[object], bool], str], ...]] = (
-    (inspect.isclass, "a class; write a function that makes an instance"),
+    (inspect.isclass, "a class; write a function that creates an instance"),
     (inspect.iscoroutine, "a coroutine, the result of a call; pass the function itself, without ()"),
     (inspect.isgenerator, "a generator, the result of a call; write a function that returns a list"),
-    (inspect.ismethod, "a bound method; write a function that takes an id and loads the object"),
+    (inspect.ismethod, "a bound method; write a function that accepts an id and loads the object"),
     (
         lambda value: isinstance(value, (functools.partial, functools.partialmethod)),
         "a functools.partial; write a def, or pass the arguments when enqueuing",
@@ -210,14 +211,14 @@ _NO_TASKS: Final[tuple[tuple[Callable[[object], bool], str], ...]] = (
         "a staticmethod or classmethod object; write a function of the module",
     ),
     (inspect.isbuiltin, "a builtin; wrap it in a def with annotated parameters"),
-    (inspect.isgeneratorfunction, "a generator function; return a list, or enqueue one job a value"),
-    (inspect.isasyncgenfunction, "an async generator function; return a list, or enqueue one job a value"),
+    (inspect.isgeneratorfunction, "a generator function; return a list, or enqueue one job per value"),
+    (inspect.isasyncgenfunction, "an async generator function; return a list, or enqueue one job per value"),
     (
         lambda value: callable(value) and not inspect.isfunction(value),
         "a callable object; write a function that calls it",
     ),
     (lambda value: not inspect.isfunction(value), "not a function; decorate a def or async def"),
-    (_is_method, "a method; write a function that takes an id and loads the object"),
+    (_is_method, "a method; write a function that accepts an id and loads the object"),
 )
 
 
@@ -238,16 +239,16 @@ class _Resolver:
         self._task = task
         self._context_type = context_type
         self._globals = inner.__globals__
-        # Firelock's own JsonValue is a recursive type: treat it as plain JSON, like Any.
+        # Firelock's own JsonValue is a recursive type; treat it as plain JSON, like Any.
         aliases = {name: Any for name, value in self._globals.items() if value is JsonValue}
         self._names = {**namespace, **_closure(inner), **aliases}
         self.returned: object = inspect.signature(function).return_annotation
 
     def resolve(self, annotation: object, owner: str) -> object:
-        """Return the type of an annotation; Any if there is none.
+        """Return the type of an annotation; Any without an annotation.
 
         Raises:
-            TaskError: it cannot be resolved.
+            TaskError: The annotation cannot be resolved.
         """
         if annotation is Parameter.empty:
             return Any
@@ -264,14 +265,15 @@ class _Resolver:
         shown = annotation if isinstance(annotation, str) else describe(annotation)
         return TaskError(
             f"Task {self._task!r}: the annotation {shown!r} of {owner} cannot be resolved: {error}. A name "
-            "imported under TYPE_CHECKING must be imported for real, since arguments are converted by it."
+            "imported under TYPE_CHECKING must also be imported at run time, because it determines the "
+            "conversion of arguments."
         )
 
     def is_context(self, parameter: Parameter) -> bool:
         """Return whether the parameter takes the context.
 
         Raises:
-            TaskError: it also takes another type, or cannot be positional.
+            TaskError: The parameter also accepts another type, or cannot be positional.
         """
         context, owner = self._context_type, f"Task {self._task!r}: parameter {parameter.name!r}"
         if context is None:
@@ -283,9 +285,9 @@ class _Resolver:
         name = context.__name__
         if {*members} - {context, type(None)}:
             shown = describe(meaning).replace(f"{context.__module__}.{name}", name)
-            raise TaskError(f"{owner} is annotated {shown}; write {name}, or {name} | None")
+            raise TaskError(f"{owner} is annotated {shown}. Use {name}, or {name} | None")
         if parameter.kind not in _POSITIONAL:
-            raise TaskError(f"{owner} is a {name}; it must be the first parameter, given by position")
+            raise TaskError(f"{owner} is a {name}. Make it the first parameter, passed by position")
         return True
 
     def _hint(self, annotation: object, names: dict[str, object]) -> object:
@@ -300,7 +302,7 @@ class _Resolver:
         while True:
             try:
                 return self._hint(annotation, names)
-            except NameError as error:  # a name that only type checkers import, or that is not defined yet
+            except NameError as error:  # the name is imported only by type checkers, or is not defined yet
                 missing = error.name
                 if missing is None or missing in names:
                     return None
@@ -310,7 +312,7 @@ class _Resolver:
                     names[missing] = types.SimpleNamespace(**{context.__name__: context})
                 else:
                     return None
-            except Exception:  # noqa: BLE001 - `resolve` reports the problem, when types are needed
+            except Exception:  # noqa: BLE001 - `resolve` reports the problem when types are needed
                 return None
 
 
@@ -329,7 +331,7 @@ def _closure(function: types.FunctionType) -> dict[str, object]:
 
 
 def _stored_as(parameter: Parameter, annotation: object) -> tuple[str, object]:
-    """Return the stored name and annotation of a parameter: `*args` is a list, `**kwargs` a dict."""
+    """Return the stored name and annotation of a parameter; `*args` is a list, and `**kwargs` is a dict."""
     if parameter.kind is Parameter.VAR_POSITIONAL:
         return f"*{parameter.name}", list[annotation]  # type: ignore[valid-type]
     if parameter.kind is Parameter.VAR_KEYWORD:
@@ -342,8 +344,8 @@ def _stored_as(parameter: Parameter, annotation: object) -> tuple[str, object]:
 def _result_codec(
     resolver: _Resolver, flow_types: Sequence[type], converter: Callable[[], Converter]
 ) -> Codec:
-    """Return the codec of the function's results; a wrong return annotation does not prevent registration."""
-    owner = "what it returns"
+    """Return the codec of the function's results; an invalid annotation does not prevent registration."""
+    owner = "the return value"
     try:
         annotation = resolver.resolve(resolver.returned, owner)
         if is_union(annotation):
@@ -364,44 +366,44 @@ def _result_codec(
 
 @attrs.frozen
 class Signature:
-    """A function's parameters without its context: the names that a call may pass, and their places."""
+    """A function's parameters without its context, with the names and positions that a call may use."""
 
     name: str
     """The function's own name."""
 
     shown: str
-    """The signature for people: `create_report(day: str)`."""
+    """The signature for messages: `create_report(day: str)`."""
 
     positional: tuple[str, ...]
     positional_only: int
-    """How many of `positional`, from the front, cannot be passed by name."""
+    """The number of parameters at the start of `positional` that cannot be passed by name."""
     keyword_only: tuple[str, ...]
     star: str | None
-    """`*name` of the parameter that takes further positional arguments."""
+    """The `*name` of the parameter that accepts further positional arguments."""
     double_star: str | None
-    """`**name` of the parameter that takes further keyword arguments."""
+    """The `**name` of the parameter that accepts further keyword arguments."""
     defaults: Mapping[str, object]
 
     required: frozenset[str]
     order: tuple[str, ...]
-    """The names under which arguments are stored."""
+    """The names under which arguments are stored, in order."""
     _by_name: tuple[str, ...]
     resources: frozenset[str] = frozenset()
-    """Further parameters of the function, which the worker supplies."""
+    """The further parameters of the function, which the worker supplies."""
 
     def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Return the passed arguments by name, in the signature's order, as `inspect.Signature.bind` would.
 
         Raises:
-            SignatureMismatch: the call does not match the signature.
+            SignatureMismatch: The call does not match the signature.
         """
         allowed = len(self.positional)
         bound: dict[str, object] = dict(zip(self.positional, args, strict=False))
         if len(args) > allowed:
             if self.star is None:
                 plural = "argument" if allowed == 1 else "arguments"
-                told = f"; {_of_workers(self.resources)}" if self.resources else ""
-                self._refuse(f"takes {allowed} {plural} by position, {len(args)} were given{told}")
+                hint = f"; {_omit(self.resources)}" if self.resources else ""
+                self._refuse(f"takes {allowed} positional {plural}, but {len(args)} were given{hint}")
             bound[self.star] = list(args[allowed:])
         if kwargs:
             bound = self._bind_keywords(bound, kwargs)
@@ -412,11 +414,11 @@ class Signature:
         further: dict[str, object] = {}
         for name, value in kwargs.items():
             if name in self.resources:
-                self._refuse(f"was given {name!r}; {_of_workers([name])}")
+                self._refuse(f"was called with {name!r}; {_omit([name])}")
             elif name not in self._by_name:
                 further[name] = value
             elif name in bound:
-                self._refuse(f"was given {name!r} twice, by position and by name")
+                self._refuse(f"was called with {name!r} twice, by position and by name")
             else:
                 bound[name] = value
         if further:
@@ -426,10 +428,10 @@ class Signature:
         return {name: bound[name] for name in self.order if name in bound}
 
     def unbind(self, bound: Mapping[str, object]) -> _Call:
-        """Return the call that passes these arguments: the reverse of `bind`; the signature may be newer.
+        """Return the call that passes these arguments, the reverse of `bind`; the signature can be newer.
 
         Raises:
-            SignatureMismatch: the signature has changed, so that the arguments no longer match it.
+            SignatureMismatch: The signature has changed, so that the arguments no longer match it.
         """
         unknown = bound.keys() - set(self.order)
         missing = self.required - bound.keys()
@@ -440,22 +442,22 @@ class Signature:
         taken = sorted({*self._by_name, *self.resources} & extra.keys())
         parts += [f"{_quoted(taken)} is a parameter now"] if taken and not parts else []
         if parts:
-            self._refuse(f"no longer fits the stored arguments: {' and '.join(parts)}")
+            self._refuse(f"no longer matches the stored arguments: {' and '.join(parts)}")
         args = [*self._positional_values(bound, everything=bool(further)), *further]
         names = (*self.positional[len(args) :], *self.keyword_only)
         return tuple(args), {**{name: bound[name] for name in names if name in bound}, **extra}
 
     def named_call(self, arguments: Mapping[str, object]) -> _Call:
-        """Return the call for arguments given by name; positional-only ones are passed by position.
+        """Return the call for arguments by name; positional-only arguments are passed by position.
 
-        The values of `*name` and `**name` are those of the variable parameters.
+        The keys `*name` and `**name` contain the values of the variable parameters.
 
         Raises:
-            SignatureMismatch: a name is unknown, or a required one is missing.
+            SignatureMismatch: A name is unknown, or a required argument is missing.
         """
         further = {name: value for name, value in arguments.items() if name not in self.order}
         if given := self.resources & further.keys():
-            self._refuse(f"was given {_quoted(sorted(given))}; {_of_workers(given)}")
+            self._refuse(f"was called with {_quoted(sorted(given))}; {_omit(given)}")
         if further and self.double_star is None:
             self._refuse_names(further)
         self._require_all(arguments)
@@ -496,14 +498,14 @@ class Signature:
         self._refuse(f"has no parameter {_quoted(unknown)}{hint}")
 
 
-def _of_workers(resources: Collection[str]) -> str:
+def _omit(resources: Collection[str]) -> str:
     are, them = ("is a resource", "it") if len(resources) == 1 else ("are resources", "them")
     names = _quoted(sorted(resources))
-    return f"{names} {are}, opened by the worker that runs the job: leave {them} out"
+    return f"{names} {are}, which the worker opens for the job: omit {them}"
 
 
 def signature_of(name: str, parameters: Sequence[Parameter], resources: Collection[str] = ()) -> Signature:
-    """Return the signature of a function of that name, without its context and its resources."""
+    """Return the signature of a function with this name, without its context and its resources."""
 
     def names(*kinds: object, mark: str = "") -> tuple[str, ...]:
         return tuple(f"{mark}{each.name}" for each in parameters if each.kind in kinds)
@@ -528,9 +530,9 @@ def signature_of(name: str, parameters: Sequence[Parameter], resources: Collecti
 
 
 def _for_people(parameter: Parameter) -> Parameter:
-    """Return the parameter as shown to people.
+    """Return the parameter for display.
 
-    The annotation is shown as written. A default is shown, up to 80 characters, if it is a plain value.
+    The annotation is displayed as written. A default that is a plain value is displayed up to 80 characters.
     """
     if isinstance(parameter.annotation, str):
         parameter = parameter.replace(annotation=_Unquoted(parameter.annotation))
@@ -544,7 +546,7 @@ def _for_people(parameter: Parameter) -> Parameter:
 
 @attrs.frozen(repr=False)
 class _Unquoted:
-    """A string that a signature shows without quotes."""
+    """A string that a signature displays without quotes."""
 
     text: str
 
@@ -561,14 +563,14 @@ def _quoted(names: Iterable[str]) -> str:
 
 @attrs.define(eq=False, kw_only=True)
 class Binder:
-    """Turns the calls of one task into stored strings and back; one per task, safe for many threads."""
+    """The converter of one task's calls to stored strings and back; it is thread-safe."""
 
     task: str
     takes_context: bool
     """Whether the function's first parameter is its JobContext, which calls do not pass."""
     signature: Signature
     annotations: Mapping[str, object]
-    """The resolved type of each parameter, by the name under which it is stored."""
+    """The resolved type of each parameter, keyed by the name under which it is stored."""
     limit: int
     warn_at: int
     result_limit: int
@@ -597,7 +599,7 @@ class Binder:
 
     @property
     def defaults(self) -> Mapping[str, JsonValue]:
-        """The defaults in their stored form, for tags, without those that cannot be stored."""
+        """The defaults in their stored form, for tags; defaults that cannot be stored are omitted."""
         if self._defaults is None:
             self._defaults = {}
             for name, default in self.signature.defaults.items():
@@ -606,11 +608,11 @@ class Binder:
         return self._defaults
 
     def encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> JsonValue:
-        """Return the passed arguments as strict JSON by name; defaults are left out, and added by the run.
+        """Return the passed arguments as strict JSON by name; the run adds the omitted defaults.
 
         Raises:
-            SignatureMismatch: the call does not match the signature.
-            ArgumentError: a value does not match its annotation, or would not be equal after decoding.
+            SignatureMismatch: The call does not match the signature.
+            ArgumentError: A value does not match its annotation, or would not be equal after decoding.
         """
         try:
             return _checked(self._encode(args, kwargs))
@@ -623,9 +625,9 @@ class Binder:
         """Return the string to store for a call.
 
         Raises:
-            SignatureMismatch: the call does not match the signature.
-            ArgumentTooLarge: the string is larger than the limit.
-            ArgumentError: a value does not match its annotation, or would not be equal after decoding.
+            SignatureMismatch: The call does not match the signature.
+            ArgumentTooLarge: The string is larger than the limit.
+            ArgumentError: A value does not match its annotation, or would not be equal after decoding.
         """
         return self.encode_both(args, kwargs, serializer)[1]
 
@@ -645,15 +647,15 @@ class Binder:
     def encode_references(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], serializer: Serializer
     ) -> tuple[Mapping[str, JsonValue], str, Sequence[Reference]]:
-        """Return the results of `encode_both` for a call with outputs among its arguments, and their places.
+        """Return the results of `encode_both` for a call with outputs as arguments, and the outputs' places.
 
         Each output is encoded as null.
 
         Raises:
-            SignatureMismatch: the call does not match the signature.
-            ArgumentTooLarge: the string is larger than the limit.
-            ArgumentError: another value does not match its annotation, or an output is in a place where none
-                can be.
+            SignatureMismatch: The call does not match the signature.
+            ArgumentTooLarge: The string is larger than the limit.
+            ArgumentError: Another value does not match its annotation, or an output is in a place that does
+                not allow outputs.
         """
         found, name, done = list[Reference](), "", dict[str, object]()
         try:
@@ -690,15 +692,15 @@ class Binder:
         return cast("dict[str, JsonValue]", done)
 
     def decode(self, value: JsonValue) -> _Call:
-        """Return stored arguments as the call that they came from, checked against the present signature.
+        """Return the call from which these arguments were stored; check it against the current signature.
 
         Raises:
-            SignatureMismatch: the signature has changed, so that the arguments no longer match it.
-            ArgumentError: a value no longer matches its annotation.
+            SignatureMismatch: The signature has changed, so that the arguments no longer match it.
+            ArgumentError: A value no longer matches its annotation.
         """
         if not isinstance(value, dict):
             kind = type(value).__name__
-            raise ArgumentError(f"The stored arguments of {self.task} are a {kind}, not an object")
+            raise ArgumentError(f"The stored arguments of {self.task} must be an object, got {kind}")
         given, stored = tuple(value), value.values()
         is_plain = len(given) >= self._fewest and given == self._names[: len(given)]
         if is_plain and self._kinds[: len(given)] == tuple(map(type, stored)):
@@ -712,7 +714,7 @@ class Binder:
         except Misfit as misfit:
             misfit.under(name)
             raise ArgumentError(
-                f"A stored argument of {self.signature.shown} does not fit: {misfit}"
+                f"A stored argument does not match {self.signature.shown}: {misfit}"
             ) from misfit
         return (tuple(bound.values()), {}) if is_plain else self.signature.unbind(bound)
 
@@ -720,7 +722,7 @@ class Binder:
         """Return the value of one parameter from its stored form.
 
         Raises:
-            ArgumentError: it does not match the parameter's annotation.
+            ArgumentError: The stored form does not match the parameter's annotation.
         """
         try:
             return self._codecs[name].decode(stored)
@@ -728,11 +730,11 @@ class Binder:
             raise ArgumentError(str(misfit)) from misfit
 
     def decode_text(self, text: str, serializer: Serializer) -> _Call:
-        """Return a stored string as the call that it came from.
+        """Return the call from which a string was stored.
 
         Raises:
-            SignatureMismatch: the signature has changed, so that the arguments no longer match it.
-            ArgumentError: the string is damaged, or a value no longer matches its annotation.
+            SignatureMismatch: The signature has changed, so that the arguments no longer match it.
+            ArgumentError: The string is damaged, or a value no longer matches its annotation.
         """
         return self.decode(read_text(serializer, text))
 
@@ -740,9 +742,9 @@ class Binder:
         """Return the string to store for a result of the task, according to its return annotation.
 
         Raises:
-            ArgumentTooLarge: the string is larger than the limit for results.
-            ArgumentError: the result would not be equal after decoding; the message is the reason for its
-                absence.
+            ArgumentTooLarge: The string is larger than the limit for results.
+            ArgumentError: The result would not be equal after decoding. The message explains why it is not
+                stored.
         """
         try:
             text = write_text(serializer, cast("JsonValue", self._result.encode(value)))
@@ -752,16 +754,16 @@ class Binder:
             raise ArgumentError(f"The result of {self.task}, of type {kind}: {misfit}{hint}") from misfit
         if len(text) > self.result_limit // _WIDEST_CHARACTER and _bytes(text) > self.result_limit:
             raise ArgumentTooLarge(
-                f"The result of {self.task} is {_bytes(text):,} bytes, above the limit of "
-                f"{self.result_limit:,}; store it elsewhere and return a reference"
+                f"The result of {self.task} has {_bytes(text):,} bytes, above the limit of "
+                f"{self.result_limit:,}. Store it elsewhere and return a reference"
             )
         return text
 
     def decode_result_text(self, text: str, serializer: Serializer) -> object:
-        """Return a stored string as the result that it came from, in the type of the return annotation.
+        """Return the result from which a string was stored, in the type of the return annotation.
 
         Raises:
-            ArgumentError: the string is damaged, or does not match the present return annotation.
+            ArgumentError: The string is damaged, or does not match the current return annotation.
         """
         return self.decode_result(read_text(serializer, text))
 
@@ -769,19 +771,21 @@ class Binder:
         """Return the result that is stored as this JSON value.
 
         Raises:
-            ArgumentError: it does not match the present return annotation.
+            ArgumentError: The value does not match the current return annotation.
         """
         try:
             return self._result.decode(value)
         except Misfit as misfit:
-            raise ArgumentError(f"The stored result of {self.task} does not fit: {misfit}") from misfit
+            raise ArgumentError(
+                f"The stored result of {self.task} does not match its annotation: {misfit}"
+            ) from misfit
 
     # ---- error messages ----------------------------------------------------------------------------------
 
     def _explained(
         self, misfit: Misfit, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> ArgumentError:
-        """Return the error for the caller, with the parameter, position, type, problem and fix."""
+        """Return the error for the caller, which contains the parameter, position, type, problem and fix."""
         signature = self.signature
         bound = signature.bind(args, kwargs)
         name = str(misfit.steps[-1])
@@ -832,11 +836,11 @@ class Binder:
         )
         fix = "store it elsewhere and pass a reference"
         if size > self.limit:
-            raise ArgumentTooLarge(f"{facts}. The limit is {self.limit:,}: {fix}")
+            raise ArgumentTooLarge(f"{facts}. The limit is {self.limit:,}; {fix}")
         if not self._has_warned:
             self._has_warned = True
             warnings.warn(
-                f"{facts}. From {self.warn_at:,} on storages get slow: {fix}",
+                f"{facts}. Above {self.warn_at:,} bytes, storages become slow; {fix}",
                 LargeArgumentsWarning,
                 stacklevel=_level_outside(),
             )
@@ -844,7 +848,7 @@ class Binder:
 
 @attrs.frozen
 class ValueCodec:
-    """Turns values of one annotation into stored strings and back, as for arguments and results."""
+    """A codec that converts values of one annotation to stored strings and back, as for arguments."""
 
     owner: str
     """The description of the values, for messages: "The payload of signal 'approval'"."""
@@ -855,7 +859,7 @@ class ValueCodec:
         """Return the string to store.
 
         Raises:
-            ArgumentError: the value does not match the annotation, or would not be equal after decoding.
+            ArgumentError: The value does not match the annotation, or would not be equal after decoding.
         """
         try:
             return write_text(self.serializer, cast("JsonValue", self.codec.encode(value)))
@@ -867,13 +871,15 @@ class ValueCodec:
         """Return the value of a stored string.
 
         Raises:
-            ArgumentError: the string is damaged, or does not match the present annotation.
+            ArgumentError: The string is damaged, or does not match the current annotation.
         """
         value = read_text(self.serializer, text)
         try:
             return self.codec.decode(value)
         except Misfit as misfit:
-            raise ArgumentError(f"{self.owner} does not fit as it is stored: {misfit}") from misfit
+            raise ArgumentError(
+                f"{self.owner}, as stored, does not match its annotation: {misfit}"
+            ) from misfit
 
 
 def _hint(misfit: Misfit) -> str:
@@ -891,10 +897,10 @@ def _checked(value: object) -> JsonValue:
 
 
 def write_text(serializer: Serializer, value: JsonValue) -> str:
-    """Return the serializer's string of a value.
+    """Return the string that the serializer writes for a value.
 
     Raises:
-        Misfit: the value is not strict JSON.
+        Misfit: The value is not strict JSON.
     """
     if serializer.is_strict:
         return serializer.dumps(value)
@@ -904,14 +910,14 @@ def write_text(serializer: Serializer, value: JsonValue) -> str:
 
 
 def read_text(serializer: Serializer, text: str) -> JsonValue:
-    """Return the value of a serializer's string.
+    """Return the value of a string that the serializer wrote.
 
     Raises:
-        ArgumentError: the string cannot be read.
+        ArgumentError: The string cannot be read.
     """
     if serializer.is_strict:
         return serializer.loads(text)
-    with _blaming(serializer, "cannot read the text"):
+    with _blaming(serializer, "cannot read the string"):
         return _checked(serializer.loads(text))
 
 
@@ -934,10 +940,10 @@ def _level_outside() -> int:
 
 
 def codec_of(annotation: object, converter: Callable[[], Converter], owner: str) -> Codec:
-    """Return the codec of an annotation; `owner` names it in errors. The converter is created when needed.
+    """Return the codec of an annotation; errors call the value `owner`. The converter is created when needed.
 
     Raises:
-        TaskError: the annotation refers to itself, or the members of a union cannot be distinguished in JSON.
+        TaskError: The annotation refers to itself, or the members of a union cannot be distinguished in JSON.
     """
     annotation = unwrap(annotation)
     coder = json_coder_for(annotation, owner)
@@ -958,28 +964,31 @@ def _check_unions(annotation: object, converter: Callable[[], Converter], owner:
     """Check that the members of a union can be distinguished after they are stored.
 
     Raises:
-        TaskError: they cannot.
+        TaskError: The members cannot be distinguished.
     """
     if get_origin(annotation) is Literal:
         return
     members = [unwrap(each) for each in get_args(annotation) if not isinstance(each, list)]
     if is_union(annotation):
         members = [each for each in members if each not in (None, type(None))]
-        if len(members) > 1 and not _are_told_apart(annotation, members, converter):
+        if len(members) > 1 and not _are_distinguishable(annotation, members, converter):
             raise TaskError(
-                f"{owner} is annotated {describe(annotation)}, whose members cannot be told apart in JSON. "
-                "Use one of them, a union of text, numbers and lists, or attrs classes with different fields"
+                f"{owner} is annotated {describe(annotation)}, whose members cannot be distinguished in "
+                "JSON. Use one of them, a union of strings, numbers and lists, or attrs classes with "
+                "different fields"
             )
     for member in members:
         if member is not Ellipsis and json_coder_for(member, owner) is None:
             _check_unions(member, converter, owner)
 
 
-def _are_told_apart(union: object, members: Sequence[object], converter: Callable[[], Converter]) -> bool:
+def _are_distinguishable(
+    union: object, members: Sequence[object], converter: Callable[[], Converter]
+) -> bool:
     if not all(map(is_record, members)):
         return False
     try:
         converter().get_structure_hook(union)
-    except Exception:  # noqa: BLE001 - any error of cattrs means that it cannot
+    except Exception:  # noqa: BLE001 - any error of cattrs means that they are not distinguishable
         return False
     return True

@@ -1,4 +1,4 @@
-"""Tags made from a job's arguments: `user:{user_id}` → `user:42`."""
+"""Tags that are built from a job's arguments: `user:{user_id}` → `user:42`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ def check_tag_templates(templates: Sequence[str], parameter_names: Collection[st
     """Check that every template is a possible tag and contains only names of parameters, as `{name}`.
 
     Raises:
-        TaskError: there are too many templates, an unknown name, or a field that accesses part of a value.
+        TaskError: The number of templates is too large, or a template contains an unknown name or a field
+            that accesses part of a value.
     """
     if isinstance(templates, str):
-        raise TaskError(f"tags is the text {templates!r}. Give a list: tags=[{templates!r}]")
+        raise TaskError(f"tags must be a list, got the string {templates!r}. Use tags=[{templates!r}]")
     if len(templates) > MAX_TAGS:
-        raise TaskError(f"{len(templates)} tags; a job has at most {MAX_TAGS}")
+        raise TaskError(f"A job can have at most {MAX_TAGS} tags, got {len(templates)}")
     for template in templates:
         if not isinstance(template, str):
-            raise TaskError(f"A tag is text, not {type(template).__name__}")
+            raise TaskError(f"A tag must be a string, got {type(template).__name__}")
         check_names("Tag", template, parameter_names)
         literals, names = zip(*pieces("Tag", template), strict=True) if template else ((), ())
         fixed = "".join(literals)
@@ -42,11 +43,11 @@ def format_tags(
 ) -> tuple[str, ...]:
     """Return the tags for arguments in their stored form, as `Binder.encode` returns them.
 
-    The tags are in order and without duplicates. Numbers and booleans are written as in JSON. An omitted
-    argument has its default.
+    The tags are in order and without duplicates. Numbers and booleans are written as in JSON. The default of
+    an omitted argument is used.
 
     Raises:
-        ArgumentError: a value is not a string, number or boolean, or makes a tag too long or unprintable.
+        ArgumentError: A value is not a string, number or boolean, or makes a tag too long or unprintable.
     """
     if not templates:
         return ()
@@ -55,7 +56,7 @@ def format_tags(
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Return plain tags after the same checks as for formatted ones; braces are ordinary characters here."""
+    """Check plain tags like formatted tags and return them; braces are ordinary characters in them."""
     return format_tags([tag.replace("{", "{{").replace("}", "}}") for tag in tags], {}, defaults={})
 
 
@@ -74,5 +75,5 @@ def _problem_with(tag: str) -> str | None:
     if not tag:
         return "is empty"
     if len(tag) > MAX_TAG_LENGTH:
-        return f"is {len(tag)} characters long; at most {MAX_TAG_LENGTH} are allowed"
-    return None if tag.isprintable() else "holds characters that cannot be printed"
+        return f"has {len(tag)} characters; at most {MAX_TAG_LENGTH} are allowed"
+    return None if tag.isprintable() else "contains characters that are not printable"

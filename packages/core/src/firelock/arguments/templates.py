@@ -1,4 +1,4 @@
-"""Strings built from a job's arguments by name: `user:{user_id}` → `user:42`; for tags and keys."""
+"""Templates of tags and keys, which contain names of a job's arguments: `user:{user_id}` → `user:42`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from firelock.arguments.serializer import JsonValue
 from firelock.errors import ArgumentError, TaskError
 
 Pieces = tuple[tuple[str, str | None], ...]
-"""Pairs of literal text and the name that follows it; None if no name follows."""
+"""Pairs of a literal string and the name that follows it; None if no name follows."""
 
 _WORDS: Final = {None: "null", True: "true", False: "false"}
 
@@ -21,18 +21,18 @@ def pieces(noun: str, template: str) -> Pieces:
     """Return the parts of a template; `noun` is its name in messages, such as "Tag".
 
     Raises:
-        TaskError: it contains more than plain names in braces.
+        TaskError: The template contains more than plain names in braces.
     """
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise TaskError(
-            f"{noun} {template!r} is no template: {error}. Write a brace twice to mean itself"
+            f"{noun} {template!r} is not a valid template: {error}. Use '{{{{' or '}}}}' for a literal brace"
         ) from error
     for _, name, spec, conversion in parsed:
         if name is not None and (spec or conversion or not name.isidentifier()):
             raise TaskError(
-                f"{noun} {template!r} holds more than plain names: use {{name}} and nothing else in braces"
+                f"{noun} {template!r} contains more than plain names: use only {{name}} in braces"
             )
     return tuple((literal, name) for literal, name, _, _ in parsed)
 
@@ -46,13 +46,13 @@ def check_names(noun: str, template: str, parameter_names: Collection[str]) -> N
     """Check that a template contains only names of parameters.
 
     Raises:
-        TaskError: it contains another name, or more than plain names.
+        TaskError: The template contains another name, or more than plain names.
     """
     for _, name in pieces(noun, template):
         if name is not None and name not in parameter_names:
             known = ", ".join(parameter_names) or "none"
             raise TaskError(
-                f"{noun} {template!r} names {name!r}. Parameters that can be named plainly: {known}"
+                f"{noun} {template!r} contains {name!r}, which it cannot use. Usable parameters: {known}"
             )
 
 
@@ -60,7 +60,7 @@ def text_of(noun: str, template: str, name: str, values: Mapping[str, JsonValue]
     """Return the string for one stored argument; numbers and booleans are written as in JSON.
 
     Raises:
-        ArgumentError: it is missing, or is not a string, number or boolean.
+        ArgumentError: The argument is missing, or is not a string, number or boolean.
     """
     value = values.get(name, values)
     if isinstance(value, str):
@@ -69,7 +69,7 @@ def text_of(noun: str, template: str, name: str, values: Mapping[str, JsonValue]
         return _WORDS[value]
     if isinstance(value, int | float):
         return str(value)
-    made = f"{noun} {template!r} is made from {name!r}, which is"
+    made = f"{noun} {template!r} uses {name!r}, which is"
     if name not in values:
         raise ArgumentError(f"{made} omitted; its default cannot be stored")
-    raise ArgumentError(f"{made} stored as {type(value).__name__}; only text and numbers can")
+    raise ArgumentError(f"{made} stored as {type(value).__name__}; only strings and numbers can")

@@ -39,7 +39,7 @@ def check_meta(meta: object) -> Mapping[str, str]:
         if not isinstance(value, str):
             raise ConfigurationError(f"Meta {key!r} is {shown(value)}; it takes a text: {str(value)[:60]!r}.")
         if not value.isprintable():
-            raise ConfigurationError(f"Meta {key!r} holds characters that cannot be printed: {shown(value)}.")
+            raise ConfigurationError(f"Meta {key!r} contains characters that are not printable: {shown(value)}.")
     copy = dict(meta)
     write_meta(copy)
     return MappingProxyType(copy)
