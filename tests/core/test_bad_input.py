@@ -58,7 +58,7 @@ BAD = [
     (
         lambda desk: Firelock("memory://u:secret@[host"),
         ConfigurationError,
-        "The URL of scheme 'memory' cannot be read; look at its brackets and its port.",
+        "The URL of scheme 'memory' cannot be parsed; check its brackets and its port.",
     ),
     (
         lambda desk: Firelock(""),

@@ -1273,7 +1273,7 @@ def emits_too_much(job: JobContext):
     ("function", "words"),
     [
         (emits_bytes, r"emit\(\) accepts only a string, got b'x'. Use json.dumps"),
-        (emits_nul, "cannot be stored: NUL character in text"),
+        (emits_nul, "cannot be stored: NUL character in string"),
         (emits_nowhere, "A stream name must have 1 to 64 letters, digits, .*, got 'a b'"),
         (emits_too_much, "Stream 'out' of job .* would have 5,242,880 bytes, above the limit of 4,194,304"),
     ],
