@@ -18,6 +18,8 @@ from benchmarks.entry import Figures
 
 SOURCES = 1_000
 """Jobs that really run before they are copied."""
+ROUND_MICROS = 100_000
+"""Time between two rounds of copies: a thousand jobs are enqueued and run in a tenth of a second."""
 WAITING = "waiting"
 """A queue that no server is told to serve."""
 
@@ -63,7 +65,8 @@ def find_table(tables: Collection[Table], *columns: str) -> Table:
 def multiply(database: Path, *, stored: int) -> None:
     """Leave `stored` finished jobs where at least `SOURCES` are, and counter rows that say so.
 
-    The copies keep the first part of their ids, the instant, so new jobs still sort behind all of them.
+    The copies keep the first part of their ids, the time, so new jobs still sort after all of them. Each round of
+    copies is `ROUND_MICROS` older than the next one, so that lists have as many different times as in real use.
     """
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         tables = read_tables(connection)
@@ -93,7 +96,7 @@ def count_finished(connection: sqlite3.Connection, jobs: Table) -> int:
 
 def prepare_copies(connection: sqlite3.Connection, jobs: Table, *, copies: int) -> None:
     """Fill a table of this connection with the id of each copy beside that of its source."""
-    connection.execute("create temp table copies (source text not null, copy text not null)")
+    connection.execute("create temp table copies (source text not null, copy text not null, micros integer)")
     connection.execute(
         f"""
         with recursive
@@ -105,21 +108,25 @@ def prepare_copies(connection: sqlite3.Connection, jobs: Table, *, copies: int) 
                 select 0 union all select number + 1 from rounds where number < :copies / :sources
             )
         insert into temp.copies
-        select id, substr(id, 1, 14) || printf('7000-8000-%012x', number * :sources + place)
+        select
+            id, substr(id, 1, 14) || printf('7000-8000-%012x', number * :sources + place),
+            (:copies / :sources + 1 - number) * :micros
         from rounds cross join sources limit :copies
         """,
-        {"sources": SOURCES, "copies": copies},
+        {"sources": SOURCES, "copies": copies, "micros": ROUND_MICROS},
     )
     connection.execute("create index temp.copied on copies (source)")
 
 
 def copy_rows(connection: sqlite3.Connection, table: Table, *, key: str) -> None:
-    """Store a copy of each source's rows under each copy's id."""
-    others = ", ".join(f'"{column}"' for column in table.columns if column != key)
+    """Store a copy of each source's rows under each copy's id, with earlier times."""
+    others = [column for column in table.columns if column != key]
+    names = ", ".join(f'"{column}"' for column in others)
+    values = ", ".join(f'"{name}" - micros' if name.endswith("_at") else f'"{name}"' for name in others)
     connection.execute(
         f"""
-        insert into "{table.name}" ("{key}", {others})
-        select copies.copy, {others}
+        insert into "{table.name}" ("{key}", {names})
+        select copies.copy, {values}
         from temp.copies join "{table.name}" on "{table.name}"."{key}" = copies.source
         """
     )

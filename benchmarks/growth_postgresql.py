@@ -7,10 +7,9 @@ sort. Afterwards everything is as autovacuum and a checkpoint would have left it
 
 from __future__ import annotations
 
-from benchmarks.growth import SOURCES, WAITING
+from benchmarks.growth import ROUND_MICROS, SOURCES, WAITING
 from benchmarks.postgresql_server import PostgresqlServer
 
-ROUND_MICROS = 100_000
 ORIGINS = {"succeeded": "7000-8000-", "enqueued": "7000-8001-"}
 """What copies in a state have in their ids, behind the instant, so that new jobs sort behind all of them."""
 
