@@ -98,7 +98,7 @@ def keys_of_scripts():
 # ---- completeness of the page ----------------------------------------------------------------------------
 
 
-def test_every_call_of_a_script_names_its_command():
+def test_every_call_of_a_script_has_a_literal_command():
     """A command that comes from elsewhere is passed to `many`, and read in the call that passes it."""
     other = {(name, call) for name, text in scripts().items() for call in OTHER_CALL.findall(text)}
 
@@ -106,14 +106,14 @@ def test_every_call_of_a_script_names_its_command():
     assert all(call.startswith("command, key, ") for _, call in other)
 
 
-def test_the_recipe_has_every_command_and_no_other(server):
+def test_recipe_has_exactly_the_used_commands(server):
     """The recipe has exactly the commands of the scripts, of Python and of the driver."""
     commands = {str(one[0]).lower() for one in server.ask("COMMAND")}
 
     assert called_by_scripts() | called_by_python(commands) | DRIVER == allowed()
 
 
-def test_the_page_lists_every_key():
+def test_page_lists_every_key():
     """Each key begins a row, alone or next to others of its kind."""
     section = PAGE.partition("## Keys")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]*`) \|", section, re.M)
@@ -123,7 +123,7 @@ def test_the_page_lists_every_key():
     assert listed <= keys_of_scripts()
 
 
-def test_the_page_lists_every_option():
+def test_page_lists_every_option():
     """The page uses the option names of the URL."""
     section = PAGE.partition("## Options of the URL")[2].partition("\n## ")[0]
     listed = {
@@ -229,7 +229,7 @@ def look(fire, succeeded, failed):
     assert fire.storage.diagnose()
 
 
-def test_a_whole_life_needs_no_more_than_the_recipe(limited):
+def test_recipe_suffices_for_all_jobs_and_reads(limited):
     """Only one command is refused, which is documented as optional."""
     fire = Firelock(url_of(limited))
 
@@ -239,7 +239,7 @@ def test_a_whole_life_needs_no_more_than_the_recipe(limited):
     assert refusals(limited) == {"config"}
 
 
-def test_the_settings_are_told_to_who_may_ask(limited):
+def test_addition_for_settings_lets_the_storage_read_them(limited):
     """With the page's addition no command is refused."""
     limited.ask(*_user(*addition("persistence")))
     fire = Firelock(url_of(limited))
@@ -251,7 +251,7 @@ def test_the_settings_are_told_to_who_may_ask(limited):
     assert refusals(limited) == set()
 
 
-def test_emptying_the_storage_needs_its_addition(limited):
+def test_clearing_the_storage_needs_its_addition(limited):
     """Only tests empty the storage. Without the addition, nothing is deleted."""
     fire = Firelock(url_of(limited))
     fire.storage.migrate()
@@ -311,7 +311,7 @@ def test_a_cluster_needs_its_addition(cluster):
     assert refused == set()
 
 
-def test_sentinels_need_to_be_asked_for_primaries_alone(group):
+def test_user_of_the_sentinels_needs_one_command(group):
     """The user of the Sentinels is a different one than that of the servers."""
     group.empty()
     (rule,) = re.findall(r"On the Sentinels, the user needs `(\+\S+)`", PAGE)
@@ -346,14 +346,14 @@ def login(server):
     ],
     ids=" ".join,
 )
-def test_what_is_outside_the_prefix_is_refused(limited, command):
+def test_keys_outside_the_prefix_are_refused(limited, command):
     """Keys and channels outside the prefix are refused, in plain commands and in scripts."""
     with login(limited) as client, pytest.raises(redis.ResponseError, match=REFUSED):
         client.execute_command(*command)
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "KEYS *", "ACL LIST", "SHUTDOWN", "MONITOR", "SCAN 0"])
-def test_what_the_package_does_not_call_is_refused(limited, command):
+def test_commands_that_the_package_does_not_use_are_refused(limited, command):
     """A person who gets the password can neither stop the server nor read other data."""
     with login(limited) as client, pytest.raises(redis.exceptions.NoPermissionError):
         client.execute_command(*command.split())

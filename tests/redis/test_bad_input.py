@@ -37,7 +37,7 @@ def assert_says(line, *words):
     ],
     ids=["wrong", "missing"],
 )
-def test_a_password_that_is_not_right_is_said_and_not_shown(program, password, login, said):
+def test_wrong_password_is_reported_without_showing_it(program, password, login, said):
     """The password is neither in the error nor in its causes; the server is not called unreachable."""
     with RedisServer(program, {"requirepass": password}) as server:
         line = refusal(f"redis://{login}{HOST}:{server.port}/0", StorageError)
@@ -48,7 +48,7 @@ def test_a_password_that_is_not_right_is_said_and_not_shown(program, password, l
 @pytest.mark.parametrize(
     "rights", [["+@read"], ["+@read", "+evalsha", "+eval", "+del", "+time"]], ids=["all", "in a script"]
 )
-def test_a_user_without_the_rights_is_told_where_they_are_listed(program, rights):
+def test_missing_permission_error_names_the_list_of_commands(program, rights):
     """The line refers to the list of Firelock's commands. Old servers use other words in a script."""
     with RedisServer(program) as server:
         rights = (*rights, "+@connection", "+info")
@@ -62,13 +62,13 @@ def test_a_user_without_the_rights_is_told_where_they_are_listed(program, rights
 # ---- availability ----------------------------------------------------------------------------------------
 
 
-def test_a_place_where_nobody_listens_is_named(tmp_path):
+def test_unreachable_server_error_names_the_address(tmp_path):
     """A server might be started later at the port or the socket, so a repeated call may succeed."""
     for place in (f"redis://{HOST}:{free_port()}/0", f"unix://{tmp_path}/none.sock"):
         assert_says(refusal(place, StorageUnavailable), place, "cannot be reached")
 
 
-def test_a_server_that_does_not_answer_is_given_up(server):
+def test_unresponsive_server_times_out(server):
     """The URL's timeout ends the call. The server is not reported as unreachable."""
     with FaultProxy(server.address) as proxy:
         proxy.black_hole()
@@ -78,7 +78,7 @@ def test_a_server_that_does_not_answer_is_given_up(server):
     assert_says(line, f"{HOST}:{proxy.port}", "did not respond in time")
 
 
-def test_what_is_no_redis_is_said():
+def test_different_protocol_is_reported():
     """A different server at the port is distinguished from none."""
     with stranger() as port:
         line = refusal(f"redis://{HOST}:{port}/0", StorageError)
@@ -96,14 +96,14 @@ def test_what_is_no_redis_is_said():
     ],
     ids=["tls", "cluster", "sentinel", "database"],
 )
-def test_a_single_server_is_taken_for_nothing_else(server, url, kind, said):
+def test_wrong_scheme_for_a_single_server_is_reported(server, url, kind, said):
     """The line names the scheme to use instead, or the missing feature."""
     place = f"{HOST}:{server.port}"
 
     assert_says(refusal(url.format(place), kind), place, *said)
 
 
-def test_a_key_that_is_not_firelocks_is_said(server):
+def test_foreign_key_with_the_prefix_is_reported(server):
     """Scripts detect such a key too, although old servers report it with other words."""
     server.empty()
     with closing(open_storage(server.url())) as storage:
@@ -118,7 +118,7 @@ def test_a_key_that_is_not_firelocks_is_said(server):
 
 
 @pytest.mark.parametrize("program", with_tls())
-def test_a_tls_port_is_used_by_its_scheme_and_authority(program, tmp_path):
+def test_tls_port_needs_its_scheme_and_authority(program, tmp_path):
     """The line names the scheme, or the option for the trusted authority. With both, the server is used."""
     with RedisServer(program, tls=write_certificates(tmp_path)) as server:
         plain = refusal(f"redis://{HOST}:{server.port}/0", StorageUnavailable)
@@ -134,7 +134,7 @@ def test_a_tls_port_is_used_by_its_scheme_and_authority(program, tmp_path):
 # ---- roles -----------------------------------------------------------------------------------------------
 
 
-def test_a_replica_is_told_from_its_primary(program, server):
+def test_replica_is_refused(program, server):
     """A replica accepts no writes, at least for now. The line names the scheme that finds the primary."""
     with RedisServer(program, {"replicaof": f"{HOST} {server.port}"}) as replica:
         line = refusal(replica.url(), StorageUnavailable)
@@ -142,14 +142,14 @@ def test_a_replica_is_told_from_its_primary(program, server):
     assert_says(line, f"{HOST}:{replica.port}", "it is a replica", "redis+sentinel://")
 
 
-def test_a_node_of_a_cluster_is_not_taken_for_a_single_server(cluster):
+def test_cluster_node_is_refused_as_a_single_server(cluster):
     """Every node returns the same error, including the owner of the first key."""
     for node in cluster.nodes:
         line = refusal(node.url(), StorageError)
         assert_says(line, f"{HOST}:{node.port}", "node of a cluster", "use redis+cluster://")
 
 
-def test_a_sentinel_is_asked_for_a_service_that_it_knows(group):
+def test_unknown_sentinel_service_is_reported(group):
     """An unknown service is named in the error, and a Sentinel is not taken for a server."""
     sentinel = group.sentinels[0]
 
@@ -161,7 +161,7 @@ def test_a_sentinel_is_asked_for_a_service_that_it_knows(group):
 # ---- eviction and memory ---------------------------------------------------------------------------------
 
 
-def test_an_evicting_policy_is_refused_before_the_first_job(program):
+def test_evicting_policy_is_refused_before_the_first_job(program):
     """A policy that evicts would drop jobs. The line names it, the one to set, and the option to allow it."""
     with RedisServer(program, {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}) as server:
         line = refusal(server.url(), StorageError)
@@ -172,7 +172,7 @@ def test_an_evicting_policy_is_refused_before_the_first_job(program):
         careless.close()
 
 
-def test_a_full_memory_refuses_jobs_and_says_so(program):
+def test_enqueue_fails_while_memory_is_full(program):
     """Nothing of a refused job is stored. As soon as memory is free, the next job is accepted."""
     with RedisServer(program) as server:
         fire = Firelock(server.url())

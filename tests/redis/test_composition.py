@@ -47,7 +47,7 @@ def elsewhere(scene, job_id):
 
 
 @parted
-def test_members_callers_and_inputs_that_lie_elsewhere_are_refused(scene):
+def test_related_jobs_in_other_partitions_are_refused(scene):
     """Jobs that are counted together or wait for one another must be in one partition."""
     batch = scene.batch()
     other = elsewhere(scene, batch)
@@ -61,7 +61,7 @@ def test_members_callers_and_inputs_that_lie_elsewhere_are_refused(scene):
 
 
 @parted
-def test_a_member_whose_key_lies_elsewhere_is_refused_and_told_what_helps(scene):
+def test_member_with_a_key_in_another_partition_is_refused_with_a_fix(scene):
     """The error proposes to store the batch in the key's partition, where its members are then too."""
     batch = scene.batch(beside="tenant:7")
     far = next(
@@ -76,7 +76,7 @@ def test_a_member_whose_key_lies_elsewhere_is_refused_and_told_what_helps(scene)
 
 
 @parted
-def test_signals_reach_jobs_of_every_partition_by_one_call(scene):
+def test_signals_reach_jobs_of_every_partition(scene):
     """The sender does not need to know a job's partition."""
     holder = scene.begin()
     jobs = [scene.add(id=id) for id in scene.storage.new_ids(8, [f"k{n}" for n in range(8)])]
@@ -92,7 +92,7 @@ def test_signals_reach_jobs_of_every_partition_by_one_call(scene):
 
 
 @parted
-def test_who_waits_for_a_job_of_another_partition_looks_again(scene):
+def test_job_that_waits_for_another_partition_checks_again(scene):
     """No script can read both partitions, so the job is enqueued at intervals to check the other one.
 
     It is also enqueued as soon as the called job in its own partition has ended.
@@ -145,7 +145,7 @@ def counted(proxy):
         yield scene
 
 
-def test_members_are_stored_and_ended_as_plain_jobs_are(counted, proxy):
+def test_members_take_as_few_round_trips_as_plain_jobs(counted, proxy):
     """A chunk of members takes one round trip, and so do a hundred ends with the next claim."""
     batch = counted.batch()
     members = [counted.new_member(batch) for _ in range(MANY)]
@@ -160,7 +160,7 @@ def test_members_are_stored_and_ended_as_plain_jobs_are(counted, proxy):
     assert (MANY, 0, 0, MANY, 0, 0) == counted.counts(batch)
 
 
-def test_a_step_is_one_round_trip_and_an_end_behind_it_another(counted, proxy):
+def test_step_and_end_take_one_round_trip_each(counted, proxy):
     """A memo changes the record of its run.
 
     The process that has claimed the job remembers the change, and ends the job with one script.
@@ -198,7 +198,7 @@ def test_plain_jobs_run_no_command_of_batches(server, scene):
     assert (PLAIN, set()) == (few, set(ran) - {*PLAIN, *AROUND})
 
 
-def test_members_of_several_batches_end_by_the_commands_of_plain_jobs(server, scene):
+def test_members_of_several_batches_end_with_few_additional_commands(server, scene):
     """An exchange needs two more commands per batch, and two for each batch without active members."""
     holder = scene.begin()
     batches = [scene.batch_of(10)[0] for _ in range(3)]
@@ -223,7 +223,7 @@ def test_members_of_several_batches_end_by_the_commands_of_plain_jobs(server, sc
 
 
 @pytest.mark.parametrize("due", [None, 2 * DAY], ids=["filled", "held"])
-def test_a_batch_that_comes_with_its_members_is_as_one_that_came_before_them(scene, due):
+def test_batch_stored_with_members_equals_one_stored_before_them(scene, due):
     """One script stores a batch with its members, and every property of a batch that the other one stores."""
     fields = {
         "fails_fast": True, "keeps": (DAY, None, 2 * DAY), "tags": ("a", "b"), "reason": "filled by ada",
@@ -262,7 +262,7 @@ def commands_of(server):
 
 
 @alone_and_parted
-def test_a_sweep_goes_on_where_the_limit_stopped_it(scene):
+def test_sweep_continues_after_its_limit(scene):
     """Each member is checked only once, however small the steps are."""
     batch, members = scene.batch_of(25)
     scene.apply(deletes(batch))
@@ -275,7 +275,7 @@ def test_a_sweep_goes_on_where_the_limit_stopped_it(scene):
     assert 0 == scene.storage.release(4)
 
 
-def test_a_member_that_comes_while_others_are_stopped_is_stopped(scene):
+def test_member_added_during_a_stop_is_stopped(scene):
     """The late member was created earlier, so it might be sorted before members that were already checked."""
     batch, _ = scene.batch_of(20, fails_fast=True)
     scene.settle(fails(scene.take(scene.begin(), 1)[0]))
@@ -293,7 +293,7 @@ def test_a_member_that_comes_while_others_are_stopped_is_stopped(scene):
 
 
 @alone_and_parted
-def test_nothing_stays_of_a_batch_and_its_members(scene, server):
+def test_pruning_deletes_all_data_of_a_batch(scene, server):
     """Memos, streams, ties and counts are deleted with their jobs."""
     before = set(keys_of(server))
     batch = scene.new_batch(keeps=(DAY, DAY, DAY))
@@ -326,7 +326,7 @@ def test_nothing_stays_of_a_batch_and_its_members(scene, server):
     assert left <= {"seq", "ends", "ties", "layout", "s", "ss", "sl", "sx", "sb", "living", "turn", "pausing"}
 
 
-def test_a_requeue_takes_results_for_needed_again(scene, server):
+def test_requeued_job_keeps_its_inputs(scene, server):
     """A result that another job takes is kept until that job has ended, even after a requeue."""
     batch, (parent,) = scene.batch_of(1, keeps=(None, None, None))
     child = scene.new_tied(

@@ -38,7 +38,7 @@ def tasks_of(fire):
     return echo, fail
 
 
-def test_nothing_new_is_stored(fire):
+def test_full_memory_refuses_new_data(fire):
     """Jobs, continuations, definitions and small records are refused as long as memory is full."""
     echo, _ = tasks_of(fire)
     parent = echo.enqueue(1)
@@ -57,7 +57,7 @@ def test_nothing_new_is_stored(fire):
     assert sum(fire.jobs.counts().by_state.values()) == 1
 
 
-def test_what_is_stored_drains(fire):
+def test_full_memory_lets_stored_jobs_run_and_expire(fire):
     """Jobs run, fail, wait and follow one another, a server can start, and expired jobs are pruned."""
     echo, fail = tasks_of(fire)
     first, failing = echo.enqueue(1), fail.enqueue()
@@ -73,7 +73,7 @@ def test_what_is_stored_drains(fire):
     assert not fire.storage.counts().by_state
 
 
-def test_operators_and_locks_go_on(fire):
+def test_full_memory_allows_operators_and_locks(fire):
     """A person who frees memory with these commands is not hindered."""
     echo, _ = tasks_of(fire)
     job = echo.using(queue="mail").enqueue(1)
@@ -92,7 +92,7 @@ def test_operators_and_locks_go_on(fire):
     assert fire.storage.counts().by_state == {"deleted": 1}
 
 
-def test_a_refused_enqueue_is_untouched(fire):
+def test_refused_enqueue_is_marked_as_untouched(fire):
     """A caller can send any kind of job again without creating a second one."""
     echo, _ = tasks_of(fire)
     keyed = fire.task(name="keyed", unique=Unique("{number}"))(lambda number: None)

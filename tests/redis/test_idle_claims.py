@@ -42,7 +42,7 @@ def hear_of_nothing(app, queues):
 
 
 @pytest.mark.parametrize("queues", QUEUES)
-def test_jobs_that_came_since_are_found(app, other, queues):
+def test_idle_claim_finds_new_jobs(app, other, queues):
     """New jobs are found whether or not their notification arrives before the claim."""
     hear_of_nothing(app, queues)
     other.noop.enqueue_many([(0,), (1,)])
@@ -50,7 +50,7 @@ def test_jobs_that_came_since_are_found(app, other, queues):
     assert 2 == len(claim(app, queues).jobs)
 
 
-def test_jobs_with_limits_are_found(app, other):
+def test_idle_claim_finds_jobs_with_limits(app, other):
     """Jobs with limits are in lanes, separate from other jobs."""
     hear_of_nothing(app, ["default"])
     other.noop.using(limits=[Turns("tenant:1")]).enqueue(0)
@@ -58,7 +58,7 @@ def test_jobs_with_limits_are_found(app, other):
     assert 1 == len(claim(app, ["default"]).jobs)
 
 
-def test_jobs_of_other_and_paused_queues_are_not_found(app, other):
+def test_idle_claim_skips_other_and_paused_queues(app, other):
     """The smaller script applies the same rules as any claim."""
     other.noop.using(queue="other").enqueue(0)
     hear_of_nothing(app, ["default"])
@@ -69,7 +69,7 @@ def test_jobs_of_other_and_paused_queues_are_not_found(app, other):
     assert [] == claim(app, None).jobs
 
 
-def test_the_next_due_instant_is_told(app, other):
+def test_idle_claim_returns_the_next_due_time(app, other):
     """The due time lets the server claim the job in time."""
     hear_of_nothing(app, None)
     assert claim(app, None).next_due_at is None
@@ -79,7 +79,7 @@ def test_the_next_due_instant_is_told(app, other):
     assert job.record().due_at == claim(app, None).next_due_at
 
 
-def test_a_lost_session_is_told(app, other):
+def test_idle_claim_reports_a_lost_session(app, other):
     """A lost session is reported even if jobs could be claimed."""
     hear_of_nothing(app, None)
     other.fire.storage.end_session("session", [], reason="lost")
@@ -91,7 +91,7 @@ def test_a_lost_session_is_told(app, other):
     assert [] == found.jobs
 
 
-def test_an_idle_claim_is_one_round_trip_that_writes_nothing(server):
+def test_idle_claim_takes_one_round_trip_without_writing(server):
     """The script reads the session, the queues with jobs, and the first due job."""
     server.empty()
     with CountingProxy(server) as proxy, app_at(proxy.url()) as app:

@@ -45,7 +45,7 @@ def onlooker(server, counted):
 # ---- storing ---------------------------------------------------------------------------------------------
 
 
-def test_an_enqueue_is_one_round_trip(counted, proxy):
+def test_enqueue_takes_one_round_trip(counted, proxy):
     """A job with options takes one round trip too."""
     with proxy.measure() as measure:
         for number in range(FEW):
@@ -56,7 +56,7 @@ def test_an_enqueue_is_one_round_trip(counted, proxy):
     assert (0, FEW + 2) == (measure.traffic.connections, measure.traffic.trips)
 
 
-def test_five_hundred_jobs_are_one_round_trip(counted, proxy):
+def test_five_hundred_jobs_take_one_round_trip(counted, proxy):
     """Many jobs are stored 500 at a time."""
     with proxy.measure() as measure:
         counted.noop.enqueue_many([(number,) for number in range(500)])
@@ -67,7 +67,7 @@ def test_five_hundred_jobs_are_one_round_trip(counted, proxy):
 # ---- running ---------------------------------------------------------------------------------------------
 
 
-def test_at_saturation_jobs_share_round_trips(counted, onlooker, proxy):
+def test_saturated_server_shares_round_trips_between_jobs(counted, onlooker, proxy):
     """Twenty jobs take at most one round trip, and a job 600 bytes, including the server's start and end."""
     onlooker.noop.enqueue_many([(number,) for number in range(MANY)])
 
@@ -78,7 +78,7 @@ def test_at_saturation_jobs_share_round_trips(counted, onlooker, proxy):
     assert measure.traffic.sent + measure.traffic.received <= 600 * MANY
 
 
-def test_jobs_that_come_one_at_a_time_cost_a_server_three_round_trips(counted, onlooker, proxy):
+def test_single_jobs_take_at_most_three_round_trips_of_a_server(counted, onlooker, proxy):
     """A job takes at most three: its claim, its end, and a notification that arrives after the claim."""
     with counted.fire.server(workers=1), proxy.measure() as measure:
         for number in range(1, FEW + 1):
@@ -91,7 +91,7 @@ def test_jobs_that_come_one_at_a_time_cost_a_server_three_round_trips(counted, o
 # ---- idling ----------------------------------------------------------------------------------------------
 
 
-def test_an_idle_server_sends_two_commands_a_second(counted, proxy):
+def test_idle_server_sends_two_commands_per_second(counted, proxy):
     """With the default settings, the commands of each duty are counted once and divided by its period."""
     storage, settings = counted.fire.storage, Settings()
     storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))

@@ -71,7 +71,7 @@ with Firelock(storage) as fire:
 """
 
 
-def test_no_verb_opens_a_file_of_the_package(server):
+def test_verbs_do_not_open_files_of_the_package(server):
     """Verbs keep working after an upgrade under a running process, and without free file descriptors."""
     server.empty()
 

@@ -48,14 +48,14 @@ def assert_is_seeded(url):
 
 
 @pytest.mark.parametrize("options", ["", "partitions=4"], ids=["alone", "parted"])
-def test_a_seed_fills_redis(server, options):
+def test_seed_fills_redis(server, options):
     """The counts match the jobs, the times are in order, and no job is due to be pruned."""
     server.empty()
 
     assert_is_seeded(server.socket_url(options))
 
 
-def test_a_seed_fills_a_cluster(cluster):
+def test_seed_fills_a_cluster(cluster):
     """Continuations are in their parents' partitions, and claims take jobs from all nodes."""
     cluster.empty()
 

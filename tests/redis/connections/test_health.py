@@ -77,13 +77,13 @@ def told_by(url):
         ({"redis_version": "7.2.4", "valkey_version": "7.1.0"}, "Valkey 7.1.0"),
     ],
 )
-def test_a_server_that_is_too_old_is_refused_by_name(told, name):
+def test_old_server_is_refused_with_its_product_and_version(told, name):
     """The error names the product and version, and the required ones."""
     with pytest.raises(StorageError, match=rf"it is {name}; Firelock needs Redis 6.2 or Valkey 7.2"):
         database_of(told).prepare()
 
 
-def test_one_old_node_among_new_ones_is_refused():
+def test_single_old_node_of_a_cluster_is_refused():
     """A partition can be on any node, now or after a slot has moved."""
     with pytest.raises(StorageError, match=r"Redis 6\.0\.9"):
         database_of({}, {"redis_version": "6.0.9"}, {}).prepare()
@@ -97,7 +97,7 @@ def test_one_old_node_among_new_ones_is_refused():
         {"redis_version": "7.2.4", "valkey_version": "7.2.5"},
     ],
 )
-def test_the_oldest_supported_and_newer_ones_are_used(told):
+def test_supported_versions_are_accepted(told):
     """Versions are compared as numbers. For Valkey, its own version counts."""
     database_of(told).prepare()
 
@@ -105,7 +105,7 @@ def test_the_oldest_supported_and_newer_ones_are_used(told):
 # ---- description -----------------------------------------------------------------------------------------
 
 
-def test_a_real_server_is_described(server, program):
+def test_description_of_a_real_server_is_complete(server, program):
     """The description contains the version, the durability, and the behaviour when memory is full."""
     server.empty()
 
@@ -130,7 +130,7 @@ def test_a_real_server_is_described(server, program):
     ],
     ids=["snapshots", "always", "everysec", "no"],
 )
-def test_persistence_is_told_as_it_is_set(program, options, expected):
+def test_durability_describes_the_persistence_settings(program, options, expected):
     """Snapshots are detected from the settings, before the first one exists."""
     with RedisServer(program, options) as server:
         said, _ = told_by(server.url())
@@ -138,7 +138,7 @@ def test_persistence_is_told_as_it_is_set(program, options, expected):
         assert expected in said["durability"]
 
 
-def test_who_may_not_ask_for_settings_reckons_with_the_worst(server):
+def test_unreadable_settings_count_as_the_worst_case(server):
     """A user without CONFIG, or a server without it, is not an error."""
     server.empty()
     server.ask("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", "+@all", "-config")
@@ -149,19 +149,19 @@ def test_who_may_not_ask_for_settings_reckons_with_the_worst(server):
     assert "No append-only file: a restart might lose some or all jobs." in findings
 
 
-def test_an_append_only_file_of_unknown_sync_is_not_praised():
+def test_unknown_appendfsync_is_described_as_a_risk():
     """Without CONFIG, the sync interval is unknown."""
     assert "might lose the last seconds" in durability({}, settings=())
 
 
-def test_replicas_that_are_waited_for_are_told():
+def test_durability_mentions_replicas_of_an_enqueue():
     """Only enqueues wait for replicas, so the description does not mention ends."""
     said = durability({"connected_slaves": 2}, options="durability=replicated&replicas=2")
 
     assert said.startswith("enqueue waits until 2 replicas have the job; append-only")
 
 
-def test_primaries_that_differ_are_told_apart(cluster):
+def test_description_counts_primaries_with_different_settings(cluster):
     """If primaries share a description, it appears once with their number."""
     cluster.empty()
     cluster.nodes[0].ask("CONFIG", "SET", "save", "60 1")
@@ -192,7 +192,7 @@ def task() -> None: ...
 """
 
 
-def test_a_server_prints_all_of_it_at_its_start(server, program, tmp_path):
+def test_server_prints_the_description_at_its_start(server, program, tmp_path):
     """The first output of `firelock server` contains the version, the persistence and the eviction policy."""
     server.empty()
     (tmp_path / "shop.py").write_text(APP.format(url=server.url()))
@@ -218,7 +218,7 @@ EVICTING = "maxmemory-policy is allkeys-lfu: the server deletes jobs or locks wh
 
 
 @pytest.mark.parametrize("told", [{}, {"used_memory": 899}, {"connected_slaves": 2}])
-def test_nothing_is_found_where_all_is_well(told):
+def test_healthy_server_has_no_findings(told):
     """A good setup has an append-only file, a memory limit, a tenth of it free, and all required replicas."""
     assert [] == found(told, options=REPLICATED if told.get("connected_slaves") else "")
 
@@ -241,7 +241,7 @@ def test_nothing_is_found_where_all_is_well(told):
         ),
     ],
 )  # fmt: skip
-def test_what_keeps_jobs_from_being_stored_is_an_error(told, options, what):
+def test_problem_that_prevents_storing_jobs_is_an_error(told, options, what):
     """A problem that stops jobs now, when memory is full, or when the primary changes is an error."""
     assert [(True, what)] == found(told, options=options)
 
@@ -266,12 +266,12 @@ def test_what_keeps_jobs_from_being_stored_is_an_error(told, options, what):
         ({}, "", {"save": "", "appendfsync": "no"}, "appendfsync is no: a power failure loses jobs."),
     ],
 )  # fmt: skip
-def test_what_may_lose_jobs_is_a_warning(told, options, settings, what):
+def test_problem_that_might_lose_jobs_is_a_warning(told, options, settings, what):
     """These problems do not prevent jobs from being stored."""
     assert [(False, what)] == found(told, options=options, settings=settings.items())
 
 
-def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
+def test_failed_snapshot_of_a_real_server_is_found(program):
     """The finding comes from the server's own status."""
     with RedisServer(program) as server:
         (server.folder / "dump.rdb").mkdir()  # so that the server cannot write the snapshot
@@ -283,14 +283,14 @@ def test_a_snapshot_that_fails_on_a_real_server_is_found(program):
         assert "The server could not write its last snapshot." in findings
 
 
-def test_nodes_are_named_where_there_are_several():
+def test_finding_lists_the_affected_nodes():
     """A finding for several nodes is listed once, with their names."""
     what = "node-1, node-3: The server is a replica."
     assert [(True, what)] == found({"role": "slave"}, {}, {"role": "slave"})
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-def test_jobs_that_were_set_aside_are_counted(server, partitions):
+def test_finding_counts_jobs_that_were_set_aside(server, partitions):
     """The finding names the key with their ids, and this key contains them."""
     server.empty()
     fire = Firelock(server.url(options=f"partitions={partitions}"))

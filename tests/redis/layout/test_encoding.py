@@ -152,7 +152,7 @@ def finish(storage, job):
     new_jobs(parents=st.just((Edge("p", On.FAILED), Edge("q", carries=True))), relations_json=SOME_TEXTS),
     TEXTS,
 )
-def test_a_payload_and_a_record_say_the_same_to_both_readers(job, reason):
+def test_claimed_job_and_job_record_have_the_same_fields(job, reason):
     """Every field of a job is the same for the run and for readers of its record.
 
     If this fails: a field was added to `PAYLOAD`, `Rarer` or `RECORD`, and `claimed_job` unpacks the others.
@@ -179,7 +179,7 @@ def test_a_payload_and_a_record_say_the_same_to_both_readers(job, reason):
 
 @EXAMPLES
 @given(TEXTS, TEXTS, SOME_TEXTS)
-def test_a_plain_end_is_read_as_it_was_written(server, result, absent):
+def test_record_of_a_plain_end_has_the_values_of_the_transition(server, result, absent):
     """The record that a plain end writes has the values of the transition.
 
     If this fails: `plain_end` writes a field of `LAST` in another field's place.
@@ -199,7 +199,7 @@ def test_a_plain_end_is_read_as_it_was_written(server, result, absent):
     assert end.entry() == read_history(text, CREATED)[-1]
 
 
-def test_what_is_named_for_scripts_is_what_the_core_writes():
+def test_declared_arrays_match_the_classes_of_the_core():
     """The core's arrays are declared here with the fields of the core's own classes.
 
     If this fails: a field of `UniqueUse`, `Rarer` or `HistoryEntry` was added, removed or moved.
@@ -223,7 +223,7 @@ def test_what_is_named_for_scripts_is_what_the_core_writes():
     ],
     ids=["plain", "keyed", "any with limits", "any"],
 )
-def test_a_job_is_claimed_and_shown_as_it_was_stored(storage, jobs):
+def test_claim_and_record_have_the_values_of_the_stored_job(storage, jobs):
     """Whichever script stores a job, the claim and the record have the values of the new job.
 
     If this fails: a script writes or reads a field of `PAYLOAD`, `RECORD`, `LAST` or its own words elsewhere.
@@ -253,7 +253,7 @@ def test_a_job_is_claimed_and_shown_as_it_was_stored(storage, jobs):
 
 @EXAMPLES
 @given(new_jobs(reason=SOME_TEXTS), st.builds(ErrorInfo, TEXTS, TEXTS, TEXTS, SOME_TEXTS), TEXTS, TEXTS)
-def test_a_change_field_by_field_is_read_as_it_was_sent(storage, job, error, reason, server):
+def test_change_field_by_field_stores_every_value(storage, job, error, reason, server):
     """Every value of a retry is in the job, its last error, its attempts and its history.
 
     If this fails: `Change` and its use in scripts/exchange.lua differ in a position.
@@ -281,7 +281,7 @@ def test_a_change_field_by_field_is_read_as_it_was_sent(storage, job, error, rea
 
 @EXAMPLES
 @given(new_jobs(), NAMES, SOME_TEXTS, TEXTS)
-def test_a_suspended_job_waits_for_its_memo_and_has_it(storage, job, name, value, author):
+def test_suspended_job_is_resumed_by_its_memo(storage, job, name, value, author):
     """The memo that a job waits for resumes it, and is recalled unchanged.
 
     If this fails: `Further`, `MemoWords` or `MEMO_TEXT` differ from their use in the scripts.
@@ -312,7 +312,7 @@ def test_a_suspended_job_waits_for_its_memo_and_has_it(storage, job, name, value
 
 @EXAMPLES
 @given(new_jobs(), st.lists(TEXTS, min_size=1, max_size=3), TEXTS, TEXTS)
-def test_what_a_job_says_is_read_as_it_was_said(storage, job, texts, level, data):
+def test_logs_progress_and_streams_are_read_back_unchanged(storage, job, texts, level, data):
     """The log lines, the progress and the streams of a job are read back unchanged."""
     job = stored(storage, job)
     claim = claimed(storage)
@@ -330,7 +330,7 @@ def test_what_a_job_says_is_read_as_it_was_said(storage, job, texts, level, data
 
 @EXAMPLES
 @given(TEXTS, TEXTS, TEXTS)
-def test_a_session_is_read_as_it_began_and_was_renewed(storage, server, host, queues):
+def test_session_and_renewal_are_read_back_unchanged(storage, server, host, queues):
     """All values of a session and its renewal are read back, and so is the result of its end."""
     (id,) = storage.new_ids(1)
     session = NewSession(
@@ -350,7 +350,7 @@ def test_a_session_is_read_as_it_began_and_was_renewed(storage, server, host, qu
 
 @EXAMPLES
 @given(st.text("abc-\U0001f525'\"", min_size=1, max_size=6), st.integers(2, 5))
-def test_a_limit_and_a_unique_key_are_shown_as_they_stand(storage, name, concurrent):
+def test_limit_key_and_unique_key_are_read_back_completely(storage, name, concurrent):
     """The state of a key contains its holders and its waiting jobs.
 
     Scripts read the limit's settings as stored.
@@ -386,7 +386,7 @@ def test_a_limit_and_a_unique_key_are_shown_as_they_stand(storage, name, concurr
     assert storage.clock() < unique.free_at + 10**12
 
 
-def test_a_batch_and_its_members_are_read_as_they_were_stored(storage):
+def test_batch_and_members_are_read_back_unchanged(storage):
     """A batch stored with its first members and one that gets them later have the same counts.
 
     If this fails: `NewBatch`, `NewJobWords`, `TIES` or `RULES` differ from their use in the scripts.
@@ -419,7 +419,7 @@ def test_a_batch_and_its_members_are_read_as_they_were_stored(storage):
         assert [BatchCounts(total=2, succeeded=2, is_held=True)] == storage.batch_counts([batch])
 
 
-def test_what_a_session_holds_is_compared_by_name(storage):
+def test_reconciliation_returns_lost_and_unknown_claims(storage):
     """A reconciliation returns the stored state of lost claims, and jobs that the session did not name."""
     jobs = [
         stored(

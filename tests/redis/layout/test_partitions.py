@@ -24,7 +24,7 @@ def in_partition(place):
     return f"{place:030x}-{place:02x}"
 
 
-def test_a_late_hint_hides_no_work(scene, server):
+def test_claim_finds_work_before_its_notification(scene, server):
     """A hint about one partition came after its jobs, and none came about the jobs of another partition."""
     paused = f"{scene.storage.database.partitions.bases[2]}:paused"
     client, holder = server.client(), scene.begin()
@@ -39,7 +39,7 @@ def test_a_late_hint_hides_no_work(scene, server):
     assert [silent] == scene.claim_ids(holder)
 
 
-def test_the_late_end_of_a_requeued_job_is_noted_by_who_sends_it(server):
+def test_sender_of_a_late_end_finds_the_requeued_job(server):
     """A requeued job can run again after its late end, which its sender notes.
 
     Published messages are lost in this test.

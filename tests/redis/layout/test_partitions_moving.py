@@ -61,7 +61,7 @@ def jobs_in_the_first_partition(scene, number):
 
 @impatient
 @pytest.mark.parametrize("moved", [0, 3])
-def test_a_partition_on_its_way_is_neither_read_nor_written(scene, cluster, moved):
+def test_partition_is_not_read_or_written_while_its_slot_moves(scene, cluster, moved):
     """While each of two nodes has a part, calls fail and can be repeated.
 
     Afterwards all jobs are still stored.
@@ -85,7 +85,7 @@ def test_a_partition_on_its_way_is_neither_read_nor_written(scene, cluster, move
     assert {State.PROCESSING: 5} == scene.storage.counts().by_state
 
 
-def test_a_call_waits_for_a_partition_on_its_way(scene, cluster):
+def test_call_waits_while_a_slot_moves(scene, cluster):
     """If the move ends within the time limit of the call, the caller does not notice it."""
     jobs_in_the_first_partition(scene, 5)
     job = scene.new_job(id=f"{9:030x}-{FIRST:02x}")
@@ -104,7 +104,7 @@ def test_a_call_waits_for_a_partition_on_its_way(scene, cluster):
 
 
 @replicated
-def test_a_replicated_insert_finds_a_slot_that_has_moved(scene, cluster):
+def test_replicated_insert_follows_a_moved_slot(scene, cluster):
     """The insert goes to the new owner, and the error is about this node, which has no replica."""
     with pytest.raises(StorageUnavailable, match="0 of 1 replicas"):
         jobs_in_the_first_partition(scene, 1)

@@ -25,7 +25,7 @@ def code_of(text):
     return re.sub(r"--.*", "", text)
 
 
-def test_places_are_written_for_names():
+def test_names_in_scripts_are_replaced_with_places():
     """Words count from their first one, arrays from 1.
 
     A string format gives patterns and the separators of its fields.
@@ -47,13 +47,13 @@ def test_places_are_written_for_names():
         "LINE.between(a, b)",
     ],
 )
-def test_what_no_format_has_is_refused(named):
+def test_unknown_field_is_refused(named):
     """A misspelled field has no position, wherever it is used."""
     with pytest.raises(ValueError, match=r"not in|not fields"):
         placed(f"local a = {named}", THREE)
 
 
-def test_a_text_is_read_and_written_by_names():
+def test_string_is_written_and_read_by_field_names():
     """Python reads the named fields of a string that it has written."""
     text = LINE.write(third="U", first=12, second="a b")
 
@@ -65,7 +65,7 @@ def test_a_text_is_read_and_written_by_names():
         LINE.write(first=1, second="")
 
 
-def test_an_array_passes_over_what_a_newer_release_appends():
+def test_array_ignores_fields_of_a_newer_release():
     """Elements that an older release did not write are omitted, and missing values are null."""
     assert SOME.read("[1,2,3,4]") == {"first": 1, "second": 2, "third": 3}
     assert SOME.read("[1]") == {"first": 1}
@@ -75,7 +75,7 @@ def test_an_array_passes_over_what_a_newer_release_appends():
 
 
 @pytest.mark.parametrize("name", sorted(TEXTS))
-def test_scripts_name_what_they_read(name):
+def test_scripts_use_names_instead_of_positions(name):
     """No script uses the position of a word or a field: it uses the name of a declared format.
 
     If this fails: declare the words in layout/words.py, or the string in layout/encoding.py, and use the

@@ -100,7 +100,7 @@ def drawn(chance, jobs):
 
 @alone_and_parted
 @pytest.mark.parametrize("seed", range(3))
-def test_every_list_is_what_its_filter_says(scene, seed):
+def test_pages_contain_exactly_the_matching_jobs(scene, seed):
     """For every filter, the pages contain the same jobs in the same order as a check of each job."""
     chance = random.Random(seed)
     jobs = [scene.record(id) for id in live(scene, chance)]
@@ -113,7 +113,7 @@ def test_every_list_is_what_its_filter_says(scene, seed):
 
 @alone_and_parted
 @pytest.mark.parametrize("oldest_first", [False, True])
-def test_thousands_of_one_instant_are_paged_by_id(scene, oldest_first):
+def test_jobs_of_one_time_are_paged_by_id(scene, oldest_first):
     """Jobs of one time are in order of id across pages, queues and partitions, for any number of jobs."""
     known = [
         id for queue in QUEUES for _ in range(5)
@@ -125,7 +125,7 @@ def test_thousands_of_one_instant_are_paged_by_id(scene, oldest_first):
         assert right == ids(walked(scene, where, 700, oldest_first=oldest_first))
 
 
-def test_ids_of_one_instant_are_in_order_of_their_bytes(scene):
+def test_jobs_of_one_time_are_ordered_by_bytes_of_their_ids(scene):
     """Neither the case of letters nor a server's language matters, within one queue and across several."""
     odd = ["B-1", "a-1", "a_1", "A", "a", "é", "z", "\U0001f525", "aa", "12345678x", "12345678"]
     for place, id in enumerate(odd):
@@ -137,7 +137,7 @@ def test_ids_of_one_instant_are_in_order_of_their_bytes(scene):
 
 
 @alone_and_parted
-def test_jobs_of_many_queues_are_one_list(scene):
+def test_pages_merge_jobs_of_many_queues(scene):
     """The jobs of more queues than one script reads are still merged."""
     known = [scene.add(queue=f"queue{place % 70}", created_at=STAMP + place // 3) for place in range(140)]
     jobs = scene.storage.get(known)
@@ -169,7 +169,7 @@ def crowd(crowded):
 
 
 @pytest.mark.parametrize("where", [JobFilter(task="rare"), JobFilter(State.ENQUEUED, task="rare")])
-def test_a_page_looks_so_far_and_no_farther(crowd, where):
+def test_search_for_a_page_is_bounded(crowd, where):
     """The next page continues the search, so the first one can be empty and still have a cursor."""
     pages = [crowd.storage.find(where, limit=10)]
     while pages[-1].cursor is not None:
@@ -180,7 +180,7 @@ def test_a_page_looks_so_far_and_no_farther(crowd, where):
     assert [crowd.first] == [job.id for page in pages for job in page.jobs]
 
 
-def test_no_script_of_a_page_is_long(crowd, crowded):
+def test_scripts_of_a_page_are_short(crowd, crowded):
     """A page that finds nothing takes about fifteen scripts, each of which reads some thousand jobs."""
     before = calls(crowded)
 
@@ -197,7 +197,7 @@ def calls(server):
     )  # fmt: skip
 
 
-def test_what_has_a_list_of_its_own_is_found_at_once(crowd):
+def test_rare_tags_and_definitions_are_found_with_one_page(crowd):
     """One page contains the jobs of a rare tag or recurring definition, and it is the last."""
     for where in (
         JobFilter(tag="odd"),
@@ -209,7 +209,7 @@ def test_what_has_a_list_of_its_own_is_found_at_once(crowd):
         assert ([crowd.first], None) == (ids(page.jobs), page.cursor), where
 
 
-def test_a_common_tag_is_read_along_the_state(crowd):
+def test_common_tag_is_read_in_the_list_of_the_state(crowd):
     """If too many jobs have a tag to be sorted, the list of the state is read instead.
 
     The order is the same.
@@ -220,7 +220,7 @@ def test_a_common_tag_is_read_along_the_state(crowd):
     assert set(crowd.tagged[50:]) == set(ids(walked(crowd, enqueued, 1_000)))
 
 
-def test_a_large_page_is_one_page(crowd):
+def test_large_page_is_returned_whole(crowd):
     """A limit of thousands takes as many round trips as necessary, and a limit of 0 returns an empty page."""
     page = crowd.storage.find(JobFilter(tag="common"), limit=RARE + 400)
     nothing = crowd.storage.find(JobFilter(), limit=0)
@@ -234,7 +234,7 @@ def test_a_large_page_is_one_page(crowd):
 
 
 @alone_and_parted
-def test_failures_are_counted_over_all_queues(scene):
+def test_failure_groups_count_all_queues(scene):
     """Groups are complete even with more failed jobs than one script reads, and show their newest failure."""
     holder = scene.begin()
     scene.storage.insert([scene.new_job(queue=QUEUES[place % 3]) for place in range(1_200)])
@@ -259,7 +259,7 @@ def test_failures_are_counted_over_all_queues(scene):
     }
 
 
-def test_counts_are_whole_with_a_thousand_queues(scene):
+def test_counts_include_a_thousand_queues(scene):
     """More queues than one script counts are still counted."""
     names = [f"queue{place}" for place in range(1_000)]
     scene.storage.insert([scene.new_job(queue=queue) for queue in names])
@@ -272,7 +272,7 @@ def test_counts_are_whole_with_a_thousand_queues(scene):
     assert {State.PROCESSING: 1} == counts.by_queue["queue7"]
 
 
-def test_many_large_jobs_are_read_whole(scene):
+def test_large_jobs_are_read_completely(scene):
     """Jobs that do not fit into one reply are requested again."""
     texts = [f'"{place}{"x" * 200_000}"' for place in range(30)]
     known = [scene.add(arguments=text) for text in texts]
@@ -309,7 +309,7 @@ def overwrite(server, kind, id, change, text=""):
         ("payloads", (",[],", ",[[7]],")),
     ],
 )
-def test_a_job_that_cannot_be_read_is_shown_and_hinders_no_other(scene, server, kind, change):
+def test_unreadable_job_is_shown_without_affecting_others(scene, server, kind, change):
     """The job keeps its place in the lists and shows the problem.
 
     The other jobs of the lists are complete.
@@ -325,7 +325,7 @@ def test_a_job_that_cannot_be_read_is_shown_and_hinders_no_other(scene, server, 
     assert {State.ENQUEUED: 3} == scene.storage.counts().by_state
 
 
-def test_a_failed_job_that_cannot_be_read_is_in_no_group(scene, server):
+def test_unreadable_failed_job_is_in_no_failure_group(scene, server):
     """The groups contain only the other jobs."""
     holder = scene.begin()
     bad, good = (scene.settle(fails(scene.run(holder))) for _ in range(2))
@@ -334,7 +334,7 @@ def test_a_failed_job_that_cannot_be_read_is_in_no_group(scene, server):
     assert [(1, good)] == [(group.count, group.sample_id) for group in scene.storage.failure_groups(5)]
 
 
-def test_what_cannot_be_read_of_a_past_is_left_out(scene, server):
+def test_unreadable_history_lines_are_skipped(scene, server):
     """The other steps and attempts are shown."""
     holder = scene.begin()
     job_id = scene.settle(retries(scene.run(holder)))
@@ -351,7 +351,7 @@ def test_what_cannot_be_read_of_a_past_is_left_out(scene, server):
     assert [] == scene.history(job_id)
 
 
-def test_added_fields_of_a_newer_release_are_ignored(scene, server):
+def test_new_fields_of_a_newer_release_are_ignored(scene, server):
     """Payloads, errors, steps, attempts and sessions may have new fields.
 
     The known fields are read as before.
@@ -376,7 +376,7 @@ def test_added_fields_of_a_newer_release_are_ignored(scene, server):
     assert before == seen()
 
 
-def test_a_member_whose_ties_are_damaged_hinders_no_other(scene, server):
+def test_member_with_damaged_relations_does_not_affect_others(scene, server):
     """The member is claimed, ends and is pruned like its neighbours."""
     flow = FlowScene(scene.handles)
     batch = flow.batch()
@@ -393,7 +393,7 @@ def test_a_member_whose_ties_are_damaged_hinders_no_other(scene, server):
     assert 1 <= flow.storage.prune(10)
 
 
-def test_a_job_whose_record_is_gone_is_passed_over(scene, server):
+def test_job_without_a_record_is_skipped(scene, server):
     """A job without a record is in no list and cannot be found in any other way."""
     gone, good = scene.add(), scene.add()
     server.client().hdel("firelock:{0}:jobs", gone)

@@ -45,7 +45,7 @@ def paused(storage):
 # ---- inserts that depend on a record ---------------------------------------------------------------------
 
 
-def test_a_repeat_is_a_write_of_its_own(database):
+def test_repeated_put_writes_again(database):
     """A repeated call writes too, so a following WAIT also covers the first write, whose reply was lost."""
     change, call = RecordChange("kind", "key", "value", 0), database.database.connections.call
 
@@ -62,7 +62,7 @@ def test_a_repeat_is_a_write_of_its_own(database):
 # ---- versions --------------------------------------------------------------------------------------------
 
 
-def test_other_kinds_forget_nothing_of_one_another(database):
+def test_record_versions_of_different_kinds_are_independent(database):
     """The first version of each kind is 1, whatever was deleted in another kind."""
     put(database, "key", "a", "one")
     put(database, "key", "b", "one")
@@ -74,7 +74,7 @@ def test_other_kinds_forget_nothing_of_one_another(database):
 # ---- lists -----------------------------------------------------------------------------------------------
 
 
-def test_a_long_list_is_read_in_pages(database):
+def test_long_list_of_records_is_read_in_pages(database):
     """A list is complete and in order, however many steps it takes."""
     keys = [f"{number:05}" for number in range(1_203)]
     for key in keys:
@@ -91,7 +91,7 @@ def test_a_long_list_is_read_in_pages(database):
 # ---- pauses ----------------------------------------------------------------------------------------------
 
 
-def test_a_pause_reaches_every_partition(parted):
+def test_pause_reaches_every_partition(parted):
     """A queue's record pauses and resumes it in every partition; its deletion resumes the queue too."""
     put(parted, "mail", PAUSED)
     put(parted, "bulk", PAUSED)
@@ -106,7 +106,7 @@ def test_a_pause_reaches_every_partition(parted):
 
 
 @pytest.mark.parametrize("value", ["", "[]", "1", '{"paused": 1}', '{"paused": "true"}', "{"])
-def test_only_a_true_pause_of_a_queue_pauses(parted, value):
+def test_only_a_valid_pause_record_pauses_a_queue(parted, value):
     """No other value of the record pauses a queue, and neither does another kind or an unstored record."""
     put(parted, "mail", value)
     put(parted, "mail", PAUSED, "server_order")
@@ -115,7 +115,7 @@ def test_only_a_true_pause_of_a_queue_pauses(parted, value):
     assert [set()] * PARTITIONS == paused(parted)
 
 
-def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
+def test_partition_that_missed_a_pause_is_repaired(parted, server):
     """A partition that has lost or missed a pause gets it with the next `promote`."""
     bases = parted.database.partitions.bases
     parted.database.run(
@@ -131,7 +131,7 @@ def test_a_partition_that_missed_a_pause_is_repaired(parted, server):
     assert [{"mail"}] * PARTITIONS == repaired == paused(parted)
 
 
-def test_a_late_pause_undoes_nothing(parted):
+def test_late_pause_does_not_undo_a_newer_change(parted):
     """A pause that reaches a partition after a newer change is ignored."""
     put(parted, "mail", PAUSED)
     late = parted.database.run("records.pauses", 0, 0)
@@ -143,7 +143,7 @@ def test_a_late_pause_undoes_nothing(parted):
     assert min(answers) > int(late[0])
 
 
-def test_partitions_agree_after_any_race(parted):
+def test_partitions_agree_after_concurrent_pauses(parted):
     """After concurrent pauses and resumptions, every partition agrees with the first one."""
 
     def toggle(queue: str) -> None:
@@ -155,7 +155,7 @@ def test_partitions_agree_after_any_race(parted):
     assert [{"mail", "bulk"}] * PARTITIONS == paused(parted)
 
 
-def test_what_the_first_partition_lost_is_lost_everywhere(parted, server):
+def test_pause_lost_by_the_first_partition_is_removed_everywhere(parted, server):
     """A failover that loses a pause in the first partition removes it from all. The next pause is kept."""
     first = parted.database.partitions.bases[0]
     put(parted, "mail", PAUSED)
@@ -169,7 +169,7 @@ def test_what_the_first_partition_lost_is_lost_everywhere(parted, server):
     assert [{"bulk"}] * PARTITIONS == paused(parted)
 
 
-def test_a_change_behind_a_failover_reaches_every_partition(parted, server):
+def test_change_after_a_failover_reaches_every_partition(parted, server):
     """A change that follows one that the first partition has lost does not count as a repeat of it."""
     first, client = parted.database.partitions.bases[0], server.client()
     put(parted, "mail", PAUSED)
@@ -183,7 +183,7 @@ def test_a_change_behind_a_failover_reaches_every_partition(parted, server):
     assert [{"mail", "other"}] * PARTITIONS == paused(parted)
 
 
-def test_one_partition_that_fails_keeps_no_other_from_a_pause(parted, server):
+def test_failing_partition_does_not_prevent_a_pause_elsewhere(parted, server):
     """The error is raised after all other partitions were updated. The record is stored."""
     server.client().set(f"{parted.database.partitions.bases[1]}:pausing", "no number")
 
@@ -194,7 +194,7 @@ def test_one_partition_that_fails_keeps_no_other_from_a_pause(parted, server):
     assert parted.get_record("queue", "mail") is not None
 
 
-def test_a_resumed_queue_wakes_those_who_wait(parted, server):
+def test_resumed_queue_wakes_waiting_servers(parted, server):
     """Each partition publishes when a queue is resumed in it, and not when one is paused."""
     with server.client().pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe(*(f"{base}:wake" for base in parted.database.partitions.bases))
@@ -209,7 +209,7 @@ def test_a_resumed_queue_wakes_those_who_wait(parted, server):
     assert [f"{base}:wake" for base in parted.database.partitions.bases] == channels
 
 
-def test_a_single_partition_pauses_in_one_step(database, server):
+def test_single_partition_pauses_with_one_call(database, server):
     """With only one partition, a pause is one call."""
     put(database, "mail", RESUMED)
     before = server.client().info("commandstats")["cmdstat_evalsha"]["calls"]
@@ -220,7 +220,7 @@ def test_a_single_partition_pauses_in_one_step(database, server):
     assert ([{"mail"}], 1) == (paused(database), after - before)
 
 
-def test_a_queue_is_resumed_when_memory_is_full(parted, server):
+def test_queue_is_resumed_while_memory_is_full(parted, server):
     """A full server refuses new records, but it resumes a queue, because that drains the server."""
     put(parted, "mail", PAUSED)
     client = server.client()

@@ -101,7 +101,7 @@ def all_claimed(scene):
 # ---- begin and end in every partition ----------------------------------------------------------------------
 
 
-def test_an_end_reaches_a_partition_before_the_begin(database, storage):
+def test_late_begin_does_not_revive_an_ended_session(database, storage):
     """A begin that arrives in a partition after the session's end there does not revive the session."""
     storage.begin_session(session())
     storage.end_session("a", None, reason="killed")
@@ -112,7 +112,7 @@ def test_an_end_reaches_a_partition_before_the_begin(database, storage):
     assert ["0"] * PARTITIONS == alive_in(database)
 
 
-def test_marks_of_the_dead_go_by_themselves(database, storage):
+def test_marks_of_dead_sessions_expire(database, storage):
     """The mark of a dead session in other partitions expires a day after the first one deletes its own."""
     storage.begin_session(session())
 
@@ -126,7 +126,7 @@ def test_marks_of_the_dead_go_by_themselves(database, storage):
 # ---- interrupted ends --------------------------------------------------------------------------------------
 
 
-def test_an_unfinished_end_is_finished_by_a_sweep(database, scene, server, storage):
+def test_unfinished_end_is_finished_by_a_sweep(database, scene, server, storage):
     """After an interrupted end the session is dead.
 
     A later sweep returns the remaining jobs with its reason.
@@ -162,7 +162,7 @@ def test_an_unfinished_end_is_finished_by_a_sweep(database, scene, server, stora
     assert {"running", "reason"}.isdisjoint(mark)
 
 
-def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(database, storage):
+def test_repeated_end_continues_an_interrupted_one(database, storage):
     """A second call finishes the end, whatever it blames. A third call has nothing to do."""
     storage.begin_session(session())
     database.first_away = 1
@@ -177,7 +177,7 @@ def test_an_end_asked_for_again_goes_on_where_it_was_broken_off(database, storag
     assert ["0"] * PARTITIONS == alive_in(database)
 
 
-def test_a_session_that_cannot_be_ended_does_not_hinder_others(database, storage):
+def test_sweep_ends_other_sessions_if_one_fails(database, storage):
     """A sweep ends the sessions that it can. If it can end none it fails, and all of them are dead anyway."""
     for name in "ab":
         storage.begin_session(session(name))
@@ -194,7 +194,7 @@ def test_a_session_that_cannot_be_ended_does_not_hinder_others(database, storage
     assert [False, False] == [record.is_alive for record in storage.list_sessions()]
 
 
-def test_a_session_renewed_in_time_is_not_ended(database, storage):
+def test_session_renewed_during_a_sweep_is_not_ended(database, storage):
     """A session that is renewed between the sweep's read and the end continues to live."""
     storage.begin_session(session("a"))
     storage.begin_session(session("b"))
@@ -206,7 +206,7 @@ def test_a_session_renewed_in_time_is_not_ended(database, storage):
     assert (["b"], ["1"] * PARTITIONS) == (swept, alive_in(database, "a"))
 
 
-def test_a_stray_session_is_ended_where_it_lives(scene, server):
+def test_stray_session_is_ended_in_other_partitions(scene, server):
     """The next pruning ends a session that only the first partition has lost in the other partitions."""
     ids = a_job_in_each_partition(scene)
     holder = scene.begin()
@@ -221,7 +221,7 @@ def test_a_stray_session_is_ended_where_it_lives(scene, server):
     assert Moved.SESSION_LOST == scene.record(ids[2]).reason
 
 
-def test_living_sessions_are_no_strays(database, storage):
+def test_living_sessions_are_not_ended_as_strays(database, storage):
     """Pruning skips sessions that are alive in every partition, and those that another call is ending."""
     storage.begin_session(session("living"))
     storage.begin_session(session("ending"))
@@ -240,7 +240,7 @@ def test_living_sessions_are_no_strays(database, storage):
 
 
 @alone_and_parted
-def test_a_session_that_holds_many_is_ended_in_steps(scene, server):
+def test_session_with_many_jobs_is_ended_in_steps(scene, server):
     """One call returns more jobs than one step takes, and nothing is left to finish."""
     number = 2 * AT_ONCE + 50
     ids = scene.add_many(number)
@@ -260,7 +260,7 @@ def test_a_session_that_holds_many_is_ended_in_steps(scene, server):
 
 
 @alone_and_parted
-def test_sessions_beyond_a_page_are_all_listed(scene):
+def test_all_sessions_are_listed_across_pages(scene):
     """More sessions than one call returns are all listed, oldest first."""
     names = [f"{number:04}" for number in range(1_020)]
     for name in names:
@@ -272,7 +272,7 @@ def test_sessions_beyond_a_page_are_all_listed(scene):
 
 
 @alone
-def test_texts_of_any_kind_pass_through_a_session(scene):
+def test_special_characters_of_a_session_are_read_back_unchanged(scene):
     """Ids, names and reasons with quotes, tabs and line ends are read back unchanged."""
     odd = 'a"\\\t\né'
     scene.storage.begin_session(NewSession("a", odd, odd, odd, 1, 5, 60.0, 1, odd, odd))

@@ -48,7 +48,7 @@ def parted(server):
 # ---- locks -----------------------------------------------------------------------------------------------
 
 
-def test_the_key_of_a_lock_expires(database, server):
+def test_key_of_a_lock_expires(database, server):
     """The key of a lock that was not released expires a minute after the lock."""
     fence = database.acquire_lock("lock", "ada", 30.0)
     lives = server.client().pttl("firelock:{0}:lock:lock")
@@ -63,7 +63,7 @@ def test_the_key_of_a_lock_expires(database, server):
     ("version", "said"),
     [(1, "before its first release"), (100, "newer than this code's 2. Upgrade Firelock")],
 )
-def test_another_layout_is_refused_by_its_number(database, server, version, said):
+def test_unsupported_layout_is_refused_with_its_version(database, server, version, said):
     """A client, a migration and the doctor's check report the layout and change nothing."""
     client = server.client()
     client.hset("firelock:{0}:layout", "version", version)
@@ -77,7 +77,7 @@ def test_another_layout_is_refused_by_its_number(database, server, version, said
     assert {"version": str(version)} == client.hgetall("firelock:{0}:layout")
 
 
-def test_a_released_lock_leaves_no_key(database, server):
+def test_released_lock_leaves_no_key(database, server):
     """The tokens of all names share one counter, so a released lock leaves no key of its own."""
     for name in ("a", "b"):
         fence = database.acquire_lock(name, "ada", 30.0)
@@ -87,7 +87,7 @@ def test_a_released_lock_leaves_no_key(database, server):
     assert {"fences", "layout"} == keys_of(server)
 
 
-def test_tokens_grow_when_the_last_ones_are_lost(database, server):
+def test_fences_grow_after_the_last_ones_are_lost(database, server):
     """After a failover that loses a lock and its token, the next lock gets a larger token."""
     first = database.acquire_lock("lock", "ada", 30.0)
     server.client().delete("firelock:{0}:lock:lock", "firelock:{0}:fences")
@@ -99,7 +99,7 @@ def test_tokens_grow_when_the_last_ones_are_lost(database, server):
     assert first < second
 
 
-def test_tokens_grow_when_the_clock_goes_back(database, server):
+def test_fences_grow_after_the_clock_is_set_back(database, server):
     """A token is larger than the last one, whatever the clock shows."""
     server.client().set("firelock:{0}:fences", 4_000_000_000_000_000)
 
@@ -107,7 +107,7 @@ def test_tokens_grow_when_the_clock_goes_back(database, server):
 
 
 @pytest.mark.parametrize(("seconds", "is_held"), [(0.0, False), (-1e9, False), (1e-6, False), (1e30, True)])
-def test_a_lock_may_be_held_for_any_time(database, seconds, is_held):
+def test_lock_can_have_any_duration(database, seconds, is_held):
     """A lock with no duration ends immediately, and an endless one lasts for decades."""
     fence = database.acquire_lock("lock", "ada", seconds)
 
@@ -119,14 +119,14 @@ def test_a_lock_may_be_held_for_any_time(database, seconds, is_held):
 
 
 @pytest.mark.parametrize("due_at", [1, 2**53 + 1, LAST_INSTANT, None])
-def test_instants_of_a_record_are_exact(database, due_at):
+def test_due_times_of_records_are_exact(database, due_at):
     """A time is sent as a string, so no digit is lost."""
     database.put_record("kind", "key", "a value, with spaces", due_at=due_at)
 
     assert Record("kind", "key", "a value, with spaces", 1, due_at) == database.get_record("kind", "key")
 
 
-def test_a_deleted_record_leaves_one_key_a_kind(database, server):
+def test_deleted_records_leave_one_key_per_kind(database, server):
     """Only the largest version is kept."""
     for key in ("a", "b"):
         database.put_record("recurring", key, "{}", due_at=1)
@@ -137,7 +137,7 @@ def test_a_deleted_record_leaves_one_key_a_kind(database, server):
     assert {"layout", "kf:recurring"} == keys_of(server)
 
 
-def test_many_due_records_are_read_in_steps(database):
+def test_due_records_are_read_in_steps(database):
     """The due records are complete and in order, however many steps their read takes."""
     names = [f"{number:04}" for number in range(1_200)]
     for number, name in enumerate(names):
@@ -148,7 +148,7 @@ def test_many_due_records_are_read_in_steps(database):
     assert [] == database.due_records("recurring", 0)
 
 
-def test_large_records_are_read_half_a_megabyte_at_a_time(database):
+def test_large_records_are_read_in_bounded_replies(database):
     """The reply of one step has a bounded size, and the result is still complete."""
     names = [f"{number:02}" for number in range(9)]
     for name in names:
@@ -165,7 +165,7 @@ def test_large_records_are_read_half_a_megabyte_at_a_time(database):
     assert names[:5] == [one.key for one in database.due_records("recurring", 5)]
 
 
-def test_an_earlier_instant_wakes_those_who_sleep(database, server):
+def test_earlier_due_time_wakes_waiting_servers(database, server):
     """A server that sleeps until the next due time is notified only of an earlier one."""
     puts = [("b", 5), ("c", 9), ("a", 3), ("d", None)]
     with server.client().pubsub(ignore_subscribe_messages=True) as heard:
@@ -179,7 +179,7 @@ def test_an_earlier_instant_wakes_those_who_sleep(database, server):
     assert ["*", "*"] == told
 
 
-def test_jobs_of_another_partition_are_refused_beside_a_record(parted):
+def test_jobs_outside_the_records_partition_are_refused(parted):
     """No script can access both partitions, so neither the jobs nor the record are stored."""
     jobs = [NewJob(f"{number:036x}", "t", "[]", "json", "q", 0, State.ENQUEUED, BASE) for number in (0, 1)]
     change = RecordChange("recurring", "nightly", "{}", 0)
@@ -200,7 +200,7 @@ def rollup(minute=BASE, task="send", queue="mail", outcome="succeeded", count=1)
     return Rollup(minute, task, queue, outcome, count, 3 * count, (count,) * (len(DURATION_BUCKETS) + 1))
 
 
-def test_figures_add_up_exactly(database):
+def test_statistics_add_up_exactly(database):
     """Sums are exact as long as Lua's numbers are."""
     large = rollup(count=1 << 50)
 
@@ -211,7 +211,7 @@ def test_figures_add_up_exactly(database):
     assert [expected] == database.timeline(BASE, BASE + 1)
 
 
-def test_figures_of_other_buckets_are_added_where_they_fit(database):
+def test_statistics_with_different_bucket_counts_are_added(database):
     """Rollups of a release with more buckets are added to those of one with fewer."""
     short = attrs.evolve(rollup(), histogram=(1, 2))
 
@@ -223,7 +223,7 @@ def test_figures_of_other_buckets_are_added_where_they_fit(database):
     assert [(11, 22, 3), (11, 22, 30)] == [one.histogram for one in found]
 
 
-def test_a_long_timeline_is_whole(database):
+def test_long_timeline_is_complete(database):
     """A timeline of thousands of rollups is read in steps of whole minutes, and in order."""
     rollups = [
         rollup(BASE + minute * MINUTE, task=f"task{number:02}")
@@ -244,7 +244,7 @@ def test_a_long_timeline_is_whole(database):
 
 
 @pytest.mark.parametrize("odd", ['a","b', ',"mail",', '"', "[", "\\", ",", "", "東京\n"])
-def test_a_timeline_is_filtered_exactly(database, odd):
+def test_timeline_is_filtered_by_exact_names(database, odd):
     """A name that looks like its stored form is still filtered as a name."""
     kept = [rollup(task=odd), rollup(task=odd, queue="bulk")]
     database.record_metrics([*kept, rollup(), rollup(task=odd + "x"), rollup(task="x", queue=odd + ",")])
@@ -256,7 +256,7 @@ def test_a_timeline_is_filtered_exactly(database, odd):
     )
 
 
-def test_old_rollups_are_pruned_in_bounds(database, server):
+def test_old_statistics_are_pruned_up_to_the_limit(database, server):
     """Minutes older than thirty days are deleted, with a limit per call, and leave no key."""
     now = (
         database.database.run("records.put", 0, "kind", "key", "", "", "", "")
@@ -297,7 +297,7 @@ def texts(log):
     return [int(line.text.split()[0]) for line in log]
 
 
-def test_a_log_of_any_length_keeps_its_newest_thousand(database):
+def test_long_log_keeps_its_newest_thousand_lines(database):
     """Numbers have no gaps, and the newest thousand lines are kept, however many arrive together."""
     (id,) = known(database, 1)
     told = []
@@ -312,7 +312,7 @@ def test_a_log_of_any_length_keeps_its_newest_thousand(database):
     ] == told  # fmt: skip
 
 
-def test_a_log_is_read_on_from_any_number(database):
+def test_log_is_read_from_any_line_number(database):
     """A reader behind the oldest line continues with that line. A reader ahead of the log finds nothing."""
     (id,) = known(database, 1)
     database.append_logs({id: lines(*range(1_300))}, {})
@@ -324,7 +324,7 @@ def test_a_log_is_read_on_from_any_number(database):
     assert [] == database.read_log(id, after=0, limit=0)
 
 
-def test_lines_that_are_left_out_leave_no_gap(database):
+def test_omitted_log_lines_leave_no_gap(database):
     """If the first of several steps omits lines, the lines before them are deleted too."""
     (id,) = known(database, 1)
     database.append_logs({id: lines(0, 1, 2)}, {})
@@ -335,7 +335,7 @@ def test_lines_that_are_left_out_leave_no_gap(database):
     assert [2_004] == [line.number for line in database.read_log(id, after=2_003, limit=10)]
 
 
-def test_long_lines_are_sent_in_several_steps(database, server):
+def test_long_log_lines_are_sent_in_several_steps(database, server):
     """Megabytes of lines are sent in several short steps and read back complete."""
     (id, other) = known(database, 2)
     long = [LogLine(0, BASE, "INFO", f"{number:04}" + "x" * 4_000, 1) for number in range(1_100)]
@@ -357,7 +357,7 @@ def test_long_lines_are_sent_in_several_steps(database, server):
 
 
 @pytest.mark.parametrize("queue", ["", "two words", "a\ttab", "a\n", "no\u00a0break"])
-def test_a_queue_is_a_word(database, queue):
+def test_queue_name_with_white_space_is_refused(database, queue):
     """White space separates the words of a record.
 
     So such a name is refused, with everything in the same call.

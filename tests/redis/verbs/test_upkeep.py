@@ -107,7 +107,7 @@ def live_through_everything(scene):
 
 
 @alone_and_parted
-def test_nothing_is_left_of_what_was_pruned(scene, server):
+def test_pruned_jobs_and_sessions_leave_only_counters(scene, server):
     """After every job and session was pruned, only counters are left that must never repeat a value."""
     number = live_through_everything(scene)
     # children are kept as long as parents whose ends have times from callers' clocks
@@ -119,7 +119,7 @@ def test_nothing_is_left_of_what_was_pruned(scene, server):
     assert set() == keys_without_end(server) - KEPT
 
 
-def test_a_queue_without_jobs_is_forgotten(scene, server):
+def test_queue_without_jobs_is_forgotten(scene, server):
     """A queue is no longer counted after its last job was deleted, but it is as long as one is left."""
     at = scene.now()
     gone, kept = scene.add(queue="mail"), [scene.add(queue="default") for _ in range(2)]
@@ -131,7 +131,7 @@ def test_a_queue_without_jobs_is_forgotten(scene, server):
     assert {"default"} == set(server.client().smembers("firelock:{0}:queues"))
 
 
-def test_a_tail_goes_with_its_job(scene, server):
+def test_tail_is_deleted_with_its_pruned_job(scene, server):
     """A job that is pruned while its holder still runs it leaves no tail."""
     running = scene.run(scene.begin())
     scene.settle(deletes(running.id, expires_at=scene.now()))
@@ -145,7 +145,7 @@ def test_a_tail_goes_with_its_job(scene, server):
 # ---- outdated lists ----------------------------------------------------------------------------------------
 
 
-def test_an_expiry_that_moved_counts_alone(scene):
+def test_last_expiry_of_a_job_applies(scene):
     """A job that ended again expires at the time of its last end, not of an earlier one."""
     at = scene.now()
     later = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
@@ -162,7 +162,7 @@ def test_an_expiry_that_moved_counts_alone(scene):
     assert State.DELETED == scene.state(never)
 
 
-def test_a_job_that_ended_twice_is_pruned_once(scene):
+def test_job_that_ended_twice_is_pruned_once(scene):
     """Two entries of one job, in the same minute or in two, count as one job."""
     at = scene.now()
     ids = scene.add_many(2)
@@ -173,7 +173,7 @@ def test_a_job_that_ended_twice_is_pruned_once(scene):
     assert [2, 0] == [scene.storage.prune(10), scene.storage.prune(10)]
 
 
-def test_what_expires_later_this_minute_is_looked_at_once(scene, server):
+def test_job_that_expires_later_this_minute_is_checked_once(scene, server):
     """Jobs that expire in the current minute are listed separately until their time, and are pruned then."""
     now = scene.now()
     scene.advance((now // MINUTE * MINUTE + MINUTE - now) / SECOND)  # so that a minute begins now
@@ -190,7 +190,7 @@ def test_what_expires_later_this_minute_is_looked_at_once(scene, server):
     assert ("soon" in apart, any(key.startswith("x:") for key in apart)) == (True, False)
 
 
-def test_a_job_requeued_within_its_minute_lives_on(scene):
+def test_job_requeued_before_its_expiry_is_not_pruned(scene):
     """A job that is requeued before the expiry time for which it was listed separately is not pruned."""
     scene.advance(60 - scene.now() % MINUTE / SECOND)
     job_id = scene.settle(deletes(scene.add(), expires_at=scene.now() + 40 * SECOND))
@@ -204,7 +204,7 @@ def test_a_job_requeued_within_its_minute_lives_on(scene):
 # ---- ties --------------------------------------------------------------------------------------------------
 
 
-def test_children_that_go_on_waiting_are_passed(scene, server):
+def test_release_passes_children_that_keep_waiting(scene, server):
     """Steps of one child each pass the children that continue to wait, reach the others, and then end."""
     parent = scene.add()
     waiting = [scene.continuation(parent) for _ in range(3)]
@@ -218,7 +218,7 @@ def test_children_that_go_on_waiting_are_passed(scene, server):
     assert {"looked", "releasing"}.isdisjoint(keys_of(server))
 
 
-def test_a_second_end_looks_at_all_ties_again(scene):
+def test_second_end_of_a_parent_checks_all_children_again(scene):
     """The progress counts for one end of the parent. After its next end, all children are checked again."""
     parent = scene.add()
     first, second = scene.continuation(parent), scene.continuation(parent)
@@ -238,7 +238,7 @@ def awaiting(scene, *edges):
     return scene.add(state=State.AWAITING, parents=edges)
 
 
-def test_a_parent_named_twice_decides_once(scene, server):
+def test_parent_named_twice_moves_its_child_once(scene, server):
     """A child that names its parent twice, for one end or for two, is moved once, and no tie is left."""
     parent = scene.add()
     same = scene.continuation(parent, parent, on=On.DELETED)
@@ -254,7 +254,7 @@ def test_a_parent_named_twice_decides_once(scene, server):
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 
-def test_a_child_of_several_pruned_parents_is_deleted_once(scene, server):
+def test_child_of_several_pruned_parents_is_deleted_once(scene, server):
     """A child that waits for two parents, or twice for one, is deleted once, by the first pruned parent."""
     holder, at = scene.begin(), scene.now()
     parents = [scene.run(holder).id for _ in range(2)]
@@ -270,7 +270,7 @@ def test_a_child_of_several_pruned_parents_is_deleted_once(scene, server):
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 
-def test_a_tie_goes_with_who_waits_no_more(scene, server):
+def test_dependency_is_deleted_when_its_child_stops_waiting(scene, server):
     """A child that no longer waits, because of an operator or another parent, has no tie left."""
     one, other = scene.schedule(3_600), scene.schedule(3_600)
     by_hand, by_other = scene.continuation(one), scene.continuation(one, other)
@@ -285,7 +285,7 @@ def test_a_tie_goes_with_who_waits_no_more(scene, server):
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 
-def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene, server):
+def test_parent_with_many_waiting_children_is_pruned_in_steps(scene, server):
     """If a parent has more waiting children than one script deletes, all are deleted before the parent."""
     parent = scene.add()
     number = 2 * AT_ONCE + 10
@@ -304,7 +304,7 @@ def test_a_parent_with_many_waiting_children_is_pruned_in_steps(scene, server):
 # ---- partitions and bounds ---------------------------------------------------------------------------------
 
 
-def test_more_than_one_script_moves_is_moved_by_one_call(scene):
+def test_one_call_runs_several_scripts_up_to_its_limit(scene):
     """A call continues up to its limit, with bounded scripts."""
     at, number = scene.now(), 2 * AT_ONCE + 10
     ids = scene.add_many(number, state=State.SCHEDULED, due_at=at)
@@ -327,7 +327,7 @@ def prune_once(scene, server):
     return [pruned, more]
 
 
-def test_one_script_deletes_some_children(scene, server):
+def test_script_deletes_a_bounded_number_of_children(scene, server):
     """The waiting children of a pruned job are deleted in steps of a bounded size."""
     parent = scene.add()
     scene.add_many(AT_ONCE + 1, state=State.AWAITING, parents=(Edge(parent),))
@@ -337,7 +337,7 @@ def test_one_script_deletes_some_children(scene, server):
     assert [[0, 1], [1, 0]] == [prune_once(scene, server) for _ in range(2)]
 
 
-def test_one_script_looks_at_some_jobs(scene, server):
+def test_script_checks_a_bounded_number_of_jobs(scene, server):
     """Requeued jobs are skipped in bounded steps. On a slow server, a script ends even earlier."""
     ids, at = scene.add_many(1_001), scene.now()
     scene.storage.apply([deletes(id, expires_at=at - HOUR) for id in ids])
@@ -347,7 +347,7 @@ def test_one_script_looks_at_some_jobs(scene, server):
     assert [0, 0] in [prune_once(scene, server) for _ in range(1_001 // 25)]
 
 
-def test_one_script_reads_some_bytes(scene, server):
+def test_script_reads_a_bounded_number_of_bytes(scene, server):
     """Jobs with large results or arguments are read in steps of a bounded size."""
     holder, at, large = scene.begin(), scene.now(), '"' + "x" * 30_000 + '"'
     for arguments, result in (("[]", large), (f"[{large}]", "1")):
@@ -367,7 +367,7 @@ def test_one_script_reads_some_bytes(scene, server):
 
 
 @alone_and_parted
-def test_upkeep_goes_on_when_memory_is_full(scene, server):
+def test_upkeep_continues_while_memory_is_full(scene, server):
     """The upkeep that drains a full server continues.
 
     Sessions live and end, due jobs move, and expired jobs are pruned.

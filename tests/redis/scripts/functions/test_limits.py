@@ -69,7 +69,7 @@ def unique(key, **fields):
 
 
 @alone_and_parted
-def test_an_empty_lane_leaves_no_key(scene, server):
+def test_empty_lane_is_deleted(scene, server):
     """Lanes and rings are deleted with their last job, whether it is claimed or deleted."""
     scene.add_limited(3, "a", "a/b")
     (gone,) = scene.add_limited(1, "c")
@@ -81,7 +81,7 @@ def test_an_empty_lane_leaves_no_key(scene, server):
 
 
 @alone_and_parted
-def test_nothing_is_left_of_keys_that_are_idle(scene, server):
+def test_upkeep_deletes_idle_limit_keys(scene, server):
     """Upkeep deletes a key that no job holds or waits for, and whose rate is free."""
     holder = scene.begin()
     number = store_keys(scene)
@@ -100,7 +100,7 @@ def test_nothing_is_left_of_keys_that_are_idle(scene, server):
     assert ([], []) == (scene.storage.find_keys(), scene.storage.find_unique())
 
 
-def test_a_key_that_is_held_is_kept(scene, server):
+def test_upkeep_keeps_held_limit_keys(scene, server):
     """Upkeep keeps the list of a running job, and that of a job that holds its key between two attempts."""
     scene.put_numbers("a", concurrent=1)
     scene.put_numbers("b", concurrent=1)
@@ -118,7 +118,7 @@ def test_a_key_that_is_held_is_kept(scene, server):
     }
 
 
-def test_ended_jobs_stay_in_no_list(scene, server):
+def test_full_list_of_holders_drops_ended_jobs(scene, server):
     """A list that has reached its key's limit is checked then, so it never grows larger."""
     scene.put_numbers("a", concurrent=3)
     holder = scene.begin()
@@ -134,7 +134,7 @@ def test_ended_jobs_stay_in_no_list(scene, server):
 # ---- bounds ------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_looks_at_some_lanes(scene, server):
+def test_claim_checks_a_bounded_number_of_lanes(scene, server):
     """Lanes after many full ones are found by later claims, which the claim requests to run immediately."""
     scene.put_numbers("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
@@ -148,7 +148,7 @@ def test_a_claim_looks_at_some_lanes(scene, server):
     assert all(claim.look_again_at is not None for claim in claims[:2])
 
 
-def test_looks_at_full_lanes_come_to_an_end(scene):
+def test_claims_stop_after_checking_all_full_lanes(scene):
     """After claims have read all lanes in vain, no further claim is requested until something changes."""
     scene.put_numbers("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
@@ -160,7 +160,7 @@ def test_looks_at_full_lanes_come_to_an_end(scene):
     assert None in [claim.look_again_at for claim in claims]
 
 
-def test_a_batch_may_have_a_lane_for_each_job(scene):
+def test_five_hundred_jobs_with_different_lanes_are_stored_together(scene):
     """One script stores five hundred jobs, each with four keys of its own."""
     holder = scene.begin()
     jobs = [scene.new_job(admission=asks(*(f"k{key}:{number}" for key in range(4)))) for number in range(500)]
@@ -172,7 +172,7 @@ def test_a_batch_may_have_a_lane_for_each_job(scene):
 
 
 @pytest.mark.parametrize("number", [1, 500])
-def test_jobs_with_limits_are_one_round_trip(server, number):
+def test_jobs_with_limits_take_one_round_trip(server, number):
     """One round trip stores jobs with limits, and another one settles and claims them."""
     server.empty()
     with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
@@ -194,7 +194,7 @@ def test_jobs_with_limits_are_one_round_trip(server, number):
 # ---- notifications after an end ----------------------------------------------------------------------------
 
 
-def test_an_end_tells_who_was_refused(scene):
+def test_end_notifies_servers_that_found_its_key_full(scene):
     """A server that found a key full is notified of an end with this key, but not of an unrelated end."""
     scene.put_numbers("a", concurrent=1)
     one, other = scene.open()
@@ -212,7 +212,7 @@ def test_an_end_tells_who_was_refused(scene):
     assert other.wait(["default"], 30)
 
 
-def test_who_takes_what_it_frees_tells_nobody(scene):
+def test_exchange_that_uses_the_freed_key_notifies_no_server(scene):
     """An exchange that claims from the queue and has capacity left notifies no other server."""
     scene.put_numbers("a", concurrent=1)
     one, other = scene.open()
@@ -231,7 +231,7 @@ def test_who_takes_what_it_frees_tells_nobody(scene):
 
 
 @parted
-def test_numbers_count_in_every_partition(scene):
+def test_limit_settings_apply_in_every_partition(scene):
     """Limit settings that are stored, changed or deleted apply to keys in every partition."""
     holder = scene.begin()
     for number in range(20):
@@ -248,7 +248,7 @@ def test_numbers_count_in_every_partition(scene):
 
 
 @parted
-def test_a_number_set_late_counts_who_runs(scene):
+def test_new_limit_counts_running_jobs(scene):
     """Jobs that were claimed before a key had a limit count towards the limit, in every partition."""
     holder = scene.begin()
     for number in range(20):
@@ -267,7 +267,7 @@ def test_a_number_set_late_counts_who_runs(scene):
 
 
 @parted
-def test_a_partition_that_missed_numbers_is_told(scene, server):
+def test_upkeep_copies_limit_settings_to_a_partition_that_missed_them(scene, server):
     """Upkeep finds a partition whose limit settings differ from the first one's, and copies them."""
     client, holder = server.client(), scene.begin()
     scene.put_numbers("t", concurrent=0)
@@ -293,7 +293,7 @@ def test_a_partition_that_missed_numbers_is_told(scene, server):
     ],
     ids=["two limits", "limit and unique key", "another id", "a parent"],
 )
-def test_a_job_whose_keys_lie_apart_is_refused(scene, fields, fix):
+def test_job_with_keys_in_other_partitions_is_refused(scene, fields, fix):
     """One line names the keys and the fix, and nothing is stored."""
     parent = scene.add(beside=elsewhere(scene, "tenant:1"))
     parents = (Edge(parent),) if fields.get("has_parent") else ()
@@ -330,7 +330,7 @@ def place_of(scene, key):
 
 
 @parted
-def test_keys_that_begin_alike_lie_together(scene):
+def test_keys_with_the_same_beginning_share_a_partition(scene):
     """The part before the first slash decides the partition, for limit keys and unique keys."""
     names = ["tenant:7", "tenant:7/openai", "tasks.run tenant:7/2026", "tasks.run tenant:7"]
 
@@ -340,7 +340,7 @@ def test_keys_that_begin_alike_lie_together(scene):
 
 
 @parted
-def test_ids_of_a_batch_lie_each_beside_its_own_key(scene):
+def test_new_ids_are_in_the_partitions_of_their_keys(scene):
     """One call creates the ids for jobs with several keys, in order; a job without a key can be anywhere."""
     keys = ["a:1", None, "b:2", "a:1/x", "c:3"]
 
@@ -353,7 +353,7 @@ def test_ids_of_a_batch_lie_each_beside_its_own_key(scene):
 
 
 @parted
-def test_a_rate_is_looked_at_when_it_opens(scene):
+def test_claim_checks_a_closed_rate_when_it_opens(scene):
     """A claim in another partition still returns when a closed rate opens, and a later claim uses it."""
     scene.put_numbers("t", rate=1, per=HOUR, burst=1)
     holder = scene.begin()
@@ -371,7 +371,7 @@ def test_a_rate_is_looked_at_when_it_opens(scene):
 # ---- various -----------------------------------------------------------------------------------------------
 
 
-def test_numbers_that_cannot_be_read_are_refused(scene):
+def test_invalid_limit_settings_are_refused(scene):
     """Invalid settings of a limit raise an error when they are stored, and never in a claim."""
     with pytest.raises(StorageError, match="numbers of a limit"):
         scene.storage.put_record("limit", "a", "none")
@@ -380,7 +380,7 @@ def test_numbers_that_cannot_be_read_are_refused(scene):
 
 
 @pytest.mark.parametrize("garbage", ["[[{", "[[", "{"])
-def test_what_somebody_wrote_into_a_job_is_its_own_trouble(scene, server, garbage):
+def test_job_with_damaged_limits_fails_without_affecting_others(scene, server, garbage):
     """A job whose limits cannot be read fails with the reason. Other jobs with its key and queue continue."""
     scene.put_numbers("a", concurrent=3)
     broken, strict = scene.add_limited(1, "a"), scene.add_limited(1, LimitUse("a", 1, is_strict=True))
@@ -401,7 +401,7 @@ def test_what_somebody_wrote_into_a_job_is_its_own_trouble(scene, server, garbag
 
 
 @pytest.mark.parametrize("stored", ["[[[1]],2,3,4]", "[[7,8],null,null,null]", '{"when":"dry"}', '["dry"]'])
-def test_a_job_whose_limits_a_newer_release_stored_is_claimed_next_to_its_neighbours(scene, server, stored):
+def test_job_with_limits_of_a_newer_release_is_claimed(scene, server, stored):
     """The server puts the job off, and the storage keeps the string unchanged."""
     scene.put_numbers("a", concurrent=3)
     (newer,), (good,) = scene.add_limited(1, "a"), scene.add_limited(1, "a")
@@ -416,14 +416,14 @@ def test_a_job_whose_limits_a_newer_release_stored_is_claimed_next_to_its_neighb
     assert stored == scene.record(newer).admission_json
 
 
-def test_a_wait_counts_lanes_as_work(scene):
+def test_wait_is_notified_of_jobs_in_lanes(scene):
     """A server that waits without an earlier claim is notified of jobs in lanes."""
     scene.add_limited(1, "a")
 
     assert all(scene.storage.wait(queues, 30) for queues in (None, ["default"]))
 
 
-def test_priorities_order_what_a_claim_gives(scene):
+def test_claim_orders_jobs_with_and_without_limits_by_priority(scene):
     """Among jobs with and without limits, those with a higher priority come first."""
     low = scene.add_limited(1, "a", priority=-1)
     plain = scene.add_many(2)
@@ -433,7 +433,7 @@ def test_priorities_order_what_a_claim_gives(scene):
     assert [*high, *middle, *plain, *low] == scene.claim_ids()
 
 
-def test_both_kinds_are_served_one_by_one(scene):
+def test_small_claims_alternate_between_jobs_with_and_without_limits(scene):
     """Claims of one job each take jobs with and without limits in turn."""
     limited, plain = scene.add_limited(4, "a"), scene.add_many(4)
     holder = scene.begin()
@@ -443,7 +443,7 @@ def test_both_kinds_are_served_one_by_one(scene):
     assert (2, 2) == (len(set(claimed) & set(limited)), len(set(claimed) & set(plain)))
 
 
-def test_a_lane_is_named_in_words(scene, server):
+def test_stored_lanes_are_readable_in_redis_cli(scene, server):
     """redis-cli shows the lane, the turn and the keys of a waiting job; see docs/redis.md."""
     scene.add_limited(1, "a", "b:7")
     client = server.client()
@@ -455,7 +455,7 @@ def test_a_lane_is_named_in_words(scene, server):
     )
 
 
-def test_a_dead_session_of_many_jobs_is_told(scene):
+def test_end_of_a_session_notifies_servers_of_all_freed_keys(scene):
     """The session's end frees all of its keys together, and notifies the servers that found them full."""
     scene.put_numbers("a", concurrent=2)
     one, other = scene.open()

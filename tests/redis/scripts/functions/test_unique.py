@@ -46,7 +46,7 @@ def call(scene, use=LAST, *limits, **fields):
 
 @pytest.mark.parametrize("before", [(), ("x",), AWKWARD], ids=["no tag", "a tag", "awkward tags"])
 @pytest.mark.parametrize("after", [(), ("y",), AWKWARD[::-1]], ids=["to none", "to one", "to awkward ones"])
-def test_whatever_its_tags_are_the_rest_of_a_job_stays(scene, before, after):
+def test_replaced_tags_keep_the_other_fields_of_a_job(scene, before, after):
     """The rarer fields share a string with the tags. Only the call's tags are replaced in it."""
     kept = {
         "timeout_seconds": 7.25, "retry": '{"limit": [1, "]"]}', "nominal_at": 1_764_045_000_123_457,
@@ -66,7 +66,7 @@ def test_whatever_its_tags_are_the_rest_of_a_job_stays(scene, before, after):
     assert [] == [id for tag in set(before) - set(after) if tag for id in scene.found(JobFilter(tag=tag))]
 
 
-def test_a_job_changes_its_lane_and_place(scene, server):
+def test_replaced_job_changes_its_lane_and_place(scene, server):
     """The job is claimed by the limits and the priority of the last call, and its old lane is deleted."""
     job_id = scene.add(admission=asks("a", LimitUse("b", 2), unique=LAST))
     other = scene.add(priority=1)
@@ -79,7 +79,7 @@ def test_a_job_changes_its_lane_and_place(scene, server):
     assert asks("c", unique=LAST) == scene.record(job_id).admission
 
 
-def test_calls_of_one_batch_replace_one_another(scene):
+def test_last_call_of_a_batch_replaces_earlier_ones(scene):
     """The last call of a batch counts, whether the job was stored before or in the same batch."""
     stored = scene.add(admission=asks(unique=LAST))
     other = attrs.evolve(LAST, key="tasks.run other")
@@ -102,7 +102,7 @@ def test_calls_of_one_batch_replace_one_another(scene):
     assert [] == scene.found(JobFilter(tag="t1"))
 
 
-def test_an_awaiting_job_is_replaced_and_released(scene):
+def test_awaiting_job_is_replaced_and_released(scene):
     """A job that waits for its parent continues to wait, with the last arguments."""
     parent = scene.add(beside=KEY)
     job_id = scene.add(
@@ -121,7 +121,7 @@ def test_an_awaiting_job_is_replaced_and_released(scene):
 
 
 @alone_and_parted
-def test_a_key_goes_with_its_job(scene, server):
+def test_unique_key_is_deleted_with_its_job(scene, server):
     """The key of a pruned job is deleted with it. A key with a minimum time is deleted after that time."""
     for number in range(20):
         scene.add(admission=asks(unique=UniqueUse(f"tasks.run {number}")))
@@ -140,7 +140,7 @@ def test_a_key_goes_with_its_job(scene, server):
 
 
 @parted
-def test_a_refused_call_of_a_batch_stores_nothing_anywhere(scene):
+def test_refused_duplicate_stores_no_job_of_the_batch(scene):
     """The keys of a batch can be in several partitions. If one call is refused, none is stored."""
     scene.add(admission=asks(unique=UniqueUse("tasks.run 7")))
     jobs = [
@@ -155,7 +155,7 @@ def test_a_refused_call_of_a_batch_stores_nothing_anywhere(scene):
     assert 1 == len(scene.storage.find_unique())
 
 
-def test_a_unique_call_is_one_round_trip(server):
+def test_unique_call_takes_one_round_trip(server):
     """One round trip stores the job or returns the duplicate."""
     server.empty()
     with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
@@ -168,7 +168,7 @@ def test_a_unique_call_is_one_round_trip(server):
     assert 2 == measure.traffic.trips
 
 
-def test_a_page_of_keys_is_in_order(scene):
+def test_page_of_unique_keys_is_in_order(scene):
     """The page is selected by the beginning of a key and an earlier key, with the requested length."""
     for number in range(5):
         scene.add(admission=asks(unique=UniqueUse(f"tasks.run {number}")))
@@ -179,7 +179,7 @@ def test_a_page_of_keys_is_in_order(scene):
     assert [["0", "1", "2"], ["3", "4"]] == [[one.key.split()[1] for one in page] for page in pages]
 
 
-def test_what_is_stored_is_legible(scene, server):
+def test_stored_unique_keys_are_readable_in_redis_cli(scene, server):
     """redis-cli shows for a key the number of starts of its job, the minimum time, and the job."""
     job_id = scene.add(admission=asks(unique=UniqueUse(KEY, at_least=HOUR)))
 
@@ -189,7 +189,7 @@ def test_what_is_stored_is_legible(scene, server):
     assert HOUR - 60 * SECOND < int(free_at) - scene.now() <= HOUR
 
 
-def test_of_two_jobs_of_a_key_one_lives_again(scene):
+def test_only_one_job_of_a_unique_key_is_requeued(scene):
     """Only one of two jobs with the same key can be requeued. The call returns `TAKEN` for the other."""
     first = scene.add(admission=asks(unique=UniqueUse(KEY)))
     scene.settle(deletes(first))
