@@ -209,7 +209,7 @@ def live(fire):
 
 
 def look(fire, succeeded, failed):
-    """Read everything that people look for, and prune everything."""
+    """Read all data that people can look up, and prune everything."""
     assert succeeded in [one.id for one in fire.jobs.find(tag="order:1")]
     assert succeeded in [one.id for one in fire.jobs.find(task="ship", limit=100)]
     assert fire.jobs.counts().by_state["failed"] == 1
@@ -293,7 +293,7 @@ def test_waiting_for_replicas_needs_its_addition(limited):
     fire.close()
 
 
-def test_a_cluster_needs_its_addition(cluster):
+def test_cluster_needs_its_addition(cluster):
     """The driver requests the locations of slots, and the positions of keys in a command."""
     cluster.empty()
     for node in cluster.nodes:

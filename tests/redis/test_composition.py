@@ -294,7 +294,7 @@ def test_member_added_during_a_stop_is_stopped(scene):
 
 @alone_and_parted
 def test_pruning_deletes_all_data_of_a_batch(scene, server):
-    """Memos, streams, ties and counts are deleted with their jobs."""
+    """Memos, streams, relations and counts are deleted with their jobs."""
     before = set(keys_of(server))
     batch = scene.new_batch(keeps=(DAY, DAY, DAY))
     first = scene.new_member(batch.id)

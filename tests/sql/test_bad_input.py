@@ -17,7 +17,7 @@ from tests.sql.servers.processes import PASSWORD, USER
 # ---- access ----------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_password_is_said_and_not_shown(postgresql):
+def test_wrong_password_is_reported_without_showing_it(postgresql):
     """The password is neither in the error nor in its causes. A repeated call would not help."""
     line = refusal(postgresql.url().replace(f":{PASSWORD}@", f":{SECRET}@"), StorageError)
 
@@ -53,7 +53,7 @@ def test_a_wrong_password_is_said_and_not_shown(postgresql):
     ],
     ids=["no password", "user", "database", "TLS", "option"],
 )
-def test_what_is_wrong_with_a_url_is_said(postgresql, spoil, said):
+def test_invalid_url_is_refused_with_a_fix(postgresql, spoil, said):
     """The message comes from the component with the best information and includes a fix.
 
     A repeated call would not help.
@@ -61,14 +61,14 @@ def test_what_is_wrong_with_a_url_is_said(postgresql, spoil, said):
     assert said in refusal(spoil(postgresql), StorageError)
 
 
-def test_a_pooler_says_it_in_its_own_words(pgbouncer):
+def test_error_of_a_pooler_is_reported(pgbouncer):
     """PgBouncer refuses an unknown user."""
     line = refusal(pgbouncer.url().replace(f"{USER}:", "stranger:"), StorageError)
 
     assert "check the user's name" in line
 
 
-def test_a_role_that_may_not_create_tables_is_told_who_may(postgresql):
+def test_role_without_create_privilege_is_refused_with_a_fix(postgresql):
     """Only an owner can create the schema."""
     with psycopg.connect(postgresql.socket_url(), autocommit=True) as owner:
         owner.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
@@ -85,7 +85,7 @@ def test_a_role_that_may_not_create_tables_is_told_who_may(postgresql):
 # ---- availability ----------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path):
+def test_unreachable_server_error_names_the_address(tmp_path):
     """The error names the port, socket or host.
 
     The server might be started later, so a repeated call may succeed.
@@ -104,7 +104,7 @@ def test_a_server_that_is_not_there_is_named(tmp_path):
         assert [] == [word for word in words if word not in line]
 
 
-def test_too_many_connections_are_said(postgresql):
+def test_too_many_connections_are_reported(postgresql):
     """Some connections might be closed later, so a repeated call may succeed."""
     name = sql.Identifier(postgresql.name)
     with (
@@ -121,7 +121,7 @@ def test_too_many_connections_are_said(postgresql):
     assert "lower ?pool_size=, or raise max_connections" in line
 
 
-def test_a_standby_is_not_written_to(postgresql_program):
+def test_standby_is_refused(postgresql_program):
     """A standby might be promoted at any moment, so a repeated call may succeed."""
     with Postgresql(postgresql_program) as server:
         server.create_database("jobs")
@@ -134,7 +134,7 @@ def test_a_standby_is_not_written_to(postgresql_program):
     assert "it takes no writes: a standby, or just becoming one." in line
 
 
-def test_what_is_no_postgresql_is_said():
+def test_different_protocol_is_reported():
     """A different server at the port is distinguished from none."""
     with stranger() as port:
         line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
@@ -156,7 +156,7 @@ def test_what_is_no_postgresql_is_said():
         ("", 0, "nothing known,"),
     ],
 )
-def test_an_old_server_or_another_product_is_refused_by_name(version, number, name):
+def test_old_server_and_other_product_are_refused_by_name(version, number, name):
     """The line contains the product and a fix."""
     with pytest.raises(StorageError, match=rf"^here: it is {name}.*([Uu]se PostgreSQL|Upgrade the server)"):
         require_usable("here", version, number)
@@ -170,7 +170,7 @@ def test_an_old_server_or_another_product_is_refused_by_name(version, number, na
         ("PostgreSQL 19beta1 on aarch64-apple-darwin", 190_000),
     ],
 )
-def test_the_oldest_supported_and_newer_ones_are_used(version, number):
+def test_supported_versions_are_accepted(version, number):
     """Other vendors' builds of PostgreSQL are accepted too."""
     require_usable("here", version, number)
 
@@ -195,7 +195,7 @@ FATAL = 'connection failed: connection to server at "db" failed: FATAL:  '
         ("the connection is closed", Meaning.LOST),
     ],
 )
-def test_a_connection_that_fails_lasts_passes_or_was_lost(said, meaning):
+def test_connection_failure_is_permanent_temporary_or_a_loss(said, meaning):
     """A failed connection has no error code. An unknown message counts as temporary."""
     failure = read_failure(psycopg.OperationalError(said))
 
@@ -203,7 +203,7 @@ def test_a_connection_that_fails_lasts_passes_or_was_lost(said, meaning):
     assert "FATAL" not in failure.text
 
 
-def test_of_several_hosts_the_last_one_tried_counts():
+def test_error_of_the_last_tried_host_decides():
     """The failures of the earlier hosts are not the reason."""
     said = (
         'connection failed: connection to server at "127.0.0.1" failed: FATAL:  database "x" does not exist\n'

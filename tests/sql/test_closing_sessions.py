@@ -42,7 +42,7 @@ def locked_session(database, session):
         connection.rollback()
 
 
-def test_a_locked_session_is_left_to_a_later_sweep(scene, server_database):
+def test_sweep_skips_a_locked_session(scene, server_database):
     """A sweep ends the other expired sessions without waiting for the locked one."""
     locked, free = scene.begin("a", HOUR), scene.begin("b", HOUR)
     stays, goes = scene.run(locked), scene.run(free)
@@ -58,7 +58,7 @@ def test_a_locked_session_is_left_to_a_later_sweep(scene, server_database):
     assert [free.session, locked.session] == [one.session for one in (*first, *second)]
 
 
-def test_a_closing_session_that_is_locked_gives_its_jobs_back(scene, server_database, lock_job):
+def test_locked_closing_session_returns_its_jobs(scene, server_database, lock_job):
     """Only the mark that the session has no jobs left waits for a later sweep."""
     holder = scene.begin()
     running = scene.run(holder)
@@ -75,7 +75,7 @@ def test_a_closing_session_that_is_locked_gives_its_jobs_back(scene, server_data
     assert [True, False] == [closing.is_closing, ended.is_closing]
 
 
-def test_a_session_that_holds_many_ends_in_transactions_of_some_hundreds(scene, lock_job):
+def test_session_with_many_jobs_ends_in_bounded_transactions(scene, lock_job):
     """Each transaction locks a bounded number of rows. A locked row delays only its own job."""
     holder = scene.begin()
     ids = scene.add_many(MANY)
@@ -96,7 +96,7 @@ def test_a_session_that_holds_many_ends_in_transactions_of_some_hundreds(scene, 
     assert {State.ENQUEUED: MANY} == scene.by_state()
 
 
-def test_a_session_whose_blame_cannot_be_read_blames_all(scene, server_database, lock_job):
+def test_session_with_unreadable_running_jobs_crashes_all_its_jobs(scene, server_database, lock_job):
     """A value written by a person does not stop the sweeps.
 
     The running jobs of such a session are unknown.
@@ -114,7 +114,7 @@ def test_a_session_whose_blame_cannot_be_read_blames_all(scene, server_database,
     assert Moved.SESSION_LOST == scene.record(running.id).reason
 
 
-def test_the_doctor_names_jobs_that_stay_locked(scene, lock_job):
+def test_doctor_names_jobs_that_stay_locked(scene, lock_job):
     """A session that has been closing for over a minute is a finding, which names the first of its jobs."""
     holder = scene.begin()
     ids = scene.add_many(5)
@@ -138,7 +138,7 @@ def test_the_doctor_names_jobs_that_stay_locked(scene, lock_job):
     assert [] == _findings(scene)
 
 
-def test_a_server_with_locked_jobs_is_listed_as_closing(scene, server_database, lock_job, capsys):
+def test_server_with_locked_jobs_is_listed_as_closing(scene, server_database, lock_job, capsys):
     """A closing server is listed as lost or ended after its last job was returned."""
     holder = scene.begin()
     running = scene.run(holder)

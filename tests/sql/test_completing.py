@@ -210,7 +210,7 @@ class Completing:
             yield bench
 
     @pytest.mark.parametrize("executor", ["thread", "loop", "process"])
-    def test_task_goes_on_after_its_commit(self, bench, executor):
+    def test_task_continues_after_its_commit(self, bench, executor):
         """The end is counted once and the continuation runs meanwhile. Nothing cancels or kills the run."""
         job = bench.task(executor).enqueue("commit")
         following = job.then(bench.app.following)
@@ -252,7 +252,7 @@ class Completing:
         assert sorted([("next", "succeeded", 1), (executor, "succeeded", 1)]) == bench.rollups()
 
     @pytest.mark.parametrize("executor", EXECUTORS)
-    def test_rolled_back_end_leaves_the_run_to_its_own(self, bench, executor):
+    def test_rolled_back_end_lets_the_run_end_normally(self, bench, executor):
         """The run still has the job: nothing cancels it, and its return value is the result."""
         job = bench.task(executor).enqueue("roll back")
 
@@ -283,7 +283,7 @@ class Completing:
 
     @pytest.mark.parametrize("is_counted", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("executor", EXECUTORS)
-    def test_error_after_the_commit_fails_nothing(self, bench, executor, is_counted, caplog):
+    def test_error_after_the_commit_does_not_fail_the_job(self, bench, executor, is_counted, caplog):
         """The job has succeeded: it is not retried, no attempt has failed, and the log contains the error."""
         if not is_counted:
             bench.open_gate()
@@ -327,7 +327,7 @@ class Completing:
         assert [("thread", "succeeded", 1)] == bench.rollups()
 
     @pytest.mark.heavy("starts a process for its job")
-    def test_process_that_dies_after_the_commit_is_no_crash(self, bench, caplog):
+    def test_process_death_after_the_commit_is_not_a_crash(self, bench, caplog):
         """The job has succeeded, and the log states how the process died."""
         bench.open_gate()
         job = bench.app.process.enqueue("commit, die")
@@ -341,7 +341,7 @@ class Completing:
         assert any("its process died: exit code 3" in line for line in caplog.messages)
 
     @pytest.mark.parametrize("executor", EXECUTORS)
-    def test_timeout_counts_after_the_commit_as_well(self, bench, executor, caplog):
+    def test_timeout_applies_after_the_commit(self, bench, executor, caplog):
         """The timeout ends the rest of the run, and the job stays succeeded."""
         with bench.server():
             if executor == "process":
@@ -359,7 +359,7 @@ class Completing:
 
     @pytest.mark.parametrize("is_counted", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("executor", EXECUTORS)
-    def test_stop_gives_its_grace_and_then_cancels(self, bench, executor, is_counted):
+    def test_stop_cancels_the_run_after_its_grace_time(self, bench, executor, is_counted):
         """The rest of the run has the grace time of a stop and is then cancelled like any run.
 
         The job is counted.
@@ -390,7 +390,7 @@ class Completing:
         assert (True, True) == (first.is_new, second.is_new)
         assert [(task, "succeeded", 2)] == bench.rollups()
 
-    def test_batch_ends_while_its_last_member_goes_on(self, bench):
+    def test_batch_ends_while_its_last_member_continues(self, bench):
         """The batch is checked as soon as the member's end is counted."""
         with bench.fire.batch("night") as batch:
             batch.add(bench.app.thread, "commit")

@@ -62,7 +62,7 @@ def lost_answers(proxy, ask):
 
 
 @pytest.mark.parametrize("read", READS)
-def test_a_read_is_answered_whichever_answer_is_lost(proxy, storage, read):
+def test_read_succeeds_after_any_lost_reply(proxy, storage, read):
     """The reply may be to the transaction's begin, to a statement or to its end.
 
     A single query has only one.
@@ -75,7 +75,7 @@ def new_job(storage):
     return NewJob(storage.new_ids(1)[0], "task", "{}", "json", "default", 0, State.ENQUEUED, storage.clock())
 
 
-def test_a_write_is_not_done_again(proxy, storage):
+def test_write_is_not_repeated_after_a_lost_reply(proxy, storage):
     """Whichever reply is lost, a write that is not reported as stored is not repeated."""
     told = []
     for number in range(1, 5):
@@ -90,7 +90,7 @@ def test_a_write_is_not_done_again(proxy, storage):
     assert [True] * 4 == told
 
 
-def test_a_second_loss_is_told(proxy, storage):
+def test_second_lost_reply_of_a_read_is_reported(proxy, storage):
     """A read is tried twice and no more, if every connection is lost before its reply."""
     tries = []
 
@@ -106,7 +106,7 @@ def test_a_second_loss_is_told(proxy, storage):
     assert 2 == len(tries)
 
 
-def test_a_pool_of_dead_connections_is_no_trouble(server_database, storage):
+def test_pool_of_dead_connections_is_replaced(server_database, storage):
     """After a restart of the server, all of the pool's connections are dead."""
     use_several(storage)
     server_database.end_connections()

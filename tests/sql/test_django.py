@@ -68,13 +68,13 @@ KINDS = ["in_thread", "in_coroutine", "in_process"]
 
 @pytest.mark.parametrize("options", [{}, KEPT], ids=["closed", "kept"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_jobs_go_on_after_the_database_has_dropped_every_connection(ends_of, kind, options):
+def test_jobs_continue_after_the_database_has_dropped_every_connection(ends_of, kind, options):
     """Jobs succeed wherever the task runs, and whether or not Django keeps its connections."""
     assert ["succeeded"] * 3 == ends_of(kind, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_the_plugin_they_would_not(ends_of, kind):
+def test_jobs_fail_without_the_plugin_after_dropped_connections(ends_of, kind):
     """The tests really cut the connections, and only the plugin replaces them."""
     assert ["succeeded", "failed", "failed"] == ends_of(kind, module="shop.bare")
 
@@ -97,7 +97,7 @@ def test_jobs_join_transactions_of_mysql(mariadb, tmp_path):
     assert TRANSACTIONS_SAID == said
 
 
-def test_tied_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
+def test_related_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
     """A Tester accepts and refuses the same calls as PostgreSQL."""
     database = django_database("postgresql", postgresql.engine_url())
 
@@ -106,7 +106,7 @@ def test_tied_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
     assert said == TIES_SAID
 
 
-def test_tied_jobs_join_transactions_of_mysql(mariadb, tmp_path):
+def test_related_jobs_join_transactions_of_mysql(mariadb, tmp_path):
     """The results are the same on MariaDB and MySQL."""
     database = django_database("mysql", mariadb.engine_url())
 
@@ -117,7 +117,7 @@ def test_tied_jobs_join_transactions_of_mysql(mariadb, tmp_path):
 
 @pytest.mark.heavy("Django's own runner of tests")
 @pytest.mark.parametrize("more", [(), ("--parallel", "2")])
-def test_jobs_of_tests_live_in_the_test_database_of_postgresql(postgresql, more):
+def test_jobs_of_tests_are_in_the_test_database_of_postgresql(postgresql, more):
     """As with an SQLite file, this includes the processes of parallel tests."""
     database = django_database("postgresql", postgresql.engine_url())
     with psycopg.connect(postgresql.socket_url(), autocommit=True) as admin:

@@ -51,7 +51,7 @@ def place_of(fault):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
-def test_every_broken_rule_is_noticed(fault):
+def test_every_mutation_is_detected(fault):
     """The named test fails, and not because the change does not fit the source."""
     ended = run(place_of(fault), fault=fault)
 
@@ -60,7 +60,7 @@ def test_every_broken_rule_is_noticed(fault):
     assert "times in the source" not in ended.stdout
 
 
-def test_unbroken_storages_pass_all_of_these():
+def test_unchanged_storages_pass_all_tests():
     """Without a fault all of these tests pass, so each failure above is caused by the fault."""
     ended = run(*dict.fromkeys(map(place_of, FAULTS)))
 

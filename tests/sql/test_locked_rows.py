@@ -76,7 +76,7 @@ def trips_of(proxy, call):
     return (proxy.traffic - before).trips, answer
 
 
-def test_a_locked_end_costs_postgresql_no_round_trip(flow, proxy, lock_job, server_database):
+def test_locked_end_adds_no_round_trip_on_postgresql(flow, proxy, lock_job, server_database):
     """The statement that ends jobs also returns the locked ones. On MariaDB the call is repeated once."""
     holder, ids = flow.begin(), flow.add_many(20)
     ends = [succeeds(one) for one in flow.take(holder, 10)]
@@ -92,7 +92,7 @@ def test_a_locked_end_costs_postgresql_no_round_trip(flow, proxy, lock_job, serv
     assert trips <= usual + (0 if isinstance(server_database, PostgresqlDatabase) else MORE_TRIPS)
 
 
-def test_a_busy_end_is_sent_again_as_it_was(flow, proxy, lock_job):
+def test_busy_end_is_repeated_without_a_read(flow, proxy, lock_job):
     """The storage still remembers the claim, so the end needs no read the second time either."""
     holder, ids = flow.begin(), flow.add_many(2)
     first, second = flow.running(holder, *ids)
@@ -106,7 +106,7 @@ def test_a_busy_end_is_sent_again_as_it_was(flow, proxy, lock_job):
 
 
 @pytest.mark.parametrize("end", [succeeds, fails, suspends])
-def test_a_locked_limit_key_hinders_no_end_and_no_other_claim(flow, lock_rows, end):
+def test_locked_limit_key_does_not_delay_ends_or_other_claims(flow, lock_rows, end):
     """Jobs with the locked key end, and other jobs are claimed.
 
     After the lock is released, jobs with this key are claimed again.
@@ -128,7 +128,7 @@ def test_a_locked_limit_key_hinders_no_end_and_no_other_claim(flow, lock_rows, e
     assert 1 == len(flow.claim_ids(holder))
 
 
-def test_a_locked_batch_row_hinders_no_end_and_no_other_batch(flow, lock_rows):
+def test_locked_batch_row_does_not_delay_ends_or_other_batches(flow, lock_rows):
     """Members end and another batch is released. The locked batch ends after the lock was released."""
     (locked, ids), (other, others) = flow.batch_of(2), flow.batch_of(1)
     runs = flow.running(flow.begin(), *ids, *others)
@@ -143,7 +143,7 @@ def test_a_locked_batch_row_hinders_no_end_and_no_other_batch(flow, lock_rows):
     assert State.FAILED is flow.state(locked)
 
 
-def test_a_locked_inner_batch_keeps_no_member_of_the_outer_one(flow, lock_rows):
+def test_locked_inner_batch_does_not_delay_members_of_the_outer_one(flow, lock_rows):
     """A cancelled batch deletes its members. The inner batch follows after its row was unlocked."""
     outer = flow.batch("outer")
     inner, member = flow.batch("inner", within=outer), flow.member(outer)
@@ -159,7 +159,7 @@ def test_a_locked_inner_batch_keeps_no_member_of_the_outer_one(flow, lock_rows):
     assert [State.DELETED] * 4 == flow.states(outer, inner, member, inside)
 
 
-def test_a_child_in_a_locked_batch_is_released_later(flow, lock_rows):
+def test_child_in_a_locked_batch_is_released_later(flow, lock_rows):
     """A child that is a member of a locked batch waits; the other child of the same parent does not."""
     first = flow.add()
     batch = flow.batch("shut", after=[flow.add(state=State.SCHEDULED, due_at=flow.now() + 10**12)])
@@ -176,7 +176,7 @@ def test_a_child_in_a_locked_batch_is_released_later(flow, lock_rows):
     assert (State.AWAITING, Moved.SHUT_OUT) == (flow.state(inside), flow.record(inside).reason)
 
 
-def test_a_locked_unique_key_hinders_no_end(flow, lock_rows):
+def test_locked_unique_key_does_not_delay_ends(flow, lock_rows):
     """An end writes no unique key, neither for the job that has the locked one nor for others."""
     admission = asks(unique=UniqueUse("kit:key"))
     holder = flow.begin()
@@ -189,7 +189,7 @@ def test_a_locked_unique_key_hinders_no_end(flow, lock_rows):
     assert [Applied.APPLIED] * 2 == results
 
 
-def test_a_locked_due_job_is_looked_at_again_in_a_second(flow, lock_job):
+def test_locked_due_job_is_checked_again_after_a_second(flow, lock_job):
     """Without the pause, upkeep would try the job again and again, or delay jobs that are due soon."""
     locked, soon = flow.schedule(1), flow.schedule(3_600 + 100)
     flow.advance(3_600)

@@ -53,7 +53,7 @@ def read_writers(admin: psycopg.Connection) -> int:
     return int(found[0])
 
 
-def test_an_enqueue_is_one_round_trip_and_one_commit(counted, proxy, admin):
+def test_enqueue_takes_one_round_trip_and_one_commit(counted, proxy, admin):
     """The statement is the whole transaction, without BEGIN and COMMIT. A connection prepares it once."""
     before, writers = proxy.traffic, read_writers(admin)
 
@@ -64,7 +64,7 @@ def test_an_enqueue_is_one_round_trip_and_one_commit(counted, proxy, admin):
     assert FEW == read_writers(admin) - writers - 1
 
 
-def test_five_hundred_jobs_are_one_round_trip_and_one_commit(counted, proxy, admin):
+def test_five_hundred_jobs_take_one_round_trip_and_one_commit(counted, proxy, admin):
     """Many jobs are stored 500 at a time.
 
     There is one more round trip if a connection prepares its statement.
@@ -77,7 +77,7 @@ def test_five_hundred_jobs_are_one_round_trip_and_one_commit(counted, proxy, adm
     assert 1 == read_writers(admin) - writers - 1
 
 
-def test_at_saturation_jobs_share_round_trips_and_commits(counted, onlooker, proxy, admin):
+def test_saturated_server_shares_round_trips_and_commits(counted, onlooker, proxy, admin):
     """Twenty jobs take at most one round trip and one commit, including the server's start and end."""
     onlooker.noop.enqueue_many([(number,) for number in range(MANY)])
     before, writers = proxy.traffic, read_writers(admin)
@@ -91,7 +91,7 @@ def test_at_saturation_jobs_share_round_trips_and_commits(counted, onlooker, pro
     assert read_writers(admin) - writers <= 0.05 * MANY
 
 
-def test_what_a_transaction_writes_waits_for_its_end(counted, proxy, admin):
+def test_writes_of_a_transaction_are_sent_with_its_commit(counted, proxy, admin):
     """A deletion reads the job and the clock, and sends everything that it writes with the commit."""
     jobs = [counted.noop.using(delay=60).enqueue(0) for _ in range(FEW)]
     before, writers = proxy.traffic, read_writers(admin)
@@ -103,7 +103,7 @@ def test_what_a_transaction_writes_waits_for_its_end(counted, proxy, admin):
     assert FEW == read_writers(admin) - writers - 1
 
 
-def test_a_look_at_a_job_is_one_round_trip(counted, proxy):
+def test_read_of_one_job_takes_one_round_trip(counted, proxy):
     """One query is its own snapshot. A connection prepares it once."""
     job = counted.noop.using(delay=60).enqueue(0)
     before = proxy.traffic

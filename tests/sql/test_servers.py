@@ -20,7 +20,7 @@ from tests.sql.servers.processes import account
 from tests.sql.servers.programs import Missing, PostgresqlProgram, chosen_mysqls, chosen_postgresqls
 
 
-def test_servers_listen_on_loopback_alone(postgresql, pgbouncer, mariadb):
+def test_servers_listen_only_on_loopback(postgresql, pgbouncer, mariadb):
     """The servers are unreachable through another address of this machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         # nothing is sent; the socket only determines which address would be used
@@ -46,7 +46,7 @@ def make_server(request):
     return partial(Postgresql if isinstance(program, PostgresqlProgram) else Mariadb, program)
 
 
-def test_a_server_is_gone_with_its_folder(make_server):
+def test_server_and_its_folder_are_removed(make_server):
     """After the `with` block neither the process nor its files exist."""
     with make_server() as server:
         pid, folder = server.pid, server.folder
@@ -58,7 +58,7 @@ def test_a_server_is_gone_with_its_folder(make_server):
         os.kill(pid, 0)
 
 
-def test_a_server_that_cannot_start_says_why(make_server):
+def test_failed_start_of_a_server_is_reported_with_its_log(make_server):
     """The error contains the server's log, and no files are left."""
     server = make_server({"no_such_setting": "1"})
 
@@ -69,7 +69,7 @@ def test_a_server_that_cannot_start_says_why(make_server):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it on Linux alone")
-def test_a_server_dies_with_the_tests(postgresql_program):
+def test_server_ends_with_the_test_process(postgresql_program):
     """The server ends even if the process of the tests is killed and cannot stop anything."""
     starts = (
         "import sys\n"
@@ -100,7 +100,7 @@ def _folder_of(process: Path) -> str | None:
         return None
 
 
-def test_what_has_to_be_here_fails_the_tests(monkeypatch):
+def test_missing_required_server_fails_the_tests(monkeypatch):
     """With CI=true a missing wheel does not lead to a skip."""
     monkeypatch.setenv("CI", "true")
     monkeypatch.setattr("tests.sql.servers.programs._folder_of_the_wheel", lambda: None)

@@ -97,7 +97,7 @@ def test_statements_are_found():
 
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb", "postgresql"])
-def test_every_statement_names_the_tables_as_they_are_called(dialect):
+def test_every_statement_uses_the_schema_and_prefix(dialect):
     """The user's schema and prefix are used in every statement, also for the names of indexes."""
     wrong = [
         text
@@ -109,7 +109,7 @@ def test_every_statement_names_the_tables_as_they_are_called(dialect):
 
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
-def test_rows_are_locked_as_mysql_writes_it(dialect):
+def test_row_locks_use_the_syntax_of_mysql(dialect):
     """No statement contains a clause of another database, and no lock is omitted."""
     locking = [text for one in statements_for(dialect) if " FOR " in (text := text_of(one, "postgresql"))]
 
@@ -129,7 +129,7 @@ def test_rows_are_locked_as_mysql_writes_it(dialect):
 
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
-def test_jobs_are_locked_along_an_index_that_is_named(dialect):
+def test_jobs_are_locked_with_a_named_index(dialect):
     """A plan with another index would lock other jobs in another order, and two calls would deadlock."""
     locking = [
         text
@@ -142,7 +142,7 @@ def test_jobs_are_locked_along_an_index_that_is_named(dialect):
 
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
-def test_no_change_reads_the_table_that_it_changes(dialect):
+def test_changes_do_not_read_the_changed_table(dialect):
     """MySQL refuses such a statement (error 1093), and MariaDB locks the rows that it reads."""
     changes = [
         (found[1], text)
@@ -155,7 +155,7 @@ def test_no_change_reads_the_table_that_it_changes(dialect):
 
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
-def test_a_list_is_the_last_parameter_of_a_change(dialect):
+def test_list_is_the_last_parameter_of_a_change(dialect):
     """The cursor needs the list's position to merge the changes of several rows."""
     changes = [
         text
@@ -167,7 +167,7 @@ def test_a_list_is_the_last_parameter_of_a_change(dialect):
     assert [text for text in changes if " IN %s" not in text or "%s" in text.partition(" IN %s")[2]] == []
 
 
-def test_sqlite_takes_every_statement():
+def test_sqlite_accepts_every_statement():
     """SQLite explains each statement, whatever its parameters."""
     with closing(sqlite3.connect(":memory:")) as connection:
         for table in METADATA.sorted_tables:
@@ -184,7 +184,7 @@ def test_sqlite_takes_every_statement():
             assert explained.fetchall()
 
 
-def test_postgresql_takes_every_statement(postgresql):
+def test_postgresql_accepts_every_statement(postgresql):
     """The server explains each statement, with its own kind of parameters."""
     with closing(Firelock(postgresql.url())) as fire:
         fire.storage.migrate()
@@ -198,7 +198,7 @@ def test_postgresql_takes_every_statement(postgresql):
             assert connection.execute(f"EXPLAIN {compiled.text}", values).fetchall()
 
 
-def test_mariadb_takes_every_statement(mariadb):
+def test_mariadb_accepts_every_statement(mariadb):
     """The server explains each statement, with a value for every parameter."""
     with closing(Firelock(mariadb.url())) as fire:
         fire.storage.migrate()

@@ -11,7 +11,7 @@ from tests.scenes import scene_at
 TOUCH = "UPDATE firelock_sessions SET busy = busy + 1"
 
 
-def test_jobs_are_taken_from_who_stands_still(server_database):
+def test_jobs_of_a_stopped_server_are_returned(server_database):
     """The database ends a transaction that is idle for ten seconds, so other servers can end the session."""
     url = server_database.url()
     with scene_at(url) as scene:

@@ -78,7 +78,7 @@ def test_unsupported_layout_is_refused_with_its_version(database, server, versio
 
 
 def test_released_lock_leaves_no_key(database, server):
-    """The tokens of all names share one counter, so a released lock leaves no key of its own."""
+    """The fences of all names share one counter, so a released lock leaves no key."""
     for name in ("a", "b"):
         fence = database.acquire_lock(name, "ada", 30.0)
         assert fence is not None
@@ -88,7 +88,7 @@ def test_released_lock_leaves_no_key(database, server):
 
 
 def test_fences_grow_after_the_last_ones_are_lost(database, server):
-    """After a failover that loses a lock and its token, the next lock gets a larger token."""
+    """After a failover that loses a lock and its fence, the next lock gets a larger fence."""
     first = database.acquire_lock("lock", "ada", 30.0)
     server.client().delete("firelock:{0}:lock:lock", "firelock:{0}:fences")
 
@@ -100,7 +100,7 @@ def test_fences_grow_after_the_last_ones_are_lost(database, server):
 
 
 def test_fences_grow_after_the_clock_is_set_back(database, server):
-    """A token is larger than the last one, whatever the clock shows."""
+    """A fence is larger than the last one, whatever time the clock shows."""
     server.client().set("firelock:{0}:fences", 4_000_000_000_000_000)
 
     assert 4_000_000_000_000_001 == database.acquire_lock("lock", "ada", 30.0)

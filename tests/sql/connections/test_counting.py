@@ -49,7 +49,7 @@ def enqueued(scene):
     return scene.storage.counts().by_state[State.ENQUEUED]
 
 
-def test_many_differences_are_folded_and_few_are_left(scene, admin, clock):
+def test_fold_is_skipped_for_few_differences(scene, admin, clock):
     """Fewer than 200 differences are not folded, because reading them costs almost nothing."""
     database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - one duty of upkeep alone
     add_singly(scene, 199)
@@ -63,7 +63,7 @@ def test_many_differences_are_folded_and_few_are_left(scene, admin, clock):
     assert 200 == enqueued(scene)
 
 
-def test_a_run_ends_although_differences_are_left(scene, admin, clock):
+def test_fold_run_is_bounded(scene, admin, clock):
     """A run is bounded because due jobs wait for it; the next run continues.
 
     It ends earlier if its folds are slow.
@@ -83,7 +83,7 @@ def test_a_run_ends_although_differences_are_left(scene, admin, clock):
     assert enqueued(scene) == 30_000
 
 
-def test_clients_fold_where_no_server_does(scene, admin, monkeypatch):
+def test_clients_fold_if_no_server_runs(scene, admin, monkeypatch):
     """Each call adds a difference, and possibly no server exists that would fold it."""
     monkeypatch.setattr(storage, "FOLD_EVERY", 300)
 
@@ -93,7 +93,7 @@ def test_clients_fold_where_no_server_does(scene, admin, monkeypatch):
     assert enqueued(scene) == 600
 
 
-def test_jobs_are_stored_although_folding_fails(scene, admin, monkeypatch):
+def test_failing_fold_does_not_affect_stored_jobs(scene, admin, monkeypatch):
     """The call that folds has already stored its jobs."""
     monkeypatch.setattr(storage, "FOLD_EVERY", 1)
     admin.execute("ALTER TABLE firelock_counts RENAME TO firelock_away")
@@ -105,7 +105,7 @@ def test_jobs_are_stored_although_folding_fails(scene, admin, monkeypatch):
     assert enqueued(scene) == 250
 
 
-def test_after_a_long_look_only_newer_ones_are_looked_for(scene, admin, clock):
+def test_after_a_slow_read_only_newer_differences_are_read(scene, admin, clock):
     """A difference that a long transaction adds with a lower number waits for the next full read.
 
     It is counted meanwhile.

@@ -57,7 +57,7 @@ def sockets(path):
 
 
 @pytest.mark.parametrize("change", ["requeue", "hand back", "end of a session", "promote", "resume"])
-def test_everything_that_makes_work_is_told(scene, holder, server, change):
+def test_servers_are_notified_of_all_new_work(scene, holder, server, change):
     """Jobs become claimable in several ways, and servers are notified of each."""
     running = scene.run(holder)
     if change == "requeue":
@@ -81,7 +81,7 @@ def test_everything_that_makes_work_is_told(scene, holder, server, change):
     assert server.wait(None, 10)
 
 
-def test_a_full_socket_blocks_nobody(scene, server):
+def test_full_socket_does_not_block_writers(scene, server):
     """A server that does not listen for a while does not delay the writers.
 
     It is notified when it listens again.
@@ -93,7 +93,7 @@ def test_a_full_socket_blocks_nobody(scene, server):
     assert {State.ENQUEUED: 600} == scene.storage.counts().by_state
 
 
-def test_the_socket_of_a_dead_process_is_removed(scene, server, path):
+def test_socket_of_a_dead_process_is_removed(scene, server, path):
     """The first process that finds no listener at a socket removes it."""
     abandoned = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     abandoned.bind(f"{path}.wake/dead.0")
@@ -106,7 +106,7 @@ def test_the_socket_of_a_dead_process_is_removed(scene, server, path):
     assert [name for name in before if name != "dead.0"] == sockets(path)
 
 
-def test_threads_that_send_at_once_share_one_socket(path, monkeypatch):
+def test_concurrent_senders_share_one_socket(path, monkeypatch):
     """Two threads that send first at the same time create only one socket, so none is left open."""
     made, both = [], threading.Barrier(2)
     real = socket.socket
@@ -132,7 +132,7 @@ def test_threads_that_send_at_once_share_one_socket(path, monkeypatch):
     receiver.close()
 
 
-def test_closing_takes_the_socket_away(scene, server, path):
+def test_closing_removes_the_socket(scene, server, path):
     """A process that closes its storage leaves no socket behind."""
     before = sockets(path)
 
@@ -178,12 +178,12 @@ def test_closing_ends_every_wait_without_an_error(path):
     assert [] == sockets(path)
 
 
-def test_the_folder_is_its_owners_alone(server, path):
+def test_socket_folder_is_private_to_its_owner(server, path):
     """Other users must not read queue names or create sockets."""
     assert 0o700 == Path(f"{path}.wake").stat().st_mode & 0o777
 
 
-def test_a_folder_open_to_others_is_not_used(scene, holder, path):
+def test_socket_folder_open_to_other_users_is_not_used(scene, holder, path):
     """Servers poll instead, and the description states the reason."""
     Path(f"{path}.wake").mkdir(mode=0o777)
     Path(f"{path}.wake").chmod(0o777)
@@ -204,7 +204,7 @@ def short_folder(monkeypatch):
         yield folder
 
 
-def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, short_folder):
+def test_long_socket_path_moves_to_the_temporary_folder(tmp_path, short_folder):
     """A socket's address must be short. Two processes still find the same folder."""
     database = tmp_path / ("long" * 30) / "jobs.db"
     receiver, sender = SocketMailbox(database), SocketMailbox(database)
@@ -218,7 +218,7 @@ def test_a_path_that_is_too_long_moves_to_the_temporary_folder(tmp_path, short_f
         mailbox.close()
 
 
-def test_a_path_that_is_too_long_without_a_temporary_folder_is_polled(tmp_path, monkeypatch):
+def test_long_socket_path_without_a_temporary_folder_causes_polling(tmp_path, monkeypatch):
     """If only the database's folder is writable, the description states that servers find work by polling.
 
     Nothing fails.
@@ -239,7 +239,7 @@ def test_a_path_that_is_too_long_without_a_temporary_folder_is_polled(tmp_path, 
     mailbox.close()
 
 
-def test_without_wake_ups_notify_is_not_offered(path):
+def test_disabled_notifications_are_not_offered(path):
     """The features and the description reflect `wake=off`, and no folder is created."""
     storage = SqliteStorage(f"sqlite:///{path}?wake=off")
 

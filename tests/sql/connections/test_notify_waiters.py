@@ -72,7 +72,7 @@ def listener(wake, letterbox, queues):
     thread.join(30)
 
 
-def test_a_claim_of_other_queues_leaves_a_message_to_whoever_waits(wake, letterbox):
+def test_claim_of_other_queues_keeps_the_message_for_waiters(wake, letterbox):
     """A claim empties the mailbox before it reads the queues.
 
     A message for other queues still reaches their waiters.
@@ -85,7 +85,7 @@ def test_a_claim_of_other_queues_leaves_a_message_to_whoever_waits(wake, letterb
     assert [True] == answers
 
 
-def test_a_wait_for_other_queues_leaves_a_message_to_whoever_listens(wake, letterbox):
+def test_wait_for_other_queues_keeps_the_message_for_listeners(wake, letterbox):
     """A thread that starts to wait next to the listener might take the message first."""
     with listener(wake, letterbox, ["mail"]) as answers:
         letterbox.arrived.append(b"mail")
@@ -95,7 +95,7 @@ def test_a_wait_for_other_queues_leaves_a_message_to_whoever_listens(wake, lette
     assert [True] == answers
 
 
-def test_a_claim_of_the_same_queues_has_seen_the_message(wake, letterbox):
+def test_claim_of_the_same_queues_consumes_the_message(wake, letterbox):
     """A message about jobs that a claim is about to see does not end a wait for the same queues."""
     with listener(wake, letterbox, ["mail"]) as answers:
         letterbox.arrived.append(b"mail")

@@ -127,7 +127,7 @@ def test_nothing_is_reserved_in_an_engine_of_the_caller(server_database):
     assert 4 == number
 
 
-def test_refusal_names_what_is_in_use(make_pool):
+def test_pool_error_names_the_used_connections(make_pool):
     """The error names the connections in use and the option to increase."""
     pool = make_pool(3)
     serve(pool)
@@ -136,7 +136,7 @@ def test_refusal_names_what_is_in_use(make_pool):
         pool.lend().__enter__()
 
 
-def test_server_work_is_that_of_its_block_and_thread():
+def test_server_work_is_limited_to_its_block_and_thread():
     """Blocks nest. A thread that is started in a block does other work, for example a job."""
     seen = []
 

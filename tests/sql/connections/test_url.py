@@ -10,7 +10,7 @@ from firelock import ConfigurationError
 from firelock_sql.connections.url import SqliteUrl, parse_sqlite_url
 
 
-def test_a_relative_path_is_made_absolute_once(tmp_path, monkeypatch):
+def test_relative_path_is_resolved_once(tmp_path, monkeypatch):
     """The path is relative to the folder in which the storage was opened, wherever the process goes later."""
     monkeypatch.chdir(tmp_path)
 
@@ -20,12 +20,12 @@ def test_a_relative_path_is_made_absolute_once(tmp_path, monkeypatch):
     assert f"sqlite:///{tmp_path}/jobs.db" == str(url)
 
 
-def test_an_absolute_path_has_four_slashes():
+def test_absolute_path_has_four_slashes():
     """SQLAlchemy uses the same form."""
     assert Path("/var/lib/jobs.db") == parse_sqlite_url("sqlite:////var/lib/jobs.db").path
 
 
-def test_percent_signs_stand_for_odd_characters():
+def test_percent_escapes_are_decoded_in_paths():
     """A file name can contain spaces or question marks, and the URL is shown with the same escapes."""
     url = parse_sqlite_url("sqlite:////tmp/my%20jobs%3F.db")
 
@@ -33,7 +33,7 @@ def test_percent_signs_stand_for_odd_characters():
     assert url == parse_sqlite_url(str(url))
 
 
-def test_every_option_is_read_and_shown():
+def test_every_url_option_is_read_and_shown():
     """Options that differ from their defaults are shown after the path."""
     text = "sqlite:////tmp/jobs.db?synchronous=normal&busy_timeout=2.5&wake=off"
 
@@ -54,7 +54,7 @@ def test_full_durability_is_the_default():
     "url",
     ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///%00", "sqlite:///file?mode=memory"],
 )
-def test_a_database_in_memory_is_refused_with_a_hint(url):
+def test_database_in_memory_is_refused_with_a_hint(url):
     """SQLite's memory database belongs to one connection, so the error suggests `memory://`."""
     with pytest.raises(ConfigurationError, match="memory://"):
         parse_sqlite_url(url)
@@ -73,7 +73,7 @@ def test_a_database_in_memory_is_refused_with_a_hint(url):
         ("sqlite:////tmp/a.db#x", "%23"),
     ],
 )
-def test_what_is_wrong_with_a_url_is_named(url, named):
+def test_invalid_url_is_refused(url, named):
     """A misspelt option is refused, not ignored."""
     with pytest.raises(ConfigurationError, match=named):
         parse_sqlite_url(url)

@@ -27,7 +27,7 @@ class Clock:
 # ---- the time of full reads ------------------------------------------------------------------------------
 
 
-def test_reads_rest_after_several_long_ones_in_a_row():
+def test_full_reads_pause_after_several_slow_ones():
     """A fast read in between starts the count again. The pause is a multiple of the slow read's duration."""
     clock = Clock()
     looks = WholeLooks(20, 0.01, clock)
@@ -43,7 +43,7 @@ def test_reads_rest_after_several_long_ones_in_a_row():
     assert is_time == [False, False, True]
 
 
-def test_reads_rest_again_after_one_long_one():
+def test_full_reads_pause_again_after_one_slow_one():
     """The cause of the earlier slow reads still exists."""
     clock = Clock()
     looks = WholeLooks(20, 0.01, clock)
@@ -56,7 +56,7 @@ def test_reads_rest_again_after_one_long_one():
     assert not looks.is_time
 
 
-def test_an_expected_find_ends_the_rest():
+def test_expected_claim_ends_the_pause_of_full_reads():
     """A claim whose reply was lost must be found."""
     looks = HeldLooks(0.01, Clock())
     for _ in range(3):
@@ -67,7 +67,7 @@ def test_an_expected_find_ends_the_rest():
     assert looks.is_time
 
 
-def test_the_floor_of_due_jobs_is_there_while_reads_rest():
+def test_floor_of_due_jobs_exists_while_full_reads_pause():
     """The floor is some seconds before the latest enqueue. It is reset after a fast full read."""
     clock = Clock()
     floor = DueFloor(0.01, clock)
@@ -86,7 +86,7 @@ def test_the_floor_of_due_jobs_is_there_while_reads_rest():
     assert floor.start == EARLIEST
 
 
-def test_a_database_without_old_entries_reads_all():
+def test_database_without_old_entries_is_read_fully():
     """Without old entries in the index, reads might be slow for other reasons."""
     floor = DueFloor()
     for _ in range(10):
@@ -113,7 +113,7 @@ def scene(postgresql, monkeypatch):
         yield scene
 
 
-def test_jobs_become_due_above_the_floor(scene):
+def test_jobs_that_become_due_above_the_floor_are_found(scene):
     """Claims and `promote` find jobs that become due, however many a call moves."""
     scene.storage.promote(1)
     early, middle, late = (scene.schedule(seconds) for seconds in (-2, 60, HOUR))
@@ -129,7 +129,7 @@ def test_jobs_become_due_above_the_floor(scene):
     assert {scene.state(early), scene.state(middle)} == {State.ENQUEUED}
 
 
-def test_a_backlog_of_due_jobs_stays_above_the_floor(scene):
+def test_backlog_of_due_jobs_stays_above_the_floor(scene):
     """The floor never passes a job that did not fit into one call."""
     jobs = [scene.schedule(number) for number in range(6)]
     scene.storage.promote(1)
@@ -141,7 +141,7 @@ def test_a_backlog_of_due_jobs_stays_above_the_floor(scene):
     assert {scene.record(job).state for job in jobs} == {State.ENQUEUED}
 
 
-def test_a_job_due_before_the_floor_waits_for_a_whole_read(scene):
+def test_job_due_before_the_floor_waits_for_a_full_read(scene):
     """A job that was already long due when it was stored is an exception, and waits for a full read."""
     scene.storage.promote(1)
     late = scene.schedule(-HOUR)
@@ -153,7 +153,7 @@ def test_a_job_due_before_the_floor_waits_for_a_whole_read(scene):
     assert scene.record(late).state is State.ENQUEUED
 
 
-def test_a_comparison_between_whole_reads_finds_what_is_lost(scene):
+def test_reconciliation_between_full_reads_finds_lost_jobs(scene):
     """A comparison between full reads checks the jobs that the caller names."""
     holder = scene.begin()
     for _ in range(3):
@@ -169,7 +169,7 @@ def test_a_comparison_between_whole_reads_finds_what_is_lost(scene):
     assert other.job_id != held.job_id
 
 
-def test_a_claim_whose_reply_was_lost_is_found_by_the_next_comparison(scene, admin):
+def test_claim_with_a_lost_reply_is_found_by_the_next_reconciliation(scene, admin):
     """The claim's connection was lost, so the storage reads all jobs of the session."""
     holder = scene.begin()
     scene.add()

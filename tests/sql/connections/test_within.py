@@ -35,7 +35,7 @@ def stored(scene):
     return sum(scene.storage.counts().by_state.values())
 
 
-def test_a_scoped_session_is_a_session(scene, engine):
+def test_scoped_session_is_accepted(scene, engine):
     """The session objects that web frameworks provide are accepted too."""
     sessions = scoped_session(sessionmaker(engine))
 
@@ -46,7 +46,7 @@ def test_a_scoped_session_is_a_session(scene, engine):
     assert 1 == stored(scene)
 
 
-def test_another_database_is_refused(scene, tmp_path):
+def test_transaction_on_another_file_is_refused(scene, tmp_path):
     """A transaction on another file cannot contain these jobs; the error names both files."""
     other = create_engine(f"sqlite:///{tmp_path}/other.db")
 
@@ -58,7 +58,7 @@ def test_another_database_is_refused(scene, tmp_path):
     other.dispose()
 
 
-def test_a_link_to_the_same_file_is_the_same_database(scene, engine, tmp_path):
+def test_link_to_the_same_file_is_accepted(scene, engine, tmp_path):
     """Files are compared, not their paths."""
     (tmp_path / "link.db").symlink_to(tmp_path / "jobs.db")
     linked = create_engine(f"sqlite:///{tmp_path}/link.db")
@@ -71,7 +71,7 @@ def test_a_link_to_the_same_file_is_the_same_database(scene, engine, tmp_path):
     assert 1 == stored(scene)
 
 
-def test_a_connection_without_a_transaction_is_refused(scene, path):
+def test_connection_without_a_transaction_is_refused(scene, path):
     """In autocommit mode nothing can be rolled back, unless the caller has begun a transaction."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         with pytest.raises(ConfigurationError, match="begin one first"):
@@ -83,7 +83,7 @@ def test_a_connection_without_a_transaction_is_refused(scene, path):
     assert 1 == stored(scene)
 
 
-def test_tables_are_not_made_under_a_transaction_that_writes(tmp_path):
+def test_tables_are_not_created_during_a_writing_transaction(tmp_path):
     """The migration and the caller's transaction would wait for each other forever.
 
     So the call fails immediately and names the step that the caller must do first.
@@ -105,7 +105,7 @@ def test_tables_are_not_made_under_a_transaction_that_writes(tmp_path):
     storage.close()
 
 
-def test_a_stranger_is_refused(scene):
+def test_value_that_is_not_a_transaction_is_refused(scene):
     """The error names the type of a value that is not a transaction."""
     with pytest.raises(ConfigurationError, match="(not|got) dict"):
         scene.storage.insert([scene.new_job()], within={})
@@ -124,7 +124,7 @@ def server(scene):
     return server
 
 
-def test_servers_are_told_after_a_sessions_commit(scene, engine, server):
+def test_servers_are_notified_after_the_commit_of_a_session(scene, engine, server):
     """Servers are not notified while the transaction is open, only after its commit."""
     with Session(engine) as session:
         scene.storage.insert([scene.new_job()], within=session)
@@ -134,7 +134,7 @@ def test_servers_are_told_after_a_sessions_commit(scene, engine, server):
     assert (False, True) == (while_open, server.wait(None, 10))
 
 
-def test_a_savepoint_tells_nobody(scene, engine, server):
+def test_savepoint_does_not_notify_servers(scene, engine, server):
     """Only the commit of the outermost transaction counts."""
     with Session(engine) as session:
         with session.begin_nested():
@@ -146,7 +146,7 @@ def test_a_savepoint_tells_nobody(scene, engine, server):
 
 
 @pytest.mark.parametrize("opens", [Session, lambda engine: engine.connect()], ids=["session", "connection"])
-def test_a_rollback_tells_nobody(scene, engine, server, opens):
+def test_rollback_does_not_notify_servers(scene, engine, server, opens):
     """Servers do not search for jobs that were rolled back.
 
     A later commit does not notify them of these jobs either.
@@ -160,7 +160,7 @@ def test_a_rollback_tells_nobody(scene, engine, server, opens):
     assert not server.wait(None, 0)
 
 
-def test_servers_are_told_when_a_connection_is_given_back(scene, engine, server):
+def test_servers_are_notified_when_a_connection_returns_to_the_pool(scene, engine, server):
     """SQLAlchemy Core has no event after a commit, so the connection's return to the pool is used instead."""
     with engine.begin() as connection:
         scene.storage.insert([scene.new_job()], within=connection)
@@ -222,7 +222,7 @@ def by_raw_connection(engine):
 
 @TELLS_LOCKS
 @pytest.mark.parametrize("begun", [by_session, by_connection, by_raw_connection])
-def test_who_waits_for_an_own_transaction_is_told_of_within(make_app, engine, begun, caplog):
+def test_wait_for_an_own_transaction_suggests_within(make_app, engine, begun, caplog):
     """If other threads exist, the owner of the transaction is unknown.
 
     So the log explains the wait after a second, and the error does so at the end.
@@ -264,7 +264,7 @@ except StorageUnavailable as error:
 
 
 @TELLS_LOCKS
-def test_a_program_of_one_thread_waits_for_nobody_else(path):
+def test_program_with_one_thread_fails_without_waiting(path):
     """The error does not depend on where the program keeps its session."""
     said = subprocess.run(
         [sys.executable, "-c", ALONE, str(path)], env=unmeasured(), capture_output=True, text=True,
@@ -336,7 +336,7 @@ def kept_by_another_thread(engine, until):
 @pytest.mark.parametrize(
     "beside", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
 )
-def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine, caplog, beside):
+def test_wait_for_the_transaction_of_another_thread_is_logged(make_app, engine, caplog, beside):
     """Another thread's transaction may end at any time.
 
     The log names it after a second, and the job is stored after it.
@@ -362,7 +362,7 @@ def test_another_thread_s_transaction_is_waited_for_and_told_of(make_app, engine
 
 
 @pytest.mark.parametrize("seconds", [0, 0.2])
-def test_who_has_waited_for_long_enough_is_told_of_within(make_app, engine, seconds):
+def test_timeout_of_a_long_wait_suggests_within(make_app, engine, seconds):
     """The error is the same whichever process or thread has the transaction.
 
     The wait does not start again.
@@ -380,7 +380,7 @@ def test_who_has_waited_for_long_enough_is_told_of_within(make_app, engine, seco
     assert caught.value.is_untouched
 
 
-def test_an_alias_of_djangos_is_refused_with_the_plugin_that_takes_it(scene):
+def test_django_alias_without_the_plugin_is_refused(scene):
     """In an app with the plugin, this code is never reached."""
     with pytest.raises(ConfigurationError, match=r"plugins=\[DjangoPlugin\(\)\]"):
         scene.storage.insert([scene.new_job()], within="default")

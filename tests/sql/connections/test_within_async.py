@@ -75,7 +75,7 @@ class AsyncCallers:
         return engine
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
-    def test_jobs_follow_an_async_session(self, fire, task, opened, is_committed):
+    def test_jobs_follow_the_transaction_of_an_async_session(self, fire, task, opened, is_committed):
         """Job and continuation exist after the commit, and never after a rollback.
 
         Before the end, the handle raises.
@@ -96,7 +96,7 @@ class AsyncCallers:
         assert ({State.ENQUEUED: 1, State.AWAITING: 1} if is_committed else {}) == by_state
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
-    def test_every_verb_that_makes_jobs_follows_an_async_session(self, fire, task, opened, is_committed):
+    def test_every_verb_that_creates_jobs_follows_an_async_session(self, fire, task, opened, is_committed):
         """Jobs with any relation to other jobs of the session follow its transaction.
 
         A job outside the session cannot wait for one in it.
@@ -140,7 +140,7 @@ class AsyncCallers:
         assert seen == 1
         assert fire.jobs.counts().total == 1 + 10 * is_committed
 
-    def test_jobs_follow_an_async_connection(self, fire, task, opened):
+    def test_jobs_follow_the_transaction_of_an_async_connection(self, fire, task, opened):
         """SQLAlchemy Core's async connection is accepted like the ORM's async session."""
 
         async def use():
@@ -151,7 +151,7 @@ class AsyncCallers:
 
         assert 1 == enqueued(fire)
 
-    def test_many_rows_follow_an_async_session(self, fire, opened):
+    def test_statement_with_many_rows_follows_an_async_session(self, fire, opened):
         """A statement that writes many rows belongs to the transaction too, whichever driver is used."""
         jobs = [new_job(f"0190-{number}", tags=("eu", "red")) for number in range(300)]
 
@@ -164,7 +164,7 @@ class AsyncCallers:
         assert [True] * 300 == asyncio.run(use())
         assert 300 == enqueued(fire)
 
-    def test_a_refused_job_leaves_an_async_transaction_as_it_was(self, fire, opened):
+    def test_refused_job_does_not_change_an_async_transaction(self, fire, opened):
         """The caller's changes before and after the refused job are committed."""
         orphan = new_job("0190-orphan", State.AWAITING, parents=(Edge("no-such-parent", On.SUCCEEDED),))
 
@@ -182,7 +182,7 @@ class AsyncCallers:
         assert (2, {}) == (asyncio.run(use()), fire.storage.counts().by_state)
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
-    def test_what_is_remembered_follows_an_async_session(self, fire, opened, is_committed):
+    def test_memos_follow_the_transaction_of_an_async_session(self, fire, opened, is_committed):
         """A step, a signal and a batch's member exist after the commit.
 
         After a rollback, none of them exists.
@@ -226,7 +226,7 @@ class AsyncCallers:
         assert counts is not None
         assert is_committed == counts.total
 
-    def test_an_async_engine_in_autocommit_is_refused(self, fire, task, opened):
+    def test_async_engine_in_autocommit_is_refused(self, fire, task, opened):
         """The connections of an engine in autocommit mode commit each statement separately."""
 
         async def use():
@@ -238,7 +238,7 @@ class AsyncCallers:
 
         assert 0 == enqueued(fire)
 
-    def test_an_async_task_ends_with_its_own_transaction(self, fire, opened):
+    def test_async_task_ends_with_its_own_transaction(self, fire, opened):
         """The effects and the end of such a task are one commit.
 
         The continuation starts immediately, and the result is the given value.
@@ -316,7 +316,7 @@ class TestMariadb(AsyncCallers):
             cursor.execute(f"USE {mariadb.name}")
             yield cursor
 
-    def test_a_lock_not_had_in_time_is_the_storages_error(self, fire, opened, admin):
+    def test_lock_timeout_raises_a_storage_error(self, fire, opened, admin):
         """The driver's own error does not leak. The caller can still commit its earlier changes."""
         fire.storage.insert([new_job("0190-parent")])
         child = new_job("0190-child", State.AWAITING, parents=(Edge("0190-parent", On.SUCCEEDED),))
@@ -337,7 +337,7 @@ class TestMariadb(AsyncCallers):
 
         assert [True, False] == [job is not None for job in fire.storage.get(["0190-own", "0190-child"])]
 
-    def test_a_lost_connection_is_the_storages_error(self, fire, opened, admin):
+    def test_lost_connection_raises_a_storage_error(self, fire, opened, admin):
         """Each driver reports the loss differently. Nothing was stored, so the call can be repeated."""
 
         async def use():

@@ -42,7 +42,7 @@ def enqueued(fire):
     return fire.storage.counts().by_state.get(State.ENQUEUED, 0)
 
 
-def test_a_nested_transaction_counts(fire, task, engine):
+def test_rollback_to_a_savepoint_removes_its_jobs(fire, task, engine):
     """A rollback to the caller's savepoint also removes the jobs that were stored after it."""
     with Session(engine) as session, session.begin():
         task.using(within=session).enqueue(1)
@@ -53,7 +53,7 @@ def test_a_nested_transaction_counts(fire, task, engine):
     assert 1 == enqueued(fire)
 
 
-def test_a_psycopg_block_in_autocommit_is_a_transaction(fire, task, postgresql):
+def test_psycopg_block_in_autocommit_is_accepted(fire, task, postgresql):
     """Outside a block nothing could be rolled back, so the call is refused."""
     with closing(psycopg.connect(postgresql.url(), autocommit=True)) as connection:
         with pytest.raises(ConfigurationError, match="autocommit"):
@@ -66,7 +66,7 @@ def test_a_psycopg_block_in_autocommit_is_a_transaction(fire, task, postgresql):
     assert 1 == enqueued(fire)
 
 
-def test_another_database_is_refused(fire, task, postgresql):
+def test_transaction_on_another_database_is_refused(fire, task, postgresql):
     """The tables of these jobs do not exist there, even if other tables have the same names."""
     with (
         closing(Firelock(postgresql.url("prefix=other_"))) as other,
@@ -85,7 +85,7 @@ def test_another_database_is_refused(fire, task, postgresql):
     assert 0 == enqueued(fire)
 
 
-def test_a_key_that_a_snapshot_hides_is_told(fire, task, engine):
+def test_unique_key_hidden_by_a_snapshot_is_reported(fire, task, engine):
     """A job that was stored after the snapshot is neither visible in it nor overwritten.
 
     The caller can continue.

@@ -202,7 +202,7 @@ class Relations:
         assert set(numbers[0::4] + numbers[1::4] + numbers[2::4]) == {0}
         assert min(numbers[3::4]) >= 1
 
-    def test_job_cannot_wait_for_one_that_a_savepoint_has_undone(self, shop):
+    def test_job_cannot_wait_for_one_rolled_back_to_a_savepoint(self, shop):
         """The refusal does not change the transaction."""
         outcomes = {}
 
@@ -244,7 +244,7 @@ class Relations:
 
         assert outcomes == all_of(FORMS, {"accepted"})
 
-    def test_batch_of_an_open_transaction_takes_members_in_it_alone(self, shop, way):
+    def test_batch_of_an_open_transaction_accepts_members_only_in_it(self, shop, way):
         if way == "plugin":
             pytest.skip("every job of this thread joins its transaction")
 
@@ -259,7 +259,7 @@ class Relations:
 
         assert batch.counts().total == 3
 
-    def test_block_that_raises_cancels_what_the_transaction_has_stored_of_it(self, shop):
+    def test_failing_block_cancels_its_stored_batch(self, shop):
         """The caller continues and commits. The members that were already stored must not run."""
         with (
             shop.transaction(commits=True) as within,
@@ -390,7 +390,7 @@ class TestTester:
         assert inside == outside == all_of(OF_A_PARENT, REFUSED)
 
     @pytest.mark.parametrize("way", ["plugin"])
-    def test_job_of_a_plugins_transaction_is_there_after_its_commit(self, shop):
+    def test_job_in_a_transaction_of_a_plugin_exists_after_its_commit(self, shop):
         """The plugin reports the commit. After a rollback it reports nothing, so the job never exists."""
         outcomes = {}
 
@@ -402,7 +402,7 @@ class TestTester:
         assert outcomes == all_of(OF_A_PARENT, REFUSED)
 
     @pytest.mark.parametrize("way", ["session", "connection"])
-    def test_handle_is_of_no_use_before_the_commit_or_a_run_by_the_test(self, shop):
+    def test_handle_is_unusable_before_the_commit_or_a_run_by_the_test(self, shop):
         with shop.transaction(commits=True) as within:
             jobs = [shop.task(within).enqueue(number) for number in range(3)]
             with pytest.raises(JobNotCommitted):
@@ -418,7 +418,7 @@ class TestTester:
         assert jobs[2].delete().state == "deleted"
 
     @pytest.mark.parametrize("way", ["session"])
-    def test_scoped_session_is_the_session_of_its_thread(self, shop, url):
+    def test_scoped_session_resolves_to_the_session_of_its_thread(self, shop, url):
         engine = create_engine(url, poolclass=NullPool)
         sessions = scoped_session(sessionmaker(engine))
 
@@ -434,7 +434,7 @@ class TestTester:
 
     @pytest.mark.parametrize("way", ["session"])
     @pytest.mark.parametrize("within", ["default", {}, AsyncSession()], ids=["str", "dict", "AsyncSession"])
-    def test_what_every_storage_refuses_is_refused(self, shop, within):
+    def test_tester_refuses_the_same_calls_as_a_storage(self, shop, within):
         """An AsyncSession is only accepted by the async verbs."""
         with pytest.raises(ConfigurationError, match=rf"\b(no|not|got) {type(within).__name__}"):
             shop.task(within).enqueue(1)
@@ -442,7 +442,7 @@ class TestTester:
             shop.approval.send(shop.committed, True, within=within)
 
     @pytest.mark.parametrize("way", ["session"])
-    def test_async_verbs_take_an_async_session(self, shop, url):
+    def test_async_verbs_accept_an_async_session(self, shop, url):
         async def use():
             engine = create_async_engine(url.replace("sqlite", "sqlite+aiosqlite"), poolclass=NullPool)
             async with AsyncSession(engine) as session:

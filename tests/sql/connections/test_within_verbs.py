@@ -152,7 +152,7 @@ def test_joining_verb_leaves_nothing_after_a_rollback(shop, verb):
 
 @pytest.mark.parametrize("way", ["session", "connection", "driver"])
 @pytest.mark.parametrize("verb", ["copy", "trigger", "send"])
-def test_copy_trigger_and_send_take_a_transaction(shop, verb, way):
+def test_copy_trigger_and_send_accept_a_transaction(shop, verb, way):
     shop.way = way
     before = seen(shop)
     calls = {

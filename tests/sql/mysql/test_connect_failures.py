@@ -36,14 +36,14 @@ from firelock_sql.mysql.connect import read_failure
         (1064, Meaning.LASTING),
     ],
 )
-def test_a_number_has_one_meaning(number, meaning):
+def test_error_number_has_one_meaning(number, meaning):
     """The meaning decides whether to repeat a transaction, drop a connection, or let the caller try later."""
     failure = read_failure(pymysql.err.OperationalError(number, "said"))
 
     assert failure.meaning is meaning
 
 
-def test_asyncmys_errors_mean_what_pymysqls_do():
+def test_errors_of_asyncmy_are_classified_like_those_of_pymysql():
     """The classes of asyncmy's errors are different, but the errors contain the server's numbers."""
     failure = read_failure(asyncmy.errors.OperationalError(1205, "Lock wait timeout exceeded"))
 
@@ -64,7 +64,7 @@ def test_asyncmys_errors_mean_what_pymysqls_do():
         (1153, "Got a packet bigger than 'max_allowed_packet' bytes", "raise max_allowed_packet"),
     ],
 )
-def test_a_failure_that_people_mend_says_how(number, said, told):
+def test_failure_that_people_can_fix_has_a_hint(number, said, told):
     """The server's own message comes before the hint."""
     failure = read_failure(pymysql.err.OperationalError(number, said))
 
@@ -81,21 +81,21 @@ def test_a_failure_that_people_mend_says_how(number, said, told):
         (1292, 'Truncated incorrect value: "hunter2"'),
     ],
 )
-def test_no_value_of_a_statement_is_shown(number, said):
+def test_error_hides_values_of_the_statement(number, said):
     """A value that the server quotes might be an argument of a job."""
     failure = read_failure(pymysql.err.DataError(number, said))
 
     assert "hunter2" not in failure.text
 
 
-def test_a_closed_connection_is_a_lost_one():
+def test_closed_connection_is_classified_as_lost():
     """PyMySQL reports it without a number of the server."""
     failure = read_failure(pymysql.err.InterfaceError(0, ""))
 
     assert (failure.meaning, failure.text) == (Meaning.LOST, "the connection is closed.")
 
 
-def test_an_error_that_the_engine_wrapped_is_read_as_its_own():
+def test_error_wrapped_by_the_engine_is_unwrapped():
     """SQLAlchemy itself sends the first queries of a new connection."""
     own = pymysql.err.OperationalError(1040, "Too many connections")
 
@@ -104,7 +104,7 @@ def test_an_error_that_the_engine_wrapped_is_read_as_its_own():
     assert failure.meaning is Meaning.PASSING
 
 
-def test_a_password_that_needs_another_package_says_which():
+def test_missing_package_for_a_password_is_named():
     """PyMySQL raises a RuntimeError for it."""
     failure = read_failure(RuntimeError("'cryptography' package is required for sha256_password"))
 
@@ -112,7 +112,7 @@ def test_a_password_that_needs_another_package_says_which():
 
 
 @pytest.mark.parametrize("error", [ValueError("1213"), KeyError(1213), RuntimeError("else")])
-def test_errors_of_others_are_none_of_the_drivers(error):
+def test_errors_of_other_code_are_not_translated(error):
     """Exceptions that are not the driver's are raised unchanged."""
     assert read_failure(error) is None
 
@@ -129,7 +129,7 @@ def test_errors_of_others_are_none_of_the_drivers(error):
     ],
     ids=["savepoint", "function"],
 )
-def test_what_does_not_exist_is_a_deadlock_only_for_a_savepoint(said, meaning, told):
+def test_missing_object_is_a_deadlock_only_for_a_savepoint(said, meaning, told):
     """A function that this version of the server lacks stays missing, so repetitions would never end."""
     failure = read_failure(pymysql.err.OperationalError(1305, said))
 

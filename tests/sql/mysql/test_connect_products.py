@@ -19,7 +19,7 @@ from firelock_sql.mysql.connect import read_product
         ("9.4.0", "MySQL Community Server - GPL", "MySQL 9.4.0"),
     ],
 )
-def test_a_server_that_skips_locked_rows_is_taken(version, comment, said):
+def test_server_with_skip_locked_is_accepted(version, comment, said):
     """MySQL from 8.0.1 and MariaDB from 10.6 are accepted, whatever else their version strings contain."""
     product = read_product(version, comment)
 
@@ -35,7 +35,7 @@ def test_a_server_that_skips_locked_rows_is_taken(version, comment, said):
         ("8.0.0", "MySQL Community Server", "MySQL 8.0.0 is too old: SKIP LOCKED came with 8.0.1."),
     ],
 )
-def test_an_older_server_is_refused_by_its_version(version, comment, said):
+def test_server_without_skip_locked_is_refused_with_its_version(version, comment, said):
     """Without SKIP LOCKED, claims would wait for each other.
 
     The message names the first version that has it.
@@ -56,13 +56,13 @@ def test_an_older_server_is_refused_by_its_version(version, comment, said):
         ("5.7.25-OceanBase-v4.2.1", "OceanBase 4.2.1", "OceanBase"),
     ],
 )
-def test_another_product_is_refused_by_its_name(version, comment, name):
+def test_other_product_is_refused_with_its_name(version, comment, name):
     """A product that only speaks the protocol locks rows in its own way or not at all."""
     with pytest.raises(StorageError, match=f"The server is {name} "):
         read_product(version, comment)
 
 
-def test_a_version_without_a_number_is_refused():
+def test_version_without_a_number_is_refused():
     """The message contains the server's version string."""
     with pytest.raises(StorageError, match="'unknown' cannot be read"):
         read_product("unknown", "")
@@ -71,6 +71,6 @@ def test_a_version_without_a_number_is_refused():
 @pytest.mark.parametrize(
     ("version", "sorts_down"), [("10.7.8-MariaDB", False), ("10.8.1-MariaDB", True), ("8.0.36", True)]
 )
-def test_descending_indexes_came_later_to_mariadb(version, sorts_down):
+def test_mariadb_without_descending_indexes_is_detected(version, sorts_down):
     """Before MariaDB 10.8 a claim reads its whole queue, and `firelock doctor` reports this."""
     assert read_product(version, "").sorts_down is sorts_down

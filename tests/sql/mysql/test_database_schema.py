@@ -47,7 +47,7 @@ def waiting_migration(cursor, name):
     return cursor.fetchone()
 
 
-def test_a_migration_that_was_killed_between_two_steps_is_taken_up_again(empty):
+def test_killed_migration_is_continued(empty):
     """The tables of a killed migration are kept, and the next migration creates the rest.
 
     The version is written last.
@@ -77,7 +77,7 @@ def test_a_migration_that_was_killed_between_two_steps_is_taken_up_again(empty):
     assert (steps, is_wanted) == (["Created the tables of version 1."], True)
 
 
-def test_one_migrates_and_the_others_find_it_done(empty):
+def test_concurrent_first_calls_migrate_once(empty):
     """Eight threads start at the same time on an empty database."""
     start = threading.Barrier(8)
 
@@ -92,7 +92,7 @@ def test_one_migrates_and_the_others_find_it_done(empty):
     assert sorted(map(len, done)) == [0] * 7 + [1]
 
 
-def test_tables_may_have_a_prefix_and_another_database(empty, sql_servers):
+def test_tables_can_have_a_prefix_and_another_database(empty, sql_servers):
     """All names are mapped except the database's own, which here begins like the names of tables."""
     with sql_servers.database_on(empty.server) as schema:
         with closing(Firelock(empty.url(f"schema={schema}&prefix=app_"))) as fire:

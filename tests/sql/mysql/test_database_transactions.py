@@ -73,7 +73,7 @@ def wait_for_a_waiter(server):
         eventually(is_waiting, within=60)
 
 
-def test_a_deadlock_is_not_seen(mariadb, scene, rival):
+def test_deadlocked_transaction_is_repeated(mariadb, scene, rival):
     """Two transactions deadlock.
 
     The server rolls back Firelock's one, which is repeated with the usual results.
@@ -94,7 +94,7 @@ def test_a_deadlock_is_not_seen(mariadb, scene, rival):
     assert scene.by_state() == {State.DELETED: 2}
 
 
-def test_a_deadlock_undoes_a_callers_whole_transaction_and_says_so(mariadb, scene, rival, engine):
+def test_deadlock_in_a_callers_transaction_is_reported(mariadb, scene, rival, engine):
     """MySQL also rolls back the caller's changes, so no part of the transaction may be repeated silently."""
     parent = scene.add()
     rival.execute(LOCK, [parent])
@@ -112,7 +112,7 @@ def test_a_deadlock_undoes_a_callers_whole_transaction_and_says_so(mariadb, scen
     assert scene.storage.get([child.id]) == [None]
 
 
-def test_dead_connections_of_the_pool_are_not_seen(mariadb, scene):
+def test_dead_connections_of_the_pool_are_replaced(mariadb, scene):
     """Whatever has ended them, the next call takes another connection."""
     scene.add()
     mariadb.end_connections()
@@ -129,7 +129,7 @@ SESSION = text(
 )
 
 
-def test_a_callers_sessions_stay_as_they_are(mariadb):
+def test_settings_of_a_callers_session_are_restored(mariadb):
     """Settings that Firelock needs are changed only for one transaction."""
     engine = create_engine(mariadb.engine_url(), poolclass=QueuePool, pool_size=1, max_overflow=0)
     with engine.connect() as connection:
@@ -147,7 +147,7 @@ def test_a_callers_sessions_stay_as_they_are(mariadb):
     assert after == before
 
 
-def test_an_engine_that_cuts_texts_is_refused(mariadb):
+def test_engine_that_truncates_strings_is_refused(mariadb):
     """A name that the server shortens would become a different name."""
     engine = create_engine(mariadb.engine_url(), connect_args={"init_command": "SET sql_mode = ''"})
 
@@ -157,7 +157,7 @@ def test_an_engine_that_cuts_texts_is_refused(mariadb):
     engine.dispose()
 
 
-def test_an_engine_that_garbles_texts_is_refused(mariadb):
+def test_engine_with_a_limited_character_set_is_refused(mariadb):
     """Latin1 lacks most characters."""
     engine = create_engine(mariadb.engine_url() + "?charset=latin1")
 
@@ -177,7 +177,7 @@ def connect(database):
     )
 
 
-def test_a_connection_of_the_driver_in_autocommit_mode_is_refused(mariadb, scene):
+def test_driver_connection_in_autocommit_is_refused(mariadb, scene):
     """In autocommit mode each statement would be committed separately."""
     with connect(mariadb) as connection:
         connection.autocommit(True)
@@ -185,7 +185,7 @@ def test_a_connection_of_the_driver_in_autocommit_mode_is_refused(mariadb, scene
             scene.storage.insert([scene.new_job()], within=connection)
 
 
-def test_an_engine_of_another_driver_is_refused():
+def test_engine_of_another_driver_is_refused():
     """The message names the supported drivers."""
     engine = create_engine("mysql+pymysql://nobody@127.0.0.1/none")
     engine.dialect.driver = "mysqlconnector"
@@ -204,7 +204,7 @@ def lock_waits(server):
         return int(cursor.fetchone()[1])
 
 
-def test_a_transaction_that_stays_open_holds_up_neither_upkeep_nor_pruning(mariadb, scene, engine):
+def test_open_transaction_does_not_delay_upkeep_or_pruning(mariadb, scene, engine):
     """Rows of an open transaction are skipped, because no statement reads rows that it does not change."""
     ids = [scene.add() for _ in range(210)]
     scene.storage.apply([deletes(id, expires_at=1) for id in ids[:100]])
@@ -249,7 +249,7 @@ def own_rows(caller):
         return cursor.fetchone()[0]
 
 
-def test_a_job_that_changed_since_a_callers_snapshot_can_be_waited_for(scene, caller):
+def test_job_that_changed_since_the_callers_snapshot_can_be_awaited(scene, caller):
     """With `innodb_snapshot_isolation`, MariaDB would roll back all of the caller's changes.
 
     The value of this setting belongs to the caller and is the same afterwards.
@@ -268,7 +268,7 @@ def test_a_job_that_changed_since_a_callers_snapshot_can_be_waited_for(scene, ca
     assert session_value(caller, "innodb_snapshot_isolation") == before
 
 
-def test_a_job_that_changed_since_a_callers_snapshot_can_be_deleted(scene, caller):
+def test_job_that_changed_since_the_callers_snapshot_can_be_deleted(scene, caller):
     """The current version of the job is deleted, so it has a tail."""
     job_id = scene.storage.find(JobFilter(), limit=1).jobs[0].id
     scene.claim(scene.begin())

@@ -36,7 +36,7 @@ def with_settings(**settings):
     return attrs.evolve(HEALTHY, settings={**HEALTHY.settings, **settings})
 
 
-def test_nothing_is_found_in_a_healthy_server():
+def test_healthy_server_has_no_findings():
     """Neither a disabled binary log nor a short history is reported."""
     assert diagnose(HEALTHY) == []
 
@@ -67,7 +67,7 @@ def test_nothing_is_found_in_a_healthy_server():
         (attrs.evolve(HEALTHY, product=Product("MariaDB", (10, 6, 1), "10.6.1")), False, "descending"),
     ],
 )
-def test_what_may_go_wrong_is_found(seen, is_error, what):
+def test_each_problem_is_a_finding(seen, is_error, what):
     """Each problem is one finding with advice."""
     [found] = diagnose(seen)
 
@@ -78,7 +78,7 @@ def test_what_may_go_wrong_is_found(seen, is_error, what):
     ("level", "told"),
     [("1", "on the server's disk"), ("2", "a power failure may"), ("0", "a crash of the server may")],
 )
-def test_durability_is_told_as_it_is_set(level, told):
+def test_durability_describes_the_settings(level, told):
     """The description states what would be lost and in which case."""
     settings = {"innodb_flush_log_at_trx_commit": level}
 
@@ -87,14 +87,14 @@ def test_durability_is_told_as_it_is_set(level, told):
     assert told in said["durability"]
 
 
-def test_mysql_is_called_untested():
+def test_mysql_is_described_as_untested():
     """The tests run on MariaDB, so users of MySQL should be informed."""
     said = describe("mysql://here/jobs", Product("MySQL", (8, 4, 6), "8.4.6"), {}, "off")
 
     assert said["server"] == "MySQL 8.4.6, where Firelock is untested: it is on MariaDB"
 
 
-def test_a_storage_tells_of_its_server(mariadb):
+def test_description_of_the_server_is_complete(mariadb):
     """The description contains the version, the durability, and that servers are not notified."""
     with closing(Firelock(mariadb.url())) as fire:
         said = fire.storage.describe()
@@ -109,7 +109,7 @@ def test_a_storage_tells_of_its_server(mariadb):
     assert Feature.NOTIFY not in features
 
 
-def test_a_storage_finds_what_its_server_is_set_to(mariadb):
+def test_findings_reflect_the_settings_of_the_server(mariadb):
     """A user without any server-wide privileges gets the findings too."""
     with closing(Firelock(mariadb.url())) as fire:
         fire.storage.migrate()

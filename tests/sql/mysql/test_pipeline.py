@@ -36,7 +36,7 @@ def cursor_on(driver, *, carries_several=False):
     return MultiStatementCursor(StatementSender(driver, carries_several=carries_several))
 
 
-def test_no_statement_grows_without_bound():
+def test_statement_size_is_bounded():
     """Long values and many rows are split, so that every statement fits into a packet. No row is lost."""
     driver = Recorder()
     rows = [("a", "x" * 100_000, seq) for seq in range(5)] + [("a", "", seq) for seq in range(5, 1_200)]
@@ -49,7 +49,7 @@ def test_no_statement_grows_without_bound():
     assert max(len(values) for _, values in driver.executed) <= 1_500
 
 
-def test_what_becomes_of_known_rows_is_said_once_behind_all_rows():
+def test_clause_for_existing_rows_follows_the_last_row():
     """The rows follow VALUES, and the clause about existing rows follows the last row."""
     driver = Recorder()
     cursor = cursor_on(driver)
@@ -64,7 +64,7 @@ def test_what_becomes_of_known_rows_is_said_once_behind_all_rows():
 # ---- several statements in one round trip ----------------------------------------------------------------
 
 
-def test_what_waits_is_bounded():
+def test_size_of_pending_statements_is_bounded():
     """Many long values are sent before the statement becomes too large for the server. No row is lost."""
     driver = Recorder()
     cursor = cursor_on(driver, carries_several=True)

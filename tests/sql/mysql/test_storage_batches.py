@@ -112,7 +112,7 @@ def ends(holder, claimed):
 
 
 @pytest.mark.parametrize("number", [1, 500])
-def test_a_batch_and_its_members_are_stored_in_few_round_trips(scene, holder, proxy, number):
+def test_batch_and_members_are_stored_in_few_round_trips(scene, holder, proxy, number):
     """The number of members does not matter.
 
     The round trips check for known ids, read the time, and store the batch with everything that belongs to
@@ -144,7 +144,7 @@ def test_members_are_added_in_two_round_trips(scene, proxy):
 
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
-def test_an_exchange_of_members_is_as_few_round_trips_as_one_of_plain_jobs(scene, holder, proxy, queues):
+def test_exchange_of_members_takes_as_few_round_trips_as_of_plain_jobs(scene, holder, proxy, queues):
     """Members are ended without being read first."""
     batch_id, _ = store_batch(scene, 3 * MOST)
     claimed = ends(holder, scene.claim(holder, MOST))
@@ -175,7 +175,7 @@ def test_members_and_plain_jobs_are_settled_together(scene, holder):
     assert scene.state(batch_id) is State.SUCCEEDED
 
 
-def test_an_end_of_a_member_from_memory_is_the_one_that_reading_would_have_written(scene, holder):
+def test_member_end_without_a_read_equals_one_after_a_read(scene, holder):
     """One process settles jobs that it has claimed; another one must read them first.
 
     The stored ends are equal.
@@ -201,7 +201,7 @@ def tell(connection, batch_id, number):
         cursor.execute(TELL + ", ".join(["(%s, 1, 1)"] * number), [batch_id] * number)
 
 
-def test_a_fold_drops_what_it_has_summed_and_nothing_else(scene, open_transaction):
+def test_fold_deletes_only_the_rows_that_it_has_summed(scene, open_transaction):
     """Rows that others have stored between or after the summed ones are kept, whether committed or not.
 
     The fold waits for no other transaction.
@@ -226,7 +226,7 @@ def test_a_fold_drops_what_it_has_summed_and_nothing_else(scene, open_transactio
     assert 1 + 461 + 201 == batch_counts(scene, batch_id).total
 
 
-def test_a_member_that_became_a_parent_is_not_ended_from_memory(scene, holder):
+def test_member_that_became_a_parent_is_read_before_its_end(scene, holder):
     """The waiting job was added after the member's claim.
 
     The member stays active until this job is released.
@@ -250,7 +250,7 @@ def remembers(running, name, value="1"):
     return NewMemo(running.id, memo, running.holder.session, running.job.fence)
 
 
-def test_a_step_is_one_round_trip(scene, holder, proxy):
+def test_step_takes_one_round_trip(scene, holder, proxy):
     """The first step of a job, a later one, and several together all take one round trip."""
     running = scene.run(holder)
     for names in (["a"], ["b"], ["c", "d"]):
@@ -263,7 +263,7 @@ def test_a_step_is_one_round_trip(scene, holder, proxy):
     assert [one.name for one in scene.storage.recall(running.id)] == list("abcd")
 
 
-def test_jobs_that_remember_end_like_plain_ones(scene, holder, proxy):
+def test_jobs_with_memos_end_without_a_read(scene, holder, proxy):
     """Jobs with memos are ended without being read first, whichever run has stored the memos."""
     _, members = store_batch(scene, 2)
     scene.add_many(2)
@@ -278,7 +278,7 @@ def test_jobs_that_remember_end_like_plain_ones(scene, holder, proxy):
     assert scene.states(*members) == [State.SUCCEEDED] * 2
 
 
-def test_to_recall_is_one_round_trip(scene, holder, proxy):
+def test_recall_takes_one_round_trip(scene, holder, proxy):
     """One round trip checks the session and the fence, and reads all memos in one snapshot."""
     running = scene.run(holder)
     scene.storage.remember([remembers(running, name) for name in "ba"])
@@ -295,7 +295,7 @@ def test_to_recall_is_one_round_trip(scene, holder, proxy):
 # ---- transactions that stay open -------------------------------------------------------------------------
 
 
-def test_an_end_that_is_not_committed_is_not_counted_and_nobody_waits_for_it(scene, holder, open_transaction):
+def test_fold_skips_an_uncommitted_end(scene, holder, open_transaction):
     """A fold skips the uncommitted end, and finds it after the commit."""
     batch_id, _ = store_batch(scene, 2)
     first, second = ends(holder, scene.claim(holder))
@@ -313,7 +313,7 @@ def test_an_end_that_is_not_committed_is_not_counted_and_nobody_waits_for_it(sce
     assert batch_counts(scene, batch_id).succeeded == 2
 
 
-def test_a_batch_does_not_end_while_somebody_is_about_to_add_to_it(scene, holder, open_transaction):
+def test_batch_does_not_end_before_an_adding_transaction(scene, holder, open_transaction):
     """Transactions that add members share a lock on the batch until they commit."""
     batch_id, _ = store_batch(scene)
     first, second = (new_members(scene, batch_id) for _ in range(2))
@@ -335,7 +335,7 @@ def test_a_batch_does_not_end_while_somebody_is_about_to_add_to_it(scene, holder
     assert batch_counts(scene, batch_id).total == 2
 
 
-def test_a_snapshot_from_before_the_end_adds_nothing(scene, holder, open_transaction):
+def test_transaction_with_an_old_snapshot_cannot_add_to_an_ended_batch(scene, holder, open_transaction):
     """A caller's transaction that began earlier sees the old state of the batch, but must not add members."""
     batch_id, _ = store_batch(scene)
     with open_transaction() as connection:
@@ -351,7 +351,7 @@ def test_a_snapshot_from_before_the_end_adds_nothing(scene, holder, open_transac
     assert batch_counts(scene, batch_id).total == 1
 
 
-def test_a_step_in_the_callers_transaction_stands_with_its_commit(scene, holder, open_transaction):
+def test_step_in_a_callers_transaction_follows_its_commit(scene, holder, open_transaction):
     """Until the commit, no other transaction can take the job. After a rollback no memo exists."""
     running = scene.run(holder)
     for is_kept in (False, True):
@@ -364,7 +364,7 @@ def test_a_step_in_the_callers_transaction_stands_with_its_commit(scene, holder,
     assert [one.name for one in scene.storage.recall(running.id)] == ["pay"]
 
 
-def test_steps_of_a_transaction_that_began_long_ago_come_behind_those_since(scene, holder, open_transaction):
+def test_steps_of_an_old_transaction_follow_newer_ones(scene, holder, open_transaction):
     """The call takes later memos of others into account: places ascend, and an existing memo is kept."""
     running = scene.run(holder)
     with open_transaction() as connection:
@@ -382,7 +382,7 @@ def test_steps_of_a_transaction_that_began_long_ago_come_behind_those_since(scen
     ]  # fmt: skip
 
 
-def test_first_steps_of_jobs_in_callers_transactions_do_not_cross(scene, holder, open_transaction):
+def test_first_steps_in_callers_transactions_do_not_deadlock(scene, holder, open_transaction):
     """No gap between the memos of two jobs is locked; otherwise each transaction would wait for the other."""
     scene.add_many(2)
     first, second = (Running(job, holder) for job in scene.claim(holder))
@@ -398,9 +398,7 @@ def test_first_steps_of_jobs_in_callers_transactions_do_not_cross(scene, holder,
 
 
 @pytest.mark.parametrize("is_folded", [True, False], ids=["folded", "not yet"])
-def test_failures_stop_nothing_behind_a_requeue_in_a_callers_transaction(
-    scene, holder, open_transaction, is_folded
-):
+def test_requeue_in_a_callers_transaction_clears_earlier_failures(scene, holder, open_transaction, is_folded):
     """A requeue takes all failures so far into account.
 
     This includes failures that were counted after its snapshot and folded since.
@@ -435,7 +433,7 @@ def test_failures_stop_nothing_behind_a_requeue_in_a_callers_transaction(
 # ---- concurrent transactions -----------------------------------------------------------------------------
 
 
-def test_a_batch_never_ends_while_one_member_has_not(scene, mariadb):
+def test_batch_does_not_end_before_its_last_member(scene, mariadb):
     """Other threads add and end members, and two threads fold, all concurrently."""
     batch_id, [last] = store_batch(scene)
     holder = scene.begin()
@@ -478,7 +476,7 @@ def test_a_batch_never_ends_while_one_member_has_not(scene, mariadb):
     assert scene.state(last) is State.SUCCEEDED
 
 
-def test_one_answer_of_many_is_the_first(scene, holder):
+def test_first_of_many_concurrent_signals_is_stored(scene, holder):
     """Eight people send the signal concurrently. The waiting job is woken once."""
     running = scene.run(holder)
     scene.storage.apply([suspends(running)])
@@ -495,7 +493,7 @@ def test_one_answer_of_many_is_the_first(scene, holder):
     scene.check(running.id, state=State.ENQUEUED, reason="signal approval")
 
 
-def test_suspensions_of_a_server_that_is_gone_are_whole_or_were_not(mariadb):
+def test_suspension_with_a_lost_connection_is_atomic(mariadb):
     """A suspension is stored completely or not at all, even if its server is lost.
 
     MariaDB continues to execute the statements of a lost connection, and for some of them it loses the row

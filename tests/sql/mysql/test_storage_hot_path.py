@@ -40,7 +40,7 @@ def ends(holder, claimed):
 
 
 @pytest.mark.parametrize("number", [1, 500])
-def test_an_enqueue_is_one_round_trip(scene, proxy, number):
+def test_enqueue_takes_one_round_trip(scene, proxy, number):
     """One round trip begins a transaction, stores any number of jobs, counts them and commits."""
     jobs = [scene.new_job() for _ in range(number)]
     before = proxy.traffic
@@ -55,7 +55,7 @@ AWKWARD = ["'", '"', "\\", "%s", "%", ";", "", " ", "é\n", "\N{SKULL}", "@x", "
 
 @pytest.mark.parametrize("text", AWKWARD)
 @pytest.mark.parametrize("is_alike", [True, False], ids=["alike", "each its own"])
-def test_any_text_is_stored_as_it_is(scene, holder, text, is_alike):
+def test_any_string_is_stored_unchanged(scene, holder, text, is_alike):
     """Values sent once for all jobs and values sent per job are stored unchanged.
 
     No character ends the string early, and no string is stored as NULL.
@@ -76,7 +76,7 @@ def test_any_text_is_stored_as_it_is(scene, holder, text, is_alike):
 
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
-def test_an_exchange_is_two_round_trips(scene, holder, proxy, queues):
+def test_exchange_takes_two_round_trips(scene, holder, proxy, queues):
     """One round trip settles a hundred jobs and finds the next hundred; another one claims and commits."""
     scene.add_many(3 * MOST)
     claimed = ends(holder, scene.claim(holder, MOST))
@@ -90,7 +90,7 @@ def test_an_exchange_is_two_round_trips(scene, holder, proxy, queues):
     assert (proxy.traffic - before).trips == 2
 
 
-def test_to_hand_jobs_back_asks_for_no_clock(scene, holder, proxy):
+def test_hand_back_does_not_read_the_clock(scene, holder, proxy):
     """The jobs keep their old places, so the time is not needed: they are read and written."""
     scene.add_many(MOST)
     back = [hands_back(Running(job, holder)) for job in scene.claim(holder, MOST)]
@@ -103,7 +103,7 @@ def test_to_hand_jobs_back_asks_for_no_clock(scene, holder, proxy):
 
 
 @pytest.mark.parametrize("queues", [["mail"], ["mail", "other"], None], ids=str)
-def test_a_look_that_finds_nothing_is_one_round_trip(scene, holder, proxy, queues):
+def test_claim_that_finds_nothing_takes_one_round_trip(scene, holder, proxy, queues):
     """An idle server sends no unnecessary queries."""
     before = proxy.traffic
 
@@ -113,7 +113,7 @@ def test_a_look_that_finds_nothing_is_one_round_trip(scene, holder, proxy, queue
 
 
 @pytest.mark.parametrize("queues", [["a", "b"], ["b", "a"], None], ids=str)
-def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(scene, holder, queues):
+def test_wrong_guess_of_queues_still_finds_all_jobs(scene, holder, queues):
     """Jobs are found in whichever queue they appear, but only in the requested queues."""
     found = []
     for queue in "babc":
@@ -123,7 +123,7 @@ def test_a_guess_of_the_queues_that_was_wrong_costs_nothing_but_time(scene, hold
     assert found == list("babc")[: 3 if queues else 4]
 
 
-def test_more_queues_than_are_guessed_cost_no_questions_for_nothing(scene, holder, proxy):
+def test_many_queues_are_each_read_once(scene, holder, proxy):
     """If there are very many queues, each one is read separately, and none of them twice."""
     scene.storage.insert([scene.new_job(queue=f"q{place:02}") for place in range(40)])
     first = ends(holder, scene.claim(holder, 1, None))
@@ -136,7 +136,7 @@ def test_more_queues_than_are_guessed_cost_no_questions_for_nothing(scene, holde
 
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
-def test_nothing_is_taken_that_was_not_asked_for(scene, holder, queues):
+def test_exchange_claims_only_the_requested_jobs(scene, holder, queues):
     """An exchange with a limit of 0 claims no job, and none comes from a queue that was paused meanwhile."""
     scene.add_many(5)
     # the storage remembers the queue
@@ -150,7 +150,7 @@ def test_nothing_is_taken_that_was_not_asked_for(scene, holder, queues):
     assert scene.by_state() == {State.SUCCEEDED: 2, State.ENQUEUED: 3}
 
 
-def test_an_end_from_memory_is_the_one_that_reading_would_have_written(scene, holder):
+def test_end_without_a_read_equals_one_after_a_read(scene, holder):
     """One process settles jobs that it has claimed; another one must read them first.
 
     The stored ends are equal.
@@ -171,7 +171,7 @@ def test_an_end_from_memory_is_the_one_that_reading_would_have_written(scene, ho
 # ---- lost connections ------------------------------------------------------------------------------------
 
 
-def test_an_enqueue_whose_answer_is_lost_is_told(scene, proxy):
+def test_enqueue_with_a_lost_reply_raises_an_error(scene, proxy):
     """The jobs were stored, but it is unknown whether they were new."""
     jobs = [scene.new_job(), scene.new_job()]
     proxy.lose_reply()
@@ -183,7 +183,7 @@ def test_an_enqueue_whose_answer_is_lost_is_told(scene, proxy):
     assert scene.storage.insert(jobs).is_new == [False, False]
 
 
-def test_an_enqueue_that_is_lost_on_its_way_is_done_again(scene, proxy):
+def test_enqueue_that_was_not_received_is_repeated(scene, proxy):
     """The jobs were not stored, so the call is repeated and the caller does not notice."""
     jobs = [scene.new_job(), scene.new_job()]
     proxy.lose_request()
@@ -195,7 +195,7 @@ def test_an_enqueue_that_is_lost_on_its_way_is_done_again(scene, proxy):
 
 
 @pytest.mark.parametrize("lose", [FaultProxy.lose_request, FaultProxy.lose_reply], ids=["request", "answer"])
-def test_an_exchange_that_is_cut_off_before_its_end_is_done_again(scene, holder, proxy, lose):
+def test_interrupted_exchange_is_repeated(scene, holder, proxy, lose):
     """The ends that the first round trip stored were rolled back when the connection was lost."""
     scene.add_many(4)
     first = ends(holder, scene.claim(holder, 2))
@@ -209,7 +209,7 @@ def test_an_exchange_that_is_cut_off_before_its_end_is_done_again(scene, holder,
     assert proxy.lost == 1
 
 
-def test_a_change_whose_commit_is_lost_is_left_to_the_caller(scene, proxy):
+def test_change_with_a_lost_commit_is_not_repeated(scene, proxy):
     """The change might have been committed, so it is not repeated silently."""
     job = scene.add()
     # the job is read and then deleted; the connection is encrypted, so replies are counted

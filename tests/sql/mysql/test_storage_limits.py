@@ -65,7 +65,7 @@ def ends(holder, claimed):
 
 
 @pytest.mark.parametrize("number", [1, 500])
-def test_jobs_with_limits_are_stored_in_one_round_trip(scene, holder, proxy, number):
+def test_jobs_with_limits_take_one_round_trip(scene, holder, proxy, number):
     """Each job has its own keys."""
     jobs = [
         scene.new_job(admission=asks("smtp", f"tenant:{place % 100}"), created_at=1)
@@ -83,7 +83,7 @@ def test_jobs_with_limits_are_stored_in_one_round_trip(scene, holder, proxy, num
 
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
-def test_an_exchange_beside_a_limit_is_few_round_trips(scene, holder, proxy, queues):
+def test_exchange_with_a_limit_takes_few_round_trips(scene, holder, proxy, queues):
     """The round trips settle and read; read the lane, its key and its jobs; and claim the jobs."""
     scene.put_numbers("big", concurrent=1_000)
     scene.add_limited(3 * MOST, "big")
@@ -102,7 +102,7 @@ TRIPS = 5
 
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
-def test_a_turn_of_many_lanes_costs_no_more_round_trips_than_one(scene, holder, proxy, queues):
+def test_many_lanes_take_as_few_round_trips_as_one(scene, holder, proxy, queues):
     """Lanes that the process remembers are read together, and their first jobs are claimed together."""
     keys = [f"tenant:{place:02}" for place in range(50)]
     scene.put_numbers("tenant", concurrent=10)
@@ -117,7 +117,7 @@ def test_a_turn_of_many_lanes_costs_no_more_round_trips_than_one(scene, holder, 
     assert (proxy.traffic - before).trips <= TRIPS
 
 
-def test_jobs_without_limits_beside_lanes_of_other_queues_cost_what_they_did(scene, holder, proxy):
+def test_lanes_of_other_queues_add_no_round_trips(scene, holder, proxy):
     """The search for lanes is limited to the claimed queue and is part of an existing query."""
     scene.add_limited(3, "big", queue="other")
     scene.add_many(3 * MOST)
@@ -133,7 +133,7 @@ def test_jobs_without_limits_beside_lanes_of_other_queues_cost_what_they_did(sce
 # ---- lanes -----------------------------------------------------------------------------------------------
 
 
-def test_lanes_are_found_before_between_and_behind_those_known(scene, holder):
+def test_new_lanes_are_found_before_between_and_after_known_ones(scene, holder):
     """A process remembers lanes, but still finds new ones."""
     found = []
     for lane in ["m", "c", "x", "a", "p", "z", "m", "d"]:
@@ -144,7 +144,7 @@ def test_lanes_are_found_before_between_and_behind_those_known(scene, holder):
 
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["strangers", "known"])
-def test_more_lanes_than_are_asked_for_at_once_have_their_turns(scene, holder, monkeypatch, is_known):
+def test_more_lanes_than_one_query_reads_take_turns(scene, holder, monkeypatch, is_known):
     """However many lanes one query reads, one job of each lane is claimed before a second one of any."""
     monkeypatch.setattr(mysql_lanes, "_KNOWN_AT_ONCE", 7)
     lanes = [f"t:{place:03}" for place in range(40)]
@@ -160,7 +160,7 @@ def test_more_lanes_than_are_asked_for_at_once_have_their_turns(scene, holder, m
     assert {*lanes, "t:0195"} == {*first, *second}
 
 
-def test_what_a_process_remembers_is_bounded(scene, holder, monkeypatch):
+def test_number_of_remembered_lanes_is_bounded(scene, holder, monkeypatch):
     """Lanes with one job each come and go. No lane is missed after the memory is cleared."""
     monkeypatch.setattr(mysql_lanes, "_REMEMBERED", 5)
     for turn in range(4):
@@ -170,7 +170,7 @@ def test_what_a_process_remembers_is_bounded(scene, holder, monkeypatch):
         assert lanes == sorted(lanes_of(scene.claim(holder)))
 
 
-def test_a_claim_reads_no_job_that_waits_for_a_full_key(mariadb, scene, holder):
+def test_claim_does_not_read_jobs_of_a_full_lane(mariadb, scene, holder):
     """Jobs of a full lane that comes first by name are not read, nor are jobs after the claimed ones."""
     if mariadb.server.program.product != "mariadb":
         pytest.skip("MySQL counts no rows by table: it has no userstat")
@@ -198,7 +198,7 @@ def test_a_claim_reads_no_job_that_waits_for_a_full_key(mariadb, scene, holder):
 # ---- unique keys -----------------------------------------------------------------------------------------
 
 
-def test_several_unique_keys_are_stored_at_once(scene):
+def test_call_with_several_unique_keys_is_stored(scene):
     """A call can contain new and known keys, and it can be repeated."""
     jobs = [scene.new_job(admission=unique(f"k{place}")) for place in range(3)]
     more = [scene.new_job(admission=unique(f"k{place}")) for place in range(5)]
@@ -214,7 +214,7 @@ def unique(key):
     return asks(unique=UniqueUse(f"task {key}"))
 
 
-def test_a_call_waits_for_a_unique_key_in_other_hands_only_so_long(mariadb, scene, monkeypatch):
+def test_wait_for_a_unique_key_of_another_transaction_is_bounded(mariadb, scene, monkeypatch):
     """Another transaction that stays open delays only calls with its key, and only for a limited time."""
     monkeypatch.setattr(storage, "_KEY_SECONDS", 0.5)
     other = scene.handles.open()
@@ -231,7 +231,7 @@ def test_a_call_waits_for_a_unique_key_in_other_hands_only_so_long(mariadb, scen
     assert scene.storage.insert([scene.new_job(admission=unique("held"))]).is_new == [True]
 
 
-def test_a_number_is_set_behind_the_claims_under_way(mariadb, scene, holder):
+def test_limit_settings_are_stored_after_running_claims(mariadb, scene, holder):
     """A claim that reads no settings of the limit does not list its jobs as holders.
 
     A claim that reads them later must find all of these jobs. So the settings are stored after the first

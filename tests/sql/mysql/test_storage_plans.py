@@ -53,7 +53,7 @@ def reads(mariadb, scene):
         cursor.execute("SET GLOBAL userstat = 0")
 
 
-def test_no_verb_reads_more_than_it_returns(scene, reads):
+def test_verbs_read_only_the_rows_that_they_return(scene, reads):
     """Other waiting or ended jobs are not read, because each call finds its rows with an index."""
     storage, holder = scene.storage, scene.begin()
     session, taken = holder.session, []
@@ -103,7 +103,7 @@ def test_no_verb_reads_more_than_it_returns(scene, reads):
     ],
     ids=lambda where: " ".join(str(value) for value in attrs.astuple(where) if value) or "all",
 )
-def test_no_page_reads_more_than_it_shows(scene, reads, where, oldest_first):
+def test_pages_read_only_the_jobs_that_they_show(scene, reads, where, oldest_first):
     """The first page and later ones read little, because each index has the jobs in order of time and id."""
     storage, cursors = scene.storage, [None]
 
@@ -115,7 +115,7 @@ def test_no_page_reads_more_than_it_shows(scene, reads, where, oldest_first):
     assert [] == [rows for rows in [reads(turn) for _ in range(3)] if rows > A_LIST + PAGE * A_JOB]
 
 
-def test_what_is_tested_job_by_job_is_looked_at_as_far_as_it_has_to_be(scene, reads, monkeypatch):
+def test_search_for_the_oldest_job_reads_few_jobs(scene, reads, monkeypatch):
     """In a queue with many jobs, the one that has waited longest is among the first waiting jobs."""
     monkeypatch.setattr(find, "RARE", 5)
     where = JobFilter(state=State.ENQUEUED, queue=QUEUES[0])

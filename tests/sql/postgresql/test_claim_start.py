@@ -44,14 +44,14 @@ def after_a_long_look(start, *claimed, queues=("mail",), micros=100_000):
     return start.look(asked(queues))
 
 
-def test_quick_looks_are_whole(start):
+def test_fast_reads_are_full(start):
     """A read may take longer for each job that it claims."""
     look = after_a_long_look(start, *[("mail", 0, 1, n) for n in range(500)], micros=32_000)
 
     assert look.probes is None
 
 
-def test_one_long_look_is_none_and_two_with_a_short_between_are_none(start):
+def test_single_slow_reads_do_not_shorten_later_reads(start):
     """The first read over dead index entries marks them, so the next one is fast and no job needs to wait."""
     for micros in (100_000, 100_000, 3, 100_000, 100_000):
         start.looked(start.look(asked()), [("mail", 0, 10, 3)], micros)
@@ -59,7 +59,7 @@ def test_one_long_look_is_none_and_two_with_a_short_between_are_none(start):
     assert start.look(asked()).probes is None
 
 
-def test_looks_are_whole_again_after_a_rest(start, clock):
+def test_reads_are_full_again_after_a_pause(start, clock):
     """The pause is a multiple of the read's duration: two seconds after a tenth of a second."""
     after_a_long_look(start, ("mail", 0, 10, 3))
 
@@ -69,7 +69,7 @@ def test_looks_are_whole_again_after_a_rest(start, clock):
     assert start.look(asked()).probes is None
 
 
-def test_places_stay_known_from_one_rest_to_the_next(start, clock):
+def test_places_remain_known_after_a_full_read(start, clock):
     """A full read claims a job that came late, but the levels still begin at the same places."""
     after_a_long_look(start, ("mail", 0, 10, 3))
     clock.seconds = 3.0
@@ -79,7 +79,7 @@ def test_places_stay_known_from_one_rest_to_the_next(start, clock):
     assert Probe("mail", 0, 0, (10, 3)) in start.look(asked()).probes
 
 
-def test_a_short_look_that_finds_too_little_passes_all_but_the_last_seconds(start):
+def test_short_read_that_finds_too_few_jobs_moves_its_start(start):
     """Everything stored until then has been read, except for transactions that are still open."""
     look = after_a_long_look(start, ("mail", 0, 10, 1))
     start.looked(look, [], ["mail"])
@@ -87,7 +87,7 @@ def test_a_short_look_that_finds_too_little_passes_all_but_the_last_seconds(star
     assert Probe("mail", 0, 0, (NOW - LATE, 0)) in start.look(asked()).probes
 
 
-def test_a_place_never_moves_back(start):
+def test_start_place_of_short_reads_never_decreases(start):
     """Jobs that were handed back meanwhile wait for the next full read."""
     look = after_a_long_look(start, ("mail", 0, NOW, 9))
     start.looked(look, [], ["mail"])
@@ -95,7 +95,7 @@ def test_a_place_never_moves_back(start):
     assert Probe("mail", 0, 0, (NOW, 9)) in start.look(asked()).probes
 
 
-def test_no_more_than_a_thousand_levels_are_known(start):
+def test_number_of_known_levels_is_bounded(start):
     """The state is bounded. Other levels are found by the probes between the known ones."""
     look = after_a_long_look(start, *[("mail", n, 10, n) for n in range(1_200)], micros=1_000_000)
 

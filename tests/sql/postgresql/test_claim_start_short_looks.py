@@ -44,7 +44,7 @@ def begun(scene, **options):
 
 @pytest.mark.usefixtures("short_looks")
 @pytest.mark.parametrize("queues", [["default"], None])
-def test_a_short_look_claims_by_priority_and_age(scene, queues):
+def test_short_read_claims_by_priority_and_age(scene, queues):
     """A short read includes new levels above, between and below those that jobs were claimed from."""
     holder = begun(scene, priority=0)
     scene.add(priority=7)
@@ -57,7 +57,7 @@ def test_a_short_look_claims_by_priority_and_age(scene, queues):
 
 
 @pytest.mark.usefixtures("short_looks")
-def test_a_short_look_finds_queues_that_are_new(scene):
+def test_short_read_finds_new_queues(scene):
     """The new queues come before, between and after those that were served."""
     holder = begun(scene, queue="d")
     scene.add(queue="h")
@@ -68,7 +68,7 @@ def test_a_short_look_finds_queues_that_are_new(scene):
 
 
 @pytest.mark.usefixtures("short_looks")
-def test_short_looks_serve_queues_by_turns(scene):
+def test_short_reads_serve_queues_in_turn(scene):
     """A queue that is never empty does not delay the others."""
     holder = begun(scene, queue="a")
     for queue in "aaaaabbbbb":
@@ -81,7 +81,7 @@ def test_short_looks_serve_queues_by_turns(scene):
 
 
 @pytest.mark.usefixtures("short_looks")
-def test_queues_named_are_served_in_their_order_and_none_else(scene):
+def test_short_reads_serve_only_the_named_queues_in_order(scene):
     """Full reads serve named queues in the same way."""
     holder = begun(scene, queue="a")
     first, second = scene.add(queue="a"), scene.add(queue="b")
@@ -91,7 +91,7 @@ def test_queues_named_are_served_in_their_order_and_none_else(scene):
 
 
 @pytest.mark.usefixtures("short_looks")
-def test_a_short_look_passes_a_paused_queue_over_and_comes_back(scene):
+def test_short_reads_skip_a_paused_queue_until_it_is_resumed(scene):
     """Jobs of a paused queue are claimed when the queue is resumed, however long they waited."""
     holder = begun(scene)
     waiting = scene.add()
@@ -104,7 +104,7 @@ def test_a_short_look_passes_a_paused_queue_over_and_comes_back(scene):
 
 
 @pytest.mark.usefixtures("short_looks")
-def test_a_settle_claims_by_a_short_look_beside(scene):
+def test_exchange_claims_with_a_short_read(scene):
     """One statement settles and another one claims."""
     holder = begun(scene)
     next_id = scene.add()
@@ -120,7 +120,7 @@ def test_a_settle_claims_by_a_short_look_beside(scene):
     assert [other] == ids(found.claim.jobs)
 
 
-def test_looks_become_short_once_several_were_long(scene, monkeypatch):
+def test_reads_become_short_after_several_slow_ones(scene, monkeypatch):
     """The server reports the duration of each read."""
     monkeypatch.setattr(claim_start, "_LONG", 0)
     monkeypatch.setattr(claim_start, "_MICROS_OF_A_JOB", 0)

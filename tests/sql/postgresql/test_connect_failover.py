@@ -38,7 +38,7 @@ def become_primary(server):
         connection.execute("SELECT pg_promote()")
 
 
-def test_jobs_go_to_the_host_that_takes_writes(servers):
+def test_jobs_are_stored_on_the_writable_host(servers):
     """Jobs are stored before and after a failover.
 
     In between, an enqueue reports that no host accepts writes.

@@ -27,7 +27,7 @@ def scene(pgbouncer):
         yield scene
 
 
-def test_a_pooler_is_told_from_a_server(pgbouncer):
+def test_pooler_is_detected(pgbouncer):
     """A pooler shows in the process id that a connection gets at its start; behind it nothing is prepared."""
     met = {}
     for url in (pgbouncer.url(), pgbouncer.direct_url()):
@@ -43,7 +43,7 @@ def test_a_pooler_is_told_from_a_server(pgbouncer):
     assert [(True, None, None), (False, 5, 5)] == list(met.values())
 
 
-def test_what_a_pooler_takes_away_is_said_once(pgbouncer, caplog):
+def test_polling_because_of_a_pooler_is_logged_once(pgbouncer, caplog):
     """One log line states that work is found by polling.
 
     The description, which `doctor` shows, contains it too.
@@ -60,7 +60,7 @@ def test_what_a_pooler_takes_away_is_said_once(pgbouncer, caplog):
     assert said["wake"].startswith("off behind a pooler")
 
 
-def test_nobody_listens(scene, pgbouncer):
+def test_storage_does_not_listen_through_a_pooler(scene, pgbouncer):
     """A connection that soon belongs to another client would not receive notifications."""
     server = scene.handles.open()
     server.wait(None, 0)
@@ -74,7 +74,7 @@ def test_nobody_listens(scene, pgbouncer):
     assert not was_woken
 
 
-def test_a_client_behind_a_pooler_wakes_a_server_beside_it(scene, pgbouncer):
+def test_client_with_a_pooler_notifies_a_server_without_one(scene, pgbouncer):
     """For example, web processes use the pooler and servers bypass it. A notification passes through both."""
     with closing(open_url(pgbouncer.direct_url())) as server:
         listening(server)
@@ -83,7 +83,7 @@ def test_a_client_behind_a_pooler_wakes_a_server_beside_it(scene, pgbouncer):
         assert server.wait(None, 30)
 
 
-def test_listening_can_be_demanded(pgbouncer):
+def test_listening_through_a_pooler_can_be_forced(pgbouncer):
     """A pooler in session mode keeps a connection for its client; Firelock cannot detect this."""
     storage = open_url(pgbouncer.url("listen=on"))
     storage.counts()
@@ -92,7 +92,7 @@ def test_listening_can_be_demanded(pgbouncer):
     storage.close()
 
 
-def test_a_callers_engine_is_met_as_well(pgbouncer):
+def test_pooler_of_a_callers_engine_is_detected(pgbouncer):
     """The connections of a caller's engine, including existing ones, are checked at their first use here."""
     engine = create_engine(pgbouncer.engine_url())
     with engine.connect() as connection:
@@ -108,7 +108,7 @@ def test_a_callers_engine_is_met_as_well(pgbouncer):
     assert said["wake"].startswith("off behind a pooler")
 
 
-def test_statements_that_run_often_work_on_any_connection(scene):
+def test_frequent_statements_work_on_any_pooled_connection(scene):
     """A driver that prepared statements would miss them in the next transaction, or run another client's."""
     holder = scene.begin()
     for _ in range(12):

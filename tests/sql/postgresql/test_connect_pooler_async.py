@@ -79,7 +79,7 @@ async def enqueue_on_two(task, database, **arguments):
             await connection.commit()
 
 
-def test_statements_of_one_server_process_are_not_looked_for_on_another(fire, task, pgbouncer):
+def test_prepared_statements_are_not_used_on_another_server_process(fire, task, pgbouncer):
     """An engine with the arguments from docs/sql.md uses no prepared statement of another server process."""
     asyncio.run(enqueue_on_two(task, pgbouncer, **ADVISED))
 
@@ -87,14 +87,14 @@ def test_statements_of_one_server_process_are_not_looked_for_on_another(fire, ta
 
 
 @pytest.mark.parametrize("code", ["26000", "42P05"], ids=["lost", "taken"])
-def test_what_a_pooler_breaks_leads_to_the_page(code):
+def test_error_of_a_lost_prepared_statement_names_the_page(code):
     """The name is lost, or another client has used it for its own statement."""
     failure = read_failure(OfAsyncpg(code))
 
     assert failure.text.startswith(f"error {code} of the caller's connection; behind a pooler ")
 
 
-def test_a_statement_that_the_pooler_lost_says_what_the_engine_needs(fire, task, pgbouncer):
+def test_error_of_a_lost_statement_names_the_engine_arguments(fire, task, pgbouncer):
     """By default, asyncpg keeps prepared statements for the next transaction."""
     with pytest.raises(StorageError, match=r"error 26000 .*; behind a pooler .*docs/sql\.md"):
         asyncio.run(enqueue_on_two(task, pgbouncer))

@@ -34,7 +34,7 @@ def far(postgresql, line, monkeypatch):
     [lambda fire: fire.jobs.counts(), lambda fire: fire.storage.claim(ClaimRequest(None, 1, "session", 1))],
     ids=["a transaction", "one statement"],
 )
-def test_a_silent_connection_is_given_up(far, line, ask):
+def test_silent_connection_is_replaced(far, line, ask):
     """The wait for a reply is bounded, and afterwards another connection is used."""
     line.black_hole()
     told: list[BaseException] = []

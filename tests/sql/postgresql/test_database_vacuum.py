@@ -19,7 +19,7 @@ def scene(postgresql):
         yield scene
 
 
-def test_tables_that_change_are_vacuumed_early(scene, postgresql):
+def test_changing_tables_are_vacuumed_early(scene, postgresql):
     """The schema sets the thresholds. The default, a fifth of a large table, would be far too late."""
     scene.add()
     with psycopg.connect(postgresql.url()) as connection:
@@ -32,7 +32,7 @@ def test_tables_that_change_are_vacuumed_early(scene, postgresql):
         )  # fmt: skip
 
 
-def test_renewals_leave_the_indexes_alone(scene, postgresql):
+def test_renewals_do_not_change_the_indexes(scene, postgresql):
     """A renewed row of a session stays on its page, whose space the next renewal reuses."""
     holder = scene.begin()
     for _ in range(50):

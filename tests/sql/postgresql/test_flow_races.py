@@ -61,7 +61,7 @@ def beside(folds, works):
             one.result(60)
 
 
-def test_no_fold_sees_a_batch_at_rest_that_is_not(flow):
+def test_fold_does_not_end_a_batch_with_an_active_member(flow):
     """One member never ends. Others are added and end in their own transactions, next to two folding threads.
 
     A fold that took changes before it locked the batch would see an end without the earlier addition.
@@ -98,7 +98,7 @@ def test_no_fold_sees_a_batch_at_rest_that_is_not(flow):
     assert State.SUCCEEDED is flow.state(batch)
 
 
-def test_whoever_is_at_a_nested_batch_never_stands_in_anothers_way_for_good(flow):
+def test_concurrent_changes_of_nested_batches_do_not_deadlock(flow):
     """Members fail and are requeued or deleted while folds, sweeps, adds and cancellations run.
 
     At the end, each batch has ended, and its counts match its members.

@@ -54,7 +54,7 @@ def is_blocked(admin):
 # ---- the fast path ---------------------------------------------------------------------------------------
 
 
-def test_ends_of_one_exchange_change_a_batch_by_one_row(flow, admin):
+def test_ends_of_one_exchange_add_one_row_per_batch(flow, admin):
     """The ends of two batches' members and of other jobs add one row per batch, in the same transaction."""
     one, members = flow.batch_of(3)
     other, more = flow.batch_of(2)
@@ -84,7 +84,7 @@ ODD = {
 
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
 @pytest.mark.parametrize("what", ODD)
-def test_a_members_end_that_is_not_plain_after_all_is_counted_all_the_same(flow, what, has_other):
+def test_member_end_on_the_slow_path_is_counted(flow, what, has_other):
     """Such an end uses the slow path. Whatever happens to it, the counts match the members."""
     batch, members = flow.batch_of(4)
     holder = flow.begin()
@@ -103,7 +103,7 @@ def test_a_members_end_that_is_not_plain_after_all_is_counted_all_the_same(flow,
     assert (4 + more, more, 0, 4 - failed - is_deleted, failed, is_deleted) == flow.counts(batch)
 
 
-def test_many_members_are_stored_with_one_row_of_the_counts(flow, admin):
+def test_many_members_add_one_row_of_counts(flow, admin):
     """The members are claimable in their order.
 
     A repeated call that contains some of them counts them once.
@@ -122,7 +122,7 @@ def test_many_members_are_stored_with_one_row_of_the_counts(flow, admin):
 
 
 @pytest.mark.parametrize("number", [1, 500])
-def test_members_are_stored_in_one_round_trip(postgresql, number):
+def test_members_take_one_round_trip(postgresql, number):
     """Like plain jobs, members need one round trip, which locks and reads the batch, counts and stores."""
     with (
         FaultProxy(postgresql.server.address) as proxy,
@@ -141,7 +141,7 @@ def test_members_are_stored_in_one_round_trip(postgresql, number):
 
 
 @pytest.mark.parametrize("is_member", [False, True])
-def test_the_end_of_a_job_that_remembers_is_one_round_trip(postgresql, is_member):
+def test_end_of_a_job_with_memos_takes_one_round_trip(postgresql, is_member):
     """Memos stored before the claim or after it add no round trip to the end."""
     with (
         FaultProxy(postgresql.server.address) as proxy,
@@ -173,7 +173,7 @@ def test_the_end_of_a_job_that_remembers_is_one_round_trip(postgresql, is_member
         assert batch is None or (4, 0, 0, 4, 0, 0) == flow.counts(batch)
 
 
-def test_a_batch_is_stored_with_its_first_members_as_by_itself(postgresql):
+def test_batch_stored_with_members_equals_one_stored_alone(postgresql):
     """Plain members directly after their batch use the fast path, later jobs the slow one.
 
     The number of members does not change the number of round trips.
@@ -205,7 +205,7 @@ def test_a_batch_is_stored_with_its_first_members_as_by_itself(postgresql):
 
 
 @pytest.mark.parametrize("how", ["ended", "cancelled"])
-def test_members_are_refused_where_the_batch_takes_none(flow, how):
+def test_members_of_a_closed_batch_are_refused(flow, how):
     """The fast and the slow path do the same. Nothing of the call is stored."""
     batch = flow.batch()
     if how == "cancelled":
@@ -220,7 +220,7 @@ def test_members_are_refused_where_the_batch_takes_none(flow, how):
     assert before == flow.by_state()
 
 
-def test_the_short_way_of_members_is_planned_along_indexes(flow, admin):
+def test_fast_path_of_members_uses_indexes(flow, admin):
     """The plan does not depend on how small the tables were when it was created."""
     admin.execute("VACUUM ANALYZE")
     holder = flow.begin()
@@ -234,7 +234,7 @@ def test_the_short_way_of_members_is_planned_along_indexes(flow, admin):
     assert "Sort Key: firelock_jobs" not in plans[0]
 
 
-def test_members_are_stored_without_a_look_at_what_else_waits(flow, admin):
+def test_storing_members_reads_only_the_batch(flow, admin):
     """Only the batch is read, however few jobs waited when the plan was created."""
     flow.settle_all()
     admin.execute("VACUUM ANALYZE")
@@ -248,7 +248,7 @@ def test_members_are_stored_without_a_look_at_what_else_waits(flow, admin):
     assert not any("firelock_listed" in plan for plan in plans)
 
 
-def test_a_suspension_is_planned_along_indexes(flow, admin):
+def test_suspension_uses_indexes(flow, admin):
     """The plan does not depend on how small the tables were when it was created."""
     admin.execute("VACUUM ANALYZE")
     flow.settle(suspends(flow.run()))
@@ -261,7 +261,7 @@ def test_a_suspension_is_planned_along_indexes(flow, admin):
 # ---- steps -----------------------------------------------------------------------------------------------
 
 
-def test_steps_of_several_threads_get_places_of_their_own(flow):
+def test_steps_of_several_threads_get_different_places(flow):
     """Each call locks the job before it reads the job's memos."""
     job = flow.run()
     handles = flow.open(4)
@@ -280,7 +280,7 @@ def test_steps_of_several_threads_get_places_of_their_own(flow):
     assert 80 == len(flow.recalled(job.id))
 
 
-def test_steps_behind_a_pooler_are_the_same(pgbouncer):
+def test_steps_work_through_a_pooler(pgbouncer):
     """Behind a pooler, statements are sent one after another, and nothing is prepared."""
     with closing(Handles(opener(pgbouncer.url("listen=off")))) as handles:
         flow = FlowScene(handles)
@@ -296,7 +296,7 @@ def test_steps_behind_a_pooler_are_the_same(pgbouncer):
 # ---- waits for locks -------------------------------------------------------------------------------------
 
 
-def test_who_adds_from_outside_waits_for_a_fold(flow, admin, callers):
+def test_adding_transaction_waits_for_a_fold(flow, admin, callers):
     """After the fold, the adding transaction sees the batch as the fold has left it."""
     batch = flow.batch()
     callers.execute("SELECT FROM firelock_batches WHERE id = %s FOR UPDATE", [batch])
@@ -311,7 +311,7 @@ def test_who_adds_from_outside_waits_for_a_fold(flow, admin, callers):
             answer.result(30)
 
 
-def test_who_adds_from_outside_waits_for_nobody_who_adds(flow, callers):
+def test_adding_transactions_do_not_wait_for_each_other(flow, callers):
     """Callers' transactions that add to one batch can be open at the same time."""
     batch = flow.batch()
     flow.storage.insert([flow.new_member(batch)], within=callers)
@@ -322,7 +322,7 @@ def test_who_adds_from_outside_waits_for_nobody_who_adds(flow, callers):
     assert (2, 2, 0, 0, 0, 0) == flow.counts(batch)
 
 
-def test_a_batch_does_not_end_beside_a_transaction_that_adds_to_it(flow, callers):
+def test_batch_does_not_end_during_an_adding_transaction(flow, callers):
     """The fold skips the batch until the adding transaction has committed, and never waits for it."""
     batch, (first,) = flow.batch_of(1)
     flow.settle_all()
@@ -339,7 +339,7 @@ def test_a_batch_does_not_end_beside_a_transaction_that_adds_to_it(flow, callers
     assert ((2, 0, 0, 2, 0, 0), State.SUCCEEDED) == (flow.counts(batch), flow.state(batch))
 
 
-def test_a_batch_goes_on_where_a_transaction_that_added_is_undone(flow, callers):
+def test_batch_does_not_count_members_that_were_rolled_back(flow, callers):
     """Members that were rolled back are not counted."""
     batch, (first,) = flow.batch_of(1)
     flow.storage.insert([flow.new_member(batch)], within=callers)
@@ -352,7 +352,7 @@ def test_a_batch_goes_on_where_a_transaction_that_added_is_undone(flow, callers)
     assert ((1, 0, 0, 1, 0, 0), State.SUCCEEDED) == (flow.counts(batch), flow.state(batch))
 
 
-def test_a_suspension_waits_for_a_signal_that_is_not_committed(flow, admin, callers):
+def test_suspension_waits_for_an_uncommitted_signal(flow, admin, callers):
     """The job continues immediately after the commit, because the suspension checks again after its wait."""
     job = flow.run()
     flow.begin_wait(job, "approval")
@@ -369,7 +369,7 @@ def test_a_suspension_waits_for_a_signal_that_is_not_committed(flow, admin, call
 
 
 @pytest.mark.parametrize("what", ["swept", "let in"])
-def test_release_passes_over_members_that_a_transaction_holds(flow, callers, what):
+def test_release_skips_locked_members(flow, callers, what):
     """`release` does not wait, moves the other members, and moves the locked ones after they are unlocked."""
     source = flow.run()
     batch = flow.batch(after=[source.id] if what == "let in" else ())
@@ -389,7 +389,7 @@ def test_release_passes_over_members_that_a_transaction_holds(flow, callers, wha
     assert [after] * 3 == flow.states(held, *others)
 
 
-def test_promote_passes_over_a_hold_that_is_over_while_somebody_adds(flow, callers):
+def test_promote_skips_an_expired_hold_during_an_adding_transaction(flow, callers):
     """Other jobs are enqueued meanwhile, and the batch is cancelled after that transaction has ended."""
     batch = flow.batch(due_at=flow.now() + HOUR)
     late, other = flow.new_member(batch), flow.schedule(60)
@@ -406,7 +406,7 @@ def test_promote_passes_over_a_hold_that_is_over_while_somebody_adds(flow, calle
 
 
 @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
-def test_a_signal_follows_its_transaction(flow, callers, is_committed):
+def test_signal_follows_its_transaction(flow, callers, is_committed):
     """The job continues after the commit, and never after a rollback."""
     job = flow.run()
     flow.begin_wait(job, "approval")
@@ -437,7 +437,7 @@ def woken(handles, queues=("default",)):
     return lambda: server.wait(list(queues), 30)
 
 
-def test_servers_are_told_of_a_job_that_a_signal_enqueues(heard):
+def test_servers_are_notified_of_a_job_that_a_signal_enqueues(heard):
     """Any process can have sent the signal."""
     flow, handles = heard
     job = flow.run()
@@ -450,7 +450,7 @@ def test_servers_are_told_of_a_job_that_a_signal_enqueues(heard):
     assert is_told()
 
 
-def test_servers_are_told_of_what_a_suspension_enqueues_at_once(heard):
+def test_servers_are_notified_of_an_immediately_resumed_suspension(heard):
     """The signal was sent before the suspension."""
     flow, handles = heard
     job = flow.run()
@@ -463,7 +463,7 @@ def test_servers_are_told_of_what_a_suspension_enqueues_at_once(heard):
     assert is_told()
 
 
-def test_servers_are_told_of_members_that_an_opening_lets_in(heard):
+def test_servers_are_notified_of_members_of_an_opened_batch(heard):
     """`release` enqueues the members after the end of the job for which the batch waits."""
     flow, handles = heard
     source = flow.run()
@@ -477,7 +477,7 @@ def test_servers_are_told_of_members_that_an_opening_lets_in(heard):
     assert is_told()
 
 
-def test_servers_are_told_of_what_waits_for_a_batch(heard):
+def test_servers_are_notified_of_jobs_that_waited_for_a_batch(heard):
     """The fold that ends the batch notifies them."""
     flow, handles = heard
     batch, (member,) = flow.batch_of(1)

@@ -60,7 +60,7 @@ def engine_url(postgresql, storage):
 # ---- description -----------------------------------------------------------------------------------------
 
 
-def test_a_real_server_is_described(storage, postgresql_program):
+def test_description_of_a_real_server_is_complete(storage, postgresql_program):
     """The description contains the version, the durability, the size and the number of connections."""
     said = storage.describe()
 
@@ -88,7 +88,7 @@ def test_a_real_server_is_described(storage, postgresql_program):
         ({"synchronous_standby_names": "b"}, "on the disk here and of a standby"),
     ],
 )
-def test_durability_is_told_as_it_is_set(settings, expected):
+def test_durability_describes_the_settings(settings, expected):
     """One line states what a crash would lose."""
     assert expected in health.durability({**SAFE, **settings})
 
@@ -118,7 +118,7 @@ def test_settings_that_lose_data_are_found(storage, postgresql, admin):
     assert [False] == [is_error for is_error, _, _ in found(storage, "fsync")]
 
 
-def test_a_missing_index_is_found_with_the_statement_that_makes_it(storage, admin):
+def test_missing_index_is_found_with_its_statement(storage, admin):
     """Without the index, claims read the whole table."""
     admin.execute("DROP INDEX firelock_ready")
 
@@ -130,7 +130,7 @@ def test_a_missing_index_is_found_with_the_statement_that_makes_it(storage, admi
     assert [] == found(storage, "Index")
 
 
-def test_an_invalid_index_is_found(storage, admin):
+def test_invalid_index_is_found(storage, admin):
     """An invalid index exists and is maintained, but never used."""
     admin.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'firelock_due'::regclass")
 
@@ -141,7 +141,7 @@ def test_an_invalid_index_is_found(storage, admin):
     assert [] == found(storage, "Index")
 
 
-def test_indexes_of_another_prefix_and_schema_are_told_by_their_names(postgresql, admin):
+def test_index_findings_use_the_prefix_and_schema(postgresql, admin):
     """The statement that creates an index uses the table's actual name."""
     storage = open_url(postgresql.socket_url() + "&schema=other&prefix=jobs_")
     storage.migrate()
@@ -156,7 +156,7 @@ def test_indexes_of_another_prefix_and_schema_are_told_by_their_names(postgresql
     assert [] == findings
 
 
-def test_a_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
+def test_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
     """The finding contains the transaction's process, application and role, so a person can end it."""
     with psycopg.connect(postgresql.url(), application_name="report") as reader:
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -171,7 +171,7 @@ def test_a_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
     assert f"SELECT pg_terminate_backend({pid})" in mend
 
 
-def test_a_session_idle_in_a_transaction_is_found(engine_url, postgresql):
+def test_session_idle_in_a_transaction_is_found(engine_url, postgresql):
     """Other transactions wait for the locks of the idle session."""
     with psycopg.connect(postgresql.url(), application_name="shell") as forgotten:
         forgotten.execute("SELECT 1")
@@ -182,7 +182,7 @@ def test_a_session_idle_in_a_transaction_is_found(engine_url, postgresql):
     assert f"1 session is idle in transaction, pid {pid} (shell, role {USER}) for 0 seconds" in what
 
 
-def test_an_old_prepared_transaction_is_found(postgresql_program):
+def test_old_prepared_transaction_is_found(postgresql_program):
     """A prepared transaction outlives its session and restarts of the server."""
     with Postgresql(postgresql_program, {"max_prepared_transactions": "2"}) as server:
         server.create_database("jobs")
@@ -216,7 +216,7 @@ def test_dead_rows_are_found(engine_url, admin):
     assert eventually(lambda: not look())
 
 
-def test_a_crowded_server_is_found(storage, engine_url):
+def test_server_with_few_free_connections_is_found(storage, engine_url):
     """The finding comes before the server refuses connections."""
     ((_, what, _),) = found_at_once(engine_url, "connections are in use", crowded=0.0)
 
@@ -224,7 +224,7 @@ def test_a_crowded_server_is_found(storage, engine_url):
     assert [] == found(storage, "connections are in use")
 
 
-def test_a_role_that_may_not_see_is_told_so(storage, postgresql):
+def test_role_without_monitoring_privileges_is_found(storage, postgresql):
     """Missing privileges are a finding and not an error. Everything that the role can see is checked."""
     limited = open_url(postgresql.url("application_name=limited"))
     try:
@@ -244,7 +244,7 @@ def test_a_role_that_may_not_see_is_told_so(storage, postgresql):
     assert [] == found(storage, "sees no other")
 
 
-def test_what_may_not_be_read_is_a_finding(storage, postgresql, admin):
+def test_unreadable_view_is_a_finding(storage, postgresql, admin):
     """If an administrator has revoked access to a view, everything else is checked."""
     admin.execute("REVOKE SELECT ON pg_catalog.pg_prepared_xacts FROM public")
     limited = open_url(postgresql.url())
@@ -259,7 +259,7 @@ def test_what_may_not_be_read_is_a_finding(storage, postgresql, admin):
     assert PASSWORD not in what
 
 
-def test_doctor_shows_all_of_it(storage, postgresql):
+def test_doctor_shows_all_findings(storage, postgresql):
     """The command exits with 0 if there are only warnings, as monitoring systems expect."""
     out = io.StringIO()
 

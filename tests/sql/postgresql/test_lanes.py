@@ -25,7 +25,7 @@ def scene(postgresql):
         yield scene
 
 
-def test_who_holds_a_key_is_counted_behind_its_lock(scene, admin):
+def test_holders_of_a_key_are_counted_after_its_lock(scene, admin):
     """A claim that waited for the key sees the jobs that another one claimed meanwhile.
 
     So the limit is never exceeded.
@@ -51,7 +51,7 @@ def test_who_holds_a_key_is_counted_behind_its_lock(scene, admin):
     assert [] == jobs
 
 
-def test_claims_see_the_present_whatever_a_role_is_told(scene, admin):
+def test_claims_ignore_the_isolation_level_of_a_role(scene, admin):
     """At the level `repeatable read`, a claim would count earlier holders of a key."""
     admin.execute("ALTER ROLE firelock SET default_transaction_isolation = 'repeatable read'")
     end_connections(admin)
@@ -76,7 +76,7 @@ def test_claims_see_the_present_whatever_a_role_is_told(scene, admin):
     assert ["read committed"] == levels
 
 
-def test_one_statement_tells_that_no_job_waits_in_a_lane(scene, monkeypatch):
+def test_one_statement_checks_that_no_lane_has_jobs(scene, monkeypatch):
     """Jobs without limits are claimed as before: with the statement and without another transaction."""
     scene.put_numbers("smtp", concurrent=1)
     jobs = running(scene, 3)
@@ -85,7 +85,7 @@ def test_one_statement_tells_that_no_job_waits_in_a_lane(scene, monkeypatch):
     assert [] == scene.exchange(jobs[0].holder, [succeeds(job) for job in jobs], 5).claim.jobs
 
 
-def test_lanes_are_forgotten_once_they_are_empty(scene):
+def test_empty_lanes_are_forgotten(scene):
     """The next claims need only one statement again."""
     scene.add_limited(1, "smtp")
     holder = scene.begin()
@@ -95,7 +95,7 @@ def test_lanes_are_forgotten_once_they_are_empty(scene):
     assert set() == scene.storage._laned  # noqa: SLF001
 
 
-def test_plans_go_along_the_lanes_however_small_the_table_was(scene, admin):
+def test_plans_for_lanes_use_indexes_for_any_table_size(scene, admin):
     """The plans are created once, while the statistics show an empty table, and suit a full one."""
     admin.execute("VACUUM ANALYZE")
     scene.put_numbers("smtp", concurrent=5)
@@ -123,7 +123,7 @@ def plans_of(database):
     return database.at_once(explain)
 
 
-def test_a_number_set_again_counts_who_started_while_there_was_none(scene):
+def test_restored_limit_counts_jobs_that_started_without_it(scene):
     """The list of a key's holders is not updated while the key has no limit, so it is created again."""
     scene.put_numbers("smtp", concurrent=2)
     scene.add_limited(9, "smtp")
@@ -137,7 +137,7 @@ def test_a_number_set_again_counts_who_started_while_there_was_none(scene):
     assert [] == scene.claim(holder, 5)
 
 
-def test_a_job_that_fails_costs_no_look_at_numbers_where_none_has_limits(postgresql):
+def test_failed_job_without_limits_causes_no_limit_query(postgresql):
     """The end of a failed job is not a plain one. The claim after it sends no query for limits."""
     with FaultProxy(postgresql.server.address) as proxy, scene_at(postgresql.url(port=proxy.port)) as scene:
         holder = scene.begin()

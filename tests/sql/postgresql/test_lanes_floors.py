@@ -33,7 +33,7 @@ def behind(scene, monkeypatch):
 
 
 @pytest.mark.parametrize("queues", [["default"], None])
-def test_a_lane_is_claimed_by_priority_and_age(scene, behind, queues):
+def test_lane_is_claimed_by_priority_and_age(scene, behind, queues):
     """The jobs have priorities above, at and below those claimed before."""
     wanted = [scene.add_limited(1, "m", priority=priority)[0] for priority in (9, 5, 5, 3, 0, -4)]
 
@@ -43,7 +43,7 @@ def test_a_lane_is_claimed_by_priority_and_age(scene, behind, queues):
 
 
 @pytest.mark.parametrize("queues", [["default"], None])
-def test_other_lanes_are_found_before_and_behind(scene, behind, queues):
+def test_other_lanes_are_found_before_and_after_a_deep_one(scene, behind, queues):
     """Other lanes are found even if the deep lane is empty."""
     wanted = {job for key in ("a", "m", "z") for job in scene.add_limited(1, key)}
     assert wanted == set(scene.claim_ids(behind, 10, queues=queues))
@@ -52,7 +52,7 @@ def test_other_lanes_are_found_before_and_behind(scene, behind, queues):
     assert wanted == set(scene.claim_ids(behind, 10, queues=queues))
 
 
-def test_what_was_handed_back_waits_for_a_whole_look(scene, behind):
+def test_handed_back_job_waits_for_a_full_read(scene, behind):
     """Reads already start after the place of the returned job."""
     scene.add_limited(1, "m", priority=5)
     (job,) = scene.take(behind, 1)

@@ -55,7 +55,7 @@ def listeners(admin):
 # ---- receivers -------------------------------------------------------------------------------------------
 
 
-def test_nobody_hears_himself(scene, postgresql, open_mailbox):
+def test_process_does_not_receive_its_own_notifications(scene, postgresql, open_mailbox):
     """A server that enqueues has already woken its own threads. The message is for other processes."""
     scene.add()  # so that the tables exist
     one, other = open_mailbox(), open_mailbox()
@@ -70,7 +70,7 @@ def test_nobody_hears_himself(scene, postgresql, open_mailbox):
     assert [b"other"] == eventually(one.take)
 
 
-def test_a_message_that_a_fork_left_behind_is_its_parents():
+def test_forked_process_does_not_send_pending_messages():
     """A child process that ends must not send its parent's pending messages."""
     sent, may_send = [], threading.Event()
 
@@ -119,7 +119,7 @@ def open_mailbox(postgresql):
         connections.engine.dispose()
 
 
-def test_a_notification_by_hand_wakes_everybody(scene, server, admin):
+def test_notification_without_a_queue_wakes_all_servers(scene, server, admin):
     """A program in another language can write jobs and notify.
 
     A message without a queue is for all queues.
@@ -133,7 +133,7 @@ def test_a_notification_by_hand_wakes_everybody(scene, server, admin):
     assert (True, True) == (first, server.wait(["mail"], 30))
 
 
-def test_tables_of_another_prefix_wake_nobody(scene, server, postgresql):
+def test_notifications_of_another_prefix_wake_no_server(scene, server, postgresql):
     """Apps that share a database have their own channels."""
     other = open_url(postgresql.url("prefix=other_"))
     heard = listening(open_url(postgresql.url("prefix=other_")))
@@ -147,7 +147,7 @@ def test_tables_of_another_prefix_wake_nobody(scene, server, postgresql):
         heard.close()
 
 
-def test_the_schema_counts_however_it_is_found(scene, server, postgresql):
+def test_same_schema_uses_the_same_channel(scene, server, postgresql):
     """A schema found by the search path and the same schema named in the URL use one channel."""
     named = open_url(postgresql.url("schema=public"))
     try:
@@ -158,7 +158,7 @@ def test_the_schema_counts_however_it_is_found(scene, server, postgresql):
         named.close()
 
 
-def test_names_of_channels_fit():
+def test_channel_names_fit_the_length_limit():
     """The server shortens longer names, so two names that it shortens to the same one would collide."""
     long, other = channel_name("s" * 40, "p" * 39 + "_"), channel_name("t" * 40, "p" * 39 + "_")
 
@@ -170,7 +170,7 @@ def test_names_of_channels_fit():
 # ---- rate ------------------------------------------------------------------------------------------------
 
 
-def test_a_quiet_queue_is_named_at_once_and_a_busy_one_at_the_end():
+def test_burst_sends_its_first_and_last_message():
     """The first and the last message of a burst are sent, and one per interval in between."""
     line = Coalescing()
     line.add(["a"])
@@ -190,7 +190,7 @@ def test_a_quiet_queue_is_named_at_once_and_a_busy_one_at_the_end():
     assert line.pause(5 * GAP_SECONDS) is None
 
 
-def test_a_burst_of_enqueues_is_few_notifications(scene, postgresql):
+def test_burst_of_enqueues_sends_few_notifications(scene, postgresql):
     """One message is sent per interval and queue, whatever the number of enqueues.
 
     The last one is not lost.
@@ -209,7 +209,7 @@ def test_a_burst_of_enqueues_is_few_notifications(scene, postgresql):
     assert {"default"} == {notification.payload.partition("\n")[2] for notification in told}
 
 
-def test_what_is_left_is_sent_before_a_handle_is_closed(our_threads):
+def test_closing_sends_pending_notifications(our_threads):
     """After a script that enqueues and ends, servers do not have to wait for their next poll."""
     sent = []
     sender = Sender(sent.append)
@@ -225,7 +225,7 @@ def test_what_is_left_is_sent_before_a_handle_is_closed(our_threads):
     assert [] == our_threads("firelock-notify")
 
 
-def test_a_script_that_ends_without_closing_has_told(postgresql, scene):
+def test_script_that_exits_without_closing_sends_its_notification(postgresql, scene):
     """The script's last notification is sent at exit, unless the process is killed."""
     with psycopg.connect(postgresql.url(), autocommit=True) as heard:
         heard.execute('LISTEN "public.firelock_wake"')
@@ -254,7 +254,7 @@ task.enqueue()
 # ---- failures --------------------------------------------------------------------------------------------
 
 
-def test_a_failing_notification_fails_nobody(caplog):
+def test_failing_notification_does_not_fail_the_enqueue(caplog):
     """The job is stored and found by a poll. The log contains one warning."""
     tries = []
 
@@ -275,7 +275,7 @@ def test_a_failing_notification_fails_nobody(caplog):
     ]
 
 
-def test_a_connection_that_is_lost_is_made_anew(scene, server, admin):
+def test_lost_listening_connection_is_replaced(scene, server, admin):
     """The missed messages count as one, and later notifications arrive as before."""
     (before,) = listeners(admin)
     admin.execute("SELECT pg_terminate_backend(%s)", [before])
@@ -289,7 +289,7 @@ def test_a_connection_that_is_lost_is_made_anew(scene, server, admin):
     assert server.wait(None, 30)
 
 
-def test_one_connection_serves_all_who_wait(scene, server, admin):
+def test_all_waiting_threads_share_one_connection(scene, server, admin):
     """The number of waiting threads in the process does not matter."""
     threads = [threading.Thread(target=server.wait, args=(None, 600), daemon=True) for _ in range(5)]
     for thread in threads:
@@ -302,7 +302,7 @@ def test_one_connection_serves_all_who_wait(scene, server, admin):
     assert 1 == len(listeners(admin))
 
 
-def test_one_listens_from_its_first_wait_to_its_end(scene, admin):
+def test_storage_listens_from_its_first_wait(scene, admin):
     """A client that only enqueues has no connection for messages that it does not need."""
     scene.add()
     before = listeners(admin)
@@ -315,7 +315,7 @@ def test_one_listens_from_its_first_wait_to_its_end(scene, admin):
     eventually(lambda: not listeners(admin))
 
 
-def test_the_child_of_a_fork_listens_for_itself(scene, server, admin):
+def test_forked_process_opens_its_own_listening_connection(scene, server, admin):
     """The parent's connection stays with the parent and works after the child process has ended."""
     child = os.fork()
     if child == 0:
@@ -347,7 +347,7 @@ def test_listening_can_be_turned_off(postgresql, admin):
     storage.close()
 
 
-def test_a_mailbox_that_cannot_connect_says_so(open_mailbox, postgresql, admin):
+def test_failing_listening_connection_is_reported(open_mailbox, postgresql, admin):
     """A mailbox tries again to connect. Meanwhile, work is found by polling, and an enqueue does not wait."""
     mailbox = open_mailbox()
     name = sql.Identifier(postgresql.name)

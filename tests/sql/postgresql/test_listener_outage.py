@@ -48,7 +48,7 @@ def heard(admin):
     return [notification.payload for notification in admin.notifies(timeout=30, stop_after=1)]
 
 
-def test_a_message_goes_out_when_every_idle_connection_has_died(channel, admin, lent_at_once, caplog):
+def test_notification_is_sent_although_idle_connections_are_dead(channel, admin, lent_at_once, caplog):
     """The message is sent on a new connection. No warning is logged, because nothing went wrong."""
     end_connections(admin)
     sender = Sender(channel.post)

@@ -35,7 +35,7 @@ def asked(tx, *statements):
     return tx.cursor.fetchall()
 
 
-def test_what_writes_is_planned_as_the_server_plans(database, admin):
+def test_writing_statements_use_the_planner_settings_of_the_server(database, admin):
     """The hot path's settings are for statements that find few rows with one index."""
     as_usual = admin.execute(PLANNING).fetchall()
 
@@ -44,7 +44,7 @@ def test_what_writes_is_planned_as_the_server_plans(database, admin):
     assert as_usual != database.look(lambda tx: asked(tx, PLANNING))
 
 
-def test_what_was_never_prepared_is_not_taken_for_it(database):
+def test_failed_statement_is_not_counted_as_prepared(database):
     """A failed statement was followed by one that the driver had counted, which is prepared next time."""
     for _ in range(2):
         with pytest.raises(StorageError):
@@ -59,7 +59,7 @@ def test_what_was_never_prepared_is_not_taken_for_it(database):
 
 
 @pytest.mark.parametrize("way", ["write", "read", "look"])
-def test_a_connection_that_has_forgotten_what_is_prepared_is_put_aside(database, way):
+def test_connection_without_its_prepared_statements_is_replaced(database, way):
     """Whatever the cause, the next transaction uses another connection."""
     for _ in range(COUNTED + 2):
         getattr(database, way)(lambda tx: asked(tx, "SELECT 42"))
@@ -68,7 +68,7 @@ def test_a_connection_that_has_forgotten_what_is_prepared_is_put_aside(database,
     assert [(42,)] == getattr(database, way)(lambda tx: asked(tx, "SELECT 42"))
 
 
-def test_what_fails_among_those_that_wait_is_told(database):
+def test_error_of_a_pending_statement_is_raised(database):
     """The error has the code of the failed statement, and no later statement has run."""
     with pytest.raises(StorageUnavailable, match="deadlock"):
         database.write(lambda tx: asked(tx, "DO $$ BEGIN RAISE deadlock_detected; END $$", "SELECT 42"))

@@ -41,7 +41,7 @@ def exchange(scene, ends, limit=10):
 # ---- storing ---------------------------------------------------------------------------------------------
 
 
-def test_a_batch_of_several_kinds_is_stored_and_counted(scene):
+def test_mixed_jobs_are_stored_and_counted(scene):
     """Each job has its own queue, priority and task, and the counts are correct for each queue."""
     batch = [scene.new_job(queue=f"q{n % 2}", priority=n, task=f"t{n}") for n in range(4)]
 
@@ -66,7 +66,7 @@ ENDS = {
 
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
 @pytest.mark.parametrize("what", ENDS)
-def test_an_end_that_is_not_plain_after_all_is_no_error_of_the_database(scene, postgresql, what, has_other):
+def test_end_on_the_slow_path_causes_no_database_error(scene, postgresql, what, has_other):
     """The other ends are settled by the same statement, and the server's log contains no error."""
     jobs = running(scene, 5)
     waiting = scene.add()
@@ -86,7 +86,7 @@ def test_an_end_that_is_not_plain_after_all_is_no_error_of_the_database(scene, p
 # ---- claims ----------------------------------------------------------------------------------------------
 
 
-def test_a_look_that_finds_nothing_writes_nothing(scene, admin):
+def test_claim_that_finds_nothing_does_not_write(scene, admin):
     """Idle servers read repeatedly. None of these reads is a transaction that must be written to disk."""
     holder = scene.begin()
     scene.claim(holder)
@@ -101,7 +101,7 @@ def test_a_look_that_finds_nothing_writes_nothing(scene, admin):
 # ---- connections -----------------------------------------------------------------------------------------
 
 
-def test_dead_connections_of_the_pool_cost_nobody_anything(scene, admin):
+def test_dead_connections_of_the_pool_are_replaced(scene, admin):
     """After a restart of the server, or if its processes have ended, the next call uses a new connection."""
     jobs = running(scene, 2)
     end_connections(admin)
@@ -111,7 +111,7 @@ def test_dead_connections_of_the_pool_cost_nobody_anything(scene, admin):
     assert 1 == len(scene.add_many(1))
 
 
-def test_a_callers_connection_keeps_its_settings(postgresql):
+def test_settings_of_a_callers_connection_are_kept(postgresql):
     """On a caller's connection, the same work runs in transactions that set their own limits."""
     engine = create_engine(postgresql.engine_url())
     handles = Handles(lambda: open_engine(engine))
@@ -131,7 +131,7 @@ def test_a_callers_connection_keeps_its_settings(postgresql):
 # ---- plans -----------------------------------------------------------------------------------------------
 
 
-def test_plans_go_along_indexes_however_small_the_table_was(scene, admin):
+def test_plans_use_indexes_for_any_table_size(scene, admin):
     """The plan is created once, while the statistics show an empty table, and suits a full one."""
     admin.execute("VACUUM ANALYZE")
     job = running(scene, 1)[0]
@@ -144,7 +144,7 @@ def test_plans_go_along_indexes_however_small_the_table_was(scene, admin):
     assert "firelock_ready" in plan
 
 
-def test_what_a_session_holds_is_not_read_for_one_of_its_jobs(scene, admin):
+def test_lookup_of_one_job_does_not_read_all_jobs_of_its_session(scene, admin):
     """The job is found by its id, however few jobs were held when the plan was created."""
     scene.add_many(1_000, queue="other")
     scene.add_many(8)
@@ -182,7 +182,7 @@ def explained(cursor, name, number):
     return cursor.execute(sql.SQL("EXPLAIN EXECUTE {}({})").format(sql.Identifier(name), values)).fetchall()
 
 
-def test_transactions_are_planned_as_the_server_likes(scene, admin):
+def test_other_statements_use_the_planner_settings_of_the_server(scene, admin):
     """The hot path's settings do not apply to other statements on the same connection."""
     admin.execute("ALTER ROLE firelock SET enable_sort = off")
     end_connections(admin)
@@ -220,7 +220,7 @@ def show(cursor, name):
         [None, None],
     ],
 )
-def test_the_server_reads_back_the_texts_of_an_array(admin, texts):
+def test_strings_of_an_array_are_read_back_unchanged(admin, texts):
     """Strings of an array are read back unchanged, whether or not their characters must be escaped."""
     (found,) = admin.execute("SELECT %s::text[]", [text_array(texts)]).fetchone()
 

@@ -38,7 +38,7 @@ def call(scene, key="t k", **fields):
     return scene.new_job(admission=asks(unique=UniqueUse(key, until=Until.ENDED)), **fields)
 
 
-def test_a_call_waits_for_a_transaction_that_has_its_key(scene, admin, callers):
+def test_call_waits_for_a_transaction_with_its_unique_key(scene, admin, callers):
     """After the commit, the call is a duplicate of the job that the transaction has stored."""
     first, second = call(scene), call(scene)
     scene.storage.insert([first], within=callers)
@@ -51,7 +51,7 @@ def test_a_call_waits_for_a_transaction_that_has_its_key(scene, admin, callers):
         assert [Duplicate(first.id)] == list(answer.result(30).is_new)
 
 
-def test_a_call_gives_up_on_a_transaction_that_does_not_end(scene, callers, monkeypatch):
+def test_wait_for_a_unique_key_times_out(scene, callers, monkeypatch):
     """The error states the reason and the key. Other keys are free."""
     monkeypatch.setattr(unique_lock, "PATIENCE", "50ms")
     scene.storage.insert([call(scene)], within=callers)
@@ -64,7 +64,7 @@ def test_a_call_gives_up_on_a_transaction_that_does_not_end(scene, callers, monk
 
 
 @pytest.mark.parametrize("patience", ["0", "7s"])
-def test_a_callers_transaction_keeps_its_own_patience(scene, callers, patience):
+def test_lock_timeout_of_a_callers_transaction_is_kept(scene, callers, patience):
     """The timeout for a key does not apply to anything else."""
     callers.execute("SELECT set_config('lock_timeout', %s, true)", [patience])
 
@@ -73,7 +73,7 @@ def test_a_callers_transaction_keeps_its_own_patience(scene, callers, patience):
     assert (patience,) == callers.execute("SHOW lock_timeout").fetchone()
 
 
-def test_batches_with_the_same_keys_never_stand_in_each_others_way(scene):
+def test_batches_with_the_same_unique_keys_do_not_deadlock(scene):
     """The order of the keys in a batch does not matter, because keys are always locked in the same order."""
     keys = [f"t {letter}" for letter in "aBcDeFgH"]
     batches = [keys, keys[::-1], keys[3:] + keys[:3], keys[1::2] + keys[::2]]

@@ -26,7 +26,7 @@ def shown(engine):
     }
 
 
-def test_they_are_the_tables_of_a_migration(tmp_path):
+def test_metadata_matches_the_tables_of_a_migration(tmp_path):
     """A storage finds the same tables either way, and works with them as soon as the version is written."""
     by_tool, by_us = (create_engine(f"sqlite:///{tmp_path}/{name}.db", poolclass=NullPool) for name in "ab")
     with closing(SqliteStorage(f"sqlite:///{tmp_path}/b.db")) as storage:
@@ -43,7 +43,7 @@ def test_they_are_the_tables_of_a_migration(tmp_path):
 
 
 @pytest.mark.parametrize(("dialect", "has_partial"), [("postgresql", True), ("mariadb", False)])
-def test_each_database_has_its_own_indexes(dialect, has_partial):
+def test_each_database_has_the_supported_kind_of_index(dialect, has_partial):
     """Each name exists once: as a partial index if the database supports it, otherwise as a full one."""
     tables = tables_of(dialect, schema="jobs", prefix="fl_")
 
@@ -58,7 +58,7 @@ def test_each_database_has_its_own_indexes(dialect, has_partial):
 
 
 @pytest.mark.parametrize("name", ["", "a b", 'x"; drop table y', "1st", "ü"])
-def test_what_is_no_name_is_refused(name):
+def test_invalid_table_name_is_refused(name):
     """Names are part of statements, so they may contain only letters, digits and underscores."""
     with pytest.raises(ConfigurationError, match="must be a name of up to 40 letters"):
         tables_of("postgresql", prefix=name)

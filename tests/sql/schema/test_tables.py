@@ -44,14 +44,14 @@ def write(path, statement):
         connection.execute(statement)
 
 
-def test_opening_touches_nothing(open_storage, path):
+def test_opening_does_not_create_a_file(open_storage, path):
     """A storage that is never used leaves no file behind."""
     open_storage()
 
     assert not path.exists()
 
 
-def test_the_first_verb_makes_the_schema(open_storage):
+def test_first_verb_creates_the_schema(open_storage):
     """A verb that only reads creates the schema too, so nothing has to be prepared."""
     storage = open_storage()
 
@@ -61,7 +61,7 @@ def test_the_first_verb_makes_the_schema(open_storage):
     assert [] == storage.migrate()
 
 
-def test_migrate_tells_its_steps(open_storage):
+def test_migrate_returns_its_steps(open_storage):
     """On an empty file every step runs, and the result contains a sentence about each."""
     storage = open_storage()
     before = storage.schema()
@@ -72,7 +72,7 @@ def test_migrate_tells_its_steps(open_storage):
     assert [migration.sentence for migration in schema.MIGRATIONS] == steps
 
 
-def test_many_may_be_the_first(open_storage):
+def test_concurrent_first_openings_create_one_schema(open_storage):
     """Storages that open an empty file at the same time agree on one schema."""
     storages = [open_storage() for _ in range(4)]
     barrier = threading.Barrier(len(storages))
@@ -95,7 +95,7 @@ def test_many_may_be_the_first(open_storage):
     ("version", "works_with", "hint"),
     [(version.WANTED + 2, version.WANTED + 1, "Upgrade firelock-sql"), (-1, -1, "firelock migrate")],
 )
-def test_a_version_too_far_is_refused(open_storage, path, version, works_with, hint):
+def test_unsupported_schema_version_is_refused(open_storage, path, version, works_with, hint):
     """A newer schema requires newer code, an older one requires `firelock migrate`. Neither is changed."""
     open_storage().counts()
     write(path, f"update firelock_schema set version = {version}, works_with = {works_with}")
@@ -104,7 +104,7 @@ def test_a_version_too_far_is_refused(open_storage, path, version, works_with, h
         open_storage().counts()
 
 
-def test_servers_of_the_release_before_work_on_a_new_schema(open_storage, path):
+def test_previous_release_works_on_a_new_schema(open_storage, path):
     """A newer schema contains the oldest version of the code that can use it."""
     open_storage().counts()
     write(path, f"insert into firelock_schema values ({version.WANTED + 1}, 0, {version.WANTED}, '')")
@@ -115,7 +115,7 @@ def test_servers_of_the_release_before_work_on_a_new_schema(open_storage, path):
     assert SchemaState(version.WANTED + 1, version.WANTED) == storage.schema()
 
 
-def test_a_new_release_works_on_the_schema_before(open_storage, monkeypatch):
+def test_new_release_works_on_the_previous_schema(open_storage, monkeypatch):
     """Servers of a new release can start before the migration. The migration then runs only the new step."""
     open_storage().counts()
     added = schema.Migration(
@@ -132,7 +132,7 @@ def test_a_new_release_works_on_the_schema_before(open_storage, monkeypatch):
     assert SchemaState(2, 2) == storage.schema()
 
 
-def test_the_statements_of_a_migration_do_what_it_does(open_storage, path, tmp_path):
+def test_printed_statements_equal_the_migration(open_storage, path, tmp_path):
     """A person with the required privileges can run the statements; then nothing is left to migrate."""
     statements = open_storage().migration_sql()
     by_hand = tmp_path / "by-hand.db"
@@ -148,7 +148,7 @@ def test_the_statements_of_a_migration_do_what_it_does(open_storage, path, tmp_p
             assert made.execute(shown).fetchall() == ours.execute(shown).fetchall()
 
 
-def test_a_newer_schema_is_not_migrated(open_storage, path):
+def test_newer_schema_is_not_migrated(open_storage, path):
     """Migrations only go forward."""
     open_storage().counts()
     write(path, f"update firelock_schema set version = {version.WANTED + 1}")
@@ -159,7 +159,7 @@ def test_a_newer_schema_is_not_migrated(open_storage, path):
 
 @pytest.mark.parametrize("lacking", ["made_by", "works_with"])
 @pytest.mark.parametrize("use", ["counts", "schema", "migrate", "migration_sql"])
-def test_tables_from_before_the_first_release_are_told(open_storage, path, use, lacking):
+def test_tables_from_before_the_first_release_are_reported(open_storage, path, use, lacking):
     """Every call reports the old tables and how to proceed. The tables are not changed."""
     open_storage().counts()
     write(path, f"alter table firelock_schema drop column {lacking}")
@@ -171,7 +171,7 @@ def test_tables_from_before_the_first_release_are_told(open_storage, path, use, 
         assert [(1,)] == connection.execute("select version from firelock_schema").fetchall()
 
 
-def test_a_file_that_is_no_database_is_told(open_storage, path):
+def test_file_that_is_not_a_database_is_reported(open_storage, path):
     """The driver's exception does not leak, and the file is not changed."""
     path.write_text("this is not a database, it is a letter " * 50)
 
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_database_is_told(open_storage, path):
     assert path.read_text().startswith("this is not")
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_missing_folder_is_named(tmp_path):
     """If the path cannot be opened, the error names the missing folder."""
     storage = SqliteStorage(f"sqlite:///{tmp_path}/nowhere/jobs.db")
 
@@ -189,7 +189,7 @@ def test_a_missing_folder_is_named(tmp_path):
         storage.counts()
 
 
-def test_the_plugin_loads_no_driver():
+def test_plugin_does_not_load_drivers():
     """A program that opens another storage does not load this one's modules."""
     program = "import sys, firelock_sql.plugin; print(*{'sqlalchemy', 'sqlite3'} & set(sys.modules))"
 
@@ -200,7 +200,7 @@ def test_the_plugin_loads_no_driver():
     assert "" == loaded.stdout.strip()
 
 
-def test_a_database_of_the_wanted_schema_loads_no_other_dialect(path, open_storage):
+def test_current_schema_does_not_load_other_dialects(path, open_storage):
     """Only a migration imports the table definitions, because that loads every dialect."""
     open_storage().migrate()
     program = (
@@ -216,7 +216,7 @@ def test_a_database_of_the_wanted_schema_loads_no_other_dialect(path, open_stora
     assert "" == loaded.stdout.strip()
 
 
-def test_statements_know_every_table():
+def test_statements_and_migration_have_the_same_tables():
     """The table names that statements replace and the wanted version match those of a migration."""
     assert set(schema.METADATA.tables) == TABLES
     assert schema.schema_version.name == SCHEMA_TABLE

@@ -20,7 +20,7 @@ from firelock_sql.sqlite.storage import SqliteStorage
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_after_a_fork_the_child_opens_its_own(scene):
+def test_forked_process_opens_its_own_connection(scene):
     """A child process that inherits a used storage can store, read and wait, and so can its parent later."""
     scene.add()
     scene.storage.wait(None, 0)
@@ -43,7 +43,7 @@ def test_after_a_fork_the_child_opens_its_own(scene):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_fork_waits_for_what_is_under_way(tmp_path):
+def test_fork_waits_for_running_transactions(tmp_path):
     """Child processes forked while other threads write and read inherit no transaction, so each can write."""
     handles = Handles(lambda: SqliteStorage(f"sqlite:///{tmp_path}/busy.db?synchronous=normal"))
     scene, is_over = Scene(handles), threading.Event()
@@ -83,7 +83,7 @@ def _store_one(scene):
 # ---- other writers ---------------------------------------------------------------------------------------
 
 
-def test_a_file_that_stays_locked_is_unavailable(scene, path):
+def test_locked_file_is_unavailable(scene, path):
     """A repeated call may succeed, and does so after the other writer has finished.
 
     Readers are not blocked.
@@ -101,7 +101,7 @@ def test_a_file_that_stays_locked_is_unavailable(scene, path):
     assert {State.ENQUEUED: 2} == scene.storage.counts().by_state
 
 
-def test_a_transaction_that_fails_leaves_nothing(scene):
+def test_failed_transaction_stores_nothing(scene):
     """If SQLite cannot store a value, the whole call is refused. The storage stays usable."""
     good, bad = scene.new_job(), scene.new_job(priority=2**63)
 
@@ -121,7 +121,7 @@ def test_a_transaction_that_fails_leaves_nothing(scene):
     ],
     ids=["full", "wrong", "read-only"],
 )
-def test_the_drivers_errors_say_whether_to_try_again(tmp_path, statements, expected, words):
+def test_driver_errors_are_classified_by_retry(tmp_path, statements, expected, words):
     """A full disk and a read-only file may pass, a wrong statement does not.
 
     The message names the file and a fix.
@@ -150,7 +150,7 @@ def test_the_drivers_errors_say_whether_to_try_again(tmp_path, statements, expec
         ("normal", "may take the last commits", True),
     ],
 )
-def test_it_is_said_what_a_power_failure_may_take(path, synchronous, told, is_found):
+def test_description_contains_the_durability(path, synchronous, told, is_found):
     """The description states the durability.
 
     The doctor reports a setting below "full" with a fix, not as an error.
@@ -164,14 +164,14 @@ def test_it_is_said_what_a_power_failure_may_take(path, synchronous, told, is_fo
     assert [False] * is_found == [one.is_error for one in found]
 
 
-def test_an_old_sqlite_is_found(scene):
+def test_old_sqlite_is_found(scene):
     """A version whose log can damage a database is reported, and a newer one is not."""
     found = [one for one in scene.storage.diagnose() if sqlite3.sqlite_version in one.what]
 
     assert (sqlite3.sqlite_version_info < (3, 51, 3)) == bool(found)
 
 
-def test_a_log_that_has_grown_is_found(scene, path):
+def test_large_write_ahead_log_is_found(scene, path):
     """A log of more than 64 MB means that a process keeps an old snapshot open."""
     scene.add()
     log = path.with_name("jobs.db-wal")
@@ -184,7 +184,7 @@ def test_a_log_that_has_grown_is_found(scene, path):
     assert ["The write-ahead log has grown to 65 MB."] == found
 
 
-def test_the_file_system_is_that_of_the_innermost_mount(tmp_path):
+def test_file_system_is_that_of_the_innermost_mount(tmp_path):
     """A mount below another one takes precedence. Without a table of mounts the result is empty."""
     mounts = tmp_path / "mounts"
     mounts.write_text("disk / ext4 rw 0 0\nhost:/export /srv/my\\040jobs nfs4 rw 0 0\n")

@@ -29,13 +29,13 @@ def _fill(cursor):
     cursor.execute("INSERT INTO pieces VALUES (zeroblob(100000))")
 
 
-def test_a_full_disk_is_called_that(connections):
+def test_full_disk_is_reported_as_such(connections):
     """The error for a file that cannot grow names the full disk, and means that a later call may succeed."""
     with pytest.raises(StorageUnavailable, match="database or disk is full; free space on its disk"):
         connections.write(_fill)
 
 
-def test_the_file_is_written_to_again_when_there_is_space(connections):
+def test_file_is_written_again_after_space_is_freed(connections):
     """The refused write left nothing behind, and the next one opens the file again."""
     with pytest.raises(StorageUnavailable):
         connections.write(_fill)
@@ -53,7 +53,7 @@ def _input_output_error():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a file system without any space is there on Linux")
-def test_an_error_of_a_full_disk_names_the_cause():
+def test_opening_error_on_a_full_disk_names_the_cause():
     """If the disk is full when a file is opened, the error names the missing space, unlike SQLite's."""
     with (
         pytest.raises(StorageUnavailable, match="disk I/O error; free space on its disk"),
@@ -62,7 +62,7 @@ def test_an_error_of_a_full_disk_names_the_cause():
         raise _input_output_error()
 
 
-def test_an_error_of_a_disk_with_space_names_no_cause(tmp_path):
+def test_opening_error_on_a_disk_with_space_is_unchanged(tmp_path):
     """If there is space, the message is SQLite's own."""
     with pytest.raises(StorageUnavailable, match=r"disk I/O error\.$"), translated(tmp_path / "jobs.db"):
         raise _input_output_error()

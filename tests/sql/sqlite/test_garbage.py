@@ -26,7 +26,7 @@ def read_column(path, job_id, column):
 @pytest.mark.parametrize(
     "column", ["attempt", "retries", "crashes", "fence", "created_at", "timeout_seconds"]
 )
-def test_a_row_without_its_numbers_is_quarantined(scene, path, column):
+def test_row_with_unreadable_numbers_is_quarantined(scene, path, column):
     """A job with unreadable numbers fails with the reason, and its neighbours are claimed."""
     before, bad, behind = scene.add_many(3)
     overwrite(path, bad, column, "soon")
@@ -40,7 +40,7 @@ def test_a_row_without_its_numbers_is_quarantined(scene, path, column):
     assert {State.PROCESSING: 2, State.FAILED: 1} == scene.storage.counts().by_state
 
 
-def test_a_child_of_a_quarantined_job_is_decided(scene, path):
+def test_child_of_a_quarantined_job_is_released(scene, path):
     """The end of a quarantined job releases its continuations like any other end."""
     bad = scene.add()
     child = scene.continuation(bad, on=On.FINISHED)
@@ -60,7 +60,7 @@ def test_a_child_of_a_quarantined_job_is_decided(scene, path):
         ("meta_json", "[1"), ("meta_json", 7), ("meta_json", b"\xff"), ("meta_json", '"acme"'),
     ],
 )  # fmt: skip
-def test_what_only_describes_a_job_keeps_it_from_nothing(scene, path, column, garbage):
+def test_unreadable_description_does_not_prevent_a_run(scene, path, column, garbage):
     """A job runs and is shown without the parts that cannot be read."""
     job_id = scene.add(tags=("one",))
     overwrite(path, job_id, column, garbage)
@@ -73,7 +73,7 @@ def test_what_only_describes_a_job_keeps_it_from_nothing(scene, path, column, ga
     assert State.ENQUEUED is scene.history(job_id)[0].state
 
 
-def test_added_fields_of_edges_and_steps_are_ignored(scene, path):
+def test_new_fields_of_dependencies_and_steps_are_ignored(scene, path):
     """A newer release might store more fields. The fields of this release are read as before."""
     parent = scene.add(reason="first")
     child = scene.continuation(parent)
@@ -88,7 +88,7 @@ def test_added_fields_of_edges_and_steps_are_ignored(scene, path):
     assert (before[1][0].state, before[1][0].at, "first") == (step.state, step.at, step.reason)
 
 
-def test_added_fields_of_a_history_stay_when_it_is_shortened(scene, path):
+def test_new_fields_remain_in_a_shortened_history(scene, path):
     """The lines that are kept stay as they were stored."""
     job_id = scene.schedule(60)
     scene.settle(reschedules(job_id, due_at=BASE))
@@ -104,7 +104,7 @@ def test_added_fields_of_a_history_stay_when_it_is_shortened(scene, path):
     assert len(lines) < 250
 
 
-def test_a_job_with_tags_nobody_can_read_is_pruned(scene, path):
+def test_job_with_unreadable_tags_is_pruned(scene, path):
     """Retention continues after a job with unreadable tags."""
     job_id = scene.settle(succeeds(scene.run(scene.begin(), scene.add(tags=("one",))), expires_at=1))
     overwrite(path, job_id, "tags", "[not json")
@@ -112,7 +112,7 @@ def test_a_job_with_tags_nobody_can_read_is_pruned(scene, path):
     assert 1 == scene.storage.prune(10)
 
 
-def test_an_unknown_state_reads_as_failed(scene, path):
+def test_unknown_state_is_shown_as_failed(scene, path):
     """A job with an unknown state is shown, and an operator can delete or requeue it."""
     job_id = scene.add()
     overwrite(path, job_id, "state", "banana")
@@ -123,7 +123,7 @@ def test_an_unknown_state_reads_as_failed(scene, path):
     assert (State.FAILED, State.ENQUEUED) == (before, scene.state(job_id))
 
 
-def test_a_task_that_is_no_text_ends_no_list(scene, path):
+def test_invalid_task_does_not_end_a_list(scene, path):
     """Lists of all jobs proceed from task to task and come to an end."""
     job_ids = scene.add_many(2)
     overwrite(path, job_ids[0], "task", b"\xff")

@@ -54,7 +54,7 @@ def booked(engine):
         return list(session.execute(text("SELECT order_id FROM ledger")).scalars())
 
 
-def test_a_step_and_what_it_writes_are_one_commit(fire, engine):
+def test_step_and_its_writes_are_one_commit(fire, engine):
     """A rolled-back step runs again and a committed one does not, whatever fails after it."""
     ran = []
 
@@ -76,7 +76,7 @@ def test_a_step_and_what_it_writes_are_one_commit(fire, engine):
     assert (42, [42] * 3, [42]) == (job.result(5), ran, booked(engine))
 
 
-def test_a_job_that_is_no_longer_ours_leaves_nothing(fire, engine):
+def test_step_of_a_lost_job_is_rolled_back(fire, engine):
     """The exception rolls the transaction back."""
     seen = []
 
@@ -97,7 +97,7 @@ def test_a_job_that_is_no_longer_ours_leaves_nothing(fire, engine):
     assert [] == booked(engine)
 
 
-def test_an_async_step_takes_part_in_a_transaction(fire, engine):
+def test_async_step_joins_a_transaction(fire, engine):
     """The transaction is that of a sync connection that a coroutine uses."""
 
     async def abook(session):
@@ -153,7 +153,7 @@ def order(job: JobContext) -> list[int]:
 """
 
 
-def test_steps_work_in_a_process_of_their_own(fire, url, tmp_path, monkeypatch):
+def test_steps_work_in_a_job_process(fire, url, tmp_path, monkeypatch):
     """The process has its own connection, and the memo that its run waits for is returned to the server."""
     (tmp_path / "steps_app.py").write_text(APP)
     monkeypatch.setenv("STEPS_URL", url)

@@ -29,7 +29,7 @@ def flow(path):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_file_counts_as_memory_does(tmp_path, seed):
+def test_file_counts_batches_like_memory(tmp_path, seed):
     """A random sequence of operations on nested batches leaves the same states and counts."""
     with closing(SqliteStorage(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as storage:
         walk = walked(storage, seed)
@@ -39,7 +39,7 @@ def test_a_file_counts_as_memory_does(tmp_path, seed):
             assert walk.yard.state(batch) in FINAL_STATES or walk.yard.batch_counts(batch).is_shut
 
 
-def test_a_members_plain_end_is_counted_like_any_other(flow):
+def test_plain_end_of_a_member_is_counted_like_any_other(flow):
     """One member is settled without a read by the handle that claimed it, the other one by another handle."""
     batch, members = flow.batch_of(3)
     short, long, last = flow.running(flow.begin(), *members)
@@ -55,7 +55,7 @@ def test_a_members_plain_end_is_counted_like_any_other(flow):
 
 
 @pytest.mark.parametrize("is_shut", [False, True])
-def test_members_of_one_batch_are_stored_alike_whichever_way(flow, is_shut):
+def test_fast_and_slow_path_store_equal_members(flow, is_shut):
     """Members stored by the hundred and those that take the slow path are listed in the same way."""
     source = flow.add()
     batch = flow.batch(after=[source] if is_shut else [])
@@ -73,7 +73,7 @@ def test_members_of_one_batch_are_stored_alike_whichever_way(flow, is_shut):
 
 
 @pytest.mark.parametrize("number", [1, 40, 112])
-def test_a_batch_is_stored_with_its_first_members_as_by_itself(flow, number):
+def test_batch_stored_with_members_equals_one_stored_alone(flow, number):
     """Plain members directly after their batch take the fast path, later jobs the slow one."""
     batch = flow.new_batch()
     members = [flow.new_member(batch.id) for _ in range(number)]
@@ -99,7 +99,7 @@ def test_a_batch_is_stored_with_its_first_members_as_by_itself(flow, number):
     assert State.SUCCEEDED is flow.state(callback.id)
 
 
-def test_a_batch_behind_a_deleted_job_takes_its_members_and_sweeps_them(flow):
+def test_batch_after_a_deleted_job_accepts_and_sweeps_its_members(flow):
     """The batch ends in the same way whether its source is deleted before or after it is stored.
 
     Later members are refused.
@@ -117,7 +117,7 @@ def test_a_batch_behind_a_deleted_job_takes_its_members_and_sweeps_them(flow):
     assert (State.DELETED, (3, 0, 0, 0, 0, 3)) == (flow.state(batch.id), flow.counts(batch.id))
 
 
-def test_a_page_of_members_is_the_same_with_and_without_a_state(flow):
+def test_page_of_members_is_equal_with_and_without_a_state(flow):
     """Members are listed by their own table, tested one by one, or looked up if there are few."""
     batch, members = flow.batch_of(5)
     flow.settle(succeeds(flow.running(flow.begin(), *members)[0]))
@@ -138,7 +138,7 @@ def test_a_page_of_members_is_the_same_with_and_without_a_state(flow):
     assert 7 == len(of_states)
 
 
-def test_no_statement_of_batches_reads_a_whole_table(flow, path):
+def test_statements_of_batches_use_indexes(flow, path):
     """Each statement finds its rows with an index, however many jobs exist."""
     flow.batch_of(2)
     dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
@@ -167,7 +167,7 @@ def test_no_statement_of_batches_reads_a_whole_table(flow, path):
     assert {} == {one: plan for one, plan in scans.items() if "DISTINCT batch_id" not in one}
 
 
-def test_a_job_that_remembers_ends_like_any_other(flow):
+def test_job_with_memos_ends_like_any_other(flow):
     """Memos from before or after the claim do not make the ends of other jobs slow."""
     first, second = flow.add(), flow.add()
     runs = flow.running(flow.begin(), first, second)

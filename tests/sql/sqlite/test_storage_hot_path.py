@@ -40,7 +40,7 @@ def told(scene, job_id):
     ]
 
 
-def test_a_plain_end_is_told_like_any_other(scene):
+def test_plain_end_is_shown_like_any_other(scene):
     """A job settled without a read by the handle that claimed it equals one settled by another handle."""
     holder = scene.begin()
     short, long = scene.run(holder), scene.run(holder)
@@ -51,7 +51,7 @@ def test_a_plain_end_is_told_like_any_other(scene):
     assert told(scene, short.id) == told(scene, long.id)
 
 
-def test_what_follows_a_plain_end_keeps_it_in_the_history(scene):
+def test_later_change_keeps_a_plain_end_in_the_history(scene):
     """An end that only columns contain becomes a line of the history when a newer value replaces them."""
     running = scene.run(scene.begin())
     scene.settle(succeeds(running))
@@ -64,7 +64,7 @@ def test_what_follows_a_plain_end_keeps_it_in_the_history(scene):
     assert end == scene.history(running.id)[1]
 
 
-def test_a_number_that_is_given_out_again_settles_nobody_else(scene):
+def test_late_end_does_not_settle_a_job_with_a_reused_number(scene):
     """A late end of a deleted job does not end the job that has its number, session and fence."""
     holder = scene.begin()
     old = scene.run(holder)
@@ -78,7 +78,7 @@ def test_a_number_that_is_given_out_again_settles_nobody_else(scene):
     assert (Applied.MISSING, State.PROCESSING) == (result, scene.state(new.id))
 
 
-def test_a_history_of_any_length_reads_as_if_bounded_at_each_step(scene):
+def test_rewritten_history_equals_one_bounded_at_each_step(scene):
     """Lines that were rewritten to save space are read like those that were never rewritten."""
     job_id, holder = scene.add(), scene.begin()
     expected = scene.history(job_id)
@@ -94,7 +94,7 @@ def test_a_history_of_any_length_reads_as_if_bounded_at_each_step(scene):
 
 
 @pytest.mark.parametrize("number", [1, 8, 63, 500])
-def test_a_batch_is_one_commit(scene, commits, number):
+def test_jobs_of_one_call_are_one_commit(scene, commits, number):
     """The jobs of one call share one transaction, whatever their number."""
     jobs = [scene.new_job() for _ in range(number)]
     commits()
@@ -105,7 +105,7 @@ def test_a_batch_is_one_commit(scene, commits, number):
     assert [job.id for job in jobs] == [job.id for job in scene.claim(scene.begin(), limit=number)]
 
 
-def test_an_exchange_is_one_commit(scene, commits):
+def test_exchange_is_one_commit(scene, commits):
     """A hundred ends and a hundred claims are one transaction."""
     holder = scene.begin()
     scene.add_many(200)
@@ -118,7 +118,7 @@ def test_an_exchange_is_one_commit(scene, commits):
     assert (100, 100) == (answer.results.count(Applied.APPLIED), len(answer.claim.jobs))
 
 
-def test_looks_that_find_nothing_commit_nothing(scene, commits):
+def test_claims_that_find_nothing_do_not_commit(scene, commits):
     """An idle server takes no lock and writes nothing."""
     holder = scene.begin()
     scene.schedule(3_600)

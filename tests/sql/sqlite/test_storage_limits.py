@@ -31,7 +31,7 @@ def keys_in(path):
     return [key for (key,) in read(path, "SELECT key FROM firelock_limit_keys ORDER BY key")]
 
 
-def test_a_job_says_in_its_row_what_it_waits_for(scene, path):
+def test_lane_of_a_job_is_a_column(scene, path):
     """A job's lane is a column. Jobs without limits have no lane and are only in the index of ready jobs."""
     scene.add()
     scene.add_limited(1, "smtp", "tenant:7")
@@ -41,7 +41,7 @@ def test_a_job_says_in_its_row_what_it_waits_for(scene, path):
     assert [(None,), ("smtp\ntenant:7",)] == lanes
 
 
-def test_a_number_that_is_given_out_again_holds_no_key(scene, path):
+def test_reused_job_number_does_not_hold_a_key(scene, path):
     """A strict job that waits for a retry is pruned, and another job gets its number."""
     holder = scene.begin()
     scene.put_numbers("gpu", concurrent=1)
@@ -62,7 +62,7 @@ def test_a_number_that_is_given_out_again_holds_no_key(scene, path):
     assert {State.SCHEDULED: 1, State.PROCESSING: 1} == scene.by_state()
 
 
-def test_numbers_that_nobody_can_read_are_no_limit(scene, path):
+def test_unreadable_limit_settings_do_not_limit_jobs(scene, path):
     """A record written by a person does not prevent any job from starting."""
     scene.put_numbers("gpu", concurrent=1)
     write(path, "UPDATE firelock_records SET value = '[not json' WHERE kind = 'limit'")
@@ -73,7 +73,7 @@ def test_numbers_that_nobody_can_read_are_no_limit(scene, path):
 
 @pytest.mark.parametrize("garbage", ["[1", "", b"\xff"])
 @pytest.mark.parametrize("lane", [None, "gpu"])
-def test_a_job_that_asks_what_nobody_can_read_is_quarantined(scene, path, garbage, lane):
+def test_job_with_unreadable_limits_is_quarantined(scene, path, garbage, lane):
     """The job fails with the reason, because its start might break a limit. Its neighbours are claimed."""
     bad = scene.add()
     ids = [scene.add(), *scene.add_limited(2, "gpu")]
@@ -89,9 +89,7 @@ def test_a_job_that_asks_what_nobody_can_read_is_quarantined(scene, path, garbag
 
 @pytest.mark.parametrize("stored", ["7", "[[[1]]]", '{"when":"dry"}'])
 @pytest.mark.parametrize("lane", [None, "gpu"])
-def test_a_job_whose_limits_a_newer_release_stored_is_claimed_next_to_its_neighbours(
-    scene, path, stored, lane
-):
+def test_job_with_limits_of_a_newer_release_is_claimed(scene, path, stored, lane):
     """The server puts the job off, and the storage keeps the string unchanged."""
     newer = scene.add()
     ids = [newer, scene.add(), *scene.add_limited(2, "gpu")]
@@ -126,7 +124,7 @@ def test_rows_of_idle_keys_are_forgotten(scene, path):
     assert [] == scene.claim_ids(holder)
 
 
-def test_a_key_whose_row_is_forgotten_counts_as_before(scene, path):
+def test_key_without_a_row_counts_its_holders(scene, path):
     """If no row lists the holders, they are read from the jobs."""
     scene.put_numbers("gpu", concurrent=2)
     holder = scene.begin()
@@ -138,7 +136,7 @@ def test_a_key_whose_row_is_forgotten_counts_as_before(scene, path):
     assert [] == scene.claim(holder, 5)
 
 
-def test_a_unique_key_keeps_its_row_as_long_as_its_job_is_stored(scene, path):
+def test_unique_key_row_is_kept_as_long_as_its_job(scene, path):
     """Upkeep removes the key of a pruned job. A job that can still be requeued keeps its key."""
     first, second = (scene.add(admission=asks(unique=UniqueUse(f"shop.send {key}"))) for key in ("1", "2"))
     for job_id, expires_at in ((first, 1), (second, None)):
@@ -151,7 +149,7 @@ def test_a_unique_key_keeps_its_row_as_long_as_its_job_is_stored(scene, path):
     assert [("shop.send 2",)] == read(path, "SELECT key FROM firelock_unique_keys")
 
 
-def test_a_key_of_an_open_transaction_is_waited_for(scene, path):
+def test_enqueue_waits_for_a_unique_key_of_an_open_transaction(scene, path):
     """A caller's transaction that stored a job with a key and was rolled back leaves the key free."""
     asked = asks(unique=UniqueUse("shop.send 7"))
     other = scene.new_job(admission_json=None)
@@ -166,7 +164,7 @@ def test_a_key_of_an_open_transaction_is_waited_for(scene, path):
     assert [True] == list(scene.storage.insert([again]).is_new)
 
 
-def test_the_last_call_moves_a_job_to_its_own_lane(scene, path):
+def test_last_call_moves_a_job_to_its_lane(scene, path):
     """The row has the arguments and limits of the last call, and the list by tag has its tags."""
     use = UniqueUse("shop.index 7", keeps_last=True)
     job_id = scene.add(admission=asks("gpu", unique=use), tags=("old", "both"))
@@ -179,7 +177,7 @@ def test_the_last_call_moves_a_job_to_its_own_lane(scene, path):
     assert ["cpu"] == [state.key for state in scene.storage.find_keys()]
 
 
-def test_numbers_are_said_in_json(scene, path):
+def test_limit_settings_are_stored_as_json(scene, path):
     """A person can read a limit's settings with a prompt."""
     scene.put_numbers("gpu", concurrent=3)
 

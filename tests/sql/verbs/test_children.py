@@ -38,7 +38,7 @@ def test_children_of_many_parents_are_released_together(flow, proxy, child_of_al
     assert trips[1] == trips[-1] <= 9
 
 
-def test_more_parents_than_are_looked_at_together(flow):
+def test_release_handles_more_parents_than_one_step(flow):
     """One call releases the children of all parents."""
     children = ended_parents(flow, MANY)
 
@@ -48,7 +48,7 @@ def test_more_parents_than_are_looked_at_together(flow):
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
-def test_a_release_looks_at_no_more_than_it_is_told_to(flow, limit):
+def test_release_checks_at_most_its_limit(flow, limit):
     """A parent of several children is between parents of one each.
 
     The next call continues at the right place.
@@ -71,7 +71,7 @@ def test_a_release_looks_at_no_more_than_it_is_told_to(flow, limit):
     assert {State.ENQUEUED} == set(flow.states(*(child.id for child in children)))
 
 
-def test_the_first_parent_that_asks_for_it_deletes_the_child_of_several(flow):
+def test_child_of_several_parents_is_deleted_by_the_first(flow):
     """The child is deleted whatever the other ends in the same release are.
 
     Jobs that wait for nothing more are enqueued.
@@ -95,7 +95,7 @@ def test_the_first_parent_that_asks_for_it_deletes_the_child_of_several(flow):
 
 
 @pytest.mark.parametrize("number", [1, 20])
-def test_called_jobs_are_stored_in_one_round_trip(flow, proxy, number):
+def test_called_jobs_take_one_round_trip(flow, proxy, number):
     """Plain jobs need one round trip too. A repeated call stores none."""
     caller = flow.run()
 
@@ -114,7 +114,7 @@ def test_called_jobs_are_stored_in_one_round_trip(flow, proxy, number):
     assert 2 * number == len(claimed)
 
 
-def test_a_look_at_a_job_is_one_round_trip(flow, proxy):
+def test_read_of_one_job_takes_one_round_trip(flow, proxy):
     """One query is its own snapshot."""
     job = flow.add()
     flow.storage.get([job])

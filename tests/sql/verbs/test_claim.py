@@ -41,7 +41,7 @@ def row_of(id: str, queue: str) -> ReadyRow:
     return (id, "task", "{}", "json", queue)
 
 
-def test_a_job_that_comes_free_before_those_taken_is_taken_next():
+def test_job_unlocked_before_claimed_ones_is_claimed_next():
     """The job moves the others on by one place. They are remembered, so they are not read again and again."""
     turns = QueueTurns()
     turns.served("b")
@@ -52,7 +52,7 @@ def test_a_job_that_comes_free_before_those_taken_is_taken_next():
     assert ["a1", "b1", "b2", "b0"] == sorted((row[0] for row in rows), key=["a1", "b1", "b2", "b0"].index)
 
 
-def test_no_more_is_taken_than_was_asked_for():
+def test_claim_returns_at_most_the_requested_jobs():
     """Rows that are read again to find the next one are not taken twice."""
     turns = QueueTurns()
     turns.served("b")

@@ -32,7 +32,7 @@ def pages(scene, where, limit=10, **options):
 
 
 @pytest.mark.parametrize("where", [JobFilter(server="host:a"), JobFilter(State.ENQUEUED, server="host:a")])
-def test_a_page_looks_at_so_many_jobs_and_no_more(crowd, where):
+def test_search_for_a_page_is_bounded(crowd, where):
     """The next page continues the search, so the first one can be empty and still have a cursor."""
     found = pages(crowd, where, oldest_first=where.state is not None)
 
@@ -40,7 +40,7 @@ def test_a_page_looks_at_so_many_jobs_and_no_more(crowd, where):
     assert [crowd.first] == [job.id for page in found for job in page]
 
 
-def test_a_rare_condition_is_found_at_once(crowd):
+def test_rare_condition_is_found_with_one_page(crowd):
     """If few jobs meet a condition, they are looked up: one page contains them and is the last."""
     rare = crowd.add(task="rare", queue="seldom", tags=("odd",), recurring_id="nightly")
     filters = [
@@ -58,7 +58,7 @@ def test_a_rare_condition_is_found_at_once(crowd):
         assert rare in {job.id for job in page}, where
 
 
-def test_a_common_condition_walks_in_order(crowd):
+def test_common_condition_is_read_in_order(crowd):
     """If most jobs meet a condition, the first jobs that are read fill the page."""
     assert SCANNED > RARE
 
@@ -70,7 +70,7 @@ def test_a_common_condition_walks_in_order(crowd):
     assert crowd.first == oldest.jobs[0].id
 
 
-def test_a_walk_meets_every_job_once(crowd):
+def test_pages_contain_every_job_once(crowd):
     """Pages have no gaps and no repeated jobs, even if a page ended because it had read enough."""
     where = JobFilter(State.ENQUEUED, task="tasks.run")
     number = crowd.storage.counts().by_queue["default"][State.ENQUEUED]
@@ -90,7 +90,7 @@ def tagged(crowd):
     ]
 
 
-def test_a_common_tag_is_walked_along_its_own_jobs(crowd, tagged):
+def test_common_tag_reads_only_its_own_jobs(crowd, tagged):
     """The jobs of a tag are listed in order of creation.
 
     Other jobs are not read, however many came before.
@@ -108,7 +108,7 @@ def test_a_common_tag_is_walked_along_its_own_jobs(crowd, tagged):
     assert [heavy, *tagged[:-10:-1]] == [job.id for job in of_state.jobs]
 
 
-def test_pages_of_a_common_tag_join(crowd, tagged):
+def test_pages_of_a_common_tag_are_complete(crowd, tagged):
     """Pages of a tag have no gaps and no repeated jobs, even within a time window."""
     first = crowd.storage.find(JobFilter(tag="eu"), limit=1, oldest_first=True).jobs[0]
     where = JobFilter(tag="eu", task="ship", since=first.created_at)

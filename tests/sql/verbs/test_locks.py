@@ -28,17 +28,17 @@ def assert_rows_do_not_pile_up(url, engine_url):
         assert storage.acquire_lock("day:0", "bob", 60.0) > tokens[-1]
 
 
-def test_rows_of_locks_do_not_pile_up_in_sqlite(tmp_path):
+def test_lock_rows_are_deleted_on_sqlite(tmp_path):
     """Each night's lock has a different name."""
     url = f"sqlite:///{tmp_path}/jobs.db"
     assert_rows_do_not_pile_up(url, url)
 
 
-def test_rows_of_locks_do_not_pile_up_in_postgresql(postgresql):
+def test_lock_rows_are_deleted_on_postgresql(postgresql):
     """Each night's lock has a different name, on PostgreSQL too."""
     assert_rows_do_not_pile_up(postgresql.url("listen=off"), postgresql.engine_url())
 
 
-def test_rows_of_locks_do_not_pile_up_in_mariadb(mariadb):
+def test_lock_rows_are_deleted_on_mariadb(mariadb):
     """Each night's lock has a different name, on MariaDB too."""
     assert_rows_do_not_pile_up(mariadb.url(), mariadb.engine_url())

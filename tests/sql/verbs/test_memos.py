@@ -30,7 +30,7 @@ def shown(flow, job_id):
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_an_answer_is_one_round_trip(flow, proxy, early):
+def test_signal_takes_one_round_trip(flow, proxy, early):
     """It does not matter whether the job already waits.
 
     A repeated answer and a late one take one round trip too.
@@ -49,7 +49,7 @@ def test_an_answer_is_one_round_trip(flow, proxy, early):
     assert (State.PROCESSING if early else State.ENQUEUED) is flow.state(job)
 
 
-def test_an_answer_is_stored_as_the_long_way_stores_it(flow, server_database):
+def test_signal_on_the_fast_path_equals_one_on_the_slow_path(flow, server_database):
     """The slow path is that of a caller's transaction.
 
     The stored results are equal, and the counts are correct.
@@ -66,7 +66,7 @@ def test_an_answer_is_stored_as_the_long_way_stores_it(flow, server_database):
     assert {short, long} == {one.id for one in flow.take(flow.begin("b"), 5)}
 
 
-def test_several_answers_to_one_job(flow):
+def test_first_of_several_signals_resumes_the_job(flow):
     """The job waits for the first answer. Waiting servers are notified."""
     job = waiting(flow)
 
@@ -77,7 +77,7 @@ def test_several_answers_to_one_job(flow):
     assert flow.storage.wait(("default",), 0.0)
 
 
-def test_one_call_answers_several_jobs(flow):
+def test_one_call_sends_signals_to_several_jobs(flow):
     """One job waits, one will wait, one has ended and one is unknown."""
     over = flow.run()
     flow.settle(succeeds(over))
@@ -91,7 +91,7 @@ def test_one_call_answers_several_jobs(flow):
     assert [State.ENQUEUED, State.PROCESSING] == flow.states(asleep, running)
 
 
-def test_a_job_that_waits_again_and_again_keeps_a_bounded_history(flow, server_database):
+def test_repeated_waits_keep_a_bounded_history(flow, server_database):
     """The stored history does not grow with the number of answers, and the shown history is the same."""
     job = waiting(flow)
     flow.send(job, "approval")

@@ -29,7 +29,7 @@ def database(tmp_path):
     database.close()
 
 
-def test_who_had_to_wait_for_the_file_reaps_nobody(database):
+def test_sweep_after_a_wait_for_the_file_ends_no_session(database):
     """While another writer held the file, renewals had to wait as well, so they must be stored first."""
     waited = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now - SECOND))
     at_once = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now))
@@ -38,7 +38,7 @@ def test_who_had_to_wait_for_the_file_reaps_nobody(database):
     assert at_once is not None
 
 
-def test_to_end_a_session_reads_no_arguments(tmp_path):
+def test_end_of_a_session_does_not_read_arguments(tmp_path):
     """A supervisor ends sessions of dead worker processes with hundreds of jobs.
 
     It reads only ids and numbers.

@@ -47,7 +47,7 @@ def shown(flow, job_id):
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_suspension_is_one_round_trip(flow, proxy, wait):
+def test_suspension_takes_one_round_trip(flow, proxy, wait):
     """After the memo's round trip, another one checks the awaited condition and stores the wait."""
     flow.settle(wait(flow, flow.run()))  # this prepares the statements
     job = flow.run()
@@ -64,7 +64,7 @@ def test_a_suspension_is_one_round_trip(flow, proxy, wait):
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_what_a_run_notes_before_is_one_round_trip(flow, proxy, wait):
+def test_memo_of_a_wait_takes_one_round_trip(flow, proxy, wait):
     """The memo of a wait is one round trip, and a called job is one more, as wherever it is stored."""
     flow.settle(wait(flow, flow.run()))
     job = flow.run()
@@ -75,7 +75,7 @@ def test_what_a_run_notes_before_is_one_round_trip(flow, proxy, wait):
     assert (2 if wait is for_a_job else 1) == (proxy.traffic - before).trips
 
 
-def test_suspensions_share_a_round_trip(flow, proxy):
+def test_suspensions_share_one_round_trip(flow, proxy):
     """Any number of suspensions with any conditions share one round trip."""
     flow.settle(for_a_signal(flow, flow.run()))
     flow.add_many(8)
@@ -91,7 +91,7 @@ def test_suspensions_share_a_round_trip(flow, proxy):
     assert {**waiting, **sleeping, State.ENQUEUED: 2} == flow.by_state()
 
 
-def test_many_suspensions_are_asked_for_together(flow):
+def test_suspensions_of_one_call_are_decided_separately(flow):
     """Each suspension is decided separately: one in ten already has its signal and is enqueued."""
     flow.add_many(MANY)
     jobs = flow.take(flow.begin(), MANY)
@@ -107,7 +107,7 @@ def test_many_suspensions_are_asked_for_together(flow):
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_suspension_is_stored_as_the_long_way_stores_it(flow, wait):
+def test_suspension_on_the_fast_path_equals_one_on_the_slow_path(flow, wait):
     """The slow path is that of a job that is in a call twice. The stored results are equal."""
     flow.add_many(2)
     one, other = flow.take(flow.begin())
@@ -120,7 +120,7 @@ def test_a_suspension_is_stored_as_the_long_way_stores_it(flow, wait):
     assert shown(flow, one.id) == shown(flow, other.id)
 
 
-def test_an_exchange_takes_up_suspensions_among_others(flow):
+def test_exchange_settles_suspensions_and_other_ends(flow):
     """Each kind is settled in its own way, results have the order of the ends, and more jobs are claimed."""
     flow.add_many(6)
     holder = flow.begin()
@@ -140,7 +140,7 @@ def test_an_exchange_takes_up_suspensions_among_others(flow):
     } == flow.by_state()  # fmt: skip
 
 
-def test_a_suspension_that_is_asked_for_again_is_there_once(flow):
+def test_repeated_suspension_is_stored_once(flow):
     """The reply to the suspension was lost.
 
     Still, the job waits for the called one only once, and has one line of history.
