@@ -65,8 +65,8 @@ def find_table(tables: Collection[Table], *columns: str) -> Table:
 def multiply(database: Path, *, stored: int) -> None:
     """Leave `stored` finished jobs where at least `SOURCES` are, and counter rows that say so.
 
-    The copies keep the first part of their ids, the time, so new jobs still sort after all of them. Each round of
-    copies is `ROUND_MICROS` older than the next one, so that lists have as many different times as in real use.
+    The copies keep the first part of their ids, the time, so new jobs still sort after all of them. Each
+    round of copies is `ROUND_MICROS` older than the next, so lists have as many different times as usual.
     """
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         tables = read_tables(connection)

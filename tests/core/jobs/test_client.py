@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from firelock import Firelock, Retry, current_job
+from firelock import Firelock, Limit, Retry, current_job
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
@@ -282,6 +282,23 @@ def test_many_are_stored_in_order_500_at_a_time(mail, storage):
     assert [500, 500, 201] == [len(jobs) for (jobs,) in storage.called["insert"]]
     assert [f"to:user {number}" for number in range(1_201)] == [job.tags[0] for job in jobs]
     assert 1_201 == storage.counts().by_state[State.ENQUEUED]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tags": ["to:{to}"]}, {"limits": [Limit("mail", concurrent=9)]}],
+    ids=["alike", "with tags", "with a limit"],
+)
+def test_each_chunk_has_its_time_of_creation(fire, options):
+    """A page of a list sorts jobs with equal times, so a million jobs must not have the time of the call."""
+    task = fire.task(name="plain", **options)(send)
+
+    jobs = task.enqueue_many([(f"user {number}",) for number in range(1_001)])
+
+    shown = [micros(job.created_at) for job in jobs]
+    assert 3 <= len(set(shown))  # with tags, each job has its own time
+    assert sorted(shown) == shown
+    assert shown == [record(job).created_at for job in jobs]
 
 
 def test_many_of_a_task_without_tags_are_alike(fire):

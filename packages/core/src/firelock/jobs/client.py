@@ -365,19 +365,24 @@ class Client:
         """Store jobs for `create_alike` that have no limits, unique key or deadline."""
         first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         encode, serializer = self.registry.binder(info).encode_text, self.serializer
-        shared = _shared(first)
         # Every call is checked before the first job is stored. Until then, strings are kept instead of jobs,
-        # and all handles share one job, because the garbage collector must visit every object that stays
-        # alive.
+        # and the handles of a chunk share one job, because the garbage collector must visit every object that
+        # stays alive.
         texts = [encode(args, _NO_KEYWORDS, serializer) for args in positional]
         ids = self.storage.new_ids(len(texts))
         within = self.transaction(options.within)
+        is_within = within is not None
+        handles: list[Job[Any]] = []
         for start in range(0, len(texts), CHUNK):
-            pairs = zip(ids[start : start + CHUNK], texts[start : start + CHUNK], strict=True)
+            part = slice(start, start + CHUNK)
+            if start:
+                first = attrs.evolve(first, created_at=self.clock.now())
+            shared = _shared(first)
+            pairs = zip(ids[part], texts[part], strict=True)
             with part_of_call(is_first=not start):
                 self.insert([NewJob(job_id, first.task, text, *shared) for job_id, text in pairs], within)
-        is_within = within is not None
-        return [Job(self, first, is_within, job_id) for job_id in ids]
+            handles += [Job(self, first, is_within, job_id) for job_id in ids[part]]
+        return handles
 
     def _create_keyed(
         self, info: TaskInfo, options: CallOptions, positional: Sequence[tuple[object, ...]]
@@ -387,7 +392,6 @@ class Client:
         binder, keys, serializer = self.registry.binder(info), info.keys(options), self.serializer
         start_before = info.start_before if options.start_before is None else options.start_before
         defaults = binder.defaults
-        shared = _shared_by_keyed(first)
         texts, asks = list[str](), list["Asked"]()
         for args in positional:
             arguments, text = binder.encode_both(args, _NO_KEYWORDS, serializer)
@@ -397,9 +401,12 @@ class Client:
         within = self.transaction(options.within)
         is_within = within is not None
         handles: list[Job[Any]] = []
-        alike: dict[str | None, NewJob] = {}  # the handles of jobs with the same keys share one of these jobs
         for start in range(0, len(texts), CHUNK):
             part = slice(start, start + CHUNK)
+            if start:
+                first = attrs.evolve(first, created_at=self.clock.now())
+            shared = _shared_by_keyed(first)
+            alike: dict[str | None, NewJob] = {}  # handles of jobs with the same keys share one of these jobs
             jobs = [
                 NewJob(job_id, first.task, text, *(*shared, asked.text))
                 for job_id, text, asked in zip(ids[part], texts[part], asks[part], strict=True)
