@@ -127,7 +127,7 @@ def test_a_fake_takes_no_naive_instant():
     """A naive datetime is refused as everywhere else, and so is metadata that no job can have."""
     with pytest.raises(ScheduleError, match="no time zone"):
         JobContext.fake(due_at=datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake under test
-    with pytest.raises(ConfigurationError, match="Meta 'tenant' is 7"):
+    with pytest.raises(ConfigurationError, match="Meta 'tenant' must be a string, such as '7', got 7"):
         JobContext.fake(meta={"tenant": 7})
 
 

@@ -321,7 +321,7 @@ def test_many_are_restored_with_an_answer_each(fire, adding, worker):
     assert [applied, applied, refused, refused, refused, missing] == results
     assert [None, None] == whys[:2]
     assert [
-        "it had succeeded, and its result went with the delete",
+        "it had succeeded, and the delete removed its result",
         "continuations waited for it, and its delete decided whether they run",
         "it is enqueued, not deleted",
         "it is not stored",

@@ -287,7 +287,10 @@ def test_who_fills_no_more_loses_the_batch(fire, storage, load):
         storage.promote(1_000)
 
     storage.release(10_000)
-    assert (State.DELETED, "whoever filled it was gone") == (batch.refresh().state, batch.reason)
+    assert (State.DELETED, "its creator stopped before adding all members") == (
+        batch.refresh().state,
+        batch.reason,
+    )
     assert 500 == batch.counts().deleted
 
 

@@ -514,20 +514,20 @@ def test_a_caller_s_mapping_is_copied(mail):
 @pytest.mark.parametrize(
     ("meta", "words"),
     [
-        ("tenant", "meta='tenant' is no mapping"),
-        ([("a", "b")], "is no mapping"),
-        ({7: "a"}, "Meta key 7 is refused"),
-        ({"": "a"}, "Meta key '' is refused"),
-        ({"2nd": "a"}, "Meta key '2nd' is refused; use 1 to 64 of a-z"),
-        ({"a b": "a"}, "Meta key 'a b' is refused"),
-        ({"a" * 65: "a"}, "is refused; use 1 to 64"),
-        ({"tenant": 42}, "Meta 'tenant' is 42; it takes a text: '42'"),
-        ({"tenant": None}, "Meta 'tenant' is None; it takes a text"),
+        ("tenant", "meta must be a mapping of names to strings, .*, got 'tenant'"),
+        ([("a", "b")], "meta must be a mapping"),
+        ({7: "a"}, "Meta key must be .*, got 7"),
+        ({"": "a"}, "Meta key must be .*, got ''"),
+        ({"2nd": "a"}, "Meta key must be 1 to 64 characters from a-z, .*, got '2nd'"),
+        ({"a b": "a"}, "Meta key must be .*, got 'a b'"),
+        ({"a" * 65: "a"}, "Meta key must be 1 to 64 "),
+        ({"tenant": 42}, "Meta 'tenant' must be a string, such as '42', got 42"),
+        ({"tenant": None}, "Meta 'tenant' must be a string, such as 'None', got None"),
         ({"tenant": "a\nb"}, r"Meta 'tenant' contains characters that are not printable: 'a\\nb'"),
-        ({"tenant": "\ud800"}, "(cannot be|are not) print"),
+        ({"tenant": "\ud800"}, "are not printable"),
         (
             {"tenant": "acme", "baggage": "é" * 1_100},
-            "Meta of 2,230 bytes; a job carries at most 2,048 as JSON, .* The largest is 'baggage'",
+            "The meta of a job must have at most 2,048 bytes .*, got 2,230. The largest value is 'bag",
         ),
     ],
 )
@@ -544,7 +544,7 @@ def test_meta_may_have_2048_bytes(mail):
     fits = {"a": "x" * (2_048 - len('{"a":""}'))}
 
     assert fits == record(mail.using(meta=fits).enqueue("a")).meta
-    with pytest.raises(ConfigurationError, match=r"Meta of 2,049 bytes"):
+    with pytest.raises(ConfigurationError, match=r"at most 2,048 bytes as JSON, got 2,049"):
         mail.using(meta={"a": fits["a"] + "x"})
 
 
@@ -587,7 +587,7 @@ def test_what_is_inherited_counts(mail, fire):
     """If the inherited and the own metadata exceed the limit together, the continuation is refused."""
     parent = mail.using(meta={"a": "x" * 1_500}).enqueue("a")
 
-    with pytest.raises(ConfigurationError, match="bytes; a job carries at most"):
+    with pytest.raises(ConfigurationError, match="meta of a job must have at most"):
         parent.then(mail.using(meta={"b": "x" * 600}), "b")
 
     assert 1 == fire.storage.counts().by_state[State.ENQUEUED]
@@ -633,7 +633,7 @@ def test_a_plugin_s_bad_meta_is_refused():
     """Metadata from a plugin is checked like that of a call."""
     with (
         Firelock("memory://", plugins=[plugin(job_options=lambda: {"meta": {"tenant": 7}})]) as fire,
-        pytest.raises(ConfigurationError, match="Meta 'tenant' is 7"),
+        pytest.raises(ConfigurationError, match="Meta 'tenant' must be a string, such as '7', got 7"),
     ):
         fire.task(name="plain")(send).enqueue("a")
 

@@ -503,8 +503,8 @@ def test_a_deleted_job_can_be_what_it_was(in_state, state):
     ("state", "why"),
     [
         (State.PROCESSING, "it was running when it was deleted"),
-        (State.SUCCEEDED, "it had succeeded, and its result went with the delete"),
-        (State.AWAITING, "it waited for another job, a signal or its batch, and that went with the delete"),
+        (State.SUCCEEDED, "it had succeeded, and the delete removed its result"),
+        (State.AWAITING, "it waited for another job, a signal or its batch, and the delete ended this wait"),
     ],
 )
 def test_a_delete_that_lost_something_is_not_taken_back(in_state, state, why):

@@ -222,7 +222,7 @@ def test_a_missing_serializer_is_named():
     transition = lifecycle.unknown_serializer(job, HOLDER, at=AT)
 
     assert (
-        "serializer 'encrypted' is not installed on server host:a; waiting for one that has it"
+        "serializer 'encrypted' is not installed on server host:a; waiting for a server that has it"
         == transition.reason
     )
     assert end_of(job, "unknown_task").due_at == transition.due_at

@@ -83,7 +83,7 @@ def test_a_result_stands_where_it_was_referred_to(fire, storage):
     [
         (lambda: {1}, ("numbers", 1), r"job .* \(parent\) has no result to take: the result was not stored"),
         (lambda: 2, ("numbers", 7), "the arguments have no place"),
-        (lambda: "two", ("numbers", 1), "does not fit: str where int is annotated"),
+        (lambda: "two", ("numbers", 1), ": str where int is annotated"),
     ],
 )
 def test_a_result_that_is_not_there_fails_the_job(fire, returned, path, words):

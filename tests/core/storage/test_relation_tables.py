@@ -182,7 +182,7 @@ def test_whoever_fills_a_batch_holds_it(yard):
     yard.settle()
 
     assert (State.SUCCEEDED, State.DELETED) == (yard.state(kept.id), yard.state(lost.id))
-    assert "whoever filled it was gone" == yard.record(lost.id).reason
+    assert "its creator stopped before adding all members" == yard.record(lost.id).reason
     assert Applied.REFUSED is yard.hold(lost.id, None)
 
 

@@ -36,7 +36,7 @@ AWAITING, SCHEDULED = {"state": State.AWAITING}, {"state": State.SCHEDULED}
 LATE = attrs.evolve(
     server("*"), sessions=(attrs.evolve(server("*").sessions[0], expires_at=MICROS + 2_000_000),)
 )
-SEALED = "serializer 'sealed' is not installed on server host:a; waiting for one that has it"
+SEALED = "serializer 'sealed' is not installed on server host:a; waiting for a server that has it"
 
 
 @pytest.mark.parametrize(

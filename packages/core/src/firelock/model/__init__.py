@@ -1,4 +1,4 @@
-"""Records, and the rules that need no storage.
+"""Records, and the rules that do not need a storage.
 
 Read `state` and `job` first. Then read `lifecycle`, which computes the next state of a job from the job and
 an event. `batch`, `dependencies`, `limit`, `memo` and `meta` define optional parts of a job. `storage`,

@@ -19,20 +19,20 @@ S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_THREADS = 16  # for all calls together: about as many as a pool has connections
+_THREADS = 16  # for all calls together; a connection pool has about this size
 _IDLE = 10.0  # seconds after which an idle thread ends
 _STALL = 0.1  # seconds without any start of a waiting call, after which one more thread is started
 
 
 class BlockingCalls:
-    """Threads in which coroutines run Firelock's own blocking calls.
+    """A thread pool in which coroutines run Firelock's own blocking calls.
 
     The few threads of `asyncio.to_thread` are not used: an application might occupy all of them with calls
-    that wait for Firelock, and then neither would ever end. The threads here are daemons, so they do not
+    that wait for Firelock, which would be a deadlock. The threads of this pool are daemons, so they do not
     delay the exit of the interpreter.
 
-    Calls that wait for each other do not deadlock either: if none of the waiting calls could start for a
-    moment, one more thread is started.
+    Calls that wait for each other do not deadlock either, because the pool starts one more thread if none of
+    the waiting calls could start for a moment.
 
     Args:
         threads: the number of threads, unless they stall.
@@ -47,10 +47,10 @@ class BlockingCalls:
         self.reset()
 
     def reset(self) -> None:
-        """Discard all threads and calls, because a forked process does not have them."""
+        """Discard all threads and calls after a fork, because the new process does not have them."""
         self._lock = threading.Lock()
         self._waiting: deque[_Call] = deque()
-        self._idle: list[_Thread] = []  # the most recently used thread is last, so the others can end
+        self._idle: list[_Thread] = []  # the most recently used thread is last, so that the others can end
         self._count = 0  # number of threads
         self._started = 0  # number of calls that had to wait and were then started
         self._watcher: threading.Thread | None = None  # set while calls wait
@@ -59,7 +59,7 @@ class BlockingCalls:
         """Call the function in a thread and return its future.
 
         Raises:
-            RuntimeError: the system cannot start a thread, and none exists yet.
+            RuntimeError: The system cannot start a thread, and none exists yet.
         """
         from concurrent.futures import Future  # noqa: PLC0415 - asyncio has already imported it
 
@@ -124,7 +124,9 @@ class BlockingCalls:
             pause.wait(self._stall_seconds)
             with self._lock:
                 if self._waiting and started == self._started:
-                    with suppress(RuntimeError):  # the system cannot start a thread now, but perhaps later
+                    with suppress(
+                        RuntimeError
+                    ):  # the system cannot start a thread now, but might be able to later
                         self._start_thread()
 
 
@@ -147,7 +149,7 @@ class _Call:
 
 
 class _Thread:
-    """An idle thread and the call for which it is woken."""
+    """An idle thread and the call that wakes it."""
 
     def __init__(self) -> None:
         self.woken = threading.Lock()
@@ -170,9 +172,9 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Return the result of the function, called in one of Firelock's threads with the context of the caller.
+    """Call the function in one of Firelock's threads with the caller's context, and return its result.
 
-    If the coroutine is cancelled meanwhile, the thread finishes the call on its own.
+    If the coroutine is cancelled in the meantime, the thread still finishes the call.
     """
     import asyncio  # noqa: PLC0415 - only programs that use asyncio need it
 

@@ -1,4 +1,4 @@
-"""Results of a storage's verbs."""
+"""The results of a storage's verbs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Applied(StrEnum):
     """The result of one transition."""
 
     APPLIED = "applied"
-    RELEASING = "releasing"  # applied; continuations must now be moved by `release`
-    ALREADY = "already"  # a repeat: the job is already in the target state with this fence
+    RELEASING = "releasing"  # applied; the caller must now call `release` to move continuations
+    ALREADY = "already"  # a repetition: the job is already in the target state with this fence
     REFUSED = "refused"  # a guard does not hold; nothing was written
-    MISSING = "missing"  # no job with this id
-    TAKEN = "taken"  # another job now has its unique key; nothing was written
-    BUSY = "busy"  # another transaction has locked a row that is needed; nothing was written: send it again
+    MISSING = "missing"  # no job with this id was found
+    TAKEN = "taken"  # another job now has the job's unique key; nothing was written
+    BUSY = "busy"  # another transaction has locked a row that is needed; nothing was written, so try again
 
     @property
     def is_applied(self) -> bool:
@@ -31,7 +31,7 @@ class PartlyApplied(StorageError):
     """The storage failed or became unreachable after it had applied some of the changes of a call.
 
     `__cause__` is the original error. `results` has one entry per id, in the order of the ids: the result, or
-    None if there is none. A change without a result was not written, or its result was lost with the
+    None if it is unknown. In that case, the change was not written, or its result was lost with the
     connection.
     """
 
@@ -41,7 +41,7 @@ class PartlyApplied(StorageError):
 
 
 class PartlyUnavailable(PartlyApplied, StorageUnavailable):
-    """A `PartlyApplied` caused by an outage: sending the other changes again may help."""
+    """A `PartlyApplied` error caused by an outage; sending the other changes again might help."""
 
 
 _IN_STORAGE = frozenset({Applied.APPLIED, Applied.RELEASING, Applied.ALREADY})
@@ -49,7 +49,7 @@ _IN_STORAGE = frozenset({Applied.APPLIED, Applied.RELEASING, Applied.ALREADY})
 
 @attrs.frozen
 class Duplicate:
-    """The result for a job that was not stored because another job has its unique key; it is false."""
+    """The result for a job that was not stored because another job has its unique key; it is falsy."""
 
     job_id: str  # the job that has the key
 
@@ -60,7 +60,9 @@ class Duplicate:
 
 @attrs.define
 class Inserted:
-    """The result of an insert: for each job, and for the record on which the insert depended."""
+    """The results of an insert for each job, and for the record on which the insert depended."""
 
     is_new: Sequence[bool | Duplicate]  # per job; False: it was already stored, or nothing was stored
-    record: Applied = Applied.APPLIED  # ALREADY: it has the new value at the next version; or REFUSED
+    record: Applied = (
+        Applied.APPLIED
+    )  # ALREADY: it already has the new value and the next version; or REFUSED

@@ -9,18 +9,18 @@ from firelock.model.state import State
 
 @attrs.frozen
 class BatchRules:
-    """The part of a job that makes it a batch: a job that has no task, never runs and groups its members.
+    """The part of a job that makes it a batch, which has no task, never runs and groups its members.
 
-    It ends when none of its members can continue.
+    A batch ends when none of its members can continue.
     """
 
-    name: str  # shown to people
+    name: str  # a display name
     fails_fast: bool = False  # the first failure stops the remaining members
     keeps: tuple[int | None, int | None, int | None] = (None, None, None)
-    """Microseconds for which the batch is kept after success, failure or deletion; None: forever."""
+    """Microseconds for which the batch is kept after success, failure or deletion; None means forever."""
 
     def expiry(self, state: State, at: int) -> int | None:
-        """Return when the batch may be pruned if it ends at this time in this state; None for never."""
+        """Return the time from which a batch that ends now in this state may be pruned; None for never."""
         keep = self.keeps[_ENDS.index(state)]
         return None if keep is None else at + keep
 
@@ -29,23 +29,23 @@ _ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
 
 BATCH_TASK = "firelock:batch"
-"""The task name of a batch, which has no task."""
+"""The value of a batch's task name, because a batch has no task."""
 
 
 @attrs.frozen
 class BatchCounts:
-    """The counts of a batch at one point in time: of its own members, not of the members of inner batches."""
+    """The counts of a batch's own members at one point in time, without the members of inner batches."""
 
     total: int = 0  # members; an inner batch counts as one
-    active: int = 0  # can still change state on their own, or still run although they were deleted
-    waiting: int = 0  # wait for another member
+    active: int = 0  # members that can still change state on their own, or still run although deleted
+    waiting: int = 0  # members that wait for another member
     succeeded: int = 0
     failed: int = 0
     deleted: int = 0
     is_held: bool = False  # its creator is still adding members
-    is_shut: bool = False  # it has not opened: a job that it waits for has not ended
-    is_cancelled: bool = False  # final
-    is_stopping: bool = False  # a member has failed, so the remaining ones are being stopped
+    is_shut: bool = False  # it has not opened because a job that it waits for has not ended
+    is_cancelled: bool = False  # this cannot be undone
+    is_stopping: bool = False  # a member has failed, so the remaining members are being stopped
     batches: int = 0  # members that are batches
 
     @property
@@ -61,20 +61,20 @@ class BatchCounts:
 
 @attrs.frozen
 class DeepBatchCounts:
-    """The counts of a batch and all its inner batches together: jobs are counted, batches are not.
+    """The number of jobs in a batch and all its inner batches; batches themselves are not counted.
 
-    The batches are read one after another, so the counts do not show one point in time: while jobs run, they
-    can be off by the jobs that changed during the reading.
+    The batches are read one after another, so the counts do not show one point in time. While jobs run, the
+    counts can differ by the jobs that changed during the reading.
     """
 
     total: int  # jobs
-    active: int  # can still change state on their own, or still run although they were deleted
-    waiting: int  # wait for another member
+    active: int  # jobs that can still change state on their own, or still run although deleted
+    waiting: int  # jobs that wait for another member
     succeeded: int
     failed: int
     deleted: int
     batches: int  # inner batches that were read
-    is_cut: bool  # there are more inner batches than the reading allows; each of these counts as one job
+    is_cut: bool  # whether some inner batches were not read because of the maximum; each counts as one job
 
     @property
     def ended(self) -> int:

@@ -1,13 +1,13 @@
-"""Times are integers: microseconds since 1970-01-01 UTC, exact, ordered and the same on every storage.
+"""Times as integers, and the clocks of the host and the storage.
 
-Users see aware datetimes; all code below the client uses microseconds (`micros`). `StorageClock` keeps a
-client's timestamps close to the storage's own time without a round trip for each.
+A time is the number of microseconds since 1970-01-01 UTC. Such times are exact, ordered and the same on every
+storage. Users see aware datetimes; all code below the client uses microseconds (`micros`). `StorageClock`
+keeps a client's timestamps close to the storage's own time without a round trip for each timestamp.
 
-A host has three clocks, and each shows something that the others do not. The wall clock can be set by people
-and programs. `elapsed_seconds` never goes back, and counts the time during which the machine was suspended.
-CLOCK_MONOTONIC never goes back either, but stops during a suspension. If two of them differ, the wall clock
-was set or the machine was suspended. `HostWatch` detects this, and `StorageWatch` detects its effect on the
-storage's clock.
+A host has three clocks. The wall clock can be set by people and programs. `elapsed_seconds` never goes back,
+and includes the time during which the machine was suspended. CLOCK_MONOTONIC never goes back either, but
+stops during a suspension. If two of them differ, the wall clock was set or the machine was suspended.
+`HostWatch` detects this, and `StorageWatch` detects its effect on the storage's clock.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _SYNC_EVERY_SECONDS = 60.0
 _ASK_AGAIN_SECONDS = 1.0
-# Largest difference between clocks that is not a jump; adjustments by NTP slewing are far smaller.
+# The largest difference between clocks that is not a jump; adjustments by NTP slewing are far smaller.
 _JUMP_SECONDS = 1.0
 
 
 def micros(instant: datetime) -> int:
-    """Return a time as microseconds; exact.
+    """Return a time as exact microseconds.
 
     Raises:
-        ScheduleError: the datetime has no time zone.
+        ScheduleError: The datetime has no time zone.
     """
     if instant.tzinfo is None:
         raise ScheduleError(
@@ -49,7 +49,7 @@ def micros(instant: datetime) -> int:
 
 
 def from_micros(instant: int) -> datetime:
-    """Return a time in microseconds as an aware datetime in UTC; exact."""
+    """Return a time in microseconds as an exact, aware datetime in UTC."""
     return _EPOCH + timedelta(microseconds=instant)
 
 
@@ -62,7 +62,7 @@ def span_micros(span: timedelta) -> int:
 
 
 def _clock_of_elapsed_time() -> int | None:
-    """Return the id of the clock that also counts while the machine is suspended; None if none exists."""
+    """Return the id of the clock that also advances during a suspension; None if no such clock exists."""
     if sys.platform == "darwin":
         # clock_gettime(3) of macOS: CLOCK_MONOTONIC "will continue to increment while the system is asleep".
         # time.monotonic() is mach_absolute_time() there, which does not.
@@ -73,9 +73,9 @@ def _clock_of_elapsed_time() -> int | None:
 
 
 _ELAPSED = _clock_of_elapsed_time()
-# The seconds of a clock that never goes back, counts suspensions, and is shared by all processes of this
-# host. Without such a clock it is CLOCK_MONOTONIC, and a suspension looks as if the wall clock was set
-# forward.
+# Returns the seconds of a clock that never goes back, includes suspensions, and is the same for all processes
+# of this host. On a host without such a clock, CLOCK_MONOTONIC is used, and a suspension looks like a wall
+# clock that was set forward.
 elapsed_seconds: Callable[[], float] = (
     time.monotonic if _ELAPSED is None else partial(time.clock_gettime, _ELAPSED)
 )
@@ -83,7 +83,7 @@ elapsed_seconds: Callable[[], float] = (
 
 @attrs.frozen
 class HostClocks:
-    """The clocks of this host, in seconds. Tests pass their own."""
+    """The clocks of this host, in seconds; tests can replace them."""
 
     wall: Callable[[], float] = time.time
     elapsed: Callable[[], float] = elapsed_seconds
@@ -101,15 +101,15 @@ def _clocks_of(monotonic: Callable[[], float]) -> HostClocks:
 class Jump:
     """The changes of this host's clocks between two checks, in seconds; 0 if there was no change."""
 
-    set_by: float = 0.0  # by how much the wall clock was set, forward or (negative) back
-    suspended: float = 0.0  # how long the machine was suspended
+    set_by: float = 0.0  # the change of the wall clock, positive (forward) or negative (back)
+    suspended: float = 0.0  # the duration of a suspension of the machine
 
     def __bool__(self) -> bool:
-        """Return whether anything happened."""
+        """Return whether a clock was set or the machine was suspended."""
         return bool(self.set_by or self.suspended)
 
     def __str__(self) -> str:
-        """Return what happened to the machine, in words."""
+        """Return a description of the changes, for example "was suspended for 5.0 s"."""
         words = []
         if self.suspended:
             words.append(f"was suspended for {self.suspended:,.1f} s")
@@ -120,11 +120,11 @@ class Jump:
 
 
 @attrs.frozen
-class _Look:
+class _HostReading:
     """One reading of the host's clocks, in the order of the fields.
 
-    Each clock is read between two readings of another one. Therefore time that passes between two readings,
-    because another thread or process had the processor, is measured and does not look like a jump.
+    Each clock is read between two readings of another clock. This measures the time that passes between two
+    readings because another thread or process had the processor, so that it does not look like a jump.
     """
 
     awake_first: float
@@ -135,26 +135,26 @@ class _Look:
 
 
 def _excess(moved: float, *, least: float, most: float) -> float:
-    """Return by how much a clock moved more (or less, negative) than is possible; 0 if it is not a jump."""
+    """Return the seconds by which a clock moved more (or less, negative) than possible; 0 without a jump."""
     excess = moved - most if moved > most else min(0.0, moved - least)
     return excess if abs(excess) > _JUMP_SECONDS else 0.0
 
 
 @attrs.define(eq=False)
 class HostWatch:
-    """Detection of a wall clock that was set, or a machine that was suspended, since the last check.
+    """A detector of changes of the wall clock and of suspensions of the machine since the last check.
 
-    Each check begins where the last one ended, so slow drift never adds up to a jump.
+    Each check begins where the last check ended, so slow drift never adds up to a jump.
     """
 
     _clocks: HostClocks = HOST_CLOCKS
-    _last: _Look = attrs.field(init=False)
+    _last: _HostReading = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._last = self._read()
 
     def look(self) -> Jump:
-        """Return what happened since the last check; the result is false if nothing did."""
+        """Return the changes since the last check; the truth value of the result is False without changes."""
         former, now = self._last, self._read()
         self._last = now
         suspended = _excess(
@@ -169,9 +169,9 @@ class HostWatch:
         )
         return Jump(set_by, max(0.0, suspended))
 
-    def _read(self) -> _Look:
+    def _read(self) -> _HostReading:
         clocks = self._clocks
-        return _Look(clocks.awake(), clocks.elapsed(), clocks.wall(), clocks.elapsed(), clocks.awake())
+        return _HostReading(clocks.awake(), clocks.elapsed(), clocks.wall(), clocks.elapsed(), clocks.awake())
 
 
 # ---- the storage's clock ---------------------------------------------------------------------------------
@@ -179,26 +179,26 @@ class HostWatch:
 
 @attrs.define(eq=False)
 class StorageClock:
-    """The storage's time, read about once a minute and advanced by this host's elapsed time in between.
+    """The storage's time, which is read about once a minute and advanced by this host's clock in between.
 
-    It is read again if the wall clock was set, because the storage might use the same clock. After the first
-    reading, it continues during an outage of the storage, so that a run can end while the storage is
-    unreachable.
+    The time is read again if the wall clock was set, because the storage might use the same clock. After the
+    first reading, it also advances during an outage of the storage, so that a run can end while the storage
+    is unreachable.
 
     Args:
         storage: the storage whose time is read.
-        monotonic: counts seconds, including those of a suspension.
-        host: the host's other clocks. If a test passes only `monotonic`, it replaces all of them.
+        monotonic: returns elapsed seconds, including those of a suspension.
+        host: the host's other clocks. If a test passes only `monotonic`, that clock replaces all of them.
     """
 
     _storage: Storage
     _monotonic: Callable[[], float] = elapsed_seconds
     host: HostClocks = attrs.Factory(lambda self: _clocks_of(self._monotonic), takes_self=True)
-    # Always replaced as a whole. If a thread saw half of another thread's reading, its time would be a minute
-    # ahead.
+    # The reading is always replaced as a whole. If a thread used half of another thread's reading, its time
+    # would be a minute ahead.
     _reading: _ClockReading | None = None
     _wall: Callable[[], float] = attrs.field(init=False)
-    # Set after an outage, so that not every call of `now` waits for the storage.
+    # This is set after an outage, so that not every call of `now` waits for the storage.
     _asks_again_at: float = float("-inf")
 
     def __attrs_post_init__(self) -> None:
@@ -206,7 +206,7 @@ class StorageClock:
 
     @property
     def uncertainty(self) -> float:
-        """The seconds by which `now` can be behind because of the duration of the last reading."""
+        """The maximum seconds by which `now` is behind because of the duration of the last reading."""
         return 0.0 if self._reading is None else self._reading.took
 
     @property
@@ -220,10 +220,10 @@ class StorageClock:
         )
 
     def now(self) -> int:
-        """Return the storage's current time in microseconds; costs about one round trip per minute.
+        """Return the storage's current time in microseconds, at the cost of about one round trip per minute.
 
         Raises:
-            StorageUnavailable: the time was never read and cannot be read now.
+            StorageUnavailable: The time was never read and cannot be read now.
         """
         reading, elapsed = self._reading, self._monotonic()
         if reading is None or not (
@@ -235,7 +235,7 @@ class StorageClock:
         return reading.base + int((elapsed - reading.at) * SECOND) + self._offset()
 
     def _offset(self) -> int:
-        """Return the offset that a test added to the storage's clock, so that it applies immediately."""
+        """Return the current offset that a test has added to the storage's clock; it applies immediately."""
         return getattr(self._storage, "clock_offset", 0)
 
     def _read(self, former: _ClockReading | None) -> _ClockReading:
@@ -257,13 +257,13 @@ class StorageClock:
 
 @attrs.frozen
 class _ClockReading:
-    """A reading of the storage's clock, and for how long the time can be computed from it."""
+    """A reading of the storage's clock, and the time until which it can be used."""
 
     at: float  # elapsed seconds
     base: int  # the storage's time, without the offset of a test
     took: float  # seconds
     until: float  # elapsed seconds
-    wall_least: float  # by how many seconds the wall clock is ahead of elapsed seconds, unless it is set
+    wall_least: float  # seconds by which the wall clock is ahead of elapsed seconds, unless it is set
     wall_most: float
 
 
@@ -273,13 +273,13 @@ class StorageLook:
 
     now: int  # micros
     jumped: float  # seconds by which it moved more (or less) than CLOCK_MONOTONIC; 0 if at most a second
-    cause: Jump  # what happened to this host
+    cause: Jump  # the changes of this host's clocks
     awake_before: float
     awake_after: float
     uncertainty: float  # seconds by which it can be behind
 
     def __str__(self) -> str:
-        """Return what happened, in words."""
+        """Return a description of the jump."""
         if self.cause:
             return f"This machine {self.cause}"
         direction = "forward" if self.jumped > 0 else "back"
@@ -288,10 +288,11 @@ class StorageLook:
 
 @attrs.define(eq=False)
 class StorageWatch:
-    """Comparison of the storage's clock with this host's CLOCK_MONOTONIC from one check to the next.
+    """A comparison of the storage's clock with this host's CLOCK_MONOTONIC from one check to the next.
 
-    The two differ if the storage's clock is set, which can be this host's wall clock, as for SQLite, or the
-    clock of a server. They also differ if this machine is suspended, because the storage's clock continues.
+    The two differ if the storage's clock is set. For SQLite this is the host's wall clock, for other storages
+    the clock of a server. They also differ if this machine is suspended, because the storage's clock
+    continues.
     """
 
     _clock: StorageClock
@@ -302,10 +303,10 @@ class StorageWatch:
         self._host = HostWatch(self._clock.host)
 
     def look(self) -> StorageLook:
-        """Return the storage's time, and by how much it jumped since the last check; usually no round trip.
+        """Return the storage's time and its jump since the last check, usually without a round trip.
 
         Raises:
-            StorageUnavailable: the storage's clock was never read and cannot be read now.
+            StorageUnavailable: The storage's clock was never read and cannot be read now.
         """
         awake, last = self._clock.host.awake, self._last
         before = awake()

@@ -36,12 +36,14 @@ class Edge:
 
     parent_id: str
     on: On = On.SUCCEEDED
-    carries: bool = False  # the parent's result becomes an argument of the job: see `Relations.inputs`
+    carries: bool = (
+        False  # whether the parent's result becomes an argument of the job: see `Relations.inputs`
+    )
 
 
 @attrs.frozen
 class Input:
-    """A position in a job's arguments that the result of another job fills; null is stored there."""
+    """A position in a job's arguments where the result of another job replaces the stored null."""
 
     job_id: str
     path: tuple[str | int, ...]  # the parameter's name, then the keys and indexes within its JSON value
@@ -49,7 +51,7 @@ class Input:
 
 @attrs.frozen
 class Relations:
-    """The relations of a job to other jobs, except the parents for which it waits; most fields are empty."""
+    """The relations of a job to other jobs, except the parents for which it waits; usually empty."""
 
     batch_id: str | None = None  # the batch of which it is a member; never changes
     caller_id: str | None = None  # the job that created it within a step and waits for its result
@@ -61,7 +63,7 @@ class Relations:
 
 
 def write_relations(relations: Relations) -> str | None:
-    """Return the string that is stored for these relations; None if there are none."""
+    """Return the stored string for these relations; None if they are empty."""
     if relations == _NO_TIES:
         return None
     batch = relations.batch
@@ -78,9 +80,9 @@ def write_relations(relations: Relations) -> str | None:
 def read_relations(text: str) -> Relations:
     """Return the relations that `write_relations` wrote; fields that a newer release appended are ignored.
 
-    Never raises, because a string that this release cannot read must not stop the processing of other jobs.
-    In that case `unread` is set, and the other fields contain the parts that can be read. No server runs such
-    a job.
+    This function never raises an exception, because a string that this release cannot read must not stop the
+    processing of other jobs. For such a string, `unread` is set, and the other fields contain the readable
+    parts. No server runs such a job.
     """
     try:
         batch_id, caller_id, inputs, batch, *_ = json.loads(text)

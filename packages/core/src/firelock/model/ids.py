@@ -16,14 +16,15 @@ _END = 253_402_300_800_000_000  # start of the year 10000, in microseconds
 _LARGEST = (1 << 128) - 1
 _NEWEST_FIRST = re.compile(r"[0-9]{18}-[0-9a-f]{32}")
 
-# A separate generator: if programs seed the global one, two processes must not create the same ids.
+# A separate generator is used so that two processes never create the same ids, even if programs seed the
+# global generator.
 _random = random.Random(os.urandom(32))  # noqa: S311 - ids are unique, not secret
 _lock = threading.Lock()
 _last = 0
 
 
 def _reseed() -> None:
-    global _lock  # noqa: PLW0603 - a lock held by another thread at the fork would never be released
+    global _lock  # noqa: PLW0603 - a lock that another thread held at the fork would never be released
     _random.seed(os.urandom(32))
     _lock = threading.Lock()
 
@@ -50,7 +51,7 @@ def new_id() -> str:
 
 
 def new_ids(count: int) -> list[str]:
-    """Return this number of new ids, ascending; takes half the time of as many calls of `new_id`."""
+    """Return this number of new ids, ascending, in half the time of as many calls of `new_id`."""
     global _last  # noqa: PLW0603 - as in new_id
     stamp = time.time_ns() * 4096 // 1_000_000
     with _lock:
@@ -64,12 +65,12 @@ def new_ids(count: int) -> list[str]:
 
 
 def derived_id(*parts: str) -> str:
-    """Return the id for these parts, always the same, so that two servers create one job for a due time."""
+    """Return the id for these parts, always the same, so that two servers create one job per due time."""
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
 
 
 def newest_first_key(at: int) -> str:
-    """Return a new key for a record of this time (microseconds); the key of a later time sorts first.
+    """Return a new key for a record at this time (microseconds); the key of a later time sorts first.
 
     If one process creates several keys for the same time, the newest key sorts first.
     """

@@ -1,4 +1,4 @@
-"""A job when it is created, claimed, stored and changed."""
+"""The records of a job when it is created, claimed, stored and changed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NewJob:
     timeout_seconds: float | None = None
     retry: str | None = None  # a `Retry` passed with this call, as JSON
     recurring_id: str | None = None
-    # Metadata stored with the job, as `meta.write_meta` returns it; has no meaning for a storage.
+    # The metadata stored with the job, as `meta.write_meta` returns it; storages do not interpret it.
     meta_json: str | None = None
     admission_json: str | None = None  # as `write_admission` returns it; None for most jobs
     parents: tuple[Edge, ...] = ()
@@ -69,7 +69,7 @@ _NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, 
 
 @attrs.define
 class ClaimedJob:
-    """A job as its session receives it, with only the fields that are needed to run it."""
+    """A job as its session receives it, with only the fields that are necessary to run it."""
 
     id: str
     task: str
@@ -77,7 +77,7 @@ class ClaimedJob:
     serializer: str
     queue: str
     priority: int
-    attempt: int  # the number of this attempt, from 1; grows with each claim, unless it is given back
+    attempt: int  # the number of this attempt, from 1; grows with each claim unless the attempt is given back
     retries: int  # retries scheduled since the creation or the last requeue
     crashes: int  # runs that ended because their process died
     fence: int  # grows with each claim of this job
@@ -112,7 +112,7 @@ class ClaimedJob:
 
 @attrs.frozen
 class ErrorInfo:
-    """The failure of an attempt, as strings; no exception is ever rebuilt from it."""
+    """The failure of an attempt, as strings; exceptions are never rebuilt from it."""
 
     type: str  # module.Qualname of the exception
     message: str  # at most 1,000 characters
@@ -122,17 +122,17 @@ class ErrorInfo:
 
 @attrs.frozen
 class HistoryEntry:
-    """One step of a job's life, as shown to people."""
+    """One entry of a job's history, for display."""
 
     state: State
     at: int
     reason: str | None = None
     attempt: int | None = None  # set if the entry ends an attempt, as are the next three fields
     claimed_at: int | None = None
-    started_at: int | None = None  # None if the attempt had not started, or its start had not been stored
+    started_at: int | None = None  # None if the attempt had not started, or its start was not stored
     server: str | None = None
-    elided: int = 0  # above 0: this entry replaces this number of omitted entries
-    due_at: int | None = None  # set if an operator changed a scheduled job: when it would have been due
+    elided: int = 0  # above 0 if this entry replaces this number of omitted entries
+    due_at: int | None = None  # set if an operator changed a scheduled job: its due time before the change
 
 
 @attrs.frozen
@@ -146,9 +146,9 @@ class Attempt:
 
 @attrs.frozen
 class JobHistory:
-    """The steps and errors of a job; both lists are empty for an unknown job."""
+    """The history and errors of a job; both lists are empty for an unknown job."""
 
-    entries: list[HistoryEntry]  # the creation, then each step that was not silent
+    entries: list[HistoryEntry]  # the creation, then each transition that was not silent
     errors: list[Attempt]  # oldest first, at most the last 20
 
 
@@ -174,7 +174,7 @@ class LogLine:
 
 
 class Standing:
-    """Properties of a job that follow from its state and its session."""
+    """The properties of a job that follow from its state and its session."""
 
     __slots__ = ()
 
@@ -205,10 +205,11 @@ class JobRecord(Standing):
     priority: int
     created_at: int
     tags: tuple[str, ...] = ()
-    # Set while scheduled; while awaiting: the timeout of a wait, or the end of a batch's hold.
+    # The due time of a scheduled job. For an awaiting job, the timeout of its wait or the end of a batch's
+    # hold.
     due_at: int | None = None
     nominal_at: int | None = None
-    reason: str | None = None  # why it is in this state, for people
+    reason: str | None = None  # the explanation of its state, for display
     enqueued_at: int | None = None
     attempt: int = 0
     retries: int = 0
@@ -220,7 +221,7 @@ class JobRecord(Standing):
     claimed_at: int | None = None
     started_at: int | None = None  # None while the job is claimed and has not started
     ended_at: int | None = None  # set in a final state
-    changed_at: int = 0  # when it entered its state; lists are in this order
+    changed_at: int = 0  # when it entered its state; lists use this order
     expires_at: int | None = None  # when it may be pruned; set in a final state
     timeout_seconds: float | None = None
     retry: str | None = None
@@ -228,12 +229,12 @@ class JobRecord(Standing):
     meta_json: str | None = None
     error: ErrorInfo | None = None  # the last failure, without its traceback
     result: str | None = None  # serialized; None until succeeded
-    result_absent: str | None = None  # why a succeeded job has no result
+    result_absent: str | None = None  # the reason why a succeeded job has no result
     parents: tuple[Edge, ...] = ()
     progress: Progress | None = None  # as last reported; stored separately, so `find` may omit it
     admission_json: str | None = None
     relations_json: str | None = None
-    # Kind and name of the memo for which a suspended job waits; see `memo_words`.
+    # The kind and name of the memo for which a suspended job waits; see `memo_words`.
     waits_for: str | None = None
 
     @property
@@ -258,20 +259,20 @@ class JobRecord(Standing):
 
     @property
     def is_retrying(self) -> bool:
-        """Whether the job waits for a retry; False if it sleeps after a retry."""
+        """Whether the job waits for a retry; False for a sleep after a retry."""
         return self.state is State.SCHEDULED and self.retries > 0 and self.waits_for is None
 
 
 @attrs.define
 class Transition:
-    """One guarded change of one job; the fields after `fence` contain what is written if the guards hold.
+    """One guarded change of one job; the fields after `fence` are written if the guards hold.
 
-    The guards: the job is in one of `from_states`, and, if `session` is set, that session holds the job with
-    exactly this `fence`. A change without a session is an operator's. If it takes a job out of `processing`,
-    session and fence remain on the job as its tail.
+    The guards are: the job is in one of `from_states`; and, if `session` is set, that session holds the job
+    with exactly this `fence`. A change without a session comes from an operator. If it takes a job out of
+    `processing`, the session and fence remain on the job as its tail.
 
-    A suspension has a session and the target `awaiting`, or `scheduled` for a sleep. It gives the attempt
-    back. `waits_for` names the memo for which the job waits, and `parents` the jobs for which it waits.
+    A suspension has a session and the target `awaiting`, or `scheduled` for a sleep, and gives the attempt
+    back. `waits_for` is the memo, and `parents` are the jobs, for which the job waits.
     """
 
     job_id: str
@@ -294,15 +295,15 @@ class Transition:
     result_absent: str | None = None
     expires_at: int | None = None
     is_silent: bool = (
-        False  # writes no history entry: a hand-back of a job that never started, a repeated wait
+        False  # no history entry is written, as for a hand-back before the start or a repeated wait
     )
     waits_for: str | None = None  # replaces what the job waited for before; see `memo_words`
     parents: tuple[Edge, ...] = ()  # a suspended job waits until all of these have ended
-    forget_from: tuple[MemoKind, str] | None = None  # this memo and all later ones are deleted
+    forget_from: tuple[MemoKind, str] | None = None  # this memo and all later memos are deleted
 
     @property
     def is_plain_success(self) -> bool:
-        """Whether the transition only ends a job whose task returned, without anything unusual."""
+        """Whether the transition only ends a job whose task returned, without any special case."""
         return _odd(self) == _NOTHING_ODD
 
     def entry(self) -> HistoryEntry:
@@ -326,7 +327,7 @@ _NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None
 
 @attrs.frozen
 class Move:
-    """One guarded change of a waiting job: it waits in another queue, or with another priority."""
+    """One guarded change of the queue or priority of a waiting job."""
 
     job_id: str
     from_states: frozenset[State]  # the job must be in one of these; a subset of `lifecycle.WAITING`
@@ -347,7 +348,7 @@ class Settled:
 
 @attrs.frozen
 class JobFilter:
-    """Conditions for jobs; a job must match every field that is set."""
+    """A filter for jobs; a job must match every field that is set."""
 
     state: State | None = None
     task: str | None = None
@@ -358,7 +359,7 @@ class JobFilter:
     recurring_id: str | None = None
     id_prefix: str | None = None
     parent_id: str | None = None  # the continuations of a job
-    since: int | None = None  # inclusive; the time by which the list is ordered: see `Storage.find`
+    since: int | None = None  # inclusive; about the time by which the list is ordered: see `Storage.find`
     until: int | None = None  # exclusive
     is_retrying: bool | None = None
     by_due: bool | None = None  # True: only scheduled jobs, ordered by `due_at`

@@ -1,8 +1,8 @@
 """The life of a job as pure functions: (job, event, now) → `Transition`.
 
-A storage applies a transition only if its guards still hold, and makes no decisions itself. Some decisions
-must be made by the storage, because only it sees the row at that moment. They are defined here as data:
-`continuation_target` and the reasons in `Moved`.
+A storage applies a transition only if its guards still hold, and does not make decisions itself. A few
+decisions must be made by the storage, because only it reads the row in the same step. They are defined here
+as data: `continuation_target` and the reasons in `Moved`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from firelock.model.state import State
 from firelock.model.text import clock_time
 
 CRASH_LIMIT = 3
-MAX_HOST_LOSSES = 10  # for a task that does not set its own limit
+MAX_HOST_LOSSES = 10  # the default for tasks
 JOB_PROCESS_DIED = "its process died: {how}"
 HISTORY_LIMIT = 100
 _HISTORY_HEAD = HISTORY_LIMIT // 2
 _SECOND = 1_000_000
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 
-_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # a batch only: its hold is changed, or it ends
+_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # only a batch: its hold changes, or it ends
 
-# The permitted next states of each state: an independent check of the functions below and of the histories
-# that storages write.
+# The permitted next states of each state, for an independent check of the functions below and of the
+# histories that storages write.
 ALLOWED: dict[State, frozenset[State]] = {
     before: frozenset(after)
     for before, after in {
@@ -55,9 +55,9 @@ ALLOWED: dict[State, frozenset[State]] = {
 
 HELD = frozenset({State.PROCESSING})
 RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
-"""The states to which a deleted job can be restored, because the delete has lost nothing that they need."""
+"""The states to which a deleted job can be restored, because the delete did not remove any data they need."""
 WAITING = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})
-"""The states in which a job can be moved to another queue: no worker has it, and one will run it."""
+"""The states in which a job can be moved to another queue, because no worker holds it and one will run it."""
 _WAITING_FOR_TIME = frozenset({State.SCHEDULED})
 _DELETED = frozenset({State.DELETED})
 _DELETABLE = frozenset(State) - _DELETED
@@ -69,7 +69,7 @@ class Moved(StrEnum):
 
     DUE = "due"
     PARENT_ENDED = "parent {state}"
-    PARENT_GONE = "parent removed before it ended as wanted"
+    PARENT_GONE = "parent removed before it ended as required"
     SESSION_LOST = "server lost while the job was running"
     WORKER_DIED = "its worker process died: {how}"
     WORKER_DIED_ALONE = "its worker process died while it ran only this job: {how}"
@@ -81,7 +81,7 @@ class Moved(StrEnum):
     SWEPT = "its batch was cancelled"
     STOPPED = "another member of its batch failed"
     REOPENED = "a member runs again"
-    HOLD_OVER = "whoever filled it was gone"
+    HOLD_OVER = "its creator stopped before adding all members"
     TO_QUEUE = "moved from queue {before}, priority {priority_before}, to queue {after}, priority {priority}"
     BATCH_ENDED = "{failed:,} of {total:,} members failed"
     BATCH_STUCK = "{failed:,} of {total:,} members failed, {waiting:,} cannot start"
@@ -105,7 +105,7 @@ class Retention:
     deleted: int | None
 
     def until(self, state: State, at: int) -> int | None:
-        """Return when a job that ended at this time may be pruned; None for never."""
+        """Return the time when a job that ended at `at` may be pruned; None for never."""
         span: int | None = getattr(self, state, None)
         return None if span is None else at + span
 
@@ -186,7 +186,7 @@ def undecodable(
 ) -> Transition:
     """Return the failure of a job with a part that no release can read.
 
-    It is not retried, and the stored string is kept.
+    The job is not retried, and the stored string is kept.
     """
     reason = f"{what} cannot be read: {error.message}"
     return _end(job, holder, State.FAILED, at, None, reason=reason, error=error, expires_at=expires_at)
@@ -195,10 +195,10 @@ def undecodable(
 def snoozed(
     job: ClaimedJob, holder: ClaimHolder, *, at: int, started_at: int, wait: int, reason: str
 ) -> Transition:
-    """Return the snooze of a job, which runs again later: it is scheduled, and its attempt is given back.
+    """Return the snooze of a job: the job is scheduled to run again later, and its attempt is given back.
 
-    It is scheduled even if the wait is zero. If it were enqueued directly, it would keep its place, ahead of
-    all jobs that were waiting meanwhile.
+    The job is scheduled even if the wait is zero. If it were enqueued directly, it would keep its place ahead
+    of all jobs that were waiting in the meantime.
     """
     return _end(
         job, holder, State.SCHEDULED, at, started_at, reason=reason, gives_back=True, due_at=at + wait
@@ -218,8 +218,8 @@ def suspended(
 ) -> Transition:
     """Return the suspension of a job that waits, without a worker, for a signal or for other jobs.
 
-    The attempt is given back. `due_at` is when the job continues even if nothing has arrived. If what it
-    waits for already exists, the storage enqueues the job immediately.
+    The attempt is given back. `due_at` is the timeout, after which the job continues in any case. If the
+    signal has already arrived or the jobs have already ended, the storage enqueues the job immediately.
     """
     return _end(
         job, holder, State.AWAITING, at, started_at, reason=reason, gives_back=True, due_at=due_at,
@@ -254,7 +254,7 @@ def stopped(
 def handed_back(
     job: ClaimedJob, holder: ClaimHolder, *, at: int, started_at: int | None, reason: str
 ) -> Transition:
-    """Return the hand-back of a job: it is enqueued at its old place, and the attempt is given back.
+    """Return the hand-back of a job: the job is enqueued at its old place, and the attempt is given back.
 
     If the job never started, no history entry is written.
     """
@@ -273,44 +273,46 @@ def not_started(
 
 
 def unknown_task(job: ClaimedJob, holder: ClaimHolder, *, at: int) -> Transition:
-    """Return the postponement of a job whose task is not registered here, until a server has the task.
+    """Return the postponement of a job whose task is not registered here, until another server can run it.
 
     The attempt is given back. The wait grows with the job's age, from 15 s to 5 min. Only the first wait is
-    written to the history. If the job has run before, each wait is written, unless the caller has seen an
-    earlier one and makes the transition silent.
+    written to the history. If the job has run before, each wait is written, unless the caller knows of an
+    earlier wait and makes the transition silent.
     """
-    reason = f"task {job.task!r} is not registered on server {holder.server}; waiting for one that knows it"
-    return _put_off(job, holder, at, reason)
+    reason = (
+        f"task {job.task!r} is not registered on server {holder.server}; waiting for a server that has it"
+    )
+    return _postponed(job, holder, at, reason)
 
 
 def unknown_serializer(job: ClaimedJob, holder: ClaimHolder, *, at: int) -> Transition:
     """Return the postponement of a job whose serializer is not installed here; see `unknown_task`."""
     missing = f"serializer {job.serializer!r} is not installed on server {holder.server}"
-    return _put_off(job, holder, at, f"{missing}; waiting for one that has it")
+    return _postponed(job, holder, at, f"{missing}; waiting for a server that has it")
 
 
 def unread_part(job: ClaimedJob, holder: ClaimHolder, *, at: int, what: str) -> Transition:
     """Return the postponement of a job with a part that only a newer release can read; see `unknown_task`."""
-    reason = f"{what} cannot be read on server {holder.server}; waiting for one of a newer release"
-    return _put_off(job, holder, at, reason)
+    reason = f"{what} cannot be read on server {holder.server}; waiting for a server of a newer release"
+    return _postponed(job, holder, at, reason)
 
 
 def unprepared(job: ClaimedJob, holder: ClaimHolder, *, at: int, why: str) -> Transition:
-    """Return the postponement of a job that an unexpected error kept from starting; see `unknown_task`."""
+    """Return the postponement of a job that failed to start with an unexpected error; see `unknown_task`."""
     reason = f"could not be started on server {holder.server}: {why}; trying again later"
-    return _put_off(job, holder, at, reason)
+    return _postponed(job, holder, at, reason)
 
 
-def _put_off(job: ClaimedJob, holder: ClaimHolder, at: int, reason: str) -> Transition:
+def _postponed(job: ClaimedJob, holder: ClaimHolder, at: int, reason: str) -> Transition:
     age = max(0, at - job.created_at)
     due_at = at + min(_UNKNOWN_LONGEST, max(_UNKNOWN_FIRST, age // 2))
-    # If the job was put off before, it became enqueued at least 15 s after the time for which it was created,
-    # no matter how long it then waited in the queue. The same is true of a job that has run, because of a
-    # retry, requeue or crash. Its waits are never silent: a wait that is written twice is better than one
-    # that is missing.
-    made_for = job.created_at if job.nominal_at is None else job.nominal_at
+    # If the job was postponed before, it became enqueued at least 15 s after the time for which it was
+    # created, no matter how long it then waited in the queue. The same is true of a job that has run and was
+    # enqueued again by a retry, requeue or crash. The waits of such a job are never silent, because a wait
+    # that is written twice is better than a missing one.
+    nominal_at = job.created_at if job.nominal_at is None else job.nominal_at
     has_run = (job.attempt, job.retries, job.crashes) != (1, 0, 0)
-    is_silent = job.enqueued_at - made_for >= _UNKNOWN_FIRST and not has_run
+    is_silent = job.enqueued_at - nominal_at >= _UNKNOWN_FIRST and not has_run
     return _end(
         job,
         holder,
@@ -334,9 +336,9 @@ def crashed_alone(
     error: ErrorInfo,
     expires_at: int | None,
 ) -> Transition:
-    """Return the crash of a job whose own job process died: the only crash that it has certainly caused.
+    """Return the crash of a job whose job process died, which is the only crash that it certainly caused.
 
-    The job fails with the third crash. Before that, it is enqueued and the attempt is given back.
+    With the third crash, the job fails. Before that, it is enqueued and the attempt is given back.
     """
     crashes = job.crashes + 1
     is_over = crashes >= CRASH_LIMIT
@@ -351,7 +353,7 @@ class Crashes:
     """The crashes of a job since it was last requeued, according to its history."""
 
     losses: int  # crashes in which it was running when its worker process died or its server was lost
-    alone: str | None  # the reason of the last crash if its worker process ran only this job; otherwise None
+    alone: str | None  # the reason of the last crash if the worker process ran only this job; otherwise None
 
 
 def crashes_of(history: Sequence[HistoryEntry], count: int) -> Crashes:
@@ -389,7 +391,7 @@ def _end(
     started_at: int | None,
     **written: Any,  # noqa: ANN401 - fields of the transition
 ) -> Transition:
-    """Return the end of the attempt that the holder has claimed, with the fence of that claim."""
+    """Return the end of the attempt that the holder has claimed, guarded by the fence of that claim."""
     return Transition(
         job.id, HELD, holder.session, job.fence, to, at, attempt=job.attempt, claimed_at=job.claimed_at,
         started_at=started_at, server=holder.server, **written,
@@ -402,7 +404,7 @@ def _end(
 def delete(job_id: str, *, at: int, reason: str, expires_at: int | None) -> Transition:
     """Return an operator's deletion of a job in any state.
 
-    A running job is notified to stop, and leaves a tail.
+    A running job is notified to stop and leaves a tail.
     """
     return Transition(job_id, _DELETABLE, None, None, State.DELETED, at, reason, expires_at=expires_at)
 
@@ -410,9 +412,9 @@ def delete(job_id: str, *, at: int, reason: str, expires_at: int | None) -> Tran
 def requeue(
     job_id: str, *, at: int, reason: str, forget_from: tuple[MemoKind, str] | None = None
 ) -> Transition:
-    """Return an operator's requeue of a job: it is enqueued, and its retries and crashes are reset.
+    """Return an operator's requeue of a job: the job is enqueued, and its retries and crashes are reset.
 
-    Its memos are kept, except `forget_from` and all later ones.
+    Its memos are kept, except `forget_from` and all later memos.
     """
     return Transition(
         job_id, _REQUEUABLE, None, None, State.ENQUEUED, at, reason, retries=0, crashes=0,
@@ -424,7 +426,7 @@ _AWAITING = frozenset({State.AWAITING})
 
 
 def hold(batch_id: str, *, at: int, until: int | None) -> Transition:
-    """Return the hold of a batch until this time, after which it is cancelled; None ends the hold."""
+    """Return the hold of a batch until this time, after which the batch is cancelled; None ends the hold."""
     return Transition(batch_id, _AWAITING, None, None, State.AWAITING, at, due_at=until, is_silent=True)
 
 
@@ -447,12 +449,12 @@ def move(
 
 
 def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: int | None) -> Transition:
-    """Return the restoration of a deleted job: it gets its earlier state, at the end of its queue.
+    """Return the restoration of a deleted job to its earlier state, at the end of its queue.
 
     Retries and crashes stay counted. `expires_at` is used only if the job becomes failed again.
 
     Raises:
-        ValueError: the earlier state is not in `RESTORABLE`; see `Former.refusal`.
+        ValueError: The earlier state is not in `RESTORABLE`; see `Former.refusal`.
     """
     if former.state not in RESTORABLE:
         raise ValueError(f"Job {job_id} cannot be {former.state} again: {former.refusal}.")
@@ -465,8 +467,8 @@ def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: in
 
 _LOST = {
     State.PROCESSING: "it was running when it was deleted, and may have done part of its work",
-    State.SUCCEEDED: "it had succeeded, and its result went with the delete",
-    State.AWAITING: "it waited for another job, a signal or its batch, and that went with the delete",
+    State.SUCCEEDED: "it had succeeded, and the delete removed its result",
+    State.AWAITING: "it waited for another job, a signal or its batch, and the delete ended this wait",
 }
 
 
@@ -479,7 +481,7 @@ class Former:
 
     @property
     def refusal(self) -> str | None:
-        """Why the job cannot be restored to this state, as the rest of a sentence; None if it can."""
+        """The reason why the job cannot be restored to this state, as part of a sentence; None if it can."""
         return _LOST.get(self.state)
 
 
@@ -522,7 +524,7 @@ _WISHES = {
 def continuation_target(on: On, parent: State) -> State | None:
     """Return the next state of a continuation whose parent is in this state; None while it keeps waiting.
 
-    A failed parent can be requeued, so a child that waits for its success or deletion keeps waiting.
+    A failed parent can be requeued, so a continuation that waits for its success or deletion keeps waiting.
     """
     return _TARGETS.get((on, parent))
 
@@ -538,9 +540,9 @@ def batch_end(
         active: members that can still change state on their own.
         waiting: members that wait for another member.
         failed: members that have failed.
-        is_cancelled: the batch was deleted, or a job that it waited for was deleted.
-        is_stopping: a member has failed, which stops the others. False again when the batch ends or a member
-            is requeued.
+        is_cancelled: whether the batch, or a job that it waited for, was deleted.
+        is_stopping: whether a member has failed, which stops the others. It is False again when the batch
+            ends or a member is requeued.
     """
     if active > 0 or (waiting > 0 and (is_cancelled or is_stopping)):
         return None
@@ -550,12 +552,12 @@ def batch_end(
 
 
 def awaiting_reason(on: On, parent_id: str) -> str:
-    """Return a sentence part for people: what a continuation waits for."""
+    """Return the explanation of a continuation's wait, for display."""
     return f"runs when {parent_id} {_WISHES[on]}"
 
 
 def waiting_reason(on: On, parent: State) -> str:
-    """Return a sentence part for people: why a continuation still waits although its parent has ended."""
+    """Return the explanation of a continuation's wait after its parent has ended, for display."""
     return f"parent {parent}; runs when it {_WISHES[on]}"
 
 
@@ -565,7 +567,7 @@ def is_legal(before: State, after: State) -> bool:
 
 
 def add_duplicate(entries: Sequence[HistoryEntry], state: State, at: int) -> list[HistoryEntry]:
-    """Return the history with one more call that changed the waiting job; such calls share an entry."""
+    """Return the history with one more duplicate call that changed the job; duplicates share an entry."""
     last = entries[-1] if entries else None
     count = re.fullmatch(r"([0-9]+) duplicate calls?", (last.reason or "") if last is not None else "")
     number = int(count[1]) + 1 if count else 1

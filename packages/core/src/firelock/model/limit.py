@@ -20,11 +20,11 @@ class LimitUse:
     key: str
     cost: int = 1  # units of the key's rate, at least 0
     is_strict: bool = False  # the job keeps the key from its first start to its end, including retries
-    more: str | None = None  # fields of a newer release, as JSON; written back unchanged
+    more: str | None = None  # fields of a newer release, as JSON; they are written back unchanged
 
 
 class Until(StrEnum):
-    """How long a job keeps its unique key; the value is the stored string."""
+    """The time until which a job keeps its unique key; the value is the stored string."""
 
     STARTED = "started"  # until it is claimed
     ENDED = "ended"  # until it has succeeded, failed or was deleted, and no server runs it any more
@@ -34,11 +34,11 @@ class Until(StrEnum):
 
 @attrs.frozen
 class UniqueUse:
-    """A key that only one job has at a time, and what happens to a call while another job has it."""
+    """A key that only one job has at a time, and the effect of a call while another job has it."""
 
     key: str  # as stored: the name that owns the task's unique keys, a space, and the key
     until: Until = Until.ENDED
-    at_least: int = 0  # microseconds since the job took the key during which the key is taken in any case
+    at_least: int = 0  # minimum microseconds for which the key is taken, from the time when the job took it
     keeps_last: bool = False  # the call's arguments, tags, priority and limits replace those of the job
     raises: bool = False  # the call raises `DuplicateJob`; otherwise it returns the job that has the key
     wait: int | None = None  # microseconds by which a call delays the job, which is debounced
@@ -52,7 +52,9 @@ class Admission:
 
     limits: tuple[LimitUse, ...] = ()  # the job's lane, in this order
     unique: UniqueUse | None = None
-    start_before: int | None = None  # a time; a job that is not claimed by then is deleted without a run
+    start_before: int | None = (
+        None  # a time; a job that has not been claimed by then is deleted without a run
+    )
     start_within: int | None = None  # the same, as microseconds since the job first became enqueued
     more: str | None = None  # fields of a newer release, as JSON; written back unchanged
     # The stored string, if this release cannot read all of it: see `read_admission`.
@@ -76,8 +78,8 @@ class WaitingJobs:
     """A section of the line of jobs that wait for a limit's key."""
 
     ids: tuple[str, ...]  # in the order of the line
-    place: int | None = None  # how many jobs come before the requested job; 10,000 means 10,000 or more
-    is_cut: bool = False  # more lanes exist than a line includes, so places are lower bounds
+    place: int | None = None  # number of jobs before the requested job; 10,000 means 10,000 or more
+    is_cut: bool = False  # whether more lanes exist than a line includes, so that places are lower bounds
 
 
 @attrs.frozen
@@ -90,7 +92,7 @@ class UniqueState:
 
 
 def write_admission(admission: Admission) -> str | None:
-    """Return the string that is stored for an admission; None if it is empty."""
+    """Return the stored string for an admission; None if the admission is empty."""
     if admission == _NO_ADMISSION:
         return None
     if admission.unread is not None:
@@ -121,10 +123,10 @@ def _kept(more: str | None) -> list[Any]:
 def read_admission(text: str) -> Admission:
     """Return the admission that `write_admission` wrote; fields that a newer release appended are kept.
 
-    Never raises, because a string that this release cannot read must not stop the processing of other jobs.
-    In that case `unread` is set, and no server runs the job. If only the `until` of a unique key is unknown,
-    the rest is read, and the job keeps its key until it has ended. Otherwise nothing else of such a string is
-    used.
+    This function never raises an exception, because a string that this release cannot read must not stop the
+    processing of other jobs. For such a string, `unread` is set, and no server runs the job. If only the
+    `until` of a unique key is unknown, the other fields are read, and the job keeps its key until it has
+    ended. Otherwise the other fields of such a string are not used.
     """
     try:
         limits, unique, before, within, *more = json.loads(text)

@@ -33,38 +33,39 @@ class Memo:
 
     kind: MemoKind
     name: str  # 1 to 200 characters
-    value: str | None  # if the memo is done: its value; if it has only begun: a note of its writer
-    is_done: bool  # a memo that is done is final, unless it is deleted by a requeue
+    value: str | None  # the value of a finished memo; the writer's note for an unfinished memo
+    is_done: bool  # whether the memo is finished; a finished memo is final unless a requeue deletes it
     at: int  # when it was written
     started_at: int | None = None  # when its function began
     attempt: int = 0  # the attempt that wrote it; 0 if it was written from outside the job
-    author: str = ""  # who wrote it from outside, for people
+    author: str = ""  # the author of a memo from outside the job, for display
     place: int = 0  # ascends in the order in which names were first recorded; assigned by the storage
 
 
 @attrs.frozen
 class NewMemo:
-    """A memo that is to be stored, if there is none of its kind and name or the existing one has only begun.
+    """A memo to store if no memo of its kind and name exists, or if the existing memo is unfinished.
 
-    The guard: if `session` is set, that session must hold the job with exactly this fence and run it.
-    Otherwise the memo comes from outside, and the job must be neither succeeded nor deleted.
+    The guard: If `session` is set, that session must hold the job with exactly this fence and run it.
+    Otherwise the memo comes from outside the job, which must be neither succeeded nor deleted.
     """
 
     job_id: str
     memo: Memo  # its place is ignored
     session: str | None = None
     fence: int | None = None
-    replaces: bool = True  # replace a memo that has only begun; otherwise such a memo is final too
+    replaces: bool = True  # whether to replace an unfinished memo; otherwise such a memo is final too
 
 
 @attrs.frozen
 class Remembered:
-    """The result of storing a memo, and the memo that is stored now."""
+    """The result of storing a memo, with the memo that is stored now."""
 
     answer: Applied
-    """APPLIED: it was stored. ALREADY: the same memo is stored, except for its place. TAKEN: another memo is
-    stored. REFUSED: the guard does not hold, or the job has no room for more memos. MISSING: no such job."""
-    memo: Memo | None = None  # None if none is stored
+    """APPLIED: The memo was stored. ALREADY: The same memo, except for its place, is already stored. TAKEN:
+    Another memo is stored. REFUSED: The guard does not hold, or the job has the maximum number or size of
+    memos. MISSING: The job was not found."""
+    memo: Memo | None = None  # None if no memo is stored
 
 
 @attrs.frozen
@@ -72,16 +73,16 @@ class Chunk:
     """A part of a stream that a job emits."""
 
     stream: str
-    # Ascends within the stream: the fence of the run times 2³², plus the number of the chunk in the run.
+    # The fence of the run times 2³², plus the number of the chunk in the run; ascends within the stream.
     offset: int
     data: str
 
     @property
     def run(self) -> int:
-        """The fence of the run that emitted the chunk; the run after a wait also has a higher one.
+        """The fence of the run that emitted the chunk; each run has a higher fence, also after a wait.
 
-        A run with a higher fence does not emit the output of remembered steps again. It emits all output of a
-        step that was interrupted.
+        A later run does not emit the output of stored steps again, but it emits all output of an interrupted
+        step again.
         """
         return self.offset // _FENCE_STEP
 

@@ -1,4 +1,4 @@
-"""The metadata of a job: short strings by name, which are checked, stored as one JSON string, and read."""
+"""The metadata of a job, which are short strings by name: the check, and the conversion to a JSON string."""
 
 from __future__ import annotations
 
@@ -22,24 +22,28 @@ def check_meta(meta: object) -> Mapping[str, str]:
     """Return a read-only copy of a job's metadata.
 
     Raises:
-        ConfigurationError: it is not a mapping; a key is not a name of 1 to 64 of `a-z A-Z 0-9 _ . -` that
-            begins with a letter; a value is not a printable string; or the whole is larger than 2 KiB as
-            JSON.
+        ConfigurationError: The value is not a mapping; a key is not a name of 1 to 64 characters from `a-z
+            A-Z 0-9 _ . -` that begins with a letter; a value is not a printable string; or the whole is
+            larger than 2 KiB as JSON.
     """
     if not isinstance(meta, Mapping):
         raise ConfigurationError(
-            f'meta={shown(meta)} is no mapping; pass short texts by name: meta={{"tenant": "acme"}}.'
+            f'meta must be a mapping of names to strings, such as {{"tenant": "acme"}}, got {shown(meta)}.'
         )
     for key, value in meta.items():
         if not isinstance(key, str) or not _KEY.match(key):
             raise ConfigurationError(
-                f"Meta key {shown(key)} is refused; use 1 to 64 of a-z, A-Z, 0-9, '_', '.', '-', the first a "
-                "letter."
+                "Meta key must be 1 to 64 characters from a-z, A-Z, 0-9, '_', '.', '-' and begin with a "
+                f"letter, got {shown(key)}."
             )
         if not isinstance(value, str):
-            raise ConfigurationError(f"Meta {key!r} is {shown(value)}; it takes a text: {str(value)[:60]!r}.")
+            raise ConfigurationError(
+                f"Meta {key!r} must be a string, such as {str(value)[:60]!r}, got {shown(value)}."
+            )
         if not value.isprintable():
-            raise ConfigurationError(f"Meta {key!r} contains characters that are not printable: {shown(value)}.")
+            raise ConfigurationError(
+                f"Meta {key!r} contains characters that are not printable: {shown(value)}."
+            )
     copy = dict(meta)
     write_meta(copy)
     return MappingProxyType(copy)
@@ -51,7 +55,7 @@ def write_meta(meta: Mapping[str, str]) -> str | None:
     Equal metadata gives equal strings.
 
     Raises:
-        ConfigurationError: the string is larger than 2 KiB.
+        ConfigurationError: The string is larger than 2 KiB.
     """
     if not meta:
         return None
@@ -59,14 +63,14 @@ def write_meta(meta: Mapping[str, str]) -> str | None:
     if len(text) > META_LIMIT // 4 and (size := len(text.encode())) > META_LIMIT:
         key = max(meta, key=lambda name: len(meta[name].encode()))
         raise ConfigurationError(
-            f"Meta of {size:,} bytes; a job carries at most {META_LIMIT:,} as JSON, all of it together. The "
-            f"largest is {key!r}: {shown(meta[key])}. Pass an id, and load what it names inside the task."
+            f"The meta of a job must have at most {META_LIMIT:,} bytes as JSON, got {size:,}. The largest "
+            f"value is {key!r}: {shown(meta[key])}. Pass an id, and load the data inside the task."
         )
     return text
 
 
 def read_meta(text: str | None) -> Mapping[str, str]:
-    """Return the metadata that `write_meta` wrote, read-only; empty if the string is something else."""
+    """Return the metadata that `write_meta` wrote, read-only; empty for any other string."""
     if text is None:
         return NO_META
     try:

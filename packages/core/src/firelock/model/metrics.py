@@ -45,7 +45,7 @@ class MetricFamily:
 
         Args:
             bounds: upper bounds of the buckets, ascending.
-            counts: the observations in each single bucket, and last those above all bounds.
+            counts: the number of observations in each bucket, followed by the number above all bounds.
             total: the sum of the observed values.
             labels: labels of all its samples.
         """

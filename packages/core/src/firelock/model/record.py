@@ -1,4 +1,4 @@
-"""Small versioned values."""
+"""Records, which are small versioned values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class Record:
     kind: str
     key: str
     value: str  # a JSON string
-    version: int  # 1 at first; each change adds 1, and it never falls, even after a delete and a new put
+    version: int  # starts at 1; each change adds 1, and it never decreases, even after a delete and a new put
     due_at: int | None = None  # when `due_records` returns it; None for never
 
 
 @attrs.frozen
 class RecordChange:
-    """A record that is replaced in the same step as an insert, if it has the expected version."""
+    """A record that is replaced in the same step as an insert if it has the expected version."""
 
     kind: str
     key: str

@@ -1,4 +1,4 @@
-"""Counts, rollups and failures for people."""
+"""Counts, rollups, failures and findings, for display."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 from firelock.model.state import State
 
-# Upper bounds of the duration histogram's buckets, in seconds; a last bucket contains longer durations.
+# The upper bounds of the duration histogram's buckets, in seconds; a last bucket contains longer durations.
 DURATION_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
@@ -53,39 +53,39 @@ class Severity(StrEnum):
 
     ERROR = "error"  # jobs do not run, or might be lost
     WARNING = "warning"  # jobs are late or fail, or will do so soon
-    NOTE = "note"  # worth knowing; nothing fails because of it
+    NOTE = "note"  # information; nothing fails because of it
 
 
 @attrs.frozen
 class Thresholds:
-    """The longest acceptable delays, used by everything that shows the findings of an app."""
+    """The longest acceptable delays, above which an app has findings."""
 
     latency: Mapping[str, timedelta] = attrs.field(factory=lambda: {"*": timedelta(minutes=10)})
-    """How long the first job of a queue may wait if no limit delays it; "*" applies to all other queues."""
+    """The longest wait of the first job of a queue if no limit delays it; "*" applies to all other queues."""
     late: timedelta = timedelta(minutes=2)
-    """How late a recurring job may run."""
+    """The longest delay of a recurring job."""
 
     def latency_of(self, queue: str) -> int | None:
-        """Return how long the first job of a queue may wait, in microseconds; None for any time."""
+        """Return the longest wait of the first job of a queue, in microseconds; None for any duration."""
         allowed = self.latency.get(queue, self.latency.get("*"))
         return None if allowed is None else allowed // timedelta(microseconds=1)
 
 
 @attrs.frozen
 class Finding:
-    """A problem, and how to fix it."""
+    """A problem and its fix."""
 
     severity: Severity
     code: str  # of the rule that found the problem: docs/findings.md lists all of them
     what: str  # one or two sentences
     advice: str
-    subject: str = "storage"  # what the finding is about: "queue mail", "server web-1"
+    subject: str = "storage"  # the subject of the finding: "queue mail", "server web-1"
     values: Mapping[str, object] = attrs.Factory(dict)  # the names and numbers in the sentences
     since: int | None = None  # in microseconds
 
     @property
     def is_error(self) -> bool:
-        """Whether something does not work."""
+        """Whether the finding is an error, so that jobs do not run or might be lost."""
         return self.severity is Severity.ERROR
 
     def answer(self) -> dict[str, object]:

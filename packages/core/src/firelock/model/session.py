@@ -23,25 +23,25 @@ class ClaimHolder:
 class ClaimRequest:
     """The parameters of a claim."""
 
-    # In the order in which they are claimed from; None: all, each getting its share.
+    # The queues, in the order in which jobs are claimed; None means all queues in equal shares.
     queues: Sequence[str] | None
     limit: int  # maximum number of jobs
     session: str
     now: int  # timestamp of the claimed jobs
-    # Tasks whose jobs are not claimed; such a claim examines a bounded number of candidates.
+    # The tasks whose jobs are not claimed; such a claim examines a bounded number of candidates.
     left_out: Collection[str] = ()
 
 
 @attrs.frozen
 class Claim:
-    """The jobs that a claim took, and the latest time for the next claim."""
+    """The claimed jobs, and the latest time for the next claim."""
 
     jobs: list[ClaimedJob]
     next_due_at: int | None = (
         None  # the earliest due time of a scheduled or recurring job; None if none is known
     )
-    is_session_lost: bool = False  # the session has ended: nothing was claimed, and nothing ever will be
-    # When a rate opens for waiting jobs; now if there are more lanes to examine.
+    is_session_lost: bool = False  # whether the session has ended, so that it cannot claim any jobs
+    # The time when a rate opens for waiting jobs; the current time if more lanes must be examined.
     look_again_at: int | None = None
 
 
@@ -67,13 +67,13 @@ class NewSession:
 
     id: str
     server_id: str
-    server: str  # a name for people: host:pid, or as configured
+    server: str  # a display name: host:pid, or as configured
     host: str
     pid: int
     started_at: int
     timeout_seconds: float
     workers: int = 0
-    queues: str = "*"  # for people, as passed to the server
+    queues: str = "*"  # as passed to the server, for display
     version: str = ""
 
 
@@ -83,11 +83,11 @@ class Renewal:
 
     session: str
     busy: int = 0
-    state: str = "running"  # running, quiet, overdue (silent), retired, ending, or stopping: its last report
+    state: str = "running"  # its last report: running, quiet, overdue (silent), retired, ending or stopping
     rss_bytes: int = 0
     cpu_percent: float = 0.0
-    stuck_threads: int = 0  # occupied by jobs that continue after their timeout
-    stuck_coroutines: int = 0  # likewise
+    stuck_threads: int = 0  # threads occupied by jobs that continue after their timeout
+    stuck_coroutines: int = 0  # coroutines of jobs that continue after their timeout
     parked: int = 0  # ends that wait for a locked row
 
 
@@ -97,9 +97,9 @@ class SessionRecord:
 
     session: NewSession
     expires_at: int  # by the storage's clock
-    is_alive: bool  # False forever after it was marked as ended
+    is_alive: bool  # False permanently after the session was marked as ended
     renewal: Renewal
-    is_closing: bool = False  # it has ended, and may still hold jobs: see `Storage.end_session`
+    is_closing: bool = False  # whether it has ended but may still hold jobs: see `Storage.end_session`
 
 
 @attrs.frozen
@@ -116,18 +116,18 @@ class LostClaim:
     """A claim that a worker process believed it held, and the stored values of its job."""
 
     held: HeldClaim  # as the worker process reported it
-    state: State | None = None  # None: no such job is stored
+    state: State | None = None  # None if the job is not stored
     fence: int = 0  # of the job's latest claim
-    has_tail: bool = False  # a session may still be running it: see `Standing.is_stopping`
+    has_tail: bool = False  # whether a session may still be running it: see `Standing.is_stopping`
 
     @property
     def is_gone(self) -> bool:
-        """Whether no such job is stored."""
+        """Whether the job is no longer stored."""
         return self.state is None
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job is final, was not claimed again, and was not taken from its holder."""
+        """Whether the job has ended without another claim, and was not taken from its holder."""
         return self.state in FINAL_STATES and self.fence == self.held.fence and not self.has_tail
 
 
@@ -137,8 +137,8 @@ class Reconciliation:
 
     is_session_lost: bool
     lost: list[LostClaim]  # claims that the session does not hold, in the order in which they were passed
-    unknown: list[ClaimedJob]  # claims of the session in the storage that the worker process did not name
-    busy: list[str] = attrs.Factory(list)  # ids of locked jobs, whose start was not stored
+    unknown: list[ClaimedJob]  # claims of the session in the storage that the worker process did not list
+    busy: list[str] = attrs.Factory(list)  # ids of locked jobs, whose starts were not stored
 
 
 @attrs.frozen
@@ -147,6 +147,6 @@ class Taken:
 
     session: str
     server: str
-    crashed: list[str]  # ids of jobs whose crashes were increased
+    crashed: list[str]  # ids of jobs whose number of crashes was increased
     returned: list[str]  # ids of jobs that had not started
     left: int = 0  # jobs that the session still holds, because other transactions have locked their rows

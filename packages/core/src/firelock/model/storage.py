@@ -24,9 +24,9 @@ class OpenTransaction:
     """A caller's transaction on a driver's own connection, with a way to be notified of its commit."""
 
     connection: object  # as `within=` accepts it; the transaction has begun, or begins automatically
-    # Registers a function that is called only after the commit.
+    # This function registers a callback that is called only after the commit.
     on_commit: Callable[[Callable[[], None]], object]
-    # Returns whether the transaction has not ended yet; used only by `Tester`.
+    # This function returns whether the transaction is still open; only `Tester` uses it.
     is_open: Callable[[], bool] | None = None
 
 

@@ -1,4 +1,4 @@
-"""Functions for stored JSON that a newer release wrote, or that is damaged."""
+"""Functions for stored JSON that is damaged or was written by a newer release."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def list_or_empty(text: str) -> list[Any]:
 def is_damaged(text: object) -> bool:
     """Return whether a stored string is not JSON, so that no release can read it.
 
-    A newer release may have written JSON that this release cannot read. A server postpones such a job instead
-    of failing it.
+    A newer release may have written JSON that this release cannot read. In that case, a server postpones the
+    job instead of failing it.
     """
     if not isinstance(text, str):
         return True

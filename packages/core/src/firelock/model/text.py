@@ -1,4 +1,4 @@
-"""Times, durations and values, formatted for people."""
+"""Functions that format times, durations and values for display."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 _SECOND = 1_000_000
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _TENTH, _FEW = 0.1, 10
-_SHOWN = 101  # characters of a value in a message: enough to recognize it
+_SHOWN = 101  # characters of a value in a message, which are enough to recognize it
 
 
 def printable(text: str) -> str:
@@ -21,7 +21,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value for a message: its repr, shortened if it is long, or its type if repr fails."""
+    """Return the shortened repr of a value for a message, or its type if `repr` fails."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - an int with too many digits, or a foreign __repr__
@@ -30,7 +30,7 @@ def shown(value: object) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], *, suffix: str = "") -> str:
-    """Return "Did you mean …? " with the known name that is most similar to the given one; "" if none is."""
+    """Return "Did you mean …? " with the most similar known name; "" if no known name is similar."""
     from difflib import get_close_matches  # noqa: PLC0415 - only needed for a message
 
     names = {each.lower(): each for each in known}
@@ -39,7 +39,7 @@ def did_you_mean(name: str, known: Iterable[str], *, suffix: str = "") -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of an exception so that every storage accepts it, even if `__str__` raises."""
+    """Return the message of an exception in a form that every storage accepts, even if `__str__` raises."""
     try:
         return printable(str(error))
     except BaseException as broken:  # noqa: BLE001 - an exception may do anything in __str__
@@ -56,7 +56,7 @@ def isoformat(instant: int | None) -> str | None:
 
 
 def clock_time(instant: int | None) -> str:
-    """Return a time in microseconds for people: "2026-11-25 02:04:36 UTC"."""
+    """Return a time in microseconds for display: "2026-11-25 02:04:36 UTC"."""
     if instant is None:
         return ""
     from firelock.model.clock import from_micros  # noqa: PLC0415 - loaded when first used
@@ -78,7 +78,7 @@ def span(micros: int) -> str:
 
 
 def age(instant: int | None, now: int) -> str:
-    """Return how long ago a time was, or how far ahead it is: "5 min ago", "in 12 s"."""
+    """Return the distance of a time from now: "5 min ago", "in 12 s"."""
     if instant is None:
         return ""
     return f"in {span(instant - now)}" if instant > now else f"{span(now - instant)} ago"
