@@ -149,7 +149,7 @@ def test_claim_checks_a_bounded_number_of_lanes(scene, server):
 
 
 def test_claims_stop_after_checking_all_full_lanes(scene):
-    """After claims have checked all lanes without finding a job, no further claim is requested until something changes."""
+    """No further claim is requested after all lanes were checked without a job, until something changes."""
     scene.put_numbers("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
     scene.storage.insert(jobs)
