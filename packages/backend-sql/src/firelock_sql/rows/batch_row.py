@@ -1,10 +1,10 @@
 """A batch as a row, and the counts of its members.
 
-A transaction that changes a member stores the difference to the counts without locking the batch: on SQLite,
-where only one transaction writes at a time, in the row itself, elsewhere as a row of `batch_deltas`. A
-transaction that changes the row of a batch locks it, after the row of its job if it needs both. Transactions
-that add members share that lock. Deltas that have not been folded are read by a separate statement after the
-lock, because only that one sees what the previous holder of the lock has committed.
+A transaction that changes a member stores its change of the counts without locking the batch. On SQLite,
+where only one transaction writes at a time, it changes the row of the batch. On other databases, it inserts a
+row into `batch_deltas`. A transaction that changes the row of a batch locks that row, after the row of the
+batch's job if it needs both. Transactions that add members share that lock. Unfolded deltas are read by a
+separate statement after the lock, because only such a statement sees the commits of previous lock holders.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BEFORE_ALL = -(1 << 62)
 
 @attrs.define(eq=False)
 class BatchRow:
-    """The columns of a batch besides its job, as they are in this transaction."""
+    """The columns of `batches` for one batch, as this transaction sees and changes them."""
 
     id: str
     total: int
@@ -68,11 +68,11 @@ class BatchRow:
         return tuple(getattr(self, name) for name in _FLAGS)
 
     def begin(self, walk: str) -> None:
-        """Start a pass of `release` over the members, from the first one on."""
+        """Start a pass of `release` over all members."""
         self.walk, self.walked_at, self.walked_id, self.is_changed = walk, _BEFORE_ALL, "", 1
 
     def open(self) -> None:
-        """Open the batch, because all that it waited for has happened: its members may start."""
+        """Open the batch, so that its members may start."""
         self.is_shut = 0
         self.begin(LET_IN)
 
@@ -87,7 +87,7 @@ _SAVE = Text(
     f"UPDATE firelock_batches SET {', '.join(f'{name} = :{name}' for name in _FLAGS)} WHERE id = :id"  # noqa: S608 - names
 )
 _PUT = insert_into("firelock_batches", *_READ)
-# In place; the batch is listed as changed only if that can have consequences.
+# For counts that are changed in place. The batch is marked as changed only if `release` may have work for it.
 _COUNT = Text(f"""
 UPDATE firelock_batches
 SET {", ".join(f"{name} = {name} + :{name}" for name in _SUMS)}, is_changed = CASE
@@ -115,19 +115,22 @@ TAKERS: dict[str, Callable[[Transaction, str], Share]] = {}
 
 
 def load_batches(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, BatchRow]:
-    """Return the batches among these jobs by id, locked in order; without patience only the unlocked ones."""
+    """Return the batches among these jobs by id, locked in order.
+
+    Unless `is_patient`, return only those that no other transaction has locked.
+    """
     return _found(tx, _LOAD if is_patient else _LOAD_FREE, ids)
 
 
 def peek_batches(tx: Transaction, ids: Iterable[str]) -> dict[str, BatchRow]:
-    """Return the batches among these jobs as they are now, without a lock."""
+    """Return the current rows of the batches among these jobs, without a lock."""
     return _rows_by_id(tx.all_now(_PEEK, ids=wanted)) if (wanted := sorted(set(ids))) else {}
 
 
 def share_batches(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, BatchRow]:
     """Return the batches among these jobs, with a shared lock until this transaction ends.
 
-    Without patience, return only those that no other transaction has locked.
+    Unless `is_patient`, return only those that no other transaction has locked.
     """
     return _found(tx, _SHARE if is_patient else _SHARE_FREE, ids)
 
@@ -157,14 +160,14 @@ def save_batch(tx: Transaction, batch: BatchRow) -> None:
 
 
 def shut_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str], set[str]]:
-    """Return the batches that have not opened, and cannot open before this transaction ends.
+    """Return the batches that are not open, and cannot be opened before this transaction ends.
 
-    Also return those that may not have opened, but are locked by other transactions.
+    Also return the batches that might not be open, but are locked by other transactions.
     """
     wanted = [id for id in ids if id is not None]
     seen = {id for id, batch in peek_batches(tx, wanted).items() if batch.is_shut}
     if not seen:
-        return set(), set()  # a batch that has opened stays open
+        return set(), set()  # an open batch stays open
     shared = share_batches(tx, seen, is_patient=False)
     return {id for id, batch in shared.items() if batch.is_shut}, seen.difference(shared)
 
@@ -189,7 +192,7 @@ def tell_batches(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
 
 
 def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
-    """Add all deltas to the row, which this transaction has locked; a new failure may stop the batch."""
+    """Add all deltas to the row, which this transaction has locked; a new failure can stop the batch."""
     if tx.newer is not None:
         _discount_failures(tx, batch.id)
         return
@@ -208,9 +211,9 @@ def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
 
 
 def _discount_failures(tx: Transaction, id: str) -> None:
-    """Store that the failures known so far must not stop the batch when they are folded.
+    """Insert a delta that cancels out all failures so far, so that folding them does not stop the batch.
 
-    In a caller's transaction nothing is folded, because its queries do not show which deltas are left.
+    In a caller's transaction, nothing is folded, because its queries might not show the remaining deltas.
     """
     own = {seq: number for seq, number in tx.all(_FAILURES, id=id) if number < 0}
     others = dict(tx.newer(_FAILURES, {"id": id})) if tx.newer is not None else {}
@@ -237,7 +240,10 @@ def summed(rows: Iterable[Sequence[int]]) -> Share:
 def with_unfolded(
     tx: Transaction, all_counts: Mapping[str, tuple[BatchCounts, bool]]
 ) -> dict[str, BatchCounts]:
-    """Return the counts with all unfolded deltas; each is given with whether its batch fails fast."""
+    """Return the counts including all unfolded deltas.
+
+    The flag after the counts of a batch is whether the batch fails fast.
+    """
     unfolded = {}
     if tx.adds_deltas and all_counts:
         unfolded = {id: summed([row]) for id, *row in tx.all(_UNFOLDED, ids=sorted(all_counts))}
@@ -259,7 +265,7 @@ def tied_among(tx: Transaction, ids: Sequence[str]) -> set[str]:
 
 
 class MemberCounts:
-    """The changes of a transaction to the counts of batches, through members whose rows it has loaded."""
+    """The changes of batch counts that result from a transaction's changes of loaded members."""
 
     def __init__(self, tx: Transaction, rows: Iterable[JobRow]) -> None:
         self._tx = tx
@@ -267,9 +273,9 @@ class MemberCounts:
         self._before = self._shares() if self._rows else {}
 
     def tell(self) -> set[str]:
-        """Store all changes of the counts since the start; return the batches to check.
+        """Store all changes of the counts since this object was created; return the batches to check.
 
-        The rows, their relations and the releasing list must have their final contents.
+        Before this call, all changes of the rows, their relations and the releasing list must be complete.
         """
         if not self._rows:
             return set()

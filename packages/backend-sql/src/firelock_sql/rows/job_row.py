@@ -1,11 +1,11 @@
 """A job as a row: reading columns, changing a row in memory, and writing it back.
 
-An unreadable value is read as a missing one. So a line that a person wrote by hand prevents neither the
-display of the job nor the claims of others.
+An unreadable value is read as a missing one. Therefore, a value that was changed by hand does not prevent the
+display of the job or the claims of other jobs.
 
-No other transaction can change a row between the read and the write, because the transaction holds it (on
-SQLite the whole database). Rows are locked in the order of their ids, so two transactions with the same jobs
-may wait for each other, but never deadlock.
+No other transaction can change a row between the read and the write, because the transaction has locked the
+row (on SQLite, the whole database). Rows are locked in the order of their ids. Two transactions with the same
+jobs may therefore wait for each other, but never deadlock.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ from firelock_sql.rows.marks import HAS_CHILDREN, HAS_MEMOS, IS_MEMBER
 COMPACT_FROM = 2 * HISTORY_LIMIT
 """The number of history lines from which the stored history is rewritten without its middle.
 
-A read bounds it in any case.
+Reads leave out the middle of a long history in any case.
 """
 
-# The expression hides the session from the planner. Otherwise the planner expects that a session holds few
-# jobs, and reads all of them to find one.
+# `coalesce` keeps the planner from using the index of sessions. Otherwise the planner expects that a session
+# holds few jobs, and reads all of them to find one.
 IS_HELD = "id = :id AND state = 'processing' AND coalesce(session, '') = :session AND fence = :fence"
 
 # ---- columns ---------------------------------------------------------------------------------------------
 
 
 def list_text(values: Sequence[str]) -> str | None:
-    """Return strings as a column stores them: NULL for none."""
+    """Return the strings as JSON for a column; None if the sequence is empty."""
     return json.dumps(values, ensure_ascii=False) if values else None
 
 
 def read_list(text: str | None) -> tuple[str, ...]:
-    """Return the strings that `list_text` wrote."""
+    """Return the strings that `list_text` has written; an unreadable value counts as empty."""
     try:
         return tuple(map(str, json.loads(text))) if text else ()
     except (TypeError, ValueError):
@@ -78,13 +78,13 @@ def admission_in(text: str | None) -> Admission:
 
 
 def readable_admission(text: str) -> str:
-    """Return the stored admission of a job, if a server of this or a newer release can read it.
+    """Return the stored admission of a job unchanged, if a server of this or a newer release can read it.
 
     Raises:
-        StorageError: No release can read it; the job might be started without its limit.
+        StorageError: If the value is damaged; the job might otherwise start without its limits.
     """
     if read_admission(text).unread is not None and is_damaged(text):
-        raise StorageError("The limits of a job are not JSON.")
+        raise StorageError("The limits of a job must be JSON.")
     return text
 
 
@@ -97,7 +97,7 @@ def relations_in(text: str | None) -> Relations:
 
 
 def edges_text(parents: Sequence[Edge]) -> str | None:
-    """Return the edges of a job to its parents as a column stores them."""
+    """Return the edges of a job to its parents as JSON for a column; None if there are no edges."""
     relations = [[edge.parent_id, edge.on.value, *([1] if edge.carries else [])] for edge in parents]
     return json.dumps(relations) if relations else None
 
@@ -171,7 +171,7 @@ def _written_history(history: Iterable[HistoryEntry], stored: _Stored) -> str:
 
 # ---- reading ---------------------------------------------------------------------------------------------
 
-_OF_MARKS = "has_memos"  # the only field of a ClaimedJob without its own column
+_OF_MARKS = "has_memos"  # the only field of a ClaimedJob without a separate column
 CLAIMED = tuple(field.name for field in attrs.fields(ClaimedJob) if field.name != _OF_MARKS)
 """The columns of a claimed job, in the order of the fields of `ClaimedJob`; `tags` is still a string."""
 CLAIMED_COLUMNS = ", ".join(CLAIMED)
@@ -203,7 +203,7 @@ WHERE job_id = :id ORDER BY seq DESC LIMIT 20
 
 
 def claimed_job(row: Sequence[Any], marks: int) -> ClaimedJob:
-    """Return a row of the columns `CLAIMED` as the job that its session receives."""
+    """Return a row of the columns `CLAIMED` as a job for its session."""
     job = ClaimedJob(*row)
     job.tags, job.has_memos = read_list(row[_TAGS]), bool(marks & HAS_MEMOS)
     return job
@@ -251,7 +251,7 @@ def get_history(tx: Transaction, job_id: str) -> JobHistory:
 
 @attrs.define(eq=False)
 class JobRow(Standing):
-    """The changeable columns of a job, as they are in this transaction."""
+    """The columns of a job that change, as this transaction sees and changes them."""
 
     seq: int
     id: str
@@ -290,7 +290,7 @@ class JobRow(Standing):
 
     def __attrs_post_init__(self) -> None:
         self.state = read_state(self.state)
-        if self.is_plain_end:  # the present end becomes a line of history with the next change
+        if self.is_plain_end:  # the next change writes the current end as a line of history
             self.note(self.state, self.changed_at, None, of_attempt=True)
 
     @property
@@ -346,7 +346,7 @@ SELECT {", ".join(_READ)} FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDE
 KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
 _LOAD = Text(_LOOK)
 _LOAD_FREE, _LOAD_BRIEFLY = Text(f"{_LOOK} SKIP LOCKED"), Text(f"{_LOOK} NOWAIT")
-# Locks the jobs that are about to be settled, in the same order as everywhere.
+# Locks the jobs that are about to be settled, in the same order as all other statements.
 _LOCK = "SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE"
 LOCK, _LOCK_FREE = Text(_LOCK), Text(f"{_LOCK} SKIP LOCKED")
 _SAVE = Text(
@@ -358,10 +358,11 @@ _REWRITE = Text("UPDATE firelock_jobs SET history = :history, history_lines = :n
 
 
 def visible(tx: Transaction, ids: Iterable[str]) -> list[str]:
-    """Return the ids of the jobs that can be locked, in order, without those of other open transactions.
+    """Return the ids in order, without jobs that other transactions have inserted but not committed.
 
-    On MySQL a caller's transaction would wait for the end of the other one, which may be open in the same
-    thread. On other databases a locking query does not see uncommitted rows, so this needs no query.
+    On MySQL, a caller's transaction that locks such a job would wait for the other transaction, which may be
+    open in the same thread. On other databases, a locking query does not see uncommitted rows, so this
+    function does not run a query.
     """
     wanted = sorted(set(ids))
     if tx.newer is None or not wanted:
@@ -372,14 +373,14 @@ def visible(tx: Transaction, ids: Iterable[str]) -> list[str]:
 def load_rows(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -> dict[str, JobRow]:
     """Return the stored jobs by id, locked in order of id if the database locks rows.
 
-    Without patience, return only those that no other transaction has locked.
+    Unless `is_patient`, return only those that no other transaction has locked.
     """
     found = tx.all(_LOAD if is_patient else _LOAD_FREE, ids=list(ids))
     return {row.id: row for row in itertools.starmap(JobRow, found)}
 
 
 def load_briefly(tx: Transaction, ids: Iterable[str]) -> dict[str, JobRow]:
-    """Return the same as `load_rows` in a brief transaction, which fails if a row stays locked."""
+    """Do the same as `load_rows` in a brief transaction, which fails if a row stays locked."""
     return {row.id: row for row in itertools.starmap(JobRow, tx.all(_LOAD_BRIEFLY, ids=list(ids)))}
 
 
@@ -392,7 +393,7 @@ def lock_free(tx: Transaction, ids: Iterable[str]) -> set[str]:
 def stored_among(tx: Transaction, ids: Iterable[str]) -> set[str]:
     """Return the ids of the jobs that are stored.
 
-    Among jobs that could not be locked, these are the ones that other transactions have locked.
+    If a job could not be locked but is stored, another transaction has locked it.
     """
     wanted = sorted(set(ids))
     return {str(row[0]) for row in tx.all(KNOWN, ids=wanted)} if wanted else set()
@@ -418,7 +419,7 @@ def _saved(row: JobRow) -> dict[str, Any]:
 
 
 def add_duplicates(tx: Transaction, row: JobRow, number: int, at: int) -> None:
-    """Add a number of duplicate calls that have changed a waiting job to its history."""
+    """Add duplicate calls, which have changed a waiting job, to the job's history."""
     creation, lines = tx.one(_TEXT, seq=row.seq)
     stored: _Stored = {}
     history = _read_history(row.created_at, creation, lines, stored)
@@ -430,7 +431,7 @@ def add_duplicates(tx: Transaction, row: JobRow, number: int, at: int) -> None:
 
 
 def compact(tx: Transaction, row: JobRow) -> None:
-    """Rewrite the stored history without its middle; what is read from it stays the same."""
+    """Rewrite the stored history without its middle; reads return the same history as before."""
     row.history_lines = compact_history(tx, row.seq, row.created_at)
 
 

@@ -1,7 +1,7 @@
-"""The bits of a job's `marks`: what to check when the job ends.
+"""The bits of a job's `marks`, which determine the work to do when the job ends.
 
-Most jobs have no bit set. A plain end is written without reading the row if no other job waits for it; the
-end of a member is also counted in its batch. Memos make no difference to an end.
+Most jobs have no bit set. A plain end is written without reading the row if no other job waits for this job.
+The end of a member is also counted in its batch. Memos do not change how an end is stored.
 """
 
 from __future__ import annotations

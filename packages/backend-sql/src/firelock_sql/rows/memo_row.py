@@ -1,4 +1,4 @@
-"""The memos of a job as rows; a transaction that changes them must have locked the job."""
+"""The memos of a job as rows. A transaction must lock the job before it changes memos."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MemoTotal:
 
     count: int
     size: int  # of the values, in bytes of UTF-8
-    last: int  # the largest place, -1 for none
+    last: int  # the largest place; -1 if there are no memos
 
 
 def memo_of(row: Sequence[Any]) -> Memo:
@@ -54,7 +54,7 @@ def read_memo(tx: Transaction, job_id: str, kind: str, name: str) -> Memo | None
     of = {"id": job_id, "kind": str(kind), "name": name}
     found = tx.all_known(_ONE, **of)
     if len(found) and tx.newer is not None:
-        # the memo exists, so this does not lock the gap in which others could insert
+        # the memo exists, so this query does not lock a gap into which others could insert
         found = tx.all_now(_ONE, **of)
     return memo_of(found[0]) if found else None
 
@@ -81,7 +81,7 @@ def put_memo(tx: Transaction, row: JobRow, memo: Memo, *, is_new: bool) -> None:
 
 
 def forget_memos(tx: Transaction, row: JobRow, since: Memo) -> None:
-    """Delete this memo and all that were recorded after it."""
+    """Delete this memo and all memos that were recorded after it."""
     tx.run(_FORGET, id=row.id, place=since.place)
     if row.marks & HAS_MEMOS and not memo_total(tx, row.id).count:
         tx.run(_UNMARK, seq=row.seq)

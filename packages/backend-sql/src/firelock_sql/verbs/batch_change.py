@@ -1,4 +1,4 @@
-"""Changes by operators to a batch and its members, and the effect of a requeue on the batches around."""
+"""Changes by operators to a batch and its members, and the effect of a requeue on the surrounding batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
 
 
 def cancel_batch(tx: Transaction, row: JobRow, batch: BatchRow, reason: str | None, at: int) -> None:
-    """Cancel the batch permanently: it is no longer held, and is open until no member runs or waits."""
+    """Cancel the batch permanently; it is no longer held, and ends as soon as no member runs or waits."""
     row.move(
         tx, State.AWAITING, reason=reason, changed_at=at, due_at=None, ended_at=None, expires_at=None
     )  # fmt: skip
@@ -50,7 +50,7 @@ def _may_let_run(transition: Transition) -> bool:
 
 
 def lets_run(row: JobRow, transition: Transition) -> bool:
-    """Return whether an operator restarts a job with relations that had ended or waited."""
+    """Return whether an operator restarts an ended or waiting job that has relations to other jobs."""
     if row.relations_json is None or not _may_let_run(transition):
         return False
     return transition.to is State.ENQUEUED or row.is_final
@@ -58,7 +58,7 @@ def lets_run(row: JobRow, transition: Transition) -> bool:
 
 @attrs.define
 class BatchesAround:
-    """The batches around some jobs, locked."""
+    """The locked batches around some jobs."""
 
     relations: dict[str, Relations] = attrs.field(factory=dict)  # of the jobs and of the batches, by id
     batches: dict[str, BatchRow] = attrs.field(factory=dict)
@@ -72,7 +72,7 @@ class BatchesAround:
         return found
 
     def calm(self, tx: Transaction, job_id: str) -> None:
-        """Let failures so far no longer stop the batches around a job that runs again."""
+        """Reset the batches around a job that runs again, so that earlier failures no longer stop them."""
         for batch in self.of(job_id):
             rules = self.relations[batch.id].batch
             if rules is not None and rules.fails_fast:

@@ -1,7 +1,7 @@
 """Batches: their counts, and the work of `release` on batches whose counts have changed.
 
-A batch is decided by all counts that are known under its lock. Its members are moved some at a time in their
-listed order, also under that lock.
+A transaction locks the batch, then decides its state by all counts that are known under the lock. It also
+holds the lock while it moves members, a limited number at a time, in their listed order.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _release_batch(tx: Transaction, id: str, room: int) -> int:
 
 
 def _plan_walk(row: JobRow, batch: BatchRow) -> None:
-    """Choose the pass over the members from the present flags; a sweep that has left members starts again."""
+    """Choose the pass over the members by the current flags; a sweep with remaining members starts again."""
     if row.is_final:
         batch.is_shut, batch.is_stopping, batch.walk = 0, 0, None
     elif batch.is_cancelled or batch.is_stopping:
@@ -149,7 +149,7 @@ def _plan_walk(row: JobRow, batch: BatchRow) -> None:
 
 
 def _end_or_reopen(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRules, state: State) -> None:
-    """End or reopen the batch; a batch that ends in another state than before was open in between."""
+    """End or reopen the batch; to change the state in which it ended, reopen it first."""
     reason = row.reason if state is State.DELETED else None
     if row.is_final:
         opened = Moved.REOPENED.value
@@ -170,7 +170,7 @@ def _end_or_reopen(tx: Transaction, row: JobRow, batch: BatchRow, rules: BatchRu
 def _walk_members(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int) -> int:
     """Sweep the next members of an open batch, or let them start; return the number checked.
 
-    A locked member is not waited for: the next pass continues with it.
+    Stop at the first locked member; the next pass continues with it.
     """
     found = tx.all(_NEXT_MEMBERS, batch=batch.id, at=batch.walked_at, id=batch.walked_id, most=room)
     movable = _UNENDED if batch.walk == SWEEP else {State.AWAITING}
@@ -191,7 +191,7 @@ def _walk_members(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int
 
 
 def _lock_free(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Lock the jobs that no other transaction has locked, batches with their own rows; return the ids."""
+    """Lock the jobs that are not locked, including the rows of batches among them; return their ids."""
     if not tx.adds_deltas or not ids:
         return set(ids)
     free = {str(id): bool(is_batch) for id, is_batch in tx.all(_FREE_JOBS, ids=sorted(ids))}
@@ -267,7 +267,7 @@ _UNLIST = Text(
 def time_out(tx: Transaction, ids: Sequence[str]) -> int:
     """Resume jobs whose wait has timed out; cancel batches whose hold has expired.
 
-    A batch to which another transaction adds members is skipped. Return the number of all others.
+    Skip batches to which another transaction adds members. Return the number of handled jobs and batches.
     """
     rows = {id: row for id, row in load_rows(tx, ids).items() if row.state is State.AWAITING}
     counts = MemberCounts(tx, rows.values())
@@ -300,9 +300,9 @@ def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, 
 
 
 def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Return the expired jobs that must stay with jobs to which they belong, and store until when.
+    """Return the expired jobs that must be kept because related jobs are kept, and store until when.
 
-    Jobs that another transaction has locked are returned, too.
+    The result includes jobs that another transaction has locked.
     """
     rows = load_rows(tx, ids, is_patient=False)
     until: dict[str, int] = {}
@@ -327,7 +327,7 @@ def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
     changed = {id for id, batch in batches.items() if batch.is_changed}
     if tx.adds_deltas and batches:
         changed |= {row[0] for row in tx.all(_TOLD_AMONG, ids=sorted(batches))}
-    # The unfolded counts may reopen such a batch.
+    # The unfolded counts may reopen a batch in `changed`.
     return {*kept, *changed, *(id for id in ids if id not in rows)}
 
 
@@ -342,7 +342,7 @@ def delete_waiting(tx: Transaction, id: str) -> int:
 
 
 def forget_relations(tx: Transaction, gone: Sequence[tuple[str, int, Relations]]) -> None:
-    """Remove pruned jobs from the lists of members; delete the rows of those that were batches."""
+    """Remove pruned jobs from the lists of members; delete the rows of pruned batches."""
     tx.run_many(
         _UNLIST,
         [

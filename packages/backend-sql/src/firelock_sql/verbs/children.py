@@ -1,8 +1,8 @@
 """Children: jobs that wait for the end of another job, their parent.
 
-A child is a continuation, or a suspended job. When a parent with the mark `HAS_CHILDREN` ends,
-`follow_parents` puts it on the releasing list. `release` then decides a limited number of its children at a
-time. Before a parent is pruned, `delete_children` deletes the children that still wait for it.
+A child is a continuation or a suspended job. When a parent with the mark `HAS_CHILDREN` ends,
+`follow_parents` puts it on the releasing list. Each call of `release` then handles a limited number of its
+children. Before a parent is pruned, `delete_children` deletes the children that still wait for it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ UPDATE firelock_jobs SET marks = marks - 1 WHERE id IN :ids AND (marks & 1) = 1
 
 
 def kept_until(at: int, ended_at: int | None, expires_at: int | None) -> int | None:
-    """Return when a child that ends at `at` may be pruned: it is kept as long as its parent."""
+    """Return when a child that ends at `at` may be pruned; it is kept for the same duration as its parent."""
     return None if ended_at is None or expires_at is None else at + expires_at - ended_at
 
 
@@ -83,7 +83,7 @@ def decide_all_of(tx: Transaction, ids: Sequence[str]) -> None:
 
 
 def follow_parents(tx: Transaction, parents: Iterable[JobRow]) -> set[str]:
-    """Update the releasing list: add parents that ended while children wait, and remove the others.
+    """Update the releasing list: add ended parents with waiting children, and remove the others.
 
     Return the ids of the parents on the list.
     """
@@ -110,14 +110,14 @@ class Release:
 
 
 def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ()) -> Release:
-    """See `Storage.release`; one transaction, at most `limit` children.
+    """Release at most `limit` children in one transaction: see `Storage.release`.
 
     Args:
         tx: the transaction.
         limit: the maximum number of children to check.
-        awaited: jobs that were locked a moment ago; the transaction waits for them as long as for any lock.
+        awaited: jobs that were locked a moment ago; instead of skipping them, wait for their locks.
     """
-    done, passed = Release(), ""  # parents up to this one are left for another call
+    done, passed = Release(), ""  # this call does not read parents up to `passed` again
     first = {"passed": passed, "most": _PARENTS_AT_ONCE}
     skipped, listed = tx.each([(_SKIPPED, {"most": limit}), (_TAKE_NEXT, first)])
     if skipped:
@@ -132,7 +132,7 @@ def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ())
 def _release_skipped(
     tx: Transaction, done: Release, found: Sequence[Sequence[Any]], awaited: Collection[str]
 ) -> None:
-    """Move the children that were skipped because of locks, if these have been released."""
+    """Move the children that were skipped because they were locked, if they no longer are."""
     children = {child for _, _, child, _ in found if child is not None}
     free = lock_free(tx, children.difference(awaited)).union(children.intersection(awaited))
     locked = stored_among(tx, children - free)
@@ -168,9 +168,9 @@ def _release_parents(
     limit: int,
     awaited: Collection[str],
 ) -> str | None:
-    """Move children of the first parents together, and store on the list how far that got.
+    """Move children of the first parents together, and store the progress on the list.
 
-    Return the last parent that has no more children or is locked.
+    Return the last parent that is finished or locked; None if there is none.
     """
     room = limit - done.looked_at
     after = int(listed[0][1] or 0)
@@ -214,10 +214,10 @@ def _load_free(tx: Transaction, ids: Iterable[str], awaited: Collection[str]) ->
 def _decide_edges(
     tx: Transaction, edges: Mapping[str, Edges], rows: Mapping[str, JobRow], done: Release
 ) -> dict[str, list[int]]:
-    """Decide each edge of an ended parent, or store in the child why it still waits.
+    """Decide each edge of an ended parent, or store in the child the reason why it still waits.
 
-    A child moves with its last edge. Return, by parent, the edges whose children other transactions have
-    locked.
+    A child moves when its last edge is decided. Return, by parent, the edges whose children other
+    transactions have locked.
     """
     ended = {id: some for id, some in edges.items() if rows[id].is_final}
     wanted = {child for some in ended.values() for _, child, _ in some}
@@ -253,10 +253,10 @@ def _decide_edges(
 def _locked_among(
     tx: Transaction, wanted: Collection[str], rows: Mapping[str, JobRow]
 ) -> tuple[set[str], dict[str, BatchRow], set[str]]:
-    """Return the children that cannot be moved now, because they or a batch that they need is locked.
+    """Return the children that cannot be moved now, because they or their batch are locked.
 
-    Also return the rows of the children that are batches, and the batches around children that have not
-    opened.
+    Also return the rows of the children that are batches, and the unopened batches that have children as
+    members.
     """
     locked = stored_among(tx, set(wanted).difference(rows)) if len(rows) < len(wanted) else set()
     awaiting = [row for row in rows.values() if row.state == State.AWAITING]
@@ -270,11 +270,11 @@ def _locked_among(
 
 @attrs.define
 class _Moves:
-    """The results for children that wait."""
+    """The decisions about waiting children."""
 
     children: Mapping[str, JobRow]
     batches: Mapping[str, BatchRow]  # children that are batches
-    shut: Collection[str] = ()  # batches that have not opened, whose members therefore keep waiting
+    shut: Collection[str] = ()  # unopened batches, whose members therefore keep waiting
     deleted: dict[str, tuple[JobRow, str]] = attrs.field(factory=dict)  # the parent, and the reason
     satisfied: dict[str, str] = attrs.field(factory=dict)  # the reason
 
@@ -325,7 +325,7 @@ def resume(tx: Transaction, row: JobRow, reason: str) -> None:
 
 
 def keep_waiting(row: JobRow, reason: str, at: int) -> None:
-    """Let the job keep waiting, for another reason."""
+    """Let the job continue to wait, for another reason."""
     row.change({"reason": reason, "changed_at": at})
     row.note(State.AWAITING, at, reason)
 
@@ -333,7 +333,7 @@ def keep_waiting(row: JobRow, reason: str, at: int) -> None:
 def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
     """Delete up to `limit` children that wait for a job which is about to be pruned; return the number.
 
-    Children that other transactions have locked are left, and so the job is left too.
+    Children that other transactions have locked stay, and therefore the job stays too.
     """
     found = tx.all(_OPEN_EDGES, ids=[parent_id], looked_at=0, most=limit)
     if not found:
@@ -363,9 +363,9 @@ def _delete_free(
 
 
 def delete_with(tx: Transaction, owner: JobRow, ids: Sequence[str], reason: str) -> int:
-    """Delete jobs that wait, and keep them after their end as long as their owner after its own.
+    """Delete waiting jobs, and keep their rows for the same time after their end as the owner after its end.
 
-    Jobs that other transactions have locked are left. Return the number of all others.
+    Jobs that other transactions have locked are skipped. Return the number of all others.
     """
     rows = load_rows(tx, ids, is_patient=False)
     counts = MemberCounts(tx, rows.values())

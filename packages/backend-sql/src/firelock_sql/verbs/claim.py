@@ -1,4 +1,4 @@
-"""`claim`: which queues are read, how they share the limit, and how rows are assigned to a session."""
+"""`claim`: the choice of queues, their shares of the limit, and the assignment of rows to a session."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _IS_IN_LANES = Text(f"""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue LIMIT 1
 """)  # noqa: S608 - our own condition
 
-# If tasks are left out, candidates are read without locks first. Then the selected ones are locked.
+# If a claim leaves out tasks, it first reads candidates without locks, and then locks the selected ones.
 _NEAR = Text("""
 SELECT seq, task FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
@@ -85,11 +85,11 @@ ReadyRow = Sequence[Any]  # of the columns `CLAIMABLE`, without `held_by` for a 
 _ID, _QUEUE, _PRIORITY, _TAGS = map(CLAIMABLE.index, ("id", "queue", "priority", "tags"))
 PLACE_SEQ, PLACE_MARKS = map(CLAIMABLE.index, ("seq", "marks"))
 TakeReady = Callable[[str, int], Sequence[ReadyRow]]
-"""A function of a queue and a limit that returns the first claimable rows in no lane, locked."""
+"""A function of a queue and a limit that locks and returns the first claimable rows that are in no lane."""
 
 
 class QueueTurns:
-    """The order of queues for claims that name none; each process starts at a random queue."""
+    """The order of queues for claims that do not name queues; each process starts at a random queue."""
 
     def __init__(self) -> None:
         self._served = random.choice("0abcdefghijklmnopqrstuvwxyz")  # noqa: S311 - not a secret
@@ -152,15 +152,15 @@ def next_due_at(tx: Transaction, due_from: int = EARLIEST) -> int | None:
 
     Args:
         tx: the transaction.
-        due_from: ignore jobs that are due before: see `DueFloor`.
+        due_from: ignore jobs that are due before this time: see `DueFloor`.
     """
     return earlier(first_due(tx, due_from), next_firing(tx))
 
 
 def next_due_beside(tx: Transaction, locked_until: int, due_from: int = EARLIEST) -> int | None:
-    """Return the same as `next_due_at`, but count due jobs as due at `locked_until`.
+    """Return the same as `next_due_at`, but treat jobs that are already due as due at `locked_until`.
 
-    The due jobs that are left are locked by other transactions.
+    Call this after `promote`, when other transactions have locked the remaining due jobs.
     """
     first = first_due(tx, due_from)
     if first is not None and first <= tx.now:
@@ -182,12 +182,12 @@ def next_firing(tx: Transaction) -> int | None:
 
 
 def earlier(*instants: int | None) -> int | None:
-    """Return the earliest of these times; None if there is none."""
+    """Return the earliest of these times; None if all are None."""
     return min((one for one in instants if one is not None), default=None)
 
 
 def has_ready(tx: Transaction, request: ClaimRequest, *, has_lanes: bool) -> bool:
-    """Return whether a claim may find work; keys, and tasks of jobs in lanes, are not checked."""
+    """Return whether a claim may find work; this does not check limit keys, or the tasks of jobs in lanes."""
     names = _open_queues(tx, request.queues, has_lanes=has_lanes)
     near = NearRows(tx, request.left_out, len(names)) if request.left_out else None
     return any(
@@ -198,7 +198,7 @@ def has_ready(tx: Transaction, request: ClaimRequest, *, has_lanes: bool) -> boo
 
 
 class NearRows:
-    """The rows without limits for a claim that leaves out tasks."""
+    """The claimable rows in no lane for a claim that leaves out tasks."""
 
     def __init__(self, tx: Transaction, left_out: Collection[str], queues: int) -> None:
         self._tx, self._left_out = tx, left_out
@@ -213,7 +213,7 @@ class NearRows:
         return self._numbers[queue]
 
     def take(self, queue: str, limit: int) -> list[ReadyRow]:
-        """Return the first rows of a queue, locked for this transaction."""
+        """Lock and return the first rows of a queue."""
         numbers = self.numbers(queue)
         rows: list[ReadyRow] = []
         while len(rows) < limit and numbers:
@@ -224,7 +224,7 @@ class NearRows:
 
 
 def ready_rows(tx: Transaction, request: ClaimRequest, turns: QueueTurns) -> list[ReadyRow]:
-    """Return the rows to claim if no job waits in a lane, in the order to run them."""
+    """Return the rows to claim, in the order in which to run them; no job may wait in a lane."""
     queues, limit = request.queues, request.limit
     names = _open_queues(tx, queues, has_lanes=False)
     take = taking(tx, request, len(names))
@@ -245,9 +245,9 @@ def _open_queues(tx: Transaction, queues: Sequence[str] | None, *, has_lanes: bo
 
 
 def _queues_with_work(tx: Transaction, *, has_lanes: bool) -> list[str]:
-    """Return every queue with enqueued jobs, including those of this transaction.
+    """Return every queue with enqueued jobs, including jobs that this transaction has enqueued.
 
-    Its own counts are not in the table yet, because they are written at its end.
+    The table does not contain the transaction's own counts yet, because they are written at its end.
     """
     if tx.adds_deltas:
         names = queues_along_the_ready(tx)
@@ -258,7 +258,7 @@ def _queues_with_work(tx: Transaction, *, has_lanes: bool) -> list[str]:
 
 
 def queues_along_the_ready(tx: Transaction) -> list[str]:
-    """Return every queue with ready jobs, with one short step along their index per queue."""
+    """Return every queue with ready jobs, using one index lookup per queue."""
     names: list[str] = []
     while found := tx.one(NEXT_WITH_WORK, former=names[-1] if names else ""):
         names.append(str(found[0]))
@@ -266,24 +266,24 @@ def queues_along_the_ready(tx: Transaction) -> list[str]:
 
 
 def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
-    """Return the first rows of one queue, locked for this transaction."""
+    """Lock and return the first rows of one queue."""
     return tx.all(READY, queue=queue, most=limit)
 
 
 def taking(tx: Transaction, request: ClaimRequest, queues: int) -> TakeReady:
-    """Return the function with which a claim of this many queues takes rows that are in no lane."""
+    """Return the function that locks and returns rows in no lane, for a claim of this many queues."""
     if request.left_out:
         return NearRows(tx, request.left_out, queues).take
     return partial(ready_of, tx)
 
 
 def rows_in_turn(names: Sequence[str], limit: int, turns: QueueTurns, ready: TakeReady) -> list[ReadyRow]:
-    """Return an equal share of rows from each queue, if none has lanes."""
+    """Return an equal share of rows from each queue; no queue may have lanes."""
     given: dict[str, set[str]] = {name: set() for name in names}
 
     def take(queue: str, room: int) -> list[ReadyRow]:
         known = given[queue]
-        found = ready(queue, len(known) + room)  # rows before the returned ones may have been unlocked since
+        found = ready(queue, len(known) + room)  # earlier rows may have been unlocked in the meantime
         rows = [row for row in found if row[_ID] not in known][:room]
         known.update(row[_ID] for row in rows)
         return rows
@@ -292,7 +292,7 @@ def rows_in_turn(names: Sequence[str], limit: int, turns: QueueTurns, ready: Tak
 
 
 class MixedClaim:
-    """A claim while jobs wait in lanes: each queue gives half from its lanes, the rest without limits."""
+    """A claim while jobs wait in lanes; up to half of a queue's share comes from its lanes."""
 
     def __init__(self, tx: Transaction, lanes: SqlLanes, cursors: LaneCursors, request: ClaimRequest) -> None:
         self._tx, self._lanes, self._cursors, self._request = tx, lanes, cursors, request
@@ -310,11 +310,11 @@ class MixedClaim:
 
     @property
     def look_again_at(self) -> int | None:
-        """The time when a rate next admits a job, or now if some lanes were not examined."""
+        """The next time at which a rate admits a job, or the current time if some lanes were not examined."""
         return self._keyed.look_again_at
 
     def rows(self, turns: QueueTurns) -> list[ReadyRow]:
-        """Return the rows to claim, in the order to run them, and store the changes of their keys."""
+        """Return the rows to claim, in the order in which to run them; store the changes of their keys."""
         names, queues, limit = self._names, self._request.queues, self._request.limit
         rows: list[ReadyRow] = []
         if queues is None and len(names) > 1:
@@ -333,7 +333,7 @@ class MixedClaim:
 
     def _take(self, queue: str, room: int) -> list[ReadyRow]:
         given = self._given.setdefault(queue, set())
-        # Rows before those that were returned may have been unlocked since.
+        # Rows before the returned ones may have been unlocked in the meantime.
         plain = [row for row in self.plain_rows(queue, len(given) + room) if row[_ID] not in given][:room]
         keyed = self.keyed_rows(queue, keyed_room(self._cursors, room, len(plain)))
         del plain[room - len(keyed) :]
@@ -367,7 +367,7 @@ WHERE seq IN :seqs
 
 @attrs.frozen
 class ReadyRows:
-    """The rows that a session may claim, locked."""
+    """The locked rows that a session may claim."""
 
     server: str | None  # of the session; None if it is dead or unknown
     rows: Sequence[Any]
@@ -377,7 +377,7 @@ class ReadyRows:
 
 @attrs.frozen
 class TakenRows:
-    """The result of a claim, with the rows as they were before."""
+    """The result of a claim, with the previous contents of the rows."""
 
     claim: Claim
     rows: Sequence[Any]
@@ -403,7 +403,7 @@ def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> Taken
 
 
 def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:
-    """Return the rows as jobs, and the ids of unreadable rows, because a SQLite column can hold any value."""
+    """Return the rows as jobs, and the ids of unreadable rows; a SQLite column can contain any value."""
     try:
         return [started_job(row, now) for row in rows], []
     except (TypeError, ValueError, StorageError):
@@ -415,13 +415,13 @@ def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[s
 
 def _quarantine(id: str, now: int) -> Transition:
     """Return the transition for a job with an unreadable row: failed, and kept until a person deletes it."""
-    error = ErrorInfo("firelock.StorageError", "a column holds what nobody wrote there", "unreadable row")
+    error = ErrorInfo("firelock.StorageError", "a column contains an invalid value", "unreadable row")
     reason = f"the stored row cannot be read: {error.message}"
     return Transition(id, frozenset({State.ENQUEUED}), None, None, State.FAILED, now, reason, error=error)
 
 
 def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
-    """Return a waiting row as the job that its session receives after the claim."""
+    """Return an unclaimed row as the claimed job for its session."""
     job = ClaimedJob(*row[:PLACE_SEQ])
     job.attempt += 1  # an addition is also the cheapest check that the value is a number
     job.fence += 1

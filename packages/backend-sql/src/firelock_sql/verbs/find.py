@@ -1,8 +1,9 @@
 """Queries over all jobs: pages in order of time, and counts.
 
-A page without a state is merged from the parts of one index, one part per queue and task. Every other page is
-read along one index, up to a maximum number of jobs. One statement lists the parts with the time of each
-part's first job. Only the parts whose jobs can be on the page are read, several in one round trip.
+A page without a state filter is merged from the parts of one index, one part per queue and task. One
+statement lists the parts with the time of each part's first job. Then only the parts whose jobs can be on the
+page are read, several in one round trip. Every other page is read along one index, up to a maximum number of
+jobs.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ from firelock_sql.rows.job_row import get_jobs, read_state
 
 SCANNED = 20_000
 RARE = 5_000
-"""If at most this many jobs meet a condition, they are looked up and sorted."""
+"""If at most this many jobs meet a condition, they are all read and sorted."""
 
 _CHUNK = 2_000
 _SMALLEST_CHUNK = 8
-_HOPEFUL = 8  # rows to read first per wanted row, if each has to be tested
+_HOPEFUL = 8  # rows in the first read per wanted row, if each row must be tested
 _RETRYING = "state = 'scheduled' AND retries > 0 AND waits_for IS NULL"
 _LAST_CHARACTER = "\U0010ffff"
 
 _Found = tuple[int, str, int]
 """Time and id of a job, and whether it meets all conditions."""
 
-# All conditions of a filter except the time window; parameters are named after the field.
+# All conditions of a filter except the time window; each parameter is named after its field.
 _CONDITIONS = {
     "state": "state = :state",
     "task": "task = :task",
@@ -55,11 +56,11 @@ _CONDITIONS = {
     "tag": "id IN (SELECT job_id FROM firelock_job_tags WHERE tag = :tag)",
     "batch_id": "id IN (SELECT job_id FROM firelock_members WHERE batch_id = :batch_id)",
     "parent_id": "id IN (SELECT child_id FROM firelock_edges WHERE parent_id = :parent_id AND is_wait = 0)",
-    # always true for them, but some indexes do not contain the state
+    # the due time of retrying jobs is never NULL, but some indexes do not contain the state
     "retrying": f"{_RETRYING} AND due_at IS NOT NULL",
     "not_retrying": f"NOT ({_RETRYING})",
 }
-# The same conditions for a test of single jobs, which reads one row instead of all jobs with the tag.
+# The same conditions for testing single jobs; they read one row instead of all jobs with the tag.
 _TESTS = {
     **_CONDITIONS,
     "tag": "EXISTS (SELECT 1 FROM firelock_job_tags AS tagged WHERE tagged.tag = :tag"
@@ -67,7 +68,7 @@ _TESTS = {
     "batch_id": "EXISTS (SELECT 1 FROM firelock_members AS listed WHERE listed.batch_id = :batch_id"
     " AND listed.created_at = firelock_jobs.created_at AND listed.job_id = firelock_jobs.id)",
 }
-# Conditions that may be rare, usually the rarest first, and the index that finds their jobs.
+# Conditions that few jobs may meet, usually the rarest first, and the index that finds these jobs.
 _RARE_INDEXES: dict[str, str | None] = {
     "parent_id": None,
     "tag": None,
@@ -77,9 +78,9 @@ _RARE_INDEXES: dict[str, str | None] = {
     "retrying": "retrying",
     "id_prefix": None,
 }
-# Conditions whose jobs are listed in a separate table, in order of creation.
+# Conditions for which a separate table lists the jobs in order of creation.
 _LISTS = {"tag": "firelock_job_tags", "batch_id": "firelock_members"}
-# Additional conditions that the rows of an index meet.
+# Additional conditions that all rows of an index meet.
 _ALONG = {
     "by_task": ("queue = :part_queue", "task = :part_task"),
     "listed": ("state <> 'processing'",),
@@ -100,7 +101,7 @@ class _Walk:
     has_since: bool
     has_until: bool
     has_cursor: bool
-    is_of_queues: bool = False  # along "by_task": for the listed or named queues instead of a single part
+    is_of_queues: bool = False  # along "by_task": the listed or named queues instead of a single part
 
 
 @attrs.frozen
@@ -257,7 +258,7 @@ def _read_filter(where: JobFilter) -> tuple[frozenset[str], dict[str, Value]]:
 
 
 def _rows(tx: Transaction, query: _Query) -> tuple[Iterator[_Found], int | None]:
-    """Return rows in the order of the page, and the maximum number of rows to read, if there is one."""
+    """Return rows in the order of the page, and the maximum number of rows to read; None: no maximum."""
     everything = query.conditions
     if query.state is State.PROCESSING:
         return _along(tx, query, query.walk("holder", everything)), None
@@ -302,7 +303,7 @@ def _count_up_to(name: str, index: str | None) -> Text:
 
 @attrs.define(eq=False)
 class _Part:
-    """The jobs of one queue and task, some of which have been read."""
+    """The jobs of one queue and task, of which some have been read."""
 
     queue: str
     task: str
@@ -318,11 +319,11 @@ _PartRow = tuple[_Found, _Part]
 def _merged(tx: Transaction, query: _Query, walk: _Walk) -> Iterator[_Found]:
     """Yield the rows of all parts in the order of the page.
 
-    Rows are yielded as soon as no part can contain an earlier one. This includes the rest of the parts that
-    were opened, and the parts that have not been opened yet.
+    A row is yielded as soon as no earlier row can follow, either from the rest of an opened part or from a
+    part that has not been opened yet.
     """
     waiting = deque(_list_parts(tx, query, walk))
-    batch = query.limit + 1  # a page cannot have rows of more parts
+    batch = query.limit + 1  # a page cannot contain rows from more parts
     chunk = max(_SMALLEST_CHUNK, 2 * batch // max(1, min(len(waiting), batch)))
     chunk = min(chunk, batch * (_HOPEFUL if walk.tested else 1))
     opened: list[_Part] = []  # parts that may have more rows
@@ -353,13 +354,13 @@ def _is_behind(query: _Query, time: int, place: rules.Place | None) -> bool:
 
 
 def _order(place: rules.Place) -> tuple[bool, int, str, str]:
-    """Return a sort key with the database's order; a damaged time is a string and comes after all others."""
+    """Return a sort key with the database's order; a damaged time is a string and comes after all numbers."""
     time, id = place
     return (False, time, "", id) if isinstance(time, int) else (True, 0, str(time), id)
 
 
 def _nearest_end(query: _Query, opened: Sequence[_Part]) -> rules.Place | None:
-    """Return the first position after which there may be rows that have not been read."""
+    """Return the first position after which unread rows may exist; None if all parts were read."""
     ends = (part.last for part in opened if part.last is not None)
     return (min if query.is_oldest_first else max)(ends, key=_order, default=None)
 
@@ -367,7 +368,7 @@ def _nearest_end(query: _Query, opened: Sequence[_Part]) -> rules.Place | None:
 def _count_ready(
     query: _Query, rows: Sequence[_PartRow], opened: Sequence[_Part], first_waiting: int | None
 ) -> int:
-    """Return the number of rows that come before all rows that have not been read."""
+    """Return the number of rows that come before all unread rows."""
     end = _nearest_end(query, opened)
     for number, ((time, id, _), _) in enumerate(rows):
         mine, nearest = _order((time, id)), None if end is None else _order(end)
@@ -379,7 +380,7 @@ def _count_ready(
 
 
 def _read_parts(tx: Transaction, query: _Query, walk: _Walk, parts: Sequence[_Part]) -> Iterator[_PartRow]:
-    """Read the next rows of some parts, in one round trip if the driver can."""
+    """Read the next rows of some parts, in one round trip if the driver supports it."""
     asked = []
     for part in parts:
         values = {**query.parameters, "part_queue": part.queue, "part_task": part.task, "most": part.most}
@@ -420,10 +421,10 @@ def _queues_of(tx: Transaction) -> list[str]:
     return [row[0] for row in tx.all(statement) if isinstance(row[0], str)]
 
 
-# MySQL and MariaDB skip from group to group of an index, but limit recursive queries to 1,000 rows.
+# MySQL and MariaDB can skip from group to group of an index, but limit recursive queries to 1,000 rows.
 _GROUPING = frozenset({"mysql", "mariadb"})
 _BY_TASK = "firelock_jobs INDEXED BY firelock_by_task"
-# One short step along the index for each queue, and for each task of a queue.
+# One index lookup for each queue, and for each task of a queue.
 _TURN = f"""turn (queue) AS (
     SELECT queue FROM (SELECT queue FROM {_BY_TASK} ORDER BY queue LIMIT 1) AS first
     UNION ALL
@@ -476,7 +477,7 @@ def _size(walk: _Walk, dialect: str) -> Text:
     jobs = f"SELECT 1 FROM {_BY_TASK} WHERE {' AND '.join(conditions)}"  # noqa: S608 - ours
     if "queue" in walk.led_by:
         jobs += " ORDER BY created_at" if "task" in walk.led_by else " ORDER BY task, created_at"
-    elif dialect == "postgresql":  # otherwise it may read all such jobs, or all jobs, for a bitmap
+    elif dialect == "postgresql":  # otherwise the planner may use a bitmap, and read all jobs for it
         jobs = f"""
             SELECT 1 FROM unnest(:ids::text[]) AS named (queue), LATERAL (
                 SELECT 1 FROM {_BY_TASK} WHERE queue = named.queue AND task = :task
@@ -492,7 +493,7 @@ def _along(
     walk: _Walk,
     more: Mapping[str, Parameter] | None = None,
 ) -> Iterator[_Found]:
-    """Yield the rows of one scan, fetched some at a time."""
+    """Yield the rows of one scan, which are fetched in chunks."""
     parameters = {**query.parameters, **(more or {})}
     most = min(_CHUNK, (query.limit + 1) * (_HOPEFUL if walk.tested else 1))
     place = query.place
@@ -512,7 +513,7 @@ def _along(
 def _statement(walk: _Walk) -> Text:
     tests = [_TESTS[name] for name in sorted(walk.tested)]
     if walk.index in _LISTS:
-        # The table lists the jobs of a tag or a batch in the order of creation; each is tested by its id.
+        # The table lists the jobs of a tag or a batch in order of creation; each job is found by its id.
         time, id, source = "created_at", "job_id", _LISTS[walk.index]
         conditions = [f"{walk.index} = :{walk.index}"]
         if tests:
@@ -541,9 +542,9 @@ def _along_conditions(walk: _Walk, names: Sequence[str]) -> list[str]:
 
 
 def _window(walk: _Walk, time: str, id: str | None) -> Iterator[str]:
-    """Yield the conditions of the time window and the cursor; an index scan can start at their bound.
+    """Yield the conditions of the time window and the cursor, at whose bounds an index scan can start.
 
-    Without an id column, the rows with the cursor's own time are included.
+    If `id` is None, rows with the same time as the cursor are included.
     """
     if walk.has_since:
         yield f"{time} >= :since"

@@ -1,4 +1,4 @@
-"""`insert`: stores jobs with the rows that belong to them, and decides by their parents how they begin."""
+"""`insert`: stores jobs and their related rows; the parents of a job determine its initial state."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ _INSERT = insert_into(
     "firelock_jobs", *_AS_GIVEN, "due_at", "marks", "held_by", "state", "enqueued_at", "changed_at",
     "ended_at", "expires_at", "reason", "tags", "parents", "creation",
 )  # fmt: skip
-_asked = attrgetter(
+_needs = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
     "meta_json", "parents",
 )  # fmt: skip
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+_NO_NEEDS = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 _TIMED = frozenset({State.AWAITING, State.SCHEDULED})
 _TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")
 _EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided", "carries")
@@ -63,7 +63,7 @@ SELECT id, state, ended_at, expires_at FROM firelock_jobs INDEXED BY id
 WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE
 """)
 _STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
-# Searches from the latest due time backwards, because jobs that were due earlier may have left many index
+# Searches backwards from the latest due time, because jobs that were due earlier may have left many index
 # entries: see `DueFloor`.
 _IS_DUE_BEFORE = Text("""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_due
@@ -73,7 +73,7 @@ WHERE due_at IS NOT NULL AND due_at >= :due_from AND due_at <= :due_at ORDER BY 
 
 @attrs.define
 class _Start:
-    """How a job begins, with the facts that its children need."""
+    """The initial state of a job, with the facts that its children need."""
 
     state: State
     reason: str | None
@@ -82,18 +82,18 @@ class _Start:
     open_edges: list[Edge] = attrs.field(factory=list)
     due_at: int | None = None
     batch: BatchRow | None = None  # of the job itself, if it is a batch
-    is_stored: bool = False  # before this call
+    is_stored: bool = False  # the job was stored before this call
 
 
-def asks_only_limits(job: NewJob, *, but_relations: bool = False) -> bool:
-    """Return whether the job needs nothing but a queue, a priority, limits and a start deadline.
+def needs_only_limits(job: NewJob, *, but_relations: bool = False) -> bool:
+    """Return whether the job needs only a queue, a priority, limits and a start deadline.
 
     Args:
         job: the new job.
         but_relations: ignore its relations to other jobs.
     """
     has_relations = job.relations_json is not None and not but_relations
-    return _asked(job) == _NOTHING_ASKED and not has_relations and unique_use(job) is None
+    return _needs(job) == _NO_NEEDS and not has_relations and unique_use(job) is None
 
 
 def is_called(relations_json: str) -> bool:
@@ -102,20 +102,20 @@ def is_called(relations_json: str) -> bool:
     return relations.caller_id is not None and relations == Relations(caller_id=relations.caller_id)
 
 
-def first_fellows(jobs: Sequence[NewJob]) -> int:
-    """Return how many plain members of the first job, a batch, directly follow it.
+def count_first_members(jobs: Sequence[NewJob]) -> int:
+    """Return how many jobs directly after the first one are its members and need only limits.
 
-    Such a member needs nothing but limits. The number is 0 if the batch waits for parents: if the awaited
-    ends can no longer occur, its members are stored and then swept. It is also 0 if a later job has a unique
-    key, because keys are locked before everything else.
+    Return 0 if the first job is not a batch, or if it has parents: if the awaited ends can no longer occur,
+    its members are stored and then swept. Also return 0 if a later job has a unique key, because keys must be
+    locked before everything else.
     """
     relations = jobs[1].relations_json if len(jobs) > 1 and not jobs[0].parents else None
     if relations is None or relations_in(relations) != Relations(jobs[0].id):
         return 0
-    fellows = takewhile(
-        lambda job: job.relations_json == relations and asks_only_limits(job, but_relations=True), jobs[1:]
+    members = takewhile(
+        lambda job: job.relations_json == relations and needs_only_limits(job, but_relations=True), jobs[1:]
     )
-    number = sum(1 for _ in fellows)
+    number = sum(1 for _ in members)
     return 0 if any(unique_use(job) is not None for job in jobs[number + 1 :]) else number
 
 
@@ -141,9 +141,9 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> list[bool | Duplicat
 
 
 def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Duplicate]:
-    """Handle new jobs as one call after another, because their unique keys can depend on earlier ones.
+    """Store new jobs one after another, because a unique key can depend on an earlier job of the same call.
 
-    Return the answer for each job. None of the jobs is stored yet.
+    Return for each job whether it is new, or its duplicate. None of the jobs is stored before.
     """
     new: list[tuple[NewJob, _Start]] = []
 
@@ -202,7 +202,7 @@ def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Sta
         share = _share(start)
         if (batch := batches.get(batch_id)) is None:
             changes[batch_id] = changes.get(batch_id, NOTHING).plus(share)
-        else:  # no other transaction sees the new batch yet
+        else:  # other transactions do not see the new batch yet
             batch.total, batch.active, batch.waiting, batch.deleted, batch.batches = (
                 batch.total + 1, batch.active + share.active, batch.waiting + share.waiting,
                 batch.deleted + share.deleted, batch.batches + share.batches,
@@ -248,7 +248,7 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
 def _wake_if_due_sooner(tx: Transaction, starts: Sequence[_Start]) -> None:
     """Wake servers that sleep until the next due time, if a new job is due earlier.
 
-    Jobs that have been due for some seconds do not count, because servers have found them already.
+    Stored jobs that have been due for some seconds are ignored, because servers have found them already.
     """
     first = min((start.due_at for start in starts if start.due_at is not None), default=None)
     if first is not None and not tx.one(_IS_DUE_BEFORE, due_at=first, due_from=tx.now - LATE):
@@ -259,7 +259,7 @@ def _wake_if_due_sooner(tx: Transaction, starts: Sequence[_Start]) -> None:
 
 
 def _load_known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
-    """Return the stored batches and parents of new jobs; `_start_of` adds the new jobs to them."""
+    """Return the stored batches and parents of new jobs, to which `_start_of` adds the new jobs."""
     batches = {id for job in new if (id := relations_in(job.relations_json).batch_id) is not None}
     batches -= {job.id for job in new}
     shared = share_batches(tx, visible(tx, batches))  # before the parents
@@ -276,7 +276,7 @@ def _load_known(tx: Transaction, new: Sequence[NewJob]) -> dict[str, _Start]:
 
 
 def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
-    """Return how the job begins, according to its parents in `known`, and add it to `known`."""
+    """Return the initial state of the job, based on its parents in `known`, and add the job to `known`."""
     start = _Start(job.state, job.reason, due_at=job.due_at)
     if job.state is State.AWAITING and job.parents:
         _decide_by_parents(job, start, known)
@@ -293,7 +293,7 @@ def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
 
 
 def _begin_batch(job: NewJob, start: _Start) -> None:
-    """Make the batch awaiting, whatever its parents are; cancel it if they require its deletion."""
+    """Make the batch awaiting, whatever the states of its parents; cancel it if they require its deletion."""
     is_cancelled = start.state is State.DELETED
     if is_cancelled:
         start.due_at = start.ended_at = start.expires_at = None
@@ -304,22 +304,22 @@ def _begin_batch(job: NewJob, start: _Start) -> None:
 
 
 def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str, _Start]) -> None:
-    """Let a member of a batch that has not opened wait for the opening, unless it waits for another member.
+    """Let a member wait until its batch opens, unless the member waits for another one.
 
-    The first members of a batch that is cancelled when it is stored are swept like any others.
+    If a batch is cancelled when it is stored, its first members are stored and later swept.
 
     Raises:
-        JobNotFound: The batch is not stored.
-        BatchFinished: The batch accepts no more members.
+        JobNotFound: If the batch is not stored.
+        BatchFinished: If the batch accepts no more members.
     """
     found = known.get(batch_id)
     if found is None or found.batch is None:
         raise JobNotFound(
-            f"Job {job.id} is to be in batch {batch_id}, which is not stored; nothing was stored."
+            f"Batch {batch_id} of job {job.id} was not found in the storage; nothing was stored."
         )
     if found.is_stored and (found.batch.is_cancelled or found.state in FINAL_STATES):
         how = "is cancelled" if found.batch.is_cancelled else f"has ended ({found.state})"
-        raise BatchFinished(f"Job {job.id} is to be in batch {batch_id}, which {how}; nothing was stored.")
+        raise BatchFinished(f"Batch {batch_id} of job {job.id} {how}; nothing was stored.")
     is_free = start.state not in FINAL_STATES and not start.open_edges
     if start.batch is not None and start.batch.is_cancelled:
         return
@@ -332,11 +332,11 @@ def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str,
 
 
 def _decide_by_parents(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
-    """Decide how the job begins by the state of its parents; undecided edges stay in `open_edges`."""
+    """Set the initial state by the states of the parents; undecided edges stay in `open_edges`."""
     for edge in job.parents:
         if edge.parent_id not in known:
             raise JobNotFound(
-                f"Job {job.id} waits for {edge.parent_id}, which is not stored; nothing was stored."
+                f"Parent {edge.parent_id} of job {job.id} was not found in the storage; nothing was stored."
             )
     start.open_edges = list(job.parents)
     reason = job.reason

@@ -1,7 +1,7 @@
 """Limits: the lanes in which jobs wait for their keys, and the rows of the keys.
 
-The row of a key lists the numbers of jobs that were claimed with it. SQLite assigns a number again after the
-last row was pruned, so a listed job counts only if its lane contains the key.
+The row of a key lists the numbers of the jobs that were claimed with it. SQLite reuses the number of the last
+row after that row was pruned, so a listed job counts only if its lane contains the key.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ IN_LANE = "state = 'enqueued' AND session IS NULL AND held_by IS NOT NULL"
 _INDEXED = "FROM firelock_jobs INDEXED BY firelock_lanes WHERE " + IN_LANE
 _NEXT_LANE = f"SELECT held_by {_INDEXED} AND queue = :queue AND held_by >"
 _BY_NAME = "ORDER BY held_by LIMIT 1"
-# One index step per lane, however many jobs wait in it.
+# One index lookup per lane, regardless of the number of jobs in it.
 WALK = Text(f"""
 WITH RECURSIVE walk (lane, number) AS (
     SELECT ({_NEXT_LANE} :after {_BY_NAME}), 1
@@ -71,7 +71,7 @@ NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND
 _KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
 LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
-# For a patient claim, whose transaction is brief.
+# For a patient claim, which runs in a brief transaction.
 LOCK_KEYS_BRIEFLY = Text(f"{_KEYS} FOR UPDATE NOWAIT")
 MAKE_KEY = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, NULL, 0) ON CONFLICT (key) DO NOTHING
@@ -116,12 +116,12 @@ Row = Sequence[Any]
 class SqlLanes(KeyedLanes[Row]):
     """The lanes of a database within one transaction, with statements that run on every database.
 
-    Unreadable jobs are left out; `unreadable` contains their ids.
+    Unreadable jobs are omitted; `unreadable` contains their ids.
     """
 
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
-        # keys, each with the numbers of the jobs that it lists
+        # pairs of a key and the numbers of the jobs that it lists
         self._listed: list[tuple[str, Iterable[str]]] = []
         # by queue and lane: the numbers of the jobs that were returned
         self._given: dict[tuple[str, str], set[str]] = {}
@@ -152,7 +152,7 @@ class SqlLanes(KeyedLanes[Row]):
         return facts
 
     def _keys_listing(self, refs: Sequence[str]) -> Mapping[str, set[str]]:
-        """Return the keys that list each of these jobs."""
+        """Return, for each of these jobs, the keys that list it."""
         listing: dict[str, set[str]] = {ref: set() for ref in refs}
         for key, listed in self._listed:
             for ref in listed:
@@ -178,7 +178,7 @@ class SqlLanes(KeyedLanes[Row]):
     def _first_heads(
         self, queue: str, wanted: Mapping[str, tuple[int, int]]
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Return the result of `heads` if no task is left out."""
+        """Return the result of `heads` for a claim that does not leave out tasks."""
         return {
             lane: self._new_of(queue, lane, self.rows_of(queue, lane, given + number), number)
             for lane, (given, number) in wanted.items()
@@ -187,7 +187,10 @@ class SqlLanes(KeyedLanes[Row]):
     def _heads_leaving_out(
         self, queue: str, wanted: Mapping[str, tuple[int, int]], leaving_out: LeavingOut
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Return the result of `heads`: read candidates, then lock those that may start."""
+        """Return the result of `heads` for a claim that leaves out tasks.
+
+        Read candidates without locks, then lock those that may start.
+        """
         depth = leaving_out.depth(len(wanted))
         chosen: dict[int, str] = {}  # lanes by the number of the job, in order
         for lane, (_, number) in wanted.items():
@@ -214,7 +217,7 @@ class SqlLanes(KeyedLanes[Row]):
 
     @override
     def leave(self, heads: Sequence[Head[Row]]) -> None:
-        for head in heads:  # the rows stay locked, and are the heads of their lanes again
+        for head in heads:  # the rows stay locked, and become the heads of their lanes again
             self._given[head.row[_QUEUE], head.row[_LANE]].discard(head.ref)
 
     @override
@@ -224,14 +227,14 @@ class SqlLanes(KeyedLanes[Row]):
     # ---- overridden by some databases --------------------------------------------------------------------
 
     def hold_numbers(self) -> None:
-        """Keep the settings of limits until this transaction ends: see `SqlRecordVerbs._hold_claims`."""
+        """Prevent changes of limits until this transaction ends: see `SqlRecordVerbs._hold_claims`."""
 
     def walk(self, queue: str, after: str, limit: int) -> list[str]:
-        """Return the names of up to `limit` lanes with work, in order, after `after`."""
+        """Return up to `limit` lanes with work whose names come after `after`, in order."""
         return [str(row[0]) for row in self._tx.all(WALK, queue=queue, after=after, most=limit)]
 
     def lock(self, keys: Sequence[str], limited: Collection[str], *, is_patient: bool) -> LockedKeys:
-        """Lock these keys and return their rows; create the rows of limited keys that have none."""
+        """Lock these keys and return their rows; create missing rows for limited keys."""
         tx = self._tx
         locked = LockedKeys(
             read_keys(tx.all(LOCK_KEYS_BRIEFLY if is_patient else LOCK_FREE_KEYS, ids=list(keys)))
@@ -246,7 +249,7 @@ class SqlLanes(KeyedLanes[Row]):
         return locked
 
     def listed_by_fate(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
-        """Yield groups of jobs: state, whether a session holds them, queue, lane, and their numbers."""
+        """Yield groups of jobs: their state, whether a session holds them, queue, lane, and their numbers."""
         fates: dict[tuple[Any, ...], list[str]] = {}
         for *fate, seq in self._tx.all(_HOLDERS, seqs=seqs):
             fates.setdefault(tuple(fate), []).append(str(seq))
@@ -271,11 +274,11 @@ class SqlLanes(KeyedLanes[Row]):
         return LaneLook(lanes, numbers, locked.rows, locked.busy)
 
     def _note(self, key: str, refs: Iterable[str]) -> None:
-        """Remember which jobs a key lists; most claims do not need to read any of them."""
+        """Remember which jobs a key lists; most claims do not read any of these jobs."""
         self._listed.append((key, refs))
 
     def _new_of(self, queue: str, lane: str, rows: Sequence[Row], number: int) -> list[Head[Row]]:
-        """Return rows of a lane that were not returned before, and record them as returned."""
+        """Return up to `number` rows of a lane that were not returned before; record them as returned."""
         given = self._given.setdefault((queue, lane), set())
         new = (head for row in rows if str(row[_SEQ]) not in given and (head := self._read(row)) is not None)
         heads = [head for head, _ in zip(new, range(number), strict=False)]
@@ -296,7 +299,7 @@ class SqlLanes(KeyedLanes[Row]):
 
 @attrs.define
 class LockedKeys:
-    """Rows of keys that only this transaction may write, and keys that other transactions have locked."""
+    """The rows of keys that this transaction has locked, and the keys that other transactions have locked."""
 
     rows: dict[str, KeyRow]
     busy: list[str] = attrs.field(factory=list)
@@ -338,7 +341,7 @@ def is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
 
 
 def _listed_as(seq: int, asks: str, key: str) -> str:
-    """Return how a key lists the job that holds it."""
+    """Return the reference with which a key lists a job that holds it."""
     is_strict = any(use.is_strict and use.key == key for use in read_admission(asks).limits)
     return f"{seq}{STRICT}" if is_strict else str(seq)
 
@@ -358,7 +361,7 @@ ORDER BY priority DESC, enqueued_at, seq LIMIT :most OFFSET :behind
 _ASKED = Text(f"""
 SELECT queue, held_by, priority, enqueued_at, seq FROM firelock_jobs WHERE id = :id AND {IN_LANE}
 """)  # noqa: S608 - our own conditions
-# The jobs of a lane before a given one. Each count reads a range of the index, up to the maximum.
+# The number of jobs before a given job of a lane. Each count reads a range of the index, up to the maximum.
 _ALIKE = f"{_INDEXED} AND queue = :queue AND held_by = :lane AND priority"
 _BEFORE = Text(f"""
 SELECT (SELECT count(*) FROM (SELECT 1 {_ALIKE} > :priority LIMIT :most) AS higher)
@@ -387,7 +390,7 @@ _FORGET = Text("DELETE FROM firelock_limit_keys WHERE key IN :ids")
 
 
 def queues_with_lanes(tx: Transaction) -> list[str]:
-    """Return every queue in which jobs wait in lanes, with one short step along their index per queue."""
+    """Return every queue in which jobs wait in lanes, using one index lookup per queue."""
     names: list[str] = []
     while found := tx.one(_NEXT_QUEUE, former=names[-1] if names else ""):
         names.append(str(found[0]))
@@ -428,7 +431,7 @@ class SqlLimitVerbs(SqlVerbs):
 
     @override
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
-        """See `Storage.find_keys`; it visits every lane, with one index step each."""
+        """See `Storage.find_keys`. This reads every lane, with one index lookup per lane."""
         self._offers_limits(prefix)
         return self._database.read(
             lambda tx: _KeyStates(tx, prefix, after, limit, self._lanes_in(tx)).found()
@@ -438,7 +441,7 @@ class SqlLimitVerbs(SqlVerbs):
     def find_waiting(
         self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
     ) -> WaitingJobs:
-        """See `Storage.find_waiting`; like `find_keys`, it visits every lane."""
+        """See `Storage.find_waiting`. Like `find_keys`, this reads every lane."""
         self._offers_limits(key)
 
         def read(tx: Transaction) -> WaitingJobs:
@@ -488,7 +491,10 @@ class _KeyStates:
         return [key for key in keys_of(lane) if key.startswith(self._prefix) and key > self._after]
 
     def _used(self, running: dict[str, dict[str, None]]) -> dict[str, int]:
-        """Return until when rates are used; add strict holders between two attempts to the running jobs."""
+        """Return the time up to which the rate of each key has been used.
+
+        Add jobs that hold a key strictly, and are between two attempts, to `running`.
+        """
         found: dict[str, int] = {}
         asked = {"prefix": self._prefix, "length": len(self._prefix), "after": self._after}
         strict: list[tuple[str, str]] = []
@@ -523,12 +529,12 @@ def every_lane(tx: Transaction, lanes: SqlLanes) -> Iterator[tuple[str, str]]:
 
 
 def _others(key: str, lanes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Return the other keys in the lanes of a key, in order."""
+    """Return the other keys in the lanes with this key, in order."""
     return tuple(sorted({other for _, lane in lanes for other in keys_of(lane)} - {key})[:SHOWN_OTHERS])
 
 
 class _Line:
-    """The lanes with a key, and the position of one job."""
+    """The jobs that wait for a key, in their order, and the position of one of them."""
 
     def __init__(self, tx: Transaction, lanes: SqlLanes, key: str, job_id: str | None) -> None:
         self._tx = tx
@@ -590,16 +596,17 @@ def listed_jobs(tx: Transaction, refs: Collection[str]) -> dict[str, _Listed]:
 
 
 def idle_limits(tx: Transaction, after: str, limit: int) -> tuple[list[str], str]:
-    """Return the idle keys among the next ones after `after`, and the key after which to continue.
+    """Return the idle keys among the next `limit` keys after `after`, and the key after which to continue.
 
-    A key is idle if no job holds it and its rate does not block it. The second value is "" at the end.
+    A key is idle if no job holds it and its rate does not block it. The second value is "" after the last
+    key.
     """
     rows = read_keys(tx.all(_SOME, after=after, most=limit))
     return _idle(tx, rows), max(rows) if len(rows) == limit else ""
 
 
 def forget_limits(tx: Transaction, keys: Sequence[str]) -> None:
-    """Delete the keys that are still idle and that no other transaction has locked."""
+    """Delete those of the keys that are still idle and that no other transaction has locked."""
     gone = _idle(tx, read_keys(tx.all(_LOCK_SOME, ids=list(keys))))
     if gone:
         tx.run(_FORGET, ids=gone)

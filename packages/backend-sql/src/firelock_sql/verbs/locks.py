@@ -1,7 +1,8 @@
-"""Locks: one row per lock until a day after it has ended, and one row with a lower bound for fences.
+"""Locks: one row per lock, which is kept for a day after the lock has ended.
 
-The fences of locks whose rows were deleted never restart below that bound. Its row has the empty name. A lock
-with an empty name would share that row, and would continue with its fence like any other lock.
+Another row, whose name is empty, contains a lower bound for fences. It is raised when rows of locks are
+deleted, so that the fences of these locks never decrease. A lock with an empty name would share that row, and
+would continue with its fence like any other lock.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class SqlLockVerbs(SqlVerbs):
 def _acquire(tx: Transaction, name: str, owner: str, ttl: int) -> int | None:
     found = tx.one(_GET, name=name)
     if found is None:
-        floor = tx.one(_FLOOR_FENCE, name=_FLOOR)  # read after the lock's own row was not found
+        floor = tx.one(_FLOOR_FENCE, name=_FLOOR)  # must be read after the search for the lock's own row
         first = 1 if floor is None else int(floor[0]) + 1
         tx.run(_PUT, name=name, owner=owner, fence=first, expires_at=tx.now + ttl)
         return first

@@ -1,4 +1,4 @@
-"""Memos: named values that a job stores once each, and the jobs that wait for them."""
+"""Memos: named values of a job, each stored once, and the resumption of jobs that wait for them."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ class SqlMemoVerbs(SqlVerbs):
 
 @attrs.frozen
 class Wakening:
-    """The effect of a signal sent from outside on a job that waits for it, on the fast path.
+    """The resumption of a job that waits for a signal, when the signal is sent from outside the job.
 
-    On a database server this runs in the round trip that stores the memo. If the job's history becomes long,
-    it is rewritten by a separate transaction.
+    On the fast path of a database server, this happens in the round trip that stores the memo. If the job's
+    history becomes long, a separate transaction rewrites it.
     """
 
     job_id: str
@@ -84,7 +84,7 @@ _INSTANT = 1_234_567_890_123_456  # a placeholder for the time that the storage 
 
 
 def find_wakening(new: NewMemo) -> Wakening | None:
-    """Return the effect of this memo on a job that waits for it; None if it is no signal from outside."""
+    """Return the resumption that this memo may cause; None if it is not a signal from outside the job."""
     memo = new.memo
     if new.session is not None or memo.kind is not MemoKind.SIGNAL or not memo.is_done:
         return None
@@ -96,7 +96,7 @@ def find_wakening(new: NewMemo) -> Wakening | None:
 
 
 def compact_long(tx: Transaction, ids: Sequence[str]) -> None:
-    """Rewrite long histories of these jobs without their middle."""
+    """Rewrite the long histories of these jobs without their middle."""
     for row in load_rows(tx, ids).values():
         if row.history_lines >= COMPACT_FROM:
             compact(tx, row)

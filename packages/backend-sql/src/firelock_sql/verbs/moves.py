@@ -12,7 +12,7 @@ from firelock_sql.connections.database import SqlVerbs
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.rows.job_row import COMPACT_FROM, compact_history, entry_line, read_state, relations_in
 
-# Locks the rows in the order of their ids, as everywhere.
+# Locks the rows in the order of their ids, like all other statements.
 _LOOK = Text("""
 SELECT id, seq, state, queue, priority, session, relations_json, created_at, history_lines
 FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE

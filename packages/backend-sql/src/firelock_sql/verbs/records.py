@@ -1,7 +1,7 @@
-"""Small versioned records. The definitions of recurring jobs change often, so they have their own table.
+"""Small versioned records. The definitions of recurring jobs change often, so they are in a separate table.
 
-For deleted records, one row per kind remains, with the kind as its key. It stores their highest version, so
-that no later version is lower.
+For each kind with deleted records, one row remains, with the kind as its key. It stores the highest version
+of the deleted records, so that later records have higher versions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from firelock_sql.verbs.insert import insert_jobs
 from firelock_sql.verbs.limits import LIMIT
 
 _QUEUE = "queue"
-_GONE = ""  # the kind of the rows that remain
+_GONE = ""  # the kind of these remaining rows
 _COLUMNS = ("kind", "key", "value", "version", "due_at")
 
 
@@ -67,7 +67,7 @@ class SqlRecordVerbs(SqlVerbs):
             version = found.version if found else 0
             if expected_version not in {None, version}:
                 return None
-            # after the record's lock: claims must not wait for another transaction that holds it
+            # after the lock of the record, because claims must not wait for another transaction that holds it
             if kind == LIMIT:
                 self._hold_claims(tx)
             return _replace(tx, found, RecordChange(kind, key, value, version, due_at))
@@ -75,10 +75,10 @@ class SqlRecordVerbs(SqlVerbs):
         return self._database.write(put)
 
     def _hold_claims(self, tx: Transaction) -> None:
-        """Wait for open claims to end, and keep others from starting, before settings of a limit are stored.
+        """Wait for open claims and block new ones, before the settings of a limit are stored.
 
-        Otherwise a claim that has read no settings, and therefore lists no holders, could commit after one
-        that has read them.
+        Otherwise, a claim without these settings, which does not list its jobs as holders, could commit after
+        a claim with these settings.
         """
 
     @override
@@ -113,7 +113,7 @@ class SqlRecordVerbs(SqlVerbs):
 
 
 def insert_if(tx: Transaction, jobs: Sequence[NewJob], change: RecordChange) -> Inserted:
-    """See `Storage.insert`; the record is locked first, so that only one of several calls changes it."""
+    """See `Storage.insert`. The record is locked first, so that only one of several calls changes it."""
     found = _locked(tx, change.kind, change.key)
     answer = rules.checked(found, change)
     if answer is not Applied.APPLIED:
@@ -143,7 +143,7 @@ def _replace(tx: Transaction, found: Record | None, change: RecordChange) -> int
 
 
 def _floor(tx: Transaction, look: Text, kind: str) -> int:
-    """Return the highest version of the deleted records of a kind; 0 if there are none."""
+    """Return the highest version of the deleted records of a kind; 0 if none were deleted."""
     found = tx.one(look, kind=_GONE, key=kind)
     return 0 if found is None else Record(*found).version
 

@@ -1,4 +1,4 @@
-"""Sessions: starting, renewing, reconciling and ending them."""
+"""The start, renewal, reconciliation and end of sessions."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from firelock_sql.rows.job_row import (
     save_rows,
 )
 from firelock_sql.verbs.claim import SERVER
-from firelock_sql.verbs.settle import clear_tail, take_back
+from firelock_sql.verbs.settle import clear_tail, return_to_queue
 
 _SECOND = 1_000_000
-_LONGEST_WAIT = _SECOND // 4  # for the write lock, if no other transaction holds it for long
-_MOMENT = 0.05  # seconds: longer than a transaction of Firelock
+_LONGEST_WAIT = _SECOND // 4  # for the database; a longer wait may have delayed renewals as well
+_MOMENT = 0.05  # seconds; longer than a short transaction of Firelock takes
 _LONG_CLOSING = 60 * _SECOND  # after which `firelock doctor` names the locked jobs
 _CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # sessions, and jobs of each
 _TAKEN_AT_ONCE = 500  # jobs of a dead session per transaction, if the database locks rows
@@ -111,9 +111,9 @@ _HELD = Text("""
 SELECT id, state, fence, session FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session = :session
 """)
-# The present state of jobs that a session no longer holds; sent only if there are any.
+# The current state of jobs that a session no longer holds; sent only if there are such jobs.
 _NAMED = Text("SELECT id, state, fence, session FROM firelock_jobs WHERE id IN :ids")
-# The jobs of a session that its worker process does not report; sent only if there are any.
+# The jobs of a session that its worker process has not reported; sent only if there are such jobs.
 _UNKNOWN = Text(f"""
 SELECT {CLAIMED_COLUMNS}, marks, session FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY seq
 """)  # noqa: S608 - names of columns
@@ -124,7 +124,7 @@ class SqlSessionVerbs(SqlVerbs):
     """The verbs for the sessions of worker processes."""
 
     _held_looks: HeldLooks | None = None  # None: all jobs of a session are always read
-    _continued_last = ""  # the closing session with which a sweep of this process continued last
+    _continued_last = ""  # the last closing session whose jobs a sweep of this process tried to return
 
     @override
     def begin_session(self, session: NewSession) -> None:
@@ -149,10 +149,10 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """See `Storage.end_session`; it waits for a claim of this session that has not committed yet.
+        """See `Storage.end_session`. This waits for an uncommitted claim of the session.
 
-        If rows are locked, it tries them again a moment later. A short transaction, such as the last memo of
-        a dead process, has ended by then, and its job does not have to wait for the next sweep.
+        If rows are locked, retry them once after 50 ms. By then, a short transaction, for example the last
+        memo of a dead process, has ended, and its job does not have to wait for the next sweep.
         """
         blame = _Blame(reason, None if running is None else frozenset(running))
         taken = self._end(lambda tx: _mark_dead(tx, session, blame))
@@ -171,9 +171,10 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
-        """Also continue with up to `limit` closing sessions; later calls continue with the others.
+        """See `Storage.orphans`. This also returns unlocked jobs of up to `limit` closing sessions.
 
-        A session that is locked by an uncommitted claim is left to the next call.
+        Later calls continue with the other closing sessions. A session that is locked by an uncommitted claim
+        is left to the next call.
         """
         expired, closing = self._database.read(
             lambda tx: (_find_expired(tx, limit, as_of), _find_closing(tx))
@@ -181,7 +182,7 @@ class SqlSessionVerbs(SqlVerbs):
         ended = [self._end_expired(session, as_of) for session in expired]
         first = bisect_right(closing, self._continued_last)
         for session in [*closing[first:], *closing[:first]][:limit]:
-            # set first, so that one unreadable session cannot stop the others twice
+            # set this first, so that a session that causes an error cannot block the others in the next sweep
             self._continued_last = session
             taken, number = self._continue_closing(session)
             ended.append(taken if number else None)
@@ -194,7 +195,7 @@ class SqlSessionVerbs(SqlVerbs):
     def _end(self, mark_dead: Callable[[Transaction], _Dead | None]) -> Taken | None:
         """Mark a session as dead and return its jobs to their queues; return None if it was not marked.
 
-        If rows can be locked, the mark is committed first. Otherwise both are one transaction.
+        If the database locks rows, commit the mark first. Otherwise do both in one transaction.
         """
         if self._database.locks_rows:
             dead = self._database.write(mark_dead)
@@ -209,12 +210,12 @@ class SqlSessionVerbs(SqlVerbs):
         return self._database.write(end)
 
     def _continue_closing(self, session: str) -> tuple[Taken, int]:
-        """Return the result of `_take_all`, which is empty for a session that is not closing."""
+        """Run `_take_all` for a closing session; return its result, or an empty one for any other session."""
         dead = self._database.read(lambda tx: _find_dead(tx, session))
         return (Taken(session, "", [], []), 0) if dead is None else self._take_all(dead)
 
     def _take_all(self, dead: _Dead) -> tuple[Taken, int]:
-        """Put the unlocked jobs back in their queues; return the result and how many rows changed."""
+        """Return the unlocked jobs of a dead session to their queues; return the result and the row count."""
         taken, number = Taken(dead.session, dead.server, [], []), 0
         if not dead.is_closing:
             return taken, number
@@ -230,7 +231,7 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def oldest_session(self) -> SessionRecord | None:
-        """Read one index entry and its row, however many sessions are stored."""
+        """See `Storage.oldest_session`. This reads one row, regardless of the number of sessions."""
         row = self._database.read(lambda tx: tx.one(_OLDEST))
         return None if row is None else _record(row)
 
@@ -239,7 +240,7 @@ class SqlSessionVerbs(SqlVerbs):
         return [_record(row) for row in self._database.read(lambda tx: tx.all(_LIST))]
 
     def _diagnose_sessions(self) -> list[Finding]:
-        """Return a finding for each session that has been closing for over a minute, oldest first."""
+        """Return a finding for each session that has been closing for more than a minute, oldest first."""
         schema = self._database.schema_state()
         if not self._database.locks_rows or schema.found != schema.wanted:
             return []
@@ -271,16 +272,16 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
         return False
     expires_at = tx.now + int(found[0] * _SECOND)
     session, *reported = attrs.astuple(renewal)
-    told = dict(zip(_REPORTED, reported, strict=True))
-    return tx.changed(_RENEW, session=session, expires_at=expires_at, **told) > 0
+    values = dict(zip(_REPORTED, reported, strict=True))
+    return tx.changed(_RENEW, session=session, expires_at=expires_at, **values) > 0
 
 
 def _reconcile(
     tx: Transaction, session: str, held: Sequence[HeldClaim], looks: HeldLooks | None
 ) -> Reconciliation:
-    """See `Storage.reconcile`; it writes only if a start is given.
+    """See `Storage.reconcile`. This writes only if `held` contains start times.
 
-    It reads few columns, and the whole row only for unknown jobs, because a session may hold many large jobs.
+    A session may hold many large jobs, so this reads few columns, and all columns only for unknown jobs.
     """
     is_lost = tx.one(SERVER, session=session) is None
     left = {(row.id, row.fence): row for row in _held_rows(tx, session, held, looks)}
@@ -299,7 +300,7 @@ def _reconcile(
 
 
 def _start(tx: Transaction, session: str, started: Sequence[HeldClaim]) -> list[str]:
-    """Store the start times of jobs; return the jobs that could not be updated because of locks."""
+    """Store the start times of jobs; return the jobs that other transactions have locked."""
     free = lock_free(tx, [one.job_id for one in started])
     for one in started:
         if one.job_id in free:
@@ -351,7 +352,7 @@ def _lost(tx: Transaction, not_held: Sequence[HeldClaim]) -> list[LostClaim]:
 
 @attrs.frozen
 class _Blame:
-    """The jobs of a session that get a crash when it has ended, and the reason for their history."""
+    """The jobs that count a crash when their session ends, and the reason for their history."""
 
     reason: str
     running: frozenset[str] | None  # ids; None: all
@@ -360,13 +361,13 @@ class _Blame:
         return self.running is None or job_id in self.running
 
     def text(self, held: Sequence[str]) -> str:
-        """Return the blame as stored with a session that holds these jobs."""
+        """Return the blame as JSON, to store with a session that holds these jobs."""
         running = None if self.running is None else [id for id in held if id in self.running]
         return json.dumps({"reason": self.reason, "running": running})
 
     @classmethod
     def read(cls, text: str) -> _Blame:
-        """Return a stored blame; an unreadable one blames all jobs, because nothing is known about them."""
+        """Return a stored blame; an unreadable one blames all jobs of the session."""
         try:
             stored = json.loads(text)
             running = stored["running"]
@@ -395,7 +396,7 @@ class _Part:
 
 
 def _find_expired(tx: Transaction, limit: int, as_of: int | None) -> list[str]:
-    """Return up to `limit` expired sessions, the longest expired first."""
+    """Return up to `limit` expired sessions, in the order in which they expired."""
     earliest, latest = rules.clocks(tx.now, as_of)
     return [str(row[0]) for row in tx.all(_EXPIRED, earliest=earliest, latest=latest, most=limit)]
 
@@ -406,7 +407,7 @@ def _find_closing(tx: Transaction) -> list[str]:
 
 
 def _find_dead(tx: Transaction, session: str) -> _Dead | None:
-    """Return a closing session with the jobs that it still holds and its blame; None if it is not closing."""
+    """Return a closing session with its remaining jobs and its blame; None if the session is not closing."""
     found = tx.one(_BLAME, session=session)
     if found is None:
         return None
@@ -420,17 +421,17 @@ def _held_by(tx: Transaction, session: str) -> list[str]:
 
 def _mark_dead(tx: Transaction, session: str, blame: _Blame) -> _Dead | None:
     """Mark a living session as dead, and store the blame if it holds jobs; return None if it is not alive."""
-    found = tx.one(_LOCK, session=session)  # an open claim has ended, and no other can start
+    found = tx.one(_LOCK, session=session)  # an open claim has ended now, and no other one can start
     return None if found is None else _die(tx, session, str(found[0]), blame)
 
 
 def mark_expired_dead(
     tx: Transaction, session: str, asked_at: int, *, as_of: int | None = None
 ) -> _Dead | None:
-    """Mark a session as dead if it is still expired, could have been renewed, and is not locked.
+    """Mark a session as dead if it is still expired and is not locked.
 
-    If this transaction had to wait for the database, renewals may have waited too. They must be stored first,
-    so the session is left to the next sweep.
+    If this transaction had to wait for the database, renewals may have waited too. They must have a chance to
+    be stored, so the session is left to the next sweep.
     """
     if tx.now - asked_at > _LONGEST_WAIT:
         return None
@@ -441,7 +442,7 @@ def mark_expired_dead(
 
 
 def _die(tx: Transaction, session: str, server: str, blame: _Blame) -> _Dead:
-    """Mark a session that this transaction has locked as dead, and as closing if it holds jobs."""
+    """Mark a session, which this transaction has locked, as dead, and as closing if it holds jobs."""
     held = _held_by(tx, session)
     closing_since, text = (tx.now, blame.text(held)) if held else (None, None)
     forget_at = None if held else rules.forget_at(tx.now, is_followed=False)
@@ -458,14 +459,14 @@ def _take(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
     counts = MemberCounts(tx, rows.values())
     for id in ids:
         row = rows.get(id)
-        if row is None or row.session != dead.session:  # locked, or its end was stored first
+        if row is None or row.session != dead.session:  # another transaction has locked it or stored its end
             continue
         number += 1
         if row.state != State.PROCESSING:
             clear_tail(tx, row)
             continue
         is_crash = dead.blame.is_for(id)
-        take_back(tx, row, crash=dead.blame.reason if is_crash else None)
+        return_to_queue(tx, row, crash=dead.blame.reason if is_crash else None)
         (taken.crashed if is_crash else taken.returned).append(id)
     save_rows(tx, rows.values())
     counts.tell()
@@ -473,13 +474,13 @@ def _take(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
 
 
 def _take_last(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
-    """Return the last jobs of a dead session to their queues; it stays closing only if it still holds some.
+    """Return the last jobs of a dead session to their queues; it stays closing only if it still holds jobs.
 
-    A dead session gets no more jobs, so one that holds none now never will.
+    A dead session cannot claim jobs, so a session without jobs stays without jobs.
     """
     part = _take(tx, dead, ids)
     left = len(_held_by(tx, dead.session))
-    # otherwise the next sweep does it
+    # if the session is locked, the next sweep does this
     if not left and tx.one(_LOCK_CLOSING, session=dead.session) is not None:
         tx.run(_CLOSED, session=dead.session, **_STAYS)
     return attrs.evolve(part, taken=attrs.evolve(part.taken, left=left))

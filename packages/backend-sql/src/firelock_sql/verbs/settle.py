@@ -1,8 +1,8 @@
-"""`apply` in full: every kind of transition, decided on rows that are read in the same transaction.
+"""The general form of `apply`, for every kind of transition; it reads the rows in the same transaction.
 
-The storage of each dialect settles most plain ends without this module. It handles those that are written in
-a caller's transaction, that end a job which this process did not claim, or that turn out not to be plain. The
-children of ended jobs follow later, in `release`: see `children`.
+The storage of each dialect settles most plain ends without this module. The others are ends in a caller's
+transaction, ends of jobs that another process has claimed, and ends that turn out not to be plain. The
+children of ended jobs are handled later, by `release`: see `children`.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def apply_transitions(
     Args:
         tx: the transaction.
         transitions: the transitions.
-        is_sweep: all jobs are deleted, in any order, and no result depends on whether children wait.
+        is_sweep: whether all transitions only delete jobs, in any order, and their results are not used.
     """
-    # each one needs the keys as the previous one left them
+    # each transition must see the changes of the unique keys by the previous one
     if lock_again(tx, transitions) and len(transitions) > 1:
         return [apply_transitions(tx, [transition])[0] for transition in transitions]
     around = lock_around(tx, transitions)
@@ -100,8 +100,7 @@ def _load(
 ) -> tuple[dict[str, JobRow], set[str]]:
     """Return the rows of these jobs and of the jobs that suspensions wait for, and the ids of busy jobs.
 
-    A row that another transaction has locked can be distinguished from a missing one only by a read without a
-    lock.
+    Only a read without a lock can distinguish a row that another transaction has locked from a missing row.
     """
     awaited = {id for one in transitions for id in awaited_jobs(one)}
     if not tx.skips_own:
@@ -120,7 +119,7 @@ def _load(
 def _apply(
     tx: Transaction, rows: Mapping[str, JobRow], transition: Transition, around: BatchesAround
 ) -> Applied:
-    """Apply the transition to the row if its guards hold; return the result, without regard to children."""
+    """Apply the transition to the row if its conditions are met; return the result, ignoring children."""
     row = rows[transition.job_id]
     job = cast("JobRecord", row)  # the rules read only fields that both have
     if row.state not in transition.from_states or not rules.is_holder(job, transition):
@@ -147,7 +146,7 @@ def _apply(
 
 
 def _is_allowed(tx: Transaction, row: JobRow, transition: Transition, around: BatchesAround) -> bool:
-    """Return whether the job's relations and memos allow the change; delete the memos that it forgets."""
+    """Return whether the job's relations and memos allow the change; delete the memos that it discards."""
     if transition.to is State.AWAITING or is_forbidden(tx, row, transition, around):
         return False
     if transition.forget_from is not None:
@@ -164,7 +163,7 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
     if _is_due_sooner(row, transition):
         tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time; see the kit's life.py
     entry = None if transition.is_silent else entry_line(rules.entry_of(transition, job))
-    # Nothing enters a queue otherwise, so the clock is not read: that might cost a round trip.
+    # Otherwise the job does not enter a queue. Do not read the clock then: it might take a round trip.
     is_timed = transition.to is State.ENQUEUED and not transition.gives_back
     was_held = row.session is not None
     if transition.session is None and row.session is not None and row.state is State.PROCESSING:
@@ -186,13 +185,13 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
 
 
 def _tell_of_keys(tx: Transaction, row: JobRow) -> None:
-    """Note that jobs which wait for the same keys may start, if this job no longer holds them."""
+    """Record that the job has freed its limit keys, if it no longer holds them."""
     if row.held_by is not None and row.session is None:
         tx.let_go.append((row.seq, row.queue, row.held_by))
 
 
 def _keep_error(tx: Transaction, row: JobRow, transition: Transition) -> dict[str, object]:
-    """Store the error of the failed attempt; return the fields of it that the job itself shows."""
+    """Store the error of the failed attempt; return the columns of the job that show it."""
     error = transition.error
     assert error is not None  # noqa: S101 - the caller has checked it
     shown = {"type": error.type, "message": error.message, "fingerprint": error.fingerprint}
@@ -204,16 +203,16 @@ def _keep_error(tx: Transaction, row: JobRow, transition: Transition) -> dict[st
 
 
 def _is_due_sooner(row: JobRow, transition: Transition) -> bool:
-    """Return whether an operator moved a scheduled job to an earlier time, or restored one."""
+    """Return whether an operator's change makes the job due earlier than before."""
     if transition.session is not None or transition.due_at is None:
         return False
     return row.due_at is None or transition.due_at < row.due_at
 
 
 def _judge_refusal(tx: Transaction, row: JobRow, transition: Transition) -> Applied:
-    """Return ALREADY for a repeated transition, else REFUSED.
+    """Return ALREADY for a repeated transition, otherwise REFUSED.
 
-    A late end from the session that holds the tail clears it.
+    Clear the tail of the job if the transition is a late end from the session that holds the tail.
     """
     if transition.session is None or row.fence != transition.fence:
         return Applied.REFUSED
@@ -231,8 +230,8 @@ def clear_tail(tx: Transaction, row: JobRow) -> None:
     _tell_of_keys(tx, row)
 
 
-def take_back(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
-    """Return a dead session's job to its place in the queue, with a crash if a reason is given."""
+def return_to_queue(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
+    """Return a dead session's job to its place in the queue; count a crash if a reason is given."""
     if crash is not None:
         row.note(State.ENQUEUED, tx.now, crash, of_attempt=True)
     row.move(

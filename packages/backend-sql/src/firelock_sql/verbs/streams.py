@@ -1,4 +1,4 @@
-"""Streams: the output of running jobs, in chunks that can be read by their offset."""
+"""Streams: the output of running jobs, stored in chunks that are read by offset."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class SqlStreamVerbs(SqlVerbs):
 def _append(tx: Transaction, job_id: str, stream: str, chunks: dict[int, Chunk]) -> int:
     """Store the chunks that are not stored yet; return the size of the stream in bytes.
 
-    The total is stored, so that an append costs the same for long and short streams.
+    The size is stored in a separate row, so the cost of an append does not depend on the stream's length.
     """
     of_stream = {"job_id": job_id, "stream": stream}
     known = tx.all(_KNOWN, id=job_id, stream=stream, first=min(chunks), last=max(chunks))

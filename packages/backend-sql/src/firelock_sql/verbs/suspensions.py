@@ -1,10 +1,10 @@
-"""Suspensions: runs that wait without a worker for a signal, for other jobs or for a time.
+"""Suspensions: jobs that wait, without occupying a worker, for a signal, for other jobs or for a time.
 
-On a database server nearly all suspensions take the fast path, which is one round trip. One statement locks
-the job and the jobs for which it will wait. A second statement sees what others have committed before these
-locks. It checks whether the awaited event has happened, and suspends the job if it has not and the run still
-holds the job. All other suspensions take the general path, which reads rows as part of `settle`; on SQLite
-every suspension does. A long history is rewritten later, by the change that lets the job run again.
+On a database server, nearly all suspensions take the fast path, which is one round trip. One statement locks
+the job and the jobs for which it will wait. A second statement, which sees everything that was committed
+before these locks, checks whether the awaited event has happened. If it has not happened, and the run still
+holds the job, the statement suspends the job. All other suspensions, and all suspensions on SQLite, take the
+general path, which reads rows as part of `settle`. A long history is rewritten later, when the job resumes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Suspension:
 
 
 def find_suspensions(transitions: Sequence[Transition]) -> list[Suspension]:
-    """Return the suspensions that may take the fast path; none if a job occurs more than once."""
+    """Return the suspensions that may take the fast path; an empty list if a job occurs more than once."""
     found = [_read(one) for one in transitions if one.waits_for is not None and _is_bare(one)]
     if not found:
         return []
@@ -59,7 +59,7 @@ def find_suspensions(transitions: Sequence[Transition]) -> list[Suspension]:
 
 
 def _is_bare(one: Transition) -> bool:
-    """Return whether the transition only suspends a run, and waits for no job twice."""
+    """Return whether the transition only suspends a run, and does not wait for the same job twice."""
     is_wait = one.gives_back and one.session is not None and one.from_states == _HELD
     is_alone = one.error is None and one.retries is None and one.crashes is None
     parents = {edge.parent_id for edge in one.parents}
@@ -86,7 +86,7 @@ def awaited_jobs(transition: Transition) -> list[str]:
 
 
 def resume_if_met(tx: Transaction, rows: Mapping[str, JobRow], transition: Transition) -> Transition:
-    """Return the suspension, or its resumption if the awaited event has already happened."""
+    """Return the suspension, or a transition that enqueues the job if the awaited event has happened."""
     reason = None
     awaited = [rows.get(id) for id in awaited_jobs(transition)]
     if awaited and all(one is None or one.is_final for one in awaited):

@@ -1,7 +1,8 @@
-"""Unique keys. Each points to the job that took it last; whether that job still has it is decided by the job.
+"""Unique keys. The row of a key names the job that took it last; the job's row shows if it still has the key.
 
-If transactions run concurrently, a key is locked first and then read by a separate statement. That statement
-sees what the previous holder of the lock has committed. Keys are locked in order, and before any job.
+On database servers, transactions run concurrently. There, a key is locked first and then read by a separate
+statement, which sees the commits of the previous holder of the lock. Keys are locked in order, and before any
+job.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def _facts_of(row: JobRow) -> JobFacts:
 
 
 def lock_keys(tx: Transaction, keys: Iterable[str]) -> None:
-    """Lock these keys until this transaction ends, after the end of any transaction that has locked one."""
+    """Lock these keys until this transaction ends; wait for other transactions that have locked them."""
     ordered = sorted(keys)
     if ordered and tx.dialect.name != "sqlite":  # on SQLite the transaction holds the whole file
         LOCKERS.get(tx.dialect.name, _lock_each)(tx, ordered)
@@ -114,7 +115,7 @@ def _lock_each(tx: Transaction, keys: Sequence[str]) -> None:
 
 
 LOCKERS: dict[str, Callable[[Transaction, Sequence[str]], None]] = {}
-"""By dialect: the function that locks sorted keys, if it is not one statement per key."""
+"""By dialect: the function that locks sorted keys, if the dialect does not use one statement per key."""
 
 
 @attrs.frozen
@@ -141,7 +142,7 @@ def _read_stored(tx: Transaction, keys: Iterable[str]) -> dict[str, _PointedAt]:
 
 @attrs.define
 class _Changed:
-    """The changes by calls to the job that has their key."""
+    """The changes that duplicate calls make to the job that has their key."""
 
     row: JobRow
     calls: int = 0
@@ -150,7 +151,7 @@ class _Changed:
 
 
 class UniqueCalls:
-    """The unique keys of some new jobs, decided one call after another.
+    """The unique keys of some new jobs, which are handled one after another.
 
     Args:
         tx: the transaction that stores the jobs.
@@ -196,7 +197,7 @@ class UniqueCalls:
         return None
 
     def began(self, job: NewJob, state: State) -> None:
-        """Remember that the job is new, with its state."""
+        """Record that the job is new, with its initial state."""
         if job.admission_json is not None:
             enqueued_at = self._now if state is State.ENQUEUED else None
             asks = admission_in(job.admission_json)
@@ -212,7 +213,7 @@ class UniqueCalls:
         return (None, None) if stored is None else (stored.row, stored.job)
 
     def _change(self, job: NewJob, use: UniqueUse, row: UniqueRow) -> bool:
-        """Change the job that has the key as the call requires; return False if it has just lost the key."""
+        """Change the job that has the key as the call requires; return False if that job has lost the key."""
         changed = self._changed.get(row.job_id)
         if changed is None:
             if row.job_id in self._pending:
@@ -279,7 +280,10 @@ def _replace_tags(tx: Transaction, row: JobRow, before: Iterable[str], after: It
 
 
 def lock_again(tx: Transaction, transitions: Sequence[Transition]) -> bool:
-    """Lock the unique keys of ended jobs that may be revived, before the jobs; return whether any exist."""
+    """Lock the unique keys of ended jobs that may be requeued, before the jobs are locked.
+
+    Return whether any of the jobs has a key.
+    """
     ids = [one.job_id for one in transitions if _may_revive(one)]
     if not ids:
         return False
@@ -295,7 +299,7 @@ def _may_revive(transition: Transition) -> bool:
 
 
 def revived_key(row: JobRow, transition: Transition) -> str | None:
-    """Return the unique key that an ended job takes again because it is revived; None if there is none."""
+    """Return the unique key that an ended job takes again when it is requeued; None if it has none."""
     if row.admission_json is None or row.state not in FINAL_STATES or not _may_revive(transition):
         return None
     use = admission_in(row.admission_json).unique
@@ -311,7 +315,7 @@ def is_taken_from(tx: Transaction, row: JobRow, key: str) -> bool:
 
 
 def take_again(tx: Transaction, row: JobRow, key: str) -> None:
-    """Give the key to the revived job; the time until which the key stays taken does not change."""
+    """Give the key to the requeued job; the time until which the key stays taken does not change."""
     stored = _read_stored(tx, [key]).get(key)
     free_at = 0 if stored is None else stored.row.free_at
     tx.run(_PUT, **_key_values(key, UniqueRow(row.id, starts_of(row.attempt, row.crashes), free_at)))
@@ -334,9 +338,9 @@ class SqlUniqueVerbs(SqlVerbs):
 
 
 def idle_unique(tx: Transaction, after: str, limit: int) -> tuple[list[str], str]:
-    """Return the idle keys among the next ones after `after`, and the key after which to continue.
+    """Return the idle keys among the next `limit` keys after `after`, and the key after which to continue.
 
-    No stored job has an idle key. The second value is "" at the end.
+    A key is idle if no stored job has it. The second value is "" after the last key.
     """
     rows: list[Any] = tx.all(SOME_UNIQUE, after=after, most=limit)
     known = {id for (id,) in tx.all(_KNOWN, ids=[id for _, id, _ in rows])} if rows else set()

@@ -55,12 +55,12 @@ log = logging.getLogger(__name__)
 
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
-_LOCKED_REST = 1_000_000  # microseconds after which due jobs that are locked are checked again
+_LOCKED_REST = 1_000_000  # microseconds after which locked due jobs are checked again
 _CHILDREN_AT_ONCE = 1_000
 _BATCHES_AT_ONCE = 1_000
 _PRUNED_AT_ONCE = 500
 _FIRST = (0, 0)  # before every expired job
-_WALK_SECONDS = 60.0  # after which `prune` starts again at the first expired job
+_WALK_SECONDS = 60.0  # the time after which `prune` starts again at the first expired job
 
 
 class _Due(NamedTuple):
@@ -87,15 +87,15 @@ SELECT CASE WHEN EXISTS (SELECT 1 FROM firelock_releasing) THEN 1 ELSE 0 END,
     CASE WHEN EXISTS (SELECT 1 FROM firelock_batches WHERE is_changed = 1)
         OR EXISTS (SELECT 1 FROM firelock_batch_deltas) THEN 1 ELSE 0 END
 """)
-# For `prune`: the next expired jobs after a position in their order. The first condition is for MySQL, which
-# cannot search an index by a row of values.
+# For `prune`: the next expired jobs after a position. The first condition is for MySQL, which cannot search
+# an index by a row of values.
 
 
 class _Expired(NamedTuple):
     id: str
     marks: int
     relations_json: str | None
-    carries: int | None  # whether a child takes its result
+    carries: int | None  # 1: its result is passed to a child
     expires_at: int
     seq: int
 
@@ -181,7 +181,7 @@ class NextDue:
 
 
 class SqlUpkeepVerbs(SqlVerbs):
-    """The verbs that any server runs on behalf of all."""
+    """The verbs that any server runs on behalf of all servers."""
 
     _hourly_looked_at: int | None = None
     _due_floor: DueFloor
@@ -191,7 +191,7 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     @override
     def promote(self, limit: int) -> Promotion:
-        """Enqueue up to `limit` due jobs; if a first read finds none, no lock is taken."""
+        """Enqueue up to `limit` due jobs; take no lock if a first read finds none."""
         self._database.tidy()
         floor = self._due_floor
         begin = floor.begin()
@@ -202,7 +202,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return self._database.write(lambda tx: self._promote(tx, limit, begin))
 
     def _look_for_due(self, begin: int) -> NextDue:
-        """Return the next due times; jobs that are due before `begin` are ignored."""
+        """Return the next due times, ignoring jobs that are due before `begin`."""
         return self._database.read(lambda tx: NextDue(first_due(tx, begin), next_firing(tx), tx.now))
 
     def _promote(self, tx: Transaction, limit: int, begin: int) -> Promotion:
@@ -216,9 +216,9 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     @override
     def release(self, limit: int) -> int:
-        """Release children and batches until nothing changes any more.
+        """Release children and batches until nothing more changes.
 
-        A batch that ends may have children, and may be a member of another batch.
+        This repeats because a batch that ends may have children, and may be a member of another batch.
         """
         looked_at = 0
         while looked_at < limit and any(looks := self._look_for_release()):
@@ -234,7 +234,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return looked_at
 
     def _release_children(self, limit: int) -> int:
-        """Return how many children were checked; a newly locked one is waited for briefly."""
+        """Release children; wait briefly for newly locked ones. Return the number of checked children."""
         done = self._database.write(partial(release_children, limit=limit))
         new, self._seen_locked = done.skipped - self._seen_locked, done.skipped
         if new and done.looked_at < limit:
@@ -261,11 +261,11 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     @override
     def prune(self, limit: int) -> int:
-        """Delete up to `limit` expired jobs, some hundreds per transaction.
+        """Delete up to `limit` expired jobs, at most 500 per transaction.
 
-        It walks through the expired jobs in order, and continues where the last call has ended. Otherwise
-        each call would read again the jobs that stay, and deleted rows that some open snapshot still sees.
-        Only a walk through all of them shows that no expired jobs are left.
+        A call reads the expired jobs in order, and continues where the previous call ended. Otherwise each
+        call would again read the jobs that must stay, and the deleted rows that an open snapshot can still
+        see. Only a walk through all expired jobs can show that none is left to delete.
         """
         pruned = 0
         if time.monotonic() - self._began_at_first > _WALK_SECONDS:
@@ -287,7 +287,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return pruned
 
     def _prune_others(self) -> None:
-        """Delete old rows of other tables; calls that continue a walk through the jobs skip this."""
+        """Delete old rows of other tables; not called if `prune` continues the walk of an earlier call."""
         has_news, has_locks, has_limits, has_unique = self._database.read(self._has_old)
         if has_news:
             self._database.write(partial(_prune_old_news, limit=_PRUNED_AT_ONCE))
@@ -302,10 +302,10 @@ class SqlUpkeepVerbs(SqlVerbs):
             self._database.write(lambda tx: forget_queues(tx, queues))
 
     def _has_old(self, tx: Transaction) -> tuple[bool, bool, bool, bool]:
-        """Return whether there are old sessions or rollups, old locks, limit keys and unique keys.
+        """Return whether old sessions or rollups, old locks, limit keys and unique keys exist.
 
-        The last three are checked once per hour. No index leads to old locks and idle keys, because every
-        renewal and every claim would change it.
+        The last three are checked once per hour. Old locks and idle keys have no index, because every renewal
+        and every claim would change it.
         """
         news = tx.one(_HAS_OLD_NEWS, now=tx.now, before=tx.now - 30 * _DAY) is not None
         last = self._hourly_looked_at
@@ -316,7 +316,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return news, bool(locks), bool(limits), bool(unique)
 
     def _prune_keys(self, find: _Find, forget: _Forget) -> None:
-        """Delete idle keys: read some at a time, and lock only those that are idle."""
+        """Delete idle keys: read the keys in groups, and lock only the idle ones."""
         after: str | None = None
         while after != "":
             begin = after or ""
@@ -325,7 +325,7 @@ class SqlUpkeepVerbs(SqlVerbs):
                 self._database.write(lambda tx: forget(tx, idle))  # noqa: B023 - now
 
     def _prune_some(self, limit: int) -> tuple[int, int]:
-        """Delete the next expired jobs; return how many were found after the last position, and deleted."""
+        """Delete expired jobs after the last position; return how many were found and how many deleted."""
         place_at, place_seq = self._place
 
         def expired(tx: Transaction) -> list[_Expired]:
@@ -344,7 +344,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return len(found), self._database.write(lambda tx: _prune_jobs(tx, ids)) if ids else 0
 
     def _delete_dependents(self, found: Sequence[_Expired]) -> set[str]:
-        """Delete children and members that wait for the jobs; return the jobs where that failed."""
+        """Delete children and members that wait for the jobs; return the jobs for which this failed."""
         parents = [row.id for row in found if row.marks & HAS_CHILDREN]
         waited_for: set[str] = set()
         if parents:
@@ -365,9 +365,9 @@ class SqlUpkeepVerbs(SqlVerbs):
             except StorageUnavailable as error:
                 if not error.is_untouched:
                     raise
-                # another transaction has locked one of them; the other jobs must not wait for it
+                # another transaction has locked a dependent job; the other expired jobs must not wait for it
                 kept.add(job_id)
-                log.info("Expired job %s stays: what waits for it could not be deleted: %s", job_id, error)
+                log.info("Could not delete dependents of expired job %s; keeping the job: %s", job_id, error)
         return kept
 
     @override
@@ -388,7 +388,7 @@ _Forget = Callable[[Transaction, Sequence[str]], None]
 
 
 def _enqueue(tx: Transaction, due: Sequence[_Due]) -> int:
-    """Enqueue due jobs, and time out waits that have ended; return the number of both."""
+    """Enqueue due jobs, and time out waiting jobs whose wait has ended; return the total number."""
     waiting = [row.id for row in due if row.state == State.AWAITING]
     due = [row for row in due if row.state == State.SCHEDULED]
     promoted = len(due) + (time_out(tx, waiting) if waiting else 0)
@@ -406,7 +406,7 @@ def _enqueue(tx: Transaction, due: Sequence[_Due]) -> int:
 
 
 def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
-    """Delete the jobs, except those that were changed or are locked; return the number deleted."""
+    """Delete the jobs except changed and locked ones; return the number of deleted jobs."""
     held = [str(row[0]) for row in tx.all(_LOCK, ids=ids)]
     found = [_Belongings(*row) for row in tx.all(_BELONGINGS, ids=held, now=tx.now)]
     gone = [row.id for row in found]
@@ -423,7 +423,7 @@ def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
         UNTAGGERS.get(tx.dialect.name, _untag)(tx, tags)
     for row in found:
         if row.is_holding:
-            tx.woken.add(ANY_QUEUE)  # other queues' jobs may wait for its keys
+            tx.woken.add(ANY_QUEUE)  # jobs of other queues may wait for its keys
         tx.moved(row.queue, row.state, None)
     return len(found)
 
@@ -434,7 +434,7 @@ def _untag(tx: Transaction, rows: Sequence[tuple[str, int, str]]) -> None:
 
 
 UNTAGGERS: dict[str, Callable[[Transaction, Sequence[tuple[str, int, str]]], None]] = {}
-"""By dialect: the function that deletes many rows, if one statement for all of them is faster."""
+"""By dialect: the function that deletes many rows of tags, if one statement for all rows is faster."""
 
 
 def _prune_old_news(tx: Transaction, limit: int) -> None:
@@ -458,7 +458,7 @@ def _read(row: Any) -> Rollup:  # noqa: ANN401 - a driver's row
 
 
 def _record(tx: Transaction, new: Sequence[Rollup]) -> None:
-    """See `Storage.record_metrics`; rows are sorted, so that rollups of the same minute cannot deadlock."""
+    """See `Storage.record_metrics`. Rows are sorted so that concurrent transactions cannot deadlock."""
     for rollup in sorted(new, key=attrgetter("minute", "task", "queue", "outcome")):
         this = {name: getattr(rollup, name) for name in _COLUMNS[:4]}
         found = tx.one(_GET, **this)
