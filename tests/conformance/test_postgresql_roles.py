@@ -76,5 +76,5 @@ def test_doctor_works_as_the_user(roles):
         said, findings = storage.describe(), storage.diagnose()
 
     assert said["server"].startswith("PostgreSQL ")
-    assert any("sees no other role's sessions" in finding.what for finding in findings)
+    assert any("cannot see the sessions of other roles" in finding.what for finding in findings)
     assert [] == [finding for finding in findings if finding.is_error]

@@ -307,7 +307,7 @@ def test_an_unreachable_storage_is_examined_all_the_same(run):
     ran = run("doctor --storage sqlite:////no/such/folder/jobs.db")
 
     assert ran.code == 1
-    assert "there is no folder /no/such/folder" in ran.out
+    assert "the folder /no/such/folder does not exist" in ran.out
 
 
 def test_an_app_is_compared_with_its_jobs(run, tmp_path):

@@ -121,7 +121,11 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
             "Module cli_shop has no 'nothing'; its app is named 'fire': cli_shop:fire.",
         ),
         ("no_such_shop:fire", 2, "No module 'no_such_shop'"),
-        ("cli_shop:fire --storage sqlite:////no/such/folder/jobs.db", 3, "no folder /no/such/folder"),
+        (
+            "cli_shop:fire --storage sqlite:////no/such/folder/jobs.db",
+            3,
+            "the folder /no/such/folder does not exist",
+        ),
     ],
 )
 def test_a_server_that_cannot_start_says_why(serve, words, code, said):

@@ -23,7 +23,7 @@ def test_wrong_password_is_reported_without_showing_it(postgresql):
 
     assert line == (
         f"postgresql://{USER}:***@{HOST}:{postgresql.server.port}/{postgresql.name}: password authentication "
-        f'failed for user "{USER}"; check the user\'s name and password.'
+        f'failed for user "{USER}"; check the user name and password.'
     )
 
 
@@ -32,19 +32,19 @@ def test_wrong_password_is_reported_without_showing_it(postgresql):
     [
         (
             lambda one: one.url().replace(f":{PASSWORD}@", "@"),
-            "no password supplied; write one into the URL, or into a password file.",
+            "no password supplied; add one to the URL or to a password file.",
         ),
         (
             lambda one: one.url().replace(f"{USER}:", "stranger:"),
-            'authentication failed for user "stranger"; check the user\'s name',
+            'authentication failed for user "stranger"; check the user name',
         ),
         (
             lambda one: one.server.url("nowhere"),
-            'database "nowhere" does not exist; create the database, or name another.',
+            'database "nowhere" does not exist; create the database, or use another one.',
         ),
         (
             lambda one: one.url("sslmode=require"),
-            "server does not support SSL, but SSL was required; give the server a certificate",
+            "server does not support SSL, but SSL was required; install a certificate on the server",
         ),
         (
             lambda one: one.url("sslmode=perhaps"),
@@ -65,7 +65,7 @@ def test_error_of_a_pooler_is_reported(pgbouncer):
     """PgBouncer refuses an unknown user."""
     line = refusal(pgbouncer.url().replace(f"{USER}:", "stranger:"), StorageError)
 
-    assert "check the user's name" in line
+    assert "check the user name" in line
 
 
 def test_role_without_create_privilege_is_refused_with_a_fix(postgresql):
@@ -93,10 +93,11 @@ def test_unreachable_server_error_names_the_address(tmp_path):
     port = free_port()
     told = {
         f"{HOST}:{port}/jobs": [
-            f'server at "{HOST}", port {port}', "Connection refused; see whether it runs, and listens there.",
+            f'server at "{HOST}", port {port}',
+            "Connection refused; check whether the server runs and listens at this address.",
         ],
-        f"/jobs?host={tmp_path}": [f'"{tmp_path}/.s.PGSQL.5432"', "see whether it runs"],
-        "nowhere.invalid/jobs": ["nowhere.invalid", "check the host's name"],
+        f"/jobs?host={tmp_path}": [f'"{tmp_path}/.s.PGSQL.5432"', "check whether the server runs"],
+        "nowhere.invalid/jobs": ["nowhere.invalid", "check the host name"],
     }  # fmt: skip
 
     for address, words in told.items():
@@ -118,7 +119,7 @@ def test_too_many_connections_are_reported(postgresql):
             owner.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
 
     assert "too many connections for database" in line
-    assert "lower ?pool_size=, or raise max_connections" in line
+    assert "decrease ?pool_size=, or increase max_connections" in line
 
 
 def test_standby_is_refused(postgresql_program):
@@ -131,7 +132,7 @@ def test_standby_is_refused(postgresql_program):
 
         line = refusal(server.url("jobs"), StorageUnavailable)
 
-    assert "it takes no writes: a standby, or just becoming one." in line
+    assert "the server does not accept writes: it is a standby, or is becoming one." in line
 
 
 def test_different_protocol_is_reported():
@@ -139,7 +140,7 @@ def test_different_protocol_is_reported():
     with stranger() as port:
         line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
 
-    assert "that is no PostgreSQL; check host and port." in line
+    assert "check the host and port, because this is not a PostgreSQL server." in line
 
 
 # ---- product and version ---------------------------------------------------------------------------------
@@ -148,17 +149,19 @@ def test_different_protocol_is_reported():
 @pytest.mark.parametrize(
     ("version", "number", "name"),
     [
-        ("PostgreSQL 12.22 on x86_64-pc-linux-gnu, compiled by gcc, 64-bit", 120_022, "PostgreSQL 12.22;"),
-        ("PostgreSQL 9.6.24, compiled by Visual C++ build 1800, 64-bit", 90_624, "PostgreSQL 9.6.24;"),
+        ("PostgreSQL 12.22 on x86_64-pc-linux-gnu, compiled by gcc, 64-bit", 120_022, "PostgreSQL 12.22."),
+        ("PostgreSQL 9.6.24, compiled by Visual C++ build 1800, 64-bit", 90_624, "PostgreSQL 9.6.24."),
         ("CockroachDB CCL v24.1.0 (x86_64-pc-linux-gnu, built 2024)", 130_000, "CockroachDB,"),
         ("PostgreSQL 15.2-YB-2.25.0.0-b0 on x86_64-pc-linux-gnu", 150_002, "YugabyteDB,"),
         ("PostgreSQL 8.0.2 on i686-pc-linux-gnu, Redshift 1.0.12103", 80_002, "Redshift,"),
-        ("", 0, "nothing known,"),
+        ("", 0, "an unknown database,"),
     ],
 )
 def test_old_server_and_other_product_are_refused_by_name(version, number, name):
     """The line contains the product and a fix."""
-    with pytest.raises(StorageError, match=rf"^here: it is {name}.*([Uu]se PostgreSQL|Upgrade the server)"):
+    with pytest.raises(
+        StorageError, match=rf"^here: .*(is|got) {name}.*([Uu]se PostgreSQL|Upgrade the server)"
+    ):
         require_usable("here", version, number)
 
 
@@ -213,4 +216,4 @@ def test_error_of_the_last_tried_host_decides():
     failure = read_failure(psycopg.OperationalError(said))
 
     assert Meaning.LASTING is failure.meaning
-    assert 'database "x" does not exist; create the database, or name another.' == failure.text
+    assert 'database "x" does not exist; create the database, or use another one.' == failure.text

@@ -174,4 +174,4 @@ def test_full_or_read_only_sqlite_leaves_the_call_untouched(tmp_path, monkeypatc
 def test_sqlite_without_its_folder_leaves_the_call_untouched(tmp_path):
     """The file cannot be opened."""
     with app_at(f"sqlite:///{tmp_path / 'none' / 'jobs.db'}", is_migrated=False) as (_, task):
-        assert_untouched(task, "no folder")
+        assert_untouched(task, "does not exist")

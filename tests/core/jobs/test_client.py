@@ -700,7 +700,7 @@ def test_a_storage_that_the_app_opened_is_closed_when_another_takes_its_place(tm
             fire.use_storage(url)
 
         for former in formers:
-            with pytest.raises(StorageError, match="is closed; open another one"):
+            with pytest.raises(StorageError, match=r"is closed\. Open a new one"):
                 former.counts()
         assert 0 == fire.jobs.counts().total
 

@@ -412,7 +412,7 @@ def test_the_first_child_tells_what_the_server_is(start, tmp_path):
     ("source", "code", "said"),
     [
         ("fire = None", EXIT_USAGE, "is NoneType, no Firelock"),
-        (APP.replace("jobs.db", "no-such-folder/jobs.db"), EXIT_UNREACHABLE, "no folder"),
+        (APP.replace("jobs.db", "no-such-folder/jobs.db"), EXIT_UNREACHABLE, "does not exist"),
         (APP + "\n@fire.task\ndef odd(one: 'NoSuchName'): ...\n", EXIT_USAGE, "NoSuchName"),
     ],
     ids=["app", "storage", "task"],

@@ -74,7 +74,7 @@ def test_link_to_the_same_file_is_accepted(scene, engine, tmp_path):
 def test_connection_without_a_transaction_is_refused(scene, path):
     """In autocommit mode nothing can be rolled back, unless the caller has begun a transaction."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        with pytest.raises(ConfigurationError, match="begin one first"):
+        with pytest.raises(ConfigurationError, match="Begin one first"):
             scene.storage.insert([scene.new_job()], within=connection)
         connection.execute("begin")
         scene.storage.insert([scene.new_job()], within=connection)
@@ -107,7 +107,7 @@ def test_tables_are_not_created_during_a_writing_transaction(tmp_path):
 
 def test_value_that_is_not_a_transaction_is_refused(scene):
     """The error names the type of a value that is not a transaction."""
-    with pytest.raises(ConfigurationError, match="(not|got) dict"):
+    with pytest.raises(ConfigurationError, match=r"(not|got) dict"):
         scene.storage.insert([scene.new_job()], within={})
 
 
@@ -236,9 +236,11 @@ def test_wait_for_an_own_transaction_suggests_within(make_app, engine, begun, ca
     over.set()
     other.join(30)
 
-    assert 1 == caplog.text.count("a transaction of this very process keeps a write waiting. If it is the ")
-    assert "nothing ends it: pass within=session, or commit it first." in caplog.text
-    assert "since another transaction of this process writes to it. If that is your own" in str(caught.value)
+    assert 1 == caplog.text.count("a write waits for another transaction of this process. If the waiting ")
+    assert "the write will time out: pass within=session, or commit first." in caplog.text
+    assert "because another transaction of this process writes to it. If this is your own" in str(
+        caught.value
+    )
     assert "task.using(within=session)" in str(caught.value)
     assert caught.value.is_untouched
     assert 1 == fire.jobs.counts().enqueued
@@ -357,7 +359,7 @@ def test_wait_for_the_transaction_of_another_thread_is_logged(make_app, engine, 
 
     assert held is not None
     logging.getLogger("firelock_sql.sqlite.database").removeHandler(handler)
-    assert 1 == caplog.text.count("a transaction of this very process keeps a write waiting")
+    assert 1 == caplog.text.count("a write waits for another transaction of this process")
     assert 2 == fire.jobs.counts().enqueued
 
 
@@ -374,8 +376,8 @@ def test_timeout_of_a_long_wait_suggests_within(make_app, engine, seconds):
             fire.ship.enqueue()
         done.set()
 
-    assert "database is locked, and was for " in str(caught.value)
-    assert "store a new job in it by task.using(within=session), in Django within=" in str(caught.value)
+    assert "database is locked for " in str(caught.value)
+    assert "enqueue jobs in it using task.using(within=session), or within=" in str(caught.value)
     assert "call other verbs after the commit." in str(caught.value)
     assert caught.value.is_untouched
 

@@ -55,13 +55,13 @@ def test_errors_of_asyncmy_are_classified_like_those_of_pymysql():
 @pytest.mark.parametrize(
     ("number", "said", "told"),
     [
-        (1045, "Access denied for user 'a'@'b'", "the user's name and password"),
+        (1045, "Access denied for user 'a'@'b'", "the user name and password"),
         (1049, "Unknown database 'shop'", "create the database"),
         (1044, "Access denied for user 'a'@'b' to database 'shop'", "GRANT"),
         (1146, "Table 'shop.firelock_jobs' doesn't exist", "run firelock migrate"),
         (1290, "running with the --read-only option", "a replica"),
-        (1040, "Too many connections", "raise max_connections"),
-        (1153, "Got a packet bigger than 'max_allowed_packet' bytes", "raise max_allowed_packet"),
+        (1040, "Too many connections", "increase max_connections"),
+        (1153, "Got a packet bigger than 'max_allowed_packet' bytes", "increase max_allowed_packet"),
     ],
 )
 def test_failure_that_people_can_fix_has_a_hint(number, said, told):
@@ -120,7 +120,11 @@ def test_errors_of_other_code_are_not_translated(error):
 @pytest.mark.parametrize(
     ("said", "meaning", "told"),
     [
-        ("SAVEPOINT firelock does not exist", Meaning.PASSING, "a deadlock has undone the caller's whole"),
+        (
+            "SAVEPOINT firelock does not exist",
+            Meaning.PASSING,
+            "a deadlock has rolled back the caller's whole",
+        ),
         (
             "FUNCTION shop.MD5 does not exist",
             Meaning.LASTING,

@@ -29,10 +29,26 @@ def test_server_with_skip_locked_is_accepted(version, comment, said):
 @pytest.mark.parametrize(
     ("version", "comment", "said"),
     [
-        ("10.5.9-MariaDB", "MariaDB Server", "MariaDB 10.5.9 is too old: SKIP LOCKED came with 10.6."),
-        ("5.5.5-10.5.29-MariaDB", "", "MariaDB 10.5.29 is too old: SKIP LOCKED came with 10.6."),
-        ("5.7.44-log", "MySQL Community Server", "MySQL 5.7.44 is too old: SKIP LOCKED came with 8.0.1."),
-        ("8.0.0", "MySQL Community Server", "MySQL 8.0.0 is too old: SKIP LOCKED came with 8.0.1."),
+        (
+            "10.5.9-MariaDB",
+            "MariaDB Server",
+            "MariaDB must be version 10.6 or newer, because Firelock requires SKIP LOCKED; got 10.5.9.",
+        ),
+        (
+            "5.5.5-10.5.29-MariaDB",
+            "",
+            "MariaDB must be version 10.6 or newer, because Firelock requires SKIP LOCKED; got 10.5.29.",
+        ),
+        (
+            "5.7.44-log",
+            "MySQL Community Server",
+            "MySQL must be version 8.0.1 or newer, because Firelock requires SKIP LOCKED; got 5.7.44.",
+        ),
+        (
+            "8.0.0",
+            "MySQL Community Server",
+            "MySQL must be version 8.0.1 or newer, because Firelock requires SKIP LOCKED; got 8.0.0.",
+        ),
     ],
 )
 def test_server_without_skip_locked_is_refused_with_its_version(version, comment, said):
@@ -58,13 +74,13 @@ def test_server_without_skip_locked_is_refused_with_its_version(version, comment
 )
 def test_other_product_is_refused_with_its_name(version, comment, name):
     """A product that only speaks the protocol locks rows in its own way or not at all."""
-    with pytest.raises(StorageError, match=f"The server is {name} "):
+    with pytest.raises(StorageError, match=f"must be MySQL or MariaDB, got {name} "):
         read_product(version, comment)
 
 
 def test_version_without_a_number_is_refused():
     """The message contains the server's version string."""
-    with pytest.raises(StorageError, match="'unknown' cannot be read"):
+    with pytest.raises(StorageError, match="Unknown server version 'unknown'"):
         read_product("unknown", "")
 
 

@@ -105,7 +105,9 @@ def test_deadlock_in_a_callers_transaction_is_reported(mariadb, scene, rival, en
         inserted = pool.submit(scene.storage.insert, [child], within=connection)
         wait_for_a_waiter(mariadb.server)
         rival.execute("SELECT 1 FROM weights WHERE id = 0 FOR UPDATE")
-        with pytest.raises(StorageUnavailable, match="a deadlock has undone the caller's whole transaction"):
+        with pytest.raises(
+            StorageUnavailable, match="a deadlock has rolled back the caller's whole transaction"
+        ):
             inserted.result(30)
         connection.rollback()
 
@@ -190,7 +192,7 @@ def test_engine_of_another_driver_is_refused():
     engine = create_engine("mysql+pymysql://nobody@127.0.0.1/none")
     engine.dialect.driver = "mysqlconnector"
 
-    with pytest.raises(ValueError, match="uses mysqlconnector; firelock-sql uses PyMySQL or mysqlclient"):
+    with pytest.raises(ValueError, match="must use PyMySQL or mysqlclient, got mysqlconnector"):
         Firelock(engine)
 
 

@@ -52,16 +52,16 @@ def test_healthy_server_has_no_findings():
             True,
             "binlog_format is STATEMENT",
         ),
-        (with_settings(read_only="ON"), True, "read only"),
-        (with_settings(super_read_only="ON"), True, "read only"),
+        (with_settings(read_only="ON"), True, "read-only"),
+        (with_settings(super_read_only="ON"), True, "read-only"),
         (with_settings(max_allowed_packet="1048576"), False, "max_allowed_packet is 1 MB"),
         (with_settings(wsrep_on="ON"), False, "Galera"),
-        (attrs.evolve(HEALTHY, schema=SchemaState(0, 1)), False, "no tables yet"),
-        (attrs.evolve(HEALTHY, schema=SchemaState(1, 2)), True, "this version needs 2"),
-        (attrs.evolve(HEALTHY, schema=SchemaState(3, 2)), True, "this version knows 2"),
+        (attrs.evolve(HEALTHY, schema=SchemaState(0, 1)), False, "tables do not exist yet"),
+        (attrs.evolve(HEALTHY, schema=SchemaState(1, 2)), True, "requires version 2"),
+        (attrs.evolve(HEALTHY, schema=SchemaState(3, 2)), True, "newer than version 2"),
         (attrs.evolve(HEALTHY, clock_difference=3_000_000), False, "3.0 s ahead of"),
         (attrs.evolve(HEALTHY, clock_difference=-3_000_000), False, "3.0 s behind"),
-        (attrs.evolve(HEALTHY, history_length=250_000), False, "250,000 old versions"),
+        (attrs.evolve(HEALTHY, history_length=250_000), False, "250,000 old row versions"),
         (attrs.evolve(HEALTHY, longest=(61, 7)), False, "connection 7 has been open for 61 s"),
         (attrs.evolve(HEALTHY, product=Product("MySQL", (8, 4, 6), "8.4.6")), False, "MySQL 8.4.6"),
         (attrs.evolve(HEALTHY, product=Product("MariaDB", (10, 6, 1), "10.6.1")), False, "descending"),
@@ -76,7 +76,11 @@ def test_each_problem_is_a_finding(seen, is_error, what):
 
 @pytest.mark.parametrize(
     ("level", "told"),
-    [("1", "on the server's disk"), ("2", "a power failure may"), ("0", "a crash of the server may")],
+    [
+        ("1", "on the server's disk"),
+        ("2", "a power failure, but not a crash"),
+        ("0", "a crash of the server may"),
+    ],
 )
 def test_durability_describes_the_settings(level, told):
     """The description states what would be lost and in which case."""
@@ -91,7 +95,7 @@ def test_mysql_is_described_as_untested():
     """The tests run on MariaDB, so users of MySQL should be informed."""
     said = describe("mysql://here/jobs", Product("MySQL", (8, 4, 6), "8.4.6"), {}, "off")
 
-    assert said["server"] == "MySQL 8.4.6, where Firelock is untested: it is on MariaDB"
+    assert said["server"] == "MySQL 8.4.6; Firelock is tested on MariaDB only"
 
 
 def test_description_of_the_server_is_complete(mariadb):
@@ -102,8 +106,8 @@ def test_description_of_the_server_is_complete(mariadb):
 
     program = mariadb.server.program
     name = {"mariadb": "MariaDB", "mysql": "MySQL"}[program.product]
-    assert said["server"].split(",")[0] == f"{name} {'.'.join(map(str, program.version))}"
-    assert ("untested" in said["server"]) is (name == "MySQL")
+    assert said["server"].split(";")[0] == f"{name} {'.'.join(map(str, program.version))}"
+    assert ("tested on MariaDB only" in said["server"]) is (name == "MySQL")
     assert said["wake"].startswith("off: other processes find work by polling")
     assert "secret" not in str(said)
     assert Feature.NOTIFY not in features

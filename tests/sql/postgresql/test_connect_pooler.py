@@ -44,7 +44,7 @@ def test_pooler_is_detected(pgbouncer):
 
 
 def test_polling_because_of_a_pooler_is_logged_once(pgbouncer, caplog):
-    """One log line states that work is found by polling.
+    """One log line states that servers find work by polling.
 
     The description, which `doctor` shows, contains it too.
     """
@@ -54,9 +54,9 @@ def test_polling_because_of_a_pooler_is_logged_once(pgbouncer, caplog):
         said = storage.describe()
 
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "There is a pooler before postgresql://firelock:***@" in line
-    assert "work is found by polling" in line
-    assert "between here and the server" == said["pooler"]
+    assert "Detected a pooler between this process and postgresql://firelock:***@" in line
+    assert "servers find work by polling" in line
+    assert "between this process and the server" == said["pooler"]
     assert said["wake"].startswith("off behind a pooler")
 
 
@@ -88,7 +88,7 @@ def test_listening_through_a_pooler_can_be_forced(pgbouncer):
     storage = open_url(pgbouncer.url("listen=on"))
     storage.counts()
 
-    assert "NOTIFY, one connection a process" == storage.describe()["wake"]
+    assert "NOTIFY, one connection per process" == storage.describe()["wake"]
     storage.close()
 
 

@@ -54,5 +54,5 @@ def test_silent_connection_is_replaced(far, line, ask):
     asking.join(20)
 
     assert is_over
-    assert "no answer within 0.5 s" in str(told[0])
+    assert "no reply within 0.5 s" in str(told[0])
     assert {} == dict(far.storage.counts().by_state)

@@ -69,23 +69,23 @@ def test_description_of_a_real_server_is_complete(storage, postgresql_program):
     assert said["size"].endswith(" MiB")
     assert said["connections"].endswith(" of 200")
     assert "none" == said["pooler"]
-    assert "NOTIFY, one connection a process" == said["wake"]
+    assert "NOTIFY, one connection per process" == said["wake"]
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, "what was acknowledged is on the disk"),
+        ({}, "acknowledged data is on disk"),
         ({"fsync": "off"}, "may destroy the database"),
         ({"full_page_writes": "off"}, "may damage the database"),
-        ({"synchronous_commit": "off"}, "takes what was acknowledged in the last second"),
-        ({"synchronous_commit": "local"}, "what was acknowledged is on the disk"),
+        ({"synchronous_commit": "off"}, "may lose data acknowledged in the last second"),
+        ({"synchronous_commit": "local"}, "acknowledged data is on disk"),
         ({"synchronous_commit": "local", "synchronous_standby_names": "b"}, "a failover may lose"),
         (
             {"synchronous_commit": "remote_write", "synchronous_standby_names": "b"},
             "in the memory of a standby",
         ),
-        ({"synchronous_standby_names": "b"}, "on the disk here and of a standby"),
+        ({"synchronous_standby_names": "b"}, "on the disks of this server and of a standby"),
     ],
 )
 def test_durability_describes_the_settings(settings, expected):
@@ -110,8 +110,8 @@ def test_settings_that_lose_data_are_found(storage, postgresql, admin):
     assert [
         (
             False,
-            "synchronous_commit off: a crash takes what was acknowledged in the last second.",
-            "Set synchronous_commit on, unless that is meant.",
+            "synchronous_commit off: a crash may lose data acknowledged in the last second.",
+            "Set synchronous_commit to on, unless this is intended.",
         )
     ] == findings
     assert [] == found(storage, "synchronous_commit")
@@ -126,7 +126,7 @@ def test_missing_index_is_found_with_its_statement(storage, admin):
     admin.execute(mend)
 
     assert is_error
-    assert "Index firelock_ready is missing: jobs are looked for one by one." == what
+    assert "Index firelock_ready is missing, so queries read whole tables." == what
     assert [] == found(storage, "Index")
 
 
@@ -137,7 +137,7 @@ def test_invalid_index_is_found(storage, admin):
     ((is_error, what, mend),) = found(storage, "Index")
     admin.execute(mend.rstrip("."))
 
-    assert (True, "Index firelock_due is not valid: it is not used.") == (is_error, what)
+    assert (True, "Index firelock_due is invalid, so the server does not use it.") == (is_error, what)
     assert [] == found(storage, "Index")
 
 
@@ -152,7 +152,7 @@ def test_index_findings_use_the_prefix_and_schema(postgresql, admin):
     findings = found(storage, "Index")
     storage.close()
 
-    assert "Index jobs_due is missing: jobs are looked for one by one." == what
+    assert "Index jobs_due is missing, so queries read whole tables." == what
     assert [] == findings
 
 
@@ -163,10 +163,10 @@ def test_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
         reader.execute("SELECT 1")
         pid = reader.info.backend_pid
 
-        ((is_error, what, mend),) = found_at_once(engine_url, "is open for", old_seconds=0)
+        ((is_error, what, mend),) = found_at_once(engine_url, "has been open for", old_seconds=0)
 
     assert not is_error
-    told = rf"The transaction of pid {pid} \(report, role {USER}\) is open for \d+ seconds: no row that"
+    told = rf"The transaction of pid {pid} \(report, role {USER}\) has been open for \d+ seconds; dead rows"
     assert re.match(told, what)
     assert f"SELECT pg_terminate_backend({pid})" in mend
 
@@ -212,7 +212,7 @@ def test_dead_rows_are_found(engine_url, admin):
     ((_, what, _),) = eventually(look)
     admin.execute("VACUUM firelock_records")
 
-    assert "firelock_records has 100 dead rows beside 0; it was never vacuumed." == what
+    assert "firelock_records has 100 dead rows and 0 live rows; it was never vacuumed." == what
     assert eventually(lambda: not look())
 
 
@@ -228,7 +228,7 @@ def test_role_without_monitoring_privileges_is_found(storage, postgresql):
     """Missing privileges are a finding and not an error. Everything that the role can see is checked."""
     limited = open_url(postgresql.url("application_name=limited"))
     try:
-        findings = found(limited, "sees no other role's sessions")
+        findings = found(limited, "cannot see the sessions of other roles")
         others = found(limited, "fsync")
     finally:
         limited.close()
@@ -236,12 +236,15 @@ def test_role_without_monitoring_privileges_is_found(storage, postgresql):
     assert [
         (
             False,
-            f"Role {USER} sees no other role's sessions: who holds old rows cannot be told.",
-            f"GRANT pg_read_all_stats TO {USER}, or run doctor as another role.",
+            (
+                f"Role {USER} cannot see the sessions of other roles, so transactions that keep old rows may "
+                "not be found."
+            ),
+            f"Run GRANT pg_read_all_stats TO {USER}, or run doctor as another role.",
         )
     ] == findings
     assert others
-    assert [] == found(storage, "sees no other")
+    assert [] == found(storage, "cannot see the sessions")
 
 
 def test_unreadable_view_is_a_finding(storage, postgresql, admin):
@@ -249,7 +252,7 @@ def test_unreadable_view_is_a_finding(storage, postgresql, admin):
     admin.execute("REVOKE SELECT ON pg_catalog.pg_prepared_xacts FROM public")
     limited = open_url(postgresql.url())
     try:
-        ((is_error, what, _),) = found(limited, "may not see prepared transactions")
+        ((is_error, what, _),) = found(limited, "is not allowed to check prepared transactions")
     finally:
         limited.close()
         admin.execute("GRANT SELECT ON pg_catalog.pg_prepared_xacts TO public")

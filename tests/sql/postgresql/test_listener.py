@@ -270,7 +270,7 @@ def test_failing_notification_does_not_fail_the_enqueue(caplog):
         sender.close()
 
     assert ["a", "b"] == tries
-    assert ["Servers could not be told of work (OperationalError); they find it when they poll."] == [
+    assert ["Could not notify servers of work (OperationalError); they will find it by polling."] == [
         record.getMessage() for record in caplog.records
     ]
 
@@ -367,4 +367,4 @@ def test_failing_listening_connection_is_reported(open_mailbox, postgresql, admi
 
     assert [] == arrived
     assert [b"*"] == eventually(again, within=30)
-    assert "NOTIFY, one connection a process" == mailbox.describe()
+    assert "NOTIFY, one connection per process" == mailbox.describe()

@@ -185,7 +185,7 @@ def test_missing_folder_is_named(tmp_path):
     """If the path cannot be opened, the error names the missing folder."""
     storage = SqliteStorage(f"sqlite:///{tmp_path}/nowhere/jobs.db")
 
-    with pytest.raises(StorageError, match=f"no folder {tmp_path}/nowhere"):
+    with pytest.raises(StorageError, match=f"the folder {tmp_path}/nowhere does not exist"):
         storage.counts()
 
 

@@ -105,7 +105,7 @@ def test_failed_transaction_stores_nothing(scene):
     """If SQLite cannot store a value, the whole call is refused. The storage stays usable."""
     good, bad = scene.new_job(), scene.new_job(priority=2**63)
 
-    with pytest.raises(StorageError, match="cannot hold"):
+    with pytest.raises(StorageError, match="cannot store a value"):
         scene.storage.insert([good, bad])
 
     assert [None, None] == scene.storage.get([good.id, bad.id])
@@ -146,8 +146,8 @@ def test_driver_errors_are_classified_by_retry(tmp_path, statements, expected, w
 @pytest.mark.parametrize(
     ("synchronous", "told", "is_found"),
     [
-        ("full", "full: what was acknowledged is on the disk", False),
-        ("normal", "may take the last commits", True),
+        ("full", "full: acknowledged data is on disk", False),
+        ("normal", "may lose the last commits", True),
     ],
 )
 def test_description_contains_the_durability(path, synchronous, told, is_found):

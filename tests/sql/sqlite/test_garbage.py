@@ -36,7 +36,7 @@ def test_row_with_unreadable_numbers_is_quarantined(scene, path, column):
     assert [before, behind] == [job.id for job in claimed]
     record = scene.record(bad)
     assert State.FAILED is record.state
-    assert "the stored row cannot be read: a column holds what nobody wrote there" == record.reason
+    assert "the stored row cannot be read: a column contains an invalid value" == record.reason
     assert {State.PROCESSING: 2, State.FAILED: 1} == scene.storage.counts().by_state
 
 

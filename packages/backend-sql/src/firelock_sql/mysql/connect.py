@@ -23,8 +23,9 @@ from firelock_sql.schema.names import Names, set_names
 # The versions with SKIP LOCKED, without which concurrent claims block each other.
 _OLDEST = {"MySQL": (8, 0, 1), "MariaDB": (10, 6, 0)}
 _SINCE = {"MySQL": "8.0.1", "MariaDB": "10.6"}
-# They use MySQL's protocol, but lock rows differently or not at all. Claims rely on MySQL's row locks.
-_STRANGERS = (
+# These products use MySQL's protocol, but lock rows differently or not at all. Claims require MySQL's row
+# locks.
+_OTHER_PRODUCTS = (
     "TiDB", "Vitess", "SingleStore", "MemSQL", "OceanBase", "Dolt", "StarRocks", "Doris", "ClickHouse",
     "Databend", "GreptimeDB", "Manticore", "PlanetScale",
 )  # fmt: skip
@@ -59,39 +60,35 @@ def read_product(version: str, comment: str) -> Product:
     """Return the product with this VERSION() and @@version_comment.
 
     Raises:
-        StorageError: It is too old, or another product.
+        StorageError: If the server is too old or is another product.
     """
     said = f"{version} {comment}"
-    for stranger in _STRANGERS:
-        if stranger.lower() in said.lower():
-            raise StorageError(
-                f"The server is {stranger} ({version}); firelock-sql works with MySQL and MariaDB."
-            )
+    for other in _OTHER_PRODUCTS:
+        if other.lower() in said.lower():
+            raise StorageError(f"The server must be MySQL or MariaDB, got {other} ({version}).")
     name = "MariaDB" if "mariadb" in said.lower() else "MySQL"
-    # MariaDB before 11 pretends to be MySQL 5.5.5 for old clients, followed by its own version.
+    # For old clients, MariaDB before 11 reports version 5.5.5, followed by its real version.
     found = _NUMBERS.search(version.removeprefix("5.5.5-") if name == "MariaDB" else version)
     if found is None:
-        raise StorageError(
-            f"The server's version {version!r} cannot be read; firelock-sql works with MySQL and MariaDB."
-        )
+        raise StorageError(f"Unknown server version {version!r}. Use MySQL or MariaDB.")
     numbers = tuple(int(number or 0) for number in found.groups())
     if numbers < _OLDEST[name]:
         raise StorageError(
-            f"{name} {found[0]} is too old: SKIP LOCKED came with {_SINCE[name]}. Upgrade the server, or use "
-            "another storage."
+            f"{name} must be version {_SINCE[name]} or newer, because Firelock requires SKIP LOCKED; got "
+            f"{found[0]}. Upgrade the server, or use another storage."
         )
     return Product(name, numbers, found[0])
 
 
 _SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS
 _ASKED = "SELECT VERSION(), @@version_comment, @@SESSION.sql_mode, @@SESSION.character_set_client"
-# A transaction is retried for longer than this. MySQL has no way to shorten the wait of a single statement.
+# Transactions are retried for longer than this. MySQL cannot shorten the wait of a single statement.
 _LOCK_SECONDS = {"MariaDB": 2, "MySQL": 1}
 _SESSION = "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
 # A separate statement, because the variable's name differs between the products.
 _LEVEL = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
-# Ends transactions of processes that hang or are cut off, because others need the locked rows. MySQL has no
-# limit only for transactions: idle connections are closed as well, and reopened when needed.
+# Ends transactions of processes that hang or are disconnected, because others need the locked rows. MySQL has
+# no timeout only for transactions, so idle connections are also closed, and reopened when they are needed.
 _IDLE = {"MariaDB": "idle_transaction_timeout = 10", "MySQL": "wait_timeout = 60"}
 
 
@@ -99,7 +96,7 @@ def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver'
     """Set up our own new connection, or check a caller's; return the product.
 
     Raises:
-        StorageError: The server is unsupported, or the session would truncate or garble strings.
+        StorageError: If the server is unsupported, or if the session would truncate or damage strings.
     """
     cursor = driver.cursor()
     cursor.execute(_ASKED)
@@ -118,31 +115,33 @@ def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver'
 def _require(mode: str, charset: str) -> None:
     if "STRICT_TRANS_TABLES" not in mode and "STRICT_ALL_TABLES" not in mode:
         raise StorageError(
-            f"The engine's sessions have sql_mode={mode!r}, in which a text too long for its column is cut "
-            "without an error. Add STRICT_TRANS_TABLES on the server or in the engine's connections, or pass "
-            "a URL."
+            f"The engine's sessions have sql_mode={mode!r}, in which too long strings are truncated without "
+            "an error. Add STRICT_TRANS_TABLES on the server or in the engine's connections, or pass a URL."
         )
     if charset != "utf8mb4":
         raise StorageError(
-            f"The engine's sessions use the character set {charset!r}; add ?charset=utf8mb4 to its URL, or "
-            "pass the URL to firelock."
+            f"The engine's sessions must use the character set utf8mb4, got {charset!r}. Add "
+            "?charset=utf8mb4 to the engine's URL, or pass the URL to Firelock."
         )
 
 
 def runs_several(driver: Any) -> bool:  # noqa: ANN401 - any driver's connection
-    """Return whether the connection takes several statements at a time; for mysqlclient this is unknown."""
+    """Return whether the connection accepts several statements at a time; False if this is unknown.
+
+    It is unknown for mysqlclient.
+    """
     return bool(getattr(driver, "client_flag", 0) & _SEVERAL)
 
 
-# A deadlock, a lock timeout, a key that another transaction was first to write, a row or a table that has
-# changed since the snapshot. Galera also reports conflicts of a commit as deadlocks.
+# A deadlock, a lock timeout, a key that another transaction has written, or a row or a table that has changed
+# since the snapshot. Galera also reports conflicts of a commit as deadlocks.
 _LOCK_TIMEOUT = 1205
-# For a savepoint after a deadlock, which has rolled back the transaction with all its savepoints.
+# The error for a savepoint after a deadlock, which has rolled back the transaction with all its savepoints.
 _DOES_NOT_EXIST, _SAVEPOINT = 1305, "SAVEPOINT"
 _LOCKED = frozenset({_LOCK_TIMEOUT, 3572})
 _CONFLICTS = frozenset({1213, _LOCK_TIMEOUT, 1062, 1020, 1412, 3572})
 _LOST = frozenset({0, 1053, 1158, 1159, 1160, 1161, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
-# Too many connections, out of resources, read-only during a failover, stopped by a limit.
+# Too many connections, out of resources, read-only during a failover, or stopped by a limit.
 _PASSING = frozenset(
     {1021, 1037, 1038, 1040, 1041, 1047, 1114, 1129, 1203, 1226, 1290, 1305, 1317, 1836, 1969, 2002, 2003,
      2005, 3024}
@@ -153,26 +152,26 @@ _FULL = frozenset({1021, 1114})
 _NO_SPACE = "No space left on device"  # the operating system's message, which the server quotes
 _HINTS = {
     1021: "free space on the server's disk",
-    1040: "lower ?pool_size=, or raise max_connections",
-    1044: "check what the user is granted: GRANT ALL ON database.* TO user",
-    1045: "check the user's name and password, and the hosts it may come from",
-    1049: "create the database, or name another",
-    1114: "there is no room left for it",
-    1129: "somebody has to run mariadb-admin flush-hosts, or mysqladmin flush-hosts",
-    1142: "check what the user is granted, and run firelock migrate as a user who may create tables",
+    1040: "decrease ?pool_size=, or increase max_connections",
+    1044: "check the privileges of the user: GRANT ALL ON database.* TO user",
+    1045: "check the user name and password, and the hosts from which this user may connect",
+    1049: "create the database, or use another one",
+    1114: "free space for the table on the server",
+    1129: "run mariadb-admin flush-hosts or mysqladmin flush-hosts",
+    1142: "check the privileges of the user, and run firelock migrate as a user that may create tables",
     1146: "run firelock migrate",
-    1153: "raise max_allowed_packet on the server, or store less in a job",
-    1203: "lower ?pool_size=, or raise what the user may have (max_user_connections)",
-    1290: "it takes no writes: a replica, or just becoming one",
+    1153: "increase max_allowed_packet on the server, or store less data in a job",
+    1203: "decrease ?pool_size=, or increase max_user_connections",
+    1290: "the server does not accept writes: it is a replica, or is becoming one",
     1665: "set binlog_format=ROW on the server",
-    1836: "it takes no writes: a replica, or just becoming one",
+    1836: "the server does not accept writes: it is a replica, or is becoming one",
 }
-# Our own messages for errors whose original text would contain values or say too little.
+# Our own messages, for errors whose original text would contain values or too little information.
 _SENTENCES = {
     0: "the connection is closed",
-    1062: "somebody else was first to write a key",
-    1305: "a deadlock has undone the caller's whole transaction; run it again",
-    1366: "it cannot hold a character of this call",
+    1062: "another transaction has written the same key",
+    1305: "a deadlock has rolled back the caller's whole transaction; run it again",
+    1366: "the database cannot store a character of this call",
     1406: "a value is too long for its column",
 }
 _TELLING = frozenset(
@@ -184,16 +183,19 @@ _QUOTED = re.compile(r"(?:'.*'|\".*\")", re.DOTALL)
 
 def read_failure(error: BaseException) -> Failure | None:
     """Return the meaning of an error of a driver; None for any other error."""
-    if isinstance(error, DBAPIError) and error.orig is not None:  # from the engine's own first queries
+    if isinstance(error, DBAPIError) and error.orig is not None:  # an error of the engine's first queries
         return read_failure(error.orig)
     if isinstance(error, RuntimeError) and "cryptography" in str(error):
-        text = 'the server asks for a password in a way that needs more: pip install "pymysql[rsa]", or TLS.'
+        text = (
+            "the server's password authentication requires an additional package: "
+            'run pip install "pymysql[rsa]", or use TLS.'
+        )
         return Failure(Meaning.LASTING, text)
     if not _is_of_driver(error):
         return None
     number, said = _parts(error)
     is_full = number in _FULL or _NO_SPACE in said
-    if number == _DOES_NOT_EXIST and _SAVEPOINT not in said:  # for example a function that this version lacks
+    if number == _DOES_NOT_EXIST and _SAVEPOINT not in said:  # for example, a missing function
         return Failure(Meaning.LASTING, f"{said.rstrip('.')} (error {number}).")
     return Failure(
         Meaning.PASSING if is_full else _meaning(error, number), _text(number, said),
@@ -227,12 +229,12 @@ def _meaning(error: BaseException, number: int | None) -> Meaning:
 
 
 def _text(number: int | None, said: str) -> str:
-    """Return one line, without the parts of the statement that the server quotes."""
+    """Return a one-line message without the parts of the statement that the server quotes."""
     if number in _SENTENCES:
         line = _SENTENCES[number]
     else:
         shown = said if number in _TELLING else _QUOTED.sub("'…'", said)
-        line = next(iter(shown.strip().splitlines()), "").rstrip(".") or "an error without a word"
+        line = next(iter(shown.strip().splitlines()), "").rstrip(".") or "an error without a message"
     hint = _HINTS.get(number or -1, "")
     code = "" if number is None or number in _SENTENCES else f" (error {number})"
     return f"{line}{code}{'; ' if hint else ''}{hint}."
@@ -242,7 +244,7 @@ DRIVERS = frozenset({"pymysql", "mysqldb", "aiomysql", "asyncmy"})
 
 
 class _MysqlCompiler(MySQLCompiler):
-    """A compiler that forces the named indexes, because statistics of a queue are always out of date."""
+    """A compiler that forces the named indexes, because statistics of a queue are always outdated."""
 
     @override
     def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:
@@ -250,7 +252,7 @@ class _MysqlCompiler(MySQLCompiler):
 
 
 class _MysqlTables(MySQLDDLCompiler):
-    """A compiler that creates a table and its indexes in one statement, which is applied as a whole."""
+    """A compiler that creates a table and its indexes in one statement, which is atomic."""
 
     @override
     def create_table_constraints(self, table: Table, **options: Any) -> str:  # type: ignore[override]
@@ -280,7 +282,7 @@ class _MySQL(MySQLDialect_pymysql):
     supports_statement_cache = False
 
 
-class _MariaDB(loader("pymysql")):  # type: ignore[misc]  # made by a function
+class _MariaDB(loader("pymysql")):  # type: ignore[misc]  # created by a function
     statement_compiler = _MysqlCompiler
     ddl_compiler = _MysqlTables
     makes_indexes_with_tables = True
@@ -298,9 +300,9 @@ def dialect_of(product: str, names: Names) -> Dialect:
 NOT_WAITING = {"mariadb": "SET STATEMENT innodb_lock_wait_timeout = 0 FOR ", "mysql": ""}
 """The prefix of a change that must fail immediately if another transaction has locked a row.
 
-If this is set for the whole transaction instead, its queries do not skip locked rows, but fail. MariaDB 11
-behaves like this.
+If it were set for the whole transaction, queries with SKIP LOCKED would fail instead of skipping locked rows,
+at least on MariaDB 11.
 """
 
 CLOCK = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
-"""The time at which the statement began, in microseconds, whatever the session's time zone is."""
+"""The start time of the statement in microseconds, regardless of the session's time zone."""

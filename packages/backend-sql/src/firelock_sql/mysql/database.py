@@ -1,4 +1,4 @@
-"""One database of a MySQL or MariaDB server, as the verbs use it."""
+"""One database of a MySQL or MariaDB server as used by the verbs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _NOW = f"SELECT {CLOCK}"
-# A caller's connection keeps its settings: the isolation level is set only for the next transaction.
+# A caller's connection keeps its settings, because the isolation level is set only for the next transaction.
 _WRITE = "START TRANSACTION READ WRITE"
 _LEVEL = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _SNAPSHOT_LEVEL = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
-# On since MariaDB 11.6.2: a transaction that locks a row which has changed since the snapshot is rolled back.
+# On by default since MariaDB 11.6.2: rolls back a transaction that locks a row changed since its snapshot.
 _CHANGES = "innodb_snapshot_isolation"
 _KNOWS_CHANGES = f"SHOW VARIABLES LIKE '{_CHANGES}'"
 _LET_CHANGE = f"SET @firelock_changes = @@SESSION.{_CHANGES}, SESSION {_CHANGES} = 0"
@@ -45,14 +45,14 @@ _HAS_TABLE = (
     "SELECT 1 FROM information_schema.tables"
     " WHERE table_schema = COALESCE(%s, DATABASE()) AND table_name = %s"
 )
-# One name per database and prefix, because such locks belong to the whole server; 64 characters are allowed.
-# MySQL 9.6 removed MD5 and SHA1.
+# The name contains database and prefix, because such locks belong to the whole server. It may have 64
+# characters. It uses SHA2, because MySQL 9.6 removed MD5 and SHA1.
 _LOCK_NAME = "LEFT(CONCAT('firelock/', LEFT(SHA2(COALESCE(%s, DATABASE()), 256), 32), '/', %s), 64)"
 _LOCK = f"SELECT GET_LOCK({_LOCK_NAME}, %s)"
 _UNLOCK = f"SELECT RELEASE_LOCK({_LOCK_NAME})"
 _MIGRATION_SECONDS = 30
-# An index of ten million rows takes minutes. All others queue behind a statement that waits for a table, so
-# it gives up after two seconds instead of a day, and the migration is retried.
+# Creating an index of ten million rows takes minutes. All other transactions queue behind a statement that
+# waits for a table, so it gives up after two seconds instead of a day, and the migration is retried.
 _MIGRATING = {
     "MariaDB": "SET SESSION lock_wait_timeout = 2, max_statement_time = 0",
     "MySQL": "SET SESSION lock_wait_timeout = 2",
@@ -79,7 +79,7 @@ class MysqlDatabase(ServerDatabase):
         connections.meet = self._meet
 
     def _meet(self, driver: Any) -> None:  # noqa: ANN401 - any driver's connection
-        """Check the server of the new connection, and set it up if it is ours."""
+        """Check the server of the new connection, and set up the connection if it is our own."""
         product = meet(driver, is_own=self._is_own)
         if product != self._product:
             self.dialect = dialect_of(product.dialect, self.names)
@@ -87,7 +87,7 @@ class MysqlDatabase(ServerDatabase):
 
     @property
     def product(self) -> Product:
-        """The product of the server; connects if there was no connection yet."""
+        """The product of the server, which requires a first connection."""
         if self._product is None:
             self.clock()
         assert self._product is not None  # noqa: S101 - set before any transaction begins
@@ -99,7 +99,7 @@ class MysqlDatabase(ServerDatabase):
     def has_brief_updates(self) -> bool:
         """Whether an UPDATE of a locked row fails soon: on MariaDB immediately, on MySQL after a second.
 
-        On a caller's connection to MySQL it waits as long as the caller has set.
+        On a caller's connection to MySQL, the UPDATE waits for as long as the caller's settings allow.
         """
         return self._is_own or self.product.name == "MariaDB"
 
@@ -109,7 +109,7 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def begin(self, lent: Lent, *, is_writing: bool, is_brief: bool = False) -> tuple[Cursor, LateClock]:
-        """Begin without a round trip if the connection takes several statements at a time, as our own do."""
+        """Begin, without a round trip if the connection accepts several statements, like all our own."""
         carries_several = self._is_own or runs_several(lent.driver)
         cursor = MultiStatementCursor(StatementSender(lent.driver.cursor(), carries_several=carries_several))
         del is_brief  # the statements themselves declare whether they wait for locks
@@ -156,24 +156,24 @@ class MysqlDatabase(ServerDatabase):
     @override
     def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:
         tx = super().begin_joined(callers, cursor)
-        # Callers usually have REPEATABLE READ.
+        # Callers usually use REPEATABLE READ, so another connection may see newer rows.
         tx.newer = lambda statement, values: self.read(lambda own: own.all(statement, **values))
         return tx
 
     @override
     def _run_joined_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
-        """Keep MariaDB from rolling back the caller's transaction because of a row that has changed."""
+        """Prevent MariaDB from rolling back the caller's transaction because of a changed row."""
         if not self._undoes_for_changes():
             return super()._run_joined_work(tx, work)
         tx.cursor.execute(_LET_CHANGE)
         try:
             return super()._run_joined_work(tx, work)
         finally:
-            with suppress(Exception):  # if the connection is lost, other code reports it
+            with suppress(Exception):  # other code reports a lost connection
                 tx.cursor.execute(_AS_BEFORE)
 
     def _undoes_for_changes(self) -> bool:
-        """Return whether the server may do so; queried once."""
+        """Return whether the server may do this; the first call queries the server."""
         if self._has_changes is None:
             self._has_changes = self.read(_knows_changes)
         return self._has_changes
@@ -187,12 +187,13 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def prepare_migration(self, tx: Transaction) -> None:
-        """Take a lock of the session: every CREATE commits, so a transaction could not lock out others."""
+        """Acquire a lock of the session, because every CREATE commits and ends the locks of a transaction."""
         tx.cursor.execute(_LOCK, [self.names.schema, self.names.prefix, _MIGRATION_SECONDS])
         found: Any = tx.cursor.fetchone()
         if found[0] != 1:
             raise StorageUnavailable(
-                f"{self.name}: another process has been migrating for {_MIGRATION_SECONDS} seconds."
+                f"{self.name}: another process has been migrating the schema for {_MIGRATION_SECONDS} "
+                "seconds. Try again later."
             )
         tx.cursor.execute(_MIGRATING[self.product.name])
         if self.names.schema is not None:
@@ -201,7 +202,7 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def finish_migration(self, tx: Transaction) -> None:
-        with suppress(Exception):  # a lost connection has released the lock already
+        with suppress(Exception):  # if the connection is lost, the server has released the lock
             tx.cursor.execute(_MIGRATED[self.product.name])
             tx.cursor.execute(_UNLOCK, [self.names.schema, self.names.prefix])
             tx.cursor.fetchone()
@@ -216,7 +217,8 @@ class MysqlDatabase(ServerDatabase):
         place = _place_of(within)
         if self.is_in_autocommit(within):
             raise ConfigurationError(
-                f"within= is a connection to {place} in autocommit mode; use one with transactions."
+                f"within must not be a connection in autocommit mode, got one to {place}. Use a connection "
+                "with transactions."
             )
         dialect = dialect_of(self.product.dialect, self.names)
         return Joined(within, dialect, place, lambda: self.cursor_of(within), tell_nobody)
@@ -250,7 +252,7 @@ class MysqlDatabase(ServerDatabase):
         return health.diagnose(seen)
 
     def _read_longest(self) -> tuple[int, int] | None:
-        """Return the oldest transaction; None if there is none, or if the user must not see others."""
+        """Return the oldest transaction; None if none is open, or if the user is not allowed to see it."""
         try:
             return self.transact(lambda tx: health.read_longest(tx.cursor), is_writing=False)
         except StorageError:
@@ -258,7 +260,7 @@ class MysqlDatabase(ServerDatabase):
 
 
 def _clock_asked(cursor: MultiStatementCursor) -> Callable[[], int]:
-    """Add the query for the time to the waiting statements; return a function that reads its answer."""
+    """Add the query for the time to the waiting statements; return a function that reads its result."""
     [answer] = cursor.put(_NOW)
 
     def read() -> int:
@@ -275,7 +277,7 @@ def _knows_changes(tx: Transaction) -> bool:
 
 
 def _place_of(driver: Any) -> str:  # noqa: ANN401 - any driver's connection
-    """Return the place that distinguishes the database of a raw connection from others."""
+    """Return a name that distinguishes the database of a raw connection from others."""
     with driver.cursor() as cursor:
         cursor.execute("SELECT @@hostname, @@port, DATABASE()")
         host, port, database = cursor.fetchone()

@@ -1,9 +1,9 @@
 """Deltas of batches on MySQL and MariaDB: the server adds them up, and they are deleted by their numbers.
 
-Both must use the same rows. Only a query without a lock reads a snapshot; a later DELETE also sees newer
-rows, even with lower numbers. So the query returns which numbers it has added up, as bits, 60 per row: for
-100,000 rows of the table it returns 1,700 rows. If it has added up all numbers of a range, they are deleted
-by that range, because no row that is stored meanwhile can have a number in it.
+The sum and the deletion must cover the same rows. The query without a lock reads a snapshot, but a later
+DELETE also sees newer rows, even with lower numbers. So the query returns the numbers of the added rows as
+bits, 60 per result row: 1,700 result rows for 100,000 rows of the table. If all numbers of a range were
+added, the range is deleted as a whole, because no row that is stored meanwhile can have a number in it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SELECT seq DIV {_WIDTH} AS part, BIT_OR(1 << MOD(seq, {_WIDTH})),
 FROM firelock_batch_deltas WHERE batch_id = :id GROUP BY part ORDER BY part
 """)  # noqa: S608 - numbers and names
 _DROP = Text("DELETE FROM firelock_batch_deltas WHERE seq IN :seqs")
-# InnoDB also locks the row after a range, so it must be one that no other transaction uses.
+# InnoDB also locks the row after a range, so that row must not be in use by another transaction.
 _DROP_RUN = Text("""
 DELETE firelock_batch_deltas FROM firelock_batch_deltas INDEXED BY seq WHERE seq >= :first AND seq < :last
 """)
 
 
 def take_deltas(tx: Transaction, id: str) -> Share:
-    """Delete all deltas that were committed before this; return their sum. The batch must be locked."""
+    """Delete all deltas that have been committed; return their sum. The batch must be locked."""
     found = tx.all(_TAKE, id=id)
     runs, loose = _numbers((int(part), int(there)) for part, there, *_ in found)
     cursor = cast("MultiStatementCursor", tx.cursor)
@@ -47,7 +47,7 @@ def take_deltas(tx: Transaction, id: str) -> Share:
 
 
 def _numbers(parts: Iterable[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[int]]:
-    """Return the numbers as ranges without gaps (first and last), and as single numbers."""
+    """Return the numbers as ranges without gaps (first and last number), and the remaining numbers."""
     runs: list[tuple[int, int]] = []
     loose: list[int] = []
     for part, there in parts:

@@ -1,4 +1,4 @@
-"""Descriptions and checks of a server, for the start of a Firelock server and for `firelock doctor`."""
+"""Descriptions and checks of a database server, for the start of a Firelock server and `firelock doctor`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LONG_TRANSACTION_SECONDS = 60
 _CLOCK_MICROS = 2_000_000
 
 Settings = Mapping[str, str]
-"""The relevant settings of the server, by name; unknown ones are missing."""
+"""The relevant settings of the server by name, without those that the server does not know."""
 
 
 def read_settings(cursor: Cursor) -> Settings:
@@ -63,7 +63,7 @@ def describe(name: str, product: Product, settings: Settings, wake: str) -> Mapp
     is_tested = product.name == _TESTED
     return {
         "storage": name,
-        "server": str(product) if is_tested else f"{product}, where Firelock is untested: it is on {_TESTED}",
+        "server": str(product) if is_tested else f"{product}; Firelock is tested on {_TESTED} only",
         "durability": _durability(settings),
         "wake": wake,
     }
@@ -72,11 +72,11 @@ def describe(name: str, product: Product, settings: Settings, wake: str) -> Mapp
 def _durability(settings: Settings) -> str:
     match settings.get("innodb_flush_log_at_trx_commit"):
         case "1":
-            return "full: what was acknowledged is on the server's disk"
+            return "full: acknowledged data is on the server's disk"
         case "2":
-            return "a power failure may take the last second's commits, a crash of the server alone does not"
+            return "a power failure, but not a crash of the server, may lose the commits of the last second"
         case _:
-            return "a crash of the server may take the last second's commits"
+            return "a crash of the server may lose the commits of the last second"
 
 
 @attrs.frozen
@@ -88,11 +88,11 @@ class Observed:
     schema: SchemaState
     clock_difference: int  # microseconds by which the server's clock is ahead of this machine's
     history_length: int | None  # number of old row versions, if the server reports it
-    longest: tuple[int, int] | None  # of `read_longest`, if the user may see it
+    longest: tuple[int, int] | None  # the result of `read_longest`, if the user is allowed to see it
 
 
 def diagnose(seen: Observed) -> list[Finding]:
-    """Return the problems that may occur with this server, and how to fix them."""
+    """Return a finding for each problem of this server, with its fix."""
     return [
         *_of_product(seen.product),
         *_of_durability(seen.settings),
@@ -107,12 +107,12 @@ def _of_product(product: Product) -> Iterator[Finding]:
     if product.name != _TESTED:
         yield Finding(
             Severity.NOTE, "mysql_product", f"The server is {product}; Firelock's tests run on {_TESTED}.",
-            "Try with your own jobs what matters to you, or use MariaDB or PostgreSQL.",
+            "Test Firelock with your own jobs, or use MariaDB or PostgreSQL.",
         )  # fmt: skip
     if not product.sorts_down:
         yield Finding(
             Severity.NOTE, "mysql_no_descending_index",
-            f"{product} keeps no index in descending order: a claim reads and locks its whole queue.",
+            f"{product} does not support descending indexes, so a claim reads and locks its whole queue.",
             "Upgrade to MariaDB 10.8 or newer, or keep queues short.",
         )  # fmt: skip
 
@@ -122,19 +122,19 @@ def _of_durability(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             Severity.NOTE, "mysql_durability",
             f"innodb_flush_log_at_trx_commit is {level}: {_durability(settings)}.",
-            "Set it to 1, unless that is meant.",
+            "Set it to 1, unless this is intended.",
         )  # fmt: skip
     if settings.get("log_bin") == "ON" and (number := settings.get("sync_binlog", "1")) != "1":
         yield Finding(
             Severity.NOTE, "mysql_durability",
-            f"sync_binlog is {number}: after a power failure replicas may lack jobs, or have more.",
-            "Set it to 1 where replicas or restores from the binary log matter.",
+            f"sync_binlog is {number}: after a power failure, replicas may have fewer or more jobs.",
+            "Set it to 1 if you use replicas or restore from the binary log.",
         )  # fmt: skip
     if settings.get("innodb_doublewrite", "ON") == "OFF":
         yield Finding(
             Severity.NOTE, "mysql_durability",
-            "innodb_doublewrite is off: a power failure may leave half a page, and tables damaged.",
-            "Switch it on, unless the file system writes whole pages or none.",
+            "innodb_doublewrite is off: a power failure during the write of a page may damage tables.",
+            "Set it to ON, unless the file system writes pages atomically.",
         )  # fmt: skip
 
 
@@ -142,28 +142,28 @@ def _of_working(settings: Settings) -> Iterator[Finding]:
     if settings.get("log_bin") == "ON" and settings.get("binlog_format") == "STATEMENT":
         yield Finding(
             Severity.ERROR, "mysql_binlog_format",
-            "binlog_format is STATEMENT, with which READ COMMITTED transactions cannot write.",
-            "Set binlog_format=ROW, or MIXED.",
+            "binlog_format is STATEMENT, which prevents writes by READ COMMITTED transactions.",
+            "Set binlog_format to ROW or MIXED.",
         )  # fmt: skip
     if "ON" in {settings.get("read_only"), settings.get("super_read_only")}:
         yield Finding(
             Severity.ERROR,
             "mysql_read_only",
-            "The server is read only.",
-            "Connect to the primary; a replica can run no jobs.",
+            "The server is read-only.",
+            "Connect to the primary, because a replica cannot run jobs.",
         )
     if int(settings.get("max_allowed_packet", _SMALL_PACKET)) < _SMALL_PACKET:
         size = int(settings["max_allowed_packet"]) // _MEGABYTE
         yield Finding(
             Severity.WARNING, "mysql_max_packet",
-            f"max_allowed_packet is {size} MB: batches of jobs with long arguments are refused.",
+            f"max_allowed_packet is {size} MB, so the server refuses batches of jobs with long arguments.",
             "Set it to 16 MB or more.",
         )  # fmt: skip
     if settings.get("wsrep_on") == "ON":
         yield Finding(
             Severity.NOTE, "mysql_galera",
-            "The server is a node of a Galera cluster, where Firelock is untested.",
-            "Let every server and client of Firelock use one and the same node.",
+            "The server is a node of a Galera cluster, on which Firelock is not tested.",
+            "Use the same node for all servers and clients of Firelock.",
         )  # fmt: skip
 
 
@@ -172,20 +172,21 @@ def _of_schema(schema: SchemaState) -> Iterator[Finding]:
         yield Finding(
             Severity.NOTE,
             "schema_missing",
-            "There are no tables yet.",
-            "They are made on first use, or by firelock migrate.",
+            "Firelock's tables do not exist yet.",
+            "Run firelock migrate, or let the first use create them.",
         )
     elif schema.found < schema.wanted:
         yield Finding(
             Severity.ERROR, "schema_old",
-            f"The schema is {schema.found}, this version needs {schema.wanted}.",
+            f"The schema has version {schema.found}, but this firelock-sql requires version {schema.wanted}.",
             "Stop the servers and run firelock migrate.",
         )  # fmt: skip
     elif schema.found > schema.wanted:
         yield Finding(
             Severity.ERROR, "schema_new",
-            f"The schema is {schema.found}, this version knows {schema.wanted}.",
-            "Upgrade firelock-sql here, or use the release that wrote it.",
+            f"The schema has version {schema.found}, which is newer than version {schema.wanted} of this "
+            "firelock-sql.",
+            "Upgrade firelock-sql, or use the release that created the schema.",
         )  # fmt: skip
 
 
@@ -195,7 +196,7 @@ def _of_clock(difference: int) -> Iterator[Finding]:
         yield Finding(
             Severity.WARNING, "skew",
             f"The server's clock is {abs(difference) / 1e6:.1f} s {way} this machine's.",
-            "Let both follow one time service: instants of users and of the storage differ by so much.",
+            "Synchronize both clocks, because times from users and from the storage differ by this amount.",
         )  # fmt: skip
 
 
@@ -203,13 +204,13 @@ def _of_age(history: int | None, longest: tuple[int, int] | None) -> Iterator[Fi
     if history is not None and history > _LONG_HISTORY:
         yield Finding(
             Severity.WARNING, "mysql_old_versions",
-            f"The server keeps {history:,} old versions of rows, which every claim has to pass over.",
-            "Look for transactions that stay open for long; see SHOW PROCESSLIST.",
+            f"The server keeps {history:,} old row versions, which every claim must step over.",
+            "Find and end transactions that have been open for a long time: see SHOW PROCESSLIST.",
         )  # fmt: skip
     seconds, connection = longest or (0, 0)
     if seconds > _LONG_TRANSACTION_SECONDS:
         yield Finding(
             Severity.WARNING, "long_transaction",
             f"A transaction of connection {connection} has been open for {seconds} s.",
-            "End it: while it is open old versions of rows pile up, and its locks hold others up.",
+            "End it, because old row versions accumulate until it ends, and its locks block others.",
         )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Lanes on MySQL and MariaDB: claims from them in few round trips.
+"""Lanes on MySQL and MariaDB: claims from lanes in few round trips.
 
-Neither database can step from lane to lane within one statement: a subquery that starts after a value of its
-outer query reads the whole queue. So one round trip reads the first job of each lane that this process has
-seen before, and whether any other lane exists. Only unknown lanes are visited with one statement per step.
+Neither database can move from lane to lane efficiently within one statement: a subquery that starts after a
+value of its outer query reads the whole queue. So one round trip reads the first job of each lane that this
+process has seen before, and checks whether any other lane exists. Only unknown lanes need one statement each.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from firelock_sql.verbs.limits import (
 _IN_QUEUE = f"FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue"
 _BEHIND = f"SELECT held_by {_IN_QUEUE} AND held_by > :after"
 _BY_NAME = "ORDER BY held_by LIMIT 1"
-# An excluded list makes short ranges between its values, and jobs in the listed lanes are not read.
+# The excluded list splits the scan into ranges between its values, so jobs in the listed lanes are not read.
 _STRANGER = Text(f"{_BEHIND} AND held_by NOT IN :ids {_BY_NAME}")
 _STRANGER_TO = Text(f"{_BEHIND} AND held_by <= :until AND held_by NOT IN :ids {_BY_NAME}")
 _STEP = Text(f"SELECT ({_BEHIND} {_BY_NAME}) INTO @lane")
@@ -48,8 +48,8 @@ _BY_NUMBER = Text(f"""
 SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
-# Claims that read lanes share a lock on the first row of the schema table, and a change of settings locks it
-# exclusively: see `_hold_claims`.
+# Claims that read lanes share a lock on the first row of the schema table, and a change of a limit's settings
+# locks that row exclusively: see `_hold_claims`.
 _GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
 HOLD_CLAIMS, _CLAIM_BY_NUMBERS = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
 _KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
@@ -76,13 +76,13 @@ def _read_numbers(rows: Sequence[Row]) -> dict[str, LimitNumbers]:
 
 
 class LaneMemory:
-    """The lanes of each queue that a storage has seen, in order."""
+    """The ordered lanes of each queue that a storage has seen."""
 
     def __init__(self) -> None:
         self._of: dict[str, list[str]] = {}
 
     def behind(self, queue: str, after: str, limit: int) -> list[str]:
-        """Return up to `limit` lanes after `after`."""
+        """Return up to `limit` known lanes after `after`."""
         known = self._of.get(queue, [])
         start = bisect_right(known, after)
         return known[start : start + limit]
@@ -94,7 +94,7 @@ class LaneMemory:
         known = list(self._of.get(queue, ()))
         for lane in lanes:
             insort(known, lane)
-        self._of[queue] = known  # never changed, because another thread may be reading it
+        self._of[queue] = known  # a list is never changed in place, because another thread may be reading it
 
     def forget(self, queue: str, lanes: Collection[str]) -> None:
         """Remove lanes that have no work."""
@@ -104,7 +104,7 @@ class LaneMemory:
 
 @attrs.define
 class _Glance:
-    """A read of the lanes after a given one, which shares a round trip with others, and its results."""
+    """A read of the lanes after a given one, and its results; several reads may share a round trip."""
 
     queue: str
     after: str
@@ -132,7 +132,7 @@ class MysqlLanes(SqlLanes):
 
     @override
     def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
-        """Read lanes; if the walk may restart at the first lane, read those in the same round trip."""
+        """Read lanes; also read the first lanes, in the same round trip, if the walk may restart there."""
         glance = None if after else self._ahead.pop(queue, None)
         if glance is None:
             glance = self._glance_at(queue, after, limit)
@@ -221,7 +221,7 @@ class MysqlLanes(SqlLanes):
         return _firsts_of(len(lanes)).compiled(self._tx.dialect).text, [queue, *lanes]
 
     def _steps(self, queue: str, first: str, limit: int) -> list[str]:
-        """Return up to `limit` lanes with work from an unknown lane on; they may include known ones."""
+        """Return up to `limit` lanes with work, starting at an unknown lane; they may include known lanes."""
         steps = [self._written(_STEP, queue=queue, after=first)]
         steps += [self._written(_STEP_ON, queue=queue)] * (limit - 2)
         asked = [one for step in steps[: limit - 1] for one in (step, _STEPPED)]
@@ -260,7 +260,7 @@ class MysqlLanes(SqlLanes):
         return [self._written(NUMBERS, ids=names), locks]
 
     def _make(self, missing: Sequence[str]) -> set[str]:
-        """Create rows for the keys that have none; return those that this transaction has created."""
+        """Create missing rows for the keys; return the keys whose rows this transaction has created."""
         stored = {str(row[0]) for row in self._tx.all(READ_KEYS, ids=list(missing))}
         return {key for key in missing if key not in stored and self._tx.changed(MAKE_KEY, key=key)}
 
@@ -276,8 +276,8 @@ class MysqlLanes(SqlLanes):
     ) -> Mapping[str, Sequence[Head[Row]]]:
         """Return the first heads of the lanes.
 
-        If only the first job of a lane is wanted, it is read by its number. If another transaction has taken
-        it, the lane is read like all others.
+        If only the first job of a lane is wanted, read it by its number. If another transaction has taken
+        that job, read the lane like all others.
         """
         firsts = {
             lane: first

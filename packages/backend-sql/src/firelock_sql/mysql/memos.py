@@ -1,8 +1,8 @@
-"""Memos on MySQL and MariaDB: several are stored, or all of a job read, in one round trip.
+"""Memos on MySQL and MariaDB: one round trip stores several memos, or reads all memos of a job.
 
-A job that waits for such a memo is resumed in the same round trip. Each statement that stores a memo contains
-the condition for it, because no reply is read before the commit. Transactions that write memos of a job have
-locked its row, so the following statements see the latest memos.
+A job that waits for a stored memo is resumed in the same round trip. No reply is read before the commit, so
+each statement that stores a memo contains the conditions for storing it. Transactions that write memos lock
+the row of the job first, so the statements after the lock see the latest memos.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ INTO @number, @place, @size, @now
 _SUMMED = "SELECT @place"
 _IS_HELD = "id = :job AND state = 'processing' AND session = :session AND fence = :fence"
 _IS_TOLD = "id = :job AND state <> 'succeeded' AND state <> 'deleted'"  # by callers outside the run
-# `is_done` must be last, because the others read it
+# `is_done` must be last, because the other assignments read its old value
 _REPLACED = ("value", "at", "started_at", "attempt", "author", "bytes", "is_done")
 
 
@@ -60,7 +60,7 @@ _PUT, _PUT_FROM_OUTSIDE = Text(_PUT_WHERE.format(_IS_HELD)), Text(_PUT_WHERE.for
 _MARK_WHERE = f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE {{}} AND marks & {HAS_MEMOS} = 0"  # noqa: S608 - numbers
 _MARK, _MARK_FROM_OUTSIDE = Text(_MARK_WHERE.format(_IS_HELD)), Text(_MARK_WHERE.format(_IS_TOLD))
 
-# A job that waits for this memo, which now exists: its move is counted, then it is enqueued.
+# For a job that waits for this memo, which now exists: one statement counts its move, the next enqueues it.
 _WAITED = """job.id = :job_id AND job.state = 'awaiting' AND job.waits_for = :waits_for AND EXISTS (
     SELECT 1 FROM firelock_memos WHERE job_id = :job_id AND kind = 'signal' AND name = :name AND is_done = 1
 )"""
@@ -85,7 +85,7 @@ _UNWATCHED = frozenset({State.SUCCEEDED.value, State.DELETED.value})
 
 @attrs.frozen
 class _Put:
-    """A memo that is being stored, and the answers about it."""
+    """A memo that is being stored, and the replies to its statements."""
 
     new: NewMemo
     stood: Answer
@@ -115,7 +115,7 @@ def remember_at_once(
         compiled = statement.compiled(tx.dialect)
         return cursor.put(compiled.text, compiled.bind(parameters))[0]
 
-    tx.may_repeat = True  # harmless to repeat: a stored memo is found and reported
+    tx.may_repeat = True  # repeating is harmless, because a stored memo is found and reported
     locked = put(_LOCK, ids=sorted({new.job_id for new in memos}))
     puts: list[_Put] = []
     for new in memos:
@@ -143,7 +143,10 @@ def remember_at_once(
 
 
 def _put_wakening(put: Callable[..., Answer], one: Wakening) -> Answer:
-    """Enqueue a waiting job; return the future answer, whose row count shows whether the job has waited."""
+    """Add the statements that enqueue a waiting job; return the future reply.
+
+    Its row count shows whether the job has waited.
+    """
     said = attrs.asdict(one)
     put(_COUNT, **said)
     return put(_WAKE, **said)
@@ -152,7 +155,7 @@ def _put_wakening(put: Callable[..., Answer], one: Wakening) -> Answer:
 def recall_at_once(
     tx: Transaction, cursor: MultiStatementCursor, job_id: str, session: str | None, fence: int | None
 ) -> list[Memo] | None:
-    """Return the memos of the job, from one snapshot, and commit. For None see `Storage.recall`."""
+    """Return the memos of the job from one snapshot, and commit; return None as `Storage.recall` does."""
     held: tuple[Text, dict[str, object]] = (IS_KNOWN, {"id": job_id})
     if session is not None:
         held = (HOLDS, {"id": job_id, "session": session, "fence": fence})

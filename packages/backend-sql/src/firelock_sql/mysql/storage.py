@@ -1,8 +1,9 @@
 """A MySQL or MariaDB storage: the verbs that run for every job, in few round trips.
 
-All facts that a claim needs are queried in one round trip. A server that serves every queue first has to find
-the queues with work. These are nearly always the same as the last time. So one round trip queries all of
-these, each together with its successor. If the result is the same list of queues, no more queries are needed.
+One round trip queries all facts that a claim needs. A server that serves every queue must first find the
+queues with work, which are nearly always the same as for the last claim. So one round trip checks this list:
+for each of its queues, it queries the next queue with work. If the result is the same list, no more queries
+are needed.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ from firelock_sql.verbs.settle import apply_transitions
 from firelock_sql.verbs.suspensions import Suspension
 from firelock_sql.verbs.unique import unique_use
 
-# In the same round trip, checks whether jobs wait in lanes, which come after all others in the index.
+# Checks in the same round trip whether jobs wait in lanes; these jobs are at the end of the index.
 _IN_LANES = "FROM firelock_jobs INDEXED BY firelock_ready WHERE state = 'enqueued' AND held_by > ''"
 _LANES = f"EXISTS (SELECT 1 {_IN_LANES}"
 _SERVER_TIMED = Text(f"SELECT server, {_LANES} AND queue IN :ids), {CLOCK} + :offset {LIVING} FOR KEY SHARE")
@@ -102,7 +103,7 @@ WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
 TAKERS |= {"mysql": take_deltas, "mariadb": take_deltas}
 
 _KEY_SECONDS = 5.0  # how long a call waits for a unique key that another transaction has locked
-_MOST_GUESSED = 32  # queues; if there are more, each is queried on its own
+_MOST_GUESSED = 32  # queues; if more have work, each is found by a separate query
 _T = TypeVar("_T")
 _COMMIT: Written = ("COMMIT", ())
 
@@ -126,7 +127,7 @@ class _Answers:
 
 
 class Claims:
-    """The search for jobs, and their claim.
+    """The search for claimable jobs, with the state that is kept between claims.
 
     Args:
         database: the database of the storage.
@@ -144,7 +145,7 @@ class Claims:
         return MysqlLanes(tx, cursor_of(tx), self._memory)
 
     def claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
-        """Return the claim if it takes nothing, None if there may be work; end the transaction."""
+        """Return an empty claim, or None if there may be work; end the transaction."""
         names = _once_each(request.queues)
         questions: list[_Question] = [(NEXT_WITH_WORK, {"former": ""})]
         if names is not None:
@@ -153,7 +154,7 @@ class Claims:
         known = _ask_together(tx, serving, questions, is_last=True)
         if known.server is None:
             return Claim([], known.next_due_at, is_session_lost=True)
-        if names is None:  # the first queue may be paused; the claim itself checks the others as well
+        if names is None:  # the first queue may be paused, but the claim itself checks the other queues
             has_work = known.others[0][0][0] is not None
         else:
             found = zip(names, known.others, strict=True)
@@ -161,7 +162,7 @@ class Claims:
         return None if has_work and request.limit > 0 else Claim([], known.next_due_at)
 
     def find_rows(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
-        """Return the rows that the session may claim, locked."""
+        """Lock and return the rows that the session may claim."""
         names = _once_each(request.queues)
         if names is None:
             return self._find_in_all(tx, request)
@@ -175,8 +176,8 @@ class Claims:
         known = self._ask_first(tx, request, [], questions)
         if known.server is None or request.limit <= 0:
             return ReadyRows(known.server, [], known.next_due_at)
-        # One row per queue with work, and one after the last: the queue's name, and whether the previous
-        # queue has lanes.
+        # One row per queue with work, and one after the last queue. Each row has the name of the queue, and
+        # whether the previous queue has lanes.
         steps = [rows[0] for rows in known.others[: len(guess) + 1]]
         is_right = [step[0] for step in steps] == [*guess, None]
         if not is_right:
@@ -196,7 +197,7 @@ class Claims:
         return ReadyRows(known.server, rows, known.next_due_at)
 
     def _find_in_named(self, tx: Transaction, request: ClaimRequest, names: Sequence[str]) -> ReadyRows:
-        """Return rows of the queues in their order; the first queue is read with everything else."""
+        """Return rows of the queues in their order; read the first queue together with the other facts."""
         asked = [] if request.left_out else names[:1]
         questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in asked]
         known = self._ask_first(tx, request, names, questions)
@@ -217,7 +218,7 @@ class Claims:
     def _ask_first(
         self, tx: Transaction, request: ClaimRequest, names: Sequence[str], questions: Sequence[_Question]
     ) -> _Answers:
-        """Return the facts that a claim needs, with the time; lock the session."""
+        """Return the facts that a claim needs, including the time; lock the session."""
         values = {"session": request.session, "ids": list(names), "offset": self._database.clock_offset}
         return _ask_together(tx, (_SERVER_TIMED, values), questions if request.limit > 0 else [])
 
@@ -229,14 +230,14 @@ class Claims:
         opened: Sequence[str],
         first: Mapping[str, Sequence[ReadyRow]],
     ) -> ReadyRows:
-        """Return the rows of the open queues while jobs wait in lanes; `first` has rows that are known."""
-        mixed = _ClaimBeside(tx, self.lanes_in(tx), self._cursors, request, opened=opened, first=first)
+        """Return the rows of the open queues while jobs wait in lanes; `first` contains rows already read."""
+        mixed = _PrefetchedClaim(tx, self.lanes_in(tx), self._cursors, request, opened=opened, first=first)
         rows = mixed.rows(self._turns)
         return ReadyRows(known.server, rows, known.next_due_at, mixed.look_again_at)
 
 
-class _ClaimBeside(MixedClaim):
-    """A claim that uses the results of its first round trip."""
+class _PrefetchedClaim(MixedClaim):
+    """A claim with lanes that uses the results of its first round trip."""
 
     def __init__(
         self,
@@ -264,7 +265,7 @@ class _ClaimBeside(MixedClaim):
 def _ask_together(
     tx: Transaction, serving: _Question, questions: Sequence[_Question], *, is_last: bool = False
 ) -> _Answers:
-    """Return the facts that a claim needs and the answers to the questions, all in one round trip."""
+    """Return the facts that a claim needs and the results of the queries, all in one round trip."""
     every: list[_Question] = [serving, (PAUSED, {}), (DUE, {}), (FIRING, {})]
     written = [_written(tx, *question) for question in [*every, *questions]]
     found: list[Sequence[Any]] = cursor_of(tx).each([*written, _COMMIT] if is_last else written)
@@ -302,8 +303,8 @@ _ENQUEUED, _PROCESSING, _SUCCEEDED = (
 
 _OWN = ("id", "arguments")
 _OF_MEMBERS = ("relations_json", "marks")
-# Values that are the same for all jobs of a call are sent once: to send nine values per job takes half of the
-# client's time.
+# Values that are the same for all jobs of a call are sent once, because sending nine values per job takes
+# half of the client's time.
 _ALIKE = ("queue", "priority", "task", "serializer", "created_at")
 _own, _own_called, _alike = attrgetter(*_OWN), attrgetter(*_OWN, "relations_json"), attrgetter(*_ALIKE)
 _TELL_ALIKE = f"SET {', '.join(f'@{name} = %s' for name in _ALIKE)}, @now = {CLOCK} + %s"
@@ -312,7 +313,7 @@ _TELL_MEMBERS = f"{_TELL_ALIKE}, {', '.join(f'@{name} = %s' for name in _OF_MEMB
 
 @attrs.frozen
 class _Inserts:
-    """The statements for jobs that need nothing but a queue, a priority and, with more columns, limits."""
+    """The statements for jobs that need only a queue, a priority and, with more columns, limits."""
 
     each: Text
     alike: Text
@@ -335,8 +336,8 @@ def _inserts(*more: str, are_members: bool = False) -> _Inserts:
 _LIMITS = ("held_by", "admission_json")
 _PLAIN, _LIMITED, _CALLED = _inserts(), _inserts(*_LIMITS), _inserts("relations_json")
 _MEMBERS, _LIMITED_MEMBERS = _inserts(are_members=True), _inserts(*_LIMITS, are_members=True)
-# Transactions that add members share the lock of the batch. Only after the lock can they see whether it is
-# open.
+# Transactions that add members share the lock of the batch. Only after the lock can they check whether the
+# batch is open.
 _KEEP_OPEN = Text("SELECT is_shut, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
 _IS_OPEN = Text("SELECT 1 FROM firelock_jobs WHERE id = :batch AND state = 'awaiting'")
 _LIST_MEMBER = Text(
@@ -351,7 +352,7 @@ _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None
 
 
 def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
-    """Return the batch of which all jobs are members, if they have no other relations or conditions."""
+    """Return the batch of all jobs if they are its members and need only limits otherwise; otherwise None."""
     relations = jobs[0].relations_json
     if relations is None or any(
         job.relations_json != relations or _besides_limits(job) != _NOTHING_BESIDES for job in jobs
@@ -362,7 +363,7 @@ def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
 
 
 def _are_called(jobs: Sequence[NewJob]) -> bool:
-    """Return whether all jobs are called by other jobs, and need nothing else."""
+    """Return whether all jobs are called by other jobs, and otherwise need only a queue and a priority."""
     return all(
         job.relations_json is not None
         and is_called(job.relations_json)
@@ -373,16 +374,16 @@ def _are_called(jobs: Sequence[NewJob]) -> bool:
 
 
 def _limited(job: NewJob) -> tuple[Any, ...]:
-    """Return the own values of a job with limits."""
+    """Return the values of a job with limits that differ between jobs."""
     return (*_own(job), lane_of(job.admission), job.admission_json)
 
 
 class MysqlStorage(SqlStorage):
-    """Jobs in one database of a MySQL or MariaDB server."""
+    """A storage in one database of a MySQL or MariaDB server."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
-    first_wait_seconds = 0.0  # the transaction is repeated immediately, through the rows
+    first_wait_seconds = 0.0  # the second try, which skips locked rows, follows immediately
     _database: MysqlDatabase
 
     def __init__(self, shown: str, connect_url: str, connections: EnginePool, names: Names) -> None:
@@ -395,7 +396,7 @@ class MysqlStorage(SqlStorage):
 
     @override
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store the jobs; in one round trip if they are plain and the unique index shows that all are new."""
+        """Store the jobs, in one round trip if they are plain and the unique index shows that all are new."""
         if any(unique_use(job) is not None for job in jobs):
             return self._insert_unique(jobs)
         if any(job.parents for job in jobs):
@@ -412,7 +413,7 @@ class MysqlStorage(SqlStorage):
     def _insert_members(
         self, tx: Transaction, jobs: Sequence[NewJob], batch_id: str, *, is_first: bool
     ) -> Sequence[bool | Duplicate]:
-        """Store members of a batch; in two round trips if all are new and the batch is open.
+        """Store members of a batch, in two round trips if all are new and the batch is open.
 
         Return which jobs are new.
         """
@@ -433,10 +434,10 @@ class MysqlStorage(SqlStorage):
         return [True] * len(jobs)
 
     def _insert_unique(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Return the result of `_insert_any`.
+        """Store jobs, some of which have unique keys, and return the result of `_insert_any`.
 
         Raises:
-            StorageUnavailable: Another transaction has held one of the keys the whole time.
+            StorageUnavailable: If another transaction has held one of the keys for the whole time.
         """
         deadline = time.monotonic() + _KEY_SECONDS
 
@@ -448,7 +449,8 @@ class MysqlStorage(SqlStorage):
                     raise
                 busy = StorageUnavailable(
                     f"{self._database.name}: another transaction has held a unique key of this call for "
-                    f"{_KEY_SECONDS:.0f} seconds; nothing was stored. Commit it, or call again later."
+                    f"{_KEY_SECONDS:.0f} seconds; nothing was stored. Commit that transaction, or retry "
+                    "later."
                 )
                 busy.is_untouched = busy.has_waited = True
                 raise busy from error
@@ -461,8 +463,8 @@ class MysqlStorage(SqlStorage):
         """Store the jobs; return which are new.
 
         Raises:
-            StorageUnavailable: A job exists already, either from the first try, whose reply was lost, or from
-                before.
+            StorageUnavailable: If a job already exists, either from the first try, whose reply was lost, or
+                from an earlier call.
         """
         if not is_first:
             answers = insert_jobs(tx, jobs)
@@ -473,7 +475,7 @@ class MysqlStorage(SqlStorage):
             return answers
         is_plain = all(job.is_plain for job in jobs)
         if is_plain or all(_besides_limits(job) == _NOTHING_BESIDES for job in jobs):
-            tx.may_repeat = True  # a job that is stored already is then detected
+            tx.may_repeat = True  # repeating is harmless, because a job that is already stored is detected
             way = (_PLAIN, _own) if is_plain else (_LIMITED, _limited)
             self._store_alike(tx, jobs, *((_CALLED, _own_called) if jobs[0].relations_json else way))
         else:
@@ -487,7 +489,7 @@ class MysqlStorage(SqlStorage):
         inserts: _Inserts,
         own: Callable[[NewJob], tuple[Any, ...]],
     ) -> None:
-        """Store jobs that need nothing but the columns of these statements; send common values once."""
+        """Store jobs that need only the columns of these statements; send common values once."""
         offset = self._database.clock_offset
         relations = () if inserts.tell is _TELL_ALIKE else (jobs[0].relations_json, IS_MEMBER)
         if len(jobs) > 1 and len(set(map(_alike, jobs))) == 1:
@@ -529,8 +531,8 @@ class MysqlStorage(SqlStorage):
     ) -> tuple[list[Applied], _T]:
         """Settle; return the results and the result of `ask`, whose queries are sent with the plain ends.
 
-        If an end is not plain after all, all are applied through their rows, and `ask` runs again. If other
-        transactions have locked a row, all is repeated with the jobs that are not locked.
+        If an end is not plain after all, apply all transitions by reading their rows, and run `ask` again. If
+        other transactions have locked some of the jobs, settle only the others.
         """
         parted = self._holdings.split(transitions, None)
         if not parted.plain:
@@ -574,7 +576,7 @@ class MysqlStorage(SqlStorage):
             return results, found
         for batch_id, number in sorted(Counter(batches.values()).items()):
             tell_batch(tx, batch_id, active=-number, succeeded=number)
-        return [  # the batch of a member may end because of this
+        return [  # the batch of a member may end because of this end
             Applied.RELEASING if one.job_id in batches else result
             for one, result in zip(transitions, results, strict=True)
         ], found
@@ -586,7 +588,7 @@ class MysqlStorage(SqlStorage):
         taken_away: Collection[str],
         ask: Callable[[], _T],
     ) -> tuple[list[Applied], _T]:
-        """Return the result of `_settle_in`; jobs that could not be locked are busy or missing."""
+        """Settle the other jobs as `_settle_in` does; the results of `taken_away` are busy or missing."""
         locked = stored_among(tx, taken_away)
         free = [one for one in transitions if one.job_id not in taken_away]
         results, found = self._settle_in(tx, free, ask)
@@ -618,7 +620,7 @@ class MysqlStorage(SqlStorage):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """Store the memos; in one round trip, unless it is a caller's transaction."""
+        """Store the memos, in one round trip unless the caller passes a transaction."""
         if within is not None or not memos or not can_remember_at_once(memos):
             return super().remember(memos, within=within)
         database, long = self._database, list[str]()
@@ -654,8 +656,8 @@ _KNOWN = frozenset(
 _CONNECT_SECONDS = 10
 _SILENT_SECONDS = 90  # without a reply for this long, the server is considered unreachable
 _POOL_SECONDS = 15.0
-_SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS: a transaction begins in one round trip
-_FOUND_ROWS = 1 << 1  # CLIENT_FOUND_ROWS: an update counts the matched rows, changed or not
+_SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS: several statements share a round trip
+_FOUND_ROWS = 1 << 1  # CLIENT_FOUND_ROWS: the row count of an UPDATE includes unchanged matching rows
 
 
 def open_url(url: str) -> SqlStorage:
@@ -671,13 +673,12 @@ def open_engine(engine: Engine) -> SqlStorage:
     """Return the storage in a caller's database, through the caller's own connections.
 
     Raises:
-        ConfigurationError: The driver is neither PyMySQL nor mysqlclient.
+        ConfigurationError: If the driver of the engine is neither PyMySQL nor mysqlclient.
     """
     if engine.dialect.driver not in _MODULES:
         raise ConfigurationError(
-            f"The engine uses {engine.dialect.driver}; firelock-sql uses PyMySQL or mysqlclient. Make the "
-            "engine from mysql+pymysql://…, or pass its URL; jobs can still be enqueued within transactions "
-            "on it."
+            f"The engine must use PyMySQL or mysqlclient, got {engine.dialect.driver}. Create the engine "
+            "from mysql+pymysql://…, or pass its URL; jobs can still be enqueued within transactions on it."
         )
     shown = engine.url.set(query={}, drivername=engine.dialect.name).render_as_string(hide_password=True)
     connections = EnginePool(shown, lambda: engine, is_own=False)
@@ -685,13 +686,17 @@ def open_engine(engine: Engine) -> SqlStorage:
 
 
 def _driver_of(parsed: ServerUrl) -> str:
-    """Return the driver that the URL names, else mysqlclient if it is installed, else PyMySQL."""
+    """Return the driver in the URL; without one, return mysqlclient if it is installed, otherwise PyMySQL.
+
+    Raises:
+        ConfigurationError: If the driver is not installed.
+    """
     _, _, named = parsed.url.drivername.partition("+")
     for driver in [named] if named else ["mysqldb", "pymysql"]:
         if importlib.util.find_spec(_MODULES[driver]) is not None:
             return driver
-    message = f"{parsed} needs {'mysqlclient' if named == 'mysqldb' else 'PyMySQL'}, which is not installed: "
-    raise ConfigurationError(message + _install(named))
+    needed = "mysqlclient" if named == "mysqldb" else "PyMySQL"
+    raise ConfigurationError(f"{parsed} requires {needed}, which is not installed. Run {_install(named)}")
 
 
 def _install(named: str) -> str:

@@ -1,11 +1,11 @@
-"""Suspensions on MySQL and MariaDB: runs that wait without a worker, several in one round trip.
+"""Suspensions on MySQL and MariaDB: the fast path, which suspends several jobs in one round trip.
 
-Each statement handles all suspensions, because every statement has a reply that must be read. A statement
-passes its findings to the next ones in a session variable, a number with a bit for each job. Only the first
-query takes a lock: at READ COMMITTED the others see everything that was committed before that lock.
+Each statement handles all suspensions, because the reply to every statement must be read. A statement passes
+its result to the next ones in a session variable, a number with a bit for each job. Only the first query
+takes locks; at READ COMMITTED, the other statements see everything that was committed before these locks.
 
-A statement must not depend on the number of rows that the previous one has changed. MariaDB continues with
-the statements of a disconnected client, and if it cannot send the reply to an UPDATE, ROW_COUNT() is -1.
+A statement must not depend on the number of rows that the previous one has changed. MariaDB continues to
+execute the statements of a disconnected client. If it cannot send the reply to an UPDATE, ROW_COUNT() is -1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOCK = Text("""
 SELECT id, seq, queue, held_by FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id
 FOR UPDATE NOWAIT
 """)
-_MOST = 60  # suspensions that share a number with a bit for each
+_MOST = 60  # suspensions that share one number with a bit for each
 _IS_OPEN = "parent.state <> 'succeeded' AND parent.state <> 'failed' AND parent.state <> 'deleted'"
 _IS_WAITING = "(@waits >> {}.number) & 1 = 1"
 _OF_RUN = ("number", "job", "session", "fence", "awaited", "jobs")
@@ -38,7 +38,7 @@ _WAITS = "SELECT @waits"
 
 @attrs.frozen
 class _Statements:
-    """The statements for a number of suspensions and awaited jobs; they take values row by row."""
+    """The statements for a number of suspensions and awaited jobs; their parameters are listed row by row."""
 
     look: Text
     suspend: Text
@@ -99,7 +99,7 @@ def suspend_at_once(
     tx: Transaction, cursor: MultiStatementCursor, suspensions: Sequence[Suspension]
 ) -> frozenset[str]:
     """Suspend the jobs and commit; return the jobs that now wait."""
-    tx.may_repeat = True  # a job that waits already is not held by the run, which the general path detects
+    tx.may_repeat = True  # repeating is harmless: the run no longer holds a suspended job
 
     lock = _LOCK.compiled(tx.dialect)
     [locked] = cursor.put(lock.text, lock.bind({"ids": jobs_of(suspensions)}))
@@ -118,7 +118,7 @@ def suspend_at_once(
 
 
 def _put_some(tx: Transaction, cursor: MultiStatementCursor, suspensions: Sequence[Suspension]) -> Answer:
-    """Add the statements; return the future answer, a number with a bit for each job that now waits."""
+    """Add the statements; return the future reply, a number with a bit for each job that now waits."""
     runs: list[Any] = []
     waits: list[Any] = []
     relations: list[Any] = []

@@ -1,14 +1,14 @@
-"""Where claims start reading while the index of ready jobs is full of jobs that are no longer ready.
+"""The start positions of claims while the index of ready jobs contains many jobs that are no longer ready.
 
 A snapshot that is held open anywhere on the server keeps the index entry of every job that was claimed since
-then. A read from the beginning of the index steps over all of these: at 500 jobs per second, each claim steps
-over 1.8 million entries after an hour. So the server measures the duration of these reads. After several slow
-ones, the next reads begin at each level (a priority of a queue) after the job that was claimed there last. An
-occasional read is full.
+then. A read from the beginning of the index steps over all of these entries: at 500 jobs per second, this is
+1.8 million entries per claim after an hour. Therefore, the statement of a claim measures its duration. After
+several slow full reads, the next reads start, at each level (a priority of a queue), after the job that was
+claimed there last. Only an occasional read is full.
 
-A job that comes late, with a place at its level that was passed already, waits for a full read. These are
-jobs that are handed back, and jobs of a transaction that was open for longer than five seconds. Without such
-a snapshot no job waits. For jobs in lanes, `lanes.LaneFloors` does the same.
+A job is late if its position at its level was already passed. It waits for a full read. This happens to jobs
+that are handed back, and to jobs of a transaction that was open for longer than five seconds. While no
+snapshot is held open, no job waits. For jobs in lanes, `lanes.LaneFloors` does the same.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import attrs
 from firelock.storage import ClaimRequest
 from firelock_sql.postgresql.connect import number_array, text_array
 
-_LONG = 10_000  # microseconds from which a read is slow; each claimed job may add some
+_LONG = 10_000  # microseconds from which a read is slow, plus some for each claimed job
 _MICROS_OF_A_JOB = 100
-_IN_A_ROW = 3  # slow reads; the first one over dead entries marks them, so the next one is fast
+_IN_A_ROW = 3  # slow reads; the first read over dead entries marks them, so the next one is fast
 _REST = 20  # multiples of the duration of a slow read
 _LATE = 5_000_000  # microseconds that a transaction may stay open before its jobs wait for a full read
 _MOST_LEVELS = 1_000
@@ -42,13 +42,13 @@ class Probe:
 
     queue: str
     low: int
-    high: int  # same as `low`: that level; otherwise both bounds are excluded
+    high: int  # equal to `low`: only that level; otherwise both bounds are excluded
     after: Place = _BEFORE_ALL
 
 
 @attrs.frozen
 class Look:
-    """A claim and where it reads: everywhere, or by probes."""
+    """A claim with its probes; without probes, it is a full read."""
 
     request: ClaimRequest
     probes: Sequence[Probe] | None = None
@@ -58,7 +58,7 @@ class Look:
         """The parameters of a short read."""
         probes = self.probes or ()
         places = [probe.after for probe in probes]
-        is_of_all = self.request.queues is None  # if queues are named, there are no new ones
+        is_of_all = self.request.queues is None  # a claim of named queues does not search for new queues
         known = sorted({probe.queue for probe in probes}) if is_of_all else []
         return {
             "probe_queues": text_array([probe.queue for probe in probes]),
@@ -82,7 +82,7 @@ class ClaimStart:
         self._long_looks = 0
 
     def look(self, request: ClaimRequest) -> Look:
-        """Return where the next claim reads."""
+        """Return the next claim with its probes, or without probes for a full read."""
         if self._clock() >= self._whole_at:
             return Look(request)
         places = self._places.copy()
@@ -95,7 +95,7 @@ class ClaimStart:
     def looked(self, look: Look, claimed: Sequence[Claimed], told: Any) -> None:  # noqa: ANN401 - varies
         """Record the jobs that a read has claimed.
 
-        A full read reports its duration in microseconds, a short one the queues that it found open.
+        `told` is the duration in microseconds of a full read, or the unpaused queues of a short one.
         """
         if look.probes is not None:
             self._looked_shortly(look.request, claimed, set(told or ()))
@@ -110,7 +110,7 @@ class ClaimStart:
 
     def _looked_shortly(self, request: ClaimRequest, claimed: Sequence[Claimed], queues: set[str]) -> None:
         self._pass(claimed)
-        if len(claimed) < request.limit:  # all there were, so these levels are passed, except for late jobs
+        if len(claimed) < request.limit:  # no more jobs were ready, so these levels are passed
             levels = [level for level in self._places.copy() if level[0] in queues]
             self._pass([(*level, request.now - _LATE, 0) for level in levels])
 

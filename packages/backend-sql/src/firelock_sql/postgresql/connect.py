@@ -1,9 +1,9 @@
 """Connections to PostgreSQL: poolers, timeouts, the meaning of errors, and the format of arrays.
 
-A pooler such as PgBouncer gives a client another server connection for each transaction. The state of a
-session is then lost, or seen by another client. A pooler is detected by process ids: at its start a
-connection receives the server process's id, for cancel requests, but a pooler sends its own id. For error
-codes see PostgreSQL's documentation, appendix A.
+A pooler such as PgBouncer may give a client another server connection for each transaction. The state of a
+session is then lost, or visible to another client. A pooler is detected by process ids: when a connection
+starts, a server sends the id of its process, for cancel requests, but a pooler sends another id. For error
+codes, see appendix A of PostgreSQL's documentation.
 """
 
 from __future__ import annotations
@@ -26,56 +26,58 @@ from firelock.storage import StorageError
 from firelock_sql.connections.server_database import Failure, Meaning
 from firelock_sql.schema.names import Names, set_names
 
-# A serialization failure, a deadlock, a lock timeout, a unique key that another transaction was first to
-# write.
+# A serialization failure, a deadlock, a lock timeout, or a unique key that another transaction has written.
 LOCKED = "55P03"
 _CONFLICTS = frozenset({"40001", "40P01", LOCKED, "23505"})
 _LOST_CLASSES = frozenset({"08"})
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
-# Out of resources, canceled, system errors, read-only during a failover.
+# Out of resources, canceled, system errors, or read-only during a failover.
 _PASSING_CLASSES = frozenset({"53", "57", "58", "55"})
 _NO_ROOM_CLASS, _DISK_FULL, _READ_ONLY = "53", "53100", "25006"
 _PASSING = frozenset({_READ_ONLY, "25P02", "0A000"})
 _HINTS = {
-    "28P01": "check the user's name and password",
-    "28000": "check the user's name and how this server lets it in (pg_hba.conf)",
-    "3D000": "create the database, or name another",
-    "42501": "this role may not do that; see the roles in docs/sql.md, and run firelock migrate as the owner",
+    "28P01": "check the user name and password",
+    "28000": "check the user name, and whether pg_hba.conf on the server allows this user to connect",
+    "3D000": "create the database, or use another one",
+    "42501": "grant the permission to this role (see docs/sql.md), and run firelock migrate as the owner",
     "42P01": "run firelock migrate",
-    "3F000": "create the schema, or run firelock migrate as a role that may",
-    "25006": "it takes no writes: a standby, or just becoming one",
+    "3F000": "create the schema, or run firelock migrate as a role with permission to create it",
+    "25006": "the server does not accept writes: it is a standby, or is becoming one",
 }
 
-# A prepared statement that does not exist, or whose name is taken: a pooler has given another connection.
+# A prepared statement does not exist, or its name is in use: a pooler has switched the server connection.
 UNPREPARED = frozenset({"26000", "42P05"})
-_UNPREPARED_HINT = "behind a pooler asyncpg needs the settings that docs/sql.md names"
+_UNPREPARED_HINT = "for asyncpg behind a pooler, use the settings in docs/sql.md"
 
 _NEVER_CONNECTED = ("connection failed", "connection is bad", "connection timeout", "failed to resolve host")
 _NOISE = (
     re.compile(r"^connection (failed|is bad): "),
     re.compile(r"^connection to server .* failed: FATAL: +"),  # the message starts with the URL
 )
-# Reasons for which a connection is refused until a person changes something. The messages of a server in
-# another language than English do not match, so the connection is retried.
+# Messages of refused connections that cannot succeed until a person changes something. Messages of a server
+# in another language than English do not match; then the connection is retried.
 _REFUSALS = (
     ("password authentication failed|SASL authentication failed", _HINTS["28P01"]),
-    ("no password supplied", "write one into the URL, or into a password file"),
+    ("no password supplied", "add one to the URL or to a password file"),
     ("no pg_hba.conf entry|pg_hba.conf rejects|not permitted to log in", _HINTS["28000"]),
     ("authentication failed|role .* does not exist|no such user", _HINTS["28000"]),
     ("database .* does not exist|no such database", _HINTS["3D000"]),
-    ("permission denied for database", "grant CONNECT, as docs/sql.md shows"),
-    ("but SSL was required", "give the server a certificate, or write ?sslmode=disable if you mean that"),
+    ("permission denied for database", "grant CONNECT as described in docs/sql.md"),
+    ("but SSL was required", "install a certificate on the server, or add ?sslmode=disable to the URL"),
     ("certificate", "check sslrootcert and the names in the server's certificate"),
-    ("invalid response to SSL|expected authentication request", "that is no PostgreSQL; check host and port"),
+    (
+        "invalid response to SSL|expected authentication request",
+        "check the host and port, because this is not a PostgreSQL server",
+    ),
     ("^connection is bad: invalid ", "check the options of the URL"),
 )
 _ADVICE = (
-    ("Connection refused|No such file", "see whether it runs, and listens there"),
-    ("resolve host|translate host", "check the host's name"),
-    ("timeout", "check the host's name, and whether a firewall is in between"),
+    ("Connection refused|No such file", "check whether the server runs and listens at this address"),
+    ("resolve host|translate host", "check the host name"),
+    ("timeout", "check the host name, and whether a firewall blocks the connection"),
     (
         "too many (clients|connections)|connection slots|no more connections",
-        "lower ?pool_size=, or raise max_connections",
+        "decrease ?pool_size=, or increase max_connections",
     ),
     ("during recovery|hot standby|session is read-only", _HINTS["25006"]),
 )
@@ -97,7 +99,7 @@ def read_failure(error: BaseException) -> Failure | None:
 
 
 def _of_another_driver(error: BaseException) -> Failure | None:
-    """Return the meaning of an error that a caller's connection through asyncpg or psycopg2 raised."""
+    """Return the meaning of an error of a caller's asyncpg or psycopg2 connection; None for other errors."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if not isinstance(code, str):
         return None
@@ -110,7 +112,7 @@ def _of_another_driver(error: BaseException) -> Failure | None:
 
 
 def _is_refused(code: str | None) -> bool:
-    """Return whether the server refused the write, because it is full or read-only."""
+    """Return whether the server refused the write because it is out of resources or read-only."""
     return code is not None and (code[:2] == _NO_ROOM_CLASS or code == _READ_ONLY)
 
 
@@ -127,7 +129,7 @@ def _meaning(error: psycopg.Error, code: str | None) -> Meaning:
 
 
 def _meaning_without_code(error: psycopg.Error) -> Meaning:
-    """Return the meaning of an error from libpq, which gives no code if a connection was never made."""
+    """Return the meaning of an error from libpq, which has no code if no connection was established."""
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return Meaning.LASTING
     said = _first_line(error)
@@ -137,7 +139,7 @@ def _meaning_without_code(error: psycopg.Error) -> Meaning:
 
 
 def _text(error: psycopg.Error, code: str | None) -> str:
-    """Return the server's one-line message, without its details, because they contain values."""
+    """Return the server's one-line message without its details, which might contain values."""
     said = error.diag.message_primary or _first_line(error)
     hint = _HINTS.get(code or "") or _refusal(said) or _advice(said, _ADVICE)
     for noise in _NOISE:
@@ -146,7 +148,7 @@ def _text(error: psycopg.Error, code: str | None) -> str:
 
 
 def _first_line(error: psycopg.Error) -> str:
-    """Return the message about the last host that was tried, which comes first."""
+    """Return the first line, which is about the last host that was tried."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -167,17 +169,17 @@ _STRANGERS = {"-YB-": "YugabyteDB", "Redshift": "Redshift", "Greenplum": "Greenp
 
 
 class Way:
-    """The connection path from this process to a server, known after the first connection."""
+    """The path from this process to a server, which may include a pooler; the first connection checks it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.is_pooled: bool | None = None  # None: no connection so far
 
     def meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection with any rows
-        """Prepare a new connection in autocommit mode for its path; the first one costs a round trip.
+        """Set up a new connection, which is in autocommit mode; the first one takes a round trip.
 
         Raises:
-            StorageError: Firelock does not support this server.
+            StorageError: If Firelock does not support this server.
         """
         if self.is_pooled is None:
             self._learn(driver)
@@ -192,7 +194,9 @@ class Way:
         self.is_pooled = is_pooled
         if is_pooled:
             log.info(
-                "There is a pooler before %s: nothing is prepared, work is found by polling.", self._name
+                "Detected a pooler between this process and %s; no statements are prepared, and servers find "
+                "work by polling.",
+                self._name,
             )
 
 
@@ -200,25 +204,26 @@ def require_usable(name: str, version: str, number: int) -> None:
     """Check that the server is PostgreSQL, and new enough.
 
     Raises:
-        StorageError: It is another database with PostgreSQL's protocol, or too old.
+        StorageError: If it is another database with PostgreSQL's protocol, or if it is too old.
     """
     stranger = next((product for mark, product in _STRANGERS.items() if mark in version), None)
     if stranger is None and not version.startswith("PostgreSQL "):
-        stranger = version.partition(" ")[0] or "nothing known"
+        stranger = version.partition(" ")[0] or "an unknown database"
     if stranger is not None:
         raise StorageError(
-            f"{name}: it is {stranger}, which speaks PostgreSQL's protocol but locks rows by its own rules. "
-            "Jobs would not be safe there; use PostgreSQL."
+            f"{name}: the server is {stranger}, which uses PostgreSQL's protocol but locks rows differently. "
+            "Jobs would not be safe in it. Use PostgreSQL."
         )
     if number < OLDEST * _MAJOR:
         found = version.split(" ")[1].rstrip(",")
         raise StorageError(
-            f"{name}: it is PostgreSQL {found}; Firelock needs {OLDEST} or newer. Upgrade the server."
+            f"{name}: Firelock requires PostgreSQL {OLDEST} or newer, got PostgreSQL {found}. Upgrade the "
+            "server."
         )
 
 
 class PatientConnection(psycopg.Connection[Any]):
-    """A connection that is closed when a reply takes too long, unless it is set to be patient."""
+    """A connection that is closed when a reply takes too long, unless `is_patient` is set."""
 
     most_seconds: ClassVar[float]
     is_patient = False
@@ -231,8 +236,8 @@ class PatientConnection(psycopg.Connection[Any]):
         """Run the generator until the timeout.
 
         Raises:
-            OperationalError: The timeout has passed. psycopg continues the generator from time to time even
-                without a reply, so this is noticed.
+            OperationalError: If no reply arrives in time. This is detected because psycopg continues the
+                generator from time to time even without a reply.
         """
         deadline = time.monotonic() + self.most_seconds
         try:
@@ -242,7 +247,7 @@ class PatientConnection(psycopg.Connection[Any]):
                 if not ready and not self.is_patient and time.monotonic() > deadline:
                     self.pgconn.finish()
                     raise psycopg.OperationalError(
-                        f"connection timeout: no answer within {self.most_seconds:g} s"
+                        f"connection timeout: no reply within {self.most_seconds:g} s"
                     )
                 wanted = gen.send(ready)
         except StopIteration as end:
@@ -264,7 +269,7 @@ DRIVERS = {
 
 @lru_cache(maxsize=64)
 def dialect_of(driver: str, names: Names) -> Dialect:
-    """Return the dialect whose statements take their parameters in order, in the format of the driver."""
+    """Return the dialect of this driver for tables with these names."""
     kind = DRIVERS[driver]
     is_numbered = kind is PGDialect_asyncpg
     dialect: Dialect = kind(paramstyle="numeric_dollar" if is_numbered else "format")
@@ -274,8 +279,8 @@ def dialect_of(driver: str, names: Names) -> Dialect:
 
 def text_array(values: Sequence[str | None]) -> str:
     """Return strings as one string that can be cast to text[]."""
-    if None not in values:  # usually no value needs escapes: this is five times as fast
-        joined = '","'.join(values)  # type: ignore[arg-type]  # there is no None among them
+    if None not in values:  # usually no value needs escaping, and this is five times as fast
+        joined = '","'.join(values)  # type: ignore[arg-type]  # no value is None
         if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
             return f'{{"{joined}"}}'
     return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"

@@ -1,4 +1,4 @@
-"""One PostgreSQL database, as the verbs use it."""
+"""One PostgreSQL database as used by the verbs."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _LOCK_TIMEOUT, _BRIEF_TIMEOUT = "2s", f"{BRIEF_SECONDS * 1_000:.0f}ms"
 
 
 def _limits(lock_timeout: str) -> str:
-    """Return the statements that limit a transaction; they share a round trip with its beginning.
+    """Return the statements that set the timeouts of a transaction, in the same round trip as its beginning.
 
-    They are set within the transaction, because a pooler may give the connection to others. The third one
-    ends transactions of processes that hang or are cut off, because others need the locked rows.
+    They are set within the transaction, because a pooler may give the connection to other clients. The third
+    one ends transactions of processes that hang or are disconnected, because others need the locked rows.
     """
     return (
         f"SET LOCAL lock_timeout = '{lock_timeout}'; SET LOCAL statement_timeout = '30s'"
@@ -56,10 +56,10 @@ def _limits(lock_timeout: str) -> str:
     )
 
 
-# Our own connections, which no other client gets, have the same settings permanently. Statements outside
-# transactions are the hot path. They are planned only once, because planning takes longer than claiming a
-# job. The plan must stay right however large the tables become, so it must use their indexes and order. JIT
-# compilation never pays here.
+# Our own connections have the same settings permanently, because no other client uses them. Statements
+# outside transactions are the hot path. They are planned only once, because planning takes longer than
+# claiming a job. The plan must stay good regardless of the size of the tables, so it must use their indexes
+# and order. JIT compilation is never worth its cost here.
 _PLANNING = {"plan_cache_mode": "force_generic_plan"} | dict.fromkeys(
     ("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"
 )
@@ -68,15 +68,15 @@ _SESSION = "; ".join(
     + ["SET idle_in_transaction_session_timeout = '10s'"]
     + [f"SET {name} = {value}" for name, value in _PLANNING.items()]
 )
-_PREPARED = 300  # statements per connection: more than exist, so that none is prepared repeatedly
+_PREPARED = 300  # statements per connection; more than exist, so that none is prepared repeatedly
 _ASK_PLANNING = "SELECT " + ", ".join(f"current_setting('{name}')" for name in _PLANNING)
 _PLAN_AS_USUAL = "SELECT " + ", ".join(
     f"set_config('{name}', %s, true)" for name in ("lock_timeout", *_PLANNING)
 )
 _AS_USUAL = "; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _PLANNING)
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-# A transaction that has only locked rows need not wait for the disk. A rollback would be as good, but after
-# one psycopg forgets all prepared statements.
+# A transaction that has only locked rows need not wait for the disk. A rollback would have the same effect,
+# but psycopg discards all prepared statements after it.
 _LET_GO = "SET LOCAL synchronous_commit TO off; COMMIT"
 _WRITE = f"{_BEGIN}; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
@@ -84,9 +84,9 @@ _RESULTS_BEFORE_NOW = 1 + 3 + len(_PLANNING)
 _WAIT_BRIEFLY = f"SET LOCAL lock_timeout = '{_BRIEF_TIMEOUT}'"
 _WRITE_BRIEFLY = f"{_BEGIN}; {_limits(_BRIEF_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
-# An index of ten million rows takes minutes. Another migration may take long, and nothing waits behind one
-# that waits for it. But all others queue behind a statement that waits for a table, so that one gives up soon
-# and the migration is retried.
+# Creating an index of ten million rows takes minutes. So a migration may wait long for another one, which
+# blocks nothing else. But all other transactions queue behind a statement that waits for a table, so such a
+# statement gives up soon and the migration is retried.
 _OTHER_MIGRATION = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'"
 _MIGRATION = "SET LOCAL lock_timeout = '2s'"
 
@@ -115,13 +115,13 @@ class PostgresqlDatabase(ServerDatabase):
 
     @property
     def is_direct(self) -> bool:
-        """Whether connections are our own, and each leads permanently to one server connection."""
+        """Whether connections are our own, and each has a fixed server connection, without a pooler."""
         return self._connections.is_own and self.way.is_pooled is False
 
     def at_once(self, work: Callable[[Any], _T], *, lock_seconds: float | None = None) -> _T:
-        """Run the work, a single statement, with a cursor as a separate transaction, in one round trip.
+        """Run the work, a single statement, as a separate transaction in one round trip.
 
-        This requires that the database `is_direct`.
+        The work receives a cursor. This requires that `is_direct` is true.
 
         Raises:
             RowLocked: see `tried`.
@@ -143,11 +143,11 @@ class PostgresqlDatabase(ServerDatabase):
     def write_planned(self, work: Callable[[Transaction], _T], *, is_brief: bool = False) -> _T:
         """Do the same as `write` or `write_briefly`, with the planner settings of the hot path.
 
-        Statements are planned once, along indexes. This requires that the database `is_direct`. The time is
-        read only when the work needs it.
+        Statements are planned once, and use indexes. This requires that `is_direct` is true. The time is read
+        only when the work needs it.
 
         Raises:
-            RowLocked: A brief transaction has waited too long for a lock.
+            RowLocked: If a brief transaction has waited too long for a lock.
         """
         self.ensure_schema()
         begin = f"{_BEGIN}; {_WAIT_BRIEFLY}" if is_brief else _BEGIN
@@ -192,7 +192,7 @@ class PostgresqlDatabase(ServerDatabase):
                             raise again from error
                         raise
             except StorageUnavailable as error:
-                error.is_untouched |= lent is None  # no connection was made
+                error.is_untouched |= lent is None  # no connection was established
                 raise
         return self.write(lambda tx: work(tx.cursor))
 
@@ -204,7 +204,7 @@ class PostgresqlDatabase(ServerDatabase):
     def begin(
         self, lent: Lent, *, is_writing: bool, is_brief: bool = False
     ) -> tuple[Cursor, int | Callable[[], int]]:
-        """Begin; on our own connections a writing transaction begins without a round trip."""
+        """Begin a transaction; on our own connections, a writing transaction begins without a round trip."""
         if is_writing and self._is_checked and self.is_direct and psycopg.Pipeline.is_supported():
             return self._begin_pipelined(lent.driver, _BRIEF_TIMEOUT if is_brief else _LOCK_TIMEOUT)
         kind = PreparingCursor if self._is_checked and self.is_direct else BundlingCursor
@@ -259,20 +259,20 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def has_tables(self, tx: Transaction) -> bool:
-        # A constant name, not a caller's value; drivers differ in how they would take a parameter.
+        # The name is a constant. It is not passed as a parameter, because drivers require different forms.
         tx.cursor.execute(f"SELECT to_regclass('{table_name(tx.dialect, SCHEMA_TABLE)}') IS NOT NULL")
         found: Any = tx.cursor.fetchone()
         return bool(found[0])
 
     @override
     def prepare_migration(self, tx: Transaction) -> None:
-        _wait_for_ever(tx.cursor, is_patient=True)
+        _set_patience(tx.cursor, is_patient=True)
         tx.cursor.execute(_OTHER_MIGRATION)
         tx.cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
         tx.cursor.execute(_MIGRATION)
         if self.names.schema is None:
             return
-        # IF NOT EXISTS first checks the right to create schemas, which the owner of an existing one may lack.
+        # IF NOT EXISTS requires the permission to create schemas, even if the schema exists.
         tx.cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", [self.names.schema])
         if tx.cursor.fetchone() is None:
             schema = tx.dialect.identifier_preparer.quote_schema(self.names.schema)
@@ -280,7 +280,7 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def finish_migration(self, tx: Transaction) -> None:
-        _wait_for_ever(tx.cursor, is_patient=False)
+        _set_patience(tx.cursor, is_patient=False)
 
     @override
     def now(self, cursor: Cursor) -> int:
@@ -296,14 +296,15 @@ class PostgresqlDatabase(ServerDatabase):
         place = f"{info.host}:{info.port}/{info.dbname}"
         if within.autocommit and info.transaction_status is TransactionStatus.IDLE:
             raise ConfigurationError(
-                f"within= is a connection to {place} in autocommit mode; begin a transaction first."
+                f"within must have an open transaction, got a connection to {place} in autocommit mode. "
+                "Begin a transaction first."
             )
         return Joined(within, self.dialect, place, lambda: self.cursor_of(within), tell_nobody)
 
     @override
     @contextmanager
     def borrowed(self, driver: Any) -> Iterator[None]:
-        """Borrow the connection without preparing statements, because the caller's path may have a pooler."""
+        """Borrow the connection without preparing statements, because it may lead through a pooler."""
         connection = getattr(driver, "driver_connection", driver)
         with super().borrowed(driver):
             if not hasattr(connection, "prepare_threshold"):  # psycopg2 and asyncpg
@@ -327,8 +328,8 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def describe(self) -> Mapping[str, str]:
-        described = health.describe(self)  # connects, and so detects a pooler
-        pooler = "between here and the server" if self.way.is_pooled else "none"
+        described = health.describe(self)  # opens a connection, which detects a pooler
+        pooler = "between this process and the server" if self.way.is_pooled else "none"
         return {**described, "pooler": pooler, "wake": self.wake.describe()}
 
     @override
@@ -336,10 +337,10 @@ class PostgresqlDatabase(ServerDatabase):
         return health.diagnose(self)
 
 
-def _wait_for_ever(cursor: Any, *, is_patient: bool) -> None:  # noqa: ANN401 - psycopg's
-    """Let the connection wait for a reply as long as it is open, or as long as usual.
+def _set_patience(cursor: Any, *, is_patient: bool) -> None:  # noqa: ANN401 - psycopg's
+    """Let the connection wait for replies without a limit, or for the usual time.
 
-    The operating system closes it if the server is unreachable: see `keepalives` and `tcp_user_timeout`.
+    The operating system closes the connection if the server is unreachable: see `_connect_args`.
     """
     connection = cursor.connection
     if isinstance(connection, PatientConnection):  # one of our own connections

@@ -1,4 +1,4 @@
-"""Deltas of batches on PostgreSQL: the server deletes and adds them up, 100,000 in 0.1 s."""
+"""Deltas of batches on PostgreSQL, which the server deletes and adds up: 100,000 in 0.1 s."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ SELECT {", ".join(f"coalesce(sum({name}), 0)" for name in Share._fields)} FROM t
 
 
 def take_deltas(tx: Transaction, id: str) -> Share:
-    """Delete all deltas that were committed before this; return their sum. The batch must be locked."""
+    """Delete all deltas that have been committed; return their sum. The batch must be locked."""
     return Share(*map(int, tx.one(_TAKE, id=id)))

@@ -1,4 +1,4 @@
-"""Descriptions and checks of a PostgreSQL server: how safe jobs are in it, and which problems may occur."""
+"""Descriptions and checks of a PostgreSQL server: the durability of jobs, and findings about problems."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class HealthBounds:
-    """The thresholds from which a finding is reported."""
+    """The thresholds from which findings are reported."""
 
-    old_seconds: int = 300  # of a transaction: those of upkeep take a few seconds
+    old_seconds: int = 300  # age of a transaction; transactions of upkeep take a few seconds
     idle_seconds: int = 60
     dead_rows: int = 50_000
     dead_share: float = 0.2  # of the live rows
     crowded: float = 0.8  # of max_connections
-    full_queue: float = 0.1  # of the server's notification queue, where unread notifications pile up
+    full_queue: float = 0.1  # of the server's notification queue, which contains unread notifications
 
 
 _SETTINGS = (
@@ -92,7 +92,7 @@ def _settings(database: ServerDatabase) -> Mapping[str, str]:
 
 
 def describe(database: ServerDatabase) -> Mapping[str, str]:
-    """Return a description of the server, and how safe jobs are in it."""
+    """Return a description of the server, including the durability of jobs."""
     settings = _settings(database)
     ((size,),) = _ask(database, _SIZE, _names(database))
     ((connections,),) = _ask(database, _CONNECTIONS)
@@ -106,29 +106,30 @@ def describe(database: ServerDatabase) -> Mapping[str, str]:
 
 
 def durability(settings: Mapping[str, str]) -> str:
-    """Return what a crash can lose with the settings of this connection."""
+    """Return a description of what a crash can lose with the settings of this connection."""
     if settings["fsync"] == "off":
         return "fsync off: a power failure may destroy the database"
     if settings["full_page_writes"] == "off":
         return "full_page_writes off: a power failure may damage the database"
     commit, standbys = settings["synchronous_commit"], settings["synchronous_standby_names"]
     if commit == "off":
-        return "synchronous_commit off: a crash takes what was acknowledged in the last second"
+        return "synchronous_commit off: a crash may lose data acknowledged in the last second"
     if not standbys:
-        return "what was acknowledged is on the disk"
+        return "acknowledged data is on disk"
     return {
-        "local": "on the disk here; synchronous_commit local waits for no standby: a failover may lose",
-        "remote_write": "on the disk here, in the memory of a standby",
-    }.get(commit, "on the disk here and of a standby")
+        "local": "acknowledged data is on this server's disk; a failover may lose data, because "
+        "synchronous_commit local does not wait for a standby",
+        "remote_write": "acknowledged data is on this server's disk and in the memory of a standby",
+    }.get(commit, "acknowledged data is on the disks of this server and of a standby")
 
 
 # ---- checks ----------------------------------------------------------------------------------------------
 
 
 def diagnose(database: ServerDatabase, limits: HealthBounds = HealthBounds()) -> list[Finding]:
-    """Return the problems that may occur with this server, and how to fix them.
+    """Return a finding for each problem of this server, with its fix.
 
-    Checks that this role may not run are reported as findings, too.
+    A check that this role may not run is reported as a finding, too.
     """
     findings: list[Finding] = []
     for what, check in _CHECKS.items():
@@ -141,8 +142,8 @@ def diagnose(database: ServerDatabase, limits: HealthBounds = HealthBounds()) ->
                 Finding(
                     Severity.NOTE,
                     "postgresql_hidden",
-                    f"This role may not see {what}: {error}",
-                    "Grant it pg_read_all_stats.",
+                    f"This role is not allowed to check {what}: {error}",
+                    "Grant pg_read_all_stats to the role.",
                 )
             )
     return findings
@@ -152,14 +153,15 @@ def _about_the_role(database: ServerDatabase, _: HealthBounds) -> Iterator[Findi
     ((role, sees_all, is_standby),) = _ask(database, _ROLE)
     if is_standby:
         yield Finding(
-            Severity.ERROR, "postgresql_standby", "It is a standby: it takes no writes.",
-            "Name the primary; with several hosts write target_session_attrs=read-write.",
+            Severity.ERROR, "postgresql_standby", "The server is a standby, which does not accept writes.",
+            "Use the address of the primary; with several hosts, add target_session_attrs=read-write.",
         )  # fmt: skip
     if not sees_all:
         yield Finding(
             Severity.NOTE, "postgresql_hidden",
-            f"Role {role} sees no other role's sessions: who holds old rows cannot be told.",
-            f"GRANT pg_read_all_stats TO {role}, or run doctor as another role.",
+            f"Role {role} cannot see the sessions of other roles, so transactions that keep old rows may not "
+            "be found.",
+            f"Run GRANT pg_read_all_stats TO {role}, or run doctor as another role.",
         )  # fmt: skip
 
 
@@ -170,32 +172,39 @@ def _about_durability(database: ServerDatabase, _: HealthBounds) -> Iterator[Fin
         if settings[name] == value:
             said = durability({**settings, **{other: "on" for other in losses if other != name}})
             yield Finding(
-                Severity.NOTE, "postgresql_durability", f"{said}.", f"Set {name} on, unless that is meant."
+                Severity.NOTE,
+                "postgresql_durability",
+                f"{said}.",
+                f"Set {name} to on, unless this is intended.",
             )
     if settings["synchronous_commit"] == "local" and settings["synchronous_standby_names"]:
         yield Finding(
             Severity.NOTE, "postgresql_durability",
-            "synchronous_commit is local: a failover may lose what was acknowledged.",
-            "Set synchronous_commit on.",
+            "synchronous_commit is local: a failover may lose acknowledged data.",
+            "Set synchronous_commit to on.",
         )  # fmt: skip
     if settings["autovacuum"] == "off":
         yield Finding(
             Severity.ERROR,
             "postgresql_autovacuum",
             "autovacuum is off: tables grow, and claims slow down.",
-            "Set autovacuum on.",
+            "Set autovacuum to on.",
         )
 
 
 def _about_dead_rows(database: ServerDatabase, limits: HealthBounds) -> Iterator[Finding]:
     for name, live, dead, seconds in _ask(database, _DEAD, _names(database)):
         if dead > max(limits.dead_rows, live * limits.dead_share):
-            last = "it was never vacuumed" if seconds is None else f"the last vacuum was {_span(seconds)} ago"
+            last = (
+                "it was never vacuumed"
+                if seconds is None
+                else f"the last vacuum was {_duration(seconds)} ago"
+            )
             yield Finding(
                 Severity.WARNING, "postgresql_dead_rows",
-                f"{name} has {dead:,} dead rows beside {live:,}; {last}.",
-                "Look who holds an old snapshot; else let autovacuum be faster: lower "
-                "autovacuum_vacuum_cost_delay.",
+                f"{name} has {dead:,} dead rows and {live:,} live rows; {last}.",
+                "Find transactions that hold an old snapshot. If there are none, make autovacuum faster: "
+                "decrease autovacuum_vacuum_cost_delay.",
             )  # fmt: skip
 
 
@@ -205,15 +214,15 @@ def _about_snapshots(database: ServerDatabase, limits: HealthBounds) -> Iterator
             yield Finding(
                 Severity.WARNING,
                 "long_transaction",
-                f"The transaction of pid {pid} ({application}, role {role}) is open for {_span(seconds)}: "
-                "no row that has died since is cleaned up.",
-                f"End it, or SELECT pg_terminate_backend({pid}).",
+                f"The transaction of pid {pid} ({application}, role {role}) has been open for "
+                f"{_duration(seconds)}; dead rows are not removed until it ends.",
+                f"End the transaction, or run SELECT pg_terminate_backend({pid}).",
             )
     for (slot,) in _ask(database, _SLOTS):
         yield Finding(
             Severity.WARNING, "postgresql_replication_slot",
             f"Replication slot {slot} is not in use and holds an old snapshot.",
-            "Let its standby connect, or drop the slot.",
+            "Connect its standby, or drop the slot.",
         )  # fmt: skip
 
 
@@ -229,9 +238,9 @@ def _about_idle_transactions(database: ServerDatabase, limits: HealthBounds) -> 
         yield Finding(
             Severity.WARNING,
             "idle_transaction",
-            f"{sessions} idle in transaction, pid {pid} ({application}, role {role}) for {_span(seconds)}: "
-            "what it locks, others wait for.",
-            "End such transactions; idle_in_transaction_session_timeout does it by itself.",
+            f"{sessions} idle in transaction, pid {pid} ({application}, role {role}) for "
+            f"{_duration(seconds)}. Other transactions wait for its locks.",
+            "End such transactions, or set idle_in_transaction_session_timeout to end them automatically.",
         )
 
 
@@ -240,8 +249,8 @@ def _about_prepared(database: ServerDatabase, limits: HealthBounds) -> Iterator[
         if seconds >= limits.old_seconds:
             yield Finding(
                 Severity.WARNING, "prepared_transaction",
-                f"The prepared transaction {gid!r} is {_span(seconds)} old and holds locks.",
-                "COMMIT PREPARED or ROLLBACK PREPARED it.",
+                f"The prepared transaction {gid!r} is {_duration(seconds)} old and holds locks.",
+                "Run COMMIT PREPARED or ROLLBACK PREPARED.",
             )  # fmt: skip
 
 
@@ -261,14 +270,14 @@ def _about_indexes(database: ServerDatabase, _: HealthBounds) -> Iterator[Findin
                 yield Finding(
                     Severity.ERROR,
                     "postgresql_index_invalid",
-                    f"Index {name} is not valid: it is not used.",
+                    f"Index {name} is invalid, so the server does not use it.",
                     f"REINDEX INDEX {name}.",
                 )
             else:
                 yield Finding(
                     Severity.ERROR,
                     "postgresql_index_missing",
-                    f"Index {name} is missing: jobs are looked for one by one.",
+                    f"Index {name} is missing, so queries read whole tables.",
                     f"{make};",
                 )
 
@@ -280,8 +289,8 @@ def _about_connections(database: ServerDatabase, limits: HealthBounds) -> Iterat
     if number >= most * limits.crowded:
         yield Finding(
             Severity.WARNING, "connections",
-            f"{number} of {most} connections are in use; beyond that, nobody comes in.",
-            "Lower ?pool_size=, take a pooler, or raise max_connections.",
+            f"{number} of {most} connections are in use; the server refuses more than that.",
+            "Decrease ?pool_size=, use a connection pooler, or increase max_connections.",
         )  # fmt: skip
 
 
@@ -290,14 +299,14 @@ def _about_notifications(database: ServerDatabase, limits: HealthBounds) -> Iter
     if usage >= limits.full_queue:
         yield Finding(
             Severity.WARNING, "postgresql_notifications",
-            f"The server's queue of notifications is {usage:.0%} full: a listener does not read.",
-            "Look for a session that LISTENs within an open transaction, and end it.",
+            f"The server's notification queue is {usage:.0%} full, because a listener does not read it.",
+            "Find a session that has run LISTEN and has an open transaction, and end the transaction.",
         )  # fmt: skip
 
 
 _Check = Callable[["ServerDatabase", HealthBounds], "Iterator[Finding]"]
 _CHECKS: Mapping[str, _Check] = {
-    "who it is": _about_the_role,
+    "roles": _about_the_role,
     "settings": _about_durability,
     "dead rows": _about_dead_rows,
     "snapshots": _about_snapshots,
@@ -309,7 +318,7 @@ _CHECKS: Mapping[str, _Check] = {
 }
 
 
-def _span(seconds: int) -> str:
+def _duration(seconds: int) -> str:
     """Return a duration in words."""
     for length, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if seconds >= length:

@@ -1,12 +1,12 @@
-"""Lanes on PostgreSQL: claims from them in few statements, however many lanes and keys there are.
+"""Lanes on PostgreSQL: claims from lanes in few statements, regardless of the number of lanes and keys.
 
 Transactions lock the session first, then the ended jobs, then keys, and then the jobs that they claim. A
-transaction waits for a key only while it holds none, and in the order of keys; one that holds a key waits for
-no other. Only a transaction that has locked no key yet creates new ones, also in order. So no two claims can
+transaction waits for keys, in their order, only while it has not locked any key; after that, it never waits
+for a key. It also creates new keys only before it has locked one, in their order. So no two claims can
 deadlock.
 
-The holders of a key are read by a separate statement after the one that locks it. The snapshot of the locking
-statement is older than the lock, and would not show what others committed while they held it.
+The holders of a key are read by a separate statement after the one that locks the key. The snapshot of the
+locking statement is older than the lock, so it would not show the commits of previous lock holders.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from firelock_sql.rows.job_row import CLAIMABLE
 from firelock_sql.verbs.claim import MixedClaim, ReadyRow
 from firelock_sql.verbs.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys
 
-# Claims with lanes share this lock, and a change of a limit's settings takes it exclusively: see
+# Claims with lanes share this lock, and a change of a limit's settings locks it exclusively: see
 # `_hold_claims`.
 GATE = "(1179210860::bigint << 32) | 'firelock_limit_keys'::regclass::oid::bigint"
 HOLD_CLAIMS = Text(f"SELECT pg_advisory_xact_lock({GATE})")
@@ -37,14 +37,14 @@ _IN_ORDER = "ORDER BY held_by LIMIT 1"
 
 
 def _next(after: str) -> str:
-    """Return a query for the lane after another one, which takes one index step."""
+    """Return a query for the lane after another one, which takes one index lookup."""
     return f"SELECT held_by {_OF_QUEUE} AND held_by > {after} {_IN_ORDER}"
 
 
 def _next_behind(after: str) -> str:
-    """Return a query for the lane after another one that reads only a small part of the deepest lane.
+    """Return a query for the lane after another one, which reads only a small part of the deepest lane.
 
-    A snapshot that is held open keeps the old entries of that lane, so its jobs are read from a floor on.
+    A snapshot that is held open keeps the old index entries of that lane, so reads of it start at a floor.
     """
     of_deep = f"SELECT {_OF_QUEUE} AND held_by = :deep AND priority"
     return f"""
@@ -59,10 +59,10 @@ SELECT coalesce(
 
 
 def _look(step: Callable[[str], str], *, locked: str = "SKIP LOCKED") -> Text:
-    """Return the statement that reads the lanes of a queue, each found by this step, and their keys.
+    """Return the statement that reads the lanes of a queue, using the query `step` for each, and their keys.
 
-    A row is a lane, a locked row of a key, a key that has a row, the settings of a key, or the duration in
-    microseconds.
+    A result row is a lane, a locked row of a key, a key that has a row, the settings of a key, or the
+    duration in microseconds.
     """
     return Text(f"""
 WITH RECURSIVE walk (lane, place) AS (
@@ -100,7 +100,7 @@ INSERT INTO firelock_limit_keys (key, holders, free_at) SELECT key, NULL, 0 FROM
 ON CONFLICT (key) DO NOTHING RETURNING key
 """)
 _HEAD = ", ".join(CLAIMABLE)
-# The limits of 1,000 are for the planner, which ignores the limit around them.
+# The inner limits of 1,000 are for the planner, which ignores the limit around them.
 HEADS = Text(f"""
 SELECT job.* FROM unnest(:lanes::text[], :shares::integer[]) AS asked (lane, share), LATERAL (
     SELECT * FROM (
@@ -155,9 +155,9 @@ _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = map(
     CLAIMABLE.index, ("queue", "priority", "enqueued_at", "seq", "held_by")
 )
 
-_LONG = 1_500  # microseconds from which a read is slow; each lane may add some
+_LONG = 1_500  # microseconds from which a read is slow, plus some for each lane
 _MICROS_OF_A_LANE = 20
-_DEEP = 1_000  # from this number of claimed jobs, a lane may be the reason
+_DEEP = 1_000  # number of claimed jobs from which a lane may be the reason for slow reads
 _IN_A_ROW = 3  # as for plain jobs: see `claim_start`
 _REST = 20  # multiples of the duration of a slow read
 _MOST_LANES = 1_000
@@ -166,16 +166,16 @@ _BEFORE_ALL = (-(1 << 31) - 1, -1, -1)
 
 @attrs.define
 class _Floor:
-    place: tuple[int, int, int]  # priority, time, number: no job of that priority waits before it
+    place: tuple[int, int, int]  # priority, time, number; no job of this priority waits before this place
     claimed: int = 0
 
 
 class LaneFloors:
     """The progress of claims in each lane, for reads that skip old index entries of an open snapshot.
 
-    It is for jobs with limits what `ClaimStart` is for others. After several slow reads, the next ones begin
-    in each lane after the job that was claimed last, and skip the deepest lane. An occasional read is full,
-    and finds jobs that came late. Threads may share it.
+    For jobs with limits, it does the same as `ClaimStart` for others. After several slow reads, the next
+    reads start, in each lane, after the job that was claimed last. An occasional read is full and finds late
+    jobs. Threads may share it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -186,7 +186,7 @@ class LaneFloors:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the next read begins after the floors."""
+        """Whether the next read starts at the floors."""
         return self._clock() < self._whole_at
 
     @property
@@ -195,12 +195,12 @@ class LaneFloors:
         return sorted({queue for queue, _ in self._floors.copy()})
 
     def of(self, queue: str, lane: str) -> tuple[int, int, int]:
-        """Return the position after which a read of the lane begins."""
+        """Return the position after which a read of the lane starts."""
         floor = self._floors.get((queue, lane))
         return _BEFORE_ALL if floor is None else floor.place
 
     def deepest(self, queue: str) -> str:
-        """Return the lane from which most jobs were claimed; "" if there is none."""
+        """Return the lane from which most jobs were claimed; "" if no lane of the queue is known."""
         found = [
             (floor.claimed, lane) for (name, lane), floor in self._floors.copy().items() if name == queue
         ]
@@ -208,7 +208,7 @@ class LaneFloors:
         return deepest
 
     def looked(self, micros: int, lanes: int) -> None:
-        """Record how long a full read took, and how many lanes it saw."""
+        """Record how long a full read took, and how many lanes it has read."""
         deepest = max((floor.claimed for floor in self._floors.copy().values()), default=0)
         if micros <= _LONG + _MICROS_OF_A_LANE * lanes or deepest < _DEEP:
             self._long_looks = 0
@@ -234,15 +234,15 @@ class LaneFloors:
 
 
 class ClaimBeside(MixedClaim):
-    """A claim for which the queues with other work and those with lanes are known.
+    """A claim for which the queues with lanes and the queues with other work are already known.
 
     Args:
         tx: the transaction.
         lanes: the lanes within it.
         cursors: the position of each queue among its lanes.
         request: the claim.
-        plain: the queues with jobs that are in no lane, none of them paused.
-        laned: the queues with lanes, none of them paused.
+        plain: the unpaused queues with jobs that are in no lane.
+        laned: the unpaused queues with lanes.
     """
 
     def __init__(
@@ -278,9 +278,9 @@ class PostgresqlLanes(SqlLanes):
     def __init__(self, tx: Transaction, floors: LaneFloors | None = None) -> None:
         super().__init__(tx)
         self._floors = floors  # None: all reads are full
-        self.longest = (0, 0)  # of the reads: microseconds, lanes
+        self.longest = (0, 0)  # the duration of the longest read in microseconds, and its number of lanes
         self.kept: dict[str, KeyRow] = {}
-        self.missing: set[str] = set()  # keys without a row, which a separate transaction must create
+        self.missing: set[str] = set()  # keys whose missing rows a separate transaction must create
         self.has_written = False
         self._has_locked = False
 
@@ -312,15 +312,15 @@ class PostgresqlLanes(SqlLanes):
         busy = {key for key, _, _ in of["known"]}.difference(rows)
         limited = {key for lane in lanes for key in keys_of(lane) if numbers_for(key, numbers).has_any}
         if missing := sorted(limited.difference(rows, busy)):
-            made = self._made(missing)
-            rows |= dict.fromkeys(made, KeyRow())
-            busy.update(set(missing) - made)
+            created = self._create(missing)
+            rows |= dict.fromkeys(created, KeyRow())
+            busy.update(set(missing) - created)
         self._has_locked |= bool(rows)
         for key, one in rows.items():
             self._note(key, one.holders or ())
         return LaneLook(lanes, numbers, rows, busy)
 
-    def _made(self, missing: Sequence[str]) -> set[str]:
+    def _create(self, missing: Sequence[str]) -> set[str]:
         """Create rows for these keys; return those that this transaction has created."""
         if self._has_locked:
             self.missing.update(missing)
@@ -346,7 +346,7 @@ class PostgresqlLanes(SqlLanes):
 
     @override
     def listed_by_fate(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
-        """Group the jobs on the server: a thousand jobs of one key are one row."""
+        """Group the jobs on the server, so that a thousand jobs of one key are one row."""
         for state, is_held, queue, lane, alike in self._tx.all(_FATES, seqs=seqs):
             yield state, is_held, queue, lane, alike.split()
 
@@ -367,7 +367,7 @@ class PostgresqlLanes(SqlLanes):
 
 
 class HeldLanes(SqlLanes):
-    """The lanes of a transaction that was not prepared for lanes."""
+    """The lanes within a transaction that did not begin as a claim with lanes."""
 
     @override
     def hold_numbers(self) -> None:

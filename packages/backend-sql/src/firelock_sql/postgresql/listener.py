@@ -1,9 +1,9 @@
-"""Notifications by LISTEN and NOTIFY: one connection of this process listens, and a thread sends.
+"""Notifications with LISTEN and NOTIFY: one connection of this process listens, and a thread sends.
 
-While a transaction with a notification commits, the server lets no other such transaction commit. If each
-enqueue sent a notification, they would all be serialized. So a thread sends them after the commit, in
-separate transactions. It names a queue at most once in five milliseconds: immediately if the queue was quiet
-before, and once more at the end of a burst.
+While a transaction with a notification commits, the server blocks the commits of other such transactions. If
+each enqueue sent a notification in its transaction, all of them would be serialized. So a thread sends the
+notifications after the commits, in separate transactions. It names a queue at most once per five
+milliseconds: immediately if the queue was not named shortly before, and once more at the end of a burst.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _SCHEMA = (
     "SELECT coalesce((SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
     " ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass(%s)), current_schema())"
 )
-# NOTIFY takes a transaction id, and so its commit would wait for the disk; a lost message is harmless.
+# NOTIFY assigns a transaction id, so its commit would wait for the disk; but a lost message is harmless.
 _NOTIFY = "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify(%s, %s)"
 
 
 class Channel:
-    """The channel for messages about these tables. It opens no connection before the first message."""
+    """The channel for messages about these tables. Its first message opens the first connection."""
 
     def __init__(
         self, connections: EnginePool, names: Names, dialect: Dialect, way: Way, *, is_forced: bool
@@ -60,14 +60,14 @@ class Channel:
 
     @property
     def is_deaf(self) -> bool:
-        """Whether no message would arrive, because there is a pooler."""
+        """Whether messages would not arrive, because connections lead through a pooler."""
         return bool(self._way.is_pooled) and not self._is_forced
 
     def listen(self) -> psycopg.Connection[Any] | None:
-        """Return a new connection that listens to the channel; None behind a pooler, where none can.
+        """Return a new connection that listens to the channel; None behind a pooler, which prevents this.
 
         Raises:
-            Exception: Of the driver, or a StorageError.
+            Exception: If the driver fails, or a StorageError if the server is unsupported.
         """
         driver: psycopg.Connection[Any] = self._connections.connect_apart()
         try:
@@ -83,10 +83,10 @@ class Channel:
     def post(self, message: str) -> None:
         """Send a message to all listeners of the channel, in one round trip on a connection of the pool.
 
-        A lost connection is replaced by another one: a message that arrives twice is harmless.
+        If the connection is lost, retry on another one; a message that arrives twice is harmless.
 
         Raises:
-            Exception: Of the driver, or a StorageError.
+            Exception: If the driver fails, or a StorageError if no connection is available.
         """
         for tries in range(1, STALE_LIMIT + 1):
             with self._connections.lend() as lent:
@@ -101,7 +101,7 @@ class Channel:
                     return
 
     def name(self, driver: psycopg.Connection[Any]) -> str:
-        """Return the channel's name; the first call takes one round trip."""
+        """Return the name of the channel; the first call may take one round trip."""
         if self._name is None:
             self._name = channel_name(self._schema(driver), self._names.prefix)
         return self._name
@@ -115,7 +115,7 @@ class Channel:
 
 
 def channel_name(schema: str, prefix: str) -> str:
-    """Return the name of the channel of these tables: `public.firelock_wake`."""
+    """Return the name of the channel of these tables, for example `public.firelock_wake`."""
     name = f"{schema}.{prefix}wake"
     if len(name.encode()) <= _LONGEST_NAME:
         return name
@@ -126,8 +126,8 @@ def channel_name(schema: str, prefix: str) -> str:
 log = logging.getLogger(__name__)
 
 GAP_SECONDS = 0.005
-_SIZE = 7_900  # bytes; the server takes fewer than 8,000
-_IDLE_SECONDS = 30.0  # the thread ends if there was nothing to send for this long
+_SIZE = 7_900  # bytes; the server accepts fewer than 8,000
+_IDLE_SECONDS = 30.0  # the thread ends after this time without messages
 _LAST_SECONDS = 2.0  # for remaining messages when the process exits
 
 _living: weakref.WeakSet[Sender] = weakref.WeakSet()
@@ -143,14 +143,14 @@ atexit.register(flush)
 
 
 class Coalescing:
-    """The schedule of notifications: which queues must be named now, and when the others."""
+    """The schedule of notifications: the queues to name now, and the times for the others."""
 
     def __init__(self) -> None:
         self._waiting: set[str] = set()
         self._named_at: dict[str, float] = {}  # those of the last GAP_SECONDS
 
     def add(self, queues: Collection[str]) -> bool:
-        """Schedule the queues; return whether one of them was not scheduled already."""
+        """Schedule the queues; return whether one of them was not scheduled before."""
         before = len(self._waiting)
         self._waiting.update(queues)
         return len(self._waiting) > before
@@ -165,7 +165,7 @@ class Coalescing:
         return due
 
     def take_all(self) -> list[str]:
-        """Return every scheduled queue, whatever the time."""
+        """Return all scheduled queues immediately, including those that were named recently."""
         due = sorted(self._waiting)
         self._waiting.clear()
         return due
@@ -177,10 +177,10 @@ class Coalescing:
 
 
 class Sender:
-    """The sending thread; the first message starts it, and it does not survive a fork.
+    """The sender of notifications, whose thread is started by the first message and does not survive a fork.
 
     Args:
-        post: sends one message; it may be slow or fail.
+        post: sends one message; it may be slow, and it may fail.
     """
 
     def __init__(self, post: Callable[[str], None]) -> None:
@@ -193,7 +193,7 @@ class Sender:
         _living.add(self)
 
     def add(self, queues: Collection[str]) -> None:
-        """Schedule the queues to be named; neither wait nor fail. The message may get lost."""
+        """Schedule the queues for a notification, which may get lost; never wait or fail."""
         with self._changed:
             if self._is_over:
                 return
@@ -205,7 +205,7 @@ class Sender:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Send what is scheduled, unless the server does not reply in time."""
+        """Send the scheduled notifications, unless the server does not reply in time."""
         with self._changed:
             self._is_over = True
             self._changed.notify()
@@ -214,20 +214,20 @@ class Sender:
             thread.join(_LAST_SECONDS)
 
     def leave_behind(self) -> None:
-        """Forget the sender after a fork, so that the exit of this process sends nothing on its behalf."""
+        """Forget the sender after a fork, so that this process does not send its notifications at exit."""
         _living.discard(self)
 
     def _run(self) -> None:
         while queues := self._next():
             try:
                 self._post(written(queues))
-            except Exception as error:  # noqa: BLE001 - in any case the job is stored, and a poll finds it
+            except Exception as error:  # noqa: BLE001 - the job is stored in any case, and a poll finds it
                 self._log_failure(error)
             else:
                 self._is_failing = False
 
     def _next(self) -> list[str]:
-        """Return the queues to name, as soon as there are some; an empty list if the thread must end."""
+        """Wait for queues to name and return them; return an empty list if the thread must end."""
         is_idle = False
         with self._changed:
             while True:
@@ -239,19 +239,19 @@ class Sender:
                     self._thread = None
                     return []
                 pause = self._coalescing.pause(now)
-                is_told = self._changed.wait(_IDLE_SECONDS if pause is None else pause)
-                is_idle = pause is None and not is_told
+                is_notified = self._changed.wait(_IDLE_SECONDS if pause is None else pause)
+                is_idle = pause is None and not is_notified
 
     def _log_failure(self, error: Exception) -> None:
         if not self._is_failing:
             self._is_failing = True
             log.warning(
-                "Servers could not be told of work (%s); they find it when they poll.", type(error).__name__
+                "Could not notify servers of work (%s); they will find it by polling.", type(error).__name__
             )
 
 
 def written(queues: Collection[str]) -> str:
-    """Return the queues as one message, one per line; a message that is too long becomes "any queue"."""
+    """Return a message with one queue per line; if it would be too long, return "any queue"."""
     names = "\n".join(queues)
     return names if len(names.encode()) <= _SIZE else ANY_QUEUE
 
@@ -261,7 +261,7 @@ _ORIGIN = "@"  # the prefix of the line that identifies the sending process
 
 
 class ChannelMailbox:
-    """The listening connection of a process, and the way to send to those of all others."""
+    """The listening connection of a process, and its notifications to all other processes."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -272,12 +272,11 @@ class ChannelMailbox:
         self._nudge: tuple[socket.socket, socket.socket] | None = None
         # closed by the listening thread, which may still use them
         self._dead: list[psycopg.Connection[Any]] = []
-        self._news: list[bytes] = []  # that arrived, or were added for messages that may have been missed
-        self._state = ""  # the current problem, for people
-        self._may_have_missed = False  # work was looked for while no message could arrive
-        self._has_looked = (
-            False  # a wait began while no message could arrive; a second one would miss messages
-        )
+        self._news: list[bytes] = []  # messages that arrived, or that stand in for missed ones
+        self._state = ""  # the current problem, for display
+        # a claim or a second wait has begun without a connection, so messages may have been missed
+        self._may_have_missed = False
+        self._has_looked = False  # the first wait without a connection has begun
         self._is_dialing = False
         self._is_listening = False
         self._is_pooled = False
@@ -293,7 +292,7 @@ class ChannelMailbox:
     # ---- receiving ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Allow a connection, which is opened as soon as a thread listens."""
+        """Allow a connection, which is opened when a thread listens."""
         if self._nudge is None and not self._is_over:
             self._nudge = socket.socketpair()
             for end in self._nudge:
@@ -304,7 +303,7 @@ class ChannelMailbox:
         with self._lock:
             if self._connection is not None:
                 self._read(self._connection)
-            elif self._nudge is None or self._has_looked:  # a read by a claim, or by a second wait
+            elif self._nudge is None or self._has_looked:  # called by a claim, or by a second wait
                 self._may_have_missed = True
             else:
                 self._has_looked = True
@@ -317,7 +316,7 @@ class ChannelMailbox:
             pgconn.consume_input()
             while (notification := pgconn.notifies()) is not None:
                 origin, _, queues = notification.extra.decode(errors="replace").partition("\n")
-                if not origin.startswith(_ORIGIN):  # NOTIFY by another program
+                if not origin.startswith(_ORIGIN):  # the message is from another program
                     origin, queues = "", f"{origin}\n{queues}".rstrip("\n")
                 if origin != self._origin:
                     self._news.append((queues or ANY_QUEUE).encode())
@@ -325,7 +324,7 @@ class ChannelMailbox:
             self._lose(error)
 
     def listen(self, seconds: float) -> None:
-        """Return when a message has arrived, after a `nudge`, or after the timeout."""
+        """Wait until a message has arrived, until a `nudge`, or until the timeout."""
         with self._lock:
             if self._nudge is None:
                 return
@@ -353,7 +352,7 @@ class ChannelMailbox:
     # ---- the connection ----------------------------------------------------------------------------------
 
     def _dial_in_time(self) -> float | None:
-        """Start to open a connection if there is none; return the seconds until the next try is allowed."""
+        """Start to open a connection if none exists; return the seconds until the next try is allowed."""
         if self._connection is not None or self._is_dialing or self._is_pooled or self._is_over:
             return None
         left = self._dials_at - time.monotonic()
@@ -366,7 +365,7 @@ class ChannelMailbox:
     def _dial(self) -> None:
         try:
             connection = self._channel.listen()
-        except Exception as error:  # noqa: BLE001 - in any case it is retried, and polling finds work
+        except Exception as error:  # noqa: BLE001 - the connection is retried, and polling finds work
             with self._lock:
                 self._is_dialing = False
                 self._lose(error)
@@ -399,7 +398,7 @@ class ChannelMailbox:
     # ---- sending -----------------------------------------------------------------------------------------
 
     def send(self, message: bytes) -> None:
-        """Send the message to every other process soon, from a thread; never block or fail."""
+        """Schedule the message, which a thread sends to all other processes; never block or fail."""
         self._sender.add(message.decode(errors="replace").split("\n"))
 
     # ---- other methods -----------------------------------------------------------------------------------
@@ -407,11 +406,11 @@ class ChannelMailbox:
     def describe(self) -> str:
         """Return a description of how processes are notified of work."""
         if self._is_pooled or self._channel.is_deaf:
-            return "off behind a pooler, which lends connections: work is found by polling"
-        return f"NOTIFY, one connection a process{', ' if self._state else ''}{self._state}"
+            return "off behind a connection pooler; servers find work by polling"
+        return f"NOTIFY, one connection per process{', ' if self._state else ''}{self._state}"
 
     def leave_behind(self) -> None:
-        """Leave the connection to the parent process after a fork, because both share it on the server."""
+        """Leave the connection to the parent process after a fork, because both processes share it."""
         self._sender.leave_behind()
         _left_behind.extend(self._dead)
         if self._connection is not None:
@@ -420,7 +419,7 @@ class ChannelMailbox:
             end.close()
 
     def close(self) -> None:
-        """Send what is scheduled, then stop receiving messages."""
+        """Send the scheduled notifications, then stop receiving messages."""
         self._sender.close()
         with self._lock:
             self._is_over = True

@@ -1,8 +1,8 @@
-"""Memos on PostgreSQL: several are stored, or all of a job read, in one round trip.
+"""Memos on PostgreSQL: one round trip stores several memos, or reads all memos of a job.
 
-A job that waits for such a memo is resumed in the same round trip. One statement locks the jobs before the
-statements that write, so these see everything that others wrote while they held the locks. All statements are
-sent together; until a Sync message is sent, they are one transaction.
+A job that waits for a stored memo is resumed in the same round trip. One statement locks the jobs before the
+statements that write, so these see everything that previous lock holders have committed. All statements are
+sent together; they are one transaction, which ends with the Sync message.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 _LOCK = Text("SELECT FROM firelock_jobs WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
 _COLUMNS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
 _MEMO = ", ".join(_COLUMNS)
-# A row is: whether the job exists, whether the run holds it or it accepts memos from outside, the place of
-# the memo if it was stored, and the previous memo with its name, or NULLs.
+# The result row is: whether the job exists, whether the memo may be stored (the run holds the job, or the job
+# accepts memos from outside), the place of the memo if it was stored, and the previous memo with this name,
+# or NULLs.
 _PUT = Text(f"""
 WITH job AS MATERIALIZED (
     SELECT CASE WHEN :session::text IS NULL THEN state NOT IN ('succeeded', 'deleted')
@@ -58,9 +59,9 @@ WITH job AS MATERIALIZED (
 SELECT job.is_held IS NOT NULL, job.is_held, put.place, {", ".join(f"old.{name}" for name in _COLUMNS)}
 FROM (SELECT) AS one LEFT JOIN job ON true LEFT JOIN put ON true LEFT JOIN old ON true
 """)  # noqa: S608 - names and numbers
-# A row is a job that has waited for this memo, which now exists. The expression on the state keeps the
-# planner from using its index. If few jobs were awaiting when it was planned, it would read all awaiting jobs
-# to find this one.
+# A result row is a job that has waited for this memo, which now exists. The expression on the state keeps the
+# planner from using the index of states: if few jobs are awaiting when the statement is planned, it would
+# read all awaiting jobs to find this one.
 _WAKE = Text("""
 WITH woken AS (
     UPDATE firelock_jobs AS job
@@ -84,7 +85,7 @@ WITH woken AS (
 )
 SELECT id, queue, history_lines FROM woken
 """)
-# A row is a memo, or NULLs if there is none; no row is returned if the run does not hold the job.
+# A result row is a memo, or NULLs if there are no memos; no row is returned if the run does not hold the job.
 RECALL = Text(f"""
 SELECT {", ".join(f"memo.{name}" for name in _COLUMNS)}
 FROM (
@@ -98,11 +99,11 @@ FROM (
 
 @attrs.define
 class Told:
-    """The results for memos, and for jobs that waited for one."""
+    """The results of storing memos, and the jobs that were resumed."""
 
     answers: list[Remembered]
     queues: set[str] = attrs.field(factory=set)  # of the resumed jobs
-    long: list[str] = attrs.field(factory=list)  # those of the resumed jobs that have a long history
+    long: list[str] = attrs.field(factory=list)  # ids of resumed jobs with a long history
 
 
 def can_remember_at_once() -> bool:
@@ -116,7 +117,7 @@ def remember_at_once(
     memos: Sequence[NewMemo],
     offset: int,
 ) -> Told:
-    """Store the memos; return the result of each. One transaction, one round trip."""
+    """Store the memos in one transaction and one round trip; return the result of each."""
     connection = cursor.connection
     answers = [connection.cursor() for _ in memos]
     wakenings = [one for one in map(find_wakening, memos) if one is not None]
@@ -148,10 +149,10 @@ def _values(new: NewMemo) -> Mapping[str, object]:
 
 
 def _remembered(new: NewMemo, row: Sequence[Any]) -> Remembered:
-    is_there, is_held, place, *found = row
+    is_stored, is_held, place, *found = row
     old = None if found[0] is None else _memo(found)
     is_same = old is not None and attrs.evolve(old, place=new.memo.place) == new.memo
-    if not is_there:
+    if not is_stored:
         return Remembered(Applied.MISSING)
     if not is_held and (not is_same or new.session is not None):
         return Remembered(Applied.REFUSED, old)

@@ -1,4 +1,4 @@
-"""Statements that wait for one whose result is needed, and share its round trip."""
+"""Statements without a result that is needed; they are sent with the next statement, in its round trip."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class BundlingCursor(psycopg.Cursor[Any]):
 class PreparingCursor(BundlingCursor):
     """A cursor for one of our own connections, which prepares every statement on its first use.
 
-    psycopg then checks the reply, and forgets a statement that was not prepared because another one before it
-    in the pipeline had failed. It does not do this for a statement that it prepares only after several uses.
+    If an earlier statement of the pipeline fails, the statement is not prepared. psycopg then detects this
+    from the reply, but not for a statement that it prepares only after several uses.
     """
 
     @override
@@ -47,14 +47,15 @@ class PreparingCursor(BundlingCursor):
 
 
 class PipelinedCursor:
-    """A cursor (PEP 249) with few round trips: added statements wait for an executed one, or for the end.
+    """A cursor (PEP 249) with few round trips.
 
-    An error of any of them is raised there; the statements after it have not run.
+    `put` adds a statement, which is sent with the next `execute` or the commit. That call raises the error of
+    any of the statements; the statements after the failed one do not run.
 
-    The statements are sent together, followed by a Sync message. Only then does the server wait for the
-    client, so that its timeout ends the transaction of a client that hangs. The pipeline stays open until the
-    transaction ends: when psycopg closes a pipeline, it sends one more message, after which the server no
-    longer waits for the client. For prepared statements see `PreparingCursor`.
+    The statements are sent together, followed by a Sync message. The server counts the client as idle only
+    after this message, and its timeout then ends the transaction of a client that hangs. The pipeline stays
+    open until the transaction ends: when psycopg closes a pipeline, it sends one more message, after which
+    the server does not count the client as idle. For prepared statements, see `PreparingCursor`.
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
@@ -89,7 +90,7 @@ class PipelinedCursor:
         return [cursor.fetchall() for cursor in cursors]
 
     def put(self, sql: str, parameters: Any = (), /, *, prepare: bool = True) -> psycopg.Cursor[Any]:  # noqa: ANN401 - in order, or by name
-        """Add a statement that runs before any that is executed after it; return a cursor for its answer."""
+        """Add a statement, which runs before any later statement; return a cursor for its result."""
         cursor = self._connection.cursor()
         self._waiting.append(lambda: cursor.execute(sql, parameters, prepare=prepare))
         return cursor
@@ -104,12 +105,12 @@ class PipelinedCursor:
         return self._last.fetchall()
 
     def fetchone(self) -> Row | None:
-        """Return the next row; None after the last one."""
+        """Return the next row, or None."""
         row: Row | None = self._last.fetchone()
         return row
 
     def commit(self) -> None:
-        """Commit the transaction, with all waiting statements."""
+        """Send all waiting statements and commit the transaction."""
         self.put("COMMIT", prepare=False)
         self._run_waiting()
         self._open.close()
@@ -117,10 +118,10 @@ class PipelinedCursor:
     def undo(self) -> None:
         """Roll back the transaction; drop the waiting statements."""
         self._waiting = []
-        with suppress(psycopg.Error):  # the error was raised before
+        with suppress(psycopg.Error):  # this error was already raised
             self._pipeline.sync()
         self._open.close()
-        # outside the pipeline: after a ROLLBACK psycopg makes the server forget what was prepared
+        # outside the pipeline, because psycopg deallocates all prepared statements after a ROLLBACK
         self._connection.execute("ROLLBACK")
 
     def send(self) -> None:

@@ -12,10 +12,10 @@ from firelock_sql.postgresql.lanes import GATE
 from firelock_sql.rows.job_row import CLAIMED_COLUMNS
 from firelock_sql.verbs.limits import IN_LANE
 
-# Stores new plain jobs of one kind. The clock is a subquery, because among the columns of a row it would be
-# read once per row. An existing job causes an error of the unique index. To look for existing jobs first
-# would cost the server 11.2 µs per job instead of 9.4 (ON CONFLICT 12.3), and ids are new except after a lost
-# reply.
+# Stores new plain jobs of one kind. The clock is a subquery, because as a column expression it would be read
+# once per row. An existing job violates the unique index and causes an error. Checking for existing jobs
+# first would cost the server 11.2 µs per job instead of 9.4 (ON CONFLICT: 12.3), and ids are new except after
+# a lost reply.
 _INSERT = """
 WITH stored AS (
     INSERT INTO firelock_jobs
@@ -40,10 +40,10 @@ INSERT = Text(_INSERT.format(**_PLAIN))
 INSERT_CALLED = Text(_INSERT.format(**_CALLED))
 INSERT_LIMITED = Text(_INSERT.format(**_LIMITED))
 
-# Stores members of one batch in the same way, after a statement that has locked it. Only then does this one
-# see whether the batch is still open. It returns a row only for an open batch; otherwise nothing is stored.
-# The expression on the state keeps the planner from using its index. If few jobs were awaiting when it was
-# planned, it would read all awaiting jobs to find the batch.
+# Stores members of one batch in the same way. An earlier statement has locked the batch, so this one sees
+# whether the batch is still open. It returns a row only for an open batch; otherwise it does not store
+# anything. The expression on the state keeps the planner from using the index of states: if few jobs are
+# awaiting when the statement is planned, it would read all awaiting jobs to find the batch.
 KEEP_OPEN = Text("SELECT FROM firelock_batches WHERE id = :batch FOR SHARE")
 _INSERT_MEMBERS = """
 WITH clock AS MATERIALIZED (
@@ -74,8 +74,8 @@ _TOLD = "INSERT INTO firelock_batch_deltas (batch_id, total, active) SELECT :bat
 INSERT_MEMBERS = Text(_INSERT_MEMBERS.format(**_PLAIN, told=_TOLD))
 INSERT_LIMITED_MEMBERS = Text(_INSERT_MEMBERS.format(**_LIMITED, told=_TOLD))
 
-# Stores members of a batch that this transaction has stored empty, so no other transaction has changed its
-# counts.
+# Stores members of a batch that this transaction has just stored without members, so no other transaction has
+# changed its counts.
 _FILLED = """UPDATE firelock_batches
     SET total = total + number, active = active + number, is_changed = 0 FROM clock WHERE id = :batch"""
 FILL = Text(_INSERT_MEMBERS.format(**_PLAIN, told=_FILLED))
@@ -84,7 +84,7 @@ FILL_LIMITED = Text(_INSERT_MEMBERS.format(**_LIMITED, told=_FILLED))
 _OF_JOBS = "SELECT FROM firelock_jobs WHERE"
 _READY = "state = 'enqueued' AND session IS NULL AND held_by IS NULL"
 _OPEN = "NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)"
-# The queues of a claim that are not paused, in order, and whether one of them may have lanes.
+# The unpaused queues of a claim, in order.
 _OPEN_NAMED = f"""
 WITH open AS MATERIALIZED (
     SELECT name, place FROM unnest(:queues::text[]) WITH ORDINALITY AS asked (name, place) WHERE {_OPEN}
@@ -126,17 +126,17 @@ _OF_EVERY = f"""EXISTS (
 
 @attrs.frozen
 class _Queues:
-    """The queues of a claim: those that it names, or all."""
+    """The SQL parts for the queues of a claim: the named queues, or all."""
 
-    opened: str  # the beginning of the statement: the queues that are not paused, in order
+    opened: str  # the beginning of the statement: the unpaused queues, in order
     has_lanes: str  # whether one of them may have lanes
-    share: str  # how many jobs are taken from each at most
+    share: str  # the maximum number of jobs from each queue
 
 
 _NAMED = _Queues(_OPEN_NAMED, _OF_NAMED, ":limit")
 _EVERY = _Queues(_OPEN_EVERY, _OF_EVERY, "ceil(:limit / (SELECT count(*)::float FROM open))")
 
-# For jobs due from a start time on: see `DueFloor`.
+# The next due time, ignoring jobs that are due before a start time: see `DueFloor`.
 _DUE = """
 least(
     (
@@ -151,8 +151,8 @@ least(
 class _Ends:
     """The parts of a statement that settle plain ends; with `:batches`, also the ends of members.
 
-    A batch is NULL for a job that is in none. The changes to the counts of a batch are one row per batch, so
-    no batch is locked.
+    An element of `:batches` is NULL for a job that is not a member. The changes of the counts are inserted as
+    one row per batch, so no batch is locked.
     """
 
     are_members: bool
@@ -189,10 +189,10 @@ ended AS MATERIALIZED (
 ){told}"""  # noqa: S608 - our own conditions
 
     def unsettled(self) -> str:
-        """Return the columns with the settled and the locked jobs, if not all were settled.
+        """Return the columns with the settled and the locked jobs; NULL if all jobs were settled.
 
-        A job that the snapshot shows as held, and whose guards hold, would have been settled. So it is
-        locked, or has been changed since.
+        If the snapshot shows that a job meets the conditions, but the job was not settled, another
+        transaction has locked it or has changed it since then.
         """
         batches, batch_id = (", :batches::text[]", ", batch_id") if self.are_members else ("", "")
         return f"""
@@ -218,11 +218,11 @@ class Settling:
     """A statement that settles plain ends, in addition to its other effects."""
 
     alone: Text
-    with_members: Text  # takes `batches`, too
+    with_members: Text  # has the parameter `batches`, too
 
     @classmethod
     def of(cls, write: Callable[[_Ends], str]) -> Settling:
-        """Return the statement that a function composes."""
+        """Return both forms of the statement that a function composes."""
         return cls(Text(write(_Ends(are_members=False))), Text(write(_Ends(are_members=True))))
 
 
@@ -238,7 +238,7 @@ claimed AS (
 )"""  # noqa: S608 - names of columns
 
 # The jobs of a queue that a claim may take. A claim that leaves out tasks reads the first jobs, then locks
-# those that it may take. It sorts these again, because a list of rows has no order.
+# the jobs that it may take. It sorts them again, because a list of rows has no order.
 _NEAR = f"""
             SELECT ctid FROM firelock_jobs
             WHERE {_READY} AND queue = queue.name AND (SELECT count(*) FROM holder) = 1
@@ -260,18 +260,18 @@ _NEAR_LEAVING_OUT = f"""
 """  # noqa: S608 - our own conditions
 
 
-# Settles plain ends and claims as many jobs as the limit allows; either may be used alone. If a queue may
-# have jobs with limits, it claims nothing, unless `:beside` is set: `lanes` claims those, and then uses this
-# statement for the other jobs.
+# Settles plain ends and claims as many jobs as the limit allows; each part may be used alone. If a queue may
+# have jobs with limits, the statement does not claim any job, unless `:beside` is set. In this case, `lanes`
+# claims jobs with limits, and uses this statement for the other jobs.
 #
-# It first locks the session, which then cannot end before this transaction, and then the jobs in the order of
-# their ids, in which the lists are sorted. It does not wait for a job that another transaction has locked. A
-# claim that finds nothing locks nothing. Each end is found by its number: the planner expects that a session
-# holds few jobs, and would otherwise read all of them for each end. The limits of 512 and in the first read
-# are also for the planner, which ignores the limits around them.
+# The statement first locks the session, which then cannot end before this transaction. Then it locks the jobs
+# in order of id; the lists are sorted by id. It does not wait for a job that another transaction has locked.
+# A claim that does not find any job does not lock anything. Each ended job is found by its number. Otherwise
+# the planner, which expects that a session holds few jobs, would read all of them for each end. The inner
+# limits, such as 512, are for the planner, which ignores the limits around them.
 #
-# A row is: the living session's server, the next due time, the number of open queues, the numbers of the
-# settled and of the locked jobs if not all were settled, whether there may be lanes, the duration in
+# A result row is: the living session's server, the next due time, the number of open queues, the numbers of
+# the settled and of the locked jobs if not all were settled, whether lanes may exist, the duration in
 # microseconds, and a claimed job or NULLs.
 def _exchange(queues: _Queues, near: str) -> Settling:
     def write(ends: _Ends) -> str:
@@ -318,10 +318,10 @@ EXCHANGE, EXCHANGE_OF_EVERY = _exchange(_NAMED, _NEAR), _exchange(_EVERY, _NEAR)
 EXCHANGE_LEAVING_OUT = _exchange(_NAMED, _NEAR_LEAVING_OUT)
 EXCHANGE_OF_EVERY_LEAVING_OUT = _exchange(_EVERY, _NEAR_LEAVING_OUT)
 
-# Begins a claim with lanes: settles plain ends, and always locks the session. A row is: its server, the next
-# due time, the settled and the locked jobs if not all were settled, whether there may be lanes, the queues
-# with lanes, the queues with other work (none of them paused), and the time. Queues that are known to have
-# lanes are not read: see `lanes.LaneFloors`.
+# Begins a claim with lanes: settles plain ends, and always locks the session. The result row is: the server
+# of the session, the next due time, the settled and the locked jobs if not all were settled, whether lanes
+# may exist, the unpaused queues with lanes, the unpaused queues with other work, and the time. Queues that
+# are known to have lanes are not read: see `lanes.LaneFloors`.
 _KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
 
 
@@ -367,8 +367,8 @@ BESIDE_OF_EVERY = _beside(
     plain="SELECT name FROM open",
 )
 
-# Claims by probes: see `claim_start`. The result is that of EXCHANGE, with the open queues instead of their
-# number.
+# Claims by probes: see `claim_start`. The result is the same as that of EXCHANGE, but with the open queues
+# instead of their number.
 _HAS_LANES = f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END"
 CLAIM_BEHIND = Text(f"""
 WITH new AS MATERIALIZED (
@@ -433,7 +433,8 @@ FROM (
 ) AS said LEFT JOIN claimed ON true
 """)  # noqa: S608 - our own conditions
 
-# A row is: the next due time of a job, that of a recurring job, the time, and the duration in microseconds.
+# The result row is: the next due time of a job, the next due time of a recurring job, the current time, and
+# the duration in microseconds.
 LOOK_FOR_DUE = Text("""
 SELECT due.*, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
     (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint

@@ -1,6 +1,6 @@
-"""A PostgreSQL storage: the verbs that run for every job, with one round trip for plain jobs.
+"""A PostgreSQL storage: the verbs that run for every job, in one round trip for plain jobs.
 
-A plain job or end needs a single statement.
+A plain job or end needs only one statement.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.schema.names import Names
 from firelock_sql.storage import KIND, HeldClaim, Parted, SqlStorage, freed_by, held_of, kind
 from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
-from firelock_sql.verbs.insert import first_fellows, insert_jobs, is_called
+from firelock_sql.verbs.insert import count_first_members, insert_jobs, is_called
 from firelock_sql.verbs.limits import SqlLanes
 from firelock_sql.verbs.memos import compact_long
 from firelock_sql.verbs.settle import apply_transitions
@@ -147,11 +147,11 @@ class _LaneExchange:
 
 
 class _NothingStored(Exception):
-    """A job of the batch was stored before, or the batch that the jobs are members of is not open."""
+    """Raised if one of the jobs was stored before, or if the batch to which they belong is not open."""
 
 
 class PostgresqlStorage(SqlStorage):
-    """Jobs in one database of a PostgreSQL server."""
+    """A storage in one database of a PostgreSQL server."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
@@ -163,7 +163,7 @@ class PostgresqlStorage(SqlStorage):
     ) -> None:
         database = PostgresqlDatabase(shown, connections, names, listen)
         database.connect_url = connect_url
-        # Whether there is a pooler is known only after the first connection: `describe` reports it then.
+        # A pooler is detected only by the first connection; `describe` reports it then.
         super().__init__(database, is_notified=database.wake.has_mailbox)
         self._claim_start = ClaimStart()
         self._floors = LaneFloors()
@@ -190,10 +190,10 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store the jobs as new ones, and check for existing ones only if that fails.
+        """Store the jobs as new ones, and check for existing ones only if this fails.
 
-        This takes one round trip if all jobs are of one kind, and plain, members of one batch or called by
-        one job.
+        This takes one round trip if all jobs are of the same kind, and all are plain, members of one batch,
+        or called by one job.
         """
         if not all(job.is_plain for job in jobs) and not _are_alike(jobs):
             return self._insert_filled(jobs)
@@ -222,8 +222,8 @@ class PostgresqlStorage(SqlStorage):
         return [True] * len(jobs)
 
     def _insert_filled(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store a batch with the plain members directly after it, then the rest; return which are new."""
-        if not (number := first_fellows(jobs)):
+        """Store a batch with the plain members directly after it, then the others; return which are new."""
+        if not (number := count_first_members(jobs)):
             return self._insert_any(jobs)
         members, rest = jobs[1 : number + 1], jobs[number + 1 :]
 
@@ -240,12 +240,12 @@ class PostgresqlStorage(SqlStorage):
             return self._insert_any(jobs)
 
     def _store_members(self, cursor: Any, jobs: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
-        """Store members of one kind after locking their batch, with a lock that others who add members share.
+        """Lock the batch, then store members of one kind, in one round trip.
 
-        This takes one round trip.
+        Transactions that add members share the lock.
 
         Raises:
-            _NothingStored: see there.
+            _NothingStored: If a member was stored before, or if the batch is not open.
         """
         statement, values = self._compose_insert(jobs)
         answer = cursor.connection.cursor()
@@ -284,8 +284,8 @@ class PostgresqlStorage(SqlStorage):
         """Store jobs of one kind.
 
         Raises:
-            _NothingStored: One of them was stored before, so the transaction cannot continue; or their batch
-                is not open.
+            _NothingStored: If one of them was stored before, so that the transaction cannot continue, or if
+                their batch is not open.
         """
         statement, values = self._compose_insert(jobs, is_batch_new=is_batch_new)
         try:
@@ -326,7 +326,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        """Claim jobs; in one round trip, unless jobs wait in lanes."""
+        """Claim jobs, in one round trip unless jobs wait in lanes."""
         self._database.wake.mark(request.queues)
         try:
             if self._has_lanes(request):
@@ -337,16 +337,16 @@ class PostgresqlStorage(SqlStorage):
             raise
 
     def _look_for(self, request: ClaimRequest) -> Look:
-        """Return where a claim reads; one that leaves out tasks skips jobs, and reads everywhere."""
+        """Return the claim with its probes; a claim that leaves out tasks is always a full read."""
         return Look(request) if request.left_out else self._claim_start.look(request)
 
     def _run_claim(self, look: Look) -> Claim:
-        """Claim with one statement, which reads as `look` describes."""
+        """Claim with one statement: a full read, or a read by the probes of `look`."""
         rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, look))
         return self._finish_claim(look, rows)
 
     def _fetch_claim(self, cursor: Any, look: Look, plain: _PlainEnds = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
-        """Run the statement of a claim, which also settles plain ends if it reads everywhere."""
+        """Run the statement of a claim, which also settles plain ends if it is a full read."""
         values = self._claim_values(look.request)
         if look.probes is not None:
             return self._fetch_rows(cursor, CLAIM_BEHIND, values | look.values)
@@ -359,7 +359,7 @@ class PostgresqlStorage(SqlStorage):
         values: Mapping[str, object],
         plain: _PlainEnds,
     ) -> list[Any]:
-        """Run a statement that settles plain ends, including those of members if there are any."""
+        """Run a statement that settles plain ends; use its form for members if there are any."""
         ends = _end_values(plain)
         text = statement.with_members if "batches" in ends else statement.alone
         return self._fetch_rows(cursor, text, {**values, **ends})
@@ -375,9 +375,9 @@ class PostgresqlStorage(SqlStorage):
         return values
 
     def _finish_claim(self, look: Look, rows: list[Any]) -> Claim:
-        """Return the claim from a statement's rows, and remember the claimed jobs.
+        """Return the claim in the result rows of a statement, and remember the claimed jobs.
 
-        If a queue has lanes, the statement has claimed nothing, so jobs are claimed now.
+        If a queue has lanes, the statement has not claimed any job. In this case, claim with lanes now.
         """
         request = look.request
         if rows[0][_PLACE_LANES] and request.limit > 0:
@@ -407,7 +407,7 @@ class PostgresqlStorage(SqlStorage):
         return self._top_up(look, Claim(claimed, next_due_at), opened)
 
     def _sort_rows(self, request: ClaimRequest, rows: list[Any]) -> list[Any]:
-        """Return the claimed rows in the order to run them: queue by queue as named, or by turns."""
+        """Return the claimed rows in the order in which to run them: by named queues, or by turns."""
         rows.sort(key=lambda row: (-row[_PRIORITY], row[_ENQUEUED_AT], row[_SEQ]))
         if request.queues is not None:
             if len(request.queues) > 1:
@@ -424,7 +424,7 @@ class PostgresqlStorage(SqlStorage):
         return rows
 
     def _top_up(self, look: Look, claim: Claim, open_queues: int) -> Claim:
-        """Return the claim with more jobs, if a queue has more than its share or than a statement takes."""
+        """Claim more jobs if a queue may have more than its share, or more than one statement claims."""
         request, most = look.request, _MOST
         left = request.limit - len(claim.jobs)
         if not claim.jobs or left <= 0:
@@ -433,7 +433,7 @@ class PostgresqlStorage(SqlStorage):
             most = min(most, -(-request.limit // open_queues))
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
-        if request.left_out:  # another read would examine candidates of the same claim again
+        if request.left_out:  # another read would examine the same candidates again
             return attrs.evolve(claim, look_again_at=min(request.now, claim.look_again_at or request.now))
         more = attrs.evolve(request, limit=left)
         rest = self._remember_claim(more, self._take_alone(more))
@@ -442,7 +442,7 @@ class PostgresqlStorage(SqlStorage):
     # ---- claims from lanes -------------------------------------------------------------------------------
 
     def _has_lanes(self, request: ClaimRequest) -> bool:
-        """Return whether the last claim of these queues found jobs with limits."""
+        """Return whether the last claim of these queues has found jobs with limits."""
         return bool(self._laned) and request.limit > 0 and _queues_of(request) in self._laned
 
     def _remember_lanes(self, request: ClaimRequest, done: _LaneExchange) -> Claim:
@@ -482,7 +482,7 @@ class PostgresqlStorage(SqlStorage):
     def _take_with_lanes(
         self, tx: Transaction, request: ClaimRequest, plain: _PlainEnds, missing: set[str]
     ) -> _LaneExchange:
-        """Settle plain ends and claim jobs in this transaction; add the keys that need a row to `missing`."""
+        """Settle plain ends and claim jobs in this transaction; add keys without a row to `missing`."""
         statement = BESIDE if request.queues is not None else BESIDE_OF_EVERY
         floors = self._floors if self._floors.is_behind and not request.left_out else None
         known = [] if floors is None else floors.queues
@@ -513,7 +513,9 @@ class PostgresqlStorage(SqlStorage):
             missing |= lanes.missing
             if floors is None:
                 self._floors.looked(*lanes.longest)
-            if not request.left_out:  # such a claim skips jobs
+            if (
+                not request.left_out
+            ):  # a claim that leaves out tasks skips jobs, so it must not move the floors
                 self._floors.claimed(found)
             jobs = [started_job(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
@@ -535,7 +537,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """Settle; in one round trip if all transitions are plain ends."""
+        """Settle the transitions, in one round trip if all are plain ends."""
         parted = self._holdings.split(transitions, None)
         if parted.others:
             return self._unhindered(transitions, self._settle_mixed_alone)[0]
@@ -545,8 +547,8 @@ class PostgresqlStorage(SqlStorage):
 
     def _settle_plain(self, cursor: Any, plain: _PlainEnds) -> _Ended:  # noqa: ANN401 - psycopg's
         """Settle plain ends with the statement of a claim for no jobs."""
-        nobody = ClaimRequest([], 0, str(plain[0][0].session), 0)
-        row = self._fetch_claim(cursor, Look(nobody), plain)[0]
+        no_jobs = ClaimRequest([], 0, str(plain[0][0].session), 0)
+        row = self._fetch_claim(cursor, Look(no_jobs), plain)[0]
         return _Ended(row[_PLACE_SETTLED], row[_PLACE_LOCKED])
 
     def _settle_mixed_alone(
@@ -557,7 +559,7 @@ class PostgresqlStorage(SqlStorage):
     def _settle_mixed(
         self, tx: Transaction, transitions: Sequence[Transition], parted: Parted
     ) -> list[Applied]:
-        """Return the results; lock the session before the jobs, like a transaction that ends a session."""
+        """Settle the transitions; lock the session before the jobs, as the end of a session does."""
         if not parted.plain:
             return apply_transitions(tx, transitions)
         serving(tx, str(parted.plain[0][0].session))
@@ -577,7 +579,7 @@ class PostgresqlStorage(SqlStorage):
         return _mark_busy(transitions, _mark_releasing(transitions, parted, results), locked)
 
     def _settle_rest(self, transitions: Sequence[Transition], parted: Parted, ended: _Ended) -> list[Applied]:
-        """Return the results; apply ends that are not plain after all, for example those of parents."""
+        """Apply ends that are not plain after all, for example ends of parents; return all results."""
         results = [Applied.APPLIED] * len(transitions)
         if ended.settled is None:
             return _mark_releasing(transitions, parted, results)
@@ -591,7 +593,7 @@ class PostgresqlStorage(SqlStorage):
         return _mark_busy(transitions, _mark_releasing(transitions, parted, results), locked)
 
     def _wake_for_keys(self, plain: _PlainEnds, ended: _Ended) -> None:
-        """Wake servers if jobs that wait for the keys of ended jobs may start."""
+        """Wake servers if ended jobs have freed keys for which other jobs may wait."""
         if freed_by(plain) and any(
             ended.has(held.seq) for _, held in plain if held.admission_json is not None
         ):
@@ -617,7 +619,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """Settle and claim; in one round trip if all are plain ends, unless jobs wait in lanes."""
+        """Settle and claim, in one round trip if all ends are plain and no job waits in a lane."""
         try:
             look = self._look_for(request)
             parted = self._holdings.split(transitions, request.session)
@@ -657,7 +659,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """Store the memos; in one round trip, unless it is a caller's transaction."""
+        """Store the memos, in one round trip unless the caller passes a transaction."""
         database = self._database
         if within is not None or not memos or not database.is_direct or not can_remember_at_once():
             return super().remember(memos, within=within)
@@ -696,9 +698,9 @@ _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None
 
 
 def _are_alike(jobs: Sequence[NewJob]) -> bool:
-    """Return whether the jobs need nothing but what a claim reads.
+    """Return whether the jobs need only values that a claim reads.
 
-    They may all be members of one batch; or all called by one job, and without limits.
+    All of them may be members of one batch. Or, if they have no limits, all may be called by one job.
     """
     relations = jobs[0].relations_json
     wanted = (*_NOTHING_BESIDES, relations)
@@ -722,7 +724,7 @@ def _queues_of(request: ClaimRequest) -> tuple[str, ...] | None:
 def _mark_busy(
     transitions: Sequence[Transition], results: list[Applied], locked: Collection[str]
 ) -> list[Applied]:
-    """Return the results, with busy for jobs that other transactions have locked."""
+    """Return the results, with BUSY for jobs that other transactions have locked."""
     if not locked:
         return results
     return [
@@ -734,7 +736,7 @@ def _mark_busy(
 def _mark_releasing(
     transitions: Sequence[Transition], parted: Parted, results: list[Applied]
 ) -> list[Applied]:
-    """Return the results, with releasing for plain ends of members, because their batch may have ended."""
+    """Return the results, with RELEASING for plain ends of members, because their batch may have ended."""
     members = {end.job_id for end, held in parted.plain if held.batch_id is not None}
     if not members:
         return results
@@ -745,13 +747,13 @@ def _mark_releasing(
 
 
 def _orders(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
-    """Yield the jobs in their given order; for retries after a conflict, in the common order of ids."""
+    """Yield the jobs in the given order, and then, for retries after a conflict, in order of id."""
     yield jobs
     yield from repeat(sorted(jobs, key=attrgetter("id")))
 
 
 def _end_values(plain: _PlainEnds) -> dict[str, object]:
-    """Return the parameters of plain ends, in the order of their ids."""
+    """Return the parameters of plain ends, in order of job id."""
     if not plain:
         return _NO_ENDS
     plain = sorted(plain, key=lambda one: one[0].job_id)
@@ -780,7 +782,7 @@ _NO_ENDS: dict[str, object] = dict.fromkeys(
 _CHOICES = {"listen": ("auto", "on", "off")}
 _CONNECT_SECONDS = 10
 _POOL_SECONDS = 15.0
-# without a reply for this long, the server is unreachable: no statement may take longer
+# after this time without a reply, the server is considered unreachable; statements have shorter timeouts
 SILENT_SECONDS = 90.0
 
 
@@ -798,11 +800,11 @@ def open_engine(engine: Engine) -> SqlStorage:
     """Return the storage in a caller's database, through the caller's own connections.
 
     Raises:
-        ConfigurationError: The driver is not psycopg 3.
+        ConfigurationError: If the driver of the engine is not psycopg 3.
     """
     if engine.dialect.driver not in {"psycopg", "psycopg_async"}:
         raise ConfigurationError(
-            f"The engine uses {engine.dialect.driver}; firelock-sql uses psycopg 3. Make the engine from "
+            f"The engine must use psycopg 3, got {engine.dialect.driver}. Create the engine from "
             "postgresql+psycopg://…, or pass its URL; jobs can still be enqueued within transactions on it."
         )
     shown = engine.url.set(query={}, drivername="postgresql").render_as_string(hide_password=True)

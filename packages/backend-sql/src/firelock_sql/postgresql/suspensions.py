@@ -1,4 +1,4 @@
-"""Suspensions on PostgreSQL: runs that wait without a worker, several in one round trip."""
+"""Suspensions on PostgreSQL: the fast path, which suspends several jobs in one round trip."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LOCK = Text("""
 WITH brief AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true))
 SELECT FROM firelock_jobs WHERE id IN :ids AND (SELECT count(*) FROM brief) = 1 ORDER BY id FOR NO KEY UPDATE
 """)
-# A row is a job that now waits, with the keys that it held. This statement sees what others have committed
-# before the job was locked, because the lock was a separate statement.
+# A result row is a job that now waits, with the keys that it held. The lock was a separate statement, so this
+# statement sees everything that others committed before the job was locked.
 SUSPEND = Text("""
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -83,7 +83,7 @@ def suspend_at_once(
     dialect: Dialect,
     suspensions: Sequence[Suspension],
 ) -> Mapping[str, str | None]:
-    """Return the jobs that now wait, with the keys that each held. One transaction, one round trip."""
+    """Suspend jobs in one transaction and round trip; return those that now wait, with the keys they held."""
     answer = cursor.connection.cursor()
     ids = text_array(jobs_of(suspensions))
     with cursor.connection.pipeline():

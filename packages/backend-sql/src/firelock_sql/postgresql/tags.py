@@ -1,4 +1,4 @@
-"""The deletion of the tags of pruned jobs on PostgreSQL, with one statement for all of them."""
+"""The deletion of the tags of pruned jobs on PostgreSQL, with one statement for all tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The locking of unique keys on PostgreSQL: all in one statement, in order, with a timeout."""
+"""The locking of unique keys on PostgreSQL, by one statement for all keys, in order and with a timeout."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from firelock.storage import StorageUnavailable
 from firelock_sql.connections.transaction import Text, Transaction
 
 PATIENCE = "5s"
-# New keys get a row. A caller's transaction may have its own lock timeout, so the statement that waits sets
-# ours before it does.
+# Inserts rows for new keys. A caller's transaction may have another lock timeout, so the statement sets ours
+# before it waits.
 _LOCK = Text("""
 WITH patience AS MATERIALIZED (
     SELECT current_setting('lock_timeout') AS before, set_config('lock_timeout', :patience, true) AS now
@@ -29,7 +29,7 @@ def lock_keys(tx: Transaction, keys: Sequence[str]) -> None:
     """Lock these sorted keys until the transaction ends.
 
     Raises:
-        StorageUnavailable: Another transaction that has stored a job with one of the keys stays open.
+        StorageUnavailable: If another transaction that has stored a job with one of the keys stays open.
     """
     try:
         found = tx.all(_LOCK, keys=list(keys), patience=PATIENCE)
@@ -40,8 +40,9 @@ def lock_keys(tx: Transaction, keys: Sequence[str]) -> None:
         shown = ", ".join(repr(key.partition(" ")[2]) for key in keys[:_SHOWN])
         more = f" or {len(keys) - _SHOWN} others" if len(keys) > _SHOWN else ""
         unavailable = StorageUnavailable(
-            f"Another transaction, not committed for {PATIENCE}, has stored a job with the unique key "
-            f"{shown}{more}. Nothing was stored; try again when it has ended, and keep transactions short."
+            f"Another transaction has stored a job with the unique key {shown}{more}, and has not ended "
+            f"within {PATIENCE}. Nothing was stored. Retry after that transaction has ended, and keep "
+            "transactions short."
         )
         unavailable.is_untouched = unavailable.has_waited = True
         raise unavailable from error

@@ -1,5 +1,5 @@
 """SQLite: one file, shared by all processes of one host.
 
-Read `storage` first (the verbs that run for every job), then `database` (connections, transactions), `lanes`
-(in which jobs wait for their limit keys) and `health` (checks of the file).
+Read `storage` first (the verbs that run for every job), then `database` (connections and transactions),
+`lanes` (in which jobs wait for their limit keys) and `health` (checks of the file).
 """

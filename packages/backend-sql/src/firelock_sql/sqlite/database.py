@@ -1,4 +1,4 @@
-"""One SQLite file as the verbs use it: one writing connection, guarded by a lock, and a few for reading."""
+"""One SQLite file as used by the verbs: one writing connection, guarded by a lock, and a few for reading."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class SqliteDatabase(Database):
 
     @override
     def prepare_migration(self, tx: Transaction) -> None:
-        """Do nothing: the transaction holds the whole file."""
+        """Do nothing, because the transaction has locked the whole file."""
 
     @override
     def clock(self) -> int:
@@ -84,7 +84,7 @@ class SqliteDatabase(Database):
 
     @override
     def tidy(self) -> None:
-        """Do nothing: every transaction has stored its own counts."""
+        """Do nothing, because every transaction stores its own counts."""
 
     # ---- transactions of callers -------------------------------------------------------------------------
 
@@ -117,16 +117,17 @@ class SqliteDatabase(Database):
 
     @override
     def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
-        """Run Firelock's part; begin the driver's transaction first.
+        """Run Firelock's part; begin the driver's transaction if none is open.
 
-        Outside a transaction a savepoint would commit by itself.
+        Outside a transaction, the release of a savepoint would commit.
         """
         cursor = callers.open_cursor()
         self._check_same_file(cursor)
         if not callers.driver.in_transaction:
             if callers.driver.isolation_level is None:
                 raise ConfigurationError(
-                    "within= is a connection in autocommit mode without a transaction; begin one first."
+                    "within must have an open transaction, got a connection in autocommit mode without one. "
+                    "Begin one first."
                 )
             cursor.execute("BEGIN IMMEDIATE")
         return super().take_part(callers, work)
@@ -144,17 +145,22 @@ class SqliteDatabase(Database):
 
     def _elsewhere(self, place: str) -> ConfigurationError:
         return ConfigurationError(
-            f"within= is a transaction on {place}, but jobs are stored in {self.url.path}."
+            f"within must be a transaction on {self.url.path}, where jobs are stored, got one on {place}."
         )
 
     def _check_lock(self) -> None:
-        """Check that tables can be created: the caller's transaction must not hold the write lock."""
+        """Check that tables can be created, which requires that no other transaction holds the write lock.
+
+        Raises:
+            StorageUnavailable: If another transaction, for example the caller's, holds the write lock.
+        """
         try:
             self._connections.write(no_work, _MOMENT_SECONDS)
         except StorageUnavailable as error:
             raise StorageUnavailable(
-                f"{self.name} has no tables yet, and while a transaction writes to it none can be made. "
-                "Run firelock migrate, or call storage.migrate(), before jobs are enqueued within one."
+                f"{self.name} has no tables yet, and they cannot be created while a transaction writes to "
+                "the file. Run firelock migrate, or call storage.migrate(), before you enqueue jobs in "
+                "transactions."
             ) from error
 
     # ---- other methods -----------------------------------------------------------------------------------
@@ -177,11 +183,11 @@ _LOG_BYTES = 16 << 20  # the log's size limit after a long reader has let it gro
 _STATEMENTS = 256
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two tries for the write lock
 
-_LOOK_AFTER = 1.0  # seconds of waiting after which the writer is determined
-_LONGEST_WAIT = 10.0  # seconds that a fork waits for open transactions
+_CHECK_AFTER = 1.0  # seconds of waiting after which the writing process is determined
+_LONGEST_WAIT = 10.0  # seconds for which a fork waits for open transactions
 
 _open: weakref.WeakSet[FileConnections] = weakref.WeakSet()
-# connections that could not be closed before a fork, so the child must never use them
+# connections that could not be closed before a fork, so the child process must never use them
 _inherited: list[object] = []
 
 
@@ -197,7 +203,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     for connections in list(_open):
-        connections.begin_anew()
+        connections.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -239,9 +245,10 @@ class FileConnections:
     # ---- forks -------------------------------------------------------------------------------------------
 
     def rest(self) -> None:
-        """Wait for open transactions and close all connections, until `go_on` or, in a child, `begin_anew`.
+        """Wait for open transactions and close all connections before a fork.
 
-        If a thread forks during its own transaction, the transaction stays open, and the child cannot use the
+        Afterwards, the parent process calls `go_on`, and the child process `reset_after_fork`. If a thread
+        forks during its own transaction, the transaction stays open, and the child process cannot use the
         file.
         """
         deadline = time.monotonic() + _LONGEST_WAIT
@@ -258,24 +265,24 @@ class FileConnections:
         for lock in reversed(resting):
             lock.release()
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Use the file with new connections in the child process of a fork."""
         _inherited.append((self._writer, self._readers))
         self._reset()
 
     # ---- writing -----------------------------------------------------------------------------------------
 
-    def write(self, work: Callable[[sqlite3.Cursor], _T], patience_seconds: float | None = None) -> _T:
+    def write(self, work: Callable[[sqlite3.Cursor], _T], timeout_seconds: float | None = None) -> _T:
         """Run the work and commit it; repeat it as a whole while another transaction writes.
 
         Raises:
-            StorageUnavailable: Another transaction wrote for the whole time; or, after a second, the
-                transaction turned out to be the caller's own, because nothing else runs in this process.
+            StorageUnavailable: If another transaction writes for the whole time; or, after a second, if this
+                thread itself has opened that transaction, because nothing else runs in this process.
         """
-        if patience_seconds is None:
-            patience_seconds = self._url.busy_timeout_seconds
+        if timeout_seconds is None:
+            timeout_seconds = self._url.busy_timeout_seconds
         begun = time.monotonic()
-        look_at, deadline = begun + min(_LOOK_AFTER, patience_seconds), begun + patience_seconds
+        check_at, deadline = begun + min(_CHECK_AFTER, timeout_seconds), begun + timeout_seconds
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -285,20 +292,20 @@ class FileConnections:
                 if error.__cause__ is None or not is_busy(error.__cause__):
                     raise
                 now = time.monotonic()
-                if now >= look_at:
-                    look_at = math.inf
-                    self._look_for_writer()
+                if now >= check_at:
+                    check_at = math.inf
+                    self._check_writer()
                 if now >= deadline:
                     raise self._busy(now - begun, error.__cause__) from error.__cause__
-            # SQLite's own waiting is not fair, but tries at random times are.
+            # SQLite's own waiting is not fair, but retries at random times are.
             time.sleep(random.uniform(0, pause))  # noqa: S311 - not a secret
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
-    def _look_for_writer(self) -> None:
+    def _check_writer(self) -> None:
         """Log a warning if the writer is a transaction of this process.
 
         Raises:
-            StorageUnavailable: This thread waits for its own transaction, because there is no other writer.
+            StorageUnavailable: If this thread waits for its own transaction, because no other thread exists.
         """
         path = self._url.path
         if not is_written_here(path):
@@ -306,22 +313,23 @@ class FileConnections:
         if is_alone():
             raise _waited(
                 f"SQLite database {path}: this thread waits for its own transaction, which has written to "
-                "the file and is still open. Store a new job in it, by "
-                'task.using(within=session).enqueue(…), in Django within="default", or commit it first. Call '
-                "verbs that act immediately, such as job.move, after the commit: in Django by "
+                "the file and is still open. To enqueue a job in this transaction, use "
+                'task.using(within=session).enqueue(…), or within="default" in Django; otherwise commit '
+                "first. Call verbs that act immediately, such as job.move, after the commit; in Django, use "
                 "transaction.on_commit(job.move)."
             )
         log.warning(
-            "SQLite database %s: a transaction of this very process keeps a write waiting. If it is the "
-            "caller's own, nothing ends it: pass within=session, or commit it first.", path,
+            "SQLite database %s: a write waits for another transaction of this process. If the waiting "
+            "thread opened this transaction, the write will time out: pass within=session, or commit first.",
+            path,
         )  # fmt: skip
 
     def _busy(self, waited: float, error: BaseException) -> StorageUnavailable:
         whose = "of this process " if is_written_here(self._url.path) else ""
         return _waited(
-            f"SQLite database {self._url.path}: {error}, and was for {waited:.3g} s, since another "
-            f"transaction {whose}writes to it. If that is your own, store a new job in it by "
-            'task.using(within=session), in Django within="default", and call other verbs after the commit.'
+            f"SQLite database {self._url.path}: {error} for {waited:.3g} s, because another transaction "
+            f"{whose}writes to it. If this is your own transaction, enqueue jobs in it using "
+            'task.using(within=session), or within="default" in Django; call other verbs after the commit.'
         )
 
     def _write_once(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
@@ -425,13 +433,13 @@ class FileConnections:
         """Raise an error if the storage is closed.
 
         Raises:
-            StorageError: It is closed.
+            StorageError: If the storage is closed.
         """
         if self._is_closed:
-            raise StorageError(f"The storage {self._url} is closed; open another one.")
+            raise StorageError(f"The storage {self._url} is closed. Open a new one.")
 
     def close(self) -> None:
-        """Close all connections; those of readers are closed when the reads end."""
+        """Close all connections; connections of running reads are closed when the reads end."""
         with self._writing, self._idle:
             self._is_closed = True
             self._close_all()
@@ -451,12 +459,12 @@ def _note_undone(error: BaseException) -> None:
 
 def _waited(message: str) -> StorageUnavailable:
     error = StorageUnavailable(message)
-    error.is_untouched = error.has_waited = True  # the transaction has never begun
+    error.is_untouched = error.has_waited = True  # the transaction did not begin
     return error
 
 
 def no_work(_cursor: sqlite3.Cursor) -> None:
-    """Do nothing, in a transaction that only opens the file or checks whether it can begin."""
+    """Do nothing, for a transaction that only opens the file or checks whether a transaction can begin."""
 
 
 _PRIMARY = 0xFF  # the low byte of an extended error code
@@ -472,13 +480,13 @@ _PASSING = _BUSY | {
 }
 _REFUSED = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 _UNDONE = "firelock_undone"  # an attribute of an error that occurred before the commit
-_FULL = 65_536  # bytes of free space: with less, the files next to the database cannot be opened
+_FULL = 65_536  # bytes of free space; with less, SQLite cannot open its files next to the database
 _NO_SPACE = "free space on its disk"
 _HINTS = {
     sqlite3.SQLITE_FULL: _NO_SPACE,
     sqlite3.SQLITE_READONLY: "make the file and its folder writable",
     sqlite3.SQLITE_CORRUPT: "restore it from a backup",
-    sqlite3.SQLITE_NOTADB: "name another file, this one is not an SQLite database",
+    sqlite3.SQLITE_NOTADB: "use another file, because this one is not an SQLite database",
 }
 
 
@@ -498,11 +506,11 @@ def is_worn(error: BaseException) -> bool:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Translate the driver's exceptions to the storage's; their messages contain no parameters.
+    """Translate exceptions of the driver to those of the storage, whose messages contain no parameters.
 
     Raises:
-        StorageUnavailable: Locked, disk full, I/O error: trying again may help.
-        StorageError: Everything else.
+        StorageUnavailable: If the error may be temporary, for example a lock, a full disk or an I/O error.
+        StorageError: If the driver raises any other error.
     """
     try:
         yield
@@ -517,14 +525,14 @@ def translated(path: Path) -> Iterator[None]:
         raise unavailable from error
     except (OverflowError, UnicodeError) as error:
         raise StorageError(
-            f"SQLite database {path} cannot hold a value of this call: {type(error).__name__}."
+            f"SQLite database {path} cannot store a value of this call: {type(error).__name__}."
         ) from None
 
 
 def _hint(code: int, path: Path) -> str:
     if code == sqlite3.SQLITE_CANTOPEN and not path.parent.is_dir():
-        return f"there is no folder {path.parent}"
-    if code == sqlite3.SQLITE_IOERR and _is_full(path):  # the first opener gets no better error than this
+        return f"the folder {path.parent} does not exist"
+    if code == sqlite3.SQLITE_IOERR and _is_full(path):  # SQLite reports this if it cannot create its files
         return _NO_SPACE
     return _HINTS.get(code, "")
 
@@ -543,9 +551,10 @@ _FIELDS = 8  # of a line: number, POSIX, ADVISORY, WRITE, process, device and in
 
 
 def is_written_here(path: Path) -> bool | None:
-    """Return whether a transaction of this process writes to the file; None if the system does not show it.
+    """Return whether a transaction of this process writes to the file; None if this is unknown.
 
-    The lock is only looked up in a list. To open and close the file would release this process's locks on it.
+    This reads the system's list of locks, because opening and closing the file would release the locks of
+    this process.
     """
     try:
         inode = str(path.with_name(f"{path.name}-shm").stat().st_ino)
@@ -560,13 +569,13 @@ def is_written_here(path: Path) -> bool | None:
         is_place = file.rpartition(":")[2] == inode and first == last == str(_WRITERS_PLACE)
         if (kind, access) == ("POSIX", "WRITE") and is_place:
             return pid == str(os.getpid())
-    return None  # it has just ended, or belongs to another container
+    return None  # the transaction has just ended, or belongs to another container
 
 
 def is_alone() -> bool:
     """Return whether nothing else in this process could end a transaction while this thread waits.
 
-    That would be another thread, however it was started, or a greenlet, to which a patched `time.sleep`
+    Another thread could do this, however it was started, or a greenlet, to which a patched `time.sleep`
     switches.
     """
     return len(sys._current_frames()) == 1 and isbuiltin(time.sleep)  # noqa: SLF001 - documented

@@ -25,8 +25,8 @@ _REMOTE = (
     "lustre",
 )
 _DURABILITY = {
-    "full": "full: what was acknowledged is on the disk",
-    "normal": "normal: a power failure may take the last commits, nothing else does",
+    "full": "full: acknowledged data is on disk",
+    "normal": "normal: only a power failure may lose the last commits",
 }
 
 
@@ -43,15 +43,15 @@ def describe(cursor: sqlite3.Cursor, url: SqliteUrl, wake: str) -> Mapping[str, 
 
 
 def diagnose(cursor: sqlite3.Cursor, url: SqliteUrl) -> list[Finding]:
-    """Return the problems that may occur with this file, and how to fix them."""
+    """Return a finding for each problem of this file, with its fix."""
     findings = []
     if sqlite3.sqlite_version_info < _SAFE_FROM:
         findings.append(
             Finding(
                 Severity.NOTE,
                 "sqlite_version",
-                f"SQLite {sqlite3.sqlite_version} may, rarely, damage a database when it resets its log.",
-                "Use a Python that brings SQLite 3.51.3 or newer.",
+                f"SQLite {sqlite3.sqlite_version} can, rarely, damage a database when it resets its log.",
+                "Use a Python build with SQLite 3.51.3 or newer.",
             )
         )
     if (kind := file_system_of(url.path)).startswith(_REMOTE):
@@ -59,16 +59,16 @@ def diagnose(cursor: sqlite3.Cursor, url: SqliteUrl) -> list[Finding]:
             Finding(
                 Severity.ERROR,
                 "sqlite_network_file",
-                f"{url.path} lies on a network file system ({kind}), where SQLite's locks do not hold.",
-                "Move the file to a local disk, or use a server such as PostgreSQL.",
+                f"{url.path} is on a network file system ({kind}), where SQLite's locks are not reliable.",
+                "Move the file to a local disk, or use a database server such as PostgreSQL.",
             )
         )
     if (mode := _journal_mode(cursor)) != "wal":
         findings.append(
             Finding(
                 Severity.WARNING, "sqlite_journal_mode",
-                f"The journal mode is {mode}: readers and writers block each other.",
-                    "Let the folder's owner open the file once, so that it can be switched to wal.")
+                f"The journal mode is {mode}, so readers and writers block each other.",
+                    "Open the file once as the folder's owner, so that SQLite can switch the mode to wal.")
         )  # fmt: skip
     if (size := _log_size(url.path)) > _LARGE_LOG:
         findings.append(
@@ -76,15 +76,15 @@ def diagnose(cursor: sqlite3.Cursor, url: SqliteUrl) -> list[Finding]:
                 Severity.WARNING,
                 "sqlite_large_log",
                 f"The write-ahead log has grown to {size // (1024 * 1024)} MB.",
-                "Look for a program that keeps a read transaction on this file open.",
+                "Find the program that keeps a read transaction on this file open, and end the transaction.",
             )
         )
     if url.synchronous == "normal":
         findings.append(
             Finding(
                 Severity.NOTE, "sqlite_synchronous",
-                "synchronous is normal: a power failure may take the last commits.",
-                    "Leave it if that is meant, else take synchronous=normal out of the URL.")
+                "synchronous is normal: a power failure may lose the last commits.",
+                    "Remove synchronous=normal from the URL, unless this is intended.")
         )  # fmt: skip
     return findings
 

@@ -1,4 +1,4 @@
-"""Lanes on SQLite: a writing transaction holds the whole file, so nothing needs to be locked."""
+"""Lanes on SQLite, where a writing transaction locks the whole file, so keys and jobs need no locks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from firelock_sql.verbs.limits import (
     read_keys,
 )
 
-_FEW = 8  # jobs of a lane that are read by their positions, with one statement for many lanes
+_FEW = 8  # maximum number of jobs per lane that one statement reads for many lanes, by their positions
 
 
 @cache

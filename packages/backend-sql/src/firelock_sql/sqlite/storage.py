@@ -2,12 +2,12 @@
 
 Measured on one core, in µs of processor time per job, in batches of 100:
 
-- insert: many rows in one VALUES takes 2.1, executemany 3.0. Binding costs more than inserting: 17 parameters
+- insert: many rows in one VALUES take 2.1, executemany 3.0. Binding costs more than inserting: 17 parameters
   take 4.3, and 8 parameters 2.9.
-- claim: SELECT and one UPDATE of all rows takes 3.2, UPDATE … RETURNING 4.0.
-- settle: a guarded executemany takes 2.8, reading the rows first 4.5, UPDATE … FROM (VALUES …) 6.0.
+- claim: SELECT and one UPDATE of all rows take 3.2, UPDATE … RETURNING 4.0.
+- settle: executemany with all conditions takes 2.8, reading the rows first 4.5, UPDATE … FROM (VALUES …) 6.0.
 
-Everything that is not plain is done by `insert_jobs` and `apply_transitions`, with the same results.
+`insert_jobs` and `apply_transitions` handle everything that is not plain, with the same results.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from firelock_sql.storage import (
     settle_values,
 )
 from firelock_sql.verbs.claim import TakenRows
-from firelock_sql.verbs.insert import asks_only_limits, first_fellows, insert_jobs
+from firelock_sql.verbs.insert import count_first_members, insert_jobs, needs_only_limits
 from firelock_sql.verbs.limits import SqlLanes
 from firelock_sql.verbs.settle import apply_transitions
 
@@ -66,13 +66,13 @@ _IS_OPEN = Text("""
 SELECT 1 FROM firelock_batches AS batch JOIN firelock_jobs AS job ON job.id = batch.id
 WHERE batch.id = :id AND is_shut = 0 AND is_cancelled = 0 AND job.state = 'awaiting'
 """)
-# The batch was stored empty, so it was listed as one that may have ended.
+# The batch was stored without members, so it was marked as one that may have ended.
 _FILLED = Text("UPDATE firelock_batches SET is_changed = 0 WHERE id = :id AND active > 0")
 _NEWEST = Text("SELECT id FROM firelock_jobs ORDER BY seq DESC LIMIT :most")
 
 
 class SqliteStorage(SqlStorage):
-    """Jobs in one file, which is not opened before the first verb."""
+    """A storage in one file, which is opened by the first verb."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
@@ -88,18 +88,18 @@ class SqliteStorage(SqlStorage):
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         if all(job.is_plain for job in jobs):
             return self._database.write(lambda tx: self._insert_plain(tx, jobs))
-        if all(map(asks_only_limits, jobs)):
+        if all(map(needs_only_limits, jobs)):
             return self._database.write(lambda tx: self._insert_plain(tx, jobs, has_lanes=True))
-        if are_fellows(jobs):
+        if are_members_of_one_batch(jobs):
             return self._database.write(lambda tx: self._insert_members(tx, jobs))
-        if number := first_fellows(jobs):
+        if number := count_first_members(jobs):
             return self._database.write(lambda tx: self._insert_batch(tx, jobs, number))
         return self._insert_any(jobs)
 
     def _insert_batch(
         self, tx: Transaction, jobs: Sequence[NewJob], number: int
     ) -> Sequence[bool | Duplicate]:
-        """Store a batch, this number of otherwise plain members, and the rest; return which are new."""
+        """Store a batch, then `number` otherwise plain members, then the rest; return which jobs are new."""
         first, members, rest = jobs[:1], jobs[1 : number + 1], jobs[number + 1 :]
         is_new = insert_jobs(tx, first)
         answers = [*is_new, *self._insert_members(tx, members)]
@@ -108,7 +108,7 @@ class SqliteStorage(SqlStorage):
         return [*answers, *(insert_jobs(tx, rest) if rest else [])]
 
     def _insert_members(self, tx: Transaction, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store otherwise plain members of one batch, if it is open; return which are new."""
+        """Store otherwise plain members of one batch, if it is open; return which jobs are new."""
         batch_id = relations_in(jobs[0].relations_json).batch_id
         if tx.one(_IS_OPEN, id=batch_id) is None:
             return insert_jobs(tx, jobs)
@@ -132,7 +132,7 @@ class SqliteStorage(SqlStorage):
         has_lanes: bool = False,
         are_members: bool = False,
     ) -> list[bool]:
-        """Store plain jobs; return which are new: the stored ones have the highest numbers."""
+        """Store plain jobs; return which are new. The new jobs are those with the highest row numbers."""
         kinds = Counter(map(kind, jobs))
         is_uniform = len(kinds) == 1
         common = [
@@ -176,7 +176,7 @@ class SqliteStorage(SqlStorage):
         return self._database.write(lambda tx: self._settle_in(tx, transitions))
 
     def _settle_in(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
-        """Settle and return the results; if an end is not plain after all, settle all through their rows."""
+        """Settle and return the results; if an end is not plain after all, read the rows and settle again."""
         parted = self._holdings.split(transitions, None)
         if not parted.plain:
             return self._apply_rest(tx, transitions, parted.others)
@@ -196,7 +196,7 @@ class SqliteStorage(SqlStorage):
             return self._apply_rest(tx, transitions, parted.others)
         ended = Counter(str(held.batch_id) for _, held in members)
         shares = {id: Share(active=-number, succeeded=number) for id, number in ended.items()}
-        told = tell_batches(tx, shares)  # batches that may end because of this
+        told = tell_batches(tx, shares)  # batches that may end because of these ends
         releasing = {end.job_id for end, held in members if held.batch_id in told}
         results = self._apply_rest(tx, transitions, parted.others)
         return [
@@ -211,12 +211,14 @@ class SqliteStorage(SqlStorage):
         return self._settle_in(tx, transitions), self._take_jobs(tx, request)
 
 
-def are_fellows(jobs: Sequence[NewJob]) -> bool:
-    """Return whether the jobs are members of one batch, and otherwise need nothing but limits."""
+def are_members_of_one_batch(jobs: Sequence[NewJob]) -> bool:
+    """Return whether the jobs are members of one batch, and need only limits otherwise."""
     relations = jobs[0].relations_json
     return (
         relations is not None
-        and all(job.relations_json == relations and asks_only_limits(job, but_relations=True) for job in jobs)
+        and all(
+            job.relations_json == relations and needs_only_limits(job, but_relations=True) for job in jobs
+        )
         and relations_in(relations) == Relations(relations_in(relations).batch_id)
     )
 
@@ -255,7 +257,7 @@ def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool, are_members: boo
     rows = []
     for first in range(len(common) + 1, len(common) + 1 + size * len(own), len(own)):
         numbers = [f"?{first + place}" for place in range(len(own))]
-        # created_at, the last value of a row, is bound once and written twice.
+        # created_at, the last value of a row, is bound once and also stored as changed_at.
         marks = (str(IS_MEMBER),) if are_members else ()
         rows.append(f"('{_ENQUEUED}', {', '.join((*marks, *common, *numbers, numbers[-1]))})")
     marked = ("marks",) if are_members else ()
@@ -265,6 +267,6 @@ def _many_rows(size: int, *, is_uniform: bool, has_lanes: bool, are_members: boo
 
 @cache
 def _many_members(size: int) -> str:
-    """Return the statement that lists this number of members; its first parameter is their batch."""
+    """Return the statement that inserts this number of members; its first parameter is their batch."""
     rows = ", ".join(f"(?1, ?{2 * place}, ?{2 * place + 1})" for place in range(1, size + 1))
     return f"INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES {rows}"  # noqa: S608 - digits
