@@ -406,7 +406,7 @@ class ChannelMailbox:
     def describe(self) -> str:
         """Return a description of how processes are notified of work."""
         if self._is_pooled or self._channel.is_deaf:
-            return "off behind a connection pooler; servers find work by polling"
+            return "off behind a pooler; servers find work by polling"
         return f"NOTIFY, one connection per process{', ' if self._state else ''}{self._state}"
 
     def leave_behind(self) -> None:
