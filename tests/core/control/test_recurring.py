@@ -150,7 +150,7 @@ def test_a_change_is_written_and_keeps_what_is_not_its_own(reporting, fire, adva
 @pytest.mark.parametrize("recurring_id", ["", "x" * 201, "a\nb", "a\0", 7, None])
 def test_a_bad_id_is_refused(fire, reporting, recurring_id):
     """A call and a declaration both refuse an invalid id, and nothing is stored."""
-    with pytest.raises(ConfigurationError, match=r"Recurring id .* is refused; use 1 to 200 printable"):
+    with pytest.raises(ConfigurationError, match=r"Recurring id must be 1 to 200 printable characters, got "):
         reporting.recur(recurring_id, "* * * * *")
     with pytest.raises(ConfigurationError, match="Recurring id"):
         fire.recurring(recurring_id, "* * * * *")
@@ -633,7 +633,9 @@ def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
 
     assert ("id", "report", "reports", None) == (shown.id, shown.task, shown.queue, other.error)
     (name,) = written
-    assert f"A newer version of Firelock wrote this definition: {name} is unknown here" in shown.error
+    assert (
+        f"A newer version of Firelock wrote this definition: {name} is unknown to this version" in shown.error
+    )
     assert shown == fire.recurring.get("id") == next(iter(fire.recurring))
     (finding,) = [
         one for one in list_findings(look(fire.runtime, knows_tasks=True)) if "id" in one.what.split()

@@ -289,7 +289,7 @@ def test_a_taken_id_or_an_unknown_task_creates_nothing(declared):
         declared.recurring.create("report", "nightly", "0 6 * * *")
     with pytest.raises(UnknownTask, match="Task 'nobody' is not registered in this app"):
         declared.recurring.create("nobody", "extra", "0 6 * * *")
-    with pytest.raises(ConfigurationError, match="Recurring id '' is refused"):
+    with pytest.raises(ConfigurationError, match=r"Recurring id must be .*, got ''"):
         declared.recurring.create("report", "", "0 6 * * *")
     with pytest.raises(ScheduleError):
         declared.recurring.create("report", "extra", "")
@@ -405,9 +405,9 @@ def test_upcoming_instants_of_a_definition_and_of_a_schedule(declared):
         ),
         (
             "0 2,3 * * *", (2026, 3, 29),
-            "02:00 does not exist on 29 March: the run at 03:00 stands for it",
+            "02:00 does not exist on 29 March: the run at 03:00 replaces it",
         ),
-        ("30 2 * * *", (2026, 10, 25), "02:30 comes twice on 25 October: runs once, the first time"),
+        ("30 2 * * *", (2026, 10, 25), "02:30 occurs twice on 25 October: runs once, the first time"),
         ("30 4 * * *", (2026, 3, 29), None),
         ("30 2 * * *", (2026, 3, 28), None),
     ],
@@ -427,7 +427,7 @@ def test_a_schedule_of_steps_runs_in_both_passes_and_says_which(fire):
 
     both = fire.recurring.upcoming(hourly, 4, after=datetime(2026, 10, 24, 23, tzinfo=UTC))
 
-    comes_twice = "02:30 comes twice on 25 October: runs both times, this is the"
+    comes_twice = "02:30 occurs twice on 25 October: runs both times, this is the"
     assert [None, f"{comes_twice} first", f"{comes_twice} second", None] == [one.note for one in both]
 
 

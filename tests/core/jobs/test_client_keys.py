@@ -282,7 +282,7 @@ def test_a_refused_call_names_the_job(report):
     first = report.enqueue(7)
 
     with pytest.raises(
-        DuplicateJob, match=r"has the unique key '7/mon' of task '.*'; nothing was stored"
+        DuplicateJob, match=r"has the unique key '7/mon' of task '.*'\. Nothing was stored"
     ) as caught:
         refusing.enqueue(7)
 

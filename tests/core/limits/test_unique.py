@@ -16,12 +16,12 @@ from firelock import ConfigurationError, Debounce, Firelock, TaskError, Unique
         ({"keep": "newest"}, "keep must be one of first, last, got 'newest'"),
         ({"conflict": "ignore"}, "conflict must be one of return, raise, got 'ignore'"),
         ({"until": ["ended"]}, r"until must be one of .*, got \['ended'\]"),
-        ({"at_least": 0}, "at_least=0 is refused"),
-        ({"at_least": -1}, "at_least=-1 is refused"),
-        ({"at_least": timedelta(days=400)}, "up to 366 days"),
-        ({"keep": "last"}, 'keep="last" .* needs until="started" and no at_least'),
+        ({"at_least": 0}, "at_least must be a timedelta or seconds, .*, got 0"),
+        ({"at_least": -1}, "at_least must be a timedelta or seconds, .*, got -1"),
+        ({"at_least": timedelta(days=400)}, "at most 366 days"),
+        ({"keep": "last"}, 'keep="last" requires until="started" and no at_least'),
         ({"keep": "last", "until": "started", "at_least": 5}, "no at_least"),
-        ({"keep": "last", "until": "started", "conflict": "raise"}, "give one of the two"),
+        ({"keep": "last", "until": "started", "conflict": "raise"}, "Use only one of them"),
     ],
 )
 def test_wrong_options_of_unique_are_refused(options, words):
@@ -33,10 +33,10 @@ def test_wrong_options_of_unique_are_refused(options, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"wait": 0}, "wait=0 is refused"),
-        ({"wait": "5"}, "wait='5' is refused"),
-        ({"wait": 5, "max_wait": 4}, "max_wait=4 is shorter than wait=5"),
-        ({"wait": 5, "max_wait": -1}, "max_wait=-1 is refused"),
+        ({"wait": 0}, "wait must be a timedelta or seconds, .*, got 0"),
+        ({"wait": "5"}, "wait must be a timedelta or seconds, .*, got '5'"),
+        ({"wait": 5, "max_wait": 4}, r"max_wait must be at least wait \(5 s\), got 4 s"),
+        ({"wait": 5, "max_wait": -1}, "max_wait must be a timedelta or seconds, .*, got -1"),
         ({"wait": 5, "keep": "all"}, "keep must be one of .*, got 'all'"),
     ],
 )
@@ -68,10 +68,14 @@ def test_what_makes_nothing_unique_is_refused(unique):
 
     def run(x: int) -> None: ...
 
-    with pytest.raises(ConfigurationError, match=r"unique=.* is refused; pass Unique"):
+    with pytest.raises(
+        ConfigurationError, match=r"unique must be a Unique, a Debounce or False, got .* Use Unique"
+    ):
         fire.task(name="t", unique=unique)(run)
     task = fire.task(name="t")(run)
-    with pytest.raises(ConfigurationError, match=r"unique=.* is refused; pass Unique"):
+    with pytest.raises(
+        ConfigurationError, match=r"unique must be a Unique, a Debounce or False, got .* Use Unique"
+    ):
         task.using(unique=unique)
 
 

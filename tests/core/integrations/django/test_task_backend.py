@@ -613,7 +613,7 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
         ({"keep": -1}, "keep must be .*, got -1"),
         ({"tags": ["order:{order_id}"]}, "order_id"),
         ({"executor": "gpu"}, "executor must be one of .*, got 'gpu'"),
-        ({"limits": Turns("order")}, "is one limit; pass a list"),
+        ({"limits": Turns("order")}, "limits must be a list, got Turns"),
         ({"unique": "order"}, "unique='order' is refused"),
         ({"start_before": 5}, "start_before=5 is refused"),
     ]:

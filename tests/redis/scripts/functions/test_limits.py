@@ -373,7 +373,7 @@ def test_claim_checks_a_closed_rate_when_it_opens(scene):
 
 def test_invalid_limit_settings_are_refused(scene):
     """Invalid settings of a limit raise an error when they are stored, and never in a claim."""
-    with pytest.raises(StorageError, match="numbers of a limit"):
+    with pytest.raises(StorageError, match="stored settings of a limit"):
         scene.storage.put_record("limit", "a", "none")
 
     assert scene.storage.get_record("limit", "a") is None

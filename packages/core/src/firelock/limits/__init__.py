@@ -1,12 +1,12 @@
 """Limits and unique jobs: the declarations of users, and the rules that a storage applies.
 
 Users declare a `limit` or a `unique` key; `keys` builds the strings with which a job is stored. The settings
-of a limit are not part of a job: servers store them when they start, and people can change them
+of a limit are not part of a job. Servers store them when they start, and operators can change them
 (`control/limits.py`).
 
-The rest is for authors of storages, and is exported by this package: `admission` (which jobs with limits
-start), `line` (in which order they wait), `numbers` (the settings of a limit) and `unique_rules` (which calls
-are stored).
+The other modules are for authors of storages, and this package exports their names: `admission` chooses the
+jobs with limits that may start, `line` computes the order in which they wait, `numbers` defines the settings
+of a limit, and `unique_rules` decides which calls are stored.
 """
 
 from __future__ import annotations

@@ -1,24 +1,25 @@
 """The choice of the jobs that may start under their limits.
 
-The jobs are the source of truth: the row of a limit's key lists the jobs that were claimed under it, and
-whether one of them still holds the key is read from the job. So the end of a job has to release nothing, and
-nothing can leak.
+The row of a limit's key lists the jobs that were claimed under it. Whether such a job still holds the key is
+computed from the job itself. So the end of a job does not have to release its keys, and a key cannot stay
+occupied by mistake.
 
 The jobs of a queue that use the same keys wait in one lane, in their order. A claim has room for a number of
 jobs and fills it from the lanes of a queue (`KeyedClaim.take`):
 
 1. Find open lanes. The walk through the lanes continues after the lane where the walk of the previous claim
-   ended. It plans one start in each lane whose keys all admit one. It skips lanes with a key that another
+   ended. It plans one start in each lane whose keys all admit a start. It skips lanes with a key that another
    claim has locked.
-2. Share the rest of the room. The open lanes get further starts in turn, those with the fewest first.
-3. Draw. Read as many jobs of each lane as planned. The plan is kept if every job costs one unit of its keys
-   and is not late. Otherwise it is undone, and the jobs are charged one by one with their real cost. Jobs
-   that their keys do not admit stay in their lane.
+2. Share the rest of the room. The open lanes get further starts in turn; the lanes with the fewest starts
+   come first.
+3. Draw. Read as many jobs of each lane as planned. If every job costs one unit of its keys and is not late,
+   the plan is kept. Otherwise the plan is undone, and the jobs are charged one by one with their real cost.
+   Jobs that their keys do not admit stay in their lane.
 4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its room (2). If the cost of a
-   job closes its lane, the walk first looks for lanes that it has not examined yet (1).
+   job closes its lane, the walk first searches for lanes that it has not examined yet (1).
 
-A list of holders may name jobs that no longer hold the key, but it never misses a holder. So the jobs are
-read only if the list would refuse a start, or if it has become long.
+A list of holders can contain jobs that no longer hold the key, but it contains every holder. So the jobs are
+read only if the list would prevent a start, or if it has become long.
 
 The module contains pure functions, and then `KeyedClaim`, which reads and writes only through the
 `KeyedLanes` of a storage. Every storage in Python runs this code; the Redis storage implements the same rules
@@ -56,8 +57,8 @@ __all__ = [
 ]  # fmt: skip
 
 WINDOW = 256  # lanes that one claim examines
-_STEP = 8  # lanes that are read together, at least
-_DOUBTFUL = 64  # if more holders are listed, or twice as many as the last check found, the jobs are read
+_STEP = 8  # the minimum number of lanes that are read together
+_DOUBTFUL = 64  # if more holders are listed, and twice as many as the last check found, the jobs are read
 _COUNTED = 10_000  # keys for which the number found by the last check is kept
 _PATIENT = 32  # walks that wait for locked keys, after one that found a locked key in every lane
 _IMPATIENT = 100  # walks that do not wait for locked keys, after one that has waited in vain
@@ -81,7 +82,7 @@ def keys_of(lane: str) -> list[str]:
 def lane_of(admission: Admission | None) -> str | None:
     """Return the lane of a job, which consists of all its keys; None without limits.
 
-    Apart from their costs, the jobs of a lane are all admitted or all refused.
+    Apart from their costs, either all jobs of a lane are admitted, or none of them.
     """
     if admission is None or not admission.limits:
         return None
@@ -100,7 +101,7 @@ def is_late(admission: Admission | None, *, enqueued_at: int, attempt: int, cras
 
 
 def latest_start(admission: Admission, enqueued_at: int) -> int | None:
-    """Return the start deadline of a job that became enqueued at this time; None if there is none."""
+    """Return the start deadline of a job that became enqueued at this time; None without a deadline."""
     before, within = admission.start_before, admission.start_within
     if within is None:
         return before
@@ -122,11 +123,11 @@ class KeyRow:
 
 @attrs.frozen
 class HolderFacts:
-    """The values of a job that was claimed under a key."""
+    """The relevant fields of a job that was claimed under a key."""
 
-    is_held: bool  # a session has it, running or as a tail
+    is_held: bool  # whether a session holds it, running or as a tail
     is_final: bool
-    ready_in: tuple[str, str] | None = None  # queue and lane in which it waits to be claimed again
+    ready_in: tuple[str, str] | None = None  # the queue and lane in which it waits to be claimed again
 
 
 def is_free(job: HolderFacts, *, is_strict: bool) -> bool:
@@ -163,21 +164,22 @@ class KeyedLanes(Protocol[T]):
     def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
         """Return up to `limit` lanes after `after`, up to and including `until` ("": all), in a fixed order.
 
-        The keys must be locked, in order. Keys that others have locked are left out; a patient call waits for
-        them instead. The locks must last until the step ends. A key that has settings and no row gets a row.
+        The keys must be locked, in order. Keys that other claims have locked are omitted, unless the call is
+        patient and waits for them. The locks must last until the step ends. For a key that has settings but
+        no row, a row must be created.
         """
         ...
 
     def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
-        """Return those of these lanes that have waiting jobs, locked and described as by `look`."""
+        """Return the lanes among these that have waiting jobs, with locked keys, as `look` does."""
         ...
 
     def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
-        """Return these jobs' current values, with all that was committed before their key was locked."""
+        """Return the current fields of these jobs, including all commits before their key was locked."""
         ...
 
     def present(self, key: str) -> Sequence[str]:
-        """Return the jobs that a session has and whose lane contains the key, including tails."""
+        """Return the jobs that a session holds and whose lane contains the key, including tails."""
         ...
 
     def heads(
@@ -185,13 +187,13 @@ class KeyedLanes(Protocol[T]):
     ) -> Mapping[str, Sequence[Head[T]]]:
         """Return jobs of each lane in order.
 
-        `wanted` contains for each lane how many jobs to skip, because this claim already has them, and the
-        most jobs to return.
+        `wanted` contains, for each lane, the number of jobs to skip because this claim already has them, and
+        the maximum number of jobs to return.
         """
         ...
 
     def head(self, ref: str, leaving_out: LeavingOut | None = None) -> Head[T] | None:
-        """Return this job, which waits to be claimed; None if others have it or its task is left out."""
+        """Return this job, which waits to be claimed; None if it was claimed or its task is left out."""
         ...
 
     def leave(self, heads: Sequence[Head[T]]) -> None:
@@ -205,23 +207,23 @@ class KeyedLanes(Protocol[T]):
 
 @attrs.define
 class LeavingOut:
-    """The tasks that a claim leaves out, and how many candidates of a queue it may still examine."""
+    """The tasks that a claim leaves out, and the number of a queue's candidates that it may still examine."""
 
     tasks: Collection[str]
     left: int
 
     def depth(self, parts: int) -> int:
-        """Return how many candidates of each part the claim may examine, if they are divided equally."""
+        """Return the number of candidates that the claim may examine in each of these equal parts."""
         return max(0, self.left // parts)
 
     def takes(self, task: str) -> bool:
-        """Count one examined candidate; return whether the claim may take a job of its task."""
+        """Count one examined candidate, and return whether the claim may take a job of its task."""
         self.left -= 1
         return task not in self.tasks
 
 
 def examined_share(queues: int) -> int:
-    """Return how many candidates of each kind a claim of this many queues examines in each queue."""
+    """Return the number of candidates of each kind per queue that a claim from this many queues examines."""
     return max(1, EXAMINED // max(1, queues))
 
 
@@ -230,19 +232,19 @@ class LaneCursor:
     """The position at which the walk through a queue's lanes continues."""
 
     at: str = ""  # after this lane
-    rounds: int = 0  # how often incomplete walks that found nothing have passed the end of the lanes
-    barren: int = 0  # the same, since a claim that left out tasks last found a job
+    rounds: int = 0  # how often incomplete walks without a result have passed the end of the lanes
+    barren: int = 0  # the same count since a claim that left out tasks last found a job
 
 
 class LaneCursors:
-    """The state that a handle keeps between claims: positions of walks, and whether to wait for locks."""
+    """The state of a storage handle between claims: positions of walks, and whether to wait for locks."""
 
     def __init__(self) -> None:
         self._of: dict[str, LaneCursor] = {}
         self.patience = 0  # number of walks that wait for locked keys
         self._impatient = 0  # number of walks that must not start to wait
-        self.is_odd = False  # whether the odd job of a claim is one without limits this time
-        self._counted: dict[str, int] = {}  # by key: how many jobs held it when they were last read
+        self.is_odd = False  # whether the odd job of the next claim is one without limits
+        self._counted: dict[str, int] = {}  # by key: the number of jobs that held it when they were last read
 
     def of(self, queue: str) -> LaneCursor:
         """Return the cursor of the queue."""
@@ -258,15 +260,15 @@ class LaneCursors:
         self._impatient = max(0, self._impatient - 1)
 
     def lose_patience(self) -> None:
-        """Stop waiting for locks, because a patient call has waited in vain for a key locked for long."""
+        """Stop waiting for locks, because a patient call has waited in vain for a locked key."""
         self.patience, self._impatient = 0, _IMPATIENT
 
     def doubtful_from(self, key: str) -> int:
-        """Return how many holders may be listed under the key before their jobs are read."""
+        """Return the number of holders that can be listed under the key before their jobs are read."""
         return max(_DOUBTFUL, 2 * self._counted.get(key, 0))
 
     def count(self, key: str, holders: int) -> None:
-        """Note how many jobs hold the key, as just read from the jobs."""
+        """Remember the number of jobs that hold the key, as just computed from the jobs."""
         if len(self._counted) >= _COUNTED:
             self._counted.clear()
         self._counted[key] = holders
@@ -281,23 +283,27 @@ class OpenKey:
     listed: list[str]  # the holders in its row
     running: int
     free_at: float
-    doubtful_from: int  # if more are listed, the jobs are read, because some probably no longer hold the key
-    returning: str | None = None  # the strict holder, if it waits to be claimed again
+    doubtful_from: (
+        int  # if more holders are listed, the jobs are read, because some of them are probably outdated
+    )
+    returning: str | None = None  # the strict holder if it waits to be claimed again
     returning_in: tuple[str, str] | None = None
     taken: list[str] = attrs.Factory(list)
-    was_listed: bool = False  # its stored row lists holders
+    was_listed: bool = False  # whether its stored row lists holders
     is_changed: bool = False
-    is_exact: bool = False  # the jobs were read; otherwise some of the listed ones may no longer hold the key
-    sure_running: int = 0  # without starts that are only planned
+    is_exact: bool = (
+        False  # whether the jobs were read; otherwise some listed jobs may no longer hold the key
+    )
+    sure_running: int = 0  # the jobs that hold it, without planned starts
     sure_free_at: float = 0.0
-    has_strict: bool = False  # a strict job is listed
+    has_strict: bool = False  # whether a strict job is listed
 
     def __attrs_post_init__(self) -> None:
         self.has_strict = _STRICT in "".join(self.listed)
         self.confirm()
 
     def has_room(self) -> bool:
-        """Return whether fewer jobs hold the key than may."""
+        """Return whether the number of jobs that hold the key is below its concurrency."""
         return self.numbers.concurrent is None or self.running < self.numbers.concurrent
 
     def is_doubtful(self, room: int) -> bool:
@@ -313,7 +319,7 @@ class OpenKey:
         return self.numbers.rate != 0 and self.numbers.opens_at(self.free_at, cost) <= now
 
     def most(self, now: int, limit: int) -> int:
-        """Return how many starts of cost 1 the key admits."""
+        """Return the number of starts of cost 1 that the key admits."""
         numbers = self.numbers
         count = limit if numbers.concurrent is None else min(limit, numbers.concurrent - self.running)
         if numbers.is_paused or not self.is_open(now, 1):
@@ -324,7 +330,7 @@ class OpenKey:
         return max(count, 0)
 
     def plan(self, now: int, cost: int, number: int = 1, *, holds: bool = True) -> None:
-        """Plan this many starts, all of this cost."""
+        """Plan this number of starts, each with this cost."""
         self.running += number if holds else 0
         self.free_at = self.numbers.charged(self.free_at, cost * number, now)
 
@@ -344,10 +350,11 @@ class KeyedClaim(Generic[T]):
         lanes: the lanes of the storage.
         cursors: the cursors of the handle.
         now: the storage's time.
-        ended: jobs that ended in this same step, as lists of holders name them; they hold nothing.
+        ended: the jobs that ended in this step and no longer hold keys, as they are called in lists of
+            holders.
         freed: the lanes of these jobs, by queue.
-        left_out: tasks whose jobs are left out.
-        share: how many candidates may be examined in each queue if tasks are left out.
+        left_out: the tasks whose jobs are left out.
+        share: the number of candidates that may be examined in each queue if tasks are left out.
     """
 
     def __init__(
@@ -365,14 +372,14 @@ class KeyedClaim(Generic[T]):
         self._left_out, self._share = left_out, share
         self._leaving_out: dict[str, LeavingOut] = {}  # by queue
         self._ended, self._freed = frozenset(ended), freed or {}
-        self._keys: dict[str, OpenKey | None] = {}  # None: the key has no limit
+        self._keys: dict[str, OpenKey | None] = {}  # None for a key without a limit
         self._states_of: dict[str, dict[str, OpenKey]] = {}  # by lane and key: the keys that have a limit
-        self._has_clocks = False  # some key can open merely because time passes
+        self._has_clocks = False  # whether a key can open merely because time passes
         self._uncrowded: set[str] = set()  # keys that had room before this step
         self._busy: set[str] = set()
         self._numbers: dict[str, LimitNumbers] = {}
         self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
-        # Queue and lane: it has no more jobs, or its last one was refused.
+        # Lanes (by queue and lane) that have no more jobs, or whose last job was not admitted.
         self._closed: set[tuple[str, str]] = set()
         self._refused = 0  # jobs that were not started as planned, because of cost or lateness
         self._has_returning = False
@@ -388,10 +395,10 @@ class KeyedClaim(Generic[T]):
         for _ in range(_PASSES):
             planned = self._find_open_lanes(queue, room - len(heads), set(open_lanes))
             refused = self._refused
-            is_cut = len(planned) >= room - len(heads)  # the walk may not have examined all lanes
+            is_cut = len(planned) >= room - len(heads)  # the walk might not have examined all lanes
             open_lanes += planned
-            # If the cost of a job closes its lane, lanes not examined yet come before further starts of the
-            # others.
+            # If the cost of a job closes its lane, unexamined lanes come before further starts in the other
+            # lanes.
             while open_lanes and len(heads) < room and self._refused == refused:
                 self._share_room(queue, open_lanes, planned, room - len(heads) - sum(planned.values()))
                 if not planned:
@@ -424,7 +431,7 @@ class KeyedClaim(Generic[T]):
         return has_found or not is_over
 
     def finish(self) -> None:
-        """Store which jobs were claimed under each key, and what they cost."""
+        """Store the jobs that were claimed under each key, and their costs."""
         rows = {}
         for key, state in self._keys.items():
             if state is not None and state.is_changed:
@@ -435,10 +442,10 @@ class KeyedClaim(Generic[T]):
             self._lanes.keep(dict(sorted(rows.items())))
 
     def is_awaited(self, lane: str) -> bool:
-        """Return whether another claim may have been refused a key that a job of this lane no longer holds.
+        """Return whether another claim might have found a key full that a job of this lane no longer holds.
 
-        A claim that is refused has locked the key and found it full. So the next claim that ends a job of
-        this key also finds that the key was full before that end.
+        Such a claim locked the key and found it full. So the next claim that ends a job of this key also
+        finds that the key was full before that end.
         """
         return not self._uncrowded.issuperset(keys_of(lane))
 
@@ -447,15 +454,15 @@ class KeyedClaim(Generic[T]):
     def _find_open_lanes(self, queue: str, room: int, known: Collection[str]) -> dict[str, int]:
         """Return further lanes that admit a start, with one start planned in each, and move the cursor.
 
-        The walk goes round at most once. It ends when all lanes or `WINDOW` lanes were examined, or when
-        there is no room left.
+        The walk passes through the lanes at most once. It ends when all lanes or `WINDOW` lanes were
+        examined, or when no room is left.
         """
         cursor = self._cursors.of(queue)
         start = at = cursor.at
         planned: dict[str, int] = {}
         seen, locked, until, is_all = 0, 0, "", False
         while seen < WINDOW and len(planned) < room:
-            # One more, to find out whether another lane exists.
+            # Read one more lane to find out whether another lane exists.
             ask = min(WINDOW - seen, max(room - len(planned), _STEP)) + 1
             look = self._lanes.look(queue, at, until, ask, is_patient=self._is_patient)
             new, new_locked = self._plan_first_starts(queue, look, planned, room, known)
@@ -480,12 +487,12 @@ class KeyedClaim(Generic[T]):
         if is_all or len(planned) >= room:
             cursor.rounds = 0
             return planned
-        # Lanes in which this process has just ended jobs come last; if they came first, other lanes would
-        # starve.
+        # Lanes in which this process has just ended jobs come last, because other lanes would starve
+        # otherwise.
         freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in planned]
         if freed:
             self._plan_first_starts(queue, self._lanes.look_at(queue, freed), planned, room, known)
-        # More lanes remain, so claim again now, unless walks have examined all of them and found nothing.
+        # More lanes remain, so claim again now, unless walks have examined all lanes without a result.
         cursor.rounds = 0 if planned else cursor.rounds + bool(until)
         if cursor.rounds > 1:
             cursor.rounds = 0
@@ -496,9 +503,9 @@ class KeyedClaim(Generic[T]):
     def _plan_first_starts(
         self, queue: str, look: LaneLook, planned: dict[str, int], room: int, known: Collection[str]
     ) -> tuple[int, int]:
-        """Plan one start in each lane that admits one; lanes that share a key share what is left of it.
+        """Plan one start in each lane that admits a start; lanes with a common key share its remaining room.
 
-        Return how many lanes were examined, and how many of them need a key that another claim has locked.
+        Return the number of examined lanes, and how many of them need a key that another claim has locked.
         """
         self._open_keys(look, room)
         locked = 0
@@ -517,7 +524,7 @@ class KeyedClaim(Generic[T]):
     # ---- 2. share the rest of the room -------------------------------------------------------------------
 
     def _share_room(self, queue: str, lanes: Sequence[str], planned: dict[str, int], room: int) -> None:
-        """Plan further starts of these lanes in turn while there is room, those with the fewest first."""
+        """Plan further starts of these lanes in turn while room is left; lanes with the fewest come first."""
         if room <= 0:
             return
         hungry = [lane for lane in lanes if self._returning(queue, lane) is None]
@@ -525,7 +532,7 @@ class KeyedClaim(Generic[T]):
         total = {lane: self._given[queue, lane] + planned.get(lane, 0) for lane in hungry}
         used = [key for lane in hungry for key in self._states(lane)]
         is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
-        if is_apart:  # no two lanes share a key, so whole rounds are planned in one step
+        if is_apart:  # the lanes have no common keys, so whole rounds are planned in one step
             left = {
                 lane: min(
                     (state.most(self._now, room) for state in self._states(lane).values()), default=room
@@ -561,7 +568,7 @@ class KeyedClaim(Generic[T]):
     # ---- 3. draw -----------------------------------------------------------------------------------------
 
     def _draw(self, queue: str, planned: Mapping[str, int]) -> dict[str, list[Head[T]]]:
-        """Return the jobs that start, by lane and in order; they are charged and listed as holders."""
+        """Return the jobs that start, by lane and in order; charge their keys and list them as holders."""
         returning = {lane: ref for lane in planned if (ref := self._returning(queue, lane)) is not None}
         asked = {lane: (self._given[queue, lane], n) for lane, n in planned.items() if lane not in returning}
         leaving_out = self._left_out_of(queue) if self._left_out else None
@@ -589,10 +596,10 @@ class KeyedClaim(Generic[T]):
 
         for lane, heads in got.items():
             self._given[queue, lane] += len(heads)
-            heads = [head for head in heads if not head.is_late]  # noqa: PLW2901 - a late job holds nothing
+            heads = [head for head in heads if not head.is_late]  # noqa: PLW2901 - a late job does not hold keys
             for key, state in self._states(lane).items() if heads else ():
-                # If the key no longer has a concurrency, its list must be removed: a later concurrency has to
-                # count all holders.
+                # If the key no longer has a concurrency, its list must be removed, because the list would be
+                # incomplete when a concurrency is set again.
                 state.is_changed = state.numbers.has_any or state.was_listed
                 state.taken += [
                     head.ref + _STRICT if _is_strict(head.admission_json, key) else head.ref for head in heads
@@ -605,9 +612,9 @@ class KeyedClaim(Generic[T]):
         return got
 
     def _charge_one_by_one(self, queue: str, got: Mapping[str, list[Head[T]]]) -> dict[str, list[Head[T]]]:
-        """Undo the plan and charge each job with its real cost, in rounds; return the jobs that start.
+        """Undo the plan, charge each job with its real cost, in rounds, and return the jobs that start.
 
-        If a job is refused, its lane is closed.
+        If a job is not admitted, its lane is closed.
         """
         for state in self._keys.values():
             if state is not None:
@@ -619,7 +626,7 @@ class KeyedClaim(Generic[T]):
             costs = {use.key: use.cost for use in read_admission(head.admission_json).limits}
             if lane in closed:
                 left.append(head)
-            elif head.is_late:  # its planned start can admit a lane that the plan had closed
+            elif head.is_late:  # its unused start can admit a job of a lane that the plan had closed
                 self._refused += 1
                 kept[lane].append(head)
             elif self._admits(queue, lane, costs):
@@ -663,7 +670,7 @@ class KeyedClaim(Generic[T]):
         self._drop_past_holders(new, room)
 
     def _drop_past_holders(self, states: Iterable[OpenKey], room: int) -> None:
-        """Read the jobs listed under keys that would refuse one of `room` starts, and drop past holders."""
+        """Read the jobs listed under keys that would prevent one of `room` starts; remove past holders."""
         doubtful = [state for state in states if state.is_doubtful(room)]
         if not doubtful:
             return
@@ -696,7 +703,7 @@ class KeyedClaim(Generic[T]):
         return states
 
     def _returning(self, queue: str, lane: str) -> str | None:
-        """Return the strict holder that alone may start in this lane; None if there is none."""
+        """Return the strict holder if it is the only job that may start in this lane; otherwise None."""
         if not self._has_returning:
             return None
         states = self._states(lane).values()
@@ -704,7 +711,7 @@ class KeyedClaim(Generic[T]):
         return next(found, None)
 
     def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
-        """Return whether all keys of the lane admit a start; if only a rate delays it, note when it opens."""
+        """Return whether all keys of the lane admit a start; if only a rate delays it, record its opening."""
         states = self._states(lane)
         self._drop_past_holders(states.values(), 1)
         returning, opens_at = self._returning(queue, lane), 0.0
@@ -719,14 +726,14 @@ class KeyedClaim(Generic[T]):
         return False
 
     def _plan(self, queue: str, lane: str, number: int = 1, costs: Mapping[str, int] | None = None) -> None:
-        """Charge the keys of the lane for this many starts; `_draw` makes them certain."""
+        """Charge the keys of the lane for this number of planned starts, which `_draw` confirms."""
         returning = self._returning(queue, lane)
         for key, state in self._states(lane).items():
             holds = returning is None or state.returning != returning
             state.plan(self._now, (costs or {}).get(key, 1), number, holds=holds)
 
     def _note_openings(self, queue: str, lanes: Iterable[str]) -> None:
-        """Note when rates open that have closed some of these lanes."""
+        """Record when the rates that have closed some of these lanes open again."""
         for lane in lanes if self._has_clocks else ():
             self._admits(queue, lane)
 
@@ -759,9 +766,9 @@ _NOBODY = object()
 
 
 def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
-    """Return how much of a claim's room is for jobs with limits if `plain` jobs without limits could start.
+    """Return the part of a claim's room for jobs with limits if `plain` jobs without limits could start.
 
-    Each kind gets half. If the room is odd, the kinds take turns in getting the extra job.
+    Each kind gets half. If the room is odd, the kinds alternate in getting the extra job.
     """
     half = room // 2
     if room % 2 and plain > half:
@@ -771,7 +778,7 @@ def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
 
 
 def shared_out(queues: Sequence[str], room: int, take: Callable[[str, int], Sequence[T]]) -> list[T]:
-    """Return what `take` returns for each queue, in equal shares; unused shares go to other queues."""
+    """Call `take` for each queue with an equal share and return all results; unused shares are passed on."""
     taken: dict[str, list[T]] = {queue: [] for queue in queues}
     hungry = list(queues)
     while hungry and room > 0:

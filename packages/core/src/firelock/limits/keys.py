@@ -1,4 +1,4 @@
-"""The limits, unique key and start deadline of a call, with keys built from its arguments."""
+"""The limits, unique key and start deadline of a call, with keys that are built from its arguments."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ def to_limits(limits: Iterable[Limit | Turns] | None) -> tuple[Limit | Turns, ..
     """Return limits as a tuple, in the order in which a job uses them: those without a placeholder first.
 
     Raises:
-        ConfigurationError: the value is not a list of limits, is too long, or contains a key twice.
+        ConfigurationError: The value is not a list of limits, is too long, or contains a key twice.
     """
     if limits is None:
         return ()
     if isinstance(limits, Limit | Turns):
-        raise ConfigurationError(f"limits={limits!r} is one limit; pass a list: limits=[{limits!r}].")
+        raise ConfigurationError(f"limits must be a list, got {limits!r}. Use limits=[{limits!r}].")
     if isinstance(limits, str) or not isinstance(limits, Iterable):
-        raise ConfigurationError(f"limits={shown(limits)} is no list of Limit and Turns.")
+        raise ConfigurationError(f"limits must be a list of Limit and Turns objects, got {shown(limits)}.")
     given = tuple(limits)
     for each in given:
         if not isinstance(each, Limit | Turns):
             raise ConfigurationError(
-                f"limits={shown(list(given))}: {shown(each)} is neither a Limit nor a Turns; write "
+                f"limits must contain only Limit and Turns objects, got {shown(each)}. Use for example "
                 'Limit("tenant:{tenant_id}", concurrent=4).'
             )
     if len(given) > MAX_LIMITS:
-        raise ConfigurationError(f"{len(given)} limits; a job has at most {MAX_LIMITS}.")
+        raise ConfigurationError(f"A job can have at most {MAX_LIMITS} limits, got {len(given)}.")
     if len({each.key for each in given}) < len(given):
-        raise ConfigurationError(f"limits={shown(list(given))} has a key twice; write one Limit of it.")
+        raise ConfigurationError(
+            f"limits={shown(list(given))} contains a key twice. Use a single Limit for each key."
+        )
     return tuple(sorted(given, key=lambda each: _has_names(each.key)))
 
 
@@ -57,7 +59,8 @@ def to_unique(unique: Unique | Debounce | Literal[False] | None) -> Unique | Deb
     if unique is None or unique is False or isinstance(unique, Unique | Debounce):
         return unique
     raise ConfigurationError(
-        f"unique={shown(unique)} is refused; pass Unique(), Unique(key), Debounce(key, wait=5) or False."
+        f"unique must be a Unique, a Debounce or False, got {shown(unique)}. Use Unique(), Unique(key) or "
+        "Debounce(key, wait=5)."
     )
 
 
@@ -65,7 +68,7 @@ def to_start_before(value: timedelta | datetime | None) -> timedelta | datetime 
     """Return a start deadline: a duration since the job became enqueued, or an aware datetime.
 
     Raises:
-        ConfigurationError: it is neither, or the duration is not positive.
+        ConfigurationError: The value is neither of them, or the duration is not positive.
     """
     if value is None:
         return None
@@ -74,8 +77,8 @@ def to_start_before(value: timedelta | datetime | None) -> timedelta | datetime 
     if isinstance(value, datetime) and value.utcoffset() is not None:
         return value
     raise ConfigurationError(
-        f"start_before={shown(value)} is refused; pass a timedelta from when the job becomes enqueued, or an "
-        "aware datetime."
+        "start_before must be a timedelta, counted from the time when the job becomes enqueued, or an aware "
+        f"datetime, got {shown(value)}."
     )
 
 
@@ -97,14 +100,14 @@ def beside_of(admission: Admission) -> str | None:
 class Asked:
     """The limits, unique key and start deadline of one call."""
 
-    text: str | None  # as `write_admission` returns it; None if there is nothing to store
+    text: str | None  # as `write_admission` returns it; None for a call without limits, key and deadline
     # The key whose partition contains the job, on storages with partitions; see `beside_of`.
     beside: str | None
     first_wait: int | None = None  # the delay of a debounced job, in microseconds; None for other jobs
 
     @property
     def admission(self) -> Admission:
-        """The same as an `Admission`."""
+        """The parsed `text`."""
         return Admission() if self.text is None else read_admission(self.text)
 
 
@@ -112,8 +115,8 @@ class Asked:
 class KeyMaker:
     """The builder of the keys of a task's calls, created once for its limits and unique key.
 
-    It writes the stored string directly, without intermediate objects, because each object slows down bulk
-    enqueues.
+    The builder writes the stored string directly, without intermediate objects, because each object would
+    slow down bulk enqueues.
     """
 
     owner: str  # the name to which the task's unique keys belong
@@ -154,12 +157,12 @@ class KeyMaker:
         """Return the limits, unique key and start deadline of a call.
 
         Args:
-            arguments: by name, in their stored form, as `Binder.encode` returns them.
+            arguments: the arguments by name, in their stored form, as `Binder.encode` returns them.
             defaults: the omitted arguments, in the same form.
-            start_before: as `to_start_before` returns it.
+            start_before: the deadline, as `to_start_before` returns it.
 
         Raises:
-            ArgumentError: a value cannot be part of a key, or a cost is not an integer of at least 0.
+            ArgumentError: A value cannot be part of a key, or a cost is not an integer of at least 0.
         """
         values = {**defaults, **arguments} if defaults else arguments
         before = within = "null"
@@ -179,7 +182,7 @@ class KeyMaker:
         return Asked(f"[[{uses}],{unique},{before},{within}]", beside, self._first_wait)
 
     def _uses(self, values: Mapping[str, JsonValue]) -> tuple[str, str]:
-        """Return the first key and the stored string of all keys; cached for strings and integers."""
+        """Return the first key, and the stored string of all keys; the result is cached per arguments."""
         given = tuple([values.get(name) for name in self._names])
         for value in given:  # 1, 1.0 and True are equal as dictionary keys, but give different limit keys
             if not (type(value) is int or (type(value) is str and len(value) <= MAX_KEY_LENGTH)):
@@ -197,13 +200,13 @@ class KeyMaker:
         for limit in self.limits:
             key = _limit_key(limit.key, values)
             cost, is_strict = _cost(limit, values), isinstance(limit, Limit) and limit.strict
-            if key in uses:  # two templates gave the same key: it is used once, for both
+            if key in uses:  # two templates gave the same key, which is used only once
                 cost, is_strict = cost + uses[key][0], is_strict or uses[key][1]
             uses[key] = cost, is_strict
         if sum(map(len, uses)) > _MAX_TOGETHER:
             raise ArgumentError(
-                f"The limits' keys have {sum(map(len, uses))} characters together, with these arguments; at "
-                f"most {_MAX_TOGETHER} are allowed: {shown(list(uses))}"
+                f"The keys of the limits must have at most {_MAX_TOGETHER} characters in total, got "
+                f"{sum(map(len, uses))} with these arguments: {shown(list(uses))}"
             )
         written = [f"[{_quoted(key)},{cost},{is_strict:d}]" for key, (cost, is_strict) in uses.items()]
         return next(iter(uses)), ",".join(written)
@@ -236,7 +239,7 @@ def key_maker(
     """Return the builder of a task's keys, whose templates may contain only parameters of the task.
 
     Raises:
-        TaskError: a template contains another name.
+        TaskError: A template contains another name.
     """
     for limit in limits:
         check_names("Limit key", limit.key, parameters)
@@ -248,10 +251,10 @@ def key_maker(
 
 
 def check_declared(limits: Iterable[Limit | Turns], others: Mapping[str, Limit]) -> dict[str, Limit]:
-    """Return the limits and `others`, by the name to which their settings belong.
+    """Return the limits and `others`, keyed by the name to which their settings belong.
 
     Raises:
-        ConfigurationError: a name has two different settings.
+        ConfigurationError: A name has two different settings.
     """
     known = dict(others)
     for limit in limits:
@@ -260,8 +263,8 @@ def check_declared(limits: Iterable[Limit | Turns], others: Mapping[str, Limit])
         other = known.setdefault(limit.name, limit)
         if other.numbers != limit.numbers:
             raise ConfigurationError(
-                f"Limit {limit.name!r} has two numbers in code: {other!r} and {limit!r}. Give both the same, "
-                "or one of them another name."
+                f"Limit {limit.name!r} is declared with different settings: {other!r} and {limit!r}. Use the "
+                "same settings, or another name for one of them."
             )
     return known
 
@@ -270,7 +273,7 @@ def check_known(limits: Iterable[Limit | Turns], declared: Mapping[str, Limit]) 
     """Check that the settings of limits passed for one call are those that a task declares.
 
     Raises:
-        ConfigurationError: a task declares other settings, or no task declares this name.
+        ConfigurationError: A task declares other settings, or no task declares this name.
     """
     for limit in limits:
         if isinstance(limit, Turns):
@@ -278,14 +281,14 @@ def check_known(limits: Iterable[Limit | Turns], declared: Mapping[str, Limit]) 
         other = declared.get(limit.name)
         if other is None:
             raise ConfigurationError(
-                f"using(limits=…): the numbers of {limit!r} are declared by no task, so that no server would "
-                f"know them. Declare them, @fire.task(limits=[…]), or write Turns({limit.key!r}) and set "
-                f"them: fire.limits.set({limit.name!r}, …)."
+                f"using(limits=…): {limit!r} is not declared by any task, so its settings are unknown to "
+                f"servers. Add it to @fire.task(limits=[…]), or use Turns({limit.key!r}) and set the limit "
+                f"with fire.limits.set({limit.name!r}, …)."
             )
         if other.numbers != limit.numbers:
             raise ConfigurationError(
-                f"using(limits=…): {limit!r} has other numbers than its name in code: {other!r}. One call "
-                "cannot change them; fire.limits.set can, for all."
+                f"using(limits=…): the settings of {limit!r} differ from the declared {other!r}. Use the "
+                "declared settings, or change them for all jobs with fire.limits.set()."
             )
 
 
@@ -327,7 +330,7 @@ _SPANS = {"per", "at_least", "wait", "max_wait"}
 
 
 def _filled(noun: str, template: str, values: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
-    """Return each literal with the value after it; a "/" in a value becomes %2F, as "/" separates parts."""
+    """Return each literal with the value after it; "/" in a value becomes %2F because "/" separates parts."""
     taken_apart: Pieces = pieces(noun, template)
     filled = []
     for literal, name in taken_apart:
@@ -343,7 +346,7 @@ def _limit_key(template: str, values: Mapping[str, JsonValue]) -> str:
     key = "".join([literal + text for literal, text in filled])
     if not key.isprintable():
         raise ArgumentError(
-            f"Limit key {template!r} holds characters that cannot be printed, with these arguments"
+            f"Limit key {template!r} contains characters that are not printable, with these arguments"
         )
     excess = len(key) - MAX_KEY_LENGTH
     if excess <= 0:
@@ -361,8 +364,8 @@ def _limit_key(template: str, values: Mapping[str, JsonValue]) -> str:
 def _unique_key(template: str, values: Mapping[str, JsonValue]) -> str:
     key = "".join(literal + text for literal, text in _filled("Unique key", template, values))
     if not key or not key.isprintable():
-        what = "holds characters that cannot be printed" if key else "is empty"
-        raise ArgumentError(f"Unique key {template!r} {what}, with these arguments")
+        problem = "contains characters that are not printable" if key else "is empty"
+        raise ArgumentError(f"Unique key {template!r} {problem}, with these arguments")
     return key if len(key) <= MAX_KEY_LENGTH else f"{key[: MAX_KEY_LENGTH - DIGEST_LENGTH]}{_tail(key)}"
 
 
@@ -387,7 +390,7 @@ def _cost(limit: Limit | Turns, values: Mapping[str, JsonValue]) -> int:
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COST:
         raise ArgumentError(
-            f"Limit {limit.key!r} costs {cost}, which is {shown(value)}; pass a whole number from 0 to "
-            f"{_MAX_COST:,}"
+            f"The cost {cost} of limit {limit.key!r} must be an integer from 0 to {_MAX_COST:,}, got "
+            f"{shown(value)}"
         )
     return value

@@ -1,4 +1,4 @@
-"""Declarations of limits: `Limit` for concurrency and rates, `Turns` for turns alone."""
+"""Declarations of limits: `Limit` for concurrency and rates, and `Turns` for turns only."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def to_span(option: str, value: object, *, most: timedelta = _LONGEST) -> timede
     """Return a positive duration.
 
     Raises:
-        ConfigurationError: the value is not a positive duration, or it is longer than `most`.
+        ConfigurationError: The value is not a positive duration, or it is longer than `most`.
     """
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not is_number or not 0 < seconds <= most.total_seconds():  # type: ignore[operator]
         raise ConfigurationError(
-            f"{option}={shown(value)} is refused; pass a timedelta or seconds, above zero and up to "
-            f"{most.days} days."
+            f"{option} must be a timedelta or seconds, above zero and at most {most.days} days, got "
+            f"{shown(value)}."
         )
     span = value if isinstance(value, timedelta) else timedelta(seconds=seconds)  # type: ignore[arg-type]
     if not span:
-        raise ConfigurationError(f"{option}={shown(value)} is less than a microsecond; pass a longer span.")
+        raise ConfigurationError(f"{option} must be at least a microsecond, got {shown(value)}.")
     return span
 
 
@@ -59,38 +59,38 @@ def name_of(template: str) -> str:
 
 def _check_key(key: object) -> str:
     if not isinstance(key, str):
-        raise TaskError(f"A limit's key is a text such as 'tenant:{{tenant_id}}', not {shown(key)}.")
-    taken_apart = pieces("Limit key", key)
-    fixed = "".join(literal for literal, _ in taken_apart)
-    names = sum(name is not None for _, name in taken_apart)
+        raise TaskError(f"Limit key must be a string such as 'tenant:{{tenant_id}}', got {shown(key)}.")
+    parts = pieces("Limit key", key)
+    fixed = "".join(literal for literal, _ in parts)
+    names = sum(name is not None for _, name in parts)
     if not fixed.isprintable():
-        raise TaskError(f"Limit key {key!r} holds characters that cannot be printed.")
+        raise TaskError(f"Limit key {key!r} contains characters that are not printable.")
     before = ""
-    for literal, name in taken_apart:
+    for literal, name in parts:
         before += literal
         part = before.rpartition("/")[2]
         if name is not None and ":" not in part:
             raise TaskError(
-                f"Limit key {key!r}: {{{name}}} has no ':' before it in its part, so that each value would "
-                f"have numbers of its own. Write {part or name}:{{{name}}}; what stands before the ':' is "
-                "the name that the numbers belong to."
+                f"Limit key {key!r} has no ':' before {{{name}}} in the same part, so each value would need "
+                f"its own settings. Use {part or name}:{{{name}}}; the settings belong to the name before "
+                "the ':'."
             )
     if not all(name_of(key).split("/")):
-        raise TaskError(f"Limit key {key!r} has a part without a name; write 'tenant:{{tenant_id}}/openai'.")
+        raise TaskError(
+            f"Limit key {key!r} has a part without a name. Use for example 'tenant:{{tenant_id}}/openai'."
+        )
     most = MAX_KEY_LENGTH - names * DIGEST_LENGTH
     if len(fixed) > most:
         raise TaskError(
-            f"Limit key {key!r} has {len(fixed)} characters of its own; at most {most} are allowed beside "
-            f"{names} placeholders."
+            f"Limit key {key!r} must have at most {most} characters in addition to {names} placeholders, got "
+            f"{len(fixed)}."
         )
     return key
 
 
 def _check_number(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigurationError(
-            f"{name}={shown(value)} is refused; use a whole number from {low:,} to {high:,}."
-        )
+        raise ConfigurationError(f"{name} must be an integer from {low:,} to {high:,}, got {shown(value)}.")
 
 
 def _to_per(value: timedelta | float) -> timedelta:
@@ -99,16 +99,16 @@ def _to_per(value: timedelta | float) -> timedelta:
 
 @attrs.frozen(cache_hash=True)
 class Turns:
-    """Turns of jobs with different keys, which is fairness without any limit.
+    """Turns of jobs with different keys, which make them fair without a limit.
 
     With `Turns("tenant:{tenant_id}")`, a hundred thousand jobs of one tenant do not delay ten jobs of
-    another.
+    another tenant.
 
     Args:
         key: a string that can contain parameters of the task, each after a ":": "tenant:{tenant_id}".
 
     Raises:
-        TaskError: the key is not such a string.
+        TaskError: The key is not such a string.
     """
 
     key: str = attrs.field(converter=_check_key)
@@ -118,7 +118,7 @@ class Turns:
 
     @property
     def name(self) -> str:
-        """The name that its keys have in common: "tenant"."""
+        """The common name of its keys: "tenant"."""
         return name_of(self.key)
 
 
@@ -133,19 +133,20 @@ class Limit:
 
     Args:
         key: a string that can contain parameters of the task, each after a ":": "tenant:{tenant_id}/openai".
-        concurrent: jobs at the same time, 0 to 1,000; with 0 no job starts.
-        rate: units that may be used per `per`; with 0 no job starts.
-        per: a timedelta or seconds.
-        burst: units that may be used at the same moment after a pause; by default the units of a second, at
-            least 1.
-        cost: units that a start uses: an integer of at least 0, or "{tokens}" for the argument of that name.
-        strict: with `concurrent=1`, the next job starts only after the previous one has ended, including its
-            retries.
+        concurrent: the number of jobs at the same time, 0 to 1,000. With 0, no job starts.
+        rate: the number of units per period. With 0, no job starts.
+        per: the period of the rate; a timedelta or seconds.
+        burst: the number of units that can be used at the same moment after a pause; by default the units of
+            a second, at least 1.
+        cost: the units that a start uses: an integer of at least 0, or "{tokens}" for the argument of that
+            name.
+        strict: with `concurrent=1`, whether the next job starts only after the previous one has ended,
+            including its retries.
 
     Raises:
         ConfigurationError: `concurrent` and `rate` are both missing, or an option is out of range or has no
             effect.
-        TaskError: the key or the cost is not such a string.
+        TaskError: The key or the cost is not such a string.
     """
 
     key: str = attrs.field(converter=_check_key)
@@ -160,8 +161,7 @@ class Limit:
         mine = f"Limit({self.key!r})"
         if self.concurrent is None and self.rate is None:
             raise ConfigurationError(
-                f"{mine} has no number, so that it would limit nothing. Give concurrent or rate; for turns "
-                f"alone write Turns({self.key!r})."
+                f"{mine} requires concurrent or rate. For turns without a limit, use Turns({self.key!r})."
             )
         if self.concurrent is not None:
             _check_number(f"{mine}: concurrent", self.concurrent, 0, MAX_CONCURRENT)
@@ -169,7 +169,7 @@ class Limit:
             _check_number(f"{mine}: rate", self.rate, 0, _MAX_NUMBER)
         elif self.burst is not None or self.per != timedelta(seconds=1):
             given = f"per={self.per.total_seconds():g}" if self.burst is None else f"burst={self.burst!r}"
-            raise ConfigurationError(f"{mine}: {given} says something of a rate, and none is given.")
+            raise ConfigurationError(f"{mine}: {given} has no effect without a rate. Set rate.")
         if self.burst is not None:
             _check_number(f"{mine}: burst", self.burst, 1, _MAX_NUMBER)
         if not isinstance(self.cost, str):
@@ -178,15 +178,15 @@ class Limit:
             len(pieces("Cost", self.cost)) != 1
         ):
             raise TaskError(
-                f"{mine}: cost={self.cost!r} is no name of a parameter; write a whole number, or "
-                'cost="{tokens}".'
+                f'{mine}: cost must be an integer or a parameter in braces, such as "{{tokens}}", got '
+                f"{self.cost!r}."
             )
         if not isinstance(self.strict, bool):
-            raise ConfigurationError(f"{mine}: strict={shown(self.strict)} is neither True nor False.")
+            raise ConfigurationError(f"{mine}: strict must be True or False, got {shown(self.strict)}.")
         if self.strict and self.concurrent != 1:
             raise ConfigurationError(
-                f"{mine}: strict=True keeps jobs in the order in which they end, one by one: it needs "
-                f"concurrent=1, not {self.concurrent}."
+                f"{mine}: strict=True requires concurrent=1, because each job starts only after the previous "
+                f"one has ended, got concurrent={self.concurrent}."
             )
 
     def __repr__(self) -> str:
@@ -194,7 +194,7 @@ class Limit:
 
     @property
     def name(self) -> str:
-        """The name that its keys have in common, to which the settings belong: "tenant"."""
+        """The common name of its keys, to which the settings belong: "tenant"."""
         return name_of(self.key)
 
     @property

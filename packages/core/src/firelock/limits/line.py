@@ -1,9 +1,9 @@
 """The line of jobs that wait for a limit's key: their order, their places and estimates of their start.
 
 Jobs with the same keys wait in one lane, ordered by priority and age, and the lanes take turns. So the line
-contains the first job of each lane, then the second of each, and so on. A claim may deviate from it: it
-begins at the lane where the previous claim ended, and skips lanes that are blocked by another of their keys.
-A place is therefore exact within one lane, and an approximation if there are several.
+contains the first job of each lane, then the second job of each lane, and so on. A claim can deviate from the
+line, because it begins at the lane where the previous claim ended, and skips lanes that are blocked by
+another of their keys. A place is therefore exact if the key has one lane, and otherwise an approximation.
 
 All functions are pure; a storage supplies the lanes and counts their jobs.
 """
@@ -18,20 +18,20 @@ import attrs
 from firelock.limits.numbers import LimitNumbers
 
 LINE_LANES = 1_000
-"""The number of lanes of one key that a line includes."""
+"""The maximum number of a key's lanes that a line includes."""
 LINE_LENGTH = 10_000
-"""The number of places that are counted."""
+"""The maximum number of places that are counted."""
 
 NEVER = math.inf
 """The estimate for a key that is paused, or whose concurrency or rate is 0."""
 
 CountJobs = Callable[[Sequence[int], int], Sequence[int]]
-"""A function that returns how many jobs wait in each of these lanes (by index), up to a maximum."""
+"""A function that returns the number of jobs that wait in each of these lanes (by index), up to a maximum."""
 
 
 @attrs.frozen
 class Spot:
-    """One place in a line: the index of its lane, and how many jobs of that lane come before it."""
+    """One place in a line: the index of its lane, and the number of jobs before it in that lane."""
 
     lane: int
     rank: int
@@ -56,7 +56,7 @@ def spots(count: CountJobs, lanes: int, after: int, limit: int) -> list[Spot]:
 
 
 def parts_of(found: Sequence[Spot]) -> dict[int, tuple[int, int]]:
-    """Return for each lane how many jobs to skip, and how many jobs to read after them."""
+    """Return for each lane the number of jobs to skip, and the number of jobs to read after them."""
     parts: dict[int, tuple[int, int]] = {}
     for spot in found:
         first, number = parts.get(spot.lane, (spot.rank, 0))
@@ -68,11 +68,11 @@ def in_turns(found: Sequence[Spot], ids: Mapping[int, Sequence[str]]) -> tuple[s
     """Return the ids that were read from the lanes, in the order of the line."""
     left = {lane: iter(some) for lane, some in ids.items()}
     read = (next(left[spot.lane], None) for spot in found)
-    return tuple(id for id in read if id is not None)  # jobs may have started meanwhile
+    return tuple(id for id in read if id is not None)  # jobs can have started in the meantime
 
 
 def place_of(count: CountJobs, lanes: int, spot: Spot) -> int:
-    """Return how many jobs of the line come before this place, at most `LINE_LENGTH`."""
+    """Return the number of jobs before this place in the line, at most `LINE_LENGTH`."""
     if spot.rank >= LINE_LENGTH:
         return LINE_LENGTH
     lengths = _lengths(count, lanes, LINE_LENGTH, spot.rank + 1)
@@ -84,8 +84,8 @@ def place_of(count: CountJobs, lanes: int, spot: Spot) -> int:
 def _lengths(count: CountJobs, lanes: int, wanted: int, deepest: int) -> list[int]:
     """Return the length of each lane, up to the first depth at which enough jobs are counted.
 
-    All lanes are counted to the same depth, which is doubled until `wanted` jobs are covered. So a count
-    reads only a few times as many jobs as `wanted`.
+    All lanes are counted to the same depth, which is doubled until `wanted` jobs are counted. Therefore a
+    count reads only a small multiple of `wanted` jobs.
     """
     lengths = [0] * lanes
     longer, depth = list(range(lanes)), min(deepest, math.ceil(wanted / lanes))
@@ -109,15 +109,15 @@ def start_estimate(
     run_time: float | None,
     now: int,
 ) -> float | None:
-    """Return an estimate of when a key admits a job, in microseconds.
+    """Return an estimate of the time when a key admits a job, in microseconds.
 
     The result is `NEVER` if a person must act first, and None if the time is unknown.
 
     Args:
         numbers: the settings of the key.
-        running: how many jobs hold the key.
+        running: the number of jobs that hold the key.
         free_at: the time up to which its rate is used.
-        ahead: how many jobs come before this one; they are assumed to be like it.
+        ahead: the number of jobs before this one; they are assumed to have the same cost and duration.
         cost: units of the rate that the start of the job uses.
         run_time: the duration of such a run, in microseconds; None if it is unknown.
         now: the storage's time, in microseconds.
@@ -143,7 +143,7 @@ def start_bound(
     timeout: float | None,
     now: int,
 ) -> float | None:
-    """Return when a key admits a job if all jobs before it run until their timeouts, in microseconds.
+    """Return the time when a key admits a job if all jobs before it run until their timeouts.
 
     The result is `NEVER` if a person must act first, and None if a job before it has no timeout.
 
@@ -152,7 +152,7 @@ def start_bound(
         left: for each job that holds the key, the remaining time until the timeout of its run, in
             microseconds.
         free_at: the time up to which its rate is used.
-        ahead: how many jobs come before this one.
+        ahead: the number of jobs before this one.
         cost: units of the rate that the start of the job uses.
         timeout: the timeout of the jobs before it, in microseconds; None if one of them has none.
         now: the storage's time, in microseconds.
@@ -165,18 +165,18 @@ def start_bound(
     if timeout is None:
         return None
     free = [0.0] * (numbers.concurrent - len(left))
-    # If too many jobs hold it, the first ends make no room.
+    # If more jobs hold the key than its concurrency allows, the first ends do not make room.
     ends = sorted([*free, *left])[-numbers.concurrent :]
     rounds, place = divmod(ahead, numbers.concurrent)
     return max(starts_at, now + ends[place] + rounds * timeout)
 
 
 def room_after(ends: Sequence[float], concurrent: int | None) -> float:
-    """Return when a key has room for one more job if earlier jobs end by these times, in microseconds.
+    """Return the time when a key has room for one more job if earlier jobs end by these times.
 
     Args:
-        ends: the latest end of each run that holds the key or comes before the job.
-        concurrent: how many jobs may hold the key; None for any number.
+        ends: the latest end of each run that holds the key or comes before the job, in microseconds.
+        concurrent: the number of jobs that may hold the key; None for any number.
     """
     if concurrent is None or len(ends) < concurrent:
         return -math.inf
@@ -184,7 +184,7 @@ def room_after(ends: Sequence[float], concurrent: int | None) -> float:
 
 
 def rate_opens(numbers: LimitNumbers, *, free_at: int, ahead: int, cost: int, now: int) -> float:
-    """Return when the rate of a key admits a job, at the earliest `now`, in microseconds.
+    """Return the time when the rate of a key admits a job, in microseconds, at the earliest `now`.
 
     `ahead` is the number of jobs before it.
     """
@@ -196,7 +196,7 @@ def rate_opens(numbers: LimitNumbers, *, free_at: int, ahead: int, cost: int, no
 
 
 def ends_before(numbers: LimitNumbers, *, running: int, ahead: int) -> int:
-    """Return how many runs must end before a key has room for a job with `ahead` jobs before it."""
+    """Return the number of runs that must end before a key has room for a job with `ahead` jobs before it."""
     if numbers.concurrent is None:
         return 0
     return max(0, ahead + 1 - max(0, numbers.concurrent - running))

@@ -1,7 +1,7 @@
-"""The settings of a limit: how many jobs hold a key at the same time, and how often one may start.
+"""The settings of a limit: the number of jobs that hold a key at the same time, and the rate of their starts.
 
-Rates use the generic cell rate algorithm (ITU-T I.371): for each key, one time is stored, up to which the
-rate is used.
+Rates use the generic cell rate algorithm (ITU-T I.371), which stores one time per key: the time up to which
+the rate is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from firelock.model.clock import SECOND
 
 @lru_cache(maxsize=4_096)
 def name_of(key: str) -> str:
-    """Return the name that supplies the settings of a key that has none of its own.
+    """Return the name that supplies the settings of a key without its own settings.
 
     For example, the name of `tenant:7/openai` is `tenant/openai`.
     """
@@ -27,18 +27,18 @@ def name_of(key: str) -> str:
 
 @attrs.frozen
 class LimitNumbers:
-    """The settings of a limit: how many jobs hold a key at the same time, and how often one may start."""
+    """The settings of a limit: the maximum number of jobs that hold a key, and the rate of their starts."""
 
-    concurrent: int | None = None  # None: any number
-    rate: int | None = None  # units of cost per `per`; None: any number
+    concurrent: int | None = None  # None for any number
+    rate: int | None = None  # units of cost per `per`; None for any number
     per: int = SECOND  # microseconds
-    # Units that may start at the same moment; None: the units of a second, at least 1.
+    # The units that can start at the same moment; None for the units of a second, at least 1.
     burst: int | None = None
     is_paused: bool = False
     interval: float = attrs.field(init=False, eq=False, repr=False)
     """Microseconds per unit; 0 without a rate, and for a rate of 0, which never admits a job."""
     units: float = attrs.field(init=False, eq=False, repr=False)
-    """Units that may start at the same moment."""
+    """The units that can start at the same moment."""
 
     @interval.default
     def _interval(self) -> float:
@@ -56,10 +56,10 @@ class LimitNumbers:
         return self.concurrent is not None or self.rate is not None
 
     def opens_at(self, free_at: float, cost: int = 1) -> float:
-        """Return when a key that is used up to `free_at` admits a start of this cost.
+        """Return the time when a key that is used up to `free_at` admits a start of this cost.
 
-        A start that costs more than a burst waits until the key is completely free, and then goes into debt.
-        So it is late, but it never starves.
+        A start that costs more than a burst waits until the key is completely free, and then uses future
+        units. So it is late, but it never starves.
         """
         return free_at - max(0.0, self.units - cost) * self.interval
 
@@ -75,7 +75,7 @@ def read_numbers(value: str) -> LimitNumbers:
     """Return the settings from the value of a record of the kind `limit`.
 
     Raises:
-        StorageError: the value is not of this form.
+        StorageError: The value does not have this form.
     """
     try:
         said = json.loads(value)
@@ -87,11 +87,11 @@ def read_numbers(value: str) -> LimitNumbers:
             is_paused=bool(said.get("paused")),
         )
     except (AttributeError, TypeError, ValueError) as error:
-        raise StorageError(f"The numbers of a limit cannot be read: {value[:200]!r}.") from error
+        raise StorageError(f"The stored settings of a limit are invalid: {value[:200]!r}.") from error
 
 
 def numbers_for(key: str, known: Mapping[str, LimitNumbers]) -> LimitNumbers:
-    """Return the settings of a key: its own, otherwise those of its name, otherwise none.
+    """Return the settings of a key: its own settings, otherwise those of its name, otherwise empty settings.
 
     The key is paused if either it or its name is paused.
     """
@@ -105,7 +105,7 @@ def spent(numbers: LimitNumbers, free_at: int, *, cost: int, until: int | None, 
     """Return the time up to which a key is used after `Storage.spend`."""
     if cost >= 0:
         used = numbers.charged(free_at, cost, now)
-    else:  # without a rate nothing is used
+    else:  # without a rate, no units are used
         used = free_at + cost * numbers.interval if numbers.interval else 0
     if until is not None:
         used = max(used, until + (numbers.units - 1) * numbers.interval)

@@ -1,4 +1,4 @@
-"""Declarations of one job per key: `Unique` while the job exists, `Debounce` while calls still arrive."""
+"""Declarations of one job per key: `Unique`, and `Debounce`, which also delays the job while calls arrive."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def _check_key(key: object) -> str | None:
     if key is None:
         return None
     if not isinstance(key, str):
-        raise TaskError(f"A unique key is a text such as 'user:{{user_id}}', not {shown(key)}.")
+        raise TaskError(f"Unique key must be a string such as 'user:{{user_id}}', got {shown(key)}.")
     fixed = "".join(literal for literal, _ in pieces("Unique key", key))
     if not key or not fixed.isprintable() or len(fixed) > MAX_KEY_LENGTH:
         raise TaskError(
-            f"Unique key {shown(key)} is refused; its own text is at most {MAX_KEY_LENGTH} printable "
-            "characters. Leave it out for the task and all its arguments."
+            f"Unique key must not be empty and must have at most {MAX_KEY_LENGTH} printable characters in "
+            f"addition to its placeholders, got {shown(key)}. Omit it for the task and all its arguments."
         )
     return key
 
@@ -56,23 +56,23 @@ def _to_max_wait(value: timedelta | float | None) -> timedelta | None:
 class Unique:
     """One job per key: a call while another job has the key does not create a second job.
 
-    For example `Unique("tenant:{tenant_id}/{day}")`. With `Unique()`, the key is the task and all its
-    arguments. A key belongs to its task. The call returns the handle of the job that has the key, with
+    For example `Unique("tenant:{tenant_id}/{day}")`. With `Unique()`, the key consists of the task and all
+    its arguments. A key belongs to its task. The call returns the handle of the job that has the key, with
     `is_new` False.
 
     Args:
         key: a string that can contain parameters of the task.
         until: the key is taken until the job has "started", "ended" (succeeded, failed or was deleted) or
             "succeeded". With "succeeded", a failed job keeps its key.
-        at_least: how long the key stays taken in any case after a job took it, whatever happens to the job; a
-            timedelta or seconds.
-        keep: "first" leaves the job that has the key unchanged. "last" gives it the call's arguments, tags,
-            priority and limits, and requires until="started" without `at_least`.
+        at_least: the minimum duration for which the key stays taken after a job took it, regardless of the
+            job's end; a timedelta or seconds.
+        keep: "first" leaves the job that has the key unchanged. "last" replaces its arguments, tags, priority
+            and limits by those of the call, and requires until="started" without `at_least`.
         conflict: "return" returns the handle of the job that has the key; "raise" raises `DuplicateJob`.
 
     Raises:
-        ConfigurationError: an option is unknown, out of range or conflicts with another option.
-        TaskError: the key is not such a string.
+        ConfigurationError: An option is unknown, out of range or conflicts with another option.
+        TaskError: The key is not such a string.
     """
 
     key: str | None = attrs.field(default=None, converter=_check_key)
@@ -87,13 +87,13 @@ class Unique:
         _check_choice("conflict", self.conflict, ConflictText)
         if self.keep == "last" and (self.until != "started" or self.at_least is not None):
             raise ConfigurationError(
-                'keep="last" replaces the arguments of a job that has not started, so it needs '
-                'until="started" and no at_least.'
+                'keep="last" requires until="started" and no at_least, because it replaces the arguments of '
+                "a job that has not started."
             )
         if self.keep == "last" and self.conflict == "raise":
             raise ConfigurationError(
-                'keep="last" gives the job the arguments of the call, and conflict="raise" refuses the call; '
-                "give one of the two."
+                'keep="last" replaces the arguments of the job, but conflict="raise" rejects the call. Use '
+                "only one of them."
             )
 
     def __repr__(self) -> str:
@@ -102,21 +102,21 @@ class Unique:
 
 @attrs.frozen(cache_hash=True)
 class Debounce:
-    """A job that runs once, when its key has received no calls for a while.
+    """A job that runs once, after its key has not received any calls for a while.
 
-    For example `Debounce("doc:{doc_id}", wait=5)`. Without a key, the key is the task and all its arguments.
-    Each call delays the job again. `is_new` is True for the call that created the job.
+    For example `Debounce("doc:{doc_id}", wait=5)`. Without `key`, the key consists of the task and all its
+    arguments. Each call delays the job again. `is_new` is True for the call that created the job.
 
     Args:
         key: a string that can contain parameters of the task.
         wait: the delay after the last call; a timedelta or seconds.
-        max_wait: the delay after the first call at which the job runs even if calls still arrive; by default
-            ten times `wait`.
+        max_wait: the maximum delay after the first call, after which the job runs even if calls still arrive;
+            by default ten times `wait`.
         keep: whether the job runs with the arguments of the "last" or of the "first" call.
 
     Raises:
-        ConfigurationError: an option is unknown or out of range, or `max_wait` is shorter than `wait`.
-        TaskError: the key is not such a string.
+        ConfigurationError: An option is unknown or out of range, or `max_wait` is shorter than `wait`.
+        TaskError: The key is not such a string.
     """
 
     key: str | None = attrs.field(default=None, converter=_check_key)
@@ -128,8 +128,8 @@ class Debounce:
         _check_choice("keep", self.keep, KeepText)
         if self.max_wait is not None and self.max_wait < self.wait:
             raise ConfigurationError(
-                f"max_wait={self.max_wait.total_seconds():g} is shorter than "
-                f"wait={self.wait.total_seconds():g}, so that the job would run before its wait is over."
+                f"max_wait must be at least wait ({self.wait.total_seconds():g} s), got "
+                f"{self.max_wait.total_seconds():g} s."
             )
 
     def __repr__(self) -> str:

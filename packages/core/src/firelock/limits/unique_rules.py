@@ -1,8 +1,8 @@
 """The rules of unique keys, which decide whether a call stores a job.
 
-A key points at a job, and the job is the source of truth: whether it still has the key is read from the job.
-So no end of a job has to release a key, and nothing can leak. Every storage in Python runs this code; the
-Redis storage implements the same rules in Lua.
+The row of a key contains the id of a job. Whether the job still has the key is computed from the job itself.
+So the end of a job does not have to release the key, and a key cannot stay taken by mistake. Every storage in
+Python runs this code; the Redis storage implements the same rules in Lua.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class UniqueRow:
 
     job_id: str
     mark: int  # `starts_of` the job at the time when it took the key
-    free_at: int = 0  # until this time the key is taken, whatever happens to the job
+    free_at: int = 0  # the key is taken until this time, regardless of the job
 
 
 @attrs.frozen
 class JobFacts:
-    """The values of the job to which a unique key points."""
+    """The relevant fields of the job in a unique key's row."""
 
     state: State
     attempt: int
@@ -38,12 +38,12 @@ class JobFacts:
 
 
 def starts_of(attempt: int, crashes: int) -> int:
-    """Return how often a job was started; a hand-back subtracts a start, a crash or a retry does not."""
+    """Return the number of a job's starts; a hand-back subtracts a start, but a crash or a retry does not."""
     return attempt + crashes
 
 
 def unique_is_taken(row: UniqueRow, job: JobFacts | None, now: int) -> bool:
-    """Return whether the job to which the key points still has the key; pass None for a deleted job."""
+    """Return whether the job in the key's row still has the key; pass None for a deleted job."""
     if now < row.free_at:
         return True
     if job is None or job.admission.unique is None:
@@ -65,26 +65,26 @@ def unique_is_taken(row: UniqueRow, job: JobFacts | None, now: int) -> bool:
 
 
 def refuse_duplicate(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> None:
-    """Refuse a call whose key is taken, unless the call can return the job that has the key.
+    """Reject a call whose key is taken, unless the call can return the job that has the key.
 
     Raises:
-        DuplicateJob: the call must not return another job (`raises`); or the job was deleted and still runs,
-            so that nothing would run for the call.
+        DuplicateJob: The call must not return another job (`raises`), or the job was deleted and still runs,
+            so that no job would run for the call.
     """
     owner, _, key = use.key.partition(" ")
     shown = f"unique key {key!r} of task {owner!r}"
     if job is not None and job.state is State.DELETED and job.is_held:
         raise DuplicateJob(
-            f"Job {row.job_id} has the {shown}; it was deleted and still runs. Nothing was "
-            "stored; call again when it has stopped.",
+            f"Job {row.job_id} has the {shown}, and still runs although it was deleted. Nothing was stored. "
+            "Repeat the call after that job has stopped.",
             row.job_id,
         )
     if use.raises:
-        raise DuplicateJob(f"Job {row.job_id} has the {shown}; nothing was stored.", row.job_id)
+        raise DuplicateJob(f"Job {row.job_id} has the {shown}. Nothing was stored.", row.job_id)
 
 
 def replaces(use: UniqueUse, row: UniqueRow, job: JobFacts | None) -> bool:
-    """Return whether the call's arguments, tags, priority and limits replace those of the key's job."""
+    """Return whether the call's arguments, tags, priority and limits replace those of the existing job."""
     return use.keeps_last and job is not None and _is_changeable(row, job)
 
 
@@ -100,7 +100,7 @@ def debounced_due(
 
 def _is_changeable(row: UniqueRow, job: JobFacts) -> bool:
     if job.admission.unread is not None:
-        return False  # only a newer release can read all of it and change it safely
+        return False  # only a newer release can read all fields of the job and change it safely
     is_waiting = job.state in (State.AWAITING, State.SCHEDULED, State.ENQUEUED)
     return is_waiting and not job.is_held and starts_of(job.attempt, job.crashes) == row.mark
 

@@ -1,1 +1,1 @@
-"""When recurring jobs run: `cron/` has expressions and intervals, `recurring_job` the stored definition."""
+"""The schedules of recurring jobs: `cron/` for expressions and intervals, `recurring_job` for definitions."""

@@ -1,8 +1,8 @@
 """A stored recurring job: the definition, its origin and its due times.
 
-A definition is a record of the kind `recurring`, whose due time is when it fires next. Its value has its own
-version, which firing does not change. An edit that was begun before a firing therefore does not conflict with
-it.
+A definition is a record of the kind `recurring`, whose due time is the time when it fires next. The value of
+the record contains its own version, which firing does not change. Therefore an edit that was begun before a
+firing does not conflict with it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ RECURRING = "recurring"
 
 _ID_LIMIT = 200
 _OF_CALLS = "call:"  # precedes the digest of a definition from `recur()`, to distinguish it from declarations
-_RESET = "reset"  # in place of a digest; it equals no digest, so the code's next definition applies
+_RESET = "reset"  # replaces a digest and differs from all digests, so the code's next definition applies
 
 
 class Origin(StrEnum):
-    """The origin of a definition, as a string for people."""
+    """The origin of a definition; the value is the displayed string."""
 
     CODE = "code"  # declared by `@fire.recurring`
     CALL = "call"  # written by `task.recur(…)`
-    EDITED = "code, edited"  # one of the two, changed by an operator since
+    EDITED = "code, edited"  # from the code, but changed by an operator since
     CREATED = "created here"  # created by an operator; not in the code
 
 
@@ -50,7 +50,7 @@ class Upcoming:
     """A time at which a schedule fires, in UTC."""
 
     at: datetime
-    note: str | None = None  # the effect of a clock change, for people; None if there is none
+    note: str | None = None  # the effect of a clock change, for display; None without an effect
 
 
 @attrs.frozen
@@ -70,33 +70,33 @@ class RecurringRecord:
     meta_json: str | None = None
     is_paused: bool = False
     origin: str = "call"  # call: by recur(); code: declared; operator: edited or created by hand
-    code_digest: str | None = None  # of the definition in the code that was stored last
-    is_gone: bool = False  # was declared in the code, and is no longer
+    code_digest: str | None = None  # of the code's definition that was stored last
+    is_gone: bool = False  # whether it was declared in the code but no longer is
     created_at: int = 0
     updated_at: int = 0
     version: int = 0  # of the definition; 0 if it is not stored yet
     timed_at: int = 0  # when the current due times took effect; earlier ones do not count
-    # progress: written by firing, kept when the definition is updated
-    next_at: int | None = None  # None: never again
+    # The progress is written by firing, and kept when the definition is updated.
+    next_at: int | None = None  # None if it never fires again
     last_at: int | None = None  # the last due time that fired
     last_job_id: str | None = None
-    dropped: int = 0  # missed due times that were dropped, in total
-    error: str | None = None  # why the last firing failed
-    # only written if not None, so that older versions can read the other definitions
+    dropped: int = 0  # the total number of missed due times that were dropped
+    error: str | None = None  # the reason why the last firing failed
+    # These fields are written only if they are not None, so that older versions can read other definitions.
     admission_json: str | None = None  # of its jobs
-    skipped: str | None = None  # why the last due time created no job; part of the progress
-    newer: str | None = None  # the value as stored, if this release cannot read a field of it
+    skipped: str | None = None  # the reason why the last due time did not create a job; part of the progress
+    newer: str | None = None  # the value as stored if this release cannot read a field of it
     more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 
     @property
     def due_at(self) -> int | None:
-        """The time at which it fires next; None if never or while it is paused."""
+        """The time at which it fires next; None if it is paused or never fires again."""
         return None if self.is_paused else self.next_at
 
 
 @attrs.frozen
 class RecurringJob:
-    """A recurring definition, as it was when it was read."""
+    """A snapshot of a recurring definition."""
 
     record: RecurringRecord
 
@@ -132,7 +132,7 @@ class RecurringJob:
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """The meta of its jobs, read-only; empty if there is none."""
+        """The metadata of its jobs, read-only; empty without metadata."""
         return read_meta(self.record.meta_json)
 
     @property
@@ -154,14 +154,14 @@ class RecurringJob:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was declared in the code and no longer is."""
+        """Whether it was declared in the code but no longer is."""
         return self.record.is_gone
 
     @property
     def awaits_code(self) -> bool:
         """Whether it was reset and the code's definition is not stored yet.
 
-        It is stored when the code next declares it.
+        The code's definition is stored when the code next declares it.
         """
         return (self.record.code_digest or "").removeprefix(_OF_CALLS) == _RESET
 
@@ -172,12 +172,12 @@ class RecurringJob:
 
     @property
     def next_at(self) -> datetime | None:
-        """The next due time, or one that could not be fired yet; None if it never fires again."""
+        """The next due time, or an earlier one that could not fire yet; None if it never fires again."""
         return None if self.record.next_at is None else from_micros(self.record.next_at)
 
     @property
     def last_at(self) -> datetime | None:
-        """The last due time for which it ran."""
+        """The last due time that fired."""
         return None if self.record.last_at is None else from_micros(self.record.last_at)
 
     @property
@@ -188,14 +188,14 @@ class RecurringJob:
 
     @property
     def unique_key(self) -> str | None:
-        """The unique key of its jobs, which no other job of the task can have meanwhile; None if none."""
+        """The unique key of its jobs, which no other job of the task can have at the same time; or None."""
         admission = self._admission
         unique = None if admission is None else admission.unique
         return None if unique is None else unique.key.partition(" ")[2]
 
     @property
     def start_within(self) -> timedelta | None:
-        """How long each of its jobs may wait in its queue before it is deleted unrun; None if unlimited."""
+        """The longest wait of its jobs in their queue, after which they are deleted; None if unlimited."""
         admission = self._admission
         within = None if admission is None else admission.start_within
         return None if within is None else timedelta(microseconds=within)
@@ -207,49 +207,49 @@ class RecurringJob:
 
     @property
     def skipped(self) -> str | None:
-        """Why its last due time created no job: another job had its unique key. None if it created one."""
+        """The reason why the last due time did not create a job: another job had its unique key; or None."""
         return self.record.skipped
 
     @property
     def error(self) -> str | None:
-        """Why the last firing failed, or why this process never fires it: a newer version wrote it."""
+        """The reason why the last firing failed, or why only a newer version can fire the definition."""
         return newer_words(self.record) if is_newer(self.record) else self.record.error
 
 
 def is_newer(definition: RecurringRecord) -> bool:
-    """Return whether a newer release wrote one of its fields in a form that this one cannot read."""
+    """Return whether a newer release wrote one of its fields in a form that this release cannot read."""
     return definition.newer is not None
 
 
 def newer_words(definition: RecurringRecord) -> str:
-    """Return which fields of a newer version's definition are unknown, and what to do."""
+    """Return a message with the unknown fields of a newer version's definition, and the fix."""
     kept = _object("{}" if definition.newer is None else definition.newer)
     if kept is None:
         return f"The definition cannot be read: {shown(definition.newer)}. Remove it and add it again."
     unknown = {name for name, value in kept.items() if name in _kinds() and not _is_known(name, value)}
     names = ", ".join(sorted({*unknown, *(_NEEDED - kept.keys())}) or ["schedule"])
     return (
-        f"A newer version of Firelock wrote this definition: {names} is unknown here. It is neither fired "
-        "nor changed by this process; upgrade it."
+        f"A newer version of Firelock wrote this definition: {names} is unknown to this version. This "
+        "process neither fires nor changes it. Upgrade Firelock in this process."
     )
 
 
 def check_recurring_id(recurring_id: str) -> str:
-    """Return the id.
+    """Return the id of a recurring job if it is valid.
 
     Raises:
-        ConfigurationError: the id is not a string of 1 to 200 printable characters.
+        ConfigurationError: The id is not a string of 1 to 200 printable characters.
     """
     is_text = isinstance(recurring_id, str)
     if not is_text or not 0 < len(recurring_id) <= _ID_LIMIT or not recurring_id.isprintable():
         raise ConfigurationError(
-            f"Recurring id {shown(recurring_id)} is refused; use 1 to {_ID_LIMIT} printable characters."
+            f"Recurring id must be 1 to {_ID_LIMIT} printable characters, got {shown(recurring_id)}."
         )
     return recurring_id
 
 
 def digest_of(definition: RecurringRecord) -> str:
-    """Return the digest of a definition in the code; declarations and calls of `recur()` differ."""
+    """Return the digest of a definition in the code; it differs for declarations and calls of `recur()`."""
     fields: Sequence[object] = [
         definition.task, definition.arguments, definition.serializer, definition.schedule, definition.queue,
         definition.priority, definition.tags, definition.timeout_seconds, definition.retry,
@@ -268,7 +268,7 @@ def awaiting_code(definition: RecurringRecord) -> RecurringRecord:
 
 
 def is_declared_once(definition: RecurringRecord) -> bool:
-    """Return whether a declaration in the code wrote it, even if it was edited since."""
+    """Return whether a declaration in the code wrote the definition, even if it was edited since."""
     if definition.origin == "code":
         return True
     digest = definition.code_digest
@@ -301,24 +301,24 @@ def job_of(record: RecurringRecord, job_id: str, instant: int, now: int, reason:
 
 _NEEDED = {"task", "arguments", "serializer", "schedule", "queue"}
 _PROGRESS = ("next_at", "last_at", "last_job_id", "dropped", "error", "skipped")
-_LATER = ("admission_json", "skipped")  # fields that older versions do not know
+_LATER = ("admission_json", "skipped")  # fields that are unknown to older versions
 
 
 def put_recurring(
     storage: Storage, recurring: RecurringRecord, *, keep_progress: bool, read: RecurringRecord | None = None
 ) -> RecurringRecord | None:
-    """Store the definition with version + 1 if the stored version still equals its own (0 if none is stored).
+    """Store the definition with version + 1 if its version is still the stored one (0 for a new definition).
 
-    With `keep_progress`, the stored progress (`next_at` to `error`, and `skipped`) is kept, whatever it is by
-    then. Return the stored definition. Return None if the version has changed, or if a newer version of
-    Firelock wrote the stored definition.
+    With `keep_progress`, the current stored progress (`next_at` to `error`, and `skipped`) is kept. Return
+    the stored definition. Return None if the version has changed, or if a newer version of Firelock wrote the
+    stored definition.
 
     Args:
-        storage: where it is stored.
+        storage: the storage of the definition.
         recurring: the definition to store.
-        keep_progress: whether the change affects neither what has fired nor what will fire.
-        read: the definition that was changed. None is then also returned if it was removed and added again,
-            or if it has fired in the meantime and the progress is not kept.
+        keep_progress: whether the change affects neither past nor future due times.
+        read: the definition before the change. If it is passed, None is also returned if the definition was
+            removed and added again, or if it has fired in the meantime and the progress is not kept.
     """
     while True:
         record = storage.get_record(RECURRING, recurring.id)
@@ -349,7 +349,7 @@ def _is_as_read(stored: RecurringRecord, read: RecurringRecord | None, *, keep_p
 
 
 def get_recurring(storage: Storage, recurring_id: str) -> RecurringRecord | None:
-    """Return the stored definition; None if there is none."""
+    """Return the stored definition; None if it was not found."""
     record = storage.get_record(RECURRING, recurring_id)
     return read_recurring(record) if record else None
 
@@ -365,10 +365,10 @@ def recurring_json(recurring: RecurringRecord) -> str:
 
 
 def read_recurring(record: Record) -> RecurringRecord:
-    """Return the definition of a record; no record is refused.
+    """Return the definition of a record; this function accepts every record.
 
-    Fields that this release does not know are kept in `more`. If it cannot read a field that it does know,
-    `newer` is set; all readable fields are set too.
+    Fields that are unknown to this release are kept in `more`. If a known field cannot be read, `newer` is
+    set, in addition to all readable fields.
     """
     stored = _object(record.value)
     fields = {**(stored or {}), "id": record.key}

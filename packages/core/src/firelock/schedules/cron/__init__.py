@@ -1,8 +1,9 @@
-"""Schedules as values: they return due times without reading a clock.
+"""Schedules as values, which compute due times without reading a clock.
 
-`Cron` and `Every` are schedules. `schedule.due_instants` returns the due times that a recurring job must run
-at a given time. Only this package imports croniter, and only when the first cron expression is read. Read
-`schedule` first, then `grammar` (the syntax of expressions) and `timezones` (the effect of clock changes).
+`Cron` and `Every` are schedules. `schedule.due_instants` returns the due times for which a recurring job must
+run at a given time. Only this package imports croniter, and only when the first cron expression is parsed.
+Read `schedule` first, then `grammar` (the syntax of expressions) and `timezones` (the effect of clock
+changes).
 """
 
 from __future__ import annotations

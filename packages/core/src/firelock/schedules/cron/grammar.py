@@ -1,8 +1,9 @@
-"""The grammar of cron expressions: which values each field of an expression allows.
+"""The grammar of cron expressions, which determines the allowed values of each field.
 
 Each item is checked here, because croniter accepts more than crontab does (hashes, random values, years), and
-its errors name no column. croniter then reads names, ranges and steps, in the forms in which it agrees with
-crontab. Wrapped ranges with a step and ranges of one value are expanded before (test_grammar.py has both).
+its errors do not contain a column. croniter then parses names, ranges and steps, in the forms in which it
+agrees with crontab. Wrapped ranges with a step and ranges of one value are expanded before; test_grammar.py
+contains examples of both.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _NTH_WEEKDAY = re.compile(rf"({_VALUE})#([0-9])")
 
 @attrs.frozen
 class _Kind:
-    """The kind of a field: its allowed values and forms."""
+    """The kind of a field, with its allowed values and forms."""
 
     name: str
     low: int
@@ -63,13 +64,13 @@ class _Kind:
         """Return the value of a number or name.
 
         Raises:
-            ValueError: the string is neither; the message describes the problem.
+            ValueError: The string is neither of them. The message describes the problem.
         """
         if text.isdigit():
             return _bounded("value", text, low=self.low, high=self.high)
         if text not in self.names:
-            known = f"known are {', '.join(self.names)}" if self.names else "this field has no names"
-            raise ValueError(f"unknown name {text!r}; {known}")
+            hint = f"use {', '.join(self.names)}" if self.names else "this field has no names"
+            raise ValueError(f"unknown name {text!r}; {hint}")
         return self.names.index(text) + self.low
 
 
@@ -93,7 +94,7 @@ _KINDS = (_SECOND, _MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY)
 
 @attrs.frozen
 class CronFields:
-    """A parsed cron expression: the values that each field allows, sorted. Sunday is weekday 0."""
+    """A parsed cron expression, with the sorted values that each field allows. Sunday is weekday 0."""
 
     seconds: tuple[int, ...]
     minutes: tuple[int, ...]
@@ -103,9 +104,9 @@ class CronFields:
     weekdays: tuple[int, ...]
     day_rules: tuple[DayRule, ...]
     weekday_rules: tuple[DayRule, ...]
-    any_day: bool  # the day-of-month field is *, ? or */1
+    any_day: bool  # whether the day-of-month field is *, ? or */1
     any_weekday: bool  # the same for the day-of-week field
-    is_interval: bool  # seconds, minutes or hours use *, a range or a step
+    is_interval: bool  # whether seconds, minutes or hours use *, a range or a step
 
 
 @attrs.define
@@ -121,24 +122,24 @@ def tidy(expression: str) -> str:
     """Return the expression with single spaces between its fields.
 
     Raises:
-        ScheduleError: the expression is not a string, is empty, has more than 256 characters, or contains a
+        ScheduleError: The expression is not a string, is empty, has more than 256 characters, or contains a
             character that cron does not use.
     """
     if not isinstance(expression, str):
-        message = f"A cron expression is text, not {type(expression).__name__}. Write it as in '0 2 * * *'."
+        message = f"A cron expression must be a string such as '0 2 * * *', got {type(expression).__name__}."
     elif len(expression) > LENGTH_LIMIT:
         message = (
-            f"Cron expression {expression[:32]!r}… has {len(expression):,} characters; at most "
-            f"{LENGTH_LIMIT} are read. Use ranges and steps, or several recurring jobs."
+            f"Cron expression {expression[:32]!r}… must have at most {LENGTH_LIMIT} characters, got "
+            f"{len(expression):,}. Use ranges and steps, or several recurring jobs."
         )
     elif foreign := _FOREIGN.search(expression):
         message = (
             f"Cron expression {expression!r}, column {foreign.start() + 1}: character {foreign.group()!r} "
-            "has no meaning. Use ASCII digits, letters and * ? , - / # with spaces between the fields."
+            "is not allowed. Use ASCII digits, letters and * ? , - / # with spaces between the fields."
         )
     elif not expression.strip():
         message = (
-            "The cron expression is empty. Write five fields, such as '0 2 * * *', or six with seconds first."
+            "The cron expression is empty. Use five fields, such as '0 2 * * *', or six with seconds first."
         )
     else:
         return " ".join(expression.split())
@@ -149,10 +150,10 @@ def tidy(expression: str) -> str:
 def parse_fields(expression: str) -> CronFields:
     """Return the values that each field of a tidy expression allows.
 
-    The result is cached, because the same stored definitions are shown and fired repeatedly.
+    The result is cached because the same stored definitions are displayed and fired repeatedly.
 
     Raises:
-        ScheduleError: a field is invalid, or no date matches the expression.
+        ScheduleError: A field is invalid, or no date matches the expression.
     """
     pieces = _split(expression)
     kinds = _KINDS[-len(pieces) :]
@@ -174,26 +175,26 @@ def parse_fields(expression: str) -> CronFields:
     )
     if not any(days_in(fields, shape) for month in fields.months for shape in shapes_of(month)):
         raise ScheduleError(
-            f"Cron expression {expression!r} never fires: no month it names has such a day. "
-            "Correct the day of month (L is the last day) or the month."
+            f"Cron expression {expression!r} never fires, because none of its months has such a day. "
+            "Use another day of the month (L is the last day) or another month."
         )
     return fields
 
 
 def _split(expression: str) -> list[tuple[int, str]]:
-    """Return the fields in lower case, each after its column."""
+    """Return the column and the lower-case string of each field."""
     text = expression.lower()
     if text.startswith("@"):
         if text not in MACROS:
             known = ", ".join(MACROS)
             raise ScheduleError(
-                f"Cron expression {expression!r} is unknown. Use one of {known}, or five or six fields."
+                f"Cron macro {expression!r} is unknown. Use one of {known}, or five or six fields."
             )
         text = MACROS[text]
     pieces = [(match.start() + 1, match.group()) for match in re.finditer(r"[^ ]+", text)]
     if len(pieces) not in {_WITHOUT_SECONDS, _WITH_SECONDS}:
         raise ScheduleError(
-            f"Cron expression {expression!r} has {len(pieces)} fields. Write five (minutes, hours, day of "
+            f"Cron expression {expression!r} has {len(pieces)} fields. Use five (minutes, hours, day of "
             "month, month, day of week) or six with seconds first."
         )
     return pieces
@@ -203,7 +204,7 @@ def _read_field(expression: str, kind: _Kind, column: int, field: str) -> _Read:
     items, item, read = field.split(","), field, _Read()
     try:
         if len(items) > _ITEM_LIMIT:
-            raise ValueError(f"the list has {len(items)} items; at most {_ITEM_LIMIT} are read")
+            raise ValueError(f"the list has {len(items)} items; at most {_ITEM_LIMIT} are allowed")
         for item in items:
             is_any = item == "?" and kind in {_DAY, _WEEKDAY} and len(items) == 1
             text = "*" if is_any else item
@@ -212,14 +213,14 @@ def _read_field(expression: str, kind: _Kind, column: int, field: str) -> _Read:
             else:
                 found = _PLAIN.fullmatch(text)
                 if found is None or (found["low"] == "*" and found["high"]):
-                    raise ValueError("this form is not read here" if text else "an item is missing")
+                    raise ValueError("this form is not supported" if text else "an item is missing")
                 read.plain.extend(_plain_forms(kind, *found.group("low", "high", "step")))
                 read.is_any |= text in {"*", "*/1"}
             column += len(item) + 1
     except ValueError as error:
         raise ScheduleError(
             f"Cron expression {expression!r}, {kind.name} {item!r} (column {column}): {error}. "
-            f"Write {kind.forms}."
+            f"Use {kind.forms}."
         ) from None
     return read
 
@@ -242,7 +243,7 @@ def _day_rule(kind: _Kind, text: str) -> DayRule | None:
 
 
 def _plain_forms(kind: _Kind, low: str, high: str | None, step: str | None) -> list[str]:
-    """Return the item in forms that croniter expands in the same way as crontab."""
+    """Return the item as one or more forms that croniter expands in the same way as crontab."""
     stride = _bounded("step", step or "1", low=1, high=kind.count)
     if low == "*":
         return [f"*/{stride}"]
@@ -263,7 +264,7 @@ def _plain_forms(kind: _Kind, low: str, high: str | None, step: str | None) -> l
 def _bounded(what: str, text: str, *, low: int, high: int) -> int:
     value = int(text)
     if not low <= value <= high:
-        raise ValueError(f"{what} {value} is not between {low} and {high}")
+        raise ValueError(f"{what} must be from {low} to {high}, got {value}")
     return value
 
 
@@ -271,12 +272,12 @@ def _expand(expression: str, reads: dict[_Kind, _Read]) -> dict[_Kind, tuple[int
     from croniter import croniter  # noqa: PLC0415 - takes 60 ms, only in programs that use cron expressions
 
     kinds = [kind for kind in (*_KINDS[1:], _SECOND) if kind in reads]  # in croniter's order
-    # croniter must be able to read a field that has only rules; the values of such a field are not used.
+    # croniter must be able to parse a field that has only rules; the values of such a field are not used.
     texts = [",".join(reads[kind].plain) or "*" for kind in kinds]
     try:
         expanded, _ = croniter.expand(" ".join(texts))
     except ValueError as error:
-        raise ScheduleError(f"Cron expression {expression!r} cannot be read: {error}") from error
+        raise ScheduleError(f"Cron expression {expression!r} is invalid: {error}") from error
     return {
         kind: _values(kind, found) if reads[kind].plain else ()
         for kind, found in zip(kinds, expanded, strict=True)
@@ -296,7 +297,7 @@ _LENGTHS = {2: (28, 29), 4: (30,), 6: (30,), 9: (30,), 11: (30,)}
 
 @attrs.frozen
 class MonthShape:
-    """The properties of a month that decide on which of its days a cron expression falls."""
+    """The properties of a month that determine the days that a cron expression matches."""
 
     length: int
     first: int  # the weekday of day 1
@@ -313,7 +314,7 @@ def shape_of(year: int, month: int) -> MonthShape:
 
 
 def shapes_of(month: int) -> list[MonthShape]:
-    """Return every shape that this month of the year can have; all of them occur within 400 years."""
+    """Return all shapes that this month of the year can have; all of them occur within 400 years."""
     return [MonthShape(length, first) for length in _LENGTHS.get(month, (31,)) for first in range(_WEEK)]
 
 
@@ -335,10 +336,10 @@ def _ruled(rules: Sequence[DayRule], month: MonthShape) -> set[int]:
 
 
 class DayRule(Protocol):
-    """A rule that selects at most one day of a month; `str` of it is its name for people."""
+    """A rule that selects at most one day of a month; `str` returns its display name."""
 
     def day(self, month: MonthShape) -> int | None:
-        """Return the day; None if the month has no such day."""
+        """Return the selected day; None if the month has no such day."""
 
 
 @attrs.frozen
@@ -359,12 +360,12 @@ class LastDay:
 
 @attrs.frozen
 class NearestWorkday:
-    """`15W`: the Monday to Friday nearest to a day, never in another month."""
+    """`15W`: the working day (Monday to Friday) nearest to a day, in the same month."""
 
     target: int
 
     def day(self, month: MonthShape) -> int | None:
-        """Return the day; None if the month is too short for the target."""
+        """Return the day; None if the month does not have the target day."""
         target = self.target
         if target > month.length:
             return None
@@ -382,7 +383,7 @@ class NearestWorkday:
 
 @attrs.frozen
 class LastWorkday:
-    """`LW`: the last Monday to Friday."""
+    """`LW`: the last working day (Monday to Friday)."""
 
     def day(self, month: MonthShape) -> int | None:
         """Return the day; every month has one."""
@@ -400,7 +401,7 @@ class NthWeekday:
     nth: int  # 1 to 5
 
     def day(self, month: MonthShape) -> int | None:
-        """Return the day; None if the month has no fifth one."""
+        """Return the day; None if the month does not have a fifth such weekday."""
         day = 1 + (self.weekday - month.first) % _WEEK + _WEEK * (self.nth - 1)
         return day if day <= month.length else None
 
@@ -424,12 +425,12 @@ class LastWeekday:
 
 # ---- description in English ------------------------------------------------------------------------------
 
-_CLOCK_TIMES = 6  # with more times, a rule is easier to read
-_RUN = 3  # this many neighbours are joined: "9 to 17" instead of a list
+_CLOCK_TIMES = 6  # above this number of times, a rule is easier to read
+_RUN = 3  # from this number of consecutive values on, a range is written: "9 to 17" instead of a list
 
 
 def describe_fields(fields: CronFields) -> str:
-    """Return when the fields match: "at 02:00 every day", "every 15 minutes on Monday to Friday"."""
+    """Describe the fields: "at 02:00 every day", "every 15 minutes on Monday to Friday"."""
     times = len(fields.hours) * len(fields.minutes) * len(fields.seconds)
     is_clock = times <= _CLOCK_TIMES and not fields.is_interval
     parts = [_clock_times(fields) if is_clock else _rule(fields)]
@@ -449,7 +450,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _spans(numbers: Sequence[int], words: Sequence[str]) -> str:
-    """Return the words of a sorted list, with neighbours joined: "1, 3 and 9 to 17"."""
+    """Return the words of a sorted list, with ranges of consecutive values: "1, 3 and 9 to 17"."""
     runs: list[list[int]] = []
     for at, number in enumerate(numbers):
         if runs and numbers[runs[-1][-1]] == number - 1:
@@ -500,7 +501,7 @@ def _month_days(fields: CronFields) -> list[str]:
 
 
 def _month_weekdays(fields: CronFields) -> list[str]:
-    # Weeks begin on Monday in the output, so that mon-fri and sat-sun consist of neighbours.
+    # Weeks begin on Monday in the output, so that the days of mon-fri and sat-sun are consecutive.
     ordered = sorted((weekday - 1) % _WEEK for weekday in fields.weekdays)
     words = [_spans(ordered, [_WEEKDAYS[(day + 1) % _WEEK] for day in ordered])] if ordered else []
     return words + [f"{rule} of the month" for rule in fields.weekday_rules]

@@ -1,6 +1,6 @@
 """The schedules of recurring jobs, as values.
 
-They can be compared, hashed, printed and stored as JSON, and they return their due times.
+Schedules can be compared, hashed, printed and stored as JSON, and they compute their due times.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _YEARS = (1900, 9000)
 class Misfire(StrEnum):
     """The rule for due times that passed while no server could fire them."""
 
-    ONCE = "once"  # one run, for the latest of them
-    ALL = "all"  # one run for each, but only for the newest `misfire_limit`
+    ONCE = "once"  # one run, for the latest missed due time
+    ALL = "all"  # one run for each of the newest `misfire_limit` missed due times
     SKIP = "skip"  # no run
 
 
 class Overlap(StrEnum):
     """The rule for a due time if the previous job has not ended."""
 
-    ALLOW = "allow"  # it fires anyway
-    SKIP = "skip"  # it is dropped
-    QUEUE_ONE = "queue_one"  # one waits for the previous job, further ones are dropped
+    ALLOW = "allow"  # the due time fires anyway
+    SKIP = "skip"  # the due time is dropped
+    QUEUE_ONE = "queue_one"  # one due time waits for the previous job; further due times are dropped
 
 
 _Choice = TypeVar("_Choice", Misfire, Overlap)
@@ -44,7 +44,7 @@ def _choose(kind: type[_Choice], name: str, value: str) -> _Choice:
         return kind(value)
     except ValueError as error:
         choices = ", ".join(repr(str(choice)) for choice in kind)
-        raise ScheduleError(f"{name}={value!r} is unknown. Use one of {choices}.") from error
+        raise ScheduleError(f"{name} must be one of {choices}, got {value!r}.") from error
 
 
 def _to_misfire(value: Misfire | str) -> Misfire:
@@ -61,25 +61,25 @@ def _to_misfire_limit(value: int) -> int:
 
 def _require_whole(name: str, value: object, *, low: int = 1, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ScheduleError(f"{name}={value!r} is not a whole number from {low} to {high}.")
+        raise ScheduleError(f"{name} must be an integer from {low} to {high}, got {value!r}.")
     return value
 
 
 def _require_span(name: str, value: object, *, low: timedelta, high: timedelta) -> timedelta:
     if not isinstance(value, timedelta) or not low <= value <= high:
-        raise ScheduleError(f"{name}={value!r} is not a timedelta from {low} to {high}.")
+        raise ScheduleError(f"{name} must be a timedelta from {low} to {high}, got {value!r}.")
     return value
 
 
 def _require_instant(name: str, value: object) -> datetime:
     """Return the time in UTC."""
-    remedy = "Pass an aware one, such as datetime.now(UTC)."
+    expected = "an aware datetime, such as datetime.now(UTC)"
     if not isinstance(value, datetime):
-        message = f"{name}={value!r} is not a datetime. {remedy}"
+        message = f"{name} must be {expected}, got {value!r}."
     elif value.utcoffset() is None:
-        message = f"{name}={value.isoformat()} has no time zone. {remedy}"
+        message = f"{name} must be {expected}, got {value.isoformat()}, which has no time zone."
     elif not _YEARS[0] <= value.year < _YEARS[1]:
-        message = f"{name}={value.isoformat()} lies outside the years {_YEARS[0]} to {_YEARS[1]}."
+        message = f"{name} must be in the years {_YEARS[0]} to {_YEARS[1]}, got {value.isoformat()}."
     else:
         return value.astimezone(UTC)
     raise ScheduleError(message)
@@ -116,11 +116,11 @@ class Cron:
     """A cron expression in a time zone: five fields, or six with seconds first, or a macro such as `@daily`.
 
     If a clock change skips a local time of the schedule, it fires at the first time after the gap. If a local
-    time occurs twice, it fires only the first time, unless seconds, minutes or hours use `*`, a range or a
-    step; then it fires both times.
+    time occurs twice, it fires only the first time. If seconds, minutes or hours use `*`, a range or a step,
+    it fires both times.
 
     Raises:
-        ScheduleError: the expression, the zone or an option is invalid, or no date matches.
+        ScheduleError: The expression, the zone or an option is invalid, or no date matches.
     """
 
     expression: str = attrs.field(converter=tidy)
@@ -172,7 +172,7 @@ class Cron:
         return cls(f"{_time(hour, minute)} {day} {month} *", **options)
 
     def next_after(self, instant: datetime) -> datetime | None:
-        """Return the first due time after `instant`, in UTC; None if there is none in the next 40 years.
+        """Return the first due time after `instant`, in UTC; None if no due time follows within 40 years.
 
         Raises:
             ScheduleError: `instant` is not aware.
@@ -180,7 +180,7 @@ class Cron:
         return self._timetable.next_after(_require_instant("instant", instant))
 
     def upcoming(self, after: datetime, count: int) -> list[datetime]:
-        """Return the next due times after `after`, in order; fewer than `count` if no more follow.
+        """Return the next `count` due times after `after`, in order, or fewer if no more due times follow.
 
         Raises:
             ScheduleError: `after` is not aware, or `count` is not from 0 to 10,000.
@@ -192,7 +192,7 @@ class Cron:
         return self._timetable.count(_require_instant("after", after), _require_instant("until", until))
 
     def note(self, instant: datetime) -> str | None:
-        """Return the effect of a clock change on one of the due times, for people; None if there is none.
+        """Return a description of a clock change's effect on one of the due times; None without an effect.
 
         For example "02:30 does not exist on 29 March: runs at 03:00".
         """
@@ -216,7 +216,7 @@ def _weekday(day: str | int) -> str:
         return str(_require_whole("day", day, low=0, high=7))
     folded = day.lower()
     if folded not in _WEEKDAYS and folded not in {name[:3] for name in _WEEKDAYS}:
-        raise ScheduleError(f"day={day!r} is no weekday. Use a name such as 'mon' or 'monday', or 0 to 7.")
+        raise ScheduleError(f"day must be a weekday such as 'mon' or 'monday', or 0 to 7, got {day!r}.")
     return folded[:3]
 
 
@@ -235,7 +235,7 @@ class Every:
     The anchor (default: 1970-01-01 00:00 UTC) sets the phase; it is not a start time.
 
     Raises:
-        ScheduleError: the interval is under a second or over ten years, or an option or the anchor is
+        ScheduleError: The interval is below a second or above ten years, or an option or the anchor is
             invalid.
     """
 
@@ -288,14 +288,15 @@ def parse_schedule(value: str | Cron | Every) -> Schedule:
     """Return the schedule; a plain string is a cron expression in UTC.
 
     Raises:
-        ScheduleError: the string is not a cron expression, or the value has another type.
+        ScheduleError: The string is not a cron expression, or the value has another type.
     """
     if isinstance(value, Cron | Every):
         return value
     if isinstance(value, str):
         return Cron(value)
     raise ScheduleError(
-        f"{value!r} is no schedule. Pass Cron('0 2 * * *'), Every(timedelta(minutes=5)) or a cron text."
+        "A schedule must be a Cron, an Every or a cron expression, such as Cron('0 2 * * *') or "
+        f"Every(timedelta(minutes=5)), got {value!r}."
     )
 
 
@@ -321,10 +322,10 @@ _POLICY = ("misfire", "misfire_limit", "overlap")
 
 
 def schedule_from_json(text: str) -> Schedule:
-    """Return the stored schedule. Fields that a newer release added are ignored.
+    """Return the stored schedule. Fields that were added by a newer release are ignored.
 
     Raises:
-        ScheduleError: the string is not in the form of `schedule_to_json`, or describes an invalid schedule.
+        ScheduleError: The string does not come from `schedule_to_json`, or describes an invalid schedule.
     """
     try:
         if len(text) > _JSON_LIMIT:
@@ -338,7 +339,7 @@ def schedule_from_json(text: str) -> Schedule:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ScheduleError(
-            f"Stored schedule {text[:64]!r} cannot be read ({error}). Store it again with schedule_to_json."
+            f"The stored schedule {text[:64]!r} is invalid ({error}). Store it again with schedule_to_json."
         ) from error
 
 
@@ -350,11 +351,11 @@ _FIRST_LOOK_BACK = timedelta(minutes=1)
 
 @attrs.frozen
 class Firing:
-    """The due times to run now, and the next due time."""
+    """The due times for which jobs must be created now, and the next due time."""
 
-    instants: list[datetime]  # due times to run, in order; each becomes one job
-    dropped: int  # number of past due times without a run
-    next_at: datetime | None  # the first due time after now; None if there is none
+    instants: list[datetime]  # the due times in order; each becomes one job
+    dropped: int  # the number of past due times without a job
+    next_at: datetime | None  # the first due time after now; None if no due time follows
 
 
 def due_instants(
@@ -368,15 +369,15 @@ def due_instants(
     """Return the due times to run, from the stored `due` up to `now`.
 
     The cost depends on the number of runs, not on the length of the downtime. A due time that is at most
-    `grace` late is not missed. If none is later than that, all of them run. Otherwise, the schedule's
-    `misfire` decides: `once` runs only the latest due time up to now; `all` runs those within the grace and
-    the newest `misfire_limit` of the late ones; `skip` runs those within the grace. `due` counts as a due
-    time, even if the schedule has changed since it was stored. Of the due times of the current schedule,
-    those after `since` count; that is when the schedule took effect. Nothing runs while `due` is in the
-    future.
+    `grace` late is not missed. If no due time is missed, all of them run. Otherwise, the schedule's `misfire`
+    applies: `once` runs only the latest due time up to now; `all` runs the due times within the grace and the
+    newest `misfire_limit` of the missed ones; `skip` runs the due times within the grace. `due` counts as a
+    due time even if the schedule has changed since it was stored. Of the current schedule's due times, only
+    those after `since` count, which is the time when the schedule took effect. If `due` is in the future,
+    nothing runs.
 
     Raises:
-        ScheduleError: a time is not aware, or the grace is negative or above one hour.
+        ScheduleError: A time is not aware, or the grace is negative or above one hour.
     """
     due, now = _require_instant("due", due), _require_instant("now", now)
     _require_span("grace", grace, low=timedelta(0), high=_LONGEST_GRACE)
@@ -405,7 +406,7 @@ def _wanted(schedule: Schedule, on_time: int, total: int) -> int:
 
 
 def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now: datetime) -> list[datetime]:
-    """Return the last `wanted` due times up to now, in order: `due`, and the schedule's after `start`."""
+    """Return the last `wanted` due times up to now, in order, of `due` and the schedule's after `start`."""
     if wanted == 0:
         return []
     instants: list[datetime] = []
@@ -422,7 +423,7 @@ def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now
 def _start_of(schedule: Schedule, wanted: int, first: datetime, now: datetime) -> datetime:
     """Return a time, `first` or later, after which exactly `wanted` due times follow up to now.
 
-    There is at most one due time per second, so that moving back by seconds reaches every count.
+    A second has at most one due time, so moving back by one second at a time reaches every count.
     """
     span = _FIRST_LOOK_BACK
     while now - span > first and schedule.count(now - span, now) < wanted:

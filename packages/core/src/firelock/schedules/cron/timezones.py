@@ -1,4 +1,4 @@
-"""Conversion of wall times, which are local times without a zone, to UTC times.
+"""The conversion of wall times, which are local times without a zone, to UTC times.
 
 A wall time that a clock change skips (a gap) fires at the first time after the gap. A wall time that occurs
 twice (an overlap) fires in the first pass; an interval-like expression fires in both passes. UTC times are
@@ -21,8 +21,8 @@ from firelock.schedules.cron.grammar import MONTHS, CronFields, days_in, shape_o
 
 _SECOND = timedelta(seconds=1)
 # Since 1900, no zone has changed twice within 3.9 days, and no clock was put back by more than 23 hours. The
-# first fact limits the distance between two checks of the offset, the second how far ahead wall times may
-# repeat.
+# first fact limits the distance between two checks of the offset. The second limits the time after which wall
+# times can repeat.
 _LOOK_EVERY = timedelta(days=3)
 _LONGEST_OVERLAP = timedelta(hours=24)
 
@@ -35,7 +35,7 @@ class Timetable:
     zone: ZoneInfo
 
     def next_after(self, instant: datetime) -> datetime | None:
-        """Return the first due time after `instant`; None if there is none within 40 years."""
+        """Return the first due time after `instant`; None if no due time follows within 40 years."""
         floor = instant.replace(microsecond=0)
         here = floor.astimezone(self.zone)
         wall = _bare(here) + _SECOND
@@ -74,7 +74,7 @@ class Timetable:
         return total + self.walls.count(wall, self._wall(end) + _SECOND)
 
     def note(self, at: datetime) -> str | None:
-        """Return the effect of a clock change on one of the due times, for people; None if none."""
+        """Return a description of a clock change's effect on one of the due times; None without an effect."""
         return self._note_on_gap(at) or self._note_on_overlap(at)
 
     def _note_on_gap(self, at: datetime) -> str | None:
@@ -87,14 +87,14 @@ class Timetable:
             gap = f"{_clock(before)} to {_clock(here)} does not exist on {_day(first)}"
             return f"{gap}: its {skipped:,} times run once, at {_clock(here)}"
         runs_anyway = self.walls.count(here, here + _SECOND)
-        outcome = f"the run at {_clock(here)} stands for it" if runs_anyway else f"runs at {_clock(here)}"
+        outcome = f"the run at {_clock(here)} replaces it" if runs_anyway else f"runs at {_clock(here)}"
         return f"{_clock(first)} does not exist on {_day(first)}: {outcome}"
 
     def _note_on_overlap(self, at: datetime) -> str | None:
         here = at.astimezone(self.zone)
         if here.replace(fold=0).utcoffset() == here.replace(fold=1).utcoffset():
             return None
-        comes_twice = f"{_clock(here)} comes twice on {_day(here)}"
+        comes_twice = f"{_clock(here)} occurs twice on {_day(here)}"
         if not self.walls.fields.is_interval:
             return f"{comes_twice}: runs once, the first time"
         return f"{comes_twice}: runs both times, this is the {'second' if here.fold else 'first'}"
@@ -106,7 +106,7 @@ class Timetable:
         return _bare(instant.astimezone(self.zone))
 
     def _first_at(self, wall: datetime) -> datetime:
-        """Return the first time at which clocks show this wall time or, if they skip it, a later one."""
+        """Return the first time at which clocks show this wall time or, if it is skipped, a later one."""
         instant = wall.replace(tzinfo=self.zone).astimezone(UTC)
         if self._wall(instant) == wall:
             return instant
@@ -137,7 +137,7 @@ class Timetable:
             low = high
 
     def _change(self, before: datetime, after: datetime) -> datetime:
-        """Return the first time whose offset differs from that of `before`; that of `after` must differ."""
+        """Return the first time with another offset than `before`; `after` must have another offset."""
         offset = self._offset(before)
         low, high = 0, (after - before) // _SECOND
         while high - low > 1:
@@ -170,15 +170,15 @@ def _day(wall: datetime) -> str:
 
 @cache
 def _zone_names() -> frozenset[str]:
-    # "localtime" is the setting of the machine, so the same schedule would differ between servers.
+    # "localtime" depends on the machine, so the same schedule would differ between servers.
     return frozenset(available_timezones() - {"localtime"})
 
 
 def zone_name(zone: str | tzinfo) -> str:
-    """Return the name of a zone that is given as a name, a `ZoneInfo` or `datetime.UTC`.
+    """Return the name of a zone that was passed as a name, a `ZoneInfo` or `datetime.UTC`.
 
     Raises:
-        ScheduleError: the value is none of these, or a `ZoneInfo` from a file, which has no name.
+        ScheduleError: The value is none of these, or a `ZoneInfo` from a file, which has no name.
     """
     if isinstance(zone, str):
         return zone
@@ -196,7 +196,7 @@ def find_zone(name: str) -> ZoneInfo:
     The name is only looked up in the list of known names; it is never used as a path.
 
     Raises:
-        ScheduleError: no zone has this name.
+        ScheduleError: No zone has this name.
     """
     if name in _zone_names():
         return ZoneInfo(name)
@@ -225,7 +225,7 @@ _DECEMBER = 12
 
 @attrs.frozen
 class WallTimes:
-    """All naive local times that match; they are found and counted without listing them."""
+    """All matching naive local times, which are found and counted without listing them."""
 
     fields: CronFields
     _days: dict[tuple[int, int], tuple[int, ...]] = attrs.field(
@@ -233,7 +233,7 @@ class WallTimes:
     )
 
     def at_or_after(self, wall: datetime) -> datetime | None:
-        """Return the first match at or after the whole second `wall`; None if there is none in 40 years."""
+        """Return the first match at or after the whole second `wall`; None without a match in 40 years."""
         today = self._at_or_after((wall.hour, wall.minute, wall.second))
         first = tuple(unit[0] for unit in self._units())
         year, month, day = wall.year, wall.month, wall.day + (today is None)
@@ -273,9 +273,9 @@ class WallTimes:
         return days
 
     def _at_or_after(self, time: tuple[int, int, int]) -> tuple[int, ...] | None:
-        """Return the first matching time of a day at or after this time; None if there is none."""
+        """Return the first matching time of a day at or after this time; None if no time matches."""
         units = self._units()
-        for depth in (2, 1, 0):  # units before this one stay, this one may have to advance
+        for depth in (2, 1, 0):  # the units before this one stay unchanged; this one might have to advance
             kept, unit = time[:depth], units[depth]
             at = bisect_left(unit, time[depth] + (depth < 2))  # noqa: PLR2004 - seconds may stay unchanged
             if at < len(unit) and all(value in one for value, one in zip(kept, units, strict=False)):
