@@ -142,7 +142,7 @@ def test_requests_that_are_never_finished_shut_nobody_out(start, tmp_path, files
     _, error = process.communicate(timeout=30)
 
     assert "Too many open files" not in error
-    assert 1 == error.count("closing the oldest")
+    assert 1 == error.count("closing those that have waited longest")
     assert 0 == process.returncode
 
 
@@ -271,7 +271,7 @@ def test_a_token_that_is_too_short_is_named(start, tmp_path):
     _, error = ran.communicate(timeout=30)
 
     assert 2 == ran.returncode
-    assert "FIRELOCK_DASHBOARD_TOKEN: A token has less than 16 characters" in error
+    assert "FIRELOCK_DASHBOARD_TOKEN: A token must have at least 16 characters" in error
     assert "short" not in error
 
 

@@ -149,7 +149,7 @@ def test_a_signal_is_answered_on_the_page(fire, client, job):
     assert "Answer: approval" not in text_of(client.get(f"/jobs/{job.id}").text)
 
 
-@pytest.mark.parametrize(("value", "said"), [("yes", "is no JSON"), ("", "value is missing")])
+@pytest.mark.parametrize(("value", "said"), [("yes", "must be JSON"), ("", "value is missing")])
 def test_what_is_no_answer_is_told(fire, client, job, value, said):
     wait_for_approval(fire, job)
 
@@ -309,7 +309,7 @@ def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):
 
     assert 400 == refused.status
     assert 'id="answer-error">value=' in refused.text
-    assert "is no JSON" in refused.text
+    assert "must be JSON" in refused.text
     assert ">yes &lt;b&gt;</textarea>" in refused.text
 
 

@@ -248,7 +248,7 @@ def test_behind_a_trusted_proxy_the_browser_s_host_counts(ask):
 )  # fmt: skip
 def test_wrong_options_are_refused_at_once(fire, options):
     """An invalid origin, host or path is an error with its value when the dashboard is created."""
-    with pytest.raises(ConfigurationError, match=r"=.*(write|use)"):
+    with pytest.raises(ConfigurationError, match=r"=.*use"):
         Dashboard(fire, **options)
 
 

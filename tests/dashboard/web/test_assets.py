@@ -72,7 +72,7 @@ def test_an_address_holds_the_hash_of_the_content(folder):
 
 def test_a_name_that_is_not_there_says_which_are(folder):
     """An unknown name is a mistake of the page's author, so the error lists the known names."""
-    with pytest.raises(ConfigurationError, match=r"No static file 'fire\.css'.*firelock\.css"):
+    with pytest.raises(ConfigurationError, match=r"No static file is named 'fire\.css'.*firelock\.css"):
         Assets(folder).url("fire.css")
 
 
@@ -81,7 +81,7 @@ def test_a_missing_file_of_others_says_how_to_build(folder, name):
     """The dashboard does not start without htmx or uPlot; the error names the missing file and the fix."""
     (folder / name).unlink()
 
-    with pytest.raises(ConfigurationError, match=rf"lacks.*{re.escape(name)}.*make setup"):
+    with pytest.raises(ConfigurationError, match=rf"{re.escape(name)}.*are missing.*make setup"):
         Assets(folder)
 
 
@@ -272,7 +272,7 @@ def test_what_is_not_in_the_table_is_not_found(folder, path):
     answer = Assets(folder).response(path, Headers())
 
     assert 404 == answer.status_code
-    assert b"There is no such file." == answer.body
+    assert b"File not found." == answer.body
     assert "no-store" == answer.headers["cache-control"]
     assert "nosniff" == answer.headers["x-content-type-options"]
 

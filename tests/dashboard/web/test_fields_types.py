@@ -482,7 +482,7 @@ def test_a_list_without_its_retries_is_refused_where_no_page_shows_it(fire, clie
     answer = client.act("/jobs/all/delete?state=scheduled&retrying=False")
 
     assert 400 == answer.status
-    assert "retrying must be true here, or left out" in answer.json()["error"]
+    assert "retrying must be true or missing here" in answer.json()["error"]
     assert 5 == left(fire)
 
 
@@ -553,7 +553,7 @@ def test_a_lone_surrogate_in_json_is_refused_by_name(client, path, field):
     answer = client.ask("POST", path, headers=own, body=body)
 
     assert 400 == answer.status
-    assert f"{field} is not valid UTF-8" in answer.text
+    assert f"{field} must be valid UTF-8" in answer.text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""The pages, one module each, with its routes and views, a template and a file of texts of the same name.
+"""The pages, each with a module of routes and views, and a template and a file of texts of the same name.
 
-Read `job` first, which shows most of what a page does; `stream` shows the output of a job. `jobs` and
+Read `job` first, which has most elements of a page; `stream` shows the output of a job. `jobs` and
 `recurring` also have lists and forms. The other pages, in the order of the `navigation`, are `overview`,
 `batches` (and `batch` for a single one), `failures`, `queues`, `limits`, `tasks`, `servers`, `activity`,
 `system` and `settings`. In addition there are `search`, and `approvals`, which a link opens for people who

@@ -1,4 +1,4 @@
-"""Activity: running and ended operations on many jobs, and the audit."""
+"""The page Activity, with running and ended operations on many jobs, and the audit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def show_activity(visit: Visit) -> Response:
 
 
 def _outcomes(visit: Visit) -> Callable[[Operation], Outcome | None]:
-    """Return a function that returns an operation's outcome.
+    """Return a function from an operation to its outcome.
 
     The function reads jobs only for the three newest requeues whose outcome is not final.
     """
@@ -66,7 +66,7 @@ def _outcomes(visit: Visit) -> Callable[[Operation], Outcome | None]:
 
 @attrs.frozen
 class Named:
-    """The name of an object, and the URL of its page; None if it has no page, or no longer has one."""
+    """The name of an object, and the URL of its page, or None if the object has no page."""
 
     text: str
     address: str | None = None
@@ -120,7 +120,7 @@ def _described(visit: Visit, operation: Operation) -> list[_Fact]:
     for field, value in attrs.asdict(operation.where).items():
         if value is not None and field not in {"since", "until"}:
             name = field.removesuffix("_id")
-            # a filter contains a server's name, but its page the id; the list of servers shows both
+            # a filter contains a server's name, but the server's URL contains the id; the list shows both
             kind = {"parent": "job", "server": ""}.get(name, name)
             address = visit.url("/servers") if name == "server" else _address_of(visit, kind, str(value))
             if name == "fingerprint":
@@ -150,7 +150,7 @@ def _action(visit: Visit, entry: AuditEntry) -> str:
 
 
 def _jobs(visit: Visit, entries: Iterable[AuditEntry]) -> Mapping[str, JobRecord]:
-    """Return the jobs and batches that a page's entries name and that are still stored; one read."""
+    """Return those jobs and batches in a page's entries that are still stored, in one read."""
     targets = {entry.target for entry in entries if entry.action.partition(".")[0] in _OF_JOBS}
     ids = sorted(id for target in targets if _JOB_ID.fullmatch(id := target.removeprefix(_BATCH)))
     return {job.id: job for job in visit.fire.storage.get(ids) if job is not None} if ids else {}
@@ -180,7 +180,7 @@ def _target(visit: Visit, jobs: Mapping[str, JobRecord], entry: AuditEntry) -> N
 
 
 def _named_job(visit: Visit, jobs: Mapping[str, JobRecord], target: str, task: JsonValue) -> Named:
-    """Return a job by its task, or a batch by its name, with the end of its id; other targets unchanged."""
+    """Return the name of a job's task, or of a batch, with the end of the id; other targets unchanged."""
     job_id = target.removeprefix(_BATCH)
     job = jobs.get(job_id)
     if job is not None and job.is_batch:
@@ -191,25 +191,25 @@ def _named_job(visit: Visit, jobs: Mapping[str, JobRecord], target: str, task: J
 
 
 def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
-    told = _sentence(visit, entry.action, entry.detail or {})
-    if told is not None:
-        yield _Fact("", [Named(told)])
+    sentence = _sentence(visit, entry.action, entry.detail or {})
+    if sentence is not None:
+        yield _Fact("", [Named(sentence)])
         return
     for name, value in (entry.detail or {}).items():
-        if _is_said(entry, name, value):
+        if _is_redundant(entry, name, value):
             continue
         if name == "filter" and isinstance(value, Mapping):
             query = {str(key): str(one) for key, one in list(value.items())[:_LONGEST_FILTER]}
             shown = " ".join(f"{key}:{one}" for key, one in query.items())
-            yield _Fact(name, [Named(shown or _told(value), visit.url.of("/jobs", query))])
+            yield _Fact(name, [Named(shown or _value_text(value), visit.url.of("/jobs", query))])
         else:
             kind = _KINDS_OF_DETAILS.get(name, "")
             ones = value if kind and isinstance(value, list) else [value]
             yield _Fact(name.replace("_", " "), [_named_detail(visit, kind, one) for one in ones])
 
 
-def _is_said(entry: AuditEntry, name: str, value: JsonValue) -> bool:
-    """Return whether a detail is empty, or repeats the target of its entry."""
+def _is_redundant(entry: AuditEntry, name: str, value: JsonValue) -> bool:
+    """Return whether a detail is empty, or repeats the target of the entry."""
     if value is None or value == []:
         return True
     kind = entry.action.partition(".")[0]
@@ -232,40 +232,42 @@ def _is_said(entry: AuditEntry, name: str, value: JsonValue) -> bool:
 
 def _named_detail(visit: Visit, kind: str, value: JsonValue) -> Named:
     if not isinstance(value, str):
-        return Named(_told(value))
+        return Named(_value_text(value))
     is_id = kind == "operation" or _JOB_ID.fullmatch(value)
     return Named(short_id(value) if is_id else value, _address_of(visit, kind, value))
 
 
 def _sentence(visit: Visit, action: str, detail: Mapping[str, JsonValue]) -> str | None:
-    """Return the action as a sentence if names and values would not be clear, otherwise None."""
+    """Return the action's details as a sentence, or None if a list of names and values is clear enough."""
     if action in {"limit.set", "limit.reset"} and {"before", "after"} <= detail.keys():
-        return visit.text("activity.changed", before=_told(detail["before"]), after=_told(detail["after"]))
+        return visit.text(
+            "activity.changed", before=_value_text(detail["before"]), after=_value_text(detail["after"])
+        )
     if action != "signal.send" or "signal" not in detail:
         return None
     answer: str | None = None
     if "choice" in detail:
-        answer = _told(detail["choice"])
+        answer = _value_text(detail["choice"])
     elif "answer" in detail and visit.may(Permission.VIEW_ARGUMENTS):
         answer = visit.redacted(_answer_words(detail["answer"]))[:_LONGEST_ANSWER]
-    signal = _told(detail["signal"])
+    signal = _value_text(detail["signal"])
     if answer is None:
         return visit.text("activity.answered", signal=signal)
     return visit.text("activity.answered_with", signal=signal, answer=answer)
 
 
 def _answer_words(value: JsonValue) -> str:
-    """Return an answer in one line: "approved, note: ok by phone"."""
+    """Return an answer on one line: "approved, note: ok by phone"."""
     if not isinstance(value, Mapping):
-        return _told(value)
+        return _value_text(value)
     return ", ".join(
-        (name if one else f"not {name}") if isinstance(one, bool) else f"{name}: {_told(one)}"
+        (name if one else f"not {name}") if isinstance(one, bool) else f"{name}: {_value_text(one)}"
         for name, one in value.items()
         if one is not None and one != ""
     )
 
 
-def _told(value: JsonValue) -> str:
+def _value_text(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -1,11 +1,11 @@
-"""The page of an approval link: the question, a button for each answer, and who answered.
+"""The page of an approval link, with the question, a button for each answer, and the stored answer.
 
-It is not in the table of routes: a visitor with the link needs no session and sees only this page. A GET
-changes nothing, because mail scanners follow links.
+The page is not in the table of routes, because a visitor with the link needs no session and sees only this
+page. A GET changes nothing, because mail scanners follow links.
 
 The link's token is in the fragment of its URL. Therefore a GET of `/approval` returns the same page for every
 link. The page's script posts the token, or the visitor pastes the link into its form; the response to this
-POST is the page with the question. `/approval/TOKEN` is the form of links that an earlier release created.
+POST is the page with the question. Links that an earlier release created have the form `/approval/TOKEN`.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ def has_path(path: str) -> bool:
 
 
 def places_of(path: str) -> dict[str, str]:
-    """Return the token in the path, if there is one."""
+    """Return the token in the path, as a value of the route; empty if the path contains no token."""
     return {"token": path.removeprefix(PREFIX)} if path.startswith(PREFIX) else {}
 
 
 def without_token(path: str) -> str:
-    """Return the path in a form that may be logged."""
+    """Return the path without the token, so that it may be logged."""
     return PREFIX if path.startswith(PREFIX) else path
 
 
 def answer_visit(visit: Visit) -> Response:
-    """Return the page for a request: that of one link, or the one with the form for a link."""
+    """Return the page of the link in a request, or without a link the page with the form for one."""
     is_posted = visit.request.method == "POST"
     if "token" in visit.places:
         return decide(visit) if is_posted else ask(visit)
@@ -63,13 +63,13 @@ def answer_visit(visit: Visit) -> Response:
 
 
 def ask(visit: Visit) -> Response:
-    """Show the link's question, or the answer that was given."""
+    """Show the link's question, or the stored answer."""
     token = _token(visit)
     return _page(visit, token, _approval(visit, token))
 
 
 def decide(visit: Visit) -> Response:
-    """Answer the job's signal with the pressed button, unless it has been answered before."""
+    """Send the pressed button's answer as the job's signal, unless the signal was sent before."""
     token = _token(visit)
     approval = _approval(visit, token)
     label = visit.form.value(_CHOICE)
@@ -133,7 +133,7 @@ def _page(
     answered = None if job is None else _answered(storage.recall(job.id) or [], approval)
     html = visit.dashboard.templates.render(
         "approval.html", url=visit.url, title=approval.question or approval.signal,
-        message=_said(visit, job, answered), approval=approval, answered=answered, is_late=is_late,
+        message=_message(visit, job, answered), approval=approval, answered=answered, is_late=is_late,
         is_open=answered is None and _is_waiting(job) and not visit.dashboard.is_read_only,
         expires_at=instant(approval.expires_at), path=visit.url(PATH), token=token,
         task="" if job is None else task_name(job.task),
@@ -149,7 +149,7 @@ def _answered(memos: list[Memo], approval: ApprovalLink) -> _Answered | None:
     return None
 
 
-def _said(visit: Visit, job: JobRecord | None, answered: _Answered | None) -> str:
+def _message(visit: Visit, job: JobRecord | None, answered: _Answered | None) -> str:
     if answered is not None:
         return ""
     if job is None:

@@ -1,4 +1,4 @@
-"""The page of a batch: its progress, its members as a graph and as a list, and requeueing failed members."""
+"""The page of a batch, with its progress, its members as a graph and as a list, and their requeue."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _ONE = Text("one", is_required=True)
 _DRAWN = 2_000  # members that are read for the graph
 _PAGE = 500  # members per read, for example failed ones that are grouped by their errors
 _LISTED = 20
-_LOOKS = 5  # pages that are read for one list
-_WITHIN = 100  # batches within it that are read for their counts
-_TASKS = 12  # tasks of a flow that are described
+_MOST_PAGES = 5  # pages that are read for one list
+_WITHIN = 100  # nested batches whose counts are read
+_TASKS = 12  # tasks of a flow whose docstrings are shown
 _LINE, _MESSAGE = 240, 300  # characters
 _TABS = ("all", "failed", "active", "waiting", "succeeded", "deleted")
 _OUTPUT = re.compile(r"<output of ([0-9a-f-]{36})>")  # as `with_outputs` writes it
@@ -53,7 +53,7 @@ _STATE_OF_TAB = {
 
 @attrs.frozen
 class MemberTab:
-    """A group of members: those in one state, those that can still progress, or all."""
+    """A tab with a group of members: those in one state, those that can still progress, or all."""
 
     name: str
     count: int
@@ -72,7 +72,7 @@ class MemberRow:
 
     @property
     def waits_for(self) -> tuple[str, str] | None:
-        """The signal or step that a suspended member waits for: a key of `jobs.toml`, and the name."""
+        """The signal or step that a suspended member waits for, as a key of `jobs.toml` and a name."""
         kind, _, name = (self.job.waits_for or "").partition(" ")
         is_known = self.job.state is State.AWAITING and kind in {MemoKind.SIGNAL, MemoKind.CALL}
         return (f"waits_{kind}", name) if is_known else None
@@ -86,8 +86,8 @@ class MemberCause:
     message: str
     task: str
     count: int
-    address: str  # of the list of these members
-    cause: str  # the URL of the cause, with the jobs of all batches
+    address: str  # the URL of the list of these members
+    cause: str  # the URL of the page of the cause, with the jobs of all batches
 
 
 @attrs.define(slots=False)
@@ -96,58 +96,58 @@ class BatchView(JobView):
 
     @property
     def name(self) -> str:
-        """The name that its creator gave it."""
+        """The batch's name."""
         relations = self.job.relations
         return "" if relations is None or relations.batch is None else relations.batch.name
 
     @property
     def stops_at_failure(self) -> bool:
-        """Whether the first failure stops the rest."""
+        """Whether the first failure cancels the other members."""
         relations = self.job.relations
         return relations is not None and relations.batch is not None and relations.batch.fails_fast
 
     @property
     def phases(self) -> list[Phase]:
-        """No phases, because a batch waits and runs at the same time, so its time cannot be divided."""
+        """An empty list, because a batch waits and runs at the same time, so its time cannot be divided."""
         return []
 
     @cached_property
     def counts(self) -> BatchCounts:
-        """The numbers of its members, by state."""
+        """The numbers of the batch's own members, by state."""
         return self.visit.fire.storage.batch_counts([self.job.id])[0] or BatchCounts()
 
     @property
     def bars(self) -> list[tuple[str, int]]:
-        """Pairs of a state and the number of its own members in it; active members are "processing"."""
+        """The states with the numbers of the batch's own members; active members count as "processing"."""
         return _bars(self.counts)
 
     @property
     def held_until(self) -> datetime | None:
-        """The time when it is cancelled unless its creator fills it further; None if it is not filled."""
+        """The time when the batch is cancelled unless its creator adds jobs; None if it is complete."""
         return instant(self.job.due_at) if self.job.state is State.AWAITING else None
 
     @cached_property
     def within(self) -> DeepBatchCounts | None:
-        """The numbers of its jobs, including those of all batches within it; None if there are none."""
+        """The numbers of jobs in the batch and all nested batches; None if there are no nested batches."""
         if not self.counts.batches or not isinstance(self.handle, Batch):
             return None
         return self.handle.counts(deep=True, limit=_WITHIN)
 
     @property
     def within_bars(self) -> list[tuple[str, int]]:
-        """`bars` for the jobs of the batch and of all batches within it."""
+        """The bars, as in `bars`, for the jobs of the batch and of all nested batches."""
         return _bars(self.within) if self.within is not None else []
 
     @property
     def may_cancel(self) -> bool:
-        """Whether it can be cancelled: it is open and has not been cancelled."""
+        """Whether the batch can be cancelled, because it is open and has not been cancelled."""
         return self.job.state is State.AWAITING and not self.counts.is_cancelled
 
     # ---- members -------------------------------------------------------------------------------------------
 
     @cached_property
     def tab(self) -> str:
-        """The shown group of members: the requested one, otherwise the failed members if there are any."""
+        """The shown group of members: the requested group, or else the failed members if there are any."""
         return self.visit.query.maybe(_TAB) or ("failed" if self.counts.failed else "all")
 
     def tabs(self) -> list[MemberTab]:
@@ -188,10 +188,7 @@ class BatchView(JobView):
 
     @property
     def list_address(self) -> str:
-        """The URL of the job list with the whole group.
-
-        For members that can still progress, the list contains all members.
-        """
+        """The URL of the job list with the whole group; for active members, the list contains all members."""
         state = _STATE_OF_TAB.get(self.tab)
         return self.visit.url("/jobs", batch=self.job.id, state=state)
 
@@ -222,9 +219,9 @@ class BatchView(JobView):
 
     @cached_property
     def _awaiting(self) -> list[tuple[JobRecord, bool]]:
-        """The awaiting members, and whether each waits for another member.
+        """The awaiting members, each with whether it waits for another member.
 
-        A member that does not wait for another one can still progress by itself.
+        A member that does not wait for another member can progress by itself.
         """
         jobs = self._first(State.AWAITING, _PAGE)
         inner = [job.id for job in jobs if job.is_batch]
@@ -236,11 +233,11 @@ class BatchView(JobView):
     def _first(self, state: State | None, limit: int) -> list[JobRecord]:
         """Return the newest members in a state.
 
-        The storage may find none on a page although there are some later, so a few pages are read.
+        Up to five pages are read, because a page of the storage can be empty although later pages are not.
         """
         jobs: list[JobRecord] = []
         cursor = None
-        for _ in range(_LOOKS):
+        for _ in range(_MOST_PAGES):
             where = JobFilter(state=state, batch_id=self.job.id)
             page = self.visit.fire.storage.find(where, limit=limit - len(jobs), cursor=cursor)
             jobs += page.jobs
@@ -259,7 +256,7 @@ class BatchView(JobView):
 
     @cached_property
     def causes(self) -> list[MemberCause]:
-        """The errors of failed members, the most frequent first; members that are batches have none."""
+        """The causes of failed members, the most frequent first; members that are batches have no cause."""
         alike: dict[str, list[JobRecord]] = {}
         for job in self._failed:
             if job.error is not None:
@@ -290,19 +287,19 @@ class BatchView(JobView):
 
     @property
     def failed_batches(self) -> int:
-        """The number of failed members that are batches; their own pages show why they failed."""
+        """The number of failed members that are batches, whose own pages show why they failed."""
         return sum(job.is_batch for job in self._failed)
 
-    # ---- its flow ------------------------------------------------------------------------------------------
+    # ---- flow ----------------------------------------------------------------------------------------------
 
     @cached_property
     def graph(self) -> FlowGraph:
-        """Its members as a graph; only the first of them if there are very many."""
+        """The members as a graph; at most 2,000 of them."""
         return draw_flow(self._drawn, digest=self._digest)
 
     @cached_property
     def summaries(self) -> Mapping[str, str]:
-        """The first paragraphs of the docstrings of the drawn tasks, in their order; at most twelve."""
+        """The first paragraphs of the docstrings of the drawn tasks, in drawing order; at most twelve."""
         names = dict.fromkeys(node.task for node in self.graph.nodes)
         known = {entry.name: entry.summary for entry in self.visit.fire.catalogue.list()}
         return dict(islice(((name, known[name]) for name in names if known.get(name)), _TASKS))
@@ -314,7 +311,7 @@ class BatchView(JobView):
         return _OUTPUT.sub(self._output, digest)
 
     def _output(self, found: re.Match[str]) -> str:
-        """Return the name of a member's output among the arguments: its task instead of its id."""
+        """Return a reference to a member's output with the member's task instead of its id."""
         name = self._drawn_names.get(found[1])
         return found[0] if name is None else self.visit.text("batch.output", task=name)
 
@@ -358,11 +355,11 @@ def _bars(counts: BatchCounts | DeepBatchCounts) -> list[tuple[str, int]]:
 
 
 def _waits(job: JobRecord, counts: BatchCounts | None) -> bool:
-    """Return whether an awaiting member waits for another one, as far as its record shows.
+    """Return whether an awaiting member waits for another one, according to its record.
 
     Args:
         job: the member.
-        counts: its counts if it is a batch; a batch that has opened remains awaiting.
+        counts: the member's counts if it is a batch; a batch whose members run is also awaiting.
     """
     if not job.parents or job.waits_for is not None:
         return False
@@ -384,9 +381,10 @@ def show_batch(visit: Visit) -> Response:
 
 
 def requeue_failed(visit: Visit) -> Response:
-    """Requeue the failed members; this opens the batch again until they have ended.
+    """Requeue the failed members, which opens the batch again until they have ended.
 
-    If there are many, the first one is requeued to open the batch, and an operation requeues the rest.
+    If there are many failed members, only the first is requeued immediately, which opens the batch, and an
+    operation requeues the others.
     """
     batch_id = visit.form.value(_ONE)
     batch = visit.fire.jobs.get(batch_id)

@@ -1,4 +1,4 @@
-"""The list of batches with their progress, newest first, by state and by name."""
+"""The list of batches with their progress, newest first, filtered by state and by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _PAGE = 50
-_LOOKED = 2_000  # batches in which one page searches for a name
+_SEARCHED = 2_000  # batches in which one page searches for a name
 _STATES = {
     "open": State.AWAITING,
     "succeeded": State.SUCCEEDED,
@@ -45,7 +45,7 @@ class _BatchRow:
 class _FoundBatches:
     batches: list[Batch]
     looked: int  # the number of batches that were examined
-    cursor: str | None  # continues after these batches
+    cursor: str | None  # the start of the next page
 
 
 @attrs.define(slots=False)
@@ -62,21 +62,21 @@ class BatchList:
         """Return the page that a query requests.
 
         Raises:
-            BadRequest: a field is wrong.
+            BadRequest: If a field is invalid.
         """
         query = visit.query
         return cls(visit, query.maybe(_STATE) or "", query.value(_Q), query.maybe(_CURSOR))
 
     @cached_property
     def found(self) -> _FoundBatches:
-        """The batches of the page; in a search by name, a full page of matches, or those found among many."""
+        """The batches of the page; a search by name examines at most 2,000 batches to fill it."""
         found: list[Batch] = []
         looked, cursor, wanted = 0, self.cursor, self.wanted.casefold()
         while True:
             page = self.visit.fire.batches.list(state=_STATES.get(self.state), limit=_PAGE, cursor=cursor)
             found += [batch for batch in page.batches if wanted in batch.name.casefold()]
             looked, cursor = looked + len(page.batches), page.cursor
-            if cursor is None or not wanted or len(found) >= _PAGE or looked >= _LOOKED:
+            if cursor is None or not wanted or len(found) >= _PAGE or looked >= _SEARCHED:
                 return _FoundBatches(found, looked, cursor)
 
     @cached_property
@@ -95,7 +95,7 @@ class BatchList:
         ]
 
     def tabs(self) -> list[tuple[str, str, bool]]:
-        """Return the states, empty for all, with their URLs and whether they are shown."""
+        """Return the state of each tab, which is empty for all batches, its URL, and whether it is shown."""
         return [
             (name, self.visit.url("/batches", state=name, q=self.wanted), name == self.state)
             for name in ("", *_STATES)

@@ -1,4 +1,4 @@
-"""Charts as numbers: for drawing with a page's script and without it, and for the table."""
+"""The numbers of charts, for the drawing with or without a script, and for the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIVE = "live"
 SPAN_NAMES = (LIVE, *SPANS)
 KINDS = ("throughput", "latency", "depth")
 
-# The stacked values, from the bottom up: a name, the outcomes that are added up, and the state that sets the
+# The stacked values, from the bottom up: a name, the outcomes that are summed, and the state that sets the
 # colour.
 _STACK = (
     ("succeeded", ("succeeded",), "succeeded"),
@@ -41,14 +41,14 @@ _ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
 @attrs.frozen
 class Line:
-    """One series with a value per bucket; None if nothing is known or nothing ended."""
+    """One series with a value per bucket; a value is None if it is unknown or nothing ended."""
 
     name: str
     state: str  # sets its colour
     values: list[float | None]
 
     def is_empty(self) -> bool:
-        """Return whether it shows nothing."""
+        """Return whether the line has no values other than zero."""
         return not any(self.values)
 
 
@@ -89,7 +89,7 @@ class Chart:
 
     @cached_property
     def bottom(self) -> float:
-        """The lower end of the scale: 0, or a power of ten on a logarithmic scale."""
+        """The lower end of the scale, which is 0 or, on a logarithmic scale, a power of ten."""
         if self.kind != "latency":
             return 0.0
         lowest = min((value for line in self.lines for value in line.values if value), default=0.001)
@@ -121,7 +121,7 @@ class Chart:
         return _path(points)
 
     def dots(self, line: Line) -> str:
-        """Return the points of a line as an SVG path of short strokes, so that a single point is visible."""
+        """Return the points of a line as an SVG path of short strokes, so that single points are visible."""
         width = _WIDTH / max(1, len(self.starts))
         return "".join(
             f"M{place * width + width / 2:.1f},{self._height_of(value):.1f}h0.1"
@@ -146,7 +146,7 @@ class Chart:
         ]
 
     def rows(self) -> list[tuple[datetime, datetime, list[float | None]]]:
-        """Return the beginning, the end and the values of each bucket that has any, newest first."""
+        """Return the start, the end and the values of each bucket that has values, newest first."""
         columns = [line.values for line in self.lines]
         return [
             (
@@ -180,7 +180,7 @@ def chart_of_series(series: Series, kind: str) -> Chart:
 
 
 def chart_of_depths(by_minute: Mapping[int, tuple[int, int]], now: float) -> Chart:
-    """Return the chart of the last hour, one bucket per minute: the running and waiting jobs at its end."""
+    """Return the chart of the last hour with the running and waiting jobs at the end of each minute."""
     last = math.floor(now) // 60 * 60
     starts = [last - 60 * (_HOUR_MINUTES - 1 - place) for place in range(_HOUR_MINUTES)]
     found = [by_minute.get(start) for start in starts]
@@ -197,11 +197,11 @@ def chart_of_samples(
 ) -> Chart:
     """Return the chart of the last two minutes with one bucket per second.
 
-    It shows ended jobs, or waiting and running jobs.
+    The kind of the chart selects ended jobs, or waiting and running jobs.
 
-    A second without a sample shows the mean of the other attempts that ended in its minute; `ended` contains
-    the attempts by the minute's start. The numbers of waiting and running jobs in these seconds are not
-    known.
+    `ended` contains the ended attempts by the start of their minute. The attempts of a minute that are not in
+    its samples are distributed evenly among its seconds without a sample. The numbers of waiting and running
+    jobs in these seconds are unknown.
     """
     last = math.floor(now)
     starts = [float(last - _LIVE_SECONDS + 1 + place) for place in range(_LIVE_SECONDS)]
@@ -226,7 +226,7 @@ def _fill(
     by_second: Mapping[int, Sample],
     ended: Mapping[int, Mapping[str, int]],
 ) -> None:
-    """Spread the rest of each minute's sum evenly over its seconds without a sample."""
+    """Distribute the rest of each minute's sum evenly among its seconds without a sample."""
     outcomes = {name: parts for name, parts, _ in _STACK}
     first, last = int(starts[0]), int(starts[-1])
     for line in lines:
@@ -242,7 +242,7 @@ def _fill(
 
 
 def spark(values: Iterable[float], *, width: int = 120, height: int = 28) -> str:
-    """Return a sparkline as an SVG path; empty for fewer than two values or if all are zero."""
+    """Return a sparkline as an SVG path; empty if there are fewer than two values, or if all are zero."""
     numbers = list(values)
     top = max(numbers, default=0)
     if len(numbers) < 2 or top <= 0:  # noqa: PLR2004 - a line has two ends
@@ -262,7 +262,7 @@ def round_up(value: float) -> float:
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:
-    """Return an SVG path through the points; None makes a gap, and a single point becomes a short stroke."""
+    """Return an SVG path through the points; None is a gap, and a single point becomes a short stroke."""
     parts = []
     for before, point in pairwise([None, *points]):
         if point is None:
@@ -278,7 +278,7 @@ def _added(series: Series, outcomes: Sequence[str]) -> list[float | None]:
 
 
 def _seconds(bounds: Sequence[float | None]) -> list[float | None]:
-    """Return bounds of durations for drawing; those that are shown as "< 1 ms" are drawn at 1 ms."""
+    """Return bounds of durations in seconds for drawing; bounds shown as "< 1 ms" are drawn at 1 ms."""
     return [None if bound is None else max(bound, DURATION_BUCKETS[0]) for bound in bounds]
 
 

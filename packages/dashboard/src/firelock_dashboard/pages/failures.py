@@ -1,4 +1,4 @@
-"""Failures by cause: jobs that failed with the same error share a row, a traceback and their actions."""
+"""The page Failures, on which jobs that failed with the same error share a row, a traceback and actions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _GROUPS = 100
 _GROUPED = 10_000  # the newest failed jobs that a storage groups
 _OUTCOMES = 3  # requeues of causes whose outcome is shown
-_TOLD_FOR = timedelta(hours=1)
+_SHOWN_FOR = timedelta(hours=1)
 _BATCHES = 100  # failed batches that are counted
 _ROWS = 20
 _SAMPLE = 200
@@ -52,7 +52,7 @@ FINGERPRINT = Text("fingerprint", "The cause.", is_required=True)
 
 @attrs.frozen
 class Requeue:
-    """A requeue of all jobs of a cause, and the states of these jobs now."""
+    """A requeue of all jobs of a cause, and the present states of these jobs."""
 
     fingerprint: str
     operation_id: str
@@ -67,13 +67,13 @@ class Requeue:
 class _Causes:
     rows: list[Cause]  # the most frequent first
     muted: list[Cause]  # separate; includes muted causes without failed jobs
-    failed: int | None  # jobs that are failed now, if not all were grouped, otherwise None
+    failed: int | None  # the number of failed jobs if not all of them were grouped, otherwise None
     is_cut: bool  # whether there are more causes than are shown, or more jobs than are grouped
-    requeues: Mapping[str, Requeue]  # the last one of a cause, by its fingerprint
-    gone: list[Requeue]  # those of causes without failed jobs; none if the causes of one task are shown
-    batches: int  # failed batches: they count as failed jobs and have no cause of their own
+    requeues: Mapping[str, Requeue]  # the last requeue of each cause, by fingerprint
+    gone: list[Requeue]  # requeues of causes without failed jobs; empty if the causes of one task are shown
+    batches: int  # failed batches, which count as failed jobs but have no cause of their own
     has_more_batches: bool
-    without_cause: int  # further failed jobs: without a recorded error, or not grouped yet
+    without_cause: int  # other failed jobs, which have no recorded error or are not grouped yet
 
     @property
     def grouped(self) -> int:
@@ -82,7 +82,7 @@ class _Causes:
 
     @cached_property
     def shares(self) -> Mapping[str, str]:
-        """The share of each cause by its fingerprint; together they are 100 %."""
+        """The share of each cause, by fingerprint; the shares add up to 100 %."""
         rows = [*self.rows, *self.muted]
         told = shares([row.count for row in rows])
         return {row.fingerprint: share for row, share in zip(rows, told, strict=True)}
@@ -118,13 +118,13 @@ def _causes(visit: Visit, task: str | None) -> _Causes:
 def recent_requeues(visit: Visit) -> Mapping[str, Requeue]:
     """Return the last requeue of each cause within an hour, by fingerprint; at most three.
 
-    They are searched for among the newest operations.
+    Only the newest operations are searched.
     """
     found: dict[str, Requeue] = {}
     watch = visit.dashboard.watch
     for one in watch.operations():
         cause, age = one.where.fingerprint, visit.now - one.started_at
-        if one.verb != "requeue" or cause is None or cause in found or age > _TOLD_FOR:
+        if one.verb != "requeue" or cause is None or cause in found or age > _SHOWN_FOR:
             continue
         kind = watch.remembered.type_of(cause) or cause
         found[cause] = Requeue(
@@ -136,7 +136,7 @@ def recent_requeues(visit: Visit) -> Mapping[str, Requeue]:
 
 
 def without_rows(requeues: Mapping[str, Requeue], known: Sequence[Cause]) -> list[Requeue]:
-    """Return the requeues of causes that are not among the known ones: none of their jobs is failed now."""
+    """Return the requeues of causes that are not known, because none of their jobs is failed now."""
     fingerprints = {one.fingerprint for one in known}
     return [one for fingerprint, one in requeues.items() if fingerprint not in fingerprints]
 
@@ -176,7 +176,7 @@ class _CausePage:
 
     @cached_property
     def count(self) -> int:
-        """The number of jobs as far as it is known; see `is_more`."""
+        """The known number of jobs; `is_more` is whether there might be more."""
         groups = self.visit.dashboard.watch.failure_groups(_GROUPS)
         counted = next((one.count for one in groups if one.fingerprint == self.fingerprint), 0)
         return max(counted, len(self.sample)) if self.is_sample_cut else len(self.sample)
@@ -194,12 +194,12 @@ class _CausePage:
 
     @property
     def counted(self) -> str:
-        """The number as it is shown: "10 000+" if counting stopped there."""
+        """The shown number, such as "10 000+" if the count stopped there."""
         return f"{count_text(self.count)}{'+' if self.is_more else ''}"
 
     @cached_property
     def newest(self) -> Job[Any]:
-        """The job that represents all of them."""
+        """The newest job, which represents all jobs of the cause."""
         return self.sample[0]
 
     @property
@@ -230,7 +230,7 @@ class _CausePage:
 
     @cached_property
     def known(self) -> Cause | None:
-        """The cause as the list contains it, with its first failure and its mute."""
+        """The cause from the list of causes, with its first failure and its mute; None if it is not there."""
         causes = self.visit.dashboard.watch.causes()
         return next((one for one in causes if one.fingerprint == self.fingerprint), None)
 
@@ -264,15 +264,15 @@ class _CausePage:
         facts = [
             text("failures.report_count", count=self.counted),
             text("failures.report_seen", first=stamp(self.oldest_at), last=stamp(self.newest_at)),
-            text("failures.report_tasks", tasks=_told(self.tasks)),
-            text("failures.report_queues", queues=_told(self.queues)),
+            text("failures.report_tasks", tasks=_listed(self.tasks)),
+            text("failures.report_queues", queues=_listed(self.queues)),
             text("failures.report_newest", job=self.newest.id, fingerprint=self.fingerprint),
         ]
         trace = self.failure.text if self.failure else None
         return markdown(f"{self.type}: {self.message}", facts, trace or self.message)
 
 
-def _told(counted: list[tuple[str, int]]) -> str:
+def _listed(counted: list[tuple[str, int]]) -> str:
     return ", ".join(f"`{name}` ({number})" for name, number in counted)
 
 
@@ -287,7 +287,7 @@ def _failed_at(job: Job[Any]) -> datetime | None:
 def show_failure(visit: Visit) -> Response:
     """Show one cause: a traceback that represents all jobs, the tasks and queues, and the jobs."""
     page = _CausePage(visit, visit.places["fingerprint"][:_FINGERPRINT])
-    is_whole = visit.part is None  # its only live region is the navigation, which shows nothing of the cause
+    is_whole = visit.part is None  # the only live region is the navigation, which does not show the cause
     if is_whole and not page.sample:
         raise NotHere(visit.text("failures.unknown"))
     title = task_name(page.type) if is_whole else ""
@@ -298,7 +298,7 @@ def show_failure(visit: Visit) -> Response:
 
 
 def start_on_cause(visit: Visit, verb: str) -> Response:
-    """Start an operation on all failed jobs of the cause; for many jobs, require the number first."""
+    """Start an operation on all failed jobs of the cause; for many jobs, the visitor must type the number."""
     fingerprint = visit.form.value(FINGERPRINT)
     visit.dashboard.forget()  # the question needs current numbers
     page = _CausePage(visit, fingerprint)
@@ -333,7 +333,7 @@ _FOR = Choice("for", choices=(*_SPANS, _FOR_EVER), default="7d")
 
 
 def mute(visit: Visit) -> Response:
-    """Mute the cause for a period or until it is unmuted: it is listed separately and shown in no banner."""
+    """Mute the cause for a period or until it is unmuted, so that banners do not show it."""
     fingerprint = visit.form.value(FINGERPRINT)
     span = visit.form.value(_FOR)
     note = visit.form.maybe(NOTE)
@@ -344,13 +344,13 @@ def mute(visit: Visit) -> Response:
 
 
 def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str | None) -> Cause | None:
-    """Mute the cause and record it in the audit; return the cause, or None if it has no failed job.
+    """Mute the cause and record this in the audit; return the cause, or None if it has no failed job.
 
-    Without a span, it is muted until it is unmuted.
+    Without a span, the cause is muted until it is unmuted.
     """
     page = _CausePage(visit, fingerprint)
     cause = page.known
-    if cause is None and page.sample:  # a rare cause, which is in no list
+    if cause is None and page.sample:  # a rare cause, which is not among the hundred largest
         task, newest_at = page.newest.task, page.newest_at
         cause = Cause(fingerprint, page.type, page.message, task, 1, newest_at, page.oldest_at, (), None)
     if cause is None:
@@ -358,7 +358,7 @@ def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str
     try:
         until = None if span is None else visit.now + span
     except OverflowError as error:
-        raise BadRequest("for ends after the year 9999; give a shorter span, or leave it out.") from error
+        raise BadRequest("for must end before the year 10000; use a shorter span, or remove it.") from error
     visit.dashboard.watch.remembered.mute(cause, Mute(visit.who, visit.now, note, until))
     visit.audit(
         "cause.mute",
@@ -379,7 +379,7 @@ def unmute(visit: Visit) -> Response:
 
 
 def unmute_cause(visit: Visit, fingerprint: str) -> bool:
-    """Unmute the cause and record it in the audit; return False if it was not muted."""
+    """Unmute the cause and record this in the audit; return False if it was not muted."""
     if not visit.dashboard.watch.remembered.unmute(fingerprint):
         return False
     causes = visit.dashboard.watch.causes()

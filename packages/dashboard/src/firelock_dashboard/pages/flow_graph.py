@@ -1,7 +1,7 @@
-"""The members of a batch as a readable graph: layers from left to right, similar members as one node; no I/O.
+"""The drawing of a batch's members as a graph with layers from left to right; no I/O.
 
 A member's layer is the length of the longest path to it. If a layer has more than eight members of one task,
-they are one node with the count of each state. So a fan-out of thousands has three nodes.
+the graph shows them as one node with the count of each state. So a fan-out of thousands has three nodes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from firelock.storage import JobRecord
 from firelock_dashboard.web.formatting import job_name, short_id, task_name
 
 _ALIKE = 8  # members of one task in one layer that are still drawn separately
-_ROWS = 40  # nodes of one layer; beyond it, all its tasks are drawn as one node each
+_ROWS = 40  # nodes of one layer; if there are more, each of its tasks is drawn as one node
 _HEIGHT, _GAP, _WAY, _MARGIN = 46, 12, 38, 6
 _NARROWEST, _WIDEST = (
     188,
     260,
-)  # the width of a node: two fit on a phone; a longer label ends in an ellipsis
-_BESIDES, _CHARACTER = 44, 7  # parts of a node's width: its icon and edges, and a character of its label
+)  # the width of a node, of which two fit on a phone; a longer label ends in an ellipsis
+_FRAME, _CHARACTER = 44, 7  # parts of a node's width: its icon and edges, and a character of its label
 _LANE = 40  # for the lines to the left of stacked nodes
 _BELOW = 26  # between stacked layers
 _LONGEST = 60  # the maximum number of stacked nodes
@@ -49,18 +49,18 @@ class FlowNode:
 
     @property
     def length(self) -> int:
-        """The approximate number of characters of its longer line."""
+        """The approximate number of characters of the node's longer line."""
         state = 12 if self.count == 1 else 0  # including the separator before the detail
         return max(len(self.label) + (7 if self.count > 1 else 0), len(self.detail) + state)
 
     @property
     def count(self) -> int:
-        """The number of members that it represents."""
+        """The number of members that the node represents."""
         return sum(number for _, number in self.states)
 
     @property
     def state(self) -> str:
-        """The state that people should see first."""
+        """The most important state, which sets the colour."""
         return self.states[0][0]
 
 
@@ -74,11 +74,11 @@ class FlowGraph:
     height: int
     node_width: int = _NARROWEST
     node_height: int = _HEIGHT
-    narrow: FlowGraph | None = None  # the same from top to bottom; None if it would be very long
+    narrow: FlowGraph | None = None  # the same graph from top to bottom; None if it would be very long
 
     @property
     def is_flow(self) -> bool:
-        """Whether any member waits for another one; otherwise there is nothing to draw."""
+        """Whether any member waits for another one, so that there are lines to draw."""
         return bool(self.ways)
 
 
@@ -89,9 +89,9 @@ def draw_flow(
 
     Args:
         members: the jobs.
-        digest: returns a text from a job's arguments that distinguishes it from others of its task. If the
-            text is empty or not unique, the job's id is used instead. Called only for jobs with a node of
-            their own.
+        digest: returns a string from a job's arguments that distinguishes the job from others of its task. If
+            the string is empty or not unique, the job's id is used instead. Called only for jobs with a node
+            of their own.
     """
     parents = _parents(members)
     layers = _layers(parents)
@@ -116,11 +116,11 @@ def draw_flow(
     height = 2 * _MARGIN + max(0, tallest * (_HEIGHT + _GAP) - _GAP)
     drawn = [_way(placed[one], placed[other], node_width) for one, other in sorted(ways)]
     placed_nodes = [placed[key] for column in columns for key in column]
-    narrow = _below_each_other(nodes, columns, ways, node_width) if len(nodes) <= _LONGEST else None
+    narrow = _vertical(nodes, columns, ways, node_width) if len(nodes) <= _LONGEST else None
     return FlowGraph(placed_nodes, drawn, width, height, node_width, narrow=narrow)
 
 
-def _below_each_other(
+def _vertical(
     nodes: Mapping[_Key, FlowNode],
     layers: Sequence[Sequence[_Key]],
     ways: Iterable[tuple[_Key, _Key]],
@@ -154,7 +154,7 @@ def _way_down(one: FlowNode, other: FlowNode, node_width: int, *, is_next: bool)
 def _node_width(nodes: Iterable[FlowNode]) -> int:
     """Return a width at which most labels need no ellipsis; the page truncates longer ones."""
     longest = max((node.length for node in nodes), default=0)
-    return min(_WIDEST, max(_NARROWEST, _BESIDES + longest * _CHARACTER))
+    return min(_WIDEST, max(_NARROWEST, _FRAME + longest * _CHARACTER))
 
 
 def _parents(members: Sequence[JobRecord]) -> dict[str, list[str]]:
@@ -166,7 +166,7 @@ def _parents(members: Sequence[JobRecord]) -> dict[str, list[str]]:
 
 
 def _layers(parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Return the length of the longest path to each member; members of a cycle are in the first layer."""
+    """Return the layer of each member: the length of the longest path to it, or 0 for members of a cycle."""
     children, waiting = defaultdict[str, list[str]](list), dict[str, int]()
     for child, of_child in parents.items():
         waiting[child] = len(of_child)
@@ -210,7 +210,7 @@ def _grouped(
 
 
 def _details(jobs: Sequence[JobRecord], digest: Callable[[JobRecord], str]) -> dict[str, str]:
-    """Return the text that distinguishes each job from the others, by its id."""
+    """Return a string that distinguishes each job from the others, by the job's id."""
     cut = {job.id: _cut(digest(job), _DETAIL) for job in jobs}
     seen = Counter(cut.values())
     return {id: text if text and seen[text] == 1 else short_id(id) for id, text in cut.items()}

@@ -1,4 +1,4 @@
-"""The page of a job: its call, its history, its log, and why it waits."""
+"""The page of a job, with its call, its history, its log, and the reasons why it waits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _AFTER = Integer("after", default=0, least=0, most=999_999_999)  # number of a l
 
 
 def show_job(visit: Visit) -> Response:
-    """Show one job; a part of an id that matches only one job redirects to it."""
+    """Show one job; a part of an id that matches only one job redirects to that job."""
     try:
         page = JobView(visit, _stored(visit))
     except JobNotFound:
@@ -125,7 +125,7 @@ def stop_question(visit: Visit, others: int | None) -> str:
 
 
 def run_again_from(visit: Visit) -> Response:
-    """Requeue the job from this step: the step, and all that was recorded since, runs again."""
+    """Requeue the job from this step on, without the memos that it has recorded since."""
     job_id, step = visit.form.value(_ONE), visit.form.value(_AGAIN)
     question = visit.text("job.confirm_again", name=step)
     if asked := ask_first(visit, question, visit.text("job.step_again"), section="jobs"):
@@ -145,7 +145,7 @@ class AnswerForm:
     fields: Sequence[Parameter] | None  # None if the signal is not registered in this process
     values: Mapping[str, str] = attrs.field(factory=dict)  # the sent values, by field
     problems: Mapping[str, str] = attrs.field(factory=dict)  # by field
-    problem: str = ""  # of the whole answer
+    problem: str = ""  # the problem of the answer as a whole
 
 
 def _answer_form(visit: Visit, job_id: str, name: str) -> AnswerForm:
@@ -154,10 +154,10 @@ def _answer_form(visit: Visit, job_id: str, name: str) -> AnswerForm:
 
 
 def answer_signal(visit: Visit) -> Response:
-    """Store this answer for the signal that the job waits for, unless one was sent before.
+    """Send the signal that the job waits for, unless it was sent before.
 
-    The answer consists of the fields of the signal's type, `args.NAME`, or of JSON in `value`. Wrong fields
-    are shown in the form again, unless a program requested JSON.
+    The answer consists of the fields of the signal's type, `args.NAME`, or of JSON in `value`. If a field is
+    invalid, the form is shown again, unless a program requested JSON.
     """
     job_id, name = visit.form.value(_ONE), visit.form.value(_SIGNAL)
     text, fields = visit.form.maybe(_VALUE_TEXT), visit.form.maybe(ARGUMENTS)
@@ -167,16 +167,16 @@ def answer_signal(visit: Visit) -> Response:
         if visit.wants_json:
             raise BadRequest(str(error)) from error
         return _wrong_answer(visit, _answer_form(visit, job_id, name), error)
-    told = visit.text("job.answered" if is_first else "job.answered_late", name=name)
-    return visit.done(told, to=f"/jobs/{job_id}", kind="good" if is_first else "note")
+    message = visit.text("job.answered" if is_first else "job.answered_late", name=name)
+    return visit.done(message, to=f"/jobs/{job_id}", kind="good" if is_first else "note")
 
 
 def _payload_text(visit: Visit, name: str, text: str | None, fields: Mapping[str, str] | None) -> str:
     """Return the JSON of an answer.
 
     Raises:
-        BadRequest: nothing was sent, or fields of a signal that is not registered in this process.
-        ArgumentError: a field is wrong.
+        BadRequest: If nothing was sent, or only fields although the signal is not registered in this process.
+        ArgumentError: If a field is invalid.
     """
     known = visit.fire.signal_named(name)
     if text is not None or known is None or fields is None:
@@ -187,7 +187,7 @@ def _payload_text(visit: Visit, name: str, text: str | None, fields: Mapping[str
 
 
 def _wrong_answer(visit: Visit, form: AnswerForm, error: ArgumentError | BadRequest) -> Response:
-    """Return the form with the sent values and the problem next to each wrong field."""
+    """Return the form with the sent values and the problem next to each invalid field."""
     values = visit.form.maybe(ARGUMENTS) or {}
     problems: dict[str, str] = {}
     if form.fields is None:
@@ -200,7 +200,7 @@ def _wrong_answer(visit: Visit, form: AnswerForm, error: ArgumentError | BadRequ
 
 
 def download_log(visit: Visit) -> Response:
-    """Return the job's log as text."""
+    """Return the job's log as a text file."""
     lines = _stored(visit).log(limit=_LOG_KEPT)
     text = "".join(
         f"{iso(line.at)} {line.level:<8} [{line.attempt}] {_one_line(visit, line.text)}\n" for line in lines
@@ -214,12 +214,12 @@ def _one_line(visit: Visit, text: str) -> str:
 
 
 def download_arguments(visit: Visit) -> Response:
-    """Return the job's whole arguments."""
+    """Return all arguments of the job as a file."""
     return _payload(visit.arguments(_stored(visit).record(), limit=None), "arguments")
 
 
 def download_result(visit: Visit) -> Response:
-    """Return the job's whole result."""
+    """Return the whole result of the job as a file."""
     record = _stored(visit).record()
     if record.result is None:
         raise NotHere(visit.text("job.no_result_file", id=record.id))
@@ -255,7 +255,7 @@ ROUTES = (
 _MADE_FROM = re.compile(r"(?:copied|run again with changes) from (?P<id>[A-Za-z0-9_-]{1,64})(?: by |$)")
 _RETRY = re.compile(r"retry [0-9]+(?: of [0-9]+)?(?=: )")
 _CHILDREN = 20
-_PARENTS = 20  # that are listed
+_PARENTS = 20  # parents that are listed
 _PARENTS_READ = 500
 _PARENT_CALL = 120  # characters of a parent's arguments
 _LOG = 200  # lines per request
@@ -264,9 +264,9 @@ _AHEAD_PAGES = 4
 _VALUE = 400  # characters of a stored value
 _WAITS_SHOWN = 6
 _RATE_MINUTES = 10
-_HEARD_BY = 30  # seconds; a function that continues for longer does not check its cancellation
+_STOPS_WITHIN = 30  # seconds; a function that continues for longer does not check its cancellation
 _ORDERS = 50  # newest audit entries that are searched for an order to end a worker process
-_FEWEST_RUNS = 20  # minimum runs of its task for a comparison: the p95 of fewer is their slowest
+_FEWEST_RUNS = 20  # minimum runs of a task for a comparison, because the p95 of fewer runs is the slowest
 
 
 @attrs.frozen
@@ -306,16 +306,16 @@ class JobView:
 
     @property
     def attempts_told(self) -> str:
-        """The number of its attempts and their maximum, in words."""
+        """The number of the job's attempts and their maximum, in words."""
         number, most, text = self.job.attempt, self.attempts, self.visit.text
         newest = next((step for step in self.steps if step.entry.attempt is not None), None)
         if self.job.waits_for is not None and newest is not None and not newest.is_counted:
             number = newest.entry.attempt or 0
             if newest.is_requeued or (most and number > most):
-                told = text("job.attempts_requeued", number=number)
+                attempts = text("job.attempts_requeued", number=number)
             else:
-                told = text("job.attempts_of", number=number, most=most) if most else str(number)
-            return text("job.attempts_suspended", attempts=told)
+                attempts = text("job.attempts_of", number=number, most=most) if most else str(number)
+            return text("job.attempts_suspended", attempts=attempts)
         if number == 0 and self.job.is_final:
             return text("job.attempts_never")
         if number == 0:
@@ -325,7 +325,7 @@ class JobView:
         return text("job.attempts_of", number=number, most=most) if most else str(number)
 
     def attempt_told(self, number: int, *, is_requeued: bool) -> str:
-        """Return the name of an attempt; numbers continue after a requeue, which restores all retries."""
+        """Return the name of an attempt; after a requeue, which restores all retries, numbers continue."""
         most, text = self.attempts, self.visit.text
         if is_requeued or (most and number > most):
             return text("job.attempt_requeued", number=number)
@@ -337,11 +337,11 @@ class JobView:
 
     def step_attempt(self, step: ShownStep) -> str:
         """Return the name of the attempt that ended with a step, and whether the attempt was not counted."""
-        told = self.attempt_told(step.entry.attempt or 0, is_requeued=step.is_requeued)
+        attempt = self.attempt_told(step.entry.attempt or 0, is_requeued=step.is_requeued)
         if step.is_counted:
-            return told
+            return attempt
         ends = {State.AWAITING: "suspended", State.ENQUEUED: "interrupted"}
-        return self.visit.text(f"job.attempt_{ends.get(step.entry.state, 'uncounted')}", attempt=told)
+        return self.visit.text(f"job.attempt_{ends.get(step.entry.state, 'uncounted')}", attempt=attempt)
 
     @property
     def now_attempt(self) -> str:
@@ -350,7 +350,7 @@ class JobView:
 
     @property
     def retry_words(self) -> str:
-        """The retries that its call requested; in their stored form if they are of another kind."""
+        """The job's own retry policy in words, or its stored form if the policy is not a `Retry`."""
         stored = self.job.retry or ""
         try:
             retry = Retry.from_json(stored)
@@ -364,21 +364,21 @@ class JobView:
             waits = f"{shown}, …" if len(retry.waits) > _WAITS_SHOWN else shown
         return self.visit.text("job.retry_words", count=retry.attempts, waits=waits)
 
-    # ---- its call ------------------------------------------------------------------------------------------
+    # ---- call ----------------------------------------------------------------------------------------------
 
     @cached_property
     def given(self) -> Payload:
-        """Its arguments, as far as this visitor may see them."""
+        """The job's arguments, as far as this visitor may see them."""
         return self.visit.arguments(self.job)
 
     @property
     def meta(self) -> JsonValue:
-        """Its metadata, as far as this visitor may see it."""
+        """The job's metadata, as far as this visitor may see it."""
         return self.visit.meta(self.job)
 
     @cached_property
     def call(self) -> ShownCall | None:
-        """The call in its written form; None if its arguments may not be seen or cannot be read."""
+        """The call as code; None if the arguments may not be seen or cannot be read."""
         value = self.given.value
         return call_of(self.job.task, value, self._using()) if isinstance(value, dict) else None
 
@@ -395,20 +395,20 @@ class JobView:
 
     @cached_property
     def returned(self) -> Payload | None:
-        """Its result, as far as this visitor may see it; None if there is none."""
+        """The job's result, as far as this visitor may see it; None if there is none."""
         return None if self.job.result is None else self.visit.result(self.job)
 
     @property
     def result(self) -> Node | None:
-        """Its result as a tree; None if it cannot be shown as one."""
+        """The job's result as a tree; None if it cannot be shown as one."""
         returned = self.returned
         return None if returned is None or returned.reason is not None else tree(returned.value)
 
     @property
     def may_change(self) -> bool:
-        """Whether this visitor may run it with changes.
+        """Whether this visitor may run the job again with changes.
 
-        This requires that its task is registered here and its arguments are visible.
+        The task must be registered in this process, and the visitor must be able to see the arguments.
         """
         return (
             self.visit.may(Permission.RUN_TASK)
@@ -418,30 +418,30 @@ class JobView:
 
     @property
     def former(self) -> str | None:
-        """The job of which it is a copy or a changed run, according to its first step."""
+        """The id of the job of which this job is a copy or a changed run, according to its first step."""
         reason = self.steps[-1].entry.reason if self.steps else None
         found = _MADE_FROM.match(reason or "")
         return found["id"] if found else None
 
-    # ---- its history ---------------------------------------------------------------------------------------
+    # ---- history -------------------------------------------------------------------------------------------
 
     @cached_property
     def steps(self) -> list[ShownStep]:
-        """Its steps, newest first."""
+        """The job's steps, newest first."""
         return steps_of(self.handle.history(), self.job)
 
     @cached_property
     def started_at(self) -> datetime | None:
-        """The start of its last attempt; for a running one, as far as it is known."""
+        """The start of the job's last attempt, or None if it is unknown."""
         if self.job.state is not State.PROCESSING:
             return instant(self.job.started_at)
         return instant(starts(self.visit, [self.job]).get(self.job.id))
 
     @property
     def enqueued_at(self) -> datetime | None:
-        """The time when it was last enqueued.
+        """The time when the job was last enqueued.
 
-        The stored time of a job that was handed back is earlier, because it determines the job's place.
+        After a hand-back, the stored time is earlier than this one, because it determines the job's place.
         """
         stored = instant(self.job.enqueued_at)
         entered = next((step.entry.at for step in self.steps if step.entry.state is State.ENQUEUED), None)
@@ -449,9 +449,9 @@ class JobView:
 
     @cached_property
     def phases(self) -> list[Phase]:
-        """The phases of its history, to scale.
+        """The phases of the job's history, to scale.
 
-        The end of a stopped run is not stored, so its last log line or progress is shown as its end.
+        The end of a stopped run is not stored, so the time of its last log line or progress is used instead.
         """
         history = [step.entry for step in reversed(self.steps)]
         return phases_of(
@@ -461,9 +461,10 @@ class JobView:
 
     @cached_property
     def was_stopped(self) -> bool:
-        """Whether a delete stopped its last run, which has ended at a time that is not stored.
+        """Whether a delete stopped the job's last run, which has ended at a time that is not stored.
 
-        A worker that deletes a job after its last failure records an error with the attempt.
+        This is not the case if a worker deleted the job after its last failure, because the worker then
+        stores an error with the attempt.
         """
         if self.job.state is not State.DELETED or self.job.is_stopping or not self.steps:
             return False
@@ -472,17 +473,17 @@ class JobView:
 
     @property
     def ended_label(self) -> str:
-        """The label of its last time among the facts, as a key of `job.toml`."""
+        """The label of the job's last timestamp, as a key of `job.toml`."""
         if self.job.is_stopping or self.was_stopped:
             return "told_to_stop"
         return "deleted_at" if self.job.state is State.DELETED else "ended"
 
     @cached_property
     def places(self) -> list[KeyPlace]:
-        """Its places in the lines of its limits, while it waits for them.
+        """The places of an enqueued job in the lines of its limits.
 
-        If only one limit holds it, its place is the one shown on the page of that limit: jobs that others
-        overtake are left out, as far as one page of the line shows them.
+        If only one limit holds the job, its place is the one shown on the page of that limit, which does not
+        count jobs that other jobs overtake, if they are on one page of the line.
         """
         if self.job.state is not State.ENQUEUED:
             return []
@@ -503,7 +504,7 @@ class JobView:
 
     @cached_property
     def failed_at(self) -> frozenset[datetime]:
-        """The times of its failed attempts: a wait after one is a retry, another wait a sleep in the task."""
+        """The times of failed attempts; a wait after one of them is for a retry, another wait is a sleep."""
         return frozenset(failed.at for failed in self.handle.errors())
 
     @property
@@ -516,7 +517,7 @@ class JobView:
 
     @cached_property
     def failures(self) -> Mapping[int, _Failure]:
-        """Its failed attempts by number."""
+        """The job's failed attempts by number."""
         return {failed.attempt: failed for failed in map(self._failure, self.handle.errors())}
 
     def reason_of(self, entry: JobStep) -> str | None:
@@ -539,7 +540,7 @@ class JobView:
 
     @cached_property
     def memos(self) -> list[ShownMemo]:
-        """Its memos, in the order in which they were recorded."""
+        """The job's memos, in the order in which they were recorded."""
         may_see = self.visit.may(Permission.VIEW_ARGUMENTS)
         return [
             ShownMemo(memo, self._memo_text(memo) if may_see else None)
@@ -547,10 +548,7 @@ class JobView:
         ]
 
     def _memo_text(self, memo: Memo) -> str | None:
-        """Return the value as far as this visitor may see it, shortened.
-
-        The result is None if the value is of no use to a person.
-        """
+        """Return the value of a memo, redacted and shortened; None if it does not help a person."""
         if memo.value is None:
             return self.visit.text("job.timed_out") if memo.author == TIMED_OUT else None
         if not memo.is_done and memo.kind is not MemoKind.CALL:
@@ -568,43 +566,43 @@ class JobView:
 
     @property
     def answer(self) -> AnswerForm:
-        """The form that answers the signal that it waits for."""
+        """The form with which a visitor sends the signal that the job waits for."""
         return _answer_form(self.visit, self.job.id, self.signal or "")
 
     @property
     def may_run_from(self) -> bool:
-        """Whether it may be run again from one of its steps."""
+        """Whether this visitor may run the job again from one of its steps."""
         is_free = self.job.state is not State.PROCESSING
         return is_free and not self.job.is_stopping and self.visit.may(Permission.REQUEUE)
 
-    # ---- its output ----------------------------------------------------------------------------------------
+    # ---- output --------------------------------------------------------------------------------------------
 
     @cached_property
     def progress(self) -> JobProgress | None:
-        """Its reported progress."""
+        """The job's reported progress."""
         return self.handle.progress()
 
     @property
     def speed(self) -> float | None:
-        """The amount of its work done per second; None if unknown."""
+        """The amount of work that the job does per second; None if unknown."""
         started_at, said = self.started_at, self.progress
         if said is None or started_at is None:
             return None
         seconds = (said.at - started_at).total_seconds()
-        if seconds < 1:  # early progress shows no speed, but the time since the start does
+        if seconds < 1:  # progress within a second shows no speed, so use the time since the start
             seconds = (self.visit.now - started_at).total_seconds()
         return said.done / seconds if seconds >= 1 and said.done > 0 else None
 
     @property
     def left(self) -> timedelta | None:
-        """The remaining time at its present speed."""
+        """The remaining time at the present speed; None if unknown."""
         if self.progress is None or not self.speed or self.job.state is not State.PROCESSING:
             return None
         return timedelta(seconds=min(max(0.0, self.progress.total - self.progress.done) / self.speed, 10**9))
 
     @cached_property
     def log(self) -> list[JobLogLine]:
-        """Its log lines after the number in the query; without a number, the newest page of them."""
+        """The job's log lines after the number in the query; without a number, the newest lines."""
         after = self.visit.query.value(_AFTER)
         if not self.visit.may(Permission.VIEW_LOGS):
             return []
@@ -614,12 +612,12 @@ class JobView:
 
     @cached_property
     def stream(self) -> StreamPart | None:
-        """Its stream, initially the end of it; None if this visitor may not see it."""
+        """The requested part of the job's stream, by default the end; None if this visitor may not see it."""
         return read_part(self.visit, self.job) if self.visit.may(Permission.VIEW_LOGS) else None
 
     @property
     def is_stream_named(self) -> bool:
-        """Whether the visitor requested a stream, which is then shown even if it is empty."""
+        """Whether the visitor requested a stream by name, which is then shown even if it is empty."""
         return STREAM in self.visit.query
 
     # ---- related jobs, servers and limits ------------------------------------------------------------------
@@ -638,11 +636,11 @@ class JobView:
 
     @property
     def short_call(self) -> str:
-        """Its call on one line."""
+        """The job's call on one line."""
         return self._call_of(self.job)
 
     def _call_of(self, job: JobRecord) -> str:
-        """Return the name of a job in a sentence: its task, with its arguments if they may be seen."""
+        """Return the name of a job for a sentence: the task, with the arguments if they may be seen."""
         if job.is_batch:
             return self.visit.text("job.the_batch", name=job_name(job))
         given = self.visit.arguments(job, limit=IN_LISTS)
@@ -656,7 +654,7 @@ class JobView:
 
     @cached_property
     def batch_name(self) -> str | None:
-        """The name of the batch that contains it; None if the batch is not stored any more."""
+        """The name of the batch that contains the job; None if the batch is not stored any more."""
         relations = self.job.relations
         if relations is None or relations.batch_id is None:
             return None
@@ -665,13 +663,13 @@ class JobView:
 
     @cached_property
     def children(self) -> tuple[list[JobRecord], bool]:
-        """Its continuations, and whether there are more."""
+        """The job's continuations, and whether there are more."""
         page = self.visit.fire.jobs.page(JobFilter(parent_id=self.job.id), limit=_CHILDREN, oldest_first=True)
         return [child.record() for child in page], page.cursor is not None
 
     @property
     def delete_loses(self) -> str:
-        """The data that a delete would lose, as the end of a key of `jobs.toml`.
+        """The data that a delete of the job would lose, as the end of a key of `jobs.toml`.
 
         A delete that loses data cannot be undone.
         """
@@ -681,12 +679,12 @@ class JobView:
 
     @cached_property
     def why_not_restored(self) -> str | None:
-        """The reason why its delete cannot be undone, as the rest of a sentence; None if it can."""
+        """The reason why the delete of the job cannot be undone, as a clause; None if it can be undone."""
         return self.visit.fire.jobs.why_not_restored([self.job.id])[0]
 
     @cached_property
     def warnings(self) -> list[tuple[str, dict[str, object]]]:
-        """Its problems, as keys of `job.toml` with their values."""
+        """The job's problems, as keys of `job.toml` with their values."""
         job, now, found = self.job, self.visit.now_micros, list[str]()
         if job.state is State.PROCESSING:
             sessions = (session for server in self._servers for session in server.sessions)
@@ -701,48 +699,48 @@ class JobView:
                 found.append("warn_claimed")
         values: dict[str, object] = {"server": job.server or "–"}
         if job.is_stopping:
-            values["told"] = span(self._told)
+            values["told"] = span(self._since_order)
             found.append(self._tail(values))
         return [(key, values) for key in found]
 
     def _tail(self, values: dict[str, object]) -> str:
-        """Return the key of the sentence about a run that continues.
+        """Return the key of the sentence about a run that continues after the order to stop.
 
-        The age of its last sign of life is added to `values`.
+        The age of the run's last sign of life is added to `values`.
         """
         sign = self.last_sign
         if sign is None:
             return "warn_tail"
         values["span"] = span(self.visit.now - sign)
-        is_ignored = (sign - instant(self.job.changed_at)).total_seconds() > _HEARD_BY
+        is_ignored = (sign - instant(self.job.changed_at)).total_seconds() > _STOPS_WITHIN
         return "warn_tail_ignores" if is_ignored else "warn_tail_runs"
 
     @property
-    def _told(self) -> timedelta:
-        """How long ago it was ordered to stop."""
+    def _since_order(self) -> timedelta:
+        """The time since the job was ordered to stop."""
         return self.visit.now - instant(self.job.changed_at)
 
     @property
     def stop_words(self) -> str:
-        """What happens to its worker process, as a key of `job.toml`, by the time since the order to stop."""
-        over = self._told.total_seconds() - self.visit.fire.settings.grace
-        return "process_waits" if over < 0 else "process_due" if over <= _HEARD_BY else "process_stays"
+        """The effect of the order to stop on the job's worker process, as a key of `job.toml`."""
+        over = self._since_order.total_seconds() - self.visit.fire.settings.grace
+        return "process_waits" if over < 0 else "process_due" if over <= _STOPS_WITHIN else "process_stays"
 
     @cached_property
     def holder(self) -> WorkerProcess | None:
-        """The worker process that still runs it after its delete; None if its run has ended."""
+        """The worker process that still runs the deleted job; None if the run has ended."""
         if not self.job.is_stopping:
             return None
         return worker_process(self.visit, self._servers, self.job.session)
 
     @property
     def end_question(self) -> str:
-        """The question before that process is ended."""
+        """The question before the worker process that runs the job is ended."""
         return "" if self.holder is None else end_question(self.visit, self.holder)
 
     @cached_property
     def told_end(self) -> datetime | None:
-        """When that process was ordered to end, according to the newest entries of the audit; one read."""
+        """The time of the order to end that worker process, from the newest audit entries; one read."""
         if self.holder is None or not self.holder.may_be_ended:
             return None
         session = self.holder.session
@@ -755,25 +753,25 @@ class JobView:
 
     @property
     def is_end_overdue(self) -> bool:
-        """Whether the order to end that process had no effect."""
-        told = self.told_end
-        return told is not None and (self.visit.now - told).total_seconds() > _HEARD_BY
+        """Whether the worker process still runs some time after it was ordered to end."""
+        ordered_at = self.told_end
+        return ordered_at is not None and (self.visit.now - ordered_at).total_seconds() > _STOPS_WITHIN
 
     @property
     def others(self) -> int | None:
-        """The number of other jobs that its worker process ran at its last heartbeat; None if unknown."""
+        """The number of other jobs of the same worker process at its last heartbeat; None if unknown."""
         found = (one for server in self._servers for one in server.living(self.visit.now_micros))
         record = next((one for one in found if one.session.id == self.job.session), None)
         return None if record is None else max(0, record.renewal.busy - 1)
 
     @property
     def stop_question(self) -> str:
-        """The question before it is stopped."""
+        """The question before the job is stopped."""
         return stop_question(self.visit, self.others)
 
     @cached_property
     def last_sign(self) -> datetime | None:
-        """The time of its newest log line or progress, if its run continued after the order to stop."""
+        """The time of the newest log line or progress after the order to stop; None if there is none."""
         job = self.job
         if not (job.is_stopping or self.was_stopped):
             return None
@@ -788,13 +786,13 @@ class JobView:
 
     @property
     def server_id(self) -> str | None:
-        """The id of the server that holds it or held it last, if the server is still known."""
+        """The id of the server that runs the job or was the last to run it, if the server is still known."""
         named = [one.id for one in self._servers if one.name == self.job.server]
         return named[-1] if named else None
 
     @cached_property
     def reasons(self) -> list[Reason]:
-        """The reasons why it is not running, for a waiting job."""
+        """The reasons why a waiting job is not running."""
         if self.job.state not in {State.AWAITING, State.SCHEDULED, State.ENQUEUED}:
             return []
         return explain(self._snapshot())
@@ -817,7 +815,7 @@ class JobView:
         )  # fmt: skip
 
     def _holders(self) -> dict[str, datetime]:
-        """Return the start times of jobs that are the only holder of one of its limits; one read for all."""
+        """Return the start times of jobs that are the only holders of this job's limits; one read."""
         waits = [place.wait for place in self.places if place.wait is not None]
         alone = list({wait.holders[0] for wait in waits if len(wait.holders) == 1})
         found = self.visit.fire.storage.get(alone) if alone else []
@@ -828,7 +826,10 @@ class JobView:
         }
 
     def _ahead(self) -> tuple[int, bool]:
-        """Return the number of jobs of its queue that were enqueued before it; priorities are ignored."""
+        """Return how many jobs of the queue were enqueued before this job, and whether there are more.
+
+        Priorities are ignored.
+        """
         where = JobFilter(state=State.ENQUEUED, queue=self.job.queue, until=self.job.changed_at)
         pages = list(islice(pages_of(self.visit.fire, where), _AHEAD_PAGES))
         return sum(map(len, pages)), pages[-1].cursor is not None
@@ -842,13 +843,13 @@ class JobView:
 
     @property
     def stats(self) -> TaskStats | None:
-        """The statistics of its task's attempts of the last day, or None if there are too few to compare."""
+        """The statistics of the task's attempts of the last day; None if there are too few to compare."""
         stats = self.visit.dashboard.history.tasks(24).get(self.job.task)
         return stats if stats is not None and stats.runs >= _FEWEST_RUNS else None
 
     @property
     def seconds(self) -> float | None:
-        """The duration of its last attempt, also of a running one, whatever happened to the job since."""
+        """The duration of the job's last attempt in seconds, also of a running one; None if unknown."""
         if self.job.state is State.PROCESSING:
             return None if self.started_at is None else (self.visit.now - self.started_at).total_seconds()
         if self.job.is_stopping or self.was_stopped:
@@ -857,22 +858,22 @@ class JobView:
 
     @property
     def pace(self) -> str | None:
-        """How fast its last attempt was for its task: slower, usual or quicker; None if unknown."""
+        """The speed of the last attempt compared with the task: slower, usual or quicker; None if unknown."""
         seconds, stats = self.seconds, self.stats
         if seconds is None or stats is None or stats.p50 is None or stats.p95 is None:
             return None
         if seconds > stats.p95:
             return "slower"
         if stats.p50 <= DURATION_BUCKETS[0]:
-            return None  # among the shortest, whose durations are not distinguished
+            return None  # the shortest durations share a bucket, so they cannot be compared
         if seconds > stats.p50:
             return "usual"
-        sure = DURATION_BUCKETS[bisect_left(DURATION_BUCKETS, stats.p50) - 1]  # no median is below its bucket
-        return "quicker" if seconds <= sure else None
+        lower = DURATION_BUCKETS[bisect_left(DURATION_BUCKETS, stats.p50) - 1]  # of the median's bucket
+        return "quicker" if seconds <= lower else None
 
     @cached_property
     def panels(self) -> list[tuple[str, str, bool]]:
-        """The panels of plugins: title, content, and whether the content is an error."""
+        """The panels of plugins, each with a title, the content, and whether the content is an error."""
         visit, failed = self.visit, self.visit.text("job.panel_failed")
         panels: list[tuple[str, str, bool]] = []
         plugins = visit.fire.plugins
@@ -887,7 +888,7 @@ class JobView:
                     panels.append((title, *made))
                 else:
                     kind = type(panel).__name__
-                    wrong = f"returned a {kind} in the list of job_panels; return JobPanel objects."
+                    wrong = f"must return JobPanel objects from job_panels, got a {kind}."
                     wrong = str(plugins.fault(answer.plugin, wrong))
                     panels.append((failed, visit.redacted(wrong)[:1_000], True))
         return panels
@@ -902,10 +903,10 @@ class ShownMemo:
 
     @property
     def took(self) -> float | None:
-        """The seconds from its start until it was recorded; None if they are not known."""
+        """The seconds from the start of the step until it was recorded; None if unknown."""
         memo = self.memo
-        is_told = memo.is_done and memo.started_at is not None
-        return max(0, memo.at - memo.started_at) / 1_000_000 if is_told and memo.started_at else None
+        is_known = memo.is_done and memo.started_at is not None
+        return max(0, memo.at - memo.started_at) / 1_000_000 if is_known and memo.started_at else None
 
 
 _WAITS = {
@@ -929,7 +930,7 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """Its duration."""
+        """The duration of the phase."""
         return (self.end - self.start).total_seconds()
 
 
@@ -963,7 +964,7 @@ def steps_of(history: Sequence[JobStep], job: JobRecord) -> list[ShownStep]:
 
 
 def _counted(history: Sequence[JobStep], job: JobRecord) -> list[bool]:
-    """Return whether the attempt of each step counts; the number of an uncounted one is used again later."""
+    """Return whether the attempt of each step counts; the number of an uncounted attempt is used again."""
     next_number = job.attempt if job.state is State.PROCESSING else job.attempt + 1
     counted: list[bool] = []
     for entry in reversed(history):
@@ -981,11 +982,11 @@ def phases_of(
     job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None,
     failed_at: Collection[datetime] = (), last_sign: datetime | None = None,
 ) -> list[Phase]:  # fmt: skip
-    """Return the job's history as a bar, without the time between an end and a requeue.
+    """Return the phases of the job's history, without the time between an end and a requeue.
 
-    `started_at` is the start of a running job if its record does not contain it yet. It is not stored how
-    much of a wait in the queue was for a limit, a worker or a server. `last_sign` is the time of the last
-    sign of life of a run that continued after the job was deleted.
+    `started_at` is the start of a running job if its record does not contain it yet. `last_sign` is the time
+    of the last sign of life of a run that continued after the job was deleted. A wait in the queue is one
+    phase, because its parts for a limit, a worker and a server are not stored.
     """
     phases = _phases(job, history, now, instant(job.started_at) or started_at, failed_at)
     if last_sign is not None and phases and phases[-1].kind == "processing":
@@ -1028,7 +1029,7 @@ def _phases(
 
 
 def _kind(entry: JobStep, failed_at: Collection[datetime]) -> str:
-    """Return the kind of the phase after this entry; a wait after a failed attempt is a pause between two."""
+    """Return the kind of the phase after this entry; a wait after a failed attempt is "retrying"."""
     if entry.state is State.SCHEDULED and entry.at in failed_at:
         return "retrying"
     return _WAITS.get(entry.state, "enqueued")

@@ -1,4 +1,4 @@
-"""Jobs and retries: lists by state and chips, in pages, with suggestions while the visitor types."""
+"""The pages Jobs and Retries, with lists by state and chips, and suggestions while the visitor types."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class _JobRow:
 
     @property
     def waits_for(self) -> tuple[str, dict[str, object]] | None:
-        """The reason why it waits, as a key of `jobs.toml` with its values.
+        """The reason why the job waits, as a key of `jobs.toml` with its values.
 
         The value is None if only the job's own page shows the reason.
         """
@@ -143,14 +143,14 @@ class _JobRow:
 
     @property
     def cannot_start(self) -> bool:
-        """Whether a job that it waits for has failed or is not stored any more."""
+        """Whether the job waits for a job that has failed or is not stored any more."""
         missing, failed, _, _ = by_end(self.parents)
         return bool(missing or failed)
 
     def _waits_for_parents(self) -> tuple[str, dict[str, object]]:
-        """Return the key and values of the text about the parents that it still waits for.
+        """Return the key and values of the text about the parents for which the job still waits.
 
-        Parents that cannot end by themselves come first.
+        Parents that have failed or are not stored come first, because they cannot end without help.
         """
         if not self.parents:
             return "waits_parents", {"count": len(self.record.parents)}
@@ -171,7 +171,7 @@ class _JobRow:
 
     @property
     def seconds(self) -> float | None:
-        """The duration of its last attempt; None if no attempt has ended, or if a delete hides its end."""
+        """The seconds of the last attempt; None if none has ended, or if a delete has replaced the end."""
         job = self.record
         if job.state is State.DELETED:
             return None
@@ -180,7 +180,7 @@ class _JobRow:
 
     @property
     def waits_since(self) -> datetime | None:
-        """The time since which it has been running or waiting."""
+        """The time since which the job has been running or waiting."""
         job = self.record
         match job.state:
             case State.PROCESSING:
@@ -206,7 +206,7 @@ def _usual(chips: Chips) -> ListOrder:
 
 @attrs.define(slots=False)
 class Listing:
-    """A list as requested, and the data that its page shows."""
+    """A requested list of jobs, and the data of its page."""
 
     visit: Visit
     chips: Chips
@@ -220,8 +220,8 @@ class Listing:
         """Return the list that a query requests; with `is_whole`, all of it without pages.
 
         Raises:
-            BadRequest: a field is wrong.
-            Forbidden: the query contains arguments, and the visitor may not see arguments.
+            BadRequest: If a field is invalid.
+            Forbidden: If the query contains arguments, and the visitor may not see arguments.
         """
         query = visit.query
         chips = Chips.read(query, is_retrying=is_retrying)
@@ -229,7 +229,7 @@ class Listing:
             visit.require(Permission.VIEW_ARGUMENTS)
         order = query.maybe(_ORDER) or _usual(chips)
         if order.is_by_due and not _usual(chips).is_by_due:
-            raise BadRequest(f"order={order} is for scheduled jobs and retries; give newest or oldest.")
+            raise BadRequest(f"order={order} is only for scheduled jobs and retries; use newest or oldest.")
         at = query.maybe(_AT) or visit.now
         if is_whole:
             return cls(visit, chips, _SIZE, order, None, at)
@@ -290,7 +290,7 @@ class Listing:
         ]
 
     def _parents(self) -> dict[str, list[Parent]]:
-        """Return the parents that the rows wait for, in one read; rows beyond 500 parents get none."""
+        """Return the parents that the rows wait for, in one read of at most 500 parents."""
         edges: dict[str, Sequence[Edge]] = {}
         wanted: set[str] = set()
         for job in self.found.jobs:
@@ -340,14 +340,14 @@ class Listing:
 
     @property
     def added(self) -> str:
-        """The number of rows above the page's previous top row; with a + if there may be more."""
+        """The number of rows above the page's previous top row, with a + if there may be more."""
         ids, top = [job.id for job in self.found.jobs], self.visit.query.maybe(_TOP)
         return str(ids.index(top)) if top in ids else f"{len(ids)}+"
 
     def may_be_all(self, verb: str) -> bool:
-        """Return whether the verb may apply to every job of the list.
+        """Return whether the visitor may start this action on all jobs of the list.
 
-        This prevents an accidental requeue of all jobs.
+        The list must have enough conditions to prevent an accidental requeue of all jobs.
         """
         is_chosen = self.chips.state is not None or self.chips.is_retrying
         if verb == "move" and self.chips.state not in {None, *_MOVED}:
@@ -355,16 +355,16 @@ class Listing:
         return self.plan.is_whole and (is_chosen or (verb != "requeue" and not self.chips.is_bare))
 
     def wants_for(self, verb: str) -> str:
-        """Return the condition that the list lacks for the verb.
+        """Return the condition that an action on all jobs of the list requires.
 
-        It is a state, a state of waiting jobs, or any filter.
+        The condition is a state, a state of waiting jobs, or any filter.
         """
         if verb == "requeue":
             return "state"
         return "waiting" if verb == "move" and self.chips.state is not None else "filter"
 
     def of_all(self, path: str, **more: object) -> str:
-        """Return the URL of a view that applies to every job of the list."""
+        """Return the URL of a view that applies to all jobs of the list."""
         retrying = "1" if self.chips.is_retrying else None
         return self.visit.url.of(path, {**more, "retrying": retrying, **self.chips.query()})
 
@@ -381,7 +381,7 @@ class Listing:
     def _of_state(self, name: str) -> str:
         is_retrying = name == "retrying"
         query = {**self.query(), "state": None if is_retrying or not name else name}
-        # Order and period have another meaning if the list is ordered by due time instead of by change.
+        # the order and the period have another meaning in a list by due time, so the link leaves them out
         if (name in {"scheduled", "retrying"}) != _usual(self.chips).is_by_due:
             query |= dict.fromkeys(("order", "since", "until"))
         return self.visit.url.of("/retries" if is_retrying else "/jobs", query)
@@ -406,7 +406,7 @@ class Listing:
 
     @property
     def kept(self) -> str | None:
-        """How long ended jobs are kept, if the list contains them; for all states, that of succeeded jobs."""
+        """The retention of the list's ended jobs; None if the list contains no ended jobs."""
         state = self.chips.state or State.SUCCEEDED
         if self.chips.is_retrying or state not in FINAL_STATES:
             return None
@@ -424,7 +424,7 @@ class Listing:
 
     @cached_property
     def looked_for(self) -> tuple[str, str] | None:
-        """The kind and the text that the visitor searches for; None if no condition is a text."""
+        """The kind and the string of the visitor's search; None if no condition is a search string."""
         chips = self.chips
         argument = next(iter(chips.arguments), None)
         if argument is not None and (path := ARGUMENT.fullmatch(argument)):
@@ -435,7 +435,7 @@ class Listing:
         return next(((kind, text) for kind, text in tried if text), None)
 
     def offers(self) -> list[search.Offer]:
-        """Return other searches that might find the text, which this list did not find."""
+        """Return other searches that might find a string that this list did not find."""
         if self.looked_for is None:
             return []
         kind, text = self.looked_for
@@ -449,7 +449,7 @@ def _parent(edge: Edge, job: JobRecord | None) -> Parent:
 
 
 def was_requeued(job: JobRecord) -> bool:
-    """Return whether attempts before a requeue are among its attempts; a requeue resets its retries to 0."""
+    """Return whether some attempts of a job precede a requeue, which resets the number of retries to 0."""
     return job.attempt > job.retries + 1
 
 
@@ -481,14 +481,14 @@ def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
 
 
 def _kind_of(visit: Visit, word: str) -> str | None:
-    """Return the chip with this word as an exact value: a tag of any job, or a queue; one indexed lookup."""
+    """Return the kind of chip for which a word is an exact value: a tag or a queue; one indexed lookup."""
     if len(visit.fire.jobs.page(JobFilter(tag=word), limit=1)):
         return "tag"
     return "queue" if word in visit.dashboard.counts().by_queue else None
 
 
 def _from_typed(visit: Visit, *, is_retrying: bool) -> Response:
-    """Redirect from typed text to the equivalent URL; a whole id opens its job."""
+    """Redirect from typed text to the equivalent URL; a whole id redirects to the job."""
     typed = visit.query.value(_Q)
     chips = Chips.read(visit.query, is_retrying=is_retrying)
     if _ID.fullmatch(typed.lower()):
@@ -497,18 +497,18 @@ def _from_typed(visit: Visit, *, is_retrying: bool) -> Response:
     state = dict(pairs).get("state")
     is_retrying = state == "retrying" or (is_retrying and state is None)
     pairs = [pair for pair in pairs if pair != ("state", "retrying")]
-    # report a wrong chip now, not after a redirect
+    # report an invalid chip now, not after a redirect
     found = Chips.read(SentFields(pairs), is_retrying=is_retrying)
     address = visit.url.of(
         found.path, {name: [one for key, one in pairs if key == name] for name, _ in pairs}
     )
     if len(address) > 8_000:  # noqa: PLR2004 - the length that servers accept
-        raise BadRequest("q makes an address that is too long; leave something out.")
+        raise BadRequest("The URL for q is too long; use a shorter text.")
     return RedirectResponse(address, 303)
 
 
 def suggest(visit: Visit) -> Response:
-    """Return completions of the typed text, as options of its list."""
+    """Return completions of the typed text, as options of a list."""
     text = visit.query.value(_Q)
     return visit.page(
         "job_suggestions.html", title=visit.text("jobs.suggestions"), section="jobs",
@@ -564,7 +564,7 @@ def delete(visit: Visit) -> Response:
 
 
 def restore(visit: Visit) -> Response:
-    """Undo deletes that lost nothing; for a single job, report why this is not possible."""
+    """Undo deletes that lost no data; for a single job, report why this is not possible."""
     ids = _ids(visit)
     results = change_jobs(visit, "restore", ids)
     if len(ids) == 1 and results[0] is Applied.REFUSED:
@@ -583,7 +583,7 @@ def reschedule(visit: Visit) -> Response:
 def move(visit: Visit) -> Response:
     """Move the waiting jobs to another queue or priority; for a single job, report why this is not possible.
 
-    Without a target, the response is a form for it, because a browser without scripts has shown no dialog.
+    Without a target, the response is a form for it, because a browser without scripts shows no dialog.
     """
     ids = _ids(visit)
     named = {name for name, _ in visit.form.pairs()}
@@ -613,7 +613,7 @@ def copy(visit: Visit) -> Response:
 
 
 def _ids(visit: Visit) -> list[str]:
-    """Return the ids of the form: the id of its single row, or the selected ones."""
+    """Return the ids in the form: the id of a single row, or the ids of the selected rows."""
     one = visit.form.maybe(_ONE)
     ids = [one] if one else visit.form.maybe(_SELECTED) or []
     if not ids:
@@ -625,7 +625,7 @@ def _answer(
     visit: Visit, verb: str, ids: Sequence[str], results: Sequence[Applied], *, link: str | None = None,
     undo: Undo | None = None, **detail: JsonValue,
 ) -> Response:  # fmt: skip
-    """Record the action, and return the response with its numbers."""
+    """Record the action in the audit, and return the response with the numbers of jobs."""
     applied = sum(result in {Applied.APPLIED, Applied.RELEASING} for result in results)
     missing = sum(result is Applied.MISSING for result in results)
     skipped = len(results) - applied - missing
@@ -646,15 +646,15 @@ def _answer(
 
 
 def _is_retrying(visit: Visit) -> bool:
-    """Return whether the list of retries is meant.
+    """Return whether the request is for the list of retries.
 
     Raises:
-        BadRequest: the request is for scheduled jobs without retries, for which there is no list.
+        BadRequest: If the request is for scheduled jobs without retries, for which there is no list.
     """
     is_retrying = visit.query.maybe(_RETRYING)
     if is_retrying is False:
         raise BadRequest(
-            "retrying must be true here, or left out: the list of scheduled jobs contains the retries."
+            "retrying must be true or missing here, because the list of scheduled jobs contains the retries."
         )
     return bool(is_retrying)
 
@@ -663,8 +663,8 @@ def _wished(visit: Visit, verb: str) -> Listing:
     """Return the list for an action on all of its jobs.
 
     Raises:
-        BadRequest: the action on this list is possible only for selected jobs.
-        Forbidden: the visitor does not have the permission.
+        BadRequest: If the action on this list is possible only for selected jobs.
+        Forbidden: If the visitor does not have the permission.
     """
     visit.require(_VERBS[verb])
     listing = Listing.read(visit, is_retrying=_is_retrying(visit), is_whole=True)
@@ -702,7 +702,7 @@ class _Counted:
     """The number of jobs to which an action on all applies."""
 
     by_state: tuple[tuple[str, int], ...]
-    is_all: bool  # there are no more than these
+    is_all: bool  # whether all jobs were counted
 
     @property
     def total(self) -> int:
@@ -711,11 +711,11 @@ class _Counted:
 
     @property
     def is_typed(self) -> bool:
-        """Whether the number must be typed: there are many jobs, or some have succeeded or were deleted."""
+        """Whether the visitor must type the number: for many jobs, or if some succeeded or were deleted."""
         return not self.is_all or self.total > MANY or any(name in _ENDED for name, _ in self.by_state)
 
     def is_known(self, seen: int | None, typed: str) -> bool:
-        """Return whether the typed number is the shown one, and the present number is not much larger."""
+        """Return whether the typed number is the shown number, and the present number is not much larger."""
         digits = "".join(sign for sign in typed if sign.isdigit())
         if seen is None or digits != str(seen):
             return False
@@ -723,7 +723,7 @@ class _Counted:
 
 
 def confirm_all(visit: Visit) -> Response:
-    """Show the action with the number of its jobs, and the button that starts it."""
+    """Show the action with the number of jobs, and the button that starts it."""
     verb = visit.query.value(_VERB)
     listing = _wished(visit, verb)
     return _ask(visit, verb, listing, _counted(visit, verb, listing))
@@ -771,7 +771,7 @@ _FORMAT = Choice("format", choices=tuple(_FORMS), default="csv")
 
 
 def export(visit: Visit) -> Response:
-    """Export the list, up to 10,000 rows of it, as CSV, as one JSON object per line, or only the ids."""
+    """Export up to 10,000 rows of the list, as CSV, as one JSON object per line, or only the ids."""
     form = visit.query.value(_FORMAT)
     selected = visit.query.maybe(_EXPORTED)
     listing = Listing.read(visit, is_retrying=_is_retrying(visit), is_whole=True)

@@ -1,4 +1,4 @@
-"""Limits: the holders and waiting jobs of their keys, settings and pauses, and unique keys."""
+"""The page Limits, with the holders and waiting jobs of limit keys, settings, pauses, and unique keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CALL = 200  # characters of a call
 _AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")
 _KEY = Text("key", is_required=True)
 _LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # jobs ahead of those that are shown
-_HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # the number of these that another limit held
+_HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # how many of these another limit holds
 _CONCURRENT, _RATE, _BURST = (Integer(name, least=0, most=10**12) for name in ("concurrent", "rate", "burst"))
 _PER = Number("per", most=10**9, default=1.0)  # seconds
 
@@ -52,7 +52,7 @@ class _UniqueKey:
     task: str
     job: JobRecord | None  # None if it is not stored any more
     job_id: str
-    free_at: datetime | None  # taken until then, whatever happens to the job; None without such a time
+    free_at: datetime | None  # the key stays taken until this time even if the job ends; None without it
 
 
 @attrs.frozen
@@ -87,7 +87,7 @@ def _keys(visit: Visit, prefix: str, after: str) -> _KeysPage:
 
 
 def _is_key(one: LimitName) -> bool:
-    """Return whether the record belongs to a single key, which is listed among the keys."""
+    """Return whether the settings belong to a single key, which the list of keys shows, not to a name."""
     return name_of(one.name) != one.name
 
 
@@ -115,25 +115,25 @@ class _KeyPage:
 
     @cached_property
     def holders(self) -> list[JobRecord]:
-        """The jobs that hold it and that are shown."""
+        """The shown jobs that hold the key."""
         found = self.visit.fire.storage.get(list(self.limit.holders))
         return [job for job in found if job is not None]
 
     @cached_property
     def line(self) -> WaitingLine:
-        """The jobs of this page that wait for it."""
+        """The jobs of this page that wait for the key."""
         return self.visit.fire.limits.line(self.key, self.after, _WAITING)
 
     @property
     def coming(self) -> list[tuple[int, WaitingJob]]:
-        """The jobs that no other job overtakes, each with its place among them."""
+        """The waiting jobs that no other job overtakes, each with its place among them."""
         return [(one.turn - self._held_before + 1, one) for one in self.line.jobs if one.turn is not None]
 
     @property
     def passed(self) -> list[tuple[int | None, WaitingJob]]:
         """The jobs that this limit would admit but another limit holds, each with its place.
 
-        They have no place if other jobs overtake them.
+        The place is None if other jobs overtake the job.
         """
         found = [one for one in self.line.jobs if one.turn is None]
         is_all = len(found) == len(self.line.jobs) and self._held_before == self.after
@@ -147,7 +147,7 @@ class _KeyPage:
 
     @property
     def has_bound(self) -> bool:
-        """Whether the start of a job follows from timeouts."""
+        """Whether the latest start of a job can be computed from timeouts."""
         return any(one.starts_by is not None for one in self.line.jobs)
 
     @property
@@ -157,7 +157,7 @@ class _KeyPage:
 
     @property
     def has_unknown_start(self) -> bool:
-        """Whether the start of a job follows neither from run times nor from timeouts."""
+        """Whether the start of a job can be computed neither from run times nor from timeouts."""
         return any(
             one.starts_at is None
             and one.starts_by is None
@@ -176,7 +176,7 @@ class _KeyPage:
 
 
 def is_shut(wait: KeyWait) -> bool:
-    """Return whether only a person can open the key."""
+    """Return whether only a person can make the key available again."""
     return wait.is_paused or wait.concurrent == 0
 
 

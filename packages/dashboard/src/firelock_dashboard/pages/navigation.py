@@ -1,6 +1,6 @@
-"""The navigation, which every page contains and updates from a URL of its own.
+"""The navigation, which every page contains and updates from a separate URL.
 
-The page's own URL is not suitable: a page may be the response to a form, or show a deleted object.
+The page's own URL is not suitable, because a page may be the response to a form, or show a deleted object.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ _SECTION = Text("section", limit=250, default="")  # may contain the name of a p
 
 
 def show_navigation(visit: Visit) -> Response:
-    """Show the sections with their counts, with the page's own section marked.
-
-    This is a part of other pages.
-    """
+    """Show the sections with their counts, as a part of a page, whose own section is marked."""
     if visit.part != "nav":
         raise NotHere(visit.text("shared.no_part", part=visit.part or ""))
     section = visit.query.value(_SECTION)

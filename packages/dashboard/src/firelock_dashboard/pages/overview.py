@@ -1,4 +1,4 @@
-"""The overview: problems, the present state, what ended when, and links to details."""
+"""The overview, with problems, the present state, a chart of ended attempts, and links to details."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ _PAGES = {  # the page that the button of each kind of problem opens
 }  # fmt: skip
 
 
-_SAY_SINCE = frozenset({"long_wait", "server_lost"})  # findings whose sentence contains the duration
+_WITH_DURATION = frozenset({"long_wait", "server_lost"})  # findings whose sentence contains the duration
 
 
 @attrs.frozen
 class _Action:
-    """An action to propose: a page to open or, with a permission, a form to send."""
+    """A proposed action: a page to open or, with a permission, a form to send."""
 
     text: str  # a key of overview.toml
     path: str
@@ -105,14 +105,14 @@ class _Banner:
 
     @property
     def says_since(self) -> bool:
-        """Whether the sentence itself contains the duration."""
-        return self.kind in _SAY_SINCE
+        """Whether the banner's sentence itself contains the duration."""
+        return self.kind in _WITH_DURATION
 
 
 def _banners(visit: Visit, sight: Sight) -> list[_Banner]:
     """Return the errors and warnings, worst first; at most three of a kind, then the number of others.
 
-    Notes are shown on the System page.
+    Notes are shown only on the System page.
     """
     shown: list[_Banner] = []
     urgent = [finding for finding in list_findings(sight) if finding.severity is not Severity.NOTE]
@@ -163,7 +163,7 @@ def _cannot_start(visit: Visit, values: Mapping[str, Any]) -> str:
 
 
 def _still_running(visit: Visit, jobs: Sequence[Job[Any]]) -> Iterator[_Banner]:
-    """Yield the number of deleted jobs that still run, with a link to the job or to the servers."""
+    """Yield a banner with the number of deleted jobs that still run, and a link to the job or the servers."""
     if not jobs:
         return
     what = visit.text("overview.still_runs", count=len(jobs), task=task_name(jobs[0].task))
@@ -172,7 +172,7 @@ def _still_running(visit: Visit, jobs: Sequence[Job[Any]]) -> Iterator[_Banner]:
 
 
 def _asking(visit: Visit, sight: Sight) -> Iterator[_Banner]:
-    """Yield the number of jobs that wait for an answer, and the time when the first continues without one."""
+    """Yield a banner with the number of jobs that wait for an answer, and the first time limit of a wait."""
     jobs = sight.sampled.asking
     if not jobs:
         return
@@ -198,7 +198,7 @@ def show_overview(visit: Visit) -> Response:
     span, kind = _span_and_kind(visit)
     asked: str | None = visit.query.maybe(_SPAN)
     seen = _Seen(visit)
-    if visit.part is None or "," in visit.part:  # the navigation shows the same reading as the tiles
+    if visit.part is None or "," in visit.part:  # then the navigation must show the same counts as the tiles
         visit.use_counts(seen.sight.by_state)
     return visit.page(
         "overview.html", span=span, kind=kind, asked=asked, nav_with="now",
@@ -213,7 +213,10 @@ def show_overview(visit: Visit) -> Response:
 
 
 def _span_and_kind(visit: Visit) -> tuple[str, str]:
-    """Return the span and kind of the chart; latency has no live view, and depths are kept for an hour."""
+    """Return the span and kind of the chart.
+
+    There is no live view of latencies, and depths are kept for only an hour.
+    """
     kind = visit.query.value(_KIND)
     allowed, span = _spans_of(kind), visit.query.maybe(_SPAN)
     if span not in allowed:
@@ -229,7 +232,7 @@ def _spans_of(kind: str) -> tuple[str, ...]:
 
 
 def _storage_url(visit: Visit) -> str:
-    """Return the storage URL for an example: this storage's, unless it has credentials or is in memory."""
+    """Return a storage URL for an example: the app's URL, unless it has credentials or is in memory."""
     url = visit.fire.storage.url
     return url if "@" not in url and not url.startswith("memory:") else "sqlite:///jobs.db"
 
@@ -263,7 +266,7 @@ class _Seen:
 
     @cached_property
     def sight(self) -> Sight:
-        """The data for the tiles, the banners and the tables: one reading per response."""
+        """The state of the app for the tiles, the banners and the tables; one reading per response."""
         return self._dashboard.watch.sight()
 
     @cached_property
@@ -273,7 +276,7 @@ class _Seen:
 
     @property
     def is_new(self) -> bool:
-        """Whether there has never been a job, as far as is known."""
+        """Whether the app has no jobs and no history."""
         counts, seen = self._visit.state_counts(), self.sight
         return not (any(counts.values()) or seen.usually or seen.recurring)
 
@@ -310,7 +313,7 @@ class _Seen:
     def _processing(self, processing: int, former: Sequence[int], span: str) -> _Tile:
         alive = self.sight.alive
         slots = sum(one.workers for one in alive)
-        deleted = len(self.deleted)  # ordered to stop, but still occupying a slot
+        deleted = len(self.deleted)  # these jobs are ordered to stop, but still occupy slots
         has_slots = slots >= max(processing + deleted, 1)
         hint = self._text("tile_servers", count=len(alive))
         if slots and not has_slots:  # claimed ahead, or by a lost server
@@ -356,7 +359,7 @@ class _Seen:
         )  # fmt: skip
 
     def _backlog(self, hour: Series) -> _Tile:
-        """Return when the slowest queue has no waiting jobs any more, or what prevents this in a queue."""
+        """Return the time until the slowest queue has no waiting jobs, or the reason why it never will."""
         ended = [sum(counts) for counts in zip(*hour.by_outcome.values(), strict=True)]
         rates = self._dashboard.history.queues()
         rows = [queue_row(view, self.sight, rates) for view in self.sight.queues]
@@ -393,10 +396,10 @@ class _Seen:
     # ---- tables ------------------------------------------------------------------------------------------
 
     def queues(self) -> list[tuple[QueueView, int | None, int, Rates | None, int | None]]:
-        """Return the queues with most to do.
+        """Return the queues with the most jobs.
 
-        Each has the time since which its first job that no limit holds waits, the number of jobs that limits
-        hold, its rates, and the time since which the first held job waits.
+        Each queue comes with the start of the wait of its first job that no limit holds, the number of jobs
+        that limits hold, its rates, and the start of the wait of its first held job.
         """
         seen = self.sight
         held = {name: head.count for name, head in seen.held.items()}

@@ -1,4 +1,4 @@
-"""Queues: waiting jobs, waits, rates and servers; the actions pause, resume and empty."""
+"""The page Queues, with waiting jobs, waits, rates and servers, and the actions pause, resume and empty."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.history import Rates
     from firelock_dashboard.web.request import Visit
 
-_SHOWN = 25  # queues on a page; for each, the job that waits longest is read
+_SHOWN = 25  # queues on a page; the longest waiting job of each is read
 _HEAD = 20
 _KEYS = 10  # limit keys that are read for the first jobs; each read scans every lane
 _CALL = 200  # characters of a call
-_LOOKED_AT = 200  # waiting jobs from which the next jobs and the tasks are determined
+_EXAMINED = 200  # waiting jobs from which the next jobs and the tasks are determined
 _AFTER, _TYPED = Text("after", default=""), Text("typed")
 
 
 class Clearing(StrEnum):
-    """Whether all waiting jobs of a queue will have started at some time; the worst case is first."""
+    """The answer to whether all waiting jobs of a queue will start; the worst case is first."""
 
     UNSERVED = "unserved"  # never: no server claims from it
     GROWING = "growing"  # never: jobs are added at least as fast as they end
     HELD = "held"  # unknown: limits hold its first jobs
     STANDING = "standing"  # unknown: no job has ended recently
     IN_TIME = "in_time"
-    NOTHING = "nothing"  # no job waits, or it is paused
+    NOTHING = "nothing"  # no job waits, or the queue is paused
 
 
 @attrs.frozen
@@ -64,31 +64,31 @@ class QueueRow:
     """A queue as a row: its jobs, its rates and its servers."""
 
     view: QueueView
-    oldest_at: datetime | None  # since when the first job that no limit holds waits
+    oldest_at: datetime | None  # the start of the wait of the first job that no limit holds
     held: int  # jobs ahead of it that limits hold; at most 100
-    held_at: datetime | None  # since when the first of these waits
+    held_at: datetime | None  # the start of the wait of the first of these
     out_per_minute: float
     in_per_minute: float | None  # None until it is known
     listeners: list[ServerView]
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The queue's name."""
         return self.view.name
 
     @property
     def total(self) -> int:
-        """The number of its jobs that have not ended."""
+        """The number of the queue's jobs that have not ended."""
         return _jobs_in(self.view)
 
     @property
     def slots(self) -> int:
-        """The number of its jobs that could run at the same time, shared with the servers' other queues."""
+        """The maximum number of jobs that can run at the same time; shared with the servers' other queues."""
         return sum(one.workers for one in self.listeners)
 
     @property
     def state(self) -> str:
-        """Its state; "unserved" if jobs wait and no server claims any."""
+        """The queue's state; "unserved" if jobs wait and no server claims any."""
         if self.view.is_paused:
             return "paused"
         if self.listeners:
@@ -97,12 +97,12 @@ class QueueRow:
 
     @property
     def is_growing(self) -> bool:
-        """Whether jobs are added at least as fast as they end, so that it never becomes empty."""
+        """Whether jobs are added at least as fast as they end, so that the queue never becomes empty."""
         return self.in_per_minute is not None and self.in_per_minute >= self.out_per_minute > 0
 
     @property
     def clears(self) -> Clearing:
-        """Whether all waiting jobs will have started at some time, and what prevents this."""
+        """Whether all waiting jobs will start, or the reason why they might not."""
         if not self.view.enqueued or self.view.is_paused:
             return Clearing.NOTHING
         if not self.listeners:
@@ -115,7 +115,7 @@ class QueueRow:
 
     @property
     def clears_in(self) -> timedelta | None:
-        """The time until its waiting jobs have started at the present rate; None if unknown."""
+        """The time until all waiting jobs have started at the present rate; None if unknown."""
         if self.clears is not Clearing.IN_TIME:
             return None
         left_per_minute = self.out_per_minute - (self.in_per_minute or 0.0)
@@ -126,7 +126,7 @@ class QueueRow:
 class _QueuesPage:
     queues: list[QueueRow]
     total: int
-    most: int  # jobs of the fullest queue of all pages, the common scale of all bars
+    most: int  # the number of jobs of the fullest queue of all pages, which is the scale of all bars
     after: str | None  # the name after which the next page begins
 
 
@@ -155,7 +155,7 @@ def _jobs_in(view: QueueView) -> int:
 
 
 def _sight(visit: Visit, views: Sequence[QueueView]) -> Sight:
-    """Return the servers, and how long and for what the first jobs of these queues wait."""
+    """Return the servers, and the waits of the first jobs of these queues with their reasons."""
     jobs, now = visit.fire.jobs, visit.now_micros
     heads = {
         view.name: job.record()
@@ -163,7 +163,7 @@ def _sight(visit: Visit, views: Sequence[QueueView]) -> Sight:
         if view.enqueued
         for job in jobs.find(state=State.ENQUEUED, queue=view.name, limit=1, oldest_first=True)
     }
-    # A job entered its queue at its last change; for a scheduled job, this is the time when it was due.
+    # The last change of an enqueued job is the time when it entered its queue, or its due time.
     oldest = {name: head.changed_at for name, head in heads.items()}
     held = held_heads(visit.fire.storage, heads.values(), now)
     return Sight(now, servers=visit.fire.servers.list(), waiting=Waiting(oldest, held=held))
@@ -196,14 +196,14 @@ class _Head:
     """The first waiting jobs, and the tasks among the waiting jobs."""
 
     rows: list[_HeadRow]
-    is_read: bool  # all limits of the rows were read; otherwise more of them may be held
+    is_read: bool  # all limits of the rows were read; otherwise limits may hold more of them
     tasks: list[tuple[str, int]]  # most frequent first
     looked_at: int
     is_partial: bool  # more jobs wait than were examined
 
 
 def show_queue(visit: Visit) -> Response:
-    """Show one queue: its figures, its next jobs and its servers."""
+    """Show one queue with its figures, its next jobs and its servers."""
     name = visit.places["name"]
     views = {view.name: view for view in visit.fire.queues.list()}
     if name not in views:
@@ -218,10 +218,10 @@ def show_queue(visit: Visit) -> Response:
 
 
 def _head(visit: Visit, view: QueueView) -> _Head:
-    """Return the first jobs in the order in which they start, among the oldest waiting ones."""
+    """Return the next jobs among the oldest waiting ones, in the order in which they start."""
     if not view.enqueued:
         return _Head([], is_read=True, tasks=[], looked_at=0, is_partial=False)
-    oldest = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=_LOOKED_AT, oldest_first=True)
+    oldest = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=_EXAMINED, oldest_first=True)
     first = _in_turns([job.record() for job in oldest])[:_HEAD]
     used = dict.fromkeys(key for job in first for key in _keys(job))
     read = frozenset(islice(used, _KEYS))
@@ -237,7 +237,7 @@ def _head(visit: Visit, view: QueueView) -> _Head:
 def _in_turns(oldest: Sequence[JobRecord]) -> list[JobRecord]:
     """Return jobs in the order in which they start: by priority and age, with turns among jobs with limits.
 
-    Among jobs with limits, the first job of each set of limits comes first, then the second of each, as in
+    Among jobs with limits, the first job of each set of limits starts first, then the second of each, as in
     the line of a limit (`firelock.limits.line`).
     """
     ordered = sorted(oldest, key=lambda job: -job.priority)
@@ -266,7 +266,7 @@ def _call(visit: Visit, job: JobRecord) -> str:
 
 
 def pause_queue(visit: Visit) -> Response:
-    """Pause the queue: none of its jobs is claimed any more."""
+    """Pause the queue, so that its jobs are not claimed."""
     name, note = _named(visit), visit.form.maybe(NOTE)
     set_pause(visit, name, note, is_paused=True)
     undo = Undo("/queues/resume", {"queue": [name]})
@@ -274,7 +274,7 @@ def pause_queue(visit: Visit) -> Response:
 
 
 def resume_queue(visit: Visit) -> Response:
-    """Resume the queue: its jobs are claimed again."""
+    """Resume the queue, so that its jobs are claimed again."""
     name = _named(visit)
     before = next((view for view in visit.fire.queues.list() if view.name == name), None)
     set_pause(visit, name, None, is_paused=False)

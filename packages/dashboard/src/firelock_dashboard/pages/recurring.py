@@ -1,4 +1,4 @@
-"""Recurring jobs: their times and last runs, and the actions run now, pause, resume, reset, remove."""
+"""The page Recurring, with due times, last runs, and the actions run now, pause, resume, reset, remove."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.payloads import Payload
     from firelock_dashboard.web.request import Visit
 
-_SHOWN = 30  # on a page; the last runs of each are read
+_SHOWN = 30  # definitions on a page; the last runs of each are read
 _RUNS = 20
 _SEARCHED = 2_000  # definitions in which a text is searched for
 _IN_LANE = 500
@@ -58,7 +58,7 @@ class RecurringRow:
     """A definition as a row."""
 
     job: RecurringJob
-    mark: str  # its id in a form for an element's id, because it may contain any characters
+    mark: str  # the id encoded for an element's id, because it may contain any characters
     words: str | None  # None if its schedule cannot be read
     written: str | None  # as cron, or as "every 5m"
     zone: str | None
@@ -71,7 +71,7 @@ class _Runs:
 
     @property
     def states(self) -> Counter[str]:
-        """The number of them in each state."""
+        """The number of runs in each state."""
         return Counter(str(job.state) for job, _ in self.jobs)
 
 
@@ -83,7 +83,7 @@ class _RecurringPage:
 
 
 def row_of(job: RecurringJob) -> RecurringRow:
-    """Return a definition in the form in which it is shown."""
+    """Return a definition as a row."""
     mark = hashlib.blake2b(job.id.encode(), digest_size=8).hexdigest()
     schedule = _schedule_of(job)
     if schedule is None:
@@ -92,7 +92,7 @@ def row_of(job: RecurringJob) -> RecurringRow:
 
 
 def _schedule_of(job: RecurringJob) -> Cron | Every | None:
-    """Return its schedule, or None if it cannot be read, which its row then shows."""
+    """Return the schedule of a definition, or None if it cannot be read."""
     try:
         return job.schedule
     except ScheduleError:
@@ -147,7 +147,7 @@ def _runs(visit: Visit, recurring_id: str) -> _Runs:
 
 def _took(job: Job[Any]) -> float | None:
     if job.started_at is None or job.ended_at is None or job.state is State.DELETED:
-        return None  # the end of a deleted job is the time of its delete
+        return None  # the stored end of a deleted job is the time of the delete, not of the run
     return (job.ended_at - job.started_at).total_seconds()
 
 
@@ -321,7 +321,7 @@ class _Preview:
 
 
 def preview(visit: Visit) -> Response:
-    """Show the meaning of a schedule that is being typed; an error in it is not an error of the request."""
+    """Show the meaning of a schedule while it is typed; an invalid schedule is not an invalid request."""
     fields = visit.query
     found = _previewed(visit, fields.value(_SCHEDULE), fields.value(_ZONE))
     return visit.page("recurring_preview.html", title="", section="recurring", preview=found)
@@ -389,33 +389,35 @@ def _arguments(text: str) -> Mapping[str, object] | Sequence[object] | None:
         return None
     if MASK in text:
         raise BadRequest(
-            f"arguments hold {MASK}, which stands for what is not shown; write the value itself."
+            f"arguments must not contain the mask {MASK}, which replaces a hidden value; send that value."
         )
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"arguments are no JSON: {error}.") from error
+        raise BadRequest(f"arguments must be JSON: {error}.") from error
     if not isinstance(value, dict | list):
-        raise BadRequest('arguments are neither an object nor a list; write {"day": "mon"} or ["mon"].')
+        raise BadRequest(
+            'arguments must be a JSON object or list; use for example {"day": "mon"} or ["mon"].'
+        )
     return value
 
 
 _REFUSED = (ArgumentError, SignatureMismatch, UnknownTask, ConfigurationError, ScheduleError)
 
 
-def _error_of(error: Exception) -> dict[str, str]:
-    """Return an error of the core, by the field that it concerns."""
+def _error_of(error: Exception, *, unknown_task: str) -> dict[str, str]:
+    """Return an error of the core, by the form's field; `unknown_task` is the field of `UnknownTask`."""
     text = str(error)
     if isinstance(error, ArgumentError | SignatureMismatch):
         return {"arguments": text}
     if isinstance(error, UnknownTask):
-        return {"task" if "create it where" in text else "arguments": text}
+        return {unknown_task: text}
     places = (("Queue name", "queue"), ("priority", "priority"), ("Recurring id", "id"))
     return {next((field for mark, field in places if mark in text), "schedule"): text}
 
 
 def edit(visit: Visit) -> Response:
-    """Change the definition as in the form, unless it was changed after the form was opened."""
+    """Change the definition to the values of the form, unless it was changed after the form was opened."""
     recurring_id = visit.form.value(RECURRING_ID)
     version, job = visit.form.value(_VERSION), visit.fire.recurring.get(recurring_id)
     sent = _read(visit.form, _schedule_of(job))
@@ -431,14 +433,16 @@ def edit(visit: Visit) -> Response:
             raise
         return _conflict(visit, recurring_id, sent)
     except _REFUSED as error:
-        return _form(visit, job, sent.values, _error_of(error), status=400)
+        return _form(visit, job, sent.values, _error_of(error, unknown_task="arguments"), status=400)
     if after.version == version:
         return visit.done(visit.text("recurring.unchanged", id=recurring_id), to="/recurring", kind="note")
-    visit.audit("recurring.edit", recurring_id, version=after.version, before=version, schedule=_told(after))
+    visit.audit(
+        "recurring.edit", recurring_id, version=after.version, before=version, schedule=_schedule_words(after)
+    )
     return visit.done(visit.text("recurring.edited", id=recurring_id), to="/recurring")
 
 
-def _told(job: RecurringJob) -> str:
+def _schedule_words(job: RecurringJob) -> str:
     row = row_of(job)
     return f"{row.written or ''} {row.zone or ''}".strip()
 
@@ -456,10 +460,10 @@ def _conflict(visit: Visit, recurring_id: str, sent: _Sent) -> Response:
         and entry.action.startswith("recurring.")
         and entry.action != "recurring.trigger"
     )
-    entry = next(changes, None)  # None if the code made the change, or if it is too old
+    entry = next(changes, None)  # None if the code changed the definition, or if the change is too old
     at = visit.text("recurring.conflict_at", at=stamp(job.record.updated_at))
     who = visit.text("recurring.conflict_by", who=entry.by) if entry else ""
-    message = visit.text("recurring.conflict", what=_told(job), at=at, who=who)
+    message = visit.text("recurring.conflict", what=_schedule_words(job), at=at, who=who)
     return _form(visit, job, {**sent.values, "version": str(job.version)}, {"": message}, status=409)
 
 
@@ -480,8 +484,8 @@ def create(visit: Visit) -> Response:
     except JobConflict as error:
         return _form(visit, None, sent.values, {"id": str(error)}, status=409)
     except _REFUSED as error:
-        return _form(visit, None, sent.values, _error_of(error), status=400)
-    visit.audit("recurring.create", recurring_id, task=job.task, schedule=_told(job))
+        return _form(visit, None, sent.values, _error_of(error, unknown_task="task"), status=400)
+    visit.audit("recurring.create", recurring_id, task=job.task, schedule=_schedule_words(job))
     return visit.done(visit.text("recurring.created", id=recurring_id), to="/recurring")
 
 
@@ -519,21 +523,21 @@ class Lane:
         return max((bucket.count for bucket in self.buckets), default=0)
 
     def is_piled(self, bucket: Bucket) -> bool:
-        """Return whether a bucket stands out.
+        """Return whether unusually many jobs are created in a bucket.
 
-        It has at least three jobs, and at least three quarters of the number in the fullest bucket.
+        These are at least three jobs, and at least three quarters of the number in the fullest bucket.
         """
         return bucket.count >= _PILE and bucket.count >= self.most * 3 / 4
 
     @property
     def has_piles(self) -> bool:
-        """Whether a bucket stands out."""
+        """Whether unusually many jobs are created in any bucket."""
         return any(map(self.is_piled, self.buckets))
 
     def piles(self) -> list[Bucket]:
         """Return the five fullest buckets of two jobs or more, fullest first.
 
-        The list is empty if the lane leaves out definitions.
+        The list is empty if the lane leaves out any definitions.
         """
         if self.left_out:
             return []
@@ -541,10 +545,10 @@ class Lane:
 
 
 def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
-    """Return the times when these definitions fire within a day; paused ones do not fire.
+    """Return the numbers of jobs that these definitions create within a day; paused ones create none.
 
-    Equal schedules are computed once, the least frequent ones first, until 4,000 times are found. This is
-    enough for 27 different schedules that fire every minute.
+    Equal schedules are computed once, the least frequent ones first, until 4,000 times or buckets are
+    computed. This is enough for 27 different schedules that fire every minute.
     """
     start = now.replace(minute=now.minute // 10 * 10, second=0, microsecond=0)
     ids_of: dict[Cron | Every, list[str]] = {}
@@ -571,7 +575,7 @@ def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
 
 
 def _fired(schedule: Cron | Every, total: int, start: datetime, now: datetime) -> Counter[int]:
-    """Return how often a schedule fires in each bucket, computed by time or by bucket, whichever is less."""
+    """Return how often a schedule fires in each bucket, computed by time or bucket, whichever is cheaper."""
     found: Counter[int] = Counter()
     if total <= _DAY // _BUCKET:
         at = schedule.next_after(now)
@@ -602,24 +606,24 @@ def read_schedule(
 ) -> Cron | Every:
     """Return the schedule of `0 2 * * *` in a zone, or of `every 5m`, which has no zone.
 
-    Values that no form contains are taken from the previous schedule: the limit of misfires, and the anchor
-    of an interval.
+    The values that a form does not contain are those of the previous schedule: the limit of misfires, and the
+    anchor of an interval.
 
     Raises:
-        ScheduleError: it cannot be read.
+        ScheduleError: If the string is not a valid schedule.
     """
     limit = 100 if before is None else before.misfire_limit
     if span := _EVERY.fullmatch(text.strip()):
         seconds = float(span["number"] or 1) * SPAN_UNITS[span["unit"][0].lower()]
         if seconds > timedelta.max.total_seconds():
-            raise ScheduleError(f"schedule={text[:40]!r} is longer than any time; use a shorter interval.")
+            raise ScheduleError(
+                f"schedule={text[:40]!r} is longer than 2.7 million years; use a shorter interval."
+            )
         interval = timedelta(seconds=seconds)
         every = Every(interval, misfire=misfire, misfire_limit=limit, overlap=overlap)
         return attrs.evolve(every, anchor=before.anchor) if isinstance(before, Every) else every
     if len(text) > _CRON:
-        raise ScheduleError(
-            f"schedule has {len(text):,} characters; a cron expression has at most {_CRON:,}."
-        )
+        raise ScheduleError(f"schedule must have at most {_CRON:,} characters, got {len(text):,}.")
     return Cron(text, tz=zone or "UTC", misfire=misfire, misfire_limit=limit, overlap=overlap)
 
 
@@ -636,7 +640,7 @@ def schedule_text(schedule: Cron | Every) -> str:
 
 
 def zone_of(schedule: Cron | Every) -> str | None:
-    """Return the zone whose clock it follows, or None if it follows none."""
+    """Return the time zone of a cron schedule; None for an interval."""
     return schedule.tz if isinstance(schedule, Cron) else None
 
 

@@ -1,8 +1,8 @@
-"""Search for one text in names, and in the arguments of jobs.
+"""The search for a string in names, and in the arguments of jobs.
 
-The palette shows the results while the visitor types, and the page shows them without a script; each kind is
-limited. Objects whose name is exactly the text come first; if there are any, no arguments of jobs are
-searched.
+The palette shows the results while the visitor types, and the page shows them without a script. The number of
+results of each kind is limited. Objects whose name is exactly the string are listed first; if there are any,
+arguments of jobs are not searched.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Hit:
     more: str  # shown next to it
     address: str
     state: str = ""  # of a job
-    is_exact: bool = False  # the text is its whole name, id or key
-    is_waited_for: bool = False  # it is a limit for which jobs wait
+    is_exact: bool = False  # the string is the whole name, id or key
+    is_waited_for: bool = False  # the result is a limit for which jobs wait
 
 
 @attrs.frozen
@@ -57,25 +57,25 @@ class HitGroup:
 
     kind: str  # a key of search.toml: tag, job, batch, task, queue, limit, recurring, server, error, argument
     hits: Sequence[Hit]
-    is_called_so: bool = False  # matches the name or id, not the content
+    is_called_so: bool = False  # the string matches the name or id, not the content
     further: str | None = None  # the URL of all results, if there may be more
 
     @property
     def has_exact(self) -> bool:
-        """Whether the text is the exact name of one of them."""
+        """Whether the string is the exact name of one of the results."""
         return any(hit.is_exact for hit in self.hits)
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether the text is the exact name of one of them for which jobs wait."""
+        """Whether the string is the exact name of a result for which jobs wait."""
         return any(hit.is_exact and hit.is_waited_for for hit in self.hits)
 
 
 def groups(visit: Visit, text: str) -> list[HitGroup]:
-    """Return the results for a text by kind, exact names first; nothing for an empty text."""
+    """Return the results for a string by kind, exact names first; an empty list for an empty string."""
     if not text.strip():
         return []
-    named = [group for group in _called_so(visit, text) if group.hits]
+    named = [group for group in _by_name(visit, text) if group.hits]
     named.sort(key=lambda group: (not group.has_exact, not group.is_waited_for))
     is_known = any(group.has_exact for group in named)
     held = [_errors(visit, text), *_arguments(visit, text, is_known=is_known)]
@@ -85,8 +85,8 @@ def groups(visit: Visit, text: str) -> list[HitGroup]:
 # ---- matches by name -------------------------------------------------------------------------------------
 
 
-def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
-    """Yield the objects with a matching name by kind, in the order in which equal matches are offered."""
+def _by_name(visit: Visit, text: str) -> Iterator[HitGroup]:
+    """Yield the objects with a matching name by kind, in the order of kinds for equal matches."""
     url, sight = visit.url, visit.dashboard.watch.sight()
     newest = newest_jobs(visit)
     jobs, batches = _by_id(visit, text)
@@ -100,7 +100,7 @@ def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
         (one.name, visit.text("search.enqueued", count=one.enqueued), url(f"/queues/{one.name}"))
         for one in sight.queues
     )
-    # matched only by the name, because the text next to it is a number
+    # the search uses only the name, because the additional text is a number
     yield _named("queue", text, queues, url("/queues"), by_more=False)
     yield _limits(visit, meant[0] if meant and {" ", "="} & set(text) else text)
     recurring = ((one.id, one.task, url("/recurring/view", id=one.id)) for one in sight.recurring)
@@ -112,7 +112,7 @@ def _called_so(visit: Visit, text: str) -> Iterator[HitGroup]:
 def _named(
     kind: str, text: str, ones: Iterable[tuple[str, str, str]], further: str, *, by_more: bool = True
 ) -> HitGroup:
-    """Return the items (name, additional text, URL) whose words contain all words of the text."""
+    """Return the items (name, additional text, URL) that contain all words of the string."""
     words = text.casefold().split()
     matches = [
         one
@@ -125,7 +125,7 @@ def _named(
 
 
 def _rank(name: str, text: str) -> tuple[int, str]:
-    """Return the sort key: names equal to the text first, then names that begin with it, then the others."""
+    """Return the sort key: names equal to the string first, then names that start with it, then others."""
     last = task_name(name)
     if text in {name, last}:
         return 0, name
@@ -133,7 +133,7 @@ def _rank(name: str, text: str) -> tuple[int, str]:
 
 
 def _by_id(visit: Visit, text: str) -> tuple[HitGroup, list[Hit]]:
-    """Return the jobs, and the batches, whose id begins with the text."""
+    """Return the jobs, and the batches, whose ids start with the string."""
     if len(text) < _LEAST_OF_ID or not _WORD.fullmatch(text):
         return HitGroup("job", ()), []
     page = visit.fire.jobs.page(JobFilter(id_prefix=text), limit=_OF_A_KIND)
@@ -166,7 +166,7 @@ def _batches(visit: Visit, text: str, by_id: Sequence[Hit]) -> HitGroup:
 
 
 def _limits(visit: Visit, text: str) -> HitGroup:
-    """Return the limit keys that begin with the text, in order, so that an exact match is first."""
+    """Return the limit keys that start with the string, in order, so that an exact match is first."""
     if Feature.LIMITS not in visit.fire.storage.features:
         return HitGroup("limit", ())
     keys = visit.fire.limits.list(text, limit=_KEYS)
@@ -185,11 +185,11 @@ def _limits(visit: Visit, text: str) -> HitGroup:
 
 
 def _tags(visit: Visit, text: str, newest: Iterable[JobRecord], made: Sequence[str]) -> HitGroup:
-    """Return the tags that the text may mean, then tags of the newest jobs that contain it."""
+    """Return the tags that the string may mean, then tags of the newest jobs that contain it."""
     meant = [text, *made]
     counts = [_count(visit, JobFilter(tag=tag)) for tag in meant]
     hits = [
-        _tag(visit, tag, _jobs_said(visit, counted), is_exact=True)
+        _tag(visit, tag, _job_count_text(visit, counted), is_exact=True)
         for tag, counted in zip(meant, counts, strict=True)
         if counted != "0"
     ]
@@ -217,14 +217,14 @@ def _job(visit: Visit, job: JobRecord, *, is_exact: bool = False) -> Hit:
     )  # fmt: skip
 
 
-def _jobs_said(visit: Visit, counted: str) -> str:
+def _job_count_text(visit: Visit, counted: str) -> str:
     return visit.text("search.jobs", count=1 if counted == "1" else 2, number=counted)
 
 
 def _errors(visit: Visit, text: str) -> HitGroup:
     found = list(_causes(visit, text))
     hits = [
-        Hit(f"{task_name(kind)}: {message}"[:_LINE], _jobs_said(visit, str(count)),
+        Hit(f"{task_name(kind)}: {message}"[:_LINE], _job_count_text(visit, str(count)),
             visit.url(f"/failures/{fingerprint}"))
         for kind, message, count, fingerprint in found[:_OF_A_KIND]
     ]  # fmt: skip
@@ -233,7 +233,7 @@ def _errors(visit: Visit, text: str) -> HitGroup:
 
 
 def _causes(visit: Visit, text: str) -> Iterator[tuple[str, str, int, str]]:
-    """Yield class, message as shown, number of jobs and fingerprint of the causes that contain the text."""
+    """Yield class, masked message, number of jobs and fingerprint of the causes that contain the string."""
     wanted = text.casefold()
     for group in visit.dashboard.watch.failure_groups(_GROUPED):
         message = visit.redacted(group.message)
@@ -242,9 +242,9 @@ def _causes(visit: Visit, text: str) -> Iterator[tuple[str, str, int, str]]:
 
 
 def _arguments(visit: Visit, text: str, *, is_known: bool) -> Iterator[HitGroup]:
-    """Yield the newest jobs with this argument, as far as one search goes.
+    """Yield the newest jobs with this argument, within the limits of one search.
 
-    If the text is the exact name of any object, no jobs are searched; the search is only offered.
+    If the string is the exact name of an object, the jobs are not searched, and the search is only offered.
     """
     if not visit.may(Permission.VIEW_ARGUMENTS):
         return
@@ -269,7 +269,7 @@ def _arguments(visit: Visit, text: str, *, is_known: bool) -> Iterator[HitGroup]
 
 @attrs.frozen
 class Offer:
-    """Another search for a text, offered by a list that found nothing."""
+    """Another search for a string, offered by a list that has found nothing."""
 
     kind: str  # a key of search.toml
     address: str
@@ -277,12 +277,12 @@ class Offer:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it would find nothing either."""
+        """Whether this search would not find anything either."""
         return self.count == "0"
 
 
 def offers(visit: Visit, text: str, *, besides: str) -> list[Offer]:
-    """Return other searches that might find a text, without the one that was tried."""
+    """Return other searches that might find a string, without the search that was tried."""
     tasks = known_tasks(visit)
     known = tasks.named(text)
     task = known[0] if len(known) == 1 else text
@@ -308,9 +308,9 @@ def _count(visit: Visit, where: JobFilter) -> str:
 
 
 def _failed(visit: Visit, text: str) -> str | None:
-    """Return the number of failed jobs with this text.
+    """Return the number of failed jobs with this string.
 
-    The result is None if there are none, because retried jobs might still have the text.
+    The result is None if there are no such jobs, because jobs that wait for a retry might contain the string.
     """
     counted = sum(count for _, _, count, _ in _causes(visit, text))
     return str(counted) if counted else None
@@ -320,7 +320,7 @@ def _failed(visit: Visit, text: str) -> str | None:
 
 
 def show_search(visit: Visit) -> Response:
-    """Show the results for a text; the palette requests the part `options`."""
+    """Show the results for a string; the palette requests the part `options`."""
     text = visit.query.value(_Q)
     return visit.page(
         "search.html", title=visit.text("search.title"), section="search", text=text,

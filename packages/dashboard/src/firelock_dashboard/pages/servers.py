@@ -1,4 +1,4 @@
-"""Servers: their worker processes, their running jobs, and the orders that they accept."""
+"""The page Servers, with worker processes, running jobs, and orders to servers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _SERVERS = 24  # on a page
 _SLOTS = 200  # of a server that are drawn
-_AT_ONCE = 500  # running jobs per read; if there are more, the jobs of each server are read
+_AT_ONCE = 500  # running jobs per read; if there are more, the jobs of each server are read separately
 _DENSE = 24  # with more running jobs, these are drawn as squares without text
 _LOST = 100
 _DELETED = 200  # newest deleted and newest enqueued jobs that are searched for one that still runs
@@ -50,7 +50,7 @@ class _Running:
     task: str
     pid: int | None  # None if its session is not listed
     since: datetime
-    is_started: bool  # otherwise it is claimed, and not known to run yet
+    is_started: bool  # False if it is claimed, but might not run yet
     is_deleted: bool  # it was ordered to stop and has not ended
 
 
@@ -72,7 +72,7 @@ class _Server:
     view: ServerView
     state: ServerState
     busy: int  # slots in use, computed from the jobs, because heartbeats are seconds apart
-    sessions: list[_ServerProcess]  # the living ones; all of them if none lives
+    sessions: list[_ServerProcess]  # the living sessions, or all sessions if none is alive
     running: list[_Running]  # at most _SLOTS
     more: int  # further running jobs
     free: int  # slots that are drawn empty
@@ -81,12 +81,12 @@ class _Server:
 
     @property
     def heard_at(self) -> int:
-        """The time of the last heartbeat, of the session whose last heartbeat is the oldest."""
+        """The oldest of the sessions' last heartbeats."""
         return min(one.heard_at for one in self.sessions)
 
     @property
     def silence(self) -> float:
-        """The seconds without a heartbeat after which the server is lost: the longest of its sessions."""
+        """The seconds without a heartbeat after which the server is lost; the maximum of its sessions."""
         return max(one.timeout_seconds for one in self.sessions)
 
     @property
@@ -113,17 +113,17 @@ class WorkerProcess:
 
     @property
     def is_replaced(self) -> bool:
-        """Whether it claims no more jobs because another process has replaced it."""
+        """Whether the process claims no more jobs because another process has replaced it."""
         return self.state in {RETIRED, ENDING}
 
     @property
     def is_ending(self) -> bool:
-        """Whether its jobs have only the grace time left."""
+        """Whether the process is ending, so that its jobs have only the grace time left."""
         return self.state == ENDING
 
     @property
     def may_be_ended(self) -> bool:
-        """Whether an order to end it has an effect: neither it nor its server is ending."""
+        """Whether an order to end the process has an effect, because neither it nor its server is ending."""
         return self.state not in {ENDING, ServerState.STOPPING}
 
 
@@ -264,7 +264,7 @@ def _server(
                 is_deleted,
             )
         )  # fmt: skip
-    # a server claims for its slots; jobs that it claims beyond them wait there briefly
+    # a server claims jobs for its slots, and a few more ahead, which wait there briefly
     runs = sum(job.id in started or job.record().is_stopping for job in jobs)
     taken = runs + min(len(jobs) - runs, max(0, view.workers - runs))
     told = view.busy if living and is_cut else 0
@@ -275,7 +275,7 @@ def _server(
     for one in living or view.sessions:
         said, workers = one.renewal, one.session.workers
         busy = said.busy if is_cut else min(records_of[one.session.id], workers)
-        workers = busy if is_leaving(one) else workers  # it claims nothing for its other workers
+        workers = busy if is_leaving(one) else workers  # a replaced process claims no jobs for idle workers
         sessions.append(
             _ServerProcess(
                 one.session.pid, said.state, workers, busy, said.cpu_percent, said.rss_bytes,
@@ -292,7 +292,7 @@ def _question(visit: Visit, order: str, name: str, running: int, *, is_only: boo
     asked = visit.text(f"servers.{order}{only}_confirm", server=name)
     if order == "quiet" or not running:
         return asked
-    # a server does not report its grace time, so use that of the dashboard's own app
+    # a server does not report its grace time, so use the setting of the dashboard's own app
     grace = span(visit.fire.settings.grace)
     return f"{asked} {visit.text('servers.stop_running', count=running, grace=grace)}"
 

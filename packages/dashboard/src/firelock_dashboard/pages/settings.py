@@ -1,4 +1,4 @@
-"""Settings: how pages look for one visitor, stored only in the visitor's browser; and signing out."""
+"""The page Settings, with the look of pages, stored only in the visitor's browser, and with signing out."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def show_settings(visit: Visit) -> Response:
 
 
 def save_settings(visit: Visit) -> Response:
-    """Store the sent fields; the other settings do not change."""
+    """Store the sent settings; the other settings do not change."""
     changes = {field.name: visit.form.value(field) for field in _FIELDS if field in visit.form}
     if not changes:
-        raise BadRequest(f"No setting was sent; send one of {', '.join(SETTINGS)}.")
+        raise BadRequest(f"The form contains no setting; send at least one of {', '.join(SETTINGS)}.")
     response = visit.done(visit.text("settings.saved"), to="/settings")
     visit.keep_settings(response, changes)
     return response
 
 
 def sign_out(visit: Visit) -> Response:
-    """End the visitor's session, so that neither its cookie nor a copy of it admits anyone.
+    """End the visitor's session, so that neither its cookie nor a copy of the cookie is valid.
 
     Raises:
-        NotHere: the dashboard has an `auth=`, which has sessions of its own.
+        NotHere: If the dashboard has an `auth=`, which has its own sessions.
     """
     if not visit.dashboard.has_sessions:
         raise NotHere(visit.text("settings.no_session"))

@@ -1,7 +1,7 @@
-"""A job's stream: its end for the job's page, and Server-Sent Events with offsets as ids for programs.
+"""A job's stream: its end on the job's page, and Server-Sent Events with offsets as ids for programs.
 
-A reader that was disconnected requests the stream again with its last id, as browsers do automatically, and
-misses nothing. Each new run of the job is reported by a separate event.
+A disconnected reader requests the stream again with the last id, as browsers do automatically, and so
+receives all output. Each new run of the job is reported by a separate event.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 _NAME = Text("name", default="out")
 STREAM = Text("stream", default="out")
 FROM_OFFSET = Integer("offset", least=-1, most=10**18)
-"""The stream of a job's page, and the offset after which it begins; without an offset, the end is shown."""
+"""The query fields of a job's page: the stream's name, and an offset; without it, the end is shown."""
 
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_RUN_STEP = 1 << 32  # between the offsets of two runs: see `Chunk.offset`
+_RUN_STEP = 1 << 32  # difference between the first offsets of two runs; see `Chunk.offset`
 _SHOWN_CHARACTERS = 128 * 1024  # per response
 _AFTER = Integer("after", least=0, most=10**18)  # an offset
 _PAGE = 100  # chunks per read
@@ -44,7 +44,7 @@ _OFFSET = 20  # digits
 
 @attrs.frozen
 class StreamPiece:
-    """The output of one run, as far as it is shown."""
+    """The shown output of one run."""
 
     run: int
     offset: int  # of its last chunk
@@ -57,23 +57,23 @@ class StreamPart:
 
     name: str
     pieces: Sequence[StreamPiece]
-    is_whole_before: bool  # nothing was emitted before it
-    has_more: bool  # there is a part after it; False for the end
+    is_whole_before: bool  # whether this is the start of the stream
+    has_more: bool  # whether there is a part after it; False for the end
 
     @property
     def last(self) -> int:
-        """The offset of its last chunk; −1 if there is none."""
+        """The offset of the part's last chunk; −1 if the part is empty."""
         return self.pieces[-1].offset if self.pieces else -1
 
 
 def read_part(visit: Visit, job: JobRecord) -> StreamPart:
     """Return the part of a job's stream that the query requests, by default its end.
 
-    A stream of up to a hundred chunks takes one read. The end of a longer one must be searched for, because
-    storages read only forward; this takes about thirty reads of one chunk.
+    A stream of up to a hundred chunks takes one read. The end of a longer stream must be searched for,
+    because storages read only forward; this takes about thirty reads of one chunk.
 
     Raises:
-        BadRequest: this is not a valid name of a stream.
+        BadRequest: If the name in the query is not a valid name of a stream.
     """
     name, after = visit.query.value(STREAM), visit.query.maybe(FROM_OFFSET)
     if not _STREAM_NAME.fullmatch(name):
@@ -101,9 +101,10 @@ def read_part(visit: Visit, job: JobRecord) -> StreamPart:
 def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) -> Chunk:
     """Return the last chunk of a stream after a known one; runs up to the fence may have emitted chunks.
 
-    Offsets ascend, and each run numbers its chunks without gaps, so both are found by binary search.
+    Offsets ascend, and each run numbers its chunks without gaps. So the last run, and then its last chunk,
+    are found by binary search.
     """
-    last, beyond = known, fence + 1  # runs from `beyond` on have emitted nothing
+    last, beyond = known, fence + 1  # runs from `beyond` on have not emitted any chunk
     while last.run + 1 < beyond:
         middle = (last.run + 1 + beyond) // 2
         if found := read(middle * _RUN_STEP - 1):
@@ -120,7 +121,7 @@ def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) ->
 
 
 def _cut(chunks: Sequence[Chunk], *, from_end: bool) -> list[Chunk]:
-    """Return as many chunks as may be shown, from one end of them; at least one."""
+    """Return as many chunks as may be shown, from one end of the list; at least one."""
     kept: list[Chunk] = []
     size = 0
     for chunk in reversed(chunks) if from_end else chunks:
@@ -141,7 +142,7 @@ class JobStream(EventStream):
         visit: the reader's visit.
         job_id: the id of the job.
         name: the name of the stream.
-        after: the last offset that the reader has; −1 if it has none.
+        after: the last offset that the reader has received; −1 if it has received none.
     """
 
     def __init__(self, visit: Visit, job_id: str, name: str, after: int) -> None:
@@ -157,9 +158,9 @@ class JobStream(EventStream):
         return await run_in_threadpool(self.read)
 
     def read(self) -> bytes:
-        """Return the new events; blocks."""
+        """Return the new events; this call blocks."""
         storage = self._storage
-        # read the job first: all its output before its end was stored before the end
+        # read the job first, because the output of a job is stored before its end
         job = storage.get([self._job_id])[0]
         chunks = storage.read_stream(self._job_id, self._name, after=self._after, limit=_PAGE)
         events = []

@@ -1,4 +1,4 @@
-"""Help for readers of job lists: names of tasks, completions of typed text, and start times."""
+"""Data for job lists: names of tasks, completions of typed text, and start times."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Suggestion:
     text: str  # the whole text with the completion
     shown: str
     kind: str  # a key of jobs.toml, shown next to it
-    is_whole: bool = True  # nothing has to follow, so it can be submitted
+    is_whole: bool = True  # the text is complete, so it can be submitted
 
 
 def known_tasks(visit: Visit) -> KnownTasks:
-    """Return the tasks of this process and, if servers have reported them, of the servers."""
+    """Return the tasks of this process and the tasks that servers have reported."""
     templates = {info.name: info.tags for info in visit.fire.tasks()}
     entries = visit.fire.catalogue.list()
     for entry in entries:
@@ -62,8 +62,9 @@ def starts(visit: Visit, jobs: Iterable[JobRecord]) -> dict[str, int]:
 
     Jobs that might be claimed but not started are left out.
 
-    A start is stored about a second after it. Until then, a job has started if it has reported progress since
-    its claim, or has logged in this attempt; the logs of the first 24 such jobs are read.
+    The time of a start is stored about a second later. Until then, a job is known to have started if it has
+    reported progress since its claim, or has logged in this attempt; the logs of the first 24 such jobs are
+    read.
     """
     running = [job for job in jobs if job.state is State.PROCESSING]
     found = {job.id: job.started_at for job in running if job.started_at is not None}
@@ -143,7 +144,7 @@ def newest_jobs(visit: Visit) -> list[JobRecord]:
 
 
 def task_names(visit: Visit, newest: Iterable[JobRecord] | None = None) -> list[str]:
-    """Return the known tasks and those of the newest jobs, ordered by the name that people use."""
+    """Return the known tasks and the tasks of the newest jobs, ordered by the last part of the name."""
     known = set(known_tasks(visit).templates)
     known.update(job.task for job in (newest_jobs(visit) if newest is None else newest) if not job.is_batch)
     return sorted(known, key=lambda task: (task_name(task), task))

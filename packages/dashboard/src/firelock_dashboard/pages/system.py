@@ -1,4 +1,4 @@
-"""System: the storage and its problems, plugins, and settings with their sources."""
+"""The page System, with the storage and its problems, plugins, and settings with their sources."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Storage:
 
 
 def show_system(visit: Visit) -> Response:
-    """Show the system itself."""
+    """Show the storage, the plugins and the settings."""
     return visit.page(
         "system.html",
         storage=lambda: _storage(visit), findings=lambda: _findings(visit),
@@ -85,7 +85,7 @@ def _source(name: str, value: float, default: float) -> str:
             else float(given)
         ) == value
     except (ValueError, ConfigurationError):
-        is_given = False  # it is not set, or was set after the app was created
+        is_given = False  # the variable is not set, or was set after the app was created
     if is_given:
         return "environment"
     return "default" if value == default else "app"

@@ -1,4 +1,4 @@
-"""Tasks: the catalogue, the page of a task with its runs, and the form that creates a job."""
+"""The pages of tasks: the catalogue, the page of a task with its runs, and the form that creates a job."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ DELAY = Span("delay", "Run the job this much later, for example 15m.")
 @attrs.frozen
 class _TaskRow:
     name: str
-    entry: TaskEntry | None  # None: jobs of it have ended, but it is registered nowhere
-    stats: TaskStats | None  # None: no job of it ended within the hours
-    running: int  # jobs of it among the counted ones
-    is_cut: bool  # more jobs run than are counted, possibly jobs of this task
-    deleted: int  # deleted jobs of it that still run
-    started_at: datetime | None  # when the newest of them was claimed
+    entry: TaskEntry | None  # None if jobs of the task have ended, but it is not registered anywhere
+    stats: TaskStats | None  # None if no job of the task ended within the hours
+    running: int  # the task's jobs among the counted ones
+    is_cut: bool  # more jobs run than are counted, and they may be jobs of this task
+    deleted: int  # the task's deleted jobs that still run
+    started_at: datetime | None  # the time when the newest running job was claimed
 
     @property
     def last_at(self) -> datetime | None:
-        """The end of its last run or, if none has ended, the time when a running one was claimed."""
+        """The end of the task's last run, or the time when a running job was claimed if no run has ended."""
         return self.stats.last_at if self.stats and self.stats.last_at else self.started_at
 
 
@@ -106,7 +106,7 @@ def _rows(visit: Visit, wanted: str) -> list[_TaskRow]:
 
 
 def show_task(visit: Visit) -> Response:
-    """Show a task: its statistics, its last runs and its description."""
+    """Show a task with its statistics, its last runs and its description."""
     name = visit.query.value(_NAME)
     span = visit.query.value(_SPAN)
     entry = _entry(visit, name)
@@ -135,14 +135,14 @@ def _newest(visit: Visit, name: str, state: State | None = None) -> list[Job[obj
 
 
 def call_line(visit: Visit, job: Job[object]) -> str:
-    """Return a job's arguments on one line, as far as this visitor may see them; empty if they are hidden."""
+    """Return a job's arguments on one line; empty if this visitor may not see them."""
     given = visit.arguments(job.record(), limit=IN_LISTS)
     text = summary(given.value) if isinstance(given.value, dict) else "" if given.is_hidden else given.line
     return text[:_LINE]
 
 
 def _durations(visit: Visit, name: str) -> list[tuple[float | None, int]]:
-    """Return the number of the last hours' runs up to each duration; None for durations beyond all."""
+    """Return the numbers of recent runs by the upper end of their duration; None for longer durations."""
     bounds = [*DURATION_BUCKETS, None]
     stats = visit.dashboard.history.tasks(_HOURS).get(name)
     return list(zip(bounds, stats.histogram if stats else [0] * len(bounds), strict=True))
@@ -167,11 +167,11 @@ def show_form(visit: Visit) -> Response:
 
 
 def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
-    """Return the job that is run again with changes.
+    """Return the job that is to be run again with changes.
 
     Raises:
-        JobNotFound: it is not stored.
-        BadRequest: it is a job of another task.
+        JobNotFound: If the job is not stored.
+        BadRequest: If it is a job of another task.
     """
     job = visit.fire.jobs.get(job_id).record()
     known = visit.fire.registry.get(job.task)
@@ -181,7 +181,7 @@ def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
 
 
 def _outputs_of(visit: Visit, job: JobRecord) -> dict[Input, JobRecord | None]:
-    """Return the jobs whose outputs it takes, by the places of these outputs."""
+    """Return the jobs whose outputs the job uses as arguments, by the places of these outputs."""
     inputs = () if job.relations is None else job.relations.inputs
     ids = list(dict.fromkeys(one.job_id for one in inputs))
     records = dict(zip(ids, visit.fire.storage.get(ids), strict=True)) if ids else {}
@@ -189,7 +189,7 @@ def _outputs_of(visit: Visit, job: JobRecord) -> dict[Input, JobRecord | None]:
 
 
 def _missing_among(outputs: Mapping[Input, JobRecord | None]) -> dict[str, str]:
-    """Return the parameters whose values are missing, and the job whose output each of them takes."""
+    """Return the parameters whose values are missing, with the job whose output each of them needs."""
     return {
         str(one.path[0]): one.job_id
         for one, source in outputs.items()
@@ -202,7 +202,7 @@ def _values_of(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the form values for the job, and the parameters whose values this page may not show.
 
-    Outputs that the job took are in their places; a parameter with a missing output is left out.
+    The values contain the outputs of other jobs; a parameter with a missing output is left out.
     """
     stored, missing = visit.arguments_value(job), _missing_among(outputs)
     arguments = stored if isinstance(stored, dict) else {}
@@ -254,19 +254,19 @@ def make_job(visit: Visit, name: str, former: JobRecord | None = None) -> Job[ob
     """Enqueue a job of the task with the sent values, record it in the audit, and return it.
 
     A value with a masked secret is refused, because the mask would be stored instead of the secret. Without a
-    priority, the job gets the task's own; zero is a priority.
+    priority in the form, the job has the priority of the task.
 
     Args:
         visit: the form, whose fields `args.NAME` are the arguments.
         name: the task.
-        former: the job that is run again with changes, if there is one; the new job gets its metadata.
+        former: the job that is run again with changes, whose metadata the new job gets; None for a new call.
     """
     form = visit.form
     values = form.maybe(ARGUMENTS) or {}
     masked = next((field for field, text in values.items() if MASK in text), None)
     if masked is not None:
         raise BadRequest(
-            f"args.{masked} holds {MASK}, which stands for what is masked; write the value itself."
+            f"args.{masked} must not contain the mask {MASK}, which replaces a secret; send the value itself."
         )
     job = visit.fire.enqueue_text(
         name, values, queue=form.maybe(JOB_QUEUE), delay=form.maybe(DELAY) or None,

@@ -1,4 +1,4 @@
-"""A stored traceback, parsed: frames of the application are shown, runs of library frames are folded."""
+"""The parser of stored tracebacks, which groups frames of the application and frames of libraries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import groupby
 
 import attrs
 
-# Written by the core: an arrow before frames of the application, and sentences between chained exceptions.
+# The core writes an arrow before frames of the application, and sentences between chained exceptions.
 _FRAME = re.compile(r'(?P<mark>→ |  )File "(?P<file>[^"\n]*)", line (?P<line>\d+|None), in (?P<function>.*)')
 _REPEATED = re.compile(r"  \[Previous line repeated \d+ more times?\]")
 _LEFT_OUT = re.compile(r"  … .* left out …")
@@ -30,7 +30,7 @@ class Frame:
 
     @property
     def place(self) -> str:
-        """The end of the path and the line, which people look for."""
+        """The end of the path, and the line number."""
         return f"{'/'.join(self.file.split('/')[-2:])}:{self.line}"
 
 
@@ -46,13 +46,13 @@ class FrameGroup:
 class Trace:
     """One exception of a chain."""
 
-    lead: str  # how it follows from the previous one; empty for the first
+    lead: str  # the sentence that relates it to the previous exception; empty for the first
     groups: tuple[FrameGroup, ...]
     last: str  # type and message, and all lines that are not frames
 
 
 def read_traceback(text: str) -> list[Trace]:
-    """Return the exceptions of a stored traceback, in its order; text of another form is all in `last`."""
+    """Return the exceptions of a stored traceback, in order; a string of another form is in `last`."""
     traces: list[Trace] = []
     lead, frames, rest = "", list[Frame](), list[str]()
     for line in text.split("\n"):
@@ -84,7 +84,7 @@ def _trace(lead: str, frames: Iterable[Frame], rest: Iterable[str]) -> Trace:
 
 
 def markdown(title: str, facts: Iterable[str], text: str) -> str:
-    """Return a report for an issue: title, list of facts, and the traceback in a fence it cannot close."""
+    """Return a report for an issue: the title, the facts, and the traceback in a long enough fence."""
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     listed = "\n".join(f"- {fact}" for fact in facts)

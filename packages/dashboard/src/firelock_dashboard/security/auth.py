@@ -1,8 +1,8 @@
-"""Authentication: how `auth=` is called, and ready-made functions for it.
+"""Authentication: the call of `auth=`, and ready-made functions for it.
 
-An `auth` is called with each request and returns a level, permissions, an `Access`, or None. If visitors can
-log in, it raises `Unauthorized`, or another `RequestProblem`, to show them how. The functions in this module
-import a framework only when they are called.
+An `auth` is called with each request and returns a level, permissions, an `Access`, or None. If visitors must
+log in first, it raises `Unauthorized`, or another `RequestProblem`, which shows how to log in. The functions
+in this module import a framework only when they are called.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Entrance:
         """Return the access of the sender of the request.
 
         Raises:
-            RequestProblem: the sender has no access, or may not send the request from its origin.
-            StorageUnavailable: a session cannot be looked up.
+            RequestProblem: If the sender has no access, or may not send the request from its origin.
+            StorageUnavailable: If a session cannot be looked up.
         """
         self._gate.check_visitor(request)
         is_own = self._gate.check_origin(request)
@@ -72,7 +72,7 @@ class Entrance:
         """Return the access from the first plugin that decides about the sender, or None if no plugin does.
 
         Raises:
-            PluginError: the plugin raised an exception, or returned a wrong value.
+            PluginError: If the plugin raised an exception, or returned an invalid value.
         """
         found = self._fire.plugins.first_answer("dashboard_permission", request=request)
         if found is None:
@@ -81,14 +81,14 @@ class Entrance:
         try:
             return to_access(answer)
         except ConfigurationError as error:
-            problem = f"returned a wrong value from dashboard_permission. {error}"
+            problem = f"returned an invalid value from dashboard_permission. {error}"
             raise self._fire.plugins.fault(plugin, problem) from None
 
 
 def _without_origin() -> Forbidden:
     return Forbidden(
-        "The request does not say which page it comes from: it has neither Sec-Fetch-Site nor Origin. "
-        "A program sends a token instead: see bearer_tokens()."
+        "The origin of the request is unknown, because it has neither a Sec-Fetch-Site nor an Origin header. "
+        "In a program, send a token: see bearer_tokens()."
     )
 
 
@@ -99,7 +99,7 @@ async def access_from(auth: Auth, request: Request) -> Access:
     """Return the access that `auth` gives to the sender of the request; a blocking `auth` runs in a thread.
 
     Raises:
-        RequestProblem: `auth` refuses the request or fails; a failure is logged.
+        RequestProblem: If `auth` refuses the request or fails; a failure is logged.
     """
     try:
         return to_access(await _answer(auth, request))
@@ -117,40 +117,44 @@ async def _answer(function: Callable[[Request], object], request: Request) -> An
 
 
 def refusal_of(error: Exception) -> RequestProblem:
-    """Return the refusal of a request whose `auth` raised; an error that is not a refusal is logged."""
+    """Return the refusal of a request whose `auth` raised an error; log the error if it is not a refusal."""
     if isinstance(error, RequestProblem):
         return error
     if isinstance(error, HTTPException):  # also FastAPI's; a 303 with a Location redirects to a login
         return RequestProblem(str(error.detail), status=error.status_code, headers=error.headers)
-    log.error("auth failed", exc_info=error)
+    log.error("Unexpected error in auth=; refusing the request.", exc_info=error)
     return RequestProblem(
-        "auth= failed, so nobody is let in: the server's log has the error. Mend it there.", status=500
+        "auth= failed, so the dashboard refuses all visitors; fix the error in the server's log.", status=500
     )
 
 
 def any_of(*auths: Auth) -> Auth:
-    """Return an auth that calls one after the other and returns the first that grants a permission.
+    """Return an auth that calls the given auths in order until one of them grants a permission.
 
-    If none does, the first refusal that asks for a login is raised, with the login methods of all. Under
-    WSGI, auths that are not async are called in the host's own thread, as if each were used alone.
+    If none of them does, the combined auth raises the first refusal that requests a login, with the login
+    methods of all auths. Under WSGI, auths that are not async are called in the host's own thread, like a
+    single auth.
     """
 
-    def ask_each(request: Request) -> Access | Awaitable[Access]:
+    def call_each(request: Request) -> Access | Awaitable[Access]:
         refusals: list[RequestProblem] = []
         for auth in auths:
             answer = _attempt(auth, request, refusals)
-            if inspect.isawaitable(answer):  # an awaitable: call all of them asynchronously
+            if inspect.isawaitable(answer):  # then call all auths asynchronously
                 getattr(answer, "close", lambda: None)()
-                return _ask_each(auths, request)
+                return _call_each(auths, request)
             if isinstance(answer, Access) and answer.permissions:
                 return answer
         raise _joined(refusals)
 
-    return ask_each
+    return call_each
 
 
 def _attempt(auth: Auth, request: Request, refusals: list[RequestProblem]) -> object:
-    """Return the result of an auth, and collect a refusal; any other failure is raised."""
+    """Return the result of an auth; if it refuses access, append the refusal to the list and return None.
+
+    A refusal with a status other than 401 and 403 is raised.
+    """
     try:
         answer = auth(request)
         return answer if inspect.isawaitable(answer) else to_access(answer)
@@ -159,7 +163,7 @@ def _attempt(auth: Auth, request: Request, refusals: list[RequestProblem]) -> ob
         return None
 
 
-async def _ask_each(auths: Sequence[Auth], request: Request) -> Access:
+async def _call_each(auths: Sequence[Auth], request: Request) -> Access:
     refusals: list[RequestProblem] = []
     for auth in auths:
         try:
@@ -182,7 +186,9 @@ def _joined(refusals: Sequence[RequestProblem]) -> RequestProblem:
     asking = [refusal for refusal in refusals if isinstance(refusal, Unauthorized) or refusal.status == 401]  # noqa: PLR2004
     if not asking:
         return (
-            refusals[0] if refusals else Forbidden("You are not known here. Ask whoever runs this dashboard.")
+            refusals[0]
+            if refusals
+            else Forbidden("You do not have access to this dashboard; contact its operator.")
         )
     ways = [
         value for each in asking for name, value in each.headers.items() if name.lower() == "www-authenticate"
@@ -196,10 +202,11 @@ def _joined(refusals: Sequence[RequestProblem]) -> RequestProblem:
 def django_staff(request: Request) -> Access | None:
     """Return the access of a Django user; for `dashboard_urls`.
 
-    Staff may operate, superusers may do everything, and others nothing.
+    Staff have the level operate, superusers have admin, and other users have no access.
 
     Raises:
-        ConfigurationError: the dashboard is not mounted with `dashboard_urls`, or Django has no users here.
+        ConfigurationError: If the dashboard is not mounted with `dashboard_urls`, or if Django's
+            authentication middleware is missing.
     """
     user = _django_user(request, "django_staff")
     if user is None:
@@ -217,14 +224,16 @@ _OF_DJANGO = {
 
 
 def django_permissions(request: Request) -> Access | None:
-    """Return the access that Django's permissions give a user, superusers everything; for `dashboard_urls`.
+    """Return the access that a user's Django permissions grant; for `dashboard_urls`.
 
-    `firelock.view_jobs` allows reading, `firelock.operate_jobs` operating, and `firelock.administer_jobs`
-    everything. They are assigned to users and groups like any other permission after
-    `firelock.integrations.django` is installed.
+    The permission `firelock.view_jobs` grants the level read, `firelock.operate_jobs` the level operate, and
+    `firelock.administer_jobs` the level admin. Superusers have all permissions. The app
+    `firelock.integrations.django` creates these permissions, which are then assigned to users and groups like
+    any other.
 
     Raises:
-        ConfigurationError: the dashboard is not mounted with `dashboard_urls`, or Django has no users here.
+        ConfigurationError: If the dashboard is not mounted with `dashboard_urls`, or if Django's
+            authentication middleware is missing.
     """
     user = _django_user(request, "django_permissions")
     if user is None:
@@ -232,7 +241,7 @@ def django_permissions(request: Request) -> Access | None:
     level = next((level for name, level in _OF_DJANGO.items() if user.has_perm(name)), "none")
     name = str(user.get_username())
     if level == "none":
-        log.warning("Nobody was let in to the dashboard: user %r lacks firelock.view_jobs.", name)
+        log.warning("User %r has no access to the dashboard; grant the permission firelock.view_jobs.", name)
     return Access(LEVELS[level], name)
 
 
@@ -241,8 +250,8 @@ def _django_user(request: Request, auth: str) -> Any:  # noqa: ANN401 - whicheve
     user = getattr(request.scope.get("django.request"), "user", None)
     if user is None:
         raise ConfigurationError(
-            f"{auth} found no user. Mount by dashboard_urls(fire), and have SessionMiddleware and "
-            "AuthenticationMiddleware in MIDDLEWARE."
+            f"{auth} found no user in the request; mount the dashboard with dashboard_urls(fire), and add "
+            "SessionMiddleware and AuthenticationMiddleware to MIDDLEWARE."
         )
     return user if user.is_authenticated and user.is_active else None
 
@@ -255,42 +264,46 @@ def flask_login(level: Level | Callable[[Any], object] = "admin") -> Auth:
     """
     level_of = _level_of(level)
 
-    def ask_flask_login(_request: Request) -> Access | None:
+    def call_flask_login(_request: Request) -> Access | None:
         from flask import has_request_context  # noqa: PLC0415 - installed wherever it is used
         from flask_login import current_user  # noqa: PLC0415
 
         if not has_request_context():
             raise ConfigurationError(
-                "flask_login is asked within a request of Flask: mount by Dashboard(…).init_app(app)."
+                "flask_login() works only within a Flask request; mount the dashboard with "
+                "Dashboard(…).init_app(app)."
             )
         if not getattr(current_user, "is_authenticated", False):
             return None
         return _named(to_access(level_of(current_user)), current_user.get_id())
 
-    return ask_flask_login
+    return call_flask_login
 
 
 def fastapi_dependency(
     dependency: Callable[[Request], object | Awaitable[object]],
     level: Level | Callable[[Any], object] = "admin",
 ) -> Auth:
-    """Return an auth from a FastAPI dependency that takes only the request, for example `get_current_user`.
+    """Return an auth that calls a FastAPI dependency with the request, for example `get_current_user`.
 
-    An `HTTPException` of the dependency refuses the request with its status. None and False admit nobody. Any
-    other result is a visitor, who gets the level; an `Access` is used unchanged.
+    If the dependency raises an `HTTPException`, the request is refused with its status. If it returns None or
+    False, the visitor has no access. An `Access` is used unchanged. Any other result is a user, who gets the
+    level.
 
     Args:
-        dependency: sync or async, without its own `Depends`, which only FastAPI resolves.
+        dependency: a sync or async function without parameters of the kind `Depends`, which only FastAPI can
+            supply.
         level: one level for every visitor, or a function of the dependency's result that returns the same
             values as an auth.
 
     Raises:
-        ConfigurationError: the dependency needs more than the request, yields, or checks nothing.
+        ConfigurationError: If the dependency requires more than the request, yields, or does not check its
+            input.
     """
     _check_dependency(dependency)
     level_of = _level_of(level)
 
-    async def ask_dependency(request: Request) -> Access | None:
+    async def call_dependency(request: Request) -> Access | None:
         found = await _answer(dependency, request)
         if found is None or found is False:
             return None
@@ -299,28 +312,28 @@ def fastapi_dependency(
         name = getattr(found, "username", None) or getattr(found, "email", None)
         return _named(to_access(level_of(found)), name or (found if isinstance(found, str) else ""))
 
-    return ask_dependency
+    return call_dependency
 
 
 def _check_dependency(dependency: object) -> None:
     if not callable(dependency):
         raise ConfigurationError(
-            f"fastapi_dependency got {dependency!r}; give a function that takes the request."
+            f"The dependency must be a function of the request, got {dependency!r}; pass such a function."
         )
     name = getattr(dependency, "__qualname__", type(dependency).__qualname__)
     if type(dependency).__module__.startswith("fastapi.security"):
         raise ConfigurationError(
-            f"{name} reads what a visitor sends and checks nothing; give the dependency that checks it."
+            f"{name} reads credentials without checking them; pass the dependency that checks them."
         )
     if inspect.isgeneratorfunction(dependency) or inspect.isasyncgenfunction(dependency):
-        raise ConfigurationError(f"{name} yields; give a dependency that returns.")
+        raise ConfigurationError(f"{name} must not yield; pass a dependency that returns its result.")
     parameters = list(inspect.signature(dependency).parameters.values())
     needed = [each for each in parameters if each.default is each.empty or _is_resolved(each.default)]
     needed = [each for each in needed if each.kind not in {each.VAR_POSITIONAL, each.VAR_KEYWORD}]
     if not needed or needed != parameters[:1] or _is_resolved(needed[0].default):
         raise ConfigurationError(
-            f"{name}{inspect.signature(dependency)} is called with the request alone; write a function "
-            "(request: Request) that calls what it needs."
+            f"{name}{inspect.signature(dependency)} must accept only the request; pass a function "
+            "(request: Request) that calls its own dependencies."
         )
 
 

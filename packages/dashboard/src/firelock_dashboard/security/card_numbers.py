@@ -1,10 +1,10 @@
-"""Card numbers in running text.
+"""The search for card numbers in text.
 
 According to ISO/IEC 7812-1, a card number has up to 19 digits: the number of its issuer, the account, and a
-check digit by the Luhn formula. One of ten numbers passes that check by chance. So a number is treated as a
-card number only if a card network also uses its first digits with its length; about three of a hundred random
-numbers of 16 digits meet both conditions. No network's numbers begin with 1, so no timestamp in milliseconds,
-microseconds or nanoseconds is masked.
+check digit by the Luhn formula. One of ten random numbers passes that check. So a number is treated as a card
+number only if a card network also uses its first digits with its length; about three of a hundred random
+numbers of 16 digits meet both conditions. No card number begins with 1, so timestamps in milliseconds,
+microseconds or nanoseconds are not masked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SHORTEST, _LONGEST = 13, 19  # digits
 _ENOUGH_DIGITS = re.compile(r"[0-9](?:[ \u00a0-]?[0-9]){12}")  # most strings have too few
 
 # Groups of digits with one space or hyphen between two groups. A letter, an underscore or a decimal point
-# next to a group makes it part of something else. UUIDs are matched so that they are skipped.
+# next to a group shows that it is not part of a card number. UUIDs are matched so that they are skipped.
 _RUN = re.compile(
     r"\b[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}\b"
     r"|(?P<groups>(?:(?<![0-9A-Za-z_])(?<![0-9]\.)|(?<=\\[nrt]))(?=(?:[0-9][ \u00a0-]?){12}[0-9])"
@@ -65,7 +65,7 @@ def _masked_run(run: str, mask: str) -> str:
 
 
 def _end_of_card(groups: list[re.Match[str]], first: int) -> int | None:
-    """Return the last group of the longest card number that begins with this group, or None."""
+    """Return the index of the last group of the longest card number that begins with this group, or None."""
     digits, found = "", None
     for at in range(first, len(groups)):
         group = groups[at][0]

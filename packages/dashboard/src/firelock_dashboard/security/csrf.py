@@ -1,4 +1,4 @@
-"""The gate in front of all views: the permitted forms and origins of requests, and the response headers."""
+"""The checks that precede all views, of the form and the origin of requests, and the response headers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ PROTECTION = {
     "X-Robots-Tag": "noindex",
 }
 
-# With no-referrer, browsers send the Origin null with a form, and such a request is refused.
+# With no-referrer, browsers send forms with the Origin null, and the dashboard refuses such requests.
 _ORIGIN_ALONE = "strict-origin"
 
-# A proxy adds one of these headers to a request; then the peer is the proxy, not the visitor.
+# A proxy adds at least one of these headers to a request. The peer of such a request is not the visitor.
 _PASSED_ON = frozenset({
     "forwarded", "via", "cdn-loop", "client-ip", "proxy-client-ip", "wl-proxy-client-ip", "true-client-ip",
     "x-client-ip", "x-cluster-client-ip", "x-remote-ip", "x-remote-addr", "x-originating-ip",
@@ -62,12 +62,12 @@ class Gate:
         is_open: whether there is an `auth=`, so that visitors of other machines can have access.
         trusts_proxy: whether to trust `X-Forwarded-Host` and `-Proto`.
         origins: further origins that may send forms.
-        hosts: the host names that the dashboard answers to; None for all.
+        hosts: the host names that the dashboard accepts in requests; None for all.
         prefix: the path under which a browser finds the dashboard; None if the framework or a proxy supplies
             it.
 
     Raises:
-        ConfigurationError: an origin, a host or the prefix is invalid.
+        ConfigurationError: If an origin, a host or the prefix is invalid.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Gate:
     ) -> None:
         if prefix is not None and _checked_root(prefix) is None:
             raise ConfigurationError(
-                f"prefix={prefix!r} is no path; write /jobs, and nothing or / for the root."
+                f"prefix= must be a path, got {prefix!r}; use for example '/jobs', or '/' for the root."
             )
         self._prefix = prefix
         self._is_open = is_open
@@ -97,12 +97,12 @@ class Gate:
         """Check that the request can be interpreted in only one way.
 
         Raises:
-            RequestProblem: the method is not GET, HEAD or POST; there are two hosts; or the path changes when
-                it is parsed again.
+            RequestProblem: If the method is not GET, HEAD or POST, if there are two Host headers, or if
+                another parser could read the path differently.
         """
         if request.method not in METHODS:
             raise RequestProblem(
-                f"{request.method[:40]!a} is not answered here; {', '.join(METHODS)} are.",
+                f"The method must be one of {', '.join(METHODS)}, got {request.method[:40]!a}.",
                 status=405,
                 headers={"Allow": ", ".join(METHODS)},
             )
@@ -116,8 +116,8 @@ class Gate:
         """Check that the request comes from this machine, or that `auth=` will identify its sender.
 
         Raises:
-            NotLocal: the request might come from another machine, and there is no `auth=`.
-            Forbidden: the request's host is not in `allowed_hosts=`.
+            NotLocal: If the request might come from another machine, and there is no `auth=`.
+            Forbidden: If the request's host is not in `allowed_hosts=`.
         """
         if not self._is_open:
             reason = _why_not_local(request)
@@ -127,22 +127,23 @@ class Gate:
             host = self._forwarded(request.headers, "host") or request.headers.get("host", "")
             if not any(_is_host(host.lower(), allowed) for allowed in self._hosts):
                 raise Forbidden(
-                    f"This dashboard does not answer to the host {host[:100]!r}; see allowed_hosts=."
+                    f"This dashboard does not accept requests for the host {host[:100]!r}; add it to "
+                    "allowed_hosts=."
                 )
 
     def check_origin(self, request: Request) -> bool:
         """Return whether the request is proven to come from one of the dashboard's own pages.
 
         Raises:
-            Forbidden: the request is proven to come from elsewhere, and it would change something or is not a
-                followed link.
+            Forbidden: If the request is proven to come from another site, unless it is a GET that a browser
+                sends to open a link.
         """
         origins, sites = request.headers.getlist("origin"), request.headers.getlist("sec-fetch-site")
         own = self.origin(request)
         if len(origins) > 1 or len(sites) > 1 or origins == ["null"]:
             raise Forbidden(
-                "The request does not say which page it comes from (its Origin is null or given twice). "
-                "Referrer-Policy: no-referrer, set by a proxy or another page, causes this; set same-origin."
+                "The origin of the request is unknown, because its Origin is null or given twice. A possible "
+                "cause is Referrer-Policy: no-referrer, set by a proxy or another page; set same-origin."
             )
         origin = _origin(origins[0]) or origins[0] if origins else None
         if origin in self._origins:
@@ -152,11 +153,11 @@ class Gate:
                 if origin is not None and _place(origin) != _place(own):
                     raise _foreign(origin, own)
                 return True
-            if request.method != "POST" and origin is None and _is_answered_elsewhere(sites, request.headers):
+            if request.method != "POST" and origin is None and _is_allowed_cross_site(sites, request.headers):
                 return False
             raise Forbidden(
-                f"The request comes from another site (Sec-Fetch-Site: {sites[0][:20]}); open the dashboard "
-                "itself, or name the origin in trusted_origins=."
+                f"The request comes from another site (Sec-Fetch-Site: {sites[0][:20]}); use the dashboard's "
+                "own pages, or add the site's origin to trusted_origins=."
             )
         if origin is not None and origin != own:
             raise _foreign(origin, own)
@@ -180,7 +181,7 @@ class Gate:
         """Return the mount's path as the browser sees it, without a trailing slash.
 
         Raises:
-            BadRequest: the path is invalid, and a redirect to it could lead to another site.
+            BadRequest: If the path is invalid, because a redirect to it could lead to another site.
         """
         given = self._prefix
         if given is None:
@@ -189,27 +190,28 @@ class Gate:
         root = _checked_root(given)
         if root is None:
             raise BadRequest(
-                f"The dashboard cannot be mounted at {given[:100]!r}; see prefix= and X-Forwarded-Prefix."
+                f"The mount path must be a plain path, got {given[:100]!r}; fix prefix= or the header "
+                "X-Forwarded-Prefix."
             )
         return root
 
-    def _forwarded(self, headers: Headers, what: str) -> str:
+    def _forwarded(self, headers: Headers, name: str) -> str:
         if not self._trusts_proxy:
             return ""
-        return headers.get(f"x-forwarded-{what}", "").partition(",")[0].strip()
+        return headers.get(f"x-forwarded-{name}", "").partition(",")[0].strip()
 
     # ---- response headers --------------------------------------------------------------------------------
 
     @staticmethod
     def protect(response: Response, *, hides_path: bool = False) -> None:
-        """Add the headers that make a page with hostile data harmless.
+        """Add the headers that protect visitors if a page contains hostile data.
 
-        A page's own policy remains in addition to the dashboard's, because a browser applies both.
+        If a page has its own content security policy, the response has both, and a browser applies both.
 
         Args:
             response: the response to a request.
-            hides_path: whether the request's path contains a secret, so that no other request may send it in
-                a Referer.
+            hides_path: whether the request's path contains a secret, which browsers must not send in the
+                Referer header of other requests.
         """
         for name, value in PROTECTION.items():
             if name == "Content-Security-Policy":
@@ -226,30 +228,32 @@ def _check_path(path: str, raw: bytes) -> None:
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise BadRequest("The path is no UTF-8; encode it.") from error
+        raise BadRequest("The path must be UTF-8; encode it as UTF-8.") from error
     if _CONTROL.search(path) or _HIDDEN_SLASHES.search(raw.partition(b"?")[0]):
-        raise BadRequest("The path holds a backslash, an encoded slash or a control character; leave it out.")
+        raise BadRequest(
+            "The path must not contain a backslash, an encoded slash or a control character; remove it."
+        )
     segments = path.split("/")
     if not path.startswith("/") or "" in segments[1:-1] or not {".", ".."}.isdisjoint(segments):
-        raise BadRequest("The path holds // or dots instead of names; write it out.")
+        raise BadRequest("The path must not contain //, /./ or /../; use a normalized path.")
 
 
 def _why_not_local(request: Request) -> str | None:
     """Return the reason why a request might come from another machine, or None if it cannot."""
     client = request.client
-    if client is None:  # a Unix socket, mostly a proxy's: it would make every visitor local
-        return "its sender's address is not known"
+    if client is None:  # a Unix socket, usually of a proxy, which serves visitors of other machines
+        return "its sender's address is unknown"
     if not _is_loopback(client.host):
         return f"it comes from {client.host[:60]}"
     passed_on = next((name for name in request.headers if _is_proxy_header(name)), None)
     if passed_on is not None:
-        return f"it has passed a proxy, as its header {passed_on[:60]} says"
+        return f"it has passed through a proxy, which has added the header {passed_on[:60]}"
     if request.scope.get("http_version") == "1.0":  # browsers do not use it, but proxies do by default
-        return "it is in HTTP/1.0, as from a proxy"
+        return "it uses HTTP/1.0, which proxies send"
     host = request.headers.get("host")
     if host is None:
-        return "it names no Host"
-    return None if _is_local_host(host) else f"it asks for the host {host[:100]}"
+        return "it has no Host header"
+    return None if _is_local_host(host) else f"it is for the host {host[:100]}"
 
 
 def _is_loopback(text: str) -> bool:
@@ -271,13 +275,13 @@ def _is_local_host(host: str) -> bool:
     return match is not None and (match["ipv4"] is None or _is_loopback(match["ipv4"]))
 
 
-def _is_answered_elsewhere(sites: list[str], headers: Headers) -> bool:
-    """Return whether a GET that does not come from the dashboard's own pages may be answered.
+def _is_allowed_cross_site(sites: list[str], headers: Headers) -> bool:
+    """Return whether the dashboard may serve a GET that does not come from its own pages.
 
-    Only a user can cause `none` (a typed URL, a bookmark). Any other site may open the dashboard in its own
-    tab, which is a navigation to a document, but may not load it in a frame or with fetch. Browsers send the
-    three headers together (Fetch Metadata Request Headers, W3C), so a missing header is not treated as an
-    exception.
+    Browsers send `Sec-Fetch-Site: none` only for requests of the user (a typed URL, a bookmark). Another site
+    may open the dashboard in a tab, which is a navigation to a document, but may not load it in a frame or
+    with fetch. Browsers send the three headers together (Fetch Metadata Request Headers, W3C), so a request
+    that lacks one of them is refused.
     """
     modes, destinations = headers.getlist("sec-fetch-mode"), headers.getlist("sec-fetch-dest")
     if sites == ["none"]:
@@ -310,15 +314,15 @@ def _place(origin: str) -> str:
 
 def _foreign(origin: str, own: str) -> Forbidden:
     return Forbidden(
-        f"The request comes from {origin[:100]!r}, and this dashboard is at {own[:100]!r}. Behind a proxy "
-        "that sets X-Forwarded-Proto and -Host give trusts_proxy=True; else name the origin in "
-        "trusted_origins=, or let the proxy pass Host on as it is."
+        f"The request comes from {origin[:100]!r}, but this dashboard is at {own[:100]!r}. Behind a proxy "
+        "that sets X-Forwarded-Proto and -Host, pass trusts_proxy=True; otherwise add the origin to "
+        "trusted_origins=, or let the proxy forward the Host header unchanged."
     )
 
 
 def _listed(option: str, values: Sequence[str]) -> Sequence[str]:
     if isinstance(values, str):
-        raise ConfigurationError(f"{option}={values!r} is one text; write a list: [{values!r}].")
+        raise ConfigurationError(f"{option}= must be a list, got the string {values!r}; use [{values!r}].")
     return values
 
 
@@ -326,7 +330,8 @@ def _checked_origin(text: str) -> str:
     origin = _origin(text.rstrip("/"))
     if origin is None:
         raise ConfigurationError(
-            f"trusted_origins= holds {text!r}; write an origin such as 'https://ops.example.com'."
+            f"trusted_origins= must contain only origins, got {text!r}; use for example "
+            "'https://ops.example.com'."
         )
     return origin
 
@@ -336,7 +341,8 @@ def _checked_host(text: str) -> str:
     name = host.removeprefix("*.")
     if _origin(f"https://{name}") is None or "*" in name:
         raise ConfigurationError(
-            f"allowed_hosts= holds {text!r}; write jobs.example.com, jobs.example.com:8000 or *.example.com."
+            f"allowed_hosts= must contain only host names, got {text!r}; use jobs.example.com, "
+            "jobs.example.com:8000 or *.example.com."
         )
     return host
 

@@ -1,9 +1,9 @@
 """One-time links and their sessions, which admit visitors to a dashboard without an `auth=`.
 
-No part of a request proves that it comes from this machine: a proxy next to the app can behave like a
-browser, send the host name of its target, and add no header. So a visitor must present a token, which only a
-person who can run code with the storage's address can create. The storage contains only hashes, as records.
-Every process that serves the dashboard can check them, but a reader of a backup cannot use them to get in.
+No part of a request proves that it comes from this machine, because a proxy next to the app can send the same
+headers as a browser. So a visitor must send a token, which only a person who can run code with the storage's
+address can create. The storage contains only hashes of tokens, as records. Every process that serves the
+dashboard can check tokens against them, but a reader of a backup cannot use them to log in.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ LINK_SECONDS = 600
 SESSION_SECONDS = 7 * 86_400
 
 _LINK, _SESSION = "dashboard_link", "dashboard_session"
-_KEPT = 100  # links, and sessions; beyond it, the oldest are deleted
+_KEPT = 100  # the maximum number of links, and of sessions; the oldest are deleted first
 _LISTED = 500
-_BELIEVED = 30.0  # seconds until a valid session is looked up again
+_CACHED = 30.0  # seconds until a valid session is looked up again
 _COOKIES = 8  # maximum number of sessions in one request
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 _MICRO = 1_000_000
@@ -69,11 +69,11 @@ class Links:
 
         Args:
             at: the address of the dashboard in a browser, for example "http://127.0.0.1:8000/jobs".
-            opens: whether the page uses the link by itself; for a link that only a browser receives.
+            opens: whether the page uses the link automatically; for a link that only a browser receives.
 
         Raises:
-            ConfigurationError: `at` is not such an address.
-            StorageUnavailable: the storage cannot be reached.
+            ConfigurationError: If `at` is not the URL of a page.
+            StorageUnavailable: The storage is unreachable.
         """
         address = dashboard_address(at)
         token = self._stored(_LINK, LINK_SECONDS)
@@ -83,24 +83,24 @@ class Links:
         """Use up the link, and return the session that it grants.
 
         Raises:
-            Forbidden: the link does not exist, has expired or has been used.
-            StorageUnavailable: the storage cannot be reached.
+            Forbidden: If the link does not exist, has expired or has been used.
+            StorageUnavailable: The storage is unreachable.
         """
         storage, key = self._fire.storage, _hash(token)
         record = storage.get_record(_LINK, key) if _TOKEN.match(token) else None
         if record is None:
-            raise Forbidden("This is no link of this dashboard, or one of long ago; make another.")
+            raise Forbidden("This link does not exist on this dashboard, or was deleted; create another one.")
         value = _read(record.value)
         if value.get("used_at"):
             raise Forbidden(
-                "This link has been used, and each lets in once. If it was not you, somebody else has "
-                "read it: look at who may see that terminal. Make another."
+                "This link has been used, and a link works only once. If you have not used it, another "
+                "person has read it; check who can see that terminal. Then create another link."
             )
         if _number(value, "expires_at") <= self._now():
-            raise Forbidden("This link is older than ten minutes; make another.")
+            raise Forbidden("This link is older than ten minutes; create another one.")
         used = json.dumps({**value, "used_at": self._now()})
         if storage.put_record(_LINK, key, used, expected_version=record.version) is None:
-            raise Forbidden("This link has just been used by somebody else; make another.")
+            raise Forbidden("Another visitor has just used this link; create another one.")
         return self._stored(_SESSION, SESSION_SECONDS)
 
     # ---- sessions ----------------------------------------------------------------------------------------
@@ -112,21 +112,21 @@ class Links:
         unreachable.
 
         Raises:
-            NoSession: the request contains no valid session.
-            StorageUnavailable: the storage cannot be reached, and no session of the request was found before.
+            NoSession: If the request contains no valid session.
+            StorageUnavailable: If the storage is unreachable, and no session of the request is cached.
         """
         keys = list(map(_hash, _shown(request.headers.getlist("cookie"))))
         now = self._monotonic()
-        if any(self._is_believed(key, now) for key in keys) or any(self._is_good(key, now) for key in keys):
+        if any(self._is_cached(key, now) for key in keys) or any(self._is_valid(key, now) for key in keys):
             return Access(LEVELS["admin"], "local")
-        raise NoSession("You need a link to come in.")
+        raise NoSession("You need a link to log in.")
 
-    def _is_believed(self, key: str, now: float) -> bool:
+    def _is_cached(self, key: str, now: float) -> bool:
         with self._lock:
             known = self._known.get(key)
-            return known is not None and now < known.ends and now < known.seen + _BELIEVED
+            return known is not None and now < known.ends and now < known.seen + _CACHED
 
-    def _is_good(self, key: str, now: float) -> bool:
+    def _is_valid(self, key: str, now: float) -> bool:
         try:
             record = self._fire.storage.get_record(_SESSION, key)
             left = 0 if record is None else _number(_read(record.value), "expires_at") - self._now()
@@ -152,10 +152,10 @@ class Links:
         dashboard may accept an ended session for up to half a minute.
 
         Raises:
-            StorageUnavailable: the storage cannot be reached, and a session remains valid.
+            StorageUnavailable: If the storage is unreachable; a session may then remain valid.
         """
         names = []
-        for name, token in _shown_cookies(request.headers.getlist("cookie")):
+        for name, token in _session_cookies(request.headers.getlist("cookie")):
             key = _hash(token)
             if self._fire.storage.delete_record(_SESSION, key):
                 names.append(name)
@@ -193,13 +193,13 @@ class Links:
 def _shown(headers: Iterable[str]) -> list[str]:
     """Return the sessions in a request, which may include those of dashboards at other ports of the host.
 
-    All cookies of one name are checked, because the cookie of a dashboard at `/` is sent along with that of
-    one at `/jobs`.
+    A request to a dashboard at `/jobs` can have several cookies of the same name, because browsers also send
+    the cookie of a dashboard at `/`.
     """
-    return list(dict.fromkeys(token for _, token in _shown_cookies(headers)))
+    return list(dict.fromkeys(token for _, token in _session_cookies(headers)))
 
 
-def _shown_cookies(headers: Iterable[str]) -> list[tuple[str, str]]:
+def _session_cookies(headers: Iterable[str]) -> list[tuple[str, str]]:
     """Return the names and values of the cookies that may be sessions."""
     pairs = (pair.strip().partition("=") for header in headers for pair in header.split(";"))
     found = [(name, value) for name, _, value in pairs if name.startswith(COOKIE) and _TOKEN.match(value)]

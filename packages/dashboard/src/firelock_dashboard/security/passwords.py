@@ -25,7 +25,8 @@ _SALT = 16
 _DIGEST = 32
 _LONGEST = 1_024  # characters of a sent password
 _SHORTEST_TOKEN = 16
-_AT_ONCE = 2  # hashes: each takes 0.1 s of a core, and 32 MiB
+_LOG_IN = "The request has no valid credentials; send the name and password of this dashboard."
+_AT_ONCE = 2  # concurrent hashes; each needs 0.1 s of a core, and 32 MiB
 _WAIT_SECONDS = 1.0  # a request that waits longer is refused, so that no thread waits for long
 _WAITING = 8  # requests that may wait: each occupies one of about forty threads of the host
 _TURNS = threading.BoundedSemaphore(_AT_ONCE)
@@ -36,10 +37,10 @@ def hash_password(password: str, *, salt: bytes | None = None) -> str:
     """Return a salted scrypt hash, `scrypt:32768:8:1:salt:hash`, for `basic_auth`; this takes about 0.1 s.
 
     Raises:
-        ConfigurationError: the password is empty.
+        ConfigurationError: The password is empty.
     """
     if not password:
-        raise ConfigurationError("An empty password keeps nobody out; choose one.")
+        raise ConfigurationError("The password must not be empty; set one.")
     salt = os.urandom(_SALT) if salt is None else salt
     digest = _scrypt(password, salt, _COST, _BLOCK, _LANES)
     texts = (base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (salt, digest))
@@ -49,7 +50,7 @@ def hash_password(password: str, *, salt: bytes | None = None) -> str:
 def basic_auth(
     users: Mapping[str, str], *, level: Level | Mapping[str, Level] = "admin", realm: str = "Firelock"
 ) -> Auth:
-    """Return an auth that makes the browser ask for a name and a password. Use it over HTTPS.
+    """Return an auth that makes the browser prompt for a name and a password. Use it over HTTPS.
 
     Args:
         users: passwords by name: a hash created with `hash_password`, or the password itself, for example
@@ -58,15 +59,15 @@ def basic_auth(
         realm: the name of the dashboard in the browser's dialog.
 
     At most two passwords are hashed at the same time, and at most eight requests wait. Further requests, and
-    requests that have waited for a second, get a 429. A request without a name and a password is answered
+    requests that have waited for a second, get a 429. A request without a name and a password is refused
     immediately.
 
     Raises:
-        ConfigurationError: there is no user, a password is empty, or a hash or level is invalid.
+        ConfigurationError: If there are no users, if a password is empty, or if a hash or level is invalid.
     """
     checks = {name: _check_of(name, password) for name, password in users.items()}
     if not checks:
-        raise ConfigurationError("basic_auth() has no users; give names with passwords.")
+        raise ConfigurationError("basic_auth() has no users; pass names with passwords.")
     by_name = isinstance(level, Mapping)
     grants = {name: to_access(level.get(name) if by_name else level) for name in checks}  # type: ignore[union-attr]
     nobody = _nobody(users)
@@ -75,10 +76,10 @@ def basic_auth(
     def ask_for_password(request: Request) -> Access:
         name, password = _sent_password(request)
         if not (name and password):  # without credentials, skip the cost of a hash
-            raise Unauthorized("Give the name and password of this dashboard.", headers=challenge)
+            raise Unauthorized(_LOG_IN, headers=challenge)
         is_right = checks.get(name, nobody)(password)  # an unknown name takes as long as one with a hash
         if not (is_right and name in checks):
-            raise Unauthorized("Give the name and password of this dashboard.", headers=challenge)
+            raise Unauthorized(_LOG_IN, headers=challenge)
         return Access(grants[name].permissions, name)
 
     return ask_for_password
@@ -91,11 +92,12 @@ def bearer_tokens(tokens: Mapping[str, Level | Access]) -> Auth:
     Create tokens with `secrets.token_urlsafe()`.
 
     Raises:
-        ConfigurationError: a token is shorter than 16 characters, or a level is invalid.
+        ConfigurationError: If there are no tokens, if a token is shorter than 16 characters, or if a level is
+            invalid.
     """
     grants = [(_digest(_checked_token(token)), _by_token(token, level)) for token, level in tokens.items()]
     if not grants:
-        raise ConfigurationError("bearer_tokens() has no tokens; give some with their levels.")
+        raise ConfigurationError("bearer_tokens() has no tokens; pass tokens with their levels.")
 
     def ask_for_token(request: Request) -> Access:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -106,7 +108,7 @@ def bearer_tokens(tokens: Mapping[str, Level | Access]) -> Auth:
                 found = access
         if found is None:
             raise Unauthorized(
-                "Send a token that this dashboard knows: Authorization: Bearer <token>.",
+                "The request has no valid token; send the header Authorization: Bearer <token>.",
                 headers={"WWW-Authenticate": 'Bearer realm="Firelock"'},
             )
         return found
@@ -141,15 +143,15 @@ class _Hash:
 
 
 def _in_turn(work: Callable[[], bytes]) -> bytes:
-    """Return the result of the work, of which two run at the same time.
+    """Call the function, at most two calls at the same time, and return its result.
 
     Only few requests may wait, so that a flood of them does not occupy all threads of the host.
 
     Raises:
-        RequestProblem: too many requests wait, or this one has waited for a second.
+        RequestProblem: If too many requests wait, or if this one has waited for a second.
     """
     busy = RequestProblem(
-        "Too many passwords are being checked; send it again in a moment.",
+        "Too many passwords are being checked; send the request again in a moment.",
         status=429, headers={"Retry-After": "1"},
     )  # fmt: skip
     if not _PLACES.acquire(blocking=False):
@@ -169,11 +171,11 @@ def _check_of(name: str, password: str) -> Callable[[str], bool]:
     """Return a function that checks a password."""
     if ":" in name:
         raise ConfigurationError(
-            f"The name {name!r} holds a colon, which ends it when a browser sends it; leave it out."
+            f"The name {name!r} must not contain a colon, which ends the name in a request; remove the colon."
         )
     if not isinstance(password, str) or not password:
         raise ConfigurationError(
-            f"The password of {name!r} is empty or no text; set one, or take the name out."
+            f"The password of {name!r} must be a string that is not empty; set one, or remove the name."
         )
     if password.startswith(f"{_SCHEME}:"):
         return _hash_of(name, password)
@@ -189,7 +191,9 @@ def _hash_of(name: str, text: str) -> _Hash:
         if not (_is_bounded(*numbers) and len(found.digest) == _DIGEST):
             raise ValueError(text)
     except (ValueError, binascii.Error) as error:
-        raise ConfigurationError(f"The hash of {name!r} is damaged; make one by hash_password().") from error
+        raise ConfigurationError(
+            f"The hash of {name!r} is invalid; create one with hash_password()."
+        ) from error
     return found
 
 
@@ -205,7 +209,7 @@ def _scrypt(password: str, salt: bytes, cost: int, block: int, lanes: int) -> by
 
 
 def _sent_password(request: Request) -> tuple[str, str]:
-    """Return the sent name and password, or empty strings, which match no user, if there are none."""
+    """Return the name and password in the request; without them, empty strings, which match no user."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic" or len(text) > 4 * _LONGEST:
         return "", ""
@@ -231,7 +235,7 @@ def _nobody(users: Mapping[str, str]) -> Callable[[str], bool]:
 def _quoted(text: str) -> str:
     if not (text.isascii() and text.isprintable()):
         raise ConfigurationError(
-            f"realm={text!r} holds more than printable ASCII, which a header cannot; write it plainly."
+            f"realm= must contain only printable ASCII, because it is sent in a header, got {text!r}."
         )
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
@@ -242,8 +246,8 @@ def _quoted(text: str) -> str:
 def _checked_token(token: str) -> str:
     if not isinstance(token, str) or len(token) < _SHORTEST_TOKEN or not token.isascii() or " " in token:
         raise ConfigurationError(
-            f"A token has less than {_SHORTEST_TOKEN} characters, or holds blanks or more than ASCII; "
-            "make one by secrets.token_urlsafe()."
+            f"A token must have at least {_SHORTEST_TOKEN} characters, only ASCII, and no spaces; create one "
+            "with secrets.token_urlsafe()."
         )
     return token
 

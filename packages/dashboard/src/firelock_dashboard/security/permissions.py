@@ -17,7 +17,7 @@ ASKED = "firelock.access"  # in a WSGI environ: the result of `auth=` in the hos
 
 
 class Permission(StrEnum):
-    """One action that a visitor may be allowed."""
+    """A kind of action that a visitor may be allowed to take."""
 
     READ = "read"  # see pages, with the error messages of jobs
     VIEW_ARGUMENTS = "view_args"  # see the arguments and results of jobs
@@ -29,7 +29,7 @@ class Permission(StrEnum):
     TRIGGER = "trigger"  # run a recurring job now, pause and resume it
     EDIT_RECURRING = "edit_recurring"  # create, edit, reset and remove recurring jobs
     STOP_SERVER = "stop_server"
-    RUN_TASK = "run_task"  # create a job of any task with one's own arguments
+    RUN_TASK = "run_task"  # create a job of any task with any arguments
 
 
 Level: TypeAlias = str | Collection[Permission]
@@ -57,7 +57,7 @@ class Access:
 
     permissions: frozenset[Permission] = frozenset()
     name: str = ""  # shown at the top and stored in the audit
-    has_token: bool = False  # no browser sends its proof unasked: an unsafe request needs no Origin
+    has_token: bool = False  # browsers do not send a token automatically, so a POST needs no Origin
 
     def may(self, permission: Permission) -> bool:
         """Return whether the permission is granted."""
@@ -69,10 +69,10 @@ def to_access(answer: object) -> Access:
 
     The value can be a level ("none", "read", "operate" or "admin"), a collection of permissions, or an
     `Access`. A collection that is not empty always includes read; an empty one grants nothing. None and False
-    also grant nothing. True is refused, because it does not name a level.
+    also grant nothing. True is invalid, because it does not name a level.
 
     Raises:
-        ConfigurationError: the value is none of these.
+        ConfigurationError: If the value is none of these.
     """
     if isinstance(answer, Access):
         return answer
@@ -85,13 +85,13 @@ def to_access(answer: object) -> Access:
             given = frozenset(Permission(one) for one in answer)
         except ValueError as error:
             raise ConfigurationError(
-                f"auth= answered {error}; permissions are {', '.join(Permission)}."
+                f"auth= returned an unknown permission: {error}; use {', '.join(Permission)}."
             ) from error
         return Access(given | {Permission.READ} if given else given)
     # only the type is named: a user object returned as a level might contain a password hash, and this is
     # logged
-    said = str(answer) if isinstance(answer, bool) else f"a {type(answer).__name__!r}"
+    kind = str(answer) if isinstance(answer, bool) else f"a {type(answer).__name__!r}"
     raise ConfigurationError(
-        f"auth= answered {said}; answer one of {', '.join(LEVELS)}, a set of permissions "
+        f"auth= returned {kind}; return one of {', '.join(LEVELS)}, a set of permissions "
         f"({', '.join(Permission)}), or an Access."
     )

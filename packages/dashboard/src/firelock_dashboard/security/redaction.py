@@ -1,6 +1,6 @@
-"""Masking of secrets: values under revealing names, and strings that look like keys anywhere.
+"""Masking of secrets: values with revealing names, and all strings that look like keys.
 
-Masking does not change the stored values: a task still receives its password.
+Masking does not change the stored values, so a task still receives its password.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BETWEEN = re.compile(r"[\W_]+")
 # Searched for in names in the form "_words_in_lower_case_". Most words must match whole, so that "keyboard"
 # is not a key and "secretary" not a secret. Words that always mean a secret also match within others:
 # dbpassword.
-_TELLING = re.compile(
+_SECRET_NAME = re.compile(
     r"password|passwd|passphrase|passcode|credential|authorization"
     r"|_(?:pwd|pin|otp|totp|jwt|cvv2?|cvc2?|csc|ssn|iban|auth|bearer)_|_(?:pass|pw|pan)_$"
     r"|(?:token|secret|secrets|cookie|cookies)_$|secret_?(?:key|token|value|text)s?_"
@@ -36,7 +36,8 @@ _TELLING = re.compile(
 )
 _TOKENS = re.compile(r"tokens_$")  # a numeric value is a count, as in max_tokens
 
-# Unmistakable in any text. Every repetition is bounded, so that the cost is proportional to the text's size.
+# Secrets that are unmistakable in any text. Every repetition is bounded, so that the cost is proportional to
+# the text's size.
 _IN_TEXT = (
     re.compile(
         r"(?P<keep>[a-z][a-z0-9+.-]{0,30}://[^\s/:@'\"<>]{0,200}:)[^\s/@'\"<>]{1,500}(?=@)", re.IGNORECASE
@@ -51,8 +52,8 @@ _IN_TEXT = (
     re.compile(r"(?P<keep>)\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     re.compile(r"(?P<keep>)\b(?:sk|rk|pk|whsec|ghp|gho|ghu|ghs|ghr|glpat|xox[abprs])[_-][\w-]{16,400}"),
 )
-# name=value, name: value, name = "value" and "name": "value"; the name is judged like a field's name. A value
-# without quotation marks after " = " is a line of code, and its value a name.
+# name=value, name: value, name = "value" and "name": "value"; the name is checked like a field's name.
+# Without quotation marks after " = ", the text is a line of code, and the value is a variable.
 _NAME = re.compile(r"(?P<name>\b[A-Za-z][\w-]{1,60})(?P<sign>['\"]?\s{0,3}(?:=>|[=:])\s{0,3})")
 _TIGHT = re.compile(r"=|['\"]?: {0,3}")
 _QUOTED = re.compile(r"\"(?:[^\"\\\n]|\\.){0,4000}\"|'(?:[^'\\\n]|\\.){0,4000}'")
@@ -64,7 +65,7 @@ class Redactor:
     """A filter that masks the secrets which one dashboard must not show.
 
     Raises:
-        ConfigurationError: `more` has none of the forms of `Redactions`.
+        ConfigurationError: If `more` has none of the forms of `Redactions`.
     """
 
     def __init__(self, more: Redactions = ()) -> None:
@@ -77,7 +78,7 @@ class Redactor:
         return self._value(value, self._named(task), _DEPTH)
 
     def text(self, text: str, task: str | None = None) -> str:
-        """Return the text with unmistakable secrets masked; most of a text is prose and stays unchanged."""
+        """Return the text with unmistakable secrets masked; the rest of the text stays unchanged."""
         for pattern in _IN_TEXT:
             text = pattern.sub(rf"\g<keep>{MASK}", text)
         text = replace_card_numbers(text, MASK)
@@ -90,7 +91,7 @@ class Redactor:
         if value is None or isinstance(value, bool):
             return False
         words = _words(name)
-        if words in named or _TELLING.search(words):
+        if words in named or _SECRET_NAME.search(words):
             return True
         if _TOKENS.search(words) and not isinstance(value, int | float):
             return True
@@ -145,11 +146,12 @@ def _meaning(value: str) -> object:
 def _checked(fields: object) -> Sequence[str]:
     if isinstance(fields, str) or not isinstance(fields, Sequence | frozenset | set):
         raise ConfigurationError(
-            f"redact= got {fields!r} where a list of names belongs; write ['iban', 'diagnosis']."
+            f"redact= must contain lists of field names, got {fields!r}; use a list such as "
+            "['iban', 'diagnosis']."
         )
     wrong = [field for field in fields if not isinstance(field, str) or not field.strip()]
     if wrong:
         raise ConfigurationError(
-            f"redact= names a field {wrong[0]!r}; give names of arguments or of keys within them."
+            f"redact= must contain only names, got {wrong[0]!r}; use names of arguments or of keys in them."
         )
     return list(fields)

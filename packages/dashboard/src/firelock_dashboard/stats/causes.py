@@ -1,7 +1,7 @@
-"""Causes of failures: the first failure of each, its failures of the last 24 hours, and its mute.
+"""Causes of failures, each with its first failure, its failures of the last 24 hours, and its mute.
 
 Failed jobs with the same fingerprint have the same cause. The storage groups only the jobs that are failed
-now. When a cause first occurred, and whether it is muted, is stored in a record that outlives these jobs.
+now. The time of a cause's first failure, and its mute, are stored in a record that outlives these jobs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEPT = 1_000
 
 _KIND = "cause"
 _PAGE = 500
-_LOOKED_AT = 20  # pages of failed jobs: as many as a storage groups
+_MOST_PAGES = 20  # pages of failed jobs; together they have as many jobs as a storage groups
 _HOUR = 3_600_000_000  # micros
 _SEEN_EVERY = 24 * _HOUR  # minimum time between two writes of a record that only update `seen_at`
 _NEW = timedelta(hours=HOURS)
@@ -43,7 +43,7 @@ _NEW = timedelta(hours=HOURS)
 
 @attrs.frozen
 class Mute:
-    """A request not to be notified of a cause, until it expires or is removed."""
+    """A mute of a cause, which keeps it out of the banners until the mute expires or is removed."""
 
     by: str
     at: datetime
@@ -57,7 +57,7 @@ class Mute:
 
 @attrs.frozen
 class Cause:
-    """The known facts about one cause."""
+    """One cause with its jobs, its first failure and its mute."""
 
     fingerprint: str
     type: str
@@ -89,7 +89,7 @@ class _CauseRecord:
     seen_at: int
     mute: Mute | None = None
     version: int = 0
-    more: Mapping[str, Any] = attrs.Factory(dict)  # fields of a newer release; stored unchanged
+    more: Mapping[str, Any] = attrs.Factory(dict)  # fields of a newer release, which are stored unchanged
 
     @classmethod
     def read(cls, record: Record) -> _CauseRecord | None:
@@ -105,7 +105,7 @@ class _CauseRecord:
                 record.version, {name: field for name, field in value.items() if name not in _KNOWN},
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            log.warning("The record of cause %s cannot be read: %s", record.key, error)
+            log.warning("Cannot read the record of cause %s; ignoring the record: %s", record.key, error)
             return None
 
     @property
@@ -120,11 +120,12 @@ class _CauseRecord:
 
 
 class Causes:
-    """The stored facts about causes.
+    """The stored records of causes.
 
     Args:
         fire: the app.
-        is_read_only: whether to write nothing; first failures are then kept only in this process's memory.
+        is_read_only: whether not to write to the storage; the times of first failures are then kept only in
+            this process's memory.
     """
 
     def __init__(self, fire: Firelock, *, is_read_only: bool = False) -> None:
@@ -136,9 +137,9 @@ class Causes:
     # ---- reading -------------------------------------------------------------------------------------------
 
     def list(self, groups: Sequence[FailureGroup], hours: Hours, now: datetime) -> list[Cause]:
-        """Return the causes of these groups in their order, then the muted causes that have no failed job.
+        """Return the causes of these groups in their order, then the muted causes that have no failed jobs.
 
-        A cause without a record gets one, which costs one more read of the storage per such cause.
+        For a cause without a record, a record is stored, which costs one more read of the storage.
         """
         known = self._remembered()
         self._types = {key: one.type for key, one in known.items()} | {
@@ -219,13 +220,13 @@ class Causes:
         return found
 
     def _remember(self, fingerprint: str, known: _CauseRecord) -> None:
-        """Store the record, unless another process was faster or this process must not write."""
+        """Store the record, unless another process has changed it or this process must not write."""
         if self._is_read_only:
             return
         try:
             self._fire.storage.put_record(_KIND, fingerprint, known.text, expected_version=known.version)
         except FirelockError as error:
-            log.info("Cause %s could not be remembered: %s", fingerprint, error)
+            log.info("Cannot store cause %s; trying again at the next reading: %s", fingerprint, error)
 
     def _forget(self, known: dict[str, _CauseRecord]) -> None:
         if self._is_read_only or len(known) <= KEPT:
@@ -242,20 +243,21 @@ def strips(
 ) -> Hours:  # fmt: skip
     """Return the number of jobs that failed in each of the last 24 hours, the last of which ends now.
 
-    Only jobs that are failed now are counted, and of these only the newest 10,000. If given, only the jobs of
-    one cause count, and only those that failed in [since, until).
+    Only the newest 10,000 of the jobs that are failed now are counted. With a fingerprint, only the jobs of
+    that cause are counted. With `since` or `until`, in micros, only jobs that failed in [since, until) are
+    counted.
     """
     first = micros(now) - HOURS * _HOUR
     where = JobFilter(
         state=State.FAILED, fingerprint=fingerprint, until=until,
         since=first if since is None else max(first, since),
     )  # fmt: skip
-    pages = islice(pages_of(fire, where), _LOOKED_AT)
+    pages = islice(pages_of(fire, where), _MOST_PAGES)
     return by_hour((job.record() for page in pages for job in page), now)
 
 
 def by_hour(failed: Iterable[JobRecord], now: datetime) -> Hours:
-    """Return the hours, of the 24 that end now, in which these jobs failed; earlier failures are left out."""
+    """Return the number of these jobs that failed in each of the last 24 hours; ignore older failures."""
     end = micros(now)
     found: dict[str, list[int]] = {}
     for record in failed:
@@ -266,7 +268,7 @@ def by_hour(failed: Iterable[JobRecord], now: datetime) -> Hours:
 
 
 def added(some: Hours, others: Hours) -> Hours:
-    """Return the sum of both."""
+    """Return the sums of two sets of hours."""
     both = {
         fingerprint: tuple(map(sum, zip(some[fingerprint], others[fingerprint], strict=True)))
         for fingerprint in some.keys() & others.keys()

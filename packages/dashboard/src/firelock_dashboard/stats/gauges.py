@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.watch import Watch
 
 _MICROS = 1_000_000
-_AGE = 5.0  # seconds for which a page of metrics is new
+_AGE = 5.0  # seconds for which a page of metrics is reused
 _QUEUES = 200
 _SEARCHED = 50  # recurring jobs whose last success is searched for, per reading
 _LIMITS = 200
@@ -31,8 +31,8 @@ _WAITING = (State.AWAITING, State.SCHEDULED, State.ENQUEUED, State.PROCESSING)
 class Gauges:
     """One page of metrics for all requests within five seconds.
 
-    Every number describes the whole cluster, so all dashboards return the same one. Combine several
-    dashboards with `max`, never with `sum`.
+    All metrics describe the whole cluster, so all dashboards return the same values. Aggregate the values of
+    several dashboards with `max`, never with `sum`.
     """
 
     def __init__(
@@ -70,14 +70,18 @@ class Gauges:
     # ---- limits ------------------------------------------------------------------------------------------
 
     def _limit_families(self) -> list[MetricFamily]:
-        """Return the sums over the keys of each limit name.
+        """Return the metrics of limits, summed over the keys of each limit name.
 
-        A key is not a label, because it identifies a customer.
+        Keys are not labels, because a key usually identifies a customer.
         """
-        running = MetricFamily("firelock_limit_running", "gauge", "Jobs that hold a key of the limit.")
-        waiting = MetricFamily("firelock_limit_waiting", "gauge", "Enqueued jobs that ask for one.")
-        full = MetricFamily("firelock_limit_full_keys", "gauge", "Keys that as many jobs hold as may.")
-        paused = MetricFamily("firelock_limit_paused", "gauge", "1 where none of its jobs starts.")
+        running = MetricFamily(
+            "firelock_limit_running", "gauge", "Running jobs that hold a key of the limit."
+        )
+        waiting = MetricFamily(
+            "firelock_limit_waiting", "gauge", "Enqueued jobs that wait for a key of the limit."
+        )
+        full = MetricFamily("firelock_limit_full_keys", "gauge", "Keys held by their maximum number of jobs.")
+        paused = MetricFamily("firelock_limit_paused", "gauge", "1 if the limit is paused, otherwise 0.")
         families = [running, waiting, full, paused]
         if self._fire is None or Feature.LIMITS not in self._fire.storage.features:
             return families
@@ -97,19 +101,21 @@ class Gauges:
 
     def _recurring_families(self, sight: Sight) -> list[MetricFamily]:
         success = MetricFamily(
-            "firelock_recurring_last_success_timestamp_seconds", "gauge", "When its last job succeeded."
+            "firelock_recurring_last_success_timestamp_seconds",
+            "gauge",
+            "Unix time, in seconds, when a job of the definition last succeeded.",
         )
         next_ = MetricFamily(
             "firelock_recurring_next_timestamp_seconds",
             "gauge",
-            "When it fires next; not while it is paused.",
+            "Unix time, in seconds, when the definition fires next; absent while it is paused.",
         )
         overdue = MetricFamily(
             "firelock_recurring_overdue_seconds",
             "gauge",
-            "Since it should have fired; 0 if not due.",
+            "Seconds since the definition should have fired; 0 if it is not due.",
         )
-        missed = MetricFamily("firelock_recurring_missed_total", "counter", "Instants that were given up.")
+        missed = MetricFamily("firelock_recurring_missed_total", "counter", "Missed runs that were skipped.")
         self._learn_successes(sight.recurring)
         for one in sight.recurring:
             record = one.record
@@ -123,9 +129,9 @@ class Gauges:
         return [success, next_, overdue, missed]
 
     def _learn_successes(self, recurring: Sequence[RecurringJob]) -> None:
-        """Update the last success of each recurring job from its last job.
+        """Update the last success of each recurring job from the last job that it created.
 
-        If the last job has not succeeded, an earlier success is searched for once and then kept.
+        If that job has not succeeded, an earlier success is searched for once and then cached.
         """
         self._succeeded_at = {
             one.id: self._succeeded_at[one.id] for one in recurring if one.id in self._succeeded_at
@@ -142,18 +148,22 @@ class Gauges:
 
 
 def _queue_families(sight: Sight, counts: Counts) -> list[MetricFamily]:
-    jobs = MetricFamily("firelock_jobs", "gauge", "Jobs in each state.")
+    jobs = MetricFamily("firelock_jobs", "gauge", "Jobs by state.")
     for state in State:
         jobs.add(counts.by_state.get(state, 0), state=str(state))
     depth = MetricFamily("firelock_queue_depth", "gauge", "Jobs of the queue that have not ended, by state.")
     latency = MetricFamily(
         "firelock_queue_latency_seconds",
         "gauge",
-        "How long its first job that no limit holds has been enqueued; 0 for none.",
+        "Seconds since the queue's first job not held by a limit was enqueued; 0 without such a job.",
     )
-    held = MetricFamily("firelock_queue_held", "gauge", "Jobs before it that limits hold; 100 at most.")
-    paused = MetricFamily("firelock_queue_paused", "gauge", "1 where nobody may claim from it.")
-    listeners = MetricFamily("firelock_queue_listeners", "gauge", "Servers that claim from it.")
+    held = MetricFamily(
+        "firelock_queue_held",
+        "gauge",
+        "Jobs held by limits, ahead of the first other job of the queue; at most 100.",
+    )
+    paused = MetricFamily("firelock_queue_paused", "gauge", "1 if the queue is paused, otherwise 0.")
+    listeners = MetricFamily("firelock_queue_listeners", "gauge", "Servers that claim from the queue.")
     for queue in sorted(sight.queues, key=lambda each: -each.enqueued)[:_QUEUES]:
         states, since = counts.by_queue.get(queue.name, {}), sight.waits_since(queue.name)
         for state in _WAITING:
@@ -168,15 +178,17 @@ def _queue_families(sight: Sight, counts: Counts) -> list[MetricFamily]:
 
 def _server_families(sight: Sight) -> list[MetricFamily]:
     states = Counter(server.state_at(sight.now) for server in sight.servers)
-    servers = MetricFamily("firelock_servers", "gauge", "Servers by state; who is gone stays for a day.")
+    servers = MetricFamily(
+        "firelock_servers", "gauge", "Servers by state, including those that ended within a day."
+    )
     for state in ServerState:
         servers.add(states[state], state=str(state))
-    slots = MetricFamily("firelock_worker_slots", "gauge", "Workers of the living servers, by what they do.")
+    slots = MetricFamily("firelock_worker_slots", "gauge", "Workers of the living servers, busy or idle.")
     stuck = MetricFamily(
-        "firelock_stuck_workers", "gauge", "Workers of the living servers with a job past its timeout."
+        "firelock_stuck_workers", "gauge", "Workers of the living servers whose job has exceeded its timeout."
     )
     parked = MetricFamily(
-        "firelock_parked_ends", "gauge", "Ends that wait for rows which other transactions have locked."
+        "firelock_parked_ends", "gauge", "Job ends that wait for rows locked by other transactions."
     )
     by_name: dict[str, list[ServerView]] = {}  # a restarted server may have its predecessor's name
     for server in sight.alive:
@@ -193,12 +205,11 @@ def _server_families(sight: Sight) -> list[MetricFamily]:
 
 
 def _findings(sight: Sight) -> MetricFamily:
-    """Return the number of findings by code.
-
-    The overview and `firelock doctor` show the same findings in words.
-    """
+    """Return the metric of the findings, which the overview and `firelock doctor` show in words."""
     found = Counter((one.code, one.severity.value) for one in list_findings(sight))
-    family = MetricFamily("firelock_findings", "gauge", "What is wrong, by the finding's code and severity.")
+    family = MetricFamily(
+        "firelock_findings", "gauge", "Problems found in the cluster, by code and severity."
+    )
     for (code, severity), count in sorted(found.items()):
         family.add(count, code=code, severity=severity)
     return family

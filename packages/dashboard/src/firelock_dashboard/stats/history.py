@@ -1,6 +1,6 @@
-"""Attempts that ended in the last hour, day, week and month, read fast for any number of jobs.
+"""Statistics of the attempts that ended in the last hour, day, week and month, fast for any number of jobs.
 
-The last one or two hours are kept in memory by minute and extended on each read. Each completed hour is
+The minutes of the last one or two hours are kept in memory and updated on each read. Each completed hour is
 summed up once, by a thread that runs while the dashboard is used. Hours that are not summed up yet are
 reported as missing.
 """
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LATE = 3  # minutes within which servers store the attempts that ended
+_LATE = 3  # minutes within which servers store an ended attempt
 _DAY = 24 * HOUR
-_AGE = 2.0  # seconds for which a reading is new
+_AGE = 2.0  # seconds for which a reading is reused
 _TASKS_AGE = 5.0
-_FIRST_LOOK = 0.25  # seconds that the first visitor waits for the first reading
+_FIRST_WAIT = 0.25  # seconds that the first visitor waits for the first reading
 _AT_ONCE = 6 * MINUTE  # the longest period that a visitor's own thread reads
 _IDLE = 60.0  # seconds without a visitor after which the thread ends
 _DEPTHS_EVERY, _DEPTHS_KEPT = 30.0, 120
@@ -75,22 +75,22 @@ class Series:
     by_outcome: dict[str, list[int]]  # each of OUTCOMES, and any others found
     p50: list[float | None]  # an upper bound in seconds, see `RunSum.quantile`; None if nothing ended
     p95: list[float | None]
-    known: list[bool]  # False: some hours of this bucket are not summed up yet
+    known: list[bool]  # whether all hours of the bucket are summed up
     missing: int  # the number of hours that are not summed up yet
 
     def count(self, *outcomes: str) -> int:
-        """Return how many attempts ended with one of these outcomes in the whole span (default: all)."""
+        """Return the number of attempts in the whole span with one of these outcomes (default: any)."""
         return sum(sum(self.by_outcome.get(name, ())) for name in outcomes or self.by_outcome)
 
 
 @attrs.frozen
 class TaskStats:
-    """How a task's attempts ended; durations are in seconds, None if no attempt ended."""
+    """The statistics of a task's ended attempts; durations are in seconds, or None if no attempt ended."""
 
     runs: int  # all attempts that ended
     succeeded: int
-    failed: int  # finally: no retry follows
-    retried: int  # failed or crashed; a retry follows
+    failed: int  # without a retry
+    retried: int  # failed or crashed, and retried
     p50: float | None
     p95: float | None
     mean: float | None
@@ -105,7 +105,7 @@ class TaskStats:
 
 @attrs.frozen
 class Rates:
-    """How fast jobs enter and leave a queue."""
+    """The rates at which jobs enter and leave a queue."""
 
     out_per_minute: float  # attempts that ended
     in_per_minute: float | None  # new jobs; None until the queue's depth has been known for a minute
@@ -142,8 +142,8 @@ class History:
         self._hours = Hours(fire)
         self._minutes: dict[int, Fold] = {}
         self._begin = 0  # the start of the known minutes
-        self._settled = 0  # the minutes before it are final; later ones are as of the last reading
-        self._looked_at = float("-inf")
+        self._settled = 0  # minutes before this time are final; later ones may still change
+        self._read_at = float("-inf")
         self._recalled = 0  # hours for which records were read
         self._pruned = False
         self._tasks: dict[int, tuple[float, dict[str, TaskStats]]] = {}
@@ -177,7 +177,7 @@ class History:
         )  # fmt: skip
 
     def tasks(self, hours: int = 24) -> dict[str, TaskStats]:
-        """Return how each task's attempts ended in this hour and those before it, at most 5 seconds old."""
+        """Return the statistics of each task within this hour and those before it, at most 5 seconds old."""
         self._visit()
         read_at, stats = self._tasks.get(hours, (float("-inf"), {}))
         if self._monotonic() - read_at > _TASKS_AGE:
@@ -212,7 +212,7 @@ class History:
         return found
 
     def lately(self, minutes: int = 15) -> dict[str, TaskStats]:
-        """Return how each task's attempts ended within the last minutes, at most 60."""
+        """Return the statistics of each task within the last minutes, at most 60."""
         self._visit()
         return self._stats_since(self._now() // MINUTE * MINUTE - minutes * MINUTE)
 
@@ -229,7 +229,7 @@ class History:
         return {start // 1_000_000: fold.all.counts if fold else {} for start, fold in found.items()}
 
     def queues(self, minutes: int = 10) -> dict[str, Rates]:
-        """Return how fast each queue moved in the last minutes, including the present one; at most 60."""
+        """Return the rates of each queue within the last minutes, including the present one; at most 60."""
         self._visit()
         now = self._now()
         present = now // MINUTE * MINUTE
@@ -255,15 +255,15 @@ class History:
         return len(self._hours.missing(closed - 30 * _DAY, closed))
 
     def expire(self) -> None:
-        """Mark the readings as outdated because attempts have ended; the next request reads again."""
-        self._looked_at = float("-inf")
+        """Mark the readings as outdated, so that the next request reads the newly ended attempts."""
+        self._read_at = float("-inf")
         self._tasks.clear()
         self._active = (float("-inf"), {})
 
     def note_depths(self, counts: Counts) -> None:
         """Record the number of waiting and running jobs per queue.
 
-        The changes of these numbers show how many jobs were added.
+        The rate at which jobs are added is computed from the changes of these numbers.
         """
         now = self._monotonic()
         if not self._depths or now - self._depths[-1].at >= _DEPTHS_EVERY:
@@ -289,9 +289,9 @@ class History:
         return Depths(length, [one.enqueued for one in seen], [one.processing for one in seen])
 
     def depths_by_minute(self) -> dict[int, tuple[int, int]]:
-        """Return the waiting and running jobs at the end of each minute in which they were counted.
+        """Return the numbers of waiting and running jobs at the end of each minute with a count.
 
-        The minutes are seconds since 1970. At most one hour is kept, in memory.
+        The keys are the minutes in seconds since 1970. The numbers of at most one hour are kept, in memory.
         """
         now, monotonic = self._now() / 1_000_000, self._monotonic()
         return {
@@ -299,10 +299,10 @@ class History:
             for one in list(self._depths)
         }
 
-    # ---- adding up sums ------------------------------------------------------------------------------------
+    # ---- sums ----------------------------------------------------------------------------------------------
 
     def _bucket(self, start: int, step: int, task: str | None, queue: str | None) -> tuple[RunSum, list[int]]:
-        """Return the sum of a bucket, and the hours of the bucket that are missing."""
+        """Return the sum of a bucket, and the hours of the bucket that are not summed up yet."""
         run_sums: list[RunSum | None] = []
         missing: list[int] = []
         for at in range(start // HOUR * HOUR, start + step, HOUR):
@@ -350,9 +350,9 @@ class History:
         return self._fire.client.clock.now()
 
     def _visit(self) -> None:
-        """Make the data as new as possible without a long wait."""
+        """Update the data for a visitor, who waits only briefly; a thread reads longer periods."""
         self._visited_at = self._monotonic()
-        if self._visited_at - self._looked_at <= _AGE:
+        if self._visited_at - self._read_at <= _AGE:
             return
         is_near = self._settled and self._now() - self._settled <= _AT_ONCE
         if is_near and self._reading.acquire(blocking=False):
@@ -363,30 +363,30 @@ class History:
         else:
             self._is_read.clear()
         self._start()
-        self._is_read.wait(_FIRST_LOOK)
+        self._is_read.wait(_FIRST_WAIT)
 
     def _read_on(self) -> None:
-        """Read the minutes up to now.
+        """Read the minutes up to now, except those that are final.
 
-        Minutes that were read after all servers had stored their attempts are kept.
+        A minute is final if it was read after all servers had stored their attempts.
         """
         now = self._now()
         begin = _closed_until(now - HOUR)
         if self._settled < begin:
             self._settled = self._begin = begin
         read = read_minutes(self._fire, self._settled, now + MINUTE)
-        # replaced as a whole, because another thread may be adding up sums
+        # replaced as a whole, because another thread may be reading the old minutes
         kept = {at: fold for at, fold in self._minutes.items() if begin <= at < self._settled}
         self._minutes = {**kept, **read}
         self._begin = max(self._begin, begin)
         self._settled = max(self._settled, now // MINUTE * MINUTE - _LATE * MINUTE)
-        self._looked_at = self._monotonic()
+        self._read_at = self._monotonic()
         self._is_read.set()
 
     def step(self) -> bool:
-        """Do the next part of the outstanding work, and return whether more is left; called by the thread."""
+        """Do the next part of the remaining work, and return whether more remains; called by the thread."""
         with self._reading:
-            if self._monotonic() - self._looked_at > _AGE:
+            if self._monotonic() - self._read_at > _AGE:
                 self._read_on()
         closed = _closed_until(self._now())
         for hours in (25, 8 * 24, 30 * 24):
@@ -409,7 +409,7 @@ class History:
         self._hours.fold(at, minutes if is_here else None)
 
     def settle(self) -> None:
-        """Sum up everything in the calling thread; for scripts and tests."""
+        """Do all remaining work in the calling thread; for scripts and tests."""
         while self.step():
             pass
 
@@ -428,13 +428,13 @@ class History:
             try:
                 pause = 0.0 if self.step() else 1.0
             except FirelockError as error:
-                log.info("The history cannot be added up now: %s", error)
+                log.info("Cannot sum up the history now; trying again later: %s", error)
                 pause = _IDLE / 6
-            # at most half of the time is used, so that pages stay fast meanwhile
+            # the thread works at most half of the time, so that pages stay fast
             self._ending.wait(max(pause, min(1.0, self._monotonic() - began)))
 
     def close(self) -> None:
-        """Stop the thread; nothing is read any more."""
+        """Stop the thread."""
         self._ending.set()
         if self._thread is not None:
             self._thread.join(5)

@@ -1,4 +1,4 @@
-"""The search of a job list: its conditions, called chips, and how the storage finds the jobs.
+"""The search of a job list: its conditions, called chips, and the plan by which the storage finds the jobs.
 
 `/jobs?state=failed&task=shop.mail.send&error=Timeout` is parsed into `Chips`. `plan` splits the chips into a
 `JobFilter`, which the storage applies, and tests that are applied to each job found.
@@ -35,7 +35,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _FIRST = micros(datetime.min.replace(tzinfo=UTC))  # no time is before the year 1
 _AGE = re.compile(r"([<>])([0-9]{1,6})([smhdw])")
 Arguments = Callable[[JobRecord], "JsonValue"]
-"""Returns a job's arguments as they may be shown; None if they must not be shown or cannot be read."""
+"""A function that returns a job's redacted arguments; None if they may not be seen or cannot be read."""
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ class AgeField(Field[Age]):
         found = _AGE.fullmatch(text)
         if found is None:
             raise BadRequest(
-                f"{name} must be an age such as <30m for younger or >2h for older (s, m, h, d, w), "
+                f"{name} must be an age such as <30m (younger) or >2h (older) in s, m, h, d or w, "
                 f"got {text[:40]!r}."
             )
         return Age(text, found[1] == ">", timedelta(seconds=int(found[2]) * SPAN_UNITS[found[3]]))
@@ -84,7 +84,7 @@ CHIP_FIELDS: tuple[Field[Any], ...] = (*_TEXTS, _TAGS, _ARGUMENTS, _CREATED, _SI
 
 @attrs.frozen
 class Chip:
-    """One condition as it is shown, and the query without it."""
+    """One condition in the form in which it is shown, and the query without it."""
 
     name: str
     value: str
@@ -93,7 +93,7 @@ class Chip:
 
 @attrs.frozen
 class Chips:
-    """All conditions of a list; a condition that is None or empty is not set."""
+    """All conditions of a job list; None or an empty value means that a condition is not set."""
 
     state: State | None = None
     is_retrying: bool = False  # the list of retries; then `state` is not set
@@ -118,11 +118,11 @@ class Chips:
         """Return the chips of a query.
 
         Raises:
-            BadRequest: a field is wrong.
+            BadRequest: If a field is invalid.
         """
         since, until = fields.maybe(_SINCE), fields.maybe(_UNTIL)
         if since is not None and until is not None and since >= until:
-            raise BadRequest("since is not before until; swap them, or leave one out.")
+            raise BadRequest("since must be before until; swap them, or remove one.")
         return cls(
             state=None if is_retrying else fields.maybe(STATE), is_retrying=is_retrying,
             tags=_several(fields, _TAGS), arguments=_several(fields, _ARGUMENTS),
@@ -136,7 +136,7 @@ class Chips:
         return "/retries" if self.is_retrying else "/jobs"
 
     def query(self) -> dict[str, object]:
-        """Return the chips as the fields of a query, in a fixed order, however they were typed."""
+        """Return the chips as the fields of a query, in a fixed order."""
         told = {
             "tag": self.tags, "arg": self.arguments, "created": self.created and self.created.text,
             "since": _iso(self.since), "until": _iso(self.until),
@@ -144,7 +144,7 @@ class Chips:
         return {name: told.get(name, getattr(self, name, None)) for name in _ORDER}
 
     def shown(self) -> list[Chip]:
-        """Return all conditions except the state, which the tabs show, each with the query that lacks it."""
+        """Return all conditions except the state, which the tabs show; each has the query without it."""
         query = {name: value for name, value in self.query().items() if value}
         chips: list[Chip] = []
         for name, value in query.items():
@@ -175,12 +175,12 @@ def _iso(moment: datetime | None) -> str | None:
 
 @attrs.frozen
 class SearchPlan:
-    """How chips are applied: by a filter of the storage, and by tests of the jobs that it finds."""
+    """The plan of a search: a filter for the storage, and tests for the jobs that the storage finds."""
 
     where: JobFilter
     tests: tuple[Callable[[JobRecord], bool], ...] = ()
-    contains: Mapping[str, str] = attrs.field(factory=dict)  # tests that an operation can also run
-    is_whole: bool = True  # whether an operation can be given the whole plan
+    contains: Mapping[str, str] = attrs.field(factory=dict)  # the tests that an operation can also run
+    is_whole: bool = True  # whether an operation can run the whole plan
     by_tag: str | None = None  # the tag by which an argument is looked up
     several_tasks: tuple[str, ...] = ()  # all tasks with the given name, if there are several
 
@@ -199,12 +199,12 @@ def plan(
     chips: Chips, now: datetime, known: KnownTasks, arguments: Arguments, *, by_due: bool = False,
     masked: Callable[[str], str] = str,
 ) -> SearchPlan:  # fmt: skip
-    """Return how these chips are applied at this time; no I/O.
+    """Return the plan of the search for these chips at this time; no I/O.
 
-    An argument is looked up by a tag if the tasks that may be meant create a tag from it. The age limits the
-    list's period if the list is ordered by creation; otherwise it is a test. A list by due time also has its
-    period by due time, which no operation supports. Errors are searched as `masked` shows them, so that
-    secrets are not found.
+    An argument is looked up by a tag if all tasks in question create a tag from it. The age limits the list's
+    period if the list is ordered by creation; otherwise it is a test. The period of a list by due time is
+    also by due time, which no operation supports. Errors are searched in the form that `masked` returns, so
+    that secrets are not found.
     """
     tests: list[Callable[[JobRecord], bool]] = []
     contains: dict[str, str] = {}
@@ -246,9 +246,9 @@ def plan(
 
 
 def _made_tag(wanted: str, task: str | None, known: KnownTasks) -> str | None:
-    """Return the tag that all these tasks create from this argument.
+    """Return the tag that the tasks in question create from this argument.
 
-    The result is None if they create no such tag, or different ones.
+    The result is None if any of them creates no tag from it, or if their tags differ.
     """
     found = ARGUMENT.fullmatch(wanted)
     if found is None or not found["value"]:
@@ -270,9 +270,10 @@ def _made_tag(wanted: str, task: str | None, known: KnownTasks) -> str | None:
 def shown_holds(
     contains: Mapping[str, str], arguments: Arguments, masked: Callable[[str], str]
 ) -> Callable[[JobRecord], bool]:
-    """Return a test of whether an operation's search strings are in what is shown of a job.
+    """Return a test that searches for an operation's search strings in the masked data of a job.
 
-    The operation itself searches the stored data, in which secrets are readable.
+    The test is necessary because the operation itself searches the stored data, in which secrets are
+    readable.
     """
     tests = []
     if "argument" in contains:
@@ -296,7 +297,7 @@ def _has_error(text: str, masked: Callable[[str], str]) -> Callable[[JobRecord],
     wanted = text.casefold()
 
     def test(job: JobRecord) -> bool:
-        # most jobs are ruled out by the stored string: the masked one contains nothing that it lacks
+        # the stored string rules out most jobs, because the masked string contains nothing else
         error = job.error
         return error is not None and all(
             wanted in f"{error.type}: {shown(error.message)}".casefold() for shown in (str, masked)
@@ -309,9 +310,9 @@ def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bo
     path, _, value = wanted.partition(":") if ARGUMENT.fullmatch(wanted) else ("", "", wanted)
 
     def test(job: JobRecord) -> bool:
-        # most jobs are ruled out without decoding: a string that is not in the stored JSON is in no argument
-        is_told = job.serializer == "json" and value.isascii() and value.isalnum()
-        if is_told and value.casefold() not in job.arguments.casefold():
+        # rules out most jobs without decoding, because a string that is not in the JSON is in no argument
+        is_searchable = job.serializer == "json" and value.isascii() and value.isalnum()
+        if is_searchable and value.casefold() not in job.arguments.casefold():
             return False
         given = arguments(job)
         return is_found(argument_at(given, path) if path else given, value)
@@ -320,7 +321,7 @@ def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bo
 
 
 def argument_at(arguments: JsonValue, path: str) -> JsonValue:
-    """Return the value at a path such as `user.id` or `items.0`, or None if there is none."""
+    """Return the value at a path such as `user.id` or `items.0`, or None if the path does not exist."""
     at = arguments
     for step in path.split("."):
         if isinstance(at, dict) and step in at:
@@ -368,7 +369,7 @@ class KnownTasks:
     def named(self, text: str) -> list[str]:
         """Return the tasks that a string may name.
 
-        A task with this full name is the only one; otherwise the result is all tasks whose name ends with it.
+        The result is the task with this full name, or else all tasks whose names end with it.
         """
         if text in self.templates:
             return [text]
@@ -387,7 +388,7 @@ class KnownTasks:
         return text if name is None else f"{name}:{said['value']}"
 
     def tags_of(self, text: str) -> list[str]:
-        """Return the tags that a string may mean: "customer 12", "customer=12" and "12" mean customer:12."""
+        """Return the possible tags for a string: "customer 12", "customer=12" and "12" mean customer:12."""
         tags = (tag for templates in self.templates.values() for tag in templates)
         names = dict.fromkeys(name for tag in tags for name, colon, _ in [tag.partition(":")] if colon)
         if said := _SAID.fullmatch(text.strip()):
@@ -403,7 +404,7 @@ _NAMES = {name: name for name in _ORDER} | {"is": "state", "args": "arg", "age":
 _SAID = re.compile(r"(?P<name>[^\s=:]+)\s*[\s=]\s*(?P<value>[^\s=:]+)")
 _WORD = re.compile(r"\S+")
 _NUMBER = re.compile(r"\d{1,18}")
-_MADE_TAGS = 5  # tags as which one word is looked up
+_MADE_TAGS = 5  # tags that are looked up for one word
 _REPEATED = ("arg", "tag")
 _LOOKUPS = 10  # words of one text that are looked up as tags: a list has no more tags
 
@@ -417,17 +418,17 @@ def read_typed(
     """Return typed text as pairs for a query, merged into the current ones.
 
     A later pair replaces an earlier one. `name:value` is a chip, and quotes preserve spaces. Text without a
-    name is the name of a task, otherwise a state, otherwise the start of an id, otherwise words of an error.
-    Before words are searched for in errors, words with a colon, and a word that is alone, are looked up.
-    "customer 12", "customer=12" and "12" mean the tag customer:12 if a job has it. A number that is alone and
-    no tag is searched for in arguments.
+    name is the name of a task, or else a state, the start of an id, or words of an error. Before words are
+    searched for in errors, words with a colon, and a single word, are looked up as exact values. "customer
+    12", "customer=12" and "12" mean the tag customer:12 if a job has it. A single number that is not a tag is
+    searched for in arguments.
 
     Args:
         text: the typed text.
         known: the tasks.
         former: the current pairs.
-        kind_of: returns the chip, for example "tag", that has this word as an exact value; called at most
-            fifteen times.
+        kind_of: returns the name of the chip, for example "tag", for which a word is an exact value; called
+            at most fifteen times.
     """
     held = {name: value for name, value in (former or {}).items() if value}
     several = {name: list(map(str, held.pop(name, ()))) for name in _REPEATED}  # type: ignore[call-overload]
@@ -475,9 +476,9 @@ def _tokens(text: str) -> Iterator[tuple[str | None, str]]:
 def _guess_value(
     word: str, known: KnownTasks, kind_of: Callable[[str], str | None]
 ) -> tuple[str | None, str]:
-    """Return the only tag of jobs with this value, for example customer:200 for "200"; otherwise an argument.
+    """Return the only tag of jobs with this value, for example customer:200 for "200", or else an argument.
 
-    Only a number is searched for in arguments, because other words are more often part of an error.
+    A word that is not a number is not searched for in arguments, because it is more often part of an error.
     """
     tags = [tag for tag in known.tags_of(word) if kind_of(tag) == "tag"]
     if len(tags) == 1:
@@ -497,24 +498,24 @@ ROWS = 10_000
 """The maximum number of jobs that are examined for one page."""
 
 SECONDS = 0.06
-"""The maximum search time for one page, not counting the first read; the rest of the page needs time too."""
+"""The maximum search time for one page in seconds, without the first read; rendering also needs time."""
 
 COUNTED = 10_000
 
 _CHUNK = 500
-_LOOK = 100  # jobs between two checks of the time: the minimum for a page, however slow the machine is
+_CHECK_EVERY = 100  # jobs between two checks of the time, and the minimum for a page on a slow machine
 _CURSOR_LIMIT = 600
 _PLACE = re.compile(r"(?P<page>.*)\|(?P<at>-?\d{1,18})\|(?P<id>[^|]{1,200})", re.DOTALL)
 
 
 @attrs.frozen
 class JobsFound:
-    """A page of jobs, as far as the search got."""
+    """The jobs of a page that a search has found within its limits."""
 
     jobs: list[JobRecord]
     cursor: str | None  # opens the next part; None at the end of the list
-    looked_at: int  # examined jobs; if every job found matches, those of the page
-    is_cut: bool  # the search reached its limit: there may be more jobs although the page is not full
+    looked_at: int  # the number of examined jobs
+    is_cut: bool  # the search reached its limit, so there may be more jobs although the page is not full
     last_at: int | None = None  # the position in the list's order at which the search ended, in micros
 
 
@@ -525,7 +526,7 @@ def find_page(
     """Return up to `limit` jobs after the cursor that match the plan.
 
     Raises:
-        BadRequest: the cursor is not from a page of this filter.
+        BadRequest: If the cursor is not from a page of this filter.
     """
     if cursor is not None and len(cursor) > _CURSOR_LIMIT:
         raise _no_cursor()
@@ -536,22 +537,19 @@ def find_page(
     except StorageUnavailable:
         raise
     except StorageError as error:
-        message = "cursor belongs to no page of this filter; leave it out to start with the newest."
+        message = "cursor is not from a page of this filter; remove it to start with the newest jobs."
         raise BadRequest(message) from error
 
 
 def _no_cursor() -> BadRequest:
-    return BadRequest("cursor is none that a page gave; leave it out to start with the newest.")
+    return BadRequest("cursor is not from a page; remove it to start with the newest jobs.")
 
 
 def _page(
     fire: Firelock, plan: SearchPlan, limit: int, cursor: str | None, until: float, *, oldest_first: bool,
     monotonic: Callable[[], float],
 ) -> JobsFound:  # fmt: skip
-    """Return a page.
-
-    Its cursor, if there are tests, names a page of the storage and the last job seen of it.
-    """
+    """Return a page; if there are tests, the cursor names a page of the storage and the last examined job."""
     tests = bool(plan.tests)
     at, behind = _read_cursor(cursor) if tests else (cursor, None)
     found: list[JobRecord] = []
@@ -561,12 +559,12 @@ def _page(
         here = (plan.time_of(record), record.id)
         return here > place if oldest_first else here < place
 
-    def told(cursor: str | None, *, is_cut: bool) -> JobsFound:
+    def result(cursor: str | None, *, is_cut: bool) -> JobsFound:
         return JobsFound(found, cursor, looked_at, is_cut, None if last is None else plan.time_of(last))
 
     while True:
         began = monotonic()
-        # if every job found matches, request only the missing number
+        # without tests, all found jobs match, so request only the missing number
         page = fire.jobs.page(
             plan.where, limit=_CHUNK if tests else limit - len(found), cursor=at,
             oldest_first=oldest_first,
@@ -580,19 +578,19 @@ def _page(
             if plan.accepts(record):
                 found.append(record)
                 is_full = len(found) == limit
-            if tests and (is_full or (looked_at % _LOOK == 0 and monotonic() >= until)):
-                return told(f"{at or ''}|{plan.time_of(record)}|{record.id}", is_cut=not is_full)
+            if tests and (is_full or (looked_at % _CHECK_EVERY == 0 and monotonic() >= until)):
+                return result(f"{at or ''}|{plan.time_of(record)}|{record.id}", is_cut=not is_full)
         # the previous part may have ended at the last job of the storage's page
         is_rest_empty = behind is not None and looked_at == 0
         at, behind = page.cursor, None
         is_done = at is None or len(found) >= limit
-        is_late = looked_at >= ROWS or (_is_over(began, monotonic(), until) and not is_rest_empty)
+        is_late = looked_at >= ROWS or (_is_too_late(began, monotonic(), until) and not is_rest_empty)
         if is_done or is_late:
-            return told(f"{at}|0|-" if at and tests else at, is_cut=not is_done)
+            return result(f"{at}|0|-" if at and tests else at, is_cut=not is_done)
 
 
-def _is_over(began: float, now: float, until: float) -> bool:
-    """Return whether a further read that takes as long as the last one would end too late.
+def _is_too_late(began: float, now: float, until: float) -> bool:
+    """Return whether another read that takes as long as the last one would exceed the search time.
 
     Such a read might find nothing, so it is not worth a delay.
     """
@@ -644,7 +642,7 @@ def count_up_to(
         if page.cursor is None:
             return counted, True
         now = monotonic()
-        if looked_at >= COUNTED or _is_over(began, now, until):
+        if looked_at >= COUNTED or _is_too_late(began, now, until):
             break
         began = now
     return counted, False

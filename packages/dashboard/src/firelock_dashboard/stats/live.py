@@ -1,4 +1,4 @@
-"""Events for open pages: changed topics and one sample per second, over a stream or by polling."""
+"""Events for open pages: changed topics and one sample per second, sent in a stream or polled."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY = 1.0  # seconds between readings
-_QUIET = 2.0  # seconds in which a topic is announced at most once
-_LINGER = 5.0  # seconds for which samples continue after the last listener, who may be opening another page
+_QUIET = 2.0  # minimum seconds between two announcements of a topic
+_GRACE = 5.0  # seconds for which samples continue after the last listener, who might open another page
 _POLLED = 15.0  # seconds for which samples continue after a poll
 _SAMPLES = 120
 _EVENTS = 200
-_LONGEST_PAUSE = 30.0  # seconds between readings of a storage that does not answer
+_LONGEST_PAUSE = 30.0  # seconds between readings of an unreachable storage
 
 
 @attrs.frozen
@@ -49,10 +49,10 @@ class LiveEvent:
 
 
 class Live:
-    """One thread that reads the storage every second while there are listeners or polls; never two threads.
+    """The events of one dashboard, from a thread that reads the storage every second while pages are open.
 
     The newest events are kept in order, and listeners fetch the events that they do not have yet. A slow
-    listener misses some events, delays no other listener and costs nothing.
+    listener misses some events, but does not delay other listeners.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Live:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._masked = masked  # masks secrets in the messages of errors
-        self._on_changed = on_changed  # called when an operation changes, in any process: readings may be old
-        self._on_moved = on_moved  # called before listeners are notified, who then read again
+        self._on_changed = on_changed  # called when an operation in any process changes jobs
+        self._on_moved = on_moved  # called before listeners are notified and read again
         self._monotonic = monotonic
         self._make_sampler = partial(Sampler, fire, counts, monotonic=monotonic, every=_EVERY)
         self._sampler = self._make_sampler()
@@ -79,11 +79,11 @@ class Live:
         self._number = 0
         self._events: deque[LiveEvent] = deque(maxlen=_EVENTS)
         self._samples: deque[Sample] = deque(maxlen=_SAMPLES)
-        self._waiting: set[str] = set()  # changed topics that were not announced yet
-        self._told_at: dict[str, float] = {}
+        self._waiting: set[str] = set()  # changed topics that are not announced yet
+        self._announced_at: dict[str, float] = {}
         self._pause = _EVERY
         self.asks_every = ASKS_EVERY  # seconds after which a stream checks again whether its visitor may read
-        self.trouble: str | None = None  # the storage's last error, or None while it answers
+        self.trouble: str | None = None  # the storage's last error, or None while it is reachable
 
     # ---- listening -----------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class Live:
         """Remove a listener."""
         with self._lock:
             self._listeners -= 1
-            self._wanted_until = self._monotonic() + _LINGER
+            self._wanted_until = self._monotonic() + _GRACE
 
     def samples(self) -> list[Sample]:
         """Return the last samples, oldest first; they continue for 15 seconds after each call."""
@@ -126,7 +126,7 @@ class Live:
         except FirelockError as error:
             self._pause = min(_LONGEST_PAUSE, self._pause * 2)
             self._sampler = self._make_sampler()
-            self._tell_down(self._masked(str(error)))
+            self._report_error(self._masked(str(error)))
             return
         if "operations" in moved:
             self._on_changed()
@@ -134,53 +134,53 @@ class Live:
         with self._lock:
             if self.trouble is not None:
                 self.trouble = None
-                self._tell("up", "")
+                self._add_event("up", "")
                 moved = list(TOPICS)
             self._samples.append(sample)
-            self._tell("sample", json.dumps(attrs.asdict(sample), separators=(",", ":")))
-            ripe = self._ripe(moved)
-        if ripe:
-            self._on_moved(ripe)  # may wait for a reading, so it is called without the lock
+            self._add_event("sample", json.dumps(attrs.asdict(sample), separators=(",", ":")))
+            due = self._due_topics(moved)
+        if due:
+            self._on_moved(due)  # called without the lock, because it may wait for a reading
             with self._lock:
-                self._tell("moved", " ".join(ripe))
+                self._add_event("moved", " ".join(due))
 
-    def _tell_down(self, text: str) -> None:
+    def _report_error(self, text: str) -> None:
         with self._lock:
             if self.trouble is None:
-                log.info("The storage does not answer: %s", text)
+                log.info("The storage is unreachable; open pages are not updated until it is back: %s", text)
             self.trouble = text
-            self._tell("down", json.dumps(text))
+            self._add_event("down", json.dumps(text))
 
-    def _ripe(self, moved: Collection[str]) -> list[str]:
-        """Return the topics to announce now.
+    def _due_topics(self, moved: Collection[str]) -> list[str]:
+        """Return the changed topics that can be announced now.
 
-        The others wait until their last announcement is two seconds old.
+        A topic that was announced within the last two seconds must wait.
         """
         now = self._monotonic()
         self._waiting.update(moved)
-        ripe = [t for t in TOPICS if t in self._waiting and now - self._told_at.get(t, -_QUIET) >= _QUIET]
-        self._waiting.difference_update(ripe)
-        self._told_at.update(dict.fromkeys(ripe, now))
-        return ripe
+        due = [t for t in TOPICS if t in self._waiting and now - self._announced_at.get(t, -_QUIET) >= _QUIET]
+        self._waiting.difference_update(due)
+        self._announced_at.update(dict.fromkeys(due, now))
+        return due
 
-    def _tell(self, name: str, text: str) -> None:
+    def _add_event(self, name: str, text: str) -> None:
         self._number += 1
         self._events.append(LiveEvent(self._number, name, text))
 
     # ---- the thread ----------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        is_there = self._thread is not None and self._thread.is_alive()  # no thread survives a fork
-        if not is_there and not self._ending.is_set():
+        is_running = self._thread is not None and self._thread.is_alive()  # False after a fork
+        if not is_running and not self._ending.is_set():
             self._thread = threading.Thread(target=self._run, name="firelock-live", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
-        while self._goes_on():
+        while self._must_continue():
             self.look()
             self._ending.wait(self._pause)
 
-    def _goes_on(self) -> bool:
+    def _must_continue(self) -> bool:
         with self._lock:
             is_wanted = self._listeners > 0 or self._monotonic() < self._wanted_until
             if not is_wanted or self._ending.is_set():
@@ -188,8 +188,8 @@ class Live:
             return self._thread is not None
 
     def close(self) -> None:
-        """Stop the thread and end every stream; no event follows."""
-        with self._lock:  # wait until a thread that is being started can be joined
+        """Stop the thread and end all streams."""
+        with self._lock:  # so that a thread that is being started can be joined
             self._ending.set()
             thread = self._thread
         if thread is not None:
@@ -197,7 +197,7 @@ class Live:
 
 
 class LiveStream(EventStream):
-    """The stream of the events that are newer than its start."""
+    """A stream of the events that occur after its start."""
 
     def __init__(self, live: Live, is_reader: Callable[[], Awaitable[bool]]) -> None:
         super().__init__(is_reader, live.asks_every)
@@ -216,7 +216,7 @@ class LiveStream(EventStream):
         return b"".join(event.wire for event in events)
 
     def refusal(self) -> Response:
-        """Return the status that makes an EventSource give up, so that the page polls."""
+        """Return the response after which an EventSource does not connect again, so that the page polls."""
         return Response(status_code=204)
 
     @property
@@ -237,7 +237,7 @@ def _until_mid_second(at: float) -> float:
 
 TOPICS = ("jobs", "queues", "servers", "recurring", "operations", "ended")
 
-_GAP = 3  # after more missed readings than this, rates are unknown, because they would be means of the pause
+_GAP = 3  # missed readings above which rates are unknown, because they would be averages over a pause
 _SLOWLY, _SELDOM = 2, 5  # readings between two reads of data that changes less often
 _PAGE = 500
 
@@ -259,9 +259,10 @@ class Sample:
 class Sampler:
     """A reader of samples and changed topics; for one thread.
 
-    Rates are computed from the growth of totals. Totals also fall: pruning removes ended jobs, and a requeue
-    removes one from its total. Therefore a rate is never below 0, and while jobs are pruned it is lower than
-    the real rate. Attempts that failed and are retried are in no total; rollups count them, two seconds late.
+    Rates are computed from the growth of totals. Totals can also decrease, because pruning removes ended
+    jobs, and a requeue removes one from its total. Therefore a rate is never below 0, and while jobs are
+    pruned it is lower than the real rate. Failed attempts that are retried are not in any total; rollups
+    count them, two seconds late.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The runner of tracked operations within the dashboard's process, each in its own thread."""
+"""The runner of operations in the dashboard's process, each in its own thread."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AT_ONCE = 4
-"""The maximum number of operations that run at the same time; further ones wait until one has ended."""
+"""The maximum number of operations that run at the same time; other operations wait until one has ended."""
 
 _PAUSE = 2.0  # seconds before a retry after the storage became unreachable
 
 
 class OperationRunner:
-    """The operations that one dashboard runs: each in one thread, and none if the dashboard is read-only."""
+    """The runner of one dashboard's operations; it runs none if the dashboard is read-only."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class OperationRunner:
         self._has_resumed = not is_allowed
 
     def resume(self) -> None:
-        """Continue the operations that an ended process left unfinished.
+        """Continue the operations that an ended process has not finished.
 
-        This is checked once, which costs one read.
+        Only the first call checks for such operations, which costs one read.
         """
         if not self._has_resumed:
             self._has_resumed = True
@@ -77,10 +77,9 @@ class OperationRunner:
             self._next()
 
     def _is_meant(self, operation_id: str) -> Callable[[JobRecord], bool]:
-        """Return a test for the operation's search strings in what pages show of a job.
+        """Return a test that searches for the operation's search strings in the masked data of a job.
 
-        It does not search the stored, unmasked data, because then the number of matches could reveal a
-        secret.
+        The test does not search the stored data, because then the number of matches could reveal a secret.
         """
         operation = self._fire.operations.get(operation_id)
         contains = operation.contains if operation else {}
@@ -94,21 +93,22 @@ class OperationRunner:
                     wait=self._ending.wait,
                 )  # fmt: skip
             except StorageUnavailable as error:
-                log.warning("Operation %s waits for the storage: %s", operation_id, error)
+                log.warning("Operation %s cannot reach the storage; trying again: %s", operation_id, error)
                 self._ending.wait(_PAUSE)
             except ConfigurationError as error:  # the operation was pruned in the meantime
-                log.info("Operation %s is not done: %s", operation_id, error)
+                log.info("Operation %s cannot be run; ending it: %s", operation_id, error)
                 return
             except FirelockError:
-                log.exception("Operation %s stopped", operation_id)
+                log.exception("Unexpected error in operation %s; ending it.", operation_id)
                 return
             else:
                 return
 
     def _next(self) -> None:
-        """Start an operation that waited for a free place.
+        """Start an operation that waits for a free thread.
 
-        An operation of another process stays there, because that process holds its lock.
+        An operation that another process runs does not start, because that process holds the operation's
+        lock.
         """
         with self._lock:
             if len(self._threads) >= AT_ONCE:
@@ -118,7 +118,7 @@ class OperationRunner:
                 if operation.total_seen == 0:
                     self.start(operation.id)
         except FirelockError as error:
-            log.info("No further operation is looked for: %s", error)
+            log.info("Cannot read the waiting operations; they start after the next one ends: %s", error)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the running operations have ended; for scripts and tests."""

@@ -1,6 +1,6 @@
 """The number of jobs that wait for a retry.
 
-No storage keeps this count, so the first of these jobs are read and counted.
+Storages do not keep this count, so up to 101 of these jobs are read and counted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RetryCount:
         self._found: tuple[float, Retrying] | None = None
 
     def get(self, scheduled: int) -> Retrying:
-        """Return the number, given the number of scheduled jobs; if that is zero, the storage is not read."""
+        """Return the number; the storage is not read if the number of scheduled jobs is zero."""
         found, now = self._found, self._monotonic()
         if not scheduled:
             return Retrying(0, is_more=False)

@@ -22,7 +22,7 @@ from firelock_dashboard.web.formatting import instant, micros
 if TYPE_CHECKING:
     from firelock import Firelock
 
-# in the order in which bars are stacked: successes at the bottom, outcomes that need attention at the top
+# in the stacking order of bars, with successes at the bottom and outcomes that need attention at the top
 OUTCOMES = ("succeeded", "deleted", "retried", "crashed", "failed")
 
 HOUR = 3_600_000_000
@@ -67,9 +67,9 @@ class RunSum:
         return self.duration / self.runs / 1_000_000 if self.runs else None
 
     def quantile(self, share: float) -> float | None:
-        """Return the smallest duration, in seconds, that this share of the attempts certainly did not exceed.
+        """Return an upper bound, in seconds, of the duration of this share of the attempts.
 
-        The result is the duration itself if one attempt ended, and None if none did. Otherwise it is the
+        The result is the exact duration if one attempt ended, and None if none ended. Otherwise it is the
         upper end of the percentile's bucket, or less if the sum of all durations rules out that value.
         """
         reached = list(accumulate(self.histogram))
@@ -92,17 +92,17 @@ class RunSum:
         """Return the sum that `dump` returned.
 
         Raises:
-            ValueError: the values are no such sum.
+            ValueError: If the values do not form a valid sum.
         """
         counts, duration, histogram, last, *_ = values
         if len(histogram) != _BUCKETS:
-            raise ValueError(f"The histogram has {len(histogram)} buckets; {_BUCKETS} are known.")
+            raise ValueError(f"The histogram must have {_BUCKETS} buckets, got {len(histogram)}.")
         counted = {str(name): int(count) for name, count in counts.items()}
         return cls(counted, int(duration), tuple(histogram), last)
 
 
 def total(run_sums: Iterable[RunSum]) -> RunSum:
-    """Return the sum of sums."""
+    """Return the sum of all these sums."""
     found = RunSum()
     for run_sum in run_sums:
         found.merge(run_sum)
@@ -132,7 +132,7 @@ class Fold:
                 mine.setdefault(name, RunSum()).merge(run_sum)
 
     def of(self, task: str | None, queue: str | None) -> RunSum | None:
-        """Return the sum of a task, of a queue or of all; None if none of its attempts ended."""
+        """Return the sum of a task, of a queue, or of all attempts; None if no such attempt ended."""
         if task is not None:
             return self.tasks.get(task)
         return self.all if queue is None else self.queues.get(queue)
@@ -167,7 +167,7 @@ class Hour:
         """Return the hour of a record.
 
         Raises:
-            ValueError: the record has other content; the caller must sum up the hour again.
+            ValueError: If the record has other content; the caller must sum up the hour again.
         """
         try:
             fields = json.loads(text)
@@ -177,10 +177,10 @@ class Hour:
                 for kind in ("tasks", "queues")
             )
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"The summary of an hour cannot be read: {error!r}.") from error
+            raise ValueError(f"Cannot read the summary of an hour: {error!r}.") from error
         if len(fives) != FIVES:
             raise ValueError(
-                f"The summary of an hour has {len(fives)} spans of five minutes; {FIVES} are known."
+                f"The summary of an hour must have {FIVES} spans of five minutes, got {len(fives)}."
             )
         return cls(at, Fold(total(fives), tasks, queues), fives)
 
@@ -242,7 +242,7 @@ class Hours:
                     try:
                         self._keep(Hour.load(at, record.value))
                     except ValueError:
-                        log.warning("The summary of %s cannot be read; it is added up again.", record.key)
+                        log.warning("Cannot read the summary of hour %s; computing it again.", record.key)
             after = page[-1].key
 
     def fold(self, at: int, minutes: Mapping[int, Fold] | None = None) -> None:
@@ -256,8 +256,8 @@ class Hours:
             try:
                 self._fire.storage.put_record(_KIND, _key(at), hour.dump())
             except StorageError as error:
-                # a process with read-only access still shows the history for as long as it lives
-                log.warning("The summary of an hour could not be stored: %s", error)
+                # a process with read-only access keeps its summaries in memory
+                log.warning("Cannot store the summary of an hour; keeping it in memory: %s", error)
 
     def _keep(self, hour: Hour) -> None:
         with self._lock:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.watch import Watch
 
 _MICROS = 1_000_000
-_AGE = 5.0  # seconds for which a result is new
+_AGE = 5.0  # seconds for which a result is reused
 _KEPT = 64  # results
 _DUE = 500  # maximum number of scheduled jobs that are counted
 _UNKNOWN_MEAN = 1.0  # assumed seconds per job if no job of the queue ended within an hour
@@ -30,10 +30,10 @@ _UNKNOWN_MEAN = 1.0  # assumed seconds per job if no job of the queue ended with
 
 @attrs.frozen
 class Demand:
-    """The demand of one queue or of all; a paused queue counts only with its running jobs."""
+    """The demand for workers of one queue or of all; only the running jobs of a paused queue count."""
 
     queue: str | None  # None: all queues
-    backlog: int  # waiting jobs, and those that will wait within the window
+    backlog: int  # waiting jobs, and jobs that will become due within the window
     enqueued: int
     due_soon: int  # scheduled jobs, including retries, that are due within the window; at most 500
     recurring_soon: int  # recurring jobs that fire within it
@@ -41,7 +41,7 @@ class Demand:
     held_by_limits: int  # jobs of the backlog that no worker could start now; a lower bound
     oldest_wait_seconds: float  # of the job that has been enqueued for longest; 0 if there is none
     mean_seconds: float  # of the attempts that ended within the last hour
-    workers: int  # that claim from it now; shared with the other queues of their servers
+    workers: int  # the workers that claim from it now; shared with the other queues of their servers
     wanted_workers: int
     is_paused: bool
 
@@ -49,12 +49,12 @@ class Demand:
 def wanted_workers(
     *, processing: int, backlog: int, mean_seconds: float, clear_within: float, most: int, held: int = 0
 ) -> int:
-    """Return the number of workers that finish the backlog in time, in addition to those of running jobs.
+    """Return the number of workers that are needed for the running jobs and to finish the backlog in time.
 
-    Running jobs keep their workers. The number for the backlog is its work (its jobs times the mean duration
-    of a job) divided by the time in which it must be finished. There is at least one worker if any job may
-    run, so that no job waits forever. There are never more workers than jobs that may run. Jobs held by
-    limits also count as work, because they start when others end.
+    Each running job keeps its worker. The number for the backlog is its work (its jobs times the mean
+    duration of a job) divided by the time within which it must be finished. Jobs held by limits also count as
+    work, because they start when others end. The result is at least one if any job can run, so that no job
+    waits forever, and never more than the number of jobs that can run.
     """
     jobs = processing + backlog - held
     needed = processing + math.ceil(backlog * mean_seconds / clear_within)
@@ -62,11 +62,11 @@ def wanted_workers(
 
 
 def held_jobs(keys: Iterable[LimitView]) -> int:
-    """Return a lower bound of the enqueued jobs that find no free place under the keys of their limits.
+    """Return a lower bound of the number of enqueued jobs whose limits have no free place.
 
-    A job has a key of each of several limit names. So only the name that holds most jobs is counted, because
-    the jobs held by the other names might be the same ones. A rate limit opens by itself and therefore holds
-    no job here.
+    A job can have keys of several limit names. So only the name that holds most jobs is counted, because the
+    jobs held by the other names might be the same ones. Rate limits are not counted, because time alone frees
+    their places.
     """
     held: Counter[str] = Counter()
     for key in keys:
@@ -78,9 +78,9 @@ def held_jobs(keys: Iterable[LimitView]) -> int:
 
 
 class Scale:
-    """The demand of queues, for autoscalers.
+    """The demand of queues for workers, for autoscalers.
 
-    Results are kept for five seconds, so that many requests cost one read.
+    Results are cached for five seconds, so that many requests cost one read.
     """
 
     def __init__(
@@ -97,15 +97,15 @@ class Scale:
 
         Args:
             queue: the name of the queue; None for all.
-            within: seconds within which a scheduled job must be due to count: the time that a worker needs to
-                start.
-            clear_within: seconds in which the backlog must be finished.
+            within: seconds within which a scheduled job must be due to count; usually the time that a worker
+                needs to start.
+            clear_within: seconds within which the backlog must be finished.
             most: the maximum number of workers.
         """
         with self._lock:
             read_at, found = self._kept.get((queue, within), (float("-inf"), None))
             if found is None or self._monotonic() - read_at > _AGE:
-                found = self._look(queue, within)
+                found = self._read_demand(queue, within)
                 if len(self._kept) >= _KEPT:
                     self._kept.clear()
                 self._kept[queue, within] = self._monotonic(), found
@@ -115,7 +115,7 @@ class Scale:
         )  # fmt: skip
         return attrs.evolve(found, wanted_workers=wanted)
 
-    def _look(self, queue: str | None, within: int) -> Demand:
+    def _read_demand(self, queue: str | None, within: int) -> Demand:
         sight = self._watch.sight()
         views = [view for view in sight.queues if queue in {None, view.name}]
         open_views = [view for view in views if not view.is_paused]
@@ -155,10 +155,10 @@ class Scale:
         return sum(job.queue in names for job in page)
 
     def _held(self, enqueued: int, elsewhere: int) -> int:
-        """Return a lower bound of the enqueued jobs that wait for a place of a limit.
+        """Return a lower bound of the number of enqueued jobs of this queue that a limit holds.
 
-        The jobs that wait for a key are counted over all queues. Jobs of other queues are assumed to be the
-        held ones first.
+        The jobs that wait for a key are counted over all queues. As many of them as possible are assumed to
+        be in other queues.
         """
         held = held_jobs(self._watch.limit_keys()) if enqueued else 0
         return min(enqueued, max(0, held - elsewhere))

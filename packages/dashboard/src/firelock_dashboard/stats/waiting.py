@@ -1,4 +1,4 @@
-"""The reasons why a job is not running, as sentences derived from a snapshot; no I/O."""
+"""The reasons why a job is not running, derived from a snapshot; no I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COUNTED = 25
 """The maximum number of jobs ahead for which those held by other limits are left out of the count."""
-_NAMED = 10  # parents of each kind that are named; further ones are only counted
+_NAMED = 10  # parents of each kind that are named; other parents are only counted
 _RECENT = 10.0  # seconds within which a wait needs no reason
 
 
@@ -32,13 +32,13 @@ class Weight(StrEnum):
 
 @attrs.frozen
 class Parent:
-    """A job that this one waits for; its state and task are None if it is not stored any more."""
+    """A job that another job waits for; its state and task are None if it is not stored any more."""
 
     id: str
     on: str
     state: State | None
     task: str | None = None
-    call: str | None = None  # the call as shown to people, with its arguments if they may be seen
+    call: str | None = None  # the call with its arguments if they may be seen
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class Parent:
 
     @property
     def is_met(self) -> bool:
-        """Whether the job no longer waits for this one."""
+        """Whether the other job no longer waits for this one."""
         if self.state is State.FAILED:
             return self.on in {"failed", "finished"}
         return self.state in FINAL_STATES
@@ -55,7 +55,7 @@ class Parent:
 
 @attrs.frozen
 class JobWait:
-    """The facts about a job and its surroundings at one time."""
+    """A snapshot of a job and of the queue, servers, parents and limits on which it depends."""
 
     job: JobRecord
     now: datetime
@@ -107,7 +107,7 @@ def explain(at: JobWait) -> list[Reason]:
 
 
 def _of_wait(at: JobWait, waits_for: str) -> Reason:
-    """Return the reason of a suspended job: what its task waits for, without occupying a worker."""
+    """Return the reason of a suspended job, which waits for a signal, a sleep or a call without a worker."""
     kind, _, name = waits_for.partition(" ")
     due_at = instant(at.job.due_at)
     if due_at is None:
@@ -143,7 +143,7 @@ def _of_parents(at: JobWait) -> Iterator[Reason]:
 
 
 def by_end(parents: Sequence[Parent]) -> tuple[list[Parent], list[Parent], list[Parent], list[Parent]]:
-    """Return the parents that are not stored, that have failed, that have not ended, and that are met."""
+    """Return the parents in four lists: not stored, failed, not ended, and met."""
     missing, failed, unended, met = list[Parent](), list[Parent](), list[Parent](), list[Parent]()
     for parent in parents:
         if parent.state is None:
@@ -205,7 +205,7 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
 
 
 def _of_limits(at: JobWait) -> list[Reason]:
-    """Return a reason for each limit that does not admit the job, narrowest first, then the start time.
+    """Return a reason for each limit that holds the job, narrowest first, then the expected start time.
 
     The reason of a limit contains the job's place in line.
     """
@@ -230,13 +230,13 @@ def _of_limits(at: JobWait) -> list[Reason]:
 
 
 def _narrowness(place: KeyPlace, wait: KeyWait) -> tuple[bool, float, int]:
-    """Return the sort key of a limit that holds a job: paused ones first, then those with fewest places."""
+    """Return the sort key of a limit that holds a job: paused limits first, then those with fewest places."""
     concurrent = float("inf") if wait.concurrent is None else wait.concurrent
     return not wait.is_paused, concurrent, -(place.ahead or 0)
 
 
 def _only_holder(at: JobWait, wait: KeyWait) -> str | None:
-    """Return the running job whose end frees the limit; None if there are several, or if more is missing."""
+    """Return the only running job that holds the limit; None if its end alone would not admit the job."""
     if wait.is_paused or wait.opens_in or len(wait.holders) != 1 or wait.concurrent != 1:
         return None
     return wait.holders[0] if wait.holders[0] in at.holders else None

@@ -1,4 +1,4 @@
-"""A snapshot of the app's state, shared by all requests within two seconds, for example for the overview."""
+"""Readings of the app's state, shared by all requests within some seconds, for example for the overview."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _KEYS = 500  # limit keys per page
 _KEY_PAGES = 4
 _CAUSES = 100
 _OPERATIONS = 10
-_QUICK = 0.02  # seconds; a reading that took no longer is repeated after every change
+_QUICK = 0.02  # seconds; a reading that takes less time is repeated after every change
 _WRITTEN_LATE = timedelta(seconds=10)  # maximum time between the end of a job and its storage
 
 
 @attrs.frozen
 class _Age:
-    """How long a reading is new, and how long it is still shown while a thread replaces it."""
+    """The ages at which a thread replaces a reading, and at which the reading is no longer shown."""
 
     new: float  # seconds
-    shown: float
+    shown: float  # seconds
 
 
 _SIGHT = _Age(2.0, 2.0)
@@ -47,7 +47,7 @@ _KEYS_AGE = _Age(4.0, 4.0)
 _GROUPS = _Age(10.0, 60.0)
 _STRIPS = _Age(30.0, 120.0)
 _OUTCOMES = _Age(5.0, 5.0)
-_READINGS = {  # of `findings.look`
+_READINGS = {  # the ages of the readings of `findings.look`
     "waits": _Age(4.0, 15.0),
     "muted": _GROUPS,
     "storage": _Age(30.0, float("inf")),
@@ -64,10 +64,10 @@ class _Reading:
 
 
 class Watch:
-    """Readings of the app's state, shared by requests at about the same time.
+    """Cached readings of the app's state, shared by requests at about the same time.
 
     A reading that costs more than a few milliseconds is repeated in a thread while the previous value is
-    shown. A request waits for it only after a long pause.
+    shown. A request waits for the reading only if the previous value is too old to be shown.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Watch:
         self._fire = fire
         self._history = history
         self._monotonic = monotonic
-        self._lock = threading.RLock()  # re-entrant, because a kept reading can use another one
+        self._lock = threading.RLock()  # reentrant, because a reading can use another one
         self._kept: dict[str, _Reading] = {}
         self.remembered = Causes(fire, is_read_only=is_read_only)
 
     def sight(self) -> Sight:
         """Return the state of the app, at most two seconds old."""
-        return self._keep("sight", _SIGHT, self._look)
+        return self._keep("sight", _SIGHT, self._read_sight)
 
     def failure_groups(self, limit: int = 5) -> list[FailureGroup]:
         """Return the largest groups of failed jobs, about ten seconds old."""
@@ -107,7 +107,7 @@ class Watch:
         return self._keep("muted", _GROUPS, lambda: self.remembered.muted(self._now()))
 
     def outcome(self, operation: Operation) -> Outcome | None:
-        """Return the outcome of a requeue as far as it is known, about five seconds old."""
+        """Return the outcome of a requeue if it is known, about five seconds old."""
         if operation.outcome is not None or not operation.changed:
             return operation.outcome
         operations = self._fire.operations
@@ -127,20 +127,20 @@ class Watch:
         return self._keep("limit keys", _KEYS_AGE, lambda: [*self._limit_keys()])
 
     def forget(self, *, keeps_days: bool = True) -> None:
-        """Discard the readings because something has just changed; the next request reads again.
+        """Discard the readings after a change, so that the next request reads again.
 
         Args:
-            keeps_days: whether to keep the hours of causes. They are slow to read, and one action changes
-                them little.
+            keeps_days: whether to keep the hours of causes, which are slow to read, and which one action
+                changes little.
         """
         kept = ("findings", "strips") if keeps_days else ("findings",)
         with self._lock:
             self._kept = {name: self._kept[name] for name in kept if name in self._kept}
 
     def expire(self) -> None:
-        """Discard the sight and the fast readings because something has changed.
+        """Discard the state of the app and the fast readings after a change.
 
-        Slow readings stay until they are old, so that a busy storage is not read all the time.
+        Slow readings are kept until they are old, so that a busy storage is not read all the time.
         """
         with self._lock:
             self._kept = {
@@ -149,7 +149,7 @@ class Watch:
                 if name != "sight" and reading.took > _QUICK
             }
 
-    # ---- keeping -------------------------------------------------------------------------------------------
+    # ---- cache ---------------------------------------------------------------------------------------------
 
     def _keep(self, name: str, age: _Age, read: Callable[[], T]) -> T:
         with self._lock:
@@ -159,7 +159,7 @@ class Watch:
                 kept = self._kept[name] = self._read(read)
             elif passed > age.new and not kept.is_read_again:
                 kept.is_read_again = True
-                self._read_beside(name, kept, read)
+                self._read_in_background(name, kept, read)
             value: T = kept.value
         return value
 
@@ -169,13 +169,13 @@ class Watch:
         ended = self._monotonic()
         return _Reading(value, ended, ended - began)
 
-    def _read_beside(self, name: str, former: _Reading, read: Callable[[], object]) -> None:
+    def _read_in_background(self, name: str, former: _Reading, read: Callable[[], object]) -> None:
         def work() -> None:
             found = []
             try:
                 found = [(name, self._read(read))]
             except FirelockError as error:
-                log.info("%s could not be read: %s", name, error)
+                log.info("Cannot read %s; the next request reads it again: %s", name, error)
             with self._lock:
                 if self._kept.get(name) is former:  # otherwise the reading was discarded in the meantime
                     del self._kept[name]
@@ -193,7 +193,7 @@ class Watch:
         return self.remembered.list(groups, self._hours(), self._now())
 
     def _hours(self, fingerprint: str | None = None) -> Hours:
-        """Return the hours of one cause or all: an earlier reading, plus the failures since then."""
+        """Return the hours of one cause or of all: an earlier reading plus the failures since then."""
         fire, now = self._fire, self._now()
 
         def read() -> tuple[int, Hours]:
@@ -204,7 +204,7 @@ class Watch:
         since, former = self._keep(name, _STRIPS, read)
         return added(former, strips(fire, now, fingerprint=fingerprint, since=since))
 
-    def _look(self) -> Sight:
+    def _read_sight(self) -> Sight:
         """Return the core's view of the app; its expensive readings are kept longer than the view itself."""
         fire = self._fire
         knows = any(True for _ in fire.registry)
@@ -215,7 +215,7 @@ class Watch:
             return _ended_runs(self._history.lately(), {})
         if name == "usually":
             return _ended_runs(self._history.tasks(), self._history.active_hours())
-        if name == "storage":  # may be slow; the first page does not wait for it
+        if name == "storage":  # may be slow, so the first page does not wait for it
             with self._lock:
                 self._kept.setdefault(name, _Reading((), float("-inf"), float("inf")))
         return self._keep(name, _READINGS[name], read)

@@ -1,4 +1,4 @@
-"""Actions that pages and the API share: confirmation, and changes with their audit entries."""
+"""Actions that pages and the API share: confirmations, and changes with their audit entries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def ask_first(visit: Visit, question: str, verb: str, *, section: str) -> Response | None:
-    """Return a confirmation page that sends the same form again; None if the visitor has confirmed.
+    """Return a confirmation page that sends the same form again, or None if the visitor has confirmed.
 
     Args:
         visit: the action.
@@ -46,8 +46,8 @@ ORDERS = ("quiet", "resume", "stop")  # to a server
 QUEUE = Text("queue", "The queue's name.", is_required=True)
 NOTE = Text("note", "The reason, for people.", limit=500, may_be_empty=True)
 SERVER = Text("server", "The server's id.", is_required=True)
-SESSION = Text("session", "The session of the worker process, which its jobs name.", is_required=True)
-ORDER = Choice("order", "What to do.", choices=ORDERS, is_required=True)
+SESSION = Text("session", "The session of the worker process, as in its jobs.", is_required=True)
+ORDER = Choice("order", "The order.", choices=ORDERS, is_required=True)
 
 TO_QUEUE = Text("to_queue", "The queue that the jobs are moved to. Default: their present queue.")
 TO_PRIORITY = Integer(
@@ -69,7 +69,9 @@ def start_operation(
     visit: Visit, verb: str, where: JobFilter, *, target: str | None = None,
     contains: Mapping[str, str] | None = None, to: Mapping[str, Any] | None = None, **detail: JsonValue,
 ) -> Operation:  # fmt: skip
-    """Store the operation, record it in the audit and start it; it continues when this process ends.
+    """Store the operation, record it in the audit and start it.
+
+    If this process ends first, another process of the dashboard continues the operation.
 
     Args:
         visit: the visit of the operation's author.
@@ -81,7 +83,7 @@ def start_operation(
         detail: further details for the audit.
 
     Raises:
-        BadRequest: the core refuses the operation.
+        BadRequest: If the core refuses the operation.
     """
     with refusing(ConfigurationError):
         operation = visit.fire.operations.start(
@@ -110,11 +112,11 @@ def move_target(fields: SentFields) -> dict[str, Any]:
     """Return the target of a move from a form, as keyword arguments of `fire.jobs.move`.
 
     Raises:
-        BadRequest: the form contains neither a queue nor a priority.
+        BadRequest: If the form contains neither a queue nor a priority.
     """
     target = {"queue": fields.maybe(TO_QUEUE), "priority": fields.maybe(TO_PRIORITY)}
     if target["queue"] is None and target["priority"] is None:
-        raise BadRequest("A move needs a target: send to_queue, to_priority or both.")
+        raise BadRequest("A move needs a target; send to_queue, to_priority or both.")
     return target
 
 
@@ -122,17 +124,17 @@ def move_jobs(visit: Visit, ids: Sequence[str], target: Mapping[str, Any]) -> Se
     """Move the jobs in the visitor's name, and return the result of each.
 
     Raises:
-        BadRequest: the target is not a valid queue name.
+        BadRequest: If the target is not a valid queue name.
     """
     with refusing(ConfigurationError, field="to_queue"):
         return visit.fire.jobs.move(ids, reason=f"moved by {visit.who}", **target)
 
 
 def operation_of(visit: Visit, operation_id: str) -> Operation:
-    """Return the operation.
+    """Return the operation with this id.
 
     Raises:
-        NotHere: no operation has this id.
+        NotHere: If no operation has this id.
     """
     operation = visit.fire.operations.get(operation_id)
     if operation is None:
@@ -144,8 +146,8 @@ def cancel(visit: Visit, operation_id: str) -> Operation:
     """End the operation after its current chunk, and return it.
 
     Raises:
-        NotHere: no operation has this id.
-        Forbidden: the visitor does not have the permission for the operation's verb.
+        NotHere: If no operation has this id.
+        Forbidden: If the visitor does not have the permission for the operation's verb.
     """
     operation = operation_of(visit, operation_id)
     visit.require(Permission.DELETE if operation.verb == "delete" else Permission.REQUEUE)
@@ -160,7 +162,7 @@ def operation_address(visit: Visit, operation: Operation) -> str:
 
 @contextmanager
 def refusing(*kinds: type[FirelockError], field: str = "") -> Iterator[None]:
-    """Turn these errors of the core into a `BadRequest` with the core's message."""
+    """Convert these errors of the core to a `BadRequest` with the core's message."""
     try:
         yield
     except StorageUnavailable:
@@ -177,51 +179,52 @@ def change_jobs(visit: Visit, verb: str, ids: Sequence[str]) -> Sequence[Applied
 
 
 def send_signal(visit: Visit, job_id: str, name: str, text: str, *, is_early: bool = False) -> bool:
-    """Answer the job's signal unless it has been answered before; return whether this answer was stored.
+    """Send the signal to the job, unless it was sent before; return whether this answer was stored.
 
     Args:
-        visit: the visit of the person who answers.
+        visit: the visit of the person who sends the signal.
         job_id: the job that waits for the signal, or will wait for it.
         name: the signal's name, with its key if it has one.
         text: JSON of the signal's type.
-        is_early: whether to answer even if the job waits for another signal now.
+        is_early: whether to send the signal even if the job does not wait for it yet.
 
     Raises:
-        NotHere: no such job is stored.
-        BadRequest: the string is not JSON or not of the signal's type, or the job takes no signal or waits
-            for another one.
+        NotHere: If the job is not stored.
+        BadRequest: If the string is not JSON or not of the signal's type, or if the job cannot accept the
+            signal or waits for another one.
     """
     try:
         json.loads(text)
     except ValueError as error:
-        raise BadRequest(f"value={text[:200]!r} is no JSON: {error}.") from error
+        raise BadRequest(f"value must be JSON, got {text[:200]!r}: {error}.") from error
     job, known = visit.fire.storage.get([job_id])[0], visit.fire.signal_named(name)
     if (why := why_not_answered(job, name, text, known, is_early=is_early)) is not None:
         raise BadRequest(why)
-    told = visit.fire.storage.remember([answer(job_id, name, text, at=visit.now_micros, author=visit.who)])[0]
-    if told.answer is Applied.MISSING:
-        raise NotHere(f"Job {job_id} is not stored.")
-    if told.answer is Applied.REFUSED:
-        raise BadRequest(f"Job {job_id} takes no signal: it has ended, or remembers as much as it may.")
-    if told.answer.is_applied:
+    memo = answer(job_id, name, text, at=visit.now_micros, author=visit.who)
+    stored = visit.fire.storage.remember([memo])[0]
+    if stored.answer is Applied.MISSING:
+        raise NotHere(f"Job {job_id} was not found.")
+    if stored.answer is Applied.REFUSED:
+        raise BadRequest(f"Job {job_id} cannot accept a signal: it has ended, or its memos are full.")
+    if stored.answer.is_applied:
         task = None if job is None else job.task
         visit.audit("signal.send", job_id, signal=name, task=task, answer=_shown_answer(visit, text, task))
-    return told.answer.is_applied
+    return stored.answer.is_applied
 
 
 def _shown_answer(visit: Visit, text: str, task: str | None) -> JsonValue:
-    """Return an answer in its form for the audit: redacted, and cut to 500 characters of JSON."""
+    """Return an answer for the audit: redacted, and cut to 500 characters of JSON."""
     value = visit.dashboard.redactor.value(json.loads(text), task)
-    told = json.dumps(value, ensure_ascii=False)
-    return value if len(told) <= _ANSWER else f"{told[:_ANSWER]}…"
+    dumped = json.dumps(value, ensure_ascii=False)
+    return value if len(dumped) <= _ANSWER else f"{dumped[:_ANSWER]}…"
 
 
 def server_of(visit: Visit) -> ServerView:
     """Return the server that a form names.
 
     Raises:
-        NotHere: no server has this id.
-        BadRequest: the server has ended or is lost, and receives no orders.
+        NotHere: If no server has this id.
+        BadRequest: If the server has ended or is lost, and therefore cannot follow an order.
     """
     server_id = visit.form.value(SERVER)
     server = next((one for one in visit.fire.servers.list() if one.id == server_id), None)
@@ -242,14 +245,16 @@ def end_process(visit: Visit, session: str) -> SessionRecord:
     """End a worker process within a heartbeat, and return its session; another process replaces it.
 
     Raises:
-        NotHere: no living worker process has this session.
+        NotHere: If no living worker process has this session.
     """
     try:
         ended = visit.fire.servers.end_process(session)
     except ConfigurationError as error:
         raise NotHere(str(error)) from error
-    told = ended.session
-    visit.audit("server.end_process", told.server, server_id=told.server_id, session=session, pid=told.pid)
+    record = ended.session
+    visit.audit(
+        "server.end_process", record.server, server_id=record.server_id, session=session, pid=record.pid
+    )  # fmt: skip
     return ended
 
 
@@ -257,7 +262,7 @@ def set_pause(visit: Visit, queue: str, note: str | None, *, is_paused: bool) ->
     """Pause the queue with the note, or resume it, and record this in the audit.
 
     Raises:
-        BadRequest: this is not a valid queue name.
+        BadRequest: If the queue's name is not valid.
     """
     with refusing(ConfigurationError, field="queue"):
         if is_paused:

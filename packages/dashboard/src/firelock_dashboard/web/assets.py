@@ -38,7 +38,7 @@ _WEIGHT = re.compile(r"q=(0(\.\d{0,3})?|1(\.0{0,3})?)", re.IGNORECASE)
 
 @attrs.define(eq=False)
 class Asset:
-    """One file, held in memory, with compressed forms from the build, or one created at first use."""
+    """One file, held in memory, with the compressed forms from the build or a form created at first use."""
 
     name: str
     plain: bytes
@@ -79,11 +79,11 @@ class Asset:
 class Assets:
     """The static files of a folder, by default the package's own; read once, when this object is created.
 
-    Only these files can ever be served: the path of a request is looked up in a table, never joined to a
+    No other files can be served, because the path of a request is looked up in a table and never joined to a
     folder.
 
     Raises:
-        ConfigurationError: third-party front-end files are missing.
+        ConfigurationError: Third-party front-end files are missing.
     """
 
     def __init__(self, folder: Traversable | None = None) -> None:
@@ -92,8 +92,8 @@ class Assets:
         missing = [name for name in _REQUIRED if name not in found]
         if missing:
             raise ConfigurationError(
-                f"The dashboard lacks its front-end files {', '.join(missing)}. They are made when "
-                "the package is built: install firelock-dashboard again, or run `make setup` in a checkout."
+                f"The front-end files {', '.join(missing)} of the dashboard are missing; install "
+                "firelock-dashboard again, or run `make setup` in a checkout to build them."
             )
         assets = [
             Asset(
@@ -116,22 +116,22 @@ class Assets:
         """Return the file's URL relative to the dashboard's mount.
 
         Raises:
-            ConfigurationError: no file has this name.
+            ConfigurationError: If no file has this name.
         """
         asset = self._by_name.get(name)
         if asset is None:
             raise ConfigurationError(
-                f"No static file {name!r}. There are: {', '.join(sorted(self._by_name))}."
+                f"No static file is named {name!r}; use one of {', '.join(sorted(self._by_name))}."
             )
         return f"files/{asset.path}"
 
     def response(self, path: str, headers: Headers) -> Response:
-        """Answer a request for a path below `files/` in the content coding that the client prefers."""
+        """Return the file at a path below `files/`, in the content coding that the client prefers."""
         asset = self._by_path.get(path)
         if asset is None:
-            # the path may belong to another version, which another server of the same site still serves
+            # not cached, because another server of the same site may serve another version, with this file
             refused = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-            return Response("There is no such file.", 404, refused, "text/plain")
+            return Response("File not found.", 404, refused, "text/plain")
         forms = asset.forms
         coding = preferred_encoding(",".join(headers.getlist("accept-encoding")), list(forms))
         etag = f'"{asset.digest[:16]}-{coding}"'
@@ -152,8 +152,8 @@ class Assets:
 def preferred_encoding(accepted: str, offered: list[str]) -> str:
     """Return the offered content coding that an Accept-Encoding header prefers; of equal ones, the first.
 
-    `identity` is the result if nothing else fits, even if the client refuses it: any file is better than
-    none. A malformed part of the header is ignored. RFC 9110, section 12.5.3.
+    `identity` is the result if no other coding is accepted, even if the client refuses it, because any file
+    is better than none. A malformed part of the header is ignored. Source: RFC 9110, section 12.5.3.
     """
     weights = dict(_weights(accepted))
     # codings that are not named are refused, except identity, which is the last choice

@@ -1,9 +1,9 @@
-"""The limits of the connections of `firelock dashboard`: their number, and the time to wait for a client.
+"""Limits on the connections of `firelock dashboard`: their number, and the time to wait for a client.
 
 uvicorn waits without limit for a request that never arrives, and its `limit_concurrency` counts a connection
-only when its request has arrived. So clients that connect and send nothing, or half a request, could use up
-the file descriptors of the process without a login. The guard closes a connection that waits too long for its
-client. It makes room for a new connection by closing the one that has waited longest.
+only after its request has arrived. So clients without a login could use up the file descriptors of the
+process if they connect and send nothing, or half a request. The guard closes a connection that waits too long
+for its client. To make room for a new connection, it closes the connection that has waited longest.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class ConnectionGuard:
 
     @property
     def backlog(self) -> int:
-        """The number of connections accepted in one turn of the event loop.
+        """The maximum number of connections that are accepted in one turn of the event loop.
 
-        `most` may be exceeded during this turn.
+        The number of open connections can exceed `most` during this turn.
         """
         return max(_FEWEST, self.most // 8)
 
@@ -68,9 +68,9 @@ class ConnectionGuard:
         return type("Guarded", (GuardedConnection,), {"guard": self})
 
     def enter(self, connection: GuardedConnection) -> bool:
-        """Return whether there is room for the connection.
+        """Add the connection, and return whether there was room for it.
 
-        If necessary, close the one that has waited longest.
+        If necessary, close the connection that has waited longest.
         """
         self._open.add(connection)
         if len(self._open) <= self.most:
@@ -99,8 +99,8 @@ class ConnectionGuard:
         if now - self._logged_at >= _LOGGED_EVERY:
             self._logged_at = now
             log.warning(
-                "%d connections are open, the most that are kept; closing the oldest that wait for their "
-                "clients. If these are not attacks, put a proxy before the dashboard.", self.most,
+                "All %d connections are open; closing those that have waited longest for their clients. If "
+                "this is not an attack, put a proxy in front of the dashboard.", self.most,
             )  # fmt: skip
 
 

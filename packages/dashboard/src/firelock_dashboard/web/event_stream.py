@@ -1,4 +1,4 @@
-"""Server-Sent Events: an endless response for one visitor, on the event loop of its request.
+"""Server-Sent Events, sent in an endless response to one visitor, on the event loop of the request.
 
 The format is defined in the section "Server-sent events" of the HTML standard.
 """
@@ -27,10 +27,10 @@ ASKS_EVERY = 30.0  # seconds after which the visitor's permission is checked aga
 class EventStream(Response):
     """A response that sends new events four times a second.
 
-    It ends when there is nothing more to send, the visitor leaves or the server shuts down. Because it can
-    run for long, it regularly checks the visitor's permission again: the visitor may have been logged out. It
-    polls for events instead of being notified. So it depends only on its own event loop, whichever that is,
-    and notices the shutdown of a server, which waits for it.
+    The response ends when all events were sent, the visitor disconnects or the server shuts down. It
+    regularly checks the visitor's permission again, because the visitor may have been logged out. It polls
+    for events instead of being notified, so it works on any event loop. It also checks whether the server is
+    shutting down, because the server waits for its open responses.
     """
 
     media_type = "text/event-stream"
@@ -46,12 +46,12 @@ class EventStream(Response):
 
     @abstractmethod
     async def look(self) -> bytes:
-        """Return the new events in the format of the wire, or empty bytes if there are none."""
+        """Return the new events in the wire format, or empty bytes if there are none."""
 
     def refusal(self) -> Response:
         """Return the response that is sent instead of the stream if too many are open."""
         return Response(
-            "Too many streams are open; close one, or retry later.\n",
+            "Too many streams are open; close one, or send the request again later.\n",
             503,
             {"Retry-After": "10"},
             "text/plain",
@@ -60,16 +60,16 @@ class EventStream(Response):
     @property
     @abstractmethod
     def is_over(self) -> bool:
-        """Whether no more events will come."""
+        """Whether no more events will follow."""
 
     def join(self) -> None:
         """Start listening for events."""
 
     def leave(self) -> None:
-        """Stop listening, because the visitor has left."""
+        """Stop listening, because the response has ended."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send events."""
+        """Send events until the stream ends or the visitor disconnects."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self.join()
         try:
@@ -117,7 +117,7 @@ class StreamLimit:
 
     @contextmanager
     def place(self, visitor: str) -> Iterator[bool]:
-        """Hold a place for a stream of the visitor; yield False if there is none."""
+        """Reserve a place for a stream of the visitor, and yield whether one was free."""
         with self._lock:
             is_free = self._open.total() < self._most and self._open[visitor] < self._most_each
             self._open[visitor] += is_free
@@ -130,7 +130,7 @@ class StreamLimit:
 
 
 def event(name: str, text: str, *, id: int | None = None) -> bytes:
-    """Return an event in the format of the wire; line breaks in the text are preserved."""
+    """Return an event in the wire format; line breaks in the text are preserved."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     head = "" if id is None else f"id: {id}\n"
     data = "\n".join(f"data: {line}" for line in lines)
@@ -150,9 +150,8 @@ async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
 def _server_is_ending() -> bool:
     """Return whether the server that runs this dashboard is shutting down.
 
-    A mounted app is not notified of a shutdown, and uvicorn waits for its streams. But uvicorn installs a
-    method of its server as the signal handler, and the server has an attribute that shows whether it must
-    exit.
+    A mounted app is not notified of a shutdown, and uvicorn waits for its streams. Therefore this function
+    finds uvicorn's server through the signal handler, which is one of its methods, and reads `should_exit`.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return bool(getattr(server, "should_exit", False))

@@ -29,8 +29,9 @@ _NAME = re.compile(r"[a-z0-9-]{1,40}\Z")
 class Page:
     """A page of a plugin, at `/x/<name>` and in the navigation; `dashboard_pages` returns such objects.
 
-    `render` receives the visit and returns the content: a `markupsafe.Markup` is used unchanged, any other
-    string is escaped. The content security policy applies there too: no inline scripts, no style attributes.
+    `render` receives the visit and returns the content. A `markupsafe.Markup` is used unchanged; any other
+    string is escaped. The content security policy also applies here, so browsers ignore inline scripts and
+    style attributes.
     """
 
     name: str  # for its URL: a to z, 0 to 9 and dashes
@@ -52,7 +53,7 @@ class JobPanel:
 
 @attrs.frozen
 class PluginPages:
-    """The pages of plugins that can be shown, and the problems of the others."""
+    """The valid pages of plugins, and the problems of the invalid ones."""
 
     pages: Sequence[Page]
     problems: Sequence[str]
@@ -62,7 +63,7 @@ class PluginPages:
 def plugin_pages(fire: Firelock) -> PluginPages:
     """Return the pages of the app's plugins, in the order of the plugins.
 
-    A page that cannot be shown is left out, and its problem is logged; the other pages are not affected.
+    An invalid page is left out, and its problem is logged; the other pages are not affected.
     """
     found: dict[str, Page] = {}
     owners: dict[str, str] = {}
@@ -70,33 +71,37 @@ def plugin_pages(fire: Firelock) -> PluginPages:
     for answer in fire.plugins.answers("dashboard_pages"):
         if answer.error is not None:
             problems.append(str(answer.error))
-            log.error("%s Its pages are left out.", answer.error, exc_info=answer.error)
+            log.error("%s The plugin's pages are left out.", answer.error, exc_info=answer.error)
         for page in answer.offered:
             problem = _problem_of(page, found)
             if problem is None and isinstance(page, Page):
                 found[page.name] = attrs.evolve(page, title=str.__str__(page.title))
                 owners[page.name] = answer.plugin
             else:
-                problems.append(str(fire.plugins.fault(answer.plugin, f"offers a wrong page: {problem}")))
+                problems.append(
+                    str(fire.plugins.fault(answer.plugin, f"provides an invalid page: {problem}"))
+                )
                 log.error("%s This page is left out.", problems[-1])
     return PluginPages(list(found.values()), problems, owners)
 
 
 def _problem_of(page: object, found: Container[str]) -> str | None:
-    """Return the reason why a page cannot be shown, or None."""
+    """Return the reason why a page is invalid, or None if it is valid."""
     if not isinstance(page, Page):
         return f"dashboard_pages() returned a {type(page).__name__}; return Page objects."
     if not isinstance(page.name, str) or not _NAME.match(page.name) or page.name in found:
-        return f"the name {page.name!r:.80} is taken or refused; use a-z, 0-9 and dashes."
+        return (
+            f"the name {page.name!r:.80} is invalid or not unique; use another name of a-z, 0-9 and dashes."
+        )
     if not isinstance(page.title, str) or not 0 < len(page.title.strip()) <= _TITLE:
-        return f"{page.name!r} has no title of 1 to {_TITLE} characters; give one."
+        return f"the title of {page.name!r} must be a string of 1 to {_TITLE} characters; set one."
     if not callable(page.render) or not isinstance(page.permission, Permission):
-        return f"{page.name!r} has no function render, or no Permission; give both."
+        return f"{page.name!r} must have a function render and a Permission; set both."
     return None
 
 
 def route_of(page: Page, plugin: str) -> Route:
-    """Return the route of a plugin's page, with the common page frame; its query is not checked."""
+    """Return the route of a plugin's page in the dashboard's page frame; the query is not checked."""
 
     def show(visit: Visit) -> Response:
         body, is_bad = rendered(visit, lambda: page.render(visit), f"Plugin {plugin!r}: the page {page.name}")
@@ -112,17 +117,17 @@ def rendered(visit: Visit, make: Callable[[], object], name: str) -> tuple[str, 
     """Return the output of a plugin's function, and False; if the function fails, the problem and True.
 
     Raises:
-        RequestProblem: the function refuses the request.
+        RequestProblem: If the function refuses the request.
     """
     try:
         content = make()
         if isinstance(content, str):
             return content, False
-        problem = f"render returned a {type(content).__name__}; return a text."
+        problem = f"render must return a string, got a {type(content).__name__}."
     except RequestProblem:
         raise
-    except (Exception, SystemExit) as error:  # a page must not end the server
-        log.exception("%s raised an error, which is shown in its place.", name)
+    except (Exception, SystemExit) as error:  # a plugin must not end the server
+        log.exception("%s raised an error; showing the error instead of the content.", name)
         problem = f"{type(error).__name__}: {_words(error)}"
     return visit.redacted(problem)[:1_000], True
 

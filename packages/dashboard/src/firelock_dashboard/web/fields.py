@@ -1,7 +1,7 @@
 """The declared fields of a query or a body.
 
-A route lists its fields. The declaration of a field is used to check a request before the view runs, to read
-the value in the view, and to describe the field in the OpenAPI document.
+A route lists its fields. The dashboard uses the declaration of a field to check a request before the view
+runs, to read the value in the view, and to describe the field in the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Field(ABC, Generic[T]):
     may_be_empty: bool = attrs.field(default=False, kw_only=True)  # even on a strict route
     default: T | None = attrs.field(default=None, kw_only=True)  # the value if the field is not sent
 
-    reads_empty: ClassVar[bool] = False  # an empty value is parsed; otherwise it counts as not sent
+    reads_empty: ClassVar[bool] = False  # whether an empty value is parsed; otherwise it counts as not sent
 
     @property
     def limit(self) -> int:
@@ -75,7 +75,7 @@ class Field(ABC, Generic[T]):
         """Return the value of a string that is not empty.
 
         Raises:
-            BadRequest: the string is not of this type; the message starts with `name`.
+            BadRequest: If the string is not of this type; the message starts with `name`.
         """
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Field(ABC, Generic[T]):
         """Return a JSON value as the string that a form would have sent.
 
         Raises:
-            BadRequest: the value has another JSON type than this field.
+            BadRequest: If the value has another JSON type than this field.
         """
         if not isinstance(value, str):
             raise BadRequest(f"{name} must be a JSON string, got {_kind(value)}.")
@@ -100,26 +100,26 @@ class Field(ABC, Generic[T]):
         """Return the value of a string; None if it is empty.
 
         Raises:
-            BadRequest: the string is too long, is not valid text, or is not of this type.
+            BadRequest: If the string is too long, is not valid UTF-8, or is not of this type.
         """
         value = self.trimmed(text)
         if len(value) > self.limit:
-            raise BadRequest(f"{name} has {len(value)} characters; at most {self.limit} are allowed.")
+            raise BadRequest(f"{name} must have at most {self.limit} characters, got {len(value)}.")
         if not _is_unicode(value):
-            raise BadRequest(f"{name} is not valid UTF-8; remove invalid bytes and lone surrogates.")
+            raise BadRequest(f"{name} must be valid UTF-8; remove invalid bytes and lone surrogates.")
         if "\0" in value:
-            raise BadRequest(f"{name} contains a NUL character; remove it.")
+            raise BadRequest(f"{name} must not contain a NUL character; remove it.")
         return self.parse(value, name) if value or self.reads_empty else None
 
     def holds(self, name: str) -> bool:
-        """Return whether this name belongs to this field."""
+        """Return whether a sent name belongs to this field."""
         return name == self.name
 
     def combine(self, sent: Sequence[tuple[str, str]]) -> T | None:
         """Return the value from the sent names and strings of this field; None if there are none.
 
         Raises:
-            BadRequest: a string is not of this type.
+            BadRequest: If a string is not of this type.
         """
         return next((self.read(text, name) for name, text in sent), None)
 
@@ -152,7 +152,7 @@ class Text(Field[str]):
 
 @attrs.frozen
 class Cursor(Text):
-    """The cursor from a page of results; the view rejects one that is not from a page."""
+    """The cursor from a page of results; the view refuses a string that is not such a cursor."""
 
     _limit: int = attrs.field(default=4_000, kw_only=True, alias="limit")
 
@@ -251,7 +251,7 @@ class Flag(Field[bool]):
         if value is None:
             raise BadRequest(
                 f"{name} must be true, 1, on or yes, or false, 0, off or no, got {_cut(text)}. "
-                "Leave the field out if it must not apply."
+                "Remove the field if it must not apply."
             )
         return value
 
@@ -342,7 +342,7 @@ class Moment(Field[datetime]):
         except ValueError as error:
             raise BadRequest(f"{name} must be {_MOMENT_SHAPE}, got {_cut(text)}.") from error
         if moment.tzinfo is None:
-            raise BadRequest(f"{name} has no zone; add Z or an offset such as +03:00 to {_cut(text)}.")
+            raise BadRequest(f"{name} must have a zone; add Z or an offset such as +03:00 to {_cut(text)}.")
         try:
             moment.astimezone(UTC)
         except OverflowError as error:
@@ -379,9 +379,9 @@ class SpanOrMoment(Field[timedelta | datetime]):
 
 
 class SentFields:
-    """The fields of a request; a view reads each one with its declaration.
+    """The fields of a request, which a view reads with their declarations.
 
-    A wrong value raises `BadRequest`, whose message names the field.
+    An invalid value raises `BadRequest`, whose message names the field.
     """
 
     def __init__(
@@ -389,7 +389,7 @@ class SentFields:
     ) -> None:
         self._values: dict[str, list[object]] = {}  # strings, or the values of a JSON object
         self._is_json = values is not None
-        self._declared: Mapping[str, Field[Any]] | None = None  # None until they are checked, and for plugins
+        self._declared: Mapping[str, Field[Any]] | None = None  # None before `check`, and for plugins
         for name, value in pairs if values is None else values.items():
             self._values.setdefault(name, []).append(value)
 
@@ -398,12 +398,12 @@ class SentFields:
         """Return the fields of an urlencoded string.
 
         Raises:
-            BadRequest: there are more fields than in any form of the dashboard.
+            BadRequest: If there are more fields than in any form of the dashboard.
         """
         try:  # invalid UTF-8 is reported later, with the name of its field
             pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS, errors="surrogateescape")
         except ValueError as error:
-            raise BadRequest(f"The fields cannot be read: {error}. Send at most {_FIELDS} fields.") from error
+            raise BadRequest(f"Cannot read the fields: {error}; send at most {_FIELDS} fields.") from error
         return cls(pairs)
 
     @classmethod
@@ -411,12 +411,12 @@ class SentFields:
         """Return the fields of a JSON object.
 
         Raises:
-            BadRequest: the body is something else.
+            BadRequest: If the body is not such an object.
         """
         try:
             value = json.loads(body, object_pairs_hook=_once, parse_int=_integer)
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"The body is not JSON: {error}.") from error
+            raise BadRequest(f"The body must be JSON: {error}.") from error
         if not isinstance(value, dict) or len(value) > _FIELDS:
             raise BadRequest(f"The body must be a JSON object of at most {_FIELDS} fields.")
         return cls((), values=value)
@@ -432,12 +432,12 @@ class SentFields:
 
         Args:
             fields: the declarations.
-            is_strict: whether to refuse empty fields, because a filter without a value would match
-                everything.
-            left: the fields for which the view itself shows a value of the wrong type.
+            is_strict: whether to refuse empty fields, because a filter without a value would match all
+                objects.
+            left: the fields whose types are not checked here, because the view shows invalid values.
 
         Raises:
-            BadRequest: a field is unknown, repeated, missing, or of another type.
+            BadRequest: If a field is unknown, repeated, missing, or of another type.
         """
         self._declared = {field.name: field for field in fields}
         found = {name: self._declared_as(name, fields) for name in self._values}
@@ -445,7 +445,7 @@ class SentFields:
             for text in self._texts(field, name):
                 may_be_empty = field.may_be_empty or field.reads_empty or not is_strict
                 if not may_be_empty and not field.trimmed(text):
-                    raise BadRequest(f"{name} is empty; give it a value or leave the field out.")
+                    raise BadRequest(f"{name} must not be empty; set a value, or remove the field.")
                 if field in left:
                     Text(name, limit=field.limit).read(text, name)
                 else:
@@ -469,9 +469,9 @@ class SentFields:
                 raise BadRequest(f"{name} must be a JSON list of strings, got {_kind(given[0])}.")
             given = given[0]
         if not is_list and len(given) > 1:
-            raise BadRequest(f"{name} was sent {len(given)} times; send it once.")
+            raise BadRequest(f"{name} must be sent once, got {len(given)} values; remove the others.")
         if isinstance(field, Texts) and len(given) > field.most:
-            raise BadRequest(f"{name} has {len(given)} values; at most {field.most} are allowed.")
+            raise BadRequest(f"{name} must have at most {field.most} values, got {len(given)}.")
         if self._is_json:
             return [field.text_of(value, name) for value in given]
         return [str(value) for value in given]
@@ -488,7 +488,7 @@ class SentFields:
         if isinstance(field, str):
             field = Text(field, limit=limit)
         if self._declared is not None and self._declared.get(field.name) != field:
-            raise LookupError(f"The route does not declare {field!r}.")
+            raise LookupError(f"The route does not declare {field!r}; add it to the route.")
         names = [name for name in self._values if field.holds(name)]
         return field.combine([(name, text) for name in names for text in self._texts(field, name)])
 
@@ -496,7 +496,7 @@ class SentFields:
         """Return the value of a field, or else its default.
 
         Raises:
-            BadRequest: the field was not sent or is empty, and has no default.
+            BadRequest: If the field was not sent or is empty, and has no default.
         """
         found = self.maybe(field)
         found = field.default if found is None else found
@@ -544,7 +544,7 @@ def _kind(value: object) -> str:
     """Return the description of a JSON value for a message."""
     match value:
         case None:
-            return "null; leave the field out instead"
+            return "null; remove the field instead"
         case bool():
             return str(value).lower()
         case str():
@@ -560,16 +560,16 @@ def _kind(value: object) -> str:
 def _unknown(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name[:_NAME], known, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
-    fields = f"Fields are {', '.join(sorted(known))}." if known else "There are no fields."
-    return f"The field {name[:_NAME]!a} is unknown here. {hint}{fields}"
+    fields = f"The fields are {', '.join(sorted(known))}." if known else "No fields are allowed here."
+    return f"Unknown field {name[:_NAME]!a}. {hint}{fields}"
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object; refuse two values of one name, because only one could take effect."""
+    """Return the object; refuse two values of one name, because only one could be used."""
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
-            raise BadRequest(f"{name[:_NAME]!a} is in the JSON object several times; send it once.")
+            raise BadRequest(f"{name[:_NAME]!a} must not be repeated in the JSON object; send it once.")
         found[name] = value
     return found
 

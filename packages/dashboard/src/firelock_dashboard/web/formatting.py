@@ -1,4 +1,4 @@
-"""Numbers, durations and times in a readable form; pure functions, used as template filters."""
+"""Formatting of numbers, durations and times; pure functions, used as template filters."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def bytes_text(size: float) -> str:
 
 
 def short_id(job_id: str) -> str:
-    """Return the end of an id, which distinguishes jobs; ids of one moment have the same beginning."""
+    """Return the end of an id, because ids created at the same time differ only at the end."""
     return job_id[-8:]
 
 

@@ -1,7 +1,7 @@
 """The dashboard inside Flask, Django and any WSGI application.
 
-a2wsgi runs the dashboard on an event loop in its own thread. Under WSGI every open stream would occupy a
-worker of the host, so there are no streams: pages poll instead.
+a2wsgi runs the dashboard on an event loop in its own thread. Under WSGI, every open stream would occupy a
+worker of the host. Therefore there are no streams, and pages poll instead.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.security.permissions import Auth
 
-NO_STREAM = "firelock.no_stream"  # in a scope's extensions: streams cannot be kept open here
+NO_STREAM = "firelock.no_stream"  # in a scope's extensions if the host cannot keep streams open
 
 _FORBIDDEN = 403
 _Start = Callable[..., Any]
 
 
 def framework_of(scope: Scope) -> str:
-    """Return the framework in which the dashboard is mounted, as shown by the request; otherwise `alone`."""
+    """Return the framework in which the dashboard is mounted, derived from a request; `alone` if unknown."""
     if "django.request" in scope:
         return "django"
     environ = scope.get("wsgi_environ")
@@ -46,7 +46,7 @@ def framework_of(scope: Scope) -> str:
 
 
 class WsgiDashboard:
-    """A WSGI application; it starts nothing before the first request, and starts again after a fork."""
+    """A WSGI application, which starts its event loop at the first request, and again after a fork."""
 
     def __init__(self, application: ASGIApp, auth: Auth | None) -> None:
         self._asgi = application
@@ -55,7 +55,7 @@ class WsgiDashboard:
         self._started: tuple[int, Any] | None = None  # process, application
 
     def __call__(self, environ: dict[str, Any], start_response: _Start) -> Iterable[bytes]:
-        """Answer one request."""
+        """Serve one request."""
         problem = _unreadable(environ)
         if problem is not None:
             start_response("400 Bad Request", [("Content-Type", "text/plain; charset=utf-8")])
@@ -69,8 +69,8 @@ class WsgiDashboard:
         """Call `auth=` in the thread of the host's own request, and store its result in the environ.
 
         In this thread, the host's context (its session, user and database connection) is available. A refusal
-        is stored too, so that the dashboard can show it. If the result must be awaited, the dashboard calls
-        `auth=` itself.
+        is also stored, so that the dashboard can show it. If the result must be awaited, nothing is stored,
+        and the dashboard calls `auth=` again.
         """
         if self._auth is None or inspect.iscoroutinefunction(self._auth):
             return
@@ -95,25 +95,25 @@ class WsgiDashboard:
 
 
 def _unreadable(environ: dict[str, Any]) -> str | None:
-    """Return the problem of a request that cannot become an ASGI scope, or None."""
+    """Return the reason why a request cannot be converted to an ASGI scope, or None if it can."""
     for name in ("SCRIPT_NAME", "PATH_INFO"):
         try:
             environ.get(name, "").encode("latin-1").decode("utf-8")
         except (UnicodeDecodeError, UnicodeEncodeError):
-            return "The path is no UTF-8."
+            return "The path must be UTF-8."
     if not environ.get("QUERY_STRING", "").isascii():
-        return "The query is not percent-encoded."
+        return "The query must be percent-encoded."
     if not str(environ.get("SERVER_PORT", "")).isdigit():
         environ["SERVER_PORT"] = "0"
     length = environ.get("CONTENT_LENGTH") or "0"
-    return None if length.isdigit() else "Content-Length is no number."
+    return None if length.isdigit() else "Content-Length must be a number."
 
 
 # ---- Flask -----------------------------------------------------------------------------------------------
 
 
 def mount_in_flask(dashboard: WsgiDashboard, app: Flask, prefix: str) -> None:
-    """Serve the dashboard below the prefix of the application; the application's own checks run first.
+    """Serve the dashboard below the prefix of the application, after the application's own checks.
 
     `auth=` is called within Flask's request, so `flask_login.current_user` and `flask.session` are available.
     """
@@ -149,7 +149,7 @@ def mount_in_django(
 ) -> Any:  # noqa: ANN401 - Django's include
     """Return the URL patterns for Django's `path(…)`: every page of the dashboard.
 
-    With `asks_login`, a visitor who is not logged in is redirected to the login, and then returns to the
+    With `asks_login`, a visitor who is not logged in is redirected to the login, and from there back to the
     page.
     """
     from django.urls import include, re_path  # noqa: PLC0415 - installed wherever this function is used
@@ -166,9 +166,10 @@ def mount_in_django(
 
 
 def _wants_page(request: HttpRequest, path: str) -> bool:
-    """Return whether a person who is not logged in opens a page, rather than a script or a part of a page.
+    """Return whether the request is for a page that requires a login, so that it may be redirected there.
 
-    An approval link requires no login, and its path contains a token that must not appear in a redirect.
+    Requests of scripts and for parts of a page are not redirected. An approval link requires no login, and
+    its path contains a token that must not appear in a redirect.
     """
     if path.partition("/")[0] == APPROVAL:
         return False

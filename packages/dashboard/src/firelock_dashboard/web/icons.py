@@ -12,7 +12,7 @@ _PATHS = tomllib.loads(files("firelock_dashboard").joinpath("icons.toml").read_t
 
 
 def icon(name: str, *, size: int = 16, label: str = "") -> Markup:
-    """Return an icon; one without a label is decorative, and screen readers skip it."""
+    """Return an icon; without a label, the icon is decorative, and screen readers skip it."""
     if not label:
         return _ornament(name, size)
     return _drawn(name, size, Markup('role="img" aria-label="{}"').format(label))
@@ -22,7 +22,7 @@ def icon(name: str, *, size: int = 16, label: str = "") -> Markup:
 def _ornament(name: str, size: int) -> Markup:
     """Return an icon without a label.
 
-    The result is cached, because a list draws hundreds of icons, but only a few different ones.
+    The result is cached, because a list shows hundreds of icons, but only a few different ones.
     """
     return _drawn(name, size, Markup('aria-hidden="true"'))
 

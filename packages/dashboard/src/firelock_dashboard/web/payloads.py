@@ -30,7 +30,7 @@ class Payload:
     line: str = ""  # the same on one line
     value: JsonValue = None  # decoded and redacted; None if it cannot be read or may not be seen
     reason: str | None = None  # why `value` is None: it may not be seen, or cannot be read
-    is_hidden: bool = False  # the visitor may not see it: there is no text either
+    is_hidden: bool = False  # the visitor may not see it; `text` is empty too
     is_cut: bool = False  # there is more than `text` contains: offer a download
     size: int = 0  # characters of the whole value
 
@@ -41,21 +41,21 @@ def hidden(reason: str) -> Payload:
 
 
 class Called(Protocol):
-    """A job, or the definition of a recurring job: a task and its stored arguments."""
+    """A job or the definition of a recurring job, which both have a task and stored arguments."""
 
     @property
     def task(self) -> str:
-        """The task."""
+        """The name of the task."""
         ...
 
     @property
     def arguments(self) -> str:
-        """Its arguments as stored."""
+        """The arguments as stored."""
         ...
 
     @property
     def serializer(self) -> str:
-        """The serializer that stored them."""
+        """The name of the serializer that encoded the arguments."""
         ...
 
 
@@ -63,7 +63,7 @@ class Called(Protocol):
 class PayloadReader:
     """A reader of stored job values, in the form that one dashboard may show.
 
-    Stored strings are never trusted: anyone who can write to the storage may have stored anything.
+    Stored strings are never trusted, because anyone who can write to the storage can store any string.
     """
 
     serializers: Mapping[str, Serializer]
@@ -72,25 +72,27 @@ class PayloadReader:
     def payload(
         self, record: Called, stored: object, limit: int | None, inputs: Sequence[Input] = ()
     ) -> Payload:
-        """Return a stored string as a redacted value, or unparsed with the reason if it cannot be read.
+        """Return a stored string as a redacted value; if it cannot be read, unparsed and with the reason.
 
         The outputs of other jobs, `inputs`, are shown by name in their places.
         """
         text = stored if isinstance(stored, str) else str(stored)
         reader = self.serializers.get(record.serializer)
         if reader is None:
-            reason = f"It was stored by the serializer {record.serializer!r}, which is not installed here."
+            reason = (
+                f"The value was stored by the serializer {record.serializer!r}, which is not installed here."
+            )
             return self._raw(text, reason, record.task, limit)
         try:
             value = with_outputs(self.redactor.value(reader.loads(text), record.task), inputs)
             shown = json.dumps(value, ensure_ascii=False, indent=2)
             line = json.dumps(value, ensure_ascii=False)
         except Exception as error:  # noqa: BLE001 - a serializer and data of other code
-            return self._raw(text, f"It cannot be read: {error}", record.task, limit)
+            return self._raw(text, f"The value cannot be read: {error}", record.task, limit)
         return _cut(Payload(shown, line, value, size=len(shown)), limit)
 
     def arguments(self, record: JobRecord) -> JsonValue:
-        """Return only a job's redacted arguments, without text for display; None if they cannot be read."""
+        """Return a job's redacted arguments without their text for display; None if they cannot be read."""
         try:
             return self.redactor.value(
                 self.serializers[record.serializer].loads(record.arguments), record.task
@@ -110,7 +112,7 @@ def _cut(payload: Payload, limit: int | None) -> Payload:
 
 
 CUT = 64 * 1024
-"""The maximum number of characters of a string that are shown; the rest is for a download."""
+"""The maximum number of characters of a string that are shown; a download contains all of them."""
 
 _FOLDED = 240  # characters; a longer value is folded
 _SUMMARY = 240
@@ -137,7 +139,7 @@ class Piece:
 class Given:
     """One argument of a call."""
 
-    name: str  # as written: empty for an argument that is given by position
+    name: str  # the name before `=`; empty for a positional argument
     parameter: str
     text: str  # the value as Python
 
@@ -181,9 +183,9 @@ class ShownCall:
 def call_of(
     task: str, arguments: Mapping[str, JsonValue], using: Mapping[str, JsonValue] | None = None
 ) -> ShownCall:
-    """Return the call that the stored arguments came from; they are given by the names of their parameters.
+    """Return the call for the stored arguments, which are given by the names of the task's parameters.
 
-    `*name` contains the further arguments given by position, `**name` those given by other names.
+    The argument `*name` contains additional positional arguments, and `**name` additional keyword arguments.
     """
     further = next((value for name, value in arguments.items() if _stars(name) == 1), None)
     by_position = isinstance(further, list) and bool(further)
@@ -249,7 +251,7 @@ def _escape(character: str) -> str:
 
 
 def pieces(code: str) -> list[Piece]:
-    """Return a string in the pieces by which it is coloured: strings, numbers, words, names, calls."""
+    """Split a line of code into the pieces that have a colour: strings, numbers, words, names, calls."""
     found: list[Piece] = []
     for kind, run in groupby(_PIECES.finditer(code), key=lambda match: match.lastgroup or "rest"):
         texts = [match[0] for match in run]
@@ -272,12 +274,12 @@ class Node:
 
     @property
     def is_branch(self) -> bool:
-        """Whether it has children."""
+        """Whether the value is an object or a list."""
         return bool(self.children) or self.left_out > 0
 
 
 def tree(value: JsonValue) -> Node:
-    """Return a value as a tree of at most some hundred nodes."""
+    """Return a value as a tree of at most 600 nodes."""
     return _Tree().node(None, value, 0)
 
 

@@ -1,4 +1,4 @@
-"""Pages from Jinja templates, which are always escaped and receive the texts and URLs that they need."""
+"""The rendering of pages from Jinja templates, which always escape values and can use all texts and URLs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _READ = re.compile(r""">[^<]+|\b(?:title|aria-label|placeholder|alt|label|data-c
 
 
 class _Compiled(BytecodeCache):
-    """The compiled templates, kept once per process: all dashboards compile them to the same code."""
+    """A cache of compiled templates, which all dashboards of a process share."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str], CodeType] = {}
@@ -59,9 +59,9 @@ _compiled = _Compiled()
 
 @cache
 def _sources() -> Mapping[str, tuple[str, str | None, Callable[[], bool] | None]]:
-    """Return every template with its file.
+    """Return every template by its name.
 
-    Each file is read once, so that an upgrade of the package does not mix releases.
+    Each file is read once, so that a running process does not mix templates of two releases after an upgrade.
     """
     loader, environment = PackageLoader("firelock_dashboard"), Environment(autoescape=True)
     return {name: loader.get_source(environment, name) for name in loader.list_templates()}
@@ -78,7 +78,7 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
             bytecode_cache=_compiled,
-            auto_reload=False,  # a page has some twenty templates: each would cost a file check
+            auto_reload=False,  # a page uses some twenty templates, and each would cost a file check
         )
         self._environment.globals.update(
             t=texts, Permission=Permission, draw=icon, percent=formatting.percent, sections=SECTIONS
@@ -93,10 +93,7 @@ class Templates:
         return show_turns(self._environment.get_template(template).render(values))
 
     def render_page(self, template: str, context: dict[str, object], part: str | None = None) -> str | None:
-        """Return a page, or its block `part_<name>` if one part is requested.
-
-        The result is None if the page has no such part.
-        """
+        """Return a page, or its block `part_<name>` if a part is requested; None if there is no such part."""
         page = self._environment.get_template(template)
         # passed as a value, because a block that is rendered alone has no imports of its page
         context["p"] = self._environment.get_template("parts.html").make_module(context)
@@ -110,10 +107,10 @@ class Templates:
 def packed(request: Request, response: Response, *, scheme: str) -> Response:
     """Return the response compressed, if the client accepts it and no other site can have caused the request.
 
-    Anyone who can choose a string on a page and observe the response's length could guess its other contents
-    step by step. Therefore, over TLS, only requests from the dashboard's own pages, or made by the user
-    directly, are compressed; no other site can cause such requests. In addition, the length is varied by a
-    random number of bytes.
+    An attacker who can choose a string on a page and observe the length of the compressed response could
+    guess the page's other contents step by step. Therefore, over TLS, a response is compressed only if the
+    request comes from the dashboard's own pages or directly from the user, because no other site can cause
+    such requests. In addition, the length is varied by a random number of bytes.
     """
     plain = bytes(response.body) if type(response) in {Response, JSONResponse} else b""
     kind = response.headers.get("content-type", "").partition(";")[0]
@@ -132,7 +129,7 @@ def packed(request: Request, response: Response, *, scheme: str) -> Response:
 
 
 def _gzipped(plain: bytes) -> bytes:
-    """Return the gzip form; its header contains a name of random length, which clients ignore."""
+    """Return the gzip form, whose header contains a file name of random length, which clients ignore."""
     squeeze = zlib.compressobj(_EFFORT, zlib.DEFLATED, -zlib.MAX_WBITS)
     name = b"-" * secrets.randbelow(_OFF_AT_MOST)
     head = b"\x1f\x8b\x08\x08" + bytes(5) + b"\xff" + name + b"\0"
@@ -143,8 +140,8 @@ def _gzipped(plain: bytes) -> bytes:
 def show_turns(html: str) -> str:
     r"""Return the page with each character that changes the text direction written out as an escape: \u202e.
 
-    This affects only visible text. Form values and link targets keep the character, because it is part of a
-    name there.
+    Only visible text changes. Form values and link targets keep the character, because there it is part of a
+    name.
     """
     if _TURNS.search(html) is None:
         return html

@@ -1,4 +1,4 @@
-"""The object that a view receives: the request, its visitor, and methods that create responses."""
+"""`Visit`, the object that a view receives: the request, its visitor, and methods that create responses."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Undo:
 
     @classmethod
     def read(cls, value: object) -> Undo | None:
-        """Return the undo from a cookie, or None if it is not a valid one: cookies are not trusted."""
+        """Return the undo from a cookie, or None if it is not valid, because cookies are not trusted."""
         if not isinstance(value, dict) or value.get("path") not in _UNDOES:
             return None
         fields = value.get("fields")
@@ -133,11 +133,11 @@ class Visit:
         if kind == _JSON:
             return SentFields.parse_json(self.body)
         if kind != _FORM:
-            raise BadRequest(f"Content-Type {kind[:60]!r} is not read here; send {_FORM}.", status=415)
+            raise BadRequest(f"Content-Type must be {_FORM}, got {kind[:60]!r}.", status=415)
         try:
             return SentFields.parse(self.body.decode("ascii"))
         except UnicodeDecodeError as error:
-            raise BadRequest("The form is not urlencoded; send ASCII with percent signs.") from error
+            raise BadRequest("The form must be urlencoded; send ASCII with percent signs.") from error
 
     def check_fields(
         self,
@@ -153,10 +153,10 @@ class Visit:
             query: the fields of the query.
             form: the fields of the body.
             is_strict: whether no field may be empty.
-            left: the fields for which the view itself shows a value of the wrong type.
+            left: the fields whose types are not checked here, because the view shows invalid values.
 
         Raises:
-            BadRequest: a field is unknown, missing or of another type; the message names it.
+            BadRequest: If a field is unknown, missing or of another type; the message names it.
         """
         if query is not None:
             self.query.check(query, is_strict=is_strict)
@@ -171,7 +171,7 @@ class Visit:
 
     @property
     def now_micros(self) -> int:
-        """The same time in micros."""
+        """The storage's time in micros."""
         return micros(self.now)
 
     @property
@@ -214,7 +214,7 @@ class Visit:
         return {str(state): self._by_state.get(state, 0) for state in State}
 
     def use_counts(self, by_state: Mapping[State, int]) -> None:
-        """Show these counts in the whole response; the view has read them along with other figures."""
+        """Show these counts in the whole response, because the view has read them along with other data."""
         self._by_state = by_state
 
     def text(self, key: str, **values: object) -> str:
@@ -222,14 +222,14 @@ class Visit:
         return self.dashboard.texts(key, **values)
 
     def may(self, permission: Permission | str) -> bool:
-        """Return whether the visitor may do this here."""
+        """Return whether the visitor has this permission on this dashboard."""
         return self.dashboard.may(self.access, Permission(permission))
 
     def require(self, permission: Permission) -> None:
         """Refuse a visitor without this permission; for actions whose permission depends on the request.
 
         Raises:
-            Forbidden: the visitor does not have the permission.
+            Forbidden: If the visitor does not have the permission.
         """
         if not self.may(permission):
             raise Forbidden(self.text("shared.forbidden", permission=permission))
@@ -240,7 +240,7 @@ class Visit:
 
     @property
     def who(self) -> str:
-        """The visitor's name for the audit: the one from `auth`, otherwise the address."""
+        """The visitor's name for the audit: the name from `auth`, otherwise the IP address."""
         client = self.request.client
         return self.access.name or (client.host if client else "local")
 
@@ -267,11 +267,11 @@ class Visit:
         return self.dashboard.redactor.value(dict(record.meta), record.task)
 
     def result(self, record: JobRecord, *, limit: int | None = IN_DETAIL) -> Payload:
-        """Return a job's result, in the form of `arguments`; only for a `record.result` other than None."""
+        """Return a job's result, like `arguments`; the caller must check that `record.result` is not None."""
         return self._payload(record, record.result, limit)
 
     def redacted(self, text: str) -> str:
-        """Return a message, a traceback or a log line without the parts that are unmistakably secrets."""
+        """Return a message, a traceback or a log line with unmistakable secrets masked."""
         return self.dashboard.redactor.text(text)
 
     def _payload(
@@ -288,13 +288,13 @@ class Visit:
     ) -> Response:
         """Return a page, or only the region of it that the request names in `part`.
 
-        Several names, joined by commas, return these regions as a JSON object; all of them show the same
-        reading.
+        If `part` has several names, joined by commas, the response is a JSON object with these regions, all
+        of which show the same reading.
 
-        A section's own page has the section's name, so `section` and `title` can be left out for it.
+        If the page is a section's own page, `section` and `title` can be left out.
 
-        Values may be functions without parameters, which a template calls. Then a region that does not show
-        them does not pay for them.
+        Values may be functions without parameters, which the template calls. So a value is not computed for a
+        region that does not show it.
         """
         part = self.part if status < 400 else None  # noqa: PLR2004 - an error is shown as a whole page
         section = section or template.removesuffix(".html")
@@ -322,7 +322,7 @@ class Visit:
         """Return a page as a string, or only one part of it.
 
         Raises:
-            NotHere: the page has no part of this name.
+            NotHere: If the page has no part of this name.
         """
         began = time.perf_counter()
         context: dict[str, object] = {
@@ -347,9 +347,9 @@ class Visit:
         """Return the response to an action: JSON for a script, otherwise a redirect to the form's page.
 
         Args:
-            message: what was done, with numbers if there are any.
-            to: the target if the form has no field `back`.
-            kind: good, note or bad: how the message looks.
+            message: the result of the action, with numbers if there are any.
+            to: the target of the redirect if the form has no field `back`.
+            kind: the look of the message: good, note or bad.
             link: the target of the message's link, if there is one.
             undo: the form that undoes the action, if there is one.
         """
@@ -371,7 +371,7 @@ class Visit:
         self.set_cookie(response, SETTINGS_COOKIE, value, _YEAR)
 
     def take_flash(self) -> Flash | None:
-        """Return the message of the action that redirected here, once."""
+        """Return the message of the action that redirected here, and delete it."""
         try:
             kind, message, link, undo = json.loads(bytes.fromhex(self.request.cookies.get(_FLASH, "")))
         except (ValueError, TypeError):
@@ -402,11 +402,11 @@ class Visit:
         response.delete_cookie(name, path=f"{self.url.root}/", httponly=True, samesite="strict")
 
 
-# ---- before the visit ------------------------------------------------------------------------------------
+# ---- the path and the body -------------------------------------------------------------------------------
 
 
 def path_of(scope: Scope) -> str:
-    """Return the path below the mount; empty if the mount itself was requested without its slash."""
+    """Return the path below the mount; empty if the mount itself was requested without a final slash."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     if root and (path == root or path.startswith(f"{root}/")):
@@ -415,14 +415,14 @@ def path_of(scope: Scope) -> str:
 
 
 async def read_body(request: Request, *, seconds: float = _SECONDS) -> bytes:
-    """Return the body; never hold more of it than the allowed size.
+    """Return the body, and never hold more of it in memory than the allowed size.
 
     Raises:
-        RequestProblem: the body is larger than any form of the dashboard, compressed, of a type other than
-            forms and JSON, or takes longer than `seconds`.
+        RequestProblem: If the body is larger than any form of the dashboard, compressed, neither a form nor
+            JSON, or not received within `seconds`.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise RequestProblem("Content-Encoding is not read here; send the body as it is.", status=415)
+        raise RequestProblem("Content-Encoding is not supported; send the body uncompressed.", status=415)
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and (len(length) > 9 or int(length) > _LARGEST_BODY):  # noqa: PLR2004
         raise _too_large()
@@ -437,9 +437,9 @@ async def read_body(request: Request, *, seconds: float = _SECONDS) -> bytes:
         raise RequestProblem(f"The body did not arrive within {seconds:g} s; send it again.", status=408)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if size and kind not in {_FORM, _JSON}:
-        raise RequestProblem(f"Content-Type {kind[:60]!r} is not read here; send {_FORM}.", status=415)
+        raise RequestProblem(f"Content-Type must be {_FORM}, got {kind[:60]!r}.", status=415)
     return b"".join(chunks)
 
 
 def _too_large() -> RequestProblem:
-    return RequestProblem(f"The body is larger than {_LARGEST_BODY} bytes; send less at once.", status=413)
+    return RequestProblem(f"The body must have at most {_LARGEST_BODY} bytes; send less data.", status=413)

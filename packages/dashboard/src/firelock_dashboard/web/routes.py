@@ -1,6 +1,6 @@
-"""Routes, and how they are found for a path.
+"""Routes, and the search for the route of a path.
 
-`TABLE` in `app` lists them all, and nothing else is reachable.
+`TABLE` in `app` lists all routes; no other paths are reachable.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ PART = Text("part")
 
 
 def _check_declared(route: Route, attribute: attrs.Attribute[Any], fields: Sequence[object] | None) -> None:
-    """Refuse a field without a declared type, because its values would not be checked."""
+    """Raise a TypeError for a field without a declared type, because its values would not be checked."""
     for field in fields or ():
         if not isinstance(field, Field):
             raise TypeError(
-                f"{attribute.name} of {route.method} {route.path} has {field!r}; declare it as a Field."
+                f"{attribute.name} of {route.method} {route.path} must contain only Field objects, got "
+                f"{field!r}; declare it as a Field."
             )
 
 
@@ -46,8 +47,9 @@ def _check_declared(route: Route, attribute: attrs.Attribute[Any], fields: Seque
 class Route:
     """A method and a path below the mount, with the required permission and the view.
 
-    A `{name}` in the path matches one segment; a final `{name:path}` matches the rest of the path. A request
-    is checked before the view runs: an undeclared field, or a value of another type, results in a 400.
+    A `{name}` in the path matches one segment; a final `{name:path}` matches the rest of the path. The fields
+    of a request are checked before the view runs. An undeclared field, or a value of another type, results in
+    a 400.
     """
 
     method: str  # GET or POST; HEAD follows GET
@@ -59,7 +61,7 @@ class Route:
     )
     form: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # fields of the body
     is_personal: bool = False  # changes only the visitor's own view; exists on a read-only dashboard too
-    is_api: bool = False  # answers with JSON, also for errors
+    is_api: bool = False  # all responses are JSON, including errors
     is_strict: bool = False  # no field may be empty, as in the API
     shows_problems: bool = False  # the view shows a value of the wrong type next to its field of `form`
     summary: str = ""  # for the description of the JSON API
@@ -94,7 +96,7 @@ class Routes:
         self._patterns = [(_pattern(route.path), route) for route in self.table]
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | frozenset[str]:
-        """Return the route and the values of its places.
+        """Return the route and the values of the `{name}`s in its path.
 
         If no route matches, the result is the set of methods that the path supports, which may be empty.
         """

@@ -1,9 +1,10 @@
-"""All texts that the dashboard shows, by key, so that they can be translated.
+"""The texts of the dashboard, by key, so that they can be translated.
 
-They are in `texts/<language>/<group>.toml`.
+The texts are in the files `texts/<language>/<group>.toml`.
 
-`texts("jobs.selected", count=3)` is the key `selected` of `jobs.toml`. A text can contain values in braces. A
-text that depends on a number is a table with the keys `one` and `other`; `count` selects one of them.
+`texts("jobs.selected", count=3)` returns the text with the key `selected` of `jobs.toml`. A text can contain
+values in braces. A text that depends on a number is a table with the keys `one` and `other`, from which
+`count` selects.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Texts:
         """Return the text with its values filled in.
 
         Raises:
-            KeyError: no such text exists; a test checks every key that a template uses.
+            KeyError: If no text has this key; a test checks every key that a template uses.
         """
         text = self._texts[key]
         if not isinstance(text, str):

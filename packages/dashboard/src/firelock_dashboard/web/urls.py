@@ -1,4 +1,4 @@
-"""URLs below the mount, built for each request; no other code of the dashboard builds URLs."""
+"""URLs below the mount; no other module of the dashboard builds URLs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from firelock_dashboard.web.assets import Assets
 
 @attrs.frozen
 class Urls:
-    """Absolute paths of one mount: `urls("/jobs", state="failed")` is `/admin/jobs/jobs?state=failed`."""
+    """The URLs of one mount: `urls("/jobs", state="failed")` returns `/admin/jobs/jobs?state=failed`."""
 
     root: str  # the mount's path as the browser sees it, without a trailing slash
     assets: Assets
@@ -36,7 +36,7 @@ class Urls:
         return f"{address}?{urlencode(pairs)}" if pairs else address
 
     def asset(self, name: str) -> str:
-        """Return the URL of a file of the dashboard; it changes with the file's content."""
+        """Return the URL of a static file, which changes with the file's content."""
         return f"{self.root}/{self.assets.url(name)}"
 
     def back(self, wanted: str | None, default: str = "/") -> str:
