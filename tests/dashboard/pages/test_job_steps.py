@@ -308,7 +308,7 @@ def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):
     refused = client.post("/jobs/signal", {"one": job.id, "signal": "approval", "value": "yes <b>"})
 
     assert 400 == refused.status
-    assert 'id="answer-error">value=' in refused.text
+    assert 'id="answer-error">value must be JSON' in refused.text
     assert "must be JSON" in refused.text
     assert ">yes &lt;b&gt;</textarea>" in refused.text
 
