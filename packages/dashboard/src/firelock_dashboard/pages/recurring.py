@@ -412,8 +412,8 @@ def _error_of(error: Exception, *, unknown_task: str) -> dict[str, str]:
         return {"arguments": text}
     if isinstance(error, UnknownTask):
         return {unknown_task: text}
-    places = (("Queue name", "queue"), ("priority", "priority"), ("Recurring id", "id"))
-    return {next((field for mark, field in places if mark in text), "schedule"): text}
+    places = (("queue name", "queue"), ("priority", "priority"), ("recurring id", "id"))
+    return {next((field for mark, field in places if mark in text.lower()), "schedule"): text}
 
 
 def edit(visit: Visit) -> Response:
