@@ -88,7 +88,7 @@ def test_show_says_how_far_it_is_and_what_failed(command, app):
 
     assert "Batch import" in shown.out
     assert "2 of 2 members (100%)" in shown.out
-    assert "with batches" not in shown.out
+    assert "including inner" not in shown.out
     assert "Failed members" in shown.out
     assert "shop.load" in shown.out
     assert 1 == len(command("batches show", batch, "--json").json["failed_members"])
@@ -110,7 +110,7 @@ def test_show_tells_own_members_from_jobs_of_batches_within(command, app):
     listed = command("batches list").out.splitlines()
 
     assert "0 of 3 members (0%), 2 of them batches" in shown
-    assert "1 of 7 jobs ended (14%), 1 failed, with 2 batches within it" in shown
+    assert "1 of 7 jobs ended (14%), 1 failed, in 2 inner batches" in shown
     assert (answer["total"], answer["batches"], answer["within"]["total"]) == (3, 2, 7)
     assert (answer["within"]["failed"], answer["within"]["batches"]) == (1, 2)
     (row,) = [words for line in listed if (words := line.split())[2] == "year"]
@@ -178,7 +178,7 @@ def test_steps_are_listed(command, app, job):
 
     assert ["charge", "step", "1.5"] == lines[1].split()[:3]
     assert '"ch_7"' in lines[1]
-    assert "approval (under way)" in lines[2]
+    assert "approval (in progress)" in lines[2]
     told = command("jobs steps", job.id, "--json").json["steps"]
     assert [("charge", "step", True, 1.5), ("approval", "signal", False, None)] == [
         (one["name"], one["kind"], one["is_done"], one["took_seconds"]) for one in told
@@ -205,7 +205,7 @@ def test_a_signal_is_answered_once(command, app, job):
     first = command("jobs signal", job.id, "approval", '{"ok": true}')
     second = command("jobs signal", job.id, "approval", "false")
 
-    assert (0, "answered") == (first.code, first.out.split()[-1])
+    assert (0, "sent") == (first.code, first.out.split()[-1])
     assert 0 != second.code
     assert "too late" in second.out
     assert State.ENQUEUED is app.jobs.get(job.id).state
@@ -263,7 +263,9 @@ def test_an_argument_that_another_job_gives_says_so(command, app):
     assert {"total": output, "rows": [None, output]} == told["arguments"]
 
 
-@pytest.mark.parametrize(("words", "said"), [(("a", "{"), "no JSON"), (("a", "1"), "takes no signal")])
+@pytest.mark.parametrize(
+    ("words", "said"), [(("a", "{"), "must be JSON"), (("a", "1"), "cannot receive a signal")]
+)
 def test_a_signal_that_cannot_be_sent_is_refused(command, app, job, words, said):
     flows.end(app, job)
 
@@ -275,7 +277,7 @@ def test_a_signal_that_cannot_be_sent_is_refused(command, app, job, words, said)
 
 
 def test_a_signal_to_nobody_is_refused(command):
-    assert "is not stored" in command("jobs signal nobody approval true").error
+    assert "was not found" in command("jobs signal nobody approval true").error
 
 
 def test_a_job_runs_again_from_a_step(command, app, job):
@@ -286,7 +288,7 @@ def test_a_job_runs_again_from_a_step(command, app, job):
     assert "requeued" in command("jobs requeue", job.id, "--from", "b").out
 
     assert ["a"] == [memo.name for memo in app.storage.recall(job.id)]
-    assert "one job's id" in command("jobs requeue --all --state failed --from b").error
+    assert "exactly one job id" in command("jobs requeue --all --state failed --from b").error
 
 
 def test_what_a_job_emits_is_printed(command, app, job):

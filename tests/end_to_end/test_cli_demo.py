@@ -89,11 +89,16 @@ def test_the_demo_shows_all_kinds_of_jobs(folder, run):
 
     assert (ran.code, ran.error) == (0, "")
     rows = {line.partition("  ")[0]: line.split()[-1] for line in ran.out.splitlines() if line}
-    for kind in ("fire-and-forget", "bulk, one round trip", "delayed", "continuation of it", "recurring"):
+    for kind in ("fire-and-forget", "bulk, one round trip", "delayed", "continuation", "recurring"):
         assert rows[kind] == "succeeded"
-    for kind in ("batch, its end", "steps, asks a person", "the answer", "fails, then recovers"):
+    for kind in (
+        "batch, continuation",
+        "steps, waits for signal",
+        "sends the signal",
+        "fails, then recovers",
+    ):
         assert rows[kind] == "succeeded"
-    assert rows["fails for good"] == "failed"
+    assert rows["fails permanently"] == "failed"
     assert "retry 2 of 3: CardDeclined" in ran.out
     assert "report sent to owner@shop.example" in ran.out
     assert list(folder.iterdir()) == []
@@ -123,7 +128,7 @@ def test_a_kept_demo_on_a_terminal_names_its_file(folder, terminal, monkeypatch)
     shown = COLOURS.sub("", terminal.getvalue())
     (file,) = re.findall(r"export FIRELOCK_STORAGE=sqlite:///(\S+)", shown)
     assert code == 0
-    assert "━" * 58 + "  over" in shown
+    assert "━" * 58 + "  done" in shown
     assert "firelock server firelock.cli.demo_shop:fire" in shown
     assert re.search(r"firelock jobs requeue \S+", shown)
     assert Path(file).exists()
@@ -223,7 +228,7 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
 
     assert code == 0
     assert b"Sign in with a link" in refused.value.read()
-    assert "The shop is closed after" in told
+    assert "The shop is closed; " in told
     assert list(folder.iterdir()) == []
 
 
@@ -233,14 +238,14 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
         (
             "--dashboard",
             "-dashboard",
-            'The dashboard is not installed; pip install "firelock[sql,dashboard]" brings it.',
+            'The dashboard is not installed; run pip install "firelock[sql,dashboard]".',
         ),
-        ("--dashboard --json", "", "goes on until Ctrl-C and answers in a browser."),
-        ("--port 80", "", "--port and --no-browser go with --dashboard."),
+        ("--dashboard --json", "", "runs until Ctrl-C and shows its output in a browser."),
+        ("--port 80", "", "--port and --no-browser require --dashboard."),
         (
             "",
             "-sql",
-            'The demo keeps its jobs in an SQLite file; pip install "firelock[sql]" brings that storage.',
+            'The demo stores its jobs in an SQLite file, which needs pip install "firelock[sql]".',
         ),
     ],
 )
@@ -269,13 +274,13 @@ def test_the_demo_runs_on_a_storage_that_is_named(folder, run):
     assert (ran.code, ran.json["storage"], ran.json["file"]) == (0, url, None)
     assert {job["id"] for job in ran.json["jobs"]} == {job.id for job in stored}
     assert again.code == 2
-    assert "has jobs; the demo would run among them." in again.error
+    assert "already has jobs." in again.error
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--storage memory://demo", "The demo cannot run on memory://demo: its server is another process"),
+        ("--storage memory://demo", "The demo cannot use memory://demo: its server is another process"),
         ("--storage nonsense://x", "No storage for scheme 'nonsense'"),
         ("--app shop:fire", "The demo runs its own app."),
     ],
@@ -313,7 +318,7 @@ def test_a_demo_whose_server_does_not_start_says_so(folder, monkeypatch, run):
 
     assert ran.code == 1
     assert ran.error == (
-        "firelock: The demo's server ended with exit code 1.\n  Its log is in server.log; --keep keeps it.\n"
+        "firelock: The demo's server ended with exit code 1.\n  Use --keep to keep its log, server.log.\n"
     )
     assert list(folder.iterdir()) == []
 

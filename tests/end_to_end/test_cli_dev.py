@@ -87,7 +87,7 @@ def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
         first = app.task_named("dev_shop.version").enqueue().result(timeout=DEADLINE)
 
         (folder / "dev_shop.py").write_text(SHOP.format(version=2) + "\ndef (\n")
-        seen = terminal.awaits("This code cannot be imported; what ran goes on", since=seen)
+        seen = terminal.awaits("The code cannot be imported; the previous code keeps running", since=seen)
         broken = terminal.text
         while_broken = app.task_named("dev_shop.version").enqueue().result(timeout=DEADLINE)
 
@@ -141,13 +141,13 @@ def test_a_server_alone_ends_with_its_own_error(folder):
 
     assert 1 == ran.returncode
     assert "This server has no task to run." in ran.stdout + ran.stderr
-    assert "The server has ended (exit code 2); it is down." in ran.stdout
+    assert "The server has ended (exit code 2)." in ran.stdout
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("watchfiles", "To reload, firelock dev needs watchfiles."),
+        ("watchfiles", "watchfiles, which reloads changed code, is not installed."),
         ("firelock_dashboard", "No installed plugin offers a dashboard."),
     ],
 )
@@ -161,16 +161,16 @@ def test_what_is_not_installed_is_said_in_a_sentence(folder, module, message):
     )  # fmt: skip
 
     assert 2 == ran.returncode
-    assert f'firelock: {message}\n  pip install "firelock[dev]" brings it; --no-' in ran.stderr
+    assert f'firelock: {message}\n  Run pip install "firelock[dev]", or add --no-' in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("dev", "firelock dev needs to know which app to run."),
-        ("dev dev_shop:fire --port 70000", "--port 70000 is no port; give 0 to 65535."),
-        ("dev dev_shop:fire --watch nowhere", "nowhere' is no folder."),
+        ("dev", "firelock dev needs an app."),
+        ("dev dev_shop:fire --port 70000", "--port must be from 0 to 65535, got 70000."),
+        ("dev dev_shop:fire --watch nowhere", "nowhere'."),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(folder, run, words, message):
@@ -193,4 +193,4 @@ def test_a_port_that_is_taken_is_said(folder, run):
         ran = run(f"dev dev_shop:fire --port {port}")
 
     assert 2 == ran.code
-    assert f"Nothing can listen at 127.0.0.1, port {port}: " in ran.error
+    assert f"Cannot listen on port {port} of 127.0.0.1: " in ran.error

@@ -60,7 +60,7 @@ def test_a_silent_server_is_an_error(app):
     [(is_error, what)] = found(app)
 
     assert is_error
-    assert what.startswith("Server vm:1 has sent no heartbeat for ")
+    assert what.startswith("Server vm:1 has not sent a heartbeat for ")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_lost_server_without_a_successor_is_an_error(app, stops, successor, ex
     told = found(app)
 
     assert [is_error for is_error, _ in told] == [True] * expected
-    assert all(what.startswith("Server vm:1 has sent no heartbeat") for _, what in told)
+    assert all(what.startswith("Server vm:1 has not sent a heartbeat") for _, what in told)
 
 
 def test_a_queue_nobody_listens_to_is_an_error(app):
@@ -92,7 +92,7 @@ def test_a_queue_nobody_listens_to_is_an_error(app):
     app.add.enqueue(1)
     app.add.using(queue="mail").enqueue(2)
 
-    assert found(app) == [(True, "Queue mail: 1 job is enqueued and no server listens to it.")]
+    assert found(app) == [(True, "Queue mail: 1 job is enqueued, but no server listens to it.")]
 
 
 def test_a_paused_queue_is_a_warning(app):
@@ -106,7 +106,7 @@ def test_a_paused_queue_is_a_warning(app):
 @pytest.mark.parametrize(
     ("wait", "lacks"),
     [
-        (lifecycle.unknown_task, "knows task shop.add"),
+        (lifecycle.unknown_task, "has task shop.add"),
         (lifecycle.unknown_serializer, "has the serializer json"),
         (
             partial(lifecycle.unread_part, what=RETRY),
@@ -120,7 +120,7 @@ def test_jobs_that_servers_put_off_are_an_error(app, wait, lacks):
     app.add.enqueue(1)
     app.storage.apply([wait(claim(app, holder), holder, at=app.storage.clock())])
 
-    assert found(app) == [(True, f"1 job is put off since no server that took them {lacks}.")]
+    assert found(app) == [(True, f"1 job is postponed because no claiming server {lacks}.")]
 
 
 @pytest.mark.parametrize(
@@ -142,15 +142,15 @@ def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"error": "no such zone"}, (True, "Recurring job often cannot be fired: no such zone")),
+        ({"error": "no such zone"}, (True, "Recurring job often cannot run: no such zone")),
         (
             {"is_gone": True},
-            (False, "Recurring job often is no longer declared in code and goes on running."),
+            (False, "Recurring job often is no longer declared in code, but still runs."),
         ),
-        ({"is_paused": True}, (False, "Recurring job often is paused; it never ran.")),
+        ({"is_paused": True}, (False, "Recurring job often is paused; it has never run.")),
         (
             {"is_paused": True, "error": "no such zone"},
-            (False, "Recurring job often cannot be fired: no such zone"),
+            (False, "Recurring job often cannot run: no such zone"),
         ),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_storage_of_one_process_is_a_warning():
         [(is_error, what)] = found(app)
 
     assert not is_error
-    assert what.startswith("This storage lives in one process")
+    assert what.startswith("This storage belongs to one process")
 
 
 def test_what_the_storage_finds_is_told():
@@ -206,7 +206,7 @@ def test_what_the_storage_finds_is_told():
 
 @pytest.mark.parametrize(
     ("found_version", "is_error", "said"),
-    [(0, False, "The storage has no schema yet"), (1, True, "needs 2"), (3, True, "knows 2")],
+    [(0, False, "The storage has no schema yet"), (1, True, "needs 2"), (3, True, "supports 2")],
 )
 def test_a_schema_of_another_version_is_found(found_version, is_error, said):
     """Older and newer schemas are errors; a missing schema is only a note."""
@@ -222,8 +222,8 @@ def test_a_schema_of_another_version_is_found(found_version, is_error, said):
     [
         (2 * SECOND, []),
         (-2 * SECOND, []),
-        (3 * SECOND, ["The storage's clock is 3.0 s ahead of this host's."]),
-        (-90 * SECOND, ["The storage's clock is 2 min behind this host's."]),
+        (3 * SECOND, ["The storage's clock is 3.0 s ahead of this host's clock."]),
+        (-90 * SECOND, ["The storage's clock is 2 min behind this host's clock."]),
     ],
 )
 def test_clocks_that_disagree_are_found(skew, what):
@@ -251,7 +251,7 @@ def test_errors_make_the_command_fail(run):
         ran = run("doctor --storage memory://ailing")
 
     assert ran.code == 1
-    assert "error    1 job is enqueued and no server is alive.  no_server\n         Start one:" in ran.out
+    assert "error    1 job is enqueued, but no server is alive.  no_server\n         Start one:" in ran.out
     assert ran.out.endswith("1 error, 0 warnings, 1 note.\n")
     assert ran.out.index("error  ") < ran.out.index("note  ")
 
@@ -270,7 +270,7 @@ def test_warnings_alone_do_not_fail_the_command(run):
 
 
 def test_failed_jobs_are_reported_with_the_command_that_lists_them(run):
-    """Failed jobs are reported instead of "All is well", although the installation has no problems."""
+    """Failed jobs are reported instead of "No problems found", although the installation has no problems."""
     with Firelock("memory://failures") as app:
         begin_session(app)
         app.add = app.task(name="shop.add")(lambda user: None)
@@ -281,13 +281,13 @@ def test_failed_jobs_are_reported_with_the_command_that_lists_them(run):
         ran = run("doctor --storage memory://failures")
 
     assert ran.code == 0
-    assert "All is well" not in ran.out
+    assert "No problems found" not in ran.out
     assert "3 jobs have failed, 3 of them of shop.add." in ran.out
     assert "firelock jobs list --state failed" in ran.out
 
 
 def test_all_is_well(run, tmp_path):
-    """The report about a storage without findings ends with "All is well.", and the exit code is 0."""
+    """The report about a storage without findings ends with "No problems found.", and the exit code is 0."""
     (tmp_path / "sound_shop.py").write_text(
         "from firelock import Firelock\n"
         "from firelock.storage.memory import MemoryStorage\n"
@@ -299,7 +299,7 @@ def test_all_is_well(run, tmp_path):
     ran = run("doctor --app", f"{tmp_path / 'sound_shop.py'}:fire")
 
     assert (ran.code, ran.error) == (0, "")
-    assert ran.out.endswith("\nAll is well.\n")
+    assert ran.out.endswith("\nNo problems found.\n")
 
 
 def test_an_unreachable_storage_is_examined_all_the_same(run):

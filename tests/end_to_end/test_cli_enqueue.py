@@ -107,7 +107,7 @@ def test_a_duplicate_is_told(run, app, tmp_path, monkeypatch):
     answer = run(*words, "--json").json
 
     assert first.out == second.out
-    assert ("", f"Job {first.out.strip()} has unique key day already; no other one was made.\n") == (
+    assert ("", f"Job {first.out.strip()} already has unique key day; no new job was created.\n") == (
         first.error, second.error,
     )  # fmt: skip
     assert not answer["is_new"]
@@ -125,14 +125,14 @@ def test_arguments_are_read_from_standard_input(enqueue, app, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (["--args", "{"], 2, "firelock: --args is no JSON: "),
+        (["--args", "{"], 2, "firelock: --args must be JSON: "),
         (["--args", "{}"], 2, "firelock: notify(user_id: int, text: str = ...) was called without 'user_id'"),
         (["--args", '["x"]'], 2, "firelock: Argument 'user_id' of notify: str where int is annotated"),
         (["--args", "[1]", "--queue", "A B"], 2, "firelock: Queue name must be 1 to 64 characters"),
         (["--args", "[1]", "--priority", "101"], 2, "firelock: Priority must be an integer"),
-        (["--in", "soon"], 2, "firelock enqueue: argument --in: 'soon' is no span; write 30s, 10m, "),
-        (["--at", "2026-11-25"], 2, "firelock enqueue: argument --at: '2026-11-25' is no instant with "),
-        (["--meta", "acme"], 2, "firelock enqueue: argument --meta: 'acme' is no pair; write tenant=acme."),
+        (["--in", "soon"], 2, "firelock enqueue: argument --in: must be a duration such as 30s, "),
+        (["--at", "2026-11-25"], 2, "firelock enqueue: argument --at: must be a time with a UTC "),
+        (["--meta", "acme"], 2, "firelock enqueue: argument --meta: must be NAME=TEXT, "),
         (["--at", "2026-11-25T10:00Z", "--in", "5m"], 2, "firelock enqueue: argument --in: not allowed with"),
     ],
 )  # fmt: skip
@@ -186,7 +186,7 @@ def test_a_task_that_nobody_knows_has_a_hint(enqueue):
 
     assert 4 == ran.code
     assert "Task 'shop.notfy' is unknown" in ran.error
-    assert "Did you mean shop.notify? Known: shop.notify." in ran.error
+    assert "Did you mean shop.notify? Known tasks: shop.notify." in ran.error
 
 
 def test_a_task_that_an_older_release_told_of_is_refused(enqueue, app):

@@ -253,9 +253,9 @@ def test_health_asks_where_the_environment_says(run, monkeypatch):
     finally:
         listener.close()
 
-    assert (nobody.code, f"Nobody answers probes at {HOST}:{port}" in nobody.error) == (3, True)
+    assert (nobody.code, f"No server responds to probes at {HOST}:{port}" in nobody.error) == (3, True)
     assert (unready.code, unready.out) == (1, "failed mode: draining\n")
-    assert (strange.code, "knows no /livez: 404" in strange.error) == (3, True)
+    assert (strange.code, "does not have /livez: 404" in strange.error) == (3, True)
 
 
 def test_health_without_a_port_says_what_to_do(run, folder):
@@ -263,7 +263,7 @@ def test_health_without_a_port_says_what_to_do(run, folder):
     ran = run("health")
 
     assert ran.code == 2
-    assert "No probe port is named" in ran.error
+    assert "No probe port is set" in ran.error
     assert "--probe-port 8081 or FIRELOCK_PROBE_PORT=8081" in ran.error
 
 

@@ -123,7 +123,7 @@ def test_no_match_is_said_beside_the_answer(command):
     """Standard output is empty for an empty list, and the exit code is 0."""
     ran = command("list")
 
-    assert (ran.code, ran.out, ran.error) == (0, "", "No job matches.\n")
+    assert (ran.code, ran.out, ran.error) == (0, "", "No jobs match.\n")
 
 
 def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
@@ -205,7 +205,7 @@ def test_a_time_that_is_none_is_a_usage_error(command):
     ran = command("list --since yesterday")
 
     assert ran.code == 2
-    assert "--since 'yesterday' is no time." in ran.error
+    assert "--since must be a time or a duration, got 'yesterday'." in ran.error
 
 
 def test_pages_follow_each_other_by_cursor(command, app):
@@ -293,7 +293,7 @@ def test_show_says_what_a_job_asks_and_what_it_waits_for(command, app):
     shown = command(f"show {job.id}").out
     answer = command(f"show {job.id} --json").json
 
-    assert "asks for api, tenant:7" in command("list --state enqueued").out
+    assert "needs api, tenant:7" in command("list --state enqueued").out
     assert "limits        api (cost 3), tenant:7" in shown
     assert "unique key    day" in shown
     assert "start before  " in shown
@@ -343,7 +343,7 @@ def test_a_long_history_says_how_much_is_left_out(command, app):
     ran = command("show", job.id)
 
     assert left_out > 0
-    assert f"{left_out} steps are left out\n" in ran.out
+    assert f"{left_out} entries are omitted\n" in ran.out
 
 
 def test_a_number_that_no_json_holds_is_null(command, app):
@@ -401,7 +401,7 @@ def test_requeue_by_id_answers_for_each(command, app):
     assert ran.out.splitlines() == [
         f"{failed}  requeued",
         f"{waiting.id}  not requeued: it is already enqueued",
-        "nowhere  is not stored",
+        "nowhere  not found",
     ]
 
 
@@ -420,7 +420,7 @@ def test_a_batch_is_passed_over_with_its_reason(command, app):
         one.code,
         one.out,
     )
-    assert "1 passed over: a batch is never run, its members are.\n0 jobs requeued.\n" == every.out
+    assert "1 skipped: a batch itself does not run, only its members do.\n0 jobs requeued.\n" == every.out
 
 
 def test_a_refused_job_fails_the_command(command, app):
@@ -465,7 +465,7 @@ def test_above_a_thousand_jobs_a_number_is_expected(command, app):
     refused = [command(words), command(words, "--expect", "1001")]
 
     assert [2, 2] == [ran.code for ran in refused]
-    assert "More than 1,000 jobs would be deleted; none was." in refused[0].error
+    assert "More than 1,000 jobs would be deleted; no job was changed." in refused[0].error
     assert states(jobs[:1]) == ["enqueued"]
     assert command(words, "--dry-run").out == "1,002 jobs would be deleted.\n"
     assert command(words, "--expect", "1002").out == "1,002 jobs deleted.\n"
@@ -515,7 +515,7 @@ def test_what_changes_meanwhile_is_left_alone(run, tmp_path):
     )
 
     assert ran.code == 0
-    assert ran.out == "1 job requeued.\n2 had changed meanwhile and were left alone.\n"
+    assert ran.out == "1 job requeued.\n2 were not changed: their state has changed.\n"
 
 
 @pytest.mark.parametrize(
@@ -545,13 +545,13 @@ def test_an_outage_among_some_says_what_became_of_each(run, tmp_path, is_json):
     ran = run("jobs delete", *ids, "--app", f"{path}:fire", *["--json"] * is_json)
 
     assert 3 == ran.code
-    assert "The storage went away when it had answered for 500 of 501 jobs" in ran.error
+    assert "The storage became unreachable after 500 of 501 results" in ran.error
     if is_json:
         answers = ran.json["results"]
         assert [{"id": ids[499], "result": "missing"}, {"id": ids[500], "result": "unknown"}] == answers[499:]
     else:
         lines = ran.out.splitlines()
-        assert [f"{ids[499]}  is not stored", f"{ids[500]}  not known: ask again"] == lines[499:]
+        assert [f"{ids[499]}  not found", f"{ids[500]}  unknown: check this job again"] == lines[499:]
 
 
 def test_restore_by_id_answers_for_each(command, app):
@@ -567,7 +567,7 @@ def test_restore_by_id_answers_for_each(command, app):
     assert ran.out.splitlines() == [
         f"{failed}  restored",
         f"{parent.id}  not restored: continuations waited for it, and its delete decided whether they run",
-        "nowhere  is not stored",
+        "nowhere  not found",
     ]
     assert app.jobs.get(failed).reason == "restored from the command line"
 
@@ -592,7 +592,7 @@ def test_restore_all_takes_deleted_jobs_alone(command, app):
 
     ran = command("restore --all --task shop.add")
 
-    assert (ran.code, ran.out) == (0, "1 job restored.\n2 were left alone.\n")  # the parent and its child
+    assert (ran.code, ran.out) == (0, "1 job restored.\n2 were not changed.\n")  # the parent and its child
     assert states(jobs) == ["deleted", "enqueued", "enqueued"]
 
 
@@ -607,7 +607,7 @@ def test_a_dry_run_of_restore_counts_what_would_be_left_alone(command, app):
 
     assert ["deleted", "deleted"] == states(jobs)
     assert {"is_dry_run": True, "done": 1, "refused": 2, "missing": 0} == told.json
-    assert "1 job would be restored.\n2 would be left alone.\n" == said.out
+    assert "1 job would be restored.\n2 would not be changed.\n" == said.out
 
 
 def test_a_refusal_among_all_says_what_was_done(run, tmp_path):
@@ -682,15 +682,15 @@ def test_the_audit_tells_who_changed_what(command, app, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("requeue", "needs to know which jobs"),
+        ("requeue", "needs job ids or --all"),
         ("requeue --all", None),
         ("delete --all", "--all needs a filter"),
-        ("delete --all x", "takes ids or --all, not both"),
-        ("delete x --state failed", "takes filters, --dry-run and --expect with --all only"),
+        ("delete --all x", "accepts ids or --all, not both"),
+        ("delete x --state failed", "accepts filters, --dry-run and --expect only with --all"),
         ("restore --all", "--all needs a filter"),
-        ("restore x --state deleted", "takes filters, --dry-run and --expect with --all only"),
-        ("restore --all --state failed", "takes deleted jobs, not failed ones"),
-        ("delete x --dry-run", "takes filters, --dry-run and --expect with --all only"),
+        ("restore x --state deleted", "accepts filters, --dry-run and --expect only with --all"),
+        ("restore --all --state failed", "accepts only deleted jobs, got --state failed"),
+        ("delete x --dry-run", "accepts filters, --dry-run and --expect only with --all"),
     ],
 )
 def test_bulk_changes_are_asked_for_plainly(command, words, said):
@@ -715,7 +715,7 @@ def test_move_by_id_answers_for_each(command, app):
     assert ran.code == 4
     why = "it is processing, so a server already has it; only waiting jobs can be moved"
     assert ran.out.splitlines() == [
-        f"{first.id}  moved", f"{second.id}  not moved: {why}", "nowhere  is not stored"
+        f"{first.id}  moved", f"{second.id}  not moved: {why}", "nowhere  not found"
     ]  # fmt: skip
     assert ("bulk", -3) == (first.refresh().queue, first.priority)
     assert first.history()[-1].reason.endswith(": moved from the command line")
@@ -738,8 +738,8 @@ def test_move_all_moves_the_waiting_jobs_of_the_filters(command, app):
     ("words", "said"),
     [
         ("move x", "firelock jobs move needs a target."),
-        ("move x --to-priority 200", "use a whole number from -100 to 100, not '200'"),
-        ("move x --to-priority high", "use a whole number from -100 to 100, not 'high'"),
+        ("move x --to-priority 200", "must be an integer from -100 to 100, got '200'"),
+        ("move x --to-priority high", "must be an integer from -100 to 100, got 'high'"),
         ("move x --to-queue 'A b'", "Queue name must be 1 to 64 characters"),
         ("move --all --to-queue bulk", "--all needs a filter"),
     ],

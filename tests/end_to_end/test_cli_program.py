@@ -146,7 +146,8 @@ def test_an_unknown_command_is_answered_with_a_near_one(run):
 
     assert ran.code == 2
     assert ran.error == (
-        "firelock has no command 'recuring'.\n  Did you mean recurring? firelock --help lists them.\n"
+        "firelock has no command 'recuring'.\n"
+        "  Did you mean recurring? Run firelock --help to list the commands.\n"
     )
 
 
@@ -154,11 +155,11 @@ def test_an_unknown_command_is_answered_with_a_near_one(run):
     ("words", "said"),
     [
         ("jobs", "a command is missing"),
-        ("jobs list --limit 0", "no whole number from 1 to 500"),
+        ("jobs list --limit 0", "must be an integer from 1 to 500"),
         ("jobs list --state done", "invalid choice: 'done'"),
         ("jobs list --colour", "unrecognized arguments: --colour"),
         ("jobs show", "required: ID"),
-        ("demo --seconds soon", "no number of seconds from 3 to 600"),
+        ("demo --seconds soon", "must be a number of seconds from 3 to 600"),
         ("migrate down", "invalid choice: 'down'"),
     ],
 )
@@ -169,7 +170,7 @@ def test_what_cannot_be_meant_is_a_usage_error(run, words, said):
     assert ran.code == 2
     assert ran.out == ""
     assert said in ran.error.splitlines()[0]
-    assert "--help shows what it takes" in ran.error.splitlines()[1]
+    assert "--help for its usage" in ran.error.splitlines()[1]
 
 
 # ---- storage ---------------------------------------------------------------------------------------------
@@ -235,9 +236,9 @@ def test_an_app_sees_the_projects_settings(run, tmp_path):
     ("text", "said"),
     [
         ("[tool.firelock\n", "cannot be read"),
-        ("[tool.firelock]\nheartbeet = 3\n", "a key 'heartbeet'"),
-        ("[tool.firelock]\nstorage = 3\n", "storage = 3"),
-        ("[tool]\nfirelock = 3\n", "is no table"),
+        ("[tool.firelock]\nheartbeet = 3\n", "an unknown key 'heartbeet'"),
+        ("[tool.firelock]\nstorage = 3\n", "must be a string, got 3"),
+        ("[tool]\nfirelock = 3\n", "must be a table"),
         (
             '[tool.firelock]\nstorage = "memory://"\nheartbeat = "often"\n',
             "Setting heartbeat must be a number from 0.1 to 1200, got 'often'",
@@ -285,7 +286,7 @@ def test_a_file_that_is_no_database_cannot_be_reached(run, tmp_path):
 
     assert ran.code == 3
     assert "file is not a database" in ran.error.splitlines()[0]
-    assert ran.error.splitlines()[1] == "  firelock doctor looks closer."
+    assert ran.error.splitlines()[1] == "  Run firelock doctor for details."
 
 
 @pytest.mark.parametrize("scheme", ["sqlite+x", "postgresql+x", "mysql+x", "oracle", "rediss+x", "mongodb"])
@@ -347,7 +348,7 @@ RAISER = """
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
-        ("raise errors.StorageUnavailable('Away.')", 3, "firelock: Away.\n  Is it running"),
+        ("raise errors.StorageUnavailable('Away.')", 3, "firelock: Away.\n  Check that it runs"),
         ("raise errors.JobNotFound('Gone.')", 4, "firelock: Gone.\n"),
         ("raise errors.ScheduleError('Never.')", 2, "firelock: Never.\n"),
         ("raise errors.UnknownTask('Unknown.')", 2, "firelock: Unknown.\n"),
@@ -454,7 +455,7 @@ def test_a_problem_is_said_though_nobody_reads_the_answer(capsys, unread_app):
     code = main(["recurring", "pause", "nightly", "nothing", "--storage", "memory://unread"])
 
     assert code == 4
-    assert capsys.readouterr().err == "firelock: No recurring job 'nothing' is stored.\n"
+    assert capsys.readouterr().err == "firelock: Recurring job 'nothing' was not found.\n"
 
 
 @pytest.mark.parametrize(
@@ -671,7 +672,7 @@ def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):
     assert ran.code == 2
     assert ran.error == (
         "firelock: No installed plugin offers a dashboard.\n"
-        "  firelock jobs list and firelock doctor show what is there.\n"
+        "  Install a dashboard, or use firelock jobs list and firelock doctor.\n"
     )
 
 
@@ -685,7 +686,7 @@ def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):
         ("Start one: firelock server app:fire", "shop.jobs:fire", "Start one: mine server shop.jobs:fire"),
         ("Start one: firelock server app:fire --queues mail", "", "Start one: mine server --queues mail"),
         ("Run firelock migrate.", "", "Run mine migrate."),
-        ("firelock --help lists them.", "", "mine --help lists them."),
+        ("Run firelock --help.", "", "Run mine --help."),
         ("firelock limits set api --burst 9", "", "mine limits set api --burst 9"),
         ("Run python manage.py firelock migrate.", "", "Run python manage.py firelock migrate."),
         ("firelock has no command 'job'.", "", "firelock has no command 'job'."),

@@ -92,8 +92,8 @@ def test_without_recurring_jobs_the_list_says_so(run):
     listed = run("recurring list --storage memory://")
     upcoming = run("recurring next --storage memory://")
 
-    assert (listed.code, listed.out, listed.error) == (0, "", "There is no recurring job.\n")
-    assert (upcoming.code, upcoming.out, upcoming.error) == (0, "", "Nothing comes.\n")
+    assert (listed.code, listed.out, listed.error) == (0, "", "No recurring jobs exist.\n")
+    assert (upcoming.code, upcoming.out, upcoming.error) == (0, "", "No due times.\n")
 
 
 def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
@@ -110,7 +110,7 @@ def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
     removed = command("recurring remove strange")
 
     assert "cannot be read" in listed.out.splitlines()[2]
-    assert (alone.code, alone.out, alone.error) == (0, "", "Nothing comes.\n")
+    assert (alone.code, alone.out, alone.error) == (0, "", "No due times.\n")
     assert {one["id"] for one in together.json["next"]} == {"nightly"}
     assert removed.code == 0
 
@@ -197,7 +197,7 @@ def test_next_of_a_paused_one_says_that_it_is(command, app):
     ran = command("recurring next nightly")
 
     assert len(ran.out.splitlines()) == 11
-    assert ran.error == "nightly is paused: it does not run before it is resumed.\n"
+    assert ran.error == "nightly is paused and does not run until it is resumed.\n"
 
 
 @pytest.mark.parametrize("schedule", [Cron.daily(2), Every(timedelta(hours=1))])
@@ -222,9 +222,9 @@ def test_next_of_all_shows_none_of_those_that_are_paused(command, app):
 
     assert (ran.code, ran.out) == (0, "")
     assert ran.error.splitlines() == [
-        "nightly is paused: it does not run before it is resumed.",
-        "weekly is paused: it does not run before it is resumed.",
-        "Nothing comes.",
+        "nightly is paused and does not run until it is resumed.",
+        "weekly is paused and does not run until it is resumed.",
+        "No due times.",
     ]
 
 

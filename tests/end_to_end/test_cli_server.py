@@ -112,9 +112,9 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("", 2, "needs to know which app to run"),
+        ("", 2, "needs an app"),
         ("cli_shop:fire --queues 'a b'", 2, "Queue name must be 1 to 64 characters"),
-        ("cli_shop:fire --workers 0", 2, "no whole number from 1 to 10,000"),
+        ("cli_shop:fire --workers 0", 2, "must be an integer from 1 to 10,000"),
         (
             "cli_shop:nothing",
             2,
@@ -175,7 +175,7 @@ def test_migrate_makes_the_schema_once(run, folder):
     first = run("migrate", *storage)
     second = run("migrate up", *storage, "--json")
 
-    assert (before.code, before.out) == (1, "The storage has no schema yet, this Firelock needs 1.\n")
+    assert (before.code, before.out) == (1, "The storage has no schema yet; this release needs 1.\n")
     assert first.code == 0
     assert first.out.splitlines()[0].startswith("done  ")
     assert second.json == {"steps": [], "found": 1, "wanted": 1, "is_current": True}

@@ -94,10 +94,10 @@ def test_where_nothing_is_a_sentence_stands(run, app):
     """Each empty list is a sentence; without servers, it shows how to start one."""
     ran = run("top --once --storage", app.storage.url)
 
-    assert "There is no queue yet." in ran.out
-    assert "No server runs; start one: firelock server app:fire" in ran.out
-    assert "Nothing runs." in ran.out
-    assert "Nothing has failed." in ran.out
+    assert "No queues exist yet." in ran.out
+    assert "No servers are running; start one: firelock server app:fire" in ran.out
+    assert "No jobs are running." in ran.out
+    assert "No jobs have failed." in ran.out
 
 
 def test_json_has_all_that_was_seen(run, app):
@@ -157,7 +157,7 @@ def test_a_pause_between_looks_has_bounds(run, every):
     ran = run(f"top --every {every}")
 
     assert 2 == ran.code
-    assert f"{every!r} is no number of seconds from 0.5 to 3600" in ran.error
+    assert f"must be a number of seconds from 0.5 to 3600, got {every!r}" in ran.error
 
 
 def test_keys_pause_a_queue_and_requeue_a_job(shared, tmp_path):
@@ -172,7 +172,7 @@ def test_keys_pause_a_queue_and_requeue_a_job(shared, tmp_path):
         screen.awaits("Queue mail is resumed.")
         screen.press("r")
         seen = screen.awaits(f"Job {failed.id} of shop.notify is enqueued again.")
-        screen.awaits("Nothing has failed.", since=seen)
+        screen.awaits("No jobs have failed.", since=seen)
         screen.press("q")
         code = screen.ended()
 
@@ -190,9 +190,9 @@ def test_what_changes_is_seen_without_a_key(shared, tmp_path):
     with terminal(app, tmp_path, "--read-only") as screen:
         seen = screen.awaits("ValueError: no route to the host")
         screen.press("pr")
-        seen = screen.awaits("--read-only: nothing is changed.", since=seen)
+        seen = screen.awaits("Changes are disabled by --read-only.", since=seen)
         app.jobs.delete([failed.id])
-        screen.awaits("Nothing has failed.", since=seen)
+        screen.awaits("No jobs have failed.", since=seen)
         screen.press("q")
         screen.ended()
 
@@ -289,7 +289,7 @@ def test_a_storage_that_goes_away_is_told_and_awaited(pictures):
         )
 
     assert ["no route" in picture for picture in shown] == [True] * 3
-    assert [False, True, False] == ["No look was possible, trying again: " in picture for picture in shown]
+    assert [False, True, False] == ["Cannot read the storage, retrying: " in picture for picture in shown]
 
 
 def test_lists_longer_than_the_room_move_with_the_choice(pictures, app):

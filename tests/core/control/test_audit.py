@@ -96,7 +96,7 @@ def test_hostile_texts_come_back(fire):
 @pytest.mark.parametrize("detail", ["text", [1], {"a": object()}, {"a": float("nan")}, {"a": {1, 2}}])
 def test_a_detail_is_a_json_object(watched, detail):
     """A detail that is not a JSON object is refused, and nothing is stored."""
-    with pytest.raises(ConfigurationError, match=r"detail=.*(is no mapping|cannot be stored as JSON)"):
+    with pytest.raises(ConfigurationError, match=r"detail(=.* cannot be stored as JSON| must be a mapping)"):
         watched.audit.record("a", "b", by="ada", detail=detail)
 
     assert [] == watched.audit.list().entries
@@ -104,9 +104,9 @@ def test_a_detail_is_a_json_object(watched, detail):
 
 def test_bad_words_are_refused(watched):
     """Values that are not strings, times without a zone, and invalid limits or cursors are refused."""
-    with pytest.raises(ConfigurationError, match="target=7 is no text"):
+    with pytest.raises(ConfigurationError, match="target must be a string, got 7"):
         watched.audit.record("a", 7, by="ada")
-    with pytest.raises(ConfigurationError, match="by=None is no text"):
+    with pytest.raises(ConfigurationError, match="by must be a string, got None"):
         watched.audit.record("a", "b", by=None)
     with pytest.raises(ScheduleError, match="no time zone"):
         watched.audit.record("a", "b", by="ada", at=datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake

@@ -95,7 +95,7 @@ def test_a_task_that_nobody_has_is_told(server, storage):
     tell_tasks(server.client)
 
     assert ["gone"] == app(storage).catalogue.unknown(["charge", "gone", "bill", "gone"])
-    with pytest.raises(UnknownTask, match="Task 'gone' is unknown: no server told of it"):
+    with pytest.raises(UnknownTask, match="Task 'gone' is unknown: no server has stored it"):
         app(storage).catalogue.get("gone")
 
 

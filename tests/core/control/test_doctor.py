@@ -33,7 +33,7 @@ def test_an_app_finds_what_doctor_finds(storage):
     assert diagnosis.has_errors
     assert (
         "no_server",
-        "1 job is enqueued and no server is alive.",
+        "1 job is enqueued, but no server is alive.",
         "Start one: firelock server app:fire",
     ) in [(finding.code, finding.what, finding.advice) for finding in diagnosis.findings]
     assert storage.url == diagnosis.about["storage"]
@@ -58,8 +58,8 @@ def test_jobs_are_compared_with_tasks_where_the_app_has_them(storage):
     ("error", "advice"),
     [
         (StorageUnavailable("it is away"), "Start it, or correct its address"),
-        (StorageError("no such column"), "The storage refuses what Firelock needs"),
-        (SchemaMismatch("Its tables are of an older release; run firelock migrate."), "Do that first"),
+        (StorageError("no such column"), "The storage refuses an operation"),
+        (SchemaMismatch("Its tables are of an older release; run firelock migrate."), "Do this first"),
     ],
 )
 def test_the_advice_fits_what_stops_the_look(storage, error, advice):
@@ -96,7 +96,7 @@ def test_the_doctor_looks_at_limits_of_jobs(storage):
         told = {finding.code: finding for finding in fire.diagnose().findings}
 
     assert ("api", 9) == (told["limit_cost"].values["limit"], told["limit_cost"].values["count"])
-    assert "It is late, never lost" in told["limit_cost"].what
+    assert "The job is not lost" in told["limit_cost"].what
     assert ("report", 1) == (told["unlimited"].values["task"], told["unlimited"].values["count"])
     assert ("day", "child", child.id) == tuple(
         told["unique_in_vain"].values[name] for name in ("key", "task", "job")
@@ -145,7 +145,7 @@ def findings_with(error):
             StorageError("denied"),
             [(
                 False,
-                "Whether servers can write was not checked, because this user may not write: denied",
+                "The write access of servers was not checked, because this user must not write: denied",
             )],
         ),
     ],

@@ -154,7 +154,7 @@ def test_a_server_that_misses_renewals_has_stopped_reporting():
     trouble = only(servers=[server(expires_in=5.0), server("two")])
 
     assert ("server_lost", "server one") == (trouble.code, trouble.subject)
-    assert "Server one has sent no heartbeat for 25 s; its limit is 30 s." == trouble.what
+    assert "Server one has not sent a heartbeat for 25 s; its limit is 30 s." == trouble.what
     assert at(seconds=-25) == trouble.since
 
 
@@ -187,13 +187,13 @@ def test_a_server_that_died_in_the_midst_of_work_is_told_for_an_hour(lost, other
 @pytest.mark.parametrize(
     ("reported", "what", "is_error"),
     [
-        ({"stuck_threads": 3}, "3 of 10 threads are taken by jobs past their timeout.", False),
-        ({"stuck_threads": 1}, "1 of 10 threads is taken by jobs past their timeout.", False),
-        ({"stuck_threads": 10}, "10 of 10 threads are taken by jobs past their timeout.", True),
-        ({"stuck_coroutines": 1}, "1 coroutine is taken by jobs past their timeout.", False),
+        ({"stuck_threads": 3}, "3 of 10 threads are occupied by jobs past their timeout.", False),
+        ({"stuck_threads": 1}, "1 of 10 threads is occupied by jobs past their timeout.", False),
+        ({"stuck_threads": 10}, "10 of 10 threads are occupied by jobs past their timeout.", True),
+        ({"stuck_coroutines": 1}, "1 coroutine is occupied by jobs past their timeout.", False),
         (
             {"stuck_threads": 1, "stuck_coroutines": 2},
-            "1 of 10 threads and 2 coroutines are taken by jobs past their timeout.",
+            "1 of 10 threads and 2 coroutines are occupied by jobs past their timeout.",
             False,
         ),
     ],
@@ -214,7 +214,7 @@ def test_parked_ends_are_a_trouble():
     trouble = only(servers=[server(parked=1_000), server("two")])
 
     assert ("parked_ends", False) == (trouble.code, trouble.is_error)
-    assert trouble.what.startswith("Server one: 1,000 ended jobs cannot be stored")
+    assert trouble.what.startswith("Server one: 1,000 job ends cannot be stored")
     assert "long transaction" in trouble.advice
     assert [] == kinds(servers=[server(parked=1_000, is_alive=False, state="stopping")])
 
@@ -388,9 +388,9 @@ def test_unique_keys_held_by_children_of_failed_parents_are_told():
     )
 
     words = (
-        "Unique key day:1 of task shop.report is held by job j1, whose parent has failed; so are 1 more keys."
+        "Unique key day:1 of task shop.report is held by job j1, whose parent has failed; the same applies"
     )
-    assert words == told.what
+    assert f"{words} to 1 other unique key." == told.what
     assert told.advice.endswith("firelock jobs delete j1")
 
 
@@ -400,15 +400,15 @@ def test_keys_that_lie_apart_are_told_with_what_to_write():
 
     first, second = all_of("limit_apart", apart=apart)
 
-    assert "Write smtp/tenant:{tenant} in place of tenant:{tenant}" in first.advice
-    assert "Give them one beginning" in second.advice
+    assert "Use smtp/tenant:{tenant} instead of tenant:{tenant}" in first.advice
+    assert "Use the same beginning" in second.advice
 
 
 # ---- the whole list --------------------------------------------------------------------------------------
 
 
 def test_failed_jobs_are_a_note_with_the_task_that_has_most():
-    """A storage with failed jobs never has the result "All is well"."""
+    """A storage with failed jobs never has the result "No problems found"."""
     groups = [
         FailureGroup("f1", "builtins.ValueError", "no", "send", 19, at(minutes=-3), "j1"),
         FailureGroup("f2", "builtins.KeyError", "x", "pack", 3, at(minutes=-90), "j2"),

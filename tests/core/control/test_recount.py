@@ -79,8 +79,8 @@ def test_a_batch_that_counts_what_is_not_so_is_told():
     found = codes(storage)["batch_miscounted"]
 
     assert (True, batch) == (found.is_error, found.values["batch"])
-    assert "counts 2 members (1 active, 1 succeeded, 1 failed)" in found.what
-    assert "while there are 2 members (1 active, 1 succeeded)." in found.what
+    assert "counts show 2 members (1 active, 1 succeeded, 1 failed)" in found.what
+    assert "but the storage has 2 members (1 active, 1 succeeded)." in found.what
 
 
 @pytest.mark.parametrize(("late", "is_told"), [(200, False), (400, True)])
@@ -97,6 +97,6 @@ def test_a_wait_past_its_time_out_is_told(late, is_told):
     found = codes(storage)
     assert is_told == ("wait_overdue" in found)
     if is_told:
-        assert ("1 job is waiting past the time-out.", due_at) == (
+        assert ("1 job is waiting past the timeout.", due_at) == (
             found["wait_overdue"].what, found["wait_overdue"].since,
         )  # fmt: skip

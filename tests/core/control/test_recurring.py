@@ -700,7 +700,7 @@ def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, report
     assert (1, 0) == (fired, promotion.promoted)
     broken, _ = fire.recurring.list()
     assert "cannot be read" in broken.error
-    with pytest.raises(JobConflict, match="'id' exists already"):
+    with pytest.raises(JobConflict, match="'id' already exists"):
         fire.recurring.create("report", "id", "0 6 * * *")
     assert text == fire.storage.get_record("recurring", "id").value
     fire.recurring.remove("id")
@@ -847,7 +847,7 @@ def test_an_outage_ends_the_look(fire, reporting, storage, advance):
 @pytest.mark.parametrize("verb", ["get", "trigger", "pause", "resume", "remove"])
 def test_an_unknown_definition_is_not_found(fire, verb):
     """All methods, including the async ones, raise an error for an unknown definition."""
-    with pytest.raises(JobNotFound, match="No recurring job 'nobody' is stored"):
+    with pytest.raises(JobNotFound, match="Recurring job 'nobody' was not found"):
         getattr(fire.recurring, verb)("nobody")
     with pytest.raises(JobNotFound):
         asyncio.run(getattr(fire.recurring, f"a{verb}")("nobody"))

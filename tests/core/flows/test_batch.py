@@ -850,7 +850,7 @@ def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete
     assert Applied.REFUSED is answers[0]
     assert [
         "a batch itself does not run; requeue its members",
-        "it is not stored",
+        "it was not found",
     ] == fire.jobs.why_not_requeued([mixed.id, "nobody"])
     assert 0 == fire.operations.run(operation.id, wait=lambda _: None).changed
     assert fire.jobs.delete([mixed.id])[0].is_applied
@@ -862,7 +862,7 @@ def test_a_copy_of_a_member_is_a_job_of_its_own(mixed, fire):
     member = mixed.members().jobs[0]
 
     assert None is fire.jobs.copy(member.id).batch_id
-    with pytest.raises(JobConflict, match="is a batch, of which there is no copy"):
+    with pytest.raises(JobConflict, match="is a batch, which cannot be copied"):
         fire.jobs.copy(mixed.id)
 
 

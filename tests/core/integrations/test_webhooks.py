@@ -396,7 +396,9 @@ def test_a_lost_server_is_told_once(shop):
     begin_session(app.storage, "vm:1")
 
     assert [] == app.look(10)
-    assert [("server_lost", "Server vm:1 has sent no heartbeat for 1 min; its limit is 30 s.")] == app.look()
+    assert [
+        ("server_lost", "Server vm:1 has not sent a heartbeat for 1 min; its limit is 30 s.")
+    ] == app.look()
     assert [] == app.look()
 
 
@@ -412,7 +414,7 @@ def test_other_findings_are_reported_with_code_and_advice_and_their_end_once(sho
     app.fire.jobs.delete([job.id for job in app.fire.jobs.find(state="enqueued")])
     (over,) = [one for one in app.webhooks_after(60) if one.get("code") == "no_server"]
 
-    assert ("finding", "error", "servers", "1 job is enqueued and no server is alive.") == (
+    assert ("finding", "error", "servers", "1 job is enqueued, but no server is alive.") == (
         event["event"], event["severity"], event["subject"], event["text"],
     )  # fmt: skip
     assert event["advice"].startswith("Start one: firelock server")

@@ -132,7 +132,7 @@ def test_a_menu_of_a_job_that_is_gone_says_so(client):
     answer = client.part("/jobs/gone", "menu", headers={"accept": "text/html, application/json"})
 
     assert 404 == answer.status
-    assert "is not stored" in answer.json()["message"]
+    assert "was not found" in answer.json()["message"]
 
 
 def test_each_state_has_its_tab_with_its_count(client, send):

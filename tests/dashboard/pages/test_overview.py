@@ -228,7 +228,7 @@ def test_jobs_without_a_server_are_the_first_thing_to_see(client, task):
 
     text = client.part("/", "health").text
 
-    assert "3 jobs are enqueued and no server is alive." in text
+    assert "3 jobs are enqueued, but no server is alive." in text
     assert 'href="/servers"' in text
 
 

@@ -409,7 +409,7 @@ def test_pause_and_resume_are_undone(fire, client, nightly):
 def test_an_edit_is_given_up_for_what_code_says(fire, client, nightly):
     """The definition is reset immediately if this app declares it.
 
-    A definition that never came from code cannot be reset.
+    A definition that was never declared in code cannot be reset.
     """
     fire.recurring.edit("nightly", priority=9)
     fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])
@@ -420,7 +420,7 @@ def test_an_edit_is_given_up_for_what_code_says(fire, client, nightly):
     assert "nightly reset to its definition in code." == said["message"]
     assert 0 == fire.recurring.get("nightly").priority
     assert 400 == refused.status
-    assert "never came from code" in refused.text
+    assert "was never declared in code" in refused.text
     assert [("recurring.reset", "nightly", "local")] == actions(fire)
 
 

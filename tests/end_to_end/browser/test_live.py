@@ -318,7 +318,7 @@ def test_a_menu_of_what_is_gone_says_so(stocked, served, open_page, guard):
     opener.click()
 
     expect(page.locator(".toast.bad")).to_contain_text(
-        "Job 'gone' is not stored: the id is wrong, or the job has been pruned."
+        "Job 'gone' was not found: the id is wrong, or the job has been pruned."
     )
     expect(opener).to_have_attribute("aria-expanded", "false")
 

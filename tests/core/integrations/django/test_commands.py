@@ -173,7 +173,7 @@ def test_advised_commands_are_written_as_the_reader_calls_them(project):
 
     assert f"Start one: {manage} server\n" in doctor
     assert f"Start one: {manage} server" in [each["advice"] for each in findings]
-    assert f"  {manage} jobs --help shows what it takes." in mistyped
+    assert f"  Run {manage} jobs --help for its usage." in mistyped
     assert f"Start one: {shlex.quote(sys.executable)} -m firelock server\n" in plain
 
 

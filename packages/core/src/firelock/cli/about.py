@@ -21,9 +21,9 @@ def configure_plugins(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, _plugins,
         more=(
-            "In the order in which their hooks run; with --app also the app's own. An installed plugin with\n"
-            "which no app starts is listed as broken, and the exit code is 1. FIRELOCK_PLUGINS=-NAME leaves\n"
-            "one out."
+            "Plugins are listed in the order in which their hooks run; with --app also those of the app. An\n"
+            "installed plugin that prevents apps from starting is listed as broken, and the exit code is 1.\n"
+            "To disable a plugin, set FIRELOCK_PLUGINS=-NAME."
         ),
     )  # fmt: skip
 
@@ -40,7 +40,7 @@ def configure_dashboard(parser: argparse.ArgumentParser) -> None:
 
 
 def _no_dashboard(_: argparse.Namespace, __: Screen) -> NoReturn:
-    hint = "firelock jobs list and firelock doctor show what is there."
+    hint = "Install a dashboard, or use firelock jobs list and firelock doctor."
     raise Problem("No installed plugin offers a dashboard.", hint=hint)
 
 
@@ -75,7 +75,7 @@ def _plugins(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _loaded(options: argparse.Namespace) -> tuple[Plugins, list[BrokenPlugin]]:
-    """Return the plugins and the broken installed ones; the app's own may be missing if any is broken."""
+    """Return the plugins and the broken installed plugins; the app's own may be missing if any is broken."""
     from firelock.errors import ConfigurationError  # noqa: PLC0415 - loaded for this command only
     from firelock.plugins.loader import load_working  # noqa: PLC0415
 

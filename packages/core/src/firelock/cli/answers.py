@@ -1,4 +1,4 @@
-"""Stored values for `--json`: names as in the code, times in ISO 8601, and no field left out."""
+"""Conversion of stored values for `--json`: names as in the code, times in ISO 8601, all fields."""
 
 from __future__ import annotations
 
@@ -54,34 +54,34 @@ def json_text(text: str | None, serializer: str) -> object:
     if text is None or serializer != "json":
         return text
     try:
-        value: object = json.loads(text, parse_constant=_refuse)
+        value: object = json.loads(text, parse_constant=_reject_constant)
         json.dumps(value)
     except (ValueError, RecursionError):
         return text
     return value
 
 
-def _refuse(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
 def job_answer(record: JobRecord) -> dict[str, object]:
-    """Return a job; arguments and result are values if its serializer is JSON.
+    """Return a job as a dictionary; arguments and result are decoded if its serializer is JSON.
 
-    An argument that another job supplies is shown as the name of that output.
+    An argument that another job supplies is shown as the name of that job's output.
     """
     result = json_text(record.result, record.serializer)
     return {**_fields_with_meta(record), "arguments": shown_arguments(record), "result": result}
 
 
 def shown_arguments(record: JobRecord) -> object:
-    """Return a job's arguments as `json_text` does, with the names of outputs in their places."""
+    """Return a job's arguments as `json_text` does; outputs of other jobs are shown by name."""
     arguments: Any = json_text(record.arguments, record.serializer)
     return arguments if record.relations is None else with_outputs(arguments, record.relations.inputs)
 
 
 def recurring_answer(record: RecurringRecord) -> dict[str, object]:
-    """Return a recurring definition, with its schedule and arguments as values."""
+    """Return a recurring definition as a dictionary, with its schedule and arguments decoded."""
     arguments = json_text(record.arguments, record.serializer)
     return {
         **_fields_with_meta(record),
@@ -93,34 +93,35 @@ def recurring_answer(record: RecurringRecord) -> dict[str, object]:
 def _fields_with_meta(record: JobRecord | RecurringRecord) -> dict[str, object]:
     fields = _fields(record)
     del fields["meta_json"], fields["admission_json"]
-    asked = None if record.admission_json is None else read_admission(record.admission_json)
-    return {**fields, "meta": dict(read_meta(record.meta_json)), "admission": _admission_answer(asked)}
+    admission = None if record.admission_json is None else read_admission(record.admission_json)
+    return {**fields, "meta": dict(read_meta(record.meta_json)), "admission": _admission_answer(admission)}
 
 
-def _admission_answer(asked: Admission | None) -> dict[str, object] | None:
+def _admission_answer(admission: Admission | None) -> dict[str, object] | None:
     """Return the limits, unique key and start deadline of a job.
 
     Durations are in seconds; the unique key does not contain its task's name.
     """
-    if asked is None:
+    if admission is None:
         return None
-    unique = None if asked.unique is None else dict(_fields(asked.unique))
+    unique = None if admission.unique is None else dict(_fields(admission.unique))
     if unique is not None:
         unique["key"] = str(unique["key"]).partition(" ")[2]
         for name in ("at_least", "wait", "max_wait"):
             unique[f"{name}_seconds"] = _seconds(unique.pop(name))
     return {
-        "limits": answer_of(asked.limits), "unique": unique, "start_before": isoformat(asked.start_before),
-        "start_within_seconds": _seconds(asked.start_within),
+        "limits": answer_of(admission.limits), "unique": unique,
+        "start_before": isoformat(admission.start_before),
+        "start_within_seconds": _seconds(admission.start_within),
     }  # fmt: skip
 
 
-def _seconds(span: object) -> float | None:
-    return span / SECOND if isinstance(span, int) else None
+def _seconds(duration: object) -> float | None:
+    return duration / SECOND if isinstance(duration, int) else None
 
 
 def server_answer(server: ServerView, now: int) -> dict[str, object]:
-    """Return a server with the sessions of its worker processes."""
+    """Return a server as a dictionary, with the sessions of its worker processes."""
     return {
         **{name: getattr(server, name) for name in ("id", "name", "host", "queues", "workers", "busy")},
         "is_alive": server.is_alive and any(session.expires_at > now for session in server.sessions),

@@ -35,38 +35,42 @@ _COLUMNS = (
 )
 _WITHIN_COLUMN = Column("WITHIN")  # the name of the outer batch; only on a page with inner batches
 _MEMBERS = (Column("ID", is_whole=True), Column("STATE", is_whole=True), Column("TASK"), Column("REASON"))
-_PAGE_LIMIT, _SHOWN, _LOOKS = 500, 20, 5
-_WITHIN = 1_000  # batches within one batch that are read for its counts
+_PAGE_LIMIT, _SHOWN, _MAX_PAGES = 500, 20, 5
+_WITHIN = 1_000  # maximum number of inner batches that are read for the counts of a batch
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the group's commands to the parser."""
     group = add_group(parser)
     listing = add_command(
-        group, "list", "List batches, newest first, with how far their own members are.", _list,
+        group, "list", "List batches, newest first, with the progress of their own members.", _list,
         examples=("firelock batches list", "firelock batches list --state failed --json"),
     )  # fmt: skip
     listing.add_argument(
-        "--state", choices=("open", "succeeded", "failed", "deleted"), help="only those in this state"
+        "--state", choices=("open", "succeeded", "failed", "deleted"), help="only batches in this state"
     )
     listing.add_argument(
-        "--limit", type=whole(_PAGE_LIMIT), default=50, metavar="N", help="of a page: 50, at most 500"
+        "--limit",
+        type=whole(_PAGE_LIMIT),
+        default=50,
+        metavar="N",
+        help="page size (default: 50, maximum: 500)",
     )
-    listing.add_argument("--cursor", metavar="TEXT", help="the next page, as the last one named it")
+    listing.add_argument("--cursor", metavar="TEXT", help="cursor of the next page, from the previous output")
     show = add_command(
         group, "show",
-        "Show one batch: how far it is, also with the batches within it, and its first failed members.",
+        "Show a batch: its progress, with and without inner batches, and its first failed members.",
         _show,
         examples=("firelock batches show 01a21072-9d46-7c87-a484-8087cf5d557e",),
     )  # fmt: skip
     cancel = add_command(
         group,
         "cancel",
-        "Cancel batches, for good: what waits is deleted, what runs is told to stop.",
+        "Cancel batches permanently: delete their waiting jobs and cancel the running ones.",
         _cancel,
     )
     requeue = add_command(
-        group, "requeue", "Run the failed members of batches again, those of batches within them too.",
+        group, "requeue", "Run the failed members of batches again, including those of inner batches.",
         _requeue,
     )  # fmt: skip
     show.add_argument("id", metavar="ID")
@@ -91,25 +95,25 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     screen.listing(
         "batches", (_answer(batch.record(), counts) for batch, counts in pairs),
         (*_COLUMNS, _WITHIN_COLUMN) if outer else _COLUMNS, rows,
-        empty="No batch is stored.", cursor=page.cursor,
+        empty="No batches found.", cursor=page.cursor,
     )  # fmt: skip
     if page.cursor is not None and not screen.is_json:
-        screen.note(f"There are more; the same command with --cursor {page.cursor} shows them.")
+        screen.note(f"There are more batches; use --cursor {page.cursor} for the next page.")
 
 
 def _outer_names(storage: Storage, batches: Sequence[Batch]) -> dict[str, str]:
-    """Return the names of the outer batches, by the ids of these batches; one read, or none."""
-    around = {batch.id: batch.batch_id for batch in batches if batch.batch_id is not None}
-    if not around:
+    """Return the names of the outer batches by the ids of these batches, with at most one read."""
+    outer_ids = {batch.id: batch.batch_id for batch in batches if batch.batch_id is not None}
+    if not outer_ids:
         return {}
-    ids = sorted(set(around.values()))
+    ids = sorted(set(outer_ids.values()))
     found = {record.id: record.relations for record in storage.get(ids) if record is not None}
     named = {
         id: relations.batch.name
         for id, relations in found.items()
         if relations is not None and relations.batch is not None
     }
-    return {inner: named.get(outer, outer) for inner, outer in around.items()}
+    return {inner: named.get(outer, outer) for inner, outer in outer_ids.items()}
 
 
 def _row(batch: Batch, counts: BatchCounts, now: int) -> list[Piece]:
@@ -152,19 +156,19 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     screen.facts(_facts(record, counts, within, now), indent=2)
     if failed.jobs:
         screen.heading("Failed members")
-        screen.table(_MEMBERS, [[job.id, state_cell(job.state), job.task, _why(job)] for job in failed])
+        screen.table(_MEMBERS, [[job.id, state_cell(job.state), job.task, _reason(job)] for job in failed])
         if failed.cursor is not None:
-            screen.note("There are more; firelock batches requeue runs all of them again.")
+            screen.note("There are more failed members; firelock batches requeue runs all of them again.")
 
 
-def _why(job: Job[Any]) -> str:
+def _reason(job: Job[Any]) -> str:
     return job.reason or ("" if job.error is None else f"{job.error.type}: {job.error.message}")
 
 
 def _failed_members(batch: Batch) -> JobPage:
-    """Return the first page with a failed member, because a storage can return empty pages before it."""
+    """Return the first page that is not empty, because a storage can return empty pages before it."""
     page = batch.members(state=State.FAILED, limit=_SHOWN)
-    for _ in range(_LOOKS):
+    for _ in range(_MAX_PAGES):
         if page.jobs or page.cursor is None:
             break
         page = batch.members(state=State.FAILED, limit=_SHOWN, cursor=page.cursor)
@@ -176,11 +180,11 @@ def _within_answer(within: DeepBatchCounts | None) -> dict[str, object] | None:
 
 
 def _within(within: DeepBatchCounts) -> str:
-    """Return the progress of the jobs of a batch and of all batches within it."""
+    """Return the progress of the jobs of a batch and of all its inner batches."""
     failed = f", {within.failed:,} failed" if within.failed else ""
-    of = "the first " if within.is_cut else ""
-    batches = f"{of}{within.batches:,} {'batch' if within.batches == 1 else 'batches'} within it"
-    return f"{within.ended:,} of {within.total:,} jobs ended ({within.progress:.0%}){failed}, with {batches}"
+    first = "the first " if within.is_cut else ""
+    batches = f"{first}{within.batches:,} inner {'batch' if within.batches == 1 else 'batches'}"
+    return f"{within.ended:,} of {within.total:,} jobs ended ({within.progress:.0%}){failed}, in {batches}"
 
 
 def _facts(
@@ -200,11 +204,11 @@ def _facts(
         ("deleted", f"{counts.deleted:,}" if counts.deleted else ""),
         ("active", f"{counts.active:,}" if counts.active else ""),
         ("waiting", f"{counts.waiting:,} for another member" if counts.waiting else ""),
-        ("with batches", "" if within is None else _within(within)),
+        ("including inner", "" if within is None else _within(within)),
         ("being filled", held),
-        ("waits", "for what it is after" if counts.is_shut else ""),
+        ("waits", "for its parents" if counts.is_shut else ""),
         ("cancelled", "yes" if counts.is_cancelled else ""),
-        ("on failure", "the first one stops the rest" if is_fast else ""),
+        ("on failure", "the first failed member stops the others" if is_fast else ""),
         ("within", (relations.batch_id or "") if relations is not None else ""),
         ("runs after", ", ".join(f"{edge.parent_id} ({edge.on})" for edge in record.parents)),
         ("tags", ", ".join(record.tags)),

@@ -1,4 +1,4 @@
-"""The commands in messages, written in the form in which the reader called this one."""
+"""Commands in messages, written in the form in which the user called the current command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Called:
     """The form in which this command line was called."""
 
     program: str  # "firelock", "python manage.py firelock"
-    find_app: Callable[[], str | None] = lambda: None  # returns the named app; "" if it need not be named
+    find_app: Callable[[], str | None] = lambda: None  # the app's name; "" if commands need no app argument
 
 
 _called: ContextVar[Called | None] = ContextVar("firelock_called", default=None)
@@ -38,7 +38,7 @@ _called: ContextVar[Called | None] = ContextVar("firelock_called", default=None)
 
 @contextmanager
 def called_as(program: str | None) -> Iterator[Called]:
-    """Within the block, write commands in messages with this program, or as the shell called this process."""
+    """Within the block, write commands in messages with this program, by default as the shell called it."""
     token = _called.set(called := Called(program or program_of_shell()))
     try:
         yield called
@@ -47,7 +47,7 @@ def called_as(program: str | None) -> Iterator[Called]:
 
 
 def as_called(text: str) -> str:
-    """Return the text with its commands in the form in which the reader can call them.
+    """Return the text with its commands in the form in which the user can call them.
 
     Messages contain `firelock` and, if a command needs an app, `app:fire`; both are replaced.
     """
@@ -62,14 +62,14 @@ def as_called(text: str) -> str:
 def called_program() -> tuple[str, str]:
     """Return the program of this command line, and "yes" if it finds the app by itself, otherwise "no".
 
-    Child processes receive both.
+    Child processes receive both values as arguments.
     """
     called = _called.get() or Called(program_of_shell())
     return called.program, "yes" if called.find_app() == "" else "no"
 
 
 def program_of_shell() -> str:
-    """Return how the calling shell can call `firelock`, which might not be on its path."""
+    """Return the words with which the calling shell can run `firelock`, which might not be on its path."""
     called, found = Path(sys.argv[0]), shutil.which("firelock")
     if called.name == "__main__.py":
         return "firelock" if found else f"{shlex.quote(sys.executable)} -m firelock"

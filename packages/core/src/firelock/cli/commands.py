@@ -31,7 +31,7 @@ class Exit(IntEnum):
 
 
 class Problem(Exception):
-    """Ends a command with this sentence, hint and exit code."""
+    """An error that ends a command with a sentence, a hint and an exit code."""
 
     def __init__(self, sentence: str, *, hint: str = "", code: Exit = Exit.USAGE) -> None:
         super().__init__(sentence)
@@ -48,17 +48,17 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, allow_abbrev=False, **settings)  # type: ignore[arg-type]
 
     def format_help(self) -> str:
-        """Return the help, with commands in the form in which the reader can call them."""
+        """Return the help, with commands in the form in which the user can call them."""
         return _as_called(super().format_help())
 
     def format_usage(self) -> str:
-        """Return the usage, with the same change."""
+        """Return the usage line, with commands in the form in which the user can call them."""
         return _as_called(super().format_usage())
 
     def error(self, message: str) -> NoReturn:
-        """Reject the arguments."""
+        """Raise a `Problem` for the arguments."""
         message = message.replace("the following arguments are required: COMMAND", "a command is missing")
-        raise Problem(f"{self.prog}: {message}.", hint=f"{self.prog} --help shows what it takes.")
+        raise Problem(f"{self.prog}: {message}.", hint=f"Run {self.prog} --help for its usage.")
 
 
 def _as_called(text: str) -> str:
@@ -73,13 +73,17 @@ if TYPE_CHECKING:
 
 
 def add_common(parser: argparse.ArgumentParser, *, is_main: bool = False) -> None:
-    """Add the options that every command has; an option after the command overrides one before it."""
+    """Add the options of every command; an option after the command's name overrides one before it."""
     missing = None if is_main else argparse.SUPPRESS
-    group = parser.add_argument_group("everywhere")
-    group.add_argument("--storage", metavar="URL", default=missing, help="the storage, as sqlite:///jobs.db")
-    group.add_argument("--app", metavar="MODULE:NAME", default=missing, help="the app, as shop.jobs:fire")
+    group = parser.add_argument_group("common options")
     group.add_argument(
-        "--json", action="store_true", default=missing or False, dest="is_json", help="answer in JSON"
+        "--storage", metavar="URL", default=missing, help="storage, for example sqlite:///jobs.db"
+    )
+    group.add_argument(
+        "--app", metavar="MODULE:NAME", default=missing, help="app, for example shop.jobs:fire"
+    )
+    group.add_argument(
+        "--json", action="store_true", default=missing or False, dest="is_json", help="print JSON"
     )
 
 
@@ -118,14 +122,14 @@ def whole(most: int = 1_000_000) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < _DIGITS and 1 <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {most:,}")
+            raise argparse.ArgumentTypeError(f"must be an integer from 1 to {most:,}, got {text!r}")
         return int(text)
 
     return read
 
 
 def seconds_between(least: float, most: float) -> Callable[[str], float]:
-    """Return a `type=` function that accepts numbers of seconds between these two."""
+    """Return a `type=` function that accepts a number of seconds from `least` to `most`."""
 
     def read(text: str) -> float:
         try:
@@ -133,7 +137,9 @@ def seconds_between(least: float, most: float) -> Callable[[str], float]:
         except ValueError:
             number = -1.0
         if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from {least:g} to {most:g}")
+            raise argparse.ArgumentTypeError(
+                f"must be a number of seconds from {least:g} to {most:g}, got {text!r}"
+            )
         return number
 
     return read
@@ -141,13 +147,13 @@ def seconds_between(least: float, most: float) -> Callable[[str], float]:
 
 def record_change(app: Firelock, action: str, target: str, **detail: JsonValue) -> None:
     """Record a command's change in the audit, with the user of the shell."""
-    told = {name: value for name, value in detail.items() if value is not None}
-    app.audit.record(action, target, by=user_name(), origin=ORIGIN, detail=told or None)
+    known = {name: value for name, value in detail.items() if value is not None}
+    app.audit.record(action, target, by=user_name(), origin=ORIGIN, detail=known or None)
 
 
 def add_reason(parser: argparse.ArgumentParser) -> None:
     """Add the option `--reason` to a command that changes something."""
-    parser.add_argument("--reason", metavar="TEXT", help="why, for the jobs' histories and the audit")
+    parser.add_argument("--reason", metavar="TEXT", help="reason, for the jobs' histories and the audit")
 
 
 def reason_of(options: argparse.Namespace, done: str) -> str:
@@ -159,5 +165,5 @@ def user_name() -> str:
     """Return the name of the user who runs the command, for the audit."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # this user id has no name
+    except (KeyError, OSError, ImportError):  # the user id has no name
         return "command line"

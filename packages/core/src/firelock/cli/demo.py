@@ -1,4 +1,4 @@
-"""`firelock demo`: a small shop at work, for ten seconds or, with its dashboard, until it is stopped."""
+"""`firelock demo`: runs the jobs of a small shop for some seconds, or with a dashboard until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from firelock.plugins.hookspecs import Command
 
 _APP = "firelock.cli.demo_shop:fire"
-_USUAL = 8.0
-_LOOK_EVERY = 0.15
+_DEFAULT_SECONDS = 8.0
+_POLL_INTERVAL = 0.15  # seconds
 _WORKERS = 6
 _START_LIMIT, _LATE_LIMIT = 30.0, 30.0
 _STOP_LIMITS = (3.0, 15.0)
-# Short intervals, so that ten seconds show what otherwise takes a day.
+# Intervals are short, so that a demo of ten seconds can show events that are otherwise rare.
 _ENVIRONMENT = {"FIRELOCK_POLL": "0.2", "FIRELOCK_SWEEP": "1", "FIRELOCK_GRACE": "2"}
 
 
@@ -62,29 +62,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, _demonstrate,
         more=(
-            "A server process runs the jobs of a small shop, this process enqueues them and looks on.\n"
-            "They live in an SQLite file of their own, removed at the end unless --keep is given.\n"
-            "With --storage they live there, and stay; it must be empty, and shared between processes.\n"
-            "With --dashboard the shop goes on until Ctrl-C, and you look on in a browser."
+            "A server process runs the jobs of a small shop; this process enqueues and shows them.\n"
+            "The jobs are stored in a temporary SQLite file, which is deleted at the end unless you add\n"
+            "--keep. With --storage, they are stored and kept there; this storage must be empty, and\n"
+            "several processes must be able to use it. With --dashboard, the shop runs until Ctrl-C, and\n"
+            "you follow it in a browser."
         ),
         examples=("firelock demo", "firelock demo --dashboard", "firelock demo --seconds 30 --keep"),
     )  # fmt: skip
     length = seconds_between(3.0, 600.0)
-    parser.add_argument("--seconds", type=length, metavar="N", help="how long: 8; 3 to 600")
-    parser.add_argument(
-        "--keep", action="store_true", help="keep the file, to look at it with other commands"
-    )
+    parser.add_argument("--seconds", type=length, metavar="N", help="duration, 3 to 600 (default: 8)")
+    parser.add_argument("--keep", action="store_true", help="keep the file for use with other commands")
     group = parser.add_argument_group("in a browser")
-    group.add_argument("--dashboard", action="store_true", help="show it in the dashboard, until Ctrl-C")
-    group.add_argument("--port", type=int, metavar="N", help="where, on this machine; a free one by default")
-    group.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    group.add_argument("--dashboard", action="store_true", help="show the shop in a dashboard until Ctrl-C")
+    group.add_argument("--port", type=int, metavar="N", help="port of the dashboard (default: a free one)")
+    group.add_argument("--no-browser", action="store_true", help="print the address without opening it")
 
 
 def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:
     command = _dashboard(options, screen)
     if options.app:
         raise Problem(
-            "The demo runs its own app.", hint="Leave --app out; --storage URL shows it on a storage."
+            "The demo runs its own app.", hint="Remove --app; use --storage URL to choose a storage."
         )
     if options.storage:
         _require_empty(options.storage)
@@ -100,7 +99,7 @@ def _demonstrate(options: argparse.Namespace, screen: Screen) -> int:
         with _server(place) as server, shop.fire as app:
             _await_server(app, server)
             if command is None:
-                _tell(Story(app, options.seconds or _USUAL), place, screen, server)
+                _run_story(Story(app, options.seconds or _DEFAULT_SECONDS), place, screen, server)
             else:
                 _open(command, options, place, screen)
     return Exit.DONE
@@ -125,8 +124,8 @@ class Place:
 
     @property
     def kept(self) -> str:
-        """What is kept after the demo, as the beginning of a sentence."""
-        return "The storage keeps the jobs" if self.given else "The file stays"
+        """A clause that names the place in which the jobs are kept after the demo."""
+        return "The jobs are kept in the storage" if self.given else "The jobs are kept in the file"
 
 
 def _require_sqlite() -> None:
@@ -134,33 +133,33 @@ def _require_sqlite() -> None:
         open_storage("sqlite:///demo.db").close()
     except UnknownScheme as error:
         raise Problem(
-            'The demo keeps its jobs in an SQLite file; pip install "firelock[sql]" brings that storage.',
+            'The demo stores its jobs in an SQLite file, which needs pip install "firelock[sql]".',
         ) from error
 
 
 def _require_empty(url: str) -> None:
-    """Refuse a storage on which the demo cannot run, or which already has jobs.
+    """Check that the demo can run on the storage and that the storage has no jobs.
 
     Raises:
-        Problem: only one process can use it, or it has jobs or recurring jobs.
-        StorageError: it is unreachable.
+        Problem: If only one process can use the storage, or it has jobs or recurring jobs.
+        StorageError: If the storage is unreachable.
     """
     with Firelock(url) as app:
         if Feature.SHARED not in app.storage.features:
             raise Problem(
-                f"The demo cannot run on {shown_url(url)}: its server is another process, which would not "
-                "see the jobs.",
-                hint="Name a storage that processes share, as sqlite:///demo.db.",
+                f"The demo cannot use {shown_url(url)}: its server is another process, which could not "
+                "read the jobs.",
+                hint="Use a storage that several processes can share, for example sqlite:///demo.db.",
             )
         if app.jobs.counts().total or app.recurring.list():
             raise Problem(
-                f"{shown_url(url)} has jobs; the demo would run among them.",
-                hint="Name an empty storage, such as a new database, or add a prefix to the URL.",
+                f"The demo needs an empty storage, but {shown_url(url)} already has jobs.",
+                hint="Use an empty storage, such as a new database, or add a prefix to the URL.",
             )
 
 
 def _introduce(screen: Screen, place: Place) -> None:
-    screen.line(Cell("Firelock demo", "bold"), "  a shop's jobs, run by a server process beside this one")
+    screen.line(Cell("Firelock demo", "bold"), "  a shop's jobs, run by a separate server process")
     screen.line(Cell(f"storage  {place}", "bright_black"))
     screen.flush()
 
@@ -170,13 +169,13 @@ def _introduce(screen: Screen, place: Place) -> None:
 
 @contextmanager
 def _folder(*, is_kept: bool) -> Iterator[Path]:
-    """Yield a new folder and delete it afterwards, unless it is kept; SIGTERM deletes it as well."""
+    """Yield a new folder and delete it afterwards, also after SIGTERM, unless it is kept."""
     folder = Path(tempfile.mkdtemp(prefix="firelock-demo-"))
-    former = signal.signal(signal.SIGTERM, _leave)
+    previous = signal.signal(signal.SIGTERM, _leave)
     try:
         yield folder
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)
         if not is_kept:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -188,12 +187,12 @@ def _leave(*_: object) -> NoReturn:
 @contextmanager
 def _server(place: Place) -> Iterator[subprocess.Popen[bytes]]:
     """Run a real `firelock server` within the block."""
-    with (place.file.parent / "server.log").open("wb") as written:
+    with (place.file.parent / "server.log").open("wb") as log_file:
         server = subprocess.Popen(  # noqa: S603 - this interpreter and a module of Firelock
             [sys.executable, "-m", "firelock", "server", _APP, "--storage", place.url,
              "--name", "demo-server", "--workers", str(_WORKERS), "--queues", "critical,mail,default,images"],
             env={**os.environ, **_ENVIRONMENT},
-            stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, stdout=log_file, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
             yield server
@@ -202,7 +201,7 @@ def _server(place: Place) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def stop(server: subprocess.Popen[bytes], limits: Sequence[float] = _STOP_LIMITS) -> None:
-    """Stop the server: with a signal, with a second one after a while, and finally by killing it."""
+    """Stop the server: send SIGTERM and wait, once for each limit in seconds, and then kill it."""
     for limit in limits:
         if server.poll() is None:
             server.terminate()
@@ -220,13 +219,13 @@ def _await_server(app: Firelock, server: subprocess.Popen[bytes]) -> None:
     while not any(session.is_alive for session in app.storage.list_sessions()):
         if server.poll() is not None or time.monotonic() > deadline:
             raise _died(server)
-        time.sleep(_LOOK_EVERY / 3)
+        time.sleep(_POLL_INTERVAL / 3)
 
 
 def _died(server: subprocess.Popen[bytes]) -> Problem:
     state = "has not started" if server.poll() is None else f"ended with exit code {server.returncode}"
     return Problem(
-        f"The demo's server {state}.", hint="Its log is in server.log; --keep keeps it.", code=Exit.FAILED
+        f"The demo's server {state}.", hint="Use --keep to keep its log, server.log.", code=Exit.FAILED
     )
 
 
@@ -235,7 +234,7 @@ def _died(server: subprocess.Popen[bytes]) -> Problem:
 
 _DECLINES = (82, 9, 6, 3)  # of 100 cards: charged at the first, second or third try, or after a requeue
 _REMINDED = 0.3  # share of the customers
-_WAITING_AT_THE_DOOR = 20
+_FIRST_ORDERS = 20  # orders without a delay between them
 _PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # number of orders between two of them
 
 
@@ -243,24 +242,24 @@ def _dashboard(options: argparse.Namespace, screen: Screen) -> Command | None:
     """Return the command that shows a dashboard; None if no dashboard is requested.
 
     Raises:
-        Problem: no plugin offers one, or other options conflict with it.
+        Problem: If no plugin offers a dashboard, or other options conflict with it.
     """
     if not options.dashboard:
         if options.port is not None or options.no_browser:
             raise Problem(
-                "--port and --no-browser go with --dashboard.",
-                hint="firelock demo --dashboard",
+                "--port and --no-browser require --dashboard.",
+                hint="Run firelock demo --dashboard.",
             )
         return None
     if screen.is_json or options.seconds is not None:
         raise Problem(
-            "firelock demo --dashboard goes on until Ctrl-C and answers in a browser.",
-            hint="Leave --json and --seconds out.",
+            "firelock demo --dashboard runs until Ctrl-C and shows its output in a browser.",
+            hint="Remove --json and --seconds.",
         )
     for command in Plugins().commands():
         if command.name == "dashboard":
             return command
-    raise Problem('The dashboard is not installed; pip install "firelock[sql,dashboard]" brings it.')
+    raise Problem('The dashboard is not installed; run pip install "firelock[sql,dashboard]".')
 
 
 def _open(command: Command, options: argparse.Namespace, place: Place, screen: Screen) -> None:
@@ -270,33 +269,33 @@ def _open(command: Command, options: argparse.Namespace, place: Place, screen: S
     trade.start()
     try:
         _invite(screen)
-        command.run(_of_dashboard(command, options, place, screen))
+        command.run(_dashboard_options(command, options, place, screen))
     finally:
         closing.set()
         trade.join()
     ended = shop.fire.jobs.counts().by_state[State.SUCCEEDED]
-    kept = f"{place.kept}: {place}" if place.is_kept else "The file is gone; --keep leaves it."
+    kept = f"{place.kept}: {place}" if place.is_kept else "The file was deleted; use --keep to keep it."
     screen.line()
-    screen.line(f"The shop is closed after {ended:,} jobs that went well. ", Cell(kept, "bright_black"))
+    screen.line(f"The shop is closed; {ended:,} jobs have succeeded. ", Cell(kept, "bright_black"))
 
 
 def _invite(screen: Screen) -> None:
-    child = next(record.session.pid for record in shop.fire.storage.list_sessions() if record.is_alive)
+    pid = next(record.session.pid for record in shop.fire.storage.list_sessions() if record.is_alive)
     screen.line()
     screen.line(Cell("Try", "bold"))
     screen.facts([
-        ("Live, above the graph", "jobs by the second"),
-        ("Requeue all, by CardDeclined", "the bank answers by now: they succeed, their receipts go out"),
-        ("Queues, mail, Pause", "receipts wait; resume it, and they go out"),
-        ("Batches, autumn catalogue", "its bar, and its flow as a graph"),
-        ("Jobs, Awaiting, refund_order", "it waits for you, without a worker: answer true, and it goes on"),
-        (f"kill -9 {child}", "the process that runs the jobs: its jobs come back, another one runs them"),
+        ("Live, above the graph", "jobs per second"),
+        ("Requeue all, by CardDeclined", "the bank now responds: the jobs succeed, and receipts are sent"),
+        ("Queues, mail, Pause", "receipts wait until you resume the queue"),
+        ("Batches, autumn catalogue", "its progress bar, and its flow as a graph"),
+        ("Jobs, Awaiting, refund_order", "waits for you without a worker; send true to continue it"),
+        (f"kill -9 {pid}", "kills the worker process; another one runs its jobs again"),
     ], indent=2)  # fmt: skip
     screen.line()
     screen.flush()
 
 
-def _of_dashboard(
+def _dashboard_options(
     command: Command, options: argparse.Namespace, place: Place, screen: Screen
 ) -> argparse.Namespace:
     """Return the options of `firelock dashboard` for the demo's shop."""
@@ -305,11 +304,11 @@ def _of_dashboard(
     words = ["--port", str(options.port or 0), "--title", "Firelock demo"]
     if screen.is_terminal and not options.no_browser and _has_browser():
         words.append("--open")
-    wanted = parser.parse_args(words)
-    wanted.is_json = False
-    wanted.app, wanted.storage = None, place.url
-    wanted.open_app, wanted.as_called = lambda: _second_app(place), as_called
-    return wanted
+    parsed = parser.parse_args(words)
+    parsed.is_json = False
+    parsed.app, parsed.storage = None, place.url
+    parsed.open_app, parsed.as_called = lambda: _second_app(place), as_called
+    return parsed
 
 
 def _second_app(place: Place) -> Firelock:
@@ -321,7 +320,7 @@ def _second_app(place: Place) -> Firelock:
 
 
 def _has_browser() -> bool:
-    """Return whether a browser would open on the user's screen, not on a remote host or as text."""
+    """Return whether a graphical browser can open on the user's screen, not only on a remote host."""
     if "SSH_CONNECTION" in os.environ:
         return False
     if sys.platform != "darwin" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}:
@@ -349,7 +348,7 @@ def _trade(closing: Event) -> None:
             catalogue(6, random.uniform(1, 4))
         if number % _REPORT_EACH == 0:
             shop.build_report.enqueue(12, random.uniform(5, 10)).then(shop.mail_report, "owner@shop.example")
-        if closing.wait(random.uniform(0.1, 0.7) if number > _WAITING_AT_THE_DOOR else 0):
+        if closing.wait(random.uniform(0.1, 0.7) if number > _FIRST_ORDERS else 0):
             return
 
 
@@ -362,7 +361,7 @@ def _sell(order: int, declines: int, random: Random) -> None:
 
 
 def catalogue(pages: int, seconds: float) -> list[Job[Any]]:
-    """Store a batch and return its jobs: pictures, a member that uses all of them, and a continuation."""
+    """Store a batch and return its jobs: images, a member that uses all of them, and a continuation."""
     with shop.fire.batch("autumn catalogue", tags=["catalogue"]) as batch:
         images = [batch.add(shop.resize_image, page, seconds) for page in range(1, pages + 1)]
         published = batch.add(shop.publish_catalogue, [image.output for image in images])
@@ -381,7 +380,7 @@ _MOST = 500
 
 @attrs.frozen
 class Act:
-    """One feature that the demo shows: the name of its kind, and the jobs that show it."""
+    """One feature that the demo shows: its name, and the jobs that show it."""
 
     kind: str
     task: str
@@ -390,7 +389,7 @@ class Act:
 
 @attrs.frozen
 class Happened:
-    """An event, at a second of the demo."""
+    """An event of a job, with its time in seconds since the start of the demo."""
 
     seconds: float
     word: str  # a state, or "retry" or "log"
@@ -406,12 +405,12 @@ class Moment:
     length: float
     by_state: Mapping[State, int]
     running: Sequence[tuple[JobRecord, Progress | None]]
-    events: Sequence[Happened]  # those since the previous moment
+    events: Sequence[Happened]  # since the previous moment
     is_last: bool
 
 
 class Story:
-    """Enqueues the jobs of the demo and follows them."""
+    """The jobs of the demo: enqueues them and reads their states."""
 
     def __init__(self, app: Firelock, seconds: float) -> None:
         self.length = seconds
@@ -426,7 +425,7 @@ class Story:
         self._seen_lines: dict[str, int] = {}
 
     def begin(self) -> None:
-        """Enqueue everything; after that, this process only watches."""
+        """Enqueue all jobs; after that, this process only reads them."""
         pace = self._pace
         self._began_at = self._storage.clock()
         self._act("fire-and-forget", [shop.send_receipt.enqueue(order) for order in (1001, 1002, 1003)])
@@ -434,16 +433,16 @@ class Story:
         self._act("bulk, one round trip", shop.resize_image.enqueue_many(images))
         report = shop.build_report.enqueue(8, 4 * pace)
         self._act("with progress", [report])
-        self._act("continuation of it", [report.then(shop.mail_report, "owner@shop.example")])
+        self._act("continuation", [report.then(shop.mail_report, "owner@shop.example")])
         self._act("delayed", [shop.remind_customer.schedule(timedelta(seconds=5 * pace), 1002)])
         patient = Retry.listed([1.2 * pace, 2 * pace], attempts=3, jitter=0)
         self._act("fails, then recovers", [shop.charge_card.using(retry=patient).enqueue(1001, 2)])
         once = Retry.fixed(1.5 * pace, attempts=1, jitter=0)
-        self._act("fails for good", [shop.import_prices.using(retry=once).enqueue("prices.csv")])
-        self._act("batch, its end", catalogue(4, 0.4 * pace))
+        self._act("fails permanently", [shop.import_prices.using(retry=once).enqueue("prices.csv")])
+        self._act("batch, continuation", catalogue(4, 0.4 * pace))
         refund = shop.refund_order.enqueue(1003, 19.9)
-        self._act("steps, asks a person", [refund])
-        self._act("the answer", [shop.approve_refund.schedule(timedelta(seconds=3 * pace), refund.id)])
+        self._act("steps, waits for signal", [refund])
+        self._act("sends the signal", [shop.approve_refund.schedule(timedelta(seconds=3 * pace), refund.id)])
         shop.count_stock.recur(_RECURRING, Every(timedelta(seconds=self._every)))
         self.acts.append(Act("recurring", "shop.count_stock", ()))
 
@@ -457,19 +456,19 @@ class Story:
             self._is_ending = True
 
     @property
-    def is_told(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether no new jobs are created and, in the last reading, every job had ended."""
         return self._is_ending and all(record.is_final for record in self.records.values())
 
-    def look(self, *, is_last: bool = False) -> Moment:
+    def read(self, *, is_last: bool = False) -> Moment:
         """Return the current moment; its events are those since the previous one."""
         records = self._storage.find(JobFilter(), limit=_MOST, oldest_first=True).jobs
         events = [event for record in records for event in self._news_of(record)]
         events = _merged(sorted(events, key=lambda event: event.seconds))
         self.records = {record.id: record for record in records}
         running = [record for record in records if record.state is State.PROCESSING]
-        told = self._storage.get([record.id for record in running]) if running else []
-        progress = [record.progress if record else None for record in told]
+        current = self._storage.get([record.id for record in running]) if running else []
+        progress = [record.progress if record else None for record in current]
         return Moment(
             self._second(self._storage.clock()),
             self.length,
@@ -508,14 +507,14 @@ class Story:
         return max(0.0, (at - self._began_at) / 1_000_000)
 
     def jobs_of(self, act: Act) -> list[JobRecord]:
-        """Return the jobs that showed it; for a recurring job, all jobs that it created."""
+        """Return the jobs of an act; for a recurring job, all jobs that it created."""
         if act.jobs:
             return [self.records[job_id] for job_id in act.jobs if job_id in self.records]
         return [record for record in self.records.values() if record.recurring_id == _RECURRING]
 
 
 def _merged(events: Sequence[Happened]) -> list[Happened]:
-    """Return the events; neighbours with the same word, task and text become one."""
+    """Return the events; successive events with the same word, task and text become one."""
     merged: list[Happened] = []
     for (word, task, text), alike in groupby(events, key=lambda event: (event.word, event.task, event.text)):
         same = list(alike)
@@ -524,21 +523,21 @@ def _merged(events: Sequence[Happened]) -> list[Happened]:
     return merged
 
 
-def _tell(story: Story, place: Place, screen: Screen, server: subprocess.Popen[bytes]) -> None:
-    """Enqueue everything, follow it until it has ended, and print a summary."""
+def _run_story(story: Story, place: Place, screen: Screen, server: subprocess.Popen[bytes]) -> None:
+    """Enqueue all jobs, show them until they have ended, and print a summary."""
     if not screen.is_json:
-        said = f"server   demo-server, {_WORKERS} workers, queues critical, mail, default, images"
-        screen.line(Cell(said, "bright_black"))
+        text = f"server   demo-server, {_WORKERS} workers, queues critical, mail, default, images"
+        screen.line(Cell(text, "bright_black"))
         screen.line()
     story.begin()
     view = LiveView(screen) if screen.is_terminal else PlainView(screen)
     deadline = time.monotonic() + story.length + _LATE_LIMIT
     with view.open():
-        while not story.is_told and time.monotonic() < deadline and server.poll() is None:
+        while not story.is_complete and time.monotonic() < deadline and server.poll() is None:
             story.end_recurring()
-            view.show(story.look())
-            time.sleep(_LOOK_EVERY)
-        view.show(story.look(is_last=True))
+            view.show(story.read())
+            time.sleep(_POLL_INTERVAL)
+        view.show(story.read(is_last=True))
     if server.poll() is not None:
         raise _died(server)
     if screen.is_json:
@@ -553,14 +552,14 @@ def _tell(story: Story, place: Place, screen: Screen, server: subprocess.Popen[b
 _STYLES = {**STATE_STYLES, "retry": "cyan", "log": "bright_black"}
 _BAR, _LONG_BAR, _TEXT, _TASK = 24, 58, 60, 16
 _EVENTS_SHOWN, _RUNNING_SHOWN = 12, 5
-_OTHER_LINES = 15  # of the live view besides events and running jobs, and above it
+_OTHER_LINES = 15  # lines above the live view, and in it for other things than events and running jobs
 _ORDER = (
     State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.SUCCEEDED, State.FAILED,
 )  # fmt: skip
 
 
 class PlainView:
-    """Prints one line per event, or nothing if the output is JSON."""
+    """Output with one line per event; empty if the output is JSON."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -609,8 +608,8 @@ class LiveView:
             style = STATE_STYLES[state] if count else "bright_black"
             head.append(f"  {count:>2}", f"bold {style}" if count else style).append(f" {state}", style)
         share = 1.0 if scene.is_last else scene.seconds / scene.length
-        said = "over" if scene.is_last else f"{min(scene.seconds, scene.length):.1f} of {scene.length:g} s"
-        return head.append(f"\n\n   {_bar(share, _LONG_BAR)}  {said}\n", "bright_black")
+        text = "done" if scene.is_last else f"{min(scene.seconds, scene.length):.1f} of {scene.length:g} s"
+        return head.append(f"\n\n   {_bar(share, _LONG_BAR)}  {text}\n", "bright_black")
 
     def _running(self, scene: Moment) -> Table:
         from rich.table import Table  # noqa: PLC0415 - loaded for terminals only
@@ -621,9 +620,9 @@ class LiveView:
         for record, progress in shown:
             share = progress.done / progress.total if progress and progress.total else 0.0
             bar = Text(_bar(share, _BAR), "yellow") if progress else Text("·" * _BAR, "bright_black")
-            said = visible(progress.message or "") if progress else f"attempt {record.attempt}"
+            text = visible(progress.message or "") if progress else f"attempt {record.attempt}"
             table.add_row(
-                Text("processing", "yellow"), Text(f"{_short(record.task):<{_TASK}}"), bar, Text(said)
+                Text("processing", "yellow"), Text(f"{_short(record.task):<{_TASK}}"), bar, Text(text)
             )
         for _ in range(0 if scene.is_last else _RUNNING_SHOWN - len(shown)):  # keep the table's height
             table.add_row(Text(""), Text(""), Text(""), Text(""))
@@ -666,13 +665,13 @@ def _event_pieces(event: Happened) -> list[Cell]:
 
 
 def show_summary(screen: Screen, story: Story) -> None:
-    """Print a table of what ran, one row per act."""
+    """Print a table of the acts, with their jobs and runs."""
     columns = (
-        Column("WHAT"), Column("TASK"), Column("JOBS", is_number=True), Column("RUNS", is_number=True),
+        Column("FEATURE"), Column("TASK"), Column("JOBS", is_number=True), Column("RUNS", is_number=True),
         Column("RETRIES", is_number=True), Column("END"),
     )  # fmt: skip
     screen.line()
-    screen.line(Cell("What ran", "bold"))
+    screen.line(Cell("Summary", "bold"))
     screen.table(columns, [_row(story, act) for act in story.acts])
 
 
@@ -692,24 +691,24 @@ def _conclude(screen: Screen, story: Story, place: Place) -> None:
             continue
         error = f"{record.error.type}: {record.error.message}" if record.error else record.reason or ""
         screen.line()
-        screen.line(Cell("Failed for good", "bold"), "  ", record.task, "  ", Cell(error, "red"))
+        screen.line(Cell("Failed permanently", "bold"), "  ", record.task, "  ", Cell(error, "red"))
         screen.line(f"  {program_of_shell()} jobs show {record.id}")
         screen.line(f"  {program_of_shell()} jobs requeue {record.id}")
     if place.is_kept:
-        screen.line(Cell(f"  {place.kept}; these commands find it after", "bright_black"))
+        screen.line(Cell(f"  {place.kept}. To use these commands, first run", "bright_black"))
         screen.line(f"  export FIRELOCK_STORAGE={place.url}")
-        screen.line(Cell("  and what is requeued is run by", "bright_black"))
+        screen.line(Cell("  To run requeued jobs, start", "bright_black"))
         screen.line(f"  {program_of_shell()} server {_APP} --storage {place.url}")
     else:
-        said = f"  The file is gone now; {program_of_shell()} demo --keep leaves it for these commands."
-        screen.line(Cell(said, "bright_black"))
+        text = f"  The file was deleted; {program_of_shell()} demo --keep keeps it for these commands."
+        screen.line(Cell(text, "bright_black"))
     screen.line()
     screen.line(Cell("Next", "bold"))
     screen.facts([
-        (f"{program_of_shell()} demo --dashboard", "the shop at work until you stop it, in a browser"),
-        (f"{program_of_shell()} doctor", "find what is wrong, and how to mend it"),
+        (f"{program_of_shell()} demo --dashboard", "run the shop until Ctrl-C and show it in a browser"),
+        (f"{program_of_shell()} doctor", "find problems and how to fix them"),
         (f"{program_of_shell()} server app:fire", "run the jobs of your own app"),
-        (f"{program_of_shell()} --help", "everything else"),
+        (f"{program_of_shell()} --help", "list all commands"),
     ], indent=2)  # fmt: skip
 
 

@@ -20,14 +20,14 @@ class CardDeclined(Exception):
 
 @fire.task(name="shop.send_receipt", queue="mail", tags=["order:{order}"])
 async def send_receipt(order: int) -> str:
-    """Send a receipt. As a native coroutine, hundreds of them run in one thread."""
+    """Send a receipt. Because this is a coroutine, one thread can run hundreds of these jobs."""
     await asyncio.sleep(0.05)
     return f"receipt of order {order} sent"
 
 
 @fire.task(name="shop.resize_image", queue="images")
 def resize_image(number: int, seconds: float) -> str:
-    """Resize an image. As a plain function, it runs in a worker's thread."""
+    """Resize an image. Because this is a plain function, it runs in a thread."""
     time.sleep(seconds)
     return f"image-{number:02}.webp"
 
@@ -40,7 +40,7 @@ def build_report(job: JobContext, pages: int, seconds: float) -> int:
         time.sleep(seconds / pages)
         job.progress(page, pages, f"page {page}")
         if page in {1, pages}:
-            job.log(f"page {page} of {pages} is set")
+            job.log(f"page {page} of {pages} is done")
     return pages
 
 
@@ -52,7 +52,7 @@ async def mail_report(job: JobContext, address: str) -> None:
 
 @fire.task(name="shop.remind_customer", queue="mail", tags=["order:{order}"])
 async def remind_customer(job: JobContext, order: int) -> None:
-    """Remind a customer. As a delayed job, it is due some seconds after its creation."""
+    """Remind a customer. This is a delayed job, which is due some seconds after its creation."""
     job.log(f"order {order} was due at {job.due_at:%H:%M:%S} UTC")
 
 
@@ -67,7 +67,7 @@ def charge_card(job: JobContext, order: int, declines: int) -> str:
     """Charge a card. The job fails `declines` times, then succeeds; the retries are automatic."""
     time.sleep(0.1)
     if job.attempt <= declines:
-        raise CardDeclined(f"order {order}: the bank does not answer")
+        raise CardDeclined(f"order {order}: the bank does not respond")
     job.log(f"order {order} charged in run {job.attempt}")
     return "paid"
 
@@ -80,7 +80,7 @@ def import_prices(path: str) -> int:
 
 @fire.task(name="shop.publish_catalogue")
 def publish_catalogue(images: list[str]) -> int:
-    """Publish the images. This member of a batch uses the results of others and runs after all of them."""
+    """Publish the images. This member of a batch uses the results of other members and runs after them."""
     return len(images)
 
 

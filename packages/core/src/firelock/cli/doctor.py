@@ -1,4 +1,4 @@
-"""`firelock doctor`: problems, and how to fix them."""
+"""`firelock doctor`: finds problems and shows how to fix them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, _examine,
         more=(
-            "It looks at storage, clocks, servers, queues, tasks, recurring jobs, continuations, limits and\n"
-            "unique keys. With --app it also compares waiting jobs with the app's tasks. Exit code 1 if\n"
-            "anything is wrong."
+            "Checks the storage, clocks, servers, queues, tasks, recurring jobs, continuations, limits and\n"
+            "unique keys. With --app, it also compares waiting jobs with the app's tasks. The exit code is\n"
+            "1 if it finds an error."
         ),
         examples=(
             "firelock doctor --storage sqlite:///jobs.db",
@@ -74,7 +74,7 @@ def _show(screen: Screen, diagnosis: Diagnosis) -> None:
         screen.line("         ", finding.advice)
     screen.line()
     if not diagnosis.findings:
-        screen.line(Cell("All is well.", "green"))
+        screen.line(Cell("No problems found.", "green"))
         return
     counts = Counter(finding.severity for finding in diagnosis.findings)
     screen.line(", ".join(_count(counts[severity], severity) for severity in Severity) + ".")

@@ -1,4 +1,4 @@
-"""`firelock enqueue`: create a job of a task; its JSON arguments are checked before anything is stored."""
+"""`firelock enqueue`: creates a job of a task, after checking its JSON arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
     from firelock.task import TaskVerbs
 
-_SPAN = re.compile(r"(\d{1,9})([smhd]?)\Z", re.ASCII)
+_DURATION = re.compile(r"(\d{1,9})([smhd]?)\Z", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -32,9 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, _enqueue,
         more=(
-            "The arguments are checked against the task's signature: by its code where --app or\n"
-            "pyproject.toml name the app, else by what a server told of the task when it started.\n"
-            "Standard output has the job's id alone."
+            "The arguments are checked against the task's signature. If --app or pyproject.toml names the\n"
+            "app, the signature is read from its code, otherwise from the storage, where each server stores\n"
+            "its tasks when it starts. Standard output contains only the job's id."
         ),
         examples=(
             "firelock enqueue shop.jobs.create_report --args '{\"day\": \"2026-11-24\"}'",
@@ -42,50 +42,57 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "firelock enqueue shop.jobs.notify --args - < arguments.json",
         ),
     )  # fmt: skip
-    parser.add_argument("task", metavar="TASK", help="the name under which its jobs are stored")
+    parser.add_argument("task", metavar="TASK", help="name of the task, as stored with its jobs")
     parser.add_argument(
-        "--args", default="{}", metavar="JSON", help="an object by name, or a list by position; - reads stdin"
+        "--args",
+        default="{}",
+        metavar="JSON",
+        help="arguments, as an object by name or a list by position; - reads standard input",
     )
-    parser.add_argument("--queue", metavar="NAME", help="instead of the task's")
+    parser.add_argument("--queue", metavar="NAME", help="queue (default: that of the task)")
     when = parser.add_mutually_exclusive_group()
-    when.add_argument("--in", type=_span, dest="delay", metavar="SPAN", help="later: 30s, 10m, 2h, 7d")
     when.add_argument(
-        "--at", type=_instant, metavar="TIME", help="at an instant with its offset: 2026-11-25T14:30+03:00"
+        "--in", type=_duration, dest="delay", metavar="DURATION", help="delay: 30s, 10m, 2h, 7d"
+    )
+    when.add_argument(
+        "--at", type=_time, metavar="TIME", help="due time with UTC offset: 2026-11-25T14:30+03:00"
     )
     parser.add_argument(
-        "--start-before", type=_limit_of_start, metavar="SPAN|TIME",
-        help="deleted unrun if no server took it by then: 1h after it became enqueued, or an instant",
+        "--start-before", type=_start_limit, metavar="DURATION|TIME",
+        help="delete the job if no server has claimed it by this time, or so long after it is enqueued (1h)",
     )  # fmt: skip
-    parser.add_argument("--priority", type=int, metavar="N", help="-100 to 100, higher first")
     parser.add_argument(
-        "--tags", type=_texts, metavar="LIST", help="added to the task's own, with commas between them"
+        "--priority", type=int, metavar="N", help="priority from -100 to 100; higher runs first"
+    )
+    parser.add_argument(
+        "--tags", type=_texts, metavar="LIST", help="tags to add to those of the task, separated by commas"
     )
     parser.add_argument(
         "--meta", type=_pair, action="append", default=[], metavar="NAME=TEXT",
-        help="told to the job beside its arguments; may be given again",
+        help="metadata stored with the job (repeatable)",
     )  # fmt: skip
 
 
-def _span(text: str) -> timedelta:
-    if (found := _SPAN.match(text)) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no span; write 30s, 10m, 2h or 7d")
+def _duration(text: str) -> timedelta:
+    if (found := _DURATION.match(text)) is None:
+        raise argparse.ArgumentTypeError(f"must be a duration such as 30s, 10m, 2h or 7d, got {text!r}")
     return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
 
 
-def _instant(text: str) -> datetime:
+def _time(text: str) -> datetime:
     try:
-        instant: datetime | None = datetime.fromisoformat(text)
+        time: datetime | None = datetime.fromisoformat(text)
     except ValueError:
-        instant = None
-    if instant is None or instant.tzinfo is None:
+        time = None
+    if time is None or time.tzinfo is None:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no instant with an offset; write 2026-11-25T14:30+03:00, or end it with Z for UTC"
+            f"must be a time with a UTC offset, got {text!r}; use 2026-11-25T14:30+03:00, or Z for UTC"
         )
-    return instant
+    return time
 
 
-def _limit_of_start(text: str) -> timedelta | datetime:
-    return _span(text) if _SPAN.match(text) else _instant(text)
+def _start_limit(text: str) -> timedelta | datetime:
+    return _duration(text) if _DURATION.match(text) else _time(text)
 
 
 def _texts(text: str) -> list[str]:
@@ -95,7 +102,7 @@ def _texts(text: str) -> list[str]:
 def _pair(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is no pair; write tenant=acme")
+        raise argparse.ArgumentTypeError(f"must be NAME=TEXT, for example tenant=acme, got {text!r}")
     return name, value
 
 
@@ -118,7 +125,7 @@ def _enqueue(options: argparse.Namespace, screen: Screen) -> int:
     else:
         screen.line(record.id)
         if not job.is_new:
-            screen.note(f"Job {record.id} has unique key {job.unique_key} already; no other one was made.")
+            screen.note(f"Job {record.id} already has unique key {job.unique_key}; no new job was created.")
         elif screen.is_terminal:
             due = f", due {clock_time(record.due_at)}" if record.due_at else ""
             screen.note(f"A job of {record.task} is {record.state} in queue {record.queue}{due}.")
@@ -130,8 +137,8 @@ def _arguments(text: str) -> JsonValue:
         value: JsonValue = json.loads(sys.stdin.read() if text == "-" else text)
     except (ValueError, RecursionError) as error:
         raise Problem(
-            f"--args is no JSON: {error}.",
-            hint="""Quote it for the shell: --args '{"day": "2026-11-24"}', or --args - to read it.""",
+            f"--args must be JSON: {error}.",
+            hint="""Use shell quotes: --args '{"day": "2026-11-24"}', or --args - for standard input.""",
         ) from error
     return value
 
@@ -140,7 +147,7 @@ def _task(app: Firelock, name: str) -> TaskVerbs[Any, Any]:
     """Return the task as it is registered here, or as the catalogue describes it.
 
     Raises:
-        Problem: neither has the task, or a server of an older release stored it.
+        Problem: If neither has the task, or a server of an older release stored it.
     """
     try:
         return app.told_task(name)
@@ -154,4 +161,6 @@ def _guess(name: str, known: Sequence[str]) -> str:
     near = by_end or difflib.get_close_matches(name, known, n=1)
     guess = f"Did you mean {near[0]}? " if near and near[0] != name else ""
     listed = ", ".join(sorted(known)[:10])
-    return guess + (f"Known: {listed}." if known else "A server tells of its tasks as it starts.")
+    return guess + (
+        f"Known tasks: {listed}." if known else "Start a server; it stores its tasks when it starts."
+    )

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 _LONGEST = 64 * 1024  # bytes of a response
 _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - for requests only
-_OK, _UNWELL = 200, 503
+_OK, _UNAVAILABLE = 200, 503
 
 
 def add_probe_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for the address of probes."""
     parser.add_argument(
-        "--probe-port", type=whole(65_535), metavar="PORT", help="of probes and metrics; none by default"
+        "--probe-port", type=whole(65_535), metavar="PORT", help="port of probes and metrics (default: none)"
     )
-    parser.add_argument("--probe-host", metavar="HOST", help="the address they listen at: 127.0.0.1")
+    parser.add_argument("--probe-host", metavar="HOST", help="address of this port (default: 127.0.0.1)")
 
 
 def probe_place(options: argparse.Namespace) -> tuple[str, int]:
@@ -39,38 +39,42 @@ def probe_place(options: argparse.Namespace) -> tuple[str, int]:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to the parser."""
     describe(
-        parser, _ask,
+        parser, _check_health,
         more=(
-            "It asks the probe port of a server on this machine and shows the answer, one line a check.\n"
-            "Exit codes: 0 all is well, 1 a check failed, 2 no port is named, 3 nobody answers there."
+            "Requests a probe from a server on this machine and prints the response, one line per check.\n"
+            "Exit codes: 0 all checks passed, 1 a check failed, 2 no port is set, 3 no server responds."
         ),
         examples=(
             "firelock health --probe-port 8081            does it claim jobs?",
-            "firelock health --probe-port 8081 --live     does it work, or must it be started anew?",
-            "FIRELOCK_PROBE_PORT=8081 firelock health     as in a container",
+            "firelock health --probe-port 8081 --live     does it work, or must it be restarted?",
+            "FIRELOCK_PROBE_PORT=8081 firelock health     in a container",
         ),
     )  # fmt: skip
     add_probe_options(parser)
     which = parser.add_mutually_exclusive_group()
     for flag, path, meaning in (
-        ("--ready", "/readyz", "ask whether it claims jobs: the default"),
-        ("--live", "/livez", "ask whether it works"),
-        ("--started", "/startupz", "ask whether it has started"),
+        ("--ready", "/readyz", "check whether it claims jobs (default)"),
+        ("--live", "/livez", "check whether it works"),
+        ("--started", "/startupz", "check whether it has started"),
     ):
         which.add_argument(flag, action="store_const", dest="path", const=path, help=meaning)
     parser.add_argument(
-        "--timeout", type=whole(3_600), default=5, metavar="SECONDS", help="to wait for the answer: 5"
+        "--timeout",
+        type=whole(3_600),
+        default=5,
+        metavar="SECONDS",
+        help="timeout of the request (default: 5)",
     )
 
 
-def _ask(options: argparse.Namespace, screen: Screen) -> int:
+def _check_health(options: argparse.Namespace, screen: Screen) -> int:
     host, port = probe_place(options)
     if not port:
         raise Problem(
-            "No probe port is named, so there is nothing to ask.",
-            hint="Start the server with --probe-port 8081 or FIRELOCK_PROBE_PORT=8081, and name it here too.",
+            "No probe port is set.",
+            hint="Start the server with --probe-port 8081 or FIRELOCK_PROBE_PORT=8081, and use it here too.",
         )
-    status, lines = _answer(_EVERY_ADDRESS.get(host, host), port, options.path or "/readyz", options.timeout)
+    status, lines = _request(_EVERY_ADDRESS.get(host, host), port, options.path or "/readyz", options.timeout)
     if screen.is_json:
         checks = [_check(line) for line in lines]
         screen.json({"is_ok": status == _OK, "checks": checks})
@@ -87,11 +91,11 @@ def _check(line: str) -> dict[str, object]:
     return {"name": name, "is_ok": word == "ok", "text": text}
 
 
-def _answer(host: str, port: int, path: str, timeout: float) -> tuple[int, list[str]]:
+def _request(host: str, port: int, path: str, timeout: float) -> tuple[int, list[str]]:
     """Return the status and the lines of a probe's page.
 
     Raises:
-        Problem: nothing responds there, or the response does not come from Firelock.
+        Problem: If nothing responds, or the response does not come from Firelock.
     """
     from http.client import HTTPConnection, HTTPException  # noqa: PLC0415 - only loaded for a request
 
@@ -102,16 +106,16 @@ def _answer(host: str, port: int, path: str, timeout: float) -> tuple[int, list[
         lines = reply.read(_LONGEST).decode("utf-8", "replace").splitlines()
     except (OSError, HTTPException) as error:
         raise Problem(
-            f"Nobody answers probes at {host}:{port}: {error}.",
-            hint="Is the server running, and was it started with this --probe-port?",
+            f"No server responds to probes at {host}:{port}: {error}.",
+            hint="Check that the server is running and was started with this --probe-port.",
             code=Exit.UNREACHABLE,
         ) from error
     finally:
         connection.close()
-    if reply.status not in {_OK, _UNWELL}:
+    if reply.status not in {_OK, _UNAVAILABLE}:
         raise Problem(
-            f"What answers at {host}:{port} knows no {path}: {reply.status} {reply.reason}.",
-            hint="Is this the probe port of a Firelock server?",
+            f"The server at {host}:{port} does not have {path}: {reply.status} {reply.reason}.",
+            hint="Check that this is the probe port of a Firelock server.",
             code=Exit.UNREACHABLE,
         )
     return reply.status, lines

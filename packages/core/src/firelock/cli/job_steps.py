@@ -34,13 +34,13 @@ _VALUE = 200
 def add_step_commands(group: Commands) -> None:
     """Add the commands to the group."""
     steps = add_command(
-        group, "steps", "List what a job remembers: steps, signals, sleeps, called jobs.", _steps,
+        group, "steps", "List a job's stored steps, signals, sleeps and called jobs.", _steps,
         examples=("firelock jobs steps 01a21072-9d46-7c87-a484-8087cf5d557e",),
     )  # fmt: skip
     signal = add_command(
-        group, "signal", "Answer a job that waits for a signal, or will; the first answer stands.", _signal,
-        more="VALUE is JSON of the signal's type. Where the app makes that signal, --app, it is checked\n"
-        "now, else by the job when it reads it. A job that waits for another one takes it by --early.",
+        group, "signal", "Send a signal to a job; only the first value is stored.", _signal,
+        more="VALUE is JSON of the signal's type. It is checked now if --app names an app that declares the\n"
+        "signal, otherwise when the job reads it. If the job waits for another signal, add --early.",
         examples=(
             """firelock jobs signal 01a21072-9d46-7c87-a484-8087cf5d557e approval '{"ok": true}'""",
         ),
@@ -48,12 +48,14 @@ def add_step_commands(group: Commands) -> None:
     signal.add_argument("id", metavar="ID")
     signal.add_argument("name", metavar="SIGNAL")
     signal.add_argument("value", metavar="VALUE")
-    signal.add_argument("--early", action="store_true", help="also where the job waits for another one now")
+    signal.add_argument(
+        "--early", action="store_true", help="send it even if the job waits for another signal"
+    )
     read = add_command(
-        group, "read", "Print what a job emits, as it comes, until it has ended.", _read,
+        group, "read", "Print a job's stream while the job emits it, until the job ends.", _read,
         examples=("firelock jobs read 01a21072-9d46-7c87-a484-8087cf5d557e",),
     )  # fmt: skip
-    read.add_argument("--stream", default="out", metavar="NAME", help="which stream: out")
+    read.add_argument("--stream", default="out", metavar="NAME", help="name of the stream (default: out)")
     for command in (steps, read):
         command.add_argument("id", metavar="ID")
 
@@ -64,7 +66,7 @@ def _steps(options: argparse.Namespace, screen: Screen) -> None:
         now = app.client.clock.now()
     screen.listing(
         "steps", map(_answer, steps), _COLUMNS, [_row(step, now) for step in steps],
-        empty="The job remembers nothing.",
+        empty="The job has no stored steps.",
     )  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def _row(step: Step, now: int) -> list[Piece]:
         value = "until it is sent"
     else:
         value = shorten(" ".join((step.value or "").split()), _VALUE)
-    name = step.name if step.is_done else Cell(f"{step.name} (under way)", "yellow")
+    name = step.name if step.is_done else Cell(f"{step.name} (in progress)", "yellow")
     return [name, str(step.kind), took, age(micros(step.at), now), step.author, Cell(value, "bright_black")]
 
 
@@ -88,7 +90,7 @@ def _until(step: Step) -> int | None:
 
 
 def micros_of(step: Step) -> int:
-    """Return how long the step took, in microseconds."""
+    """Return the duration of the step, in microseconds."""
     return 0 if step.took is None else int(step.took.total_seconds() * 1_000_000)
 
 
@@ -106,30 +108,31 @@ def _signal(options: argparse.Namespace, screen: Screen) -> int:
         json.loads(options.value)
     except ValueError as error:
         raise Problem(
-            f"{options.value!r} is no JSON: {error}.", hint="""Write a text with quotes: '"yes"'."""
+            f"VALUE must be JSON, got {options.value!r}: {error}.",
+            hint="""Use double quotes for a string: '"yes"'.""",
         ) from error
     with connected(options) as app:
-        job, known = app.storage.get([options.id])[0], app.signal_named(options.name)
-        why = why_not_answered(job, options.name, options.value, known, is_early=options.early)
+        job, declared = app.storage.get([options.id])[0], app.signal_named(options.name)
+        why = why_not_answered(job, options.name, options.value, declared, is_early=options.early)
         if why is not None:
-            raise Problem(why, hint="Nothing was sent. A job that comes to that wait later: add --early.")
+            raise Problem(why, hint="Nothing was sent. Add --early if the job waits for this signal later.")
         new = answer(options.id, options.name, options.value, at=app.client.clock.now(), author=user_name())
-        told = app.storage.remember([new])[0]
-        if told.answer.is_applied:
+        stored = app.storage.remember([new])[0]
+        if stored.answer.is_applied:
             record_change(app, "signal.send", options.id, signal=options.name)
-    if told.answer is Applied.MISSING:
-        raise Problem(f"Job {options.id} is not stored.", code=Exit.NOT_FOUND)
-    if told.answer is Applied.REFUSED:
+    if stored.answer is Applied.MISSING:
+        raise Problem(f"Job {options.id} was not found.", code=Exit.NOT_FOUND)
+    if stored.answer is Applied.REFUSED:
         raise Problem(
-            f"Job {options.id} takes no signal: it has ended, or remembers as much as it may.",
-            hint="firelock jobs show tells its state.",
+            f"Job {options.id} cannot receive a signal: it has ended, or its memos have reached their limit.",
+            hint="Run firelock jobs show to see its state.",
         )
-    is_first = told.answer.is_applied
+    is_first = stored.answer.is_applied
     if screen.is_json:
         screen.json({"id": options.id, "signal": options.name, "is_first": is_first})
     else:
-        said = Cell("answered", "green") if is_first else Cell("too late: another answer was first", "yellow")
-        screen.line(options.name, "  ", said)
+        result = Cell("sent", "green") if is_first else Cell("too late: another value was first", "yellow")
+        screen.line(options.name, "  ", result)
     return Exit.DONE if is_first else Exit.FAILED
 
 
@@ -142,14 +145,14 @@ def _read(options: argparse.Namespace, screen: Screen) -> None:
                 chunks.append({"offset": chunk.offset, "run": chunk.run, "data": chunk.data})
                 continue
             if run is not None and chunk.run != run:
-                screen.note("\nAnother run goes on; a step that was cut off emits once more.")
+                screen.note("\nAnother run continues; an interrupted step emits its output again.")
             run = chunk.run
-            sys.stdout.write(chunk.data if not sys.stdout.isatty() else _harmless(chunk.data))
+            sys.stdout.write(chunk.data if not sys.stdout.isatty() else _printable(chunk.data))
             sys.stdout.flush()
     if screen.is_json:
         screen.json({"chunks": chunks})
 
 
-def _harmless(text: str) -> str:
+def _printable(text: str) -> str:
     """Return the text without characters that a terminal would treat as control sequences."""
     return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)

@@ -71,10 +71,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_filters(listing)
     listing.add_argument(
-        "--limit", type=whole(_PAGE_LIMIT), default=50, metavar="N", help="of a page: 50, at most 500"
+        "--limit",
+        type=whole(_PAGE_LIMIT),
+        default=50,
+        metavar="N",
+        help="page size (default: 50, maximum: 500)",
     )
-    listing.add_argument("--cursor", metavar="TEXT", help="the next page, as the last one named it")
-    listing.add_argument("--oldest-first", action="store_true", help="in the other order")
+    listing.add_argument("--cursor", metavar="TEXT", help="cursor of the next page, from the previous output")
+    listing.add_argument("--oldest-first", action="store_true", help="list the oldest jobs first")
     show = add_command(
         group, "show", "Show one job: its arguments, errors, history and log.", _show,
         examples=("firelock jobs show 01a21072-9d46-7c87-a484-8087cf5d557e",),
@@ -87,43 +91,43 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_changes(group: Commands) -> None:
     requeue = add_command(
-        group, "requeue", "Run jobs again, with their retries given back.", _change_jobs,
-        more="With --all the filters choose; failed jobs are meant unless --state says otherwise.",
+        group, "requeue", "Run jobs again, with all their retries.", _change_jobs,
+        more="With --all, the filters select the jobs; without --state, only failed jobs are requeued.",
         examples=(
             "firelock jobs requeue 01a21072-9d46-7c87-a484-8087cf5d557e",
             "firelock jobs requeue --all --task shop.send_mail --since 1d",
         ),
     )  # fmt: skip
     delete = add_command(
-        group, "delete", "Delete jobs; running ones are told to stop.", _change_jobs,
-        more="With --all the filters choose, and at least one has to be given.",
+        group, "delete", "Delete jobs; running jobs are cancelled.", _change_jobs,
+        more="With --all, the filters select the jobs; at least one filter is required.",
         examples=(
             "firelock jobs delete 01a21072-9d46-7c87-a484-8087cf5d557e",
             "firelock jobs delete --all --state scheduled --tag eu --dry-run",
         ),
     )  # fmt: skip
     restore = add_command(
-        group, "restore", "Take a delete back: jobs are what they were before.", _change_jobs,
-        more="Scheduled, enqueued and failed jobs come back. What was running, had succeeded, waited for "
-        "another job or had continuations is left alone.",
+        group, "restore", "Return deleted jobs to their previous state.", _change_jobs,
+        more="Jobs that were scheduled, enqueued or failed are restored. Jobs that were running, had "
+        "succeeded,\nwaited for another job or had continuations stay deleted.",
         examples=(
             "firelock jobs restore 01a21072-9d46-7c87-a484-8087cf5d557e",
             "firelock jobs restore --all --task shop.send_mail --since 1h",
         ),
     )  # fmt: skip
     move = add_command(
-        group, "move", "Move waiting jobs to another queue, or give them another priority.", _change_jobs,
-        more="Awaiting, scheduled and enqueued jobs are moved; they keep id, age and history.\n"
-        "Processing and ended jobs are left alone. With --all the filters choose.",
+        group, "move", "Move waiting jobs to another queue, or change their priority.", _change_jobs,
+        more="Awaiting, scheduled and enqueued jobs are moved; they keep their id, age and history.\n"
+        "Processing and ended jobs are not changed. With --all, the filters select the jobs.",
         examples=(
             "firelock jobs move 01a21072-9d46-7c87-a484-8087cf5d557e --to-priority 10",
             "firelock jobs move --all --queue default --task shop.import --to-queue bulk",
         ),
     )  # fmt: skip
-    move.add_argument("--to-queue", metavar="NAME", help="the new queue")
-    move.add_argument("--to-priority", metavar="N", type=_priority, help="the new priority, from -100 to 100")
+    move.add_argument("--to-queue", metavar="NAME", help="new queue")
+    move.add_argument("--to-priority", metavar="N", type=_priority, help="new priority, from -100 to 100")
     requeue.add_argument(
-        "--from", dest="from_step", metavar="STEP", help="one job: do this step and all since once more"
+        "--from", dest="from_step", metavar="STEP", help="for one job: run this step and all later ones again"
     )
     for parser, change in ((requeue, _REQUEUE), (delete, _DELETE), (restore, _RESTORE), (move, _MOVE)):
         parser.set_defaults(change=change, expect=None)
@@ -135,17 +139,17 @@ def _priority(text: str) -> int:
     try:
         return check_priority(int(text))
     except ValueError as error:  # includes ConfigurationError
-        raise argparse.ArgumentTypeError(f"use a whole number from -100 to 100, not {text!r}") from error
+        raise argparse.ArgumentTypeError(f"must be an integer from -100 to 100, got {text!r}") from error
 
 
 def _add_choice(parser: argparse.ArgumentParser, *, can_expect: bool) -> None:
     parser.add_argument("ids", metavar="ID", nargs="*")
-    parser.add_argument("--all", action="store_true", dest="is_all", help="every job that the filters choose")
-    parser.add_argument("--dry-run", action="store_true", help="with --all: count them, change nothing")
+    parser.add_argument("--all", action="store_true", dest="is_all", help="all jobs that match the filters")
+    parser.add_argument("--dry-run", action="store_true", help="with --all: only count the jobs")
     if can_expect:
         parser.add_argument(
             "--expect", metavar="N", type=whole(),
-            help="with --all: at most so many; asked for above 1,000, and where some have ended well",
+            help="with --all: maximum number; required above 1,000, or if any job succeeded or was deleted",
         )  # fmt: skip
     _add_filters(parser)
 
@@ -163,10 +167,10 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     records = [job.record() for job in page.jobs]
     screen.listing(
         "jobs", map(job_answer, records), _COLUMNS, (_row(record, now) for record in records),
-        empty="No job matches.", cursor=page.cursor,
+        empty="No jobs match.", cursor=page.cursor,
     )  # fmt: skip
     if page.cursor is not None and not screen.is_json:
-        screen.note(f"There are more; the same command with --cursor {page.cursor} shows them.")
+        screen.note(f"There are more jobs; use --cursor {page.cursor} for the next page.")
 
 
 def _row(record: JobRecord, now: int) -> list[Piece]:
@@ -184,13 +188,13 @@ def _note(record: JobRecord, now: int) -> str:
     if record.state == "failed" and record.error is not None:
         return f"{record.error.type}: {' '.join(record.error.message.split())}"
     if record.state == "scheduled":
-        which = f"retry {record.retries}, " if record.is_retrying else ""
-        return f"{which}due {age(record.due_at, now)}"
+        retry = f"retry {record.retries}, " if record.is_retrying else ""
+        return f"{retry}due {age(record.due_at, now)}"
     if record.state == "processing":
         return f"{'on' if record.started_at else 'claimed by'} {record.server}, attempt {record.attempt}"
     if record.state == "enqueued" and not record.reason and record.admission is not None:
         keys = [use.key for use in record.admission.limits]
-        return f"asks for {', '.join(keys)}" if keys else ""
+        return f"needs {', '.join(keys)}" if keys else ""
     return record.reason or ""
 
 
@@ -238,15 +242,15 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     record = job.record()
     screen.line(Cell(f"Job {record.id}", "bold"), "  ", state_cell(record.state))
     failed = history.errors[-1].attempt if history.errors else None
-    end = _end(record, progress, children, failed)
-    facts = [*_what(record), *_asked(job, now), *_when(record, now), *end]
+    end = _end_facts(record, progress, children, failed)
+    facts = [*_task_facts(record), *_admission_facts(job, now), *_time_facts(record, now), *end]
     screen.facts(facts, indent=2)
     _show_history(screen, history.entries)
     _show_errors(screen, history.errors)
     _show_log(screen, log)
 
 
-def _what(record: JobRecord) -> list[tuple[str, Piece]]:
+def _task_facts(record: JobRecord) -> list[tuple[str, Piece]]:
     queue = record.queue if not record.priority else f"{record.queue}, priority {record.priority}"
     return [
         ("task", record.task),
@@ -268,7 +272,7 @@ def _arguments(record: JobRecord) -> str:
     return json.dumps(shown_arguments(record), ensure_ascii=False, separators=(",", ":"))
 
 
-def _asked(job: Job[object], now: int) -> list[tuple[str, Piece]]:
+def _admission_facts(job: Job[object], now: int) -> list[tuple[str, Piece]]:
     """Return the limits, unique key and start deadline of a job, and what it waits for."""
     admission = job.record().admission
     costs = [] if admission is None else [
@@ -284,8 +288,8 @@ def _asked(job: Job[object], now: int) -> list[tuple[str, Piece]]:
     ]
 
 
-def _when(record: JobRecord, now: int) -> list[tuple[str, Piece]]:
-    instants = (
+def _time_facts(record: JobRecord, now: int) -> list[tuple[str, Piece]]:
+    times = (
         ("created", record.created_at),
         ("due", record.due_at),
         ("enqueued", record.enqueued_at),
@@ -294,13 +298,13 @@ def _when(record: JobRecord, now: int) -> list[tuple[str, Piece]]:
         ("ended", record.ended_at),
         ("kept until", record.expires_at),
     )
-    return [(name, f"{clock_time(at)}, {age(at, now)}" if at else "") for name, at in instants]
+    return [(name, f"{clock_time(at)}, {age(at, now)}" if at else "") for name, at in times]
 
 
-def _end(
+def _end_facts(
     record: JobRecord, progress: Progress | None, children: Sequence[Job[object]], failed_attempt: int | None
 ) -> list[tuple[str, Piece]]:
-    """Return how far the job came; an error that did not end the job is labelled with its attempt."""
+    """Return the job's progress and end; an error that did not end the job is labelled with its attempt."""
     attempt = "" if failed_attempt is None else f" (attempt {failed_attempt})"
     error = "error" if record.state is State.FAILED else f"last error{attempt}"
     counts = f"{record.attempt}, {record.retries} retries, {record.crashes} crashes" if record.attempt else ""
@@ -318,8 +322,8 @@ def _end(
 def _progress(progress: Progress | None) -> str:
     if progress is None:
         return ""
-    said = f": {progress.message}" if progress.message else ""
-    return f"{progress.done:g} of {progress.total:g}{said}"
+    message = f": {progress.message}" if progress.message else ""
+    return f"{progress.done:g} of {progress.total:g}{message}"
 
 
 def _show_history(screen: Screen, history: Sequence[HistoryEntry]) -> None:
@@ -329,7 +333,7 @@ def _show_history(screen: Screen, history: Sequence[HistoryEntry]) -> None:
 
 def _history_row(entry: HistoryEntry) -> list[Piece]:
     if entry.elided:
-        return [clock_time(entry.at), "…", "", "", f"{entry.elided} steps are left out"]
+        return [clock_time(entry.at), "…", "", "", f"{entry.elided} entries are omitted"]
     ran = span(entry.at - entry.started_at) if entry.started_at else ""
     return [clock_time(entry.at), state_cell(entry.state), entry.attempt or "", ran, entry.reason or ""]
 
@@ -339,8 +343,8 @@ def _show_errors(screen: Screen, errors: Sequence[Attempt]) -> None:
         return
     screen.heading("Failed attempts")
     for failed in errors:
-        said = f"{failed.error.type}: {failed.error.message}"
-        screen.line(f"  {failed.attempt}  {clock_time(failed.at)}  ", Cell(said, "red"))
+        error = f"{failed.error.type}: {failed.error.message}"
+        screen.line(f"  {failed.attempt}  {clock_time(failed.at)}  ", Cell(error, "red"))
     for line in visible_lines((errors[-1].error.traceback or "").rstrip()):
         screen.line("     ", Cell(line, "bright_black"))
 
@@ -364,12 +368,12 @@ _ENDED = frozenset({State.SUCCEEDED, State.DELETED})
 
 @attrs.frozen
 class _Change:
-    """A kind of change, with the words for its output."""
+    """A kind of change, with the words for its messages."""
 
     verb: str  # the method of `app.jobs`
-    done: str
-    of: frozenset[State]  # states of the jobs that it changes
-    usual: State | None = None  # the state that --all selects without --state
+    done: str  # the past participle
+    states: frozenset[State]  # states of the jobs that it changes
+    default_state: State | None = None  # the state that --all selects without --state
 
 
 _REQUEUE = _Change("requeue", "requeued", frozenset(State) - {State.ENQUEUED, State.PROCESSING}, State.FAILED)
@@ -384,7 +388,7 @@ def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
     if getattr(options, "from_step", None) is not None:
         return _requeue_from(options, screen)
     if options.is_all and options.state is None and (change is _REQUEUE or _has_filters(options)):
-        options.state = change.usual  # other states must be named, so that no succeeded job runs twice
+        options.state = change.default_state  # other states must be given, so no succeeded job runs twice
     _check(options, change)
 
     with connected(options) as app:
@@ -403,7 +407,8 @@ def _requeue_from(options: argparse.Namespace, screen: Screen) -> int:
     """Requeue one job from a step; this step and everything that the job recorded since are removed."""
     if options.is_all or len(options.ids) != 1:
         raise Problem(
-            "firelock jobs requeue --from takes one job's id.", hint="firelock jobs steps lists its steps."
+            "firelock jobs requeue --from needs exactly one job id.",
+            hint="Run firelock jobs steps to list the job's steps.",
         )
     with connected(options) as app:
         job = app.jobs.get(options.ids[0])
@@ -417,31 +422,31 @@ def _requeue_from(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _check(options: argparse.Namespace, change: _Change) -> None:
-    what = f"firelock jobs {change.verb}"
+    command = f"firelock jobs {change.verb}"
     if change is _MOVE and options.to_queue is None and options.to_priority is None:
-        raise Problem(f"{what} needs a target.", hint="Give --to-queue NAME, --to-priority N or both.")
+        raise Problem(f"{command} needs a target.", hint="Add --to-queue NAME, --to-priority N or both.")
     if options.is_all and options.ids:
-        raise Problem(f"{what} takes ids or --all, not both.", hint="Leave one of them out.")
+        raise Problem(f"{command} accepts ids or --all, not both.", hint="Remove one of them.")
     if options.is_all and not _has_filters(options):
         raise Problem(
-            f"{what} --all needs a filter.",
-            hint="Give one, as --state failed or --queue mail.",
+            f"{command} --all needs a filter.",
+            hint="Add one, for example --state failed or --queue mail.",
         )
     if not options.is_all and not options.ids:
         raise Problem(
-            f"{what} needs to know which jobs.",
-            hint="Give ids, or --all and a filter, as --all --state failed.",
+            f"{command} needs job ids or --all.",
+            hint="Pass ids, or --all with a filter, for example --all --state failed.",
         )
     given = _has_filters(options) or options.dry_run or options.expect
     if not options.is_all and given:
         raise Problem(
-            f"{what} takes filters, --dry-run and --expect with --all only.",
-            hint="Add --all in place of the ids.",
+            f"{command} accepts filters, --dry-run and --expect only with --all.",
+            hint="Use --all instead of the ids.",
         )
     if change is _RESTORE and options.state not in {None, State.DELETED}:
         raise Problem(
-            f"firelock jobs restore takes deleted jobs, not {options.state} ones.",
-            hint="Leave --state out.",
+            f"firelock jobs restore accepts only deleted jobs, got --state {options.state}.",
+            hint="Remove --state.",
         )
 
 
@@ -450,16 +455,16 @@ def _change_some(app: Firelock, options: argparse.Namespace, screen: Screen, app
     try:
         results = apply(ids)
     except PartlyApplied as error:  # show the results so far; the storage is not called again
-        _tell(screen, change, ids, error.results, {})
+        _show_results(screen, change, ids, error.results, {})
         raise
     left = [job_id for job_id, result in zip(ids, results, strict=True) if not result.is_applied]
-    whys = _whys(app, change, left)
+    reasons = _reasons(app, change, left)
     if not screen.is_json:
         stored = {record.id: record for record in app.storage.get(left) if record is not None}
-        whys = {job_id: f"it is {record.state}" for job_id, record in stored.items()} | whys
+        reasons = {job_id: f"it is {record.state}" for job_id, record in stored.items()} | reasons
     taken = [job_id for job_id, result in zip(ids, results, strict=True) if result is Applied.TAKEN]
-    whys |= dict.fromkeys(taken, "another job has its unique key")
-    _tell(screen, change, ids, results, whys)
+    reasons |= dict.fromkeys(taken, "another job has its unique key")
+    _show_results(screen, change, ids, results, reasons)
     counted = Counter(map(_word, results))
     _record(app, options, ids[0] if len(ids) == 1 else "", counted, ids=list(ids[:_FIRST]))
     if Applied.MISSING in results:
@@ -467,30 +472,31 @@ def _change_some(app: Firelock, options: argparse.Namespace, screen: Screen, app
     return Exit.FAILED if left else Exit.DONE
 
 
-def _tell(
+def _show_results(
     screen: Screen, change: _Change, ids: Sequence[str], results: Sequence[Applied | None],
-    whys: Mapping[str, str],
+    reasons: Mapping[str, str],
 ) -> None:  # fmt: skip
     """Print the result for each job; None means unknown."""
     pairs = list(zip(ids, results, strict=True))
     if screen.is_json:
         screen.json({
             "results": [
-                {"id": job_id, "result": _word(result)} | ({"why": whys[job_id]} if job_id in whys else {})
+                {"id": job_id, "result": _word(result)}
+                | ({"why": reasons[job_id]} if job_id in reasons else {})
                 for job_id, result in pairs
             ]
         })  # fmt: skip
         return
     for job_id, result in pairs:
         if result is None:
-            said = Cell("not known: ask again", "red")
+            outcome = Cell("unknown: check this job again", "red")
         elif result is Applied.MISSING:
-            said = Cell("is not stored", "red")
+            outcome = Cell("not found", "red")
         elif result.is_applied:
-            said = Cell(change.done, "green")
+            outcome = Cell(change.done, "green")
         else:
-            said = Cell(f"not {change.done}: {whys.get(job_id, _word(result))}", "yellow")
-        screen.line(job_id, "  ", said)
+            outcome = Cell(f"not {change.done}: {reasons.get(job_id, _word(result))}", "yellow")
+        screen.line(job_id, "  ", outcome)
 
 
 def _word(result: Applied | None) -> str:
@@ -499,15 +505,15 @@ def _word(result: Applied | None) -> str:
     return "done" if result.is_applied else str(result)
 
 
-def _whys(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
-    """Return why jobs cannot be restored, moved or requeued; a delete needs no reason."""
+def _reasons(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
+    """Return why jobs cannot be restored, moved or requeued; empty for a delete."""
     if change is _DELETE or not ids:
         return {}
-    ask = {
+    why_not = {
         _RESTORE: app.jobs.why_not_restored, _MOVE: app.jobs.why_not_moved,
     }.get(change, app.jobs.why_not_requeued)  # fmt: skip
-    whys = zip(ids, ask(ids), strict=True)
-    return {job_id: why for job_id, why in whys if why is not None}
+    reasons = zip(ids, why_not(ids), strict=True)
+    return {job_id: reason for job_id, reason in reasons if reason is not None}
 
 
 def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, apply: _Apply) -> int:
@@ -520,11 +526,11 @@ def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, appl
     counted: Counter[str] = Counter(done=0, refused=0, missing=0)
     try:
         for page in _found(app, where):
-            ids = [record.id for record in page if _is_meant(record, change)]
+            ids = [record.id for record in page if _is_selected(record, change)]
             if batches := sum(change is _REQUEUE and record.is_batch for record in page):
                 counted["batches"] += batches
             if options.dry_run:
-                refused = len(_whys(app, change, ids))
+                refused = len(_reasons(app, change, ids))
                 counted.update(done=len(ids) - refused, refused=refused)
             elif ids:
                 counted.update(map(_word, apply(ids)))
@@ -538,8 +544,8 @@ def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, appl
     _report(screen, change, counted, is_dry=options.dry_run)
     if not options.dry_run:
         names = (*_TEXTS, "since", "until")
-        chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-        _record(app, options, "", counted, where={name: str(value) for name, value in chosen.items()})
+        given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+        _record(app, options, "", counted, where={name: str(value) for name, value in given.items()})
     return Exit.DONE
 
 
@@ -569,28 +575,28 @@ def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, 
     deleted.
 
     Raises:
-        Problem: the number is not confirmed, or there are more jobs.
+        Problem: If the number is not confirmed, or there are more jobs.
     """
     most = _MANY if options.expect is None else options.expect
     counted, has_ended = 0, False
     for page in _found(app, where):
-        meant = [record.state for record in page if _is_meant(record, change)]
-        counted += len(meant)
-        has_ended = has_ended or not _ENDED.isdisjoint(meant)
+        selected = [record.state for record in page if _is_selected(record, change)]
+        counted += len(selected)
+        has_ended = has_ended or not _ENDED.isdisjoint(selected)
         if counted > most:
             raise Problem(
-                f"More than {most:,} jobs would be {change.done}; none was.",
-                hint="--dry-run counts them; then give --expect with the number.",
+                f"More than {most:,} jobs would be {change.done}; no job was changed.",
+                hint="Use --dry-run to count them, then pass --expect with their number.",
             )  # fmt: skip
     if has_ended and options.expect is None:
         raise Problem(
-            f"Some of the {counted:,} jobs have ended well or were deleted; none was {change.done}.",
-            hint=f"Give --state failed, or --expect {counted} where they are meant.",
+            f"Some of the {counted:,} jobs have succeeded or were deleted; no job was changed.",
+            hint=f"Use --state failed, or --expect {counted} to include them.",
         )  # fmt: skip
 
 
-def _is_meant(record: JobRecord, change: _Change) -> bool:
-    return record.state in change.of and not (change in {_REQUEUE, _MOVE} and record.is_batch)
+def _is_selected(record: JobRecord, change: _Change) -> bool:
+    return record.state in change.states and not (change in {_REQUEUE, _MOVE} and record.is_batch)
 
 
 def _found(app: Firelock, where: JobFilter) -> Iterator[Sequence[JobRecord]]:
@@ -606,16 +612,16 @@ def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: b
         screen.json({"is_dry_run": is_dry, **counted})
         return
     if counted["batches"]:
-        screen.line(f"{counted['batches']:,} passed over: a batch is never run, its members are.")
+        screen.line(f"{counted['batches']:,} skipped: a batch itself does not run, only its members do.")
     jobs = f"{counted['done']:,} {'job' if counted['done'] == 1 else 'jobs'}"
     if is_dry:
         screen.line(f"{jobs} would be {change.done}.")
         if counted["refused"]:
-            screen.line(f"{counted['refused']:,} would be left alone.")
+            screen.line(f"{counted['refused']:,} would not be changed.")
         return
     screen.line(f"{jobs} {change.done}.")
     if counted["refused"]:
-        left = "were left alone" if change is _RESTORE else "had changed meanwhile and were left alone"
+        left = "were not changed" if change is _RESTORE else "were not changed: their state has changed"
         screen.line(f"{counted['refused']:,} {left}.")
 
 
@@ -630,17 +636,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     """Add the filters to the parser; jobs must match all given ones."""
-    group = parser.add_argument_group("which jobs")
+    group = parser.add_argument_group("filters")
     group.add_argument("--state", choices=[*State], metavar="STATE", help=", ".join(State))
-    group.add_argument("--task", metavar="NAME", help="the task's name, as shop.send_mail")
-    group.add_argument("--queue", metavar="NAME", help="the queue's name")
+    group.add_argument("--task", metavar="NAME", help="task, for example shop.send_mail")
+    group.add_argument("--queue", metavar="NAME", help="queue")
     group.add_argument("--tag", metavar="TAG", help="one of the job's tags, in full")
-    group.add_argument("--server", metavar="NAME", help="the server that holds it or held it last")
-    group.add_argument("--recurring", metavar="ID", help="the recurring job that made it")
-    group.add_argument("--fingerprint", metavar="TEXT", help="the fingerprint of its last error")
-    when = "ISO 8601, in UTC unless it says otherwise, or a span back from now: 30m, 2h, 7d"
-    group.add_argument("--since", metavar="TIME", help=f"not before; {when}")
-    group.add_argument("--until", metavar="TIME", help="before; as --since")
+    group.add_argument("--server", metavar="NAME", help="server that claimed the job last")
+    group.add_argument("--recurring", metavar="ID", help="recurring job that created the job")
+    group.add_argument("--fingerprint", metavar="TEXT", help="fingerprint of the job's last error")
+    times = "in ISO 8601 (UTC unless it has an offset), or a duration before now: 30m, 2h, 7d"
+    group.add_argument("--since", metavar="TIME", help=f"earliest time, {times}")
+    group.add_argument("--until", metavar="TIME", help="end of the period, excluded; as for --since")
 
 
 def _has_filters(options: argparse.Namespace) -> bool:
@@ -652,7 +658,7 @@ def _filter_of(options: argparse.Namespace, now: int) -> JobFilter:
     """Return the filter from the options; `now` is the storage's time.
 
     Raises:
-        Problem: a time cannot be read.
+        Problem: If a time cannot be read.
     """
     return JobFilter(
         state=None if options.state is None else State(options.state),
@@ -662,22 +668,22 @@ def _filter_of(options: argparse.Namespace, now: int) -> JobFilter:
         server=options.server,
         recurring_id=options.recurring,
         fingerprint=options.fingerprint,
-        since=_instant("--since", options.since, now),
-        until=_instant("--until", options.until, now),
+        since=_time("--since", options.since, now),
+        until=_time("--until", options.until, now),
     )
 
 
-def _instant(option: str, text: str | None, now: int) -> int | None:
+def _time(option: str, text: str | None, now: int) -> int | None:
     if text is None:
         return None
     if ago := _AGO.match(text):
         return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) // timedelta(microseconds=1)
     try:
-        instant = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
         raise Problem(
-            f"{option} {text!r} is no time.",
-            hint="Write 2026-11-25, 2026-11-25T14:30, 2026-11-25T14:30+03:00, or a span as 30m, 2h, 7d.",
+            f"{option} must be a time or a duration, got {text!r}.",
+            hint="Use 2026-11-25, 2026-11-25T14:30, 2026-11-25T14:30+03:00, or 30m, 2h, 7d.",
         ) from error
-    aware = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""Single keys of a terminal, without Enter; the terminal is restored at the end, whatever happens."""
+"""Single keys of a terminal, read without Enter; the terminal is always restored at the end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Leaving(BaseException):
-    """The program must end, because of a signal from outside or Ctrl-C."""
+    """Request to end the program, after a signal or Ctrl-C."""
 
 
 class Suspending(BaseException):
-    """The user pressed Ctrl-Z: the shell has the terminal until the program is continued."""
+    """Request to suspend the program after Ctrl-Z, so that the shell has the terminal meanwhile."""
 
 
 class Keyboard:
@@ -39,13 +39,13 @@ class Keyboard:
         """Within the block, make keys available one by one, without showing them.
 
         Raises:
-            Leaving: a signal requested it; raised only once. It can be raised at any line, so that the
-                program does not wait for a slow call.
+            Leaving: If a signal requests the end; raised only once. It can be raised at any line, so that
+                the program does not wait for a slow call.
         """
         handlers: dict[signal.Signals, Handler] = dict.fromkeys(_ENDS, self._leave)
         handlers |= {signal.SIGTSTP: self._suspend, signal.SIGWINCH: _wake, signal.SIGCONT: _wake}
         modes = None if self._descriptor is None else termios.tcgetattr(self._descriptor)
-        former = {number: signal.getsignal(number) for number in handlers}
+        previous = {number: signal.getsignal(number) for number in handlers}
         self._woken, waking = os.pipe()
         for end in (self._woken, waking):
             os.set_blocking(end, False)
@@ -60,17 +60,17 @@ class Keyboard:
             if self._descriptor is not None and modes is not None:
                 termios.tcsetattr(self._descriptor, termios.TCSANOW, modes)
             signal.set_wakeup_fd(wakes)
-            for number, was in former.items():
-                signal.signal(number, was)
+            for number, handler_before in previous.items():
+                signal.signal(number, handler_before)
             os.close(self._woken)
             os.close(waking)
 
     def keys(self, seconds: float) -> list[str]:
-        """Return the pressed keys, after at most this many seconds; sooner if the size has changed.
+        """Return the pressed keys, after at most this many seconds, or earlier if the window was resized.
 
         Raises:
-            Suspending: Ctrl-Z was pressed.
-            Leaving: the terminal was closed.
+            Suspending: If Ctrl-Z was pressed.
+            Leaving: If the terminal was closed.
         """
         sources = [self._woken] if self._descriptor is None else [self._woken, self._descriptor]
         ready = select.select(sources, [], [], max(0.0, seconds))[0]

@@ -1,4 +1,4 @@
-"""`firelock limits`: list keys with the jobs that hold or await them; set, reset, pause and resume limits."""
+"""`firelock limits`: lists limit keys and waiting jobs; sets, resets, pauses and resumes limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _WAITING_COLUMNS = (
 )
 _FIRST = 10  # waiting jobs that `show` lists
 _PAGE_LIMIT = 500
-_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|[smhd]?)\Z", re.ASCII)
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|[smhd]?)\Z", re.ASCII)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _MANY = 10_000  # waiting jobs are counted and listed up to this number
 
@@ -50,25 +50,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the group's commands to the parser."""
     group = add_group(parser)
     listing = add_command(
-        group, "list", "List the limits' keys with who holds them and who waits.", _list,
-        more="Names that have no key yet come last, with the numbers that their keys will have.",
+        group, "list", "List limit keys with their running and waiting jobs.", _list,
+        more="Limit names without keys are listed last, with the settings that their keys will have.",
         examples=("firelock limits list", "firelock limits list tenant: --limit 20 --json"),
     )  # fmt: skip
-    listing.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="keys that begin so")
+    listing.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="beginning of the keys")
     listing.add_argument(
-        "--limit", type=whole(_PAGE_LIMIT), default=100, metavar="N", help="of a page: 100, at most 500"
+        "--limit",
+        type=whole(_PAGE_LIMIT),
+        default=100,
+        metavar="N",
+        help="page size (default: 100, maximum: 500)",
     )
-    listing.add_argument("--after", default="", metavar="KEY", help="the next page: keys above this one")
+    listing.add_argument("--after", default="", metavar="KEY", help="next page: only keys after this one")
     show = add_command(
-        group, "show", "Show one key or name: its numbers, the jobs that hold it.", _show,
+        group, "show", "Show a limit key or name: its settings and running jobs.", _show,
         examples=("firelock limits show tenant:7",),
     )  # fmt: skip
     show.add_argument("name", metavar="NAME_OR_KEY")
     waiting = add_command(
-        group, "waiting", "List the jobs that wait for a key, in order, and what holds them.", _waiting_jobs,
+        group, "waiting", "List the jobs that wait for a limit key, in order, and their limits.",
+        _waiting_jobs,
         more=(
-            "Times are estimates from the rates, the jobs in front, and the run times of the last hour.\n"
-            "If no such job has ended, `within` is the time if the jobs in front run until their timeouts."
+            "Start times are estimated from the rates, the jobs ahead and the run times of the last hour.\n"
+            "If no such job has ended, `within` assumes that the jobs ahead run until their timeouts."
         ),
         examples=("firelock limits waiting tenant:7", "firelock limits waiting smtp --limit 100 --json"),
     )  # fmt: skip
@@ -81,17 +86,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="page size (default: 50, maximum: 500)",
     )
     waiting.add_argument(
-        "--after", type=_left_out, default=0, metavar="N", help="next page: number of jobs to leave out"
+        "--after", type=_skipped, default=0, metavar="N", help="next page: number of jobs to skip"
     )
     _add_changes(group)
 
 
 def _add_changes(group: Commands) -> None:
     setting = add_command(
-        group, "set", "Give a name, or one key, other numbers; they hold until reset.", _set,
+        group, "set", "Change the settings of a limit name or key until they are reset.", _set,
         more=(
-            "A name's numbers are those of all its keys; a key's own win over its name's. What is left out\n"
-            "stays as it is. The word none takes a number away."
+            "The settings of a name apply to each of its keys that has no settings of its own. Omitted\n"
+            "settings do not change. The value none removes a setting."
         ),
         examples=(
             "firelock limits set tenant --concurrent 8",
@@ -100,22 +105,24 @@ def _add_changes(group: Commands) -> None:
         ),
     )  # fmt: skip
     setting.add_argument("name", metavar="NAME_OR_KEY")
-    setting.add_argument("--concurrent", type=_number, metavar="N", help="jobs at once, 0 to 1,000; or none")
-    setting.add_argument("--rate", type=_number, metavar="N", help="how much may start in a period; or none")
-    setting.add_argument("--per", type=_seconds, metavar="SPAN", help="the period: 500ms, 1s, 1m, 1h")
     setting.add_argument(
-        "--burst", type=_number, metavar="N", help="how much may start at once after a rest; or none"
+        "--concurrent", type=_number, metavar="N", help="maximum running jobs, 0 to 1,000; or none"
+    )
+    setting.add_argument("--rate", type=_number, metavar="N", help="cost that may start per period; or none")
+    setting.add_argument("--per", type=_seconds, metavar="DURATION", help="period: 500ms, 1s, 1m, 1h")
+    setting.add_argument(
+        "--burst", type=_number, metavar="N", help="cost that may start together after a pause; or none"
     )
     reset = add_command(
-        group, "reset", "Give up what was set: the numbers of the code hold again.", _reset,
+        group, "reset", "Restore the settings from the code.", _reset,
         examples=("firelock limits reset tenant:7",),
     )  # fmt: skip
     pause = add_command(
-        group, "pause", "Start no job that asks for it any more, on any server; running ones go on.", _pause,
+        group, "pause", "Stop starting jobs that need the limit; running jobs continue.", _pause,
         examples=('firelock limits pause tenant:7/openai --note "their quota is used up"',),
     )  # fmt: skip
-    pause.add_argument("--note", default="", metavar="TEXT", help="why, for whoever looks")
-    resume = add_command(group, "resume", "Start jobs that ask for it again.", _resume)
+    pause.add_argument("--note", default="", metavar="TEXT", help="reason, shown with the limit")
+    resume = add_command(group, "resume", "Start jobs that need the limit again.", _resume)
     for command in (reset, pause, resume):
         command.add_argument("names", metavar="NAME_OR_KEY", nargs="+")
 
@@ -127,19 +134,19 @@ def _number(text: str) -> int | str:
     if text == _NONE:
         return _NONE
     if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 - the highest rate
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on; none takes the number away")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, or none, got {text!r}")
     return int(text)
 
 
-def _left_out(text: str) -> int:
+def _skipped(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= _MANY):  # noqa: PLR2004
         raise argparse.ArgumentTypeError(f"must be an integer from 0 to {_MANY:,}, got {text!r}")
     return int(text)
 
 
 def _seconds(text: str) -> float:
-    if (found := _SPAN.match(text)) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no span; write 500ms, 1s, 1m or 1h")
+    if (found := _DURATION.match(text)) is None:
+        raise argparse.ArgumentTypeError(f"must be a duration such as 500ms, 1s, 1m or 1h, got {text!r}")
     return float(found[1]) * _SECONDS[found[2]]
 
 
@@ -159,11 +166,11 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     screen.listing(
         "limits", map(_answer, keys), _COLUMNS,
         [*(_row(view, now) for view in keys), *map(_name_row, alone)],
-        empty="No limit is declared or set, and no job asks for one.",
+        empty="No limit is declared or set, and no job needs one.",
         names=list(map(_name_answer, alone)), cursor=cursor,
     )  # fmt: skip
     if cursor is not None and not screen.is_json:
-        screen.note(f"There may be more; the same command with --after {cursor!r} shows them.")
+        screen.note(f"There may be more keys; use --after {cursor!r} for the next page.")
 
 
 def _row(view: LimitView, now: int) -> list[Piece]:
@@ -187,8 +194,8 @@ def _state(view: LimitView, now: int) -> Cell:
     opens = "" if view.opens_at is None else age(micros(view.opens_at), now)
     words = {
         "paused": "paused",
-        "closed": "closed by a 0",
-        "shut": f"shut, opens {opens}",
+        "closed": "closed by a setting of 0",
+        "shut": f"blocked, opens {opens}",
         "rate": f"rate used up, opens {opens}",
         "full": "full",
         "held": f"jobs wait for {', '.join(view.held_by)}",
@@ -242,8 +249,8 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
         is_known = view.running or view.waiting or view.opens_at or view.is_paused or view.code is not None
         if not is_known and view.whose == _NONE:
             raise Problem(
-                f"No limit {options.name!r}: no job asks for it, and it has no numbers.",
-                hint="firelock limits list shows what there is.", code=Exit.NOT_FOUND,
+                f"Limit {options.name!r} was not found: no job needs it, and it has no settings.",
+                hint="Run firelock limits list to see all limits.", code=Exit.NOT_FOUND,
             )  # fmt: skip
         line = app.limits.line(view.key, limit=_FIRST) if view.waiting else None
         now = app.client.clock.now()
@@ -258,7 +265,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     screen.facts(_facts(view, now), indent=2)
     if view.is_name and view.template:
         screen.note(
-            f"firelock limits list {view.template.partition('{')[0]} shows the keys that jobs ask for."
+            f"Run firelock limits list {view.template.partition('{')[0]} to see the keys that jobs need."
         )
     if view.holders:
         screen.heading("Running")
@@ -274,7 +281,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
                 f"  {_turn(one):>5}  {one.job.id}  {one.job.task}", *(("  ", starts) if starts else ())
             )
         if line.after is not None:
-            screen.note(f"firelock limits waiting {view.key!r} lists the others.")
+            screen.note(f"Run firelock limits waiting {view.key!r} to list the others.")
 
 
 def _waiting_jobs(options: argparse.Namespace, screen: Screen) -> None:
@@ -287,9 +294,9 @@ def _waiting_jobs(options: argparse.Namespace, screen: Screen) -> None:
         empty="No job waits for this key.", cursor=line.after, is_cut=line.is_cut,
     )  # fmt: skip
     if line.after is not None and not screen.is_json:
-        screen.note(f"There may be more; the same command with --after {line.after} shows them.")
+        screen.note(f"There may be more jobs; use --after {line.after} for the next page.")
     if line.is_cut and not screen.is_json:
-        screen.note("More than 1,000 sets of keys wait; the list has the first 1,000 of them.")
+        screen.note("Jobs wait for more than 1,000 sets of keys; only the first 1,000 sets are listed.")
 
 
 def _waiting_row(one: WaitingJob, now: int) -> list[Piece]:
@@ -301,7 +308,7 @@ def _waiting_row(one: WaitingJob, now: int) -> list[Piece]:
 
 
 def _turn(one: WaitingJob) -> str:
-    """Return the job's place; "–" if others pass it, because this key has room but another key holds it."""
+    """Return the job's place; "–" if another key holds the job, so that other jobs start before it."""
     return "–" if one.turn is None else f"{one.turn + 1:,}"
 
 
@@ -338,7 +345,7 @@ def _facts(view: LimitView, now: int) -> list[tuple[str, Piece]]:
         ("name", view.name if view.name != view.key else ""),
         ("keys", view.template or "" if view.is_name else ""),
         ("limit", view.words),
-        ("set by", f"{view.whose}{', for this key alone' if view.is_own and view.key != view.name else ''}"),
+        ("set by", f"{view.whose}{', for this key only' if view.is_own and view.key != view.name else ''}"),
         ("in code", code if view.whose != "code" else ""),
         ("running", "" if view.is_name else f"{view.running:,}{of}"),
         ("waiting", "" if view.is_name else _waiting(view)),
@@ -364,24 +371,24 @@ def _set(options: argparse.Namespace, screen: Screen) -> None:
     }
     if not changes:
         raise Problem(
-            "Nothing is to be set.", hint="Give --concurrent N, or --rate N --per 1m; none takes one away."
+            "No settings are given.", hint="Add --concurrent N, or --rate N --per 1m; none removes a setting."
         )
     with connected(options) as app:
         view = app.limits.set(options.name, **changes, by=user_name(), origin=ORIGIN)
-        _ask_about(app, [view], screen)
+        _note_unknown(app, [view], screen)
     if screen.is_json:
         screen.json(_answer(view))
     else:
         screen.line(options.name, "  ", Cell(view.words, "green"))
 
 
-def _ask_about(app: Firelock, views: Sequence[LimitView], screen: Screen) -> None:
+def _note_unknown(app: Firelock, views: Sequence[LimitView], screen: Screen) -> None:
     """Note a name that neither a server nor a job has used, because it might be misspelled."""
     for view in views:
         if view.template is None:
             alike = app.limits.list(view.name.partition("/")[0], limit=_PAGE_LIMIT)
             if not any(one.name == view.name and (one.running or one.waiting) for one in alike):
-                screen.note(f"No server has told of {view.name!r} and no job asks for it: is it written so?")
+                screen.note(f"No server declares {view.name!r}, and no job needs it: check its spelling.")
 
 
 def _reset(options: argparse.Namespace, screen: Screen) -> None:
@@ -398,7 +405,7 @@ def _pause(options: argparse.Namespace, screen: Screen) -> None:
             options.names, "paused",
             lambda key: views.append(app.limits.pause(key, options.note, by=user_name(), origin=ORIGIN)),
         )  # fmt: skip
-        _ask_about(app, views, screen)
+        _note_unknown(app, views, screen)
 
 
 def _resume(options: argparse.Namespace, screen: Screen) -> None:
@@ -409,7 +416,7 @@ def _resume(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _each(names: Sequence[str], screen: Screen, act: Callable[[str], LimitView], done: str) -> None:
-    """Change each limit and print the numbers that it has afterwards."""
+    """Change each limit and print its settings after the change."""
     views = {name: act(name) for name in names}
     if screen.is_json:
         screen.json({done: names})

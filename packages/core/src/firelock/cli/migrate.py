@@ -1,4 +1,4 @@
-"""`firelock migrate`: update the storage's schema to the one that this code needs."""
+"""`firelock migrate`: updates the storage's schema to the version that this release needs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class SqlSchema(Protocol):
-    """A storage whose schema others can create with statements; not every storage has such a language."""
+    """A storage whose schema can be migrated by running SQL statements."""
 
     def migration_sql(self) -> list[str]:
-        """Return the statements that `migrate` would run; none if the schema is up to date."""
+        """Return the statements that `migrate` would run; an empty list if the schema is up to date."""
         ...
 
 
@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to the parser."""
     describe(
         parser, _migrate,
-        more="Servers of this release and of the one before may run meanwhile. `sql` prints the statements, "
-        "for whoever may change the schema where Firelock may not.",
+        more="Servers of this release and the previous one can run during the migration. `sql` prints the "
+        "statements, for environments in which Firelock must not change the schema.",
         examples=(
             "firelock migrate status --storage sqlite:///jobs.db",
             "firelock migrate",
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("up", "status", "sql"),
         nargs="?",
         default="up",
-        help="up (default), status, or sql: print the statements",
+        help="up (default), status, or sql to print the statements",
     )
 
 
@@ -50,7 +50,7 @@ def _print_sql(app: Firelock, screen: Screen) -> int:
     try:
         if not isinstance(storage, SqlSchema):
             raise UnsupportedFeature(
-                f"Storage {storage.url} has no SQL; firelock migrate does what is to be done."
+                f"Storage {storage.url} does not use SQL; run firelock migrate to update it."
             )
         statements = storage.migration_sql()
     finally:
@@ -82,10 +82,10 @@ def _migrate(options: argparse.Namespace, screen: Screen) -> int:
     for step in steps:
         screen.line(Cell("done", "green"), "  ", step)
     if is_current:
-        screen.line(f"The schema is at version {schema.found}, as this Firelock needs it.")
+        screen.line(f"The schema is up to date (version {schema.found}).")
         return Exit.DONE
     have = f"has schema {schema.found}" if schema.found else "has no schema yet"
-    screen.line(Cell(f"The storage {have}, this Firelock needs {schema.wanted}.", "yellow"))
+    screen.line(Cell(f"The storage {have}; this release needs {schema.wanted}.", "yellow"))
     advice = "Run firelock migrate." if schema.found < schema.wanted else "Upgrade Firelock here."
     screen.note(as_called(advice))
     return Exit.FAILED

@@ -1,4 +1,4 @@
-"""`firelock`: finds the command, runs it, and converts each error to a sentence and an exit code."""
+"""`firelock`: finds a command, runs it, and converts its errors to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -20,40 +20,38 @@ if TYPE_CHECKING:
     from firelock.cli.commands import Commands
     from firelock.plugins.hookspecs import Command
 
-# The summary of each command, and the function that declares it; its module is loaded for this command only.
+# The summary of each command, and the function that declares it; other commands do not load its module.
 _OWN = {
-    "server": ("Run jobs until told to stop.", "servers.configure_server"),
-    "dev": ("Server and dashboard in one terminal, anew after each change.", "dev.configure"),
-    "demo": ("See it at work: all kinds of jobs, in ten seconds.", "demo.configure"),
-    "enqueue": ("Make a job of a task.", "enqueue.configure"),
-    "jobs": ("Look at jobs, requeue, delete and restore them.", "jobs.configure"),
-    "batches": ("Look at batches, cancel them, run again what failed.", "batches.configure"),
-    "recurring": ("Look at recurring jobs, trigger and pause them.", "recurring.configure"),
-    "queues": ("Look at queues, pause and resume them.", "queues.configure"),
-    "limits": ("Look at limits, set, pause and resume them.", "limits.configure"),
-    "top": ("See queues, servers, running jobs and failures live.", "top.configure"),
-    "servers": ("Look at servers.", "servers.configure"),
-    "health": ("Ask a running server whether it is well.", "health.configure"),
-    "migrate": ("Bring the storage's schema up to date.", "migrate.configure"),
-    "doctor": ("Find what is wrong, and how to mend it.", "doctor.configure"),
+    "server": ("Run jobs until stopped.", "servers.configure_server"),
+    "dev": ("Run a server and a dashboard, and reload both after each change.", "dev.configure"),
+    "demo": ("Run all kinds of jobs for ten seconds, as a demonstration.", "demo.configure"),
+    "enqueue": ("Create a job of a task.", "enqueue.configure"),
+    "jobs": ("List, show, requeue, delete and restore jobs.", "jobs.configure"),
+    "batches": ("List, show, cancel and requeue batches.", "batches.configure"),
+    "recurring": ("List, trigger, pause and resume recurring jobs.", "recurring.configure"),
+    "queues": ("List, pause and resume queues.", "queues.configure"),
+    "limits": ("List, set, pause and resume limits.", "limits.configure"),
+    "top": ("Show queues, servers, running jobs and failures live.", "top.configure"),
+    "servers": ("List servers and end worker processes.", "servers.configure"),
+    "health": ("Check the health of a running server.", "health.configure"),
+    "migrate": ("Update the storage's schema.", "migrate.configure"),
+    "doctor": ("Find problems and show how to fix them.", "doctor.configure"),
     "plugins": ("List the loaded plugins.", "about.configure_plugins"),
-    "completion": ("Print what lets a shell complete commands.", "completion.configure"),
-    "version": ("Say which versions are installed.", "about.configure_version"),
+    "completion": ("Print a completion script for a shell.", "completion.configure"),
+    "version": ("Show installed versions.", "about.configure_version"),
 }
-_DASHBOARD = {
-    "dashboard": ("Look at jobs in a browser, by a plugin that offers it.", "about.configure_dashboard")
-}
+_DASHBOARD = {"dashboard": ("Show jobs in a browser; needs a plugin.", "about.configure_dashboard")}
 _WITH_VALUE = {"--storage", "--app"}
 _EPILOG = """\
 examples:
-  firelock demo                              see it at work, ten seconds
+  firelock demo                              run a demonstration
   firelock server shop.jobs:fire             run jobs
-  firelock jobs list --state failed          look at what failed
+  firelock jobs list --state failed          list failed jobs
   firelock jobs requeue --all --state failed
-  firelock doctor                            find what is wrong, and how to mend it
+  firelock doctor                            find problems and how to fix them
 
-A command finds its storage by --storage, --app, FIRELOCK_STORAGE, or [tool.firelock] in pyproject.toml,
-in this order. Exit codes: 0 done, 1 failed, 2 usage, 3 storage unreachable, 4 not found.
+The storage comes from --storage, --app, FIRELOCK_STORAGE or [tool.firelock] in pyproject.toml, in this
+order. Exit codes: 0 done, 1 failed, 2 usage error, 3 storage unreachable, 4 not found.
 """
 
 
@@ -61,10 +59,10 @@ def main(arguments: Sequence[str] | None = None, *, program: str | None = None, 
     """Run one command; return its exit code.
 
     Args:
-        arguments: the words after the program; those of this process if omitted.
-        program: how messages name the program, for example "python manage.py firelock"; as the shell did if
-            omitted.
-        has_app: whether the program finds the app by itself, so that messages need not name it.
+        arguments: the words after the program's name; by default those of this process.
+        program: the program's name in messages, for example "python manage.py firelock"; by default the one
+            that the shell used.
+        has_app: whether the program finds the app by itself, so that messages need not name the app.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _prepare("stdout")
@@ -102,7 +100,7 @@ def _finish(given: Sequence[str], called: Called, *, has_app: bool) -> int:
 
 
 def _named_app(options: argparse.Namespace) -> str | None:
-    """Return the app as this command names it; "" if pyproject.toml or the environment names one."""
+    """Return the app in the form given to this command; "" if pyproject.toml or the environment names it."""
     if options.app:
         return str(options.app)
     try:
@@ -112,11 +110,11 @@ def _named_app(options: argparse.Namespace) -> str | None:
 
 
 def read_command(given: Sequence[str]) -> argparse.Namespace:
-    """Return the options of the command in these words; their `run` runs it.
+    """Return the options of the command in these words; their attribute `run` is the command's function.
 
     Raises:
-        Problem: there is no such command, or it does not accept these words.
-        SystemExit: the words request help, which was printed.
+        Problem: If the command does not exist, or does not accept these words.
+        SystemExit: If the words request help, after the help was printed.
     """
     name = _command_name(given)
     offered = _offered_to_list() if name is None else _offered() if name not in _OWN else {}
@@ -130,7 +128,7 @@ def whole_parser() -> Parser:
     """Return the parser of all commands, including those of plugins, each with all its options.
 
     Raises:
-        PluginError: a plugin cannot be loaded, or offers a name that is taken.
+        PluginError: If a plugin cannot be loaded, or offers a name that is taken.
     """
     offered = _offered()
     own = _OWN if "dashboard" in offered else {**_OWN, **_DASHBOARD}
@@ -142,7 +140,7 @@ def _parser(
 ) -> Parser:
     """Return a parser for all commands; of Firelock's own, only the configured ones load their modules."""
     parser = Parser(
-        prog="firelock", description="Persistent background jobs: run, look at and mend them.", epilog=_EPILOG
+        prog="firelock", description="Run, inspect and repair persistent background jobs.", epilog=_EPILOG
     )
     add_common(parser, is_main=True)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
@@ -170,7 +168,9 @@ def _command_name(given: Sequence[str]) -> str | None:
 def _unknown(name: str, known: Sequence[str]) -> Problem:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
-    return Problem(f"firelock has no command {name!r}.", hint=f"{hint}firelock --help lists them.")
+    return Problem(
+        f"firelock has no command {name!r}.", hint=f"{hint}Run firelock --help to list the commands."
+    )
 
 
 # ---- commands of plugins ---------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def _offered() -> dict[str, Command]:
     """Return the plugins' commands by name.
 
     Raises:
-        PluginError: a plugin cannot be loaded, or offers a name that is taken.
+        PluginError: If a plugin cannot be loaded, or offers a name that is taken.
     """
     from firelock.plugins.loader import Plugins  # noqa: PLC0415 - own commands need no plugin
 
@@ -188,7 +188,7 @@ def _offered() -> dict[str, Command]:
 
 
 def _offered_to_list() -> dict[str, Command]:
-    """Return the commands of all working plugins, for a list; report each broken plugin."""
+    """Return the commands of all working plugins, for the help; report each broken plugin."""
     from firelock.plugins.loader import load_working  # noqa: PLC0415 - own commands need no plugin
 
     plugins, broken = load_working(_OWN)
@@ -213,7 +213,7 @@ def _add_offered(commands: Commands, command: Command) -> None:
 
 
 def _prepare(name: str) -> None:
-    """Make the stream accept every character; if it was closed at the start, discard what is written."""
+    """Make the stream accept every character; if it was closed at the start, discard all output to it."""
     stream = getattr(sys, name)
     if stream is None:
         stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
@@ -238,7 +238,7 @@ def _problem_of(error: Exception) -> Problem | None:
         case Problem():
             return error
         case errors.StorageUnavailable():
-            hint = "Is it running, and is its address right? firelock doctor looks closer."
+            hint = "Check that it runs and that its address is right; firelock doctor finds the cause."
             return Problem(str(error), hint=hint, code=Exit.UNREACHABLE)
         case errors.JobNotFound():
             return Problem(str(error), code=Exit.NOT_FOUND)

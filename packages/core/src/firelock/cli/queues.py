@@ -1,4 +1,4 @@
-"""`firelock queues`: list the queues; pause and resume them."""
+"""`firelock queues`: lists, pauses and resumes queues."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _COLUMNS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the group's commands to the parser."""
     group = add_group(parser)
-    add_command(group, "list", "List the queues with what they hold.", _list)
+    add_command(group, "list", "List the queues with the number of their jobs.", _list)
     pause = add_command(
-        group, "pause", "Claim no job of the queue any more, on any server; running ones go on.", _pause,
+        group, "pause", "Stop claiming jobs of the queue on all servers; running jobs continue.", _pause,
         examples=('firelock queues pause mail --note "provider is down"',),
     )  # fmt: skip
-    pause.add_argument("--note", metavar="TEXT", help="why, for whoever looks")
+    pause.add_argument("--note", metavar="TEXT", help="reason, shown with the queue")
     resume = add_command(group, "resume", "Claim jobs of the queue again.", _resume)
     for command in (pause, resume):
         command.add_argument("names", metavar="QUEUE", nargs="+")
@@ -42,7 +42,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
         queues = app.queues.list()
     screen.listing(
         "queues", map(answer_of, queues), _COLUMNS, map(_row, queues),
-        empty="There is no queue yet; the first job makes one.",
+        empty="No queues exist yet; the first job creates one.",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`firelock recurring`: list recurring jobs; trigger, pause, resume and remove them."""
+"""`firelock recurring`: lists, triggers, pauses, resumes and removes recurring jobs."""
 
 from __future__ import annotations
 
@@ -41,24 +41,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = add_group(parser)
     add_command(group, "list", "List the recurring jobs.", _list)
     trigger = add_command(
-        group, "trigger", "Enqueue one run now; the schedule is not touched.", _trigger,
+        group, "trigger", "Enqueue one run now, without changing the schedule.", _trigger,
         examples=("firelock recurring trigger nightly-report",),
     )  # fmt: skip
     trigger.add_argument("ids", metavar="ID", nargs="+")
     for verb, done, summary in (
-        ("pause", "paused", "Do not run until resumed; deploys do not resume it."),
-        ("resume", "resumed", "Run again, from the next instant after now."),
-        ("remove", "removed", "Remove the definition; the jobs it made stay."),
+        ("pause", "paused", "Pause recurring jobs until they are resumed; deploys do not resume them."),
+        ("resume", "resumed", "Resume recurring jobs from their next due time after now."),
+        ("remove", "removed", "Remove recurring jobs; the jobs that they created stay."),
     ):
         command = add_command(group, verb, summary, _change)
         command.set_defaults(verb=verb, done=done)
         command.add_argument("ids", metavar="ID", nargs="+")
     upcoming = add_command(
-        group, "next", "Show the next instants, of one recurring job or of all together.", _next,
+        group, "next", "Show the next due times of one or all recurring jobs.", _next,
         examples=("firelock recurring next nightly-report --count 3", "firelock recurring next"),
     )  # fmt: skip
     upcoming.add_argument("id", metavar="ID", nargs="?")
-    upcoming.add_argument("--count", type=whole(_MOST), default=10, metavar="N", help="how many: 10")
+    upcoming.add_argument(
+        "--count", type=whole(_MOST), default=10, metavar="N", help="number of due times (default: 10)"
+    )
 
 
 def all_recurring(app: Firelock) -> Iterator[RecurringJob]:
@@ -78,7 +80,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
         definitions = list(all_recurring(app))
     screen.listing(
         "recurring", (recurring_answer(one.record) for one in definitions),
-        _COLUMNS, (_row(one, now) for one in definitions), empty="There is no recurring job.",
+        _COLUMNS, (_row(one, now) for one in definitions), empty="No recurring jobs exist.",
     )  # fmt: skip
 
 
@@ -151,23 +153,23 @@ def _next(options: argparse.Namespace, screen: Screen) -> None:
     agenda = list(_agenda(shown, now, options.count))
     for one in chosen:
         if one.is_paused and not screen.is_json:
-            screen.note(f"{one.id} is paused: it does not run before it is resumed.")
+            screen.note(f"{one.id} is paused and does not run until it is resumed.")
     screen.listing(
         "next", ({"id": one.id, "at": isoformat(at)} for at, one in agenda),
         (Column("AT"), Column("LOCAL"), Column("IN"), Column("ID", is_whole=True), Column("TASK")),
         ([clock_time(at), _local(at, one), age(at, now), one.id, one.task] for at, one in agenda),
-        empty="Nothing comes.",
+        empty="No due times.",
     )  # fmt: skip
 
 
 def _agenda(chosen: list[RecurringJob], now: int, count: int) -> Iterator[tuple[int, RecurringJob]]:
-    merged = heapq.merge(*[_instants(one, now, count) for one in chosen], key=lambda pair: pair[0])
+    merged = heapq.merge(*[_due_times(one, now, count) for one in chosen], key=lambda pair: pair[0])
     return islice(merged, count)
 
 
-def _instants(one: RecurringJob, now: int, count: int) -> list[tuple[int, RecurringJob]]:
+def _due_times(one: RecurringJob, now: int, count: int) -> list[tuple[int, RecurringJob]]:
     try:
-        return [(micros(instant), one) for instant in one.schedule.upcoming(from_micros(now), count)]
+        return [(micros(time), one) for time in one.schedule.upcoming(from_micros(now), count)]
     except ScheduleError:
         return []  # `recurring list` and `doctor` report the problem
 

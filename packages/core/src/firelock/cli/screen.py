@@ -1,4 +1,4 @@
-"""Output of commands: a table on a terminal, aligned text in a pipe, or JSON."""
+"""Output of commands: tables on a terminal, aligned text in a pipe, or JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def state_cell(state: str) -> Cell:
 
 
 class Column(NamedTuple):
-    """A column's title, and its layout if there is little space."""
+    """A column's title, and its layout if the terminal is narrow."""
 
     title: str
     is_number: bool = False  # aligned to the right
@@ -84,7 +84,7 @@ class Screen:
         self, name: str, answers: Iterable[object], columns: Sequence[Column],
         rows: Iterable[Sequence[Piece]], *, empty: str, **more: object,
     ) -> None:  # fmt: skip
-        """Write the answers under their name as JSON, or the rows as a table, or a note if there are none."""
+        """Write the answers as JSON under this name, or the rows as a table, or `empty` if none exist."""
         if self.is_json:
             self.json({name: list(answers), **more})
         elif shown := list(rows):
@@ -145,7 +145,7 @@ class Screen:
         self._out.write("  ".join(parts).rstrip() + "\n")
 
     def facts(self, facts: Sequence[tuple[str, Piece]], *, indent: int = 0) -> None:
-        """Write names and values below each other, without those that have no value."""
+        """Write names and values, one pair per line, without names whose value is empty."""
         shown = [(name, _cell(piece)) for name, piece in facts if _cell(piece).text]
         wide = max((width(name) for name, _ in shown), default=0)
         for name, cell in shown:
@@ -153,7 +153,7 @@ class Screen:
             self.line(" " * indent, Cell(name, "bright_black"), f"{room}  ", cell)
 
     def line(self, *pieces: Piece) -> None:
-        """Write the pieces as one line; it is not wrapped, so that it can be copied."""
+        """Write the pieces as one line, which is not wrapped, so that it can be copied."""
         cells = [_cell(piece) for piece in pieces]
         if self.is_terminal:
             from rich.text import Text  # noqa: PLC0415 - loaded for terminals only
@@ -169,7 +169,7 @@ class Screen:
     # ---- notes and progress ------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
-        """Write the sentence to standard error, so that it is not part of the answer."""
+        """Write the sentence to standard error, so that it is not part of the output."""
         self._error.write(f"{visible(text)}\n")
 
     def progress(self, text: str) -> None:
@@ -200,7 +200,7 @@ def _widest(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], column: C
 
 
 def _fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
-    """Return widths that fit into the available space; cuttable columns shrink, the last ones first."""
+    """Return widths that fit into the available space: columns that can be cut shrink, the last first."""
     fitted = list(widths)
     excess = sum(fitted) + _GAP * (len(fitted) - 1) - room
     for place in reversed(range(len(columns))):

@@ -1,4 +1,4 @@
-"""Servers: `firelock server` runs one, `firelock servers` lists them."""
+"""`firelock server` runs a server; `firelock servers` lists servers and ends worker processes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, _serve,
         more=(
-            "A supervisor starts processes that import the app and run its jobs. SIGTERM or Ctrl-C stops in\n"
-            "order: running jobs have the grace time to end. A second signal hurries, a third one kills."
+            "A supervisor starts worker processes, which import the app and run its jobs. After SIGTERM or\n"
+            "Ctrl-C, running jobs have the grace time to end. A second signal ends the grace time; a third\n"
+            "one kills all processes."
         ),
         examples=(
             "firelock server shop.jobs:fire",
@@ -33,23 +34,21 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
             "firelock server shop/jobs.py:fire --processes 4",
         ),
     )  # fmt: skip
-    parser.add_argument("spec", metavar="MODULE:NAME", nargs="?", help="the app, as shop.jobs:fire")
+    parser.add_argument("spec", metavar="MODULE:NAME", nargs="?", help="app, for example shop.jobs:fire")
+    parser.add_argument("--queues", metavar="LIST", help="queues, in order or by weight (default: all)")
     parser.add_argument(
-        "--queues", metavar="LIST", help="which queues, and which first; every one by default"
+        "--workers", type=whole(10_000), metavar="N", help="threads in all (default: five per core)"
     )
-    parser.add_argument(
-        "--workers", type=whole(10_000), metavar="N", help="threads in all; five a core by default"
-    )
-    parser.add_argument("--async-workers", type=whole(), metavar="N", help="async jobs at once in a process")
-    parser.add_argument("--processes", type=whole(), default=1, metavar="N", help="processes: 1")
-    parser.add_argument("--name", metavar="TEXT", help="for people; host:pid by default")
+    parser.add_argument("--async-workers", type=whole(), metavar="N", help="coroutines per worker process")
+    parser.add_argument("--processes", type=whole(), default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--name", metavar="TEXT", help="name of the server (default: host:pid)")
     parser.add_argument(
         "--import",
         action="append",
         default=[],
         dest="imports",
         metavar="MODULE",
-        help="a module with more tasks",
+        help="additional module with tasks (repeatable)",
     )
     _add_bounds(parser)
     add_probe_options(parser)
@@ -68,13 +67,16 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_log_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--verbose", action="store_true", help="log everything")
+    parser.add_argument("--verbose", action="store_true", help="log debug messages")
     parser.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="text, or a JSON object a line"
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="text (default), or one JSON object per line",
     )
     parser.add_argument(
         "--log-meta", type=_names, default=(), metavar="NAMES",
-        help="of jobs' meta, in their log records: request_id,tenant",
+        help="metadata of jobs to add to their log records: request_id,tenant",
     )  # fmt: skip
 
 
@@ -92,10 +94,10 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
     spec = options.spec or app_spec(options)
     if spec is None:
         raise Problem(
-            "firelock server needs to know which app to run.",
-            hint='Name it, as shop.jobs:fire, or write app = "shop.jobs:fire" below [tool.firelock].',
+            "firelock server needs an app.",
+            hint='Pass it, for example shop.jobs:fire, or set app = "shop.jobs:fire" in [tool.firelock].',
         )
-    parse_queues(options.queues)  # report a wrong list here, before any process starts
+    parse_queues(options.queues)  # reports an invalid list before any process starts
     probe_host, probe_port = probe_place(options)
     style = LogFormat(options.log_format)
     log_to_stderr(logging.DEBUG if options.verbose else logging.INFO, style, options.log_meta)
@@ -135,14 +137,14 @@ _STYLES = {"running": "green", "ended": "bright_black", "silent": "bold red", "l
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the group's commands to the parser."""
     group = add_group(parser)
-    add_command(group, "list", "List the servers; those that ended or were lost stay for a day.", _list)
+    add_command(group, "list", "List servers, including those that ended or were lost within a day.", _list)
     end = add_command(
-        group, "end-process", "End the worker processes that run these jobs, for a job that does not stop.",
+        group, "end-process", "End the worker processes of jobs that do not stop.",
         _end_process,
         more=(
-            "Delete such a job first. Its server starts another worker process in the place of the old one,\n"
-            "within a heartbeat. Other jobs of the old one have the grace time to end; then they go back to\n"
-            "their queues. A server inside an application does not end its process."
+            "Delete the job first. Within a heartbeat, its server replaces the worker process. Other jobs\n"
+            "of the old process have the grace time to end; then they return to their queues. An embedded\n"
+            "server does not end its process."
         ),
         examples=("firelock servers end-process 01a21072-9d46-7c87-a484-8087cf5d557e",),
     )  # fmt: skip
@@ -156,7 +158,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     screen.listing(
         "servers", (server_answer(server, now) for server in servers),
         _COLUMNS, (_row(server, now) for server in servers),
-        empty=as_called("No server has been here within a day; start one: firelock server app:fire"),
+        empty=as_called("No server has run within a day; start one: firelock server app:fire"),
     )  # fmt: skip
 
 
@@ -192,9 +194,9 @@ def _row(server: ServerView, now: int) -> list[Piece]:
 def _state(server: ServerView, now: int) -> str:
     """Return the state that the server last reported, or one of these.
 
-    "silent": its sessions have expired, and no server has ended them. "lost": its sessions were ended, and it
-    had not reported a stop. "ended": the same, but it had reported a stop. "closing": it has ended in either
-    way, and rows of its jobs are locked.
+    "silent": its sessions have expired, but no server has ended them yet. "lost": its sessions were ended
+    without a reported stop. "ended": its sessions were ended after a reported stop. "closing": its sessions
+    were ended, but other transactions still lock rows of its jobs.
     """
     alive = [record for record in server.sessions if record.is_alive]
     if not alive:

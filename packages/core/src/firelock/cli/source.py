@@ -1,4 +1,4 @@
-"""The app or storage that a command uses: `--storage`, `--app`, `FIRELOCK_STORAGE`, pyproject.toml."""
+"""The app or storage of a command: from `--storage`, `--app`, `FIRELOCK_STORAGE` or pyproject.toml."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DJANGO_APP = "firelock.integrations.django:fire"  # the app of the Django projec
 
 
 def project_table() -> dict[str, object]:
-    """Return `[tool.firelock]` of this folder's pyproject.toml; empty if there is none."""
+    """Return `[tool.firelock]` of this folder's pyproject.toml; empty if it does not exist."""
     if not _PROJECT.is_file():
         return {}
     import tomllib  # noqa: PLC0415 - only loaded if there is a file to read
@@ -38,7 +38,7 @@ def project_table() -> dict[str, object]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise Problem(
             f"{_PROJECT} cannot be read: {error}.",
-            hint="Mend it, or run the command elsewhere.",
+            hint="Fix the file, or run the command in another folder.",
         ) from error
     for key in ("tool", "firelock"):
         document = document.get(key, {}) if isinstance(document, dict) else {}
@@ -52,21 +52,21 @@ def _checked(table: object) -> dict[str, object]:
 
     if not isinstance(table, dict):
         raise Problem(
-            f"[tool.firelock] in {_PROJECT} is no table.",
-            hint='Write [tool.firelock] and below it storage = "…".',
+            f"[tool.firelock] in {_PROJECT} must be a table.",
+            hint='Use [tool.firelock], and add storage = "…" below it.',
         )
     plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
     known = {*_PLACES, *(field.name for field in attrs.fields(Settings))}
-    if strangers := sorted(plain.keys() - known):
+    if unknown := sorted(plain.keys() - known):
         raise Problem(
-            f"[tool.firelock] in {_PROJECT} has a key {strangers[0]!r} that Firelock does not know.",
-            hint=f"Known: {', '.join(sorted(known))}.",
+            f"[tool.firelock] in {_PROJECT} has an unknown key {unknown[0]!r}.",
+            hint=f"Known keys: {', '.join(sorted(known))}.",
         )
     for place in _PLACES:
         if not isinstance(plain.get(place, ""), str):
             raise Problem(
-                f"{place} = {plain[place]!r} in [tool.firelock] is no text.",
-                hint=f'Write {place} = "…".',
+                f"{place} in [tool.firelock] must be a string, got {plain[place]!r}.",
+                hint=f'Use {place} = "…".',
             )
     return plain
 
@@ -88,7 +88,7 @@ def table_in_environment(table: Mapping[str, object]) -> Iterator[None]:
 
 
 def app_spec(options: argparse.Namespace) -> str | None:
-    """Return the app's import path, from the command line, pyproject.toml or the Django project.
+    """Return the app's import path from the options, pyproject.toml or the Django project, in this order.
 
     Return None if none of them names an app.
     """
@@ -102,7 +102,7 @@ def django_app() -> str | None:
 
 
 def has_source(options: argparse.Namespace) -> bool:
-    """Return whether any source names a storage."""
+    """Return whether an option, the environment or pyproject.toml names a storage or an app."""
     table = project_table()
     named = options.storage or options.app or os.environ.get(_VARIABLE)
     return bool(named or table.get("storage") or table.get("app") or django_app())
@@ -115,8 +115,8 @@ def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firel
     command needs its tasks (`is_imported`) and a source names the app.
 
     Raises:
-        Problem: no source names a storage, or the app cannot be imported.
-        ConfigurationError: a name or URL is invalid.
+        Problem: If no source names a storage, or the app cannot be imported.
+        ConfigurationError: If a name or URL is invalid.
     """
     table = project_table()
     url = options.storage or (None if options.app else os.environ.get(_VARIABLE) or table.get("storage"))
@@ -125,10 +125,10 @@ def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firel
         return _load(str(spec), None if url is None else str(url), table)
     if not url:
         raise Problem(
-            "No storage is named.",
+            "No storage is configured.",
             hint=(
-                "Give --storage sqlite:///jobs.db or --app shop.jobs:fire, set FIRELOCK_STORAGE, or write "
-                'storage = "…" below [tool.firelock] in pyproject.toml. In a Django project run '
+                "Pass --storage sqlite:///jobs.db or --app shop.jobs:fire, set FIRELOCK_STORAGE, or add "
+                'storage = "…" below [tool.firelock] in pyproject.toml. In a Django project, run '
                 "python manage.py firelock …"
             ),
         )
@@ -152,15 +152,15 @@ def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
         traceback.print_exception(error.with_traceback(_own_lines(error)))
         raise Problem(
             f"{spec!r} cannot be imported: {type(error).__name__}: {error}",
-            hint="The traceback above is the application's.",
+            hint="Fix the application; its traceback is above.",
         ) from error
 
 
 def _own_lines(error: Exception) -> TracebackType | None:
-    """Return the traceback from the application's first line on, which is all that its author needs."""
+    """Return the traceback without the leading lines that are not in the application's code."""
     lines = error.__traceback__
-    ours = (str(Path(__file__).parents[1]), "<frozen ", importlib.__path__[0])
-    while lines is not None and lines.tb_frame.f_code.co_filename.startswith(ours):
+    other_code = (str(Path(__file__).parents[1]), "<frozen ", importlib.__path__[0])
+    while lines is not None and lines.tb_frame.f_code.co_filename.startswith(other_code):
         lines = lines.tb_next
     return lines
 
@@ -170,7 +170,7 @@ def connected(options: argparse.Namespace, *, is_imported: bool = False) -> Iter
     """Yield an app whose storage is reachable, and close it at the end. See `open_app`.
 
     Raises:
-        Problem: the storage is unreachable.
+        Problem: If the storage is unreachable.
     """
     from firelock.errors import StorageError, StorageUnavailable  # noqa: PLC0415 - only loaded with an app
 
@@ -182,7 +182,9 @@ def connected(options: argparse.Namespace, *, is_imported: bool = False) -> Iter
         except StorageUnavailable:
             raise
         except StorageError as error:
-            raise Problem(str(error), hint="firelock doctor looks closer.", code=Exit.UNREACHABLE) from error
+            raise Problem(
+                str(error), hint="Run firelock doctor for details.", code=Exit.UNREACHABLE
+            ) from error
         yield app
     finally:
         app.close()

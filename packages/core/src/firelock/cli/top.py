@@ -52,24 +52,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, _watch,
         more=(
-            "Keys: Tab changes the list, arrows or j and k move in it, p pauses the chosen queue or resumes\n"
-            "it, r requeues the chosen failed job, space looks at once, q leaves. In a pipe, with --once or\n"
-            "with --json it looks once."
+            "Keys: Tab changes the list, arrows or j and k select a row, p pauses or resumes the selected\n"
+            "queue, r requeues the selected failed job, space refreshes, q quits. In a pipe, with --once or\n"
+            "with --json, the command prints one snapshot."
         ),
         examples=("firelock top", "firelock top --every 5 --read-only", "firelock top --json"),
     )  # fmt: skip
     pause = seconds_between(0.5, 3_600.0)
-    parser.add_argument("--every", type=pause, default=2.0, metavar="SECONDS", help="between looks: 2")
-    parser.add_argument("--once", action="store_true", help="look once, and end")
-    parser.add_argument("--read-only", action="store_true", help="keys change nothing")
+    parser.add_argument(
+        "--every", type=pause, default=2.0, metavar="SECONDS", help="refresh interval (default: 2)"
+    )
+    parser.add_argument("--once", action="store_true", help="print one snapshot")
+    parser.add_argument("--read-only", action="store_true", help="disable the keys p and r")
 
 
 def _watch(options: argparse.Namespace, screen: Screen) -> int:
     with connected(options) as app:
         if screen.is_json:
-            screen.json(_answer(look(app)))
+            screen.json(_answer(read_snapshot(app)))
         elif options.once or not screen.is_terminal:
-            _show(look(app), screen)
+            _show(read_snapshot(app), screen)
         else:
             from firelock.cli.keyboard import Keyboard  # noqa: PLC0415 - loaded for terminals only
 
@@ -95,11 +97,11 @@ class Snapshot:
     failed: Sequence[JobRecord]  # newest first
 
 
-def look(app: Firelock) -> Snapshot:
-    """Return the current state.
+def read_snapshot(app: Firelock) -> Snapshot:
+    """Return the current state of the app's storage.
 
     This takes seven round trips, and one for each of up to twenty queues with jobs. If limits hold the oldest
-    job of a queue, `held_heads` takes more of them.
+    job of a queue, `held_heads` takes more round trips.
     """
     now = app.client.clock.now()
     queues = app.queues.list()
@@ -155,7 +157,7 @@ def _fields(queue: QueueView) -> dict[str, object]:
 
 @attrs.frozen
 class Section:
-    """A table of the screen; each row has a key that identifies it in later snapshots."""
+    """A table on the screen; each row has a key that identifies it in later snapshots."""
 
     title: str
     columns: Sequence[Column]
@@ -183,7 +185,7 @@ def _queues(seen: Snapshot) -> Section:
         ]
         for queue in seen.queues
     ]  # fmt: skip
-    return Section(_QUEUES, columns, rows, [queue.name for queue in seen.queues], "There is no queue yet.")
+    return Section(_QUEUES, columns, rows, [queue.name for queue in seen.queues], "No queues exist yet.")
 
 
 def _note(queue: QueueView, held: int) -> str:
@@ -215,7 +217,7 @@ def _servers(seen: Snapshot) -> Section:
             server.name, Cell(state, _STYLES.get(state, "")), server.busy, server.workers,
             len(server.living(seen.now)), server.queues, age(started, seen.now),
         ])  # fmt: skip
-    empty = as_called("No server runs; start one: firelock server app:fire")
+    empty = as_called("No servers are running; start one: firelock server app:fire")
     return Section(_SERVERS, columns, rows, [server.id for server in seen.servers], empty)
 
 
@@ -231,7 +233,7 @@ def _running(seen: Snapshot) -> Section:
         ]
         for job in seen.running
     ]  # fmt: skip
-    return Section(_RUNNING, columns, rows, [job.id for job in seen.running], "Nothing runs.")
+    return Section(_RUNNING, columns, rows, [job.id for job in seen.running], "No jobs are running.")
 
 
 def _failures(seen: Snapshot) -> Section:
@@ -246,7 +248,7 @@ def _failures(seen: Snapshot) -> Section:
         ]
         for job in seen.failed
     ]  # fmt: skip
-    return Section(_FAILURES, columns, rows, [job.id for job in seen.failed], "Nothing has failed.")
+    return Section(_FAILURES, columns, rows, [job.id for job in seen.failed], "No jobs have failed.")
 
 
 def _task(job: JobRecord) -> str:
@@ -261,9 +263,9 @@ def _error(job: JobRecord) -> str:
 
 
 def summary(seen: Snapshot) -> list[Piece]:
-    """Return one line: the number of jobs in each state, and the jobs that ended in the last full minute.
+    """Return one line: the number of jobs in each state, and of jobs that ended in the last full minute.
 
-    A storage counts jobs by state only, so the line names the kinds of awaiting jobs without their numbers.
+    A storage counts jobs only by state, so the line names the kinds of awaiting jobs without their numbers.
     """
     pieces: list[Piece] = []
     for state in (State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.FAILED):
@@ -292,13 +294,13 @@ def _show(seen: Snapshot, screen: Screen) -> None:
 
 @attrs.define
 class Choice:
-    """The chosen row of a list: by its key, or by its place if the key no longer exists."""
+    """The selected row of a list: by its key, or by its place if the key no longer exists."""
 
     key: str | None = None
     place: int = 0
 
     def among(self, keys: Sequence[str]) -> int | None:
-        """Return the place of the chosen row and choose this row; None if there are no rows."""
+        """Return the place of the selected row and select this row; None if the list is empty."""
         if not keys:
             self.key = None
             return None
@@ -307,7 +309,7 @@ class Choice:
         return self.place
 
     def move(self, keys: Sequence[str], steps: int) -> None:
-        """Choose the row this many places further, within the list."""
+        """Select the row this many places further down, within the list."""
         place = self.among(keys)
         if place is not None:
             self.key = keys[min(max(0, place + steps), len(keys) - 1)]
@@ -328,7 +330,7 @@ class Top:
         self._choices = {_QUEUES: Choice(), _FAILURES: Choice()}
         self._focus = _QUEUES
         self._seen: Snapshot | None = None
-        self._said = Cell("")
+        self._message = Cell("")
         self._is_leaving = False
         self._acts: Mapping[str, Callable[[], None]] = {
             "q": self._leave,
@@ -340,14 +342,14 @@ class Top:
         }
 
     def run(self) -> None:
-        """Show the view until the user leaves; the terminal is then restored, whatever happens.
+        """Show the view until the user leaves; the terminal is always restored after that.
 
         Raises:
-            FirelockError: the first snapshot could not be read.
+            FirelockError: If the first snapshot cannot be read.
         """
         from firelock.cli.keyboard import Leaving, Suspending, suspend  # noqa: PLC0415 - for terminals
 
-        self._seen = look(self._app)
+        self._seen = read_snapshot(self._app)
         while not self._is_leaving:
             try:
                 self._show_until_left()
@@ -371,17 +373,17 @@ class Top:
                 for key in keys:
                     self._press(key)
                 if time.monotonic() >= due or keys:
-                    self._look()
+                    self._refresh()
                     due = time.monotonic() + self._every
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         try:
-            self._seen = look(self._app)
+            self._seen = read_snapshot(self._app)
         except FirelockError as error:
-            self._said = Cell(f"No look was possible, trying again: {error}", "bold red")
+            self._message = Cell(f"Cannot read the storage, retrying: {error}", "bold red")
         else:
-            if self._said.style == "bold red":
-                self._said = Cell("")
+            if self._message.style == "bold red":
+                self._message = Cell("")
 
     # ---- keys --------------------------------------------------------------------------------------------
 
@@ -392,7 +394,7 @@ class Top:
         try:
             act()
         except FirelockError as error:
-            self._said = Cell(f"That did not work: {error}", "bold red")
+            self._message = Cell(f"The change failed: {error}", "bold red")
 
     def _leave(self) -> None:
         self._is_leaving = True
@@ -415,11 +417,11 @@ class Top:
             if queue.is_paused:
                 self._app.queues.resume(queue.name)
                 record_change(self._app, "queue.resume", queue.name)
-                self._said = Cell(f"Queue {queue.name} is resumed.", "green")
+                self._message = Cell(f"Queue {queue.name} is resumed.", "green")
             else:
                 self._app.queues.pause(queue.name, by=self._by)
                 record_change(self._app, "queue.pause", queue.name)
-                self._said = Cell(f"Queue {queue.name} is paused; p resumes it.", "yellow")
+                self._message = Cell(f"Queue {queue.name} is paused; p resumes it.", "yellow")
 
     def _requeue(self) -> None:
         place = self._choices[_FAILURES].among(self._keys(_FAILURES))
@@ -429,12 +431,12 @@ class Top:
             done = applied.is_applied
             if done:
                 record_change(self._app, "jobs.requeue", job.id, count=1)
-            said = "is enqueued again" if done else f"was not requeued: {applied}"
-            self._said = Cell(f"Job {job.id} of {_task(job)} {said}.", "green" if done else "yellow")
+            result = "is enqueued again" if done else f"was not requeued: {applied}"
+            self._message = Cell(f"Job {job.id} of {_task(job)} {result}.", "green" if done else "yellow")
 
     def _may_change(self) -> bool:
         if self._is_read_only:
-            self._said = Cell("--read-only: nothing is changed.", "yellow")
+            self._message = Cell("Changes are disabled by --read-only.", "yellow")
         return not self._is_read_only
 
     # ---- rendering ---------------------------------------------------------------------------------------
@@ -453,13 +455,13 @@ class Top:
         ]
         for section, height in zip(tables, heights, strict=True):
             lines += [_line([""]), self._table(section, height, console.width)]
-        lines.append(_line([self._said if self._said.text else Cell(self._help(), "bright_black")]))
+        lines.append(_line([self._message if self._message.text else Cell(self._help(), "bright_black")]))
         return Group(*lines)
 
     def _help(self) -> str:
         if self._is_read_only:
-            return "Tab list   ↑↓ row   space look now   q leave"
-        return "Tab list   ↑↓ row   p pause or resume queue   r requeue job   space look now   q leave"
+            return "Tab list   ↑↓ row   space refresh   q quit"
+        return "Tab list   ↑↓ row   p pause or resume queue   r requeue job   space refresh   q quit"
 
     def _table(self, section: Section, height: int, wide: int) -> Table:
         from rich.table import Table  # noqa: PLC0415 - loaded for terminals only
@@ -469,10 +471,10 @@ class Top:
         first = max(0, min((place or 0) - height // 2, len(section.rows) - height))
         shown = section.rows[first : first + height]
         hidden = len(section.rows) - len(shown)
-        which = f" ({first + 1}–{first + len(shown)} of {len(section.rows)})" if hidden else ""
+        shown_rows = f" ({first + 1}–{first + len(shown)} of {len(section.rows)})" if hidden else ""
         table = Table(
             box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black",
-            title=_text(Cell(section.title + which)), title_justify="left", width=wide,
+            title=_text(Cell(section.title + shown_rows)), title_justify="left", width=wide,
             title_style="bold underline" if section.title == self._focus else "bold",
         )  # fmt: skip
         if not section.rows:
@@ -493,7 +495,7 @@ class Top:
 
 
 def _ratio(column: Column) -> int | None:
-    """Return a column's share of the available space; None if it has its own width."""
+    """Return a column's share of the available space; None if the column has a fixed width."""
     if column.is_whole or column.is_number:
         return None
     return 4 if column.title in {"ERROR", "NOTE"} else 2
@@ -503,10 +505,10 @@ def shares(wanted: Sequence[int], room: int) -> list[int]:
     """Return the number of rows of each section: all of them, or an even share of the available space."""
     given = [min(each, _LEAST) for each in wanted]
     for place in _in_turns(len(wanted), max(0, room - sum(given))):
-        hungry = [one for one in range(len(wanted)) if given[one] < wanted[one]]
-        if not hungry:
+        unfilled = [one for one in range(len(wanted)) if given[one] < wanted[one]]
+        if not unfilled:
             break
-        given[hungry[place % len(hungry)]] += 1
+        given[unfilled[place % len(unfilled)]] += 1
     return given
 
 

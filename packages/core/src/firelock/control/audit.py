@@ -70,9 +70,9 @@ class Audit:
         becomes {"cut": the beginning of that JSON}. `at` defaults to the storage's current time.
 
         Raises:
-            ConfigurationError: the action, target, `by` or `origin` is not a string, or the detail is not a
-                JSON object.
-            ScheduleError: `at` has no time zone.
+            ConfigurationError: If the action, target, `by` or `origin` is not a string, or the detail is not
+                a JSON object.
+            ScheduleError: If `at` has no time zone.
         """
         instant = self._client.clock.now() if at is None else micros(at)
         value = {
@@ -98,8 +98,8 @@ class Audit:
         """Return a page of entries, newest first.
 
         Raises:
-            ConfigurationError: the limit is not from 1 to 500.
-            StorageError: the cursor is not that of a page.
+            ConfigurationError: If the limit is not from 1 to 500.
+            StorageError: If the cursor is not that of a page.
         """
         records, following = newest_records(
             self._client.storage, _KIND, "audit entries", limit=limit, cursor=cursor
@@ -117,7 +117,7 @@ class Audit:
                 storage.delete_record(_KIND, record.key)
 
     def _last_kept(self, kept: int) -> str | None:
-        """Return the key of the oldest entry to keep; None if there are fewer entries."""
+        """Return the key of the oldest entry to keep; None if fewer entries are stored."""
         after = ""
         page: Sequence[Record]
         while kept > 0:
@@ -130,7 +130,7 @@ class Audit:
 
 def _cut(name: str, text: object, limit: int) -> str:
     if not isinstance(text, str):
-        raise ConfigurationError(f"{name}={shown(text)} is no text.")
+        raise ConfigurationError(f"{name} must be a string, got {shown(text)}.")
     return shorten(text, limit)
 
 
@@ -138,12 +138,12 @@ def _cut_detail(detail: object) -> dict[str, JsonValue] | None:
     if detail is None:
         return None
     if not isinstance(detail, Mapping):
-        raise ConfigurationError(f"detail={shown(detail)} is no mapping; pass names and JSON values.")
+        raise ConfigurationError(f"detail must be a mapping of names to JSON values, got {shown(detail)}.")
     try:
         text = json.dumps(dict(detail), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"detail={shown(detail)} cannot be stored as JSON: {error}. Pass texts, numbers, lists."
+            f"detail={shown(detail)} cannot be stored as JSON: {error}. Use strings, numbers and lists."
         ) from error
     if len(text) > _DETAIL_LIMIT:
         return {"cut": f"{text[: _DETAIL_LIMIT - 200]}…"}

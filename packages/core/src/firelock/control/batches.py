@@ -36,7 +36,7 @@ class Batches:
         """Return the handle of a batch.
 
         Raises:
-            JobNotFound: no batch with this id is stored.
+            JobNotFound: If no batch with this id is stored.
         """
         return find_batch(self._client, batch_id)
 
@@ -50,7 +50,7 @@ class Batches:
         The state of an open batch is awaiting.
 
         Raises:
-            ConfigurationError: the state is unknown, or the limit is not from 1 to 500.
+            ConfigurationError: If the state is unknown, or the limit is not from 1 to 500.
         """
         chosen = None if state is None else to_choice(State, "state", state)
         found = self._client.storage.find(

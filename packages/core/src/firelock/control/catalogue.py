@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
 
 _KIND = "task"
-_TOLD_AGAIN = 12 * 3_600 * SECOND  # an older entry is written again, even if it has not changed
-_FORGOTTEN = 30 * 86_400 * SECOND  # an entry that no server has stored for this time is deleted
+_REFRESH_AFTER = 12 * 3_600 * SECOND  # an older entry is written again, even if it has not changed
+_EXPIRES_AFTER = 30 * 86_400 * SECOND  # an entry that no server has stored for this time is deleted
 _SUMMARY = 500
 _WAITS_SHOWN = 4
 _MICRO = timedelta(microseconds=1)
@@ -60,11 +60,11 @@ class TaskEntry:
     seen_at: datetime | None  # when a server last stored it; None if no server has
     is_registered_here: bool  # whether this app can enqueue it
     parameters: tuple[ParameterOutline, ...] | None = None  # None: unknown to the server
-    keep_seconds: float | None = None  # of succeeded jobs; None: as in the settings
+    keep_seconds: float | None = None  # retention of succeeded jobs; None: as in the settings
     limits: tuple[Limit | Turns, ...] = ()
     unique: Unique | Debounce | None = None
     start_before: timedelta | datetime | None = None
-    defaults: Mapping[str, JsonValue] = attrs.Factory(dict)  # as stored, if keys may be made of them
+    defaults: Mapping[str, JsonValue] = attrs.Factory(dict)  # stored only if keys can be made of them
 
 
 class Catalogue:
@@ -77,7 +77,7 @@ class Catalogue:
         """Return the task with this name; an alias is found if its task is registered here.
 
         Raises:
-            UnknownTask: no server has stored it within 30 days, and this app does not have it.
+            UnknownTask: If no server has stored it within 30 days, and this app does not have it.
         """
         info = self._client.registry.get(name)
         record = self._client.storage.get_record(_KIND, name if info is None else info.name)
@@ -86,13 +86,13 @@ class Catalogue:
         if info is not None:
             return _entry_here(self._client, info)
         raise UnknownTask(
-            f"Task {shown(name)} is unknown: no server told of it, and this app does not have it."
+            f"Task {shown(name)} is unknown: no server has stored it, and this app does not have it."
         )
 
     aget = twin(get)
 
     def unknown(self, names: Iterable[str]) -> Sequence[str]:
-        """Return those of the names, in order, that are no task or alias of a server or of this app."""
+        """Return the names, in order, that are not a task or alias of a server or of this app."""
         known = {name for entry in self.list() for name in (entry.name, *entry.aliases)}
         return [name for name in dict.fromkeys(names) if name not in known]
 
@@ -113,7 +113,7 @@ class Catalogue:
 
 def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
     value = json.loads(record.value)
-    told = {field.name: value[field.name] for field in attrs.fields(TaskEntry) if field.name in value} | {
+    fields = {field.name: value[field.name] for field in attrs.fields(TaskEntry) if field.name in value} | {
         "retry": value["retry"] if isinstance(value["retry"], str) else _retry_words(value["retry"]),
         "aliases": tuple(value["aliases"]),
         "tags": tuple(value["tags"]),
@@ -121,27 +121,27 @@ def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
         "parameters": _outlines(value.get("parameters")),
         **_admission_fields(value.get("admission")),
     }
-    return TaskEntry(name=record.key, is_registered_here=is_registered_here, **told)
+    return TaskEntry(name=record.key, is_registered_here=is_registered_here, **fields)
 
 
-def _admission_fields(told: Mapping[str, Any] | None) -> dict[str, Any]:
+def _admission_fields(stored: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the fields of a task's limits, unique key and start deadline.
 
-    Limits of kinds that only a newer version knows are left out.
+    Limits of kinds that only a newer version knows are omitted.
     """
-    if told is None:
+    if stored is None:
         return {}
-    unique, within, before = told["unique"], told["within"], told["before"]
+    unique, within, before = stored["unique"], stored["within"], stored["before"]
     return {
-        "limits": tuple(one for one in map(declared_of, told["limits"]) if isinstance(one, Limit | Turns)),
+        "limits": tuple(one for one in map(declared_of, stored["limits"]) if isinstance(one, Limit | Turns)),
         "unique": None if unique is None else declared_of(unique),
         "start_before": timedelta(microseconds=within) if within else before and from_micros(before),
-        "defaults": told["defaults"],
+        "defaults": stored["defaults"],
     }
 
 
-def _outlines(told: Sequence[dict[str, Any]] | None) -> tuple[ParameterOutline, ...] | None:
-    if told is None:
+def _outlines(stored: Sequence[dict[str, Any]] | None) -> tuple[ParameterOutline, ...] | None:
+    if stored is None:
         return None
     known = attrs.fields_dict(ParameterOutline)
     return tuple(
@@ -149,7 +149,7 @@ def _outlines(told: Sequence[dict[str, Any]] | None) -> tuple[ParameterOutline, 
             **{name: value for name, value in each.items() if name in known}
             | {"choices": tuple(each["choices"])}
         )
-        for each in told
+        for each in stored
     )
 
 
@@ -160,7 +160,7 @@ def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
 
 
 def stored_timeout(storage: Storage, name: str) -> float | None:
-    """Return the timeout of a task as a server last stored it, in seconds; None if there is none."""
+    """Return the timeout of a task as a server last stored it, in seconds; None if it has none."""
     record = storage.get_record(_KIND, name)
     return None if record is None else json.loads(record.value)["timeout_seconds"]
 
@@ -179,18 +179,18 @@ def tell_tasks(client: Client) -> None:
     runnable = {info.name: info for info in client.registry.runnable()}
     for name, info in runnable.items():
         value = _value(client, info)
-        if not _is_told(stored.get(name), value, now):
+        if not _is_current(stored.get(name), value, now):
             storage.put_record(_KIND, name, json.dumps({**value, "seen_at": now}))
     for name, record in stored.items():
-        if name not in runnable and _seen_at(record) < now - _FORGOTTEN:
+        if name not in runnable and _seen_at(record) < now - _EXPIRES_AFTER:
             storage.delete_record(_KIND, name, expected_version=record.version)
 
 
-def _is_told(record: Record | None, value: Mapping[str, JsonValue], now: int) -> bool:
-    if record is None or _seen_at(record) < now - _TOLD_AGAIN:
+def _is_current(record: Record | None, value: Mapping[str, JsonValue], now: int) -> bool:
+    if record is None or _seen_at(record) < now - _REFRESH_AFTER:
         return False
-    told = json.loads(record.value)
-    return {**told, "seen_at": 0} == {**value, "seen_at": 0}
+    stored = json.loads(record.value)
+    return {**stored, "seen_at": 0} == {**value, "seen_at": 0}
 
 
 def _seen_at(record: Record) -> int:
@@ -201,7 +201,7 @@ def _seen_at(record: Record) -> int:
     try:
         return int(json.loads(record.value)["seen_at"])
     except (ValueError, TypeError, KeyError):
-        return -_FORGOTTEN
+        return -_EXPIRES_AFTER
 
 
 def _value(client: Client, info: TaskInfo) -> Mapping[str, JsonValue]:
@@ -240,7 +240,7 @@ def _admission_facts(info: TaskInfo, binder: Binder) -> JsonValue:
 
 
 def _retry_facts(policy: RetryPolicy) -> JsonValue:
-    """Return the values from which `_retry_words` makes its string; for a custom policy, return its name."""
+    """Return the values that `_retry_words` formats; for a custom policy, return its name."""
     if not isinstance(policy, Retry):
         return f"by {type(policy).__name__}"
     waits = policy.waits[: policy.attempts] if isinstance(policy.waits, tuple) else ()
@@ -252,13 +252,13 @@ def _retry_facts(policy: RetryPolicy) -> JsonValue:
 
 
 def _retry_words(facts: Mapping[str, Any]) -> str:
-    """Return a policy as words for people: "10 retries, after 1 min, 5 min, 15 min …"."""
+    """Return a description of a policy for people: "10 retries, after 1 min, 5 min, 15 min …"."""
     attempts, waits, then = facts["attempts"], facts["waits"], facts["then"]
     if not attempts:
         return f"no retries{then}"
-    spans = ", ".join(map(span, waits[:_WAITS_SHOWN])) + " …" * (len(waits) > _WAITS_SHOWN)
-    growing = f"after {spans}" if spans else "with growing waits"
-    return f"{attempts} {'retry' if attempts == 1 else 'retries'}, {growing}{then}"
+    durations = ", ".join(map(span, waits[:_WAITS_SHOWN])) + " …" * (len(waits) > _WAITS_SHOWN)
+    delays = f"after {durations}" if durations else "with growing waits"
+    return f"{attempts} {'retry' if attempts == 1 else 'retries'}, {delays}{then}"
 
 
 def _summary(function: object) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Diagnosis:
-    """A description of the storage that was checked, and the findings."""
+    """A description of the checked storage, and the findings."""
 
     about: Mapping[str, str]
     findings: Sequence[Finding]
@@ -50,15 +50,15 @@ def diagnose(runtime: Runtime, *, host_clock: Callable[[], int] = host_clock, kn
         about.update(sight.about())
         findings += list_findings(sight)
     except SchemaMismatch as error:
-        advice = "Do that first; nothing else is looked at before."
+        advice = "Do this first; the other checks were skipped."
         findings.append(Finding(ERROR, "schema", str(error), advice))
     except StorageUnavailable as error:
-        advice = "Start it, or correct its address; check user, password, port and permissions."
+        advice = "Start it, or correct its address. Check the user, password, port and permissions."
         findings.append(Finding(ERROR, "storage_unavailable", str(error), advice))
     except StorageError as error:
         advice = (
-            "The storage refuses what Firelock needs. Check the user's permissions, and whether its tables "
-            "belong to this release: firelock migrate status"
+            "The storage refuses an operation that Firelock needs. Check the user's permissions, and check "
+            "that its tables belong to this release: firelock migrate status"
         )
         findings.append(Finding(ERROR, "storage_refused", str(error), advice))
     return Diagnosis(about, findings)
@@ -86,26 +86,26 @@ def _check_writing(storage: Storage) -> Iterator[Finding]:
     except StorageUnavailable as error:
         yield Finding(
             ERROR, "not_writable", f"A test record could not be written: {error}",
-            "Free space on its disk or in its memory, or let it take writes; until then it refuses jobs.",
+            "Free space on its disk or in its memory, or allow writes. Until then, it cannot store jobs.",
         )  # fmt: skip
     except StorageError as error:
         yield Finding(
             NOTE, "write_unchecked",
-            f"Whether servers can write was not checked, because this user may not write: {error}",
-            "Run the doctor as the user of the servers.",
+            f"The write access of servers was not checked, because this user must not write: {error}",
+            "Run firelock doctor as the user of the servers.",
         )  # fmt: skip
 
 
 def check_schema(schema: SchemaState) -> Finding | None:
-    """Return the problem of the schema; if there is one, nothing else can be read."""
+    """Return the problem of the schema, with which no other data can be read; None if it is current."""
     if schema.found == schema.wanted:
         return None
     if schema.found == 0:
-        what = "The storage has no schema yet; the first job creates it, or firelock migrate."
+        what = "The storage has no schema yet; the first job or firelock migrate creates it."
         advice = "If you expected jobs here, check the address."
         return Finding(WARNING, "schema_missing", what, advice)
     if schema.found < schema.wanted:
-        what = f"The storage has schema {schema.found}, this Firelock needs {schema.wanted}."
+        what = f"The storage has schema {schema.found}; this release needs {schema.wanted}."
         return Finding(ERROR, "schema_old", what, "Run firelock migrate.")
-    what = f"The storage has schema {schema.found}, this Firelock knows {schema.wanted}."
-    return Finding(ERROR, "schema_new", what, "Upgrade Firelock here, or use the release that wrote it.")
+    what = f"The storage has schema {schema.found}; this release supports {schema.wanted}."
+    return Finding(ERROR, "schema_new", what, "Upgrade Firelock here, or use the release that created it.")

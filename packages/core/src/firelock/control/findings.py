@@ -62,6 +62,7 @@ _MANY_FAILED = 100  # failed jobs of one task
 _SHARED = 200  # of a task's newest failures, read for the share of muted causes
 _CAUSES = "cause"  # kind of the records in which dashboards store causes of failures and their mutes
 _WAITS_FOR_SIGNAL = f"{MemoKind.SIGNAL} "
+_UPKEEP_ADVICE = "If one is running, check its log: its upkeep fails."
 _WAITS_IN_VAIN = lifecycle.waiting_reason(On.SUCCEEDED, State.FAILED).partition(";")[0]
 
 ERROR, WARNING, NOTE = Severity
@@ -188,7 +189,7 @@ class Sight:
 # ---- reading ---------------------------------------------------------------------------------------------
 
 Keep = Callable[[str, Callable[[], Any]], Any]
-"""Returns the reading with this name, from the passed function, which reads it now, or as kept earlier.
+"""A function that returns the reading with a name: as kept earlier, or from the passed function.
 
 The names are `storage`, `waits`, `samples`, `lately`, `usually` and `muted`. The samples cost the most.
 """
@@ -200,7 +201,7 @@ def _now(_name: str, read: Callable[[], _T]) -> _T:
 
 @attrs.define
 class KeptReadings:
-    """Keeps each reading for some seconds, for one thread that reads repeatedly."""
+    """A cache that keeps each reading for some seconds, for one thread that reads repeatedly."""
 
     ages: Mapping[str, float]  # seconds, by the name of the reading; other readings are not kept
     monotonic: Callable[[], float] = time.monotonic
@@ -359,11 +360,11 @@ def _flow_of(job: JobRecord) -> str | None:
 def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
     storage = runtime.storage
     unknown: Counter[str] = Counter()
-    keyed = _Keyed(runtime, knows_tasks=knows_tasks)
+    keyed = _LimitUse(runtime, knows_tasks=knows_tasks)
     if knows_tasks or keyed.is_offered:
         for job in _sample(runtime, State.ENQUEUED):
             unknown[job.task] += knows_tasks and runtime.tasks.get(job.task) is None
-            keyed.see(job)
+            keyed.count(job)
     in_vain, overdue, asking = _stuck(runtime, now)
     unregistered: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
@@ -375,10 +376,10 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
             unread[part] += 1
     parents = Counter(edge.parent_id for job in in_vain for edge in job.parents)
     first = {edge.parent_id: job for job in reversed(in_vain) for edge in job.parents}
-    asked = list(parents)[:_PAGE]
-    flows = {flow: None for parent in asked if (flow := _flow_of(first[parent])) is not None}
-    found = storage.get([*asked, *flows][:_PAGE])
-    stored, outer = found[: len(asked)], found[len(asked) :]
+    ids = list(parents)[:_PAGE]
+    flows = {flow: None for parent in ids if (flow := _flow_of(first[parent])) is not None}
+    found = storage.get([*ids, *flows][:_PAGE])
+    stored, outer = found[: len(ids)], found[len(ids) :]
     groups = storage.failure_groups(_GROUPS)
     failed = [one for one in stored if one is not None and one.state is State.FAILED]
     return Sampled(
@@ -410,8 +411,8 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
     )
 
 
-class _Keyed:
-    """The use of limits by enqueued jobs."""
+class _LimitUse:
+    """Counts of how enqueued jobs use limits."""
 
     def __init__(self, runtime: Runtime, *, knows_tasks: bool) -> None:
         self.is_offered = Feature.LIMITS in runtime.storage.features
@@ -422,7 +423,7 @@ class _Keyed:
         self.unlimited: Counter[str] = Counter()
         self._costs: Counter[str] = Counter()
 
-    def see(self, job: JobRecord) -> None:
+    def count(self, job: JobRecord) -> None:
         uses = job.admission.limits if job.admission is not None else ()
         self.unlimited[job.task] += not uses and job.task in self._limited
         self.unlimited = +self.unlimited
@@ -515,18 +516,18 @@ def _check_storage(sight: Sight) -> Iterable[Finding]:
 
 def _check_sharing(sight: Sight) -> Iterator[Finding]:
     if not sight.is_shared:
-        what = "This storage lives in one process: no other one sees its jobs, and they end with it."
-        yield Finding(NOTE, "not_shared", what, "Use sqlite:///jobs.db or a server for jobs that matter.")
+        what = "This storage belongs to one process: others cannot see its jobs, which are lost when it ends."
+        yield Finding(NOTE, "not_shared", what, "Use sqlite:///jobs.db or a database server instead.")
 
 
 def _check_clock(sight: Sight) -> Iterator[Finding]:
     """Yield a finding if this host's clock and the storage's clock differ."""
     if abs(sight.skew) > _WIDEST_SKEW:
         word = "ahead of" if sight.skew > 0 else "behind"
-        what = f"The storage's clock is {span(sight.skew)} {word} this host's."
+        what = f"The storage's clock is {span(sight.skew)} {word} this host's clock."
         yield Finding(
             WARNING, "skew", what,
-            "Let both follow a time server. Jobs go by the storage's clock, logs by the host's.",
+            "Synchronize both with a time server. Jobs use the storage's clock, logs use the host's clock.",
             values={"seconds": abs(sight.skew) / _MICROS},
         )  # fmt: skip
 
@@ -537,7 +538,7 @@ def _check_clock(sight: Sight) -> Iterator[Finding]:
 def _check_no_server(sight: Sight) -> Iterator[Finding]:
     if sight.enqueued and not sight.alive:
         yield Finding(
-            ERROR, "no_server", f"{_jobs(sight.enqueued)} enqueued and no server is alive.",
+            ERROR, "no_server", f"{_jobs(sight.enqueued)} enqueued, but no server is alive.",
             "Start one: firelock server app:fire", "servers", {"count": sight.enqueued},
             min(sight.oldest.values(), default=None),
         )  # fmt: skip
@@ -559,14 +560,15 @@ def _check_lost(sight: Sight) -> Iterator[Finding]:
         limit = max(record.session.timeout_seconds for record in server.sessions)
         if severity is NOTE:
             what = (
-                f"was killed or cut off {span(sight.now - heard)} ago. Others have its queues and its jobs."
+                f"was killed or cut off {span(sight.now - heard)} ago. Other servers run the jobs of its "
+                "queues."
             )
-            advice = "Look at the end of its log for the cause. This note ends an hour after the loss."
+            advice = "Find the cause at the end of its log. This note disappears an hour after the loss."
         else:
-            what = f"has sent no heartbeat for {span(sight.now - heard)}; its limit is {limit:g} s."
+            what = f"has not sent a heartbeat for {span(sight.now - heard)}; its limit is {limit:g} s."
             advice = (
-                "Check the host and the server's log. If it is gone, start another one; its jobs return to "
-                "their queues."
+                "Check the host and the server's log. If the server has ended, start another one; its jobs "
+                "return to their queues."
             )
         yield Finding(
             ERROR if severity is ERROR else NOTE, "server_lost", f"Server {server.name} {what}", advice,
@@ -608,16 +610,16 @@ def _check_stuck(sight: Sight) -> Iterator[Finding]:
         if not threads and not coroutines:
             continue
         workers = sum(record.session.workers for record in alive)
-        taken = [f"{threads:,} of {workers:,} threads"] if threads else []
-        taken += ["1 coroutine" if coroutines == 1 else f"{coroutines:,} coroutines"] if coroutines else []
+        busy = [f"{threads:,} of {workers:,} threads"] if threads else []
+        busy += ["1 coroutine" if coroutines == 1 else f"{coroutines:,} coroutines"] if coroutines else []
         verb = "is" if threads + coroutines == 1 else "are"
         yield Finding(
             ERROR if threads >= workers else WARNING,
             "stuck_workers",
-            f"Server {server.name}: {' and '.join(taken)} {verb} taken by jobs past their timeout.",
+            f"Server {server.name}: {' and '.join(busy)} {verb} occupied by jobs past their timeout.",
             'Its log names the jobs (search for "ignores its timeout"). Check job.cancelled in their tasks, '
             'or use executor="process", whose jobs can be killed. firelock server replaces a worker process '
-            "when they take half of its workers; a server inside an application cannot.",
+            "if such jobs occupy half of its workers; an embedded server does not.",
             f"server {server.name}",
             {"server": server.name, "threads": threads, "coroutines": coroutines},
         )
@@ -630,9 +632,9 @@ def _check_parked(sight: Sight) -> Iterator[Finding]:
             yield Finding(
                 WARNING,
                 "parked_ends",
-                f"Server {server.name}: {parked:,} ended jobs cannot be stored, as other transactions have "
-                "locked their rows.",
-                'Its log names the jobs (search for "has locked its row"). Look for a long transaction in '
+                f"Server {server.name}: {parked:,} job ends cannot be stored, because other transactions "
+                "have locked the jobs' rows.",
+                'Its log names the jobs (search for "has locked its row"). Find the long transaction in '
                 "the database and end it; keep transactions that change jobs short.",
                 f"server {server.name}",
                 {"server": server.name, "parked": parked},
@@ -662,8 +664,8 @@ def _check_listeners(sight: Sight) -> Iterator[Finding]:
         if queue.enqueued and not queue.is_paused and not sight.listening(queue.name):
             yield Finding(
                 ERROR, "no_listener",
-                f"Queue {queue.name}: {_jobs(queue.enqueued)} enqueued and no server listens to it.",
-                f"Start one that does: firelock server app:fire --queues {queue.name}",
+                f"Queue {queue.name}: {_jobs(queue.enqueued)} enqueued, but no server listens to it.",
+                f"Start a server for it: firelock server app:fire --queues {queue.name}",
                 f"queue {queue.name}", {"queue": queue.name, "count": queue.enqueued},
                 sight.oldest.get(queue.name),
             )  # fmt: skip
@@ -682,7 +684,7 @@ def _check_long_waits(sight: Sight) -> Iterator[Finding]:
         yield Finding(
             WARNING, "long_wait",
             f"The first job of queue {queue.name}{that} has waited for {span(sight.now - since)}{behind}.",
-            "Give the queue more workers, or look for slow jobs: firelock top", f"queue {queue.name}",
+            "Add workers for the queue, or find slow jobs: firelock top", f"queue {queue.name}",
             {"queue": queue.name, "count": queue.enqueued, "seconds": (sight.now - since) // _MICROS,
              "held": 0 if held is None else held.count,
              "limited_job": sight.waiting.limited.get(queue.name)}, since,
@@ -711,23 +713,23 @@ def _counted(
 
 _check_unregistered = _counted(
     ERROR, "unregistered", "task", lambda sight: sight.sampled.unregistered,
-    what="put off since no server that took them knows task {}.",
-    advice="Deploy the code that has it, add its module by --import, or keep its old name as an alias.",
+    what="postponed because no claiming server has task {}.",
+    advice="Deploy code that has the task, add its module with --import, or keep its old name as an alias.",
 )  # fmt: skip
 _check_unreadable = _counted(
     ERROR, "unreadable", "serializer", lambda sight: sight.sampled.unreadable,
-    what="put off since no server that took them has the serializer {}.",
-    advice="Install the plugin that offers it where the servers run, and restart them.",
+    what="postponed because no claiming server has the serializer {}.",
+    advice="Install the plugin with this serializer on the servers, and restart them.",
 )  # fmt: skip
 _check_unread = _counted(
     ERROR, "unread", "part", lambda sight: sight.sampled.unread,
-    what="put off since no server that took them can read {}, which a newer release may have stored.",
+    what="postponed because no claiming server can read {}, which a newer release may have stored.",
     advice="Upgrade the servers.",
 )  # fmt: skip
 _check_unknown_tasks = _counted(
     ERROR, "unknown_task", "task", lambda sight: sight.waiting.unknown_tasks,
-    what="enqueued for task {}, which no server knows.",
-    advice="Deploy the code that has it, or keep its old name as an alias.", of=None,
+    what="enqueued for task {}, which no server has.",
+    advice="Deploy code that has the task, or keep its old name as an alias.", of=None,
 )  # fmt: skip
 _check_unknown_here = _counted(
     NOTE, "unknown_here", "task",
@@ -737,7 +739,7 @@ _check_unknown_here = _counted(
         if task not in sight.waiting.unknown_tasks  # already reported
     },
     what="enqueued for task {}, which this app does not have.",
-    advice="Nothing to do if another app has it; else look for a task renamed or removed.", of=State.ENQUEUED,
+    advice="If no other app has the task, check whether it was renamed or removed.", of=State.ENQUEUED,
 )  # fmt: skip
 
 
@@ -746,10 +748,10 @@ def _check_failing(sight: Sight) -> Iterator[Finding]:
     for task, ended in sight.lately.items():
         if ended.runs < _FEWEST_RUNS:
             continue
-        told = ended.failed_attempts * (1 - sight.muted.get(task, 0.0))
-        rate, usual = told / ended.runs, _usual_rate(ended, sight.usually.get(task))
-        much = _VERY_HIGH_RATE if usual is None else max(_HIGH_RATE, _TIMES_USUAL * usual)
-        if rate >= min(much, _VERY_HIGH_RATE):
+        unmuted = ended.failed_attempts * (1 - sight.muted.get(task, 0.0))
+        rate, usual = unmuted / ended.runs, _usual_rate(ended, sight.usually.get(task))
+        threshold = _VERY_HIGH_RATE if usual is None else max(_HIGH_RATE, _TIMES_USUAL * usual)
+        if rate >= min(threshold, _VERY_HIGH_RATE):
             found.append((rate, task, usual if _is_usual(sight.usually.get(task)) else None))
     for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
         normal = "" if usual is None else f" (usually {_percent(usual)})"
@@ -803,8 +805,8 @@ def _check_failed_jobs(sight: Sight) -> Iterator[Finding]:
         what = "job has" if failed == 1 else "jobs have"
     yield Finding(
         WARNING if is_many else NOTE, "jobs_failed", f"{failed:,} {what} failed{detail}.{cause}",
-        "firelock jobs list --state failed shows the causes. Fix them, then firelock jobs requeue --all, or "
-        "firelock batches requeue for a failed batch.",
+        "Run firelock jobs list --state failed to see the causes. Fix them, then run firelock jobs requeue "
+        "--all, or firelock batches requeue for a failed batch.",
         "failed jobs", {"count": failed, **({"task": many[0][0]} if is_many else {})},
     )  # fmt: skip
 
@@ -818,7 +820,7 @@ def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
 
 
 def _is_usual(usually: EndedRuns | None) -> bool:
-    """Return whether the task ran in enough hours of the day: one burst says nothing about other hours."""
+    """Return whether the task ran in enough hours of the day; the rate of a single burst is not usual."""
     return usually is not None and usually.hours >= _USUAL_HOURS
 
 
@@ -828,24 +830,25 @@ def _is_usual(usually: EndedRuns | None) -> bool:
 def _check_recurring(sight: Sight) -> Iterator[Finding]:
     for one in sight.recurring:
         if one.error is not None:
-            fix = "Upgrade what is of the older version" if is_newer(one.record) else "Fix its definition"
+            fix = "Upgrade the older Firelock" if is_newer(one.record) else "Fix its definition"
             yield Finding(
                 NOTE if one.is_paused else ERROR, "recurring_error",
-                f"Recurring job {one.id} cannot be fired: {shorten(one.error, 300)}",
+                f"Recurring job {one.id} cannot run: {shorten(one.error, 300)}",
                 f"{fix}, or firelock recurring remove {one.id}", f"recurring {one.id}",
                 {"recurring": one.id, "error": one.error}, one.record.last_at,
             )  # fmt: skip
         elif one.record.is_gone:
             yield Finding(
                 NOTE, "recurring_gone",
-                f"Recurring job {one.id} is no longer declared in code and goes on running.",
+                f"Recurring job {one.id} is no longer declared in code, but still runs.",
                 f"firelock recurring remove {one.id}", f"recurring {one.id}", {"recurring": one.id},
             )  # fmt: skip
         if one.is_paused:
             last = clock_time(one.record.last_at)
             yield Finding(
                 NOTE, "recurring_paused",
-                f"Recurring job {one.id} is paused; it {f'last ran for {last}' if last else 'never ran'}.",
+                f"Recurring job {one.id} is paused; "
+                f"{f'its last run was due at {last}' if last else 'it has never run'}.",
                 f"firelock recurring resume {one.id}", f"recurring {one.id}", {"recurring": one.id},
             )  # fmt: skip
 
@@ -861,8 +864,8 @@ def _check_late(sight: Sight) -> Iterator[Finding]:
     for since, name in late:
         yield Finding(
             WARNING, "recurring_late",
-            f"Recurring job {name} was due at {clock_time(since)} and was not fired.",
-            "Start a server: each of them fires. Else look at its log: upkeep fails.", f"recurring {name}",
+            f"Recurring job {name} was due at {clock_time(since)}, but did not run.",
+            f"Start a server, which creates due jobs. {_UPKEEP_ADVICE}", f"recurring {name}",
             {"recurring": name, "due_at": since}, since,
         )  # fmt: skip
 
@@ -884,7 +887,7 @@ def _check_continuations(sight: Sight) -> Iterator[Finding]:
     )
     yield Finding(
         WARNING, "in_vain", f"{_seen(sight, State.AWAITING, count)} waiting for a parent that has failed.",
-        f"Requeue the parent ({'; '.join(commands)}), or delete it and what waits goes too.{others}",
+        f"Requeue the parent ({'; '.join(commands)}), or delete it together with the waiting jobs.{others}",
         "continuations",
         {
             "count": count, "parents": len(sight.sampled.in_vain), "parent": parent,
@@ -906,10 +909,10 @@ def _continuation(sight: Sight, parent: str) -> dict[str, str]:
 def _check_overdue(sight: Sight) -> Iterator[Finding]:
     if sight.sampled.overdue:
         first = min(sight.sampled.overdue, key=lambda job: job.due_at or 0)
-        what = f"{_seen(sight, State.AWAITING, len(sight.sampled.overdue))} waiting past the time-out."
-        mend = "Start a server: each of them lets go on what is due. Else look at its log: upkeep fails."
+        what = f"{_seen(sight, State.AWAITING, len(sight.sampled.overdue))} waiting past the timeout."
+        advice = f"Start a server, which continues these jobs. {_UPKEEP_ADVICE}"
         values = {"job": first.id, "count": len(sight.sampled.overdue)}
-        yield Finding(ERROR, "wait_overdue", what, mend, "waits", values, first.due_at)
+        yield Finding(ERROR, "wait_overdue", what, advice, "waits", values, first.due_at)
 
 
 def _check_still(sight: Sight) -> Iterator[Finding]:
@@ -918,17 +921,21 @@ def _check_still(sight: Sight) -> Iterator[Finding]:
         values = {"batch": batch.id, "name": name}
         if batch.is_miscounted:
             what = (
-                f"Batch {name} ({batch.id}) has not moved for an hour, and counts {_shown(counts)}, "
-                f"while there are {_shown(members)}."
+                f"Batch {name} ({batch.id}) has not changed for an hour; its counts show {_shown(counts)}, "
+                f"but the storage has {_shown(members)}."
             )
-            mend = f"This should not be: report it. firelock batches cancel {batch.id} ends it."
-            yield Finding(ERROR, "batch_miscounted", what, mend, f"batch {batch.id}", values)
+            advice = (
+                f"This is an error in Firelock; please report it. firelock batches cancel {batch.id} ends "
+                "the batch."
+            )
+            yield Finding(ERROR, "batch_miscounted", what, advice, f"batch {batch.id}", values)
         else:
             what = (
-                f"Batch {name} ({batch.id}) has {_shown(counts)}, and nobody has decided its end for an hour."
+                f"Batch {name} ({batch.id}) has {_shown(counts)}, but no server has decided its end for an "
+                "hour."
             )
-            mend = "Start a server: each of them does. Else look at its log: upkeep fails."
-            yield Finding(ERROR, "batch_undecided", what, mend, f"batch {batch.id}", values)
+            advice = f"Start a server, which decides it. {_UPKEEP_ADVICE}"
+            yield Finding(ERROR, "batch_undecided", what, advice, f"batch {batch.id}", values)
 
 
 def _shown(counts: BatchCounts) -> str:
@@ -937,8 +944,8 @@ def _shown(counts: BatchCounts) -> str:
         "active": counts.active, "waiting": counts.waiting, "succeeded": counts.succeeded,
         "failed": counts.failed, "deleted": counts.deleted,
     }  # fmt: skip
-    told = ", ".join(f"{count:,} {word}" for word, count in by_state.items() if count)
-    return f"{counts.total:,} members ({told})" if told else "no members"
+    states = ", ".join(f"{count:,} {word}" for word, count in by_state.items() if count)
+    return f"{counts.total:,} members ({states})" if states else "no members"
 
 
 # ---- limits and unique keys --------------------------------------------------------------------------------
@@ -948,8 +955,9 @@ def _check_limit_zeros(sight: Sight) -> Iterator[Finding]:
     for name, waiting in _of_names(sight, lambda one: one.concurrent == 0 or one.rate == 0):
         yield Finding(
             WARNING if waiting else NOTE, "limit_zero",
-            f"Limit {name} has a number of zero: none of its jobs starts; {_jobs(waiting)} waiting.",
-            f"If that was meant, firelock limits pause {name} says why; else firelock limits set {name}",
+            f"Limit {name} has a setting of 0, so none of its jobs start; {_jobs(waiting)} waiting.",
+            f"If this is intended, use firelock limits pause {name} instead, with a note; otherwise "
+            f"firelock limits set {name}",
             f"limit {name}", {"limit": name, "count": waiting},
         )  # fmt: skip
 
@@ -957,7 +965,7 @@ def _check_limit_zeros(sight: Sight) -> Iterator[Finding]:
 def _check_limit_pauses(sight: Sight) -> Iterator[Finding]:
     for name, waiting in _of_names(sight, lambda one: one.is_paused):
         both = (*sight.sampled.limits, *sight.sampled.limit_names)
-        one = next(one for one in both if _called(one, name) and one.is_paused)
+        one = next(one for one in both if _has_name(one, name) and one.is_paused)
         note = f": {one.note}" if one.note else ""
         since = None if one.paused_at is None else micros(one.paused_at)
         is_old = since is not None and sight.now - since >= _FORGOTTEN
@@ -968,22 +976,22 @@ def _check_limit_pauses(sight: Sight) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _of_names(sight: Sight, is_so: Callable[[LimitName], bool]) -> list[tuple[str, int]]:
+def _of_names(sight: Sight, matches: Callable[[LimitName], bool]) -> list[tuple[str, int]]:
     """Return names and keys that match, with the number of jobs that wait for each.
 
-    The jobs of a key without its own numbers are counted under its name if the name matches.
+    The jobs of a key without its own settings are counted under its name if the name matches.
     """
     waiting: Counter[str] = Counter()
     for name in sight.sampled.limit_names:
-        if is_so(name):
+        if matches(name):
             waiting[name.name] += 0
     for view in sight.sampled.limits:
-        if is_so(view):
+        if matches(view):
             waiting[view.name if view.name in waiting and not view.is_own else view.key] += view.waiting
     return sorted(waiting.items(), key=lambda one: (-one[1], one[0]))
 
 
-def _called(one: LimitName, name: str) -> bool:
+def _has_name(one: LimitName, name: str) -> bool:
     return name == (one.key if isinstance(one, LimitView) else one.name)
 
 
@@ -991,19 +999,20 @@ def _check_costs(sight: Sight) -> Iterator[Finding]:
     for view in sight.sampled.limits:
         if cost := sight.sampled.too_costly.get(view.key):
             what = (
-                f"A job of limit {view.key} costs {cost:,}, and {view.numbers.units:,.0f} may be used at "
-                "once. It is late, never lost: it waits until the key is wholly free, and others behind it."
+                f"A job of limit {view.key} costs {cost:,}, but its burst is only "
+                f"{view.numbers.units:,.0f}. The job is not lost, but it and the jobs after it wait until "
+                "the key is completely free."
             )
-            mend = f"Allow more at once: firelock limits set {view.name} --burst {cost}"
+            advice = f"Raise the burst: firelock limits set {view.name} --burst {cost}"
             values = {"limit": view.key, "count": cost}
-            yield Finding(WARNING, "limit_cost", what, mend, f"limit {view.key}", values)
+            yield Finding(WARNING, "limit_cost", what, advice, f"limit {view.key}", values)
 
 
 _check_unlimited = _counted(
     NOTE, "unlimited", "task", lambda sight: sight.sampled.unlimited,
-    what="enqueued without limits for task {}, whose code has some.",
-    advice="Where they were enqueued its stub (remote=True) or older code declares none: declare the same "
-    "there. Nothing to do if the call said limits=[].",
+    what="enqueued without limits for task {}, whose code declares some.",
+    advice="They come from a stub (remote=True) or older code that declares no limits: declare the same "
+    "limits there. If the calls passed limits=[], this is intended.",
     of=State.ENQUEUED,
 )  # fmt: skip
 
@@ -1013,28 +1022,35 @@ def _check_keys_in_vain(sight: Sight) -> Iterator[Finding]:
         stored, job_id = sight.sampled.keys_in_vain[0]
         task, _, key = stored.partition(" ")
         count = len(sight.sampled.keys_in_vain)
-        others = f"; so are {count - 1:,} more keys" if count > 1 else ""
+        more = count - 1
+        more = count - 1
+        others = f"; the same applies to {more:,} other unique key{'s' * (more > 1)}" if more else ""
         what = f"Unique key {key} of task {task} is held by job {job_id}, whose parent has failed{others}."
-        mend = f"Until then its calls are duplicates. Requeue the parent, or firelock jobs delete {job_id}"
+        advice = (
+            "Until the job ends, calls with this key are duplicates. Requeue the parent, or "
+            f"firelock jobs delete {job_id}"
+        )
         values = {"key": key, "task": task, "job": job_id, "count": count}
-        yield Finding(WARNING, "unique_in_vain", what, mend, f"unique key {key} of {task}", values)
+        yield Finding(WARNING, "unique_in_vain", what, advice, f"unique key {key} of {task}", values)
 
 
 def _check_apart(sight: Sight) -> Iterator[Finding]:
     for task, first, second in sight.sampled.apart:
         what = (
-            f"Task {task} has keys {first} and {second}: this storage has partitions, and refuses a job "
-            "whose keys do not begin alike up to their first '/'."
+            f"Task {task} has keys {first} and {second}, but this storage has partitions and refuses a job "
+            "whose keys differ before their first '/'."
         )
         of_one, of_all = (first, second) if "{" in first else (second, first)
-        mend = "Give them one beginning, as tenant:{tenant_id} and tenant:{tenant_id}/api."
+        advice = "Use the same beginning for both, for example tenant:{tenant_id} and tenant:{tenant_id}/api."
         if "{" in of_one and "{" not in of_all and "(" not in of_all:
-            mend = f"Write {of_all}/{of_one} in place of {of_one}: all jobs of {of_all} lie together then."
+            advice = (
+                f"Use {of_all}/{of_one} instead of {of_one}: one partition then has all jobs of {of_all}."
+            )
         values = {"task": task, "limit": first}
-        yield Finding(ERROR, "limit_apart", what, mend, f"task {task}", values)
+        yield Finding(ERROR, "limit_apart", what, advice, f"task {task}", values)
 
 
-# ---- texts -----------------------------------------------------------------------------------------------
+# ---- words -----------------------------------------------------------------------------------------------
 
 
 def _seen(sight: Sight, state: State, count: int) -> str:

@@ -79,7 +79,7 @@ class JobCounts(Counts, Mapping[State, int]):
         """Return the number of jobs in the state.
 
         Raises:
-            ConfigurationError: there is no such state.
+            ConfigurationError: If the state does not exist.
         """
         return self.by_state[to_choice(State, "state", state)]
 
@@ -174,7 +174,7 @@ class Jobs:
         """Return the job's handle.
 
         Raises:
-            JobNotFound: no such job is stored.
+            JobNotFound: If no such job is stored.
         """
         return handle_of(self._client, self._record(job_id))
 
@@ -196,9 +196,9 @@ class Jobs:
         `oldest_first` to get the job that is due first.
 
         Raises:
-            ConfigurationError: the state is unknown or, with `by_due`, is not scheduled; or the limit is not
-                from 1 to 500.
-            ScheduleError: a time has no time zone.
+            ConfigurationError: If the state is unknown or, with `by_due`, is not scheduled; or the limit is
+                not from 1 to 500.
+            ScheduleError: If a time has no time zone.
         """
         chosen = _filter("find", where, by_due=by_due)
         return self.page(chosen, limit=check_limit(limit, "jobs"), cursor=cursor, oldest_first=oldest_first)
@@ -215,8 +215,8 @@ class Jobs:
         iteration.
 
         Raises:
-            ConfigurationError: the state is unknown.
-            ScheduleError: a time has no time zone.
+            ConfigurationError: If the state is unknown.
+            ScheduleError: If a time has no time zone.
         """
         chosen = _filter("iterate", where)
         return (job for page in self._pages(chosen, oldest_first=oldest_first) for job in page)
@@ -293,7 +293,7 @@ class Jobs:
         record = self._client.storage.get((job_id,))[0]
         if record is None:
             raise JobNotFound(
-                f"Job {shown(job_id)} is not stored: the id is wrong, or the job has been pruned."
+                f"Job {shown(job_id)} was not found: the id is wrong, or the job has been pruned."
             )
         return record
 
@@ -308,10 +308,10 @@ class Jobs:
         in one atomic step; the same applies to `delete`, `restore` and `reschedule`.
 
         Raises:
-            PartlyApplied: the storage became unreachable or refused a change after it had returned some
+            PartlyApplied: If the storage became unreachable or refused a change after it had returned some
                 results. They are in the error's `results`. If trying again may help, the error is also a
                 StorageUnavailable.
-            StorageError: the same, before the first result.
+            StorageError: If the same happens before the first result.
         """
         now = self._client.clock.now()
         return self._apply([lifecycle.requeue(job_id, at=now, reason=reason) for job_id in _ids(ids)])
@@ -326,7 +326,7 @@ class Jobs:
         """
         storage = self._client.storage
         return [
-            "it is not stored" if one is None else why_not_requeued(storage, one)
+            "it was not found" if one is None else why_not_requeued(storage, one)
             for one in self._records(ids)
         ]
 
@@ -370,7 +370,7 @@ class Jobs:
         """
         changes = self._restorations(self._records(ids), "")
         return [
-            None if isinstance(one, Transition) else "it is not stored" if one is None else one
+            None if isinstance(one, Transition) else "it was not found" if one is None else one
             for one in changes
         ]
 
@@ -399,7 +399,7 @@ class Jobs:
         state are not changed: `Applied.REFUSED`.
 
         Raises:
-            ScheduleError: the time has no time zone, or is after the year 9999.
+            ScheduleError: If the time has no time zone, or is after the year 9999.
         """
         now = self._client.clock.now()
         due_at = _due_at(when, now)
@@ -435,10 +435,10 @@ class Jobs:
             reason: for people, in the jobs' histories.
 
         Raises:
-            ConfigurationError: neither is given, or one of them is not a valid queue or priority.
-            PartlyApplied: the storage became unreachable or refused a change after it had returned some
+            ConfigurationError: If neither is given, or one of them is not a valid queue or priority.
+            PartlyApplied: If the storage became unreachable or refused a change after it had returned some
                 results; see `requeue`.
-            StorageError: the same, before the first result.
+            StorageError: If the same happens before the first result.
         """
         target = to_move_target(queue, priority)
         now, wanted = self._client.clock.now(), _ids(ids)
@@ -460,7 +460,7 @@ class Jobs:
 
     def why_not_moved(self, ids: Sequence[str]) -> list[str | None]:
         """Return why each job cannot be moved now, as the end of a sentence; None if it can."""
-        return ["it is not stored" if one is None else why_not_moved(one) for one in self._records(ids)]
+        return ["it was not found" if one is None else why_not_moved(one) for one in self._records(ids)]
 
     awhy_not_moved = twin(why_not_moved)
 
@@ -483,9 +483,9 @@ class Jobs:
                 it.
 
         Raises:
-            JobNotFound: the job is not stored, or a job whose output it uses is no longer stored.
-            JobConflict: the job is a batch, or this release cannot read all of it.
-            DuplicateJob: another job has the unique key, whose rule refuses such calls.
+            JobNotFound: If the job is not stored, or a job whose output it uses is no longer stored.
+            JobConflict: If the job is a batch, or this release cannot read all of it.
+            DuplicateJob: If another job has the unique key, whose rule refuses such calls.
         """
         return self._client.store(self._copied(job_id, reason), self._client.transaction(within))
 
@@ -499,11 +499,11 @@ class Jobs:
         """Return the copy of a job; the copy is not stored yet."""
         client, record = self._client, self._record(job_id)
         if record.is_batch:
-            raise JobConflict(f"Job {record.id} is a batch, of which there is no copy; make a new one.")
+            raise JobConflict(f"Job {record.id} is a batch, which cannot be copied; create a new batch.")
         if (part := unread_part(record)) is not None:
             raise JobConflict(
-                f"Job {record.id} cannot be copied: this release cannot read {part.name}. Copy it by the "
-                "release that stored it."
+                f"Job {record.id} cannot be copied: this release cannot read {part.name}. Use the release "
+                "that stored it."
             )
         client.check_creates_jobs(record.task)
         now = client.clock.now()
@@ -532,20 +532,20 @@ class Jobs:
         its record there is not changed.
 
         Raises:
-            PartlyApplied: the storage became unreachable or refused a change after the first of several
+            PartlyApplied: If the storage became unreachable or refused a change after the first of several
                 chunks.
         """
         known = {place: one for place, one in enumerate(changes) if isinstance(one, Applied)}
         wanted = [(place, one) for place, one in enumerate(changes) if isinstance(one, Transition)]
         for start in range(0, len(wanted), _CHUNK):
             chunk = wanted[start : start + _CHUNK]
-            asked = [change for _, change in chunk]
+            requested = [change for _, change in chunk]
             try:
                 if seen is None:
-                    answers = self._client.storage.apply(asked)
+                    answers = self._client.storage.apply(requested)
                 else:
-                    known_states = [seen[one.job_id] for one in asked]
-                    answers = apply_unless_changed(self._client.storage, asked, known_states)
+                    known_states = [seen[one.job_id] for one in requested]
+                    answers = apply_unless_changed(self._client.storage, requested, known_states)
             except StorageError as error:
                 if start:
                     raise _partly(known, len(changes), error) from error
@@ -571,16 +571,16 @@ def _admission_of_copy(admission: Admission, now: int) -> Admission:
 
 def _partly(known: Mapping[int, Applied], count: int, error: StorageError) -> PartlyApplied:
     results = [known.get(place) for place in range(count)]
-    answered = f"when it had answered for {len(known):,} of {count:,} jobs: {str(error).rstrip('.')}"
+    progress = f"after {len(known):,} of {count:,} results: {str(error).rstrip('.')}"
     if isinstance(error, StorageUnavailable):
         return PartlyUnavailable(
-            f"The storage went away {answered}. The error's results has the answers; ask again for the ids "
-            "where it is None.",
+            f"The storage became unreachable {progress}. Try again with the ids whose entry in the error's "
+            "results is None.",
             results,
         )
     return PartlyApplied(
-        f"The storage refused {answered}. The error's results has the answers; mend that, then ask again for "
-        "the ids where it is None.",
+        f"The storage refused a change {progress}. Fix the cause, then try again with the ids whose entry in "
+        "the error's results is None.",
         results,
     )
 
@@ -588,12 +588,12 @@ def _partly(known: Mapping[int, Applied], count: int, error: StorageError) -> Pa
 def _filter(verb: str, where: Where, *, by_due: bool = False) -> JobFilter:
     if unknown := where.keys() - Where.__annotations__.keys():
         known = ", ".join(Where.__annotations__)
-        raise TypeError(f"{verb}() takes no {sorted(unknown)[0]!r}; jobs are looked for by {known}.")
+        raise TypeError(f"{verb}() has no condition {sorted(unknown)[0]!r}; use {known}.")
     state, since, until = where.get("state"), where.get("since"), where.get("until")
     chosen = None if state is None else to_choice(State, "state", state)
     if by_due and chosen not in {None, State.SCHEDULED}:
         raise ConfigurationError(
-            f"by_due=True with state={str(chosen)!r} finds no job: only scheduled ones are due."
+            f"state must be 'scheduled' with by_due=True, got {str(chosen)!r}: only scheduled jobs are due."
         )
     return JobFilter(
         state=chosen,
@@ -612,28 +612,26 @@ def _filter(verb: str, where: Where, *, by_due: bool = False) -> JobFilter:
 
 
 def _ids(ids: Sequence[str]) -> list[str]:
-    """Return the ids as a list; refuse a single string, which would be split, and values that are not ids."""
+    """Return the ids as a list; reject a single string, which would be split, and values that are not ids."""
     if isinstance(ids, str | bytes):
-        raise ConfigurationError(f"ids={ids!r} is one text; pass a list of ids.")
+        raise ConfigurationError(f"ids must be a list of ids, got one string: {ids!r}.")
     if not isinstance(ids, Iterable):
-        raise ConfigurationError(f"ids={ids!r} is no list of ids.")
+        raise ConfigurationError(f"ids must be a list of ids, got {ids!r}.")
     listed = list(ids)
     for job_id in listed:
         if not isinstance(job_id, str):
-            raise ConfigurationError(f"{job_id!r} is no id; pass texts, such as job.id.")
+            raise ConfigurationError(f"An id must be a string, got {job_id!r}; use job.id.")
     return listed
 
 
 def _due_at(when: datetime | timedelta, now: int) -> int:
-    """Return the time in microseconds; refuse a time for which no job can wait."""
+    """Return the time in microseconds; reject a time for which a job cannot wait."""
     if isinstance(when, timedelta):
         due_at = now + span_micros(when)
     elif isinstance(when, datetime):
         due_at = micros(when)
     else:
-        raise ScheduleError(
-            f"when={shown(when)} is no instant; pass an aware datetime, or a timedelta from now."
-        )
+        raise ScheduleError(f"when must be an aware datetime or a timedelta from now, got {shown(when)}.")
     if due_at > _LAST:
-        raise ScheduleError(f"when={shown(when)} ends after the year 9999; pass an earlier one.")
+        raise ScheduleError(f"when={shown(when)} is after the year 9999; pass an earlier time.")
     return max(0, due_at)

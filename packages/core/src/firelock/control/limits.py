@@ -59,7 +59,7 @@ class NumberSource(StrEnum):
 
     CODE = "code"
     OPERATOR = "operator"
-    NONE = "none"  # it has no number: its jobs take turns
+    NONE = "none"  # it has no numbers, so its jobs take turns
 
 
 class LimitState(StrEnum):
@@ -129,10 +129,10 @@ class LimitView(LimitName):
     running: int  # number of jobs that hold it
     holders: tuple[str, ...]  # ids of these jobs, at most 100
     waiting: int  # enqueued jobs with this key, at most 10,000
-    opens_at: datetime | None  # when its rate admits one more start or it opens again; None if open
+    opens_at: datetime | None  # when its rate admits one more start, or its block ends; None if open
     is_own: bool  # whether the numbers belong to this key alone
     others: tuple[str, ...] = ()  # other keys of its waiting jobs, at most 10
-    held_by: tuple[str, ...] = ()  # those `others` that admit no job; only if this key would admit one
+    held_by: tuple[str, ...] = ()  # the `others` that admit no job; only if this key would admit one
 
     @property
     def state(self) -> LimitState:
@@ -176,13 +176,13 @@ class DeclaredLimit:
 
 def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
     """Return the limits that all tasks declare, by name; numbers have precedence over `Turns`."""
-    said: dict[str, DeclaredLimit] = {}
+    declared: dict[str, DeclaredLimit] = {}
     for limit in (limit for info in tasks if not info.is_told for limit in info.limits):
         if isinstance(limit, Limit):
-            said[limit.name] = DeclaredLimit(limit.name, limit.key, LimitNumbers(*limit.numbers))
+            declared[limit.name] = DeclaredLimit(limit.name, limit.key, LimitNumbers(*limit.numbers))
         else:
-            said.setdefault(limit.name, DeclaredLimit(limit.name, limit.key, LimitNumbers()))
-    return said
+            declared.setdefault(limit.name, DeclaredLimit(limit.name, limit.key, LimitNumbers()))
+    return declared
 
 
 class Limits:
@@ -208,24 +208,24 @@ class Limits:
         """
         written = [one.name for one in self._declared().values() if self._write_code(one)]
         if written:
-            log.info("Numbers of limits were written as the code says: %s.", ", ".join(written))
+            log.info("Stored the settings of limits from the code: %s.", ", ".join(written))
         return written
 
     async_ = twin(sync)
 
-    def _write_code(self, said: DeclaredLimit) -> bool:
+    def _write_code(self, declared: DeclaredLimit) -> bool:
         if Feature.LIMITS not in self._client.storage.features:
             return False  # jobs with limits cannot be stored either
-        code = {"template": said.template, **_numbers_json(said.numbers)}
+        code = {"template": declared.template, **_numbers_json(declared.numbers)}
 
         def change(stored: _Stored) -> _Stored:
-            if stored.code == code or (not stored.value and not said.numbers.has_any):
+            if stored.code == code or (not stored.value and not declared.numbers.has_any):
                 return stored
             if stored.code is None and stored.numbers.has_any:
                 return stored.with_(code=code)  # the operator's numbers were set first
-            return stored.with_(**_numbers_json(said.numbers), code=code, by=NumberSource.CODE)
+            return stored.with_(**_numbers_json(declared.numbers), code=code, by=NumberSource.CODE)
 
-        return self._change(said.name, change)
+        return self._change(declared.name, change)
 
     # ---- queries -----------------------------------------------------------------------------------------
 
@@ -242,8 +242,8 @@ class Limits:
         own numbers or pause. Names, such as `tenant` for the keys `tenant:7`, are returned by `names`.
 
         Raises:
-            ConfigurationError: `limit` is not from 1 to 500.
-            UnsupportedFeature: the storage has no limits.
+            ConfigurationError: If `limit` is not from 1 to 500.
+            UnsupportedFeature: If the storage has no limits.
         """
         check_limit(limit, "keys")
         storage, records = self._client.storage, self._records()
@@ -266,8 +266,8 @@ class Limits:
         """Return the current state of a key; for a key that no job has used, return its numbers.
 
         Raises:
-            ConfigurationError: the string cannot be a key.
-            UnsupportedFeature: the storage has no limits.
+            ConfigurationError: If the string cannot be a key.
+            UnsupportedFeature: If the storage has no limits.
         """
         found = self._client.storage.find_keys(_check_key(key), limit=1)
         state = found[0] if found and found[0].key == key else _idle(key)
@@ -322,8 +322,8 @@ class Limits:
             limit: the size of the page, from 1 to 500.
 
         Raises:
-            ConfigurationError: the string cannot be a key, or `after` or `limit` is out of bounds.
-            UnsupportedFeature: the storage has no limits.
+            ConfigurationError: If the string cannot be a key, or `after` or `limit` is out of bounds.
+            UnsupportedFeature: If the storage has no limits.
         """
         check_limit(limit, "jobs")
         if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= LINE_LENGTH:
@@ -346,11 +346,11 @@ class Limits:
         """Return the place of an enqueued job in the line of each of its keys; nothing for other jobs.
 
         Raises:
-            JobNotFound: no such job is stored.
+            JobNotFound: If no such job is stored.
         """
         (record,) = self._client.storage.get([job_id])
         if record is None:
-            raise JobNotFound(f"Job {shown(job_id)} not found: the id is wrong, or the job was pruned.")
+            raise JobNotFound(f"Job {shown(job_id)} was not found: the id is wrong, or the job was pruned.")
         return read_places(self._client.storage, record, self._client.clock.now(), self._timeouts())
 
     aplaces = twin(places)
@@ -403,37 +403,37 @@ class Limits:
             origin: where the change was made, for the audit.
 
         Raises:
-            ConfigurationError: a number is out of bounds, or `per` or `burst` has no rate.
-            UnsupportedFeature: the storage has no limits.
+            ConfigurationError: If a number is out of bounds, or `per` or `burst` has no rate.
+            UnsupportedFeature: If the storage has no limits.
         """
         given = {"concurrent": concurrent, "rate": rate, "per": per, "burst": burst}
         changes = {name: value for name, value in given.items() if value is not ...}
         if not changes:
             raise ConfigurationError(
-                f"Nothing is set of limit {shown(name_or_key)}; pass concurrent=, or rate= and per=."
+                f"No settings are given for limit {shown(name_or_key)}; pass concurrent=, or rate= and per=."
             )
         key = self._known_key(name_or_key)
         name = self._stored(name_of(key))
-        told: dict[str, JsonValue] = {}
+        detail: dict[str, JsonValue] = {}
 
         def change(stored: _Stored) -> _Stored:
             base = stored if stored.numbers.has_any or stored.code is not None else name
-            former = _numbers_given(base.numbers)
+            previous = _numbers_given(base.numbers)
             if rate is None:  # the period and the burst are removed with it
-                former |= {"per": None, "burst": None}
-            numbers = checked_numbers(key, {**former, **changes})
+                previous |= {"per": None, "burst": None}
+            numbers = checked_numbers(key, {**previous, **changes})
             if not numbers.has_any and key != name_of(key):
                 raise ConfigurationError(
-                    f"Key {key!r} without a number of its own has that of {name_of(key)!r}. Reset it, "
-                    "or set a number as high as it may go."
+                    f"Key {key!r} without settings of its own uses those of {name_of(key)!r}. Use reset to "
+                    "remove them, or set a number that is high enough."
                 )
-            told.update(
+            detail.update(
                 _numbers_json(numbers), before=numbers_words(base.numbers), after=numbers_words(numbers)
             )
             return stored.with_(**_numbers_json(numbers), by=NumberSource.OPERATOR, set_by=by)
 
         self._change(key, change)
-        self._record("limit.set", key, by, origin, told)
+        self._record("limit.set", key, by, origin, detail)
         return self.get(key)
 
     aset = twin(set)  # noqa: A003 - the method above
@@ -442,19 +442,19 @@ class Limits:
         """Restore the numbers that the code last declared; a limit that it never declared then has none.
 
         Raises:
-            ConfigurationError: the string cannot be a key.
-            UnsupportedFeature: the storage has no limits.
+            ConfigurationError: If the string cannot be a key.
+            UnsupportedFeature: If the storage has no limits.
         """
         key = self._known_key(name_or_key)
-        told: dict[str, JsonValue] = {}
+        detail: dict[str, JsonValue] = {}
 
         def change(stored: _Stored) -> _Stored:
             numbers = LimitNumbers() if stored.code is None else _numbers_of(stored.code)
-            told.update(before=numbers_words(stored.numbers), after=numbers_words(numbers))
+            detail.update(before=numbers_words(stored.numbers), after=numbers_words(numbers))
             return stored.with_(**_numbers_json(numbers), by=NumberSource.CODE)
 
         if self._change(key, change):
-            self._record("limit.reset", key, by, origin, told)
+            self._record("limit.reset", key, by, origin, detail)
         return self.get(key)
 
     areset = twin(reset)
@@ -471,11 +471,13 @@ class Limits:
             origin: where the change was made, for the audit.
 
         Raises:
-            ConfigurationError: the string cannot be a key, or the note is not a string of this length.
-            UnsupportedFeature: the storage has no limits.
+            ConfigurationError: If the string cannot be a key, or the note is not a string of this length.
+            UnsupportedFeature: If the storage has no limits.
         """
         if not isinstance(note, str) or len(note) > _NOTE_LIMIT:
-            raise ConfigurationError(f"note={shown(note)} is refused; pass up to {_NOTE_LIMIT} characters.")
+            raise ConfigurationError(
+                f"note must be a string of at most {_NOTE_LIMIT} characters, got {shown(note)}."
+            )
         key, at = self._known_key(name_or_key), self._client.clock.now()
         self._change(key, lambda stored: stored.with_(paused=True, note=note, paused_by=by, paused_at=at))
         self._record("limit.pause", key, by, origin, {"note": note} if note else None)
@@ -487,8 +489,8 @@ class Limits:
         """Start jobs that use the key again, unless its name is paused.
 
         Raises:
-            ConfigurationError: the string cannot be a key.
-            UnsupportedFeature: the storage has no limits.
+            ConfigurationError: If the string cannot be a key.
+            UnsupportedFeature: If the storage has no limits.
         """
         key = self._known_key(name_or_key)
         if self._change(
@@ -506,13 +508,13 @@ class Limits:
         cost gives units back, for example if an estimate was too high. A key without a rate is not changed.
 
         Raises:
-            ConfigurationError: the string cannot be a key, or the cost is not an integer.
-            UnsupportedFeature: the storage has no limits.
+            ConfigurationError: If the string cannot be a key, or the cost is not an integer.
+            UnsupportedFeature: If the storage has no limits.
         """
         if isinstance(cost, bool) or not isinstance(cost, int) or abs(cost) > _HIGHEST_RATE:
             raise ConfigurationError(
-                f"cost={shown(cost)} is refused; pass a whole number up to {_HIGHEST_RATE:,}, below zero to "
-                "give back."
+                f"cost must be an integer of at most {_HIGHEST_RATE:,}, or negative to give units back, got "
+                f"{shown(cost)}."
             )
         opens_at = self._client.storage.spend(_check_key(key), cost=cost)
         return max(0, opens_at - self._client.clock.now()) / SECOND
@@ -525,7 +527,8 @@ class Limits:
         storage = self._client.storage
         if Feature.LIMITS not in storage.features:
             raise UnsupportedFeature(
-                f"Storage {storage.url} has no limits, asked for {shown(name_or_key)}; use one that has."
+                f"Storage {storage.url} does not support limits, needed for {shown(name_or_key)}; use "
+                "another storage."
             )
         return _check_key(name_or_key)
 
@@ -539,10 +542,10 @@ class Limits:
             record = storage.get_record(_KIND, key)
             stored = _Stored.read(key, record.value if record else "{}")
             changed = change(stored)
-            if changed == stored or (record is None and changed.says_nothing):
+            if changed == stored or (record is None and changed.is_empty):
                 return False
             version = record.version if record else 0
-            if changed.says_nothing:
+            if changed.is_empty:
                 is_changed = storage.delete_record(_KIND, key, expected_version=version)
             else:
                 written = changed.written()
@@ -601,7 +604,7 @@ class _Stored:
         return bool(self.value.get("paused"))
 
     @property
-    def says_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         return self.code is None and not self.is_paused and not self.numbers.has_any
 
     @property
@@ -628,13 +631,13 @@ def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitVie
     )  # fmt: skip
 
 
-def _name(name: str, chosen: _Stored, all_of_it: Sequence[_Stored]) -> LimitName:
+def _name(name: str, chosen: _Stored, records: Sequence[_Stored]) -> LimitName:
     """Return the values of the chosen record; the name is paused if any of the records is paused."""
-    paused = next((stored.value for stored in all_of_it if stored.is_paused), None)
+    paused = next((stored.value for stored in records if stored.is_paused), None)
     numbers = chosen.numbers
-    code = next((told for stored in (chosen, *all_of_it) if (told := stored.code) is not None), None)
+    code = next((found for stored in (chosen, *records) if (found := stored.code) is not None), None)
     template = next(
-        (told["template"] for stored in all_of_it if (told := stored.code) and "template" in told), None
+        (found["template"] for stored in records if (found := stored.code) and "template" in found), None
     )
     whose = NumberSource(chosen.value.get("by", "operator")) if numbers.has_any else NumberSource.NONE
     return LimitName(
@@ -666,7 +669,7 @@ def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
     """Return the numbers of a limit; `per` can be a timedelta or seconds.
 
     Raises:
-        ConfigurationError: a number is out of bounds, or `per` or `burst` has no rate.
+        ConfigurationError: If a number is out of bounds, or `per` or `burst` has no rate.
     """
     rate, per, burst = given["rate"], given["per"], given["burst"]
     micros = SECOND if per is None else span_micros(to_span(f"Limit {key!r}: per", per))
@@ -678,12 +681,11 @@ def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
         is_number = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (is_number and least <= value <= most):
             raise ConfigurationError(
-                f"Limit {key!r}: {name}={shown(value)} is refused; pass a whole number from {least} to "
-                f"{most:,}."
+                f"Limit {key!r}: {name} must be an integer from {least} to {most:,}, got {shown(value)}."
             )
     if rate is None and (burst is not None or per is not None):
         which = "per" if burst is None else "burst"
-        raise ConfigurationError(f"Limit {key!r} has {which}= and no rate; pass rate= as well.")
+        raise ConfigurationError(f"Limit {key!r} has {which}= but no rate; pass rate= as well.")
     return LimitNumbers(concurrent=given["concurrent"], rate=rate, per=micros, burst=burst)
 
 
@@ -697,23 +699,24 @@ def _numbers_json(numbers: LimitNumbers) -> dict[str, JsonValue]:
     return {name: getattr(numbers, name) for name in _NUMBERS}
 
 
-def _numbers_of(said: Mapping[str, Any]) -> LimitNumbers:
+def _numbers_of(stored: Mapping[str, Any]) -> LimitNumbers:
     return LimitNumbers(
-        concurrent=said.get("concurrent"),
-        rate=said.get("rate"),
-        per=said.get("per") or SECOND,
-        burst=said.get("burst"),
+        concurrent=stored.get("concurrent"),
+        rate=stored.get("rate"),
+        per=stored.get("per") or SECOND,
+        burst=stored.get("burst"),
     )
 
 
 def _check_key(key: object) -> str:
     if not isinstance(key, str) or not 0 < len(key) <= _KEY_LIMIT or not key.isprintable():
         raise ConfigurationError(
-            f"Limit key {shown(key)} is refused; use 1 to {_KEY_LIMIT} printable characters, as 'tenant:7'."
+            f"A limit key must have 1 to {_KEY_LIMIT} printable characters, for example 'tenant:7', got "
+            f"{shown(key)}."
         )
     if _PLACEHOLDER.search(key):
         raise ConfigurationError(
-            f"Limit key {key!r} is the template of many; pass {name_of(key)!r} for all of them, or one such "
-            f"as {_PLACEHOLDER.sub('7', key)!r}."
+            f"Limit key {key!r} is a template for many keys; pass {name_of(key)!r} for all of them, or one "
+            f"key such as {_PLACEHOLDER.sub('7', key)!r}."
         )
     return key

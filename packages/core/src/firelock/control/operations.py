@@ -75,7 +75,7 @@ class ChunkDone:
 
 @attrs.frozen
 class Outcome:
-    """The states of the jobs that an operation requeued: a snapshot, stored once all of them have ended."""
+    """The states of the jobs that an operation requeued: a snapshot, stored after all of them have ended."""
 
     looked_at: int  # number of jobs that were read; the first ones if there are very many
     by_state: Mapping[State, int]  # current states; those without jobs are left out
@@ -224,7 +224,7 @@ def read_operation(record: Record) -> Operation:
         return operation
     error = (
         f"A newer version of Firelock stored this operation: {', '.join(sorted(unknown))} is unknown here. "
-        "Upgrade this process, or start it again."
+        "Upgrade this process, or start the operation again."
     )
     return operation.ended(Status.FAILED, operation.updated_at, error=error)
 
@@ -302,25 +302,25 @@ class Operations:
             priority: for a move: the new priority; without it, jobs keep their priorities.
 
         Raises:
-            ConfigurationError: one of these is true. The verb or a name in `contains` is unknown. All jobs
-                would be deleted or moved. A requeue has no state. A move has no target, or a state in which
-                no job can be moved. A target is given with another verb.
+            ConfigurationError: If the verb or a name in `contains` is unknown, if all jobs would be deleted
+                or moved, if a requeue has no state, if a move has no target or a state in which jobs cannot
+                be moved, or if a target is given with another verb.
         """
         chosen, meant = to_choice(Verb, "verb", verb), _check_filter(where)
         wanted = _contains(contains)
         if chosen is Verb.DELETE and meant == JobFilter() and not wanted:
             raise ConfigurationError(
-                "An empty filter would delete every job. Give one, as JobFilter(state=State.FAILED)."
+                "An empty filter would delete every job. Use a filter such as JobFilter(state=State.FAILED)."
             )
         if chosen is Verb.REQUEUE and meant.state is None and not meant.is_retrying:
             raise ConfigurationError(
-                "A requeue without a state would run again what has succeeded. Give the filter one, as "
-                "JobFilter(state=State.FAILED)."
+                "A requeue without a state would run succeeded jobs again. Use a filter with a state, for "
+                "example JobFilter(state=State.FAILED)."
             )
         if chosen is Verb.MOVE:
             target = _move_target(meant, wanted, queue, priority)
         elif queue is not None or priority is not None:
-            raise ConfigurationError(f'queue= and priority= belong to the verb "move", not to {chosen!r}.')
+            raise ConfigurationError(f'queue= and priority= need the verb "move", got {str(chosen)!r}.')
         else:
             target = MoveTarget(None, None)
         who = _text("by", by)
@@ -343,7 +343,7 @@ class Operations:
         """Stop changing further chunks of jobs; an operation that has ended stays unchanged.
 
         Raises:
-            ConfigurationError: no such operation is stored.
+            ConfigurationError: If no such operation is stored.
         """
         who = _text("by", by)
 
@@ -367,8 +367,8 @@ class Operations:
         """Return a page of operations, newest first.
 
         Raises:
-            ConfigurationError: the limit is not from 1 to 500.
-            StorageError: the cursor is not that of a page.
+            ConfigurationError: If the limit is not from 1 to 500.
+            StorageError: If the cursor is not that of a page.
         """
         records, following = newest_records(
             self._client.storage, _KIND, "operations", limit=limit, cursor=cursor
@@ -378,13 +378,13 @@ class Operations:
     alist = twin(list)  # noqa: A003 - the method above
 
     def outcome(self, operation_id: str) -> Outcome | None:
-        """Return the outcome of the requeued jobs; None if there are none, or if it is no requeue.
+        """Return the outcome of the requeued jobs; None if no job was requeued, or for another verb.
 
         The first 2,000 of these jobs are read by their ids, 500 per read, until all have ended. After that,
         the outcome no longer changes.
 
         Raises:
-            ConfigurationError: no such operation is stored.
+            ConfigurationError: If no such operation is stored.
         """
         operation = self._stored(operation_id)
         if operation.outcome is not None or operation.verb is not Verb.REQUEUE or not operation.changed:
@@ -449,8 +449,8 @@ class Operations:
             monotonic: returns a monotonic time in seconds.
 
         Raises:
-            ConfigurationError: no such operation is stored.
-            StorageUnavailable: the storage is unreachable; run the operation again.
+            ConfigurationError: If no such operation is stored.
+            StorageUnavailable: If the storage is unreachable; run the operation again.
         """
         operation = self._stored(operation_id)
         if not operation.is_running:
@@ -516,12 +516,12 @@ class Operations:
 
     def _move(self, operation: Operation, job: JobRecord) -> Move:
         """Return the move of a job, from no state if it does not apply; see `_transition`."""
-        is_there = operation.queue in {None, job.queue} and operation.priority in {None, job.priority}
+        is_moved = operation.queue in {None, job.queue} and operation.priority in {None, job.priority}
         seen = lifecycle.WAITING if operation.is_for_any_state else frozenset({job.state})
         return lifecycle.move(
             job.id, at=self._client.clock.now(), queue=operation.queue, priority=operation.priority,
             reason=operation.reason,
-            from_states=frozenset() if is_there or why_not_moved(job) is not None else seen,
+            from_states=frozenset() if is_moved or why_not_moved(job) is not None else seen,
         )  # fmt: skip
 
     def _transition(self, operation: Operation, job: JobRecord) -> Transition:
@@ -593,7 +593,7 @@ class Operations:
 def _known(operation_id: str, record: Record | None) -> Record:
     if record is None:
         raise ConfigurationError(
-            f"Operation {shown(operation_id)} is not stored: the id is wrong, or it is long over."
+            f"Operation {shown(operation_id)} was not found: the id is wrong, or it ended long ago."
         )
     return record
 
@@ -601,17 +601,19 @@ def _known(operation_id: str, record: Record | None) -> Record:
 def _check_filter(where: JobFilter) -> JobFilter:
     """Return the filter as it is read back later, because a cursor belongs to the exact fields."""
     if not isinstance(where, JobFilter):
-        raise ConfigurationError(f"where={shown(where)} is no filter; write JobFilter(state=State.FAILED).")
+        raise ConfigurationError(
+            f"where must be a filter such as JobFilter(state=State.FAILED), got {shown(where)}."
+        )
     if where.by_due:
         if where.since is not None or where.until is not None:
             raise ConfigurationError(
-                "A filter by due with since or until is refused: an operation's window is that of its jobs' "
-                "last change. Leave out by_due, or the window."
+                "A filter with by_due must not have since or until: in an operation, they compare the last "
+                "change of jobs. Remove by_due, or since and until."
             )
         if where.state not in {None, State.SCHEDULED}:
             raise ConfigurationError(
-                f"A filter by due with state={where.state} is refused: only scheduled jobs are due. Leave "
-                "out one of them."
+                f"A filter with by_due must have the state scheduled, got {where.state}. Remove by_due or "
+                "the state."
             )
         where = attrs.evolve(where, by_due=None, state=State.SCHEDULED)
     return where if where.state is None else attrs.evolve(where, state=to_choice(State, "state", where.state))
@@ -623,16 +625,16 @@ def _move_target(
     """Return the target of a move.
 
     Raises:
-        ConfigurationError: there is none, all jobs match, or no job in the filter's state can be moved.
+        ConfigurationError: If no target is given, all jobs match, or the state's jobs cannot be moved.
     """
     if where == JobFilter() and not contains:
         raise ConfigurationError(
-            'An empty filter would move every waiting job. Give one, as JobFilter(queue="default").'
+            'An empty filter would move every waiting job. Use a filter such as JobFilter(queue="default").'
         )
     if where.state is not None and where.state not in lifecycle.WAITING:
         raise ConfigurationError(
-            f"No {where.state} job can be moved, only awaiting, scheduled and enqueued ones. Leave the state "
-            "out of the filter to move all three."
+            f"A move needs the state awaiting, scheduled or enqueued, got {where.state}. Remove the state "
+            "from the filter to move the jobs of all three."
         )
     return to_move_target(queue, priority)
 
@@ -650,7 +652,7 @@ def _contains(contains: Mapping[str, str] | None) -> dict[str, str]:
 
 def _text(name: str, text: object) -> str:
     if not isinstance(text, str):
-        raise ConfigurationError(f"{name}={shown(text)} is no text.")
+        raise ConfigurationError(f"{name} must be a string, got {shown(text)}.")
     if len(text) > _TEXT_LIMIT:
         raise ConfigurationError(f"{name} has {len(text):,} characters; use at most {_TEXT_LIMIT}.")
     return text

@@ -70,11 +70,11 @@ class Queues:
     aresume = twin(resume)
 
     def _change(self, name: str, settings: Mapping[str, object]) -> None:
-        """Replace the settings that are known here; keep those that a newer release stored."""
+        """Replace the settings of this release; keep those that a newer release stored."""
         storage, key = self._client.storage, check_queue(name)
         while True:
             record = storage.get_record("queue", key)
-            more = {} if record is None else _more_of(record.value)
+            more = {} if record is None else _unknown_settings(record.value)
             value = json.dumps({**settings, **more})
             version = 0 if record is None else record.version
             if storage.put_record("queue", key, value, expected_version=version) is not None:
@@ -84,7 +84,7 @@ class Queues:
 _KNOWN = frozenset({"paused", "note", "by", "at"})
 
 
-def _more_of(text: str) -> dict[str, object]:
+def _unknown_settings(text: str) -> dict[str, object]:
     try:
         stored = json.loads(text)
     except ValueError:

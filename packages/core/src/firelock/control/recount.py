@@ -1,4 +1,4 @@
-"""Checks that the counts of open batches match their members, if a batch has not changed for a long time."""
+"""Checks of open batches that have not changed for a long time: their counts must match their members."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCHES, _MEMBERS, _PAGE = 20, 2_000, 500
 
 @attrs.frozen
 class StillBatch:
-    """An open batch that has a problem and will not end without help."""
+    """An open batch that has a problem and does not end without intervention."""
 
     id: str
     name: str
@@ -42,19 +42,19 @@ def find_still(storage: Storage, now: int) -> list[StillBatch]:
     """
     where = JobFilter(state=State.AWAITING, task=BATCH_TASK, until=now - LONG_STILL)
     found = storage.find(where, limit=_BATCHES, oldest_first=True).jobs
-    still = [job for job in found if _moved_at(storage, job.id) <= now - LONG_STILL]
+    still = [job for job in found if _changed_at(storage, job.id) <= now - LONG_STILL]
     all_counts = storage.batch_counts([job.id for job in still])
-    looked_at = (_looked_at(storage, *one) for one in zip(still, all_counts, strict=True))
-    return [one for one in looked_at if one.is_miscounted or batches.end_of(one.counts) in FINAL_STATES]
+    checked = (_checked(storage, *one) for one in zip(still, all_counts, strict=True))
+    return [one for one in checked if one.is_miscounted or batches.end_of(one.counts) in FINAL_STATES]
 
 
-def _moved_at(storage: Storage, batch_id: str) -> int:
-    """Return when a member last changed its state; 0 if there is no member."""
+def _changed_at(storage: Storage, batch_id: str) -> int:
+    """Return when a member last changed its state; 0 if the batch has no members."""
     pages = [storage.find(JobFilter(state=state, batch_id=batch_id), limit=1) for state in State]
     return max((job.changed_at for page in pages for job in page.jobs), default=0)
 
 
-def _looked_at(storage: Storage, job: JobRecord, counts: BatchCounts | None) -> StillBatch:
+def _checked(storage: Storage, job: JobRecord, counts: BatchCounts | None) -> StillBatch:
     counts = counts or BatchCounts()
     relations = job.relations
     name = relations.batch.name if relations is not None and relations.batch is not None else ""

@@ -96,9 +96,9 @@ class Recurring:
     def __call__(
         self, recurring_id: str, schedule: str | Cron | Every, /, *args: object, **kwargs: object
     ) -> Callable[[T], T]:
-        """Declare a recurring job above a task.
+        """Declare a recurring job, as a decorator of a task.
 
-        A server stores it when the server starts; a script stores it with `sync()`.
+        A server stores the definition when the server starts; a script stores it with `sync()`.
         """
         check_recurring_id(recurring_id)
         parsed = parse_schedule(schedule)
@@ -132,8 +132,8 @@ class Recurring:
             )
             is_gone = is_ours and record.id not in self._declared
             if is_gone and not record.is_gone:
-                gone = attrs.evolve(record, is_gone=True)
-                put_recurring(self._client.storage, gone, keep_progress=True, read=record)
+                undeclared = attrs.evolve(record, is_gone=True)
+                put_recurring(self._client.storage, undeclared, keep_progress=True, read=record)
         return written
 
     async_ = twin(sync)
@@ -150,13 +150,13 @@ class Recurring:
         while True:
             stored = get_recurring(self._client.storage, recurring_id)
             if stored and is_newer(stored):
-                log.warning("Recurring job %r is left as it is. %s", recurring_id, newer_words(stored))
+                log.warning("Recurring job %r was not changed. %s", recurring_id, newer_words(stored))
                 return RecurringJob(stored)
             if stored and stored.code_digest == definition.code_digest:
                 if not stored.is_gone:
                     return RecurringJob(stored)  # an operator's edit stays until the code changes
-                back = attrs.evolve(stored, is_gone=False)
-                written = put_recurring(self._client.storage, back, keep_progress=True, read=stored)
+                declared = attrs.evolve(stored, is_gone=False)
+                written = put_recurring(self._client.storage, declared, keep_progress=True, read=stored)
             else:
                 written = put_definition(self._client, definition, stored)
             if written:
@@ -199,18 +199,18 @@ class Recurring:
             expected_version: the version of the definition that the operator has seen.
 
         Raises:
-            JobNotFound: no definition has this id.
-            JobConflict: the definition has another version by now.
-            UnknownTask: new arguments are given, and their task is not registered in this app.
-            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: a value is invalid.
+            JobNotFound: If no definition has this id.
+            JobConflict: If the definition has another version by now.
+            UnknownTask: If new arguments are given, and their task is not registered in this app.
+            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: If a value is invalid.
         """
         edit = Edit(schedule, arguments, queue, priority, tags)
         while True:
             record = self._known(recurring_id)
             if expected_version not in (None, record.version):
                 raise JobConflict(
-                    f"Recurring job {recurring_id!r} has version {record.version} by now, not "
-                    f"{expected_version}: somebody changed it meanwhile. Look at it again."
+                    f"Recurring job {recurring_id!r} now has version {record.version}, not "
+                    f"{expected_version}: it was changed in the meantime. Check it and try again."
                 )
             changed = edited(self._client, record, edit)
             if changed is record:
@@ -237,9 +237,9 @@ class Recurring:
         """Store an operator's own definition for a registered task; `arguments` are as in `edit`.
 
         Raises:
-            UnknownTask: no task of this name is registered in this app.
-            JobConflict: the id is taken.
-            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: a value is invalid.
+            UnknownTask: If no task of this name is registered in this app.
+            JobConflict: If the id is taken.
+            ScheduleError, ArgumentError, SignatureMismatch, ConfigurationError: If a value is invalid.
         """
         check_recurring_id(recurring_id)
         info = self._client.registry.get(task_name)
@@ -251,9 +251,7 @@ class Recurring:
         definition = created(self._client, recurring_id, info, edit, timeout)
         written = put_definition(self._client, definition, None)
         if written is None:
-            raise JobConflict(
-                f"Recurring job {recurring_id!r} exists already; edit it, or choose another id."
-            )
+            raise JobConflict(f"Recurring job {recurring_id!r} already exists; edit it, or use another id.")
         log.info("Recurring job %r was created.", recurring_id, extra={"by": by})
         return RecurringJob(written)
 
@@ -268,8 +266,8 @@ class Recurring:
         that was not edited does not change.
 
         Raises:
-            JobNotFound: no definition has this id.
-            JobConflict: the definition never came from code.
+            JobNotFound: If no definition has this id.
+            JobConflict: If the definition was never declared in code.
         """
         while True:
             record = self._known(recurring_id)
@@ -280,7 +278,7 @@ class Recurring:
                     return job
             elif job.origin is Origin.CREATED:
                 raise JobConflict(
-                    f"Recurring job {recurring_id!r} never came from code; edit it, or remove it."
+                    f"Recurring job {recurring_id!r} was never declared in code; edit it, or remove it."
                 )
             elif job.origin is not Origin.EDITED or job.awaits_code:
                 return job
@@ -307,8 +305,8 @@ class Recurring:
             after: an aware datetime; the current time of the storage's clock if it is omitted.
 
         Raises:
-            JobNotFound: no definition has this id.
-            ScheduleError: `after` is not aware, the count is too large, or the stored schedule cannot be
+            JobNotFound: If no definition has this id.
+            ScheduleError: If `after` is not aware, the count is too large, or the stored schedule cannot be
                 read.
         """
         schedule = what if isinstance(what, Cron | Every) else self.get(what).schedule
@@ -355,7 +353,7 @@ class Recurring:
         """Return the definition.
 
         Raises:
-            JobNotFound: no definition has this id.
+            JobNotFound: If no definition has this id.
         """
         return RecurringJob(self._record(recurring_id))
 
@@ -364,18 +362,18 @@ class Recurring:
     def _record(self, recurring_id: str) -> RecurringRecord:
         record = get_recurring(self._client.storage, recurring_id)
         if record is None:
-            raise JobNotFound(f"No recurring job {recurring_id!r} is stored.")
+            raise JobNotFound(f"Recurring job {recurring_id!r} was not found.")
         return record
 
     def _known(self, recurring_id: str) -> RecurringRecord:
         """Return the definition for a run or a change.
 
         Raises:
-            JobConflict: a newer version of Firelock wrote it.
+            JobConflict: If a newer version of Firelock wrote it.
         """
         record = self._record(recurring_id)
         if is_newer(record):
-            raise JobConflict(f"Recurring job {recurring_id!r} is left as it is. {newer_words(record)}")
+            raise JobConflict(f"Recurring job {recurring_id!r} cannot be used here. {newer_words(record)}")
         return record
 
     def trigger(self, recurring_id: str, *, within: object | None = None) -> Job[Any]:
@@ -390,8 +388,8 @@ class Recurring:
                 it.
 
         Raises:
-            JobNotFound: no definition has this id.
-            JobConflict: a newer version of Firelock wrote the definition; `pause`, `resume`, `edit` and
+            JobNotFound: If no definition has this id.
+            JobConflict: If a newer version of Firelock wrote the definition; `pause`, `resume`, `edit` and
                 `reset` raise this too.
         """
         return self._client.store(self._triggered(recurring_id), self._client.transaction(within))
@@ -446,7 +444,7 @@ class Recurring:
         """Remove the definition; the jobs that it created stay.
 
         Raises:
-            JobNotFound: no definition has this id.
+            JobNotFound: If no definition has this id.
         """
         if not self._client.storage.delete_record(RECURRING, recurring_id):
             self._record(recurring_id)
@@ -472,10 +470,10 @@ def edited(client: Client, record: RecurringRecord, edit: Edit) -> RecurringReco
     """Return the definition after an edit, with the origin "operator"; the same object if nothing changes.
 
     Raises:
-        ScheduleError: the schedule cannot be read.
-        UnknownTask: new arguments are given, and the definition's task is not registered here.
-        ArgumentError, SignatureMismatch: the arguments do not fit the task.
-        ConfigurationError: a tag is invalid.
+        ScheduleError: If the schedule cannot be read.
+        UnknownTask: If new arguments are given, and the definition's task is not registered here.
+        ArgumentError, SignatureMismatch: If the arguments do not fit the task.
+        ConfigurationError: If a tag is invalid.
     """
     changed = attrs.evolve(
         record,
@@ -497,26 +495,26 @@ def _with_arguments(client: Client, record: RecurringRecord, arguments: Argument
         if isinstance(arguments, Mapping) and stored is not None and dict(arguments) == stored:
             return record
         raise UnknownTask(
-            f"Task {record.task!r} of recurring job {record.id!r} is not registered in this app, so that its "
-            "arguments cannot be checked; leave them as they are, or edit it where the code is."
+            f"Task {record.task!r} of recurring job {record.id!r} is not registered in this app, so its "
+            "arguments cannot be checked; keep them, or edit the recurring job where the code is."
         )
     args, kwargs = to_call(client, info, arguments)
     text = client.registry.binder(info).encode_text(args, kwargs, client.serializer)
     changed = attrs.evolve(record, arguments=text, serializer=client.serializer.name)
-    asked = _asked(client, info, changed)
+    declared = _declared_admission(client, info, changed)
     try:
-        former = _asked(client, info, record)
+        previous = _declared_admission(client, info, record)
     except ArgumentError:  # the task has changed since the arguments were stored
-        former = None
+        previous = None
     # Keys that were passed with the call stay, because only its author knows how they were made.
-    return attrs.evolve(changed, admission_json=asked) if record.admission_json == former else changed
+    return attrs.evolve(changed, admission_json=declared) if record.admission_json == previous else changed
 
 
-def _asked(client: Client, info: TaskInfo, record: RecurringRecord) -> str | None:
+def _declared_admission(client: Client, info: TaskInfo, record: RecurringRecord) -> str | None:
     """Return the admission that the task declares for the definition's jobs; None if it declares none.
 
     Raises:
-        ArgumentError: the arguments cannot form a key.
+        ArgumentError: If the arguments cannot form a key.
     """
     stored = _stored_arguments(client, record)
     if not info.has_admission or not isinstance(stored, dict):
@@ -541,14 +539,14 @@ def to_call(
     """Return arguments, given by name or by position, in the form of a call of the task.
 
     Raises:
-        SignatureMismatch: a name is unknown, or a required argument is missing.
-        ArgumentError: the arguments are neither a mapping nor a list.
+        SignatureMismatch: If a name is unknown, or a required argument is missing.
+        ArgumentError: If the arguments are neither a mapping nor a list.
     """
     if isinstance(arguments, Mapping):
         return client.registry.binder(info).signature.named_call(arguments)
     if isinstance(arguments, str | bytes) or not isinstance(arguments, Sequence):
         raise ArgumentError(
-            f'arguments={shown(arguments)} are refused; pass them by name, {{"day": "mon"}}, or as a list.'
+            f'arguments must be a mapping such as {{"day": "mon"}} or a list, got {shown(arguments)}.'
         )
     return tuple(arguments), {}
 
@@ -571,14 +569,14 @@ def _with_tags(
     """
     if tags is None and before.arguments == after.arguments:
         return after
-    former = _own_tags(client, before)
-    others = [tag for tag in check_tags(before.tags if tags is None else tags) if tag not in former]
-    every = tuple(dict.fromkeys((*_own_tags(client, after), *others)))
-    if len(every) > MAX_TAGS:
+    previous = _own_tags(client, before)
+    others = [tag for tag in check_tags(before.tags if tags is None else tags) if tag not in previous]
+    all_tags = tuple(dict.fromkeys((*_own_tags(client, after), *others)))
+    if len(all_tags) > MAX_TAGS:
         raise ConfigurationError(
-            f"{len(every)} tags; a job has at most {MAX_TAGS}, its task's and others together."
+            f"A job must have at most {MAX_TAGS} tags, including those of its task, got {len(all_tags)}."
         )
-    return attrs.evolve(after, tags=every)
+    return attrs.evolve(after, tags=all_tags)
 
 
 def _own_tags(client: Client, record: RecurringRecord) -> tuple[str, ...]:
@@ -599,9 +597,9 @@ def created(
     """Return an operator's own definition, which no code declares.
 
     Raises:
-        ScheduleError: the schedule cannot be read.
-        ArgumentError, SignatureMismatch: the arguments do not fit the task.
-        ConfigurationError: an option is invalid.
+        ScheduleError: If the schedule cannot be read.
+        ArgumentError, SignatureMismatch: If the arguments do not fit the task.
+        ConfigurationError: If an option is invalid.
     """
     args, kwargs = to_call(client, info, () if edit.arguments is None else edit.arguments)
     options = CallOptions(edit.queue, edit.priority, tags=edit.tags, timeout=timeout)
@@ -641,7 +639,7 @@ def put_definition(
         created_at=stored.created_at,
         updated_at=now,
         version=stored.version,
-        timed_at=stored.timed_at if _has_same_instants(stored, definition) else now,
+        timed_at=stored.timed_at if _has_same_due_times(stored, definition) else now,
         is_paused=stored.is_paused,
         next_at=next_at,
         last_at=stored.last_at,
@@ -655,13 +653,13 @@ def put_definition(
     return put_recurring(client.storage, changed, keep_progress=keeps, read=stored)
 
 
-def _has_same_instants(stored: RecurringRecord, definition: RecurringRecord) -> bool:
+def _has_same_due_times(stored: RecurringRecord, definition: RecurringRecord) -> bool:
     """Return whether both have the same due times, ignoring the rules for missed and overlapping runs."""
     try:
         before, after = schedule_from_json(stored.schedule), schedule_from_json(definition.schedule)
     except ScheduleError:  # the stored schedule was broken, and had no due times
         return False
-    alike = attrs.evolve(
+    with_same_rules = attrs.evolve(
         before, misfire=after.misfire, misfire_limit=after.misfire_limit, overlap=after.overlap
     )
-    return alike == after
+    return with_same_rules == after

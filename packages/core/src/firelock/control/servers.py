@@ -1,4 +1,4 @@
-"""`fire.servers`: the servers that run jobs on this storage, and the orders to them."""
+"""`fire.servers`: the servers that run jobs on this storage, and orders for them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _STALE_AFTER = 0.6  # share of the session's timeout; at least three renewals fi
 
 
 RETIRED = "retired"
-"""The state of a session whose worker process was replaced: it claims nothing and ends after its last job."""
+"""The state of a session whose worker process was replaced: it claims no jobs and ends after its last job."""
 ENDING = "ending"
 """The state of a session whose worker process was replaced and whose jobs have only the grace time left."""
 
 
 def is_leaving(record: SessionRecord) -> bool:
-    """Return whether another worker process has replaced that of this session, which claims nothing more."""
+    """Return whether the session's worker process was replaced by another one, so it claims no more jobs."""
     return record.renewal.state in {RETIRED, ENDING}
 
 
@@ -43,7 +43,7 @@ class ServerState(StrEnum):
 
     ACTIVE = "active"
     STALE = "stale"  # it has missed a renewal
-    QUIET = "quiet"  # it claims nothing, because it was ordered so
+    QUIET = "quiet"  # it claims no jobs, because of an order
     STOPPING = "stopping"
     LOST = "lost"  # its sessions have ended or expired, and it did not report a stop
     ENDED = "ended"  # it has stopped and reported so
@@ -95,14 +95,14 @@ class ServerView:
     def state_at(self, now: int) -> ServerState:
         """Return the state from the living sessions; if there are none, from their last reports."""
         alive = self.living(now)
-        said = {one.renewal.state for one in alive}
+        states = {one.renewal.state for one in alive}
         if not alive:
             return ServerState.LOST if self.is_alive or self.is_lost else ServerState.ENDED
-        if "stopping" in said:
+        if "stopping" in states:
             return ServerState.STOPPING
-        if "quiet" in said:
+        if "quiet" in states:
             return ServerState.QUIET
-        if "overdue" in said or any(is_stale(one, now) for one in alive):
+        if "overdue" in states or any(is_stale(one, now) for one in alive):
             return ServerState.STALE
         return ServerState.ACTIVE
 
@@ -147,15 +147,15 @@ class Servers:
     def end_process(self, session_id: str) -> SessionRecord:
         """End a worker process within a heartbeat; its server starts another one in its place.
 
-        The worker process claims nothing more. Its jobs have the grace time to end, as when a server stops;
-        then they are cancelled and return to their queues. A server inside an application cannot do this, and
-        logs a message. Return the session.
+        The worker process claims no more jobs. Its running jobs have the grace time to end, as when a server
+        stops; then they are cancelled and return to their queues. An embedded server cannot do this, and logs
+        a message. Return the session.
 
         Args:
             session_id: the session of the worker process, for example `job.record().session`.
 
         Raises:
-            ConfigurationError: no living worker process has this session.
+            ConfigurationError: If no living worker process has this session.
         """
         now = self._client.clock.now()
         living = (one for server in self.list() for one in server.living(now))
@@ -190,7 +190,7 @@ def read_orders(value: str) -> list[str]:
 
 
 def session_to_end(order: str) -> str | None:
-    """Return the session whose worker process the order ends; None for another order."""
+    """Return the session whose worker process the order ends; None for other orders."""
     return order.removeprefix(_END) if order.startswith(_END) else None
 
 
