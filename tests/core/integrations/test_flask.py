@@ -212,7 +212,7 @@ def test_the_command_line_works_on_the_configured_storage(project, capfd):
     assert (0, 4, 0) == (listed.exit_code, unknown.exit_code, help_text.exit_code)
     out = capfd.readouterr().out + listed.output + help_text.output
     assert job.id in out
-    assert "Look at jobs" in out
+    assert "List, show, requeue" in out
     shop.fire.close()
 
 
