@@ -185,7 +185,7 @@ def test_a_task_that_nobody_knows_has_a_hint(enqueue):
     ran = enqueue("shop.notfy")
 
     assert 4 == ran.code
-    assert "Task 'shop.notfy' is unknown" in ran.error
+    assert "Task 'shop.notfy' is not registered" in ran.error
     assert "Did you mean shop.notify? Known tasks: shop.notify." in ran.error
 
 
