@@ -68,7 +68,7 @@ BAD = [
     (
         lambda desk: desk.fire.server(queues="a:0"),
         ConfigurationError,
-        "weight '0' is no whole number from 1 to 1000",
+        "a weight must be an integer from 1 to 1000, got '0'",
     ),
     (
         lambda desk: desk.fire.task(name="t", tags=["user:{user}"])(send).enqueue("x"),

@@ -83,7 +83,7 @@ def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
     command = [*FIRELOCK, "dev", "dev_shop:fire", "--port", str(port), "--workers", "2"]
     with PseudoTerminal(command, folder=folder) as terminal:
         seen = terminal.awaits(f"To log in, open http://127.0.0.1:{port}/enter#")
-        terminal.awaits("Jobs are run from now on.")
+        terminal.awaits("Running jobs from now on.")
         first = app.task_named("dev_shop.version").enqueue().result(timeout=DEADLINE)
 
         (folder / "dev_shop.py").write_text(SHOP.format(version=2) + "\ndef (\n")
@@ -140,7 +140,7 @@ def test_a_server_alone_ends_with_its_own_error(folder):
     )  # fmt: skip
 
     assert 1 == ran.returncode
-    assert "This server has no task to run." in ran.stdout + ran.stderr
+    assert "This server has no tasks to run." in ran.stdout + ran.stderr
     assert "The server has ended (exit code 2)." in ran.stdout
 
 

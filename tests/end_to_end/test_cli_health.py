@@ -285,7 +285,7 @@ def test_a_port_that_is_taken_ends_the_start(serve):
         out, error = server.communicate(timeout=DEADLINE)
 
     assert server.returncode == 2
-    assert f"Probes cannot be answered at http://{HOST}:{port}: Address already in use" in out + error
+    assert f"Cannot listen for probes at http://{HOST}:{port}: Address already in use" in out + error
 
 
 def test_settings_of_the_app_name_the_port_too(folder, serve):

@@ -87,7 +87,7 @@ def test_a_server_runs_jobs_until_told_to_stop(folder, serve):
     assert "Firelock server s1: 2 workers, queues default:2,mail:1, 1 tasks" in out
     assert "jobs.db" in out
     assert "Traceback" not in error
-    assert "Stopping: no job is claimed any more, what runs has 25 s to end." in error
+    assert "Stopping: claiming no more jobs; running jobs have 25 s to end." in error
     assert error.rstrip().endswith("Stopped, with exit code 0.")
 
 
@@ -159,7 +159,7 @@ def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder, ru
     )  # fmt: skip
 
     assert server.returncode == 2
-    said = r"firelock: No shared memory for 108 workers, \d,\d{3} bytes: File too large"
+    said = r"firelock: Not enough shared memory for 108 workers \(\d,\d{3} bytes\): File too large"
     assert re.search(said, server.stderr), server.stderr
     assert "Traceback" not in server.stderr
 
@@ -328,7 +328,7 @@ def test_a_server_that_cannot_start_says_so_in_json(folder, serve):
 
     (said,) = [json.loads(line) for line in error.splitlines()]
     assert (2, "") == (server.returncode, out)
-    assert ("CRITICAL", "No module 'nowhere' here") == (said["level"], said["message"][:24])
+    assert ("CRITICAL", "No module 'nowhere' in this folder") == (said["level"], said["message"][:34])
 
 
 def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
@@ -345,7 +345,7 @@ def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
 
     assert (0, 1) == (code, len(set(pids)))
     assert {("succeeded", 1, 0)} == {(str(job.state), job.attempt, job.crashes) for job in jobs}
-    assert "jobs; another takes its place" in error
+    assert "jobs; starting another in its place" in error
 
 
 @pytest.mark.heavy("starts two processes of a server, one after the other")
@@ -369,7 +369,7 @@ def test_a_server_reloads_its_code_on_sighup(folder, serve):
         code, _, error = stop(server)
 
     assert (5, 6, 0, 1, {0}) == (before, after, code, len(servers), set(crashes))
-    assert "is told to reload; another takes its place." in error
+    assert "must reload its code; starting another in its place." in error
 
 
 def test_worker_process_of_a_job_that_does_not_stop_is_ended(run, request):

@@ -291,7 +291,7 @@ def test_a_script_without_a_guard_makes_no_jobs_and_no_server_in_a_job_s_process
     assert "shop.apart" not in ended.stdout
     assert "cannot be created at" in ended.stdout
     assert 'below `if __name__ == "__main__":`' in ended.stdout
-    assert f"{folder / 'script.py'} runs again from its top in each process of a job" in ended.stderr
+    assert f"Each job process runs {folder / 'script.py'} again from the top" in ended.stderr
     assert (2, 1) == (runs(folder), len(stored(folder)))
 
 
@@ -310,7 +310,7 @@ def test_a_server_is_refused_in_a_job_s_process(folder, run):
         "        job.result(timeout=60)\n    except Exception as error:\n        print(error)\n"
     )
 
-    refusal = "fire.server() cannot start a server in the process of a job"
+    refusal = "fire.server() cannot start a server in a job process"
     assert (0, 0) == (ended.returncode, at_the_top.returncode), ended.stderr + at_the_top.stderr
     assert refusal in ended.stdout
     assert refusal in at_the_top.stdout
@@ -339,7 +339,7 @@ def test_a_job_is_refused_while_a_command_imports_the_app(folder, run, words):
 
     assert ("", 2) == (ended.stdout, ended.returncode)
     assert f"A job of script.apart cannot be created at {folder / 'script.py'}:" in ended.stderr
-    assert "while the application is imported: every process that imports it" in ended.stderr
+    assert "while the application is imported, because every process that imports it" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert [] == stored(folder)
 

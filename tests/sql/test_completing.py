@@ -300,7 +300,7 @@ class Completing:
         assert [(executor, "succeeded", 1)] == bench.rollups()
         if executor != "process":  # a job process logs by itself
             (line,) = [line for line in caplog.messages if "the cache is away" in line]
-            assert "it stays succeeded and does not run again: ValueError" in line
+            assert "it remains succeeded and does not run again: ValueError" in line
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_error_that_rolls_back_fails_the_attempt(self, bench, executor):

@@ -656,7 +656,7 @@ def test_what_a_newer_version_wrote_and_cannot_be_moved_hinders_nobody(
     fired = fire_due(fire.client)
 
     assert (1, 1) == (fired, len(made(fire, "b")))
-    assert "Recurring job 'a' cannot be put off." in caplog.text
+    assert "Recurring job 'a' cannot be postponed." in caplog.text
 
 
 def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
@@ -912,4 +912,4 @@ def test_a_definition_that_cannot_even_show_its_error_hinders_no_other(
         fire_due(fire.client)
 
     assert 1 == fired
-    assert "Recurring job 'a' cannot be put off." in caplog.text
+    assert "Recurring job 'a' cannot be postponed." in caplog.text

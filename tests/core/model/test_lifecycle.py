@@ -130,7 +130,7 @@ def test_only_a_last_delete_tells_what_a_job_was():
 
 # ---- crashes in the history -------------------------------------------------------------------------------
 
-HOW = "SIGKILL; out of memory, perhaps"
+HOW = "SIGKILL; possibly out of memory"
 LOST, DIED = Moved.SESSION_LOST.value, Moved.WORKER_DIED.format(how=HOW)
 DIED_ALONE, ITS_OWN = Moved.WORKER_DIED_ALONE.format(how=HOW), lifecycle.JOB_PROCESS_DIED.format(how=HOW)
 

@@ -302,7 +302,7 @@ def test_a_policy_that_raises_fails_the_job(end_of, caplog):
     """The job has a reason, and the log contains the exception of the policy."""
     transition = end_of(raising(ValueError("boom")), retry=Policy(RuntimeError("a bug")))
 
-    assert (State.FAILED, "the retry policy raised", "boom") == (
+    assert (State.FAILED, "the retry policy raised an exception", "boom") == (
         transition.to, transition.reason, transition.error.message
     )  # fmt: skip
     assert "a bug" in caplog.text
@@ -498,7 +498,7 @@ def test_a_policy_that_raises_proposes_to_fail(make_app):
 
     worker.run()
 
-    assert [RetryDecision.fail("the retry policy raised")] == found
+    assert [RetryDecision.fail("the retry policy raised an exception")] == found
 
 
 def test_a_retry_decision_that_is_none_of_its_kind_counts_as_no_answer(end_of, caplog):
@@ -901,7 +901,7 @@ def test_arguments_that_cannot_be_read_are_logged_without_their_text(make_app, c
     assert ("ERROR", None) == (line.levelname, line.exc_info)
     assert (
         f"Job {job.id} of task 'task' has failed in attempt 1: its arguments cannot be read "
-        "(firelock.errors.SignatureMismatch); its history says why" == line.getMessage()
+        "(firelock.errors.SignatureMismatch); see its history for the reason" == line.getMessage()
     )
     assert "topsecret" not in caplog.text
 
@@ -909,7 +909,7 @@ def test_arguments_that_cannot_be_read_are_logged_without_their_text(make_app, c
 @pytest.mark.parametrize(
     ("crashes", "level", "words"),
     [
-        (0, "WARNING", "crashed in attempt 1, runs again at once: its process died: SIGSEGV"),
+        (0, "WARNING", "crashed in attempt 1, runs again immediately: its process died: SIGSEGV"),
         (2, "ERROR", "has failed in attempt 1: its process died: SIGSEGV"),
     ],
 )

@@ -29,7 +29,7 @@ JUMPS = {
     "suspended": lambda host: host.suspend(HOUR),
     "suspended and set": lambda host: (host.suspend(HOUR), host.set_clock(-600)),
 }
-LOGGED = "no server is declared lost for"
+LOGGED = "No server is declared lost for"
 
 
 @pytest.fixture(params=JUMPS.values(), ids=JUMPS)
@@ -243,8 +243,8 @@ def test_jump_is_logged_once(scene, caplog):
 
     (line,) = [record.getMessage() for record in caplog.records if LOGGED in record.getMessage()]
     assert (
-        "This machine had its clock set forward by 600.0 s; the sessions of this server are renewed now, and "
-        "no server is declared lost for 30 s."
+        "This machine had its clock set forward by 600.0 s; renewing the sessions of this server now. "
+        "No server is declared lost for 30 s."
     ) == line
 
 

@@ -221,7 +221,7 @@ def test_steps_in_a_process_need_a_storage_that_it_shares(bench):
     transition = bench.end(bench.process(), "steps")
 
     assert State.FAILED == transition.to
-    assert "runs in a process of its own, which cannot reach memory://" in transition.error.message
+    assert "runs in a separate process, which cannot reach memory://" in transition.error.message
 
 
 def test_one_process_runs_job_after_job(bench, tmp_path):
@@ -298,7 +298,7 @@ def test_a_run_that_was_told_before_it_began_does_not_begin(bench):
 
 
 @pytest.mark.parametrize(
-    ("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "SIGKILL; out of memory")]
+    ("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "SIGKILL; possibly out of memory")]
 )
 def test_a_signal_is_named(bench, number, name):
     """A dead process counts as a crash of its job, and the reason names the cause."""
@@ -327,7 +327,7 @@ def test_a_process_that_does_not_end_is_killed(bench):
     ("code", "words"),
     [
         (None, "cause unknown"), (0, "exit code 0"), (3, "exit code 3"), (-11, "SIGSEGV"),
-        (-9, "SIGKILL; out of memory, perhaps"), (-200, "signal 200"),
+        (-9, "SIGKILL; possibly out of memory"), (-200, "signal 200"),
     ],
 )  # fmt: skip
 def test_an_exit_is_told_in_words(code, words):

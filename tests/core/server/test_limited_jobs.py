@@ -271,14 +271,17 @@ def test_a_key_that_cannot_be_shut_loses_no_end(fire, serve, caplog):
     serve()
     until(lambda: fire.jobs.get(first).state is State.SCHEDULED)
 
-    assert "Limit 'smtp' could not be shut: no such key" in caplog.messages
+    assert "Limit 'smtp' could not be blocked: no such key" in caplog.messages
 
 
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("tenant", "shuts limit 'tenant', which is none of its own (tenant:7): jobs like it go on"),
-        ("tenant:{tenant}", "shuts limit 'tenant:{tenant}', which is none of its own"),
+        (
+            "tenant",
+            "blocks limit 'tenant', which is not one of its own limits (tenant:7), so similar jobs can",
+        ),
+        ("tenant:{tenant}", "blocks limit 'tenant:{tenant}', which is not one of its own"),
         ("tenant:7", ""),
     ],
 )

@@ -89,7 +89,8 @@ def test_a_file_does_not_take_the_place_of_the_standard_library(write):
     path = write("json.py")
 
     with pytest.raises(
-        ConfigurationError, match=r"'.*json\.py' has the name of a module of Python; rename it"
+        ConfigurationError,
+        match=r"'.*json\.py' has the name of a module in Python's standard library; rename it",
     ):
         load_app(f"{path}:fire")
 
@@ -119,7 +120,7 @@ def test_the_imports_of_an_app_are_done(write):
 @pytest.mark.parametrize("spec", ["", "shop", "shop:", ":fire", "shop.py", ":"])
 def test_a_text_that_names_no_app_is_refused(spec):
     """The error shows the required form of the name."""
-    with pytest.raises(ConfigurationError, match=f"'{spec}' names no app; write module:name"):
+    with pytest.raises(ConfigurationError, match=f"'{spec}' is not the name of an app; use module:name"):
         load_app(spec)
 
 
@@ -128,11 +129,11 @@ def test_a_text_that_names_no_app_is_refused(spec):
     [
         (
             "nowhere_of_test:fire",
-            "No module 'nowhere_of_test' here .* or installed; check the name and the folder",
+            "No module 'nowhere_of_test' in this folder .* or installed; check the name and the folder",
         ),
-        ("nowhere_of_test.jobs:fire", r"No module 'nowhere_of_test\.jobs' here"),
-        ("nowhere/app.py:fire", r"No file 'nowhere/app\.py'"),
-        ("folder_of_test.py:fire", r"No file 'folder_of_test\.py'"),
+        ("nowhere_of_test.jobs:fire", r"No module 'nowhere_of_test\.jobs' in this folder"),
+        ("nowhere/app.py:fire", r"File 'nowhere/app\.py' does not exist"),
+        ("folder_of_test.py:fire", r"File 'folder_of_test\.py' does not exist"),
         (
             "shop_of_test:nobody",
             r"^Module shop_of_test has no 'nobody'; its app is named 'fire': shop_of_test:fire\.$",
@@ -147,7 +148,7 @@ def test_a_text_that_names_no_app_is_refused(spec):
         ),
         (
             "shop_of_test:send",
-            r"^'send' in module shop_of_test is Task, no Firelock; its app is .*: shop_of_test:fire\.$",
+            r"^'send' in module shop_of_test is Task, not a Firelock; its app is .*: shop_of_test:fire\.$",
         ),
         (
             "two_of_test:app",
@@ -155,15 +156,15 @@ def test_a_text_that_names_no_app_is_refused(spec):
         ),
         (
             "none_of_test:appp",
-            r"^Module none_of_test has no 'appp'; did you mean 'app' or 'apple'\? No Firelock stands in",
+            r"^Module none_of_test has no 'appp'; did you mean 'app' or 'apple'\? No Firelock is defined",
         ),
         (
             "none_of_test:fire",
-            r"^Module none_of_test has no 'fire'\. No Firelock stands in it: write fire = Firelock\(…\) ",
+            r"^Module none_of_test has no 'fire'\. No Firelock is defined there; add fire = Firelock\(…\), ",
         ),
         (
             "none_of_test:app",
-            r"^'app' in module none_of_test is NoneType, no Firelock\. No Firelock stands in it",
+            r"^'app' in module none_of_test is NoneType, not a Firelock\. No Firelock is defined there",
         ),
     ],
 )
@@ -221,9 +222,8 @@ def test_a_module_that_needs_django_set_up_is_told_with_how_it_is_done(write, te
     assert 2 == said.returncode
     assert "Importing 'broken_of_test' failed at " in said.stderr
     assert (
-        "Django is not set up here: set DJANGO_SETTINGS_MODULE, and firelock sets it up, as does python "
-        "manage.py firelock …; without such a module call django.setup() before models are imported."
-        in said.stderr
+        "Django is not set up. Set DJANGO_SETTINGS_MODULE or run python manage.py firelock …, which set it "
+        "up; without a settings module, call django.setup() before models are imported." in said.stderr
     )
 
 

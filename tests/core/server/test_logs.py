@@ -133,8 +133,8 @@ def test_what_travels_with_a_job_is_on_its_records_where_it_is_named(app, kept):
 @pytest.mark.parametrize(
     ("meta", "words"),
     [
-        ("request_id", "is a text; pass a list"),
-        (["message", "id"], r"\['message'\] is refused"),
+        ("request_id", "meta must be a list of names, got"),
+        (["message", "id"], r"must not contain \['message'\], because"),
         (["task"], "'task'"),
     ],
 )

@@ -300,7 +300,7 @@ def test_the_host_s_loop_cannot_wait_for_itself(fire):
 
     async def main():
         server = fire.server(loop=asyncio.get_running_loop())
-        with pytest.raises(ConfigurationError, match="write `async with"):
+        with pytest.raises(ConfigurationError, match="Use `async with"):
             server.stop()
         with pytest.raises(ConfigurationError, match="runs jobs on this event loop"):  # noqa: SIM117
             with server:
@@ -315,7 +315,7 @@ def test_a_loop_is_one_that_can_run(fire):
     loop = asyncio.new_event_loop()
     loop.close()
 
-    with pytest.raises(ConfigurationError, match="loop=True is no event loop"):
+    with pytest.raises(ConfigurationError, match="loop must be an event loop, got True"):
         fire.server(loop=True)
     with pytest.raises(ConfigurationError, match="is closed"):
         fire.server(loop=loop)
@@ -331,7 +331,7 @@ def test_jobs_wait_for_another_server_when_the_host_s_loop_is_gone(fire, caplog)
     server = fire.server(workers=1, async_workers=1, loop=loop).start()
     loop.close()
     job = work.enqueue()
-    until(lambda: "The host closed its event loop" in caplog.text)
+    until(lambda: "The host closed the event loop" in caplog.text)
     server.stop(grace=0)
 
     assert (State.ENQUEUED, 0) == (job.refresh().state, fire.storage.get([job.id])[0].attempt)

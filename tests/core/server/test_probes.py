@@ -69,7 +69,7 @@ def test_a_server_at_work_is_alive_ready_and_started():
         "ok worker process 0: its loop turned 0.2 s ago, 3 of 20 threads busy",
     ]
     assert lines(readiness(SERVER)) == [
-        "ok storage: it answered 1.0 s ago",
+        "ok storage: it responded 1.0 s ago",
         "ok session: 1 of 1 worker processes may start jobs",
         "ok mode: running",
     ]
@@ -79,13 +79,16 @@ def test_a_server_at_work_is_alive_ready_and_started():
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (child_with(turned=301), "worker process 0: its loop has not turned for 301 s, 300 s at most"),
-        (child_with(silence=301), "worker process 0: it has reported nothing for 301 s, 300 s at most"),
+        (child_with(turned=301), "worker process 0: its loop has not turned for 301 s (maximum: 300 s)"),
+        (child_with(silence=301), "worker process 0: it has not reported for 301 s (maximum: 300 s)"),
         (
             child_with(silence=None, has_loaded=False, age=301),
-            "worker process 0: it starts, for 301.0 s, of 300 s at most",
+            "worker process 0: it has been starting for 301.0 s (maximum: 300 s)",
         ),
-        (child_with(silence=None, waited=301), "worker process 0: it starts, for 301.0 s, of 300 s at most"),
+        (
+            child_with(silence=None, waited=301),
+            "worker process 0: it has been starting for 301.0 s (maximum: 300 s)",
+        ),
         (child_with(turned=None, waited=301), "worker process 0: its loop has not turned for 301 s"),
         (server_with(turned=301), "supervisor: its loop has not turned for 301 s"),
     ],
@@ -104,10 +107,10 @@ def test_a_loop_that_does_not_turn_is_not_alive(status, said):
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (child_with(pid=None, starts_in=4.0), "ok worker process 0: it has ended, another one starts in 4 s"),
+        (child_with(pid=None, starts_in=4.0), "ok worker process 0: it has ended; another one starts in 4 s"),
         (
             child_with(silence=None, has_loaded=False, age=3),
-            "ok worker process 0: it starts, for 3.0 s, of 300 s at most",
+            "ok worker process 0: it has been starting for 3.0 s (maximum: 300 s)",
         ),
         (child_with(turned=None, waited=3), "ok worker process 0: its loop turned 3.0 s ago"),
     ],
@@ -131,7 +134,7 @@ def test_a_child_that_waits_for_its_session_is_alive():
     has_begun = attrs.evolve(waits, waited=4)
 
     assert lines(liveness(server_with(processes=(waits,))))[1] == (
-        "ok worker process 0: it waits for its session, which begins when the storage answers"
+        "ok worker process 0: it waits for its session, which begins when the storage responds"
     )
     assert [0, 4] == [child.silent_for for child in (waits, has_begun)]
 
@@ -143,7 +146,7 @@ def test_a_child_that_waits_for_its_session_is_alive():
         (WorkerCounts(4, 100, 3, 7), "3 of 4 threads and 7 of 100 coroutines busy"),
         (
             WorkerCounts(4, 100, 4, 7, 4, 1),
-            "4 of 4 threads and 7 of 100 coroutines busy, 5 of them with a job past its timeout",
+            "4 of 4 threads and 7 of 100 coroutines busy, 5 of them with a timed-out job",
         ),
     ],
 )
@@ -161,16 +164,16 @@ def test_threads_and_coroutines_are_counted_apart(workers, said):
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (server_with(reached=None), "failed storage: it was not reached yet"),
-        (server_with(reached=21.0), "failed storage: it answered 21.0 s ago, 20 s at most"),
+        (server_with(reached=None), "failed storage: it has not been reached yet"),
+        (server_with(reached=21.0), "failed storage: it responded 21.0 s ago (maximum: 20 s)"),
         (
             server_with(processes=(attrs.evolve(PROCESS, failing=12.0), attrs.evolve(PROCESS, failing=9.0))),
-            "failed storage: it answered 1.0 s ago, but it refuses claims, for 9.0 s",
+            "failed storage: it responded 1.0 s ago, but has refused claims for 9.0 s",
         ),
         (child_with(has_session=False), "failed session: 0 of 1 worker processes may start jobs"),
-        (server_with(mode="quiet"), "failed mode: draining: it was told to be quiet, and claims nothing"),
-        (server_with(mode="stopping"), "failed mode: draining: it was told to stop"),
-        (server_with(mode="hurrying"), "failed mode: draining: it was told to stop"),
+        (server_with(mode="quiet"), "failed mode: draining: the server is quiet and claims no jobs"),
+        (server_with(mode="stopping"), "failed mode: draining: the server is stopping"),
+        (server_with(mode="hurrying"), "failed mode: draining: the server is stopping"),
     ],
 )
 def test_a_server_that_claims_nothing_is_not_ready_and_says_why(status, said):
@@ -297,10 +300,10 @@ def test_head_is_sent_without_a_text(listen):
     ("request_", "status", "said"),
     [
         (b"POST /a HTTP/1.1\r\n\r\n", 405, "Allow: GET, HEAD"),
-        (b"GET /b HTTP/1.1\r\n\r\n", 404, "Here are /a."),
-        (b"GET /../a HTTP/1.1\r\n\r\n", 404, "Here are /a."),
-        (b"GET a HTTP/1.1\r\n\r\n", 400, "no request of HTTP"),
-        (b"\xff\x00\r\n\r\n", 400, "no request of HTTP"),
+        (b"GET /b HTTP/1.1\r\n\r\n", 404, "Available paths: /a."),
+        (b"GET /../a HTTP/1.1\r\n\r\n", 404, "Available paths: /a."),
+        (b"GET a HTTP/1.1\r\n\r\n", 400, "not a valid HTTP request"),
+        (b"\xff\x00\r\n\r\n", 400, "not a valid HTTP request"),
         (b"GET /a HTTP/1.1\r\n" + b"x" * 9_000, 431, "too long"),
     ],
 )
@@ -362,7 +365,7 @@ def test_an_answer_larger_than_a_buffer_is_sent_whole(listen):
 
 def test_who_is_too_slow_is_sent_away(listen, monkeypatch):
     """Each connection has a total time limit, however many bytes the client sends."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(module, "_TIMEOUT", 0.05)
     port = listen({"/a": well})
 
     with socket.create_connection((HOST, port), timeout=10) as slow:
@@ -375,9 +378,11 @@ def test_a_port_that_is_taken_is_refused_at_once(listen):
     """The error states which setting to change."""
     port = listen({"/a": well})
 
-    with pytest.raises(ConfigurationError, match=rf"{HOST}:{port}: Address already in use\. Name another"):
+    with pytest.raises(
+        ConfigurationError, match=rf"{HOST}:{port}: Address already in use\. Set another port"
+    ):
         ProbeListener(HOST, port, {})
-    with pytest.raises(ConfigurationError, match=r"Probes cannot be answered at http://no\.such"):
+    with pytest.raises(ConfigurationError, match=r"Cannot listen for probes at http://no\.such"):
         ProbeListener("no.such.host.invalid", port, {})
 
 
@@ -433,7 +438,7 @@ def test_a_storage_that_is_away_makes_a_server_unready_until_it_is_back(fire):
         fire.storage.mend()
         until(lambda: get(port, "/readyz")[0] == 200)
 
-    assert "failed storage: it answered" in said
+    assert "failed storage: it responded" in said
 
 
 def test_a_server_is_ready_while_one_of_its_worker_processes_claims():
@@ -455,13 +460,13 @@ def test_a_storage_that_refuses_claims_makes_a_server_unready(fire):
         fire.storage.mend()
         until(lambda: get(port, "/readyz")[0] == 200)
 
-    assert "but it refuses claims, for" in said
+    assert "but has refused claims for" in said
 
 
 @pytest.mark.parametrize("port", [0, 70_000, "8081", True])
 def test_a_port_that_is_none_is_refused(fire, port):
     """The error names the parameter and is raised before anything starts."""
-    with pytest.raises(ConfigurationError, match="probe_port="):
+    with pytest.raises(ConfigurationError, match="probe_port must be an integer"):
         fire.server(probe_port=port)
 
 

@@ -81,8 +81,8 @@ def test_a_result_stands_where_it_was_referred_to(fire, storage):
 @pytest.mark.parametrize(
     ("returned", "path", "words"),
     [
-        (lambda: {1}, ("numbers", 1), r"job .* \(parent\) has no result to take: the result was not stored"),
-        (lambda: 2, ("numbers", 7), "the arguments have no place"),
+        (lambda: {1}, ("numbers", 1), r"job .* \(parent\) has no stored result: the result was not stored"),
+        (lambda: 2, ("numbers", 7), "the arguments have no path"),
         (lambda: "two", ("numbers", 1), ": str where int is annotated"),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_result_that_went_with_its_job_is_missed(fire):
     ended = worker.attempt(claimed)
 
     assert job_id == claimed.id
-    assert "which it takes, is gone: it is enqueued" in ended.transition.reason
+    assert "which is not available: it is enqueued" in ended.transition.reason
 
 
 def test_who_cannot_read_a_result_gives_the_job_back(fire, storage):
@@ -127,7 +127,7 @@ def test_who_cannot_read_a_result_gives_the_job_back(fire, storage):
     ended = worker.attempt(claimed)
 
     assert (State.ENQUEUED, True) == (ended.transition.to, ended.transition.gives_back)
-    assert "what it is tied to could not be read: away" == ended.transition.reason
+    assert "its related jobs could not be read: away" == ended.transition.reason
 
 
 # ---- cancelled batches and ended callers -----------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_without_the_right_to_run_nothing_is_claimed(make_crew, caplog):
     task = crew.task()
     crew.start()
     crew.storage.fail_always("renew", StorageUnavailable("cut off"))
-    until(lambda: "no job is started until it can" in caplog.text)
+    until(lambda: "starting no jobs until it can" in caplog.text)
     job, before = task.enqueue(), len(crew.storage.called["renew"])
     until(lambda: len(crew.storage.called["renew"]) > before)
     meanwhile = job.refresh().state
@@ -277,7 +277,7 @@ def test_a_policy_that_ends_in_nonsense_fails_the_job(crew, caplog):
 
     crew.until_all(State.FAILED, [bad])
     crew.until_all(State.SUCCEEDED, [good])
-    assert "no end could be made of it" in bad.refresh().reason
+    assert "its end could not be created" in bad.refresh().reason
     assert "TypeError" in caplog.text
 
 
@@ -648,8 +648,8 @@ def test_an_outage_is_told_once(crew, caplog):
     crew.storage.mend()
 
     crew.until_all(State.SUCCEEDED, [job])
-    until(lambda: "Storage is back, after" in caplog.text)
-    assert 1 == caplog.text.count("Storage unavailable, keeping what has ended and trying again: down")
+    until(lambda: "Storage available again after" in caplog.text)
+    assert 1 == caplog.text.count("Storage unavailable; keeping the ends of jobs and retrying: down")
 
 
 def test_longer_pauses_on_a_full_disk_are_logged(crew, caplog):
@@ -660,7 +660,7 @@ def test_longer_pauses_on_a_full_disk_are_logged(crew, caplog):
     crew.task()
     crew.start()
 
-    until(lambda: "The storage logs each refused call; tries will be up to 30 s apart." in caplog.messages)
+    until(lambda: "The storage logs each refused call, so retries are up to 30 s apart." in caplog.messages)
 
 
 def test_a_claim_that_is_refused_loses_no_end(crew, caplog):
@@ -701,7 +701,7 @@ def test_an_error_that_nobody_knows_ends_no_loop(crew, caplog):
     job = task.enqueue()
 
     crew.until_all(State.SUCCEEDED, [job])
-    assert 4 == caplog.text.count("The dispatcher met an error that it does not know; it goes on.")
+    assert 4 == caplog.text.count("Unexpected error in the dispatcher; continuing.")
     until(lambda: "unheard of" in caplog.text)
 
 
@@ -755,7 +755,7 @@ def test_an_end_that_cannot_be_stored_at_all_hinders_no_other(make_crew, caplog)
     crew.start()
 
     crew.until_all(State.SUCCEEDED, jobs)
-    assert f"Nothing can be stored about job {bad.id}" in caplog.text
+    assert f"The failure of job {bad.id} cannot be stored" in caplog.text
 
 
 # ---- stopping --------------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ def test_a_renewal_that_fails_is_tried_again(scene, error, told, caplog):
     until(lambda: scene.renewals() >= 4)
 
     assert ([], True) == (scene.lost, board.may_start())
-    assert told == caplog.text.count("trying again")
+    assert told == caplog.text.count("retrying")
     assert 1 == caplog.text.count("Sessions are renewed again")
 
 

@@ -149,7 +149,7 @@ def test_memory_that_is_not_to_be_had_is_said():
         Path(os.devnull).open("rb") as nothing,
         pytest.raises(
             ConfigurationError,
-            match=r"^No shared memory for 3 workers, [0-9]+ bytes: Invalid argument. Give .* more",
+            match=r"^Not enough shared memory for 3 workers \([0-9]+ bytes\): Invalid argument. Add memory",
         ),
     ):
         SharedMemory.allocate(nothing.fileno(), 3)

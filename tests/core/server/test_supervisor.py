@@ -266,7 +266,7 @@ def test_a_child_that_is_long_in_starting_is_named_once(house, caplog):
     [line] = [record.getMessage() for record in caplog.records]
     assert line == (
         f"Worker process {slow.popen.pid} has not started after 11 s: it is importing shop:fire, or "
-        "connecting to its storage. It is killed after 300 s (hang_timeout)."
+        "connecting to its storage. It will be killed after 300 s (hang_timeout)."
     )
     assert quick.popen.poll() is None
 
@@ -307,12 +307,12 @@ def test_outage_that_delays_sessions_is_logged_once(house, caplog):
 
     lines = [line.getMessage() for line in caplog.records if "ession" in line.getMessage()]
     assert [
-        f"Session {dead.session} could not be ended; until it is, its jobs wait: away",
-        f"No new session yet for worker process {new.popen.pid}; trying again every second: away",
+        f"Session {dead.session} could not be ended; its jobs wait until it has ended: away",
+        f"No new session yet for worker process {new.popen.pid}; retrying every second: away",
     ] == lines[:2]
     assert {
         f"Session {dead.session} has ended; its jobs are back in their queues.",
-        f"Worker process {new.popen.pid} has its new session.",
+        f"Worker process {new.popen.pid} has a new session.",
     } == set(lines[2:])
     assert 4 == len(lines)
 
@@ -337,7 +337,7 @@ def test_a_server_that_can_start_no_child_says_so(monkeypatch):
     code = Supervisor(ServerOptions("shop:fire"), say=said.append).run()
 
     assert module.EXIT_FAILED == code
-    assert ["firelock: no process can be started: [Errno 2]"] == [line[:46] for line in said]
+    assert ["firelock: cannot start a worker process: [Errno 2]"] == [line[:50] for line in said]
 
 
 def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monkeypatch, caplog):
@@ -352,11 +352,11 @@ def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monk
         ((_, place, deaths),) = house.supervisor._restarts
         house.supervisor._restarts[:] = [(0.0, place, deaths + further)]
         house.events()  # the event that starts due processes
-    pauses = [int(said) for said in re.findall(r"another starts in (\d+) s", caplog.text)]
+    pauses = [int(said) for said in re.findall(r"starting another in (\d+) s", caplog.text)]
 
     assert [0, 1, 2, 4, 8, 16, 30, 30] == pauses
     assert [""] * 8 == [state_of(pid) for pid in pids]
-    assert f"Worker process {pids[0]} ended before it could run a job (exit code 1); another" in caplog.text
+    assert f"Worker process {pids[0]} ended before it could run a job (exit code 1); starting" in caplog.text
 
 
 @pytest.mark.parametrize(("worked", "deaths"), [(None, 4), (1.0, 4), (60.0, 0)])
@@ -393,9 +393,7 @@ def test_a_child_that_no_thread_can_watch_ends_and_is_tried_again(house, monkeyp
         state_of(pid),
         [(place, deaths) for _, place, deaths in house.supervisor._restarts],
     )
-    assert (
-        f"Worker process {pid} is killed, since nothing can watch it: can't start new thread" in caplog.text
-    )
+    assert f"Worker process {pid} cannot be monitored; killing it: can't start new thread" in caplog.text
     # the remaining file is the shared memory, which the next process uses
     assert open_files + 1 == len(list(Path("/dev/fd").iterdir()))
 
@@ -513,7 +511,7 @@ def test_a_child_that_dies_before_its_successor_works_has_that_one(house):
     """
     old = house.with_session("import os; input(); input(); os._exit(1)")
     house.supervisor._replace(old, "has 900 MB")
-    house.supervisor._tell(old, {"any": 1})
+    house.supervisor._send_order(old, {"any": 1})
     old.popen.wait()
     new = replacement(house, old)
 
@@ -531,7 +529,7 @@ def test_a_child_whose_successor_cannot_start_goes_on(house, monkeypatch, caplog
     new.popen.kill()
     new.popen.wait()
     house.supervisor._exited(new)
-    assert "the one that it was to replace goes on" in caplog.text
+    assert "before it could replace another one, which continues" in caplog.text
     assert (None, False, []) == (old.popen.poll(), old.is_retired, house.supervisor._restarts)
 
     until(lambda: not house.supervisor._events.empty())
@@ -541,7 +539,7 @@ def test_a_child_whose_successor_cannot_start_goes_on(house, monkeypatch, caplog
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     replacement(house, old).replaces = None
     house.supervisor._replace(old, "has 900 MB")
-    assert "No process can be started" in caplog.text
+    assert "Cannot start a worker process" in caplog.text
 
 
 def test_a_server_that_stops_replaces_nobody(house):
@@ -616,7 +614,7 @@ def test_order_to_end_a_child_that_has_ended_does_nothing(house, caplog):
 
     house.supervisor._obey("end another-session")
 
-    assert "session another-session, which has ended already" in caplog.text
+    assert "session another-session, which has already ended" in caplog.text
     assert (["running"], [child]) == (said_by(house, child), list(house.supervisor._processes.values()))
 
 
@@ -678,7 +676,7 @@ def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
 @pytest.mark.parametrize(
     ("url", "code", "said"),
     [
-        ("memory://alone", module.EXIT_UNREACHABLE, "lives in one process"),
+        ("memory://alone", module.EXIT_UNREACHABLE, "exists in one process only"),
         ("mongo://there", module.EXIT_USAGE, "mongo"),
     ],
 )
@@ -736,7 +734,9 @@ def test_a_first_child_that_is_killed_before_it_is_ready_is_replaced(fresh, capl
 
     assert [(0, 1), (0, 4)] == restarts
     assert (module.EXIT_OK, []) == (fresh.supervisor._exit_code, fresh.said)
-    assert "ended before it could run a job (SIGKILL; out of memory, perhaps); another starts" in caplog.text
+    assert (
+        "ended before it could run a job (SIGKILL; possibly out of memory); starting another" in caplog.text
+    )
 
 
 # ---- lost sessions ---------------------------------------------------------------------------------------
@@ -750,9 +750,9 @@ def test_a_child_whose_session_was_lost_gets_one_other(house):
     hit, spared = house.with_session("input()"), house.with_session("input()")
     lost, kept = hit.session, spared.session
 
-    house.supervisor._begin_anew(lost)
+    house.supervisor._replace_session(lost)
     new = hit.session
-    house.supervisor._begin_anew(lost)
+    house.supervisor._replace_session(lost)
     house.supervisor._begin_when_possible(hit, lost)
 
     assert (new, kept) == (hit.session, spared.session)
@@ -838,7 +838,7 @@ def test_a_quiet_server_resumes(house):
     house.supervisor._obey("resume")
 
     later = house.with_session(ECHO)
-    house.supervisor._tell(later, {"last": True})
+    house.supervisor._send_order(later, {"last": True})
     assert [{"quiet": True}, {"quiet": False}] == house.told(child, 2)
     assert [{"session": later.session}, {"last": True}] == house.told(later, 2)
 

@@ -476,8 +476,8 @@ def test_jobs_that_must_not_overlap_end_with_the_right_to_run(scene, caplog):
     until(lambda: scene.dispatched.watched > watched + 3)
 
     assert (None, CancelKind.LOST, None) == (before, careful.cancelled, other.cancelled)
-    assert "the server cannot be sure that the job is still its own" == careful.context.cancel_reason
-    assert 1 == caplog.text.count("could not renew its session in time; no job is started until it can")
+    assert "the server is not certain that it still holds the job" == careful.context.cancel_reason
+    assert 1 == caplog.text.count("could not renew its session in time; starting no jobs until it can")
 
 
 def test_job_whose_process_is_not_ready_is_not_out_of_time(seldom):
@@ -544,7 +544,7 @@ def test_process_with_jobs_that_do_not_stop_is_replaced_after_the_grace_time(
 
     assert ([], ["runs a job that does not stop"] if is_replaced else []) == (in_time, worn)
     assert (cancelled is not CancelKind.STOP) is run.is_deaf
-    assert is_replaced is ("another worker process takes the place of this one" in caplog.text)
+    assert is_replaced is ("another worker process replaces this one" in caplog.text)
 
 
 def test_process_is_replaced_once_for_several_jobs_that_do_not_stop(seldom, caplog):
@@ -560,7 +560,7 @@ def test_process_is_replaced_once_for_several_jobs_that_do_not_stop(seldom, capl
         seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
 
     assert ["runs a job that does not stop"] == worn
-    assert 2 == caplog.text.count("another worker process takes the place of this one")
+    assert 2 == caplog.text.count("another worker process replaces this one")
 
 
 @pytest.mark.parametrize("started", [0.0, 1.0])
@@ -613,7 +613,7 @@ def test_a_duty_that_fails_hinders_no_other(scene, caplog):
 
     until(job.log)
     scene.until_swept()
-    assert 2 == caplog.text.count("Duty sweep met an error; it is tried again.")
+    assert 2 == caplog.text.count("Unexpected error in duty sweep; retrying.")
     assert "Duty due: storage unavailable: down" in caplog.text
 
 
@@ -642,4 +642,4 @@ def test_stopping_in_an_outage_says_what_is_lost(seldom, caplog):
 
     seldom.upkeep.stop(10)
 
-    assert "Logs or statistics of the last moments were not written: down" in caplog.text
+    assert "The last logs or statistics were not written: down" in caplog.text

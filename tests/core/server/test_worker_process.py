@@ -198,7 +198,7 @@ def test_a_child_that_cannot_obey_ends(child):
     child.tell("{")
 
     assert EXIT_FAILED == child.process.wait(20)
-    assert b"could not be obeyed" in child.process.stderr.read()
+    assert b"could not be carried out" in child.process.stderr.read()
 
 
 def test_a_retired_child_ends_after_its_last_job(child, fire, tmp_path):
@@ -262,7 +262,7 @@ def test_a_child_ends_a_deleted_job_that_does_not_stop_after_its_other_jobs(stub
     stuck, other, log = stubborn(None, lambda job: job.delete())
 
     assert (State.DELETED, State.SUCCEEDED) == (stuck.state, other.state)
-    assert re.search(rf"Job {stuck.id} of task 'stuck' still runs \d+ s after it was told to stop", log)
+    assert re.search(rf"Job {stuck.id} of task 'stuck' still runs \d+ s after its cancellation", log)
 
 
 def test_a_child_settles_a_job_that_ignored_its_timeout_as_timed_out(stubborn):
@@ -386,7 +386,7 @@ def test_an_app_that_configures_logging_silences_no_failure(start, fire, how, li
 
     assert EXIT_OK == code
     assert f"Job {job.id} of task 'fail' has failed in attempt 1: ValueError: boom\n" in said
-    assert lines == said.count("Jobs are run from now on.")
+    assert lines == said.count("Running jobs from now on.")
 
 
 # ---- getting ready ---------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def test_the_first_child_tells_what_the_server_is(start, tmp_path):
 @pytest.mark.parametrize(
     ("source", "code", "said"),
     [
-        ("fire = None", EXIT_USAGE, "is NoneType, no Firelock"),
+        ("fire = None", EXIT_USAGE, "is NoneType, not a Firelock"),
         (APP.replace("jobs.db", "no-such-folder/jobs.db"), EXIT_UNREACHABLE, "does not exist"),
         (APP + "\n@fire.task\ndef odd(one: 'NoSuchName'): ...\n", EXIT_USAGE, "NoSuchName"),
     ],
@@ -511,7 +511,7 @@ def test_a_child_with_a_stuck_job_ends_all_the_same(child, fire):
 
     code, error = child.ends()
     assert EXIT_OK == code
-    assert "1 job ignores that it was told to stop" in error
+    assert "1 job ignores its cancellation" in error
     assert State.ENQUEUED == job.refresh().state
 
 

@@ -126,7 +126,7 @@ def set_clock(place, size):
     variables = _settable_clock(place, watch)
     with stage(attrs.evolve(place, variables=variables)) as on:
         servers = {f"server-{number}": server for number, server in enumerate(on.serve(2), start=1)}
-        eventually(lambda: on.said("Jobs are run from now on") == 2, 30, "both servers are at work")
+        eventually(lambda: on.said("Running jobs from now on") == 2, 30, "both servers are at work")
         now = 0
         for step in _STEPS * size.rounds:
             on.await_starts(on.enqueue(size.jobs, 0.05, task="held"))

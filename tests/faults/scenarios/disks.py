@@ -92,7 +92,7 @@ def _meet_full_disk(on, feed, server, filler):
 
 
 def _met(server):
-    return server.log.read_text().count("Storage unavailable, keeping what has ended")
+    return server.log.read_text().count("Storage unavailable; keeping the ends of jobs")
 
 
 def _processor_seconds(pids):

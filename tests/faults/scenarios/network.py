@@ -161,7 +161,7 @@ def half_open(place, size):
         began = time.monotonic()
         while time.monotonic() < began + size.rounds:
             asked.append(_refused_after(fire))
-        eventually(lambda: "trying again" in server.log.read_text(), 10, "the server has noticed")
+        eventually(lambda: "retrying" in server.log.read_text(), 10, "the server has noticed")
         assert server.process.poll() is None
         proxy.reset()
         healed = time.monotonic()

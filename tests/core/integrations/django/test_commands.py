@@ -181,7 +181,7 @@ def test_a_module_that_needs_django_gets_a_hint_where_it_is_not_set_up(project):
     """AppRegistryNotReady and similar errors on the command line contain the hint."""
     said = project.run(["-m", "firelock", "jobs", "list", "--app", "shop.models:Order"], code=2)
 
-    assert "Django is not set up here: set DJANGO_SETTINGS_MODULE" in said
+    assert "Django is not set up. Set DJANGO_SETTINGS_MODULE" in said
 
 
 def test_settings_that_cannot_be_imported_are_said_to_be_that(project):

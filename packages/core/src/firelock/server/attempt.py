@@ -55,14 +55,14 @@ log = logging.getLogger(__name__)
 failures = logging.getLogger("firelock.jobs")  # a separate name, so that it can be configured separately
 
 _JSON = "json"
-_REMEMBERED = 10_000  # put-off jobs to remember
+_REMEMBERED = 10_000  # maximum number of remembered jobs that were put off
 _UNSURE = 5 * SECOND  # the local estimate of the storage's clock may be this much behind
 _cancelling = threading.Lock()  # one lock for all runs, because few are cancelled; held only briefly
 
 
 def _folder() -> str | None:
     try:
-        return os.getcwd()  # noqa: PTH109 - a string, as processes take it
+        return os.getcwd()  # noqa: PTH109 - a string, as `subprocess` needs
     except OSError:  # the folder was removed
         return None
 
@@ -86,14 +86,14 @@ class ProcessState:
         return [each or self.folder or "." for each in sys.path]
 
     def mend(self) -> None:
-        """Restore a lowered recursion limit, and exit if this is a fork that a task has let return."""
+        """Restore a lowered recursion limit, and exit if this process is a fork that returned from a task."""
         if self._pid != os.getpid():
             os._exit(0)
         if sys.getrecursionlimit() < self._recursion:
             sys.setrecursionlimit(self._recursion)
 
     def restore(self) -> None:
-        """Restore the state and the folder, in a process that runs one job at a time."""
+        """Restore the state and the working directory, in a process that runs one job at a time."""
         self.mend()
         if self.folder is not None:
             os.chdir(self.folder)
@@ -150,14 +150,14 @@ class Run:
 
     @property
     def busy_since(self) -> float:
-        """The time at which it began to occupy its worker, in monotonic seconds; 0 before that."""
+        """The time at which the run began to occupy its worker, in monotonic seconds; 0 before that."""
         return self.loading_since or self.started
 
     def cancel(self, kind: CancelKind, reason: str) -> None:
         """Request the end of the job, by force if its executor can do so. The first reason is kept.
 
-        If an exception in its task has already reported the loss of the job, it is ended by force only by its
-        timeout or by the stop of its server.
+        If an exception in its task has already reported the loss of the job, only its timeout or the stop of
+        its server ends it by force.
         """
         with _cancelling:  # several threads may notice a deletion at the same time
             is_first = self.cancelled is None
@@ -174,13 +174,13 @@ class Run:
     # ---- for the context of the task ---------------------------------------------------------------------
 
     def complete(self, session: object, result: object) -> None:
-        """Let the job succeed with the transaction of a session."""
+        """Store the success of the job within the transaction of a session."""
         assert self.runner is not None  # noqa: S101 - its runner has created it
         self.runner.complete(self, session, result)
 
     @property
     def steps(self) -> JobSteps:
-        """Its steps and waits, created at the first use."""
+        """The steps and waits of the run, created at the first use."""
         if self.begun is None:
             assert self.runner is not None  # noqa: S101 - its runner has created it
             self.runner.begin_steps(self)
@@ -189,29 +189,29 @@ class Run:
 
     @property
     def is_suspending(self) -> bool:
-        """Whether it waits for something, so that it ends here, whatever its task raises or returns."""
+        """Whether the run has reached a wait, so that it ends whatever its task raises or returns."""
         return self.begun is not None and self.begun.wait is not None
 
     @property
     def is_suspended(self) -> bool:
-        """Whether it is suspending and has not timed out."""
+        """Whether the run is suspending and has not timed out."""
         return self.is_suspending and self.cancelled is not CancelKind.TIMEOUT
 
     @property
     def refusal(self) -> str | None:
-        """Why the job was cancelled; None if it was not."""
+        """The reason why the job was cancelled; None if it was not cancelled."""
         return None if self.cancelled is None else self.context.cancel_reason
 
     @property
     def has_right(self) -> bool:
-        """Whether its server is certain that it still holds the job."""
+        """Whether the server is certain that it still holds the job."""
         return self.runner is None or self.runner.has_right()
 
     def lose(self, reason: str, *, is_raised: bool) -> None:
         """End the run, because the job does not belong to it any more.
 
         Args:
-            reason: for people.
+            reason: why, for people.
             is_raised: whether the caller raises an exception. In the run's own thread or coroutine, that is
                 enough. From any other thread or coroutine, the exception might not reach the run, so it is
                 ended by force.
@@ -265,7 +265,7 @@ class JobRunner:
     has_right: Callable[[], bool] = _always  # whether jobs may continue; see `SharedMemory.may_start`
     _in_place: int = IN_PLACE
     _is_apart: bool = False  # in a job process, with its own connection
-    _on_completed: Callable[[Run], None] | None = None  # in a job process: returns when its server knows
+    _on_completed: Callable[[Run], None] | None = None  # in a job process: notifies its server
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
     _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put-off jobs: attempt, retries, crashes
     resources: OpenResources = attrs.Factory(OpenResources)
@@ -306,7 +306,7 @@ class JobRunner:
                         self.related.arguments(job, relations, serializer)
                     )
             except StorageError as error:
-                return self._handed_back(job, holder, f"what it is tied to could not be read: {error}")
+                return self._handed_back(job, holder, f"its related jobs could not be read: {error}")
             except Exception as error:  # noqa: BLE001 - a plugin's serializer may raise anything
                 return self._unreadable(job, holder, error)
             context = JobContext(
@@ -320,11 +320,13 @@ class JobRunner:
             context.served_by(run)
             return run
         except Exception as error:
-            log.exception("Job %s could not be started.", job.id, extra={"job_id": job.id})
+            log.exception(
+                "Job %s could not be started; it is tried again later.", job.id, extra={"job_id": job.id}
+            )
             return self.unprepared(job, holder, error)
 
     def unprepared(self, job: ClaimedJob, holder: ClaimHolder, error: Exception) -> EndedRun:
-        """Return the end of a job that an unexpected error kept from starting: it is tried again later."""
+        """Return the end of a job that an unexpected error kept from starting; it is tried again later."""
         at, why = self._runtime.clock.now(), describe_error(error)
         return self._put_off(job, lifecycle.unprepared(job, holder, at=at, why=why))
 
@@ -338,10 +340,10 @@ class JobRunner:
         A job that the storage returned as late holds no limit and must not run. The storage decided that by
         its own clock, so that clock is read if the local estimate is close to the deadline.
         """
-        asks = job.admission
-        if asks is None or job.attempt != 1:
+        admission = job.admission
+        if admission is None or job.attempt != 1:
             return None
-        before = latest_start(asks, job.enqueued_at)
+        before = latest_start(admission, job.enqueued_at)
         now = self._runtime.clock.now()
         if before is None or now + _UNSURE <= before:
             return None
@@ -356,7 +358,9 @@ class JobRunner:
             return None
         expires_at = self._runtime.client.retention.until(State.DELETED, now)
         ended = lifecycle.not_started(job, holder, at=now, before=before, expires_at=expires_at)
-        log.info("Job %s is deleted unrun: %s.", job.id, ended.reason, extra={"job_id": job.id})
+        log.info(
+            "Job %s is deleted before its first start: %s.", job.id, ended.reason, extra={"job_id": job.id}
+        )
         return EndedRun(job, ended)
 
     def _crashed_too_often(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
@@ -400,7 +404,7 @@ class JobRunner:
         """Return the end of a job that must not start any more."""
         at = self._runtime.clock.now()
         expires_at = self._runtime.client.retention.until(State.DELETED, at)
-        log.info("Job %s is deleted unrun: %s.", job.id, why, extra={"job_id": job.id})
+        log.info("Job %s is deleted before its first start: %s.", job.id, why, extra={"job_id": job.id})
         return EndedRun(job, lifecycle.stopped(job, holder, at=at, reason=why, expires_at=expires_at))
 
     def _put_off(self, job: ClaimedJob, transition: Transition) -> EndedRun:
@@ -432,7 +436,7 @@ class JobRunner:
             job, lifecycle.undecodable(job, holder, at=at, error=told, expires_at=expires_at, what=part)
         )
         # Without the error's message, which might contain arguments: more people read the log than the jobs.
-        what = f"its {part.removeprefix('its ')} cannot be read ({told.type}); its history says why"
+        what = f"its {part.removeprefix('its ')} cannot be read ({told.type}); see its history for the reason"
         self._report(ended, what, ArgumentError(what))
         return ended
 
@@ -548,13 +552,13 @@ class JobRunner:
         """Create the steps of the run: one object, whichever thread is first.
 
         Raises:
-            StepError: no other process would see the stored values.
+            StepError: If no other process would see the stored values.
         """
         storage = self._runtime.storage
         if self._is_apart and Feature.SHARED not in storage.features:
             raise StepError(
-                f"Task {run.info.name!r} runs in a process of its own, which cannot reach {storage.url}: "
-                "what it remembered would be lost. Use a storage that processes share, or leave executor out."
+                f"Task {run.info.name!r} runs in a separate process, which cannot reach {storage.url}, so "
+                "its steps would be lost. Use a storage that processes share, or remove executor."
             )
         with self._lock:
             if run.begun is None:
@@ -639,16 +643,16 @@ class JobRunner:
     # ---- an end within the task's own transaction --------------------------------------------------------
 
     def complete(self, run: Run, within: object, result: object) -> None:
-        """Let the job succeed with the task's own transaction; the end that is sent later is a repetition.
+        """Store the success within the task's own transaction; the end that is sent later only repeats it.
 
-        The server knows of it before the transaction can commit, so it never considers the job lost.
+        The server is notified before the transaction can commit, so it never considers the job lost.
         """
         at = self._runtime.clock.now()
         transition = self._succeeded(run, at, result)
         joined = self._runtime.client.transaction(within)
         applied = self._runtime.storage.apply([transition], within=joined)[0]
         if not applied.is_applied:
-            raise JobCancelled("the job is no longer this run's; nothing of its transaction may stay")
+            raise JobCancelled("the job no longer belongs to this run; its transaction must be rolled back")
         if applied is Applied.ALREADY:  # the second call: the first one is stored
             return
         run.completion = Completion(transition, max(0, at - run.started_at), applied is Applied.RELEASING)
@@ -693,8 +697,8 @@ class JobRunner:
         """
         assert run.completion is not None  # noqa: S101 - the caller has checked
         log.error(
-            "Job %s of task %r had succeeded with its own transaction when its task raised; "
-            "it stays succeeded and does not run again: %s",
+            "Job %s of task %r had already succeeded within its own transaction when its task raised an "
+            "exception; it remains succeeded and does not run again: %s",
             run.job.id, run.job.task, describe_error(error),
             exc_info=error if error.__traceback__ is not None else None,
             extra={"job_id": run.job.id, "task": run.job.task, "queue": run.job.queue},
@@ -734,7 +738,7 @@ class JobRunner:
         return ended
 
     def _rate_limited(self, run: Run, error: RateLimited) -> EndedRun:
-        """Return the end of a rate-limited run: it is snoozed, and blocks the limit key of its error."""
+        """Return the end of a rate-limited run: snooze the job, and block the limit key of its error."""
         at, wait = self._runtime.clock.now(), span_micros(error.retry_after)
         transition = lifecycle.snoozed(
             run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=message_of(error)
@@ -745,7 +749,8 @@ class JobRunner:
             own = [use.key for use in run.job.admission.limits] if run.job.admission else []
             if own and error.key not in own:
                 log.warning(
-                    "Job %s of task %r shuts limit %r, which is none of its own (%s): jobs like it go on.",
+                    "Job %s of task %r blocks limit %r, which is not one of its own limits (%s), so similar "
+                    "jobs can still start.",
                     run.job.id, run.job.task, error.key, ", ".join(own),
                     extra={"job_id": run.job.id},
                 )  # fmt: skip
@@ -753,12 +758,12 @@ class JobRunner:
         return ended
 
     def _decide(self, run: Run, error: BaseException) -> tuple[RetryDecision, str]:
-        """Return what follows a failure, and who decided that, for the log; "" if Firelock did.
+        """Return the decision about a failure, and its author for the log; "" if Firelock decided.
 
         A plugin decides, otherwise the retry policy of the call or task.
 
         If the policy returns nothing, the default policy decides. No policy is called for an error that every
-        further attempt would meet as well.
+        further attempt would raise as well.
         """
         whose = ""
         if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_for_good(error)):
@@ -768,8 +773,10 @@ class JobRunner:
             try:
                 answer = policy.decide(run.job, error)
             except Exception:
-                log.exception("The retry policy of task %r raised; the job is failed.", run.info.name)
-                answer = RetryDecision.fail("the retry policy raised")
+                log.exception(
+                    "The retry policy of task %r raised an exception; failing the job.", run.info.name
+                )
+                answer = RetryDecision.fail("the retry policy raised an exception")
             if isinstance(answer, RetryDecision):
                 proposed, whose = answer, "" if isinstance(policy, Retry) else "the retry policy"
             else:
@@ -809,16 +816,16 @@ class JobRunner:
         try:
             return self.raised(run, error)
         except BaseException as broken:
-            log.exception("What is decided about job %s makes no end; it is failed.", run.job.id)
+            log.exception("The decision about job %s cannot be applied; failing the job.", run.job.id)
             at = self._runtime.clock.now()
-            decision = RetryDecision.fail(f"no end could be made of it: {describe_error(broken)}")
+            decision = RetryDecision.fail(f"its end could not be created: {describe_error(broken)}")
             transition = self._transition_of(run, broken, decision, at)
             ended = EndedRun(run.job, transition, max(0, at - run.started_at), run.completion)
             self._report(ended, describe_error(broken), broken)
             return ended
 
     def passed_over(self, run: Run, reason: str = "lost before it started") -> EndedRun:
-        """Return the end of a run that was dropped before its start; the refusal shows that none is left."""
+        """Return the end of a dropped run that has not started; it shows the storage that no run is left."""
         return self._handed_back(run.job, run.holder, reason)
 
     def abandoned(self, run: Run, reason: str) -> EndedRun:
@@ -946,9 +953,9 @@ def _what_follows(transition: Transition) -> str:
         case State.DELETED:
             return " and is deleted"
         case State.SUCCEEDED:
-            return " and counts as succeeded, as a plugin chose"
+            return ", but counts as succeeded because of a plugin"
     wait = 0 if transition.due_at is None else transition.due_at - transition.at
-    when = f"in {wait / SECOND:.3g} s" if wait > 0 else "at once"
+    when = f"in {wait / SECOND:.3g} s" if wait > 0 else "immediately"
     if transition.crashes is not None:
         return f", runs again {when}"
     if transition.retries is None:

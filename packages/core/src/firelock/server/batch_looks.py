@@ -1,4 +1,4 @@
-"""When batches whose members end are released: rarely while many members are left, often near the end."""
+"""The times at which batches are released: rarely while many members remain, often near the end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
 
 OFTEN, SELDOM, RAREST = 0.020, 0.060, 0.250  # seconds between two releases
-_DEARNESS = 12  # the pause after a release, as a multiple of its duration
+_PAUSE_FACTOR = 12  # the pause after a release, as a multiple of its duration
 _ENDS_PER_SECOND = 20_000  # twice the rate of one database: a batch does not end before the next release
-_FEW = 8  # batches whose counts are worth a read
+_FEW = 8  # the counts of more batches than this are not read
 
 
 def rest_after(seconds: float) -> float:
@@ -25,23 +25,23 @@ def rest_after(seconds: float) -> float:
     Releases take less than a tenth of the time of a worker process, unless the storage is very slow. A batch
     ends within 60 ms after its last member is settled.
     """
-    return min(SELDOM, max(OFTEN, seconds * _DEARNESS))
+    return min(SELDOM, max(OFTEN, seconds * _PAUSE_FACTOR))
 
 
 @attrs.define(eq=False)
 class BatchLooks:
     """The batches that wait for a release, and the time at which it is due.
 
-    A release locks, sums up and writes. If the same few batches had members that ended before the last
-    release and others that ended after it, the number of their remaining members is worth a read. With this
-    number, the next release is later while many members remain, and soon near the end, even if a release is
-    expensive.
+    A release takes locks, adds up counts and writes them. If the same few batches had members that ended
+    before the last release and others that ended after it, it is worth reading the number of their remaining
+    members. With this number, the next release is later while many members remain, and soon near the end,
+    even if a release is expensive.
     """
 
     _storage: Storage
     _clock: Callable[[], float] = time.monotonic
-    _told: set[str] = attrs.Factory(set)  # batches with members that have ended since the last release
-    _former: set[str] = attrs.Factory(set)  # batches with members that had ended before it
+    _ended: set[str] = attrs.Factory(set)  # batches with members that have ended since the last release
+    _previous: set[str] = attrs.Factory(set)  # batches with members that had ended before it
     _is_urgent: bool = False  # a member has not succeeded, so the others might have to be stopped
     _at: float = 0.0  # monotonic time of the last release
     _rest: float = OFTEN  # pause after it
@@ -53,10 +53,10 @@ class BatchLooks:
         return OFTEN if self._is_urgent else self._rest
 
     def tell(self, batches: Collection[str], *, have_failed: bool) -> None:
-        """Note that members of these batches have ended, and whether any of them has not succeeded."""
+        """Record that members of these batches have ended, and whether any of them has not succeeded."""
         if batches:
             self.is_owed = True
-            self._told.update(batches)
+            self._ended.update(batches)
             self._is_urgent |= have_failed
 
     def is_due(self) -> bool:
@@ -70,16 +70,16 @@ class BatchLooks:
         """Release: move the continuations of ended jobs, and update batches whose members have ended.
 
         Raises:
-            StorageError: the error of a storage call; upkeep does the remaining work.
+            StorageError: If a storage call fails; upkeep does the remaining work.
         """
         began = self._clock()
-        told, self._told, is_urgent, self._is_urgent = self._told, set(), self._is_urgent, False
-        former, self._former, self.is_owed = self._former, told, False
+        ended, self._ended, is_urgent, self._is_urgent = self._ended, set(), self._is_urgent, False
+        previous, self._previous, self.is_owed = self._previous, ended, False
         number = self._storage.release(RELEASE_LIMIT)
         self.is_owed = number >= RELEASE_LIMIT  # there may be more
-        left, is_all = 0, number <= len(told)  # otherwise continuations were moved as well
-        if told and told <= former and len(told) <= _FEW and is_all and not is_urgent:
-            all_counts = self._storage.batch_counts(sorted(told))
+        left, is_all = 0, number <= len(ended)  # otherwise continuations were moved as well
+        if ended and ended <= previous and len(ended) <= _FEW and is_all and not is_urgent:
+            all_counts = self._storage.batch_counts(sorted(ended))
             left = min((counts.active for counts in all_counts if counts is not None), default=0)
         self._at = self._clock()
         known = min(RAREST, max(OFTEN, left / _ENDS_PER_SECOND))

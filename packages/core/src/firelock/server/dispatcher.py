@@ -1,7 +1,7 @@
 """The dispatcher of a worker process: one exchange settles ended jobs and claims new ones.
 
-Claims, settles and reconciliations are sent only from this thread, so they cannot race each other. Only an
-end within the task's own transaction is sent where the task runs.
+Claims, settles and reconciliations are sent only from this thread, so they cannot race each other. The only
+exception is an end within the task's own transaction, which is sent where the task runs.
 """
 
 from __future__ import annotations
@@ -64,13 +64,15 @@ _MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # seconds more than such an exchange, or
 _STALL = 0.2  # seconds without a free worker after a hand-back that are more than a short delay
 _CLOCK_SLACK = 0.0005  # seconds after a due time, so that the storage's clock has reached it as well
 _SENDER_GRACE = 2.0  # seconds for the current attempt to store a parked end
-_LOOKS_AT_ONCE, _LOOK_PAUSE = 100, 0.020  # claims for some 25,000 lanes; after that, locks are the cause
-_REFUSED = "Job %s was deleted, or given to another server, while it ran: its end was refused and is dropped."
+_IMMEDIATE_CLAIMS, _CLAIM_PAUSE = 100, 0.020  # claims for some 25,000 lanes; after that, locks are the cause
+_REFUSED = (
+    "Job %s was deleted, or given to another server, while it ran; dropping its end, which was refused."
+)
 _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
 class DispatcherState(StrEnum):
-    """What the loop does in addition to settling; without a session it claims nothing in any state."""
+    """The activity of the loop in addition to settling. Without a session, it claims nothing in any state."""
 
     CLAIMING = "claiming"
     QUIET = "quiet"
@@ -122,7 +124,7 @@ class Dispatcher:
         self._thread.start()
 
     def quiet(self, *, is_quiet: bool) -> None:
-        """Stop claiming and hand back the jobs that have not started; or start claiming again."""
+        """Stop claiming and hand back the jobs that have not started, or start claiming again."""
 
         def change() -> None:
             if is_quiet:
@@ -243,17 +245,17 @@ class Dispatcher:
             seconds = random.uniform(0, seconds)  # noqa: S311 - jitter
             longest = max(longest, error.longest_pause)
             if (lasted := self._outage.met()) is not None:
-                log.warning("Storage still unavailable, for %.0f min; trying again: %s", lasted / 60, error)
+                log.warning("Storage still unavailable after %.0f min; retrying: %s", lasted / 60, error)
             if self._is_reachable:
                 self._is_reachable = False
-                log.warning("Storage unavailable, keeping what has ended and trying again: %s", error)
+                log.warning("Storage unavailable; keeping the ends of jobs and retrying: %s", error)
                 if longest > _LONGEST_PAUSE:
                     log.warning(
-                        "The storage logs each refused call; tries will be up to %g s apart.", longest
+                        "The storage logs each refused call, so retries are up to %g s apart.", longest
                     )
             self._upkeep.contact(is_there=False)
         else:
-            log.error("The dispatcher met an error that it does not know; it goes on.", exc_info=error)
+            log.error("Unexpected error in the dispatcher; continuing.", exc_info=error)
         self._reconciled_at = 0.0  # the reply to a claim may have been lost: reconcile as soon as possible
         self._inbox.wait(seconds)
         least = _SECOND_PAUSE if longest == _LONGEST_PAUSE else _LONGEST_PAUSE
@@ -281,7 +283,7 @@ class Dispatcher:
             self._ahead.exchanged(len(reply.results), time.monotonic() - began)
         if not self._is_reachable:
             self._is_reachable = True
-            log.info("Storage is back, after %.0f s.", self._outage.end())
+            log.info("Storage available again after %.0f s.", self._outage.end())
             self._upkeep.contact(is_there=True)
         if self._failing_since and (limit or reply.results):  # otherwise neither a claim nor an end was sent
             self._note_failing(0.0)
@@ -314,8 +316,8 @@ class Dispatcher:
             self._has_parked_too_many = has_too_many
             if has_too_many:
                 log.warning(
-                    "%d ends wait for rows that other transactions have locked; claiming no jobs until fewer "
-                    "do. Look for a long transaction in the database.",
+                    "%d ends wait for rows that other transactions have locked; claiming no jobs until there "
+                    "are fewer. Check the database for a long transaction.",
                     len(self._settler.parked),
                 )
             else:
@@ -412,7 +414,7 @@ class Dispatcher:
         if self._workers.has_waiting:
             return _FLUSH_WAIT
         poll = self._runtime.settings.poll
-        if self._holder is not None and any(_is_doubtful(run) for run in self._workers.runs()):
+        if self._holder is not None and any(_is_uncertain(run) for run in self._workers.runs()):
             poll = min(poll, max(0.0, self._reconciled_at + _OFTENEST - time.monotonic()))
         if self._workers.is_passing_over:
             poll = min(poll, PASSING_POLL)
@@ -424,7 +426,7 @@ class Dispatcher:
         if not self._looks:
             return 0.0
         # The last claims were repeated without a pause and found nothing: never claim in a busy loop.
-        return min(poll, _CLOCK_SLACK if self._looks <= _LOOKS_AT_ONCE else _LOOK_PAUSE)
+        return min(poll, _CLOCK_SLACK if self._looks <= _IMMEDIATE_CLAIMS else _CLAIM_PAUSE)
 
     def _hand_back_late(self) -> None:
         wait, coroutines = self._workers.threads.oldest_wait(), self._workers.coroutines
@@ -463,7 +465,7 @@ class Dispatcher:
         if self._workers.has_waiting and Feature.NOTIFY not in self._runtime.storage.features:
             return True  # waiting jobs may be deleted, and no message reports that
         return self._reconciled_at == 0.0 or any(
-            (run.busy_since and now - run.busy_since > _LONG_RUN) or _is_doubtful(run)
+            (run.busy_since and now - run.busy_since > _LONG_RUN) or _is_uncertain(run)
             for run in self._workers.runs()
         )
 
@@ -479,7 +481,7 @@ class Dispatcher:
         beliefs = self._settler.beliefs(self._workers.runs())
         reply = self._runtime.storage.reconcile(holder.session, beliefs)
         self._reconciled_at = time.monotonic()
-        self._settler.told(beliefs, reply.busy)
+        self._settler.note_starts(beliefs, reply.busy)
         if reply.is_session_lost:
             self._lose_session(holder)
             return
@@ -505,7 +507,7 @@ class Dispatcher:
                 self._settler.hand_back(job, holder, "claim whose reply was lost")
 
 
-def _is_doubtful(run: Run) -> bool:
+def _is_uncertain(run: Run) -> bool:
     """Return whether the run may have ended the job within its own transaction, and this was not checked."""
     completion = run.completion
     return completion is not None and completion.is_due and not completion.is_counted
@@ -514,9 +516,10 @@ def _is_doubtful(run: Run) -> bool:
 def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
     """Return the success with which the run itself has ended the lost job; None if others took the job.
 
-    The server of the run knew of the success before its transaction could commit. So a job that is final with
-    the run's fence and without a tail was ended by that transaction. A job that an operator takes out of
-    processing has a tail. A job that does not exist has been removed since, which only happens to final jobs.
+    The server of the run was notified of the success before its transaction could commit. So a job that is
+    final with the run's fence and without a tail was ended by that transaction. A job that an operator takes
+    out of processing has a tail. A job that does not exist has been removed since, which only happens to
+    final jobs.
     """
     completion = run.completion
     is_of_run = run.job.fence == lost.held.fence
@@ -552,7 +555,7 @@ class ClaimAhead:
         return self._stalled_at is not None
 
     def go_on(self) -> None:
-        """Note that a worker is free again. If that took long, the jobs are long, and none is held ahead."""
+        """Note that a worker is free again. If that took long, the jobs are long, so hold none ahead."""
         if self._stalled_at is not None and self._clock() - self._stalled_at > _STALL:
             self._ahead = 0.0
         self._stalled_at = None
@@ -597,12 +600,12 @@ class _Settler:
     _answer_parked: Callable[[ParkedEnd, Applied], None]  # called in the sender's thread
     _unsent: list[EndedRun] = attrs.Factory(list)
     _back: list[EndedRun] = attrs.Factory(list)  # hand-backs of jobs that never started
-    _doubtful: list[EndedRun] = attrs.Factory(list)  # refused, but their jobs may have ended before
+    _uncertain: list[EndedRun] = attrs.Factory(list)  # refused, but their jobs may have ended before
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
     parked: ParkedEnds = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.parked = ParkedEnds(self.apply, self._shut_key, self._answer_parked)
+        self.parked = ParkedEnds(self.apply, self._block_key, self._answer_parked)
 
     def collect(self) -> None:
         """Collect the ends from the workers, to be sent."""
@@ -650,8 +653,8 @@ class _Settler:
         backs = [one.end.job for one in self.parked.all() if one.is_hand_back]
         return held + [HeldClaim(job.id, job.fence) for job in backs if job.id not in self.held]
 
-    def told(self, beliefs: Sequence[HeldClaim], busy: Collection[str]) -> None:
-        """Note that the storage has stored these starts, except those of busy jobs: each is written once."""
+    def note_starts(self, beliefs: Sequence[HeldClaim], busy: Collection[str]) -> None:
+        """Note that these starts are stored, except those of busy jobs, so that each is written only once."""
         for one in beliefs:
             claimed = self.held.get(one.job_id)
             if claimed is None or one.started_at is None or one.job_id in busy:
@@ -672,10 +675,10 @@ class _Settler:
     @property
     def has_settled(self) -> bool:
         """Whether everything claimed has been settled, except for parked ends."""
-        waits = self._unsent or self._context.inbox.ended or self._back or self._doubtful
+        waits = self._unsent or self._context.inbox.ended or self._back or self._uncertain
         return not waits and len(self.held) <= self.parked.ended
 
-    def _shut_keys(self) -> None:
+    def _block_keys(self) -> None:
         """Block the limit keys that ends name, each once; park the ends whose key is locked.
 
         Keys are blocked before the ends are stored, because an end lets the next job start.
@@ -683,33 +686,33 @@ class _Settler:
         untils: dict[str, int] = {}
         for key, until in filter(None, (end.shuts for end in self._unsent)):
             untils[key] = max(until, untils.get(key, 0))
-        are_shut = {key: self._shut(key, until) for key, until in untils.items()}
+        are_blocked = {key: self._block(key, until) for key, until in untils.items()}
         for end in list(self._unsent):
             if end.shuts is None:
                 continue
-            if are_shut[end.shuts[0]]:
+            if are_blocked[end.shuts[0]]:
                 end.shuts = None
             else:
                 self._unsent.remove(end)
                 self.parked.park(end)
 
-    def _shut_key(self, end: EndedRun) -> bool:
+    def _block_key(self, end: EndedRun) -> bool:
         """Block the limit key that an end names; return False if another transaction has locked the key."""
-        return end.shuts is None or self._shut(*end.shuts)
+        return end.shuts is None or self._block(*end.shuts)
 
-    def _shut(self, key: str, until: int) -> bool:
+    def _block(self, key: str, until: int) -> bool:
         try:
             return self._runtime.storage.shut(key, until=until)
         except StorageUnavailable:
             raise
         except StorageError as error:
-            log.warning("Limit %r could not be shut: %s", key, error)
+            log.warning("Limit %r could not be blocked: %s", key, error)
             return True
 
     def transitions(self) -> list[Transition]:
         """Store log lines and block keys, then return the transitions to send, ends first."""
         if any(end.shuts is not None for end in self._unsent):
-            self._shut_keys()
+            self._block_keys()
         transitions = [ended.transition for ended in self._unsent]
         transitions += [back.transition for back in self._back]
         if transitions:
@@ -717,7 +720,7 @@ class _Settler:
         return transitions
 
     def apply(self, transitions: list[Transition]) -> list[Applied]:
-        """Settle the ends; if they are refused, settle one by one, so that one bad end affects no other."""
+        """Settle the ends; if they are refused, settle each alone, so that a bad end affects no other."""
         try:
             return self._runtime.storage.apply(transitions)
         except StorageUnavailable:
@@ -728,7 +731,7 @@ class _Settler:
             return self._apply_poisoned(transitions[0], error)
 
     def _apply_poisoned(self, transition: Transition, error: StorageError) -> list[Applied]:
-        """Settle a job whose end the storage refuses to write: as failed, with the storage's message."""
+        """Settle a job as failed, with the storage's message, because the storage refuses its end."""
         log.error("The end of job %s cannot be stored: %s", transition.job_id, error)
         if transition.session is None or transition.fence is None:
             return [Applied.REFUSED]
@@ -744,7 +747,9 @@ class _Settler:
         except StorageUnavailable:
             raise
         except StorageError:
-            log.exception("Nothing can be stored about job %s; its end is given up.", transition.job_id)
+            log.exception(
+                "The failure of job %s cannot be stored either; giving up its end.", transition.job_id
+            )
             return [Applied.REFUSED]
 
     def answered(self, results: Sequence[Applied], batches: BatchLooks) -> bool:
@@ -766,7 +771,7 @@ class _Settler:
                     free.append((end, result))
             sent, results = [end for end, _ in free], [result for _, result in free]
             ended, back = sent[:number], sent[number:]
-        return self._take_answers(ended, back, results, batches)
+        return self._handle_results(ended, back, results, batches)
 
     def _send_again(self, end: EndedRun, *, is_hand_back: bool) -> None:
         """Send a busy end once more with the next exchange, then park it.
@@ -789,14 +794,14 @@ class _Settler:
         """Handle the result for a parked end; return the same as `answered`."""
         self.parked.remove(parked)
         ended, back = ([], [parked.end]) if parked.is_hand_back else ([parked.end], [])
-        return self._take_answers(ended, back, [result], batches)
+        return self._handle_results(ended, back, [result], batches)
 
-    def _take_answers(
+    def _handle_results(
         self, ended: list[EndedRun], back: list[EndedRun], results: Sequence[Applied], batches: BatchLooks
     ) -> bool:
         """Handle the results for ends, then for hand-backs; return the same as `answered`."""
         if Applied.REFUSED in results:
-            _tell_stopped([*ended, *back], results, batches)
+            _notify_stopped([*ended, *back], results, batches)
         if not ended:
             return False
         held = self.held
@@ -820,7 +825,7 @@ class _Settler:
                 if end.tell is not None:
                     end.tell()
             elif completion is not None:
-                self._doubtful.append(end)  # if the transaction committed, every end but a success is refused
+                self._uncertain.append(end)  # if the transaction committed, only a success is accepted
             else:
                 log.info(_REFUSED, end.job.id)
         self._count(accepted)
@@ -829,7 +834,7 @@ class _Settler:
             releasing = [
                 end for end, result in zip(ended, results, strict=False) if result is Applied.RELEASING
             ]
-        return self._tell_batches(releasing + _freeing(accepted), batches)
+        return self._notify_batches(releasing + _freeing(accepted), batches)
 
     def completed(self, ends: list[EndedRun], batches: BatchLooks) -> bool:
         """Count ends that the tasks' own transactions have stored; return the same as `answered`."""
@@ -837,35 +842,33 @@ class _Settler:
             if end.completion is not None:
                 end.completion.is_counted = end.completion.is_stored = True
         self._count(ends)
-        return self._tell_batches(_freeing(ends), batches)
+        return self._notify_batches(_freeing(ends), batches)
 
     def look_up(self, batches: BatchLooks) -> bool:
         """Check refused ends, and count those whose jobs had ended before; return the same as `answered`.
 
         They are kept until the storage is available.
         """
-        if not self._doubtful:
+        if not self._uncertain:
             return False
-        doubtful = [
-            end for end in self._doubtful if end.completion is not None and not end.completion.is_counted
+        uncertain = [
+            end for end in self._uncertain if end.completion is not None and not end.completion.is_counted
         ]
         try:
-            records = self._runtime.storage.get([end.job.id for end in doubtful]) if doubtful else []
+            records = self._runtime.storage.get([end.job.id for end in uncertain]) if uncertain else []
         except StorageUnavailable:
             raise
         except StorageError:
-            log.exception(
-                "Whether jobs ended within their own transactions cannot be read; they are not counted."
-            )
-            records, doubtful = [], []
-        self._doubtful.clear()
+            log.exception("Cannot read whether jobs ended within their own transactions; not counting them.")
+            records, uncertain = [], []
+        self._uncertain.clear()
         completed = []
-        for end, record in zip(doubtful, records, strict=True):
+        for end, record in zip(uncertain, records, strict=True):
             if end.completion is None or not has_succeeded(end.job, record):
                 log.info(_REFUSED, end.job.id)
                 continue
             log.info(
-                "Job %s had succeeded with its own transaction; the end of its run (%s) does not count.",
+                "Job %s had already succeeded within its own transaction; ignoring the end of its run (%s).",
                 end.job.id, end.transition.to,
                 extra={"job_id": end.job.id},
             )  # fmt: skip
@@ -885,7 +888,7 @@ class _Settler:
             observers.report([Settled(end.job, end.transition, end.duration) for end in accepted])
 
     @staticmethod
-    def _tell_batches(releasing: Sequence[EndedRun], batches: BatchLooks) -> bool:
+    def _notify_batches(releasing: Sequence[EndedRun], batches: BatchLooks) -> bool:
         """Notify `batches` of the batches of these ends; return whether continuations must be released."""
         if not releasing:
             return False
@@ -907,7 +910,7 @@ def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
     ]
 
 
-def _tell_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchLooks) -> None:
+def _notify_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchLooks) -> None:
     """Notify `batches` of the batches of jobs whose end was refused.
 
     Most likely, such a job was deleted while this server held it. The refusal means that it has stopped, and

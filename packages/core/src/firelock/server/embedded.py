@@ -71,29 +71,37 @@ class EmbeddedServer:
         settings = app.runtime.settings
         self._app = app
         self._queues = parse_queues(queues)
-        self._threads = thread_count(settings.workers) if workers is None else _whole("workers", workers)
+        self._threads = (
+            thread_count(settings.workers) if workers is None else _checked_integer("workers", workers)
+        )
         self._coroutines = (
-            settings.async_workers if async_workers is None else _whole("async_workers", async_workers)
+            settings.async_workers
+            if async_workers is None
+            else _checked_integer("async_workers", async_workers)
         )
         self._loop = _open_loop(loop)
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
-        self._probe_port = 0 if probe_port is None else _whole("probe_port", probe_port, most=65_535)
+        self._probe_port = (
+            0 if probe_port is None else _checked_integer("probe_port", probe_port, most=65_535)
+        )
         self._probe_host = probe_host
         self._probes: ProbeListener | None = None
         self._running: _RunningServer | None = None
         self._stopping = threading.Lock()
-        self._stop_asked = threading.Event()
+        self._stop_requested = threading.Event()
 
     def start(self) -> Self:
         """Claim and run jobs from now on.
 
         Raises:
-            ConfigurationError: there is no task, or the server runs already.
-            StorageError: the storage is unreachable.
+            ConfigurationError: If the app has no tasks, or the server is already running.
+            StorageError: If the storage is unreachable.
         """
         if self._running is not None:
-            raise ConfigurationError(f"Server {self.name} runs already; stop it first, or make another.")
-        self._stop_asked.clear()
+            raise ConfigurationError(
+                f"Server {self.name} is already running; stop it first, or create another one."
+            )
+        self._stop_requested.clear()
         self._app.load_imports()
         if self._probe_port:
             self._probes = ProbeListener(
@@ -104,14 +112,14 @@ class EmbeddedServer:
         except BaseException:
             self._end_probes()
             raise
-        if self._stop_asked.is_set():  # requested while it started
+        if self._stop_requested.is_set():  # requested while it started
             self.stop()
         return self
 
     def _begin(self) -> None:
         server = ServerInfo(new_id(), self.name, str(self._queues), self._threads, os.getpid())
         self._running = _RunningServer(
-            self._app, server, self._queues, self._threads, self._coroutines, self._stop_beside, self._loop
+            self._app, server, self._queues, self._threads, self._coroutines, self._stop_in_thread, self._loop
         )
 
     def _end_probes(self) -> None:
@@ -128,15 +136,15 @@ class EmbeddedServer:
         )  # fmt: skip
         return status if running is None else running.status(status)
 
-    def _stop_beside(self) -> None:
-        self._stop_asked.set()
+    def _stop_in_thread(self) -> None:
+        self._stop_requested.set()
         threading.Thread(target=self.stop, name="firelock-stop").start()
 
     def stop(self, *, grace: float | None = None) -> None:
         """Give running jobs the grace period, hand the rest back, and stop; a second call does nothing.
 
         Raises:
-            ConfigurationError: the server runs jobs on the event loop that would wait here.
+            ConfigurationError: If the server runs jobs on the event loop that would wait here.
         """
         self._refuse_on_loop()
         with self._stopping:
@@ -145,14 +153,14 @@ class EmbeddedServer:
             self._running.end(self._app.runtime.settings.grace if grace is None else grace)
             self._running = None
             self._end_probes()
-        self._stop_asked.set()
+        self._stop_requested.set()
 
     def _refuse_on_loop(self) -> None:
         asyncio = sys.modules.get("asyncio")
         if self._loop is not None and asyncio is not None and asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - the public function raises if there is none
             raise ConfigurationError(
-                f"Server {self.name} runs jobs on this event loop, which cannot wait for them and run them: "
-                "write `async with fire.server(loop=…)`, or stop it in a thread."
+                f"Server {self.name} runs jobs on this event loop, which cannot wait for them while it runs "
+                "them. Use `async with fire.server(loop=…)`, or stop the server in a thread."
             )
 
     @property
@@ -164,28 +172,29 @@ class EmbeddedServer:
         """Serve until SIGINT or SIGTERM; a second signal hurries the stop.
 
         Raises:
-            ConfigurationError: this is not the main thread; otherwise as for `start`.
+            ConfigurationError: If this is not the main thread; otherwise as for `start`.
         """
         if threading.current_thread() is not threading.main_thread():
             raise ConfigurationError(
-                "run() hears signals, which only the main thread can; use start() and stop() elsewhere."
+                "run() handles signals, so it must run in the main thread; use start() and stop() in other "
+                "threads."
             )
-        former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-        def ask(*_: object) -> None:
-            if self._stop_asked.is_set() and self._running is not None:
+        def request_stop(*_: object) -> None:
+            if self._stop_requested.is_set() and self._running is not None:
                 self._running.hurry()
-            self._stop_asked.set()
+            self._stop_requested.set()
 
-        for number in former:  # first, so that a signal during the start stops the server normally
-            signal.signal(number, ask)
+        for number in previous:  # first, so that a signal during the start stops the server normally
+            signal.signal(number, request_stop)
         try:
             self.start()
-            while not self._stop_asked.wait(0.5):
+            while not self._stop_requested.wait(0.5):
                 continue
             self.stop()
         finally:
-            for number, handler in former.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def __enter__(self) -> Self:
@@ -228,7 +237,7 @@ class _RunningServer:
         clocks = runtime.clock.host
         self._memory = SharedMemory.create(self._threads + self._coroutines, clocks.elapsed)
         self._sessions = SessionRenewal(
-            runtime.storage, runtime.settings, server, on_lost=self._begin_anew, on_order=self._obey,
+            runtime.storage, runtime.settings, server, on_lost=self._replace_in_thread, on_order=self._obey,
             clocks=clocks,
         )  # fmt: skip
         with ExitStack() as undo:  # ends the started parts if a later step fails
@@ -245,7 +254,7 @@ class _RunningServer:
                 )  # fmt: skip
             self._process = WorkerProcess(
                 runtime, self._memory, server, self._queues, self._threads, self._coroutines, spec,
-                self._begin_anew, self._loop,
+                self._replace_in_thread, self._loop,
             )  # fmt: skip
             undo.callback(self._sessions.stop)
             self._sessions.start()
@@ -271,7 +280,7 @@ class _RunningServer:
             round_trips=tuple(sessions.round_trips), round_trip_seconds=sessions.round_trip_seconds,
         )  # fmt: skip
 
-    def _begin_anew(self, lost: str) -> None:
+    def _replace_in_thread(self, lost: str) -> None:
         """Begin another session, in a separate thread: the caller must not wait for the storage."""
         threading.Thread(target=self._replace, args=(lost,), name="firelock-session", daemon=True).start()
 
@@ -284,20 +293,20 @@ class _RunningServer:
                     self._session = self._begin()
                 except StorageError as error:
                     if not is_repeat:
-                        log.warning("No new session yet; trying again every second: %s", error)
+                        log.warning("No new session yet; retrying every second: %s", error)
                     is_repeat = True
                     self._ending.wait(_BEGIN_AGAIN)
                 else:
                     self._process.adopt(self._session)
                     if is_repeat:
-                        log.info("The server has its new session.")
+                        log.info("The server has a new session.")
 
     def _obey(self, order: str) -> None:
         if self._ending.is_set():
             return
         if session_to_end(order) is not None:
             log.warning(
-                "Told to end the worker process of this server, which is the application; nothing is done. "
+                "Ignoring an order to end the worker process of this server, because it is the application. "
                 "Stop the application to end it."
             )
         elif order == "stop":
@@ -307,7 +316,7 @@ class _RunningServer:
             self._sessions.mark("quiet" if order == "quiet" else "running")
 
     def hurry(self) -> None:
-        """Let the stop wait for no more jobs."""
+        """Let a stop continue without waiting for jobs."""
         self._process.hurry()
 
     def end(self, grace: float) -> None:
@@ -328,13 +337,13 @@ class _RunningServer:
             self._sessions.end(self._session)
         except StorageError as error:
             log.warning(
-                "Session %s could not be ended, so its jobs wait for its timeout: %s", self._session, error
+                "Session %s could not be ended, so its jobs wait until it expires: %s", self._session, error
             )
 
 
-def _whole(name: str, value: int, *, most: int = 10_000) -> int:
+def _checked_integer(name: str, value: int, *, most: int = 10_000) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ConfigurationError(f"{name}={value!r} is refused; pass a whole number from 1 to {most}.")
+        raise ConfigurationError(f"{name} must be an integer from 1 to {most}, got {value!r}.")
     return value
 
 
@@ -344,10 +353,12 @@ def _open_loop(loop: object) -> asyncio.AbstractEventLoop | None:
     import asyncio  # noqa: PLC0415 - loaded by the code that passes a loop
 
     if not isinstance(loop, asyncio.AbstractEventLoop):
-        raise ConfigurationError(f"loop={loop!r} is no event loop; pass asyncio.get_running_loop().")
+        raise ConfigurationError(
+            f"loop must be an event loop, got {loop!r}. Pass asyncio.get_running_loop()."
+        )
     if loop.is_closed():
         raise ConfigurationError(
-            f"loop={loop!r} is closed; pass the loop that runs: asyncio.get_running_loop()."
+            f"loop={loop!r} is closed; pass the running loop: asyncio.get_running_loop()."
         )
     return loop
 
@@ -356,7 +367,7 @@ def _open_loop(loop: object) -> asyncio.AbstractEventLoop | None:
 
 
 def locate_app(app: ServedApp) -> str | None:
-    """Return a string by which another process finds this app; None if it is not a global of any module.
+    """Return a string by which another process finds this app; None if it is not a global variable.
 
     The module that created the app comes first, then any other, and the program that runs here last, because
     importing it runs its top level again.

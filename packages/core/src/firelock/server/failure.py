@@ -1,4 +1,7 @@
-"""An exception as text: type, message, a bounded traceback with marked application frames, a fingerprint."""
+"""The stored form of an exception: type, message, bounded traceback and fingerprint.
+
+The frames of the application are marked in the traceback.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +42,14 @@ def describe_failure(error: BaseException) -> ErrorInfo:
     exceptions come first, at most 10. Equal frames are folded, and the middle of deep stacks is omitted.
     Works for exceptions whose own `__str__` raises.
     """
-    told = traceback.TracebackException.from_exception(error, compact=True)
+    trace = traceback.TracebackException.from_exception(error, compact=True)
     name = _type_name(type(error))
     message = shorten(message_of(error), _MESSAGE_LIMIT)
-    text = "\n".join(_chain(told, 0))
+    text = "\n".join(_chain(trace, 0))
     if len(text) > _TRACEBACK_LIMIT:
         half = _TRACEBACK_LIMIT // 2
         text = f"{text[:half]}\n  … {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-    return ErrorInfo(name, message, _fingerprint(name, message, _own_top(told)), text)
+    return ErrorInfo(name, message, _fingerprint(name, message, _own_top(trace)), text)
 
 
 def failure_of_text(kind: str, message: str) -> ErrorInfo:
@@ -58,20 +61,25 @@ def _type_name(kind: type[BaseException]) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _chain(told: traceback.TracebackException, depth: int) -> list[str]:
+def _chain(trace: traceback.TracebackException, depth: int) -> list[str]:
     if depth >= _CHAIN_LIMIT:
         return ["  … more chained exceptions left out …"]
     lines: list[str] = []
-    if told.__cause__ is not None:
-        lines += [*_chain(told.__cause__, depth + 1), "", "That caused the following:", ""]
-    elif told.__context__ is not None and not told.__suppress_context__:
-        lines += [*_chain(told.__context__, depth + 1), "", "While that was handled, this happened:", ""]
-    lines += ["Traceback (most recent call last):", *_frames(list(told.stack))]
-    lines += [printable(line) for line in "".join(told.format_exception_only()).rstrip("\n").split("\n")]
-    for place, inner in enumerate((told.exceptions or [])[:_CHAIN_LIMIT], start=1):
+    if trace.__cause__ is not None:
+        lines += [*_chain(trace.__cause__, depth + 1), "", "That caused the following:", ""]
+    elif trace.__context__ is not None and not trace.__suppress_context__:
+        lines += [
+            *_chain(trace.__context__, depth + 1),
+            "",
+            "While that was handled, this happened:",
+            "",
+        ]
+    lines += ["Traceback (most recent call last):", *_frames(list(trace.stack))]
+    lines += [printable(line) for line in "".join(trace.format_exception_only()).rstrip("\n").split("\n")]
+    for place, inner in enumerate((trace.exceptions or [])[:_CHAIN_LIMIT], start=1):
         lines += [
             "",
-            f"Exception {place} of {len(told.exceptions or [])} in the group:",
+            f"Exception {place} of {len(trace.exceptions or [])} in the group:",
             *_chain(inner, depth + 1),
         ]
     return lines
@@ -109,9 +117,9 @@ def _is_own(filename: str) -> bool:
     )
 
 
-def _own_top(told: traceback.TracebackException) -> str:
+def _own_top(trace: traceback.TracebackException) -> str:
     """Return the innermost application frame as "file:function", the place that people check first."""
-    own = (frame for frame in reversed(told.stack) if _is_own(frame.filename))
+    own = (frame for frame in reversed(trace.stack) if _is_own(frame.filename))
     return next((f"{Path(frame.filename).name}:{frame.name}" for frame in own), "")
 
 

@@ -139,7 +139,7 @@ class JobCounters:
         """Return counters in the memory of a descriptor, which has no size until a process counts in it.
 
         Raises:
-            OSError: there is not enough memory.
+            OSError: If there is not enough memory.
         """
         if os.fstat(descriptor).st_size < _SIZE:
             os.ftruncate(descriptor, _SIZE)
@@ -252,9 +252,9 @@ def summed(counted: Iterable[Counted]) -> Counted:
     sums: dict[tuple[str, str], Sequence[float]] = {}
     for counters in counted:
         for key, numbers in counters.items():
-            former = sums.get(key)
+            earlier = sums.get(key)
             sums[key] = (
-                list(numbers) if former is None else [a + b for a, b in zip(former, numbers, strict=True)]
+                list(numbers) if earlier is None else [a + b for a, b in zip(earlier, numbers, strict=True)]
             )
     return sums
 
@@ -262,16 +262,18 @@ def summed(counted: Iterable[Counted]) -> Counted:
 def job_families(counted: Counted) -> list[MetricFamily]:
     """Return the counts as metrics."""
     created = MetricFamily(
-        "firelock_jobs_enqueued_total", "counter", "Jobs created here, delayed ones and continuations too."
+        "firelock_jobs_enqueued_total",
+        "counter",
+        "Jobs created here, including delayed ones and continuations.",
     )
     finished = MetricFamily("firelock_jobs_finished_total", "counter", "Jobs that ended here, by outcome.")
     retries = MetricFamily("firelock_job_retries_total", "counter", "Attempts that failed and are retried.")
     crashes = MetricFamily(
-        "firelock_job_crashes_total", "counter", "Jobs whose own process died, those retried too."
+        "firelock_job_crashes_total", "counter", "Jobs whose job process died, including retried ones."
     )
-    duration = MetricFamily("firelock_job_duration_seconds", "histogram", "How long attempts ran.")
+    duration = MetricFamily("firelock_job_duration_seconds", "histogram", "Durations of attempts.")
     wait = MetricFamily(
-        "firelock_job_wait_seconds", "histogram", "From becoming enqueued to the start of the attempt."
+        "firelock_job_wait_seconds", "histogram", "Time from becoming enqueued to the start of the attempt."
     )
     for (queue, task), numbers in sorted(counted.items()):
         created.add(numbers[_CREATED], queue=queue, task=task)
@@ -303,7 +305,7 @@ class _ProcessCounters:
                 with suppress(OSError):
                     self.counters = JobCounters.shared(self.descriptor)
                 if self.counters is None:
-                    log.warning("No memory to count jobs in; this process counts for itself alone.")
+                    log.warning("Not enough memory for shared job counters; using private counters.")
             if self.counters is None:
                 self.counters = JobCounters.private()
             return self.counters

@@ -230,14 +230,14 @@ class JobProcess:
         limit.start()
         try:
             _write(self._out, {**words, **logs})
-            said = json.loads(self._back.readline() or "null")
+            reply = json.loads(self._back.readline() or "null")
         finally:
             limit.cancel()
         with self._lock:
             if self._is_late:
                 return f"it was not ready after {spec.ready_seconds:g} s"
-            self._is_ready = said is not None and "unready" not in said
-        return None if said is None else said.get("unready")
+            self._is_ready = reply is not None and "unready" not in reply
+        return None if reply is None else reply.get("unready")
 
     def _give_up(self) -> None:
         """Kill the process if it is not ready by now."""
@@ -250,18 +250,18 @@ class JobProcess:
         holder = [run.holder.session, run.holder.server]
         _write(self._out, {"job": attrs.asdict(run.job), "holder": holder})
         for line in self._back:
-            said = json.loads(line)
-            if "log" in said:
-                console.log(run.job.id, run.job.attempt, *said["log"])
-            elif "progress" in said:
-                console.progress(run.job.id, *said["progress"])
-            elif "completed" in said:
-                if said["run"] == [run.job.id, run.job.fence]:  # not from a thread left by an earlier job
-                    run.completion = _read_completion(said["completed"])
+            reply = json.loads(line)
+            if "log" in reply:
+                console.log(run.job.id, run.job.attempt, *reply["log"])
+            elif "progress" in reply:
+                console.progress(run.job.id, *reply["progress"])
+            elif "completed" in reply:
+                if reply["run"] == [run.job.id, run.job.fence]:  # not from a thread left by an earlier job
+                    run.completion = _read_completion(reply["completed"])
                 self._out.write(_NOTED)
                 self._out.flush()
             else:
-                return dict(said)
+                return dict(reply)
         return None
 
 
@@ -303,7 +303,7 @@ class JobProcessPool:
     the thread that started it ends.
 
     Args:
-        spec: how they are started.
+        spec: the parameters with which they are started.
         keep: the number of idle processes to keep; of more, those that were idle longest are closed.
     """
 
@@ -316,13 +316,13 @@ class JobProcessPool:
         self.surplus: list[JobProcess] = []  # the processes that `tidy` closes
         self._starter: ThreadPoolExecutor | None = None
         self._is_closed = False
-        self._is_told = False
+        self._is_logged = False
 
     def take(self, info: TaskInfo, *, is_new: bool = False) -> JobProcess:
         """Return a process for a job of this task, an idle or a new one; call `give_back` afterwards.
 
         Raises:
-            OSError: the system cannot start a process.
+            OSError: If the system cannot start a process.
         """
         spec = self._spec_for(info)
         with self._lock:
@@ -380,12 +380,13 @@ class JobProcessPool:
         holds_app = spec.app_spec.startswith(f"{script.place}:")
         if info.function.__module__ in MAIN_MODULES and not holds_app:
             spec = attrs.evolve(spec, imports=(*spec.imports, script.place))
-        if not self._is_told and (holds_app or script.place in spec.imports):
-            self._is_told = True
+        if not self._is_logged and (holds_app or script.place in spec.imports):
+            self._is_logged = True
             log.log(
                 logging.INFO if script.is_guarded() else logging.WARNING,
-                "%s runs again from its top in each process of a job, since tasks or the app stand in it. "
-                'Put what is meant for one run below `if __name__ == "__main__":`, or them into a module.',
+                "Each job process runs %s again from the top, because it defines tasks or the app. Put code "
+                'that must run only once below `if __name__ == "__main__":`, or move the tasks and the app '
+                "to a module.",
                 script.file,
             )
         return spec
@@ -393,7 +394,7 @@ class JobProcessPool:
 
 @attrs.frozen
 class RunningScript:
-    """The program that runs here, as another process finds it."""
+    """The current program, as another process finds it."""
 
     place: str  # the name of its module if it was started by that (`python -m`), otherwise its file
     file: str
@@ -413,7 +414,7 @@ class RunningScript:
 
 
 def running_script() -> RunningScript | None:
-    """Return the program that runs here; None if it is not a Python file, as in an interactive session."""
+    """Return the current program; None if it is not a Python file, as in an interactive session."""
     main = sys.modules["__main__"]
     file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
     if not file or not file.endswith(".py"):
@@ -428,17 +429,17 @@ def running_script() -> RunningScript | None:
 class _PipeConsole(Console):
     """A console that sends each line immediately, because the process may die with its job."""
 
-    def __init__(self, say: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, send: Callable[[Mapping[str, Any]], None]) -> None:
         super().__init__(lambda: 0)
-        self._say = say
+        self._send = send
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:  # noqa: ARG002 - not sent
         check_level(level)  # here, so that only this job fails
-        self._say({"log": [level, str(text)]})
+        self._send({"log": [level, str(text)]})
 
     def progress(self, job_id: str, done: float, total: float, message: str | None) -> None:  # noqa: ARG002
         check_progress(done, total)
-        self._say({"progress": [done, total, message]})
+        self._send({"progress": [done, total, message]})
 
 
 def _write_transition(transition: Transition) -> dict[str, Any]:
@@ -485,7 +486,7 @@ class _Orders:
         self._lock = threading.Lock()
         self._is_at_work = False
         self._noted = threading.Semaphore(0)
-        self._asking = threading.Lock()
+        self._sending = threading.Lock()
         threading.Thread(target=self._read, args=(pipe,), name="firelock-orders", daemon=True).start()
 
     def _read(self, pipe: IO[bytes]) -> None:
@@ -501,9 +502,9 @@ class _Orders:
                 os.killpg(0, signal.SIGKILL)  # its own group: this process and all programs that it started
         self._lines.put(None)
 
-    def ask(self, send: Callable[[], None]) -> None:
-        """Send, and return when the server has noted it; if the server ends first, so does this process."""
-        with self._asking:
+    def send_and_wait(self, send: Callable[[], None]) -> None:
+        """Send a message and wait until the server has noted it; if the server ends first, exit."""
+        with self._sending:
             send()
             self._noted.acquire()
 
@@ -518,14 +519,14 @@ class _Orders:
             yield line
 
 
-def _serve(runtime: Runtime, jobs: _Orders, say: Callable[[Mapping[str, Any]], None]) -> None:
+def _serve(runtime: Runtime, jobs: _Orders, send: Callable[[Mapping[str, Any]], None]) -> None:
     def completed(run: Run) -> None:
         completion = run.completion
         assert completion is not None  # noqa: S101 - the runner has just set it
         words = {"run": [run.job.id, run.job.fence], "completed": _write_completion(completion)}
-        jobs.ask(lambda: say(words))
+        jobs.send_and_wait(lambda: send(words))
 
-    console = _PipeConsole(say)
+    console = _PipeConsole(send)
     runner = JobRunner(runtime, console, is_apart=True, on_completed=completed)
     state = ProcessState()
     loop = _Loop(runner)
@@ -537,7 +538,7 @@ def _serve(runtime: Runtime, jobs: _Orders, say: Callable[[Mapping[str, Any]], N
         if isinstance(prepared, Run):
             prepared = loop.run(prepared) if prepared.info.is_async else runner.run(prepared)
             state.restore()
-        say(
+        send(
             {
                 "transition": _write_transition(prepared.transition),
                 "duration": prepared.duration,
@@ -602,7 +603,7 @@ def main() -> int:
     keep_streams_open()
     lock = threading.Lock()
 
-    def say(words: Mapping[str, Any]) -> None:
+    def send(words: Mapping[str, Any]) -> None:
         if _MEANWHILE.isdisjoint(words):  # the last message about an order
             orders.rest()
         with lock:
@@ -622,12 +623,14 @@ def main() -> int:
         app.runtime.plugins.worker_process_started(server)
         enable_loggers()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the server must be notified of any error
-        told = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
-        say_last(told, style)
-        say({"unready": told})
+        description = (
+            str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
+        )
+        say_last(description, style)
+        send({"unready": description})
         return 2
-    say({"ready": True})
-    _serve(app.runtime, orders, say)
+    send({"ready": True})
+    _serve(app.runtime, orders, send)
     app.runtime.plugins.worker_process_stopped(server)
     app.close()
     return 0

@@ -1,4 +1,4 @@
-"""Find an app by the name that a server was started with: `module:name` or `path/file.py:name`.
+"""Functions that find an app by the name that a server was started with: `module:name` or `file.py:name`.
 
 No name from the storage is ever used here. While an app is imported here, its modules must not start a server
 or create jobs, because every process that imports them would do so again.
@@ -29,15 +29,15 @@ _REMEDY = (
 
 
 _NO_JOBS = (
-    "while the application is imported: every process that imports it would create this job. Move the call "
-    'into a function, or in a script below `if __name__ == "__main__":`.'
+    "while the application is imported, because every process that imports it would create this job. Move "
+    'the call into a function, or in a script below `if __name__ == "__main__":`.'
 )
 
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    former = ServedApp.serves_not
-    ServedApp.serves_not = former or f"while the app is imported by a command of firelock: {_REMEDY}"
+    previous = ServedApp.serves_not
+    ServedApp.serves_not = previous or f"while the app is imported by a command of firelock: {_REMEDY}"
     importer = threading.get_ident()  # an embedded server imports while other threads handle requests
 
     def forbid_jobs() -> str | None:
@@ -48,16 +48,16 @@ def _importing() -> Iterator[None]:
         yield
     finally:
         Client.creates_no_jobs.remove(forbid_jobs)
-        ServedApp.serves_not = former
+        ServedApp.serves_not = previous
 
 
 def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str]) -> ServedApp:
     """Return the app, imported in a process that only runs jobs, with the modules of its tasks.
 
     Raises:
-        ConfigurationError: as for `load_app`, and if an imported module starts a server or creates jobs.
+        ConfigurationError: As for `load_app`; also if an imported module starts a server or creates jobs.
     """
-    ServedApp.serves_not = f"in the process of a job, which would start more and more: {_REMEDY}"
+    ServedApp.serves_not = f"in a job process, because each server would start more of them: {_REMEDY}"
 
     def forbid_jobs() -> str:  # in all threads: each job process would create jobs that need another one
         return _NO_JOBS
@@ -80,13 +80,13 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
         storage: a URL that replaces the app's own storage.
 
     Raises:
-        ConfigurationError: there is no such module or attribute, importing it failed, or it is not a Firelock
-            app.
+        ConfigurationError: If there is no such module or attribute, importing it fails, or it is not a
+            Firelock app.
     """
     place, colon, attribute = spec.rpartition(":")
     if not colon or not place or not attribute:
         raise ConfigurationError(
-            f"{spec!r} names no app; write module:name, such as shop.jobs:fire, or file.py:name."
+            f"{spec!r} is not the name of an app; use module:name, such as shop.jobs:fire, or file.py:name."
         )
     set_django_up()
     app: object = (module := load_module(place))
@@ -102,7 +102,7 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
         app = getattr(app, name)
         reached.append(name)
     if not isinstance(app, ServedApp):
-        what = f"{attribute!r} in {named} is {type(app).__name__}, no Firelock"
+        what = f"{attribute!r} in {named} is {type(app).__name__}, not a Firelock"
         raise ConfigurationError(what + _instead(module, place, []))
     if app.unusable is not None:
         raise ConfigurationError(app.unusable)
@@ -114,10 +114,10 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
 
 
 def set_django_up() -> None:
-    """Load Django's apps and models, if `DJANGO_SETTINGS_MODULE` shows that this is a Django project.
+    """Load Django's apps and models if `DJANGO_SETTINGS_MODULE` is set.
 
     Raises:
-        ConfigurationError: Django is not installed here, or its settings or an app of the project fail.
+        ConfigurationError: If Django is not installed, or its settings or an app of the project fail.
     """
     name = os.environ.get("DJANGO_SETTINGS_MODULE")
     if not name or _is_django_ready():
@@ -133,8 +133,8 @@ def set_django_up() -> None:
             raise
         raise ConfigurationError(
             f"Django cannot be set up with DJANGO_SETTINGS_MODULE={name}{_line_of(error)}: "
-            f"{type(error).__name__}: {str(error).rstrip('.')}. Mend that, or unset the variable where the "
-            "app has nothing to do with Django."
+            f"{type(error).__name__}: {str(error).rstrip('.')}. Fix this error, or unset the variable if "
+            "the app does not use Django."
         ) from error
 
 
@@ -151,13 +151,11 @@ def _instead(module: ModuleType, place: str, near: Sequence[str]) -> str:
     if names:
         return f"; its apps are {' and '.join(f'{place}:{name}' for name in names)}."
     guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    return (
-        f"{guess} No Firelock stands in it: write fire = Firelock(…) there, or name the module that has one."
-    )
+    return f"{guess} No Firelock is defined there; add fire = Firelock(…), or use the module that defines it."
 
 
 def load_module(place: str) -> ModuleType:
-    """Return a module that a person named: a file, or a module from this folder or the installed packages."""
+    """Import and return a module: a file, or a module from this folder or the installed packages."""
     with _importing():
         return _load_file(Path(place)) if place.endswith(".py") else _load_name(place)
 
@@ -177,20 +175,21 @@ def _load_name(name: str) -> ModuleType:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise ConfigurationError(
-                f"No module {name!r} here ({Path.cwd()}) or installed; check the name and the folder."
+                f"No module {name!r} in this folder ({Path.cwd()}) or installed; check the name and the "
+                "folder."
             ) from error
         raise _failed(name, error) from error
 
 
 def _failed(name: str, error: Exception) -> ConfigurationError:
     """Return the error for a module that raised while it was imported, with the line that raised."""
-    told = f"Importing {name!r} failed{_line_of(error)}: {type(error).__name__}: {str(error).rstrip('.')}."
+    message = f"Importing {name!r} failed{_line_of(error)}: {type(error).__name__}: {str(error).rstrip('.')}."
     if type(error).__name__ in _OF_DJANGO and type(error).__module__.startswith("django."):
-        told += (
-            " Django is not set up here: set DJANGO_SETTINGS_MODULE, and firelock sets it up, as does python "
-            "manage.py firelock …; without such a module call django.setup() before models are imported."
+        message += (
+            " Django is not set up. Set DJANGO_SETTINGS_MODULE or run python manage.py firelock …, which set "
+            "it up; without a settings module, call django.setup() before models are imported."
         )
-    return ConfigurationError(told)
+    return ConfigurationError(message)
 
 
 def _line_of(error: Exception) -> str:
@@ -205,10 +204,12 @@ def _line_of(error: Exception) -> str:
 def _load_file(path: Path) -> ModuleType:
     """Import a file under its stem, so that its tasks have the same names as in its own `__main__`."""
     if not path.is_file():
-        raise ConfigurationError(f"No file {str(path)!r}.")
+        raise ConfigurationError(f"File {str(path)!r} does not exist.")
     path = path.resolve()
     if path.stem in sys.stdlib_module_names:
-        raise ConfigurationError(f"{str(path)!r} has the name of a module of Python; rename it.")
+        raise ConfigurationError(
+            f"{str(path)!r} has the name of a module in Python's standard library; rename it."
+        )
     loaded = sys.modules.get(path.stem)
     if loaded is not None and getattr(loaded, "__file__", None) == str(path):
         return loaded

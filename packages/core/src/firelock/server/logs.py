@@ -58,15 +58,17 @@ class JobFields(logging.Filter):
         meta: names of meta values, such as "request_id"; a job without one gets the default.
 
     Raises:
-        ConfigurationError: every record already has an attribute of that name, or `meta` is a string.
+        ConfigurationError: If every record already has an attribute of that name, or `meta` is a string.
     """
 
     def __init__(self, default: str | None = "-", *, meta: Collection[str] = ()) -> None:
         super().__init__()
         if isinstance(meta, str):
-            raise ConfigurationError(f"meta={meta!r} is a text; pass a list of names: meta=[{meta!r}].")
+            raise ConfigurationError(f"meta must be a list of names, got {meta!r}. Pass meta=[{meta!r}].")
         if taken := sorted({*meta} & {*_STANDARD, *_NAMES}):
-            raise ConfigurationError(f"meta={taken!r} is refused: every log record has that of its own.")
+            raise ConfigurationError(
+                f"meta must not contain {taken!r}, because every log record already has this attribute."
+            )
         self._default = default
         self._meta = tuple(meta)
 
@@ -102,7 +104,7 @@ def log_to_stderr(level: int, style: LogFormat = LogFormat.TEXT, meta: Collectio
     handler.setFormatter(JsonLines() if style is LogFormat.JSON else JobLines(meta))
     logging.basicConfig(level=level, handlers=[handler])
     if style is LogFormat.JSON:
-        _log_what_python_prints()
+        _log_python_output()
 
 
 def has_server_log() -> bool:
@@ -118,19 +120,19 @@ def say_last(text: str, style: LogFormat) -> None:
         sys.stderr.write(f"firelock: {text}\n")
 
 
-def _log_what_python_prints() -> None:
+def _log_python_output() -> None:
     """Log warnings and uncaught exceptions, because a reader of JSON lines cannot read other lines."""
     log = logging.getLogger("python")
 
     def of_thread(uncaught: threading.ExceptHookArgs) -> None:
         if uncaught.exc_value is not None and uncaught.exc_type is not SystemExit:
             name = "?" if uncaught.thread is None else uncaught.thread.name
-            log.error("The thread %s ended by an exception.", name, exc_info=uncaught.exc_value)
+            log.error("Thread %s ended with an exception.", name, exc_info=uncaught.exc_value)
 
     logging.captureWarnings(capture=True)
     threading.excepthook = of_thread
     sys.excepthook = lambda _kind, error, _traceback: log.critical(
-        "The process ended by an exception.", exc_info=error
+        "The process ended with an exception.", exc_info=error
     )
 
 
@@ -151,8 +153,8 @@ class JobLines(logging.Formatter):
         if job_id is None:
             return line
         names = self._meta if str(job_id) in record.message else (*_NAMES, *self._meta)
-        told = [f"{name}={value}" for name in names if (value := getattr(record, name, None)) is not None]
-        return f"{line} [{' '.join(told)}]" if told else line
+        fields = [f"{name}={value}" for name in names if (value := getattr(record, name, None)) is not None]
+        return f"{line} [{' '.join(fields)}]" if fields else line
 
 
 _RESERVED: Final = frozenset({"time", "level", "logger", "exception", "stack"})
@@ -163,7 +165,7 @@ class JsonLines(logging.Formatter):
     """One JSON object per line.
 
     The keys are `time`, `level`, `logger`, `message`, and the attributes that `extra=` and filters have set.
-    An exception is an object as well: `type`, `message` and `traceback`. Of a value that is not plain data,
+    An exception is an object as well: `type`, `message` and `traceback`. For a value that is not plain data,
     only the type is written, because the string of an object might contain a secret.
     """
 

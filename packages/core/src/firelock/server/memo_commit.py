@@ -1,4 +1,4 @@
-"""Memos of runs share round trips: memos that arrive while others are sent are sent together next.
+"""Memos of runs share round trips: memos that arrive during one are sent together in the next.
 
 A thread that finds no other thread sending sends all waiting memos. A thread that has waited for long sends
 its memo concurrently with the others, because the cause of the delay may be one of the other memos. Memos of
@@ -32,9 +32,9 @@ PATIENCE = 0.05  # seconds after which a waiting thread sends concurrently with 
 
 
 @attrs.define(eq=False)
-class _Asked:
+class _Request:
     memos: Sequence[NewMemo]
-    is_told: threading.Event = attrs.Factory(threading.Event)  # it has its answer, or may send now
+    is_notified: threading.Event = attrs.Factory(threading.Event)  # it has its result, or may send now
     answer: list[Remembered] | Exception | None = None
     is_alone: bool = False  # its shared round trip timed out, perhaps because of another memo
 
@@ -56,7 +56,7 @@ class MemoCommit:
         self._storage = storage
         self._patience = patience
         self._lock = threading.Lock()
-        self._waiting: list[_Asked] = []
+        self._waiting: list[_Request] = []
         self._senders = 0
         self._of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopMemos] = WeakKeyDictionary()
 
@@ -69,8 +69,8 @@ class MemoCommit:
         """Store the memo and return the result.
 
         Raises:
-            StorageUnavailable: it is unknown whether the memo is stored; storing it again is harmless.
-            StorageError: the memo is not stored.
+            StorageUnavailable: If it is unknown whether the memo is stored; storing it again is harmless.
+            StorageError: If the memo is not stored.
         """
         return self.put_all([memo])[0]
 
@@ -86,40 +86,40 @@ class MemoCommit:
 
     def put_all(self, memos: Sequence[NewMemo]) -> list[Remembered]:
         """Store several memos; see `put`."""
-        asked = _Asked(memos)
+        request = _Request(memos)
         with self._lock:
-            self._waiting.append(asked)
+            self._waiting.append(request)
         try:
-            self._await_answer(asked)
+            self._await_answer(request)
         finally:
             with self._lock:
-                if asked in self._waiting:  # something interrupted this thread
-                    self._waiting.remove(asked)
-        answer = asked.answer
+                if request in self._waiting:  # something interrupted this thread
+                    self._waiting.remove(request)
+        answer = request.answer
         if isinstance(answer, list):
             return answer
         if answer is None:
             return self._storage.remember(memos)
         raise another(answer) if isinstance(answer, StorageUnavailable) else answer
 
-    def _await_answer(self, asked: _Asked) -> None:
-        """Wait until the request has its answer or must be sent alone."""
+    def _await_answer(self, request: _Request) -> None:
+        """Wait until the request has its result or must be sent alone."""
         is_patient = True
-        while asked.answer is None and not asked.is_alone:
-            if some := self._taken(asked, is_patient=is_patient):
-                self._send(some, asked)
+        while request.answer is None and not request.is_alone:
+            if some := self._taken(request, is_patient=is_patient):
+                self._send(some, request)
             else:
-                is_patient = asked.is_told.wait(self._patience)
-                asked.is_told.clear()
+                is_patient = request.is_notified.wait(self._patience)
+                request.is_notified.clear()
 
-    def _taken(self, asked: _Asked, *, is_patient: bool) -> list[_Asked]:
+    def _taken(self, request: _Request, *, is_patient: bool) -> list[_Request]:
         """Return the requests that the calling thread must send now, including its own; often none."""
         with self._lock:
-            if asked not in self._waiting or (is_patient and self._senders):
+            if request not in self._waiting or (is_patient and self._senders):
                 return []
-            some, memos, size = {asked}, len(asked.memos), asked.size
+            some, memos, size = {request}, len(request.memos), request.size
             for one in self._waiting:
-                if one is not asked:
+                if one is not request:
                     memos, size = memos + len(one.memos), size + one.size
                     if memos > _MEMOS or size > _BYTES:
                         break
@@ -129,7 +129,7 @@ class MemoCommit:
             self._senders += 1
             return taken
 
-    def _send(self, some: Sequence[_Asked], own: _Asked) -> None:
+    def _send(self, some: Sequence[_Request], own: _Request) -> None:
         """Send the requests, and notify one that arrived in the meantime, so that it can send."""
         try:
             self._answer(some)
@@ -138,11 +138,11 @@ class MemoCommit:
                 self._senders -= 1  # if this thread was interrupted, unanswered requests wait again
                 left = [one for one in some if one.answer is None and not one.is_alone and one is not own]
                 self._waiting[:0] = left
-                told = [*some, *self._waiting[:1]]
-            for one in told:
-                one.is_told.set()
+                notified = [*some, *self._waiting[:1]]
+            for one in notified:
+                one.is_notified.set()
 
-    def _answer(self, some: Sequence[_Asked]) -> None:
+    def _answer(self, some: Sequence[_Request]) -> None:
         try:
             answers = iter(self._storage.remember([memo for one in some for memo in one.memos]))
         except StorageUnavailable as error:

@@ -62,14 +62,14 @@ class OpenResources:
         """Return the open value; this thread opens it if necessary, and other threads wait for it.
 
         Raises:
-            LookupError: the resource is opened on the event loop.
-            Exception: the error from opening it, in all threads that waited for it.
+            LookupError: If the resource is opened on the event loop.
+            Exception: If opening the resource fails; every thread that waited for it gets the same error.
         """
         if resource.replacements:
             return resource.replacements[-1]
         if resource.is_async:
             raise LookupError(
-                f"Resource {resource.name} is opened on the event loop; ask for it in an async task: "
+                f"Resource {resource.name} is opened on the event loop; use it in an async task: "
                 f"await current_job().aresource({resource.name})."
             )
         value = self._values.get(resource)
@@ -87,13 +87,13 @@ class OpenResources:
         try:
             needs = {name: self.get(each) for name, each in resource.needs.items()}
             context: Any = resource.context(**needs)
-            surroundings = Context()
-            opened = surroundings.run(context.__enter__)
+            variables = Context()
+            opened = variables.run(context.__enter__)
         except BaseException as error:  # noqa: BLE001 - raised in the job and in all threads that wait
             del self._values[resource]
             value.set_exception(error)
         else:
-            self.entered.append((resource, context, surroundings))
+            self.entered.append((resource, context, variables))
             value.set_result(opened)
         return value
 
@@ -103,7 +103,7 @@ class OpenResources:
         If a job is cancelled while it waits, the opening continues for the next job.
 
         Raises:
-            Exception: the error from opening it, in all jobs that waited for it.
+            Exception: If opening the resource fails; every job that waited for it gets the same error.
         """
         if resource.replacements:
             return resource.replacements[-1]
@@ -160,10 +160,10 @@ class OpenResources:
     def close(self) -> None:
         """Close the other resources, the last one first. Call it after `aclose`, when no job runs."""
         while self.entered:
-            resource, context, surroundings = self.entered.pop()
+            resource, context, variables = self.entered.pop()
             del self._values[resource]
             try:
-                surroundings.run(context.__exit__, None, None, None)
+                variables.run(context.__exit__, None, None, None)
             except BaseException:
                 log.exception("Resource %s could not be closed.", resource.name)
 
@@ -175,8 +175,8 @@ def _as_exception(resource: Resource, error: BaseException) -> BaseException:
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    told = RuntimeError(
+    wrapped = RuntimeError(
         f"resource {resource.name} was not opened: {type(error).__name__}: {error}".rstrip(": ")
     )
-    told.__cause__ = error
-    return told
+    wrapped.__cause__ = error
+    return wrapped

@@ -129,7 +129,9 @@ class ParkedEnds:
             self._is_stopped = True
             self._condition.notify()
         if self._thread is not None and not have_ended([self._thread], timeout):
-            log.error("The thread that stores parked ends has not ended: the storage does not answer.")
+            log.error(
+                "The thread that stores parked ends has not ended, because the storage does not respond."
+            )
 
     def report_unstored(self) -> None:
         """Log the jobs whose ends are not stored; called after the last result of the storage."""

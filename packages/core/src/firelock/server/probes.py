@@ -1,6 +1,6 @@
 """The status of a server for monitoring (alive, ready, started, metrics), and the port that serves it.
 
-All of it is read from the supervisor's memory. A probe calls neither a hook nor the storage, so probes cost
+The status is read from the supervisor's memory. A probe calls neither a hook nor the storage, so probes cost
 nothing, and a storage that hangs delays no response.
 """
 
@@ -36,8 +36,8 @@ _REASONS = {
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 _PLAIN = "text/plain; charset=utf-8"
-_PATIENCE = 2.0  # seconds for a whole request and its response
-_AT_ONCE = 128  # connections; for one more, the oldest is closed
+_TIMEOUT = 2.0  # seconds for a whole request and its response
+_CONNECTION_LIMIT = 128  # connections; for one more, the oldest is closed
 _BACKLOG = 256
 _LONGEST_HEAD = 8 * 1024
 _PAUSE = 0.1  # seconds after an error of a connection
@@ -50,19 +50,21 @@ class ProcessStatus:
     """The current status of a worker process's place in its server. Durations are in seconds."""
 
     place: int  # starting at 0
-    pid: int | None = None  # None: no process is there; it has ended, and another one starts
+    pid: int | None = None  # None if the process has ended and another one is about to start
     age: float = 0.0  # since its process started
     has_loaded: bool = False  # it has imported the app
     waited: float | None = None  # since its first session began; None before that
     workers: WorkerCounts = NO_WORKERS  # zeros before the first report
     silence: float | None = None  # since its last report; None before the first
     turned: float | None = None  # since its dispatcher's last turn; None before the first
-    failing: float | None = None  # since the storage has refused its claims and ends; None if it does not
+    failing: float | None = (
+        None  # since the storage began to refuse its claims and ends; None if it accepts them
+    )
     has_session: bool = False  # a living session: it may start jobs
     has_begun: bool = False  # a process in this place has had a session
     cpu_seconds: float = 0.0  # of all processes that were in this place
     rss_bytes: int = 0
-    starts_in: float = 0.0  # until another one starts, if no process is there
+    starts_in: float = 0.0  # until another one starts, if the process has ended
     starts: int = 1  # of processes in this place
     crashed_jobs: int = 0  # jobs that ran in a worker process of this place when it died
 
@@ -82,7 +84,7 @@ def reported(status: ProcessStatus, memory: SharedMemory) -> ProcessStatus:
     """Return the status with the values that the worker process shares; its CPU time is added.
 
     Raises:
-        ValueError: the memory is unmapped.
+        ValueError: If the memory is unmapped.
     """
     now, report, turned_at = time.monotonic(), memory.last_report(), memory.last_turn()
     failing_since = memory.failing_since()
@@ -140,42 +142,42 @@ def liveness(status: ServerStatus) -> list[Check]:
 def _is_process_alive(process: ProcessStatus, status: ServerStatus) -> Check:
     name, limit = f"worker process {process.place}", status.patience
     if process.pid is None:
-        return Check(name, True, f"it has ended, another one starts in {process.starts_in:.0f} s")
+        return Check(name, True, f"it has ended; another one starts in {process.starts_in:.0f} s")
     if process.silence is None and process.has_loaded and process.waited is None:
-        return Check(name, True, "it waits for its session, which begins when the storage answers")
+        return Check(name, True, "it waits for its session, which begins when the storage responds")
     silent = process.silent_for
     if process.silence is None:
-        return Check(name, silent <= limit, f"it starts, for {silent:.1f} s, of {limit:g} s at most")
+        return Check(name, silent <= limit, f"it has been starting for {silent:.1f} s (maximum: {limit:g} s)")
     if silent > limit:
-        return Check(name, False, f"it has reported nothing for {silent:.0f} s, {limit:g} s at most")
+        return Check(name, False, f"it has not reported for {silent:.0f} s (maximum: {limit:g} s)")
     if process.turned is None:
         return _turning(name, process.waited or 0.0, limit, "")
     return _turning(name, process.turned, limit, _in_words(process.workers))
 
 
 def _in_words(workers: WorkerCounts) -> str:
-    """Return what the workers do, as the rest of a sentence."""
+    """Return how many workers are busy, as the rest of a sentence."""
     kinds = [f"{workers.busy_threads} of {workers.threads} threads"]
     if workers.coroutines:
         kinds.append(f"{workers.busy_coroutines} of {workers.coroutines} coroutines")
     stuck = workers.stuck_threads + workers.stuck_coroutines
-    late = f", {stuck} of them with a job past its timeout" if stuck else ""
+    late = f", {stuck} of them with a timed-out job" if stuck else ""
     return f", {' and '.join(kinds)} busy{late}"
 
 
 def _turning(name: str, turned: float, limit: float, more: str) -> Check:
     if turned <= limit:
         return Check(name, True, f"its loop turned {turned:.1f} s ago{more}")
-    return Check(name, False, f"its loop has not turned for {turned:.0f} s, {limit:g} s at most{more}")
+    return Check(name, False, f"its loop has not turned for {turned:.0f} s (maximum: {limit:g} s){more}")
 
 
 def readiness(status: ServerStatus) -> list[Check]:
-    """Return whether the server claims jobs: storage accepts claims, a session is alive, no draining."""
+    """Return whether the server claims jobs: the storage accepts claims, a session lives, no drain."""
     mode = Check("mode", status.mode == "running", status.mode)
     if status.mode == "quiet":
-        mode = Check("mode", False, "draining: it was told to be quiet, and claims nothing")
+        mode = Check("mode", False, "draining: the server is quiet and claims no jobs")
     elif not mode.is_ok:
-        mode = Check("mode", False, "draining: it was told to stop")
+        mode = Check("mode", False, "draining: the server is stopping")
     alive = sum(process.has_session for process in status.processes)
     session = Check(
         "session", alive > 0, f"{alive} of {len(status.processes)} worker processes may start jobs"
@@ -186,14 +188,14 @@ def readiness(status: ServerStatus) -> list[Check]:
 def _storage(status: ServerStatus) -> Check:
     limit = 2 * status.heartbeat
     if status.reached is None:
-        return Check("storage", False, "it was not reached yet")
+        return Check("storage", False, "it has not been reached yet")
     is_lately = status.reached <= limit
-    text = f"it answered {status.reached:.1f} s ago"
+    text = f"it responded {status.reached:.1f} s ago"
     failing = [process.failing for process in status.processes if process.has_session]
     seconds = [each for each in failing if each is not None]
     if is_lately and seconds and len(seconds) == len(failing):
-        return Check("storage", False, f"{text}, but it refuses claims, for {min(seconds):.1f} s")
-    return Check("storage", is_lately, text if is_lately else f"{text}, {limit:g} s at most")
+        return Check("storage", False, f"{text}, but has refused claims for {min(seconds):.1f} s")
+    return Check("storage", is_lately, text if is_lately else f"{text} (maximum: {limit:g} s)")
 
 
 def startup(status: ServerStatus) -> list[Check]:
@@ -236,34 +238,34 @@ def probe_pages(
 def server_families(status: ServerStatus) -> list[MetricFamily]:
     """Return the status of a server as metrics: its supervisor and its worker processes."""
     ready = all(check.is_ok for check in readiness(status))
-    mode = MetricFamily("firelock_server_mode", "gauge", "1 for what the server does.")
+    mode = MetricFamily("firelock_server_mode", "gauge", "1 for the current mode of the server.")
     for name in ("running", "quiet", "stopping"):
         mode.add(float(name == status.mode.replace("hurrying", "stopping")), mode=name)
     families = [
-        MetricFamily("firelock_build_info", "gauge", "1, with the versions that run.").add(
+        MetricFamily("firelock_build_info", "gauge", "Always 1, with the versions as labels.").add(
             1, version=installed_version(), python=platform.python_version()
         ),
-        MetricFamily("firelock_server_ready", "gauge", "1 where /readyz is 200.").add(float(ready)),
+        MetricFamily("firelock_server_ready", "gauge", "1 if /readyz returns 200.").add(float(ready)),
         mode,
         MetricFamily(
-            "firelock_storage_roundtrip_seconds", "histogram", "Renewals of the sessions, one a heartbeat."
+            "firelock_storage_roundtrip_seconds",
+            "histogram",
+            "Durations of session renewals, one per heartbeat.",
         ).add_histogram(
             ROUND_TRIPS, status.round_trips or (0,) * (len(ROUND_TRIPS) + 1), status.round_trip_seconds
         ),
     ]
     if status.reached is not None:
         families.append(
-            MetricFamily("firelock_storage_age_seconds", "gauge", "Since the storage last answered.").add(
-                round(status.reached, 3)
-            )
+            MetricFamily(
+                "firelock_storage_age_seconds", "gauge", "Seconds since the storage last responded."
+            ).add(round(status.reached, 3))
         )
     return [*families, *_process_families(status.processes)]
 
 
 def _process_families(processes: Sequence[ProcessStatus]) -> list[MetricFamily]:
-    up = MetricFamily(
-        "firelock_worker_process_up", "gauge", "1 where the worker process has a living session."
-    )
+    up = MetricFamily("firelock_worker_process_up", "gauge", "1 if the worker process has a living session.")
     starts = MetricFamily(
         "firelock_worker_process_starts_total", "counter", "Processes started in this place."
     )
@@ -272,13 +274,11 @@ def _process_families(processes: Sequence[ProcessStatus]) -> list[MetricFamily]:
         "counter",
         "Jobs that were running when their worker process died.",
     )
-    slots = MetricFamily(
-        "firelock_worker_process_worker_slots", "gauge", "Threads and coroutines, by what they do."
-    )
+    slots = MetricFamily("firelock_worker_process_worker_slots", "gauge", "Threads and coroutines, by state.")
     stuck = MetricFamily(
         "firelock_worker_process_stuck_workers",
         "gauge",
-        "Workers that are occupied by a job past its timeout.",
+        "Workers that are occupied by a timed-out job.",
     )
     parked = MetricFamily(
         "firelock_worker_process_parked_ends",
@@ -286,11 +286,11 @@ def _process_families(processes: Sequence[ProcessStatus]) -> list[MetricFamily]:
         "Ends that wait for rows which other transactions have locked.",
     )
     cpu = MetricFamily(
-        "firelock_worker_process_cpu_seconds_total", "counter", "Time on processors, of all in this place."
+        "firelock_worker_process_cpu_seconds_total", "counter", "CPU time of all processes in this place."
     )
     memory = MetricFamily("firelock_worker_process_resident_memory_bytes", "gauge", "Memory of the process.")
     turned = MetricFamily(
-        "firelock_worker_process_turn_age_seconds", "gauge", "Since the dispatcher's last turn."
+        "firelock_worker_process_turn_age_seconds", "gauge", "Seconds since the dispatcher's last turn."
     )
     for process in processes:
         place = str(process.place)
@@ -343,12 +343,12 @@ class _Caller:
 class ProbeListener:
     """A listener that responds to GET and HEAD for a few paths, in a thread; its errors affect nothing else.
 
-    It listens as soon as it is created. A connection has two seconds in all, and one request. Connections do
-    not wait for each other: a slow one costs only its descriptor, and the oldest is closed if there are too
-    many.
+    It listens as soon as it is created. A connection has two seconds in total, and one request. Connections
+    do not wait for each other: a slow one costs only its descriptor, and the oldest is closed if there are
+    too many.
 
     Raises:
-        ConfigurationError: the port cannot be used.
+        ConfigurationError: If the port cannot be used.
     """
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], ProbeAnswer]]) -> None:
@@ -362,8 +362,8 @@ class ProbeListener:
             number = error.errno if isinstance(error, OSError) else None
             why = os.strerror(number) if number and number > 0 else error  # negative for name resolution
             raise ConfigurationError(
-                f"Probes cannot be answered at {self.url}: {why}. Name another port by --probe-port, another "
-                "address by --probe-host, or end what listens there."
+                f"Cannot listen for probes at {self.url}: {why}. Set another port with --probe-port, set "
+                "another address with --probe-host, or stop the program that listens there."
             ) from error
         self._socket.setblocking(False)
         self._wake, self._woken = socket.socketpair()
@@ -385,7 +385,7 @@ class ProbeListener:
         with suppress(OSError):
             self._wake.send(b"x")
         if self._thread is not threading.current_thread():
-            self._thread.join(_PATIENCE)
+            self._thread.join(_TIMEOUT)
         self._wake.close()
 
     def _run(self) -> None:
@@ -431,9 +431,9 @@ class ProbeListener:
                 self._close(next(iter(self._callers.values())))
                 return
             connection.setblocking(False)
-            if len(self._callers) >= _AT_ONCE:
+            if len(self._callers) >= _CONNECTION_LIMIT:
                 self._close(next(iter(self._callers.values())))
-            caller = _Caller(connection, time.monotonic() + _PATIENCE)
+            caller = _Caller(connection, time.monotonic() + _TIMEOUT)
             self._callers[connection.fileno()] = caller
             self._selector.register(connection, selectors.EVENT_READ, caller)
 
@@ -461,11 +461,11 @@ class ProbeListener:
         """Read a part of the request; return whether it is complete and its response is ready to be sent.
 
         Raises:
-            OSError: the client has closed the connection, or nothing can be read now.
+            OSError: If the client has closed the connection, or nothing can be read now.
         """
         received = caller.connection.recv(4096)
         if not received:
-            raise ConnectionError("it has gone")
+            raise ConnectionError("the client has disconnected")
         caller.head += received
         if b"\r\n\r\n" in caller.head:
             caller.answer = memoryview(_text_of(*self._answer(caller.head)))
@@ -486,18 +486,18 @@ class ProbeListener:
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
         target, _, version = rest.partition(b" ")
         if not version.startswith(b"HTTP/1.") or not target.startswith(b"/"):
-            return ProbeAnswer(_BAD_REQUEST, "This is no request of HTTP.\n"), True
+            return ProbeAnswer(_BAD_REQUEST, "This is not a valid HTTP request.\n"), True
         if method not in {b"GET", b"HEAD"}:
-            return ProbeAnswer(_NOT_ALLOWED, "Only GET and HEAD are answered here.\n"), True
+            return ProbeAnswer(_NOT_ALLOWED, "Only GET and HEAD are supported.\n"), True
         path, is_get = target.partition(b"?")[0].decode("latin-1"), method == b"GET"
         page = self._pages.get(path)
         if page is None:
-            return ProbeAnswer(_NOT_FOUND, f"Here are {', '.join(self._pages)}.\n"), is_get
+            return ProbeAnswer(_NOT_FOUND, f"Not found. Available paths: {', '.join(self._pages)}.\n"), is_get
         try:
             return page(), is_get
         except Exception:
             log.exception("Probe %s failed.", path)
-            return ProbeAnswer(_BROKEN, "The probe itself failed; the server's log says how.\n"), is_get
+            return ProbeAnswer(_BROKEN, "The probe failed; see the server's log.\n"), is_get
 
 
 def _text_of(answer: ProbeAnswer, with_text: bool) -> bytes:

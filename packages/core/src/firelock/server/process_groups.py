@@ -37,7 +37,7 @@ class GroupGuard:
         """Register a group, which the guard kills if this process dies.
 
         Raises:
-            OSError: the system cannot start the guard.
+            OSError: If the system cannot start the guard.
         """
         if not HAS_GROUPS:
             return
@@ -94,7 +94,7 @@ class GroupGuard:
         guard, self._guard = self._guard, None
         if guard is not None and guard.stdin is not None:
             guard.stdin.close()
-            guard.kill()  # it has nothing left to kill
+            guard.kill()  # no groups are left for it to kill
             guard.wait()
 
     def let_go(self) -> None:

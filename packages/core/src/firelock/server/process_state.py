@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent(parent: int) -> None:
-    """On Linux, let the kernel kill this process when its parent dies; elsewhere a pipe's end must do it.
+    """On Linux, let the kernel kill this process when its parent dies; other systems rely on a pipe's end.
 
     Args:
         parent: the id of the process that started this one; if it has already ended, exit now.
@@ -121,5 +121,5 @@ def describe_exit(code: int | None) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = "; out of memory, perhaps" if -code == signal.SIGKILL else ""
+    hint = "; possibly out of memory" if -code == signal.SIGKILL else ""
     return f"{name}{hint}"

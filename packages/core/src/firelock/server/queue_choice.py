@@ -46,20 +46,22 @@ def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
     None and "*" mean all queues.
 
     Raises:
-        ConfigurationError: a name or weight is wrong, a queue is named twice, or only some have weights.
+        ConfigurationError: If a name or weight is invalid, a queue is repeated, or only some have weights.
     """
     if queues is None or queues == "*":
         return QueueChoice(None)
     pairs = [part.strip().partition(":") for part in _parts(queues) if part.strip()]
     names = tuple(check_queue(name) for name, _, _ in pairs)
     if not names:
-        raise ConfigurationError(f"queues={queues!r} names no queue; leave it out to serve every queue.")
+        raise ConfigurationError(
+            f"queues must contain at least one queue, got {queues!r}. Omit it to serve all queues."
+        )
     if len(set(names)) < len(names):
-        raise ConfigurationError(f"queues={queues!r} names a queue twice.")
+        raise ConfigurationError(f"queues must not contain a queue twice, got {queues!r}.")
     weights = [text for _, colon, text in pairs if colon]
     if weights and len(weights) < len(names):
         raise ConfigurationError(
-            f"queues={queues!r}: give every queue a weight (critical:3,default:1), or none."
+            f"Either all queues or none must have a weight (critical:3,default:1), got queues={queues!r}."
         )
     return QueueChoice(names, tuple(_weight(text, queues) for text in weights) or None)
 
@@ -68,16 +70,16 @@ def _parts(queues: Sequence[str] | str) -> list[str]:
     if isinstance(queues, str):
         return queues.split(",")
     if not isinstance(queues, list | tuple):
-        raise ConfigurationError(f"queues={queues!r}: name queues in a list or a text.")
+        raise ConfigurationError(f"queues must be a list or a string, got {queues!r}.")
     for name in queues:
         if not isinstance(name, str):
-            raise ConfigurationError(f"queues={queues!r}: a queue is named by a text, not by {name!r}.")
+            raise ConfigurationError(f"queues must contain only strings, got {name!r} in {queues!r}.")
     return list(queues)
 
 
 def _weight(text: str, queues: Sequence[str] | str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _HEAVIEST):
         raise ConfigurationError(
-            f"queues={queues!r}: weight {text!r} is no whole number from 1 to {_HEAVIEST}."
+            f"queues={queues!r}: a weight must be an integer from 1 to {_HEAVIEST}, got {text!r}."
         )
     return int(text)

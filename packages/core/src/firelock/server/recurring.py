@@ -47,8 +47,8 @@ def fire_due(client: Client, *, limit: int = 100) -> int:
     that a newer version wrote is left to a server that supports it.
 
     Raises:
-        StorageUnavailable: the storage was unavailable, either twice in a row or for one definition; in the
-            latter case, all other due definitions have been fired.
+        StorageUnavailable: If the storage was unavailable, either twice or for one definition; in the latter
+            case, all other due definitions have been fired.
     """
     fired, outage = 0, None
     for record in client.storage.due_records(RECURRING, limit):
@@ -96,7 +96,7 @@ def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
         stored = [
             one for one, new in zip(jobs, inserted.is_new, strict=True) if not isinstance(new, Duplicate)
         ]
-        _tell(client, record, _skipping(definition, progress, stored, holders))
+        _store_result(client, record, _skipping(definition, progress, stored, holders))
     if jobs:
         client.tell_created(jobs, inserted.is_new)
     return True
@@ -114,7 +114,7 @@ def _skipping(
     )
 
 
-def _tell(client: Client, record: Record, progress: RecurringRecord) -> None:
+def _store_result(client: Client, record: Record, progress: RecurringRecord) -> None:
     """Store the result of a firing in the definition, unless it was changed in the meantime."""
     client.storage.put_record(
         RECURRING,
@@ -134,7 +134,7 @@ def _postpone(client: Client, record: Record, value: str, after: int) -> None:
     except StorageUnavailable:
         raise
     except StorageError:
-        log.exception("Recurring job %r cannot be put off.", record.key)
+        log.exception("Recurring job %r cannot be postponed.", record.key)
 
 
 def _insert(client: Client, record: Record, progress: RecurringRecord, jobs: Sequence[NewJob]) -> Inserted:

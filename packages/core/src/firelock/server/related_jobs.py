@@ -37,21 +37,21 @@ class RelatedJobs:
     _storage: Storage
     _serializers: Mapping[str, Serializer]
     _every: float = LOOK_EVERY
-    _looks: dict[str, float] = attrs.Factory(dict)  # when it was last checked that its jobs may start
+    _checked_at: dict[str, float] = attrs.Factory(dict)  # when it was last checked that its jobs may start
     _cancelled: set[str] = attrs.Factory(set)  # batches
 
     def refusal(self, relations: Relations) -> str | None:
         """Return why a job must not start (its batch is cancelled, its caller has ended), or None if it may.
 
         Raises:
-            StorageError: the check failed.
+            StorageError: If the check fails.
         """
         if (
             relations.batch_id is not None
-            and (why := self._look(relations.batch_id, is_batch=True)) is not None
+            and (why := self._check(relations.batch_id, is_batch=True)) is not None
         ):
             return why
-        return None if relations.caller_id is None else self._look(relations.caller_id, is_batch=False)
+        return None if relations.caller_id is None else self._check(relations.caller_id, is_batch=False)
 
     def has_looked(self, relations: Relations) -> bool:
         """Return whether `refusal` needs no round trip."""
@@ -62,10 +62,10 @@ class RelatedJobs:
         )
 
     def _is_fresh(self, job_id: str, now: float) -> bool:
-        seen_at = self._looks.get(job_id)
+        seen_at = self._checked_at.get(job_id)
         return seen_at is not None and now - seen_at < self._every
 
-    def _look(self, job_id: str, *, is_batch: bool) -> str | None:
+    def _check(self, job_id: str, *, is_batch: bool) -> str | None:
         now = time.monotonic()
         if job_id in self._cancelled:
             return Moved.SWEPT.value
@@ -73,9 +73,9 @@ class RelatedJobs:
             return None
         why = self._of_batch(job_id) if is_batch else self._of_caller(job_id)
         if why is None:
-            if len(self._looks) >= _REMEMBERED:
-                self._looks = {}
-            self._looks[job_id] = now
+            if len(self._checked_at) >= _REMEMBERED:
+                self._checked_at = {}
+            self._checked_at[job_id] = now
         return why
 
     def _of_batch(self, job_id: str) -> str | None:
@@ -92,15 +92,15 @@ class RelatedJobs:
     def _of_caller(self, job_id: str) -> str | None:
         record = self._storage.get([job_id])[0]
         if record is None:
-            return f"its caller {job_id} is gone"
+            return f"its caller {job_id} no longer exists"
         return f"its caller {job_id} has {_ENDS[record.state]}" if record.is_final else None
 
     def arguments(self, job: ClaimedJob, relations: Relations, serializer: Serializer) -> JsonValue:
         """Return the job's arguments, with the results of other jobs inserted.
 
         Raises:
-            ArgumentError: a result does not exist or cannot be read.
-            StorageError: the results could not be fetched.
+            ArgumentError: If a result does not exist or cannot be read.
+            StorageError: If the results cannot be fetched.
         """
         arguments: Any = read_text(serializer, job.arguments)
         ids = list(dict.fromkeys(one.job_id for one in relations.inputs))
@@ -112,17 +112,19 @@ class RelatedJobs:
 
     def _result(self, job_id: str, record: JobRecord | None) -> JsonValue:
         if record is None:
-            raise ArgumentError(f"the result of job {job_id}, which it takes, is gone: the job is not stored")
+            raise ArgumentError(f"an argument is the result of job {job_id}, which no longer exists")
         if record.state is not State.SUCCEEDED:
             why = str(without_result(record)) if record.is_final else f"it is {record.state}"
-            raise ArgumentError(f"the result of job {job_id} ({record.task}), which it takes, is gone: {why}")
+            raise ArgumentError(
+                f"an argument is the result of job {job_id} ({record.task}), which is not available: {why}"
+            )
         if record.result is None:
             why = record.result_absent or "it was not stored"
-            raise ArgumentError(f"job {job_id} ({record.task}) has no result to take: {why}")
+            raise ArgumentError(f"job {job_id} ({record.task}) has no stored result: {why}")
         serializer = self._serializers.get(record.serializer)
         if serializer is None:
             raise ArgumentError(
-                f"the result of job {job_id} was stored by the serializer {record.serializer!r}, which is "
+                f"the result of job {job_id} was stored with the serializer {record.serializer!r}, which is "
                 "not installed here"
             )
         return read_text(serializer, record.result)
@@ -140,5 +142,5 @@ def _put(arguments: Any, path: Sequence[str | int], value: JsonValue, one: Input
         place[path[-1]] = value
     except (LookupError, TypeError) as error:
         raise ArgumentError(
-            f"the arguments have no place {list(one.path)} for the result of {one.job_id}"
+            f"the arguments have no path {list(one.path)} for the result of job {one.job_id}"
         ) from error

@@ -80,7 +80,7 @@ class Retention:
         return self._token is not None
 
     def _rest(self) -> float:
-        """Do a slice; return the seconds until the next one."""
+        """Run one slice and return the seconds until the next one."""
         began = self._clock()
         removed, has_more = self._remove(began + _SLICE)
         if has_more:
@@ -101,16 +101,16 @@ class Retention:
         """Return how many jobs were removed, and whether there may be more."""
         removed = 0
         while not self._is_over() and (began := self._clock()) < until:
-            asked = self._chunk
-            gone = self._storage.prune(asked)
-            removed += gone
-            if gone < asked:
+            limit = self._chunk
+            pruned = self._storage.prune(limit)
+            removed += pruned
+            if pruned < limit:
                 return removed, False
             took = self._clock() - began
             if took > 2 * _CALL:
-                self._chunk = max(_FEWEST, asked // 2)
+                self._chunk = max(_FEWEST, limit // 2)
             elif took < _CALL / 2:
-                self._chunk = min(_MOST, 2 * asked)
+                self._chunk = min(_MOST, 2 * limit)
         return removed, True
 
     def _forget_orders(self) -> None:
@@ -127,4 +127,6 @@ class Retention:
         try:
             self._storage.release_lock(LEASE, self._owner, token)
         except StorageError as error:
-            log.debug("The lease for removing expired jobs ends by itself: %s", error)
+            log.debug(
+                "The lease for removing expired jobs was not released, so it expires by itself: %s", error
+            )

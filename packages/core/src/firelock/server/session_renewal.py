@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
 _RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs of one call, calls after the end of a session
-_LOOK_EVERY = 0.5  # seconds between two checks of this host's clocks
+_CLOCK_CHECK_INTERVAL = 0.5  # seconds between two checks of this host's clocks
 _FIRST_WAITS = (1.5, 3.0)  # seconds; short at the start, because CPU usage needs two reports
 
 
@@ -79,7 +79,7 @@ class SessionRenewal:
         """Begin a session, allow its worker process to start jobs, and return the session's id.
 
         Raises:
-            StorageError: the session has not begun.
+            StorageError: If the session has not begun.
         """
         session = NewSession(
             id=new_id(),
@@ -93,14 +93,14 @@ class SessionRenewal:
             queues=self._server.queues,
             version=installed_version(),
         )
-        asked_at = self._clocks.elapsed()
+        requested_at = self._clocks.elapsed()
         with server_work():
             self._storage.begin_session(session)
         self.reached_at = time.monotonic()
         with self._lock:
             self._sessions[session.id] = _RenewedSession(session.id, memory, memory.last_report())
         memory.begin_session()  # before the grant, which must not apply to claims of an earlier session
-        memory.grant(self._right_from(asked_at))
+        memory.grant(self._right_from(requested_at))
         return session.id
 
     def forget(self, session_id: str) -> None:
@@ -114,7 +114,7 @@ class SessionRenewal:
         """End the session and return its jobs to their queues; a crash is counted for those that ran.
 
         Raises:
-            StorageError: the session has not ended yet.
+            StorageError: If the session has not ended yet.
         """
         self.forget(session_id)
         with server_work():
@@ -139,7 +139,7 @@ class SessionRenewal:
                     return
         except StorageError as error:
             log.warning(
-                "Batches could not be decided after the end of session %s; the next sweep does it: %s",
+                "Batches could not be updated after the end of session %s; the next sweep updates them: %s",
                 session_id, error,
             )  # fmt: skip
 
@@ -164,9 +164,9 @@ class SessionRenewal:
             return session.leaving
         return "overdue" if session.memory.silence() > 3 * self._settings.heartbeat else self._state
 
-    def _right_from(self, asked_at: float) -> float:
+    def _right_from(self, requested_at: float) -> float:
         timeout = self._settings.session_timeout
-        return asked_at + timeout - max(min(_MARGIN_SECONDS, timeout / 10), timeout * _MARGIN_SHARE)
+        return requested_at + timeout - max(min(_MARGIN_SECONDS, timeout / 10), timeout * _MARGIN_SHARE)
 
     # ---- the loop ----------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class SessionRenewal:
         """Wait until a renewal is due or a clock of this host jumps; return whether renewing has stopped."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            if self._over.wait(min(left, _LOOK_EVERY)):
+            if self._over.wait(min(left, _CLOCK_CHECK_INTERVAL)):
                 return True
             if jump := watch.look():  # upkeep logs the effect on the storage's clock
                 log.debug("This machine %s; renewing the sessions now.", jump)
@@ -196,12 +196,12 @@ class SessionRenewal:
         try:
             with server_work():
                 self._renew_all()
-                self._look_for_orders()
+                self._check_orders()
         except StorageUnavailable as error:
             if not self._is_failing:
-                log.warning("Sessions could not be renewed, trying again: %s", error)
+                log.warning("Sessions could not be renewed; retrying: %s", error)
         except Exception:  # without this thread, every session would be lost again and again
-            log.exception("Sessions could not be renewed, trying again.")
+            log.exception("Sessions could not be renewed; retrying.")
         else:
             if self._is_failing:
                 log.info("Sessions are renewed again.")
@@ -215,7 +215,7 @@ class SessionRenewal:
         with self._lock:  # a worker process's memory is closed after its session was forgotten
             sessions = list(self._sessions.values())
             renewals = [session.renewal(self._state_of(session)) for session in sessions]
-        began, asked_at = time.monotonic(), self._clocks.elapsed()
+        began, requested_at = time.monotonic(), self._clocks.elapsed()
         alive = self._storage.renew(renewals) if renewals else []
         if renewals:
             self._count_round_trip(time.monotonic() - began)
@@ -223,7 +223,7 @@ class SessionRenewal:
         with self._lock:
             for session, is_alive in zip(sessions, alive, strict=True):
                 if session.id in self._sessions and is_alive:  # otherwise forgotten: no jobs may start for it
-                    session.memory.grant(self._right_from(asked_at))
+                    session.memory.grant(self._right_from(requested_at))
                 elif session.id in self._sessions:
                     lost.append(session.id)
         for session_id in lost:
@@ -234,7 +234,7 @@ class SessionRenewal:
         self.round_trips[bisect_left(ROUND_TRIPS, seconds)] += 1
         self.round_trip_seconds += seconds
 
-    def _look_for_orders(self) -> None:
+    def _check_orders(self) -> None:
         record = self._storage.get_record(ORDERS, self._server.id)
         if record is None:
             return
@@ -248,25 +248,25 @@ class SessionRenewal:
         for order in orders:
             self._on_order(order)
         if not orders:
-            log.warning("Order %.100r to this server is unknown; it is deleted.", value)
+            log.warning("Unknown order %.100r to this server; deleting it.", value)
 
 
 @attrs.define(eq=False)
 class _RenewedSession:
     id: str
     memory: SharedMemory
-    told: Report  # the worker process's report that was sent last
+    sent: Report  # the worker process's report that was sent last
     cpu_percent: float = 0.0  # of one processor, between the last two reports that were sent
     leaving: str = ""  # its state if its worker process was replaced
 
     def renewal(self, state: str) -> Renewal:
         """Return the renewal of the session, with the last report of its worker process."""
-        report, told = self.memory.last_report(), self.told
-        if report.at > told.at:
-            if told.at:
-                spent = report.cpu_seconds - told.cpu_seconds
-                self.cpu_percent = max(0.0, 100 * spent / (report.at - told.at))
-            self.told = report
+        report, sent = self.memory.last_report(), self.sent
+        if report.at > sent.at:
+            if sent.at:
+                spent = report.cpu_seconds - sent.cpu_seconds
+                self.cpu_percent = max(0.0, 100 * spent / (report.at - sent.at))
+            self.sent = report
         workers = report.workers
         return Renewal(
             session=self.id,

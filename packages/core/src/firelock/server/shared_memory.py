@@ -44,7 +44,7 @@ def share_memory() -> int:
     """Return the descriptor of new memory without a size, for a worker process. The caller must close it.
 
     Raises:
-        ConfigurationError: the system does not provide shared memory.
+        ConfigurationError: If the system does not provide shared memory.
     """
     try:
         if hasattr(os, "memfd_create"):
@@ -52,7 +52,8 @@ def share_memory() -> int:
         return _open_shared_memory()
     except (OSError, ImportError) as error:
         raise ConfigurationError(
-            f"The system gives no shared memory ({error}), without which a server has no worker process."
+            f"The system does not provide shared memory ({error}), which a server needs for its worker "
+            "processes."
         ) from error
 
 
@@ -69,7 +70,7 @@ def _open_shared_memory() -> int:
 
 @attrs.frozen
 class WorkerCounts:
-    """The workers of a worker process by kind. A worker is stuck if its job goes on after its timeout."""
+    """The workers of a worker process by kind. A worker is stuck if its job continues after its timeout."""
 
     threads: int = 0
     coroutines: int = 0  # 0 if no task of the app is asynchronous
@@ -121,7 +122,7 @@ class SharedMemory:
             elapsed: the clock of the right to run, in seconds.
 
         Raises:
-            ConfigurationError: there is not enough memory.
+            ConfigurationError: If there is not enough memory.
         """
         return cls.attach(-1, workers, elapsed)
 
@@ -132,7 +133,7 @@ class SharedMemory:
         The memory is reserved now, so a later write cannot run out of it.
 
         Raises:
-            ConfigurationError: there is not enough memory.
+            ConfigurationError: If there is not enough memory.
         """
         try:
             os.ftruncate(descriptor, _size(workers))
@@ -149,7 +150,7 @@ class SharedMemory:
         """Return the memory that a worker process has allocated; the descriptor may then be closed.
 
         Raises:
-            ConfigurationError: there is not enough memory.
+            ConfigurationError: If there is not enough memory.
         """
         try:
             return cls(mmap.mmap(descriptor, _size(workers)), workers, elapsed)
@@ -186,7 +187,7 @@ class SharedMemory:
         return self.has_right() and self._read(_SESSION) == self._adopted
 
     def has_right(self) -> bool:
-        """Return whether the right to run lasts, even if the session is not adopted yet; for observers."""
+        """Return whether the right to run is valid, even if the session is not adopted yet; for observers."""
         return self._elapsed() * _NANO < self._read(_RIGHT)
 
     # ---- reports -----------------------------------------------------------------------------------------
@@ -218,11 +219,11 @@ class SharedMemory:
         return self._read(_TURNED) / _NANO
 
     def note_failing(self, since: float) -> None:
-        """Store since when the dispatcher cannot claim and settle, in monotonic seconds; 0 if it can."""
+        """Store the monotonic time since which the dispatcher cannot claim and settle; 0 if it can."""
         self._write(_FAILING, since * _NANO)
 
     def failing_since(self) -> float:
-        """Return since when the dispatcher cannot claim and settle, in monotonic seconds; 0 if it can."""
+        """Return the monotonic time since which the dispatcher cannot claim and settle; 0 if it can."""
         return self._read(_FAILING) / _NANO
 
     # ---- running jobs ------------------------------------------------------------------------------------
@@ -250,6 +251,6 @@ def _size(workers: int) -> int:
 
 def _no_memory(workers: int, error: OSError) -> ConfigurationError:
     return ConfigurationError(
-        f"No shared memory for {workers:,} workers, {_size(workers):,} bytes: {error.strerror or error}. "
-        "Give this machine or container more memory, or the server fewer workers."
+        f"Not enough shared memory for {workers:,} workers ({_size(workers):,} bytes): "
+        f"{error.strerror or error}. Add memory to this machine or container, or use fewer workers."
     )

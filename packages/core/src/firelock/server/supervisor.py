@@ -1,8 +1,8 @@
 """The supervisor: renews a server's sessions and keeps its worker processes running.
 
-It does not import the application and runs no jobs, so a job that blocks an interpreter cannot cost the
-session. It notices the death of a worker process by its exit, so the jobs of that process return to their
-queues immediately, before the lease expires.
+It does not import the application and runs no jobs, so a job that blocks an interpreter cannot cause the
+loss of a session. It notices the death of a worker process by its exit, so the jobs of that process return to
+their queues immediately, before the lease expires.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from firelock.storage import Feature, Storage
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
-_HAVE_SAID_WHY = {EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE}
+_REPORTED_EXITS = {EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE}
 _TICK = 1.0
 _MOST_RETIRED = 4  # per place: worker processes that were replaced and still run jobs
 _STOP_MARGIN = 20.0  # seconds after the grace period, when worker processes that have not ended are killed
@@ -96,7 +96,7 @@ class WorkerProcessOptions(ServerOptions):
     place: int  # its number among the worker processes of its server
     server_id: str
     server_name: str
-    is_first: bool  # it reports for the server, because none has yet
+    is_first: bool  # it describes the server, because no worker process has done so yet
     counts_jobs: bool = False  # even without a plugin: /metrics of the probe port shows the counts
 
 
@@ -133,7 +133,7 @@ class _KnownProcess:
     memory: SharedMemory | None = None  # set when it has imported the app and knows its number of workers
     workers: int = 0
     replaces: _KnownProcess | None = None  # until this one works: the process that drains then
-    is_retired: bool = False  # another has taken its place; it drains
+    is_retired: bool = False  # another process has taken its place; it drains
     ends_by: float = _NEVER  # monotonic; it is killed then
     is_slow: bool = False  # the log has reported its slow start
     is_killed: bool = False  # by this supervisor
@@ -201,7 +201,7 @@ class Supervisor:
             for place in range(self._options.processes):
                 self._start_process(place, 0)
         except (OSError, ConfigurationError) as error:
-            self._say(f"firelock: no process can be started: {error}")
+            self._say(f"firelock: cannot start a worker process: {error}")
             self._exit_code = EXIT_FAILED
             self._stop()
         while self._processes or (self._restarts and not self._is_stopping):
@@ -229,7 +229,7 @@ class Supervisor:
         try:
             event()
         except Exception:
-            log.exception("The supervisor met an error that it does not know; it goes on.")
+            log.exception("Unexpected error in the supervisor; continuing.")
 
     def _later(self, event: Callable[[], None], seconds: float | None = None) -> None:
         timer = threading.Timer(_TRY_AGAIN if seconds is None else seconds, lambda: self._events.put(event))
@@ -248,19 +248,19 @@ class Supervisor:
             silence = _status_of(ProcessStatus(place=process.place), process).silent_for
             if silence > self._settings.hang_timeout:
                 log.error(
-                    "Worker process %d has reported nothing for %.0f s; killing it.",
+                    "Worker process %d has not reported for %.0f s; killing it.",
                     process.popen.pid,
                     silence,
                 )
                 process.kill()
             elif now > min(self._stops_at, process.ends_by):
-                log.error("Worker process %d did not end in time; it is killed.", process.popen.pid)
+                log.error("Worker process %d did not end in time; killing it.", process.popen.pid)
                 process.kill()
             elif process.memory is None and not process.is_slow and now - process.started_at > _LONG_START:
                 process.is_slow = True
                 log.warning(
                     "Worker process %d has not started after %.0f s: it is importing %s, or connecting to "
-                    "its storage. It is killed after %g s (hang_timeout).",
+                    "its storage. It will be killed after %g s (hang_timeout).",
                     process.popen.pid, now - process.started_at, self._options.app_spec,
                     self._settings.hang_timeout,
                 )  # fmt: skip
@@ -271,15 +271,15 @@ class Supervisor:
         try:
             self._start_process(place, quick_deaths)
         except (OSError, ConfigurationError) as error:
-            log.error("No process can be started, trying again in %.0f s: %s", _LONGEST_PAUSE, error)
+            log.error("Cannot start a worker process; retrying in %.0f s: %s", _LONGEST_PAUSE, error)
             self._restarts.append((time.monotonic() + _LONGEST_PAUSE, place, quick_deaths))
 
     def _start_process(self, place: int, quick_deaths: int, replaces: _KnownProcess | None = None) -> None:
         """Start a process. It reports its storage and settings, and then gets its session.
 
         Raises:
-            OSError: the system cannot start the process, or create the pipes that it needs.
-            ConfigurationError: the system provides no shared memory.
+            OSError: If the system cannot start the process, or create the pipes that it needs.
+            ConfigurationError: If the system does not provide shared memory.
         """
         options = WorkerProcessOptions(
             **attrs.asdict(self._options), place=place, server_id=self._id, server_name=self._name,
@@ -320,7 +320,7 @@ class Supervisor:
             exits.start()
             threading.Thread(target=self._listen, args=(process, reports), daemon=True).start()
         except RuntimeError as error:
-            log.error("Worker process %d is killed, since nothing can watch it: %s", process.popen.pid, error)
+            log.error("Worker process %d cannot be monitored; killing it: %s", process.popen.pid, error)
             os.close(reports)
             process.popen.kill()
             if exits.ident is None:
@@ -333,7 +333,7 @@ class Supervisor:
                 if "ready" in report:
                     self._events.put(lambda ready=report["ready"]: self._introduce(process, ready))  # type: ignore[misc]
                 elif "session_lost" in report:
-                    self._events.put(lambda lost=report["session_lost"]: self._begin_anew(lost))  # type: ignore[misc]
+                    self._events.put(lambda lost=report["session_lost"]: self._replace_session(lost))  # type: ignore[misc]
                 elif "worn" in report:
                     self._events.put(lambda why=report["worn"]: self._replace(process, why))  # type: ignore[misc]
 
@@ -371,15 +371,15 @@ class Supervisor:
         storage = open_storage(ready["storage"])
         if Feature.SHARED not in storage.features:
             raise StorageError(
-                f"{storage.url} lives in one process, and a server's worker processes are others. Use "
-                "sqlite:///jobs.db, or run fire.server() inside the process that enqueues."
+                f"{storage.url} exists in one process only, and worker processes of a server are separate "
+                "processes. Use sqlite:///jobs.db, or run fire.server() in the process that enqueues."
             )
         self._storage = storage
         self._settings = Settings.from_json(ready["settings"])
         self._sessions = SessionRenewal(
             storage, self._settings,
             ServerInfo(self._id, self._name, ready["queues"], ready["workers"], os.getpid()),
-            on_lost=lambda session: self._events.put(lambda: self._begin_anew(session)),
+            on_lost=lambda session: self._events.put(lambda: self._replace_session(session)),
             on_order=lambda order: self._events.put(lambda: self._obey(order)),
         )  # fmt: skip
         self._sessions.mark(self._state)
@@ -393,13 +393,13 @@ class Supervisor:
         process.session = self._sessions.begin(process.memory, pid=process.popen.pid, workers=process.workers)
         if process.is_retired:  # its previous session was lost
             self._mark(process)
-        self._tell(process, {"session": process.session})
+        self._send_order(process, {"session": process.session})
         process.began_at = process.began_at or time.monotonic()
         self._places[process.place].has_begun = True
         if all(place.has_begun for place in self._places):
             self._manager.tell("READY=1")
         if self._state is ServerMode.QUIET:
-            self._tell(process, {"quiet": True})
+            self._send_order(process, {"quiet": True})
         if process.replaces is not None:
             self._retire(process.replaces)
             process.replaces = None
@@ -415,16 +415,16 @@ class Supervisor:
         except StorageError as error:
             if not is_repeat:
                 log.warning(
-                    "No new session yet for worker process %d; trying again every second: %s",
+                    "No new session yet for worker process %d; retrying every second: %s",
                     process.popen.pid,
                     error,
                 )
             self._later(lambda: self._begin_when_possible(process, former, is_repeat=True))
             return
         if is_repeat and process.session != former:
-            log.info("Worker process %d has its new session.", process.popen.pid)
+            log.info("Worker process %d has a new session.", process.popen.pid)
 
-    def _begin_anew(self, lost: str) -> None:
+    def _replace_session(self, lost: str) -> None:
         """Replace a lost session: its worker process, if it is alive, gets a new one and drops its claims."""
         if self._sessions is None:
             return
@@ -449,12 +449,16 @@ class Supervisor:
             taken = sessions.end(session, running, reason=reason)
         except StorageUnavailable as error:
             if not is_repeat:
-                log.warning("Session %s could not be ended; until it is, its jobs wait: %s", session, error)
+                log.warning(
+                    "Session %s could not be ended; its jobs wait until it has ended: %s", session, error
+                )
             if not self._is_stopping:
                 self._later(lambda: self._end_session(process, running, is_repeat=True))
             return
         except StorageError as error:
-            log.warning("Session %s could not be ended, so its jobs wait for its timeout: %s", session, error)
+            log.warning(
+                "Session %s could not be ended, so its jobs wait until it expires: %s", session, error
+            )
             return
         if is_repeat:
             log.info("Session %s has ended; its jobs are back in their queues.", session)
@@ -481,8 +485,8 @@ class Supervisor:
             process.orders.close()
         running = [] if process.memory is None else process.memory.running()
         # A job can also end its process with exit code 0. This is a normal end only after an order to stop.
-        is_told = self._is_stopping or process.is_retired
-        self._end_session(process, () if is_told and code == EXIT_OK else running)
+        is_ordered = self._is_stopping or process.is_retired
+        self._end_session(process, () if is_ordered and code == EXIT_OK else running)
         if process.memory is not None:
             process.memory.close()
         os.close(process.descriptor)
@@ -490,31 +494,31 @@ class Supervisor:
             if code != EXIT_OK and self._exit_code == EXIT_OK:
                 self._exit_code = EXIT_FAILED  # it did not end normally, so the server did not either
         elif self._sessions is not None:
-            self._make_up_for(process, code, was_running=bool(running))
+            self._replace_ended(process, code, was_running=bool(running))
         elif code < 0:  # killed, for example for lack of memory, so it has not reported a reason
             self._restart(process, code, was_running=False)
         else:
-            if code not in _HAVE_SAID_WHY:
+            if code not in _REPORTED_EXITS:
                 self._say(
-                    f"firelock: the process that was to import {self._options.app_spec} ended "
-                    f"({describe_exit(code)}) before it had; so would any other."
+                    f"firelock: a worker process ended ({describe_exit(code)}) before it had imported "
+                    f"{self._options.app_spec}; another one would end in the same way."
                 )
             self._exit_code = code if code in {EXIT_USAGE, EXIT_UNREACHABLE} else EXIT_FAILED
             self._stop()
 
-    def _make_up_for(self, process: _KnownProcess, code: int, *, was_running: bool) -> None:
-        """Start another worker process, unless one has taken the place or is about to."""
+    def _replace_ended(self, process: _KnownProcess, code: int, *, was_running: bool) -> None:
+        """Start another worker process, unless one has already taken the place or will take it."""
         successor = next((other for other in self._processes.values() if other.replaces is process), None)
         if successor is not None:
             successor.replaces = None  # nothing is left to drain
         elif process.replaces is not None:
             old = process.replaces
             log.warning(
-                "Worker process %d ended (%s); the one that it was to replace goes on.",
+                "Worker process %d ended (%s) before it could replace another one, which continues.",
                 process.popen.pid,
                 process.describe_exit(code),
             )
-            self._later(lambda: self._replace(old, "is still to be replaced"), _LONGEST_PAUSE)
+            self._later(lambda: self._replace(old, "must still be replaced"), _LONGEST_PAUSE)
         elif not process.is_retired:
             self._restart(process, code, was_running=was_running)
 
@@ -528,7 +532,7 @@ class Supervisor:
             self._later(self._reload)
             return
         for process in list(self._processes.values()):
-            self._replace(process, "is told to reload")
+            self._replace(process, "must reload its code")
         self._restarts = [(0.0, place, 0) for _, place, _ in self._restarts]
 
     def _replace(self, process: _KnownProcess, why: str) -> None:
@@ -542,22 +546,22 @@ class Supervisor:
         if process.session is None or any(other.replaces for other in self._processes.values()):
             self._later(lambda: self._replace(process, why))
             return
-        log.info("Worker process %d %s; another takes its place.", process.popen.pid, why)
+        log.info("Worker process %d %s; starting another in its place.", process.popen.pid, why)
         try:
             self._start_process(process.place, 0, replaces=process)
         except (OSError, ConfigurationError) as error:
-            log.error("No process can be started, trying again in %.0f s: %s", _LONGEST_PAUSE, error)
+            log.error("Cannot start a worker process; retrying in %.0f s: %s", _LONGEST_PAUSE, error)
             self._later(lambda: self._replace(process, why), _LONGEST_PAUSE)
 
     def _retire(self, process: _KnownProcess) -> None:
-        """Let the worker process claim nothing more and end after its last job.
+        """Let the worker process claim no more jobs and end after its last job.
 
         Its jobs can take any time until too many other processes have been retired after it. Otherwise, a job
         that hangs would keep each process that runs it.
         """
         process.is_retired = True
         self._mark(process)
-        self._tell(process, {"retire": True})
+        self._send_order(process, {"retire": True})
         draining = [
             one
             for one in self._processes.values()  # in the order in which they were started
@@ -566,7 +570,7 @@ class Supervisor:
         for oldest in draining[:-_MOST_RETIRED]:
             log.warning(
                 "Worker process %d was replaced and still runs jobs, as do %d that were replaced after it; "
-                "its jobs have %g s to end, then they go back to their queues.",
+                "its jobs have %g s to end before they return to their queues.",
                 oldest.popen.pid, _MOST_RETIRED, self._settings.grace,
             )  # fmt: skip
             self._cut_short(oldest)
@@ -576,7 +580,7 @@ class Supervisor:
         grace = self._settings.grace
         process.ends_by = time.monotonic() + grace + _STOP_MARGIN
         self._mark(process)
-        self._tell(process, {"stop": grace})
+        self._send_order(process, {"stop": grace})
 
     def _mark(self, process: _KnownProcess) -> None:
         """Mark the session of a retired worker process as retired."""
@@ -590,13 +594,15 @@ class Supervisor:
         """
         process = next((one for one in self._processes.values() if one.session == session), None)
         if process is None or process.popen.poll() is not None:
-            log.info("Told to end the worker process of session %s, which has ended already.", session)
+            log.info(
+                "Ignoring an order to end the worker process of session %s, which has already ended.", session
+            )
             return
         if process.ends_by != _NEVER:
             return
         log.warning(
-            "Told to end worker process %d: it claims nothing more, and its jobs have %g s to end; then they "
-            "go back to their queues.",
+            "Ending worker process %d because of an order: it claims no more jobs, and its running jobs have "
+            "%g s to end before they return to their queues.",
             process.popen.pid, self._settings.grace, extra={"session": session},
         )  # fmt: skip
         successor = next((one for one in self._processes.values() if one.replaces is process), None)
@@ -620,7 +626,7 @@ class Supervisor:
         pause = 0.0 if deaths <= 1 else min(_LONGEST_PAUSE, 2.0 ** min(deaths - 2, _DOUBLINGS))
         early = "before it could run a job " if process.began_at is None else ""
         log.warning(
-            "Worker process %d ended %s(%s); another starts in %.0f s.",
+            "Worker process %d ended %s(%s); starting another in %.0f s.",
             process.popen.pid, early, process.describe_exit(code), pause,
         )  # fmt: skip
         self._restarts.append((time.monotonic() + pause, process.place, deaths))
@@ -632,7 +638,7 @@ class Supervisor:
         """Serve the probes at this port, unless they are served already; do nothing if it is 0.
 
         Raises:
-            ConfigurationError: the port cannot be used.
+            ConfigurationError: If the port cannot be used.
         """
         if port and self._probes is None:
             self._probes = ProbeListener(
@@ -677,12 +683,12 @@ class Supervisor:
 
     # ---- orders ------------------------------------------------------------------------------------------
 
-    def _tell(self, process: _KnownProcess, order: dict[str, Any]) -> None:
+    def _send_order(self, process: _KnownProcess, order: dict[str, Any]) -> None:
         try:
             process.orders.write(json.dumps(order) + "\n")
             process.orders.flush()
         except OSError:
-            log.debug("Worker process %d ended before it could be told %s.", process.popen.pid, order)
+            log.debug("Worker process %d ended before it received the order %s.", process.popen.pid, order)
 
     def _enter(self, state: ServerMode, order: dict[str, Any]) -> None:
         self._state = state
@@ -691,7 +697,7 @@ class Supervisor:
         if self._sessions is not None and state is not ServerMode.HURRYING:
             self._sessions.mark(state)
         for process in self._processes.values():
-            self._tell(process, order)
+            self._send_order(process, order)
 
     def _stop(self) -> None:
         """First call: stop in order. Second: hand jobs back immediately. Third: kill the worker processes."""
@@ -699,15 +705,15 @@ class Supervisor:
             self._stops_at = time.monotonic() + self._settings.grace + _STOP_MARGIN
             if self._sessions is not None:
                 log.info(
-                    "Stopping: no job is claimed any more, what runs has %g s to end.", self._settings.grace
+                    "Stopping: claiming no more jobs; running jobs have %g s to end.", self._settings.grace
                 )
             self._enter(ServerMode.STOPPING, {"stop": self._settings.grace})
         elif self._state is ServerMode.STOPPING:
             self._stops_at = time.monotonic() + _STOP_MARGIN
-            log.info("Told to stop again: what runs is handed back at once.")
+            log.info("Stop requested again: handing back running jobs immediately.")
             self._enter(ServerMode.HURRYING, {"hurry": True})
         else:
-            log.warning("Told to stop a third time: every process is killed.")
+            log.warning("Stop requested a third time: killing all worker processes.")
             for process in self._processes.values():
                 process.kill()
 
@@ -722,9 +728,7 @@ class Supervisor:
             self._stop()
         else:
             is_quiet = order == "quiet"
-            log.info(
-                "Quiet: no job is claimed until told otherwise." if is_quiet else "Jobs are claimed again."
-            )
+            log.info("Quiet: claiming no jobs until resumed." if is_quiet else "Claiming jobs again.")
             self._enter(ServerMode.QUIET if is_quiet else ServerMode.RUNNING, {"quiet": is_quiet})
 
 

@@ -1,4 +1,4 @@
-"""Notifies a service manager such as systemd that the server is ready, alive or stopping: sd_notify(3)."""
+"""Notification of a service manager that the server is ready, alive or stopping: sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MICROS = 1_000_000
 
 @attrs.define(eq=False)
 class SystemdNotifier:
-    """The service manager that started this process; without one, notifications do nothing."""
+    """The service manager that started this process. Without one, notifications do nothing."""
 
     _address: str | None = None
     _every: float | None = None  # seconds between two watchdog notifications
-    _told_at: float = 0.0  # monotonic
+    _notified_at: float = 0.0  # monotonic
 
     @classmethod
     def of_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
@@ -37,9 +37,9 @@ class SystemdNotifier:
 
     def is_due(self, now: float) -> bool:
         """Return whether a watchdog notification is due at this monotonic time; if so, schedule the next."""
-        if self._every is None or now - self._told_at < self._every:
+        if self._every is None or now - self._notified_at < self._every:
             return False
-        self._told_at = now
+        self._notified_at = now
         return True
 
     def tell(self, state: str) -> None:
@@ -47,11 +47,13 @@ class SystemdNotifier:
         if not self._address:
             return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
-                door.settimeout(1.0)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                connection.settimeout(1.0)
                 # Names in Linux's abstract namespace, outside the file system, begin with a zero byte,
                 # written as @.
-                door.connect("\0" + self._address[1:] if self._address.startswith("@") else self._address)
-                door.sendall(state.encode())
+                connection.connect(
+                    "\0" + self._address[1:] if self._address.startswith("@") else self._address
+                )
+                connection.sendall(state.encode())
         except OSError as error:
-            log.debug("The service manager could not be told %s: %s", state, error)
+            log.debug("The service manager could not be notified of %s: %s", state, error)

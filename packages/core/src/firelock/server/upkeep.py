@@ -62,16 +62,16 @@ def _no_sums() -> defaultdict[tuple[int, str, str, str], list[int]]:
     return defaultdict(lambda: [0] * (len(_BUCKETS) + 3))  # count, duration and histogram
 
 
-def _what_became_of(taken: Taken) -> str:
+def _describe_returned(taken: Taken) -> str:
     """Return what happened to the jobs of a dead session, as the end of a sentence."""
     kinds = [(len(taken.crashed), "running"), (len(taken.returned), "waiting")]
     back = " and ".join(
         f"{number} {kind} {'job' if number == 1 else 'jobs'}" for number, kind in kinds if number
     )
-    told = [f"back in the queues: {back}"] if back else []
+    parts = [f"back in the queues: {back}"] if back else []
     if taken.left:
-        told.append(f"locked by other transactions, to follow: {taken.left}")
-    return "; ".join(told) or "it held no jobs"
+        parts.append(f"locked by other transactions, to follow: {taken.left}")
+    return "; ".join(parts) or "it held no jobs"
 
 
 @attrs.define(eq=False)
@@ -130,7 +130,7 @@ class _Duty:
 
 @attrs.define(eq=False, slots=False)
 class _DutyThread:
-    """A thread that does each of its duties when it is due, and continues after an error in a duty."""
+    """A thread that runs each of its duties when it is due, and continues after an error in a duty."""
 
     name: str
     duties: Sequence[_Duty]
@@ -143,7 +143,7 @@ class _DutyThread:
         self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def advance(self, duty: _Duty, at: float) -> None:
-        """Do the duty at that monotonic time, unless its turn comes earlier."""
+        """Run the duty at that monotonic time, unless it is due earlier."""
         with self._condition:
             if at < duty.at:
                 duty.at = at
@@ -167,7 +167,7 @@ class _DutyThread:
                     duty.at = max(duty.at, time.monotonic() + error.longest_pause)
                 log.debug("Duty %s: storage unavailable: %s", duty.name, error)
             except Exception:
-                log.exception("Duty %s met an error; it is tried again.", duty.name)
+                log.exception("Unexpected error in duty %s; retrying.", duty.name)
             if again is not None:
                 self.advance(duty, time.monotonic() + again)
 
@@ -216,7 +216,7 @@ class Upkeep:
         self._due = _Duty("due", _SELDOM * sweep, self._promote_and_fire)
         self._sweeps = _Duty("sweep", sweep, self._sweep)
         self._releases = _Duty("release", _SELDOM * sweep, self._release)
-        self._catalogue = _Duty("catalogue", _CATALOGUE, self._tell_tasks)
+        self._catalogue = _Duty("catalogue", _CATALOGUE, self._store_tasks)
         self._flushes = [
             _Duty("console", _CONSOLE, lambda: self._context.console.flush(storage)),
             _Duty("metrics", _METRICS, lambda: self.metrics.flush(storage)),
@@ -271,7 +271,7 @@ class Upkeep:
                 try:
                     flush.run()
                 except StorageError as error:
-                    log.warning("Logs or statistics of the last moments were not written: %s", error)
+                    log.warning("The last logs or statistics were not written: %s", error)
             self._retention.hand_over()
 
     def contact(self, *, is_there: bool) -> None:
@@ -288,11 +288,11 @@ class Upkeep:
 
     # ---- due jobs ----------------------------------------------------------------------------------------
 
-    def next_due(self, instant: int | None) -> None:
-        """Do the duty at the due time that the storage has reported, not only at the next sweep."""
-        if instant is None:
+    def next_due(self, due_at: int | None) -> None:
+        """Run the duty at the due time that the storage has reported, and not only at the next sweep."""
+        if due_at is None:
             return
-        seconds = max(0.0, (instant - self._runtime.clock.now()) / SECOND)
+        seconds = max(0.0, (due_at - self._runtime.clock.now()) / SECOND)
         if not self._is_first:
             seconds += random.uniform(*_LATER)  # noqa: S311 - jitter
         self._promotes.advance(self._due, time.monotonic() + seconds)
@@ -334,7 +334,7 @@ class Upkeep:
         for taken in lost:
             log.warning(
                 "The worker process of server %s with session %s was lost or has ended; %s.",
-                taken.server, taken.session, _what_became_of(taken),
+                taken.server, taken.session, _describe_returned(taken),
                 extra={"session": taken.session},
             )  # fmt: skip
             self._context.inbox.work_came()
@@ -370,11 +370,11 @@ class Upkeep:
             self._sweeps.at = time.monotonic() + _RENEWED_WITHIN
         self._trusts_clock_from = max(self._trusts_clock_from, now + wait)
         log.warning(
-            "%s; the sessions of this server are renewed now, and no server is declared lost for %.0f s.",
+            "%s; renewing the sessions of this server now. No server is declared lost for %.0f s.",
             look, wait or _RENEWED_WITHIN,
         )  # fmt: skip
 
-    def _tell_tasks(self) -> None:
+    def _store_tasks(self) -> None:
         next_at, self._catalogue.at = self._catalogue.at, time.monotonic() + _CATALOGUE_AGAIN
         tell_tasks(self._runtime.client)
         self._catalogue.at = next_at
@@ -415,9 +415,7 @@ class Upkeep:
             self._had_right = has_right
             if not has_right:
                 self.contact(is_there=False)
-                log.warning(
-                    "This server could not renew its session in time; no job is started until it can."
-                )
+                log.warning("This server could not renew its session in time; starting no jobs until it can.")
         for run in self._workers.runs():
             completion = run.completion
             if completion is not None and not completion.is_due and now - completion.written > _COMPLETED:
@@ -438,7 +436,7 @@ class Upkeep:
             if run.started and run.timeout_seconds is not None and now - run.started > run.timeout_seconds:
                 run.cancel(CancelKind.TIMEOUT, f"timed out after {run.timeout_seconds:g} s")
             elif not has_right and run.info.on_risk is OnRisk.CANCEL and not has_ended:
-                run.cancel(CancelKind.LOST, "the server cannot be sure that the job is still its own")
+                run.cancel(CancelKind.LOST, "the server is not certain that it still holds the job")
 
     def _ignores_its_stop(self, run: Run, now: float) -> bool:
         """Return whether the run continues although it has had the grace period to end."""
@@ -456,10 +454,10 @@ class Upkeep:
         if run.cancelled is CancelKind.TIMEOUT and not self._workers.are_half_deaf():
             return
         log.warning(
-            "Job %s of task %r still runs %.0f s after it was told to stop (%s); %s.",
+            "Job %s of task %r still runs %.0f s after its cancellation (%s); %s.",
             run.job.id, run.job.task, time.monotonic() - run.told_to_stop, run.context.cancel_reason,
             "its worker is occupied until it ends" if self._on_worn is None
-            else "another worker process takes the place of this one, which ends after its other jobs",
+            else "another worker process replaces this one, which ends after its other jobs",
             extra={"job_id": run.job.id, "task": run.job.task, "queue": run.job.queue},
         )  # fmt: skip
         self._wear("runs a job that does not stop")

@@ -120,14 +120,16 @@ class WorkerProcess:
         self._dispatcher.start(ClaimHolder(session_id, self._server.name))
         self._workers.start()
         self._upkeep.start()  # after the adoption of the session: before, the right to run seems lost
-        log.info("Jobs are run from now on.", extra={"session": session_id})
+        log.info("Running jobs from now on.", extra={"session": session_id})
         self._waker.start()
         if Feature.NOTIFY in self._runtime.storage.features:
             self._watcher.start()
 
     def adopt(self, session_id: str) -> None:
         """Replace a lost session with a new one."""
-        log.warning("The session of this server was lost; what ran is cancelled, a new session begins.")
+        log.warning(
+            "The session of this server was lost; cancelling its running jobs and beginning a new session."
+        )
         self._session = session_id
         self._dispatcher.adopt(ClaimHolder(session_id, self._server.name))
 
@@ -143,7 +145,7 @@ class WorkerProcess:
                     has_work = self._runtime.storage.wait(self._queues.names, poll)
             except Exception as error:  # without this thread, every job would wait for the poll
                 if not isinstance(error, StorageError):
-                    log.exception("The wait for work met an error that it does not know; it goes on.")
+                    log.exception("Unexpected error while waiting for work; retrying.")
                 self._is_over.wait(poll)
                 continue
             if has_work:
@@ -152,7 +154,7 @@ class WorkerProcess:
                 self._inbox.wait_until_dry(poll)  # while workers are busy, waiting work is not reported again
 
     def _watch_claims(self) -> None:
-        """Let the dispatcher reconcile as soon as others take jobs from the session."""
+        """Let the dispatcher reconcile as soon as other processes take jobs from the session."""
         poll = self._runtime.settings.poll
         while not self._is_over.is_set():
             try:
@@ -160,7 +162,9 @@ class WorkerProcess:
                     are_taken = self._runtime.storage.wait([taken_from(self._session)], poll)
             except Exception as error:  # without this thread, a delete is noticed a heartbeat later
                 if not isinstance(error, StorageError):
-                    log.exception("The watch for jobs taken from here met an error that it does not know.")
+                    log.exception(
+                        "Unexpected error while watching for jobs taken from this session; retrying."
+                    )
                 self._is_over.wait(poll)
                 continue
             if are_taken:
@@ -170,7 +174,7 @@ class WorkerProcess:
     # ---- stop --------------------------------------------------------------------------------------------
 
     def hurry(self) -> None:
-        """Let a stop that is under way wait for no more jobs."""
+        """Let a stop that is under way continue without waiting for jobs."""
         self._is_hurried.set()
 
     def stop(self, grace: float, *, subject: str = "server") -> list[str]:
@@ -194,13 +198,11 @@ class WorkerProcess:
         stuck = [run.job.id for run in self._workers.runs()]
         if stuck:
             jobs = (
-                "1 job ignores that it was"
+                "1 job ignores its cancellation"
                 if len(stuck) == 1
-                else f"{len(stuck):,} jobs ignore that they were"
+                else f"{len(stuck):,} jobs ignore their cancellation"
             )
-            log.warning(
-                "%s told to stop and %s with this process.", jobs, "ends" if len(stuck) == 1 else "end"
-            )
+            log.warning("%s and %s with this process.", jobs, "ends" if len(stuck) == 1 else "end")
         if not dispatcher.is_drained:
             dispatcher.abandon(f"{subject} stopped while the job was running")
         _wait_for(lambda: dispatcher.has_settled, _SETTLE_GRACE)
@@ -211,7 +213,7 @@ class WorkerProcess:
         self._is_over.set()
         self._runtime.storage.interrupt()
         if not dispatcher.stop(_SETTLE_GRACE):
-            log.error("The last ends could not be written: the storage does not answer.")
+            log.error("The last ends could not be written, because the storage does not respond.")
         self._drain_observers(deadline)
         self._upkeep.stop(_SETTLE_GRACE)
         self._workers.close(_THREAD_GRACE)
@@ -254,21 +256,21 @@ def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:
         can_be_found: whether another process can import the app.
 
     Raises:
-        ConfigurationError: the app has no tasks, or a job process could not find it.
-        TaskError: a task's annotations cannot be used.
+        ConfigurationError: If the app has no tasks, or a job process could not find it.
+        TaskError: If a task's annotations cannot be used.
     """
     tasks = runtime.tasks.runnable()
     if not tasks:
         raise ConfigurationError(
-            "This server has no task to run. Decorate functions with @fire.task, and name their modules in "
-            'Firelock(imports=["app.tasks"]) or by --import.'
+            "This server has no tasks to run. Decorate functions with @fire.task, and pass their modules in "
+            'Firelock(imports=["app.tasks"]) or with --import.'
         )
     for info in tasks:
         runtime.tasks.binder(info)
         if info.executor is Executor.PROCESS and not can_be_found:
             raise ConfigurationError(
-                f'Task {info.name!r} has executor="process", but the app stands in no module that another '
-                "process could import. Make it a module's global variable."
+                f'Task {info.name!r} has executor="process", but other processes cannot import the '
+                "app. Assign it to a global variable of a module."
             )
 
 
@@ -355,7 +357,7 @@ class WorkerProgram:
             os._exit(EXIT_FAILED)  # the supervisor has ended, and with it the session
 
     def _obey_all(self, process: WorkerProcess, started: Callable[[], None]) -> None:
-        """Obey until the supervisor ends, because nothing renews the session after that; then exit.
+        """Carry out orders until the supervisor ends, then exit, because nothing renews the session any more.
 
         The exit also ends jobs that do not stop.
         """
@@ -373,7 +375,7 @@ class WorkerProgram:
                     os._exit(EXIT_OK)
         except Exception:
             log.exception(
-                "An order could not be obeyed; this worker process ends, and another takes its place."
+                "An order could not be carried out; ending this worker process, which another one replaces."
             )
         os._exit(EXIT_FAILED)
 
@@ -384,7 +386,7 @@ class WorkerProgram:
             self._is_retired = True
             self._stopping.put(float("inf"))  # its last jobs have as much time as they need
         elif "stop" in order and self._is_retired:
-            _in_time(order["stop"], process.hurry)
+            _run_after(order["stop"], process.hurry)
         elif "stop" in order:
             self._stopping.put(order["stop"])
         elif "hurry" in order:
@@ -393,8 +395,8 @@ class WorkerProgram:
             process.quiet(is_quiet=order["quiet"])
 
 
-def _in_time(seconds: float, what: Callable[[], None]) -> None:
-    timer = threading.Timer(seconds, what)
+def _run_after(seconds: float, action: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, action)
     timer.daemon = True
     timer.start()
 
@@ -418,9 +420,9 @@ def main() -> int:
     """Return the exit code of a worker process."""
     parent, orders, reports, memory, counters, given = sys.argv[1:]
     count_in(int(counters))
-    said = json.loads(given)  # after a reload, the supervisor may be of another release
+    values = json.loads(given)  # after a reload, the supervisor may be of another release
     options = WorkerProcessOptions(
-        **{name: said[name] for name in attrs.fields_dict(WorkerProcessOptions) if name in said}
+        **{name: values[name] for name in attrs.fields_dict(WorkerProcessOptions) if name in values}
     )
     count_jobs(is_wanted=options.counts_jobs)
     die_with_parent(int(parent))

@@ -74,9 +74,9 @@ class DispatcherInbox:
         if not self._flag.is_set():
             self._flag.set()
 
-    def order(self, what: Callable[[], None]) -> None:
-        """Let the dispatcher call this next, between two exchanges."""
-        self.orders.append(what)
+    def order(self, action: Callable[[], None]) -> None:
+        """Let the dispatcher call this function next, between two exchanges."""
+        self.orders.append(action)
         self._flag.set()
 
     def work_came(self) -> None:
@@ -210,7 +210,7 @@ class Workers:
         self._claiming_since = 0.0
         self._idle_until: dict[bool, float] = {}  # monotonic; True: threads, False: the loop; no claim before
         self._suspected: set[str] = set()  # tasks with a suspect that found no free thread
-        self._is_mixture_told = False
+        self._is_mixture_logged = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
 
     def start(self) -> None:
@@ -333,12 +333,13 @@ class Workers:
         if self.coroutines is None or not self._has_sync:
             return
         self._apart_until = time.monotonic() + _APART_SECONDS
-        if not self._is_mixture_told:
-            self._is_mixture_told = True
+        if not self._is_mixture_logged:
+            self._is_mixture_logged = True
             log.warning(
                 "Jobs of `async def` and `def` tasks share queues, and one kind found no free worker. Claims "
-                "now pass over jobs of a kind whose workers are all busy, but look at 1,000 jobs at most. "
-                "Give each kind queues of its own (queue= of its tasks), so that none waits behind the other."
+                "now skip jobs of a kind whose workers are all busy, but check at most 1,000 jobs. Use "
+                "separate queues for the two kinds (queue= of the tasks), so that neither waits for the "
+                "other."
             )
 
     def put(self, claimed: list[ClaimedRun]) -> None:
@@ -567,7 +568,9 @@ class AsyncWorkers:
         except RuntimeError:  # the jobs will be handed back because they wait too long
             if not self._is_warned:
                 self._is_warned = True
-                log.error("The host closed its event loop, on which async jobs run; stop the server before.")
+                log.error(
+                    "The host closed the event loop on which async jobs run; stop the server before the loop."
+                )
 
     @property
     def waiting(self) -> int:
@@ -613,7 +616,7 @@ class AsyncWorkers:
             try:
                 loop.run_forever()
             except BaseException:
-                log.exception("A job's callback or task would have ended the event loop; it goes on.")
+                log.exception("A job's callback or task tried to end the event loop; continuing.")
         resources = self._context.runner.resources
         if (
             pending := asyncio.all_tasks(loop) - resources.keepers
@@ -641,14 +644,15 @@ class AsyncWorkers:
                     asyncio.run_coroutine_threadsafe(resources.aclose(), loop).result(timeout)
                 except TimeoutError:
                     log.warning(
-                        "Resources on the host's event loop are left open: they were not closed in time."
+                        "Resources on the host's event loop remain open, because they were not closed in "
+                        "time."
                     )
             return
         self._is_closing = True
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join(timeout)
         if resources.has_async:
-            log.warning("Resources on the event loop are left open: they were not closed in time.")
+            log.warning("Resources on the event loop remain open, because they were not closed in time.")
 
     # ---- on the loop -------------------------------------------------------------------------------------
 
@@ -692,8 +696,8 @@ class AsyncWorkers:
             self._start_prepared(loop, claimed_run, run, self._free.pop())
 
     def _not_started(self, claimed_run: ClaimedRun, error: Exception) -> EndedRun:
-        """Return an end by which the job leaves its session, whatever was raised; no other is affected."""
-        log.error("Job %s could not be started.", claimed_run.job.id, exc_info=error)
+        """Return an end that removes the job from its session, for any error; no other job is affected."""
+        log.error("Job %s could not be started; it is tried again later.", claimed_run.job.id, exc_info=error)
         return self._context.runner.unprepared(claimed_run.job, claimed_run.holder, error)
 
     async def _start_tied(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, place: int) -> None:
@@ -781,7 +785,7 @@ class AsyncWorkers:
             log.warning(
                 "The event loop has been blocked for %.1f s by %s%s; use a `def` task, or await.",
                 now - self._answered_at,
-                task.get_name() if task else "something that is no job",
+                task.get_name() if task else "code outside of jobs",
                 " or by a plugin's job_context" if task and self._context.runner.has_job_context else "",
             )
         if not self._answered_at:
