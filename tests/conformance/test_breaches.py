@@ -19,8 +19,12 @@ BREACHES = [
     (FILES, "an empty value is no row", "test_an_empty_value_is_a_value"),
     (FILES, "a scan begins with the row of its prefix", "test_a_scan_leaves_out_the_row_of_its_prefix"),
     (FILES, "a scan ends after a hundred rows", "test_a_scan_returns_as_many_rows_as_asked_for"),
-    (FILES, "the clock counts whole seconds", "test_its_clock_is_finer_than_a_second"),
-    (FILES, "an error of the driver within a step leaks", "test_no_driver_s_error_leaks_from_a_used_handle"),
+    (FILES, "the clock counts whole seconds", "test_clock_is_finer_than_a_second"),
+    (
+        FILES,
+        "an error of the driver within a step leaks",
+        "test_failing_driver_of_a_used_handle_raises_storage_error",
+    ),
     (FILES, "waits outlive the handle", "test_closing_ends_every_wait"),
     ("row_storage", "memos outlive their job", "test_a_pruned_job_leaves_no_row"),
     (

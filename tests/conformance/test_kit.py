@@ -284,7 +284,7 @@ def test_the_summary_tells_of_each_storage(pytester):
     pytester.makepyfile(test_mine=_SUITE)
 
     result = pytester.runpytest_subprocess(
-        "-q", "-k", "TestMine and (migrating or restart or share_one or speaks)"
+        "-q", "-k", "TestMine and (migrating or restart or share_one or contract_version)"
     )
 
     result.stdout.fnmatch_lines(["memory conformance: 1 passed, 1 xfailed, 2 not offered (durable, shared)"])

@@ -1,6 +1,6 @@
-"""The server kit: real servers over a storage. Subclass `ServerConformance` and give it an empty store.
+"""The server kit: tests of real servers over a storage. Subclass `ServerConformance` with an empty store.
 
-Read `stage` first, which has a server in this process and its jobs. `duties` has the rules, and `own_process`
+Read `stage` first, which has a server in this process and its jobs. `duties` has the tests, and `own_process`
 has an app for servers in other processes.
 """
 

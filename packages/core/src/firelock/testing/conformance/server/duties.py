@@ -58,11 +58,11 @@ def _newer(stage: Stage, task: str, **parts: str) -> str:
 class EndingDuty(ServerFixtures):
     """The ends of jobs: each success, failure, retry and snooze is stored once and completely."""
 
-    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-    def test_retries_run_to_the_end_and_the_history_tells_each(self, stage: Stage, is_async: bool) -> None:
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
+    def test_history_shows_each_run_of_a_retried_job(self, stage: Stage, is_async: bool) -> None:
         """A job with two retries runs three times and then fails.
 
-        Its history has an entry for each run, and each run has a traceback.
+        Its history has an entry for each run, and its errors have a traceback for each run.
         """
 
         def fails() -> None:
@@ -87,7 +87,7 @@ class EndingDuty(ServerFixtures):
         assert [1, 2, 3] == [one.attempt for one in errors]
         assert all("boom" in str(one.error.traceback) for one in errors)
 
-    def test_a_snoozed_job_runs_again_and_its_attempt_does_not_count(self, stage: Stage) -> None:
+    def test_snoozed_job_runs_again_without_counting_an_attempt(self, stage: Stage) -> None:
         """A job whose task returns Snooze is scheduled, and its next run is still the first attempt."""
         runs: list[int] = []
 
@@ -105,8 +105,8 @@ class EndingDuty(ServerFixtures):
         assert [State.ENQUEUED, State.SCHEDULED, State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
         assert "not yet" == job.history()[1].reason
 
-    def test_a_result_is_what_the_task_returned(self, stage: Stage) -> None:
-        """A result is the value that the task returned, also if it is None."""
+    def test_result_is_the_return_value_of_the_task(self, stage: Stage) -> None:
+        """The result of a job is the value that its task returned, even if it is None."""
 
         def returns(value: int | None) -> int | None:
             return value
@@ -119,8 +119,8 @@ class EndingDuty(ServerFixtures):
         assert 42 == some.result(timeout=10)
         assert none.result(timeout=10) is None
 
-    def test_a_result_that_cannot_be_stored_leaves_its_reason(self, stage: Stage) -> None:
-        """A job whose result cannot be stored has succeeded without a result, and its record states why."""
+    def test_job_whose_result_cannot_be_stored_states_the_reason(self, stage: Stage) -> None:
+        """A job whose result cannot be stored succeeds without a result, and its record states the reason."""
 
         def returns() -> object:
             return threading.Lock()
@@ -135,7 +135,7 @@ class EndingDuty(ServerFixtures):
         with pytest.raises(ResultUnavailable):
             job.result(timeout=10)
 
-    def test_undecodable_arguments_fail_at_once_and_keep_their_text(self, stage: Stage) -> None:
+    def test_job_with_undecodable_arguments_fails_without_a_retry(self, stage: Stage) -> None:
         """A job with undecodable arguments fails without a retry and keeps them; the next job runs."""
 
         def reads(number: int) -> int:
@@ -160,7 +160,7 @@ class EndingDuty(ServerFixtures):
         ],
         ids=["task", "serializer"],
     )
-    def test_what_this_server_cannot_run_waits_for_another(
+    def test_job_with_unknown_task_or_serializer_waits_for_another_server(
         self, stage: Stage, task: str, serializer: str, why: str
     ) -> None:
         """A job whose task or serializer this server does not have waits for another server.
@@ -183,8 +183,8 @@ class EndingDuty(ServerFixtures):
         assert record.due_at > stage.app.storage.clock()
         assert [State.ENQUEUED, State.SCHEDULED] == stage.states(job)
 
-    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-    def test_a_job_of_a_newer_release_stops_no_other_job(self, stage: Stage, is_async: bool) -> None:
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
+    def test_job_of_a_newer_release_does_not_stop_other_jobs(self, stage: Stage, is_async: bool) -> None:
         """During a rolling deployment, jobs with added fields run, and jobs with unknown parts wait.
 
         They wait for a newer server, and each of them states the reason.
@@ -217,9 +217,9 @@ class EndingDuty(ServerFixtures):
             assert (0, 0) == (record.attempt, record.retries), name
             assert [State.ENQUEUED, State.SCHEDULED] == stage.states(job_id), name
 
-    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
     @pytest.mark.parametrize("part", ["relations_json", "admission_json", "retry"])
-    def test_a_damaged_job_fails_alone_with_its_stored_string(
+    def test_damaged_job_fails_without_affecting_other_jobs(
         self, stage: Stage, part: str, is_async: bool
     ) -> None:
         """A job with a part that is not JSON fails without a run, because no release can read the part.
@@ -244,7 +244,7 @@ class EndingDuty(ServerFixtures):
         assert (State.FAILED, None, "not JSON") == (record.state, record.started_at, getattr(record, part))
         assert "cannot be read" in str(record.reason)
 
-    def test_what_a_job_said_is_there_when_it_has_ended(self, stage: Stage) -> None:
+    def test_log_and_progress_are_stored_when_a_job_has_ended(self, stage: Stage) -> None:
         """When the end of a job is stored, its log and its progress are stored too."""
 
         def speaks(context: JobContext) -> None:
@@ -261,7 +261,7 @@ class EndingDuty(ServerFixtures):
         assert progress is not None
         assert (1, 2, "half") == (progress.done, progress.total, progress.message)
 
-    def test_tasks_of_both_kinds_run_side_by_side_once_each(self, stage: Stage) -> None:
+    def test_jobs_of_sync_and_async_tasks_run_once_each(self, stage: Stage) -> None:
         """In a mixed load of `def` and `async def` tasks, each job runs once."""
         runs: Counter[tuple[str, int]] = Counter()
 
@@ -280,7 +280,7 @@ class EndingDuty(ServerFixtures):
         assert {1} == set(runs.values())
         assert 50 == len(runs)
 
-    def test_a_running_job_enqueues_others(self, stage: Stage) -> None:
+    def test_running_job_can_enqueue_other_jobs(self, stage: Stage) -> None:
         """A job that a running task enqueues runs like any other job."""
 
         def inner(number: int) -> int:
@@ -331,12 +331,12 @@ class ContinuingDuty(ServerFixtures):
             ("finished", _DELETED, _SUCCEEDED),
         ],
     )
-    def test_a_child_follows_its_parents_end(
+    def test_child_runs_only_after_the_expected_end_of_its_parent(
         self, stage: Stage, on: str, end: State, expected: State
     ) -> None:
         """A child that waits for this end of its parent runs; a child that waits for another end is deleted.
 
-        The history of both states which end it was.
+        The history of the child states the end of the parent.
         """
         parent = self._parent(stage, fails=end is State.FAILED)
         child = self._child(stage, parent, on)
@@ -351,7 +351,7 @@ class ContinuingDuty(ServerFixtures):
         assert 3 - (expected is State.DELETED) == len(child.history())
 
     @pytest.mark.parametrize("on", ["succeeded", "deleted"])
-    def test_a_child_of_a_failed_parent_waits_and_says_so(self, stage: Stage, on: str) -> None:
+    def test_child_of_a_failed_parent_waits_and_states_why(self, stage: Stage, on: str) -> None:
         """A child of a failed parent waits and states why, because the parent may be requeued."""
         parent = self._parent(stage, fails=True)
         child = self._child(stage, parent, on)
@@ -362,7 +362,7 @@ class ContinuingDuty(ServerFixtures):
         record = stage.when(child, lambda record: "parent failed" in str(record.reason))
         assert State.AWAITING == record.state
 
-    def test_a_child_made_after_the_end_runs_at_once(self, stage: Stage) -> None:
+    def test_child_created_after_its_parents_end_runs_immediately(self, stage: Stage) -> None:
         """A continuation that is created after the end of its parent runs immediately."""
         parent = self._parent(stage, fails=False)
         stage.serve()
@@ -410,11 +410,11 @@ class _Resting:
 class CancellingDuty(ServerFixtures):
     """Cancelled jobs: a thread is requested to end, and a coroutine is cancelled.
 
-    A result that is returned afterwards does not count.
+    A result that the task returns after that is discarded.
     """
 
-    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-    def test_a_job_deleted_while_it_runs_is_told_to_end(self, stage: Stage, is_async: bool) -> None:
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
+    def test_job_deleted_while_it_runs_is_cancelled(self, stage: Stage, is_async: bool) -> None:
         """A job that is deleted while it runs is cancelled.
 
         It stays deleted whatever its task does, and its holder releases it.
@@ -463,8 +463,8 @@ class CancellingDuty(ServerFixtures):
         eventually(lambda: not stage.record(job).is_stopping)
         assert [State.ENQUEUED, State.DELETED] == stage.states(job)
 
-    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-    def test_a_job_above_its_timeout_is_told_to_end_and_fails(self, stage: Stage, is_async: bool) -> None:
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
+    def test_job_above_its_timeout_is_cancelled_and_fails(self, stage: Stage, is_async: bool) -> None:
         """A job above its timeout is cancelled, and fails with a TimeoutError that states the seconds."""
         resting = _Resting()
         job = resting.registered(stage, is_async=is_async).using(timeout=0.2).enqueue()
@@ -478,10 +478,10 @@ class CancellingDuty(ServerFixtures):
             record.error.type.rpartition(".")[2], record.error.message,
         )  # fmt: skip
 
-    def test_a_thread_that_ignores_its_timeout_has_timed_out_all_the_same(self, stage: Stage) -> None:
+    def test_job_whose_thread_ignores_its_timeout_fails(self, stage: Stage) -> None:
         """A job whose thread ignores its timeout has still timed out.
 
-        A result that is returned after the timeout does not count, and no retry overlaps with the late run.
+        A result that is returned after the timeout is discarded, and no retry overlaps with the late run.
         """
         overlaps: list[int] = []
         running: list[int] = []
@@ -511,7 +511,7 @@ class StoppingBatchesDuty(ServerFixtures):
     SELDOM = 300.0
     """Seconds between two sweeps, the maximum that a server accepts; no test here waits for the second."""
 
-    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
     @pytest.mark.parametrize("how", ["cancelled", "failed"])
     def test_stopping_batch_ends_with_its_last_running_member(
         self, stage: Stage, how: str, is_async: bool
@@ -567,7 +567,7 @@ class StoppingBatchesDuty(ServerFixtures):
 
         assert (State.AWAITING, State.DELETED) == (before, after)
 
-    def test_stopping_batch_ends_with_a_claim_that_nobody_knows_of(self, stage: Stage) -> None:
+    def test_stopping_batch_ends_when_a_lost_claim_is_handed_back(self, stage: Stage) -> None:
         """A deleted member whose claim was lost with the reply is handed back, which ends its batch."""
         elsewhere = stage.app.task(name="kit.elsewhere", queue="elsewhere")(_nothing)
         with stage.app.batch("import") as batch:
@@ -590,7 +590,7 @@ _JOBS_PER_QUEUE = 40
 
 
 class OrderingDuty(ServerFixtures):
-    """Order: priority within a queue, order or weights among queues, and queues that are not served."""
+    """Order: priority within a queue, and order, weights and pauses among queues."""
 
     def _noted(self, stage: Stage) -> tuple[TaskVerbs[..., Any], list[str]]:
         """Return a task, and the list to which it adds the name with which it is called."""
@@ -601,7 +601,7 @@ class OrderingDuty(ServerFixtures):
 
         return stage.task(notes), names
 
-    def test_higher_priority_runs_first_then_the_older_job(self, stage: Stage) -> None:
+    def test_jobs_run_by_priority_then_by_age(self, stage: Stage) -> None:
         """Within a queue, jobs run by priority, and jobs of the same priority run by age."""
         notes, names = self._noted(stage)
         jobs = [
@@ -616,7 +616,7 @@ class OrderingDuty(ServerFixtures):
 
         assert ["5 0", "5 1", "0 0", "0 1", "-5 0", "-5 1"] == names
 
-    def test_a_later_queue_waits_until_the_former_is_empty(self, stage: Stage) -> None:
+    def test_later_queue_waits_until_the_previous_one_is_empty(self, stage: Stage) -> None:
         """Queues in a list are served strictly in this order, whatever the priorities of their jobs."""
         notes, names = self._noted(stage)
         jobs = [notes.using(queue="second", priority=100).enqueue("second") for _ in range(5)]
@@ -628,7 +628,7 @@ class OrderingDuty(ServerFixtures):
 
         assert ["first"] * 5 + ["second"] * 5 == names
 
-    def test_weighted_queues_share_and_none_starves(self, stage: Stage) -> None:
+    def test_queue_with_more_weight_is_served_more_often(self, stage: Stage) -> None:
         """Of two full queues, the one with more weight is served more often.
 
         The other queue is served in the meantime too.
@@ -648,7 +648,7 @@ class OrderingDuty(ServerFixtures):
         first_half = names[:_JOBS_PER_QUEUE]
         assert 0 < first_half.count("light") < first_half.count("heavy")
 
-    def test_a_queue_that_no_server_serves_stands_still(self, stage: Stage) -> None:
+    def test_server_takes_no_job_from_an_unnamed_queue(self, stage: Stage) -> None:
         """A server takes no job from a queue that it does not name."""
         notes, names = self._noted(stage)
         other = notes.using(queue="other").enqueue("other")
@@ -660,7 +660,7 @@ class OrderingDuty(ServerFixtures):
         assert State.ENQUEUED == stage.record(other).state
         assert ["default"] == names
 
-    def test_a_paused_queue_stands_still_until_it_is_resumed(self, stage: Stage) -> None:
+    def test_jobs_of_a_paused_queue_wait_until_it_is_resumed(self, stage: Stage) -> None:
         """Jobs of a paused queue wait while others run, and run when the queue is resumed."""
         notes, names = self._noted(stage)
         stage.app.queues.pause("slow", note="a test")
@@ -676,9 +676,9 @@ class OrderingDuty(ServerFixtures):
 
 
 class TimingDuty(ServerFixtures):
-    """Time: a job that is due at a certain time runs then, once, however many servers check for it."""
+    """Time: a job runs once at its due time, whatever the number of servers."""
 
-    def test_a_scheduled_job_starts_at_its_instant(self, stage: Stage) -> None:
+    def test_scheduled_job_starts_at_its_due_time(self, stage: Stage) -> None:
         """A scheduled job starts at its due time: not before it, and without waiting for the next sweep.
 
         The next sweep is a minute away.
@@ -699,7 +699,7 @@ class TimingDuty(ServerFixtures):
         assert record.nominal_at <= record.started_at
         assert [State.SCHEDULED, State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
 
-    def test_a_recurring_instant_makes_one_job_whoever_fires_it(self, stage: Stage) -> None:
+    def test_two_servers_create_one_job_per_recurring_due_time(self, stage: Stage) -> None:
         """With two servers, each due time of a recurring job creates one job, which runs once."""
         instants: list[datetime] = []
 
@@ -726,8 +726,8 @@ _MANY = 40
 class StoppingDuty(ServerFixtures):
     """An orderly stop: it uses no attempt, and repeats no job that ends within the grace period."""
 
-    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-    def test_without_grace_a_running_job_is_handed_back(self, stage: Stage, is_async: bool) -> None:
+    @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
+    def test_stop_without_grace_hands_back_a_running_job(self, stage: Stage, is_async: bool) -> None:
         """A job that is running when its server stops without grace is handed back.
 
         It is enqueued again, its attempt does not count, and it runs to its end on the next server.
@@ -760,7 +760,7 @@ class StoppingDuty(ServerFixtures):
         assert (State.SUCCEEDED, 1) == ((ended := stage.ended(job)).state, ended.attempt)
         assert [1, 1] == runs
 
-    def test_a_graceful_stop_repeats_nothing(self, stage: Stage) -> None:
+    def test_graceful_stop_repeats_no_job(self, stage: Stage) -> None:
         """Around a graceful stop, each of many short jobs runs once, before the stop or after it."""
         runs: Counter[int] = Counter()
 
@@ -783,7 +783,7 @@ class StoppingDuty(ServerFixtures):
         assert {1} == {record.attempt for record in records}
         assert ({1}, _MANY) == (set(runs.values()), len(runs))
 
-    def test_a_stopped_server_holds_nothing_and_is_seen_as_gone(self, stage: Stage) -> None:
+    def test_session_of_a_stopped_server_has_ended(self, stage: Stage) -> None:
         """The session of a stopped server has ended, so no job has to wait for a timeout."""
 
         def runs() -> None: ...
@@ -813,8 +813,8 @@ class Start(Protocol):
 class CrashingDuty(ServerFixtures):
     """Crashes: a job survives the loss of its server, and only one of its runs counts."""
 
-    def test_the_late_end_of_a_lost_run_is_refused(self, stage: Stage) -> None:
-        """A server whose session has ended cannot settle a job that another server runs by then."""
+    def test_late_end_of_a_lost_run_is_refused(self, stage: Stage) -> None:
+        """A server whose session has ended cannot settle a job that another server now runs."""
         gates, runs = {"first": threading.Event(), "second": threading.Event()}, list[str]()
 
         def twice() -> str:
@@ -840,7 +840,7 @@ class CrashingDuty(ServerFixtures):
         assert (State.SUCCEEDED, '"second"', 1) == (record.state, record.result, record.crashes)
         assert [State.ENQUEUED, State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
 
-    def test_a_server_whose_session_was_lost_goes_on_with_another(self, stage: Stage) -> None:
+    def test_server_continues_with_a_new_session_after_losing_one(self, stage: Stage) -> None:
         """A server whose session was lost cancels the jobs that it ran, and claims with a new session."""
         started, told, runs = threading.Event(), list[bool](), list[int]()
 
@@ -864,7 +864,7 @@ class CrashingDuty(ServerFixtures):
         assert runs == sorted(set(runs))
         assert session != stage.record(job).session
 
-    def test_what_a_server_does_not_know_that_it_holds_is_handed_back(self, stage: Stage) -> None:
+    def test_server_hands_back_a_claim_that_it_does_not_hold(self, stage: Stage) -> None:
         """A server hands back a job that its session has in the storage, but that the server does not hold.
 
         After a failover, a storage may show a job as processing in a session that ended the job long before.
@@ -908,7 +908,7 @@ class CrashingDuty(ServerFixtures):
         return stage.app.task(name=HOLD)(hold).enqueue(gate)
 
     @requires(Feature.SHARED)
-    def test_jobs_of_a_killed_child_are_back_without_waiting_for_its_session(
+    def test_jobs_of_a_killed_worker_process_return_before_session_expiry(
         self, stage: Stage, start_server: Start
     ) -> None:
         """The jobs of a killed worker process return without waiting for its session to expire.
@@ -929,7 +929,7 @@ class CrashingDuty(ServerFixtures):
         assert "SIGKILL" in str(job.history()[1].reason)
 
     @requires(Feature.SHARED)
-    def test_jobs_of_a_killed_server_are_back_after_its_session(
+    def test_jobs_of_a_killed_server_return_after_session_expiry(
         self, stage: Stage, start_server: Start
     ) -> None:
         """The jobs of a killed server return when another server finds its session expired.
@@ -952,7 +952,7 @@ class CrashingDuty(ServerFixtures):
         assert Moved.SESSION_LOST in [entry.reason for entry in job.history()]
 
     @requires(Feature.SHARED)
-    def test_a_server_process_that_is_told_to_stop_lets_its_jobs_end(
+    def test_server_process_lets_running_jobs_end_after_sigterm(
         self, stage: Stage, start_server: Start
     ) -> None:
         """After SIGTERM a server lets its running jobs end, touches no other job, and exits with code 0.
@@ -996,7 +996,7 @@ class OutageDuty(ServerFixtures):
         """Return a handle of the store that can be made to fail."""
         return FaultyStorage.around(stage.open_handle())
 
-    def test_a_claim_whose_reply_was_lost_is_found_again(self, stage: Stage, faulty: FaultyStorage) -> None:
+    def test_claim_with_a_lost_reply_is_handed_back(self, stage: Stage, faulty: FaultyStorage) -> None:
         """A job whose claim was stored, but whose reply was lost, is handed back by the server and runs."""
         runs: Counter[int] = Counter()
 
@@ -1013,9 +1013,7 @@ class OutageDuty(ServerFixtures):
         assert {(State.SUCCEEDED, 1, 0)} == {(one.state, one.attempt, one.crashes) for one in records}
         assert {1} == set(runs.values())
 
-    def test_an_end_whose_reply_was_lost_is_not_written_twice(
-        self, stage: Stage, faulty: FaultyStorage
-    ) -> None:
+    def test_end_with_a_lost_reply_is_stored_once(self, stage: Stage, faulty: FaultyStorage) -> None:
         """An end whose reply was lost is sent again, and the storage reports that it is already stored."""
         started, gate = threading.Event(), threading.Event()
 
@@ -1036,9 +1034,7 @@ class OutageDuty(ServerFixtures):
         assert State.SUCCEEDED == stage.ended(task.enqueue()).state
         assert [State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
 
-    def test_what_ends_while_the_storage_is_away_is_written_when_it_is_back(
-        self, stage: Stage, faulty: FaultyStorage
-    ) -> None:
+    def test_end_during_an_outage_is_stored_afterwards(self, stage: Stage, faulty: FaultyStorage) -> None:
         """An end during an outage is kept and stored when the storage is reachable again.
 
         The job does not run again, and the server continues.
@@ -1074,7 +1070,7 @@ _HOUR = 3_600 * _MICROS
 class LockingDuty(ServerFixtures):
     """Locks: a lock is renewed while it is held, and a holder that lost its lock is notified."""
 
-    def test_a_lock_is_renewed_while_it_is_held(self, stage: Stage) -> None:
+    def test_lock_is_renewed_while_it_is_held(self, stage: Stage) -> None:
         """A job can hold a lock for longer than the lock lasts without a renewal."""
         held, gate = threading.Event(), threading.Event()
 
@@ -1098,8 +1094,8 @@ class LockingDuty(ServerFixtures):
         assert job.result(timeout=PATIENCE) is False
         assert storage.acquire_lock("kit", "another", _LIFE) is not None
 
-    def test_a_job_that_lost_its_lock_fails(self, stage: Stage) -> None:
-        """A job that has lost its lock can detect this, and leaving the lock raises LockLost.
+    def test_job_that_lost_its_lock_fails(self, stage: Stage) -> None:
+        """A job can detect that it has lost its lock, and leaving the lock raises LockLost.
 
         The token of the new holder is larger.
         """

@@ -1,4 +1,4 @@
-"""Tests of batches: what is counted, when they end, what opens them again, and what stops them."""
+"""Tests of batches: counts of members, ends, reopened batches, cancellation and failing fast."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BatchCountsDuty(StorageFixtures):
 
     # ---- counts ------------------------------------------------------------------------------------------
 
-    def test_members_are_counted_as_they_move(self, flow: FlowScene) -> None:
+    def test_batch_counts_follow_the_states_of_members(self, flow: FlowScene) -> None:
         """From the step that stores a batch on, its counts are those of its members at the current time.
 
         Scheduled, enqueued and running members are active, including those that wait for a retry or are
@@ -77,7 +77,7 @@ class BatchCountsDuty(StorageFixtures):
         assert seen[-1] == flow.counts(batch)
         assert _OPEN is flow.state(batch)
 
-    def test_counts_are_told_in_order(self, flow: FlowScene) -> None:
+    def test_batch_counts_are_in_the_order_of_ids(self, flow: FlowScene) -> None:
         """The counts are in the order of the ids; None for an unknown id and for a job that is not a batch.
 
         If this fails: a page shows the progress of one batch next to the name of another.
@@ -90,7 +90,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [BatchCounts(), None, None, BatchCounts(total=1, active=1), BatchCounts()] == found
         assert [] == flow.storage.batch_counts([])
 
-    def test_batches_among_the_members_are_counted(self, flow: FlowScene) -> None:
+    def test_inner_batches_are_counted_in_their_outer_batch(self, flow: FlowScene) -> None:
         """An inner batch is one member of its outer batch, and is counted in `batches` once it is stored.
 
         So are a cancelled inner batch and one that waits for another member. Members of an inner batch are
@@ -116,7 +116,7 @@ class BatchCountsDuty(StorageFixtures):
         assert flow.batch_counts(inner) == BatchCounts(total=2, succeeded=2, batches=1)
         assert flow.batch_counts(innermost) == BatchCounts(total=1, succeeded=1)
 
-    def test_a_batch_that_is_stored_with_its_outer_one_is_counted(self, flow: FlowScene) -> None:
+    def test_inner_batch_stored_with_its_outer_batch_is_counted(self, flow: FlowScene) -> None:
         """An inner batch is also counted if the same call stores its outer batch.
 
         If this fails: a batch that is filled in one block does not count the batches within it.
@@ -129,7 +129,7 @@ class BatchCountsDuty(StorageFixtures):
         assert flow.batch_counts(outer.id) == BatchCounts(total=1, active=1, batches=1)
         assert flow.batch_counts(inner.id) == BatchCounts(total=1, active=1)
 
-    def test_a_member_is_counted_once_however_often_it_is_stored(self, flow: FlowScene) -> None:
+    def test_repeated_insert_counts_a_member_once(self, flow: FlowScene) -> None:
         """A repeated insert does not change the counts; a repeat with a new member counts only that member.
 
         If this fails: after a lost reply a batch waits forever for members that do not exist.
@@ -145,7 +145,7 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
         assert (3, 3, 0, 0, 0, 0) == flow.counts(batch.id)
 
-    def test_a_crash_is_no_end(self, flow: FlowScene) -> None:
+    def test_crashed_member_stays_active_in_its_batch(self, flow: FlowScene) -> None:
         """A member whose server is lost stays active, and a later end by that server changes nothing.
 
         If this fails: a batch ends although a member is about to run again.
@@ -162,7 +162,7 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
         assert ((1, 0, 0, 1, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
 
-    def test_a_repeated_end_is_counted_once(self, flow: FlowScene) -> None:
+    def test_repeated_end_of_a_member_is_counted_once(self, flow: FlowScene) -> None:
         """An end that is sent again, for example after a lost reply, does not change the counts.
 
         If this fails: progress exceeds one hundred per cent, or a batch ends too early.
@@ -178,8 +178,8 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
         assert (2, 1, 0, 1, 0, 0) == flow.counts(batch)
 
-    def test_ends_of_several_batches_count_for_their_own(self, flow: FlowScene) -> None:
-        """A call that ends members of several batches counts each end in its batch, and refused ones nowhere.
+    def test_ends_in_one_call_count_in_their_own_batches(self, flow: FlowScene) -> None:
+        """A call that ends members of several batches counts each end in its batch, and no refused end.
 
         If this fails: the members of one batch end another batch.
         """
@@ -196,7 +196,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [(2, 0, 0, 1, 0, 1), (2, 0, 0, 2, 0, 0)] == [flow.counts(first), flow.counts(second)]
         assert [_DONE] * 3 == flow.states(first, second, alone)
 
-    def test_a_parent_is_active_until_its_children_are_decided(self, flow: FlowScene) -> None:
+    def test_ended_member_is_active_until_its_children_are_released(self, flow: FlowScene) -> None:
         """A member that has ended is active until `release` has decided the jobs that wait for it.
 
         So the batch does not end between the end of a member and the start of the next.
@@ -220,7 +220,7 @@ class BatchCountsDuty(StorageFixtures):
         assert ((2, 0, 0, 2, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
 
     @requires(Feature.UNIQUE)
-    def test_a_duplicate_is_no_member(self, flow: FlowScene) -> None:
+    def test_duplicate_is_not_counted_as_a_member(self, flow: FlowScene) -> None:
         """A duplicate call is not counted as a member, and neither is a requeue that returns `TAKEN`.
 
         If this fails: a batch waits for a job that is not in it.
@@ -240,7 +240,7 @@ class BatchCountsDuty(StorageFixtures):
 
     # ---- ends --------------------------------------------------------------------------------------------
 
-    def test_a_batch_is_never_run(self, flow: FlowScene) -> None:
+    def test_batch_is_never_claimed(self, flow: FlowScene) -> None:
         """An open batch is awaiting and keeps its meta; no claim takes it, and no requeue enqueues it.
 
         If this fails: a server tries to run a task that does not exist.
@@ -254,7 +254,7 @@ class BatchCountsDuty(StorageFixtures):
         assert Applied.REFUSED is flow.apply(requeues(batch))
         assert {State.AWAITING: 1, State.PROCESSING: 2} == flow.by_state()
 
-    def test_an_empty_batch_succeeds(self, flow: FlowScene) -> None:
+    def test_empty_batch_succeeds(self, flow: FlowScene) -> None:
         """A batch without members ends with the next `release`, and its callbacks follow.
 
         If this fails: a flow stops at a step that has nothing to do.
@@ -270,7 +270,7 @@ class BatchCountsDuty(StorageFixtures):
         ("how", "end"),
         [("succeeds", _DONE), ("fails", _BAD), ("gives up", _DONE), ("deleted", _DONE)],
     )
-    def test_the_last_member_ends_the_batch(self, flow: FlowScene, how: str, end: State) -> None:
+    def test_end_of_the_last_member_ends_the_batch(self, flow: FlowScene, how: str, end: State) -> None:
         """A batch fails if a member has failed, and otherwise succeeds; deleted members do not matter.
 
         Its end has the storage's time and a history entry, and its retention begins with it.
@@ -305,8 +305,8 @@ class BatchCountsDuty(StorageFixtures):
         if end is _BAD:
             assert record.reason == "1 of 2 members failed"
 
-    def test_what_a_failure_stops_waits_and_the_batch_ends(self, flow: FlowScene) -> None:
-        """Members that wait for a failed member go on waiting; the batch fails once no other member can move.
+    def test_batch_fails_although_children_of_a_failed_member_wait(self, flow: FlowScene) -> None:
+        """Members that wait for a failed member keep waiting; the batch fails when no other can continue.
 
         If this fails: a batch never ends after its first failure.
         """
@@ -325,7 +325,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [State.AWAITING] * 2 == flow.states(c, d)
         assert flow.record(batch).reason == "1 of 4 members failed, 2 cannot start"
 
-    def test_a_requeue_opens_the_batch_and_the_flow_goes_on(self, flow: FlowScene) -> None:
+    def test_requeued_member_reopens_its_batch(self, flow: FlowScene) -> None:
         """A requeued member no longer counts as ended, and its batch is open until it ends again.
 
         If this fails: a fixed flow never reports its success, or reports it too early.
@@ -349,7 +349,7 @@ class BatchCountsDuty(StorageFixtures):
         assert ((2, 0, 0, 2, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
         assert [_OPEN, _BAD, _OPEN, _DONE] == [entry.state for entry in flow.history(batch)]
 
-    def test_one_release_goes_on_with_what_it_sets_free(self, flow: FlowScene) -> None:
+    def test_one_release_ends_nested_batches_and_enqueues_continuations(self, flow: FlowScene) -> None:
         """One call of `release` ends a batch and the batch around it, and enqueues the jobs that follow them.
 
         If this fails: a callback waits for a later call, seconds after the end of its batch.
@@ -367,7 +367,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [State.ENQUEUED] * 2 == flow.states(then, last)
         assert 0 == flow.storage.release(100)
 
-    def test_a_requeue_before_the_fold_is_as_if_nothing_had_ended(self, flow: FlowScene) -> None:
+    def test_member_requeued_before_release_leaves_the_batch_open(self, flow: FlowScene) -> None:
         """A member that ends and is requeued before the next `release` leaves the batch open.
 
         If this fails: a callback runs while a member runs.
@@ -383,7 +383,7 @@ class BatchCountsDuty(StorageFixtures):
         assert (1, 1, 0, 0, 0, 0) == flow.counts(batch)
         assert [_OPEN] == [entry.state for entry in flow.history(batch)]
 
-    def test_a_restored_member_opens_the_batch(self, flow: FlowScene) -> None:
+    def test_restored_member_reopens_its_batch(self, flow: FlowScene) -> None:
         """An undone delete of a member is counted like any other change.
 
         If this fails: a job that was deleted by mistake and restored runs outside its batch.
@@ -399,7 +399,7 @@ class BatchCountsDuty(StorageFixtures):
         assert ((1, 0, 0, 0, 0, 1), _DONE) == ended
         assert ((1, 1, 0, 0, 0, 0), _OPEN) == (flow.counts(batch), flow.state(batch))
 
-    def test_an_end_that_turns_into_another_is_told_as_such(self, flow: FlowScene) -> None:
+    def test_history_shows_a_reopening_before_a_different_end(self, flow: FlowScene) -> None:
         """If a failed batch has succeeded by the next `release`, its history shows that it was reopened.
 
         If this fails: people cannot see why a failed batch has succeeded.
@@ -416,7 +416,7 @@ class BatchCountsDuty(StorageFixtures):
         assert Moved.REOPENED == flow.history(batch)[2].reason
         assert None is flow.record(batch).reason
 
-    def test_each_callback_comes_once(self, flow: FlowScene) -> None:
+    def test_each_continuation_of_a_batch_is_decided_once(self, flow: FlowScene) -> None:
         """The ends of a batch decide each of its continuations once, however often the batch ends.
 
         If this fails: after a fixed failure customers get a message twice, or never.
@@ -446,10 +446,10 @@ class BatchCountsDuty(StorageFixtures):
 
     # ---- batches within batches --------------------------------------------------------------------------
 
-    def test_a_batch_in_a_batch_is_one_member(self, flow: FlowScene) -> None:
+    def test_inner_batch_is_one_member_of_its_outer_batch(self, flow: FlowScene) -> None:
         """An inner batch counts as one member: its outer batch is open while it is open, and counts its end.
 
-        If this fails: a tree of batches ends from the top.
+        If this fails: an outer batch ends before its inner batches.
         """
         outer = flow.batch("outer")
         inner = flow.batch("inner", within=outer)
@@ -468,7 +468,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [(1, 0, 0, 0, 1, 0), (2, 0, 0, 1, 1, 0)] == [flow.counts(outer), flow.counts(inner)]
         assert [_BAD, _BAD] == flow.states(outer, inner)
 
-    def test_reopening_is_told_outwards(self, flow: FlowScene) -> None:
+    def test_requeued_member_reopens_all_outer_batches(self, flow: FlowScene) -> None:
         """A requeued member reopens all three batches around it, and its end ends each of them.
 
         If this fails: a fixed tree stays failed at its top, or its top ends too early.
@@ -494,11 +494,11 @@ class BatchCountsDuty(StorageFixtures):
 
     # ---- batches after other jobs ------------------------------------------------------------------------
 
-    def test_members_are_shut_out_until_their_batch_opens(self, flow: FlowScene) -> None:
-        """Members of a batch wait until the jobs that it is after have ended and it opens.
+    def test_members_wait_until_their_batch_opens(self, flow: FlowScene) -> None:
+        """Members of a batch wait until the jobs in its `after` have ended as required and it opens.
 
         Then they are enqueued. Members that are not due yet become scheduled, and members that wait for
-        another member go on waiting.
+        another member keep waiting.
 
         If this fails: the second stage of a pipeline starts with the first.
         """
@@ -522,7 +522,7 @@ class BatchCountsDuty(StorageFixtures):
         assert BatchCounts(total=3, active=2, waiting=1) == flow.batch_counts(batch)
         assert [a] == flow.claim_ids(flow.begin("b"))
 
-    def test_an_empty_batch_waits_for_what_it_is_after(self, flow: FlowScene) -> None:
+    def test_empty_batch_does_not_end_before_it_opens(self, flow: FlowScene) -> None:
         """A batch without members does not end before it has opened.
 
         If this fails: the step after an empty stage runs before the stage that precedes it.
@@ -537,8 +537,8 @@ class BatchCountsDuty(StorageFixtures):
 
         assert [_OPEN, _DONE] == [before, flow.state(batch)]
 
-    def test_a_batch_behind_what_has_ended_is_open_at_once(self, flow: FlowScene) -> None:
-        """If the jobs that a batch is after have ended as wanted, its members are enqueued immediately.
+    def test_batch_after_ended_jobs_opens_immediately(self, flow: FlowScene) -> None:
+        """If the jobs in a batch's `after` have ended as required, its members are enqueued immediately.
 
         If this fails: a batch that is created late never starts.
         """
@@ -550,8 +550,8 @@ class BatchCountsDuty(StorageFixtures):
 
         assert (BatchCounts(total=1, active=1), State.ENQUEUED) == (flow.batch_counts(batch), flow.state(a))
 
-    def test_a_batch_is_opened_by_the_last_it_is_after(self, flow: FlowScene) -> None:
-        """A batch after several jobs and batches opens when all of them have ended as wanted.
+    def test_batch_opens_after_the_last_of_several_jobs(self, flow: FlowScene) -> None:
+        """A batch after several jobs and batches opens when all of them have ended as required.
 
         If this fails: a fan-in starts after its first job.
         """
@@ -570,7 +570,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(a)]
         assert not flow.batch_counts(batch).is_shut
 
-    def test_a_batch_behind_a_failure_waits_and_behind_a_delete_is_cancelled(self, flow: FlowScene) -> None:
+    def test_batch_waits_after_a_failure_and_is_cancelled_after_a_delete(self, flow: FlowScene) -> None:
         """A batch after a failed job stays shut; a batch after a deleted job is cancelled, like a child job.
 
         If this fails: work that should follow a success runs after a failure.
@@ -589,12 +589,12 @@ class BatchCountsDuty(StorageFixtures):
         assert flow.batch_counts(gone).is_cancelled
         assert Moved.SWEPT == flow.record(b).reason
 
-    def test_a_batch_behind_a_deleted_job_is_swept(self, flow: FlowScene) -> None:
+    def test_batch_after_an_already_deleted_job_is_cancelled(self, flow: FlowScene) -> None:
         """A batch after a job that is already deleted is stored, and cancelled with its members.
 
         So the result is the same whether the job is deleted just before the insert or just after it.
 
-        If this fails: storing a flow raises an error or not, by chance.
+        If this fails: it depends on timing whether storing a flow raises an error.
         """
         source = flow.add()
         flow.settle(deletes(source))
@@ -610,13 +610,13 @@ class BatchCountsDuty(StorageFixtures):
         )
         assert BatchCounts(total=2, deleted=2, is_cancelled=True) == flow.batch_counts(batch.id)
 
-    def test_who_gets_free_in_a_shut_batch_is_shut_out(self, flow: FlowScene) -> None:
+    def test_released_member_waits_while_its_batch_is_shut(self, flow: FlowScene) -> None:
         """The end of a member does not start another member that waits for it while their batch is shut.
 
         A waiting member that an operator has requeued runs, and the end of the other member no longer changes
         it.
 
-        If this fails: a delete in a shut batch starts half of it, or takes a running job away.
+        If this fails: a delete in a shut batch starts some of its members, or changes a running job.
         """
         source = flow.add()
         batch = flow.batch(after=[source])
@@ -636,10 +636,10 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
         assert ((3, 1, 0, 1, 0, 1), _OPEN) == (flow.counts(batch), flow.state(batch))
 
-    def test_batches_in_one_that_is_shut_are_shut_too(self, flow: FlowScene) -> None:
+    def test_inner_batch_of_a_shut_batch_is_shut(self, flow: FlowScene) -> None:
         """A batch within a shut batch is shut too, and so are its members; they count as active.
 
-        If this fails: the branches of a tree start before its root.
+        If this fails: an inner batch starts before its outer batch.
         """
         source = flow.add()
         outer = flow.batch("outer", after=[source])
@@ -659,10 +659,10 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
         assert [_DONE, _DONE] == flow.states(outer, inner)
 
-    def test_a_batch_that_waits_for_a_fellow_is_waiting(self, flow: FlowScene) -> None:
+    def test_inner_batch_after_another_member_counts_as_waiting(self, flow: FlowScene) -> None:
         """An inner batch after another member waits like a job, and does not keep the outer batch open.
 
-        If this fails: a tree of batches never ends after a failure.
+        If this fails: nested batches never end after a failure.
         """
         outer = flow.batch("outer")
         source = flow.member(outer)
@@ -686,10 +686,10 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
         assert [_DONE, _DONE] == flow.states(outer, inner)
 
-    def test_a_cancelled_batch_waits_for_no_fellow(self, flow: FlowScene) -> None:
+    def test_cancelled_inner_batch_is_active_until_its_members_are_deleted(self, flow: FlowScene) -> None:
         """An inner batch that is cancelled while it waits is active until its members are deleted.
 
-        If this fails: a tree of batches ends although jobs in it must still be deleted.
+        If this fails: an outer batch ends although jobs in its inner batches must still be deleted.
         """
         outer, (source,) = flow.batch_of(1)
         inner = flow.batch("inner", within=outer, after=[source])
@@ -706,7 +706,7 @@ class BatchCountsDuty(StorageFixtures):
 
     # ---- added members -----------------------------------------------------------------------------------
 
-    def test_what_is_added_counts_at_once(self, flow: FlowScene) -> None:
+    def test_added_member_keeps_its_batch_open(self, flow: FlowScene) -> None:
         """A member added to an open batch keeps it open, even if the other members have just ended.
 
         If this fails: a member that a running member adds is not counted in the batch.
@@ -724,7 +724,7 @@ class BatchCountsDuty(StorageFixtures):
         assert _DONE is flow.state(batch)
 
     @pytest.mark.parametrize("tasks", [("mail.send",), ("mail.send", "report.build")], ids=["one", "two"])
-    def test_plain_members_of_any_task_join_a_stored_batch(
+    def test_members_of_different_tasks_are_added_in_one_insert(
         self, flow: FlowScene, tasks: tuple[str, ...]
     ) -> None:
         """Members without other relations are stored by one insert, even if their tasks differ.
@@ -742,7 +742,7 @@ class BatchCountsDuty(StorageFixtures):
         assert {State.ENQUEUED} == {flow.state(member.id) for member in members}
 
     @pytest.mark.parametrize("how", ["ended", "failed", "cancelled"])
-    def test_a_batch_that_is_over_takes_no_more(self, flow: FlowScene, how: str) -> None:
+    def test_adding_to_an_ended_or_cancelled_batch_is_refused(self, flow: FlowScene, how: str) -> None:
         """Adding to a batch that has ended or is cancelled raises `BatchFinished`; nothing is stored.
 
         If this fails: a job is added after the callback that sums up the batch, and is counted nowhere.
@@ -762,7 +762,7 @@ class BatchCountsDuty(StorageFixtures):
         assert before == flow.counts(batch)
         assert [] == flow.claim_ids(flow.begin("b"))
 
-    def test_an_unknown_batch_is_refused(self, flow: FlowScene) -> None:
+    def test_member_of_an_unknown_batch_raises_job_not_found(self, flow: FlowScene) -> None:
         """A member of a batch that is not stored raises `JobNotFound`, and nothing of the call is stored.
 
         If this fails: a job is counted nowhere.
@@ -772,7 +772,7 @@ class BatchCountsDuty(StorageFixtures):
 
         assert {} == flow.by_state()
 
-    def test_members_are_found_by_their_batch(self, flow: FlowScene) -> None:
+    def test_members_are_found_by_batch_id(self, flow: FlowScene) -> None:
         """`JobFilter.batch_id` finds all members of a batch or those in a state, including inner batches.
 
         If this fails: the page of a batch shows jobs of another batch.
@@ -787,8 +787,8 @@ class BatchCountsDuty(StorageFixtures):
         assert [b] == flow.found(JobFilter(batch_id=batch, state=_GONE))
         assert [] == flow.found(JobFilter(batch_id=flow.new_id()))
 
-    def test_a_thousand_members_are_paged(self, flow: FlowScene) -> None:
-        """1,001 members are added in chunks under a hold, are each found once by pages, and end their batch.
+    def test_large_batch_is_stored_in_chunks_and_read_in_pages(self, flow: FlowScene) -> None:
+        """1,001 members added in chunks to a held batch are each read once in pages, and end the batch.
 
         If this fails: large batches lose members between chunks or pages.
         """
@@ -815,7 +815,7 @@ class BatchCountsDuty(StorageFixtures):
 
     # ---- holds -------------------------------------------------------------------------------------------
 
-    def test_a_held_batch_does_not_end(self, flow: FlowScene) -> None:
+    def test_held_batch_does_not_end(self, flow: FlowScene) -> None:
         """Members of a held batch run and end, but the batch does not end until the hold is removed.
 
         If this fails: a batch that is created in chunks ends after the first chunk.
@@ -834,7 +834,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [_OPEN, _DONE] == [entry.state for entry in flow.history(batch)]
         assert Applied.REFUSED is flow.hold(batch, BASE + 2 * HOUR)
 
-    def test_a_hold_that_is_over_cancels(self, flow: FlowScene) -> None:
+    def test_due_hold_cancels_its_batch(self, flow: FlowScene) -> None:
         """A batch whose creator has died is cancelled when its hold is due; each chunk extends the hold.
 
         If this fails: half of a batch is treated as the whole batch, or stays open forever.
@@ -861,7 +861,7 @@ class BatchCountsDuty(StorageFixtures):
 
     # ---- cancellation ------------------------------------------------------------------------------------
 
-    def test_a_delete_cancels_the_batch(self, flow: FlowScene) -> None:
+    def test_delete_cancels_a_batch(self, flow: FlowScene) -> None:
         """A delete of a batch deletes all unfinished members; the batch ends when none of them runs any more.
 
         Members that run are stopping until then.
@@ -915,10 +915,10 @@ class BatchCountsDuty(StorageFixtures):
         assert ([], []) == (taken.crashed, taken.returned)
         assert [_GONE, State.ENQUEUED] == flow.states(batch, then)
 
-    def test_a_cancel_goes_down_the_tree(self, flow: FlowScene) -> None:
+    def test_cancellation_includes_inner_batches(self, flow: FlowScene) -> None:
         """Batches within a cancelled batch are cancelled too, including those that are still shut.
 
-        If this fails: a cancelled tree continues in its branches.
+        If this fails: the inner batches of a cancelled batch continue.
         """
         outer, (source,) = flow.batch_of(1)
         inner = flow.batch("inner", within=outer)
@@ -933,7 +933,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [True] * 3 == [flow.batch_counts(one).is_cancelled for one in (outer, inner, shut)]
         assert [(3, 0, 0, 0, 0, 3), (1, 0, 0, 0, 0, 1)] == [flow.counts(outer), flow.counts(inner)]
 
-    def test_a_batch_is_cancelled_once(self, flow: FlowScene) -> None:
+    def test_cancelled_batch_keeps_its_reason_and_history(self, flow: FlowScene) -> None:
         """A cancelled batch keeps its reason and history when its outer batch is cancelled later.
 
         If this fails: people cannot see who cancelled a batch.
@@ -953,7 +953,7 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
         assert ([_GONE] * 2, "deleted by ada") == (flow.states(outer, inner), flow.record(inner).reason)
 
-    def test_a_sweep_is_bounded(self, flow: FlowScene) -> None:
+    def test_release_moves_at_most_limit_members(self, flow: FlowScene) -> None:
         """A call of `release` moves at most `limit` members, of a cancelled batch or of one that opens.
 
         If this fails: cancelling a large batch is one step that blocks all other work.
@@ -973,7 +973,7 @@ class BatchCountsDuty(StorageFixtures):
         while steps[-1]:
             flow.release(3)
             steps.append(self._left(flow, shut, State.ENQUEUED))
-            assert len(steps) < 50, "members are not let in"
+            assert len(steps) < 50, "members of an open batch are not enqueued"
 
         assert all(before - after <= 3 for before, after in pairwise(steps))
         flow.settle_all(3)
@@ -983,7 +983,7 @@ class BatchCountsDuty(StorageFixtures):
     def _left(flow: FlowScene, ids: list[str], wanted: State) -> int:
         return sum(state is not wanted for state in flow.states(*ids))
 
-    def test_a_batch_that_has_ended_can_be_cancelled(self, flow: FlowScene) -> None:
+    def test_ended_batch_can_be_cancelled(self, flow: FlowScene) -> None:
         """A delete of an ended batch cancels it like an open one; a delete of a deleted batch is refused.
 
         If this fails: a failed batch cannot be removed, or the jobs that wait in it stay forever.
@@ -1000,11 +1000,11 @@ class BatchCountsDuty(StorageFixtures):
         assert [_GONE, _BAD, _GONE] == flow.states(batch, a, b)
         assert Applied.REFUSED is flow.apply(deletes(batch))
 
-    def test_what_is_cancelled_is_so_for_good(self, flow: FlowScene) -> None:
+    def test_cancelled_batch_refuses_holds_and_restores(self, flow: FlowScene) -> None:
         """After a cancellation, a second delete changes nothing; holds, and restores of members, are refused.
 
-        The end of the batch keeps the reason of its cancellation, and its members are kept as long as its
-        rules state.
+        The end of the batch keeps the reason of its cancellation, and the batch's retention applies to its
+        members.
 
         If this fails: a cancelled batch is held open, or loses the name of the person who cancelled it.
         """
@@ -1028,7 +1028,7 @@ class BatchCountsDuty(StorageFixtures):
         assert record.ended_at is not None
         assert record.ended_at + DAY == record.expires_at
 
-    def test_a_cancelled_batch_stays_so(self, flow: FlowScene) -> None:
+    def test_member_of_a_cancelled_batch_cannot_be_requeued(self, flow: FlowScene) -> None:
         """Members of a cancelled batch cannot be requeued, whether the batch has ended or not.
 
         If this fails: half of a cancelled batch runs again.
@@ -1049,7 +1049,7 @@ class BatchCountsDuty(StorageFixtures):
 
     # ---- batches that fail fast --------------------------------------------------------------------------
 
-    def test_the_first_failure_stops_the_rest(self, flow: FlowScene) -> None:
+    def test_failure_deletes_other_members_of_a_fail_fast_batch(self, flow: FlowScene) -> None:
         """In a batch that fails fast, a failure deletes unfinished members; the batch fails when none runs.
 
         If this fails: a batch continues work that is no longer wanted, or counts as cancelled.
@@ -1073,7 +1073,7 @@ class BatchCountsDuty(StorageFixtures):
             flow.state(batch),
         )
 
-    def test_who_waits_for_what_failed_is_stopped_too(self, flow: FlowScene) -> None:
+    def test_failure_deletes_waiting_members_of_a_fail_fast_batch(self, flow: FlowScene) -> None:
         """A batch that a failure has stopped does not end before its waiting members are deleted.
 
         If this fails: a job waits forever in a batch that should stop.
@@ -1087,7 +1087,7 @@ class BatchCountsDuty(StorageFixtures):
         assert ([_BAD, _GONE], Moved.STOPPED) == (flow.states(batch, b), flow.record(b).reason)
         assert BatchCounts(total=2, failed=1, deleted=1) == flow.batch_counts(batch)
 
-    def test_a_requeue_opens_a_batch_that_was_stopped(self, flow: FlowScene) -> None:
+    def test_requeued_member_reopens_a_stopped_batch(self, flow: FlowScene) -> None:
         """The failed member of a stopped batch can run again; others stay deleted. A new failure stops it.
 
         If this fails: a fixed member is deleted because of an earlier failure.
@@ -1111,8 +1111,8 @@ class BatchCountsDuty(StorageFixtures):
         assert flow.batch_counts(batch).is_stopping
         assert [_BAD, _GONE] == flow.states(a, c)
 
-    def test_a_failure_stops_once(self, flow: FlowScene) -> None:
-        """The stop by a failure is over when the batch has ended: another member that is requeued then runs.
+    def test_old_failure_does_not_stop_a_reopened_batch(self, flow: FlowScene) -> None:
+        """After a stopped batch has ended, another member that is requeued runs in spite of the old failure.
 
         If this fails: nothing can be fixed in a batch that fails fast while any member has failed.
         """
@@ -1131,8 +1131,8 @@ class BatchCountsDuty(StorageFixtures):
         assert _BAD is flow.state(batch)
         assert not flow.batch_counts(batch).is_stopping
 
-    def test_a_requeue_before_the_sweep_calms_the_batch(self, flow: FlowScene) -> None:
-        """A failed member that is requeued before the next `release` stops nothing, and is not deleted.
+    def test_failed_member_requeued_before_release_stops_no_member(self, flow: FlowScene) -> None:
+        """A failed member that is requeued before the next `release` does not stop its batch, and is kept.
 
         If this fails: a job that is fixed immediately is deleted.
         """
@@ -1146,11 +1146,11 @@ class BatchCountsDuty(StorageFixtures):
         assert [_OPEN, State.ENQUEUED, State.ENQUEUED] == flow.states(batch, a, b)
         assert BatchCounts(total=2, active=2) == flow.batch_counts(batch)
 
-    def test_a_failure_that_is_calmed_stops_nothing_later(self, flow: FlowScene) -> None:
+    def test_requeue_of_one_failed_member_prevents_the_stop(self, flow: FlowScene) -> None:
         """If one of two failed members is requeued before the next `release`, no other member is stopped.
 
-        This includes members that wait for the other failed one, and anything that is decided later because
-        of these failures.
+        This includes members that wait for the other failed one, and later decisions that depend on these
+        failures.
 
         If this fails: after one of several failures is fixed, the rest of the batch is deleted.
         """
@@ -1167,10 +1167,10 @@ class BatchCountsDuty(StorageFixtures):
         assert State.AWAITING is flow.state(waits)
         assert not flow.batch_counts(batch).is_stopping
 
-    def test_a_failed_inner_batch_stops_the_outer_one(self, flow: FlowScene) -> None:
+    def test_failed_inner_batch_stops_its_outer_batch(self, flow: FlowScene) -> None:
         """In a batch that fails fast, an inner batch that fails is a failed member.
 
-        If this fails: a tree of batches continues after a failure that should stop it.
+        If this fails: an outer batch continues after a failure that should stop it.
         """
         outer = flow.batch("outer", fails_fast=True)
         inner = flow.batch("inner", within=outer)
@@ -1188,7 +1188,7 @@ class BatchCountsDuty(StorageFixtures):
 
     # ---- retention, limits and transactions --------------------------------------------------------------
 
-    def test_a_member_stays_with_its_batch(self, flow: FlowScene) -> None:
+    def test_expired_member_is_kept_as_long_as_its_batch(self, flow: FlowScene) -> None:
         """An expired member is kept while its batch is open, and then as long as the batch is kept.
 
         If this fails: the results of a batch's first members are deleted before its callback reads them.
@@ -1211,10 +1211,10 @@ class BatchCountsDuty(StorageFixtures):
         assert [None] * 3 == flow.storage.get([batch, a, b])
         assert [None] == flow.storage.batch_counts([batch])
 
-    def test_a_member_stays_with_all_batches_around_it(self, flow: FlowScene) -> None:
+    def test_expired_member_is_kept_as_long_as_outer_batches(self, flow: FlowScene) -> None:
         """Members of inner batches are kept while an outer batch is open, and as long as that batch is kept.
 
-        If this fails: the results of all inner batches are incomplete, and nobody notices.
+        If this fails: the results of inner batches are incomplete, and no error is reported.
         """
         outer, (last,) = flow.batch_of(1, name="outer", keeps=(3 * DAY, None, None))
         middle = flow.batch("middle", within=outer, keeps=(0, None, None))
@@ -1239,7 +1239,7 @@ class BatchCountsDuty(StorageFixtures):
         assert 6 == pruned
         assert [None] * 6 == flow.storage.get(jobs)
 
-    def test_what_waits_in_a_failed_batch_goes_with_it(self, flow: FlowScene) -> None:
+    def test_prune_of_a_failed_batch_deletes_waiting_members(self, flow: FlowScene) -> None:
         """A prune of a batch deletes the members that still wait in it, and decides its own continuations.
 
         If this fails: jobs wait forever in a batch that cannot be found.
@@ -1260,7 +1260,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [] == flow.claim_ids(flow.begin("b"))
 
     @requires(Feature.LIMITS)
-    def test_a_batch_of_limited_members_ends(self, flow: FlowScene) -> None:
+    def test_batch_of_members_with_limits_ends(self, flow: FlowScene) -> None:
         """Members that need the same limit key run one after another, and their batch ends with the last.
 
         If this fails: limits do not work in batches.
@@ -1282,12 +1282,12 @@ class BatchCountsDuty(StorageFixtures):
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     @pytest.mark.parametrize("commits", [True, False])
-    def test_a_batch_is_stored_with_the_transaction(
+    def test_batch_follows_the_callers_transaction(
         self, flow: FlowScene, open_transaction: object, commits: bool
     ) -> None:
         """A batch inserted within a transaction is stored and counted after the commit, or not at all.
 
-        If this fails: a batch that was rolled back continues without its members, or the other way round.
+        If this fails: a batch exists after a rollback without its members, or its members without it.
         """
         assert callable(open_transaction)
         batch = flow.new_batch()

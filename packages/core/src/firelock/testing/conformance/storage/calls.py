@@ -1,4 +1,4 @@
-"""Tests of called jobs: runs that wait for other jobs, inputs, and results that are kept for them."""
+"""Tests of called jobs: runs that wait for other jobs, inputs, and the retention of results."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class CallDuty(StorageFixtures):
     # ---- waits -------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("end", ["succeeds", "fails", "gives up", "deleted"])
-    def test_the_end_of_the_child_wakes_its_caller(self, flow: FlowScene, end: str) -> None:
-        """A caller that waits for its child is enqueued when the child ends in any way, and waits no more.
+    def test_end_of_a_child_enqueues_its_waiting_caller(self, flow: FlowScene, end: str) -> None:
+        """A caller that waits for its child is enqueued when the child ends in any way, and stops waiting.
 
         If this fails: a caller waits forever for a child that has failed.
         """
@@ -74,7 +74,7 @@ class CallDuty(StorageFixtures):
         flow.storage.insert([job])
         return job.id
 
-    def test_a_suspension_looks_whether_the_child_has_ended(self, flow: FlowScene) -> None:
+    def test_suspended_caller_is_enqueued_if_the_child_has_ended(self, flow: FlowScene) -> None:
         """If the child has ended before its caller suspends, the caller is enqueued immediately.
 
         If this fails: a caller whose child was fast waits forever.
@@ -93,10 +93,10 @@ class CallDuty(StorageFixtures):
         flow.settle_all()
         assert [caller.id] == flow.claim_ids(flow.begin("b"))
 
-    def test_the_last_of_several_children_wakes(self, flow: FlowScene) -> None:
-        """A caller that waits for several children is enqueued when all have ended, even if some had before.
+    def test_last_of_several_children_enqueues_the_caller(self, flow: FlowScene) -> None:
+        """A caller that waits for several children is enqueued when all have ended, before the wait or later.
 
-        If this fails: `gather` returns with results missing.
+        If this fails: `gather` returns while results are missing.
         """
         caller = flow.run()
         jobs = [flow.new_tied(Relations(caller_id=caller.id)) for _ in range(3)]
@@ -114,7 +114,7 @@ class CallDuty(StorageFixtures):
 
         assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
 
-    def test_a_child_that_is_gone_has_ended(self, flow: FlowScene) -> None:
+    def test_caller_that_waits_for_an_unknown_job_is_enqueued(self, flow: FlowScene) -> None:
         """A caller that waits for an unknown job is enqueued, and its run finds that the job is missing.
 
         If this fails: a caller waits forever for a job that was pruned.
@@ -125,7 +125,7 @@ class CallDuty(StorageFixtures):
 
         assert State.ENQUEUED is flow.state(caller.id)
 
-    def test_a_wait_is_no_continuation(self, flow: FlowScene) -> None:
+    def test_called_jobs_are_not_parents_of_the_caller(self, flow: FlowScene) -> None:
         """Jobs for which a run waits are not parents of its job, in its record or in a search by parent.
 
         If this fails: a page shows a caller as the child of a job that it has called.
@@ -140,7 +140,7 @@ class CallDuty(StorageFixtures):
         assert [then] == flow.found(JobFilter(parent_id=child))
         assert Relations(caller_id=caller.id) == flow.record(child).relations
 
-    def test_a_continuation_that_waits_keeps_its_parents(self, flow: FlowScene) -> None:
+    def test_waiting_continuation_keeps_its_parents(self, flow: FlowScene) -> None:
         """A continuation that waits for a child still shows its parents, and their ends no longer move it.
 
         If this fails: a wait changes the relations of a job.
@@ -162,7 +162,7 @@ class CallDuty(StorageFixtures):
         assert [job_id] == flow.found(JobFilter(parent_id=parent))
         flow.check(job_id, state=State.AWAITING, waits_for="call child")
 
-    def test_who_was_woken_otherwise_is_let_be(self, flow: FlowScene) -> None:
+    def test_previous_child_does_not_wake_a_requeued_caller(self, flow: FlowScene) -> None:
         """A requeued caller that now waits for another child is not woken by its previous child.
 
         If this fails: a job continues without the result for which it waits.
@@ -185,7 +185,7 @@ class CallDuty(StorageFixtures):
 
         assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(caller.id)]
 
-    def test_a_wait_for_a_child_can_be_due(self, flow: FlowScene) -> None:
+    def test_wait_for_a_child_ends_at_its_due_time(self, flow: FlowScene) -> None:
         """A wait for a child with a due time ends at that time; after that, the child's end changes nothing.
 
         If this fails: a wait with a time-out lasts forever, or starts its job twice.
@@ -202,7 +202,7 @@ class CallDuty(StorageFixtures):
 
         assert [State.SUCCEEDED, State.DELETED] == flow.states(caller.id, child)
 
-    def test_a_caller_that_waits_is_active_in_its_batch(self, flow: FlowScene) -> None:
+    def test_waiting_caller_is_active_in_its_batch(self, flow: FlowScene) -> None:
         """A member that waits for its child, or for a signal, counts as active: its batch does not end.
 
         If this fails: a batch ends while one of its members waits for an approval.
@@ -230,7 +230,7 @@ class CallDuty(StorageFixtures):
             flow.state(batch),
         )
 
-    def test_a_batch_can_be_waited_for(self, flow: FlowScene) -> None:
+    def test_run_can_wait_for_a_batch(self, flow: FlowScene) -> None:
         """A run can wait for a batch like for any job, and continues when the batch has ended.
 
         If this fails: `join` of a batch never returns.
@@ -250,8 +250,8 @@ class CallDuty(StorageFixtures):
 
     # ---- inputs and retention of results -----------------------------------------------------------------
 
-    def test_inputs_are_kept_as_they_were_given(self, flow: FlowScene) -> None:
-        """The places in a job's arguments for results of others are stored, and returned by its claim.
+    def test_inputs_are_stored_and_claimed_unchanged(self, flow: FlowScene) -> None:
+        """The places of other jobs' results in a job's arguments are stored, and returned by its claim.
 
         If this fails: a job runs without the results that it should get.
         """
@@ -271,10 +271,10 @@ class CallDuty(StorageFixtures):
         assert '{"text": null, "rows": [{"é": null}]}' == running.job.arguments
         assert '"result"' == flow.record(source).result
 
-    def test_a_job_that_misses_an_input_cannot_be_requeued(self, flow: FlowScene) -> None:
+    def test_job_without_its_input_cannot_be_requeued(self, flow: FlowScene) -> None:
         """A job that takes the result of a source cannot be requeued while the source has not succeeded.
 
-        If this fails: a job runs with an argument missing.
+        If this fails: a job runs although an argument is missing.
         """
         source = flow.add()
         relations = write_relations(Relations(inputs=(Input(source, ("text",)),)))
@@ -290,7 +290,7 @@ class CallDuty(StorageFixtures):
         assert [Applied.REFUSED, Applied.APPLIED] == results
         assert [State.AWAITING, State.ENQUEUED] == flow.states(job_id, waits_alone)
 
-    def test_a_result_stays_as_long_as_it_is_missed(self, flow: FlowScene) -> None:
+    def test_expired_source_is_kept_while_its_result_is_needed(self, flow: FlowScene) -> None:
         """An expired source is kept while a job that takes its result as an argument has not ended.
 
         If this fails: the last stage of a flow fails, because its first was pruned.
@@ -313,7 +313,7 @@ class CallDuty(StorageFixtures):
         assert [None] == flow.storage.get([source])
 
     @pytest.mark.parametrize("state", ["running", "waiting", "failed"])
-    def test_a_called_job_stays_until_its_caller_has_ended(self, flow: FlowScene, state: str) -> None:
+    def test_expired_child_is_kept_until_its_caller_has_ended(self, flow: FlowScene, state: str) -> None:
         """An expired child is kept while its caller has not ended, because its result may still be read.
 
         If this fails: a caller does not find the result of its child, and calls it again.
@@ -337,8 +337,8 @@ class CallDuty(StorageFixtures):
         assert ((1, False) if state == "failed" else (0, True)) == (early, kept)
         assert [None] == flow.storage.get([child])
 
-    def test_a_childs_caller_may_be_gone(self, flow: FlowScene) -> None:
-        """A called job may run longer than its caller exists; it ends and is pruned like any other job.
+    def test_child_ends_and_is_pruned_after_its_caller(self, flow: FlowScene) -> None:
+        """A called job whose caller was already pruned ends and is pruned like any other job.
 
         If this fails: a job whose caller was pruned long ago never ends, or is never pruned.
         """

@@ -1,4 +1,4 @@
-"""Tests of `claim`: one session at a time holds a job, in the promised order; an ended one claims nothing."""
+"""Tests of `claim`: a job goes to one living session, and jobs are claimed in the documented order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ClaimDuty(StorageFixtures):
 
     verbs = "claim"
 
-    def test_a_claimed_job_carries_what_running_it_needs(self, scene: Scene) -> None:
+    def test_claimed_job_has_its_stored_fields(self, scene: Scene) -> None:
         """A claimed job has its fields as stored, attempt 1, a fence, and the time of the claim.
 
         If this fails: a server runs a job with wrong arguments, limits or names.
@@ -53,7 +53,7 @@ class ClaimDuty(StorageFixtures):
         assert expected == job
         assert job.fence > 0
 
-    def test_a_claim_writes_the_holder(self, scene: Scene) -> None:
+    def test_claim_stores_session_server_fence_and_attempt(self, scene: Scene) -> None:
         """A claim writes session, server, fence, attempt and the caller's time to the record of the job.
 
         If this fails: nothing shows which server runs a job, and a settle cannot be guarded.
@@ -69,7 +69,7 @@ class ClaimDuty(StorageFixtures):
             changed_at=running.job.claimed_at,
         ) == scene.record(job_id)  # fmt: skip
 
-    def test_a_job_is_claimed_once(self, scene: Scene) -> None:
+    def test_job_is_claimed_once(self, scene: Scene) -> None:
         """A job that a session has claimed is not claimed again, by this or any other session.
 
         If this fails: jobs run twice at the same time.
@@ -84,7 +84,7 @@ class ClaimDuty(StorageFixtures):
         assert [] == scene.claim(one)
 
     @pytest.mark.parametrize("limit", [0, 1, 3, 5, 8])
-    def test_a_claim_takes_no_more_than_its_limit(self, scene: Scene, limit: int) -> None:
+    def test_claim_takes_at_most_its_limit(self, scene: Scene, limit: int) -> None:
         """A claim takes at most `limit` jobs, and none for zero.
 
         If this fails: a server holds jobs for which it has no free worker.
@@ -96,7 +96,7 @@ class ClaimDuty(StorageFixtures):
         assert ids[:limit] == [job.id for job in claimed]
         assert 5 - len(claimed) == scene.storage.counts().by_state.get(State.ENQUEUED, 0)
 
-    def test_higher_priority_comes_first(self, scene: Scene) -> None:
+    def test_higher_priority_is_claimed_first(self, scene: Scene) -> None:
         """Within a queue, higher priorities are claimed first, and equal ones in the order of enqueueing.
 
         If this fails: priorities are ignored or reversed, or break the order among equal jobs.
@@ -107,7 +107,7 @@ class ClaimDuty(StorageFixtures):
 
         assert [ids[place] for place in (2, 6, 5, 0, 3, 1, 4)] == claimed
 
-    def test_an_urgent_job_overtakes_jobs_that_waited_longer(self, scene: Scene) -> None:
+    def test_urgent_job_overtakes_older_jobs(self, scene: Scene) -> None:
         """A job with a higher priority is claimed next, even after other jobs were claimed one by one.
 
         If this fails: a claim begins where the last one ended, and misses jobs that were inserted before that
@@ -123,7 +123,7 @@ class ClaimDuty(StorageFixtures):
         assert [[job] for job in ids[:3]] == first
         assert [[job] for job in (urgent[1], urgent[0], *ids[3:])] == second
 
-    def test_queues_are_taken_in_the_order_given(self, scene: Scene) -> None:
+    def test_named_queues_are_claimed_in_the_given_order(self, scene: Scene) -> None:
         """A named queue is used only if all queues named before it are empty, whatever its priorities.
 
         If this fails: strict priority among queues does not hold.
@@ -138,7 +138,7 @@ class ClaimDuty(StorageFixtures):
         assert [*high, low[0]] == [job.id for job in first]
         assert low[1:] == [job.id for job in second]
 
-    def test_only_the_named_queues_are_touched(self, scene: Scene) -> None:
+    def test_claim_takes_jobs_only_from_named_queues(self, scene: Scene) -> None:
         """A claim takes jobs only from the named queues; with an empty list it takes none.
 
         If this fails: servers run jobs that are meant for others.
@@ -155,10 +155,10 @@ class ClaimDuty(StorageFixtures):
         [((20, 20, 1), 9, 1), ((40, 40, 40), 1, 30), ((7, 1, 2), 10, 1)],
         ids=["a share each", "in turn", "to the last job"],
     )
-    def test_every_queue_is_served_without_a_list(
+    def test_claim_without_a_list_serves_every_queue(
         self, scene: Scene, stored: tuple[int, int, int], limit: int, times: int
     ) -> None:
-        """Without a list, claims take jobs from all queues with work in turn, whatever their priorities.
+        """Without a list, claims take jobs from all queues in turn, whatever the priorities of the jobs.
 
         Each queue keeps its own order.
 
@@ -177,14 +177,14 @@ class ClaimDuty(StorageFixtures):
             assert own
             assert stored_ids[: len(own)] == own
 
-    def test_a_paused_queue_gives_nothing(self, scene: Scene) -> None:
+    def test_paused_queue_is_skipped(self, scene: Scene) -> None:
         """A queue is skipped if its record marks it as paused, named or not; other queues are not affected.
 
         If this fails: an operator cannot pause a queue.
         """
         scene.add(queue="paused")
         open_id = scene.add(queue="open")
-        settings = json.dumps({"paused": True, "note": "while the printer is mended"})
+        settings = json.dumps({"paused": True, "note": "while the printer is repaired"})
         scene.storage.put_record("queue", "paused", settings)
         holder = scene.begin()
 
@@ -194,8 +194,8 @@ class ClaimDuty(StorageFixtures):
         assert [] == named
         assert [open_id] == [job.id for job in unnamed]
 
-    @pytest.mark.parametrize("how", ["false", "deleted", "unsaid"])
-    def test_a_resumed_queue_gives_its_jobs(self, scene: Scene, how: str) -> None:
+    @pytest.mark.parametrize("how", ["false", "deleted", "omitted"])
+    def test_resumed_queue_is_claimed_again(self, scene: Scene, how: str) -> None:
         """A queue is open again as soon as its record no longer marks it as paused.
 
         If this fails: a resumed queue stays paused, or any record of a queue pauses it.
@@ -213,7 +213,7 @@ class ClaimDuty(StorageFixtures):
 
         assert [job_id] == scene.claim_ids(holder, queues=["mail"])
 
-    def test_only_a_living_session_claims(self, scene: Scene) -> None:
+    def test_ended_session_claims_nothing(self, scene: Scene) -> None:
         """A session that has ended, or never began, claims nothing and is reported as lost, unlike others.
 
         The jobs that an ended session requested stay available: the next claim takes all of them.
@@ -250,10 +250,10 @@ class ClaimDuty(StorageFixtures):
         assert (1, 1) == (first.job.attempt, second.job.attempt)
         assert second.job.fence > first.job.fence
 
-    def test_a_claim_writes_no_history(self, scene: Scene) -> None:
+    def test_claim_writes_no_history(self, scene: Scene) -> None:
         """A claim does not change a job's history, even if the job was deleted and requeued before.
 
-        If this fails: hand-backs fill the history, and the hot path pays for a write that nobody reads; or a
+        If this fails: hand-backs fill the history, and the hot path pays for a write that is never read; or a
         claim treats a job that was never claimed as one without any history.
         """
         job_id = scene.add()
@@ -281,7 +281,7 @@ class ClaimDuty(StorageFixtures):
         assert [] == scene.claim(holder, queues=None)
         assert State.SUCCEEDED == scene.state(ended)
 
-    def test_a_claim_tells_the_next_due_instant(self, scene: Scene) -> None:
+    def test_claim_returns_the_next_due_time(self, scene: Scene) -> None:
         """A claim returns the earliest due time of the scheduled and recurring jobs, or None without any.
 
         If this fails: idle servers sleep past the due time, or wake for nothing.
@@ -304,8 +304,8 @@ class ClaimDuty(StorageFixtures):
         due_once(scene, due_at=None)
         assert BASE + 2 * HOUR == next_due_at()
 
-    def test_the_callers_clock_decides_nothing(self, scene: Scene) -> None:
-        """`now` of a claim is only a timestamp, which makes no job due. `created_at` does not order jobs.
+    def test_claim_ignores_the_clock_of_the_caller(self, scene: Scene) -> None:
+        """`now` of a claim is only a timestamp: it does not make jobs due. `created_at` does not order jobs.
 
         If this fails: a server whose clock is ahead runs jobs early, or a client whose clock is behind
         overtakes others.

@@ -39,10 +39,10 @@ class ClosingDuty(StorageFixtures):
 
     verbs = "end_session orphans list_sessions"
 
-    def test_a_locked_job_delays_its_own_return_alone(self, scene: Scene, lock_job: LockJob) -> None:
-        """A locked job delays only its own return: the session has ended, and its other jobs are back.
+    def test_locked_job_delays_only_its_own_return(self, scene: Scene, lock_job: LockJob) -> None:
+        """A locked job delays only its own return: the session has ended, and its other jobs have returned.
 
-        The session is closing until the locked job is back too.
+        The session is closing until the locked job has returned too.
 
         If this fails: one row that an application keeps locked delays all jobs of a dead server, or the job
         of that row stays processing forever.
@@ -77,7 +77,7 @@ class ClosingDuty(StorageFixtures):
         assert ids == scene.claim_ids(scene.begin("heir"))
 
     @pytest.mark.parametrize("how", ["a sweep", "another end"])
-    def test_a_closing_session_keeps_the_blame_of_its_end(
+    def test_continued_end_uses_running_jobs_and_reason_of_the_first(
         self, scene: Scene, lock_job: LockJob, how: str
     ) -> None:
         """A continued end, on any handle, uses the running jobs and the reason of the first call.
@@ -106,7 +106,9 @@ class ClosingDuty(StorageFixtures):
         ]
         assert [2, 1] == [len(scene.history(job_id)) for job_id in (ran, waited)]
 
-    def test_a_closing_session_that_was_lost_blames_all(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_locked_job_of_an_expired_session_gets_its_crash_later(
+        self, scene: Scene, lock_job: LockJob
+    ) -> None:
         """The locked job of an expired session gets its crash in a later sweep; the session ends only once.
 
         If this fails: a job that kills its host is never found as long as its row is locked at that moment.
@@ -127,13 +129,13 @@ class ClosingDuty(StorageFixtures):
         assert [Moved.SESSION_LOST] * 2 == [scene.last_entry(job_id).reason for job_id in (locked, free)]
         assert [1, 1] == [scene.record(job_id).crashes for job_id in (locked, free)]
 
-    def test_an_unfinished_end_is_repeated_until_nothing_is_left(
+    def test_repeated_end_of_a_closing_session_takes_each_job_once(
         self, scene: Scene, lock_job: LockJob
     ) -> None:
         """Another end of a closing session returns the number of jobs still locked, and takes no job twice.
 
-        If this fails: a supervisor assumes that all jobs of a dead worker process are back, or a job gets two
-        crashes.
+        If this fails: a supervisor assumes that all jobs of a dead worker process have returned, or a job
+        gets two crashes.
         """
         holder = scene.begin()
         locked, free = scene.add_many(2)
@@ -146,7 +148,7 @@ class ClosingDuty(StorageFixtures):
         assert [([free], 1), ([], 1), ([locked], 0), ([], 0)] == [(one.crashed, one.left) for one in takes]
         assert [1, 1] == [scene.record(job_id).crashes for job_id in (locked, free)]
 
-    def test_a_closing_session_is_dead(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_closing_session_cannot_claim_or_be_renewed(self, scene: Scene, lock_job: LockJob) -> None:
         """A closing session claims nothing, cannot be renewed or begun again, and is reported as lost.
 
         If this fails: a worker process that is considered dead starts jobs that nothing supervises.
@@ -171,10 +173,10 @@ class ClosingDuty(StorageFixtures):
 
     @pytest.mark.parametrize("end", _ENDS, ids=lambda end: end.__name__)
     @pytest.mark.parametrize("verb", ["apply", "exchange", "another handle"])
-    def test_a_late_end_counts_while_the_session_is_closing(
+    def test_late_end_is_stored_while_the_session_is_closing(
         self, scene: Scene, lock_job: LockJob, end: End, verb: str
     ) -> None:
-        """The end of a job that a closing session still holds is stored; then nothing is left to release.
+        """The end of a job that a closing session still holds is stored; then the session is not closing.
 
         If this fails: a job that has ended runs again, although it had not been taken from its session yet.
         """
@@ -197,7 +199,7 @@ class ClosingDuty(StorageFixtures):
         assert after == scene.record(running.id)
         assert (None, 0) == (after.session, after.crashes)
 
-    def test_a_late_end_is_refused_after_the_job_was_taken(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_late_end_is_refused_after_the_job_was_returned(self, scene: Scene, lock_job: LockJob) -> None:
         """Jobs that were taken from a closing session no longer belong to it, so their ends are refused.
 
         If this fails: a job that already runs elsewhere is ended by its previous holder.
@@ -214,8 +216,10 @@ class ClosingDuty(StorageFixtures):
         assert [Applied.REFUSED, Applied.APPLIED] == answers
 
     @pytest.mark.parametrize("is_requeued", [False, True])
-    def test_a_locked_tail_is_cleared_later(self, scene: Scene, lock_job: LockJob, is_requeued: bool) -> None:
-        """A deleted job keeps its tail while its row is locked; if requeued, it can be claimed after that.
+    def test_tail_of_a_locked_job_is_cleared_later(
+        self, scene: Scene, lock_job: LockJob, is_requeued: bool
+    ) -> None:
+        """The tail of a deleted job is cleared after its row is unlocked; a requeued job can then be claimed.
 
         If this fails: a requeued job waits forever for a run that died, or starts while the old run
         continues.
@@ -238,10 +242,10 @@ class ClosingDuty(StorageFixtures):
         scene.check(running.id, session=None, crashes=0)
         assert ([running.id] if is_requeued else []) == scene.claim_ids(heir)
 
-    def test_a_job_deleted_while_its_session_is_closing_leaves_no_tail(
+    def test_sweep_clears_the_tail_of_a_job_deleted_while_closing(
         self, scene: Scene, lock_job: LockJob
     ) -> None:
-        """A delete of a job of a closing session is stored, and the next sweep clears the tail that it left.
+        """A delete of a job of a closing session is stored, and the next sweep clears the tail of the job.
 
         If this fails: a deleted job runs again, or is shown as stopping forever.
         """
@@ -257,8 +261,8 @@ class ClosingDuty(StorageFixtures):
         scene.check(running.id, state=State.DELETED, session=None, crashes=0)
         assert {holder.session: False} == _dead_sessions(scene)
 
-    def test_a_closing_session_is_never_pruned(self, scene: Scene, lock_job: LockJob) -> None:
-        """A closing session is not pruned until it holds nothing, even more than a day after its death.
+    def test_closing_session_is_not_pruned(self, scene: Scene, lock_job: LockJob) -> None:
+        """A closing session is not pruned while it holds jobs, even more than a day after its end.
 
         If this fails: a job whose row is locked for a day stays processing forever.
         """
@@ -278,7 +282,7 @@ class ClosingDuty(StorageFixtures):
         assert [running.id] == taken.crashed
         assert {} == _dead_sessions(scene)
 
-    def test_each_closing_session_has_its_turn(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_limited_sweeps_continue_with_each_closing_session(self, scene: Scene, lock_job: LockJob) -> None:
         """Sweeps with a limit continue with each closing session in turn, and also end expired sessions.
 
         If this fails: one job that is locked for hours delays the jobs of other dead servers.
@@ -302,7 +306,7 @@ class ClosingDuty(StorageFixtures):
             job_id for sweep in sweeps for one in sweep for job_id in one.crashed
         )
 
-    def test_many_sweeps_take_a_freed_job_once(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_concurrent_sweeps_take_each_unlocked_job_once(self, scene: Scene, lock_job: LockJob) -> None:
         """If several servers continue with a closing session concurrently, each job is taken once.
 
         If this fails: one death counts as two crashes, or no server takes the job.

@@ -1,4 +1,4 @@
-"""Tests of concurrent calls with batches, signals and called jobs: nothing hangs, and results are true."""
+"""Tests of concurrent calls with batches, signals and called jobs: no call hangs, results are correct."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FlowRaceDuty(StorageFixtures):
         for batch in batches:
             assert recount(flow.storage, batch, records) == flow.batch_counts(batch)
 
-    def test_the_last_members_end_their_batch_once(self, flow: FlowScene) -> None:
+    def test_concurrent_ends_of_last_members_end_their_batch_once(self, flow: FlowScene) -> None:
         """Members that end concurrently, while others call `release`, end their batch exactly once.
 
         If this fails: a batch never ends if its last members end at the same time, or its callback runs
@@ -72,7 +72,7 @@ class FlowRaceDuty(StorageFixtures):
             assert [State.AWAITING, State.FAILED] == [entry.state for entry in flow.history(batch)]
             flow.settle(deletes(then))
 
-    def test_a_requeue_races_the_fold(self, flow: FlowScene) -> None:
+    def test_requeue_concurrent_with_release_leaves_the_batch_open(self, flow: FlowScene) -> None:
         """A member requeued while its end is counted leaves the batch open, even if it had ended meanwhile.
 
         If this fails: a batch has ended while a member of it runs.
@@ -90,7 +90,7 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(deletes(batch))
             flow.settle_all()
 
-    def test_an_add_races_the_fold(self, flow: FlowScene) -> None:
+    def test_member_added_while_its_batch_ends_is_stored_or_refused(self, flow: FlowScene) -> None:
         """A member added while its batch ends is either stored, and the batch is open, or it is refused.
 
         If this fails: a job is in a batch that has ended without it.
@@ -110,7 +110,7 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(deletes(batch))
             flow.settle_all()
 
-    def test_adds_race_a_cancel(self, flow: FlowScene) -> None:
+    def test_members_added_during_a_cancellation_are_deleted_or_refused(self, flow: FlowScene) -> None:
         """Members added while their batch is cancelled are deleted with it, or are refused.
 
         If this fails: a job of a cancelled batch runs.
@@ -130,7 +130,7 @@ class FlowRaceDuty(StorageFixtures):
             members = flow.storage.find(JobFilter(batch_id=batch), limit=10).jobs
             assert {State.DELETED} == {job.state for job in members}
 
-    def test_a_requeue_races_the_sweep(self, flow: FlowScene) -> None:
+    def test_member_requeued_while_its_batch_is_stopped_runs(self, flow: FlowScene) -> None:
         """A failed member requeued while its failure stops the batch runs, whichever members were deleted.
 
         If this fails: a fixed member is deleted because of its earlier failure.
@@ -149,7 +149,7 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(deletes(batch))
             flow.settle_all()
 
-    def test_ends_of_two_levels_race(self, flow: FlowScene) -> None:
+    def test_concurrent_ends_in_nested_batches_end_both(self, flow: FlowScene) -> None:
         """If members of a batch and an inner batch end concurrently, while others call `release`, both end.
 
         If this fails: an outer batch misses the end of an inner one, and never ends.
@@ -169,7 +169,7 @@ class FlowRaceDuty(StorageFixtures):
             self._judge(flow, outer, inner)
             assert [State.SUCCEEDED] * 2 == flow.states(outer, inner)
 
-    def test_an_opening_races_what_is_added(self, flow: FlowScene) -> None:
+    def test_member_added_while_its_batch_opens_is_enqueued(self, flow: FlowScene) -> None:
         """A member added while its batch opens is enqueued with the other members.
 
         If this fails: a member of an open batch waits forever for its opening.
@@ -190,7 +190,7 @@ class FlowRaceDuty(StorageFixtures):
 
     # ---- signals and calls -------------------------------------------------------------------------------
 
-    def test_one_of_two_signals_is_first(self, flow: FlowScene) -> None:
+    def test_one_of_four_concurrent_signals_is_applied(self, flow: FlowScene) -> None:
         """Of four concurrent signals one is applied, and the others return `TAKEN`.
 
         If this fails: two people both get the result that their decision counts.
@@ -211,7 +211,7 @@ class FlowRaceDuty(StorageFixtures):
             )
             assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
-    def test_a_signal_races_the_suspension(self, flow: FlowScene) -> None:
+    def test_signal_during_the_suspension_enqueues_the_job(self, flow: FlowScene) -> None:
         """A signal sent during the suspension of its job is found: the job is enqueued in any case.
 
         If this fails: sometimes an answer is not found, and its job waits forever.
@@ -229,7 +229,7 @@ class FlowRaceDuty(StorageFixtures):
             flow.check(running.id, state=State.ENQUEUED, waits_for=None)
             assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
-    def test_a_signal_races_the_time_out(self, flow: FlowScene) -> None:
+    def test_job_woken_by_signal_and_timeout_is_enqueued_once(self, flow: FlowScene) -> None:
         """A job woken by its signal and its time-out concurrently is enqueued once, and the signal counts.
 
         If this fails: a job runs twice, or its time-out counts although the sender was told that the signal
@@ -252,7 +252,7 @@ class FlowRaceDuty(StorageFixtures):
             assert Applied.TAKEN is flow.time_out(again, "approval").answer
             flow.settle(succeeds(again))
 
-    def test_a_time_out_races_the_signal(self, flow: FlowScene) -> None:
+    def test_concurrent_timeout_and_signal_store_one_memo(self, flow: FlowScene) -> None:
         """Of a time-out and a concurrent signal one is applied, and both calls return the same memo.
 
         If this fails: a job continues without an answer that was accepted.
@@ -273,7 +273,7 @@ class FlowRaceDuty(StorageFixtures):
             assert mine.memo == theirs.memo
             flow.settle(succeeds(running))
 
-    def test_a_child_ends_while_its_caller_comes_to_wait(self, flow: FlowScene) -> None:
+    def test_child_that_ends_during_the_suspension_wakes_its_caller(self, flow: FlowScene) -> None:
         """If a child ends during the suspension of its caller, the caller continues in any case.
 
         If this fails: sometimes a caller waits forever for a child that has ended.
@@ -297,7 +297,7 @@ class FlowRaceDuty(StorageFixtures):
         sent(storage, [succeeds(running)])
         return storage.release(10)
 
-    def test_a_memo_races_the_loss_of_its_run(self, flow: FlowScene) -> None:
+    def test_memo_of_a_lost_run_is_recalled_or_refused(self, flow: FlowScene) -> None:
         """A memo stored while its run is taken away is either recalled by the next run, or was refused.
 
         If this fails: a step whose memo was accepted is done again.
@@ -325,7 +325,7 @@ class FlowRaceDuty(StorageFixtures):
             )  # fmt: skip
             flow.settle(succeeds(again))
 
-    def test_forgetting_races_a_signal(self, flow: FlowScene) -> None:
+    def test_signal_during_a_forgetting_requeue_is_forgotten_or_kept(self, flow: FlowScene) -> None:
         """A signal sent during a requeue that forgets memos is forgotten too, or stored after the requeue.
 
         If this fails: an answer from an earlier round is used, or an accepted one is lost.
@@ -349,10 +349,10 @@ class FlowRaceDuty(StorageFixtures):
             assert State.ENQUEUED is flow.state(running.id)
             flow.settle(deletes(running.id))
 
-    def test_a_tree_is_cancelled_while_it_works(self, flow: FlowScene) -> None:
-        """A tree of batches cancelled while members end, fail and are added ends completely; no member runs.
+    def test_nested_batches_cancelled_during_work_end_completely(self, flow: FlowScene) -> None:
+        """Nested batches that are cancelled while members end, fail and are added end; no member runs.
 
-        If this fails: a cancelled tree never ends, or a branch of it continues.
+        If this fails: a cancelled batch never ends, or one of its inner batches continues.
         """
         handles, holder = flow.open(5), flow.begin()
         for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Tests of `insert`: an accepted job is stored once and completely, and is visible neither early nor late."""
+"""Tests of `insert`: an accepted job is stored once and completely, and can be claimed when it is due."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class InsertDuty(StorageFixtures):
 
     verbs = "insert new_ids"
 
-    def test_a_new_job_is_stored_as_given(self, scene: Scene) -> None:
+    def test_new_job_is_stored_as_given(self, scene: Scene) -> None:
         """A new job is stored with every field as given; fields that only a run fills are empty.
 
         If this fails: a column is missing or truncated, or an initial value is not the record's default.
@@ -52,7 +52,7 @@ class InsertDuty(StorageFixtures):
         )  # fmt: skip
         assert expected == stored
 
-    def test_meta_goes_with_a_job_wherever_it_goes(self, scene: Scene) -> None:
+    def test_meta_stays_with_its_job_in_every_state(self, scene: Scene) -> None:
         """A job has its complete `meta_json` in its record and in every run; a job without one has None.
 
         If this fails: a trace, a request id or a tenant is lost after a delay, a wait for a parent, a retry
@@ -84,7 +84,7 @@ class InsertDuty(StorageFixtures):
         assert {**wanted, **delayed, **waiting} == {job.id: job.meta_json for job in again}
         assert [job.meta_json for job in again] == [scene.record(job.id).meta_json for job in again]
 
-    def test_an_enqueued_job_is_stamped_by_the_storage(self, scene: Scene) -> None:
+    def test_enqueued_at_is_the_time_of_the_storage(self, scene: Scene) -> None:
         """`enqueued_at` is the storage's time; `created_at` and the first history entry are the caller's.
 
         If this fails: the jobs of a client with a wrong clock run before or after all others, or people
@@ -100,7 +100,7 @@ class InsertDuty(StorageFixtures):
         assert before <= enqueued_at <= scene.now()
         assert [HistoryEntry(State.ENQUEUED, job.created_at, "by a test")] == scene.history(job.id)
 
-    def test_a_scheduled_job_waits_outside_its_queue(self, scene: Scene) -> None:
+    def test_scheduled_job_cannot_be_claimed(self, scene: Scene) -> None:
         """A scheduled job keeps its due time and cannot be claimed.
 
         If this fails: delayed jobs run immediately.
@@ -113,7 +113,7 @@ class InsertDuty(StorageFixtures):
         assert [] == claimed
         scene.check(job_id, state=State.SCHEDULED, due_at=due_at, nominal_at=due_at, enqueued_at=None)
 
-    def test_inserting_again_changes_nothing(self, scene: Scene) -> None:
+    def test_repeated_insert_changes_nothing(self, scene: Scene) -> None:
         """A second insert of an id returns False and changes nothing, in whichever state the job is.
 
         If this fails: a client that repeats an insert after a lost reply creates the job twice or resets it.
@@ -135,10 +135,10 @@ class InsertDuty(StorageFixtures):
         assert {State.SUCCEEDED: 1} == scene.by_state()
         assert [] == scene.claim(running.holder, queues=None)
 
-    def test_a_batch_tells_of_each_job_whether_it_is_new(self, scene: Scene) -> None:
-        """`insert` returns whether each job is new, in order; of two equal ids in a batch the first counts.
+    def test_insert_returns_whether_each_job_is_new(self, scene: Scene) -> None:
+        """`insert` returns whether each job is new, in order; of two equal ids in a call the first counts.
 
-        If this fails: a client cannot see which of its jobs already existed; or a batch with a repeated id
+        If this fails: a client cannot see which of its jobs already existed; or a call with a repeated id
         fails as a whole, or its job is claimed twice.
         """
         old, new, other = (scene.new_job() for _ in range(3))
@@ -149,10 +149,10 @@ class InsertDuty(StorageFixtures):
         assert [True, False, True, False] == answers
         assert ["[]"] * 3 == [claimed.arguments for claimed in scene.claim(scene.begin())]
 
-    def test_an_empty_batch_is_nothing(self, scene: Scene) -> None:
+    def test_empty_call_returns_an_empty_result(self, scene: Scene) -> None:
         """A call without jobs, transitions, ids or renewals returns an empty result and raises no error.
 
-        If this fails: callers need a condition before each call.
+        If this fails: callers must check for empty lists before each call.
         """
         storage = scene.storage
 
@@ -163,8 +163,8 @@ class InsertDuty(StorageFixtures):
             storage.renew([]),
         )
 
-    def test_a_batch_is_stored_whole_or_not_at_all(self, scene: Scene) -> None:
-        """One unknown parent causes the whole batch to be refused.
+    def test_insert_stores_all_jobs_or_none(self, scene: Scene) -> None:
+        """If one job has an unknown parent, the whole call is refused.
 
         If this fails: a refused call leaves half of its jobs stored, and they run twice when the call is
         repeated.
@@ -179,8 +179,8 @@ class InsertDuty(StorageFixtures):
         assert {} == scene.by_state()
         assert [True] == scene.storage.insert([first]).is_new
 
-    def test_a_parent_may_stand_earlier_in_the_batch(self, scene: Scene) -> None:
-        """A parent that comes before its child in the same batch counts as stored.
+    def test_parent_and_child_can_be_inserted_together(self, scene: Scene) -> None:
+        """A parent that comes before its child in the same call counts as stored.
 
         If this fails: a chain cannot be stored in one step, and a crash between two steps leaves half of it.
         """
@@ -192,10 +192,10 @@ class InsertDuty(StorageFixtures):
         assert [True, True] == answers
         assert State.AWAITING == scene.state(child.id)
 
-    def test_the_order_of_a_batch_is_the_order_of_the_queue(self, scene: Scene) -> None:
-        """Jobs of a batch are claimed in the order of the batch, and batches in the order of their inserts.
+    def test_jobs_of_one_insert_are_claimed_in_its_order(self, scene: Scene) -> None:
+        """Jobs of one call are claimed in the order of the call, and those of earlier calls first.
 
-        If this fails: jobs that were enqueued first run last. The jobs of a batch share `enqueued_at`, so the
+        If this fails: jobs that were enqueued first run last. The jobs of a call share `enqueued_at`, so the
         order needs another number.
         """
         first = [scene.new_job() for _ in range(30)]

@@ -1,4 +1,4 @@
-"""Tests of concurrent calls with limits and unique keys: no key ever has more jobs than it may have."""
+"""Tests of concurrent calls with limits and unique keys: no key ever has more jobs than allowed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class LimitRaceDuty(StorageFixtures):
         assert jobs == sum(done)
         return ledger.most
 
-    def test_lanes_that_cross_never_exceed_their_keys(self, scene: Scene) -> None:
+    def test_concurrent_claims_of_crossing_lanes_exceed_no_limit(self, scene: Scene) -> None:
         """Eight servers that claim jobs with two keys each, in all combinations, run all and exceed no key.
 
         If this fails: each server's count was correct when it was made, but together the counts are wrong.
@@ -127,7 +127,7 @@ class LimitRaceDuty(StorageFixtures):
 
         assert max(most.values()) <= 2
 
-    def test_queues_of_one_key_never_exceed_it(self, scene: Scene) -> None:
+    def test_concurrent_claims_from_several_queues_exceed_no_limit(self, scene: Scene) -> None:
         """Servers of different queues whose jobs share a key do not exceed its limit.
 
         If this fails: the storage locks the queue instead of the key.
@@ -154,7 +154,7 @@ class LimitRaceDuty(StorageFixtures):
 
         assert {"kit/a": 1} == most
 
-    def test_a_rate_is_used_once(self, scene: Scene) -> None:
+    def test_concurrent_claims_start_no_more_jobs_than_the_burst(self, scene: Scene) -> None:
         """Eight servers that claim concurrently start no more jobs than the burst of a key.
 
         If this fails: each server has the whole rate for itself.
@@ -174,7 +174,7 @@ class LimitRaceDuty(StorageFixtures):
             assert 5 == started + len(rest)
 
     @pytest.mark.parametrize("former", [None, 6, 1])
-    def test_a_new_number_races_claims(self, scene: Scene, former: int | None) -> None:
+    def test_limit_set_during_claims_counts_all_running_jobs(self, scene: Scene, former: int | None) -> None:
         """A concurrent claim uses the old limit or the new one; later ones use the new and count all jobs.
 
         If this fails: some jobs that start while a limit is set are never counted.
@@ -204,8 +204,8 @@ class UniqueRaceDuty(StorageFixtures):
 
     needs = Feature.UNIQUE
 
-    def test_one_job_of_a_key_lives(self, scene: Scene) -> None:
-        """If eight clients call with a few keys while jobs run and end, no key ever has two living jobs.
+    def test_concurrent_calls_create_one_unfinished_job_per_key(self, scene: Scene) -> None:
+        """If eight clients call with a few keys while jobs run and end, no key ever has two unfinished jobs.
 
         If this fails: a customer is charged twice.
         """
@@ -240,7 +240,7 @@ class UniqueRaceDuty(StorageFixtures):
                     return ended
                 if not jobs:
                     storage.wait(["default"], 0.01)  # as a server does
-            raise AssertionError("jobs run for ever")
+            raise AssertionError("the jobs never end")
 
         clients = [partial(call, scene.handles.open(), place) for place in range(8)]
         servers = [partial(run, scene.handles.open(), scene.begin(str(place))) for place in range(2)]
@@ -250,7 +250,7 @@ class UniqueRaceDuty(StorageFixtures):
         assert set(ledger.most.values()) <= {1}
         assert sum(answers[:8]) == sum(answers[8:])
 
-    def test_batches_in_any_order_end(self, scene: Scene) -> None:
+    def test_concurrent_inserts_of_the_same_keys_do_not_deadlock(self, scene: Scene) -> None:
         """Four clients can insert batches with the same keys in different orders; each key gets one job.
 
         If this fails: two batches wait for each other until the database aborts one of them.
@@ -277,7 +277,7 @@ class UniqueRaceDuty(StorageFixtures):
             assert [1] * 6 == [len(winners[key]) for key in keys]
             assert all(answered[key] == set(winners[key]) for key in keys)
 
-    def test_one_of_eight_that_refuse_is_stored(self, scene: Scene) -> None:
+    def test_one_of_eight_concurrent_calls_with_raises_is_stored(self, scene: Scene) -> None:
         """Of eight concurrent calls with `raises` and the same free key, one is stored and seven are refused.
 
         If this fails: two callers both get the result that they were first.
@@ -300,7 +300,7 @@ class UniqueRaceDuty(StorageFixtures):
             assert 1 == len(stored)
             assert Counter(answers) == {None: 1, stored[0]: 7}
 
-    def test_a_requeue_races_a_call(self, scene: Scene) -> None:
+    def test_one_of_concurrent_requeue_and_call_succeeds(self, scene: Scene) -> None:
         """Of a requeue and a concurrent call with its key one succeeds: the other is `TAKEN` or a duplicate.
 
         If this fails: an operator and a customer create two jobs with one key.
@@ -320,7 +320,7 @@ class UniqueRaceDuty(StorageFixtures):
             living = {old: State.ENQUEUED} if answers[0] is Applied.APPLIED else {job.id: State.ENQUEUED}
             assert list(living) == scene.claim_ids()
 
-    def test_two_requeues_of_a_key_race(self, scene: Scene) -> None:
+    def test_one_of_two_concurrent_requeues_is_applied(self, scene: Scene) -> None:
         """Of two concurrent requeues of ended jobs with one key, one is applied and the other is `TAKEN`.
 
         If this fails: two operators create two jobs with one key.
@@ -339,7 +339,7 @@ class UniqueRaceDuty(StorageFixtures):
             assert living.id in ids
             scene.settle(fails(living))
 
-    def test_the_last_call_races_a_claim(self, scene: Scene) -> None:
+    def test_arguments_replaced_during_a_claim_are_not_lost(self, scene: Scene) -> None:
         """Arguments replaced during a claim are used by the claimed job or by a new job: never lost.
 
         If this fails: a change that arrives just before an index is rebuilt is never included.
@@ -360,7 +360,7 @@ class UniqueRaceDuty(StorageFixtures):
             assert (claimed[0].arguments, inserted.is_new[0]) in (("[2]", Duplicate(first.id)), ("[1]", True))
             scene.claim(holder)
 
-    def test_no_debounced_call_is_lost(self, scene: Scene) -> None:
+    def test_concurrent_debounced_calls_are_not_lost(self, scene: Scene) -> None:
         """While servers start due jobs, each debounced call belongs to a job that starts after the call.
 
         If this fails: the last change of a document is not saved.
@@ -381,7 +381,7 @@ class UniqueRaceDuty(StorageFixtures):
                 before = set(claimed)
                 (answer,) = storage.insert([job]).is_new
                 job_id = answer.job_id if isinstance(answer, Duplicate) else job.id
-                assert job_id not in before, "a call was answered by a job that had started before it"
+                assert job_id not in before, "a call returned a job that had started before the call"
                 calls[job_id].append((step, job.arguments))
             callers.pop()
 
@@ -397,7 +397,7 @@ class UniqueRaceDuty(StorageFixtures):
                     return
                 if not jobs:
                     storage.wait(["default"], 0.01)
-            raise AssertionError("debounced jobs wait for ever")
+            raise AssertionError("the debounced jobs never end")
 
         clients = [partial(call, scene.handles.open(), place) for place in range(4)]
         servers = [partial(run, scene.handles.open(), scene.begin(str(place))) for place in range(2)]
@@ -408,4 +408,4 @@ class UniqueRaceDuty(StorageFixtures):
             by_client: dict[str, str] = {}
             for _, arguments in sorted(answered):
                 by_client[arguments.partition(",")[0]] = arguments
-            assert claimed[job_id] in by_client.values(), f"{claimed[job_id]} ran, of {answered}"
+            assert claimed[job_id] in by_client.values(), f"ran with {claimed[job_id]}, calls: {answered}"

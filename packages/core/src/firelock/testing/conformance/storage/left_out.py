@@ -38,9 +38,7 @@ class LeftOutDuty(StorageFixtures):
     verbs = "claim left_out"
 
     @pytest.mark.parametrize("queues", [("default",), None], ids=["named", "every queue"])
-    def test_jobs_of_a_task_left_out_are_passed_over(
-        self, scene: Scene, queues: Sequence[str] | None
-    ) -> None:
+    def test_claim_skips_jobs_of_left_out_tasks(self, scene: Scene, queues: Sequence[str] | None) -> None:
         """A claim takes no jobs of a task that it leaves out, and all others in their usual order.
 
         If this fails: idle threads take turns with coroutine jobs that find no free worker, or priorities are
@@ -57,12 +55,12 @@ class LeftOutDuty(StorageFixtures):
 
         assert [[highest, first, last], [lowest]] == claims
         first, highest, second = ids[_OUT]
-        assert [highest, second, first] == scene.claim_ids(holder), "who was passed over keeps its place"
+        assert [highest, second, first] == scene.claim_ids(holder), "a skipped job keeps its place"
 
-    def test_each_queue_has_its_share(self, scene: Scene) -> None:
-        """Jobs passed over in one queue do not hide those of the next queue; paused queues are skipped.
+    def test_skipped_jobs_do_not_hide_jobs_of_other_queues(self, scene: Scene) -> None:
+        """Jobs skipped in one queue do not hide jobs of the next queue; paused queues are not read.
 
-        If this fails: separate queues, which servers recommend, do not help.
+        If this fails: separate queues, which the server recommends in this case, do not help.
         """
         scene.add_many(EXAMINED, task=_OUT, beside=A)
         scene.storage.put_record("queue", "shut", '{"paused": true}')
@@ -75,8 +73,8 @@ class LeftOutDuty(StorageFixtures):
 
         assert [[one] for one in wanted] == [named, every]
 
-    def test_a_thousand_are_examined_at_most(self, scene: Scene) -> None:
-        """A claim examines at most 1,000 jobs: it finds a job behind a few hundred others, not behind 1,000.
+    def test_claim_examines_at_most_a_thousand_jobs(self, scene: Scene) -> None:
+        """A claim examines at most 1,000 jobs: it finds a job after a few hundred others, not after 1,000.
 
         If this fails: a claim reads a whole backlog, and all other claims wait for it.
         """
@@ -93,8 +91,8 @@ class LeftOutDuty(StorageFixtures):
         assert taken != []
         assert [far] == _ids(_claim(scene, holder))
 
-    def test_an_exchange_leaves_out_tasks_as_well(self, scene: Scene) -> None:
-        """An exchange applies its ends, and its claim passes over the tasks that are left out.
+    def test_exchange_skips_jobs_of_left_out_tasks(self, scene: Scene) -> None:
+        """An exchange applies its ends, and its claim skips the tasks that are left out.
 
         If this fails: a busy server claims jobs that it cannot run whenever it settles jobs.
         """
@@ -111,8 +109,8 @@ class LeftOutDuty(StorageFixtures):
         assert reply.results[0].is_applied
 
     @requires(Feature.NOTIFY)
-    def test_what_was_passed_over_is_no_news(self, scene: Scene) -> None:
-        """Jobs that a claim has passed over do not end the following wait.
+    def test_skipped_jobs_do_not_end_the_next_wait(self, scene: Scene) -> None:
+        """Jobs that a claim has skipped do not end the following wait.
 
         If this fails: a server whose coroutines are all busy polls in a busy loop.
         """
@@ -132,8 +130,8 @@ class LeftOutInLanesDuty(StorageFixtures):
     needs = Feature.LIMITS
 
     @pytest.mark.parametrize("queues", [("default",), None], ids=["named", "every queue"])
-    def test_jobs_in_lanes_are_passed_over(self, scene: Scene, queues: Sequence[str] | None) -> None:
-        """In a lane the next job that is not left out starts; a job that is passed over holds no key.
+    def test_claim_skips_left_out_jobs_in_lanes(self, scene: Scene, queues: Sequence[str] | None) -> None:
+        """In a lane the next job that is not left out starts; a skipped job does not hold a key.
 
         If this fails: threads starve because of the first coroutine job of a key, or waiting jobs use up
         keys.
@@ -150,21 +148,21 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [] == _ids(_claim(scene, holder, 10, queues)), "the key is full"
         assert [beside] == scene.claim_ids(holder, 10, queues)
 
-    def test_a_lane_is_found_behind_many_that_are_left_out(self, scene: Scene) -> None:
+    def test_claims_find_a_lane_after_many_left_out_lanes(self, scene: Scene) -> None:
         """Repeated small claims examine all lanes; `look_again_at` is None once they have found nothing.
 
-        If this fails: an idle thread waits for polls because of lanes with coroutine jobs, or claims without
-        end.
+        If this fails: an idle thread waits for polls because of lanes with coroutine jobs, or its server
+        never stops claiming.
         """
         for number in range(40):
             scene.add_limited(1, f"kit/t:{number:02}", task=_OUT)
         (wanted,) = scene.add_limited(1, "kit/t:99", task=_IN)
         holder = scene.begin()
 
-        assert [wanted] == self._claim_until_told_to_wait(scene, holder)
-        assert [] == self._claim_until_told_to_wait(scene, holder)
+        assert [wanted] == self._claim_until_nothing_is_left(scene, holder)
+        assert [] == self._claim_until_nothing_is_left(scene, holder)
 
-    def test_a_lane_is_found_behind_a_deep_one(self, scene: Scene) -> None:
+    def test_next_claim_finds_a_lane_after_a_long_one(self, scene: Scene) -> None:
         """If one lane has as many jobs as a claim may examine, the next claim examines another lane.
 
         If this fails: a backlog of coroutine jobs with one key keeps all threads idle.
@@ -172,10 +170,10 @@ class LeftOutInLanesDuty(StorageFixtures):
         scene.add_limited(EXAMINED, A, task=_OUT)
         (wanted,) = scene.add_limited(1, B, task=_IN)
 
-        assert [wanted] == self._claim_until_told_to_wait(scene, scene.begin(), 1)
+        assert [wanted] == self._claim_until_nothing_is_left(scene, scene.begin(), 1)
 
-    def test_a_strict_holder_that_is_left_out_waits(self, scene: Scene) -> None:
-        """A job that keeps its key between attempts is passed over like any other job, and keeps the key.
+    def test_left_out_strict_holder_keeps_its_key(self, scene: Scene) -> None:
+        """A job that keeps its key between attempts is skipped like any other job, and keeps the key.
 
         If this fails: the next attempt of a coroutine job is claimed by a server that has no free worker for
         it.
@@ -191,7 +189,7 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [job_id] == scene.claim_ids(holder)
 
     @staticmethod
-    def _claim_until_told_to_wait(scene: Scene, holder: ClaimHolder, limit: int = 2) -> list[str]:
+    def _claim_until_nothing_is_left(scene: Scene, holder: ClaimHolder, limit: int = 2) -> list[str]:
         claimed: list[str] = []
         for _ in range(100):
             claim = _claim(scene, holder, limit)
@@ -199,10 +197,10 @@ class LeftOutInLanesDuty(StorageFixtures):
             if claim.look_again_at is None:
                 return claimed
             assert claim.look_again_at <= scene.now()
-        raise AssertionError("claims that leave out tasks are told to look again without an end")
+        raise AssertionError("claims that leave out tasks keep returning a time in `look_again_at`")
 
-    def test_a_thousand_in_lanes_are_examined_at_most(self, scene: Scene) -> None:
-        """A claim does not find a job after 1,000 jobs of its lane that are passed over.
+    def test_claim_examines_at_most_a_thousand_jobs_of_a_lane(self, scene: Scene) -> None:
+        """A claim does not find a job after 1,000 skipped jobs of its lane.
 
         If this fails: a claim reads all jobs that wait for a key, and all other claims wait for it.
         """
@@ -210,12 +208,12 @@ class LeftOutInLanesDuty(StorageFixtures):
         (far,) = scene.add_limited(1, A, task=_IN)
         holder = scene.begin()
 
-        assert [] == self._claim_until_told_to_wait(scene, holder)
+        assert [] == self._claim_until_nothing_is_left(scene, holder)
 
         scene.claim_ids(holder, 1)
-        assert [far] == self._claim_until_told_to_wait(scene, holder)
+        assert [far] == self._claim_until_nothing_is_left(scene, holder)
 
-    def test_a_rate_that_opens_is_told(self, scene: Scene) -> None:
+    def test_claim_returns_the_time_at_which_a_rate_opens(self, scene: Scene) -> None:
         """`look_again_at` is the time at which the rate opens for a lane that has jobs to claim.
 
         If this fails: jobs that were delayed by a rate start at the next poll, seconds late.

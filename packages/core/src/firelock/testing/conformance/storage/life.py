@@ -1,4 +1,4 @@
-"""Tests of a storage's life: it is created when first used, describes itself, and closes for good."""
+"""Tests of a storage's lifecycle: creation, description, clock, waits, transactions and closing."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _arguments(job: NewJob) -> dict[str, tuple[object, ...]]:
     }
 
 
-def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
+def _verbs_of_the_store(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
     """Return the verbs that must access the store, each with a call of it."""
     verbs = _arguments(job)
     if Feature.LIMITS in storage.features:
@@ -101,11 +101,11 @@ def _asked(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object
     ]
 
 
-def _refuses(verbs: Iterable[tuple[str, Callable[[], object]]], error: type[Exception]) -> None:
+def _assert_all_raise(verbs: Iterable[tuple[str, Callable[[], object]]], error: type[Exception]) -> None:
     """Assert that each verb raises the error; if it returns, the failure shows its name and result."""
-    for verb, ask in verbs:
+    for verb, call in verbs:
         with pytest.raises(error):
-            pytest.fail(f"{verb} answered {ask()!r}")
+            pytest.fail(f"{verb} returned {call()!r}")
 
 
 class LifeDuty(StorageFixtures):
@@ -125,10 +125,10 @@ class LifeDuty(StorageFixtures):
         assert [] == again
         assert storage.schema().wanted == storage.schema().found
 
-    def test_it_speaks_this_version_of_the_contract(self, storage: Storage) -> None:
+    def test_storage_declares_the_contract_version(self, storage: Storage) -> None:
         """The storage's class declares the version of the contract, features that exist, and a description.
 
-        If this fails: an old plugin runs with new code, and no error is reported. Write `contract = 1` in the
+        If this fails: an old plugin runs with new code, and no error is reported. Set `contract = 1` in the
         class, as a number: it is the version of the contract for which the class was written.
         """
         assert CONTRACT == getattr(storage, "contract", None)
@@ -137,7 +137,7 @@ class LifeDuty(StorageFixtures):
         assert all(isinstance(key, str) and isinstance(text, str) for key, text in storage.describe().items())
         assert [] == [finding for finding in storage.diagnose() if not (finding.what and finding.advice)]
 
-    def test_its_features_are_fixed(self, scene: Scene) -> None:
+    def test_features_do_not_change(self, scene: Scene) -> None:
         """The features of a handle are known before its first verb, and no verb changes them.
 
         If this fails: code that reads them early, such as a server at its start, uses a feature that no
@@ -152,7 +152,7 @@ class LifeDuty(StorageFixtures):
 
         assert before == storage.features == scene.storage.features
 
-    def test_its_url_shows_no_password(self, storage: Storage) -> None:
+    def test_url_and_description_contain_no_password(self, storage: Storage) -> None:
         """The URL and the description of a storage contain no password.
 
         If this fails: passwords appear in logs and on dashboards.
@@ -162,7 +162,7 @@ class LifeDuty(StorageFixtures):
         passwords = [urlsplit(text).password for text in shown if "://" in text]
         assert [] == [password for password in passwords if password not in (None, "", "***")]
 
-    def test_its_clock_runs_forward_and_can_be_moved(self, scene: Scene) -> None:
+    def test_clock_never_goes_back_and_can_be_moved(self, scene: Scene) -> None:
         """The clock never goes back, and includes the offset that tests set.
 
         If this fails: tests that depend on time prove nothing, or leases end at random.
@@ -175,7 +175,7 @@ class LifeDuty(StorageFixtures):
         assert BASE <= readings[0]
         assert HOUR <= moved - readings[0] < 2 * HOUR
 
-    def test_its_clock_counts_micros(self, storage: Storage) -> None:
+    def test_clock_returns_microseconds(self, storage: Storage) -> None:
         """Without an offset the clock returns the current time in microseconds since 1970.
 
         If this fails: durations are a thousand times too long or too short, or times are decades off.
@@ -186,7 +186,7 @@ class LifeDuty(StorageFixtures):
 
         assert STAMP < now < STAMP + 100 * 365 * DAY
 
-    def test_its_clock_is_finer_than_a_second(self, storage: Storage) -> None:
+    def test_clock_is_finer_than_a_second(self, storage: Storage) -> None:
         """Of two different readings of the clock at least one is not a whole second.
 
         If this fails: the clock counts seconds. Jobs enqueued within the same second are not ordered by age,
@@ -199,10 +199,10 @@ class LifeDuty(StorageFixtures):
         while last == first and time.monotonic() < deadline:
             last = storage.clock()
 
-        assert last != first, "the clock stands still"
+        assert last != first, "the clock does not advance"
         assert [0, 0] != [first % SECOND, last % SECOND]
 
-    def test_clear_empties_everything(self, scene: Scene) -> None:
+    def test_clear_deletes_everything(self, scene: Scene) -> None:
         """After `clear` the store is like a new one.
 
         If this fails: the jobs of one test appear in another.
@@ -230,24 +230,24 @@ class LifeDuty(StorageFixtures):
         assert (0, 0) == (storage.release(10), storage.promote(10).promoted)
         assert storage.acquire_lock("lock", "another", 60.0) is not None
 
-    def test_a_closed_handle_stays_closed(self, scene: Scene) -> None:
+    def test_closed_handle_raises_storage_error(self, scene: Scene) -> None:
         """After `close` was called once or twice, every call of a verb raises `StorageError`.
 
         If this fails: an exception of the driver leaks, or a closed handle silently connects again, and
         nothing closes that connection.
         """
-        verbs = _asked(scene.storage, scene.new_job())
+        verbs = _verbs_of_the_store(scene.storage, scene.new_job())
 
         for _ in range(2):
             scene.storage.close()
-            _refuses([*verbs, *verbs], StorageError)
+            _assert_all_raise([*verbs, *verbs], StorageError)
 
-    def test_a_newer_schema_is_refused(
+    def test_newer_schema_is_refused(
         self, scene: Scene, open_handle: Callable[[], Storage], make_newer_schema: Callable[[], None]
     ) -> None:
         """If a later release has created the store's schema, every verb raises `SchemaMismatch`.
 
-        If this fails: old code writes into a schema that it does not know.
+        If this fails: old code writes into a schema that it does not support.
         """
         job = scene.new_job()
         scene.storage.close()
@@ -255,11 +255,15 @@ class LifeDuty(StorageFixtures):
         storage = open_handle()
 
         try:
-            _refuses([("migrate", storage.migrate), *_asked(storage, job)], SchemaMismatch)
+            _assert_all_raise(
+                [("migrate", storage.migrate), *_verbs_of_the_store(storage, job)], SchemaMismatch
+            )
         finally:
             storage.close()
 
-    def test_no_driver_s_error_leaks(self, scene: Scene, open_unreachable: Callable[[], Storage]) -> None:
+    def test_unreachable_store_raises_storage_unavailable(
+        self, scene: Scene, open_unreachable: Callable[[], Storage]
+    ) -> None:
         """If the store is unreachable, every verb raises `StorageUnavailable`.
 
         If this fails: an exception of the driver ends a server's loop, which tries again only after
@@ -268,11 +272,13 @@ class LifeDuty(StorageFixtures):
         job, storage = scene.new_job(), open_unreachable()
 
         try:
-            _refuses([("migrate", storage.migrate), *_asked(storage, job)], StorageUnavailable)
+            _assert_all_raise(
+                [("migrate", storage.migrate), *_verbs_of_the_store(storage, job)], StorageUnavailable
+            )
         finally:
             storage.close()
 
-    def test_no_driver_s_error_leaks_from_a_used_handle(
+    def test_failing_driver_of_a_used_handle_raises_storage_error(
         self, scene: Scene, break_driver: Callable[[Storage], None]
     ) -> None:
         """If the driver fails during a step, every verb raises `StorageUnavailable` or `StorageError`.
@@ -282,11 +288,11 @@ class LifeDuty(StorageFixtures):
         """
         job, storage = scene.new_job(), scene.handles.open()
         storage.counts()
-        verbs = _asked(storage, job)
+        verbs = _verbs_of_the_store(storage, job)
 
         break_driver(storage)
 
-        _refuses(verbs, StorageError)
+        _assert_all_raise(verbs, StorageError)
 
     @requires(Feature.SHARED)
     def test_handles_share_one_store(self, scene: Scene) -> None:
@@ -309,7 +315,7 @@ class LifeDuty(StorageFixtures):
         assert [job_id] == scene.claim_ids()
 
     @requires(Feature.DURABLE)
-    def test_everything_outlives_a_restart(self, scene: Scene, handles: Handles) -> None:
+    def test_stored_data_survives_a_restart(self, scene: Scene, handles: Handles) -> None:
         """Jobs, histories, sessions, records, definitions and locks still exist after all handles closed.
 
         If this fails: a restart loses jobs.
@@ -337,7 +343,7 @@ class LifeDuty(StorageFixtures):
         assert [waiting] == [job.id for job in claimed]
         assert [] == reopened.migrate()
 
-    def test_a_transaction_is_joined_or_refused(self, scene: Scene) -> None:
+    def test_invalid_transaction_is_refused(self, scene: Scene) -> None:
         """If `within` is not a transaction of this store, the call is refused and nothing is stored.
 
         If this fails: jobs are stored although the caller's transaction was rolled back.
@@ -352,7 +358,7 @@ class LifeDuty(StorageFixtures):
         assert [None] == scene.storage.get([job.id])
 
     @pytest.mark.parametrize("verb", ["spend", "find_keys", "find_waiting", "find_unique"])
-    def test_verbs_of_keys_are_offered_or_refused(self, scene: Scene, verb: str) -> None:
+    def test_verbs_of_missing_features_raise_unsupported_feature(self, scene: Scene, verb: str) -> None:
         """If limits or unique keys are not offered, their verbs raise `UnsupportedFeature`.
 
         If this fails: a page shows that there are no limits, although the storage cannot report limits.
@@ -365,7 +371,7 @@ class LifeDuty(StorageFixtures):
             with pytest.raises(UnsupportedFeature):
                 getattr(scene.storage, verb)("kit/never")
 
-    def test_a_wait_ends_by_itself(self, storage: Storage) -> None:
+    def test_wait_without_work_times_out(self, storage: Storage) -> None:
         """Without work, a wait returns False when its timeout has passed.
 
         If this fails: an idle server hangs, or assumes that there is work.
@@ -373,7 +379,7 @@ class LifeDuty(StorageFixtures):
         assert not storage.wait(["default"], 0.01)
         assert not storage.wait(None, 0.0)
 
-    def test_a_wait_can_be_interrupted(self, storage: Storage) -> None:
+    def test_interrupt_ends_every_wait(self, storage: Storage) -> None:
         """`interrupt` ends every current wait in this process.
 
         If this fails: a server needs as long as a poll to stop.
@@ -441,7 +447,7 @@ class LifeDuty(StorageFixtures):
     def _ends_a_wait(self, scene: Scene, step: Callable[[int], object]) -> None:
         """Assert that another handle's wait returns True soon after a step, which is repeated until then."""
         waiter, answers = scene.handles.open(), list[bool]()
-        waiter.promote(1)  # the handle learns the next due time
+        waiter.promote(1)  # so that the handle has read the next due time
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
         thread.start()
 
@@ -466,7 +472,7 @@ class LifeDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("what", ["scheduled", "rescheduled", "restored"])
-    def test_an_earlier_instant_ends_a_wait(self, scene: Scene, what: str) -> None:
+    def test_earlier_due_time_ends_a_wait(self, scene: Scene, what: str) -> None:
         """A wait returns True if the next due time becomes earlier than the one that was last returned.
 
         This happens if a job is scheduled, rescheduled to an earlier time, or scheduled again after its
@@ -493,8 +499,8 @@ class LifeDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("what", ["delete", "delete of its batch"])
-    def test_a_job_taken_from_a_session_ends_its_wait(self, flow: FlowScene, what: str) -> None:
-        """A wait for jobs that are taken from a session returns True once another caller takes a running one.
+    def test_job_taken_from_a_session_ends_its_wait(self, flow: FlowScene, what: str) -> None:
+        """A wait for jobs taken from a session returns True as soon as another caller deletes a running one.
 
         If this fails: a hundred jobs that a server has claimed ahead start although they were deleted.
         """
@@ -518,7 +524,7 @@ class LifeDuty(StorageFixtures):
         assert [True] == answers
 
     @requires(Feature.NOTIFY)
-    def test_work_ends_no_wait_for_what_is_taken(self, scene: Scene) -> None:
+    def test_new_work_does_not_end_a_wait_for_taken_jobs(self, scene: Scene) -> None:
         """A wait for jobs taken from a session ignores new work, and jobs taken from other sessions.
 
         If this fails: a busy server runs a reconciliation for each new job.
@@ -556,7 +562,7 @@ class LifeDuty(StorageFixtures):
         assert expected == scene.claim_ids()
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
-    def test_whoever_opened_a_transaction_is_asked_to_tell_of_its_commit(
+    def test_on_commit_receives_the_notification_of_waiting_servers(
         self, scene: Scene, open_transaction: object
     ) -> None:
         """`within` accepts an `OpenTransaction`; its `on_commit` gets the notification of waiting servers.
@@ -574,13 +580,13 @@ class LifeDuty(StorageFixtures):
 
         assert [True] == answers
         assert handed_over != [] or Feature.NOTIFY not in scene.storage.features
-        for tell in handed_over:
-            tell()
+        for notify in handed_over:
+            notify()
         assert [job.id] == scene.claim_ids()
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
-    def test_an_end_follows_the_callers_transaction(
+    def test_end_follows_the_callers_transaction(
         self, scene: Scene, open_transaction: object, commits: bool
     ) -> None:
         """A job that ends within a transaction has ended after its commit, and still runs after its rollback.
@@ -608,9 +614,7 @@ class LifeDuty(StorageFixtures):
         assert [Applied.ALREADY if commits else Applied.RELEASING] == again
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
-    def test_an_end_that_comes_too_late_is_refused_within_a_transaction(
-        self, scene: Scene, open_transaction: object
-    ) -> None:
+    def test_late_end_within_a_transaction_is_refused(self, scene: Scene, open_transaction: object) -> None:
         """A settle within a transaction is refused before the commit if the session no longer holds the job.
 
         If this fails: the effects of a run that has lost its job are stored.

@@ -1,4 +1,4 @@
-"""Tests of limits: how many jobs hold a key at the same time, and what is reported about keys."""
+"""Tests of limits: the number of jobs that hold a key at the same time, and the reports about keys."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LimitDuty(StorageFixtures):
     needs = Feature.LIMITS
 
     @pytest.mark.parametrize("number", [1, 2, 5])
-    def test_no_more_jobs_hold_a_key_than_its_number(self, scene: Scene, number: int) -> None:
+    def test_holders_of_a_key_do_not_exceed_its_limit(self, scene: Scene, number: int) -> None:
         """A key is held by at most as many jobs as its limit allows, whichever sessions claim them.
 
         If this fails: the limit of an API or a tenant is exceeded.
@@ -60,7 +60,7 @@ class LimitDuty(StorageFixtures):
         assert ids[:number] == list(chain.from_iterable(claimed))
         assert number == scene.by_state()[State.PROCESSING]
 
-    def test_what_a_job_asks_goes_with_it(self, scene: Scene) -> None:
+    def test_records_claims_and_reconciliations_have_the_limits(self, scene: Scene) -> None:
         """A job's limits are complete in its record, its claims and reconciliations; other jobs have none.
 
         If this fails: a server does not see which keys a job holds, or a page does not show for which keys it
@@ -81,7 +81,7 @@ class LimitDuty(StorageFixtures):
         assert expected == {one: scene.record(one).admission for one in (job_id, plain)}
 
     @pytest.mark.parametrize("end", sorted(ENDS))
-    def test_whatever_ends_a_run_frees_its_keys(self, scene: Scene, end: str) -> None:
+    def test_every_end_of_a_run_frees_its_keys(self, scene: Scene, end: str) -> None:
         """After any end of a run, exactly one other job of its key can start.
 
         If this fails: a slot is lost, and no job of the key ever starts again.
@@ -99,7 +99,7 @@ class LimitDuty(StorageFixtures):
         assert [] == scene.claim(one)
 
     @pytest.mark.parametrize("how", ["it ends", "its server ends", "its session is lost", "it crashes alone"])
-    def test_the_dead_hold_nothing(self, scene: Scene, how: str) -> None:
+    def test_dead_sessions_and_crashed_jobs_hold_no_keys(self, scene: Scene, how: str) -> None:
         """Keys held by an ended or lost session, or by a crashed job process, are free without a cleanup.
 
         If this fails: every killed server reduces the number of slots.
@@ -127,7 +127,7 @@ class LimitDuty(StorageFixtures):
         assert [] == scene.claim(other)
 
     @pytest.mark.parametrize("gone", ["its end is refused", "its session ends", "it is taken out"])
-    def test_a_tail_holds_its_keys(self, scene: Scene, gone: str) -> None:
+    def test_deleted_job_holds_its_keys_until_its_tail_is_removed(self, scene: Scene, gone: str) -> None:
         """A job that was deleted while it runs holds its keys until its tail, or the job itself, is removed.
 
         If this fails: after the delete of a running job one job more runs than the limit allows.
@@ -150,7 +150,7 @@ class LimitDuty(StorageFixtures):
         assert [] == while_it_runs
         assert [second] == scene.claim_ids(other)
 
-    def test_a_requeued_tail_holds_its_keys(self, scene: Scene) -> None:
+    def test_requeued_job_with_a_tail_holds_its_keys(self, scene: Scene) -> None:
         """A job requeued while its old run continues holds its keys, and waits for this run itself.
 
         If this fails: after a requeue one job more runs than the limit allows.
@@ -168,7 +168,7 @@ class LimitDuty(StorageFixtures):
         assert [ids[1]] == scene.claim_ids(other)
 
     @pytest.mark.parametrize("lane", [(A, X), (X, A)], ids=["full first", "full last"])
-    def test_all_keys_admit_or_none_is_touched(self, scene: Scene, lane: tuple[str, str]) -> None:
+    def test_job_starts_only_if_all_its_keys_admit_it(self, scene: Scene, lane: tuple[str, str]) -> None:
         """A job starts only if each of its keys admits it; a job that must wait uses no slot of any key.
 
         If this fails: only one of a job's limits counts, or waiting jobs use up slots that others could use.
@@ -186,7 +186,7 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize(("lanes", "number"), [(4, 3), (2, 5), (4, 9)])
     @pytest.mark.parametrize("limits", [(2, 5, 100), (100, 100)], ids=["small claims", "large claims"])
-    def test_lanes_that_share_a_key_count_together(
+    def test_lanes_that_share_a_key_share_its_limit(
         self, scene: Scene, lanes: int, number: int, limits: tuple[int, ...]
     ) -> None:
         """A key that several lanes share is held by at most its limit, in one claim or in several.
@@ -202,7 +202,7 @@ class LimitDuty(StorageFixtures):
 
         assert number == keys_held(claimed)[A]
 
-    def test_an_exchange_gives_what_its_ends_free(self, scene: Scene) -> None:
+    def test_exchange_claims_with_keys_freed_by_its_ends(self, scene: Scene) -> None:
         """The claim of an exchange can use keys that its own ends have freed; refused ends free no key.
 
         If this fails: servers wait for a poll after each job of a full key, or a refused end frees a slot.
@@ -221,7 +221,7 @@ class LimitDuty(StorageFixtures):
         assert [] == deleted.claim.jobs
         assert [] == scene.claim(other)
 
-    def test_a_job_that_comes_again_counts_once(self, scene: Scene) -> None:
+    def test_retried_job_holds_one_slot(self, scene: Scene) -> None:
         """A job that is claimed and retried repeatedly holds one slot.
 
         If this fails: retries use up a limit.
@@ -238,7 +238,7 @@ class LimitDuty(StorageFixtures):
 
         assert others[:4] == [one for _ in others for one in scene.claim_ids(holder, 1)]
 
-    def test_waiting_costs_a_job_nothing(self, scene: Scene) -> None:
+    def test_waiting_for_a_key_does_not_change_the_job(self, scene: Scene) -> None:
         """A job that must wait for a key stays enqueued, without an attempt, history entry or other change.
 
         If this fails: a full limit uses up the attempts of jobs, or fills their histories.
@@ -252,7 +252,7 @@ class LimitDuty(StorageFixtures):
         assert [([], None)] * 3 == [(claim.jobs, claim.look_again_at) for claim in claims]
         assert before == (scene.record(job_id), scene.history(job_id))
 
-    def test_a_full_key_holds_up_no_others(self, scene: Scene) -> None:
+    def test_full_key_does_not_delay_other_jobs(self, scene: Scene) -> None:
         """A full key delays no other jobs: those with other keys, with other limits, or without keys start.
 
         If this fails: one tenant's backlog delays the work of all others.
@@ -268,7 +268,7 @@ class LimitDuty(StorageFixtures):
         assert (10, 1) == (len(claimed), keys_held(claimed)[A])
         assert expected <= {job.id for job in claimed}
 
-    def test_a_number_counts_over_queues_and_tasks(self, scene: Scene) -> None:
+    def test_limit_applies_to_all_queues_and_tasks(self, scene: Scene) -> None:
         """A key has one limit for all queues and tasks of its jobs, and for any queues that a claim names.
 
         If this fails: the limit of a tenant is multiplied by the number of queues.
@@ -283,7 +283,7 @@ class LimitDuty(StorageFixtures):
         assert [2, 1, 0] == [len(jobs) for jobs in claimed]
         assert {"bulk", "urgent"} == {job.queue for job in chain.from_iterable(claimed)}
 
-    def test_limits_hold_where_every_queue_is_asked(self, scene: Scene) -> None:
+    def test_claims_without_a_list_respect_limits(self, scene: Scene) -> None:
         """Claims without a list of queues also respect each limit, and serve every queue.
 
         If this fails: servers that serve all queues see no limits, or only one queue.
@@ -301,7 +301,7 @@ class LimitDuty(StorageFixtures):
         assert [1, 1, 1] == [keys[f"kit/tenant:{tenant}"] for tenant in range(3)]
         assert 2 == sum(job.queue == "plain" for job in claimed)
 
-    def test_a_paused_queue_keeps_its_limited_jobs(self, scene: Scene) -> None:
+    def test_jobs_with_limits_wait_in_a_paused_queue(self, scene: Scene) -> None:
         """Jobs with limits in a paused queue wait, whatever their keys admit, until the queue is resumed.
 
         If this fails: an operator pauses a queue, but half of its jobs continue to start.
@@ -317,7 +317,7 @@ class LimitDuty(StorageFixtures):
         assert ids == scene.claim_ids(holder, 9, ["mail"])
 
     @pytest.mark.parametrize("how", ["deleted", "pruned", "cleared"])
-    def test_what_is_gone_neither_waits_nor_holds(self, scene: Scene, how: str) -> None:
+    def test_deleted_and_pruned_jobs_neither_wait_nor_hold_keys(self, scene: Scene, how: str) -> None:
         """Jobs that were deleted while they waited, or ended and were pruned, neither wait nor hold keys.
 
         If this fails: a lane seems to have work forever, or a key has holders that cannot be found.
@@ -340,7 +340,7 @@ class LimitDuty(StorageFixtures):
 
     # ---- settings of limits ------------------------------------------------------------------------------
 
-    def test_a_lowered_number_stops_nobody_and_lets_none_start(self, scene: Scene) -> None:
+    def test_lowered_limit_prevents_new_starts_until_jobs_end(self, scene: Scene) -> None:
         """If a limit is lowered below its running jobs, none starts until fewer than the limit hold the key.
 
         If this fails: a lowered limit is not enforced, or the holders of its key are forgotten.
@@ -361,7 +361,7 @@ class LimitDuty(StorageFixtures):
         assert [0, 0, 0, 1] == started
 
     @pytest.mark.parametrize(("number", "more"), [(3, 2), (None, 8), (0, 0), (1_000, 8)])
-    def test_a_new_number_holds_at_once(self, scene: Scene, number: int | None, more: int) -> None:
+    def test_changed_limit_applies_immediately(self, scene: Scene, number: int | None, more: int) -> None:
         """A raised limit lets as many more jobs start; without a limit all start, and with zero none.
 
         If this fails: a changed limit needs a restart.
@@ -376,7 +376,7 @@ class LimitDuty(StorageFixtures):
         assert more == len(scene.claim(holder))
         assert [] == scene.claim(holder)
 
-    def test_a_deleted_number_leaves_turns(self, scene: Scene) -> None:
+    def test_key_with_deleted_settings_has_no_limit(self, scene: Scene) -> None:
         """If the settings of a key are deleted, it has no limit: all its jobs can start.
 
         If this fails: a deleted limit applies forever.
@@ -391,7 +391,7 @@ class LimitDuty(StorageFixtures):
         assert ids[1:] == scene.claim_ids(holder)
 
     @pytest.mark.parametrize("name", [A, "kit/tenant", "kit/tenant:7"])
-    def test_a_number_set_late_counts_who_runs_already(self, scene: Scene, name: str) -> None:
+    def test_new_limit_counts_running_jobs(self, scene: Scene, name: str) -> None:
         """If a limit is set for a key that had none, the jobs that already hold it count, including tails.
 
         If this fails: a new limit is exceeded in its first minutes.
@@ -411,7 +411,7 @@ class LimitDuty(StorageFixtures):
         assert State.PROCESSING is scene.state(third.id)
 
     @pytest.mark.parametrize("gone", ["by a rate", "by none", "deleted"])
-    def test_a_number_that_comes_and_goes_counts_all(self, scene: Scene, gone: str) -> None:
+    def test_restored_limit_counts_jobs_started_without_it(self, scene: Scene, gone: str) -> None:
         """Jobs that started while a key had no limit count when the key has a limit again.
 
         If this fails: a limit that was removed for an hour is exceeded afterwards.
@@ -437,7 +437,7 @@ class LimitDuty(StorageFixtures):
         assert ([], 2) == (full, len(without))
         assert 1 == len(scene.claim(holder))
 
-    def test_each_key_of_a_name_has_the_names_number(self, scene: Scene) -> None:
+    def test_limit_of_a_name_applies_to_each_of_its_keys(self, scene: Scene) -> None:
         """The limit of a name applies to each of its keys; while a key has its own limit, that one applies.
 
         If this fails: tenants share one limit, or the own limit of a customer is ignored.
@@ -459,7 +459,7 @@ class LimitDuty(StorageFixtures):
         assert {"kit/tenant:8": 1, "kit/tenant:9": 3} == second
         assert {"kit/tenant:7": 1} == keys_held(scene.claim(holder))
 
-    def test_a_name_is_what_stands_before_the_colons(self, scene: Scene) -> None:
+    def test_name_of_a_key_omits_the_parts_after_colons(self, scene: Scene) -> None:
         """The name of a key consists of its parts between slashes, each cut off at its first colon.
 
         For example, `a:1/b:2:3` has the name `a/b`.
@@ -484,7 +484,7 @@ class LimitDuty(StorageFixtures):
             "kit:2/tenant:1/openai": 1, "kit/tenant:7/openais": 3,
         } == claimed  # fmt: skip
 
-    def test_a_paused_limit_lets_none_start(self, scene: Scene) -> None:
+    def test_paused_limit_prevents_every_start(self, scene: Scene) -> None:
         """If a key or its name is paused, no job starts; after that it has the same limit as before.
 
         If this fails: calls to an API that is down cannot be stopped, or stopping them deletes the limit.
@@ -514,7 +514,7 @@ class LimitDuty(StorageFixtures):
         ],
         ids=["case", "signs", "letters", "long"],
     )
-    def test_keys_are_told_apart_by_every_character(self, scene: Scene, keys: tuple[str, ...]) -> None:
+    def test_keys_are_compared_by_every_character(self, scene: Scene, keys: tuple[str, ...]) -> None:
         """Two keys are the same only if their strings are equal, including case and trailing spaces.
 
         If this fails: tenants with similar names share a limit, or a limit is ignored.
@@ -528,7 +528,7 @@ class LimitDuty(StorageFixtures):
 
         assert dict.fromkeys(keys, 1) == keys_held(claimed)
 
-    def test_a_job_may_have_four_long_keys(self, scene: Scene) -> None:
+    def test_job_can_have_four_long_keys(self, scene: Scene) -> None:
         """A job can have four keys of 512 characters in total, and each of them is limited.
 
         If this fails: long names are truncated, and names that become equal share a limit.
@@ -545,7 +545,7 @@ class LimitDuty(StorageFixtures):
         assert [2, 2, 2] == [got[key] for key in keys[:3]]
         assert 2 == got[keys[3]] + got[keys[3] + "u"]
 
-    def test_keys_that_lie_apart_are_stored_or_refused_whole(self, scene: Scene) -> None:
+    def test_call_with_keys_in_two_partitions_is_refused_completely(self, scene: Scene) -> None:
         """With partitions, a job with keys in two partitions is refused, and nothing of its call is stored.
 
         If this fails: a limit is counted in a partition that does not have its jobs.
@@ -565,9 +565,9 @@ class LimitDuty(StorageFixtures):
 
     # ---- strict limits -----------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("wait", ["retry", "snooze", "crash", "retry at once"])
+    @pytest.mark.parametrize("wait", ["retry", "snooze", "crash", "immediate retry"])
     @pytest.mark.parametrize("final", ["succeeds", "fails", "is deleted"])
-    def test_a_strict_job_keeps_its_key_until_it_ended(self, scene: Scene, wait: str, final: str) -> None:
+    def test_strict_job_keeps_its_key_until_its_end(self, scene: Scene, wait: str, final: str) -> None:
         """A strict job keeps its key between its attempts; after it ended in any way, the next job starts.
 
         If this fails: steps that must run one after another overlap when one is retried.
@@ -609,7 +609,7 @@ class LimitDuty(StorageFixtures):
         assert ([first], []) == (between, meanwhile)
         assert [second] == scene.claim_ids(holder)
 
-    def test_a_strict_job_goes_on_wherever_it_stands(self, scene: Scene) -> None:
+    def test_retried_strict_job_starts_before_others_of_its_key(self, scene: Scene) -> None:
         """A job that keeps a strict key starts again even if other jobs of the key come before it.
 
         If this fails: a retried job waits for jobs that wait for it, and no job of the key ever starts again.
@@ -625,7 +625,7 @@ class LimitDuty(StorageFixtures):
 
         assert [first] == claimed
 
-    def test_a_strict_job_that_never_started_keeps_nothing(self, scene: Scene) -> None:
+    def test_handed_back_strict_job_keeps_no_key(self, scene: Scene) -> None:
         """A strict job that is handed back before it started keeps no key, and is first in its lane again.
 
         A job before it in the lane may start instead.
@@ -641,7 +641,7 @@ class LimitDuty(StorageFixtures):
         assert ids[:1] == scene.claim_ids(holder)
         assert [] == scene.claim(holder)
 
-    def test_a_requeued_strict_job_waits_its_turn(self, scene: Scene) -> None:
+    def test_requeued_strict_job_waits_for_the_holder(self, scene: Scene) -> None:
         """A strict job that had ended and was requeued no longer holds its key, and waits for its holder.
 
         If this fails: two strict jobs of a key run at the same time.
@@ -661,15 +661,17 @@ class LimitDuty(StorageFixtures):
 
     # ---- late jobs ---------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("how", ["instant", "span"])
-    def test_a_late_job_is_given_out_uncharged(self, scene: Scene, how: str) -> None:
+    @pytest.mark.parametrize("how", ["start_before", "start_within"])
+    def test_late_job_is_claimed_without_using_its_keys(self, scene: Scene, how: str) -> None:
         """A job that is late, past the time by which it must start, is claimed without using its keys.
 
         If this fails: jobs that are no longer wanted wait for slots, or use them.
         """
         scene.put_numbers(A, concurrent=1)
         scene.put_numbers(X, rate=1, per=DAY, burst=1)
-        asked: dict[str, int] = {"start_before": BASE + HOUR} if how == "instant" else {"start_within": HOUR}
+        asked: dict[str, int] = (
+            {"start_before": BASE + HOUR} if how == "start_before" else {"start_within": HOUR}
+        )
         holder = scene.begin()
         scene.add_limited(1, A)
         (running,) = scene.take(holder)
@@ -685,10 +687,10 @@ class LimitDuty(StorageFixtures):
         assert [] == early
         assert [*late, next_one] == given
 
-    def test_a_late_job_in_hand_takes_no_slot(self, scene: Scene) -> None:
+    def test_claimed_late_job_uses_no_slot(self, scene: Scene) -> None:
         """While a server ends late jobs, other jobs of their keys start.
 
-        If this fails: a backlog of late jobs shuts the limit for which it waited.
+        If this fails: a backlog of late jobs blocks the limit for which it waited.
         """
         scene.put_numbers(A, concurrent=2)
         scene.add_limited(1, A, priority=9)
@@ -702,7 +704,7 @@ class LimitDuty(StorageFixtures):
         assert [*late, *others[:1]] == claimed
 
     @pytest.mark.parametrize("how", ["retry", "crash"])
-    def test_a_job_that_started_is_never_late(self, scene: Scene, how: str) -> None:
+    def test_started_job_is_never_late(self, scene: Scene, how: str) -> None:
         """A job that has started in time is never late, whatever happens to it later, and it uses its keys.
 
         If this fails: a retry is deleted because it comes after the time by which the job had to start.
@@ -724,7 +726,9 @@ class LimitDuty(StorageFixtures):
         assert State.ENQUEUED is scene.state(second)
 
     @pytest.mark.parametrize(("later", "started"), [(1_800, 1), (7_200, 2)])
-    def test_a_span_begins_when_a_job_is_first_enqueued(self, scene: Scene, later: int, started: int) -> None:
+    def test_start_within_begins_when_a_job_is_first_enqueued(
+        self, scene: Scene, later: int, started: int
+    ) -> None:
         """`start_within` begins when a job is first enqueued, not when it was stored.
 
         If this fails: every delayed job is late.
@@ -746,7 +750,7 @@ class KeyDuty(StorageFixtures):
     verbs = "find_keys"
     needs = Feature.LIMITS
 
-    def test_a_key_tells_who_holds_it_and_who_waits(self, scene: Scene) -> None:
+    def test_find_keys_returns_holders_and_waiting_jobs(self, scene: Scene) -> None:
         """`find_keys` returns the current holders of a key, oldest first, and the number of waiting jobs.
 
         If this fails: people cannot see why a job does not start.
@@ -766,7 +770,9 @@ class KeyDuty(StorageFixtures):
         assert (X, set(ids[1:3]), 2, 4) == (x.key, set(x.holders), x.running, x.waiting)
 
     @pytest.mark.parametrize("numbers", [{"concurrent": 9}, {"rate": 100, "per": HOUR, "burst": 50}, None])
-    def test_a_tail_is_a_holder(self, scene: Scene, numbers: dict[str, int] | None) -> None:
+    def test_find_keys_includes_deleted_running_jobs(
+        self, scene: Scene, numbers: dict[str, int] | None
+    ) -> None:
         """For a key with any settings, `find_keys` returns exactly the jobs that run, including deleted ones.
 
         If this fails: people look for jobs that have ended, or miss one that still runs.
@@ -788,7 +794,7 @@ class KeyDuty(StorageFixtures):
         assert set(ids[:2]) == set(before[0].holders)
         assert [] == [one for one in scene.storage.find_keys("kit/") if one.running or one.waiting]
 
-    def test_a_strict_holder_is_told_between_its_attempts(self, scene: Scene) -> None:
+    def test_find_keys_returns_a_strict_holder_between_attempts(self, scene: Scene) -> None:
         """A strict job that waits for its retry holds its key, and `find_keys` returns it as the holder.
 
         If this fails: a key for which jobs wait appears to be free.
@@ -802,7 +808,7 @@ class KeyDuty(StorageFixtures):
 
         assert ((first,), 1, 1) == (state.holders, state.running, state.waiting)
 
-    def test_a_used_rate_is_told(self, scene: Scene) -> None:
+    def test_find_keys_returns_when_a_used_rate_is_free(self, scene: Scene) -> None:
         """`find_keys` returns until when a rate has been used, and omits keys that are free and have no job.
 
         If this fails: people cannot see when a rate opens, or the list grows with each key that was ever
@@ -821,7 +827,7 @@ class KeyDuty(StorageFixtures):
         scene.advance(7_200)
         assert [] == scene.storage.find_keys("kit/")
 
-    def test_keys_are_told_page_by_page(self, scene: Scene) -> None:
+    def test_find_keys_returns_pages_in_order(self, scene: Scene) -> None:
         """Keys are returned by code points, above `after`, with the given prefix, and at most `limit`.
 
         If this fails: pages skip or repeat keys, or treat a character of a key as a wildcard.
@@ -870,7 +876,7 @@ class KeyDuty(StorageFixtures):
         return any(not handle.wait(queues, 0.02) for _ in range(20))
 
     @requires(Feature.NOTIFY)
-    def test_shut_keys_do_not_keep_servers_awake(self, scene: Scene) -> None:
+    def test_wait_times_out_if_no_waiting_job_can_start(self, scene: Scene) -> None:
         """If no waiting job can start, a wait times out after a claim that took nothing.
 
         If this fails: one full key keeps every idle server busy.
@@ -887,7 +893,7 @@ class KeyDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("how", ["apply", "exchange of another queue", "exchange for nothing", "session"])
-    def test_an_end_wakes_who_waits_for_the_key(self, scene: Scene, how: str) -> None:
+    def test_end_that_frees_a_key_wakes_waiting_servers(self, scene: Scene, how: str) -> None:
         """An end that frees a key wakes waiting servers, unless its caller claims the next job itself.
 
         If this fails: a free slot is used only after the next poll.
@@ -919,7 +925,7 @@ class KeyDuty(StorageFixtures):
         self._wakes(scene, step, ["default"])
 
     @requires(Feature.NOTIFY)
-    def test_a_pruned_tail_wakes_who_waits_for_the_key(self, scene: Scene) -> None:
+    def test_prune_that_frees_a_key_wakes_waiting_servers(self, scene: Scene) -> None:
         """A prune of a deleted job that still runs frees the keys of the job, and wakes waiting servers.
 
         If this fails: jobs that wait for these keys start only after the next poll.
@@ -937,7 +943,7 @@ class KeyDuty(StorageFixtures):
         assert waiter.wait(["default"], self.patience)
 
     @requires(Feature.NOTIFY)
-    def test_who_frees_a_key_and_cannot_take_it_wakes_others(self, scene: Scene) -> None:
+    def test_exchange_that_cannot_use_a_freed_key_wakes_others(self, scene: Scene) -> None:
         """If an exchange frees a key but the waiting job needs another, full one, other servers are woken.
 
         If this fails: the storage treats the key as one for which no job waits, because it is free by then.
@@ -961,7 +967,7 @@ class KeyDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("how", ["put", "delete", "of a name"])
-    def test_a_new_number_wakes_every_queue(self, scene: Scene, how: str) -> None:
+    def test_changed_limit_wakes_servers_of_all_queues(self, scene: Scene, how: str) -> None:
         """Setting or deleting a limit wakes servers of all queues.
 
         If this fails: a raised limit is noticed only at the next poll.

@@ -28,7 +28,7 @@ class LineDuty(StorageFixtures):
     verbs = "find_waiting"
     needs = Feature.LIMITS
 
-    def test_a_lane_waits_in_order_of_priority_then_age(self, scene: Scene) -> None:
+    def test_line_of_one_lane_has_the_order_of_claims(self, scene: Scene) -> None:
         """A line that consists of one lane has the order in which claims take its jobs.
 
         If this fails: a page shows jobs as next in line, but others overtake them.
@@ -66,7 +66,7 @@ class LineDuty(StorageFixtures):
         assert sum(map(len, lanes)) == len(line)
         assert line == scene.storage.find_waiting(A).ids
 
-    def test_a_line_is_read_in_parts(self, scene: Scene) -> None:
+    def test_line_can_be_read_in_pages(self, scene: Scene) -> None:
         """`after` skips that many jobs, `limit` bounds the result, and all parts together are the line.
 
         If this fails: pages of waiting jobs skip or repeat jobs.
@@ -83,10 +83,10 @@ class LineDuty(StorageFixtures):
         assert () == scene.storage.find_waiting(A, limit=0).ids
         assert () == scene.storage.find_waiting("kit/never").ids
 
-    def test_a_job_learns_its_place_in_a_line(self, scene: Scene) -> None:
+    def test_find_waiting_returns_the_place_of_a_job(self, scene: Scene) -> None:
         """The place of a job is the number of jobs before it in the line of the given key.
 
-        If this fails: the page of a job reports that the job is next, although it is not.
+        If this fails: the page of a job shows that the job is next, although it is not.
         """
         scene.add_limited(4, A, X)
         scene.add_limited(2, A, Y, priority=9)
@@ -101,10 +101,10 @@ class LineDuty(StorageFixtures):
             scene.storage.find_waiting(A, limit=0, job_id=job_id).place for job_id in (other, "unknown")
         ]
 
-    def test_who_starts_or_goes_leaves_the_line(self, scene: Scene) -> None:
+    def test_line_contains_only_enqueued_jobs_without_a_tail(self, scene: Scene) -> None:
         """A line contains only enqueued jobs without a tail: no running, deleted or scheduled job.
 
-        If this fails: a page shows jobs in front that no longer wait.
+        If this fails: a page shows jobs in a line although they no longer wait.
         """
         ids = scene.add_limited(6, A)
         scene.schedule(HOUR, admission=asks(A))
@@ -124,7 +124,7 @@ class LineDuty(StorageFixtures):
         scene.settle(succeeds(runs))
         assert 3 == len(scene.storage.find_waiting(A).ids)
 
-    def test_a_key_names_the_others_of_those_who_wait(self, scene: Scene) -> None:
+    def test_find_keys_returns_the_other_keys_of_waiting_jobs(self, scene: Scene) -> None:
         """`find_keys` returns, for each key, the other keys of its waiting jobs, in order and at most ten.
 
         If this fails: a key is shown as open although its jobs wait for another key.
@@ -143,7 +143,7 @@ class LineDuty(StorageFixtures):
         (state,) = scene.storage.find_keys(A, limit=1)
         assert [B, *(f"kit/many-{number:02d}" for number in range(9))] == list(state.others)
 
-    def test_a_line_has_an_end(self, scene: Scene) -> None:
+    def test_line_has_a_maximum_length(self, scene: Scene) -> None:
         """A line consists of a thousand lanes and the lane of the given job, and has at most 10,000 places.
 
         If this fails: the time to show the page of a key grows with the number of jobs.

@@ -51,7 +51,7 @@ class LockedRowDuty(StorageFixtures):
     # ---- ends --------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("end", sorted(ENDS))
-    def test_an_end_of_a_locked_job_is_busy(self, scene: Scene, lock_job: LockJob, end: str) -> None:
+    def test_end_of_a_locked_job_is_busy(self, scene: Scene, lock_job: LockJob, end: str) -> None:
         """The end of a locked job is `BUSY` and writes nothing; later it is `APPLIED`, and then `ALREADY`.
 
         If this fails: a locked job is treated as missing and never ended; or the thread that stores all ends
@@ -72,8 +72,10 @@ class LockedRowDuty(StorageFixtures):
         assert len(scene.history(running.id)) <= 2
 
     @pytest.mark.parametrize("end", sorted(ENDS))
-    def test_ends_beside_a_locked_job_are_stored(self, scene: Scene, lock_job: LockJob, end: str) -> None:
-        """Of several ends of all kinds only that of the locked job is `BUSY`, and the claim is made as well.
+    def test_other_ends_are_stored_when_one_job_is_locked(
+        self, scene: Scene, lock_job: LockJob, end: str
+    ) -> None:
+        """Of several ends of all kinds only that of the locked job is `BUSY`, and the claim succeeds.
 
         If this fails: one locked row stops a server.
         """
@@ -114,7 +116,7 @@ class LockedRowDuty(StorageFixtures):
         assert [Applied.BUSY, Applied.APPLIED] * 6 == results
         assert [Applied.APPLIED, Applied.ALREADY] * 6 == scene.storage.apply(endings)
 
-    def test_another_handle_is_told_as_well(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_another_handle_also_returns_busy(self, scene: Scene, lock_job: LockJob) -> None:
         """A handle that has not claimed the locked job also returns `BUSY`, and so does a second end of it.
 
         If this fails: whether a locked job is reported as missing depends on the claims that the handle
@@ -131,7 +133,7 @@ class LockedRowDuty(StorageFixtures):
         assert [Applied.BUSY] * 3 == results
         assert [Applied.APPLIED] == other.apply([succeeds(running)])
 
-    def test_a_busy_job_is_still_held(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_busy_job_still_belongs_to_its_session(self, scene: Scene, lock_job: LockJob) -> None:
         """After a `BUSY` end the job still runs for its session, and is not reported as lost.
 
         If this fails: a job that has ended runs again.
@@ -147,7 +149,7 @@ class LockedRowDuty(StorageFixtures):
         scene.check(running.id, state=State.PROCESSING, session=running.holder.session)
 
     @requires(Feature.LIMITS)
-    def test_a_busy_job_keeps_its_slot(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_busy_job_keeps_its_limit_key(self, scene: Scene, lock_job: LockJob) -> None:
         """The key of a busy job stays taken until its end is stored; a job with another key is claimed.
 
         If this fails: more jobs of a key run than its limit allows.
@@ -166,7 +168,7 @@ class LockedRowDuty(StorageFixtures):
         assert ([Applied.APPLIED], [second]) == (exchange.results, [job.id for job in exchange.claim.jobs])
 
     @requires(Feature.UNIQUE)
-    def test_a_busy_job_keeps_its_unique_key(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_busy_job_keeps_its_unique_key(self, scene: Scene, lock_job: LockJob) -> None:
         """A call with the unique key of a busy job is a duplicate of that job.
 
         If this fails: two jobs run at the same time although they must not.
@@ -182,8 +184,10 @@ class LockedRowDuty(StorageFixtures):
         assert (Applied.BUSY, Duplicate(running.id)) == (result, answer)
 
     @pytest.mark.parametrize("change", [deletes, requeues])
-    def test_an_operator_waits(self, scene: Scene, lock_job: LockJob, change: Callable[..., object]) -> None:
-        """An operator's change of a locked job is never `BUSY`: it is made when the lock is released.
+    def test_change_by_an_operator_waits_for_the_lock(
+        self, scene: Scene, lock_job: LockJob, change: Callable[..., object]
+    ) -> None:
+        """An operator's change of a locked job is never `BUSY`: it is applied when the lock is released.
 
         If this fails: a person who deletes a job gets an error, and has to try again.
         """
@@ -202,7 +206,7 @@ class LockedRowDuty(StorageFixtures):
 
     # ---- parents, members, waits -------------------------------------------------------------------------
 
-    def test_the_end_of_a_locked_parent_is_busy(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_end_of_a_locked_parent_is_busy(self, scene: Scene, lock_job: LockJob) -> None:
         """A locked parent ends later, and its children do not start before that.
 
         If this fails: a continuation is lost, or starts before its parent has ended.
@@ -218,7 +222,7 @@ class LockedRowDuty(StorageFixtures):
         assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
 
     @pytest.mark.parametrize("end", [succeeds, fails])
-    def test_the_end_of_a_locked_member_is_busy(
+    def test_end_of_a_locked_member_is_busy(
         self, flow: FlowScene, lock_job: LockJob, end: Callable[[Running], object]
     ) -> None:
         """A busy member is active in its batch; ends of others are counted, and the batch ends with its own.
@@ -239,7 +243,7 @@ class LockedRowDuty(StorageFixtures):
         flow.settle_all()
         assert flow.state(batch) is (State.SUCCEEDED if end is succeeds else State.FAILED)
 
-    def test_a_locked_job_is_suspended_later(self, flow: FlowScene, lock_job: LockJob) -> None:
+    def test_suspension_of_a_locked_job_is_busy(self, flow: FlowScene, lock_job: LockJob) -> None:
         """The suspension of a locked job is `BUSY`; others are stored. Its repeat finds an earlier signal.
 
         If this fails: a run waits for a signal that has arrived, or all suspensions of a server are blocked.
@@ -259,7 +263,7 @@ class LockedRowDuty(StorageFixtures):
         assert Applied.APPLIED is flow.apply(waits[0])
         assert [State.ENQUEUED, State.AWAITING, State.SCHEDULED] == flow.states(*ids)
 
-    def test_a_job_waits_for_a_locked_one_later(self, flow: FlowScene, lock_job: LockJob) -> None:
+    def test_suspension_that_waits_for_a_locked_job_is_busy(self, flow: FlowScene, lock_job: LockJob) -> None:
         """A suspension that waits for a locked job is `BUSY`, other ends are stored; later it is applied.
 
         If this fails: a run continues before the job that it has called, or never.
@@ -279,7 +283,7 @@ class LockedRowDuty(StorageFixtures):
 
     # ---- starts and logs of running jobs -------------------------------------------------------------------
 
-    def test_the_start_of_a_locked_job_is_written_later(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_start_of_a_locked_job_is_stored_later(self, scene: Scene, lock_job: LockJob) -> None:
         """`reconcile` returns a locked job as busy, not as lost, and stores the starts of the others.
 
         If this fails: the dispatcher waits for the lock; or a start is considered stored, and a job that
@@ -297,7 +301,7 @@ class LockedRowDuty(StorageFixtures):
         assert [] == scene.reconcile(holder, held[1:2]).busy
         assert BASE - HOUR == scene.record(ids[1]).started_at
 
-    def test_lines_of_a_locked_job_are_sent_again(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_append_logs_returns_the_ids_of_locked_jobs(self, scene: Scene, lock_job: LockJob) -> None:
         """`append_logs` returns the id of a locked job, stores nothing for it, and stores all other lines.
 
         If this fails: lines are lost or stored twice, or the dispatcher, which flushes first, waits.
@@ -319,7 +323,7 @@ class LockedRowDuty(StorageFixtures):
     # ---- upkeep ------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("limit", [1, 3, 100])
-    def test_a_locked_child_is_released_later(self, scene: Scene, lock_job: LockJob, limit: int) -> None:
+    def test_locked_child_is_released_later(self, scene: Scene, lock_job: LockJob, limit: int) -> None:
         """A locked child is released after its lock has ended, and not counted before; others are released.
 
         If this fails: a continuation waits forever, or a caller that repeats `release` until nothing is left
@@ -340,7 +344,9 @@ class LockedRowDuty(StorageFixtures):
         assert {2} == {len(scene.history(child)) for child in children}
         assert 1 == scene.prune()
 
-    def test_children_of_other_parents_go_on(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_locked_row_does_not_delay_children_of_other_parents(
+        self, scene: Scene, lock_job: LockJob
+    ) -> None:
         """A locked child or parent does not delay the children of other parents.
 
         If this fails: one locked row stops all continuations.
@@ -358,9 +364,7 @@ class LockedRowDuty(StorageFixtures):
         assert 2 == until_none_is_left(lambda: scene.release(100))
         assert [State.ENQUEUED] * 4 == scene.states(*children)
 
-    def test_a_locked_child_that_misses_its_parent_is_deleted_later(
-        self, scene: Scene, lock_job: LockJob
-    ) -> None:
+    def test_locked_child_of_a_deleted_parent_is_deleted_later(self, scene: Scene, lock_job: LockJob) -> None:
         """A locked child is decided once, after its lock has ended, according to the end of its parent.
 
         If this fails: a continuation of a failed job runs.
@@ -377,7 +381,7 @@ class LockedRowDuty(StorageFixtures):
         until_none_is_left(lambda: scene.release(100))
         assert [State.DELETED] * 2 == scene.states(child, later)
 
-    def test_a_parent_that_is_requeued_forgets_who_was_skipped(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_skipped_child_of_a_requeued_parent_waits_again(self, scene: Scene, lock_job: LockJob) -> None:
         """If a parent is requeued, a child that was skipped waits again, for the next end of the parent.
 
         If this fails: a continuation starts while its parent runs.
@@ -394,7 +398,9 @@ class LockedRowDuty(StorageFixtures):
         scene.settle(succeeds(scene.run(parent.holder, parent.id)))
         assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
 
-    def test_a_locked_member_is_swept_later(self, flow: FlowScene, lock_job: LockJob) -> None:
+    def test_locked_member_of_a_cancelled_batch_is_deleted_later(
+        self, flow: FlowScene, lock_job: LockJob
+    ) -> None:
         """A cancelled batch deletes all members except a locked one, which follows after its lock has ended.
 
         If this fails: a cancelled batch runs, or its server is blocked.
@@ -410,7 +416,7 @@ class LockedRowDuty(StorageFixtures):
         flow.settle_all()
         assert [State.DELETED] * 5 == flow.states(batch, *ids)
 
-    def test_a_locked_batch_ends_later(self, flow: FlowScene, lock_job: LockJob) -> None:
+    def test_locked_batch_ends_later(self, flow: FlowScene, lock_job: LockJob) -> None:
         """A locked batch ends after its lock has ended; another batch ends in the meantime.
 
         If this fails: one batch blocks all others, or never ends.
@@ -427,7 +433,7 @@ class LockedRowDuty(StorageFixtures):
         flow.settle_all()
         assert State.SUCCEEDED is flow.state(locked[0])
 
-    def test_a_locked_due_job_is_promoted_later(self, flow: FlowScene, lock_job: LockJob) -> None:
+    def test_locked_due_job_is_promoted_later(self, flow: FlowScene, lock_job: LockJob) -> None:
         """Due jobs and waits are enqueued, except locked ones, which a later call enqueues.
 
         If this fails: one locked row keeps every delayed job out of its queue.
@@ -447,7 +453,7 @@ class LockedRowDuty(StorageFixtures):
         assert 2 == flow.promote().promoted
         assert (Moved.DUE, Moved.DUE) == (flow.record(ids[0]).reason, flow.record(ids[3]).reason)
 
-    def test_a_locked_expired_job_is_pruned_later(self, flow: FlowScene, lock_job: LockJob) -> None:
+    def test_locked_expired_job_is_pruned_later(self, flow: FlowScene, lock_job: LockJob) -> None:
         """Expired jobs are pruned except locked ones, which may be plain jobs, parents, members or batches.
 
         If this fails: one locked row prevents the prune of all expired jobs.
@@ -469,10 +475,10 @@ class LockedRowDuty(StorageFixtures):
 
     # ---- combinations ------------------------------------------------------------------------------------
 
-    def test_a_crowd_of_ends_beside_locked_rows(self, scene: Scene, lock_job: LockJob) -> None:
+    def test_each_job_ends_once_while_rows_are_locked(self, scene: Scene, lock_job: LockJob) -> None:
         """Jobs of several kinds end in rounds, some of them while rows are locked; each ends exactly once.
 
-        If this fails: look for the job whose state differs from that of the others of its kind.
+        If this fails: find the job whose state differs from the states of the others of its kind.
         """
         holder, ids = scene.begin(), scene.add_many(30)
         children = [scene.continuation(parent, on=On.FINISHED) for parent in ids[::5]]
