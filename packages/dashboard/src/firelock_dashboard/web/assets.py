@@ -26,7 +26,6 @@ _TYPES = {
     ".woff2": "font/woff2",
 }
 _PACKED_ALREADY = {".png", ".woff2"}
-_SUFFIX_OF = {"br": ".br", "gzip": ".gz"}
 _REQUIRED = ("vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css")
 _FOR_EVER = "public, max-age=31536000, immutable"
 _VENDOR = "vendor/"
@@ -38,11 +37,10 @@ _WEIGHT = re.compile(r"q=(0(\.\d{0,3})?|1(\.0{0,3})?)", re.IGNORECASE)
 
 @attrs.define(eq=False)
 class Asset:
-    """One file, held in memory, with the compressed forms from the build or a form created at first use."""
+    """One file, held in memory, with a compressed form that is created at first use."""
 
     name: str
     plain: bytes
-    ready: Mapping[str, bytes]  # by content coding, as created by the build
 
     @cached_property
     def digest(self) -> str:
@@ -67,13 +65,14 @@ class Asset:
     def forms(self) -> Mapping[str, bytes]:
         """The content by content coding.
 
-        The compressed forms that are smaller come first, best first; `identity` is last.
+        The compressed form comes first, if it is smaller; `identity` is last.
         """
-        packed = dict(self.ready)
-        if not packed and self.suffix not in _PACKED_ALREADY:
-            packed = {"gzip": gzip.compress(self.plain, 9, mtime=0)}
-        smaller = {coding: form for coding, form in packed.items() if len(form) < len(self.plain)}
-        return {**smaller, "identity": self.plain}
+        forms = {"identity": self.plain}
+        if self.suffix not in _PACKED_ALREADY:
+            packed = gzip.compress(self.plain, 9, mtime=0)
+            if len(packed) < len(self.plain):
+                forms = {"gzip": packed, **forms}
+        return forms
 
 
 class Assets:
@@ -96,13 +95,7 @@ class Assets:
                 "firelock-dashboard again, or run `make setup` in a checkout to build them."
             )
         assets = [
-            Asset(
-                name,
-                _bare(name, content),
-                {c: found[name + end] for c, end in _SUFFIX_OF.items() if name + end in found},
-            )
-            for name, content in found.items()
-            if _suffix(name) in _TYPES
+            Asset(name, _bare(name, content)) for name, content in found.items() if _suffix(name) in _TYPES
         ]
         self._by_name = {asset.name: asset for asset in assets}
         self._by_path = {asset.path: asset for asset in assets}
