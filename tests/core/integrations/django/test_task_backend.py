@@ -614,7 +614,7 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
         ({"tags": ["order:{order_id}"]}, "order_id"),
         ({"executor": "gpu"}, "executor must be one of .*, got 'gpu'"),
         ({"limits": Turns("order")}, "limits must be a list, got Turns"),
-        ({"unique": "order"}, "unique='order' is refused"),
+        ({"unique": "order"}, "unique must be a Unique, a Debounce or False, got 'order'"),
         ({"start_before": 5}, "start_before=5 is refused"),
     ]:
         with pytest.raises(InvalidTask, match=word):
