@@ -615,7 +615,7 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
         ({"executor": "gpu"}, "executor must be one of .*, got 'gpu'"),
         ({"limits": Turns("order")}, "limits must be a list, got Turns"),
         ({"unique": "order"}, "unique must be a Unique, a Debounce or False, got 'order'"),
-        ({"start_before": 5}, "start_before=5 is refused"),
+        ({"start_before": 5}, "start_before must be a timedelta, .*, got 5"),
     ]:
         with pytest.raises(InvalidTask, match=word):
             FirelockTask(
