@@ -14,11 +14,15 @@ pytestmark = pytest.mark.heavy("each breach runs the kit up to the test that see
 
 FILES = "firelock_files.storage"
 BREACHES = [
-    (FILES, "values are normalized", "test_rows_keep_their_exact_text"),
-    (FILES, "a delete takes the rows with the same long beginning", "test_a_long_row_is_deleted_alone"),
-    (FILES, "an empty value is no row", "test_an_empty_value_is_a_value"),
-    (FILES, "a scan begins with the row of its prefix", "test_a_scan_leaves_out_the_row_of_its_prefix"),
-    (FILES, "a scan ends after a hundred rows", "test_a_scan_returns_as_many_rows_as_asked_for"),
+    (FILES, "values are normalized", "test_keys_and_values_of_rows_are_kept_exactly"),
+    (
+        FILES,
+        "a delete takes the rows with the same long beginning",
+        "test_row_with_a_long_key_is_deleted_alone",
+    ),
+    (FILES, "an empty value is no row", "test_row_with_an_empty_value_is_read_and_scanned"),
+    (FILES, "a scan begins with the row of its prefix", "test_scan_excludes_the_row_of_its_prefix"),
+    (FILES, "a scan ends after a hundred rows", "test_scan_returns_as_many_rows_as_its_limit_allows"),
     (FILES, "the clock counts whole seconds", "test_clock_is_finer_than_a_second"),
     (
         FILES,
@@ -26,16 +30,20 @@ BREACHES = [
         "test_failing_driver_of_a_used_handle_raises_storage_error",
     ),
     (FILES, "waits outlive the handle", "test_closing_ends_every_wait"),
-    ("row_storage", "memos outlive their job", "test_a_pruned_job_leaves_no_row"),
+    ("row_storage", "memos outlive their job", "test_pruned_job_leaves_no_row"),
     (
         "short_keys",
         "long keys with the same head are lost with one of them",
-        "test_a_long_name_is_deleted_alone",
+        "test_record_with_a_long_key_is_deleted_alone",
     ),
     ("memory", "waits outlive the handle", "test_closing_ends_every_wait"),
     ("memory", "what arrives before a wait is not news", "test_work_between_claim_and_wait_ends_the_wait"),
-    ("rules", "arguments are normalized", "test_odd_text_comes_back_from_a_job"),
-    ("derived", "the numbers of a log start again", "test_numbers_of_a_log_never_start_again"),
+    ("rules", "arguments are normalized", "test_unusual_strings_of_a_job_are_returned_exactly"),
+    (
+        "derived",
+        "the numbers of a log start again",
+        "test_line_numbers_keep_growing_after_old_lines_are_deleted",
+    ),
 ]
 
 

@@ -91,4 +91,4 @@ def test_the_kit_finds_a_policy_that_remembers():
             return RetryDecision.fail() if self.asked > 3 else RetryDecision.retry(timedelta(seconds=1))
 
     with pytest.raises(AssertionError):
-        RetryConformance().test_the_same_question_has_the_same_answer(Forgetful(), 0)
+        RetryConformance().test_repeated_decisions_are_of_the_same_kind(Forgetful(), 0)

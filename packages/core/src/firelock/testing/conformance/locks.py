@@ -81,7 +81,7 @@ class LockDuty(Conformance):
         """Return a lock that has never been held."""
         return NamedLock(locks, locks.first, f"lock:{new_id()}")
 
-    def test_a_free_lock_is_acquired(self, lock: NamedLock) -> None:
+    def test_free_lock_is_acquired(self, lock: NamedLock) -> None:
         """A free lock is acquired with a positive token.
 
         If this fails: work that needs a lock never runs.
@@ -91,7 +91,7 @@ class LockDuty(Conformance):
         assert fence is not None
         assert fence > 0
 
-    def test_a_held_lock_is_refused(self, lock: NamedLock) -> None:
+    def test_held_lock_cannot_be_acquired_by_another_owner(self, lock: NamedLock) -> None:
         """While one owner holds a lock, another owner gets None through every handle.
 
         If this fails: two processes do work at the same time that only one of them may do.
@@ -102,7 +102,7 @@ class LockDuty(Conformance):
 
         assert [None, None] == answers
 
-    def test_names_are_apart(self, lock: NamedLock) -> None:
+    def test_each_name_is_a_separate_lock(self, lock: NamedLock) -> None:
         """Each name is a separate lock.
 
         If this fails: unrelated owners wait for each other.
@@ -112,7 +112,7 @@ class LockDuty(Conformance):
         assert attrs.evolve(lock, name=lock.name + "2").acquire("bob") is not None
 
     @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
-    def test_the_longest_lock_names_are_told_apart(self, lock: NamedLock, character: str) -> None:
+    def test_longest_lock_names_are_distinguished(self, lock: NamedLock, character: str) -> None:
         """Names of 200 characters (up to 800 bytes) are separate locks even if only the last one differs.
 
         If this fails: a store that limits, cuts or folds names refuses a lock with a long name, or unrelated
@@ -132,7 +132,7 @@ class LockDuty(Conformance):
         assert first.acquired("bob") > fence
 
     @pytest.mark.parametrize("frees", ["release", "expiry"])
-    def test_a_released_or_expired_lock_is_free(self, lock: NamedLock, frees: str) -> None:
+    def test_released_or_expired_lock_can_be_acquired(self, lock: NamedLock, frees: str) -> None:
         """A lock that was released or has expired can be acquired by another owner, with a larger token.
 
         If this fails: locks are held forever, the lock of a dead process blocks all others, or an old token
@@ -147,7 +147,7 @@ class LockDuty(Conformance):
 
         assert lock.acquired("bob") > first
 
-    def test_a_token_grows_by_the_same_owner(self, lock: NamedLock) -> None:
+    def test_token_grows_when_its_owner_acquires_again(self, lock: NamedLock) -> None:
         """An owner that acquires a lock again after a release or an expiry gets a larger token.
 
         If this fails: work under the first token is taken for work under the second, or an owner that was
@@ -163,7 +163,7 @@ class LockDuty(Conformance):
 
         assert sorted(set(fences)) == fences
 
-    def test_the_holder_gets_its_own_token_again(self, lock: NamedLock) -> None:
+    def test_holder_gets_the_same_token_from_a_second_acquire(self, lock: NamedLock) -> None:
         """An owner that acquires a lock that it already holds gets the same token and a full lifetime.
 
         If this fails: an acquire that is sent again after a lost reply locks out its own sender.
@@ -177,7 +177,7 @@ class LockDuty(Conformance):
         assert first == second
         assert lock.acquire("bob") is None
 
-    def test_a_renewal_gives_a_life_from_now(self, lock: NamedLock) -> None:
+    def test_renewed_lock_has_its_full_lifetime(self, lock: NamedLock) -> None:
         """A renewed lock lasts for the given time from now.
 
         If this fails: a lock that is still held is given to another owner.
@@ -193,7 +193,7 @@ class LockDuty(Conformance):
         lock.advance(1)
         assert lock.acquire("bob") is not None
 
-    def test_a_lost_lock_is_not_renewed(self, lock: NamedLock) -> None:
+    def test_expired_lock_is_not_renewed(self, lock: NamedLock) -> None:
         """A renewal after expiry returns False, whether or not another owner has the lock by then.
 
         If this fails: a holder that was suspended takes the lock from its successor.
@@ -208,7 +208,7 @@ class LockDuty(Conformance):
         assert (False, False) == (before_the_successor, after_it)
         assert lock.renew("bob", successor)
 
-    def test_only_its_token_in_its_owners_hands_counts(self, lock: NamedLock) -> None:
+    def test_only_the_owner_with_the_current_token_renews_or_releases(self, lock: NamedLock) -> None:
         """Only the current token, sent by its own owner, renews or releases a lock.
 
         An old or guessed token does not, and neither does the current token sent by another owner.
@@ -228,7 +228,7 @@ class LockDuty(Conformance):
         assert [False] * 6 == answers
         assert lock.acquire("bob") is None
 
-    def test_what_nobody_holds_is_neither_renewed_nor_released(self, lock: NamedLock) -> None:
+    def test_free_lock_is_neither_renewed_nor_released(self, lock: NamedLock) -> None:
         """Renewing or releasing a lock that is free, or was never held, returns False and leaves it free.
 
         If this fails: a second release, or a late renewal, locks out everyone.
@@ -240,7 +240,7 @@ class LockDuty(Conformance):
             assert (False, False) == (one.release("ada", fence), one.renew("ada", fence))
             assert one.acquire("bob") is not None
 
-    def test_one_of_eight_gets_the_lock(self, lock: NamedLock) -> None:
+    def test_one_of_eight_concurrent_owners_gets_the_lock(self, lock: NamedLock) -> None:
         """If eight owners try to acquire an expired or free lock at the same time, exactly one gets it.
 
         The tokens grow from round to round.

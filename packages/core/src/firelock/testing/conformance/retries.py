@@ -86,7 +86,7 @@ class RetryConformance(Conformance):
         request.node.user_properties.append((REPORTED, f"retry policy {type(policy).__name__}"))
 
     @pytest.mark.parametrize("error", _ERRORS.values(), ids=_ERRORS)
-    def test_every_error_is_decided(self, policy: RetryPolicy, error: BaseException) -> None:
+    def test_policy_decides_about_every_error(self, policy: RetryPolicy, error: BaseException) -> None:
         """For every error the policy returns a `RetryDecision` or None, and raises nothing.
 
         If this fails: an unusual exception in a task fails the job although it has retries left.
@@ -96,7 +96,7 @@ class RetryConformance(Conformance):
         assert decision is None or isinstance(decision, RetryDecision)
 
     @pytest.mark.parametrize("retries", _RETRIES)
-    def test_every_number_of_retries_is_decided(self, policy: RetryPolicy, retries: int) -> None:
+    def test_policy_decides_for_every_number_of_retries(self, policy: RetryPolicy, retries: int) -> None:
         """For every number of retries the policy returns a decision or None.
 
         If this fails: the end of a list of delays is exceeded, or a delay grows without bound.
@@ -106,7 +106,7 @@ class RetryConformance(Conformance):
         assert decision is None or isinstance(decision, RetryDecision)
 
     @pytest.mark.parametrize("retries", _RETRIES)
-    def test_a_wait_is_a_span_of_time(self, policy: RetryPolicy, retries: int) -> None:
+    def test_delay_is_from_zero_to_a_year(self, policy: RetryPolicy, retries: int) -> None:
         """A delay is a timedelta from zero to 365 days, and only a job that runs again has one.
 
         If this fails: a job is scheduled in the past, or never runs.
@@ -119,7 +119,7 @@ class RetryConformance(Conformance):
         elif decision is not None:
             assert decision.after is None
 
-    def test_a_reason_is_text_for_people(self, policy: RetryPolicy) -> None:
+    def test_reason_is_a_short_storable_string(self, policy: RetryPolicy) -> None:
         """A reason is None or a string of 1 to 1,000 characters that every storage accepts.
 
         If this fails: the message of an error fills the history, or the storage refuses it.
@@ -131,7 +131,7 @@ class RetryConformance(Conformance):
             assert reason is None or reason == reason.encode(errors="replace").decode()
 
     @pytest.mark.parametrize("retries", [0, 5, 50])
-    def test_the_same_question_has_the_same_answer(self, policy: RetryPolicy, retries: int) -> None:
+    def test_repeated_decisions_are_of_the_same_kind(self, policy: RetryPolicy, retries: int) -> None:
         """Repeated decisions about the same job and error are of the same kind; only the jitter may differ.
 
         If this fails: the policy keeps state, so another server or a repetition decides differently.
@@ -147,7 +147,7 @@ class RetryConformance(Conformance):
 
         assert 1 == len(kinds)
 
-    def test_asking_changes_nothing(self, policy: RetryPolicy) -> None:
+    def test_decision_does_not_change_job_or_error(self, policy: RetryPolicy) -> None:
         """A decision changes neither the job nor the error.
 
         If this fails: a policy changes what is stored about the attempt.
@@ -167,7 +167,7 @@ class RetryConformance(Conformance):
             attrs.astuple(job), error.args, vars(error), error.__cause__, error.__traceback__,
         )  # fmt: skip
 
-    def test_many_threads_ask_it(self, policy: RetryPolicy) -> None:
+    def test_concurrent_decisions_are_independent(self, policy: RetryPolicy) -> None:
         """Eight threads that call the policy at the same time get the decisions that each would get alone.
 
         If this fails: the failure of one job affects the decision about another.

@@ -133,7 +133,7 @@ class SerializerConformance(Conformance):
 
         return refuse
 
-    def test_its_name_can_be_stored(self, serializer: Serializer) -> None:
+    def test_serializer_name_can_be_stored(self, serializer: Serializer) -> None:
         """The name has 1 to 32 characters of a–z, 0–9, `_`, `.` and `-`.
 
         If this fails: a job cannot store how its arguments were written.
@@ -141,7 +141,7 @@ class SerializerConformance(Conformance):
         assert re.fullmatch(r"[a-z0-9_.-]{1,32}", serializer.name)
 
     @pytest.mark.parametrize("value", _GOOD.values(), ids=_GOOD)
-    def test_a_value_comes_back_equal(self, serializer: Serializer, value: JsonValue) -> None:
+    def test_value_is_read_back_equal(self, serializer: Serializer, value: JsonValue) -> None:
         """Every strict JSON value comes back equal and of the same types.
 
         If this fails: a task is called with other arguments than those that were enqueued.
@@ -150,7 +150,7 @@ class SerializerConformance(Conformance):
 
         assert _shape(value) == _shape(back)
 
-    def test_any_value_comes_back_equal(self, serializer: Serializer) -> None:
+    def test_random_values_are_read_back_equal(self, serializer: Serializer) -> None:
         """Random strict JSON values come back equal, and equal again after a second round.
 
         If this fails: Hypothesis prints the smallest value that does not come back equal.
@@ -178,7 +178,7 @@ class SerializerConformance(Conformance):
 
         comes_back()
 
-    def test_what_it_writes_is_storable_text(self, serializer: Serializer) -> None:
+    def test_written_string_can_be_stored(self, serializer: Serializer) -> None:
         """Every written string is valid Unicode without NUL, of at most twice the bytes of its JSON plus 256.
 
         If this fails: a storage refuses the arguments, or they exceed their limit.
@@ -189,7 +189,7 @@ class SerializerConformance(Conformance):
             assert "\0" not in text
             assert len(text.encode()) <= 2 * len(json.dumps(value).encode()) + 256
 
-    def test_the_deepest_allowed_value_comes_back(self, serializer: Serializer) -> None:
+    def test_value_of_maximum_depth_is_read_back_equal(self, serializer: Serializer) -> None:
         """A value with 64 nested containers comes back equal.
 
         If this fails: the documented limit is not the real one.
@@ -198,7 +198,7 @@ class SerializerConformance(Conformance):
 
         assert value == serializer.loads(serializer.dumps(value))
 
-    def test_a_deeper_value_is_refused(self, refuses: Callable[[object], None]) -> None:
+    def test_value_above_maximum_depth_is_refused(self, refuses: Callable[[object], None]) -> None:
         """One more nested container is refused, and so is a list that contains itself.
 
         If this fails: a value can be written but not read, or writing never ends.
@@ -210,7 +210,9 @@ class SerializerConformance(Conformance):
         refuses(endless)
 
     @pytest.mark.parametrize("value", _BAD.values(), ids=_BAD)
-    def test_what_would_change_is_refused(self, refuses: Callable[[object], None], value: object) -> None:
+    def test_value_that_is_not_strict_json_raises_argument_error(
+        self, refuses: Callable[[object], None], value: object
+    ) -> None:
         """A value that is not strict JSON raises `ArgumentError` instead of being changed.
 
         If this fails: a tuple silently comes back as a list, NaN as null, or a key as a string.
@@ -218,7 +220,7 @@ class SerializerConformance(Conformance):
         refuses(value)
 
     @pytest.mark.parametrize("text", _FORGED.values(), ids=_FORGED)
-    def test_a_forged_text_is_refused(self, serializer: Serializer, text: str) -> None:
+    def test_forged_string_raises_argument_error(self, serializer: Serializer, text: str) -> None:
         """A string that the serializer would never write raises `ArgumentError`, and nothing else.
 
         If this fails: a damaged row stops a server's loop, or a job runs with other arguments.
@@ -226,7 +228,7 @@ class SerializerConformance(Conformance):
         with pytest.raises(ArgumentError):
             serializer.loads(text)
 
-    def test_a_damaged_text_is_refused(self, serializer: Serializer) -> None:
+    def test_damaged_string_raises_argument_error(self, serializer: Serializer) -> None:
         """A string that was cut short, or that something was appended to, raises `ArgumentError`.
 
         If this fails: half of the arguments are taken for all of them.
@@ -237,7 +239,7 @@ class SerializerConformance(Conformance):
             with pytest.raises(ArgumentError):
                 serializer.loads(damaged)
 
-    def test_writing_changes_nothing(self, serializer: Serializer) -> None:
+    def test_writing_does_not_change_the_value(self, serializer: Serializer) -> None:
         """Writing a value does not change it, and writing it again gives a string that reads the same.
 
         The string may be different each time; with encryption it must be.
@@ -251,7 +253,7 @@ class SerializerConformance(Conformance):
             assert _shape(before) == _shape(value)
             assert _shape(serializer.loads(first)) == _shape(serializer.loads(serializer.dumps(value)))
 
-    def test_many_threads_share_it(self, serializer: Serializer) -> None:
+    def test_concurrent_threads_get_their_own_values(self, serializer: Serializer) -> None:
         """Eight threads that write and read at the same time get their own values.
 
         If this fails: two jobs get each other's arguments.

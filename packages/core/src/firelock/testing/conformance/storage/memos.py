@@ -51,7 +51,7 @@ class MemoDuty(StorageFixtures):
 
     # ---- stored memos ------------------------------------------------------------------------------------
 
-    def test_what_is_remembered_is_recalled(self, flow: FlowScene) -> None:
+    def test_later_run_recalls_memos_in_recorded_order(self, flow: FlowScene) -> None:
         """A later run recalls every memo as it was given, in the order in which the names were recorded.
 
         The claim of a first run reports that it has no memos; the claim of a later run reports that it has
@@ -82,7 +82,7 @@ class MemoDuty(StorageFixtures):
         places = [memo.place for memo in found]
         assert sorted(set(places)) == places
 
-    def test_the_first_value_stands(self, flow: FlowScene) -> None:
+    def test_first_finished_value_of_a_memo_is_final(self, flow: FlowScene) -> None:
         """A finished memo keeps its value forever, and is returned for any later memo with its name.
 
         A repeat of the same memo, for example after a lost reply, returns `ALREADY`.
@@ -103,7 +103,7 @@ class MemoDuty(StorageFixtures):
         assert {first.memo} == {one.memo for one in (first, again, other, begun)}
         assert {(_STEP, "charge"): '"first"'} == flow.recalled(running.id)
 
-    def test_what_is_begun_is_written_over(self, flow: FlowScene) -> None:
+    def test_begun_memo_is_replaced_in_its_place(self, flow: FlowScene) -> None:
         """A memo that has only begun is replaced at its place by the next one, if that has `replaces` set.
 
         If this fails: a call is forgotten when its result arrives, or a second child is created for it.
@@ -122,7 +122,7 @@ class MemoDuty(StorageFixtures):
         assert [(_CALL, "child"), (_STEP, "after")] == list(flow.recalled(running.id))
         assert '"result"' == flow.recalled(running.id)[_CALL, "child"]
 
-    def test_kinds_and_jobs_never_answer_for_each_other(self, flow: FlowScene) -> None:
+    def test_memos_of_other_kinds_and_jobs_are_separate(self, flow: FlowScene) -> None:
         """The same name with four kinds is four memos, and each job has its own memos.
 
         If this fails: a step named "approve" ends the wait for a signal named "approve".
@@ -137,7 +137,7 @@ class MemoDuty(StorageFixtures):
         assert {(kind, "name"): f'"{kind}"' for kind in MemoKind} == flow.recalled(one.id)
         assert {(_STEP, "name"): '"other"'} == flow.recalled(other.id)
 
-    def test_memos_of_one_call_come_one_after_another(self, flow: FlowScene) -> None:
+    def test_memos_of_one_call_are_stored_in_order(self, flow: FlowScene) -> None:
         """Each memo of a call sees those before it, of any job, and has its own result, in order.
 
         If this fails: concurrent steps overwrite each other, or one refused memo loses the others.
@@ -159,7 +159,7 @@ class MemoDuty(StorageFixtures):
     @pytest.mark.parametrize(
         "text", ["x" * 200, "\U0001f525" * 200, "page:1 'é' \"☃\" %s {} \\n", "a\tb", " ", "名"]
     )
-    def test_names_and_values_are_any_text(self, flow: FlowScene, text: str) -> None:
+    def test_memo_names_and_values_are_any_string(self, flow: FlowScene, text: str) -> None:
         """A name of up to 200 characters, a value and an author are returned as they were given.
 
         If this fails: a job recalls another step than it has done.
@@ -181,7 +181,7 @@ class MemoDuty(StorageFixtures):
     # ---- guards ------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("how", ["stale", "stranger", "ended", "deleted", "crashed", "suspended"])
-    def test_only_the_present_run_remembers_and_recalls(self, flow: FlowScene, how: str) -> None:
+    def test_old_run_neither_stores_nor_recalls_memos(self, flow: FlowScene, how: str) -> None:
         """A run that no longer holds its job stores nothing, and recalls nothing that a newer run has stored.
 
         If this fails: an old run overtakes the new one, and both results of a step are used.
@@ -209,7 +209,7 @@ class MemoDuty(StorageFixtures):
         assert (Applied.REFUSED, None) == (answer.answer, flow.recall_of(old))
         assert {(_STEP, "a"): '"kept"'} == flow.recalled(running.id)
 
-    def test_an_unknown_job_remembers_nothing(self, flow: FlowScene) -> None:
+    def test_memo_of_an_unknown_job_is_missing(self, flow: FlowScene) -> None:
         """For an unknown job `remember` returns `MISSING`, and `recall` returns None.
 
         If this fails: memos accumulate that belong to no job.
@@ -222,7 +222,7 @@ class MemoDuty(StorageFixtures):
         assert [] == flow.storage.recall(flow.add())
 
     @pytest.mark.parametrize("bound", ["number", "bytes"])
-    def test_a_job_remembers_so_much(self, flow: FlowScene, bound: str) -> None:
+    def test_memos_beyond_the_limits_are_refused(self, flow: FlowScene, bound: str) -> None:
         """Beyond MEMOS_LIMIT memos, or MEMOS_BYTES of values, new memos are refused; nothing else changes.
 
         If this fails: one job that loops fills the storage.
@@ -240,7 +240,7 @@ class MemoDuty(StorageFixtures):
 
     # ---- signals -----------------------------------------------------------------------------------------
 
-    def test_a_signal_wakes_who_waits_for_it(self, flow: FlowScene) -> None:
+    def test_signal_enqueues_the_waiting_job_once(self, flow: FlowScene) -> None:
         """A suspended job uses no worker and no attempt; the signal for which it waits enqueues it once.
 
         If this fails: an approval never reaches its job, or starts it twice.
@@ -268,7 +268,7 @@ class MemoDuty(StorageFixtures):
         assert (1, True) == (later.job.attempt, later.job.has_memos)
         assert {(_SIGNAL, "approval"): '"yes"'} == flow.recalled(running.id)
 
-    def test_other_memos_wake_nobody(self, flow: FlowScene) -> None:
+    def test_other_signals_do_not_resume_a_waiting_job(self, flow: FlowScene) -> None:
         """Other signals, even with a longer or similar name, leave a job waiting, but they are stored.
 
         If this fails: a job continues without the signal for which it waits.
@@ -282,7 +282,7 @@ class MemoDuty(StorageFixtures):
         assert (State.AWAITING, 4) == (flow.state(running.id), len(flow.recalled(running.id)))
         assert "signal approval" == flow.record(running.id).waits_for
 
-    def test_what_is_begun_wakes_nobody(self, flow: FlowScene) -> None:
+    def test_begun_signal_does_not_resume_a_waiting_job(self, flow: FlowScene) -> None:
         """A signal that has begun but is not finished does not wake the job that waits for it.
 
         If this fails: a job continues with an answer that nobody has given.
@@ -299,7 +299,7 @@ class MemoDuty(StorageFixtures):
         assert State.ENQUEUED is flow.state(running.id)
 
     @pytest.mark.parametrize("when", ["enqueued", "running", "begun", "scheduled"])
-    def test_a_signal_is_kept_before_anybody_waits(self, flow: FlowScene, when: str) -> None:
+    def test_signal_sent_before_the_wait_is_kept(self, flow: FlowScene, when: str) -> None:
         """A signal that arrives before the job waits for it is stored, and the suspension finds it.
 
         If this fails: an answer that arrives before the job waits for it is lost.
@@ -328,7 +328,7 @@ class MemoDuty(StorageFixtures):
         assert State.AWAITING not in [entry.state for entry in flow.history(job_id)]
         assert [job_id] == flow.claim_ids(flow.begin("b"))
 
-    def test_what_is_begun_is_no_answer(self, flow: FlowScene) -> None:
+    def test_begun_wait_does_not_end_its_own_suspension(self, flow: FlowScene) -> None:
         """A suspension waits if it finds its own wait begun, but no signal.
 
         If this fails: a waiting job runs again and again.
@@ -340,7 +340,7 @@ class MemoDuty(StorageFixtures):
 
         flow.check(running.id, state=State.AWAITING, due_at=BASE + HOUR, waits_for="signal approval")
 
-    def test_the_first_answer_wins(self, flow: FlowScene) -> None:
+    def test_first_of_two_signals_is_stored(self, flow: FlowScene) -> None:
         """Of two signals with one name the first is stored; its repeat by the same sender gets `ALREADY`.
 
         If this fails: an approval is overruled after the job has continued with it.
@@ -358,7 +358,7 @@ class MemoDuty(StorageFixtures):
         assert memos is not None
         assert [('"yes"', "ada")] == [(one.value, one.author) for one in memos]
 
-    def test_a_signal_to_who_has_ended(self, flow: FlowScene) -> None:
+    def test_ended_job_stores_a_signal_only_if_it_failed(self, flow: FlowScene) -> None:
         """A failed job stores a signal for its requeue; a job that has succeeded or was deleted refuses it.
 
         If this fails: senders are told that their signal was accepted, although no run will ever read it.
@@ -378,7 +378,7 @@ class MemoDuty(StorageFixtures):
         flow.settle(suspends(again))
         assert State.ENQUEUED is flow.state(two.id)
 
-    def test_a_senders_repeat_gets_the_same_answer(self, flow: FlowScene) -> None:
+    def test_repeated_signal_returns_already_after_the_job_ended(self, flow: FlowScene) -> None:
         """A repeated signal returns `ALREADY`, even if its job has ended in the meantime.
 
         If this fails: a sender whose reply was lost is told that the job has ended without a decision.
@@ -395,7 +395,7 @@ class MemoDuty(StorageFixtures):
 
     # ---- time-outs ---------------------------------------------------------------------------------------
 
-    def test_a_wait_times_out(self, flow: FlowScene) -> None:
+    def test_wait_ends_at_its_due_time(self, flow: FlowScene) -> None:
         """A wait with a due time ends at that time: the job is enqueued, and waits for nothing.
 
         Until then, it counts for the next due time.
@@ -420,7 +420,7 @@ class MemoDuty(StorageFixtures):
         assert 0 == flow.promote().promoted
         assert [running.id] == flow.claim_ids(flow.begin("b"))
 
-    def test_the_time_out_is_an_answer_like_another(self, flow: FlowScene) -> None:
+    def test_first_of_time_out_and_signal_is_stored(self, flow: FlowScene) -> None:
         """After a stored time-out a signal is too late, and after a stored signal a time-out is too late.
 
         If this fails: a job continues as if nobody had answered, although the sender was told that the answer
@@ -441,7 +441,7 @@ class MemoDuty(StorageFixtures):
         assert ('"yes"', "ada") == (too_late.memo.value, too_late.memo.author)
         assert {(_SIGNAL, "approval"): None} == flow.recalled(one.id)
 
-    def test_an_answer_ends_the_time_out(self, flow: FlowScene) -> None:
+    def test_signal_removes_the_time_out_of_a_wait(self, flow: FlowScene) -> None:
         """A job that was woken by its signal is no longer due, whatever happens to it later.
 
         If this fails: an obsolete time-out starts a job in the middle of its next wait.
@@ -461,7 +461,7 @@ class MemoDuty(StorageFixtures):
     # ---- suspensions -------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("how", ["stale", "stranger", "deleted"])
-    def test_only_the_holder_suspends(self, flow: FlowScene, how: str) -> None:
+    def test_suspension_by_an_old_run_is_refused(self, flow: FlowScene, how: str) -> None:
         """A suspension is guarded like any other end: if its run has lost the job, it is refused.
 
         If this fails: an old run suspends a job that a new run is processing.
@@ -482,7 +482,7 @@ class MemoDuty(StorageFixtures):
         assert None is flow.record(running.id).waits_for
 
     @pytest.mark.parametrize("how", ["requeued", "deleted"])
-    def test_people_move_who_waits(self, flow: FlowScene, how: str) -> None:
+    def test_waiting_job_can_be_requeued_or_deleted(self, flow: FlowScene, how: str) -> None:
         """A waiting job can be requeued, and then runs from its start, or deleted; signals no longer move it.
 
         If this fails: an operator cannot end a wait, or a late answer starts a deleted job.
@@ -502,7 +502,7 @@ class MemoDuty(StorageFixtures):
         flow.check(running.id, waits_for=None, due_at=None)
         assert (1 if how == "requeued" else 0) == len(flow.claim_ids(flow.begin("b")))
 
-    def test_a_suspension_is_taken_up_by_an_exchange(self, flow: FlowScene) -> None:
+    def test_exchange_suspends_a_job_and_claims_the_next(self, flow: FlowScene) -> None:
         """An exchange that suspends a job claims the next one in the same call.
 
         If this fails: waiting jobs still occupy a worker.
@@ -516,7 +516,7 @@ class MemoDuty(StorageFixtures):
         assert ([a, b], True) == ([one.id, exchange.claim.jobs[0].id], exchange.results[0].is_applied)
         assert State.AWAITING is flow.state(a)
 
-    def test_a_sleep_waits_for_its_instant(self, flow: FlowScene) -> None:
+    def test_sleeping_job_is_scheduled_without_using_a_retry(self, flow: FlowScene) -> None:
         """A sleeping job is scheduled, shows what it waits for, and uses no retry; later it is enqueued.
 
         If this fails: a sleep is shown as a failure, or occupies a worker.
@@ -540,7 +540,7 @@ class MemoDuty(StorageFixtures):
         flow.settle(retries(again, due_at=flow.now() + HOUR))
         assert flow.record(running.id).is_retrying
 
-    def test_a_sleep_can_be_moved(self, flow: FlowScene) -> None:
+    def test_sleeping_job_can_be_rescheduled(self, flow: FlowScene) -> None:
         """An operator can reschedule a sleeping job, like every scheduled job.
 
         If this fails: a job that sleeps for a month cannot be woken.
@@ -554,7 +554,7 @@ class MemoDuty(StorageFixtures):
         assert (1, State.ENQUEUED) == (flow.promote().promoted, flow.state(running.id))
 
     @requires(Feature.LIMITS)
-    def test_a_suspension_frees_the_limit(self, flow: FlowScene) -> None:
+    def test_suspended_job_frees_its_limit(self, flow: FlowScene) -> None:
         """A waiting job holds no slot of its limit key; it takes one again when it continues.
 
         If this fails: two approvals that nobody answers stop all jobs of a tenant.
@@ -575,7 +575,7 @@ class MemoDuty(StorageFixtures):
 
     # ---- forgotten memos ---------------------------------------------------------------------------------
 
-    def test_a_requeue_forgets_from_a_memo_on(self, flow: FlowScene) -> None:
+    def test_requeue_forgets_the_named_memo_and_all_later_ones(self, flow: FlowScene) -> None:
         """A requeue with `forget_from` deletes the named memo and all recorded after it; others stay.
 
         The place of a memo is that of the first record of its name, not that of its end.
@@ -598,7 +598,7 @@ class MemoDuty(StorageFixtures):
         assert Applied.APPLIED is flow.keep(again, "c", '"new"').answer
         assert {(_STEP, "a"): '"kept"', (_STEP, "c"): '"new"'} == flow.recalled(running.id)
 
-    def test_forgetting_goes_with_the_requeue_or_not_at_all(self, flow: FlowScene) -> None:
+    def test_refused_requeue_forgets_no_memos(self, flow: FlowScene) -> None:
         """If the memo does not exist, or the job runs, the requeue is refused and nothing is forgotten.
 
         If this fails: a running job loses its memos.
@@ -620,7 +620,7 @@ class MemoDuty(StorageFixtures):
         assert flow.apply(forgets(running.id, _STEP, "a")).is_applied
         assert {} == flow.recalled(running.id)
 
-    def test_a_signal_can_be_asked_for_anew(self, flow: FlowScene) -> None:
+    def test_job_waits_again_after_its_signal_was_forgotten(self, flow: FlowScene) -> None:
         """If the memo of a wait was forgotten, the job waits again, and another signal is accepted.
 
         If this fails: a wrong approval can never be corrected.
@@ -637,7 +637,7 @@ class MemoDuty(StorageFixtures):
         assert (Applied.APPLIED, State.ENQUEUED) == (answer, flow.state(running.id))
         assert {(_SIGNAL, "approval"): '"yes"'} == flow.recalled(running.id)
 
-    def test_a_requeue_alone_forgets_nothing(self, flow: FlowScene) -> None:
+    def test_retries_crashes_and_requeues_keep_memos(self, flow: FlowScene) -> None:
         """Retries, crashes, ends and requeues leave all memos unchanged.
 
         If this fails: a job that is fixed and requeued pays twice.
@@ -653,7 +653,7 @@ class MemoDuty(StorageFixtures):
 
         assert [(_STEP, "a"), (_STEP, "b")] == list(flow.recalled(running.id))
 
-    def test_memos_go_with_their_job(self, flow: FlowScene) -> None:
+    def test_prune_deletes_the_memos_of_a_job(self, flow: FlowScene) -> None:
         """After a job was pruned, none of its memos is recalled.
 
         If this fails: memos of jobs that were pruned long ago fill the storage.
@@ -669,7 +669,7 @@ class MemoDuty(StorageFixtures):
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     @pytest.mark.parametrize("commits", [True, False])
-    def test_a_memo_is_kept_with_the_transaction(
+    def test_memo_is_stored_with_its_transaction(
         self, flow: FlowScene, open_transaction: object, commits: bool
     ) -> None:
         """A memo stored within a transaction exists after its commit, or not at all.
@@ -688,7 +688,7 @@ class MemoDuty(StorageFixtures):
         assert ({(_STEP, "a"): "1"} if commits else {}) == flow.recalled(running.id)
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
-    def test_a_memo_of_an_old_run_is_refused_within_a_transaction(
+    def test_memo_of_an_old_run_is_refused_within_a_transaction(
         self, flow: FlowScene, open_transaction: object
     ) -> None:
         """A memo of an old run is also refused within a transaction.
@@ -705,7 +705,7 @@ class MemoDuty(StorageFixtures):
         assert (Applied.REFUSED, {}) == (answer.answer, flow.recalled(running.id))
 
     @requires(Feature.UNIQUE)
-    def test_a_unique_job_keeps_its_key_while_it_waits(self, flow: FlowScene) -> None:
+    def test_suspended_job_keeps_its_unique_key(self, flow: FlowScene) -> None:
         """A suspended job keeps its unique key, because it has not ended.
 
         If this fails: a second approval of an order is requested while the first still waits.

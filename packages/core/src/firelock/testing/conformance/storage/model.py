@@ -52,7 +52,7 @@ class ModelDuty(StorageFixtures):
         run_machine(machine_for(open_handle, lock_job), runs=self.model_runs)
 
     @requires(Feature.LIMITS)
-    def test_random_claims_are_just(self, open_handle: Callable[[], Storage]) -> None:
+    def test_random_claims_follow_the_limits(self, open_handle: Callable[[], Storage]) -> None:
         """Among random jobs with limits, each claim follows the rule of limits, and no capacity is lost.
 
         If this fails: the message has the steps. Compare the last one with `steps.judge`.
@@ -60,21 +60,23 @@ class ModelDuty(StorageFixtures):
         self._random_steps(LimitSteps, open_handle, 60)
 
     @requires(Feature.UNIQUE)
-    def test_random_calls_are_answered_rightly(self, open_handle: Callable[[], Storage]) -> None:
+    def test_random_calls_with_unique_keys_get_the_expected_results(
+        self, open_handle: Callable[[], Storage]
+    ) -> None:
         """A random call with a unique key is stored, a duplicate or refused, as the key's owner requires.
 
         If this fails: the message has the steps. Compare the last one with `steps.unique_steps`.
         """
         self._random_steps(UniqueSteps, open_handle, 80)
 
-    def test_random_batches_end_rightly(self, open_handle: Callable[[], Storage]) -> None:
+    def test_random_batches_have_correct_counts_and_ends(self, open_handle: Callable[[], Storage]) -> None:
         """Among random steps of their members, nested batches have correct counts and end when they should.
 
         If this fails: the message has the steps. Compare the last one with `steps.batch_steps`.
         """
         self._random_steps(BatchSteps, open_handle, 80)
 
-    def test_random_waits_are_answered(self, open_handle: Callable[[], Storage]) -> None:
+    def test_random_waits_see_the_expected_memos(self, open_handle: Callable[[], Storage]) -> None:
         """If jobs randomly wait and store memos, their runs see the same values and no signal is lost.
 
         If this fails: the message has the steps. Compare the last one with `steps.memo_steps`.

@@ -76,7 +76,7 @@ class MoveDuty(StorageFixtures):
         assert [moved] == scene.claim_ids(queues=None)
         assert [] == scene.claim_ids(queues=None)
 
-    def test_everything_else_of_a_moved_job_stays(self, scene: Scene) -> None:
+    def test_move_changes_only_queue_priority_and_history(self, scene: Scene) -> None:
         """A move changes only queue and priority of a job, and adds one entry to its history.
 
         The entry names both queues and both priorities.
@@ -127,7 +127,7 @@ class MoveDuty(StorageFixtures):
         assert [Applied.APPLIED] * 3 == results
         assert [ids[3], ids[2], ids[1], ids[0]] == scene.claim_ids()
 
-    def test_priority_stays_where_only_the_queue_is_given(self, scene: Scene) -> None:
+    def test_move_changes_only_the_given_queue_or_priority(self, scene: Scene) -> None:
         """A move to another queue keeps the priority, and a new priority keeps the queue.
 
         If this fails: urgent jobs lose their priority with a move.
@@ -139,7 +139,7 @@ class MoveDuty(StorageFixtures):
         scene.check(one, queue="bulk", priority=9)
         scene.check(other, queue="default", priority=0)
 
-    def test_job_that_is_there_already_is_left_as_it_is(self, scene: Scene) -> None:
+    def test_move_to_the_current_queue_and_priority_writes_nothing(self, scene: Scene) -> None:
         """A move to the queue and priority that a job already has returns `ALREADY` and writes nothing.
 
         If this fails: a repeated move fills histories, or a lost reply looks like a failure.
@@ -206,7 +206,7 @@ class MoveDuty(StorageFixtures):
 
         assert [State.SUCCEEDED, State.ENQUEUED] == scene.states(parent, child)
 
-    def test_waiting_suspended_job_is_moved_and_resumed(self, flow: FlowScene) -> None:
+    def test_suspended_job_is_moved_and_resumed(self, flow: FlowScene) -> None:
         """A job that waits for a signal can be moved; the signal enqueues it in the new queue.
 
         If this fails: a move loses the wait or the memos of a job.
@@ -241,7 +241,7 @@ class MoveDuty(StorageFixtures):
         assert before == scene.storage.get(ids)
         assert counts == scene.storage.counts()
 
-    def test_job_that_left_the_state_of_the_guard_is_refused(self, scene: Scene) -> None:
+    def test_move_of_a_job_in_another_state_is_refused(self, scene: Scene) -> None:
         """A move is written only if the job is in one of the states that the move names.
 
         If this fails: a bulk move of scheduled jobs also moves jobs that were enqueued in the meantime.
@@ -254,7 +254,7 @@ class MoveDuty(StorageFixtures):
         assert [Applied.REFUSED] == results
         scene.check(job_id, queue="default")
 
-    def test_one_refused_move_does_not_hinder_others(self, scene: Scene) -> None:
+    def test_refused_move_does_not_affect_other_moves(self, scene: Scene) -> None:
         """Several moves of one job are applied in order, even if another move between them is refused.
 
         If this fails: one job that has started prevents the move of a whole backlog.
@@ -277,7 +277,7 @@ class MoveDuty(StorageFixtures):
         assert {"mail": 1} == {name: n for name, of in queues.items() if (n := of.get(State.ENQUEUED, 0))}
         assert [job_id] == scene.claim_ids(queues=["bulk", "mail"])
 
-    def test_batch_is_refused_and_its_members_are_moved(self, flow: FlowScene) -> None:
+    def test_move_of_a_batch_is_refused_but_members_can_be_moved(self, flow: FlowScene) -> None:
         """A batch is in no queue, so its move is refused; its members can be moved, and stay its members.
 
         If this fails: a batch loses a moved member and never ends, or a batch gets a worker.
@@ -297,7 +297,7 @@ class MoveDuty(StorageFixtures):
         flow.settle_all()
         assert State.SUCCEEDED == flow.state(batch)
 
-    def test_member_that_waits_for_the_opening_of_its_batch_is_moved(self, flow: FlowScene) -> None:
+    def test_member_of_an_unopened_batch_can_be_moved(self, flow: FlowScene) -> None:
         """A moved member of a batch that has not opened is enqueued in its new queue when the batch opens.
 
         If this fails: a moved member starts before its batch opens, or never.
@@ -315,7 +315,7 @@ class MoveDuty(StorageFixtures):
         assert ([Applied.APPLIED], []) == (results, is_claimed_early)
         assert [member] == flow.claim_ids(holder, queues=["bulk"])
 
-    def test_job_under_a_tail_is_moved_and_waits_for_the_end_of_the_tail(self, scene: Scene) -> None:
+    def test_moved_job_waits_for_the_end_of_its_tail(self, scene: Scene) -> None:
         """A job that was requeued under a tail can be moved, and can be claimed when the tail has ended.
 
         If this fails: a moved job runs twice at the same time, or never again.
@@ -355,7 +355,7 @@ class MoveDuty(StorageFixtures):
         assert [second] == scene.claim_ids(holder, queues=["default", "bulk"])
 
     @requires(Feature.LIMITS)
-    def test_limited_job_is_claimed_from_its_new_queue_by_a_claim_of_every_queue(self, scene: Scene) -> None:
+    def test_claim_of_every_queue_finds_moved_limited_jobs(self, scene: Scene) -> None:
         """A claim without a list of queues finds the lane of a job with a limit in its new queue.
 
         If this fails: a moved job with a limit waits until another one is enqueued in the same queue.
@@ -383,7 +383,7 @@ class MoveDuty(StorageFixtures):
         assert not answer
         assert job_id == scene.storage.find_unique()[0].job_id
 
-    def test_long_history_of_moves_keeps_its_beginning_and_end(self, scene: Scene) -> None:
+    def test_long_history_of_moves_keeps_its_first_and_last_entries(self, scene: Scene) -> None:
         """A job that was moved very often has a bounded history with its creation and its last moves.
 
         If this fails: a program that moves jobs back and forth fills the storage.
@@ -433,7 +433,7 @@ class MoveDuty(StorageFixtures):
 
         assert [True] == answers
 
-    def test_moving_nothing_does_nothing(self, scene: Scene) -> None:
+    def test_move_without_jobs_returns_an_empty_list(self, scene: Scene) -> None:
         """A call without moves returns an empty list.
 
         If this fails: an empty list is an error, or changes every job.
@@ -444,7 +444,7 @@ class MoveDuty(StorageFixtures):
         scene.check(job_id, queue="default")
 
     @pytest.mark.parametrize("number", [1, 600])
-    def test_each_move_has_its_answer(self, scene: Scene, number: int) -> None:
+    def test_each_move_has_its_own_result(self, scene: Scene, number: int) -> None:
         """Each move has its own result, in order, however many there are.
 
         If this fails: a bulk move reports wrong counts.

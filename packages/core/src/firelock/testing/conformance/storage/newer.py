@@ -40,7 +40,7 @@ class NewerDuty(StorageFixtures):
     """Tests of jobs that a newer release has stored during a rolling deploy."""
 
     @requires(Feature.LIMITS)
-    def test_added_fields_of_limits_change_nothing(self, scene: Scene) -> None:
+    def test_added_fields_of_limits_are_kept_and_ignored(self, scene: Scene) -> None:
         """A job whose admission has added fields holds its limit, and its string is returned as stored.
 
         If this fails: a job of a newer client starts without its limit, or blocks other jobs.
@@ -59,7 +59,7 @@ class NewerDuty(StorageFixtures):
         scene.check(first, admission_json=text, state=State.SUCCEEDED)
 
     @requires(Feature.UNIQUE)
-    def test_added_fields_stay_when_a_call_replaces_what_a_job_does(self, scene: Scene) -> None:
+    def test_added_fields_stay_when_a_call_replaces_a_waiting_job(self, scene: Scene) -> None:
         """`keeps_last` replaces the limits of the waiting job; all other fields stay as they were stored.
 
         If this fails: an older client removes data that a newer one has stored, and a newer server misses it.
@@ -74,7 +74,7 @@ class NewerDuty(StorageFixtures):
         assert '["new"]' == record.arguments
         assert text == record.admission_json
 
-    def test_added_fields_of_ties_change_nothing(self, flow: FlowScene) -> None:
+    def test_added_fields_of_relations_are_ignored(self, flow: FlowScene) -> None:
         """A member whose relations have an added field is counted in its batch like any other member.
 
         If this fails: a batch of a newer client never ends.
@@ -93,7 +93,9 @@ class NewerDuty(StorageFixtures):
         assert (2, 0, 0, 2, 0, 0) == flow.counts(batch)
 
     @pytest.mark.parametrize("part", UNKNOWN.values(), ids=UNKNOWN)
-    def test_an_unknown_part_stops_no_other_job(self, scene: Scene, part: dict[str, str]) -> None:
+    def test_job_with_an_unknown_part_does_not_stop_other_jobs(
+        self, scene: Scene, part: dict[str, str]
+    ) -> None:
         """A job with a part that only a newer release can read is claimed like any other job.
 
         Its server then schedules it for later. Every verb shows the job with the string as it was stored.
@@ -118,7 +120,9 @@ class NewerDuty(StorageFixtures):
         assert {State.SUCCEEDED: 2, State.SCHEDULED: 1} == scene.by_state()
 
     @pytest.mark.parametrize("part", UNKNOWN.values(), ids=UNKNOWN)
-    def test_an_unknown_part_lets_an_operator_act(self, scene: Scene, part: dict[str, str]) -> None:
+    def test_job_with_an_unknown_part_can_be_deleted_and_requeued(
+        self, scene: Scene, part: dict[str, str]
+    ) -> None:
         """A job with an unknown part can be deleted, requeued and pruned like any other job.
 
         If this fails: an operator of an older release cannot remove a job of a newer one.
@@ -134,7 +138,7 @@ class NewerDuty(StorageFixtures):
         assert [None] == scene.storage.get([newer])
 
     @pytest.mark.parametrize("part", ["relations_json", "retry"])
-    def test_a_damaged_part_stops_no_other_job(self, scene: Scene, part: str) -> None:
+    def test_job_with_a_damaged_part_does_not_stop_other_jobs(self, scene: Scene, part: str) -> None:
         """A job with a part that is not JSON is claimed like any other job; its server then fails it.
 
         If this fails: one damaged job stops a queue.

@@ -47,7 +47,7 @@ def _claim_all(storage: Storage, holder: ClaimHolder, limit: int) -> list[str]:
 class RaceDuty(StorageFixtures):
     """Tests of callers that act at the same time, each with its own handle."""
 
-    def test_every_job_is_claimed_once(self, scene: Scene) -> None:
+    def test_concurrent_claims_return_each_job_once(self, scene: Scene) -> None:
         """Eight sessions that empty a queue together claim all of its jobs, and each job once.
 
         If this fails: jobs run twice, or are skipped.
@@ -65,7 +65,7 @@ class RaceDuty(StorageFixtures):
         assert all(sorted(one, key=order.__getitem__) == one for one in claimed)
         assert {State.PROCESSING: 400} == scene.by_state()
 
-    def test_one_insert_of_eight_is_new(self, scene: Scene) -> None:
+    def test_one_of_eight_concurrent_inserts_is_new(self, scene: Scene) -> None:
         """If eight clients insert the same id concurrently, the id is new for exactly one of them.
 
         If this fails: a client that repeats an insert too early creates the job twice.
@@ -84,7 +84,7 @@ class RaceDuty(StorageFixtures):
 
         assert sorted(ids) == sorted(scene.claim_ids())
 
-    def test_a_job_ends_once(self, scene: Scene) -> None:
+    def test_concurrent_ends_of_a_claim_are_applied_once(self, scene: Scene) -> None:
         """Of two concurrent ends of one claim, one is applied, and the other is a repeat or is refused.
 
         If this fails: a settle that is repeated before the first has finished counts twice.
@@ -106,7 +106,7 @@ class RaceDuty(StorageFixtures):
             )
             scene.settle(deletes(running.id))  # leaves the queue empty for the next round
 
-    def test_a_settle_races_the_end_of_its_session(self, scene: Scene) -> None:
+    def test_settle_races_the_end_of_its_session(self, scene: Scene) -> None:
         """Either the end is stored and the job is not taken, or the job is taken and the end is refused.
 
         If this fails: a job that has succeeded runs again, with its success in the history, or is lost.
@@ -130,7 +130,7 @@ class RaceDuty(StorageFixtures):
             assert record.session is None
             scene.storage.apply([deletes(running.id)])
 
-    def test_a_settle_races_a_delete(self, scene: Scene) -> None:
+    def test_settle_races_a_delete(self, scene: Scene) -> None:
         """The delete is always applied; the end is applied before it, or is refused and leaves no tail.
 
         If this fails: a deleted job returns, or is shown as stopping forever.
@@ -151,7 +151,7 @@ class RaceDuty(StorageFixtures):
                 Applied.REFUSED: [State.ENQUEUED, State.DELETED],
             }[settled] == states
 
-    def test_a_claim_races_a_delete(self, scene: Scene) -> None:
+    def test_claim_races_a_delete(self, scene: Scene) -> None:
         """A job that is deleted during a claim is either not claimed, or leaves a tail with its holder.
 
         If this fails: a deleted job runs, and nothing shows that.
@@ -169,7 +169,7 @@ class RaceDuty(StorageFixtures):
             assert (State.DELETED, bool(claim.jobs)) == (record.state, record.is_stopping)
             assert [] == scene.claim(holder)
 
-    def test_a_claim_races_the_end_of_its_session(self, scene: Scene) -> None:
+    def test_claim_races_the_end_of_its_session(self, scene: Scene) -> None:
         """Jobs that a session claims while it is ended are taken from it; it holds nothing afterwards.
 
         If this fails: ended sessions hold jobs that never run again.
@@ -189,7 +189,7 @@ class RaceDuty(StorageFixtures):
             assert [State.ENQUEUED] * 5 == scene.states(*ids)
             scene.storage.apply([deletes(job_id) for job_id in ids])
 
-    def test_a_session_is_ended_once(self, scene: Scene) -> None:
+    def test_concurrent_ends_of_a_session_take_its_jobs_once(self, scene: Scene) -> None:
         """Concurrent ends of one session take its jobs once, with one crash each.
 
         If this fails: one death counts as two crashes.
@@ -208,7 +208,7 @@ class RaceDuty(StorageFixtures):
             assert 2 == len(scene.history(running.id))
             scene.settle(deletes(running.id))
 
-    def test_a_renewal_races_the_reaper(self, scene: Scene) -> None:
+    def test_renewal_races_the_end_of_an_expired_session(self, scene: Scene) -> None:
         """An expired session is either renewed and keeps its jobs, or is ended and its renewal is refused.
 
         If this fails: a server continues with jobs that were given to another.
@@ -229,7 +229,7 @@ class RaceDuty(StorageFixtures):
             scene.lose(holder, reason="over")
             scene.settle(deletes(running.id))
 
-    def test_a_child_races_the_end_of_its_parent(self, scene: Scene) -> None:
+    def test_insert_of_a_child_races_the_end_of_its_parent(self, scene: Scene) -> None:
         """A child inserted while its parent ends is enqueued once, whichever of the two comes first.
 
         If this fails: the continuation waits forever, or runs twice.
@@ -251,7 +251,7 @@ class RaceDuty(StorageFixtures):
             entries = [entry.state for entry in scene.history(child.id)]
             assert entries in ([State.ENQUEUED], [State.AWAITING, State.ENQUEUED])
 
-    def test_the_last_of_two_parents_releases(self, scene: Scene) -> None:
+    def test_concurrent_ends_of_two_parents_release_their_child_once(self, scene: Scene) -> None:
         """Two parents that end concurrently release their common child once.
 
         If this fails: each end treats the other parent as unfinished, and the child waits forever.
@@ -278,7 +278,7 @@ class CrowdDuty(StorageFixtures):
     """Tests of servers that do the same upkeep at the same time."""
 
     @pytest.mark.parametrize("is_due", [True, False], ids=["promote", "release"])
-    def test_upkeep_is_done_once_by_many(self, scene: Scene, is_due: bool) -> None:
+    def test_concurrent_upkeep_enqueues_each_job_once(self, scene: Scene, is_due: bool) -> None:
         """Four servers that promote, or release, concurrently enqueue each due job, or each child, once.
 
         If this fails: delayed jobs and continuations run twice.
@@ -303,7 +303,7 @@ class CrowdDuty(StorageFixtures):
         assert {2} == {len(scene.history(job_id)) for job_id in ids}
         assert sorted(ids) == sorted(scene.claim_ids(holder))
 
-    def test_one_instant_fires_once_by_many(self, scene: Scene) -> None:
+    def test_concurrent_servers_create_a_recurring_job_once(self, scene: Scene) -> None:
         """Eight servers that find the same definition due create its job once.
 
         If this fails: a nightly report is sent eight times.
@@ -329,7 +329,7 @@ class CrowdDuty(StorageFixtures):
             assert (moved[winner].value, version) == scene.kept("recurring", "nightly")
             assert [job.id] == scene.claim_ids()
 
-    def test_an_edit_races_a_firing(self, scene: Scene) -> None:
+    def test_edit_of_a_definition_races_its_due_time(self, scene: Scene) -> None:
         """Of an edit and an insert that have both read one version of a definition, one does nothing.
 
         If this fails: because of a deploy at two o'clock, the nightly job runs twice or not at all.
@@ -350,7 +350,7 @@ class CrowdDuty(StorageFixtures):
             assert ("fired" if is_fired else "edited", version) == scene.kept("recurring", "nightly")
             assert [is_fired, is_fired] == [edited is None, scene.storage.get([job.id]) != [None]]
 
-    def test_figures_of_many_add_up(self, scene: Scene) -> None:
+    def test_concurrent_metrics_of_a_minute_are_all_counted(self, scene: Scene) -> None:
         """Metrics that four servers add to the same minute concurrently are all counted.
 
         If this fails: statistics lose the numbers that another server added at the same time.
@@ -368,7 +368,7 @@ class CrowdDuty(StorageFixtures):
         (total,) = scene.storage.timeline(STAMP, STAMP + 1)
         assert (4 * ROUNDS, 4 * ROUNDS) == (total.count, total.histogram[0])
 
-    def test_counting_in_a_record_loses_nothing(self, scene: Scene) -> None:
+    def test_concurrent_compare_and_set_loses_no_update(self, scene: Scene) -> None:
         """Six callers that count in one record with compare-and-set reach the exact sum.
 
         If this fails: locks, recurring jobs and settings lose writes.
@@ -386,7 +386,7 @@ class CrowdDuty(StorageFixtures):
 
         assert ("60", 60) == scene.kept("kind", "counter")
 
-    def test_a_requeue_races_the_pruning(self, scene: Scene) -> None:
+    def test_requeue_races_a_prune(self, scene: Scene) -> None:
         """A requeue during a prune returns `MISSING`, if the job was deleted, or it keeps the whole job.
 
         If this fails: a requeued job is stored only in part.
@@ -404,7 +404,7 @@ class CrowdDuty(StorageFixtures):
             assert ([job_id] if record else []) == claimed
             scene.storage.apply([deletes(one_id) for one_id in claimed])
 
-    def test_counts_are_exact_after_a_storm(self, scene: Scene) -> None:
+    def test_counts_are_exact_after_concurrent_work(self, scene: Scene) -> None:
         """After concurrent work by three sessions, an operator and upkeep, counts match the jobs' states.
 
         If this fails: counters lose an update if two updates are concurrent.

@@ -35,7 +35,7 @@ class RateDuty(StorageFixtures):
     verbs = "rates spend shut"
     needs = Feature.LIMITS
 
-    def test_a_burst_may_start_at_once(self, scene: Scene) -> None:
+    def test_burst_starts_immediately_and_later_jobs_wait(self, scene: Scene) -> None:
         """As many jobs of an unused key as its burst allows start immediately; later ones wait.
 
         If this fails: a rate is not enforced, or admits nothing.
@@ -48,7 +48,7 @@ class RateDuty(StorageFixtures):
 
         assert [ids[:2], ids[2:5], []] == claimed
 
-    def test_a_rate_does_not_save_up(self, scene: Scene) -> None:
+    def test_unused_rate_accumulates_at_most_one_burst(self, scene: Scene) -> None:
         """However long nothing has started, at most one burst of jobs starts together.
 
         If this fails: a night without jobs is followed by a flood.
@@ -67,7 +67,7 @@ class RateDuty(StorageFixtures):
     @pytest.mark.parametrize(
         ("rate", "per", "burst", "expected"), [(100, SECOND, None, 100), (1, DAY, None, 1), (7, HOUR, 3, 3)]
     )
-    def test_a_burst_is_a_seconds_worth_unless_it_is_said(
+    def test_default_burst_is_the_starts_of_one_second(
         self, scene: Scene, rate: int, per: int, burst: int | None, expected: int
     ) -> None:
         """The default burst is the number of starts that the rate allows per second, and at least one.
@@ -83,7 +83,7 @@ class RateDuty(StorageFixtures):
         assert expected <= started <= most
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_no_window_has_more_starts_than_burst_and_rate(self, scene: Scene, seed: int) -> None:
+    def test_starts_in_any_window_match_burst_and_rate(self, scene: Scene, seed: int) -> None:
         """In any window of duration W at most burst + W · rate jobs start, and no fewer if enough jobs wait.
 
         If this fails: the quota of an API is exceeded, or left unused while jobs wait.
@@ -107,7 +107,7 @@ class RateDuty(StorageFixtures):
         scene.advance(120)
         assert 2 == len(scene.claim(holders[0]))
 
-    def test_lanes_that_share_a_rate_are_charged_together(self, scene: Scene) -> None:
+    def test_lanes_share_the_rate_of_a_common_key(self, scene: Scene) -> None:
         """A rate that several lanes share is used by each start in any of them, in one claim or in several.
 
         If this fails: each lane has the whole rate for itself.
@@ -121,7 +121,7 @@ class RateDuty(StorageFixtures):
 
         assert 3 == keys_held(claimed)[A]
 
-    def test_a_refused_job_is_charged_nothing(self, scene: Scene) -> None:
+    def test_job_waiting_for_another_key_uses_no_rate(self, scene: Scene) -> None:
         """A job that waits for another key does not use any of its rates.
 
         If this fails: jobs that wait for a slot use up the starts of jobs that could run.
@@ -138,7 +138,7 @@ class RateDuty(StorageFixtures):
 
         assert 1 == len(scene.claim(holder))
 
-    def test_each_start_is_charged(self, scene: Scene) -> None:
+    def test_each_claim_uses_the_rate(self, scene: Scene) -> None:
         """Every claim uses the rate, including a retry and a claim after a hand-back.
 
         The use by a job that was handed back before it started is not returned, so the rate is never
@@ -157,7 +157,7 @@ class RateDuty(StorageFixtures):
 
         assert [] == scene.claim(holder)
 
-    def test_a_closed_rate_says_when_it_opens(self, scene: Scene) -> None:
+    def test_claim_returns_the_time_when_a_rate_opens(self, scene: Scene) -> None:
         """If jobs wait for a rate, a claim returns the time at which the rate opens, otherwise None.
 
         If this fails: servers sleep past this time, or poll all the time.
@@ -184,7 +184,7 @@ class RateDuty(StorageFixtures):
         scene.advance((closed[0] or 0) / SECOND - after / SECOND + 1)
         assert 1 == len(scene.claim(holder))
 
-    def test_the_earliest_of_closed_rates_is_told(self, scene: Scene) -> None:
+    def test_claim_returns_the_earliest_opening_of_several_rates(self, scene: Scene) -> None:
         """A claim returns the earliest opening of the closed rates; a job with several rates needs the last.
 
         If this fails: servers sleep too long, or poll for nothing.
@@ -205,7 +205,7 @@ class RateDuty(StorageFixtures):
 
     # ---- costs -------------------------------------------------------------------------------------------
 
-    def test_a_start_uses_as_many_units_as_it_costs(self, scene: Scene) -> None:
+    def test_start_uses_its_cost_of_the_rate(self, scene: Scene) -> None:
         """A start uses its cost of the rate; the first job of a lane waits until its own cost fits.
 
         If this fails: a job that uses many tokens counts as one call.
@@ -223,7 +223,7 @@ class RateDuty(StorageFixtures):
         assert (ids[:2], []) == (first, early)
         assert ids[2:3] == scene.claim_ids(holder)
 
-    def test_what_costs_more_than_the_burst_is_late_and_goes_into_debt(self, scene: Scene) -> None:
+    def test_start_above_the_burst_waits_and_delays_later_starts(self, scene: Scene) -> None:
         """A start that costs more than the burst waits until the key is unused, and delays later starts.
 
         Later starts wait until enough of its cost has been regained.
@@ -246,7 +246,7 @@ class RateDuty(StorageFixtures):
         assert ([first], [large], []) == (at_once, then, in_debt)
         assert 1 == len(scene.claim(holder))
 
-    def test_a_start_may_cost_nothing(self, scene: Scene) -> None:
+    def test_start_of_cost_zero_uses_no_rate(self, scene: Scene) -> None:
         """A start of cost 0 uses nothing of the rate of its key.
 
         If this fails: jobs that make no calls use up the calls of others.
@@ -261,7 +261,7 @@ class RateDuty(StorageFixtures):
 
         assert [free, [], paid[:2], []] == claimed
 
-    def test_a_late_job_uses_no_rate(self, scene: Scene) -> None:
+    def test_late_job_uses_no_rate(self, scene: Scene) -> None:
         """A job that is claimed because it is late uses nothing of the rate of its key.
 
         If this fails: jobs that are never run use up the quota of an API.
@@ -278,7 +278,7 @@ class RateDuty(StorageFixtures):
     # ---- settings of rates -------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("how", ["set late", "raised", "zero", "paused"])
-    def test_a_new_rate_holds_at_once(self, scene: Scene, how: str) -> None:
+    def test_changed_rate_applies_to_the_next_claim(self, scene: Scene, how: str) -> None:
         """A rate that is set, raised, set to zero or paused applies to the next claim.
 
         If this fails: a changed rate needs a restart.
@@ -304,7 +304,7 @@ class RateDuty(StorageFixtures):
             "set late": (2, 3), "raised": (1, 6), "zero": (1, 0), "paused": (1, 0)
         }[how] == (first, second)  # fmt: skip
 
-    def test_a_rate_of_zero_lets_none_start(self, scene: Scene) -> None:
+    def test_rate_of_zero_admits_no_start(self, scene: Scene) -> None:
         """A key whose rate is zero admits nothing, used or not, until it gets another rate.
 
         If this fails: a rate of zero opens the key instead of shutting it.
@@ -320,7 +320,7 @@ class RateDuty(StorageFixtures):
         assert 3 == len(scene.claim(holder))
 
     @pytest.mark.parametrize("how", ["raised", "removed"])
-    def test_a_use_that_was_given_back_opens_a_changed_key(self, scene: Scene, how: str) -> None:
+    def test_negative_cost_returns_units_of_an_earlier_rate(self, scene: Scene, how: str) -> None:
         """A negative cost returns units that were used under an earlier rate, whatever the current one is.
 
         If this fails: a rate that was raised or removed keeps its key shut for as long as the old one would.
@@ -341,7 +341,7 @@ class RateDuty(StorageFixtures):
 
     # ---- use without a claim -----------------------------------------------------------------------------
 
-    def test_what_is_spent_counts_as_started(self, scene: Scene) -> None:
+    def test_spent_units_delay_later_starts(self, scene: Scene) -> None:
         """Spent units count as used, and `spend` returns the time from which a start is admitted again.
 
         If this fails: a job that makes more calls than its cost exceeds the quota.
@@ -364,7 +364,7 @@ class RateDuty(StorageFixtures):
         scene.advance(40)
         assert 1 == len(scene.claim(holder))
 
-    def test_what_is_given_back_may_be_used_again(self, scene: Scene) -> None:
+    def test_returned_units_can_be_used_again_up_to_the_burst(self, scene: Scene) -> None:
         """A negative cost corrects an estimate: the returned units can be used again, up to the burst.
 
         If this fails: units of an estimate that was too high are lost, or corrections accumulate.
@@ -383,7 +383,7 @@ class RateDuty(StorageFixtures):
         assert 4 == len(scene.claim(holder))
 
     @pytest.mark.parametrize("numbers", [{}, {"concurrent": 9}, {"rate": 10, "per": HOUR, "burst": 4}])
-    def test_a_key_is_shut_until_an_instant(self, scene: Scene, numbers: dict[str, int]) -> None:
+    def test_shut_key_admits_no_start_until_its_time(self, scene: Scene, numbers: dict[str, int]) -> None:
         """No job of a key starts before the time until which the key is shut, whatever its settings are.
 
         If this fails: other jobs still call an API that has requested a pause.
@@ -408,7 +408,7 @@ class RateDuty(StorageFixtures):
         assert [] == early
         assert scene.claim(holder)
 
-    def test_a_server_shuts_a_key(self, scene: Scene) -> None:
+    def test_shut_has_the_effect_of_spend_with_until(self, scene: Scene) -> None:
         """`shut` has the same effect as `spend` with `until`, for a known key and for a new one.
 
         If this fails: other jobs call a service again that has requested a pause.
@@ -424,7 +424,7 @@ class RateDuty(StorageFixtures):
         assert [until, until] == [scene.storage.spend(key) for key in (A, B)]
         assert [] == scene.claim(scene.begin())
 
-    def test_a_key_without_a_rate_spends_nothing(self, scene: Scene) -> None:
+    def test_cost_of_a_key_without_a_rate_changes_nothing(self, scene: Scene) -> None:
         """A cost for a key without a rate, or for an unknown key, changes nothing.
 
         If this fails: a call that reports its cost shuts a key forever.
@@ -438,7 +438,7 @@ class RateDuty(StorageFixtures):
         assert all(at <= scene.now() for at in answers)
         assert 4 == len(scene.claim(scene.begin()))
 
-    def test_what_was_spent_is_gone_when_it_was_cleared(self, scene: Scene) -> None:
+    def test_clear_deletes_the_use_of_rates(self, scene: Scene) -> None:
         """`clear` also deletes the use of rates and keys.
 
         If this fails: the jobs of one test wait for those of another.

@@ -39,7 +39,7 @@ class FindDuty(StorageFixtures):
 
     verbs = "get find"
 
-    def test_get_answers_each_id(self, scene: Scene) -> None:
+    def test_get_returns_one_record_per_id_in_order(self, scene: Scene) -> None:
         """`get` returns one record per id in the given order, None for an unknown id; an id may be repeated.
 
         If this fails: a caller treats the record of another job as that of its own.
@@ -51,7 +51,7 @@ class FindDuty(StorageFixtures):
 
         assert [ids[2], None, ids[0], ids[2]] == [record.id if record else None for record in records]
 
-    def test_newest_come_first_unless_asked_otherwise(self, scene: Scene) -> None:
+    def test_jobs_are_listed_newest_first_by_default(self, scene: Scene) -> None:
         """Jobs are ordered by `created_at`, newest or oldest first; jobs with equal times are ordered by id.
 
         If this fails: the newest jobs are on the last page, or pages repeat some jobs of a batch and miss
@@ -63,7 +63,7 @@ class FindDuty(StorageFixtures):
         assert [third, *alike[::-1], first] == scene.found(JobFilter())
         assert [first, *alike, third] == scene.found(JobFilter(), oldest_first=True)
 
-    def test_jobs_of_a_state_are_in_order_of_their_change(self, scene: Scene) -> None:
+    def test_jobs_of_a_state_are_ordered_by_time_of_change(self, scene: Scene) -> None:
         """With a state, jobs are ordered by the time at which they entered that state.
 
         If this fails: the latest failure is not on the first page.
@@ -82,7 +82,7 @@ class FindDuty(StorageFixtures):
         assert expected[::-1] == scene.found(JobFilter(state=State.SUCCEEDED), oldest_first=True)
 
     @pytest.mark.parametrize("field", ["task", "queue", "tag", "recurring_id", "server", "fingerprint"])
-    def test_each_filter_is_exact(self, scene: Scene, field: str) -> None:
+    def test_filter_finds_exactly_the_matching_jobs(self, scene: Scene, field: str) -> None:
         """A filter finds the jobs that have exactly this value, and no others.
 
         If this fails: lists show jobs that do not belong to them.
@@ -101,7 +101,7 @@ class FindDuty(StorageFixtures):
         assert [found["mail"]] == scene.found(JobFilter(**{field: value}))  # type: ignore[arg-type]
         assert [] == scene.found(JobFilter(**{field: "mail%"}))  # type: ignore[arg-type]
 
-    def test_a_prefix_finds_ids(self, scene: Scene) -> None:
+    def test_prefix_of_an_id_finds_its_job(self, scene: Scene) -> None:
         """The beginning of an id finds it, and is not interpreted as a pattern.
 
         If this fails: people cannot search by the eight characters that they see.
@@ -117,7 +117,7 @@ class FindDuty(StorageFixtures):
         assert [] == scene.found(JobFilter(id_prefix="%"))
         assert [] == scene.found(JobFilter(id_prefix=whole[1:]))
 
-    def test_every_filter_has_to_match(self, scene: Scene) -> None:
+    def test_filters_are_combined_with_and(self, scene: Scene) -> None:
         """A job is found only if it matches all fields of a filter.
 
         If this fails: the fields of a filter are combined with "or".
@@ -132,7 +132,7 @@ class FindDuty(StorageFixtures):
 
         assert [wanted] == scene.found(where)
 
-    def test_retrying_is_a_view(self, scene: Scene) -> None:
+    def test_is_retrying_finds_scheduled_jobs_with_retries(self, scene: Scene) -> None:
         """`is_retrying` finds the scheduled jobs with retries, or all others.
 
         If this fails: snoozed or delayed jobs look like failures.
@@ -146,7 +146,7 @@ class FindDuty(StorageFixtures):
         assert [retrying] == scene.found(JobFilter(is_retrying=True))
         assert {snoozed, scheduled, ended} == set(scene.found(JobFilter(is_retrying=False)))
 
-    def test_scheduled_jobs_are_listed_in_order_of_when_they_are_due(self, scene: Scene) -> None:
+    def test_filter_by_due_orders_scheduled_jobs_by_due_time(self, scene: Scene) -> None:
         """A filter by due finds only scheduled jobs, those due soonest or latest first.
 
         If this fails: the job that starts next is on the last page of the scheduled jobs.
@@ -162,7 +162,7 @@ class FindDuty(StorageFixtures):
         assert [soon, retrying, late, later] == scene.found(JobFilter(by_due=True), oldest_first=True)
         assert [] == scene.found(JobFilter(state=State.ENQUEUED, by_due=True))
 
-    def test_a_filter_by_due_narrows_like_any_other(self, scene: Scene) -> None:
+    def test_filter_by_due_combines_with_other_filters(self, scene: Scene) -> None:
         """A filter by due applies its other fields too, and its window applies to due times.
 
         If this fails: "due within the hour" shows jobs that were scheduled within the hour, or jobs of other
@@ -184,7 +184,7 @@ class FindDuty(StorageFixtures):
             assert ids[1:3] == scene.found(within, oldest_first=True)
         assert [ended] == scene.found(JobFilter(by_due=True, is_retrying=True, queue="default"))
 
-    def test_a_window_is_half_open(self, scene: Scene) -> None:
+    def test_window_of_a_list_is_half_open(self, scene: Scene) -> None:
         """`since` is inclusive and `until` exclusive, for the time by which the list is ordered.
 
         If this fails: jobs at the edge of a window are shown twice or never.
@@ -201,7 +201,7 @@ class FindDuty(StorageFixtures):
     @pytest.mark.parametrize("oldest_first", [False, True])
     @pytest.mark.parametrize("by_due", [None, True])
     @pytest.mark.parametrize("limit", [1, 3, 4, 12, 50])
-    def test_pages_show_each_job_once(
+    def test_pages_have_each_job_once(
         self, scene: Scene, limit: int, by_due: bool | None, oldest_first: bool
     ) -> None:
         """The pages of a list have every job once, by time and id, and no page follows a full last one.
@@ -219,7 +219,7 @@ class FindDuty(StorageFixtures):
 
         assert [ordered[start : start + limit] for start in range(0, 12, limit)] == walked
 
-    def test_a_cursor_stays_good_while_jobs_come_and_go(self, scene: Scene) -> None:
+    def test_cursor_stays_valid_when_jobs_are_added_or_removed(self, scene: Scene) -> None:
         """New jobs, and the removal of the last job of a page, neither repeat nor hide other jobs.
 
         If this fails: pages are counted by offset.
@@ -235,7 +235,7 @@ class FindDuty(StorageFixtures):
 
         assert ([ids[3], ids[2], ids[1], ids[0]], None) == ([job.id for job in rest.jobs], rest.cursor)
 
-    def test_pages_of_a_filter_follow_the_filter(self, scene: Scene) -> None:
+    def test_every_page_of_a_filtered_list_is_filtered(self, scene: Scene) -> None:
         """Every page of a filtered list is filtered; a page may be short or empty without being the last.
 
         If this fails: the second page of a search shows all jobs.
@@ -247,7 +247,7 @@ class FindDuty(StorageFixtures):
         assert wanted == [job_id for page in walked for job_id in page]
 
     @pytest.mark.parametrize("cursor", ["nonsense", "é%'", "W10=", "bnVsbA==", "0"])
-    def test_a_bad_cursor_is_refused(self, scene: Scene, cursor: str) -> None:
+    def test_invalid_cursor_raises_storage_error(self, scene: Scene, cursor: str) -> None:
         """A string that is not the cursor of a page raises `StorageError`.
 
         If this fails: a mistyped address shows the first page, or an error of the driver.
@@ -257,7 +257,7 @@ class FindDuty(StorageFixtures):
         with pytest.raises(StorageError):
             scene.storage.find(JobFilter(), limit=2, cursor=cursor)
 
-    def test_lists_carry_whole_records(self, scene: Scene) -> None:
+    def test_listed_job_equals_the_fetched_job(self, scene: Scene) -> None:
         """A listed job has the same record as a fetched one.
 
         If this fails: a list and a page about the same job differ.
@@ -298,7 +298,7 @@ class PeopleDuty(StorageFixtures):
 
     verbs = "history counts failure_groups record_metrics timeline append_logs read_log"
 
-    def test_a_history_is_every_step_in_order(self, scene: Scene) -> None:
+    def test_history_has_every_step_in_order(self, scene: Scene) -> None:
         """A job's history has all its steps, oldest first, each with its own time.
 
         If this fails: people cannot see later what happened to a job.
@@ -318,7 +318,7 @@ class PeopleDuty(StorageFixtures):
         ] == [(entry.state, entry.attempt) for entry in history]  # fmt: skip
         assert [end.at, end.at + 1, end.at + 2] == [entry.at for entry in history[2:]]
 
-    def test_a_long_history_leaves_its_middle_out(self, scene: Scene) -> None:
+    def test_long_history_keeps_its_first_half_and_newest_entries(self, scene: Scene) -> None:
         """A history over its limit keeps its first half and newest steps; one entry counts the others.
 
         If this fails: the history of a job that is retried forever grows forever, or loses its beginning.
@@ -336,7 +336,7 @@ class PeopleDuty(StorageFixtures):
         assert expected == history
         assert (HISTORY_LIMIT, 161) == (len(history), sum(entry.elided or 1 for entry in history))
 
-    def test_the_last_twenty_errors_are_kept(self, scene: Scene) -> None:
+    def test_last_twenty_errors_are_kept(self, scene: Scene) -> None:
         """The last twenty failed attempts keep their tracebacks, oldest first.
 
         If this fails: tracebacks of an endless retry fill the store, or the newest one is missing.
@@ -353,7 +353,7 @@ class PeopleDuty(StorageFixtures):
         assert list(range(4, 24)) == [attempt.attempt for attempt in errors]
         assert [f"t{number}" for number in range(4, 24)] == [attempt.error.traceback for attempt in errors]
 
-    def test_counts_follow_every_move(self, scene: Scene) -> None:
+    def test_counts_are_exact_after_each_change(self, scene: Scene) -> None:
         """Counts by state and by queue are exact after each kind of change.
 
         If this fails: the numbers that people see first are wrong, and stay wrong.
@@ -378,7 +378,7 @@ class PeopleDuty(StorageFixtures):
             State.ENQUEUED: 2, State.FAILED: 1, State.SCHEDULED: 1, State.DELETED: 4, State.PROCESSING: 1,
         } == _by_state(counts)  # fmt: skip
 
-    def test_counts_follow_upkeep(self, scene: Scene) -> None:
+    def test_counts_are_exact_after_upkeep(self, scene: Scene) -> None:
         """Promotions, ends of sessions and prunes change the counts like any other change.
 
         If this fails: counters drift with every crash or retention run.
@@ -422,7 +422,7 @@ class PeopleDuty(StorageFixtures):
         assert {("rare", 1), ("other", 1)} == {(group.fingerprint, group.count) for group in groups[1:]}
         assert [largest] == scene.storage.failure_groups(1)
 
-    def test_rollups_add_up(self, scene: Scene) -> None:
+    def test_rollups_of_the_same_minute_are_added(self, scene: Scene) -> None:
         """Rollups of the same minute, task, queue and outcome are added up; others are kept apart.
 
         Their histograms are added up too.
@@ -439,7 +439,7 @@ class PeopleDuty(StorageFixtures):
         expected = [attrs.evolve(_rollup(), count=14, duration=6 * SECOND, histogram=doubled), *apart]
         assert sorted(expected, key=str) == sorted(timeline, key=str)
 
-    def test_a_timeline_is_a_half_open_window_in_order(self, scene: Scene) -> None:
+    def test_timeline_is_a_half_open_window_in_order(self, scene: Scene) -> None:
         """Minutes are in order, from `since` inclusive to `until` exclusive, filtered by task or queue.
 
         If this fails: charts jump, or count a minute twice.
@@ -457,7 +457,7 @@ class PeopleDuty(StorageFixtures):
         assert [_rollup(1, task="read")] == by_task
         assert [_rollup(1), _rollup(2)] == by_queue
 
-    def test_a_log_is_numbered_and_read_on(self, scene: Scene) -> None:
+    def test_log_lines_are_numbered_and_read_from_any_line(self, scene: Scene) -> None:
         """Lines get ascending numbers across calls, and a reader continues after the last one it has read.
 
         If this fails: a page that follows a log repeats or misses lines.
@@ -478,7 +478,7 @@ class PeopleDuty(StorageFixtures):
         assert [] == scene.storage.read_log(one, after=numbers[-1])
         assert ["line 4 ü%"] == [line.text for line in scene.storage.read_log(other)]
 
-    def test_a_log_keeps_its_newest_lines(self, scene: Scene) -> None:
+    def test_log_keeps_its_newest_thousand_lines(self, scene: Scene) -> None:
         """A job keeps its newest 1,000 lines, and their numbers do not change.
 
         If this fails: the log of one job fills the store, or its last lines are missing.
@@ -493,7 +493,7 @@ class PeopleDuty(StorageFixtures):
         assert [str(number) for number in range(200, 1_200)] == [line.text for line in log]
         assert (log[0].number + 999, 100) == (log[-1].number, len(scene.storage.read_log(job_id)))
 
-    def test_numbers_of_a_log_never_start_again(self, scene: Scene) -> None:
+    def test_line_numbers_keep_growing_after_old_lines_are_deleted(self, scene: Scene) -> None:
         """The numbers of a job's lines keep growing after its oldest lines were deleted.
 
         A reader that has read 1,050 lines gets the next six with the number of the last one.
@@ -519,7 +519,7 @@ class PeopleDuty(StorageFixtures):
         assert 1_000 == len(numbers) == len(set(numbers))
         assert sorted(numbers) == numbers
 
-    def test_progress_is_the_last_one_told(self, scene: Scene) -> None:
+    def test_new_progress_replaces_the_previous_one(self, scene: Scene) -> None:
         """New progress replaces the previous one, and a job without progress has None.
 
         If this fails: a progress bar does not move.
@@ -532,7 +532,7 @@ class PeopleDuty(StorageFixtures):
 
         assert [None, last] == [one and one.progress for one in scene.storage.get([untold, told])]
 
-    def test_lines_of_unknown_jobs_are_passed_over(self, scene: Scene) -> None:
+    def test_log_lines_and_progress_of_unknown_jobs_are_dropped(self, scene: Scene) -> None:
         """Log lines and progress of unknown jobs are dropped, and do not appear in a later job with the id.
 
         Lines of other jobs in the call are stored. An unknown job has no history and no errors.

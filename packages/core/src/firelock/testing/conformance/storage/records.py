@@ -12,7 +12,7 @@ class RecordDuty(StorageFixtures):
 
     verbs = "put_record get_record list_records delete_record"
 
-    def test_a_record_is_what_was_put(self, scene: Scene) -> None:
+    def test_record_is_returned_as_it_was_put(self, scene: Scene) -> None:
         """The first version of a record is 1, and the record is returned as it was put.
 
         If this fails: settings, audit entries and other small values are lost.
@@ -22,7 +22,7 @@ class RecordDuty(StorageFixtures):
         assert 1 == version
         assert Record("queue", "mail", '{"note": "é"}', 1) == scene.storage.get_record("queue", "mail")
 
-    def test_what_is_not_there_is_none(self, scene: Scene) -> None:
+    def test_unknown_record_is_none(self, scene: Scene) -> None:
         """An unknown record is None, an unknown kind is an empty list, and a delete of nothing is False.
 
         If this fails: readers must catch errors in ordinary cases.
@@ -34,7 +34,7 @@ class RecordDuty(StorageFixtures):
         assert [] == scene.storage.list_records("other")
         assert not scene.storage.delete_record("queue", "other")
 
-    def test_each_put_is_a_new_version(self, scene: Scene) -> None:
+    def test_each_put_creates_a_new_version(self, scene: Scene) -> None:
         """A put without an expected version replaces the value and adds 1 to the version, even if equal.
 
         If this fails: a reader cannot see that something was written in between.
@@ -44,7 +44,7 @@ class RecordDuty(StorageFixtures):
         assert [1, 2, 3] == versions
         assert Record("kind", "key", "b", 3) == scene.storage.get_record("kind", "key")
 
-    def test_a_put_may_expect_a_version(self, scene: Scene) -> None:
+    def test_put_with_another_expected_version_writes_nothing(self, scene: Scene) -> None:
         """A put that expects another version than the stored one writes nothing and returns None.
 
         If this fails: compare-and-set loses writes; locks and recurring jobs depend on it.
@@ -62,7 +62,7 @@ class RecordDuty(StorageFixtures):
         assert [2, None, None, 3] == answers
         assert Record("kind", "key", "third", 3) == storage.get_record("kind", "key")
 
-    def test_zero_expects_that_none_is_stored(self, scene: Scene) -> None:
+    def test_put_with_expected_version_zero_stores_only_a_new_record(self, scene: Scene) -> None:
         """A put that expects version 0 stores only a new record; any other version needs a stored record.
 
         If this fails: two creators overwrite each other.
@@ -78,7 +78,7 @@ class RecordDuty(StorageFixtures):
         assert [None, 1, None] == answers
         assert ("first", 1) == scene.kept("kind", "key")
 
-    def test_a_delete_may_expect_a_version(self, scene: Scene) -> None:
+    def test_delete_with_another_expected_version_does_nothing(self, scene: Scene) -> None:
         """A delete that expects another version leaves the record; with the right version it deletes it once.
 
         If this fails: a delete removes a value that was just written.
@@ -93,7 +93,7 @@ class RecordDuty(StorageFixtures):
         assert storage.get_record("kind", "key") is None
         assert [] == storage.list_records("kind")
 
-    def test_a_version_never_falls(self, scene: Scene) -> None:
+    def test_versions_keep_growing_after_a_delete(self, scene: Scene) -> None:
         """After a delete, the next version of the key is larger than all earlier ones.
 
         If this fails: a program that read before the delete overwrites a value that was put after it.
@@ -113,7 +113,7 @@ class RecordDuty(StorageFixtures):
         assert again is not None
         assert 2 < version < again
 
-    def test_kinds_and_keys_are_apart(self, scene: Scene) -> None:
+    def test_each_kind_and_key_is_a_separate_record(self, scene: Scene) -> None:
         """Each pair of kind and key is its own record, even if two pairs are the same string when joined.
 
         If this fails: unrelated features overwrite each other.
@@ -128,7 +128,7 @@ class RecordDuty(StorageFixtures):
         assert [str(place) for place in range(len(pairs))] == [record and record.value for record in values]
         assert ["B", "b", "b/c", "b:c", "bc"] == [record.key for record in scene.storage.list_records("a")]
 
-    def test_the_empty_text_is_no_record_of_others(self, scene: Scene) -> None:
+    def test_empty_key_is_an_ordinary_key(self, scene: Scene) -> None:
         """Data that a store keeps about deleted records is not a record; the empty key is an ordinary key.
 
         If this fails: a definition without a name is shown, and removing it makes versions fall.
@@ -144,7 +144,7 @@ class RecordDuty(StorageFixtures):
         assert Record("kind", "", "b", version) == storage.get_record("kind", "")
         assert (True, None) == (storage.delete_record("kind", ""), storage.get_record("kind", ""))
 
-    def test_records_are_listed_in_order_of_key(self, scene: Scene) -> None:
+    def test_records_are_listed_by_code_points_of_keys(self, scene: Scene) -> None:
         """Records are listed in order of the code points of their keys, after `after`, and at most `limit`.
 
         If this fails: because of the store's collation, a page of records repeats some and hides others.
@@ -163,7 +163,7 @@ class RecordDuty(StorageFixtures):
         assert [*(ordered[start : start + 3] for start in range(0, 10, 3)), []] == pages
         assert ordered == [record.value for record in scene.storage.list_records("kind")]
 
-    def test_after_need_not_be_a_key(self, scene: Scene) -> None:
+    def test_after_accepts_the_key_of_a_deleted_record(self, scene: Scene) -> None:
         """A list continues after any string, even if the record with this key was deleted.
 
         If this fails: a reader stops if the record at which it has paused is deleted.
@@ -175,7 +175,7 @@ class RecordDuty(StorageFixtures):
         assert ["d", "e"] == [record.key for record in scene.storage.list_records("kind", after="b")]
         assert ["d", "e"] == [record.key for record in scene.storage.list_records("kind", after="c")]
 
-    def test_a_large_value_comes_back_whole(self, scene: Scene) -> None:
+    def test_large_record_value_is_returned_completely(self, scene: Scene) -> None:
         """A record can hold a value of 256 KiB, or an empty string.
 
         If this fails: a log or catalogue that has grown is truncated.

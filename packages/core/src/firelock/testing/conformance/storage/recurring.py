@@ -31,7 +31,7 @@ class RecurringDuty(StorageFixtures):
 
     verbs = "due_records"
 
-    def test_due_records_come_longest_due_first(self, scene: Scene) -> None:
+    def test_due_records_are_returned_earliest_due_first(self, scene: Scene) -> None:
         """`due_records` returns records due by the storage's clock, longest due first, and at most `limit`.
 
         If this fails: recurring jobs run early, or a late one waits for newer ones.
@@ -50,7 +50,7 @@ class RecurringDuty(StorageFixtures):
         assert ["z"] == [record.key for record in scene.storage.due_records("other", 2)]
         assert ([], []) == (scene.storage.due_records("none", 2), scene.storage.due_records("recurring", 0))
 
-    def test_an_instant_is_stored_as_given(self, scene: Scene) -> None:
+    def test_due_time_of_a_record_is_stored_exactly(self, scene: Scene) -> None:
         """The due time of a record is returned to the microsecond, and each put replaces it.
 
         If this fails: a recurring job runs for another time than its own, or is still due when it is paused.
@@ -68,7 +68,7 @@ class RecurringDuty(StorageFixtures):
         assert Record("recurring", "nightly", "paused", 2) == storage.get_record("recurring", "nightly")
         assert [] == storage.due_records("recurring", 10)
 
-    def test_a_deleted_record_is_never_due(self, scene: Scene) -> None:
+    def test_deleted_record_is_not_due(self, scene: Scene) -> None:
         """A deleted record is not due, and neither is a new record with its key and without a due time.
 
         If this fails: a removed recurring job runs again.
@@ -82,7 +82,7 @@ class RecurringDuty(StorageFixtures):
         assert ([], []) == (gone, scene.storage.due_records("recurring", 10))
         assert scene.storage.promote(10).next_due_at is None
 
-    def test_an_instant_makes_its_jobs_once(self, scene: Scene) -> None:
+    def test_due_time_creates_its_jobs_once(self, scene: Scene) -> None:
         """If the record has the expected version, it is replaced and the jobs are stored; this happens once.
 
         If this fails: a nightly report is sent by every server.
@@ -99,7 +99,7 @@ class RecurringDuty(StorageFixtures):
         assert wanted == scene.storage.get_record("recurring", "nightly")
         assert BASE + 2 * HOUR == scene.storage.promote(10).next_due_at
 
-    def test_a_repeat_after_a_lost_reply_changes_nothing(self, scene: Scene) -> None:
+    def test_repeated_insert_with_a_record_returns_already(self, scene: Scene) -> None:
         """The same insert again returns `ALREADY` for the record, and stores nothing twice.
 
         If this fails: a server that repeats an insert after a lost reply creates jobs twice, or treats its
@@ -119,7 +119,7 @@ class RecurringDuty(StorageFixtures):
         assert (version + 1, BASE + 2 * HOUR) == (left.version, left.due_at)
 
     @pytest.mark.parametrize("how", ["changed", "deleted", "put anew", "never there"])
-    def test_an_insert_needs_the_record_that_was_read(self, scene: Scene, how: str) -> None:
+    def test_insert_with_an_outdated_record_stores_nothing(self, scene: Scene, how: str) -> None:
         """If the record is no longer the one that was read, nothing is stored.
 
         If this fails: a server that has read the record before an operator's pause or edit overwrites the
@@ -144,7 +144,7 @@ class RecurringDuty(StorageFixtures):
         assert [None] == storage.get([job.id])
         assert before == storage.get_record("recurring", "nightly")
 
-    def test_an_insert_may_be_the_first_to_write_the_record(self, scene: Scene) -> None:
+    def test_insert_with_version_zero_creates_the_record(self, scene: Scene) -> None:
         """An insert that expects version 0 creates the record; a later one finds that it exists.
 
         If this fails: two creators overwrite each other.
@@ -154,7 +154,7 @@ class RecurringDuty(StorageFixtures):
         assert [Applied.APPLIED, Applied.ALREADY, Applied.REFUSED] == [one.record for one in answers]
         assert ("a", 1) == scene.kept("recurring", "nightly")
 
-    def test_an_insert_may_store_no_job_or_one_that_is_there(self, scene: Scene) -> None:
+    def test_record_is_replaced_by_an_insert_without_new_jobs(self, scene: Scene) -> None:
         """The record is replaced even if an insert has no job, for a skipped time, or only stored jobs.
 
         If this fails: a skipped due time stays due forever, or a job is created twice.
@@ -170,7 +170,7 @@ class RecurringDuty(StorageFixtures):
         assert (version + 2, None) == (left.version, left.due_at)
         assert [job.id] == scene.claim_ids()
 
-    def test_jobs_that_are_refused_leave_the_record(self, scene: Scene) -> None:
+    def test_refused_insert_does_not_write_the_record(self, scene: Scene) -> None:
         """If a job waits for a job that is not stored, neither the jobs nor the record are written.
 
         If this fails: a due time passes without its jobs.
@@ -187,7 +187,7 @@ class RecurringDuty(StorageFixtures):
         (left,) = scene.storage.list_records("recurring")
         assert Record("recurring", "nightly", "{}", version, BASE + HOUR) == left
 
-    def test_a_record_of_any_kind_may_be_asked_for(self, scene: Scene) -> None:
+    def test_insert_can_depend_on_a_record_of_any_kind(self, scene: Scene) -> None:
         """An insert can depend on a record of any kind; if that record pauses a queue, the queue is paused.
 
         If this fails: a record that an insert has written does not have the effect of other records.

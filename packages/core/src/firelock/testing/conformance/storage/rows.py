@@ -31,7 +31,7 @@ class RowDuty(StorageFixtures):
 
     verbs = "step"
 
-    def test_a_step_that_raises_stores_nothing(self, storage: RowStorage) -> None:
+    def test_step_that_raises_stores_nothing(self, storage: RowStorage) -> None:
         """`step` raises the exception of its body unchanged, and nothing that the body wrote is stored.
 
         If this fails: half of a job stays stored when a verb is refused midway, or when the disk is full.
@@ -49,7 +49,7 @@ class RowDuty(StorageFixtures):
 
         assert [(_OURS + "gone", "1"), (_OURS + "kept", "1")] == _step(storage, _ours)
 
-    def test_a_step_answers_and_is_seen_by_others(self, storage: RowStorage, handles: Handles) -> None:
+    def test_every_handle_sees_the_rows_of_a_step(self, storage: RowStorage, handles: Handles) -> None:
         """A step returns the result of its body; then every handle sees the rows that it wrote.
 
         If this fails: jobs that one process stores are never found by another.
@@ -62,7 +62,7 @@ class RowDuty(StorageFixtures):
         assert "answer" == _step(storage, put)
         assert [(_OURS + "one", "1")] == _step(handles.open(), _ours)  # type: ignore[arg-type]
 
-    def test_a_step_sees_its_own_writes(self, storage: RowStorage) -> None:
+    def test_step_sees_its_own_writes(self, storage: RowStorage) -> None:
         """Within a step, a written row is read and scanned, and a deleted row is not.
 
         If this fails: two jobs of the same call do not see each other.
@@ -80,7 +80,7 @@ class RowDuty(StorageFixtures):
         assert (["2", "2", None], expected) == _step(storage, look)
         assert expected == _step(storage, _ours)
 
-    def test_an_empty_value_is_a_value(self, storage: RowStorage) -> None:
+    def test_row_with_an_empty_value_is_read_and_scanned(self, storage: RowStorage) -> None:
         """A row with an empty value is read and scanned, in the step that writes it and in later ones.
 
         If this fails: the store treats a row with an empty string as missing. The lists from which jobs are
@@ -99,7 +99,7 @@ class RowDuty(StorageFixtures):
         assert expected == _step(storage, look)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
-    def test_a_scan_leaves_out_the_row_of_its_prefix(self, storage: RowStorage, reverse: bool) -> None:
+    def test_scan_excludes_the_row_of_its_prefix(self, storage: RowStorage, reverse: bool) -> None:
         """A scan does not return the row whose key is the prefix itself, with a start or without one.
 
         If this fails: a key appears twice in a list of limits or unique keys, and pages repeat it.
@@ -119,7 +119,7 @@ class RowDuty(StorageFixtures):
         assert (expected, expected) == _step(storage, scan)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
-    def test_a_scan_is_in_order_of_code_points(self, storage: RowStorage, reverse: bool) -> None:
+    def test_scan_returns_rows_by_code_points(self, storage: RowStorage, reverse: bool) -> None:
         """A scan returns a prefix's rows beyond `start` in order of code points, and at most `limit` rows.
 
         If this fails: the store sorts by the rules of a language, or folds case. Jobs run in another order,
@@ -140,7 +140,7 @@ class RowDuty(StorageFixtures):
         assert [pair for pair in ordered if (pair[0] < middle) is reverse] == scan(middle, 100)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
-    def test_a_scan_returns_as_many_rows_as_asked_for(self, storage: RowStorage, reverse: bool) -> None:
+    def test_scan_returns_as_many_rows_as_its_limit_allows(self, storage: RowStorage, reverse: bool) -> None:
         """A scan returns all of 1,100 rows if its limit allows it, and never more rows than its limit.
 
         If this fails: the store returns only its own page of rows. Everything after the first page is never
@@ -157,7 +157,7 @@ class RowDuty(StorageFixtures):
         assert keys == scan(2_000)
         assert keys[:1_050] == scan(1_050)
 
-    def test_rows_keep_their_exact_text(self, storage: RowStorage) -> None:
+    def test_keys_and_values_of_rows_are_kept_exactly(self, storage: RowStorage) -> None:
         """Keys and values are returned exactly as written; keys that only look the same are two rows.
 
         If this fails: the store normalizes, trims or folds strings, for example an e with a combining accent
@@ -171,7 +171,7 @@ class RowDuty(StorageFixtures):
         assert sorted(stored.items()) == _step(storage, _ours)
         assert texts == _step(storage, lambda rows: [rows.get(_OURS + text) for text in texts])
 
-    def test_long_rows_are_kept_whole(self, storage: RowStorage) -> None:
+    def test_long_keys_and_values_are_kept_completely(self, storage: RowStorage) -> None:
         """Keys of 500 bytes and values of 1 MiB are returned unchanged, to the last character.
 
         If this fails: a large result is lost, or two long names share one row.
@@ -184,7 +184,7 @@ class RowDuty(StorageFixtures):
         assert [(key, value + key[-1]) for key in keys] == _step(storage, _ours)
         assert value + "b" == _step(storage, lambda rows: rows.get(keys[1]))
 
-    def test_a_long_row_is_deleted_alone(self, storage: RowStorage) -> None:
+    def test_row_with_a_long_key_is_deleted_alone(self, storage: RowStorage) -> None:
         """If keys share their first 499 bytes, a replace or delete of one row leaves the others unchanged.
 
         If this fails: the store shortens or hashes long keys, so a delete also removes other rows. For
@@ -203,7 +203,7 @@ class RowDuty(StorageFixtures):
         assert expected == _step(storage, _ours)
         assert ["1", None, "2", "1"] == _step(storage, lambda rows: [rows.get(key) for key in keys])
 
-    def test_steps_are_as_if_one_came_after_the_other(self, storage: RowStorage, handles: Handles) -> None:
+    def test_concurrent_steps_are_serializable(self, storage: RowStorage, handles: Handles) -> None:
         """If eight handles run steps concurrently, no increment of a row and no new row is lost.
 
         If this fails: two servers claim the same job.
@@ -227,7 +227,7 @@ class PrunedRowDuty(StorageFixtures):
 
     verbs = "prune"
 
-    def test_a_pruned_job_leaves_no_row(self, storage: RowStorage, flow: FlowScene) -> None:
+    def test_pruned_job_leaves_no_row(self, storage: RowStorage, flow: FlowScene) -> None:
         """After a prune, no key and no value contains the id of the pruned job, or any data of it.
 
         If this fails: the store fills up with rows that no verb returns or deletes, such as the memos of jobs

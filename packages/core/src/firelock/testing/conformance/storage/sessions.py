@@ -35,7 +35,7 @@ class SessionDuty(StorageFixtures):
 
     verbs = "begin_session renew end_session orphans oldest_session list_sessions"
 
-    def test_a_session_is_stored_as_given(self, scene: Scene) -> None:
+    def test_session_is_stored_as_given(self, scene: Scene) -> None:
         """A session is listed with every field, as living, for its timeout by the storage's clock.
 
         If this fails: the list of servers is wrong, or a caller's clock decides how long a session lives.
@@ -52,7 +52,7 @@ class SessionDuty(StorageFixtures):
         assert "s-1" == stored.renewal.session
 
     @pytest.mark.parametrize("is_dead", [False, True])
-    def test_a_repeated_begin_changes_nothing(self, scene: Scene, is_dead: bool) -> None:
+    def test_repeated_begin_does_not_change_a_session(self, scene: Scene, is_dead: bool) -> None:
         """A session that begins again keeps its fields and expiry; if it has ended, it stays ended.
 
         If this fails: a `begin_session` that arrives late, or is sent again after a lost reply, revives a
@@ -69,7 +69,7 @@ class SessionDuty(StorageFixtures):
         assert before == scene.storage.list_sessions()
         assert [not is_dead] == scene.storage.renew([Renewal(holder.session)])
 
-    def test_a_renewal_gives_a_timeout_from_now(self, scene: Scene) -> None:
+    def test_renewed_session_lives_for_its_timeout_from_now(self, scene: Scene) -> None:
         """A renewed session lives for its timeout from now, and shows the report of its worker process.
 
         If this fails: living servers are treated as dead.
@@ -87,7 +87,7 @@ class SessionDuty(StorageFixtures):
         scene.advance(3_000)
         assert [] == scene.orphans()
 
-    def test_renewals_are_answered_each(self, scene: Scene) -> None:
+    def test_each_renewal_of_a_call_has_its_own_result(self, scene: Scene) -> None:
         """One call renews many sessions; ended and unknown ones return False and stay as they are.
 
         If this fails: one dead worker process makes the renewals of its siblings fail, or is revived by them.
@@ -101,7 +101,7 @@ class SessionDuty(StorageFixtures):
         assert [[True, False, False, True]] * 2 == answers
         assert 3 == len(scene.storage.list_sessions())
 
-    def test_an_expired_session_that_nobody_ended_lives_on(self, scene: Scene) -> None:
+    def test_expired_session_can_be_renewed_until_it_is_ended(self, scene: Scene) -> None:
         """An expired session has not ended until it is marked: it can still claim and be renewed.
 
         If this fails: a server that paused for a moment loses jobs that no other server was given.
@@ -117,7 +117,7 @@ class SessionDuty(StorageFixtures):
         assert [] == scene.orphans()
         assert [True, True] == [scene.apply(succeeds(run)).is_applied for run in (running, second)]
 
-    def test_only_expired_sessions_are_orphaned(self, scene: Scene) -> None:
+    def test_orphans_ends_only_expired_sessions(self, scene: Scene) -> None:
         """`orphans` ends sessions that have expired by the storage's clock; others keep their jobs.
 
         If this fails: the jobs of a living server run twice, or those of a dead one never run again.
@@ -137,7 +137,7 @@ class SessionDuty(StorageFixtures):
             record.session.id: record.is_alive for record in scene.storage.list_sessions()
         }
 
-    def test_a_session_is_orphaned_once(self, scene: Scene) -> None:
+    def test_orphans_returns_a_session_once(self, scene: Scene) -> None:
         """`orphans` returns an expired session once, even if it held no job; the session stays ended.
 
         If this fails: a job that another server already runs is taken again, or gets one crash after another;
@@ -157,7 +157,7 @@ class SessionDuty(StorageFixtures):
         assert scene.storage.claim(scene.request(idle)).is_session_lost
         assert 1 == scene.record(running.id).crashes
 
-    def test_a_session_is_orphaned_only_when_it_has_expired_by_both_clocks(self, scene: Scene) -> None:
+    def test_orphans_ends_only_sessions_expired_by_both_clocks(self, scene: Scene) -> None:
         """With `as_of`, a session is ended if it has expired by that time and by the storage's clock.
 
         If this fails: after the storage's clock is set forward, a server that read it just before ends the
@@ -174,7 +174,7 @@ class SessionDuty(StorageFixtures):
         assert [] == by_storage_alone
         assert [holder.session] == [taken.session for taken in by_both]
 
-    def test_a_session_that_would_outlive_its_timeout_twice_is_orphaned(self, scene: Scene) -> None:
+    def test_orphans_ends_a_session_after_the_clock_was_set_back(self, scene: Scene) -> None:
         """`orphans` ends a session that was last renewed before the clock was set back; a renewed one lives.
 
         Such a session has expired if it would live for more than two of its timeouts. A session that could
@@ -198,7 +198,7 @@ class SessionDuty(StorageFixtures):
         assert [(dead.session, [running.id])] == [(taken.session, taken.crashed) for taken in by_both]
         assert [False, True] == scene.storage.renew([Renewal(dead.session), Renewal(living.session)])
 
-    def test_orphans_are_taken_within_a_limit(self, scene: Scene) -> None:
+    def test_orphans_ends_at_most_its_limit_of_sessions(self, scene: Scene) -> None:
         """One call of `orphans` ends at most `limit` sessions; the next call ends the rest.
 
         If this fails: the loss of a cluster is handled in one endless step.
@@ -211,7 +211,7 @@ class SessionDuty(StorageFixtures):
 
         assert [2, 2, 1, 0] == numbers
 
-    def test_the_jobs_of_an_orphan_get_a_crash(self, scene: Scene) -> None:
+    def test_jobs_of_an_orphaned_session_get_a_crash(self, scene: Scene) -> None:
         """Each job of a lost session gets a crash, and goes back to its old place.
 
         Nothing is known about which of the jobs ran.
@@ -239,9 +239,7 @@ class SessionDuty(StorageFixtures):
         assert Moved.SESSION_LOST == record.reason
 
     @pytest.mark.parametrize("is_expired", [True, False], ids=["expired", "ended"])
-    def test_the_crash_of_a_job_shows_whether_its_start_was_stored(
-        self, scene: Scene, is_expired: bool
-    ) -> None:
+    def test_history_entry_of_a_crash_has_the_stored_start(self, scene: Scene, is_expired: bool) -> None:
         """The history entry of a crash has the start that the session stored last, for that attempt only.
 
         If this fails: a job that kills its whole server each time runs forever, or jobs that lost servers had
@@ -268,7 +266,7 @@ class SessionDuty(StorageFixtures):
         assert started_at is not None
         assert [started_at, None] == [entry.started_at for entry in crashes]
 
-    def test_only_what_ran_is_blamed(self, scene: Scene) -> None:
+    def test_only_running_jobs_of_an_ended_session_get_a_crash(self, scene: Scene) -> None:
         """Jobs named as running get a crash and the reason; the others go back without a history entry.
 
         If this fails: jobs that ran next to a harmful job are failed with it.
@@ -292,7 +290,7 @@ class SessionDuty(StorageFixtures):
         assert (State.ENQUEUED, "killed by signal 9", 1) == (entry.state, entry.reason, entry.attempt)
         assert before == [_place(scene.record(job_id)) for job_id in ids]
 
-    def test_a_session_of_which_nothing_is_known_blames_all(self, scene: Scene) -> None:
+    def test_every_job_gets_a_crash_if_running_jobs_are_unknown(self, scene: Scene) -> None:
         """`running=None` gives every job a crash, and an empty collection gives none.
 
         If this fails: "nothing is known" is treated as "nothing ran".
@@ -308,7 +306,7 @@ class SessionDuty(StorageFixtures):
         )  # fmt: skip
         assert (0, 1) == (scene.record(known.id).crashes, scene.record(unknown.id).crashes)
 
-    def test_the_end_of_a_session_touches_only_its_own(self, scene: Scene) -> None:
+    def test_end_of_a_session_does_not_change_other_jobs(self, scene: Scene) -> None:
         """The end of a session does not change jobs of others, even if they are named as running.
 
         If this fails: the death of one worker process takes the jobs of another.
@@ -325,7 +323,7 @@ class SessionDuty(StorageFixtures):
         assert before == scene.storage.get([kept.id, gone, waiting])
         assert scene.apply(succeeds(kept)).is_applied
 
-    def test_what_was_taken_is_claimed_anew(self, scene: Scene) -> None:
+    def test_jobs_of_an_ended_session_are_claimed_again(self, scene: Scene) -> None:
         """Jobs that were taken from an ended session are claimed in their old order, each with a new fence.
 
         If this fails: the jobs of a dead server are lost, or it ends jobs that another server runs.
@@ -342,7 +340,7 @@ class SessionDuty(StorageFixtures):
         assert [1, 1, 1] == [job.attempt for job in new]
         assert all(after.fence > before.fence for before, after in zip(old, new, strict=True))
 
-    def test_many_crashes_only_count(self, scene: Scene) -> None:
+    def test_end_of_a_session_never_fails_a_job(self, scene: Scene) -> None:
         """The end of a session never fails a job, however often it has crashed.
 
         Only a job that ran alone in a job process is failed for its crashes.
@@ -360,7 +358,9 @@ class SessionDuty(StorageFixtures):
         scene.check(job_id, state=State.ENQUEUED, crashes=5, attempt=0)
 
     @pytest.mark.parametrize("running", [None, []])
-    def test_ending_twice_or_the_unknown_does_nothing(self, scene: Scene, running: list[str] | None) -> None:
+    def test_end_of_an_ended_or_unknown_session_does_nothing(
+        self, scene: Scene, running: list[str] | None
+    ) -> None:
         """A second end of a session, and the end of an unknown session, do nothing.
 
         If this fails: a supervisor that repeats a request takes jobs that already run elsewhere.
@@ -378,7 +378,7 @@ class SessionDuty(StorageFixtures):
         ]
         assert before == (scene.record(job.id), scene.storage.list_sessions())
 
-    def test_a_dead_session_shows_what_it_said_last(self, scene: Scene) -> None:
+    def test_ended_session_keeps_its_last_renewal(self, scene: Scene) -> None:
         """An ended session keeps its last renewal.
 
         If this fails: a server that stopped normally cannot be distinguished from one that was killed.
@@ -410,7 +410,7 @@ class SessionDuty(StorageFixtures):
             (record.session.id, record.is_alive) for record in listed
         ]
 
-    def test_oldest_session_is_the_first_living_one_of_the_list(self, scene: Scene) -> None:
+    def test_oldest_session_is_the_first_living_one(self, scene: Scene) -> None:
         """The oldest session is the first in the list that has not been marked as ended.
 
         If this fails: no server, or every server, takes due jobs without delay.
@@ -433,7 +433,7 @@ class SessionDuty(StorageFixtures):
         assert listed == oldest
         assert (None, None) == (before, scene.storage.oldest_session())
 
-    def test_followed_session_is_deleted_an_hour_after_its_death(self, scene: Scene) -> None:
+    def test_replaced_session_is_deleted_an_hour_after_its_end(self, scene: Scene) -> None:
         """An ended session is deleted after an hour if another session of its server began after its death.
 
         If this fails: each restart of a worker process leaves a session for a day, or the last sessions of a
@@ -459,7 +459,7 @@ class SessionDuty(StorageFixtures):
         everything = living | {"first", "sibling", "session-other"}
         assert [everything, everything, everything - {"first"}, everything - {"first"}, living] == kept
 
-    def test_dead_sessions_are_shown_for_a_day(self, scene: Scene) -> None:
+    def test_ended_session_is_deleted_after_a_day(self, scene: Scene) -> None:
         """An ended session is deleted a day after its death; a living one stays, however old it is.
 
         If this fails: people cannot see which server died last night, or the list grows forever.
@@ -493,7 +493,7 @@ class ReconcileDuty(StorageFixtures):
 
     verbs = "reconcile"
 
-    def test_agreement_is_silent(self, scene: Scene) -> None:
+    def test_reconcile_does_not_return_claims_known_to_both_sides(self, scene: Scene) -> None:
         """A claim known to both sides is neither lost nor unknown; jobs of other sessions are not returned.
 
         If this fails: servers stop jobs that are rightly theirs, or hand back jobs that they or others run.
@@ -506,7 +506,7 @@ class ReconcileDuty(StorageFixtures):
 
         assert (False, [], []) == (found.is_session_lost, found.lost, found.unknown)
 
-    def test_what_the_child_does_not_name_is_unknown(self, scene: Scene) -> None:
+    def test_job_not_named_by_its_worker_process_is_unknown(self, scene: Scene) -> None:
         """A session's jobs that its worker process does not name are returned completely, and not moved.
 
         If this fails: the jobs of a claim whose reply was lost are never run.
@@ -522,7 +522,7 @@ class ReconcileDuty(StorageFixtures):
         assert sorted([claimed[0], claimed[2]], key=lambda job: job.id) == unknown
         assert [State.PROCESSING] * 3 == scene.states(*(job.id for job in claimed))
 
-    def test_the_unknown_can_be_handed_back(self, scene: Scene) -> None:
+    def test_unknown_job_can_be_handed_back(self, scene: Scene) -> None:
         """An unknown job that `reconcile` returns can be handed back.
 
         If this fails: its fence or attempt differs from the stored one, and the hand-back is refused.
@@ -536,7 +536,7 @@ class ReconcileDuty(StorageFixtures):
         assert (Applied.APPLIED, lost_reply.job) == (result, job)
         assert (State.ENQUEUED, 0) == (scene.state(job.id), scene.record(job.id).attempt)
 
-    def test_what_is_no_longer_held_is_lost(self, scene: Scene) -> None:
+    def test_job_that_is_no_longer_held_is_lost(self, scene: Scene) -> None:
         """Jobs that ended, were deleted, are held by others or do not exist are lost, in the given order.
 
         If this fails: a worker process continues a job that another one runs, or that an operator has
@@ -627,7 +627,7 @@ class ReconcileDuty(StorageFixtures):
         assert [True, True] == [one.is_gone for one in found.lost]
 
     @pytest.mark.parametrize("heir", ["a", "b"])
-    def test_a_stale_fence_is_lost(self, scene: Scene, heir: str) -> None:
+    def test_claim_with_an_old_fence_is_lost(self, scene: Scene, heir: str) -> None:
         """Job and fence together identify a claim: a claim named with an old fence is lost.
 
         If the session itself has claimed the job again, the new claim is unknown. No start is written to it.
@@ -647,7 +647,7 @@ class ReconcileDuty(StorageFixtures):
         assert ([lost], [fresh.job] if heir == "a" else []) == (found.lost, found.unknown)
         assert scene.record(fresh.id).started_at is None
 
-    def test_a_start_is_written(self, scene: Scene) -> None:
+    def test_reconcile_stores_the_start_of_a_job(self, scene: Scene) -> None:
         """The `started_at` of a held job is stored; without one, nothing is written.
 
         If this fails: jobs that have run for hours are shown as claimed but not started.
@@ -663,7 +663,7 @@ class ReconcileDuty(StorageFixtures):
         assert (at, None) == (scene.record(started.id).started_at, scene.record(waiting.id).started_at)
         assert [1, 1] == [len(scene.history(run.id)) for run in (started, waiting)]
 
-    def test_a_dead_session_learns_of_its_death(self, scene: Scene) -> None:
+    def test_reconcile_reports_an_ended_session_as_lost(self, scene: Scene) -> None:
         """`reconcile` reports an ended or unknown session as lost, and as holding nothing.
 
         If this fails: a worker process whose session was ended never detects it.

@@ -74,7 +74,7 @@ class SettleDuty(StorageFixtures):
 
     verbs = "apply"
 
-    def test_a_success_is_written_whole(self, scene: Scene) -> None:
+    def test_succeeded_job_has_all_its_fields(self, scene: Scene) -> None:
         """A succeeded job has its result, start, end and expiry, and no holder.
 
         If this fails: results are lost, or an ended job still appears to be held.
@@ -94,7 +94,7 @@ class SettleDuty(StorageFixtures):
         assert running.job.fence == before.fence
 
     @pytest.mark.parametrize(("end", "why", "written"), _WRITTEN.values(), ids=_WRITTEN)
-    def test_an_end_writes_what_it_means(
+    def test_each_end_writes_its_fields_and_reason(
         self, scene: Scene, end: Callable[[Running], Transition], why: str, written: dict[str, object]
     ) -> None:
         """Each end writes the fields of its row in the table, and its reason.
@@ -108,7 +108,7 @@ class SettleDuty(StorageFixtures):
         record = scene.record(running.id)
         assert written == {name: getattr(record, name) for name in written}, why
 
-    def test_a_failure_keeps_its_traceback_apart(self, scene: Scene) -> None:
+    def test_traceback_is_stored_apart_from_the_record(self, scene: Scene) -> None:
         """The record of a failed job has its error without traceback; `errors` has the traceback by attempt.
 
         The end is one history entry with state, time and reason, and the number, claim, start and server of
@@ -134,7 +134,7 @@ class SettleDuty(StorageFixtures):
         ) == scene.last_entry(running.id)  # fmt: skip
         assert 2 == len(scene.history(running.id))
 
-    def test_a_retry_without_wait_is_enqueued_behind_the_others(self, scene: Scene) -> None:
+    def test_retry_without_delay_goes_to_the_end_of_its_queue(self, scene: Scene) -> None:
         """A retry without a delay gets a new place in its queue, by the storage's clock.
 
         If this fails: a job that always fails is always first.
@@ -152,7 +152,7 @@ class SettleDuty(StorageFixtures):
         assert record.enqueued_at >= BASE + 60 * SECOND
         assert [other, running.id] == scene.claim_ids(holder)
 
-    def test_a_new_attempt_starts_afresh(self, scene: Scene) -> None:
+    def test_next_attempt_has_new_counts_and_no_start(self, scene: Scene) -> None:
         """The next claim of a retried job has attempt 2, retries 1 and no start; the last error stays.
 
         If this fails: a retry shows the start of the previous attempt, or its counts start again.
@@ -166,7 +166,7 @@ class SettleDuty(StorageFixtures):
         assert (2, 1) == (second.job.attempt, second.job.retries)
 
     @pytest.mark.parametrize("has_started", [False, True])
-    def test_a_job_handed_back_keeps_its_place(self, scene: Scene, has_started: bool) -> None:
+    def test_handed_back_job_keeps_its_place(self, scene: Scene, has_started: bool) -> None:
         """A job handed back keeps its place, and its attempt is undone.
 
         It gets a history entry only if it had started.
@@ -185,7 +185,7 @@ class SettleDuty(StorageFixtures):
         assert (2 if has_started else 1) == len(scene.history(running.id))
         assert [running.id, other] == scene.claim_ids(holder)
 
-    def test_jobs_handed_back_stand_before_equals_that_came_with_them(self, scene: Scene) -> None:
+    def test_handed_back_jobs_come_before_the_rest_of_their_batch(self, scene: Scene) -> None:
         """If a batch was claimed in part, jobs that are handed back still come before the rest of the batch.
 
         If this fails: jobs with equal `enqueued_at` are ordered by their last write instead of by their
@@ -202,7 +202,7 @@ class SettleDuty(StorageFixtures):
 
         assert ids == scene.claim_ids(holder)
 
-    def test_a_silent_wait_changes_the_job_alone(self, scene: Scene) -> None:
+    def test_repeated_wait_for_an_unknown_task_writes_no_history(self, scene: Scene) -> None:
         """A repeated wait for an unknown task schedules the job again without a history entry.
 
         If this fails: the history of a job whose task no server knows grows without end.
@@ -224,7 +224,7 @@ class SettleDuty(StorageFixtures):
         assert wait.is_silent
         assert 1 == len(scene.history(running.id))
 
-    def test_the_last_crash_fails_the_job(self, scene: Scene) -> None:
+    def test_last_allowed_crash_fails_the_job(self, scene: Scene) -> None:
         """The third crash fails the job with the reason of the crash, and the attempt counts.
 
         If this fails: a job that kills its process runs forever.
@@ -245,7 +245,7 @@ class SettleDuty(StorageFixtures):
             expires_at=BASE + HOUR,
         )
 
-    def test_an_operators_delete_ends_a_waiting_job(self, scene: Scene) -> None:
+    def test_delete_by_an_operator_ends_a_waiting_job(self, scene: Scene) -> None:
         """A deleted job has an end, a reason and the given expiry, and is not claimed.
 
         If this fails: deleted jobs run.
@@ -268,7 +268,7 @@ class SettleDuty(StorageFixtures):
         assert HistoryEntry(State.DELETED, at, "deleted by ada") == scene.last_entry(job_id)
         assert [] == scene.claim(scene.begin())
 
-    def test_a_requeue_gives_everything_back(self, scene: Scene) -> None:
+    def test_requeue_resets_retries_crashes_and_result(self, scene: Scene) -> None:
         """A requeued job has no retries, crashes, end, expiry or result; its attempts and history continue.
 
         If this fails: a requeued job fails immediately, because its retries are used up, or is pruned while
@@ -298,7 +298,7 @@ class SettleDuty(StorageFixtures):
         assert 3 == scene.run(holder, job_id).job.attempt
 
     @pytest.mark.parametrize("state", ["scheduled", "failed", "deleted", "succeeded"])
-    def test_a_requeued_job_stands_in_its_queue_once(self, scene: Scene, state: str) -> None:
+    def test_requeued_job_is_in_its_queue_once(self, scene: Scene, state: str) -> None:
         """A job requeued from any state can be claimed once, is not due, and is in no other list.
 
         If this fails: a requeue leaves the old index entry in place, and the job runs twice.
@@ -322,7 +322,7 @@ class SettleDuty(StorageFixtures):
         assert [] == scene.claim(holder)
         assert {State.PROCESSING: 1} == scene.by_state()
 
-    def test_taking_a_scheduled_job_away_keeps_its_instant(self, scene: Scene) -> None:
+    def test_history_keeps_the_previous_due_time_of_a_scheduled_job(self, scene: Scene) -> None:
         """The history entry of a delete, requeue or reschedule of a scheduled job has its previous due time.
 
         If this fails: a delete cannot be undone, because the due time is no longer stored anywhere.
@@ -341,7 +341,7 @@ class SettleDuty(StorageFixtures):
             scene.record(job_id).due_at for job_id in (deleted, requeued, moved)
         ]
 
-    def test_a_restored_scheduled_job_waits_again(self, scene: Scene) -> None:
+    def test_restored_scheduled_job_has_its_old_due_time(self, scene: Scene) -> None:
         """A restored scheduled job is due at its old time, keeps its retries, and has no end.
 
         If this fails: an undone delete runs a retry immediately, or never.
@@ -369,7 +369,7 @@ class SettleDuty(StorageFixtures):
         scene.advance(3_700)
         assert 1 == scene.promote().promoted
 
-    def test_a_restored_enqueued_job_is_claimed_once(self, scene: Scene) -> None:
+    def test_restored_enqueued_job_is_claimed_once(self, scene: Scene) -> None:
         """A restored enqueued job is at the end of its queue, once, and does not expire.
 
         If this fails: an undone delete leaves a job that no server runs, or that two servers run.
@@ -386,7 +386,7 @@ class SettleDuty(StorageFixtures):
         scene.advance(7_200)
         assert 0 == scene.prune()
 
-    def test_a_restored_failed_job_has_its_error(self, scene: Scene) -> None:
+    def test_restored_failed_job_has_its_error(self, scene: Scene) -> None:
         """A restored failed job is failed again, with its error and traceback, and the given expiry.
 
         If this fails: undoing the delete of a failed job loses the reason of its failure.
@@ -410,7 +410,7 @@ class SettleDuty(StorageFixtures):
         assert {State.FAILED: 1} == scene.by_state()
         assert ["f1"] == [group.fingerprint for group in scene.storage.failure_groups(10)]
 
-    def test_only_a_deleted_job_is_restored(self, scene: Scene) -> None:
+    def test_only_deleted_jobs_can_be_restored(self, scene: Scene) -> None:
         """A restore of a job in any other state than deleted is refused and writes nothing.
 
         If this fails: a late undo changes a job that runs or has succeeded by then.
@@ -432,7 +432,7 @@ class GuardDuty(StorageFixtures):
     verbs = "apply"
 
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-    def test_only_the_holder_of_the_claim_settles(
+    def test_only_the_holder_of_a_claim_can_settle_it(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
         """The end of an earlier claim, and an end by another session, are refused and write nothing.
@@ -453,7 +453,7 @@ class GuardDuty(StorageFixtures):
         assert [Applied.REFUSED] * 2 == results
         assert before == (scene.record(stale.id), scene.storage.history(stale.id))
 
-    def test_a_settle_needs_its_states(self, scene: Scene) -> None:
+    def test_transition_from_another_state_is_refused(self, scene: Scene) -> None:
         """A transition is refused, for any caller, if the job is in none of the states that it names.
 
         If this fails: an operator's requeue creates a second copy of a running job.
@@ -469,7 +469,7 @@ class GuardDuty(StorageFixtures):
         assert [Applied.REFUSED] * 3 == results
         assert before == scene.storage.get([running.id, waiting, ended])
 
-    def test_an_unknown_job_is_missing(self, scene: Scene) -> None:
+    def test_transition_of_an_unknown_job_is_missing(self, scene: Scene) -> None:
         """A transition of an id that is not stored returns `MISSING` and stores nothing.
 
         If this fails: the end of a pruned job raises an error, or stores parts of the job again.
@@ -484,7 +484,9 @@ class GuardDuty(StorageFixtures):
         assert [] == scene.history(ghost.id)
 
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-    def test_a_repeat_is_already_applied(self, scene: Scene, end: Callable[[Running], Transition]) -> None:
+    def test_repeated_settle_returns_already(
+        self, scene: Scene, end: Callable[[Running], Transition]
+    ) -> None:
         """A settle that is sent again after it was applied returns `ALREADY` and writes nothing.
 
         If this fails: after a lost reply a server treats its success as a lost job, or counts a retry twice.
@@ -499,7 +501,7 @@ class GuardDuty(StorageFixtures):
         assert before == (scene.record(running.id), scene.history(running.id))
         assert len(scene.errors(running.id)) <= 1
 
-    def test_a_repeat_after_the_next_claim_is_refused(self, scene: Scene) -> None:
+    def test_repeated_settle_after_the_next_claim_is_refused(self, scene: Scene) -> None:
         """A repeated settle is refused as stale if the job was claimed again in the meantime.
 
         If this fails: a late repeat ends an attempt to which it does not belong.
@@ -514,7 +516,7 @@ class GuardDuty(StorageFixtures):
         assert Applied.REFUSED == result
         assert (State.PROCESSING, 1) == (scene.state(first.id), scene.record(first.id).retries)
 
-    def test_another_end_of_the_same_claim_is_refused(self, scene: Scene) -> None:
+    def test_different_end_of_the_same_claim_is_refused(self, scene: Scene) -> None:
         """The first end of a claim is final; a different end with the same fence is not a repeat.
 
         If this fails: a late time-out fails a job that has succeeded.
@@ -527,7 +529,7 @@ class GuardDuty(StorageFixtures):
         assert [Applied.REFUSED] * 3 == results
         assert State.SUCCEEDED == scene.state(running.id)
 
-    def test_an_operators_repeat_is_refused(self, scene: Scene) -> None:
+    def test_repeated_delete_by_an_operator_is_refused(self, scene: Scene) -> None:
         """A second delete by an operator is refused, because without a fence no repeat can be recognized.
 
         If this fails: two people who delete the same job both get the result that they deleted it.
@@ -539,7 +541,7 @@ class GuardDuty(StorageFixtures):
         assert [Applied.APPLIED, Applied.REFUSED] == results
         assert 2 == len(scene.history(job_id))
 
-    def test_one_refusal_hinders_no_other(self, scene: Scene) -> None:
+    def test_refused_transition_does_not_affect_others(self, scene: Scene) -> None:
         """Each transition has its own result, in order, and counts change only by applied transitions.
 
         If this fails: one lost job makes a server lose the ends of a whole batch, or counts follow the
@@ -569,7 +571,7 @@ class GuardDuty(StorageFixtures):
         assert states == scene.states(*(run.id for run in runs))
         assert dict.fromkeys(states, 1) == scene.by_state()
 
-    def test_transitions_of_one_job_are_applied_in_order(self, scene: Scene) -> None:
+    def test_transitions_of_a_job_are_applied_in_order(self, scene: Scene) -> None:
         """Later transitions of a batch see the changes of earlier ones, even with other jobs between them.
 
         If this fails: a batch is applied job by job instead of in order, or only the last transition is
@@ -597,7 +599,7 @@ class GuardDuty(StorageFixtures):
             entry.state for entry in scene.history(running.id)
         ]
 
-    def test_a_batch_of_a_thousand_is_one_call(self, scene: Scene) -> None:
+    def test_one_call_settles_a_thousand_jobs(self, scene: Scene) -> None:
         """One call stores a thousand jobs, and another applies a thousand ends, each with its result.
 
         If this fails: the call exceeds a limit on the number of bound values of a statement or script.
@@ -617,7 +619,7 @@ class ExchangeDuty(StorageFixtures):
 
     verbs = "exchange"
 
-    def test_an_exchange_settles_and_claims(self, scene: Scene) -> None:
+    def test_exchange_settles_and_claims(self, scene: Scene) -> None:
         """An exchange applies ends of any session, returns their results in order, and then claims jobs.
 
         If this fails: a server that uses only `exchange` loses ends or starves; or the transitions of an
@@ -637,7 +639,7 @@ class ExchangeDuty(StorageFixtures):
         assert [State.SUCCEEDED, State.FAILED] == scene.states(*(run.id for run in runs))
 
     @pytest.mark.parametrize("queues", [["default"], None], ids=["named", "every queue"])
-    def test_what_an_exchange_gives_back_it_may_take(self, scene: Scene, queues: list[str] | None) -> None:
+    def test_exchange_can_claim_jobs_that_it_enqueues(self, scene: Scene, queues: list[str] | None) -> None:
         """The claim of an exchange sees the jobs that the ends of the same exchange have enqueued.
 
         If this fails: a job that was handed back is claimed with its old fence, or waits for the next
@@ -653,7 +655,7 @@ class ExchangeDuty(StorageFixtures):
         assert job.fence > first.job.fence
         assert Applied.REFUSED == scene.apply(succeeds(first))
 
-    def test_a_batch_of_ends_moves_each_job_once(self, scene: Scene) -> None:
+    def test_counts_match_after_many_ends_in_one_call(self, scene: Scene) -> None:
         """After ends of several kinds the counts match the jobs, even if one got a child after its claim.
 
         If this fails: some writes of a batch are repeated, and counts stay wrong forever; or continuations
@@ -670,7 +672,7 @@ class ExchangeDuty(StorageFixtures):
         assert {State.SUCCEEDED: 2, State.FAILED: 1, State.AWAITING: 1} == scene.by_state()
         assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
 
-    def test_an_exchange_may_only_settle_or_only_claim(self, scene: Scene) -> None:
+    def test_exchange_can_only_settle_or_only_claim(self, scene: Scene) -> None:
         """An exchange without ends claims, and an exchange with a limit of zero settles.
 
         If this fails: a full server cannot settle, or an idle one cannot claim.
@@ -688,7 +690,7 @@ class ExchangeDuty(StorageFixtures):
             settles.results, settles.claim.jobs, settles.claim.is_session_lost,
         )  # fmt: skip
 
-    def test_a_dead_session_settles_nothing_and_learns_of_its_death(self, scene: Scene) -> None:
+    def test_exchange_of_an_ended_session_reports_it_as_lost(self, scene: Scene) -> None:
         """An exchange of an ended session refuses its ends, claims nothing and reports the session as lost.
 
         If this fails: a server whose session was ended continues to work.
@@ -719,7 +721,7 @@ class TailDuty(StorageFixtures):
 
     verbs = "apply end_session"
 
-    def test_a_delete_while_running_leaves_a_tail(self, scene: Scene) -> None:
+    def test_delete_of_a_running_job_leaves_a_tail(self, scene: Scene) -> None:
         """A running job is deleted immediately; its session and fence stay, and it is shown as stopping.
 
         If this fails: nothing shows that a deleted job still runs somewhere.
@@ -732,7 +734,7 @@ class TailDuty(StorageFixtures):
         )  # fmt: skip
         assert record.ended_at is not None
 
-    def test_a_delete_while_running_tells_of_the_run(self, scene: Scene) -> None:
+    def test_history_of_a_deleted_running_job_has_its_attempt(self, scene: Scene) -> None:
         """The history entry of the delete of a running job has its attempt, claim, start and server.
 
         If this fails: people cannot see that a cancelled job ran, since when and where.
@@ -749,7 +751,7 @@ class TailDuty(StorageFixtures):
             State.DELETED, at, "deleted by ada", 1, running.job.claimed_at, started_at, running.holder.server
         ) == scene.last_entry(running.id)  # fmt: skip
 
-    def test_the_holder_learns_of_the_delete(self, scene: Scene) -> None:
+    def test_reconcile_returns_a_deleted_job_to_its_holder(self, scene: Scene) -> None:
         """`reconcile` returns a deleted job as lost if its holder names the job, and otherwise as unknown.
 
         An unknown job can be handed back.
@@ -768,7 +770,7 @@ class TailDuty(StorageFixtures):
         assert not scene.record(running.id).is_stopping
 
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-    def test_the_holders_end_is_refused_and_clears_the_tail(
+    def test_end_by_the_holder_is_refused_and_removes_the_tail(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
         """Any end by the holder is refused, writes nothing, and removes the tail.
@@ -792,7 +794,7 @@ class TailDuty(StorageFixtures):
         assert Applied.REFUSED == result
         assert history == scene.history(running.id)
 
-    def test_only_the_holder_clears_its_tail(self, scene: Scene) -> None:
+    def test_only_the_holder_can_remove_its_tail(self, scene: Scene) -> None:
         """The end of an earlier claim, or by another session, does not remove the tail.
 
         If this fails: a job runs twice, because a stale end was treated as that of the holder.
@@ -808,7 +810,7 @@ class TailDuty(StorageFixtures):
         assert [Applied.REFUSED, Applied.REFUSED] == results
         assert scene.record(fresh.id).is_stopping
 
-    def test_a_requeue_under_a_tail_waits_for_it(self, scene: Scene) -> None:
+    def test_requeued_job_with_a_tail_is_not_claimed(self, scene: Scene) -> None:
         """A job that was deleted and requeued while it runs is enqueued, but cannot be claimed.
 
         If this fails: after a delete and a requeue two runs of the job overlap.
@@ -823,7 +825,7 @@ class TailDuty(StorageFixtures):
         assert [] == scene.claim(running.holder, queues=None)
 
     @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-    def test_a_requeue_is_claimable_when_the_holder_lets_go(
+    def test_requeued_job_is_claimed_after_the_end_of_its_tail(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
         """Any end by the holder is refused; after that the job can be claimed, with a new fence.
@@ -842,7 +844,7 @@ class TailDuty(StorageFixtures):
         assert job.fence > running.job.fence
 
     @pytest.mark.parametrize("is_orphan", [False, True], ids=["ended", "expired"])
-    def test_the_end_of_a_session_clears_its_tails(self, scene: Scene, is_orphan: bool) -> None:
+    def test_end_of_a_session_removes_its_tails(self, scene: Scene, is_orphan: bool) -> None:
         """The end of a session removes its tails without crash or history; requeued jobs can be claimed.
 
         If this fails: a requeued job waits for a holder that has died, or for a host that was lost.
@@ -860,7 +862,7 @@ class TailDuty(StorageFixtures):
         assert histories == [scene.history(run.id) for run in (deleted, requeued)]
         assert _is_claimable(scene, requeued.id)
 
-    def test_a_job_deleted_twice_under_a_tail_keeps_it(self, scene: Scene) -> None:
+    def test_second_delete_keeps_the_tail(self, scene: Scene) -> None:
         """After a delete, a requeue and a second delete, the tail stays until the holder ends its run.
 
         If this fails: the second delete forgets the run that has not stopped yet.
@@ -876,7 +878,7 @@ class TailDuty(StorageFixtures):
         scene.apply(succeeds(running))
         assert _is_claimable(scene, running.id)
 
-    def test_a_job_under_a_tail_counts_by_its_state(self, scene: Scene) -> None:
+    def test_job_with_a_tail_is_counted_by_its_state(self, scene: Scene) -> None:
         """Counts have the seven states; a job with a tail counts by its state.
 
         If this fails: counts and lists differ while a job is stopping.

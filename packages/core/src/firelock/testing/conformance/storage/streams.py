@@ -16,7 +16,7 @@ class StreamDuty(StorageFixtures):
 
     verbs = "append_stream read_stream"
 
-    def test_a_stream_is_read_as_it_was_emitted(self, flow: FlowScene) -> None:
+    def test_stream_is_read_as_it_was_emitted(self, flow: FlowScene) -> None:
         """Chunks are returned in order of offset, after the given offset, and at most `limit`.
 
         If this fails: a page that continues reading after a reload misses words, or shows them twice.
@@ -36,7 +36,7 @@ class StreamDuty(StorageFixtures):
         assert [] == read(running.id, "out", after=expected[-1].offset)
         assert {fence} == {chunk.run for chunk in expected}
 
-    def test_streams_are_apart(self, flow: FlowScene) -> None:
+    def test_streams_of_a_job_are_separate(self, flow: FlowScene) -> None:
         """Two streams of a job, and the streams of two jobs, are independent.
 
         If this fails: one user reads what a model has written for another.
@@ -58,7 +58,7 @@ class StreamDuty(StorageFixtures):
         assert [] == flow.storage.read_stream(one.id, "unknown")
         assert [] == flow.storage.read_stream(flow.new_id(), "out")
 
-    def test_a_repeat_is_stored_once(self, flow: FlowScene) -> None:
+    def test_repeated_chunks_are_stored_once(self, flow: FlowScene) -> None:
         """Chunks that are sent again, for example after a lost reply, do not change the stored ones.
 
         If this fails: a reader sees a sentence twice, or changed.
@@ -71,7 +71,7 @@ class StreamDuty(StorageFixtures):
         assert ["a", "b", "c"] == [chunk.data for chunk in flow.storage.read_stream(running.id, "out")]
         assert 3 == size
 
-    def test_the_size_of_the_largest_stream_is_told(self, flow: FlowScene) -> None:
+    def test_append_stream_returns_the_size_of_the_largest_stream(self, flow: FlowScene) -> None:
         """`append_stream` returns the stored bytes, as UTF-8, of the largest of the named streams.
 
         If this fails: a job writes without end, or is stopped too early.
@@ -89,7 +89,7 @@ class StreamDuty(StorageFixtures):
         assert (202, 1, 205) == (first, small, both)
 
     @pytest.mark.parametrize("how", ["stale", "stranger", "ended", "deleted", "unknown"])
-    def test_only_the_present_run_emits(self, flow: FlowScene, how: str) -> None:
+    def test_old_run_cannot_append_to_a_stream(self, flow: FlowScene, how: str) -> None:
         """A run that no longer holds its job stores no chunks; the result is None.
 
         If this fails: two runs write into one stream, and a reader sees both.
@@ -113,7 +113,7 @@ class StreamDuty(StorageFixtures):
         assert None is flow.append(old, "out", "b", first=1)
         assert ["a"] == [chunk.data for chunk in flow.storage.read_stream(running.id, "out")]
 
-    def test_a_later_run_begins_anew(self, flow: FlowScene) -> None:
+    def test_chunks_of_a_later_run_follow_earlier_ones(self, flow: FlowScene) -> None:
         """The chunks of a later run come after those of all earlier runs, and identify their run.
 
         If this fails: a reader cannot distinguish a repeated beginning from a continuation.
@@ -129,7 +129,7 @@ class StreamDuty(StorageFixtures):
         assert ["a", "b", "A"] == [chunk.data for chunk in chunks]
         assert [running.job.fence] * 2 + [again.job.fence] == [chunk.run for chunk in chunks]
 
-    def test_a_stream_outlives_the_run_and_goes_with_the_job(self, flow: FlowScene) -> None:
+    def test_stream_is_kept_until_its_job_is_pruned(self, flow: FlowScene) -> None:
         """A stream can be read after its job has ended, until the job is pruned.
 
         If this fails: an answer is deleted when it is complete, or kept forever.

@@ -31,7 +31,7 @@ class TextDuty(StorageFixtures):
     """Tests of the values that all verbs store and return."""
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
-    def test_odd_text_comes_back_from_a_job(self, scene: Scene, text: str) -> None:
+    def test_unusual_strings_of_a_job_are_returned_exactly(self, scene: Scene, text: str) -> None:
         """Task, arguments, tags, meta, reason, result and error are plain strings, whatever they contain.
 
         If this fails: a value is interpolated into a statement, trimmed, folded or interpreted as a pattern.
@@ -50,7 +50,7 @@ class TextDuty(StorageFixtures):
         assert text == scene.history(job_id)[0].reason
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
-    def test_odd_text_is_found_exactly(self, scene: Scene, text: str) -> None:
+    def test_filters_match_unusual_strings_exactly(self, scene: Scene, text: str) -> None:
         """A filter compares exactly, without patterns, case folding or trimming.
 
         If this fails: % or _ acts as a wildcard, or the store's collation treats two strings as equal.
@@ -70,7 +70,7 @@ class TextDuty(StorageFixtures):
             assert [wanted] == scene.found(where), where
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
-    def test_odd_text_names_one_small_thing(self, scene: Scene, text: str) -> None:
+    def test_unusual_names_identify_one_record_or_lock(self, scene: Scene, text: str) -> None:
         """Records, recurring jobs and locks are distinguished by the exact string of their name.
 
         If this fails: two names share one record, or a name is truncated or escaped when it is returned.
@@ -92,7 +92,7 @@ class TextDuty(StorageFixtures):
         assert sorted(names[1:]) == [record.key for record in storage.list_records("kind")]
 
     @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
-    def test_the_longest_names_are_told_apart(self, scene: Scene, character: str) -> None:
+    def test_longest_names_are_distinguished(self, scene: Scene, character: str) -> None:
         """Recurring ids, locks and record keys of 200 characters, and tags of 100, are stored whole.
 
         If this fails: a column or an index counts bytes. Long names are refused, truncated or confused with
@@ -115,7 +115,7 @@ class TextDuty(StorageFixtures):
             for where in (JobFilter(tag=of_job[-1]), JobFilter(recurring_id=name)):
                 assert [job_id] == scene.found(where)
 
-    def test_a_long_name_is_deleted_alone(self, scene: Scene) -> None:
+    def test_record_with_a_long_key_is_deleted_alone(self, scene: Scene) -> None:
         """If keys share 199 characters, a replace or delete of one record leaves the others unchanged.
 
         If this fails: the store shortens or hashes long keys, so a delete also removes other records.
@@ -135,7 +135,7 @@ class TextDuty(StorageFixtures):
             assert expected[rest : rest + 1] == [(record.key, record.value) for record in page]
         assert storage.get_record("kind", deleted) is None
 
-    def test_arguments_keep_their_exact_text(self, scene: Scene) -> None:
+    def test_arguments_are_returned_byte_for_byte(self, scene: Scene) -> None:
         """Arguments are returned byte for byte, with the same order of keys and spelling of numbers.
 
         If this fails: the store parses the JSON, and changes the string that a serializer wrote.
@@ -146,7 +146,7 @@ class TextDuty(StorageFixtures):
 
         scene.check(job_id, arguments=arguments, serializer="odd-json.2")
 
-    def test_large_values_are_kept_whole(self, scene: Scene) -> None:
+    def test_large_values_are_returned_completely(self, scene: Scene) -> None:
         """Arguments of 32 KiB, a result of 256 KiB and a traceback of 64 KiB are returned completely.
 
         If this fails: a column or value is truncated at a limit of the store.
@@ -168,7 +168,7 @@ class TextDuty(StorageFixtures):
         )
         assert [error] == [attempt.error for attempt in scene.errors(failed.id)]
 
-    def test_a_result_of_null_is_not_the_absence_of_one(self, scene: Scene) -> None:
+    def test_null_result_differs_from_no_result(self, scene: Scene) -> None:
         """The string `null`, the empty JSON string and None are three different results.
 
         If this fails: the result of a task that returned None is shown as one that was not kept.
@@ -183,7 +183,7 @@ class TextDuty(StorageFixtures):
         assert ["null", '""', None] == kept
 
     @pytest.mark.parametrize("priority", [-100, -1, 0, 1, 100])
-    def test_the_bounds_of_priority_are_stored(self, scene: Scene, priority: int) -> None:
+    def test_every_priority_is_stored_exactly(self, scene: Scene, priority: int) -> None:
         """Every priority from −100 to 100 is returned unchanged.
 
         If this fails: a column is unsigned or too narrow.
@@ -193,7 +193,7 @@ class TextDuty(StorageFixtures):
         assert priority == scene.record(job_id).priority
         assert [priority] == [job.priority for job in scene.claim(scene.begin())]
 
-    def test_instants_are_exact_to_the_micro(self, scene: Scene) -> None:
+    def test_times_are_stored_to_the_microsecond(self, scene: Scene) -> None:
         """Times from 1970 to the year 9999 are returned exactly.
 
         If this fails: times are converted to floats or to a time type of the store.
@@ -214,7 +214,7 @@ class TextDuty(StorageFixtures):
         ]
 
     @pytest.mark.parametrize("seconds", [0.1, 1 / 3, 86_400.0, 1e-6, None])
-    def test_a_timeout_keeps_its_exact_value(self, scene: Scene, seconds: float | None) -> None:
+    def test_timeout_is_stored_exactly(self, scene: Scene, seconds: float | None) -> None:
         """A job's timeout is stored as a double-precision float.
 
         If this fails: timeouts are rounded, or no timeout is stored as zero.
@@ -224,7 +224,7 @@ class TextDuty(StorageFixtures):
         assert seconds == scene.record(job_id).timeout_seconds
         assert [seconds] == [job.timeout_seconds for job in scene.claim(scene.begin())]
 
-    def test_a_queue_may_have_every_character_of_its_alphabet(self, scene: Scene) -> None:
+    def test_queue_names_may_have_every_allowed_character(self, scene: Scene) -> None:
         """Queue names of one to 64 characters from a–z, 0–9, `_`, `.` and `-` are distinguished.
 
         If this fails: the name of a queue is truncated, or interpreted as a pattern or path.

@@ -33,7 +33,7 @@ class TurnDuty(StorageFixtures):
     verbs = "turns"
     needs = Feature.LIMITS
 
-    def test_a_lane_is_in_order_of_priority_then_age(self, scene: Scene) -> None:
+    def test_lane_is_ordered_by_priority_then_age(self, scene: Scene) -> None:
         """Within a lane, higher priorities come first, and equal ones are in the order of enqueueing.
 
         If this fails: limits break priorities, or the order among equal jobs.
@@ -50,7 +50,7 @@ class TurnDuty(StorageFixtures):
         assert [ids[place] for place in (2, 6, 5, 0, 3, 1, 4)] == claimed
 
     @pytest.mark.parametrize("end", ["retries", "snoozes"])
-    def test_a_job_that_is_tried_again_goes_to_the_end(self, scene: Scene, end: str) -> None:
+    def test_retried_job_goes_to_the_end_of_its_lane(self, scene: Scene, end: str) -> None:
         """A job enqueued again by a retry or a snooze comes after the other jobs of its priority.
 
         If this fails: a job that always fails is always before all others of its key.
@@ -73,7 +73,7 @@ class TurnDuty(StorageFixtures):
         assert ids * 2 == claimed
 
     @pytest.mark.parametrize("how", ["hand-back", "crash", "end of its session"])
-    def test_a_job_that_comes_back_keeps_its_place(self, scene: Scene, how: str) -> None:
+    def test_returned_job_keeps_its_place_in_its_lane(self, scene: Scene, how: str) -> None:
         """A job that is handed back, or taken from an ended session, keeps its place.
 
         If this fails: every restart of a server moves the oldest jobs to the end.
@@ -109,7 +109,7 @@ class TurnDuty(StorageFixtures):
         assert all(max(one.values()) - min(one.values(), default=0) <= 1 for one in claims if limit <= 5)
         assert [4] * 4 == [total[f"kit/t:{tenant}"] for tenant in range(4)] or limit * times > 20
 
-    def test_no_open_lane_is_two_behind_in_a_claim(self, scene: Scene) -> None:
+    def test_lanes_differ_by_at_most_one_job_in_a_claim(self, scene: Scene) -> None:
         """Within a claim, lanes with work differ by at most one job; the rest of a short lane goes to others.
 
         If this fails: one tenant gets all of a large claim.
@@ -122,7 +122,7 @@ class TurnDuty(StorageFixtures):
         assert (20, 1, 2) == (got.total(), got["kit/t:1"], got["kit/t:3"])
         assert {5, 6} == {got[f"kit/t:{tenant}"] for tenant in (0, 2, 4)}
 
-    def test_lanes_that_share_a_key_take_turns_in_a_claim(self, scene: Scene) -> None:
+    def test_lanes_with_a_shared_key_take_turns_in_a_claim(self, scene: Scene) -> None:
         """Within a claim, open lanes that share a key also differ by at most one job.
 
         If this fails: lanes take turns only if every job has a single key.
@@ -140,7 +140,7 @@ class TurnDuty(StorageFixtures):
         assert {3, 4} == {lanes[f"{A}+{Y}"], lanes[A]}
 
     @pytest.mark.parametrize("lanes", [5, 300])
-    def test_every_lane_gets_its_turn(self, scene: Scene, lanes: int) -> None:
+    def test_every_lane_is_served_before_any_lane_twice(self, scene: Scene, lanes: int) -> None:
         """With any number of lanes and any size of claims, each lane is served once before any twice.
 
         If this fails: keys late in the alphabet never run.
@@ -157,7 +157,7 @@ class TurnDuty(StorageFixtures):
         assert {1} <= set(keys_held(claimed[:lanes]).values()) <= {1, 2}
         assert lanes - len(keys_held(claimed)) <= lanes // 8
 
-    def test_a_lane_that_came_late_gets_its_turn(self, scene: Scene) -> None:
+    def test_new_lane_is_served_within_one_round(self, scene: Scene) -> None:
         """A new lane is served within one round, wherever it is in the order of lanes.
 
         If this fails: a walk over the lanes that never starts again starves lanes that were added before its
@@ -173,7 +173,7 @@ class TurnDuty(StorageFixtures):
             claimed = [job_id for _ in range(6) for job_id in scene.claim_ids(holder, 1)]
             assert new in claimed
 
-    def test_an_open_lane_is_found_behind_many_that_are_shut(self, scene: Scene) -> None:
+    def test_open_lane_is_found_among_many_closed_lanes(self, scene: Scene) -> None:
         """An open lane is found within one claim per 256 lanes and one more claim.
 
         A claim that did not examine all lanes returns the current time as `look_again_at`.
@@ -196,7 +196,7 @@ class TurnDuty(StorageFixtures):
         told = [scene.storage.claim(scene.request(holder, 5)).look_again_at for _ in range(600 // _WALK + 2)]
         assert None in told, "a server that has looked at all lanes in vain goes on looking"
 
-    def test_who_ends_jobs_of_a_lane_gets_no_more_turns(self, scene: Scene) -> None:
+    def test_exchange_claims_from_the_lane_whose_turn_it_is(self, scene: Scene) -> None:
         """A server that ends a job of a lane claims its next job from the lane whose turn it is.
 
         If this fails: a busy key keeps a worker for itself, and the others starve.
@@ -234,7 +234,7 @@ class TurnDuty(StorageFixtures):
 
         assert expected == (got[""], got.total() - got[""])
 
-    def test_claims_of_one_serve_both_kinds(self, scene: Scene) -> None:
+    def test_claims_of_one_job_serve_both_kinds(self, scene: Scene) -> None:
         """A server with one worker runs jobs with keys and jobs without.
 
         If this fails: on a small server one kind starves the other.
@@ -247,7 +247,7 @@ class TurnDuty(StorageFixtures):
 
         assert (12, True) == (got.total(), min(got[""], got[A]) >= 3)
 
-    def test_shut_lanes_leave_all_to_jobs_without_keys(self, scene: Scene) -> None:
+    def test_jobs_without_keys_get_the_share_of_closed_lanes(self, scene: Scene) -> None:
         """In the same claim, jobs without keys get the share of lanes that are shut.
 
         If this fails: servers stay half empty while a key is full.
@@ -261,7 +261,7 @@ class TurnDuty(StorageFixtures):
 
         assert [{"": 7, A: 1}, {"": 8}] == got
 
-    def test_a_short_lane_is_charged_for_what_it_gave(self, scene: Scene) -> None:
+    def test_short_lane_uses_capacity_only_for_its_jobs(self, scene: Scene) -> None:
         """A lane with fewer jobs than may start uses slots and rate units only for the jobs that it has.
 
         If this fails: unused capacity counts as used, and a limit shrinks.
@@ -278,7 +278,7 @@ class TurnDuty(StorageFixtures):
         assert {A: 1, X: 6} == first
         assert {A: 4} == keys_held(scene.claim(holder))
 
-    def test_queues_are_served_in_their_order_lanes_too(self, scene: Scene) -> None:
+    def test_lanes_of_earlier_queues_are_served_first(self, scene: Scene) -> None:
         """Lanes of a later queue are used only if earlier queues have no job that can start.
 
         If this fails: strict priority among queues does not hold for jobs with limits.

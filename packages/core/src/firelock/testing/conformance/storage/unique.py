@@ -85,7 +85,7 @@ class UniqueDuty(StorageFixtures):
     verbs = "find_unique"
     needs = Feature.UNIQUE
 
-    def test_a_duplicate_is_answered_by_the_job_that_has_the_key(self, scene: Scene) -> None:
+    def test_duplicate_call_returns_the_holder_of_the_key(self, scene: Scene) -> None:
         """A call whose key is taken stores nothing, and returns the id of the job that has the key.
 
         If this fails: an index is rebuilt as often as a rebuild is requested.
@@ -100,7 +100,7 @@ class UniqueDuty(StorageFixtures):
         assert {State.ENQUEUED: 1} == scene.by_state()
         assert [job_id] == scene.claim_ids()
 
-    def test_each_key_is_taken_by_itself(self, scene: Scene) -> None:
+    def test_different_unique_keys_are_independent(self, scene: Scene) -> None:
         """Two keys are the same only if their strings are equal, and jobs without a key have none.
 
         If this fails: one customer's job is treated as a duplicate of another's.
@@ -118,7 +118,7 @@ class UniqueDuty(StorageFixtures):
 
     @pytest.mark.parametrize("until", [_ENDED, _SUCCEEDED])
     @pytest.mark.parametrize("state", ["awaiting", "scheduled", "enqueued", "running", "retrying", "snoozed"])
-    def test_a_living_job_has_its_key(self, scene: Scene, until: Until, state: str) -> None:
+    def test_unfinished_job_has_its_unique_key(self, scene: Scene, until: Until, state: str) -> None:
         """A job has its key while it waits for anything, and while it runs.
 
         If this fails: the same work is done twice at the same time, or again after a retry.
@@ -150,7 +150,7 @@ class UniqueDuty(StorageFixtures):
             (_SUCCEEDED, "gives up", True), (_SUCCEEDED, "deleted", True), (_STARTED, "deleted", True),
         ],
     )  # fmt: skip
-    def test_an_end_frees_the_key(self, scene: Scene, until: Until, end: str, is_free: bool) -> None:
+    def test_end_of_a_job_frees_its_key(self, scene: Scene, until: Until, end: str, is_free: bool) -> None:
         """A key is free when its job has ended; a key taken until success stays taken after a failure.
 
         If this fails: a key is taken forever, or failed work is done again although it must not be.
@@ -167,7 +167,7 @@ class UniqueDuty(StorageFixtures):
 
         assert (None if is_free else job_id) == _call(scene, use)
 
-    def test_a_deleted_failure_frees_the_key(self, scene: Scene) -> None:
+    def test_delete_of_a_failed_job_frees_its_key(self, scene: Scene) -> None:
         """A failed job that keeps its key until success frees the key when it is deleted.
 
         If this fails: a failure blocks its key forever.
@@ -182,7 +182,7 @@ class UniqueDuty(StorageFixtures):
 
     @pytest.mark.parametrize("is_delayed", [False, True])
     @pytest.mark.parametrize("how", ["pruned", "cleared"])
-    def test_what_is_gone_has_no_key(self, scene: Scene, how: str, is_delayed: bool) -> None:
+    def test_pruned_job_has_no_key(self, scene: Scene, how: str, is_delayed: bool) -> None:
         """A job that was pruned or cleared has no key, not even one that it kept after its failure.
 
         If this fails: a key is taken by a job that cannot be found.
@@ -201,7 +201,7 @@ class UniqueDuty(StorageFixtures):
 
     # ---- keys until the start ----------------------------------------------------------------------------
 
-    def test_a_start_frees_a_key_taken_until_then(self, scene: Scene) -> None:
+    def test_key_taken_until_the_start_is_free_after_the_claim(self, scene: Scene) -> None:
         """A key taken until its job starts is free after the claim, and a retry does not take it again.
 
         If this fails: a change that arrives while an index is rebuilt is never included.
@@ -222,7 +222,7 @@ class UniqueDuty(StorageFixtures):
     @pytest.mark.parametrize(
         ("how", "is_free"), [("hand-back", False), ("not started", False), ("crash", True), ("retry", True)]
     )
-    def test_only_a_real_start_frees_the_key(
+    def test_claim_without_a_start_does_not_free_the_key(
         self, scene: Scene, how: str, is_free: bool, is_delayed: bool
     ) -> None:
         """A job claimed but never started has its key again; a job that started and crashed does not.
@@ -245,7 +245,7 @@ class UniqueDuty(StorageFixtures):
 
         assert (None if is_free else job_id) == _call(scene, use, **(_DELAYED if is_delayed else {}))
 
-    def test_a_job_handed_back_leaves_a_key_that_another_took(self, scene: Scene) -> None:
+    def test_handed_back_job_does_not_get_a_taken_key(self, scene: Scene) -> None:
         """If another job took the key in the meantime, a job that is handed back does not get it again.
 
         If this fails: two jobs have one key, or the later call is lost.
@@ -258,7 +258,7 @@ class UniqueDuty(StorageFixtures):
 
         assert second == _call(scene, use)
 
-    def test_a_requeued_job_has_the_key_until_it_starts_again(self, scene: Scene) -> None:
+    def test_requeued_job_has_its_key_until_its_next_claim(self, scene: Scene) -> None:
         """A job that ran and was requeued has the key until its next claim.
 
         If this fails: a requeued job and a new one wait at the same time.
@@ -278,7 +278,7 @@ class UniqueDuty(StorageFixtures):
 
     @pytest.mark.parametrize("end", ["succeeds", "deleted", "pruned", "runs"])
     @pytest.mark.parametrize("until", [_ENDED, _STARTED])
-    def test_a_key_is_taken_for_a_time_at_least(self, scene: Scene, end: str, until: Until) -> None:
+    def test_key_stays_taken_for_its_minimum_time(self, scene: Scene, end: str, until: Until) -> None:
         """A key taken for a time is taken that long from the call, even if its job ends or is pruned earlier.
 
         After that time only the state of its job counts.
@@ -305,7 +305,7 @@ class UniqueDuty(StorageFixtures):
         assert (job_id, job_id) == (early, still)
         assert later == (job_id if end == "runs" and until is _ENDED else None)
 
-    def test_the_time_does_not_slide(self, scene: Scene) -> None:
+    def test_duplicate_call_does_not_extend_the_minimum_time(self, scene: Scene) -> None:
         """A duplicate call does not extend the time for which the key is taken.
 
         If this fails: work that is requested often enough is never done again.
@@ -324,7 +324,7 @@ class UniqueDuty(StorageFixtures):
     # ---- arguments of the last call ------------------------------------------------------------------------
 
     @pytest.mark.parametrize("state", [State.ENQUEUED, State.SCHEDULED, State.AWAITING])
-    def test_the_last_call_replaces_what_has_not_started(self, scene: Scene, state: State) -> None:
+    def test_last_call_replaces_a_job_that_has_not_started(self, scene: Scene, state: State) -> None:
         """The last call replaces only arguments, tags, priority and limits of the waiting job.
 
         If this fails: a job runs with outdated arguments, or in the wrong place.
@@ -349,7 +349,7 @@ class UniqueDuty(StorageFixtures):
             before, arguments="[2]", tags=("two", "b"), priority=7, admission_json=last.admission_json
         ) == scene.record(first.id)  # fmt: skip
 
-    def test_a_replaced_job_runs_as_it_is_now(self, scene: Scene) -> None:
+    def test_replaced_job_waits_in_its_new_lane_and_place(self, scene: Scene) -> None:
         """A job whose limits and priority were replaced waits in the lane, and at the place, of the new ones.
 
         If this fails: a job is found in its old place, or not at all.
@@ -371,7 +371,7 @@ class UniqueDuty(StorageFixtures):
         )  # fmt: skip
         assert [other] == scene.claim_ids(holder)
 
-    def test_duplicate_calls_are_one_entry_with_a_count(self, scene: Scene) -> None:
+    def test_duplicate_calls_are_merged_into_one_history_entry(self, scene: Scene) -> None:
         """All calls that change the waiting job share one entry of its history, which counts them.
 
         If this fails: people cannot see that calls were merged, or the calls fill the history.
@@ -391,7 +391,7 @@ class UniqueDuty(StorageFixtures):
         assert list(range(1, 13)) == counts
         assert State.ENQUEUED is scene.last_entry(job_id).state
 
-    def test_the_first_call_stays_unless_the_last_is_wanted(self, scene: Scene) -> None:
+    def test_duplicate_changes_nothing_without_keeps_last(self, scene: Scene) -> None:
         """Without `keeps_last` a duplicate changes neither the job that has the key nor its history.
 
         If this fails: a job runs with the arguments of a call that was reported as a duplicate.
@@ -404,7 +404,7 @@ class UniqueDuty(StorageFixtures):
         assert before == _all_records(scene, job_id)
 
     @pytest.mark.parametrize("how", ["claimed", "taken for a time"])
-    def test_what_was_claimed_is_not_replaced(self, scene: Scene, how: str) -> None:
+    def test_claimed_job_is_not_replaced(self, scene: Scene, how: str) -> None:
         """A job that runs or ran keeps its arguments, even if its key is still taken.
 
         If this fails: a retry runs with the arguments of another call.
@@ -419,7 +419,7 @@ class UniqueDuty(StorageFixtures):
         assert job_id == _call(scene, use, arguments="[2]")
         assert before == scene.record(job_id)
 
-    def test_a_job_handed_back_takes_the_last_call(self, scene: Scene) -> None:
+    def test_handed_back_job_gets_the_arguments_of_the_last_call(self, scene: Scene) -> None:
         """A job that was handed back before it started has its key, and gets the last call's arguments.
 
         If this fails: a call is reported as a duplicate, and its arguments are lost.
@@ -433,7 +433,7 @@ class UniqueDuty(StorageFixtures):
 
     # ---- debounced jobs ----------------------------------------------------------------------------------
 
-    def test_a_debounced_job_waits_until_calls_have_stopped(self, scene: Scene) -> None:
+    def test_debounced_job_waits_until_calls_have_stopped(self, scene: Scene) -> None:
         """Each call sets the due time to its `wait` from now, and the last call's arguments are used.
 
         If this fails: a document is saved while its author types, or without the last changes.
@@ -456,7 +456,7 @@ class UniqueDuty(StorageFixtures):
         (claimed,) = scene.claim(scene.begin())
         assert (job_id, "[3]") == (claimed.id, claimed.arguments)
 
-    def test_a_debounced_job_waits_no_longer_than_it_may(self, scene: Scene) -> None:
+    def test_debounced_job_waits_at_most_max_wait(self, scene: Scene) -> None:
         """However often it is called, a debounced job is due at most `max_wait` after the first call.
 
         If this fails: nothing is saved while the author of a document types.
@@ -476,7 +476,7 @@ class UniqueDuty(StorageFixtures):
         scene.advance(1_500)
         assert 1 == scene.promote().promoted
 
-    def test_a_throttled_call_waits_as_it_was(self, scene: Scene) -> None:
+    def test_throttled_calls_do_not_change_the_due_time(self, scene: Scene) -> None:
         """If `max_wait` equals `wait`, later calls do not change the due time, but their arguments are used.
 
         If this fails: throttling delays work that must be done on time.
@@ -490,7 +490,7 @@ class UniqueDuty(StorageFixtures):
 
         scene.check(job_id, due_at=due_at, arguments="[1]")
 
-    def test_a_debounced_job_may_keep_its_first_arguments(self, scene: Scene) -> None:
+    def test_debounced_job_keeps_its_first_arguments_without_keeps_last(self, scene: Scene) -> None:
         """Without `keeps_last`, a call delays the job and changes nothing else of it.
 
         If this fails: the arguments of a later call are used although those of the first were wanted.
@@ -507,7 +507,7 @@ class UniqueDuty(StorageFixtures):
         assert before == attrs.evolve(after, due_at=before.due_at)
 
     @pytest.mark.parametrize("how", ["promoted", "claimed", "retrying", "deleted", "handed back"])
-    def test_a_call_after_the_wait_is_a_new_job(self, scene: Scene, how: str) -> None:
+    def test_call_after_the_debounced_wait_is_a_new_job(self, scene: Scene, how: str) -> None:
         """A call after a debounced job was enqueued, or deleted, is a new job, whatever happens to the first.
 
         If this fails: the last change is reported as a duplicate of a job that has begun without it.
@@ -530,7 +530,7 @@ class UniqueDuty(StorageFixtures):
         assert _call(scene, use, arguments="[1]") is None
         assert before == scene.record(job_id)
 
-    def test_a_debounced_job_that_is_moved_wakes_in_time(self, scene: Scene) -> None:
+    def test_next_due_time_follows_a_delayed_debounced_job(self, scene: Scene) -> None:
         """After a call, the next due time is that of the delayed job.
 
         If this fails: servers wake for nothing, or too late.
@@ -548,7 +548,7 @@ class UniqueDuty(StorageFixtures):
 
     # ---- refused calls -----------------------------------------------------------------------------------
 
-    def test_a_call_that_is_to_be_refused_is(self, scene: Scene) -> None:
+    def test_duplicate_with_raises_raises_duplicate_job(self, scene: Scene) -> None:
         """With `raises`, a duplicate raises `DuplicateJob` with the job's id; nothing of its batch is stored.
 
         If this fails: a caller does not get the error that it requested, or half of a batch is stored.
@@ -567,7 +567,7 @@ class UniqueDuty(StorageFixtures):
         assert _call(scene, L) is None
 
     @pytest.mark.parametrize("keeps_last", [True, False])
-    def test_a_refused_batch_changes_no_other_job(self, scene: Scene, keeps_last: bool) -> None:
+    def test_refused_insert_of_several_calls_changes_no_job(self, scene: Scene, keeps_last: bool) -> None:
         """If one call of a batch is refused, the batch changes no other job.
 
         If this fails: a failed call has replaced the arguments of a job, or delayed it.
@@ -582,7 +582,7 @@ class UniqueDuty(StorageFixtures):
         assert before == _all_records(scene, *holders)
 
     @pytest.mark.parametrize("until", [_ENDED, _SUCCEEDED])
-    def test_a_tail_refuses_a_call(self, scene: Scene, until: Until) -> None:
+    def test_call_is_refused_while_a_deleted_job_has_a_tail(self, scene: Scene, until: Until) -> None:
         """If the job with the key was deleted and still runs, a call is refused; later it is stored.
 
         If this fails: a call is a duplicate of a job that will not run, or its job and the deleted one run at
@@ -603,7 +603,7 @@ class UniqueDuty(StorageFixtures):
 
     # ---- batches and repeated inserts ----------------------------------------------------------------------
 
-    def test_a_batch_counts_as_one_call_after_another(self, scene: Scene) -> None:
+    def test_calls_of_one_insert_are_processed_in_order(self, scene: Scene) -> None:
         """Of several calls of a batch with the same key, the first gets it, and the others are duplicates.
 
         If this fails: a batch of calls stores jobs that single calls would not store.
@@ -619,7 +619,7 @@ class UniqueDuty(StorageFixtures):
             record is not None for record in scene.storage.get([job.id for job in jobs])
         ]
 
-    def test_the_last_of_a_batch_replaces_the_first(self, scene: Scene) -> None:
+    def test_last_call_of_one_insert_replaces_the_first(self, scene: Scene) -> None:
         """With `keeps_last`, the stored job has the arguments of the last call of the batch.
 
         If this fails: a batch of calls runs with other arguments than single calls would.
@@ -633,7 +633,7 @@ class UniqueDuty(StorageFixtures):
         assert [jobs[0].id] == scene.claim_ids()
 
     @pytest.mark.parametrize("is_last", [True, False])
-    def test_a_repeat_of_what_was_stored_is_not_judged(self, scene: Scene, is_last: bool) -> None:
+    def test_repeated_insert_of_a_stored_id_ignores_its_key(self, scene: Scene, is_last: bool) -> None:
         """A repeated insert of a stored id returns False and changes nothing, whichever job has the key.
 
         If this fails: after a lost reply a job is a duplicate of itself, or later changes are undone.
@@ -659,7 +659,7 @@ class UniqueDuty(StorageFixtures):
         assert not isinstance(late.is_new[0], Duplicate)
         assert before == _all_records(scene, job.id, other)
 
-    def test_a_refused_insert_takes_no_key(self, scene: Scene) -> None:
+    def test_refused_insert_does_not_take_its_key(self, scene: Scene) -> None:
         """A job that is not stored because its parent is unknown does not take its key.
 
         If this fails: a key is taken by a job that was never stored.
@@ -674,7 +674,7 @@ class UniqueDuty(StorageFixtures):
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
-    def test_a_key_follows_the_callers_transaction(
+    def test_unique_key_is_taken_when_the_transaction_commits(
         self, scene: Scene, open_transaction: object, commits: bool
     ) -> None:
         """A job inserted within a transaction has its key after the commit, and never after a rollback.
@@ -695,7 +695,7 @@ class UniqueDuty(StorageFixtures):
     @pytest.mark.parametrize(
         "how", ["requeue of a failure", "requeue of a success", "restore", "restore to wait"]
     )
-    def test_a_job_whose_key_another_has_stays_ended(self, scene: Scene, how: str) -> None:
+    def test_requeue_is_refused_if_another_job_has_the_key(self, scene: Scene, how: str) -> None:
         """An ended job is requeued or restored only if its key is free; otherwise nothing is written.
 
         The result is `TAKEN` then.
@@ -725,7 +725,7 @@ class UniqueDuty(StorageFixtures):
         assert Applied.APPLIED is scene.apply(change)
         assert job_id == _call(scene)
 
-    def test_the_holder_itself_may_live_again(self, scene: Scene) -> None:
+    def test_ended_job_with_a_free_key_can_be_requeued(self, scene: Scene) -> None:
         """An ended job whose key no other job has taken can be requeued, and then has its key.
 
         If this fails: jobs with unique keys cannot be run again.
@@ -737,7 +737,7 @@ class UniqueDuty(StorageFixtures):
             assert job_id == _call(scene, use)
             assert [job_id] == scene.claim_ids()
 
-    def test_a_requeue_of_two_takes_one(self, scene: Scene) -> None:
+    def test_requeue_of_two_jobs_with_one_key_requeues_the_first(self, scene: Scene) -> None:
         """Of two ended jobs with one key that are requeued together, only the first is requeued.
 
         If this fails: a requeue of a list creates two jobs with one key.
@@ -749,7 +749,7 @@ class UniqueDuty(StorageFixtures):
         assert [Applied.APPLIED, Applied.TAKEN] == results
         assert [State.ENQUEUED, State.FAILED] == scene.states(*ids)
 
-    def test_no_other_change_asks_for_the_key(self, scene: Scene) -> None:
+    def test_other_changes_do_not_depend_on_the_key(self, scene: Scene) -> None:
         """Retries, reschedules, requeues of waiting jobs and deletes do not depend on which job has the key.
 
         If this fails: a job cannot be deleted or ended, because another job has its key.
@@ -769,7 +769,7 @@ class UniqueDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["instant", "span"])
     @pytest.mark.parametrize("until", [_ENDED, _STARTED, _SUCCEEDED])
-    def test_a_late_job_has_no_key(self, scene: Scene, how: str, until: Until) -> None:
+    def test_late_job_has_no_key(self, scene: Scene, how: str, until: Until) -> None:
         """A job that was not claimed by the time by which it must start no longer has its key.
 
         If this fails: calls are duplicates of a job that will be deleted without a run.
@@ -784,7 +784,7 @@ class UniqueDuty(StorageFixtures):
         assert job_id == in_time
         assert _call(scene, use) is None
 
-    def test_a_started_job_is_never_late_for_its_key(self, scene: Scene) -> None:
+    def test_job_that_started_in_time_keeps_its_key(self, scene: Scene) -> None:
         """A job that started in time has its key through its retries, however late they are.
 
         If this fails: the same work is done twice at the same time, an hour later.
@@ -796,7 +796,7 @@ class UniqueDuty(StorageFixtures):
 
         assert job_id == _call(scene)
 
-    def test_unique_keys_are_told_page_by_page(self, scene: Scene) -> None:
+    def test_unique_keys_are_listed_page_by_page(self, scene: Scene) -> None:
         """`find_unique` returns keys by code points, each with its job, above `after`, and at most `limit`.
 
         If this fails: people cannot see which job has a key, or pages skip some.
@@ -821,7 +821,7 @@ class UniqueDuty(StorageFixtures):
         assert keys[5:] == [state.key for state in scene.storage.find_unique(after=keys[4])]
         assert [] == scene.storage.find_unique("c")
 
-    def test_keys_of_jobs_long_gone_are_forgotten(self, scene: Scene) -> None:
+    def test_prune_deletes_the_keys_of_pruned_jobs(self, scene: Scene) -> None:
         """A prune deletes a key whose job was pruned and whose time has passed.
 
         If this fails: the list of keys grows with each key that was ever used.

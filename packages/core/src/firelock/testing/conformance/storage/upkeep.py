@@ -37,7 +37,7 @@ class PromoteDuty(StorageFixtures):
 
     verbs = "promote"
 
-    def test_what_is_due_is_enqueued(self, scene: Scene) -> None:
+    def test_due_job_is_enqueued_once(self, scene: Scene) -> None:
         """A due job is enqueued once, with the storage's time as `enqueued_at`; its nominal time stays.
 
         The history shows that it was due, and when it was enqueued.
@@ -67,7 +67,7 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(0, None) == scene.promote()
         assert {State.PROCESSING: 1} == scene.by_state()
 
-    def test_what_is_not_due_stays(self, scene: Scene) -> None:
+    def test_job_that_is_not_due_stays_scheduled(self, scene: Scene) -> None:
         """A job that is due later stays scheduled, and its due time is returned; None without such a job.
 
         If this fails: delayed jobs run early, or idle servers sleep past their due time or wake for nothing.
@@ -84,7 +84,7 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(1, BASE + 5 * HOUR) == promotion
         assert [State.SCHEDULED, State.ENQUEUED] == scene.states(later, due)
 
-    def test_the_longest_due_are_first(self, scene: Scene) -> None:
+    def test_jobs_with_the_earliest_due_times_are_promoted_first(self, scene: Scene) -> None:
         """Within the limit, jobs with the earliest due times are enqueued first; the others are still due.
 
         If this fails: after a long pause new jobs overtake those that have waited longest.
@@ -100,7 +100,7 @@ class PromoteDuty(StorageFixtures):
         assert (Promotion(2, BASE + 3 * HOUR), {1, 2}) == (first, moved)
         assert Promotion(2, None) == rest
 
-    def test_jobs_promoted_earlier_run_earlier(self, scene: Scene) -> None:
+    def test_promoted_jobs_are_ordered_by_time_of_promotion(self, scene: Scene) -> None:
         """Jobs of a promotion come after jobs that were enqueued earlier, and before those enqueued later.
 
         If this fails: a job that was due long ago is moved to the end of its queue repeatedly.
@@ -115,7 +115,7 @@ class PromoteDuty(StorageFixtures):
 
         assert [first, second, third] == scene.claim_ids()
 
-    def test_what_left_scheduled_is_not_due(self, scene: Scene) -> None:
+    def test_deleted_or_requeued_scheduled_job_is_not_due(self, scene: Scene) -> None:
         """A scheduled job that was deleted or requeued is no longer due.
 
         If this fails: a deleted job runs at its due time, and a requeued one runs twice.
@@ -130,7 +130,7 @@ class PromoteDuty(StorageFixtures):
         assert [State.DELETED, State.ENQUEUED] == scene.states(deleted, requeued)
         assert [requeued] == scene.claim_ids()
 
-    def test_a_rescheduled_job_is_due_at_its_new_instant(self, scene: Scene) -> None:
+    def test_rescheduled_job_is_due_at_its_new_time(self, scene: Scene) -> None:
         """A reschedule changes the due time of a job, and adds one entry to its history.
 
         If this fails: a job runs at its previous due time, or people cannot see that it was rescheduled.
@@ -158,7 +158,7 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(1, BASE + 5 * HOUR) == scene.promote()
         assert [sooner] == scene.claim_ids()
 
-    def test_a_job_rescheduled_into_the_past_is_due_at_once(self, scene: Scene) -> None:
+    def test_job_rescheduled_into_the_past_is_promoted_next(self, scene: Scene) -> None:
         """A job rescheduled into the past is promoted next; of two reschedules only the last time counts.
 
         If this fails: "run it now" does nothing, or a job is due at its previous times.
@@ -178,7 +178,7 @@ class PromoteDuty(StorageFixtures):
         assert [State.ENQUEUED, State.SCHEDULED] == scene.states(past, twice)
         assert 3 == len(scene.history(twice))
 
-    def test_a_rescheduled_retry_is_still_a_retry(self, scene: Scene) -> None:
+    def test_rescheduled_retry_keeps_its_retries_and_error(self, scene: Scene) -> None:
         """A rescheduled retry keeps its number of retries and its error.
 
         If this fails: a job whose retry is rescheduled counts its retries from zero, and is retried forever.
@@ -198,7 +198,7 @@ class PromoteDuty(StorageFixtures):
             server=before.server,
         )
 
-    def test_only_what_is_scheduled_is_rescheduled(self, scene: Scene) -> None:
+    def test_only_scheduled_jobs_can_be_rescheduled(self, scene: Scene) -> None:
         """A reschedule of a job in any other state than scheduled is refused, and the job stays as it is.
 
         If this fails: a job that runs, or has ended, runs again at some time.
@@ -217,7 +217,7 @@ class PromoteDuty(StorageFixtures):
         assert before == scene.storage.get(ids)
         assert Promotion(0, None) == scene.promote()
 
-    def test_retries_and_snoozes_are_promoted_too(self, scene: Scene) -> None:
+    def test_due_retries_and_snoozes_are_promoted(self, scene: Scene) -> None:
         """A job that waits for its retry, or was snoozed, returns to its own queue.
 
         If this fails: retries are lost, or lose their queue.
@@ -235,7 +235,7 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(2, None) == promotion
         assert sorted(ids) == sorted(scene.claim_ids(holder, queues=["critical"]))
 
-    def test_a_recurring_instant_counts_as_the_next(self, scene: Scene) -> None:
+    def test_next_due_time_includes_recurring_jobs(self, scene: Scene) -> None:
         """The next due time is the earliest of all scheduled and recurring jobs.
 
         If this fails: idle servers sleep past the due time of a recurring job.
@@ -246,7 +246,7 @@ class PromoteDuty(StorageFixtures):
 
         assert Promotion(0, BASE + HOUR) == scene.promote()
 
-    def test_promotion_is_bounded_by_its_limit(self, scene: Scene) -> None:
+    def test_promote_enqueues_at_most_its_limit_of_jobs(self, scene: Scene) -> None:
         """A thousand due jobs are enqueued in bounded steps, each job once.
 
         If this fails: upkeep after a pause is one endless step.
@@ -288,7 +288,7 @@ class ContinuationDuty(StorageFixtures):
 
     verbs = "release"
 
-    def test_a_child_waits_for_its_parent(self, scene: Scene) -> None:
+    def test_child_of_an_unfinished_parent_is_awaiting(self, scene: Scene) -> None:
         """A child of a job that has not ended is awaiting, has its parents, and cannot be claimed.
 
         If this fails: continuations run before the jobs that they continue.
@@ -307,7 +307,7 @@ class ContinuationDuty(StorageFixtures):
         assert 0 == scene.release()
 
     @_table
-    def test_the_end_of_the_parent_decides_the_child(self, scene: Scene, on: On, end: State) -> None:
+    def test_end_of_a_parent_decides_its_children(self, scene: Scene, on: On, end: State) -> None:
         """Released children are enqueued, deleted or go on waiting as the table states, with a reason.
 
         If this fails: children run after the wrong end, or wait without a visible reason.
@@ -324,7 +324,7 @@ class ContinuationDuty(StorageFixtures):
         assert 0 == scene.release()
 
     @_table
-    def test_a_parent_that_has_ended_decides_at_once(self, scene: Scene, on: On, end: State) -> None:
+    def test_child_of_an_ended_parent_is_decided_when_stored(self, scene: Scene, on: On, end: State) -> None:
         """A child of an ended parent is decided when it is stored, with one history entry.
 
         If this fails: a child that is created a moment too late waits forever.
@@ -345,7 +345,7 @@ class ContinuationDuty(StorageFixtures):
         claimable = [child] if target is State.ENQUEUED else []
         assert claimable == scene.claim_ids()
 
-    def test_the_end_of_a_parent_is_told(self, scene: Scene) -> None:
+    def test_end_of_a_parent_with_children_returns_releasing(self, scene: Scene) -> None:
         """The end of a job with waiting children returns `RELEASING`, and its repeat `ALREADY`.
 
         A delete of a waiting parent returns `RELEASING` too.
@@ -367,7 +367,7 @@ class ContinuationDuty(StorageFixtures):
         assert all(result.is_applied for result in results)
         assert State.ENQUEUED == scene.state(child)
 
-    def test_a_child_is_released_once(self, scene: Scene) -> None:
+    def test_child_is_released_once(self, scene: Scene) -> None:
         """A second end of a parent does not change children that have been decided.
 
         If this fails: a requeued parent runs its continuations again.
@@ -385,7 +385,7 @@ class ContinuationDuty(StorageFixtures):
         assert State.SUCCEEDED == scene.state(child)
         assert 3 == len(scene.history(child))
 
-    def test_the_last_parent_releases(self, scene: Scene) -> None:
+    def test_end_of_the_last_parent_releases_the_child(self, scene: Scene) -> None:
         """A child of several parents is enqueued with the last end, in whichever order the parents end.
 
         If this fails: a job that joins others runs before they have ended, or never.
@@ -402,7 +402,7 @@ class ContinuationDuty(StorageFixtures):
 
         assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
 
-    def test_one_unwanted_end_deletes_the_child(self, scene: Scene) -> None:
+    def test_first_unwanted_end_of_a_parent_deletes_the_child(self, scene: Scene) -> None:
         """A child of several parents is deleted by the first that did not end as wanted, and stays deleted.
 
         If this fails: a job runs although a job on which it depends was deleted.
@@ -419,7 +419,7 @@ class ContinuationDuty(StorageFixtures):
         assert (State.DELETED, State.DELETED) == (after_the_first, scene.state(child))
         assert 2 == len(scene.history(child))
 
-    def test_a_parent_that_has_ended_counts_among_several(self, scene: Scene) -> None:
+    def test_parents_that_ended_before_the_insert_are_counted(self, scene: Scene) -> None:
         """Parents that ended before their child was stored are already counted.
 
         If this fails: a child of one ended and one running job waits forever, or runs immediately.
@@ -435,7 +435,7 @@ class ContinuationDuty(StorageFixtures):
         assert (State.AWAITING, State.ENQUEUED) == (before, scene.state(child))
 
     @pytest.mark.parametrize("is_late", [False, True])
-    def test_a_failed_parent_may_still_succeed(self, scene: Scene, is_late: bool) -> None:
+    def test_child_runs_when_its_failed_parent_succeeds_later(self, scene: Scene, is_late: bool) -> None:
         """A child that waits for success runs when its failed parent is requeued and succeeds.
 
         This holds for children that were created before the failure and after it.
@@ -457,7 +457,7 @@ class ContinuationDuty(StorageFixtures):
         assert (State.AWAITING, waiting_reason(On.SUCCEEDED, State.FAILED)) == (waiting.state, waiting.reason)
         assert (Applied.RELEASING, State.ENQUEUED) == (result, scene.state(child))
 
-    def test_a_child_that_is_gone_is_passed_over(self, scene: Scene) -> None:
+    def test_pruned_child_does_not_stop_the_release_of_others(self, scene: Scene) -> None:
         """A child that was deleted and pruned before its release does not stop the release of others.
 
         If this fails: one missing child blocks all children after it.
@@ -472,7 +472,7 @@ class ContinuationDuty(StorageFixtures):
 
         assert ([None], State.ENQUEUED) == (scene.storage.get([gone]), scene.state(left))
 
-    def test_a_parent_requeued_before_its_turn_releases_nothing(self, scene: Scene) -> None:
+    def test_parent_requeued_before_the_release_releases_no_children(self, scene: Scene) -> None:
         """A parent that was requeued before its children were released decides them with its next end.
 
         If this fails: children are released by an end that is no longer valid, while their parent runs again.
@@ -489,7 +489,7 @@ class ContinuationDuty(StorageFixtures):
 
         assert (State.AWAITING, State.DELETED) == (while_running, scene.state(child))
 
-    def test_a_deleted_child_decides_its_own_children(self, scene: Scene) -> None:
+    def test_deleted_child_decides_its_own_children(self, scene: Scene) -> None:
         """A chain of continuations is deleted down to its last job, each with its reason.
 
         If this fails: grandchildren wait forever.
@@ -506,7 +506,7 @@ class ContinuationDuty(StorageFixtures):
         assert [State.DELETED, State.DELETED, State.ENQUEUED] == scene.states(child, grandchild, wanted)
         assert "parent deleted" == scene.record(grandchild).reason
 
-    def test_a_deleted_child_stays_as_long_as_its_parent(self, scene: Scene) -> None:
+    def test_deleted_child_is_kept_as_long_as_its_parent(self, scene: Scene) -> None:
         """A child that the storage deletes is kept as long after its end as its parent is after its own.
 
         If this fails: deleted children stay forever, or are pruned before people have seen them.
@@ -523,7 +523,7 @@ class ContinuationDuty(StorageFixtures):
         assert bounded.ended_at is not None
         assert (bounded.changed_at, bounded.ended_at + 3 * HOUR) == (bounded.ended_at, bounded.expires_at)
 
-    def test_children_are_released_in_bounded_steps(self, scene: Scene) -> None:
+    def test_release_checks_at_most_its_limit_of_children(self, scene: Scene) -> None:
         """One call of `release` checks at most `limit` children; enough calls move all children, each once.
 
         If this fails: the end of a job with 100,000 children delays all servers for a second.
@@ -540,7 +540,7 @@ class ContinuationDuty(StorageFixtures):
         assert sorted(children) == sorted(scene.claim_ids())
 
     @pytest.mark.parametrize("change", [deletes, requeues])
-    def test_a_child_that_left_is_not_released(
+    def test_deleted_or_requeued_child_is_not_released(
         self, scene: Scene, change: Callable[[str], Transition]
     ) -> None:
         """A child that an operator has deleted or requeued is not moved by the end of its parent.
@@ -578,7 +578,7 @@ class PruneDuty(StorageFixtures):
 
     verbs = "prune"
 
-    def test_what_expired_is_gone_with_all_that_belongs_to_it(self, scene: Scene) -> None:
+    def test_prune_deletes_all_data_of_an_expired_job(self, scene: Scene) -> None:
         """A pruned job leaves no record, history, errors, log, progress, count or list entry; its id is free.
 
         If this fails: the store fills up with data that nobody can see, or the data appears in another job.
@@ -605,7 +605,7 @@ class PruneDuty(StorageFixtures):
             len(scene.history(job.id)), scene.errors(job.id), storage.read_log(job.id),
         )  # fmt: skip
 
-    def test_what_has_not_expired_stays(self, scene: Scene) -> None:
+    def test_jobs_that_have_not_expired_are_kept(self, scene: Scene) -> None:
         """Jobs that expire later or never, were requeued before their expiry, or have not ended are kept.
 
         If this fails: results are deleted before they were read, or jobs before they ran.
@@ -623,7 +623,7 @@ class PruneDuty(StorageFixtures):
         assert None not in scene.storage.get(kept)
         assert State.ENQUEUED == scene.state(kept[-1])
 
-    def test_the_storages_clock_decides_what_expired(self, scene: Scene) -> None:
+    def test_prune_uses_the_clock_of_the_storage(self, scene: Scene) -> None:
         """A job is pruned when the storage's clock has passed its expiry, whatever timestamps callers gave.
 
         If this fails: a client with a wrong clock deletes results, or keeps them forever.
@@ -635,7 +635,7 @@ class PruneDuty(StorageFixtures):
 
         assert (1, [gone]) == (pruned, [one for one in (kept, gone) if scene.storage.get([one]) == [None]])
 
-    def test_fewer_than_asked_for_means_that_nothing_is_left(self, scene: Scene) -> None:
+    def test_prune_result_below_the_limit_means_no_expired_jobs(self, scene: Scene) -> None:
         """A job that expired before the jobs of earlier calls is pruned by the same call as the others.
 
         So a result below the limit means that nothing is left.
@@ -654,7 +654,7 @@ class PruneDuty(StorageFixtures):
 
         assert (2, 4, [None] * 6) == (first, rest, scene.storage.get(ids))
 
-    def test_pruning_is_bounded(self, scene: Scene) -> None:
+    def test_prune_deletes_at_most_its_limit_of_jobs(self, scene: Scene) -> None:
         """One call of `prune` deletes at most `limit` jobs; the next calls delete the rest.
 
         If this fails: a day's jobs are deleted in one endless step.
@@ -668,7 +668,7 @@ class PruneDuty(StorageFixtures):
         assert [10, 10, 5, 0] == steps
         assert [None] * 25 == scene.storage.get(ids)
 
-    def test_children_that_still_wait_are_deleted_first(self, scene: Scene) -> None:
+    def test_waiting_children_of_a_pruned_parent_are_deleted(self, scene: Scene) -> None:
         """Children that wait for a pruned parent are deleted with a reason, and decide their own children.
 
         Each expires as long after its end as its parent does after its own.
@@ -697,7 +697,7 @@ class PruneDuty(StorageFixtures):
             assert record.ended_at + 3 * HOUR == record.expires_at
         assert [State.ENQUEUED] * 3 == scene.states(*grandchildren)
 
-    def test_a_parent_stays_until_its_children_were_released(self, scene: Scene) -> None:
+    def test_parent_is_not_pruned_before_its_children_are_released(self, scene: Scene) -> None:
         """An expired parent is not pruned before its children were released; they outlive it.
 
         If this fails: children of a successful parent are deleted because upkeep was late, or their rows are
@@ -716,7 +716,7 @@ class PruneDuty(StorageFixtures):
         assert (0, 1, State.ENQUEUED) == (too_early, after_the_release, scene.state(child))
         assert State.SUCCEEDED == scene.state(scene.settle(succeeds(scene.run(holder, child))))
 
-    def test_locks_that_ended_are_forgotten_after_a_day(self, scene: Scene) -> None:
+    def test_ended_locks_are_deleted_after_a_day(self, scene: Scene) -> None:
         """Locks that were released or expired a day ago leave no record; held locks stay.
 
         The next token of a forgotten name is larger than all its earlier tokens.
