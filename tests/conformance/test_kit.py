@@ -306,7 +306,7 @@ def test_the_kit_runs_without_a_file(pytester):
 
     named.assert_outcomes(passed=4, deselected=named.parseoutcomes()["deselected"])
     assert unnamed.ret != 0
-    assert "Which storage? Give --storage URL" in str(unnamed.outlines + unnamed.errlines)
+    assert "No storage given. Pass --storage" in str(unnamed.outlines + unnamed.errlines)
 
 
 def test_the_door_opens_without_pytest_and_hypothesis():

@@ -87,7 +87,7 @@ class FlowScene(Scene):
     def batch_counts(self, batch: str) -> BatchCounts:
         """Return the counts of the batch, which must exist."""
         (counts,) = self.storage.batch_counts([batch])
-        assert counts is not None, f"{batch} is no batch"
+        assert counts is not None, f"job {batch} is not a batch"
         return counts
 
     def counts(self, batch: str) -> tuple[int, int, int, int, int, int]:
@@ -102,7 +102,7 @@ class FlowScene(Scene):
     def running(self, holder: ClaimHolder, *job_ids: str) -> list[Running]:
         """Claim for the holder, and return the claims in this order; they must be exactly these jobs."""
         taken = {one.id: one for one in self.take(holder)}
-        assert sorted(job_ids) == sorted(taken), f"claimed were {sorted(taken)}, not {sorted(job_ids)}"
+        assert sorted(job_ids) == sorted(taken), f"claimed {sorted(taken)}, expected {sorted(job_ids)}"
         return [taken[one] for one in job_ids]
 
     # ---- memos -------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> Ba
         job for job in jobs.values() if job.relations is not None and job.relations.batch_id == batch_id
     ]
     (told,) = storage.batch_counts([batch_id])
-    assert told is not None, f"{batch_id} is no batch"
+    assert told is not None, f"job {batch_id} is not a batch"
     inner = {job.id: counts for job in members if job.is_batch for counts in storage.batch_counts([job.id])}
     waiting = [job.id for job in members if _waits(job, inner)]
     ended = {state: [job for job in members if job.state is state] for state in _ENDS}

@@ -59,7 +59,7 @@ class Conformance:
             if len(owners) > 1 and not _is_expected_to_fail(vars(owners[0])[name]):
                 raise TypeError(
                     f"{owners[0].__name__}.{name} replaces the test of {owners[1].__name__}. "
-                    f'Add a test of another name, or say what is missing: @pytest.mark.xfail(reason="…").'
+                    f'Rename your test, or state a reason: @pytest.mark.xfail(reason="…").'
                 )
 
 

@@ -314,7 +314,7 @@ class LockConformance(LockDuty):
     @pytest.fixture
     def lock_url(self) -> str:
         """Return the URL of the lock provider."""
-        raise NotImplementedError(f"{type(self).__name__} has to define the fixture lock_url.")
+        raise NotImplementedError(f"{type(self).__name__} must define the fixture lock_url.")
 
     @pytest.fixture
     def open_provider(self, lock_url: str) -> Callable[[], LockProvider]:

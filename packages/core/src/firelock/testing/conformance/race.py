@@ -34,7 +34,7 @@ def race(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer]:
     """Return the results of calls that start together, in their order, or raise their first error.
 
     Raises:
-        AssertionError: a call has not returned within a minute. Its thread is abandoned.
+        AssertionError: If a call has not returned within a minute. Its thread is abandoned.
     """
     barrier = threading.Barrier(len(calls), timeout=_DEADLINE)
 
@@ -50,7 +50,7 @@ def returned(call: Callable[[], _Answer]) -> _Answer:
     """Return the result of a call in a separate thread, so that a call that hangs fails the test.
 
     Raises:
-        AssertionError: the call has not returned within a minute. Its thread is abandoned.
+        AssertionError: If the call has not returned within a minute. Its thread is abandoned.
     """
     return _answers([call])[0]
 
@@ -110,7 +110,7 @@ def sent(storage: Storage, ends: Sequence[Transition]) -> list[Applied]:
     """Return the results of these ends; ends of jobs that were locked are sent again, as servers do.
 
     Raises:
-        AssertionError: a job stayed busy until the deadline.
+        AssertionError: If a job stayed busy until the deadline.
     """
     results = storage.apply(ends)
     deadline = time.monotonic() + _DEADLINE
@@ -140,4 +140,4 @@ def until_none_is_left(step: Callable[[], int]) -> int:
         if not number:
             return done
         done += number
-    raise AssertionError(f"after {_STEPS_LIMIT} steps and {done} done there is still something left to do")
+    raise AssertionError(f"work is still left after {_STEPS_LIMIT} steps, which did {done} units of work")

@@ -27,8 +27,8 @@ def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Non
         action="append",
         default=[],
         metavar="URL",
-        help="an EMPTY store that the conformance kit may wipe; repeatable. Use it with "
-        "--pyargs firelock.testing.test_storage or firelock.testing.test_locks.",
+        help="URL of an EMPTY store, which the conformance kit clears (repeatable); for use with "
+        "--pyargs firelock.testing.test_storage or firelock.testing.test_locks",
     )
 
 
@@ -36,11 +36,13 @@ def urls(config: pytest.Config) -> list[str]:
     """Return the URLs given on the command line.
 
     Raises:
-        pytest.UsageError: no URL was given.
+        pytest.UsageError: If no URL was given.
     """
     given: list[str] = config.getoption(_OPTION, [])
     if not given:
-        raise pytest.UsageError(f"Which storage? Give {_OPTION} URL: an EMPTY store, since the kit wipes it.")
+        raise pytest.UsageError(
+            f"No storage given. Pass {_OPTION} with the URL of an EMPTY store; the kit clears it."
+        )
     return given
 
 

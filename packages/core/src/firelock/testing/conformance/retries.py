@@ -79,7 +79,7 @@ class RetryConformance(Conformance):
     @pytest.fixture
     def policy(self) -> RetryPolicy:
         """Return the policy."""
-        raise NotImplementedError(f"{type(self).__name__} has to define the fixture policy.")
+        raise NotImplementedError(f"{type(self).__name__} must define the fixture policy.")
 
     @pytest.fixture(autouse=True)
     def _is_reported(self, policy: RetryPolicy, request: pytest.FixtureRequest) -> None:

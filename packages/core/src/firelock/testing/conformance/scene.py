@@ -149,7 +149,7 @@ def pages(
     """Return all pages of a list, up to the page without a cursor, which must come.
 
     Raises:
-        AssertionError: it did not come within some hundred pages, or a page was longer than requested.
+        AssertionError: If it did not come within some hundred pages, or a page was longer than requested.
     """
     found: list[list[JobRecord]] = []
     cursor: str | None = None
@@ -161,7 +161,7 @@ def pages(
         if cursor is None:
             return found
     raise AssertionError(
-        f"after {_PAGES_LIMIT} pages of {limit} the list has not ended: the last cursor is {cursor!r}"
+        f"the list has not ended after {_PAGES_LIMIT} pages of {limit}; the last cursor is {cursor!r}"
     )
 
 
@@ -284,7 +284,7 @@ class Scene:
     def kept(self, kind: str, key: str) -> tuple[str, int]:
         """Return the value and version of a record, which must exist."""
         record = self.storage.get_record(kind, key)
-        assert record is not None, f"no record {key} of kind {kind} is stored"
+        assert record is not None, f"record {key} of kind {kind} is not stored"
         return record.value, record.version
 
     # ---- limits ------------------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ class Scene:
         """
         holder, wanted = holder or self.begin(), job_id or self.add()
         (job,) = self.claim(holder)
-        assert wanted == job.id, f"another job was claimed than {wanted}"
+        assert wanted == job.id, f"claimed another job than {wanted}"
         return Running(job, holder)
 
     def apply(self, transition: Transition) -> Applied:
@@ -389,7 +389,7 @@ class Scene:
     def settle(self, transition: Transition) -> str:
         """Apply the transition, which must succeed; return the job's id."""
         result = self.apply(transition)
-        assert result.is_applied, f"{transition} was {result}"
+        assert result.is_applied, f"{transition} returned {result}"
         return transition.job_id
 
 

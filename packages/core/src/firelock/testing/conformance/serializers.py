@@ -112,7 +112,7 @@ class SerializerConformance(Conformance):
     @pytest.fixture
     def serializer(self) -> Serializer:
         """Return the serializer."""
-        raise NotImplementedError(f"{type(self).__name__} has to define the fixture serializer.")
+        raise NotImplementedError(f"{type(self).__name__} must define the fixture serializer.")
 
     @pytest.fixture(autouse=True)
     def _is_reported(self, serializer: Serializer, request: pytest.FixtureRequest) -> None:

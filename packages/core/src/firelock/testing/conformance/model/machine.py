@@ -239,7 +239,7 @@ class JobRules(Ground):
         self.twin.compare(model, real)
         for one, other in zip(model, real, strict=True):
             for side, job in (("model", one), ("real", other)):
-                assert job.fence > self.fences.get((side, job.id), 0), "a fence did not grow"
+                assert job.fence > self.fences.get((side, job.id), 0), "the fence of a job did not grow"
                 self.fences[side, job.id] = job.fence
             self.claims.append(Pair(Running(one, holder), Running(other, holder)))
 
@@ -541,11 +541,15 @@ class SmallRules(Ground):
     def _acquire(self, owner: str) -> None:
         model = self.twin.model.acquire_lock("lock", owner, _TTL)
         real = self.twin.real.acquire_lock("lock", owner, _TTL)
-        assert (model is None) == (real is None), f"the model gave {model}, the storage {real}"
+        assert (model is None) == (real is None), f"the model returned {model}, the storage returned {real}"
         if model is not None and real is not None:
             holder, old_model, old_real = self.tokens[-1] if self.tokens else (owner, 0, 0)
-            assert (model > old_model) == (real > old_real), "one gave a new token, the other the old one"
-            assert real > old_real or (real == old_real and holder == owner), "a token fell, or passed on"
+            assert (model > old_model) == (real > old_real), (
+                "only one of model and storage returned a new token"
+            )
+            assert real > old_real or (real == old_real and holder == owner), (
+                "a new token is not larger than the previous one"
+            )
             self.tokens.append((owner, model, real))
 
     # ---- reading -----------------------------------------------------------------------------------------
@@ -566,7 +570,7 @@ class SmallRules(Ground):
         self.twin.ask(lambda storage: [attrs.evolve(one, number=0) for one in storage.read_log(job_id)])
         self.twin.ask(lambda storage: [one and one.progress for one in storage.get([job_id])])
         numbers = [line.number for line in self.twin.real.read_log(job_id)]
-        assert sorted(set(numbers)) == numbers, "lines of a log are not in order of number"
+        assert sorted(set(numbers)) == numbers, "log lines are not ordered by number"
 
     @rule(
         where=st.builds(
@@ -588,7 +592,7 @@ def _walked(storage: Storage, where: JobFilter, limit: int, *, oldest_first: boo
     jobs = list(chain.from_iterable(pages(storage, where, limit, oldest_first=oldest_first)))
     name = "due_at" if where.by_due else "created_at" if where.state is None else "changed_at"
     keys = [(getattr(job, name), job.id) for job in jobs]
-    assert sorted(keys, reverse=not oldest_first) == keys, "a list is not in order of time"
+    assert sorted(keys, reverse=not oldest_first) == keys, "a list is not ordered by time"
     return [job.id for job in jobs]
 
 
@@ -685,7 +689,9 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
         living = {one.session.id for one in sessions if one.is_alive}
         held = {record.session for record in self.records.values() if record.session is not None}
         assert held <= living
-        assert not any(one.is_closing for one in sessions), "a sweep without locks left a session closing"
+        assert not any(one.is_closing for one in sessions), (
+            "a session is still closing after a sweep without locks"
+        )
         assert all(record.session for record in self.records.values() if record.state is State.PROCESSING)
 
     def _fields_fit_their_state(self) -> None:
@@ -737,7 +743,9 @@ class LockingMachine(StorageMachine):
         self.twin.model.orphans(_LIMIT)  # the sweeps have ended expired sessions too
         for name in ("crashed", "returned"):
             found = [job_id for one in taken for job_id in getattr(one, name)]
-            assert sorted(getattr(model, name)) == sorted(found), f"other jobs were {name}"
+            assert sorted(getattr(model, name)) == sorted(found), (
+                f"the {name} jobs differ from those of the model"
+            )
 
     end_session_with_locked_jobs_again = end_session_with_locked_jobs
 

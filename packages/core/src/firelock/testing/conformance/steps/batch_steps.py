@@ -126,14 +126,16 @@ class BatchGround(SeededSteps):
             told, counted = self.flow.batch_counts(batch), recount(self.flow.storage, batch, records.values())
             releasing = told.active - counted.active
             assert attrs.evolve(told, active=counted.active) == counted, (
-                f"{batch[-4:]}: {told}, not {counted}"
+                f"batch {batch[-4:]} has {told}, expected {counted}"
             )
-            assert 0 <= releasing <= self._may_release(batch, records), f"{batch[-4:]}: {told}, not {counted}"
+            assert 0 <= releasing <= self._may_release(batch, records), (
+                f"batch {batch[-4:]} has {told}, expected {counted}"
+            )
             self._judge_callbacks(batch)
             if records[batch].state is State.DELETED:
                 assert told.is_cancelled
                 running = [job.id[-4:] for job in self.members(batch, records) if job.session is not None]
-                assert not running, f"{batch[-4:]} is deleted, and {running} run"
+                assert not running, f"batch {batch[-4:]} is deleted, but its jobs {running} run"
 
     def _may_release(self, batch: str, records: dict[str, JobRecord]) -> int:
         """Return the number of ended members whose waiting jobs may not be decided yet."""
@@ -144,14 +146,16 @@ class BatchGround(SeededSteps):
         for callback in self.callbacks[batch]:
             entries = self.flow.history(callback)
             starts = [one for one in entries if (one.state, one.reason) in _STARTS]
-            assert len(starts) <= 1, f"what follows {batch[-4:]} came {len(starts)} times"
+            assert len(starts) <= 1, f"a callback of batch {batch[-4:]} started {len(starts)} times"
 
     def _judge_end(self, batch: str, records: dict[str, JobRecord]) -> None:
         """Check that nothing in a batch that has just ended could continue."""
         counted = recount(self.flow.storage, batch, records.values())
         state = records[batch].state
-        assert counted.active == 0, f"{batch[-4:]} is {state}, and something in it can move: {counted}"
-        assert state is _end_of(counted), f"{batch[-4:]} is {state}: {counted}"
+        assert counted.active == 0, f"batch {batch[-4:]} is {state}, but a member can continue: {counted}"
+        assert state is _end_of(counted), (
+            f"batch {batch[-4:]} is {state}, expected {_end_of(counted)}: {counted}"
+        )
         assert not counted.is_held
         assert counted.is_cancelled or not counted.is_shut
 
@@ -159,26 +163,28 @@ class BatchGround(SeededSteps):
         """Check the counts, state and callbacks of a batch when nothing is left to release."""
         counted, record = recount(self.flow.storage, batch, records.values()), records[batch]
         assert counted == self.flow.batch_counts(batch), (
-            f"{batch[-4:]}: {self.flow.batch_counts(batch)}, not {counted}"
+            f"batch {batch[-4:]} has {self.flow.batch_counts(batch)}, expected {counted}"
         )
         if counted.active or ((counted.is_held or counted.is_shut) and not counted.is_cancelled):
-            assert record.state is State.AWAITING, f"{batch[-4:]} is {record.state}: {counted}"
+            assert record.state is State.AWAITING, (
+                f"batch {batch[-4:]} ended too early as {record.state}: {counted}"
+            )
             return
-        assert record.state is _end_of(counted), f"{batch[-4:]} is {record.state}: {counted}"
-        assert not counted.is_stopping, "an end has not calmed what stopped the batch"
+        assert record.state is _end_of(counted), f"batch {batch[-4:]} is {record.state}: {counted}"
+        assert not counted.is_stopping, "the end of the batch did not end its stop"
         callbacks = [records[one] for one in self.callbacks[batch]]
         decided = [one.state is not State.AWAITING or one.waits_for is not None for one in callbacks]
         expected = {State.SUCCEEDED: (True, True, True), State.FAILED: (False, True, False)}
         for is_decided, is_due in zip(decided, expected.get(record.state, (True, True, True)), strict=True):
             assert is_decided or not is_due, (
-                f"{batch[-4:]} is {record.state}, and somebody still waits for it"
+                f"batch {batch[-4:]} is {record.state}, but a callback still waits for it"
             )
 
 
 def _end_of(counts: BatchCounts) -> State:
     """Return the end of a batch in which nothing can continue."""
     if counts.is_cancelled:
-        assert not counts.waiting, f"cancelled, and something waits: {counts}"
+        assert not counts.waiting, f"the batch is cancelled, but members still wait: {counts}"
         return State.DELETED
     return State.FAILED if counts.failed or counts.waiting else State.SUCCEEDED
 
@@ -251,10 +257,12 @@ class BatchSteps(BatchGround):
         try:
             self.storage.insert(jobs)
         except BatchFinished:
-            assert is_over, "a batch that is open takes no more"
-            assert not any(self.flow.storage.get([job.id for job in jobs])), "half of a call is stored"
+            assert is_over, "an open batch refused new members"
+            assert not any(self.flow.storage.get([job.id for job in jobs])), (
+                "jobs of a refused call were stored"
+            )
             return False
-        assert not is_over, "something was added to a batch that is over"
+        assert not is_over, "members were added to an ended batch"
         return True
 
     def _add(self) -> None:
@@ -347,7 +355,9 @@ class BatchSteps(BatchGround):
             is_open = not any(counts.is_shut for counts in all_counts)
             if is_open and not self._has_branches(around, records):
                 self.settle()
-                assert self.flow.state(job_id) is State.ENQUEUED, "it is stopped by what failed before"
+                assert self.flow.state(job_id) is State.ENQUEUED, (
+                    "a requeued job is stopped by an earlier failure"
+                )
 
     def _around(self, job: JobRecord, records: dict[str, JobRecord]) -> list[str]:
         """Return the batches around a job, from the innermost to the outermost."""

@@ -86,7 +86,7 @@ def judge(before: Before, claim: ClaimAnswer) -> After:
     """Check a claim; return the state after it.
 
     Raises:
-        Unjust: the claim breaks a rule.
+        Unjust: If the claim breaks a rule.
     """
     places = {
         job.id: (queue, lane)
@@ -94,9 +94,12 @@ def judge(before: Before, claim: ClaimAnswer) -> After:
         for lane, jobs in before.waiting.get(queue, {}).items()
         for job in jobs
     }
-    _say(len(claim.ids) <= before.room, "more jobs than were asked for")
-    _say(len(set(claim.ids)) == len(claim.ids), "a job twice")
-    _say(places.keys() >= set(claim.ids), "a job that did not wait there")
+    _say(
+        len(claim.ids) <= before.room,
+        f"{len(claim.ids)} jobs were claimed, but at most {before.room} were requested",
+    )
+    _say(len(set(claim.ids)) == len(claim.ids), "a job was claimed twice")
+    _say(places.keys() >= set(claim.ids), "a job was claimed that did not wait in the requested queues")
     got = Counter(places[id] for id in claim.ids)
     taken = {
         place: [job for job in before.waiting[place[0]][place[1]] if job.id in set(claim.ids)]
@@ -114,7 +117,7 @@ def judge(before: Before, claim: ClaimAnswer) -> After:
         if len(jobs) > got[queue, lane] and after.admits(_rest(jobs, taken.get((queue, lane), [])))
     }
     if len(claim.ids) < before.room and not claim.looks_again:
-        _say(not open_left, f"{sorted(open_left)} were left though they admit")
+        _say(not open_left, f"lanes still admit jobs although the claim had room: {sorted(open_left)}")
     if not any(job.is_late or 0 in [use.cost for use in job.uses] for job in started):
         _judge_turns(before, got, open_left)  # otherwise lanes after them can use what they did not use
     if before.is_ordered:
@@ -138,7 +141,7 @@ def _judge_order(jobs: Sequence[ReadyJob], taken: Sequence[ReadyJob]) -> None:
     """Check that the first jobs of a lane start; a job that keeps a strict key may start from any place."""
     usual = [job for job in jobs if not job.keeps]
     first = [job for job in taken if not job.keeps]
-    _say(usual[: len(first)] == first, f"not the first of {jobs[0].lane}")
+    _say(usual[: len(first)] == first, f"the claimed jobs are not the first of lane {jobs[0].lane}")
 
 
 class _Keys:
@@ -167,10 +170,10 @@ class _Keys:
         """Check that no key has too many holders or is used too fast, and that no shut key was used."""
         for key, costs in self._costs.items():
             numbers = self._of(key)
-            _say(not numbers.is_shut, f"{key} is shut")
+            _say(not numbers.is_shut, f"a job of key {key} started although the key is shut")
             _say(
                 numbers.concurrent is None or self.running[key] <= numbers.concurrent or self._only_kept(key),
-                f"{key}: {self.running[key]} of {numbers.concurrent}",
+                f"{self.running[key]} jobs hold {key}, the limit is {numbers.concurrent}",
             )
             self._judge_rate(key, numbers, costs)
 
@@ -181,12 +184,12 @@ class _Keys:
     def _judge_rate(self, key: str, numbers: Numbers, costs: Sequence[int]) -> None:
         free_at, now = self._before.free_at.get(key, 0), self._before.until + _SLACK
         if not numbers.interval:
-            _say(free_at <= now, f"{key} is shut until {free_at}")
+            _say(free_at <= now, f"a job of key {key} started before {free_at}, until which the key is shut")
             return
         used = max(free_at, self._before.since)
         if max(costs) > numbers.burst:
-            _say(free_at <= now, f"{key} lets a large job start before it is free")
-            _say(sum(costs) == max(costs), f"{key} lets others start beside one that goes into debt")
+            _say(free_at <= now, f"a start above the burst of {key} did not wait until the rate was unused")
+            _say(sum(costs) == max(costs), f"{key} admitted other starts together with one above its burst")
         else:
             end = now + numbers.burst * numbers.interval
             _say(used + sum(costs) * numbers.interval <= end, f"{key} is used faster than its rate")
@@ -213,7 +216,7 @@ def _judge_turns(before: Before, got: Mapping[Place, int], open_left: Collection
         for of, lane in open_left:
             if of == queue and lane:
                 behind = got.get((of, lane), 0)
-                _say(most <= behind + 1, f"{lane} got {behind}, another lane {most}")
+                _say(most <= behind + 1, f"lane {lane} got {behind} jobs, another lane got {most}")
 
 
 def _judge_queues(
@@ -228,7 +231,9 @@ def _judge_queues(
     left = {queue for queue, _ in open_left}
     for number, queue in enumerate(queues):
         if queue in left and not looks_again:
-            _say(served.isdisjoint(queues[number + 1 :]), f"a queue was served before {queue} was empty")
+            _say(
+                served.isdisjoint(queues[number + 1 :]), f"a later queue was served before {queue} was empty"
+            )
 
 
 def _judge_halves(room: int, got: Mapping[Place, int], open_left: Collection[Place]) -> None:
@@ -236,4 +241,4 @@ def _judge_halves(room: int, got: Mapping[Place, int], open_left: Collection[Pla
     plain = sum(number for (_, lane), number in got.items() if not lane)
     for lacks, number, kind in ((False, plain, "without"), (True, room - plain, "with")):
         if any(bool(lane) is lacks for _, lane in open_left):
-            _say(number >= room // 2, f"jobs {kind} keys got {number} of {room}")
+            _say(number >= room // 2, f"jobs {kind} keys got only {number} of {room} starts")

@@ -128,7 +128,7 @@ class LimitSteps(SeededSteps):
         queues = random.choice((["default"], ["default"], ["default"], ["mail"], ["default", "mail"], None))
         room = random.choice((1, 2, 4, 7, 20))
         transitions = [self._end(running) for running in ending]
-        self.tell(f"exchange of {len(ending)} ends for {room} of {queues} by {number}")
+        self.tell(f"session {number} settles {len(ending)} jobs and claims {room} from {queues}")
         self._claim(storage, child, transitions, room, queues)
 
     def _end(self, running: Running) -> Transition:
@@ -204,7 +204,7 @@ class LimitSteps(SeededSteps):
         self._put(name, numbers)
 
     def _put(self, name: str, numbers: Numbers) -> None:
-        self.tell(f"numbers of {name}: {numbers}")
+        self.tell(f"set limit {name}: {numbers}")
         self.numbers[_key(name)] = numbers
         rate = {"rate": 6, "per": HOUR, "burst": numbers.burst} if numbers.interval else {}
         self.scene.put_numbers(_key(name), concurrent=numbers.concurrent, paused=int(numbers.is_shut), **rate)
@@ -212,7 +212,7 @@ class LimitSteps(SeededSteps):
     def remove(self) -> None:
         """Delete the settings of a limit."""
         name = self.random.choice(("a", "b", "t:2", "f:1"))
-        self.tell(f"no numbers of {name}")
+        self.tell(f"delete limit {name}")
         self.numbers.pop(_key(name), None)
         self.scene.storage.delete_record("limit", _key(name))
 
@@ -239,7 +239,7 @@ class LimitSteps(SeededSteps):
         else:
             self.paused.add(queue)
             self.scene.storage.put_record("queue", queue, '{"paused": true}')
-        self.tell(f"paused are {self.paused}")
+        self.tell(f"paused queues: {self.paused}")
 
     def upkeep(self) -> None:
         """Enqueue the due jobs, prune, and check what the storage reports about the keys."""
@@ -270,7 +270,7 @@ class LimitSteps(SeededSteps):
         now = self.scene.now()
         looks_again = claim.look_again_at is not None and claim.look_again_at <= now
         given = ClaimAnswer([job.id for job in claim.jobs], looks_again)
-        self.tell(f"  given {[id[-4:] for id in given.ids]}, look again {looks_again}")
+        self.tell(f"  claimed {[id[-4:] for id in given.ids]}, look again {looks_again}")
         after = judge(attrs.evolve(before, until=now), given)
         self.free_at = after.free_at
         jobs = {
@@ -345,7 +345,7 @@ class LimitSteps(SeededSteps):
         for place in asked:
             self.passed_over[place] = self.passed_over[place] + 1 if place in after.left else 0
             if self.passed_over[place] > 3 * len(_LANES):
-                raise Unjust(f"{place} starves")
+                raise Unjust(f"lane {place} was never served although it admits jobs")
 
     def _judge_keys(self) -> None:
         """Check that `find_keys` and `find_waiting` report what the jobs show."""
@@ -361,20 +361,22 @@ class LimitSteps(SeededSteps):
         for key in {*told, *waits, *before.running}:
             running, waiting = (told[key].running, told[key].waiting) if key in told else (0, 0)
             told_of, there_is = (running, waiting), (before.running[key], waits[key])
-            assert there_is == told_of, f"{key} is told to run and wait {told_of}, it is {there_is}"
+            assert there_is == told_of, (
+                f"find_keys reports {told_of} running and waiting jobs of {key}, expected {there_is}"
+            )
         for key in waits:
             line = self.scene.storage.find_waiting(key).ids
             for lane in (lane for of in before.waiting.values() for lane in of.values()):
                 wanted = [job.id for job in lane if key in job.lane]
                 found = [job_id for job_id in line if job_id in wanted]
-                assert wanted == found, f"{key} is told to be waited for by {found}, it is by {wanted}"
+                assert wanted == found, f"find_waiting returns {found} for {key}, expected {wanted}"
 
     def end(self) -> None:
         """Lift the pauses and check that all waiting jobs run.
 
         If they do, no ended job still holds a key.
         """
-        self.tell("the end")
+        self.tell("final check")
         for child in self.children:
             self.scene.lose(child, running=[])
         self.held, self.children = [], [self._begin(), self._begin()]
@@ -391,4 +393,4 @@ class LimitSteps(SeededSteps):
             if not self.held and not self.scene.by_state().get(State.ENQUEUED):
                 break
         else:
-            raise Unjust("jobs wait for ever")
+            raise Unjust("jobs still wait after 200 claims without pauses")

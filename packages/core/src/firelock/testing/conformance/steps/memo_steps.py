@@ -71,9 +71,13 @@ class MemoSteps(SeededSteps):
         chosen(self)
         for job_id, known in self.known.items():
             kept = {key: memo.value for key, memo in known.memos.items()}
-            assert list(kept.items()) == list(self.flow_of.recalled(job_id).items()), f"of {job_id[-4:]}"
+            assert list(kept.items()) == list(self.flow_of.recalled(job_id).items()), (
+                f"unexpected memos of {job_id[-4:]}"
+            )
             record = self.flow_of.record(job_id)
-            assert record.waits_for == known.waits_for, f"{job_id[-4:]} waits for {record.waits_for}"
+            assert record.waits_for == known.waits_for, (
+                f"{job_id[-4:]} waits for {record.waits_for}, expected {known.waits_for}"
+            )
             assert (record.state is State.AWAITING) == (
                 known.waits_for is not None and not known.waits_for.startswith("sleep")
             )
@@ -89,7 +93,7 @@ class MemoSteps(SeededSteps):
             self.tell(f"claim {running.id[-4:]}")
             self.held[running.id] = running
             memos = self.known[running.id].memos
-            assert running.job.has_memos >= bool(memos), "a claim hides what is to be recalled"
+            assert running.job.has_memos >= bool(memos), "a claim reported no memos for a job that has some"
             found = self.flow_of.recall_of(running)
             assert found is not None
             assert [(memo.kind, memo.name, memo.value, memo.is_done) for memo in found] == [
@@ -119,10 +123,10 @@ class MemoSteps(SeededSteps):
         memos = self.known[job_id].memos
         before = memos.get(key)
         if before is None or (not before.is_done and replaces):
-            assert answer is Applied.APPLIED, f"{answer}, though nothing stood"
+            assert answer is Applied.APPLIED, f"got {answer} for a new memo"
             memos[key] = memo
         else:
-            assert answer is Applied.TAKEN, f"{answer}, though {before} stood"
+            assert answer is Applied.TAKEN, f"got {answer}, but {before} was already stored"
 
     def _suspend(self) -> None:
         """Let a run wait for a signal; an old run is refused."""
@@ -193,9 +197,9 @@ class MemoSteps(SeededSteps):
             return
         self._foretold(job_id, (MemoKind.SIGNAL, name), _Kept(value, True), answer)
         if self.known[job_id].waits_for == memo_words(MemoKind.SIGNAL, name):
-            assert answer is Applied.APPLIED, "a job waits for what is there"
+            assert answer is Applied.APPLIED, "a job waited for a signal that was already stored"
             self.known[job_id].waits_for = None
-            assert self.flow_of.state(job_id) is State.ENQUEUED, "an accepted signal does not wake its job"
+            assert self.flow_of.state(job_id) is State.ENQUEUED, "an accepted signal did not enqueue its job"
 
     def _pass_time(self) -> None:
         """Move the clock forward by an hour, and let the due jobs continue."""

@@ -40,7 +40,7 @@ class SeededSteps:
         """Make this number of steps, each of which must keep the rules.
 
         Raises:
-            AssertionError: a step broke a rule; the message has the seed and the last steps.
+            AssertionError: If a step breaks a rule; the message has the seed and the last steps.
         """
         try:
             for _ in range(steps):

@@ -130,11 +130,13 @@ class UniqueSteps(SeededSteps):
         answers = self._stored(jobs)
         if isinstance(answers, DuplicateJob):
             self.tell(f"  refused: {answers}")
-            assert answers.job_id == refuses, f"{answers.job_id} refused a call, not {refuses}"
+            assert answers.job_id == refuses, (
+                f"a call was refused because of {answers.job_id}, expected {refuses}"
+            )
             self._nothing_changed(records)
             return
-        self.tell(f"  answered {answers}, expected {expected}")
-        assert refuses is None, f"{refuses} has the key, and the call was not refused"
+        self.tell(f"  returned {answers}, expected {expected}")
+        assert refuses is None, f"a call was not refused, although {refuses} has the key"
         assert [answer if isinstance(answer, Duplicate) else bool(answer) for answer in answers] == expected
         self._judge_changes(jobs, expected, records, now)
 
@@ -177,7 +179,7 @@ class UniqueSteps(SeededSteps):
         return expected, None
 
     def _nothing_changed(self, records: dict[str, JobRecord]) -> None:
-        assert records == self._records(), "a call that was refused has changed a job"
+        assert records == self._records(), "a refused call changed a job"
 
     def _judge_changes(
         self, jobs: list[NewJob], expected: list[bool | Duplicate], before: dict[str, JobRecord], now: int
@@ -205,7 +207,9 @@ class UniqueSteps(SeededSteps):
         after = self._records()
         for job_id, record in after.items():
             if job_id in wanted:
-                assert wanted[job_id] == record.arguments, f"{job_id[-4:]} has arguments {record.arguments}"
+                assert wanted[job_id] == record.arguments, (
+                    f"{job_id[-4:]} has arguments {record.arguments}, expected {wanted[job_id]}"
+                )
             elif job_id in before:
                 assert before[job_id].arguments == record.arguments
             if job_id in moved and self.use.wait is not None:
@@ -217,7 +221,9 @@ class UniqueSteps(SeededSteps):
         wait, most = self.use.wait or 0, self.use.max_wait
         due_at = now + wait if most is None else min(now + wait, job.created_at + most)
         assert job.due_at is not None
-        assert due_at <= job.due_at <= due_at + _MINUTE, f"{job.id[-4:]} is due {job.due_at}, not {due_at}"
+        assert due_at <= job.due_at <= due_at + _MINUTE, (
+            f"{job.id[-4:]} is due {job.due_at}, expected {due_at}"
+        )
 
     def claim(self) -> None:
         """Claim some jobs."""
@@ -270,8 +276,10 @@ class UniqueSteps(SeededSteps):
             if holder is not None and has_key(holder, self.use, taking.starts, self.scene.now()):
                 who = holder.id
         result = self.scene.apply(ends.requeues(job.id))
-        self.tell(f"requeue {job.id[-4:]}: {result}, expected that {who} has its key")
-        assert (result is Applied.TAKEN) == (who is not None), "a requeue does not go by who has the key"
+        self.tell(f"requeue {job.id[-4:]}: {result}, expected holder of its key: {who}")
+        assert (result is Applied.TAKEN) == (who is not None), (
+            f"requeue returned {result}, holder of the key: {who}"
+        )
         if who is None:
             assert result.is_applied
             free_at = taking.free_at if taking is not None else 0
@@ -306,12 +314,16 @@ class UniqueSteps(SeededSteps):
         records = self._records()
         for key in _KEYS:
             alive = [job.id for job in records.values() if _asks_for(job, key) and self._lives(job)]
-            assert len(alive) < 2 or self.use.until in (Until.STARTED, Until.DUE), f"{alive} have {key}"
+            assert len(alive) < 2 or self.use.until in (Until.STARTED, Until.DUE), (
+                f"unfinished jobs {alive} all have {key}"
+            )
         told = {state.key: state.job_id for state in self.scene.storage.find_unique()}
         now = self.scene.now()
         for key in _KEYS:
             who = self._who(key, records, now)
-            assert who is None or told.get(key) == who, f"{told.get(key)} is told to have {key}, not {who}"
+            assert who is None or told.get(key) == who, (
+                f"find_unique returns {told.get(key)} for {key}, expected {who}"
+            )
 
     def _lives(self, job: JobRecord) -> bool:
         late = job.admission.start_before if job.admission else None

@@ -180,7 +180,7 @@ class MemoDuty(StorageFixtures):
 
     # ---- guards ------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("how", ["stale", "stranger", "ended", "deleted", "crashed", "suspended"])
+    @pytest.mark.parametrize("how", ["stale", "another session", "ended", "deleted", "crashed", "suspended"])
     def test_old_run_neither_stores_nor_recalls_memos(self, flow: FlowScene, how: str) -> None:
         """A run that no longer holds its job stores nothing, and recalls nothing that a newer run has stored.
 
@@ -193,8 +193,8 @@ class MemoDuty(StorageFixtures):
             case "stale":
                 flow.settle(retries(running))
                 flow.run(running.holder, running.id)
-            case "stranger":
-                old = attrs.evolve(running, holder=flow.begin("stranger"))
+            case "another session":
+                old = attrs.evolve(running, holder=flow.begin("another"))
             case "ended":
                 flow.settle(succeeds(running))
             case "deleted":
@@ -460,7 +460,7 @@ class MemoDuty(StorageFixtures):
 
     # ---- suspensions -------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("how", ["stale", "stranger", "deleted"])
+    @pytest.mark.parametrize("how", ["stale", "another session", "deleted"])
     def test_suspension_by_an_old_run_is_refused(self, flow: FlowScene, how: str) -> None:
         """A suspension is guarded like any other end: if its run has lost the job, it is refused.
 
@@ -472,8 +472,8 @@ class MemoDuty(StorageFixtures):
             case "stale":
                 flow.settle(retries(running))
                 flow.run(running.holder, running.id)
-            case "stranger":
-                late.session = flow.begin("stranger").session
+            case "another session":
+                late.session = flow.begin("another").session
             case "deleted":
                 flow.settle(deletes(running.id))
 

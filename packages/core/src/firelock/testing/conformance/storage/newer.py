@@ -20,8 +20,8 @@ ADDED = {"since": "next release"}
 """The value of each field that the next release has added."""
 
 UNKNOWN = {
-    "ties": {"relations_json": '[null,null,[{"any_of":["a","b"]}],null]'},
-    "kind of ties": {"relations_json": '{"after":["a","b"]}'},
+    "relations": {"relations_json": '[null,null,[{"any_of":["a","b"]}],null]'},
+    "kind of relations": {"relations_json": '{"after":["a","b"]}'},
     "admission": {"admission_json": '{"when":"dry"}'},
     "limit": {"admission_json": '[[["gpu",{"of":2}]],null,null,null]'},
     "retry": {"retry": '{"kind":"adaptive"}'},

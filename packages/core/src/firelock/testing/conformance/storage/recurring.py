@@ -118,20 +118,20 @@ class RecurringDuty(StorageFixtures):
         (left,) = scene.storage.list_records("recurring")
         assert (version + 1, BASE + 2 * HOUR) == (left.version, left.due_at)
 
-    @pytest.mark.parametrize("how", ["changed", "deleted", "put anew", "never there"])
+    @pytest.mark.parametrize("how", ["changed", "deleted", "put again", "never stored"])
     def test_insert_with_an_outdated_record_stores_nothing(self, scene: Scene, how: str) -> None:
         """If the record is no longer the one that was read, nothing is stored.
 
         If this fails: a server that has read the record before an operator's pause or edit overwrites the
         change.
         """
-        storage, version = scene.storage, 7 if how == "never there" else due_once(scene)
+        storage, version = scene.storage, 7 if how == "never stored" else due_once(scene)
         match how:
             case "changed":
                 storage.put_record("recurring", "nightly", "edited")
             case "deleted":
                 storage.delete_record("recurring", "nightly")
-            case "put anew":
+            case "put again":
                 storage.delete_record("recurring", "nightly")
                 due_once(scene)
             case _:

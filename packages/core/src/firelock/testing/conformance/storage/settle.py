@@ -37,30 +37,30 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 # By the rule that each proves: a function that creates the end, the cause of a failure, and the fields that
 # are written.
 _WRITTEN: dict[str, tuple[Callable[[Running], Transition], str, dict[str, object]]] = {
-    "an absent result has its reason": (
+    "absent result has a reason": (
         lambda running: succeeds(running, None, absent="300 KiB is above the limit of 256 KiB"),
         "a result that was too large looks like None",
         {"result": None, "result_absent": "300 KiB is above the limit of 256 KiB"},
     ),
-    "a retry waits in scheduled": (
+    "retry is scheduled": (
         lambda running: retries(running, due_at=BASE + HOUR),
-        "retries run at once, are not counted, or lose their queue",
+        "retries run immediately, are not counted, or lose their queue",
         {
             "state": State.SCHEDULED, "due_at": BASE + HOUR, "retries": 1, "attempt": 1, "queue": "default",
             "ended_at": None, "session": None, "is_retrying": True,
         },
     ),
-    "a snooze gives the attempt back": (
+    "snooze does not count the attempt": (
         lambda running: snoozes(running, due_at=BASE + HOUR),
-        "a job that waits politely runs out of attempts",
+        "a snoozed job uses up its attempts",
         {
             "state": State.SCHEDULED, "due_at": BASE + HOUR, "attempt": 0, "retries": 0, "is_retrying": False,
             "reason": "snoozed",
         },
     ),
-    "a policy may delete what failed": (
+    "policy deletes a failed job": (
         lambda running: gives_up(running, expires_at=BASE + HOUR),
-        "a job deleted by its own holder looks as if somebody still ran it",
+        "a job that its own holder deleted is shown as still running",
         {
             "state": State.DELETED, "session": None, "is_stopping": False, "reason": "retries exhausted",
             "error": error_info(traceback=None),

@@ -88,7 +88,7 @@ class StreamDuty(StorageFixtures):
 
         assert (202, 1, 205) == (first, small, both)
 
-    @pytest.mark.parametrize("how", ["stale", "stranger", "ended", "deleted", "unknown"])
+    @pytest.mark.parametrize("how", ["stale", "another session", "ended", "deleted", "unknown"])
     def test_old_run_cannot_append_to_a_stream(self, flow: FlowScene, how: str) -> None:
         """A run that no longer holds its job stores no chunks; the result is None.
 
@@ -101,8 +101,8 @@ class StreamDuty(StorageFixtures):
             case "stale":
                 flow.settle(retries(running))
                 flow.run(running.holder, running.id)
-            case "stranger":
-                old = attrs.evolve(running, holder=flow.begin("stranger"))
+            case "another session":
+                old = attrs.evolve(running, holder=flow.begin("another"))
             case "ended":
                 flow.settle(succeeds(running))
             case "deleted":

@@ -24,7 +24,7 @@ def offers_or_skips(storage: Storage, feature: Feature) -> None:
 class StorageFixtures(Conformance):
     """The fixtures that a storage's test class inherits or defines.
 
-    Define `storage_url`, the URL of an EMPTY store that the kit may wipe, or `open_handle` if there is no
+    Define `storage_url`, the URL of an EMPTY store, which the kit clears, or `open_handle` if there is no
     URL.
     """
 
@@ -35,7 +35,7 @@ class StorageFixtures(Conformance):
     def storage_url(self) -> str:
         """Return the URL of an empty store; it may be the same for every test."""
         raise NotImplementedError(
-            f"{type(self).__name__} has to define storage_url: an EMPTY store that the kit may wipe."
+            f"{type(self).__name__} must define storage_url, the URL of an EMPTY store, which the kit clears."
         )
 
     @pytest.fixture
@@ -50,7 +50,7 @@ class StorageFixtures(Conformance):
         The argument of the function is whether to commit. It returns a context manager of the transaction,
         which ends with a commit or a rollback accordingly. Only for storages that join transactions.
         """
-        pytest.skip("transactions are offered; define the fixture open_transaction to prove it")
+        pytest.skip("the storage declares transactions; define the fixture open_transaction to test them")
 
     @pytest.fixture
     def lock_job(self) -> Callable[[str], AbstractContextManager[object]]:
@@ -61,7 +61,7 @@ class StorageFixtures(Conformance):
         person in the database's shell. Only for storages with row locks. Without this fixture the tests of
         locked rows count as not offered.
         """
-        pytest.skip(f"{NOT_OFFERED}locks of rows")
+        pytest.skip(f"{NOT_OFFERED}row locks")
 
     @pytest.fixture
     def make_newer_schema(self) -> Callable[[], None]:
@@ -69,7 +69,7 @@ class StorageFixtures(Conformance):
 
         Only for storages with a schema. The fixture must undo the change after the test.
         """
-        pytest.skip("define the fixture make_newer_schema to prove that a newer schema is refused")
+        pytest.skip("define the fixture make_newer_schema to test that a newer schema is refused")
 
     @pytest.fixture
     def open_unreachable(self) -> Callable[[], Storage]:
@@ -78,7 +78,7 @@ class StorageFixtures(Conformance):
         For example, the URL has a wrong port, or a file is where a folder must be. Only for storages with a
         driver, a network or a file.
         """
-        pytest.skip("define the fixture open_unreachable to prove that no driver's error leaks")
+        pytest.skip("define the fixture open_unreachable to test that driver errors do not leak")
 
     @pytest.fixture
     def break_driver(self) -> Callable[[Storage], None]:
@@ -88,9 +88,7 @@ class StorageFixtures(Conformance):
         without the handle's knowledge; the handle must not be able to open another one. Only for storages
         with a driver.
         """
-        pytest.skip(
-            "define the fixture break_driver to prove that no driver's error leaks from a used handle"
-        )
+        pytest.skip("define the fixture break_driver to test that driver errors of a used handle do not leak")
 
     @pytest.fixture
     def handles(

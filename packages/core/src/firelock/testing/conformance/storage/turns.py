@@ -194,7 +194,7 @@ class TurnDuty(StorageFixtures):
             assert any(at is not None for at in told)
 
         told = [scene.storage.claim(scene.request(holder, 5)).look_again_at for _ in range(600 // _WALK + 2)]
-        assert None in told, "a server that has looked at all lanes in vain goes on looking"
+        assert None in told, "a claim that examined all lanes without a job requests another claim"
 
     def test_exchange_claims_from_the_lane_whose_turn_it_is(self, scene: Scene) -> None:
         """A server that ends a job of a lane claims its next job from the lane whose turn it is.

@@ -767,14 +767,14 @@ class UniqueDuty(StorageFixtures):
 
     # ---- late jobs, limits, lists ------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("how", ["instant", "span"])
+    @pytest.mark.parametrize("how", ["start_before", "start_within"])
     @pytest.mark.parametrize("until", [_ENDED, _STARTED, _SUCCEEDED])
     def test_late_job_has_no_key(self, scene: Scene, how: str, until: Until) -> None:
         """A job that was not claimed by the time by which it must start no longer has its key.
 
         If this fails: calls are duplicates of a job that will be deleted without a run.
         """
-        late = {"start_before": BASE + HOUR} if how == "instant" else {"start_within": HOUR}
+        late = {"start_before": BASE + HOUR} if how == "start_before" else {"start_within": HOUR}
         use = UniqueUse(K, until)
         job_id = _holder(scene, use, **late)
 
