@@ -1,4 +1,4 @@
-"""Links with which a person sends a signal: the stored data of a link, and links that are refused."""
+"""Links with which a person sends a signal: the stored data of a link, and invalid links."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ def token_of(link):
     return link.rpartition("#")[2]
 
 
-def test_a_link_leads_to_what_it_asks(storage):
+def test_link_token_finds_the_stored_approval(storage):
     asked = approval_of(storage, name="ada")
     link = make_link(storage, asked, at=f"{AT}/")
     assert link.startswith(f"{AT}/approval#")
     assert find_approval(storage, token_of(link)) == asked
 
 
-def test_the_storage_holds_no_token(storage):
+def test_storage_does_not_contain_the_token(storage):
     token = token_of(make_link(storage, approval_of(storage), at=AT))
     (record,) = storage.list_records("approval")
     assert token not in record.key
     assert token not in record.value
 
 
-def test_each_link_is_another(storage):
+def test_each_link_is_different(storage):
     asked = approval_of(storage)
     assert make_link(storage, asked, at=AT) != make_link(storage, asked, at=AT)
 
 
 @pytest.mark.parametrize("token", ["", "x", "a" * 43, "a" * 44, "../settings", "\ud800" * 43])
-def test_what_is_no_token_asks_for_nothing(storage, token):
+def test_invalid_token_finds_no_approval(storage, token):
     assert find_approval(storage, token) is None
 
 
-def test_an_expired_link_asks_for_nothing_and_goes_with_the_next_one(storage):
+def test_expired_link_is_removed_when_the_next_is_created(storage):
     old = make_link(storage, approval_of(storage), at=AT)
     storage.clock_offset += 61_000_000
     assert find_approval(storage, token_of(old)) is None
@@ -73,7 +73,7 @@ def test_an_expired_link_asks_for_nothing_and_goes_with_the_next_one(storage):
         ({"choices": {"a": "1" * 20_000}}, "16 KiB"),
     ],
 )
-def test_a_link_that_cannot_be_shown_is_refused(storage, changes, said):
+def test_link_with_invalid_choices_or_question_raises(storage, changes, said):
     with pytest.raises(ConfigurationError, match=said):
         make_link(storage, approval_of(storage, **changes), at=AT)
     assert storage.list_records("approval") == []
@@ -82,6 +82,6 @@ def test_a_link_that_cannot_be_shown_is_refused(storage, changes, said):
 @pytest.mark.parametrize(
     "at", ["", "ops.example.com", "javascript:alert(1)", "https://a:b@c/", "https://a/?b=c", "http://a b"]
 )
-def test_an_address_of_no_dashboard_is_refused(storage, at):
+def test_link_at_an_invalid_dashboard_url_raises(storage, at):
     with pytest.raises(ConfigurationError, match="is not the URL of a dashboard"):
         make_link(storage, approval_of(storage), at=at)

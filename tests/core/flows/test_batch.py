@@ -1,4 +1,4 @@
-"""Batches as a client fills them: what is stored when, and what a handle shows and does."""
+"""Batches that a client fills: when their jobs are stored, and the data and methods of a batch handle."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def storage(fire):
 
 @pytest.fixture
 def worker(fire):
-    """A worker that runs the app's jobs by hand, with those that they release."""
+    """A worker that runs the app's jobs on request, including the jobs that they release."""
     return Worker(fire)
 
 
@@ -127,7 +127,7 @@ def many(load, number):
 # ---- when the jobs are stored ----------------------------------------------------------------------------
 
 
-def test_a_batch_and_its_members_are_stored_in_one_step_at_the_end_of_the_block(fire, storage, load, report):
+def test_batch_and_members_are_stored_in_one_step_when_block_ends(fire, storage, load, report):
     """Members are stored in the order in which they were added.
 
     Callbacks are stored with them, but are not members.
@@ -152,7 +152,7 @@ def test_a_batch_and_its_members_are_stored_in_one_step_at_the_end_of_the_block(
     assert (batch.id, None) == (one.batch_id, batch.batch_id)
 
 
-def test_a_block_that_raises_stores_nothing(fire, storage, load):
+def test_block_that_raises_stores_nothing(fire, storage, load):
     """The handles of a block that raised report that nothing was stored."""
     with ends_with(ZeroDivisionError), fire.batch("import") as batch:
         job = batch.add(load, 1)
@@ -172,7 +172,7 @@ def test_a_block_that_raises_stores_nothing(fire, storage, load):
         pass
 
 
-def test_a_bad_call_is_refused_where_it_is_added(fire, storage, load):
+def test_invalid_call_raises_when_it_is_added(fire, storage, load):
     """The error of an invalid call leaves the block unless it is caught there."""
     with fire.batch("import") as batch:
         with pytest.raises(ArgumentError):
@@ -194,7 +194,7 @@ def test_a_bad_call_is_refused_where_it_is_added(fire, storage, load):
     assert 1 == batch.counts().total
 
 
-def test_up_to_500_members_are_one_step(fire, storage, load):
+def test_up_to_500_members_are_stored_in_one_step(fire, storage, load):
     """The batch itself does not count toward the 500."""
     with fire.batch("import") as batch:
         batch.add_many(many(load, 500))
@@ -204,7 +204,7 @@ def test_up_to_500_members_are_one_step(fire, storage, load):
     assert 500 == batch.counts().total
 
 
-def test_calls_together_make_the_members_that_each_makes_alone(fire, storage):
+def test_add_many_creates_the_same_members_as_separate_calls(fire, storage):
     """Shared values of calls of one task with the same options are computed once; nothing else is shared."""
 
     @fire.task(name="load", queue="slow", retry=Retry.never())
@@ -245,8 +245,8 @@ def test_calls_together_make_the_members_that_each_makes_alone(fire, storage):
     assert len({job.id for job in together}) == len(together) == 13
 
 
-def test_more_are_stored_in_chunks_under_a_hold_that_ends_with_the_block(fire, storage, load, worker):
-    """Members run in the meantime, and the batch does not end before it is complete."""
+def test_larger_batch_is_stored_in_chunks_under_a_hold(fire, storage, load, worker):
+    """The hold ends with the block. Members run meanwhile, but an incomplete batch does not end."""
     with fire.batch("import", hold=timedelta(minutes=5)) as batch:
         batch.add_many(many(load, 501))
         held = storage.get([batch.id])[0]
@@ -263,7 +263,7 @@ def test_more_are_stored_in_chunks_under_a_hold_that_ends_with_the_block(fire, s
     assert (State.SUCCEEDED, 1_101) == (batch.refresh().state, batch.result().succeeded)
 
 
-def test_a_hold_is_moved_on_with_the_chunks(fire, storage, load):
+def test_hold_is_extended_as_chunks_are_stored(fire, storage, load):
     """The hold is extended when a quarter of it has passed, so a batch can be filled slowly."""
     with fire.batch("import") as batch:
         batch.add_many(many(load, 501))
@@ -279,8 +279,8 @@ def test_a_hold_is_moved_on_with_the_chunks(fire, storage, load):
     assert [moved, None] == [until for _, until in storage.holds]
 
 
-def test_who_fills_no_more_loses_the_batch(fire, storage, load):
-    """The end of its hold cancels the batch, and the block raises at its next chunk or at its end."""
+def test_batch_is_cancelled_when_its_hold_expires(fire, storage, load):
+    """The block then raises when it stores its next chunk or when it ends."""
     with ends_with(BatchFinished), fire.batch("import") as batch:
         batch.add_many(many(load, 501))
         storage.clock_offset += 2 * HOUR
@@ -294,7 +294,7 @@ def test_who_fills_no_more_loses_the_batch(fire, storage, load):
     assert 500 == batch.counts().deleted
 
 
-def test_a_block_that_raises_behind_the_first_chunk_cancels(fire, storage, load, worker):
+def test_block_that_raises_after_the_first_chunk_cancels_the_batch(fire, storage, load, worker):
     """The stored members are deleted, and the others are never stored."""
     with ends_with(ZeroDivisionError), fire.batch("import") as batch:
         batch.add_many(many(load, 700))
@@ -309,8 +309,8 @@ def test_a_block_that_raises_behind_the_first_chunk_cancels(fire, storage, load,
     assert (500, 500) == (batch.counts().total, batch.counts().deleted)
 
 
-def test_a_chunk_that_could_not_be_stored_is_stored_by_the_next_try(fire, storage, load):
-    """A block that catches an outage loses no member."""
+def test_failed_chunk_is_stored_by_the_next_attempt(fire, storage, load):
+    """A block that catches the error of an outage does not lose any members."""
     with fire.batch("import") as batch:
         storage.fail_always("insert", StorageUnavailable("away"))
         with pytest.raises(StorageUnavailable):
@@ -321,8 +321,8 @@ def test_a_chunk_that_could_not_be_stored_is_stored_by_the_next_try(fire, storag
     assert 1 < len(storage.inserts)
 
 
-def test_a_batch_that_cannot_be_completed_is_cancelled(fire, storage, load):
-    """If the end of the block fails, no member of the incomplete batch runs."""
+def test_batch_is_cancelled_if_its_last_chunk_fails(fire, storage, load):
+    """No member of the incomplete batch runs."""
     with ends_with(StorageError, match="full"), fire.batch("import") as batch:
         batch.add_many(many(load, 501))
         storage.fail_always("insert", StorageError("full"))
@@ -331,7 +331,7 @@ def test_a_batch_that_cannot_be_completed_is_cancelled(fire, storage, load):
     assert batch.counts().is_cancelled
 
 
-def test_an_empty_batch_succeeds_at_once(fire, storage, report, worker):
+def test_empty_batch_succeeds_immediately(fire, storage, report, worker):
     """The callbacks of an empty batch run."""
     with fire.batch("nothing") as batch:
         callback = batch.then(report, "done")
@@ -340,10 +340,10 @@ def test_an_empty_batch_succeeds_at_once(fire, storage, report, worker):
     assert BatchCounts() == batch.result(0)
 
 
-def test_within_a_transaction_it_comes_and_goes_with_it(fire, storage, load, report):
+def test_batch_in_a_transaction_is_committed_or_rolled_back_with_it(fire, storage, load, report):
     """All members are part of the transaction, without a hold.
 
-    A block that raises undoes what was stored in it.
+    A block that raises removes the members that it has stored.
     """
     transaction = []
     with fire.batch("import", within=transaction) as batch:
@@ -366,7 +366,7 @@ def test_within_a_transaction_it_comes_and_goes_with_it(fire, storage, load, rep
 # ---- batches within batches ------------------------------------------------------------------------------
 
 
-def test_a_batch_within_a_batch_is_a_member(fire, storage, load, worker):
+def test_inner_batch_is_a_member_of_the_outer_batch(fire, storage, load, worker):
     """An inner batch is filled in its own block or without one.
 
     It is stored in the same step as the outer batch, and they have one outcome.
@@ -391,8 +391,8 @@ def test_a_batch_within_a_batch_is_a_member(fire, storage, load, worker):
     assert ["succeeded"] * 4 == [job.refresh().state for job in (outer, inner, loose, last)]
 
 
-def test_batches_are_at_most_8_deep(fire, load):
-    """The limit also holds when a batch is added to a stored one, whose depth is read."""
+def test_batches_nest_at_most_8_levels_deep(fire, load):
+    """If a batch is added to a stored batch, the depth of the stored batch is read and counts too."""
     with fire.batch("1") as batch:
         inner = batch
         for number in range(2, 9):
@@ -410,8 +410,8 @@ def test_batches_are_at_most_8_deep(fire, load):
     assert held.batch_id == inner.id
 
 
-def test_an_inner_batch_is_held_only_while_its_members_are_to_come(fire, storage, load):
-    """Wherever a chunk of the outer batch ends, no inner batch ends before it is complete."""
+def test_inner_batch_is_held_only_until_its_members_are_stored(fire, storage, load):
+    """No inner batch ends before it is complete, regardless of where a chunk of the outer batch ends."""
     with fire.batch("outer") as outer:
         with outer.batch("early") as early:
             early.add_many(many(load, 10))
@@ -427,8 +427,8 @@ def test_an_inner_batch_is_held_only_while_its_members_are_to_come(fire, storage
     assert [10, 600, 502] == [one.counts().total for one in (early, cut, outer)]
 
 
-def test_an_inner_block_that_raises_is_left_out(fire, storage, load):
-    """Jobs that wait for an inner batch whose block raised are refused.
+def test_inner_batch_whose_block_raises_is_not_stored(fire, storage, load):
+    """Jobs that depend on such a batch are refused.
 
     The outer block continues if it catches the error.
     """
@@ -447,7 +447,7 @@ def test_an_inner_block_that_raises_is_left_out(fire, storage, load):
         lost.refresh()
 
 
-def test_an_inner_batch_that_is_stored_already_is_cancelled_where_its_block_raises(fire, load, worker):
+def test_stored_inner_batch_is_cancelled_when_its_block_raises(fire, load, worker):
     """The outer batch continues after the cancellation of the inner one."""
     with fire.batch("outer") as outer:
         with ends_with(ZeroDivisionError), outer.batch("inner") as inner:
@@ -463,10 +463,10 @@ def test_an_inner_batch_that_is_stored_already_is_cancelled_where_its_block_rais
 # ---- adding to a stored batch --------------------------------------------------------------------------
 
 
-def test_members_are_added_to_a_stored_batch_until_it_has_ended(fire, load, worker):
-    """Members are added with the original handle, a handle found again, or the id of the batch.
+def test_members_can_be_added_to_a_stored_batch_until_it_ends(fire, load, worker):
+    """Members are added with the original handle, a newly read handle or the id of the batch.
 
-    A running member only has the id.
+    A running member has only the id.
     """
     with fire.batch("import") as batch:
         batch.add(load, 1)
@@ -487,8 +487,8 @@ def test_members_are_added_to_a_stored_batch_until_it_has_ended(fire, load, work
         pass
 
 
-def test_a_batch_is_entered_once_and_before_it_is_filled(fire, load):
-    """A stored batch has no block, and a new one must be entered."""
+def test_batch_must_be_entered_once_before_members_are_added(fire, load):
+    """A stored batch cannot be entered, and a new one must be."""
     batch = fire.batch("import")
 
     with pytest.raises(ConfigurationError, match="the block of its batch was not entered; use with"):
@@ -506,7 +506,7 @@ def test_a_batch_is_entered_once_and_before_it_is_filled(fire, load):
 # ---- dependencies of members ---------------------------------------------------------------------------
 
 
-def test_a_member_waits_for_members_of_its_own_batch_alone(fire, storage, load):
+def test_member_can_depend_only_on_members_of_its_batch(fire, storage, load):
     """Only the batch itself can depend on a job outside or of another batch."""
     outside = load.enqueue(1)
     with fire.batch("import") as batch:
@@ -529,11 +529,8 @@ def test_a_member_waits_for_members_of_its_own_batch_alone(fire, storage, load):
     ]
 
 
-def test_a_batch_starts_its_members_when_what_it_is_after_has_ended(fire, load, report, worker):
-    """A batch is closed until its dependency has ended.
-
-    If the dependency can no longer succeed, the batch is deleted.
-    """
+def test_members_start_when_the_dependency_of_their_batch_has_ended(fire, load, report, worker):
+    """If the dependency can no longer succeed, the batch is deleted."""
     first = load.enqueue(1)
     with fire.batch("next", after=first) as batch:
         member = batch.add(load, 2)
@@ -549,7 +546,7 @@ def test_a_batch_starts_its_members_when_what_it_is_after_has_ended(fire, load, 
     assert ["succeeded", "succeeded", "deleted"] == [one.refresh().state for one in (batch, member, never)]
 
 
-def test_what_is_not_stored_yet_cannot_be_waited_for_outside(fire, load, report):
+def test_job_outside_cannot_depend_on_an_unstored_member(fire, load, report):
     """A member is not stored before the end of its batch's block."""
     with fire.batch("import") as batch:
         job = batch.add(load, 1)
@@ -563,8 +560,8 @@ def test_what_is_not_stored_yet_cannot_be_waited_for_outside(fire, load, report)
     assert State.AWAITING is report.using(after=[job, batch]).enqueue().refresh().state
 
 
-def test_a_duplicate_is_no_member(fire, storage, load, report, worker):
-    """The handle of a duplicate is that of the job that has the key. Nothing in the batch can wait for it."""
+def test_duplicate_is_not_a_member(fire, storage, load, report, worker):
+    """A duplicate returns the handle of the job that has the key. Members cannot depend on that job."""
     only = load.using(unique=Unique("rows"))
     holder = only.enqueue(1)
     with fire.batch("import") as batch:
@@ -588,8 +585,8 @@ def test_a_duplicate_is_no_member(fire, storage, load, report, worker):
     assert holder.id == caught.value.job_id == caught.value.job.id
 
 
-def test_nobody_waits_for_a_debounced_member(fire, load, report):
-    """A later call would run instead of a debounced member."""
+def test_member_cannot_depend_on_a_debounced_member(fire, load, report):
+    """A later call might replace the debounced member."""
     with fire.batch("import") as batch:
         job = batch.add(load.using(unique=Debounce("rows", wait=5)), 1)
         with pytest.raises(ConfigurationError, match="is debounced, so a later call can run"):
@@ -599,7 +596,7 @@ def test_nobody_waits_for_a_debounced_member(fire, load, report):
 # ---- async ---------------------------------------------------------------------------------------------
 
 
-def test_an_async_block_stores_without_blocking_the_loop(fire, storage, load, report):
+def test_async_block_stores_without_blocking_the_event_loop(fire, storage, load, report):
     """In an async block, `add` stores nothing.
 
     `aadd` stores a chunk if there are many members, and the end of the block stores the rest.
@@ -624,9 +621,7 @@ def test_an_async_block_stores_without_blocking_the_loop(fire, storage, load, re
     assert (State.AWAITING, batch.id) == (callback.refresh().state, late.batch_id)
 
 
-def test_an_async_block_that_raises_stores_nothing(fire, storage, load):
-    """An async block that raises behaves like one that is not async."""
-
+def test_async_block_that_raises_stores_nothing(fire, storage, load):
     async def fill():
         async with fire.batch("import") as batch:
             await batch.aadd(load, 1)
@@ -638,7 +633,7 @@ def test_an_async_block_that_raises_stores_nothing(fire, storage, load):
     assert [] == storage.inserts
 
 
-def test_an_async_session_stores_in_its_own_greenlet(fire, storage, load):
+def test_batch_in_an_async_session_is_stored_in_its_greenlet(fire, storage, load):
     """An async session works as for awaited enqueues."""
 
     class Session:
@@ -659,7 +654,7 @@ def test_an_async_session_stores_in_its_own_greenlet(fire, storage, load):
     assert [batch.id, 502] == [session.jobs[0].id, len(session.jobs)]
 
 
-# ---- reading and acting --------------------------------------------------------------------------------
+# ---- reading and changing ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -678,8 +673,8 @@ def mixed(fire, load, report, worker):
     return batch
 
 
-def test_a_failed_batch_says_how_many_failed(mixed, fire):
-    """`counts()` never raises. A job that waits for a failed member makes the batch fail as well."""
+def test_failed_batch_counts_its_failed_members(mixed, fire):
+    """`counts()` does not raise. A member that waits for a failed member makes the batch fail too."""
     said = rf"Batch 'mixed' \({mixed.id}\) failed: 1 of 5 members failed, 1 cannot start\."
     with pytest.raises(JobFailed, match=said):
         mixed.result(1)
@@ -689,8 +684,8 @@ def test_a_failed_batch_says_how_many_failed(mixed, fire):
         asyncio.run(mixed.aresult(1))
 
 
-def test_members_are_paged_in_the_order_in_which_they_were_added(mixed):
-    """With a state, only the members in this state are returned."""
+def test_members_are_paged_in_the_order_of_adding(mixed):
+    """The `state` parameter restricts the page to members in this state."""
     first = mixed.members(limit=3)
     second = mixed.members(limit=3, cursor=first.cursor)
 
@@ -702,8 +697,8 @@ def test_members_are_paged_in_the_order_in_which_they_were_added(mixed):
         mixed.members(limit=0)
 
 
-def test_results_are_those_of_one_task_in_the_order_of_adding(mixed, load, report):
-    """Only results of succeeded members are returned, and only after a given one."""
+def test_results_of_one_task_are_returned_in_the_order_of_adding(mixed, load, report):
+    """Only results of succeeded members are returned. With `after`, they start after that member."""
     members = mixed.members()
 
     async def awaited():
@@ -717,8 +712,8 @@ def test_results_are_those_of_one_task_in_the_order_of_adding(mixed, load, repor
         list(mixed.results(load, after="nobody"))
 
 
-def test_requeue_runs_what_failed_and_opens_the_batch(mixed, report):
-    """Inner batches are included, and jobs that wait for success run then.
+def test_requeue_runs_failed_members_and_reopens_the_batch(mixed, report):
+    """Inner batches are included. Members that wait for the success of a failed member run afterwards.
 
     A batch has no steps of its own.
     """
@@ -738,8 +733,8 @@ def test_requeue_runs_what_failed_and_opens_the_batch(mixed, report):
         mixed.requeue(from_step="a")
 
 
-def test_requeue_reaches_into_inner_batches(fire, load, worker):
-    """The outer batch is open again along with the inner one."""
+def test_requeue_includes_members_of_inner_batches(fire, load, worker):
+    """Both the outer and the inner batch are open again."""
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
         inner.add(load, -1)
     run_all(fire, worker)
@@ -750,7 +745,7 @@ def test_requeue_reaches_into_inner_batches(fire, load, worker):
     assert ["awaiting", "awaiting"] == [one.refresh().state for one in (outer, inner)]
 
 
-def test_requeue_of_a_member_opens_all_around_it_beside_much_else(fire, load, report, worker, monkeypatch):
+def test_requeue_of_a_member_reopens_all_enclosing_batches(fire, load, report, worker, monkeypatch):
     """The batches open even if a single call of `release` does not reach them."""
     monkeypatch.setattr("firelock.jobs.administration.RELEASE_LIMIT", 1)
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
@@ -766,7 +761,7 @@ def test_requeue_of_a_member_opens_all_around_it_beside_much_else(fire, load, re
     assert ["awaiting", "awaiting"] == [one.refresh().state for one in (outer, inner)]
 
 
-def test_delete_cancels_for_good(fire, load, worker):
+def test_delete_cancels_the_batch_permanently(fire, load, worker):
     """Unfinished members are deleted, and none of them runs again."""
     with fire.batch("import") as batch:
         job = batch.add(load, 1)
@@ -789,8 +784,8 @@ def test_delete_cancels_for_good(fire, load, worker):
     assert ["its batch was cancelled, which is permanent"] == fire.jobs.why_not_restored([job.id])
 
 
-def test_a_batch_is_found_again_as_a_batch(fire, load):
-    """Batches are found by id, in lists of jobs, among members and in a list of batches."""
+def test_found_batch_has_a_batch_handle(fire, load):
+    """A batch can be found by id, in a list of jobs, among members and in a list of batches."""
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
         job = inner.add(load, 1)
 
@@ -809,8 +804,8 @@ def test_a_batch_is_found_again_as_a_batch(fire, load):
         Batch.of(fire.client, job.id).counts()
 
 
-def test_a_result_waits_for_the_end(fire, load, worker):
-    """The wait is no longer than requested. The output of a batch cannot be passed to a job."""
+def test_result_waits_for_the_end_of_the_batch(fire, load, worker):
+    """The wait ends after the given timeout. The output of a batch cannot be passed to a job."""
     with fire.batch("import") as batch:
         batch.add(load, 1)
 
@@ -822,8 +817,8 @@ def test_a_result_waits_for_the_end(fire, load, worker):
     assert 1 == asyncio.run(batch.aresult(1)).succeeded
 
 
-def test_all_that_failed_is_requeued_by_one_call_also_where_a_batch_has_failed(mixed, fire):
-    """As the README describes, the batch is one of the failed jobs, and opens with its member."""
+def test_failed_jobs_and_their_batch_are_requeued_in_one_call(mixed, fire):
+    """The search in the README also returns the failed batch, which is reopened with its member."""
     failed = fire.jobs.find(state="failed")
 
     answers = dict(
@@ -835,7 +830,7 @@ def test_all_that_failed_is_requeued_by_one_call_also_where_a_batch_has_failed(m
     assert mixed.refresh().state == "awaiting"
 
 
-def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete(mixed, fire):
+def test_bulk_requeue_skips_a_batch_and_bulk_delete_cancels_it(mixed, fire):
     """A batch has no task that could run.
 
     Its members are requeued one by one, or with the handle of the batch.
@@ -857,7 +852,7 @@ def test_a_batch_in_a_list_is_passed_over_by_a_requeue_and_cancelled_by_a_delete
     assert mixed.counts().is_cancelled
 
 
-def test_a_copy_of_a_member_is_a_job_of_its_own(mixed, fire):
+def test_copy_of_a_member_is_outside_the_batch(mixed, fire):
     """A batch cannot be copied, because it has no arguments to run with."""
     member = mixed.members().jobs[0]
 
@@ -869,8 +864,8 @@ def test_a_copy_of_a_member_is_a_job_of_its_own(mixed, fire):
 # ---- plugins -------------------------------------------------------------------------------------------
 
 
-def test_plugins_see_members_and_batches_and_are_asked_of_members_alone():
-    """A batch has no task, so no plugin chooses options for it."""
+def test_plugins_choose_options_for_members_but_not_for_batches():
+    """A batch has no task. Plugins are notified of new batches and members alike."""
     seen, asked = [], []
     observer = plugin(
         jobs_created=lambda jobs: seen.append([job.task for job in jobs]),
@@ -903,7 +898,7 @@ def test_plugins_see_members_and_batches_and_are_asked_of_members_alone():
         ({"tags": "eu"}, "tags must be a list of strings, got the string 'eu'"),
     ],
 )
-def test_a_wrong_option_is_refused(fire, storage, options, words):
+def test_invalid_option_raises(fire, storage, options, words):
     """The error is raised before any member is added."""
     with pytest.raises(ConfigurationError, match=words):
         fire.batch(**{"name": "import", **options})

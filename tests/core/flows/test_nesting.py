@@ -1,4 +1,4 @@
-"""Batches within batches: what results and counts cover, and how a caller notices what they omit."""
+"""Batches within batches: the jobs that results and counts include, and the errors for omitted jobs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def load(fire):
 
 @pytest.fixture
 def year(fire, load):
-    """An ended batch with two direct members and two batches of months, of which one contains a week."""
+    """An ended batch with two direct jobs and two inner batches (months); one of these contains a week."""
     with fire.batch("year") as year:
         year.add(load, 1)
         with year.batch("january") as january:
@@ -77,7 +77,7 @@ def run(fire):
 def go_on(fire, span):
     """Advance the clock by this duration, and prune the jobs that are no longer kept."""
     fire.storage.clock_offset += span_micros(span)
-    # jobs that are kept with their batch are found once more after its removal
+    # Jobs that are kept as long as their batch are pruned only after the batch.
     for _ in range(5):
         fire.storage.prune(500)
 
@@ -94,8 +94,8 @@ def collect(batch, task, **options):
 # ---- results ---------------------------------------------------------------------------------------------
 
 
-def test_results_of_a_batch_with_batches_within_require_a_choice(year, load):
-    """A sum of only the direct members would look right but be wrong."""
+def test_results_of_a_nested_batch_require_the_deep_argument(year, load):
+    """By default, a caller could sum only the direct members without noticing."""
     message = (
         r"<Batch .* 'year' .*> contains 2 batches, so results\(load\) requires deep\. Pass deep=True for "
         r"the results of all members, or deep=False for those of its own members only\."
@@ -106,13 +106,13 @@ def test_results_of_a_batch_with_batches_within_require_a_choice(year, load):
         asyncio.run(anext(year.aresults(load)))
 
 
-def test_deep_results_cover_all_batches_within(year, load):
-    """A batch's own members come first, then those of each batch within it."""
+def test_deep_results_include_all_inner_batches(year, load):
+    """The direct members of a batch come first, then the members of each inner batch."""
     assert collect(year, load, deep=True) == [1, 2, 10, 11, 100, 101, 20]
     assert collect(year, load, deep=False) == [1, 2]
 
 
-def test_results_of_a_batch_without_others_need_no_choice(fire, load):
+def test_results_of_a_flat_batch_do_not_require_deep(fire, load):
     with fire.batch("plain") as batch:
         batch.add_many([load.call(number) for number in range(3)])
     run(fire)
@@ -125,7 +125,7 @@ def test_results_of_a_batch_without_others_need_no_choice(fire, load):
     )
 
 
-def test_one_batch_within_is_named_in_the_singular(fire, load):
+def test_error_for_one_inner_batch_uses_the_singular(fire, load):
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
         inner.add(load, 7)
 
@@ -133,8 +133,8 @@ def test_one_batch_within_is_named_in_the_singular(fire, load):
         list(outer.results(load))
 
 
-def test_deep_results_go_on_after_any_member(year, load):
-    """Each result is returned once, wherever a reader stopped."""
+def test_deep_results_continue_after_any_member(year, load):
+    """A reader that stops and continues gets each result exactly once."""
     everything = collect(year, load, deep=True)
     ids = {job.result(0): job.id for job in members_within(year) if job.state == "succeeded"}
 
@@ -143,41 +143,41 @@ def test_deep_results_go_on_after_any_member(year, load):
     assert rests == {number: everything[place + 1 :] for place, number in enumerate(everything)}
 
 
-def test_deep_results_go_on_after_a_batch(year, load):
-    """A reader that passes the id of a batch has read everything up to its end."""
+def test_deep_results_continue_after_a_batch(year, load):
+    """If `after` is the id of a batch, the results of that batch are skipped."""
     january = next(job for job in year.members() if job.task != "load")
 
     assert collect(year, load, deep=True, after=january.id) == [20]
 
 
-def test_a_member_of_a_batch_within_is_no_place_for_results_that_leave_it_out(year, load):
+def test_direct_results_after_a_member_of_an_inner_batch_raise(year, load):
     inner = next(job for job in members_within(year) if job.batch_id != year.id and job.task == "load")
 
     with pytest.raises(JobNotFound, match=r"is not a member of <Batch .* 'year'"):
         list(year.results(load, deep=False, after=inner.id))
 
 
-def test_results_go_on_after_a_job(year, load):
-    """The parameter accepts the handle of a member as well as its id."""
+def test_results_continue_after_a_job(year, load):
+    """The `after` parameter accepts the handle of a member as well as its id."""
     members = [job for job in year.members() if job.task == "load"]
 
     assert collect(year, load, deep=False, after=members[0]) == [2]
 
 
 @pytest.mark.parametrize("after", [7, b"id"], ids=["number", "bytes"])
-def test_results_go_on_after_a_job_or_an_id_only(year, load, after):
+def test_results_after_a_value_of_another_type_raise(year, load, after):
     with pytest.raises(ConfigurationError, match=r"^after must be a member of <Batch .* or an id, got .*\.$"):
         list(year.results(load, deep=True, after=after))
 
 
-def test_a_job_elsewhere_is_no_place_for_deep_results(year, load):
+def test_deep_results_after_a_job_outside_the_batch_raise(year, load):
     stranger = load.enqueue(5)
 
     with pytest.raises(JobNotFound, match=r"is not in a batch within <Batch .* 'year'"):
         list(year.results(load, deep=True, after=stranger.id))
 
 
-def test_deep_results_stay_as_long_as_the_outer_batch():
+def test_deep_results_are_kept_as_long_as_the_outer_batch():
     """A shorter retention of inner batches and their jobs has no effect, but a longer one has."""
     with Firelock(MemoryStorage(), settings=Settings(keep_succeeded=2)) as fire:
 
@@ -202,8 +202,8 @@ def test_deep_results_stay_as_long_as_the_outer_batch():
         assert collect(long, load) == [7]
 
 
-def test_results_of_a_batch_that_is_pruned_meanwhile_raise(fire, load):
-    """If the iteration ended normally, a wrong total would go unnoticed."""
+def test_results_raise_if_the_batch_is_pruned_during_iteration(fire, load):
+    """A normal end of the iteration would hide the missing results."""
     with fire.batch("plain") as batch:
         batch.add_many([load.call(number) for number in range(3)])
     run(fire)
@@ -218,8 +218,8 @@ def test_results_of_a_batch_that_is_pruned_meanwhile_raise(fire, load):
     assert first == 0
 
 
-def test_results_of_a_pruned_batch_raise(year, load):
-    """An empty result would be a wrong total as well."""
+def test_results_of_a_pruned_batch_raise_an_error(year, load):
+    """An empty iteration would look like a batch without results."""
     week = next(job for job in members_within(year) if getattr(job, "name", "") == "week")
     year._client.storage.clear()  # noqa: SLF001 - as after a prune
 
@@ -228,7 +228,7 @@ def test_results_of_a_pruned_batch_raise(year, load):
 
 
 def test_deep_results_are_read_in_pages(fire, load, monkeypatch):
-    """Reading a batch of batches costs one read for each of them, and one for each page of them."""
+    """A nested batch costs one read per inner batch, and one per page of inner batches."""
     monkeypatch.setattr(nesting, "_PAGE", 4)
     with fire.batch("outer") as outer:
         for number in range(10):
@@ -253,11 +253,11 @@ def members_within(batch):
 # ---- counts ----------------------------------------------------------------------------------------------
 
 
-def test_a_counts_counts_its_own_members_and_says_how_many_are_batches(year):
+def test_counts_include_direct_members_and_inner_batches(year):
     assert year.counts() == BatchCounts(total=4, succeeded=3, failed=1, batches=2)
 
 
-def test_a_deep_counts_counts_the_jobs_of_all_batches_within(year):
+def test_deep_counts_include_jobs_of_all_inner_batches(year):
     expected = DeepBatchCounts(
         total=8, active=0, waiting=0, succeeded=7, failed=1, deleted=0, batches=3, is_cut=False
     )
@@ -267,8 +267,8 @@ def test_a_deep_counts_counts_the_jobs_of_all_batches_within(year):
     assert year.counts(deep=True).progress == 1.0
 
 
-def test_a_deep_counts_of_jobs_that_wait_and_run(fire, load):
-    """Batches that wait for others do not count as waiting jobs."""
+def test_deep_counts_separate_active_and_waiting_jobs(fire, load):
+    """A waiting inner batch does not itself count as a waiting job."""
     with fire.batch("outer") as outer:
         first = outer.add(load, 1)
         with outer.batch("later", after=first) as later:
@@ -286,7 +286,7 @@ def test_a_deep_counts_of_jobs_that_wait_and_run(fire, load):
     assert outer.counts(deep=True).succeeded == 5
 
 
-def test_a_deep_counts_reads_at_most_as_many_batches_as_it_may(fire, load):
+def test_deep_counts_read_at_most_the_given_number_of_batches(fire, load):
     """Each omitted batch counts as one job."""
     with fire.batch("outer") as outer:
         for number in range(3):
@@ -299,8 +299,8 @@ def test_a_deep_counts_reads_at_most_as_many_batches_as_it_may(fire, load):
     assert not outer.counts(deep=True, limit=3).is_cut
 
 
-def test_a_deep_counts_of_a_batch_without_others_is_one_read(fire, load):
-    """The members are not searched for batches if there are none."""
+def test_deep_counts_of_a_flat_batch_cost_one_read(fire, load):
+    """The members are not searched for inner batches if the batch has none."""
     with fire.batch("plain") as batch:
         batch.add_many([load.call(number) for number in range(3)])
     fire.storage.finds = fire.storage.batch_reads = 0
@@ -310,7 +310,7 @@ def test_a_deep_counts_of_a_batch_without_others_is_one_read(fire, load):
     assert (fire.storage.finds, fire.storage.batch_reads) == (0, 1)
 
 
-def test_an_empty_batch_has_ended_altogether(fire):
+def test_progress_of_an_empty_batch_is_complete(fire):
     with fire.batch("nothing") as batch:
         pass
 

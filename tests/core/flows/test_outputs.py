@@ -1,4 +1,4 @@
-"""Across modules: whole flows, from the results of their members to the jobs that wait for them."""
+"""Complete flows across modules, from the results of members to the jobs that wait for them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from firelock import JobContext, Retry, State
 
 @attrs.frozen
 class Day:
-    """The loaded data of a day."""
+    """The data that a job has loaded for one day."""
 
     on: date
     rows: int
 
 
-def test_a_nightly_pipeline_of_unknown_width(fire, tester):
-    """The first member finds the number of days and adds them to its own batch.
+def test_pipeline_with_a_number_of_members_found_at_run_time(fire, tester):
+    """The first member finds the number of days and adds one member per day to its own batch.
 
     The callback reads all results.
     """
@@ -55,8 +55,8 @@ def test_a_nightly_pipeline_of_unknown_width(fire, tester):
     assert State.SUCCEEDED is batch.refresh().state
 
 
-def test_a_chord_with_a_failing_member_goes_on_when_that_is_mended(fire, tester):
-    """The batch fails with a reason and does not hang, and its requeue runs the rest."""
+def test_failed_flow_continues_after_requeue_when_the_cause_is_fixed(fire, tester):
+    """The batch fails with a reason instead of waiting forever. Its requeue runs the remaining members."""
     broken = {2}
     done = []
 
@@ -89,8 +89,8 @@ def test_a_chord_with_a_failing_member_goes_on_when_that_is_mended(fire, tester)
     assert (State.SUCCEEDED, 14, ["failed", "whole"]) == (batch.refresh().state, whole.result(1), done)
 
 
-def test_the_first_failure_stops_the_rest_where_that_is_asked(fire, tester):
-    """Waiting members are deleted, and the batch fails."""
+def test_first_failure_cancels_the_batch_with_on_failure_cancel(fire, tester):
+    """The waiting members are deleted, and the batch fails."""
 
     @fire.task(name="fail", retry=Retry.never())
     def fail() -> int:
@@ -107,8 +107,8 @@ def test_the_first_failure_stops_the_rest_where_that_is_asked(fire, tester):
     assert ["failed", "deleted", "deleted"] == [one.refresh().state for one in (batch, waits, sleeps)]
 
 
-def test_a_job_joins_a_batch_that_it_made(fire, tester):
-    """The job occupies no worker meanwhile, and creates the batch once."""
+def test_job_joins_a_batch_that_it_has_created(fire, tester):
+    """The job does not occupy a worker while it waits, and creates the batch only once."""
     made = []
 
     @fire.task(name="part")
@@ -132,8 +132,8 @@ def test_a_job_joins_a_batch_that_it_made(fire, tester):
     assert (6, [1]) == (job.result(1), made)
 
 
-def test_a_signal_reaches_a_job_that_waits(fire, tester):
-    """A signal that was sent before the wait arrives as well."""
+def test_signal_resumes_a_waiting_job(fire, tester):
+    """A signal that was sent before the wait is received too."""
     approval = fire.signal("approval", Day)
 
     @fire.task(name="ask")

@@ -1,4 +1,4 @@
-"""Signals from the sender's side, and the memos of a job as its handle shows them."""
+"""Sending signals, and the memos of a job as its handle shows them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def storage(fire):
 
 @pytest.fixture
 def worker(fire):
-    """A worker that claims the app's jobs by hand."""
+    """A worker that claims and runs the app's jobs on request."""
     return Worker(fire)
 
 
@@ -78,7 +78,7 @@ def memos_of(fire, job):
     return {(memo.kind, memo.name): memo for memo in fire.storage.recall(job.id)}
 
 
-def test_a_signal_is_kept_before_anybody_waits(fire, approval, order):
+def test_signal_is_stored_before_the_job_waits_for_it(fire, approval, order):
     """The payload is converted to a string in the same way as arguments."""
     job = order.enqueue()
 
@@ -92,10 +92,10 @@ def test_a_signal_is_kept_before_anybody_waits(fire, approval, order):
     assert Approval(ok=True, by="ada") == approval.decode(memo.value)
 
 
-def test_the_first_answer_wins_and_a_repeat_is_told_the_same(fire, approval, order):
-    """The job may be given by its id, and the async method does the same.
+def test_first_signal_wins_and_repeats_return_the_same_result(fire, approval, order):
+    """The job may be given by its id. The async method behaves in the same way.
 
-    A signal with a different name is another wait.
+    A signal with a different name is independent.
     """
     job = order.enqueue()
 
@@ -108,8 +108,8 @@ def test_the_first_answer_wins_and_a_repeat_is_told_the_same(fire, approval, ord
     assert {"approval", "approval:manager"} == {name for _, name in memos_of(fire, job)}
 
 
-def test_a_lost_reply_is_sent_again(fire, storage, approval, order):
-    """The memo was stored before its reply was lost, and the result is that of the first attempt."""
+def test_signal_is_sent_again_if_the_reply_is_lost(fire, storage, approval, order):
+    """The memo was stored before the reply was lost, so the result is that of the first attempt."""
     job = order.enqueue()
     storage.fail("remember", StorageUnavailable("reset"), is_late=True)
 
@@ -122,10 +122,10 @@ def test_a_lost_reply_is_sent_again(fire, storage, approval, order):
         approval.send(job, Approval(ok=True))
 
 
-def test_a_signal_to_a_job_that_has_ended_is_a_conflict(fire, approval, order, worker):
+def test_signal_to_an_ended_job_raises_job_conflict(fire, approval, order, worker):
     """A failed job keeps the signal for its requeue.
 
-    A repetition of a signal that was in time gets the same result.
+    A repetition of an accepted signal returns the same result.
     """
     done, failed, answered = order.enqueue(), order.enqueue(-1), order.enqueue()
     approval.send(answered, Approval(ok=True))
@@ -140,8 +140,8 @@ def test_a_signal_to_a_job_that_has_ended_is_a_conflict(fire, approval, order, w
     assert approval.send(answered, Approval(ok=False)) is False
 
 
-def test_a_link_to_a_job_that_no_answer_reaches_is_refused(fire, approval, order, worker):
-    """A link is refused if its job has ended for good or is not found. A failed job may be requeued."""
+def test_link_to_an_ended_or_unknown_job_is_refused(fire, approval, order, worker):
+    """A link to a failed job is allowed, because the job can be requeued."""
     done, failed = order.enqueue(), order.enqueue(-1)
     worker.run()
     said = {"expires": timedelta(days=1), "at": "https://ops.example.com"}
@@ -153,7 +153,7 @@ def test_a_link_to_a_job_that_no_answer_reaches_is_refused(fire, approval, order
     assert approval.link(failed, {"Yes": Approval(ok=True)}, **said)
 
 
-def test_a_name_has_one_type_in_an_app(fire, approval):
+def test_signal_name_has_one_type_per_app(fire, approval):
     """A signal is found by its stored name, with a key or without one."""
     nested = fire.signal("a:b", int)
 
@@ -169,7 +169,7 @@ def test_a_name_has_one_type_in_an_app(fire, approval):
     assert nested.type is int
 
 
-def test_what_cannot_be_sent_is_one_clear_error(fire, approval, order):
+def test_invalid_signal_raises_a_clear_error(fire, approval, order):
     """Nothing is stored after any of these errors."""
     job = order.enqueue()
     with fire.batch("import") as batch:
@@ -210,8 +210,7 @@ def test_what_cannot_be_sent_is_one_clear_error(fire, approval, order):
     assert "<Signal 'approval' of Approval>" == repr(approval)
 
 
-def test_a_job_that_remembers_as_much_as_it_may_takes_no_more(fire, storage, approval, order):
-    """The error states that the job has too many memos, and what to do."""
+def test_signal_to_a_job_with_the_maximum_of_memos_raises(fire, storage, approval, order):
     job = order.enqueue()
     memos = [NewMemo(job.id, Memo(MemoKind.SIGNAL, f"s{number}", "1", True, 1)) for number in range(1_000)]
     storage.remember(memos)
@@ -220,8 +219,8 @@ def test_a_job_that_remembers_as_much_as_it_may_takes_no_more(fire, storage, app
         approval.send(job, Approval(ok=True))
 
 
-def test_a_link_sends_what_its_buttons_say(fire, storage, approval, order):
-    """The choices are stored, and only the address leaves the application."""
+def test_link_stores_its_choices_with_their_payloads(fire, storage, approval, order):
+    """The URL contains only a token; the choices stay in the storage."""
     job, at = order.enqueue(), "https://ops.example.com/jobs"
     choices = {"Approve": Approval(ok=True), "Refuse": Approval(ok=False)}
 
@@ -250,8 +249,8 @@ def remember(fire, claimed, worker, *memos):
     return fire.storage.remember([NewMemo(claimed.id, memo, session, claimed.fence) for memo in memos])
 
 
-def test_steps_are_shown_in_order_of_their_begin(fire, approval, order, worker):
-    """Steps contain their duration if it was measured."""
+def test_steps_are_ordered_by_their_start(fire, approval, order, worker):
+    """Each step contains its duration if it was measured."""
     job = order.enqueue()
     (claimed,) = worker.claim()
     remember(
@@ -275,10 +274,10 @@ def test_steps_are_shown_in_order_of_their_begin(fire, approval, order, worker):
         job.steps()
 
 
-def test_a_requeue_goes_on_behind_the_last_step_or_from_one(fire, order, worker):
-    """Memos after the given step are forgotten as well.
+def test_requeue_continues_after_the_last_step_or_from_a_given_step(fire, order, worker):
+    """The memos after the given step are deleted as well.
 
-    An unknown name, or one that two memos have, is refused.
+    An unknown or ambiguous name raises an error.
     """
     job = order.enqueue(-1)
     (claimed,) = worker.claim()
@@ -304,7 +303,7 @@ def test_a_requeue_goes_on_behind_the_last_step_or_from_one(fire, order, worker)
         job.requeue(from_step="load")
 
 
-def test_a_handle_says_what_a_suspended_job_waits_for(fire, order, worker):
+def test_handle_shows_the_wait_of_a_suspended_job(fire, order, worker):
     """The handle also shows the time until which the job waits."""
     asking, sleeping, calling = (order.enqueue(number) for number in range(3))
     due = 4_000_000_000_000_000
@@ -339,8 +338,8 @@ def emit(fire, worker, claimed, start, *texts, stream="out"):
     fire.storage.append_stream(claimed.id, chunks, session=worker.holder.session, fence=claimed.fence)
 
 
-def test_a_stream_is_read_as_it_comes_until_the_job_has_ended(fire, order, worker):
-    """An offset can be passed as the start. A stream of another name is empty."""
+def test_stream_is_read_until_the_job_has_ended(fire, order, worker):
+    """Reading can start at an offset. A stream to which the job has not written is empty."""
     job = order.enqueue()
     (claimed,) = worker.claim()
     emit(fire, worker, claimed, 0, "a", "b")
@@ -360,8 +359,8 @@ def test_a_stream_is_read_as_it_comes_until_the_job_has_ended(fire, order, worke
     assert {claimed.fence} == {chunk.run for chunk in first}
 
 
-def test_who_reads_a_stream_waits_for_what_comes(fire, order, worker):
-    """A reader in another thread gets the output that is emitted while it waits. Async readers do too."""
+def test_stream_reader_waits_for_new_output(fire, order, worker):
+    """Readers in other threads and async readers get the output that is emitted while they wait."""
     job = order.enqueue()
     (claimed,) = worker.claim()
 
@@ -383,10 +382,10 @@ def test_who_reads_a_stream_waits_for_what_comes(fire, order, worker):
     assert ["a", "b"] == asyncio.run(read())
 
 
-def test_a_reader_may_go_away(fire, order, worker):
-    """A reader may stop in the middle of a wait, and then nothing waits any more.
+def test_reader_can_stop_while_it_waits(fire, order, worker):
+    """No wait remains after the reader has stopped.
 
-    An unknown job has no stream.
+    The stream of an unknown job raises an error.
     """
     job = order.enqueue()
 
@@ -402,8 +401,8 @@ def test_a_reader_may_go_away(fire, order, worker):
         next(job.stream())
 
 
-def test_a_payload_is_made_of_the_texts_of_a_form(fire, approval):
-    """The form has the fields of a record, or otherwise the single field `value`.
+def test_payload_is_created_from_form_strings(fire, approval):
+    """The form has the fields of the record; for any other type it has the single field `value`.
 
     Errors are reported by field.
     """

@@ -1,4 +1,4 @@
-"""Steps and other memos of a job, and waits without a worker."""
+"""Steps and other memos of a job, and waits that do not occupy a worker."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Approval:
 
 
 class Named:
-    """A signal with the interface that a wait needs."""
+    """A minimal signal that has only the attributes that a wait uses."""
 
     def __init__(self, name="approval"):
         self.name = name
@@ -54,7 +54,7 @@ class Named:
 
 
 def send(fire, job, **payload):
-    """Send the signal as a person would, and return the result."""
+    """Send the signal to the job, as a person would, and return the result."""
     memo = Memo(MemoKind.SIGNAL, "approval", json.dumps(payload), True, fire.client.clock.now(), author="ada")
     return fire.storage.remember([NewMemo(job.id, memo)])[0].answer
 
@@ -67,8 +67,8 @@ def record_of(fire, job):
 # ---- steps -----------------------------------------------------------------------------------------------
 
 
-def test_a_step_is_done_once_however_often_the_job_runs(fire, tester):
-    """The value of a step is that of the first run, and a failed step is tried again."""
+def test_step_runs_once_even_if_the_job_runs_again(fire, tester):
+    """Later runs use the value of the first run. A failed step is tried again."""
     ran = []
 
     def charge(amount: int) -> str:
@@ -97,8 +97,8 @@ def test_a_step_is_done_once_however_often_the_job_runs(fire, tester):
     ]
 
 
-def test_a_value_comes_back_as_its_annotation_says(fire, tester):
-    """As for results, attrs classes and datetimes are restored. Without an annotation, the value is JSON."""
+def test_step_value_is_restored_with_its_annotated_type(fire, tester):
+    """Attrs classes and datetimes are restored, as in results. Without an annotation, the value is JSON."""
     seen = []
 
     def approve() -> Approval:
@@ -119,8 +119,8 @@ def test_a_value_comes_back_as_its_annotation_says(fire, tester):
     assert [[Approval(ok=True), datetime(2030, 1, 1, tzinfo=UTC), {"x": [1, None]}]] * 2 == seen
 
 
-def test_a_task_is_a_function_as_any_other(fire, tester):
-    """A step runs a task in the same process, and the annotation is that of the task's function."""
+def test_step_calls_a_task_as_a_plain_function(fire, tester):
+    """A step runs a task in the same process. The task's return annotation gives the type of the value."""
 
     @fire.task(name="load")
     def load(day: str) -> datetime:
@@ -299,7 +299,7 @@ def receives_a_type(job: JobContext):
         (too_many, "'step page:1000' would be memo 1,001 of this job. A job can have at most 1,000 memos"),
     ],
 )
-def test_a_misuse_fails_the_job_and_says_what_to_do(fire, tester, function, words):
+def test_misuse_fails_the_job_with_a_fix_in_the_error(fire, tester, function, words):
     """The job is not retried, because a retry would fail as well."""
     message = misused(fire, tester, function)
 
@@ -307,8 +307,8 @@ def test_a_misuse_fails_the_job_and_says_what_to_do(fire, tester, function, word
         raise StepError(message)
 
 
-def test_a_call_or_a_job_in_the_wrong_place_is_told_apart(fire, tester):
-    """The error names the wrong value and what to write."""
+def test_call_or_job_of_the_wrong_type_raises_a_specific_error(fire, tester):
+    """The error contains the wrong value and the correct code."""
 
     @fire.task(name="load")
     def load(day: int) -> int:
@@ -342,8 +342,8 @@ def test_a_call_or_a_job_in_the_wrong_place_is_told_apart(fire, tester):
     ]
 
 
-def test_a_value_that_no_longer_fits_fails_the_job_for_good(fire, tester):
-    """The code has changed while the job slept. The value is kept."""
+def test_stored_step_value_of_another_type_fails_the_job(fire, tester):
+    """The code changed while the job slept. The job is not retried, and the value is kept."""
     answers = {"charge": lambda: 42}
 
     def charge_as_text() -> str:
@@ -365,8 +365,8 @@ def test_a_value_that_no_longer_fits_fails_the_job_for_good(fire, tester):
     assert "42" == fire.storage.recall(job.id)[0].value
 
 
-def test_after_an_exception_a_step_may_be_tried_again(fire, tester):
-    """The step is tried again in the same run and under the same name."""
+def test_task_can_try_a_failed_step_again(fire, tester):
+    """The second try is in the same run and uses the same name."""
     tries = []
 
     def flaky():
@@ -387,8 +387,8 @@ def test_after_an_exception_a_step_may_be_tried_again(fire, tester):
     assert 3 == job.result(0)
 
 
-def test_a_key_is_the_same_in_every_run_and_of_no_other(fire, tester):
-    """The key is a UUID made from the job's id and the name."""
+def test_step_key_is_stable_and_unique(fire, tester):
+    """The key is a UUID derived from the job's id and the name of the step."""
     first, second = JobContext.fake(), JobContext.fake(id="00000000-0000-7000-8000-000000000001")
 
     assert first.key("charge") == JobContext.fake().key("charge")
@@ -399,8 +399,8 @@ def test_a_key_is_the_same_in_every_run_and_of_no_other(fire, tester):
 # ---- the right to store memos ----------------------------------------------------------------------------
 
 
-def test_a_job_that_is_no_longer_ours_is_told_so(fire):
-    """The job was deleted while its step ran: no memo is stored, and the task does not continue."""
+def test_step_of_a_deleted_job_raises_job_cancelled(fire):
+    """The job is deleted while its step runs. No memo is stored, and the task does not continue."""
     seen = []
 
     @fire.task(name="order")
@@ -418,8 +418,8 @@ def test_a_job_that_is_no_longer_ours_is_told_so(fire):
     assert [] == fire.storage.recall(made.id)
 
 
-def test_an_old_run_recalls_nothing(fire):
-    """Memos that a newer run has forgotten must not reappear."""
+def test_superseded_run_restores_no_memos(fire):
+    """Memos that a newer run has deleted must not reappear."""
     runs = []
 
     @fire.task(name="order")
@@ -443,8 +443,8 @@ def test_an_old_run_recalls_nothing(fire):
 
 
 @pytest.mark.parametrize("is_late", [False, True])
-def test_a_step_outlives_an_outage(is_late):
-    """The memo is sent again as long as the job may continue. A lost first reply does not matter."""
+def test_memo_is_sent_again_during_an_outage(is_late):
+    """The memo is sent again as long as the job may continue. A repeat after a lost reply is harmless."""
     storage, ran = FailingStorage(), []
     with Firelock(storage) as fire:
 
@@ -459,8 +459,8 @@ def test_a_step_outlives_an_outage(is_late):
         assert (7, [1]) == (job.result(0), ran)
 
 
-def test_a_step_gives_up_when_the_job_has_to_stop():
-    """A server without the right to run its jobs does not wait for the storage."""
+def test_step_stops_retrying_when_the_session_has_expired():
+    """A server that may no longer run its jobs does not wait for the storage."""
     storage = FailingStorage()
     with Firelock(storage) as fire:
 
@@ -485,8 +485,8 @@ def test_a_step_gives_up_when_the_job_has_to_stop():
 # ---- waits -----------------------------------------------------------------------------------------------
 
 
-def test_a_sleep_holds_no_worker(fire, tester):
-    """The run ends and its attempt does not count. A later run continues after the sleep."""
+def test_sleep_does_not_occupy_a_worker(fire, tester):
+    """The run ends without counting an attempt. A later run continues after the sleep."""
     seen = []
 
     @fire.task(name="order")
@@ -511,8 +511,8 @@ def test_a_sleep_holds_no_worker(fire, tester):
     assert record_of(fire, job).waits_for is None
 
 
-def test_a_short_sleep_stays_in_place(fire):
-    """For less than two seconds, it is cheaper to keep the run."""
+def test_short_sleep_does_not_end_the_run(fire):
+    """For a sleep of less than two seconds, keeping the run is cheaper than resuming the job."""
     seen = []
 
     @fire.task(name="order")
@@ -527,8 +527,8 @@ def test_a_short_sleep_stays_in_place(fire):
     assert (["top"], State.SUCCEEDED) == (seen, record_of(fire, job).state)
 
 
-def test_a_signal_wakes_who_waits_for_it(fire, tester):
-    """After the first signal has arrived, later ones have no effect."""
+def test_signal_resumes_the_waiting_job(fire, tester):
+    """Only the first signal has an effect."""
 
     @fire.task(name="order")
     def order(job: JobContext) -> str:
@@ -548,8 +548,8 @@ def test_a_signal_wakes_who_waits_for_it(fire, tester):
     assert "ok=True" == job.result(0)
 
 
-def test_a_signal_is_kept_until_somebody_waits(fire, tester):
-    """The signal may be sent before the job has run at all."""
+def test_signal_sent_before_the_wait_is_received(fire, tester):
+    """The signal can be sent even before the first run of the job."""
 
     @fire.task(name="order")
     def order(job: JobContext) -> bool:
@@ -563,8 +563,8 @@ def test_a_signal_is_kept_until_somebody_waits(fire, tester):
     assert job.result(0)
 
 
-def test_a_time_out_stands(fire, tester):
-    """The timeout counts from the first run that reached the wait. A signal after the timeout is too late."""
+def test_expired_timeout_of_a_wait_is_final(fire, tester):
+    """The timeout starts with the first run that reaches the wait. A later signal has no effect."""
     seen = []
 
     @fire.task(name="order")
@@ -575,7 +575,7 @@ def test_a_time_out_stands(fire, tester):
     job = order.enqueue()
     tester.drain()
     tester.clock.advance(days=3)
-    job.requeue()  # it reaches the wait once more
+    job.requeue()  # the next run reaches the wait again
     tester.drain()
     tester.clock.advance(days=4)
 
@@ -585,7 +585,7 @@ def test_a_time_out_stands(fire, tester):
     assert [None, None] == seen
 
 
-def test_a_time_out_of_zero_looks_once(fire, tester):
+def test_timeout_of_zero_checks_once_for_a_signal(fire, tester):
     """A wait with a timeout of zero does not suspend the job."""
 
     @fire.task(name="order")
@@ -598,8 +598,8 @@ def test_a_time_out_of_zero_looks_once(fire, tester):
     assert job.result(0)
 
 
-def test_a_suspension_is_decided_by_what_the_task_asked_for(fire, tester):
-    """The run is suspended even if the task catches the exception or raises another one."""
+def test_run_is_suspended_even_if_the_task_catches_job_suspended(fire, tester):
+    """It is also suspended if the task raises another exception instead."""
     seen = []
 
     @fire.task(name="swallows")
@@ -624,8 +624,8 @@ def test_a_suspension_is_decided_by_what_the_task_asked_for(fire, tester):
     assert [JobSuspended] == seen
 
 
-def test_plugins_contexts_end_as_ever():
-    """The contexts get no exception because of a suspension."""
+def test_plugin_contexts_end_normally_on_suspension():
+    """The exception that suspends the run does not reach the contexts of plugins."""
     seen = []
 
     @contextlib.contextmanager
@@ -652,10 +652,10 @@ def test_plugins_contexts_end_as_ever():
 # ---- other jobs ------------------------------------------------------------------------------------------
 
 
-def test_a_called_job_has_the_meta_of_its_caller(fire, tester):
-    """The metadata is passed on as to a continuation.
+def test_called_job_inherits_the_meta_of_its_caller(fire, tester):
+    """The metadata is inherited in the same way by a continuation.
 
-    A batch that the task creates, and its members, do not get it.
+    A batch that the task creates does not inherit it, and neither do its members.
     """
     part = fire.task(name="part")(lambda: None)
     member = fire.task(name="member")(lambda: None)
@@ -680,8 +680,8 @@ def test_a_called_job_has_the_meta_of_its_caller(fire, tester):
     assert [{}] == [dict(job.meta) for job in fire.batches.list()]
 
 
-def test_a_called_job_gives_its_result(fire, tester):
-    """The called job runs like any other, and its caller occupies nothing in the meantime."""
+def test_call_returns_the_result_of_the_called_job(fire, tester):
+    """The called job runs like any other job. Its caller does not occupy a worker meanwhile."""
 
     @fire.task(name="double")
     def double(number: int) -> int:
@@ -698,8 +698,8 @@ def test_a_called_job_gives_its_result(fire, tester):
     assert [8, 2, 4] == job.result(0)
 
 
-def test_a_failed_child_is_told_once_and_called_anew_by_a_later_attempt(fire, tester):
-    """If the failure is not caught, the caller fails without a retry."""
+def test_failed_child_raises_once_and_is_created_again_by_a_retry(fire, tester):
+    """If the task does not catch the failure, the caller fails without a retry."""
     ran = []
 
     @fire.task(name="flaky", retry=NEVER)
@@ -727,8 +727,8 @@ def test_a_failed_child_is_told_once_and_called_anew_by_a_later_attempt(fire, te
     assert (2, 2) == (job.result(0), len(ran))
 
 
-def test_a_failure_that_is_caught_is_no_failure(fire, tester):
-    """A retry for another reason only repeats the calls that had failed."""
+def test_caught_failure_of_a_child_does_not_fail_the_caller(fire, tester):
+    """A retry for another reason repeats only the failed calls."""
     ran = []
 
     @fire.task(name="part", retry=NEVER)
@@ -753,7 +753,7 @@ def test_a_failure_that_is_caught_is_no_failure(fire, tester):
     assert [0, 1, 2, 1] == ran
 
 
-def test_a_child_whose_name_is_kept_is_stored_by_a_later_run():
+def test_later_run_stores_a_child_whose_memo_already_exists():
     """The server died after it had stored the memo of the call and before it stored the called job.
 
     The id is the same in the next run, so no second job is created.
@@ -778,8 +778,8 @@ def test_a_child_whose_name_is_kept_is_stored_by_a_later_run():
         assert (7, ["child"]) == (made.result(0), [one.task for one in storage.get(begun["ids"])])
 
 
-def test_a_call_that_another_job_answers_waits_for_that_one(fire, tester):
-    """The other job has the unique key, and its result is used."""
+def test_call_waits_for_the_existing_job_with_the_unique_key(fire, tester):
+    """The result of the existing job is used."""
 
     @fire.task(name="child", unique=Unique("{number}"))
     def child(number: int) -> int:
@@ -797,8 +797,8 @@ def test_a_call_that_another_job_answers_waits_for_that_one(fire, tester):
     assert (2, first.id) == (len(fire.jobs.find(task="child")), fire.jobs.find(task="child").jobs[-1].id)
 
 
-def test_results_that_no_memo_holds_are_read_from_their_jobs(fire, tester):
-    """Many large results do not fit into a memo. Their jobs are kept as long as the caller."""
+def test_results_too_large_for_a_memo_are_read_from_their_jobs(fire, tester):
+    """The called jobs are kept as long as their caller."""
 
     @fire.task(name="child")
     def child(number: int) -> str:
@@ -818,8 +818,8 @@ def test_results_that_no_memo_holds_are_read_from_their_jobs(fire, tester):
 
 
 @pytest.mark.parametrize("number", [0, 501])
-def test_a_gather_has_its_bounds(fire, tester, number):
-    """An empty list waits for nothing. For very many calls, there are batches."""
+def test_gather_accepts_a_limited_number_of_calls(fire, tester, number):
+    """An empty list returns immediately. For very many calls, use a batch."""
     child = fire.task(name="child")(lambda: 7)
 
     @fire.task(name="order")
@@ -839,8 +839,8 @@ def test_a_gather_has_its_bounds(fire, tester, number):
         assert "[]" == record.result
 
 
-def test_a_deleted_child_is_told(fire, tester):
-    """The caller gets an error, whoever deleted the called job."""
+def test_deleted_child_raises_in_its_caller(fire, tester):
+    """It does not matter why the called job was deleted."""
 
     @fire.task(name="child")
     def child() -> None: ...
@@ -862,8 +862,8 @@ def test_a_deleted_child_is_told(fire, tester):
     assert "without it" == job.result(0)
 
 
-def test_other_calls_than_before_are_refused(fire, tester):
-    """The results could not be assigned to different calls."""
+def test_changed_calls_of_a_gather_are_refused(fire, tester):
+    """The stored results would belong to different calls."""
     numbers = [1, 2]
 
     @fire.task(name="child")
@@ -883,9 +883,7 @@ def test_other_calls_than_before_are_refused(fire, tester):
     assert "'parts' called 2 jobs before, but now has 3 calls. Use another name" in message
 
 
-def test_any_job_may_be_joined(fire, tester):
-    """A job is joined by its handle, but it cannot wait for itself."""
-
+def test_task_can_join_any_job(fire, tester):
     @fire.task(name="child")
     def child() -> int:
         return 7
@@ -903,16 +901,16 @@ def test_any_job_may_be_joined(fire, tester):
     assert (7, 7) == (job.result(0), wrong.result(0))
 
 
-def test_a_job_is_joined_again_after_its_requeue_by_another_name(fire, tester):
+def test_job_is_joined_again_after_its_requeue_under_another_name(fire, tester):
     """Each join needs its own name.
 
-    Without one, a second join of the same job is refused, and the error states the fix.
+    Without a name, a second join of the same job is refused, and the error contains the fix.
     """
-    mended: list[int] = []
+    fixed: list[int] = []
 
     @fire.task(name="child", retry=Retry.never())
     def child() -> int:
-        if not mended:
+        if not fixed:
             raise ValueError("broken")
         return 7
 
@@ -923,7 +921,7 @@ def test_a_job_is_joined_again_after_its_requeue_by_another_name(fire, tester):
             try:
                 results.append(job.join(joined, name=f"turn:{turn}" if named else None))
             except JobFailed:
-                mended.append(turn)
+                fixed.append(turn)
                 joined.requeue()
         return results
 
@@ -933,7 +931,7 @@ def test_a_job_is_joined_again_after_its_requeue_by_another_name(fire, tester):
     second = order.enqueue(first.id, False)
     tester.drain()
 
-    assert ([0], [7, 7]) == (mended, job.result(0))
+    assert ([0], [7, 7]) == (fixed, job.result(0))
     assert ["turn:0", "turn:1"] == [step.name for step in job.steps()]
     assert (
         f"'call {first.id}' is used twice in this run, but a name has only one value. In a loop, "
@@ -941,8 +939,8 @@ def test_a_job_is_joined_again_after_its_requeue_by_another_name(fire, tester):
     ) in record_of(fire, second).error.message
 
 
-def test_a_join_under_the_name_of_a_call_that_has_not_ended_is_refused(fire, tester):
-    """The memo of an unfinished call contains jobs and no result."""
+def test_join_under_the_name_of_an_unfinished_call_is_refused(fire, tester):
+    """The memo of an unfinished call contains only the ids of its jobs and no result."""
     deployed: list[bool] = []
 
     @fire.task(name="child")
@@ -966,7 +964,7 @@ def test_a_join_under_the_name_of_a_call_that_has_not_ended_is_refused(fire, tes
 
 
 @pytest.mark.parametrize("name", ["", "two\nlines", 3])
-def test_what_is_joined_has_a_printable_name(fire, tester, name):
+def test_join_under_an_invalid_name_raises(fire, tester, name):
     @fire.task(name="child")
     def child() -> int:
         return 7
@@ -981,7 +979,7 @@ def test_what_is_joined_has_a_printable_name(fire, tester, name):
     assert "The name of a call must be a string of 1 to" in record_of(fire, job).error.message
 
 
-def test_a_fake_answers_a_join_by_its_name(fire):
+def test_fake_context_returns_join_results_by_name(fire):
     @fire.task(name="child")
     def child() -> int:
         return 7
@@ -994,8 +992,8 @@ def test_a_fake_answers_a_join_by_its_name(fire):
     assert (1, 2) == order(JobContext.fake(answers={made.id: 1, "again": 2}))
 
 
-def test_a_job_cannot_wait_for_itself_nor_for_nobody(fire, tester):
-    """Waiting for itself or for an unknown job immediately raises an error."""
+def test_join_of_itself_or_an_unknown_job_raises(fire, tester):
+    """The error is raised immediately, before the run is suspended."""
 
     @fire.task(name="order")
     def order(job: JobContext):
@@ -1018,8 +1016,8 @@ def test_a_job_cannot_wait_for_itself_nor_for_nobody(fire, tester):
 # ---- async -----------------------------------------------------------------------------------------------
 
 
-def test_an_async_task_has_all_of_it(fire, tester):
-    """An async task uses the async methods."""
+def test_async_task_can_use_all_kinds_of_memos(fire, tester):
+    """An async task uses the methods whose names begin with `a`."""
 
     async def charge() -> int:
         await asyncio.to_thread(int)
@@ -1045,8 +1043,8 @@ def test_an_async_task_has_all_of_it(fire, tester):
     assert [42, None, 1, 2, 3] == job.result(0)
 
 
-def test_siblings_of_a_wait_go_on_to_their_end(fire, tester):
-    """In `gather` and in a task group, the memos of running steps are stored before the run is suspended."""
+def test_concurrent_steps_finish_before_the_run_is_suspended(fire, tester):
+    """The memos of steps that run in `asyncio.gather` or in a task group are stored first."""
     ran = []
 
     async def slow(name: str) -> str:
@@ -1073,8 +1071,8 @@ def test_siblings_of_a_wait_go_on_to_their_end(fire, tester):
     assert [State.SUCCEEDED] * 2 == [record_of(fire, job).state for job in jobs]
 
 
-def test_steps_of_threads_end_before_a_suspension(fire, tester):
-    """A thread of the task may still run a step."""
+def test_steps_in_threads_end_before_a_suspension(fire, tester):
+    """A thread of the task might still run a step when the task starts to wait."""
     done, pool = [], ThreadPoolExecutor(2)
     entered, may_end = threading.Event(), threading.Event()
 
@@ -1102,9 +1100,7 @@ def test_steps_of_threads_end_before_a_suspension(fire, tester):
         )
 
 
-def test_an_async_step_says_what_it_needs(fire, tester):
-    """A function that is not async cannot be awaited."""
-
+def test_astep_with_a_sync_function_raises(fire, tester):
     async def order(job: JobContext):
         await job.astep("len", len, [])
 
@@ -1113,7 +1109,7 @@ def test_an_async_step_says_what_it_needs(fire, tester):
     assert "Step 'len': len is not an async function; use job.step(…)" in message
 
 
-def test_steps_that_are_awaited_together_share_a_round_trip():
+def test_steps_awaited_together_share_a_round_trip():
     """The memos of steps in one turn of the event loop are sent together."""
     storage = FailingStorage()
 
@@ -1138,7 +1134,7 @@ def test_steps_that_are_awaited_together_share_a_round_trip():
 
 
 def trips(storage, before):
-    """Return the round trips since `before`, by verb."""
+    """Return the number of round trips since `before`, by storage call."""
     return {
         verb: number
         for verb, calls in storage.called.items()
@@ -1146,8 +1142,8 @@ def trips(storage, before):
     }
 
 
-def test_a_step_is_one_round_trip_and_a_suspension_two():
-    """A resumed run needs one more round trip, because its memos are read. A first run reads none."""
+def test_step_costs_one_round_trip_and_suspension_two():
+    """A resumed run needs one more round trip to read its memos. A first run does not read memos."""
     storage = FailingStorage()
     with Firelock(storage) as fire:
 
@@ -1174,8 +1170,8 @@ def test_a_step_is_one_round_trip_and_a_suspension_two():
 # ---- direct calls ----------------------------------------------------------------------------------------
 
 
-def test_a_task_that_is_called_directly_has_steps_and_no_time():
-    """The test must provide the result of a wait."""
+def test_directly_called_task_runs_steps_but_does_not_wait():
+    """The test must provide the results of waits."""
 
     def order(job: JobContext) -> list[object]:
         charged = job.step("charge", lambda: 42)
@@ -1198,8 +1194,8 @@ def twice_of(job):
     job.step("twice", int)
 
 
-def test_every_wait_has_its_answer(fire):
-    """Results of other jobs, and errors, can be provided as well."""
+def test_fake_context_provides_results_for_every_wait(fire):
+    """These can be results of other jobs and errors as well."""
     child = fire.task(name="child")(lambda: 1)
     stored = child.enqueue()
 
@@ -1218,10 +1214,10 @@ def test_every_wait_has_its_answer(fire):
 # ---- streams ---------------------------------------------------------------------------------------------
 
 
-def test_what_a_job_emits_can_be_read_behind_it(fire, tester):
-    """The output is readable before the run has ended, in order, in chunks of 16 KiB.
+def test_output_is_readable_while_the_job_runs(fire, tester):
+    """The output is stored in order, in chunks of 16 KiB.
 
-    A step that is skipped emits nothing.
+    A skipped step does not emit its output again.
     """
 
     def ask(job):
@@ -1278,14 +1274,14 @@ def emits_too_much(job: JobContext):
         (emits_too_much, "Stream 'out' of job .* would have 5,242,880 bytes, above the limit of 4,194,304"),
     ],
 )
-def test_what_cannot_be_emitted_fails_the_job(fire, tester, function, words):
-    """A job that emits an invalid value is not retried."""
+def test_invalid_output_fails_the_job(fire, tester, function, words):
+    """The job is not retried."""
     with pytest.raises(StepError, match=words):
         raise StepError(misused(fire, tester, function))
 
 
-def test_a_stream_outlives_an_outage():
-    """Output that could not be stored is sent again before the run ends, and stored once."""
+def test_stream_output_is_sent_again_after_an_outage():
+    """Output that could not be stored is sent again before the run ends. It is stored only once."""
     storage = FailingStorage()
     with Firelock(storage) as fire:
 
@@ -1302,14 +1298,14 @@ def test_a_stream_outlives_an_outage():
         assert ["said"] == [chunk.data for chunk in storage.read_stream(made.id, "out")]
 
 
-def test_a_job_that_is_lost_emits_no_more(fire):
-    """The next step of the job reports the loss."""
+def test_lost_job_stops_emitting_output(fire):
+    """The next step of the job raises an error because the job was lost."""
     seen = []
 
     @fire.task(name="agent")
     def agent(job: JobContext) -> None:
         made.delete()
-        job.emit("x" * 300_000)  # this much is stored immediately
+        job.emit("x" * 300_000)  # large enough to be stored immediately
         seen.append(job.cancelled)
         job.step("next", int)
 
@@ -1323,8 +1319,8 @@ def test_a_job_that_is_lost_emits_no_more(fire):
 # ---- within a transaction --------------------------------------------------------------------------------
 
 
-def test_a_step_within_a_transaction_may_be_tried_again_with_it(fire, tester):
-    """The first transaction may or may not have committed, so the memos are read again."""
+def test_step_in_a_retried_transaction_is_not_repeated(fire, tester):
+    """The memos are read again, because the first transaction might have been committed."""
     ran = []
 
     @fire.task(name="order")
@@ -1339,8 +1335,8 @@ def test_a_step_within_a_transaction_may_be_tried_again_with_it(fire, tester):
     assert (2, [1]) == (job.result(0), ran)
 
 
-def test_where_no_transaction_can_be_joined_that_is_said(fire):
-    """The error is raised before anything is done."""
+def test_within_raises_if_the_storage_cannot_join_transactions(fire):
+    """The error is raised before the step runs."""
 
     @fire.task(name="order")
     def order(job: JobContext):
@@ -1355,8 +1351,8 @@ def test_where_no_transaction_can_be_joined_that_is_said(fire):
 # ---- with other features ---------------------------------------------------------------------------------
 
 
-def test_a_limit_is_free_while_its_job_waits(fire, tester):
-    """The next job starts, and the first one waits for its turn again."""
+def test_suspended_job_does_not_count_toward_its_limit(fire, tester):
+    """The next job starts, and the first job must wait for the limit again when it is resumed."""
     order_of = []
 
     @fire.task(name="order", limits=[Limit("one", concurrent=1)])
@@ -1373,8 +1369,8 @@ def test_a_limit_is_free_while_its_job_waits(fire, tester):
     assert 2 == tester.clock.advance(DAY).succeeded
 
 
-def test_in_line_a_job_waits_for_the_clock_and_goes_on_with_a_signal(fire, tester):
-    """A job that it calls runs immediately."""
+def test_inline_job_waits_for_the_clock_and_signals(fire, tester):
+    """A job that the inline job calls runs immediately."""
     child = fire.task(name="child")(lambda: 7)
 
     @fire.task(name="order")
