@@ -27,7 +27,7 @@ def send(fire):
     return send
 
 
-def test_a_page_of_jobs_is_filtered_and_paged(client, fire, send):
+def test_job_list_is_filtered_and_paged(client, fire, send):
     """The API accepts the same filters as the lists, and a cursor opens the next page."""
     for user_id in range(5):
         send.enqueue(user_id)
@@ -42,7 +42,7 @@ def test_a_page_of_jobs_is_filtered_and_paged(client, fire, send):
     assert "enqueued" == tagged["jobs"][0]["state"]
 
 
-def test_a_job_is_told_whole(client, send):
+def test_job_is_returned_with_all_details(client, send):
     """The response for a job contains all details of its page. An unknown id is a 404 with a JSON error."""
     job = send.using(meta={"tenant": "acme", "api_key": "hunter2"}).enqueue(7, note="hello")
 
@@ -60,7 +60,7 @@ def test_a_job_is_told_whole(client, send):
     assert "nothing-like-it" in missing.json()["error"]
 
 
-def test_reading_routes_answer_an_empty_storage(client):
+def test_get_routes_return_json_for_an_empty_storage(client):
     """Every GET route without path parameters returns JSON when the storage is empty."""
     for route in ROUTES:
         if route.method == "GET" and "{" not in route.path:
@@ -69,7 +69,7 @@ def test_reading_routes_answer_an_empty_storage(client):
             assert "application/json" == answer.header("content-type"), route.path
 
 
-def test_jobs_are_changed(client, fire, send):
+def test_job_actions_return_a_result_per_id(client, fire, send):
     """An action returns the number of changed jobs and a result per id; a copy is a new job."""
     job, later = send.enqueue(1), send.schedule(3600, 1)
 
@@ -87,7 +87,7 @@ def test_jobs_are_changed(client, fire, send):
     assert actions == [entry.action for entry in fire.audit.list()]
 
 
-def test_a_span_that_ends_after_all_time_is_refused(client, fire, send):
+def test_duration_that_ends_after_the_year_9999_is_refused(client, fire, send):
     """An end time after the year 9999 is an error that states this; no job is moved and no cause is muted."""
     job = send.schedule(3600, 1)
     due_at = job.next_due_at
@@ -105,7 +105,7 @@ def test_a_span_that_ends_after_all_time_is_refused(client, fire, send):
     assert client.get("/api/failures").json()["failures"][0]["mute"] is None
 
 
-def test_json_bodies_are_read_as_forms_are(client, fire, send):
+def test_json_bodies_are_read_like_forms(client, fire, send):
     """A JSON body may contain strings, numbers and lists of them, but no objects."""
     job = send.enqueue(1)
 
@@ -118,7 +118,7 @@ def test_json_bodies_are_read_as_forms_are(client, fire, send):
     assert 400 == nested.status
 
 
-def test_an_operation_is_started_followed_and_cancelled(client, dashboard, fire, send):
+def test_operation_is_started_followed_and_cancelled(client, dashboard, fire, send):
     """Matching jobs are changed in the background, and the operation's progress is a resource."""
     send.enqueue_many([(number,) for number in range(20)])
 
@@ -133,7 +133,7 @@ def test_an_operation_is_started_followed_and_cancelled(client, dashboard, fire,
     assert 200 == client.act(f"/api/operations/{operation_id}/cancel").status
 
 
-def test_queues_recurring_and_servers_are_acted_on(client, fire, send):
+def test_queues_definitions_and_servers_are_changed(client, fire, send):
     """Queues and recurring definitions are changed by the API; an unknown id is a 404."""
     send.recur("nightly", "0 2 * * *", 1)
 
@@ -150,7 +150,7 @@ def test_queues_recurring_and_servers_are_acted_on(client, fire, send):
     assert 404 == client.act("/api/servers/end-process", {"session": "none"}).status
 
 
-def test_a_worker_process_is_ended(client, fire, send):
+def test_worker_process_is_ended(client, fire, send):
     """The session, which each of its jobs names, identifies the process; the response contains both."""
     job = send.enqueue(1)
     dashboard_worker.Worker(fire).claim()
@@ -162,7 +162,7 @@ def test_a_worker_process_is_ended(client, fire, send):
     assert f'"end {session}"' == fire.storage.get_record("server_order", "id-web-1:42").value
 
 
-def test_a_task_is_run_by_texts(client, fire, send):
+def test_task_is_run_with_string_arguments(client, fire, send):
     """Arguments are converted from strings to their parameters' types; an error names the wrong argument."""
     made = client.act("/api/tasks/run", {"task": "shop.send", "args.user_id": "7", "delay": "15m"})
     wrong = client.act("/api/tasks/run", {"task": "shop.send", "args.user_id": "seven"})
@@ -186,7 +186,7 @@ def test_a_task_is_run_by_texts(client, fire, send):
         ("/api/servers/tell", {"server": "x", "order": "explode"}, "order"),
     ],
 )
-def test_a_wrong_value_is_named(client, path, form, named):
+def test_invalid_value_is_named(client, path, form, named):
     """A bad request is a 400 whose error names the field or the value."""
     answer = client.act(path, form)
 
@@ -194,7 +194,7 @@ def test_a_wrong_value_is_named(client, path, form, named):
     assert named in answer.json()["error"]
 
 
-def test_the_description_names_every_route(client, fire):
+def test_openapi_document_contains_every_route(client, fire):
     """The OpenAPI document has exactly the methods and paths under /api, each with a summary."""
     document = client.get("/api/openapi.json").json()
 
@@ -206,7 +206,7 @@ def test_the_description_names_every_route(client, fire):
     assert len(operations) == len({one["operationId"] for one in operations})
 
 
-def test_a_read_only_dashboard_describes_no_action(fire):
+def test_openapi_document_of_a_read_only_dashboard_has_no_actions(fire):
     """A read-only dashboard has no action routes, so its OpenAPI document has only GET methods."""
     with closing(Browser(Dashboard(fire, read_only=True))) as browser:
         paths = browser.get("/api/openapi.json").json()["paths"]
@@ -214,7 +214,7 @@ def test_a_read_only_dashboard_describes_no_action(fire):
     assert all(set(methods) == {"get"} for methods in paths.values())
 
 
-def test_causes_of_failures_are_muted_by_programs(client, fire):
+def test_failure_cause_is_muted_by_the_api(client, fire):
     """A cause is muted for a period or until it is unmuted.
 
     The list contains the cause's mute, the hours of its failures, and the time of the first one.
@@ -243,7 +243,7 @@ def test_causes_of_failures_are_muted_by_programs(client, fire):
     assert 404 == client.post("/api/failures/mute", {"fingerprint": "none"}).status
 
 
-def test_scheduled_jobs_are_listed_by_when_they_are_due(client, fire, send):
+def test_scheduled_jobs_are_listed_by_due_time(client, fire, send):
     """`by_due` with `oldest_first` lists the next due job first; with another state it is an error."""
     ids = {hours: send.schedule(timedelta(hours=hours), hours).id for hours in (3, 1, 2)}
 

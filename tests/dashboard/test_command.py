@@ -90,7 +90,7 @@ def address_of(process):
     return found[0].rstrip("/")
 
 
-def test_it_serves_pages_until_it_is_interrupted(start, tmp_path):
+def test_command_serves_pages_until_interrupted(start, tmp_path):
     """The process prints its address, answers requests, and exits with 0 on Ctrl-C."""
     storage = f"sqlite:///{tmp_path / 'jobs.db'}"
     process = start("--storage", storage, "--port", "0", "--title", "Shop")
@@ -119,7 +119,7 @@ def test_it_serves_pages_until_it_is_interrupted(start, tmp_path):
     ],
     ids=["nothing", "half a head", "no body"],
 )
-def test_requests_that_are_never_finished_shut_nobody_out(start, tmp_path, files, clients, request_start):
+def test_unfinished_requests_do_not_lock_out_other_clients(start, tmp_path, files, clients, request_start):
     """Clients that never finish their requests lock out no later client.
 
     They need no login, and they open more connections than the process may have open files.
@@ -146,7 +146,7 @@ def test_requests_that_are_never_finished_shut_nobody_out(start, tmp_path, files
     assert 0 == process.returncode
 
 
-def test_a_link_is_printed_to_a_terminal_only(start, tmp_path):
+def test_link_is_printed_only_to_a_terminal(start, tmp_path):
     """A file or a service log contains only the command that creates a link; a terminal shows a link."""
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     words = ("--storage", url, "--port", "0")
@@ -170,7 +170,7 @@ def test_a_link_is_printed_to_a_terminal_only(start, tmp_path):
             process.wait()
 
 
-def test_no_password_of_a_storage_is_printed(start):
+def test_storage_password_is_not_printed(start):
     """The printed command then contains a placeholder for the URL; the storage need not be reachable."""
     logged = start("--storage", "redis://:hunter2@127.0.0.1:9", "--port", "0")
 
@@ -180,7 +180,7 @@ def test_no_password_of_a_storage_is_printed(start):
     assert "hunter2" not in said
 
 
-def test_open_opens_a_link(start, tmp_path):
+def test_open_option_opens_a_link(start, tmp_path):
     """The browser gets a link that needs no click, regardless of where the output goes."""
     browser, opened = tmp_path / "browser", tmp_path / "opened"
     os.mkfifo(opened)
@@ -196,7 +196,7 @@ def test_open_opens_a_link(start, tmp_path):
     assert 200 == asked(link.partition("/enter")[0], "/queues", session=session)[0]
 
 
-def test_the_app_s_dashboard_has_its_link_by_a_command(tmp_path):
+def test_link_command_creates_a_link_for_the_apps_dashboard(tmp_path):
     """The command takes the app's name and the address; `--json` prints the link for programs."""
     (tmp_path / "shop.py").write_text(
         f"from firelock import Firelock\nfire = Firelock('sqlite:///{tmp_path / 'jobs.db'}')\n"
@@ -218,7 +218,7 @@ def test_the_app_s_dashboard_has_its_link_by_a_command(tmp_path):
         (("--storage", "memory://", "--port", "70000"), "70000"),
     ],
 )
-def test_what_cannot_be_done_is_a_sentence(tmp_path, words, said):
+def test_invalid_usage_is_reported_in_a_sentence(tmp_path, words, said):
     """Jobs in another process's memory, a wrong address or port, and a surplus argument are usage errors."""
     ran = firelock(tmp_path, "dashboard", *words)
 
@@ -227,7 +227,7 @@ def test_what_cannot_be_done_is_a_sentence(tmp_path, words, said):
     assert "Traceback" not in ran.stderr
 
 
-def test_an_app_brings_its_tasks(start, tmp_path):
+def test_dashboard_of_an_app_has_its_tasks(start, tmp_path):
     """If the application is known, the dashboard has a form for each task."""
     (tmp_path / "shop.py").write_text(
         "from firelock import Firelock\n"
@@ -246,7 +246,7 @@ def test_an_app_brings_its_tasks(start, tmp_path):
     assert 'name="args.number"' in asked(address, "/tasks/run?name=shop.pack", session=session)[1]
 
 
-def test_a_scraper_has_a_token_beside_the_password(start, tmp_path):
+def test_metrics_token_works_in_addition_to_the_password(start, tmp_path):
     """FIRELOCK_DASHBOARD_TOKEN permits reading metrics; without the token, the password is still required."""
     words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--user", "ops")
     secrets = {
@@ -264,7 +264,7 @@ def test_a_scraper_has_a_token_beside_the_password(start, tmp_path):
     assert 'firelock_jobs{state="enqueued"} 0' in text
 
 
-def test_a_token_that_is_too_short_is_named(start, tmp_path):
+def test_too_short_token_error_names_its_variable(start, tmp_path):
     """The error names the environment variable, because the token is not configured anywhere else."""
     ran = start("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", FIRELOCK_DASHBOARD_TOKEN="short")
 
@@ -275,7 +275,7 @@ def test_a_token_that_is_too_short_is_named(start, tmp_path):
     assert "short" not in error
 
 
-def test_a_password_is_asked_for(start, tmp_path):
+def test_user_option_requires_a_password(start, tmp_path):
     """--user takes the password from the environment, never from the command line."""
     words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--user", "ada")
     address = address_of(start(*words, FIRELOCK_DASHBOARD_PASSWORD="a long one"))
@@ -315,7 +315,7 @@ def example(monkeypatch, tmp_path):
         module.fire.close()
 
 
-def test_the_fastapi_example_asks_for_a_name(example):
+def test_fastapi_example_requires_credentials(example):
     """A visitor without credentials gets a 401; the operator sees the jobs that the shop created."""
     shop = example("dashboard_fastapi")
     browser = Browser(shop.app)
@@ -330,7 +330,7 @@ def test_the_fastapi_example_asks_for_a_name(example):
     assert bought.json()["job"] == program.json()["jobs"][0]["id"]
 
 
-def test_the_starlette_example_has_two_dashboards(example):
+def test_starlette_example_has_two_dashboards(example):
     """One dashboard, opened with a link, can be operated from this machine.
 
     The other is read-only for the company's users.
@@ -348,7 +348,7 @@ def test_the_starlette_example_has_two_dashboards(example):
     browser.close()
 
 
-def test_the_flask_example_lets_in_who_is_logged_in(example):
+def test_flask_example_admits_logged_in_users(example):
     """A user who is logged in with Flask-Login may operate; other visitors may not even read."""
     shop = example("dashboard_flask")
     visitor = WsgiVisitor(shop.app, Place())
@@ -362,7 +362,7 @@ def test_the_flask_example_lets_in_who_is_logged_in(example):
     assert "ada" in known.text
 
 
-def test_the_django_example_is_for_staff(start):
+def test_django_example_admits_staff(start):
     """Visitors who are not logged in are redirected to the login.
 
     The example runs in its own process, because Django can be configured only once per process.

@@ -58,7 +58,7 @@ def begin(fire, server, *, queues="*", workers=4, busy=0, server_id=None, **repo
 # ---- metrics ---------------------------------------------------------------------------------------------
 
 
-def test_queues_in_numbers(client, fire, send):
+def test_queues_have_metrics(client, fire, send):
     """A queue has metrics for its depth by state, the age of its oldest job, its pause and its listeners."""
     send.enqueue(1)
     send.schedule(timedelta(hours=1), 2)
@@ -78,7 +78,7 @@ def test_queues_in_numbers(client, fire, send):
     assert (found["jobs", "enqueued"], found["jobs", "failed"]) == (2.0, 0.0)
 
 
-def test_servers_in_numbers(client, fire):
+def test_servers_have_metrics(client, fire):
     """Servers are counted by state, along with their workers; two servers of the same name are added up."""
     begin(fire, "web:1", workers=4, busy=3)
     begin(fire, "web:2", workers=10, busy=2)
@@ -105,7 +105,7 @@ def test_servers_in_numbers(client, fire):
     assert (found["parked_ends", "web:1"], found["parked_ends", "web:2"]) == (0.0, 7.0)
 
 
-def test_recurring_jobs_in_numbers(client, fire, send):
+def test_recurring_jobs_have_metrics(client, fire, send):
     """The last success counts even if a later job has failed; the next due time is another metric."""
     send.recur("nightly", Cron("0 2 * * *"), 1)
     send.recur("never-ran", Cron("0 2 * * *"), 1)
@@ -135,14 +135,14 @@ def test_recurring_jobs_in_numbers(client, fire, send):
     assert found["recurring_missed_total", "nightly"] == 0.0
 
 
-def test_what_is_wrong_has_a_number(client, send):
+def test_findings_are_counted_by_code(client, send):
     """Each finding is counted by the code that `firelock doctor` uses."""
     send.enqueue(1)
 
     assert samples(client)["findings", "no_server", "error"] == 1.0
 
 
-def test_limits_are_summed_by_name(client, fire):
+def test_limit_metrics_are_summed_by_name(client, fire):
     """A key might identify a customer, so it is not a label; a name that no task uses is included too."""
     limit = Limit("tenant:{user_id}", concurrent=1)
     task = fire.task(name="limited", limits=[limit])(send_mail)
@@ -160,7 +160,7 @@ def test_limits_are_summed_by_name(client, fire):
     assert "471108154711" not in text
 
 
-def test_a_queue_s_latency_is_that_of_the_first_job_that_no_limit_holds(client, fire, send):
+def test_queue_latency_ignores_jobs_held_by_limits(client, fire, send):
     """Jobs that limits hold back need no worker, so they are counted separately.
 
     If no other job waits, the latency is 0.
@@ -186,7 +186,7 @@ def test_a_queue_s_latency_is_that_of_the_first_job_that_no_limit_holds(client, 
     assert not any(code == "long_wait" for _, code, *_ in (name for name in found if len(name) == 3))
 
 
-def test_a_metric_holds_nothing_of_a_single_job(client, send):
+def test_metrics_contain_no_data_of_single_jobs(client, send):
     """Metrics contain no id, tag or argument."""
     job = send.enqueue(471108154711)
 
@@ -196,7 +196,7 @@ def test_a_metric_holds_nothing_of_a_single_job(client, send):
     assert "471108154711" not in text
 
 
-def test_many_scrapes_cost_one_look(send, tick, monkeypatch):
+def test_scrapes_within_five_seconds_share_a_reading(send, tick, monkeypatch):
     """Requests within five seconds share one reading."""
     from firelock_dashboard.stats.gauges import Gauges
 
@@ -242,7 +242,7 @@ def test_wanted_workers_follow_the_formula(processing, backlog, mean, most, want
     )
 
 
-def test_a_queue_tells_what_it_wants(client, fire, send):
+def test_wanted_workers_of_a_queue_include_its_backlog(client, fire, send):
     """The backlog includes waiting jobs and jobs that are due soon, but no jobs of other queues.
 
     Retries and recurring jobs that are due soon count too.
@@ -275,7 +275,7 @@ def limited(fire, queue="mail", *, concurrent=1):
     return task
 
 
-def test_no_more_workers_are_wanted_than_limits_let_run(client, fire):
+def test_limits_bound_the_wanted_workers(client, fire):
     """A key with a free place permits one more job and a full key none; running jobs keep their workers."""
     limited(fire).enqueue_many([(user,) for user in (1, 2) for _ in range(300)])
     Worker(fire).claim()
@@ -288,7 +288,7 @@ def test_no_more_workers_are_wanted_than_limits_let_run(client, fire):
 
 
 @pytest.mark.parametrize("stop", ["pause", "none at once"])
-def test_nobody_is_wanted_for_a_limit_that_lets_nothing_run(client, fire, stop):
+def test_closed_limit_wants_no_workers(client, fire, stop):
     """A paused limit and a limit of 0 let no job start."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
     _ = fire.limits.pause("tenant") if stop == "pause" else fire.limits.set("tenant", concurrent=0)
@@ -298,7 +298,7 @@ def test_nobody_is_wanted_for_a_limit_that_lets_nothing_run(client, fire, stop):
     assert (300, 300, 0) == (asked["backlog"], asked["held_by_limits"], asked["wanted_workers"])
 
 
-def test_every_free_place_of_a_key_may_want_a_worker(client, fire):
+def test_wanted_workers_never_exceed_the_jobs_that_may_run(client, fire):
     """The number is never higher than the number of jobs that may run."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
 
@@ -307,14 +307,14 @@ def test_every_free_place_of_a_key_may_want_a_worker(client, fire):
     assert (300, 290, 10) == (asked["backlog"], asked["held_by_limits"], asked["wanted_workers"])
 
 
-def test_a_long_backlog_below_its_limits_wants_what_it_takes(client, fire):
+def test_long_backlog_wants_fewer_workers_than_free_places(client, fire):
     """Places are reused when jobs end: 300 jobs of one second within 60 seconds need five workers."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
 
     assert 5 == client.get("/api/scale?queue=mail").json()["wanted_workers"]
 
 
-def test_jobs_of_other_queues_are_taken_for_those_that_limits_hold(client, fire, send):
+def test_held_jobs_are_assumed_to_be_of_other_queues(client, fire, send):
     """Limits count over all queues, so jobs of other queues are assumed to be the held ones.
 
     The number for one of several queues may therefore be too high, but is never too low.
@@ -329,7 +329,7 @@ def test_jobs_of_other_queues_are_taken_for_those_that_limits_hold(client, fire,
     assert (300, 99, 201) == (bulk["backlog"], bulk["held_by_limits"], bulk["wanted_workers"])
 
 
-def test_a_job_of_two_limits_is_held_once(client, fire):
+def test_job_with_two_limits_is_counted_once(client, fire):
     """The job counts for the limit name that holds the most jobs."""
     limits = [Limit("tenant:{user_id}", concurrent=1), Limit("smtp", concurrent=3)]
     fire.task(name="limited", queue="mail", limits=limits)(send_mail).enqueue_many([(1,)] * 10)
@@ -340,7 +340,7 @@ def test_a_job_of_two_limits_is_held_once(client, fire):
     assert (9, 1) == (asked["held_by_limits"], asked["wanted_workers"])
 
 
-def test_a_paused_queue_and_an_unknown_one_want_nobody(client, fire, send):
+def test_paused_or_unknown_queue_wants_no_workers(client, fire, send):
     """No worker could run a job there."""
     send.enqueue(1)
     fire.queues.pause("mail")
@@ -352,7 +352,7 @@ def test_a_paused_queue_and_an_unknown_one_want_nobody(client, fire, send):
 
 
 @pytest.mark.parametrize("query", ["within=-1", "clear_within=0", "most=many", "queues=mail"])
-def test_a_wrong_question_is_refused(client, query):
+def test_invalid_autoscaler_query_is_refused(client, query):
     """The error names the field."""
     answer = client.get(f"/api/scale?{query}")
 
@@ -363,7 +363,7 @@ def test_a_wrong_question_is_refused(client, query):
 # ---- access ----------------------------------------------------------------------------------------------
 
 
-def test_a_scraper_comes_in_by_a_token_that_opens_nothing_else(fire, send):
+def test_metrics_token_grants_only_metrics(fire, send):
     """Without a token the response is a 401.
 
     The token reads metrics, but neither changes anything nor sees arguments.
@@ -384,7 +384,7 @@ def test_a_scraper_comes_in_by_a_token_that_opens_nothing_else(fire, send):
     assert refused.status == 403
 
 
-def test_without_an_auth_only_this_machine_may_ask(fire):
+def test_metrics_without_auth_are_local_only(fire):
     """Without `auth=`, the metrics follow the same rule as every page."""
     with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard, peer=("10.0.0.7", 1))) as browser:
         assert browser.get("/metrics").status == 403
@@ -393,7 +393,7 @@ def test_without_an_auth_only_this_machine_may_ask(fire):
 # ---- probes ----------------------------------------------------------------------------------------------
 
 
-def test_an_orchestrator_asks_whether_the_dashboard_is_well(fire):
+def test_probes_respond_without_a_login(fire):
     """The probes respond to any address without a login, and reveal nothing else."""
     with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard, peer=("10.0.0.7", 1))) as browser:
         answers = [browser.get(path) for path in ("/-/livez", "/-/readyz")]
@@ -401,7 +401,7 @@ def test_an_orchestrator_asks_whether_the_dashboard_is_well(fire):
     assert [(200, "ok\n"), (200, "ok\n")] == [(answer.status, answer.text) for answer in answers]
 
 
-def test_a_dashboard_whose_storage_is_away_is_alive_and_not_ready():
+def test_dashboard_is_alive_but_not_ready_during_an_outage():
     """The dashboard is ready again when the storage responds again."""
     with (
         closing(Firelock(FailingStorage())) as fire,

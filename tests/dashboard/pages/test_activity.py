@@ -31,7 +31,7 @@ def jobs(fire):
     return send.enqueue_many([(number,) for number in range(6)])
 
 
-def test_nothing_done_teaches(client):
+def test_empty_activity_page_explains_operations(client):
     """An empty page explains what would be listed."""
     page = client.get("/activity").text
 
@@ -39,7 +39,7 @@ def test_nothing_done_teaches(client):
     assert "No actions yet" in page
 
 
-def test_an_operation_is_shown_with_its_filter_and_result(fire, jobs):
+def test_operation_row_shows_filter_and_result(fire, jobs):
     """An operation shows its verb, filter, author and progress; a read-only dashboard does not run it."""
     client = Browser(Dashboard(fire, read_only=True))
     operation = fire.operations.start("delete", JobFilter(queue="mail", state=State.ENQUEUED), by="ada")
@@ -56,7 +56,7 @@ def test_an_operation_is_shown_with_its_filter_and_result(fire, jobs):
     client.close()
 
 
-def test_what_came_of_a_requeue_is_shown(fire, jobs, dashboard, client):
+def test_requeue_row_counts_outcomes_of_its_jobs(fire, jobs, dashboard, client):
     """The row counts the jobs that succeeded, failed again or have not ended.
 
     The numbers are final when all jobs have ended.
@@ -81,7 +81,7 @@ def test_what_came_of_a_requeue_is_shown(fire, jobs, dashboard, client):
     assert {"looked_at": 6, "by_state": {"succeeded": 5, "failed": 1}, "missing": 0} == told["outcome"]
 
 
-def test_an_operation_is_cancelled(client, fire, jobs):
+def test_operation_is_cancelled(client, fire, jobs):
     """The button ends the operation, and the audit records who cancelled it."""
     operation = fire.operations.start("delete", JobFilter(queue="mail"), by="ada")
 
@@ -93,7 +93,7 @@ def test_an_operation_is_cancelled(client, fire, jobs):
     assert 404 == client.post("/activity/cancel", {"operation": "none"}).status
 
 
-def test_the_audit_is_paged(client, fire):
+def test_audit_is_paged(client, fire):
     """A page has fifty entries, newest first; the error about an invalid cursor names the field."""
     for number in range(60):
         fire.audit.record("queue.pause", f"queue-{number}", by="ada")
@@ -108,7 +108,7 @@ def test_the_audit_is_paged(client, fire):
     assert 400 == client.get("/activity?cursor=nonsense").status
 
 
-def test_the_system_shows_storage_settings_and_plugins(client, fire, monkeypatch):
+def test_system_page_shows_storage_settings_and_plugins(client, fire, monkeypatch):
     """The page shows the storage, each setting with its source, and the plugins; a switch is "on" or "off".
 
     The round trip is the time to read one record, which requires a request to every storage, unlike its
@@ -126,7 +126,7 @@ def test_the_system_shows_storage_settings_and_plugins(client, fire, monkeypatch
     assert ("on", "on", "environment") == tuple(re.findall(r">(on|off|environment)<", row))
 
 
-def test_the_bundle_holds_no_job(client, fire, jobs):
+def test_support_bundle_contains_no_job_data(client, fire, jobs):
     """The support bundle is a JSON download without ids or arguments of jobs."""
     answer = client.get("/system/bundle")
 
@@ -147,7 +147,7 @@ def details(page):
     return [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in rows]
 
 
-def test_numbers_of_a_limit_are_told_before_and_after(fire, client):
+def test_audit_shows_limit_settings_before_and_after_a_change(fire, client):
     """The settings are in words, not in microseconds."""
     fire.limits.set("openai", concurrent=3)
     fire.limits.set("openai", concurrent=6, rate=90, per=60)
@@ -157,7 +157,7 @@ def test_numbers_of_a_limit_are_told_before_and_after(fire, client):
     assert ["openai", "3 at once → 6 at once, 90 per 60 s"] == newest
 
 
-def test_an_answer_is_told_to_whom_may_see_arguments(fire, client, jobs):
+def test_audit_shows_a_signal_answer_only_with_view_args(fire, client, jobs):
     """The entry contains the answer, redacted, and the task of its job.
 
     Visitors who may not see arguments see only that the signal was answered, in the API too.
@@ -182,7 +182,7 @@ def test_an_answer_is_told_to_whom_may_see_arguments(fire, client, jobs):
     reader.close()
 
 
-def test_a_long_answer_is_cut(fire, client, jobs):
+def test_audit_truncates_a_long_signal_answer(fire, client, jobs):
     """A long answer is truncated, so that a page of entries stays small."""
     (job,) = claim(fire, limit=1)
     remember(fire, job, "signal", "manager", None, is_done=False)
@@ -193,7 +193,7 @@ def test_a_long_answer_is_cut(fire, client, jobs):
     assert len(fire.audit.list().entries[0].detail["answer"]) < 600
 
 
-def test_a_requeue_that_failed_again_is_not_green(fire, client, jobs):
+def test_requeue_whose_jobs_failed_again_is_not_green(fire, client, jobs):
     """The operation has ended, but its jobs did not succeed; the row names the cause."""
     worker = Worker(fire)
     for _ in jobs:
@@ -211,14 +211,14 @@ def test_a_requeue_that_failed_again_is_not_green(fire, client, jobs):
     assert '<span class="muted">cause</span> <a class="clip" href="/failures/f1">TimeoutError</a>' in page
 
 
-def whats(page):
+def action_texts(page):
     """Return the text of each entry's action, newest first."""
     table = page.partition('id="region-audit"')[2].partition("</table>")[0]
     found = re.findall(r'<td data-label="Action"><span[^>]*>(.*?)</span>', table)
     return [html.unescape(one) for one in found]
 
 
-def test_actions_are_verbs_and_jobs_have_their_tasks(fire, client, jobs):
+def test_audit_shows_actions_as_verbs_and_jobs_by_task(fire, client, jobs):
     """A job is named once, by its task, and an operation by the end of its id; zero counts are left out."""
 
     @fire.task(name="shop.load")
@@ -234,7 +234,7 @@ def test_actions_are_verbs_and_jobs_have_their_tasks(fire, client, jobs):
 
     page = client.get("/activity").text
 
-    assert ["Deleted", "plugin.own", "Cancelled operation", "Requeued"] == whats(page)
+    assert ["Deleted", "plugin.own", "Cancelled operation", "Requeued"] == action_texts(page)
     assert [
         [f"send {job.id[-8:]}", ""], ["thing", ""], ["9f9f9f9f", ""], [f"import {batch.id[-8:]}", ""],
     ] == details(page)  # fmt: skip
@@ -242,7 +242,7 @@ def test_actions_are_verbs_and_jobs_have_their_tasks(fire, client, jobs):
     assert 'title="operation.cancel"' in page
 
 
-def test_a_stop_is_no_plain_delete(fire, client, jobs):
+def test_delete_of_running_jobs_is_shown_as_a_stop(fire, client, jobs):
     """If all deleted jobs were running, the action is called a stop; if some were, their number is shown."""
     worker = Worker(fire)
     running = [worker.claim().id for _ in range(2)]
@@ -252,12 +252,12 @@ def test_a_stop_is_no_plain_delete(fire, client, jobs):
     client.act("/jobs/delete", {"id": [running[1], waiting]})
 
     page = client.get("/activity").text
-    assert ["Deleted", "Stopped and deleted"] == whats(page)
+    assert ["Deleted", "Stopped and deleted"] == action_texts(page)
     assert "stopped 1" in details(page)[0][1]
     assert "" == details(page)[1][1]
 
 
-def test_system_shows_findings_in_words(fire, client, jobs):
+def test_system_page_shows_findings_in_words(fire, client, jobs):
     """The codes of findings are only for programs."""
     page = client.part("/system", "findings").text
     text = re.sub(r"<[^>]+>", " ", page)
@@ -285,7 +285,7 @@ def test_every_action_of_the_dashboard_and_the_command_line_has_a_verb(client, f
     for action in actions:
         fire.audit.record(action, "x", by="ada")
 
-    assert [] == [what for what in whats(client.get("/activity").text) if "." in what]
+    assert [] == [what for what in action_texts(client.get("/activity").text) if "." in what]
 
 
 # ---- links ------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def targets(page):
         (("something.else", JOB, {"note": "free"}), []),
     ],
 )  # fmt: skip
-def test_the_audit_leads_to_what_it_names(client, fire, said, addresses):
+def test_audit_targets_are_links(client, fire, said, addresses):
     """Jobs, queues, recurring jobs, servers, tasks, operations and causes are links.
 
     Removed objects and unknown actions are plain text.
@@ -337,7 +337,7 @@ def test_the_audit_leads_to_what_it_names(client, fire, said, addresses):
     assert addresses == targets(page)
 
 
-def test_an_operation_leads_to_what_its_filter_names(client, fire):
+def test_operation_filter_values_are_links(client, fire):
     """The row links to the queue, task, server, recurring job, parent and cause in the filter."""
     where = JobFilter(
         queue="mail", task="shop.send", server="web-1", recurring_id="nightly", parent_id=JOB,
@@ -357,7 +357,7 @@ def test_an_operation_leads_to_what_its_filter_names(client, fire):
 @pytest.mark.parametrize(
     "action", ["queue.pause", "server.stop", "recurring.edit", "jobs.delete", "task.run"]
 )
-def test_hostile_targets_are_no_addresses_elsewhere(client, fire, hostile, action):
+def test_links_of_hostile_targets_stay_in_the_dashboard(client, fire, hostile, action):
     """Whatever a target or detail contains, its link stays below the dashboard."""
     fire.audit.record(action, hostile, by="ada", detail={"job": hostile, "ids": [hostile], "filter": hostile})
 

@@ -64,7 +64,7 @@ def answer_of(fire, job):
     return None
 
 
-def test_a_program_answers_what_the_job_waits_for(client, fire, job):
+def test_program_sends_the_signal_that_the_job_waits_for(client, fire, job):
     """The payload is checked against the signal's type if the type is known here.
 
     A signal for a later wait requires `early`.
@@ -88,7 +88,7 @@ def state_of(fire, job):
     return fire.storage.get([job.id])[0].state
 
 
-def test_the_page_shows_what_is_asked_and_changes_nothing(fire, job, stranger):
+def test_approval_page_shows_the_question_without_changing_anything(fire, job, stranger):
     page = shown(stranger, token_of(fire, job))
     assert page.status == 200
     assert "Pay 300 € to ACME?" in page.text
@@ -97,7 +97,7 @@ def test_the_page_shows_what_is_asked_and_changes_nothing(fire, job, stranger):
     assert state_of(fire, job) is State.AWAITING
 
 
-def test_the_address_of_a_link_is_the_same_for_every_link_and_shows_nothing(fire, job, stranger):
+def test_every_approval_link_opens_the_same_empty_page(fire, job, stranger):
     link = make_link(
         fire.storage, ApprovalLink(job.id, "approval", CHOICES, 2**60, "Pay?"), at="http://localhost/"
     )
@@ -109,7 +109,7 @@ def test_the_address_of_a_link_is_the_same_for_every_link_and_shows_nothing(fire
     assert stranger.get("/approval").text == opened.text
 
 
-def test_a_link_can_be_pasted_without_javascript(fire, job, stranger):
+def test_approval_link_can_be_pasted_without_javascript(fire, job, stranger):
     """The visitor may paste the link in the current or the earlier format, or only the part after its #."""
     token = token_of(fire, job)
     assert 'name="token"' in stranger.get("/approval").text
@@ -119,12 +119,12 @@ def test_a_link_can_be_pasted_without_javascript(fire, job, stranger):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/approval", "/approval/{token}"])
-def test_a_look_by_a_scanner_of_mail_decides_nothing(fire, job, stranger, method, path):
+def test_request_by_a_mail_scanner_sends_no_answer(fire, job, stranger, method, path):
     assert stranger.ask(method, path.format(token=token_of(fire, job))).status == 200
     assert answer_of(fire, job) is None
 
 
-def test_an_answer_lets_the_job_go_on(fire, job, stranger):
+def test_answer_resumes_the_job(fire, job, stranger):
     page = decided(stranger, token_of(fire, job, name="ada"), "Refuse")
     assert page.status == 200
     assert "Answered: Refuse" in page.text
@@ -132,7 +132,7 @@ def test_an_answer_lets_the_job_go_on(fire, job, stranger):
     assert state_of(fire, job) is State.ENQUEUED
 
 
-def test_the_first_answer_stands(fire, job, stranger):
+def test_second_answer_is_refused(fire, job, stranger):
     token = token_of(fire, job)
     decided(stranger, token, "Approve")
     page = decided(stranger, token, "Refuse")
@@ -165,7 +165,7 @@ class Recording:
         await self.dashboard(scope, receive, sent)
 
 
-def test_no_request_line_and_no_header_holds_the_token(fire, job, dashboard):
+def test_request_lines_and_headers_do_not_contain_the_token(fire, job, dashboard):
     token, recording = token_of(fire, job), Recording(dashboard)
     with closing(Browser(recording, is_in=False)) as browser:
         browser.get("/approval")
@@ -177,7 +177,7 @@ def test_no_request_line_and_no_header_holds_the_token(fire, job, dashboard):
     assert token not in repr(recording.answers)
 
 
-def test_an_error_of_the_page_logs_no_token(fire, job, stranger, monkeypatch, caplog):
+def test_error_on_the_approval_page_does_not_log_the_token(fire, job, stranger, monkeypatch, caplog):
     token = token_of(fire, job)
 
     def broken(*_words):
@@ -190,7 +190,7 @@ def test_an_error_of_the_page_logs_no_token(fire, job, stranger, monkeypatch, ca
     assert token not in "".join(repr(vars(record)) for record in caplog.records)
 
 
-def test_a_link_of_before_works_until_it_expires(fire, job, stranger):
+def test_earlier_link_format_works_until_it_expires(fire, job, stranger):
     """The token is in the path of such a link.
 
     The page's Referrer-Policy therefore withholds the path, and its form posts to another URL.
@@ -207,14 +207,14 @@ def test_a_link_of_before_works_until_it_expires(fire, job, stranger):
     assert stranger.get(f"/approval/{token}").status == 404
 
 
-def test_a_refused_link_of_before_is_in_no_referer(fire, job):
+def test_refused_link_in_earlier_format_sends_no_referer(fire, job):
     dashboard, token = Dashboard(fire, auth=lambda _: None, allowed_hosts=["elsewhere"]), token_of(fire, job)
     with closing(dashboard), closing(Browser(dashboard)) as browser:
         page = browser.get(f"/approval/{token}")
     assert (page.status, page.header("referrer-policy")) == (403, "strict-origin")
 
 
-def test_a_page_of_before_that_is_open_can_still_answer(fire, job, stranger):
+def test_page_opened_before_an_upgrade_can_still_answer(fire, job, stranger):
     page = stranger.post(f"/approval/{token_of(fire, job)}", {"choice": "Refuse"})
     assert (page.status, answer_of(fire, job)[0]) == (200, "false")
 
@@ -222,21 +222,21 @@ def test_a_page_of_before_that_is_open_can_still_answer(fire, job, stranger):
 # ---- the person who answers ------------------------------------------------------------------------------
 
 
-def test_the_audit_tells_who_decided(fire, job, stranger):
+def test_audit_records_the_author_of_an_answer(fire, job, stranger):
     decided(stranger, token_of(fire, job, name="ada"), "Approve")
     (entry,) = fire.audit.list().entries
     assert (entry.action, entry.target, entry.by) == ("signal.send", job.id, "ada")
     assert entry.detail == {"signal": "approval", "choice": "Approve"}
 
 
-def test_who_is_in_decides_under_their_own_name(fire, job):
+def test_signed_in_visitor_answers_under_their_own_name(fire, job):
     dashboard = Dashboard(fire, auth=lambda _: Access(LEVELS["read"], "grace"))
     with closing(dashboard), closing(Browser(dashboard)) as browser:
         assert decided(browser, token_of(fire, job, name="ada"), "Approve").status == 200
     assert answer_of(fire, job) == ("true", "grace")
 
 
-def test_a_link_opens_no_other_page(fire, job, stranger):
+def test_approval_link_opens_no_other_page(fire, job, stranger):
     token = token_of(fire, job)
     shown(stranger, token)
     for other in (
@@ -261,7 +261,7 @@ def test_a_link_opens_no_other_page(fire, job, stranger):
     ],
     ids=str,
 )
-def test_an_answer_from_elsewhere_is_refused(fire, job, stranger, form, headers):
+def test_answer_from_another_origin_is_refused(fire, job, stranger, form, headers):
     page = stranger.post("/approval", {"token": token_of(fire, job), **form}, headers=headers)
     assert page.status == 403
     assert "Pay" not in page.text
@@ -271,23 +271,23 @@ def test_an_answer_from_elsewhere_is_refused(fire, job, stranger, form, headers)
 @pytest.mark.parametrize(
     "form", [{"choice": ""}, {"choice": "Maybe"}, {"choice": "Approve", "more": "1"}, {"choice": "x" * 3_000}]
 )
-def test_what_the_link_does_not_offer_is_refused(fire, job, stranger, form):
+def test_unoffered_choice_is_refused(fire, job, stranger, form):
     assert stranger.post("/approval", {"token": token_of(fire, job), **form}).status == 400
     assert answer_of(fire, job) is None
 
 
 @pytest.mark.parametrize("form", [{}, {"token": ""}, {"token": "a" * 3_000}, {"choice": "Approve"}])
-def test_a_form_without_a_link_is_refused(stranger, form):
+def test_form_without_a_token_is_refused(stranger, form):
     assert stranger.post("/approval", form).status == 400
 
 
 @pytest.mark.parametrize("token", ["x", "a" * 43, "%00" * 5, "..%2f..%2fjobs", "\u202e"])
-def test_a_link_that_was_never_made_asks_for_nothing(stranger, token):
+def test_unknown_token_is_not_found(stranger, token):
     assert shown(stranger, token).status == 404
     assert stranger.get(f"/approval/{quote(token, safe='%')}").status in {400, 404}
 
 
-def test_an_expired_link_asks_for_nothing(fire, job, stranger):
+def test_expired_link_is_not_found(fire, job, stranger):
     token = token_of(fire, job)
     fire.storage.clock_offset += 61_000_000
     assert shown(stranger, token).status == 404
@@ -295,8 +295,8 @@ def test_an_expired_link_asks_for_nothing(fire, job, stranger):
     assert answer_of(fire, job) is None
 
 
-@pytest.mark.parametrize("form", [None, {}], ids=["link of before", "link"])
-def test_a_read_only_dashboard_says_so_and_takes_no_answer(fire, job, form):
+@pytest.mark.parametrize("form", [None, {}], ids=["earlier link", "link"])
+def test_read_only_dashboard_accepts_no_answer(fire, job, form):
     dashboard, token = Dashboard(fire, read_only=True), token_of(fire, job)
     with closing(dashboard), closing(Browser(dashboard, is_in=False)) as browser:
         page = browser.get(f"/approval/{token}") if form is None else shown(browser, token)
@@ -308,7 +308,7 @@ def test_a_read_only_dashboard_says_so_and_takes_no_answer(fire, job, form):
     assert answer_of(fire, job) is None
 
 
-def test_a_read_only_dashboard_shows_what_was_answered(fire, job, stranger):
+def test_read_only_dashboard_shows_the_sent_answer(fire, job, stranger):
     dashboard, token = Dashboard(fire, read_only=True), token_of(fire, job)
     decided(stranger, token, "Approve")
     with closing(dashboard), closing(Browser(dashboard, is_in=False)) as browser:
@@ -317,7 +317,7 @@ def test_a_read_only_dashboard_shows_what_was_answered(fire, job, stranger):
     assert "read-only" not in page.text
 
 
-def test_a_time_out_is_told_as_one(fire, job, stranger):
+def test_late_answer_reports_the_timeout(fire, job, stranger):
     fire.jobs.get(job.id).requeue()
     (again,) = claim(fire)
     remember(fire, again, "signal", "approval", None)
@@ -330,14 +330,14 @@ def test_a_time_out_is_told_as_one(fire, job, stranger):
     assert "Nobody answered in time" in shown(stranger, token).text
 
 
-def test_the_page_has_no_empty_paragraph(fire, job, stranger):
+def test_approval_page_has_no_empty_paragraph(fire, job, stranger):
     token = token_of(fire, job)
     pages = [shown(stranger, token), decided(stranger, token, "Approve"), decided(stranger, token, "Refuse")]
     assert [page.status for page in pages] == [200, 200, 409]
     assert not any(re.search(r"<p[^>]*>\s*</p>", page.text) for page in pages)
 
 
-def test_a_job_that_has_ended_has_nothing_to_decide(fire, job, stranger):
+def test_answer_to_an_ended_job_is_refused(fire, job, stranger):
     fire.jobs.get(job.id).delete()
     token = token_of(fire, job)
     assert "nothing left to decide" in shown(stranger, token).text
@@ -345,7 +345,7 @@ def test_a_job_that_has_ended_has_nothing_to_decide(fire, job, stranger):
     assert answer_of(fire, job) is None
 
 
-def test_texts_are_shown_as_they_are(fire, job, stranger, hostile):
+def test_hostile_question_is_shown_literally(fire, job, stranger, hostile):
     hostile = "".join(one for one in hostile if one.isprintable())[:400] or "?"
     page = shown(stranger, token_of(fire, job, question=hostile, choices={hostile: "1"}))
     assert page.status == 200

@@ -24,7 +24,7 @@ def text_of(html):
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
-def test_the_page_says_how_far_it_is(fire, client):
+def test_batch_page_shows_progress(fire, client):
     batch = new_batch(fire)
     load = add(fire, batch)
     add(fire, batch, "shop.merge", parents=[load])
@@ -38,20 +38,20 @@ def test_the_page_says_how_far_it_is(fire, client):
     assert "1 waiting for another member" in text
 
 
-def test_the_page_of_a_job_leads_to_that_of_its_batch(fire, client):
+def test_job_page_links_to_its_batch(fire, client):
     batch = new_batch(fire)
     member = add(fire, batch)
     assert client.get(f"/jobs/{batch}").location == f"/batches/{batch}"
     assert f'href="/batches/{batch}"' in client.get(f"/jobs/{member}").text
 
 
-def test_a_job_is_no_batch(fire, client):
+def test_batch_page_of_a_plain_job_is_not_found(fire, client):
     member = add(fire, new_batch(fire))
     assert client.get(f"/batches/{member}").status == 404
     assert client.post("/batches/requeue", {"one": member}).status == 404
 
 
-def test_the_list_of_members_is_a_list_of_jobs(fire, client):
+def test_members_are_listed_as_jobs(fire, client):
     batch, other = new_batch(fire), new_batch(fire, "another")
     mine, theirs = add(fire, batch), add(fire, other)
     page = client.get(f"/jobs?batch={batch}").text
@@ -60,7 +60,7 @@ def test_the_list_of_members_is_a_list_of_jobs(fire, client):
     assert f"job-{batch}" not in page
 
 
-def test_a_batch_is_listed_by_its_name(fire, client):
+def test_job_list_shows_a_batch_by_its_name(fire, client):
     batch = new_batch(fire)
     page = client.get("/jobs").text
     row = re.search(rf'<tr id="job-{batch}".*?</tr>', page, re.DOTALL)[0]
@@ -68,7 +68,7 @@ def test_a_batch_is_listed_by_its_name(fire, client):
     assert "firelock:batch" not in text_of(row)
 
 
-def test_a_flow_is_drawn_and_leads_to_its_jobs(fire, client):
+def test_flow_graph_links_to_its_jobs(fire, client):
     batch = new_batch(fire)
     load = add(fire, batch)
     merge = add(fire, batch, "shop.merge", parents=[load])
@@ -79,7 +79,7 @@ def test_a_flow_is_drawn_and_leads_to_its_jobs(fire, client):
     assert f'href="/jobs/{merge}"' in drawn
 
 
-def test_the_graph_says_states_in_words(fire, client):
+def test_graph_shows_states_in_words(fire, client):
     batch = new_batch(fire)
     load = add(fire, batch)
     merge = add(fire, batch, "shop.merge", parents=[load])
@@ -88,7 +88,7 @@ def test_the_graph_says_states_in_words(fire, client):
     assert f"merge Awaiting · {merge[-8:]}" in text_of(drawn)
 
 
-def test_a_flow_says_what_its_tasks_do(fire, client):
+def test_flow_page_describes_its_tasks(fire, client):
     """The first paragraphs of the tasks' docstrings are below the graph and in the tooltips of its nodes."""
 
     @fire.task(name="shop.load")
@@ -109,13 +109,13 @@ def test_a_flow_says_what_its_tasks_do(fire, client):
     assert 2 == len(re.findall(r"<title>[^<]* · Load one day of the warehouse.</title>", wide))
 
 
-def test_members_that_wait_for_nobody_are_no_flow(fire, client):
+def test_batch_without_dependencies_has_no_graph(fire, client):
     batch = new_batch(fire)
     add(fire, batch)
     assert '<svg class="flow"' not in page_of(client, batch)
 
 
-def test_cancelling_stops_it_for_good(fire, client):
+def test_cancelled_batch_does_not_continue(fire, client):
     batch = new_batch(fire)
     add(fire, batch)
     answer = client.act("/jobs/delete", {"one": batch})
@@ -126,7 +126,7 @@ def test_cancelling_stops_it_for_good(fire, client):
     assert "Cancel batch" not in text_of(page_of(client, batch))
 
 
-def test_what_failed_runs_again(fire, client, dashboard):
+def test_failed_members_are_requeued(fire, client, dashboard):
     batch = new_batch(fire)
     add(fire, batch)
     (job,) = claim(fire)
@@ -137,7 +137,7 @@ def test_what_failed_runs_again(fire, client, dashboard):
     assert [State.ENQUEUED, State.AWAITING] == [one.state for one in fire.storage.get([job.id, batch])]
 
 
-def test_of_many_that_failed_the_first_opens_the_batch(fire, client, dashboard, monkeypatch):
+def test_requeue_of_many_failed_members_first_opens_the_batch(fire, client, dashboard, monkeypatch):
     monkeypatch.setattr("firelock_dashboard.pages.batch._PAGE", 1)
     batch = new_batch(fire)
     members = [add(fire, batch), add(fire, batch)]
@@ -149,7 +149,7 @@ def test_of_many_that_failed_the_first_opens_the_batch(fire, client, dashboard, 
     assert [State.ENQUEUED, State.FAILED, State.AWAITING] == states
 
 
-def test_jobs_of_batches_within_it_are_counted_apart(fire, client):
+def test_members_and_jobs_of_inner_batches_are_counted_separately(fire, client):
     """The page counts its own members, each inner batch as one, and then all jobs, with labels."""
     outer = new_batch(fire, "outer")
     inner = new_batch(fire, "inner", outer=outer)
@@ -167,14 +167,14 @@ def test_jobs_of_batches_within_it_are_counted_apart(fire, client):
     assert "Members of nested batches are listed on the pages of those batches." in text
 
 
-def test_a_batch_without_others_has_one_count(fire, client):
+def test_batch_without_inner_batches_has_one_count(fire, client):
     batch = new_batch(fire)
     add(fire, batch)
 
     assert "direct members" not in text_of(page_of(client, batch))
 
 
-def test_of_many_batches_within_it_the_first_are_counted(fire, client, monkeypatch):
+def test_only_the_first_inner_batches_are_counted(fire, client, monkeypatch):
     monkeypatch.setattr("firelock_dashboard.pages.batch._WITHIN", 2)
     outer = new_batch(fire, "outer")
     for number in range(3):
@@ -207,7 +207,7 @@ def tabs_of(html):
     return {name: count for name, _, count in tabs}, [name for name, current, _ in tabs if current]
 
 
-def test_failed_members_come_first(fire, client):
+def test_failed_members_are_listed_by_default(fire, client):
     """Without a selected tab, the failed members are listed with their arguments and errors."""
     batch = new_batch(fire)
     members = [add(fire, batch, arguments=f'{{"customer_id":{number}}}') for number in range(30)]
@@ -260,7 +260,7 @@ def test_each_tab_lists_its_members(fire, client):
     }  # fmt: skip
 
 
-def test_a_batch_among_the_members_waits_until_it_has_opened(fire, client):
+def test_inner_batch_counts_as_waiting_until_its_members_may_start(fire, client):
     """A batch is awaiting before and after it opens; it counts as waiting until its members may start."""
     batch = new_batch(fire)
     first = add(fire, batch)
@@ -279,11 +279,11 @@ def test_a_batch_among_the_members_waits_until_it_has_opened(fire, client):
     assert after == ({inner}, set())
 
 
-def test_an_unknown_tab_is_refused(fire, client):
+def test_unknown_tab_is_refused(fire, client):
     assert client.get(f"/batches/{new_batch(fire)}?show=lost").status == 400
 
 
-def test_arguments_of_members_are_hidden_from_who_may_not_see_them(fire):
+def test_arguments_of_members_are_hidden_without_view_args(fire):
     batch = new_batch(fire)
     add(fire, batch, arguments='{"customer_id":4711}')
 
@@ -295,7 +295,7 @@ def test_arguments_of_members_are_hidden_from_who_may_not_see_them(fire):
     assert "4711" not in html
 
 
-def test_a_batch_among_the_members_leads_to_its_page(fire, client):
+def test_inner_batch_links_to_its_page(fire, client):
     outer = new_batch(fire, "outer")
     inner = new_batch(fire, "inner", outer=outer)
     add(fire, inner)
@@ -307,7 +307,7 @@ def test_a_batch_among_the_members_leads_to_its_page(fire, client):
     assert "inner 0 of 1 ended" in text_of(row)
 
 
-def test_failed_members_are_found_behind_pages_without_any(fire, client, monkeypatch):
+def test_failed_members_are_found_after_empty_storage_pages(fire, client, monkeypatch):
     """A storage may return an empty page although more members follow."""
     batch = new_batch(fire)
     add(fire, batch)
@@ -358,7 +358,7 @@ def test_equal_errors_are_listed_once(fire, client):
     assert {job.id for job in jobs[1:4]} == set(re.findall(r'<tr id="job-([^"]+)"', listed))
 
 
-def test_a_failed_batch_among_the_members_has_its_errors_on_its_own_page(fire, client):
+def test_errors_of_a_failed_inner_batch_are_on_its_page(fire, client):
     outer = new_batch(fire, "outer")
     add(fire, new_batch(fire, "inner", outer=outer))
     (job,) = claim(fire)
@@ -370,7 +370,7 @@ def test_a_failed_batch_among_the_members_has_its_errors_on_its_own_page(fire, c
     assert "1 of 1 members failed" in text
 
 
-def test_causes_say_when_not_all_failures_are_grouped(fire, client, monkeypatch):
+def test_causes_card_states_that_not_all_failures_are_grouped(fire, client, monkeypatch):
     monkeypatch.setattr("firelock_dashboard.pages.batch._PAGE", 2)
     batch = new_batch(fire)
     for _ in range(3):
@@ -398,7 +398,7 @@ def test_failed_members_without_an_error_are_counted(fire, client):
     assert "No error is recorded for 1 failed member." in text
 
 
-def test_a_suspended_member_says_what_it_waits_for(fire, client):
+def test_suspended_member_shows_the_awaited_signal(fire, client):
     """The member counts as active, because it waits for no other member; its row names the signal."""
     batch = new_batch(fire)
     add(fire, batch, "shop.approve")
@@ -412,7 +412,7 @@ def test_a_suspended_member_says_what_it_waits_for(fire, client):
     assert "1 active" in text
 
 
-def test_a_batch_without_failures_has_no_causes(fire, client):
+def test_batch_without_failures_has_no_causes(fire, client):
     batch = new_batch(fire)
     add(fire, batch)
 
@@ -423,7 +423,7 @@ def test_a_batch_without_failures_has_no_causes(fire, client):
 
 
 @pytest.mark.parametrize("outcome", [State.SUCCEEDED, State.FAILED])
-def test_a_batch_that_has_ended_cannot_be_cancelled(fire, client, outcome):
+def test_ended_batch_cannot_be_cancelled(fire, client, outcome):
     batch = new_batch(fire)
     add(fire, batch)
     (job,) = claim(fire)
@@ -437,7 +437,7 @@ def test_a_batch_that_has_ended_cannot_be_cancelled(fire, client, outcome):
     assert "Cancel batch" not in after
 
 
-def test_a_failed_batch_says_that_members_cannot_start(fire, client):
+def test_failed_batch_shows_that_members_cannot_start(fire, client):
     """Members that wait for a failed member can only start after a requeue.
 
     The page uses the same words for this everywhere.
@@ -458,7 +458,7 @@ def test_a_failed_batch_says_that_members_cannot_start(fire, client):
     assert "Ended" not in facts
 
 
-def test_the_history_of_a_batch_uses_the_word_of_its_state(fire, client):
+def test_batch_history_uses_the_word_of_its_state(fire, client):
     batch = new_batch(fire)
     add(fire, batch)
     html = page_of(client, batch)
@@ -466,7 +466,7 @@ def test_the_history_of_a_batch_uses_the_word_of_its_state(fire, client):
     assert "Awaiting" not in text_of(re.search(r'<ol class="steps">.*?</ol>', html, re.DOTALL)[0])
 
 
-def test_a_node_names_the_task_whose_output_it_takes(fire, client):
+def test_node_names_the_task_whose_output_it_uses(fire, client):
     batch = new_batch(fire)
     load = add(fire, batch)
     add(
@@ -478,7 +478,7 @@ def test_a_node_names_the_task_whose_output_it_takes(fire, client):
     assert "merge Awaiting · output of load" in text_of(drawn)
 
 
-def test_one_that_waits_says_so(fire, client):
+def test_waiting_batch_explains_when_its_members_start(fire, client):
     @fire.task(name="shop.before")
     def before() -> None:
         """Never run here."""
@@ -489,12 +489,12 @@ def test_one_that_waits_says_so(fire, client):
     assert "can start when its batch" in text_of(client.get(f"/jobs/{member}").text)
 
 
-def test_a_name_is_shown_as_it_is(fire, client, hostile):
+def test_hostile_batch_name_is_shown_literally(fire, client, hostile):
     page = page_of(client, new_batch(fire, hostile))
     assert hostile not in page or not set(hostile) & set("<>&\"'")
 
 
-def test_a_member_names_the_batch_in_which_it_is(fire, client):
+def test_member_page_names_its_batch(fire, client):
     """The pages of a job and of an inner batch name the outer batch.
 
     If the outer batch is no longer stored, they show its id.

@@ -46,12 +46,12 @@ def test_batches_are_listed(client, query, found):
 
 
 @pytest.mark.usefixtures("batches")
-def test_each_says_how_far_it_is(client):
+def test_batch_rows_show_progress(client):
     page = client.get("/batches?state=failed")
     assert "import of monday Failed 1 / 1 1 0" in text_of(page.text)
 
 
-def test_a_page_has_fifty_and_leads_to_the_next(fire, client):
+def test_batch_page_has_fifty_rows_and_a_next_link(fire, client):
     for number in range(51):
         add(fire, new_batch(fire, f"number {number}"))
     first = client.get("/batches")
@@ -64,21 +64,21 @@ def test_a_page_has_fifty_and_leads_to_the_next(fire, client):
     assert 'rel="next"' not in last.text
 
 
-def test_without_batches_it_says_how_one_is_made(client):
+def test_empty_batch_list_explains_how_to_create_one(client):
     assert "fire.batch(" in client.get("/batches").text
 
 
-def test_an_unknown_state_is_told(client):
+def test_unknown_batch_state_is_refused(client):
     assert client.get("/batches?state=lost").status == 400
 
 
-def test_a_hostile_name_is_shown_as_it_is(fire, client, hostile):
+def test_hostile_batch_name_is_shown_literally(fire, client, hostile):
     add(fire, new_batch(fire, hostile))
     page = client.get("/batches").text
     assert hostile not in page or not set(hostile) & set("<>&\"'")
 
 
-def test_a_batch_within_another_names_that(fire, client):
+def test_inner_batch_row_names_its_outer_batch(fire, client):
     """An inner batch is listed with the name of its outer batch."""
     outer = new_batch(fire, "year")
     inner = new_batch(fire, "january", outer=outer)

@@ -50,7 +50,7 @@ def actions(fire):
     return [(entry.action, entry.by) for entry in fire.audit.list()]
 
 
-def test_failed_batches_are_told_apart_from_failed_jobs(fire, client, failing):
+def test_failed_batches_are_counted_separately_from_failed_jobs(fire, client, failing):
     """The navigation counts a failed batch as a failed job, so the page shows how many have no cause."""
     before = client.part("/failures", "rows").text
     task = fire.task(name="shop.pack", retry=Retry.never())(never_packs)
@@ -69,7 +69,7 @@ def test_failed_batches_are_told_apart_from_failed_jobs(fire, client, failing):
     assert 'href="/batches?state=failed"' in after
 
 
-def test_a_failed_job_without_a_recorded_error_is_counted(fire, client, failing):
+def test_failed_job_without_a_recorded_error_is_counted(fire, client, failing):
     """The job has no cause, so the page counts it separately, even if no other job has failed."""
 
     @fire.task(name="shop.load")
@@ -96,8 +96,7 @@ def never_packs() -> None:
 # ---- the list --------------------------------------------------------------------------------------------
 
 
-def test_without_failures_the_page_says_what_succeeded(fire, client):
-    """The page without failures shows how many jobs have succeeded."""
+def test_page_without_failures_shows_the_number_of_succeeded_jobs(fire, client):
 
     @fire.task(name="shop.add")
     def add() -> None: ...
@@ -112,7 +111,7 @@ def test_without_failures_the_page_says_what_succeeded(fire, client):
     assert "3 stored jobs have succeeded." in page
 
 
-def test_what_fails_alike_is_one_row(fire, client, failing):
+def test_equal_failures_are_one_row(fire, client, failing):
     """The most frequent cause is first, with its number of jobs, its share, and its error."""
     rare = failing(1, "missing", "build")
     often = failing(3)
@@ -140,7 +139,7 @@ def test_shares_add_up(client, failing):
     assert ["95.8", "4.2"] == told
 
 
-def test_what_came_of_a_requeue_is_told_on_its_row(fire, client, failing, dashboard):
+def test_requeue_outcome_is_shown_on_the_row_of_its_cause(fire, client, failing, dashboard):
     """The row shows the result of one of the newest operations for an hour.
 
     The rows of other causes show no result.
@@ -162,7 +161,7 @@ def test_what_came_of_a_requeue_is_told_on_its_row(fire, client, failing, dashbo
 
 
 @pytest.mark.parametrize("path", ["/failures", "/"])
-def test_a_requeue_whose_jobs_all_succeeded_is_listed_without_a_row(fire, client, dashboard, path):
+def test_fully_succeeded_requeue_is_listed_without_a_cause_row(fire, client, dashboard, path):
     """For an hour, it is listed under the exception class, because no failed job has the cause any more."""
     is_down = [True]
 
@@ -189,7 +188,7 @@ def test_a_requeue_whose_jobs_all_succeeded_is_listed_without_a_row(fire, client
     assert "gone-causes" not in client.part("/failures?task=shop.none", "rows").text
 
 
-def test_a_cause_of_another_task_is_not_called_gone(fire, client, failing, dashboard):
+def test_cause_with_failed_jobs_of_another_task_is_not_reported_as_resolved(fire, client, failing, dashboard):
     """The list of one task has no row for the cause, but the cause still has failed jobs."""
     ids, _ = failing(2), failing(1, "missing", "build")
     client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, ids[0])})
@@ -200,7 +199,7 @@ def test_a_cause_of_another_task_is_not_called_gone(fire, client, failing, dashb
     assert "gone-causes" not in client.part("/failures?task=shop.build", "rows").text
 
 
-def test_the_overview_shows_the_outcome_of_a_requeue_on_its_row(fire, client, failing, dashboard):
+def test_overview_shows_the_outcome_of_a_requeue(fire, client, failing, dashboard):
     """The row links to the operation and is next to the button that started it."""
     often, _ = failing(3), failing(1, "missing", "build")
     client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, often[0])})
@@ -218,7 +217,7 @@ def test_the_overview_shows_the_outcome_of_a_requeue_on_its_row(fire, client, fa
 
 
 @pytest.mark.parametrize("path", ["/failures", "/"])
-def test_the_question_before_a_requeue_names_cause_and_task(client, failing, path):
+def test_requeue_confirmation_names_cause_and_task(client, failing, path):
     """The question is complete without the row: it contains the number of jobs, the error and the task."""
     failing(3)
     failing(1, "missing", "build")
@@ -232,9 +231,7 @@ def test_the_question_before_a_requeue_names_cause_and_task(client, failing, pat
     assert "Requeue the build job that failed with KeyError?" in page
 
 
-def test_of_many_jobs_the_overview_leads_to_the_page_that_asks_for_their_number(
-    fire, client, failing, monkeypatch
-):
+def test_overview_links_to_the_confirmation_for_many_jobs(fire, client, failing, monkeypatch):
     """A button would always be refused, so the overview has a link, as the list of failures does."""
     monkeypatch.setattr("firelock_dashboard.pages.overview.MANY", 2)
     jobs = failing(3)
@@ -245,7 +242,7 @@ def test_of_many_jobs_the_overview_leads_to_the_page_that_asks_for_their_number(
     assert f'href="{address}"' in page
 
 
-def test_a_failed_batch_is_no_failed_job(fire, client):
+def test_failures_footer_does_not_count_failed_batches(fire, client):
     """The footer counts only jobs, as the rows do."""
 
     @fire.task(name="shop.charge", retry=Retry.never())
@@ -260,7 +257,7 @@ def test_a_failed_batch_is_no_failed_job(fire, client):
     assert "<span>1 failed job has this cause.</span>" in client.part("/failures", "rows").text
 
 
-def test_causes_are_shown_of_one_task(client, failing):
+def test_causes_are_filtered_by_task(client, failing):
     """A banner about a task links to this list.
 
     Other causes are left out, and a link leads back to all causes.
@@ -290,7 +287,7 @@ def causes_list(fire):
     return Causes(fire).list(fire.jobs.failure_groups(), {}, datetime.now(UTC))
 
 
-def test_a_cause_is_known_since_it_was_first_seen(fire, failing):
+def test_cause_keeps_the_time_when_it_was_first_seen(fire, failing):
     """A cause was first seen at the time of its oldest job.
 
     The time stays the same if its jobs are requeued and fail again, and if the first of them is deleted.
@@ -310,7 +307,7 @@ def test_a_cause_is_known_since_it_was_first_seen(fire, failing):
     )  # fmt: skip
 
 
-def test_a_day_of_a_cause_is_told_by_the_hour(fire, failing):
+def test_cause_chart_has_one_bar_per_hour(fire, failing):
     """Jobs that failed three hours ago are in the fourth bar from the end; a day later they are in no bar."""
     failing(2)
     failing(1, "missing", "build")
@@ -323,8 +320,8 @@ def test_a_day_of_a_cause_is_told_by_the_hour(fire, failing):
     assert (0,) * HOURS == quiet["TimeoutError"].hours
 
 
-@pytest.mark.parametrize("counts", [(3,), (100, 100, 1)], ids=["few", "more than are looked at"])
-def test_a_day_has_what_has_just_failed(fire, client, dashboard, failing, counts):
+@pytest.mark.parametrize("counts", [(3,), (100, 100, 1)], ids=["few", "more than are examined"])
+def test_cause_chart_includes_new_failures(fire, client, dashboard, failing, counts):
     """The hours include new failures, although they were read just before for another cause.
 
     They are not read again immediately.
@@ -342,7 +339,7 @@ def test_a_day_has_what_has_just_failed(fire, client, dashboard, failing, counts
     assert "quiet" not in re.findall(r'<span class="muted">(.*?)</span>', page + rows)
 
 
-def test_a_day_has_no_failure_twice_after_a_requeue(fire, client, dashboard, failing, monkeypatch):
+def test_cause_chart_counts_a_requeued_job_once(fire, client, dashboard, failing, monkeypatch):
     """Jobs that were requeued and failed again count once, at their last failure."""
     monkeypatch.setattr("firelock_dashboard.stats.watch._WRITTEN_LATE", timedelta())  # avoids a wait of 10 s
     ids = failing(3)
@@ -357,7 +354,7 @@ def test_a_day_has_no_failure_twice_after_a_requeue(fire, client, dashboard, fai
     assert "3 of the failed jobs failed in the last 24 hours" in rows
 
 
-def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
+def test_chart_of_an_unlisted_cause_is_shown(fire, client, failing):
     """The cause appeared after the last reading of the list, but its page already shows its hours."""
     failing(1, "missing", "build")
     client.get("/failures")
@@ -369,7 +366,7 @@ def test_a_day_has_a_cause_that_is_in_no_list(fire, client, failing):
     assert "Last failures, 24 h" in page
 
 
-def test_a_read_only_dashboard_remembers_in_memory_alone(fire, failing):
+def test_read_only_dashboard_stores_no_cause_records(fire, failing):
     """A read-only dashboard shows when a cause was first seen, but writes no records."""
     (first,) = failing(1)
     causes = Causes(fire, is_read_only=True)
@@ -381,7 +378,7 @@ def test_a_read_only_dashboard_remembers_in_memory_alone(fire, failing):
     assert [] == fire.storage.list_records("cause")
 
 
-def test_a_record_that_cannot_be_read_hides_no_cause(fire, failing):
+def test_cause_with_an_unreadable_record_is_shown(fire, failing):
     """The record may be from another version or edited by hand; the cause is shown as if it had no record."""
     (first,) = failing(1)
     for number, text in enumerate(("no JSON", "[]", '{"mute": 7}')):
@@ -393,7 +390,7 @@ def test_a_record_that_cannot_be_read_hides_no_cause(fire, failing):
     assert fire.jobs.get(first).ended_at == known["TimeoutError"].first_at
 
 
-def test_what_was_not_seen_for_longest_is_forgotten():
+def test_least_recently_seen_causes_are_forgotten_except_muted_ones():
     """The causes that have not been seen for the longest time are forgotten; muted ones are kept.
 
     At most a thousand causes are remembered.
@@ -422,7 +419,7 @@ def muted_rows(page):
     return re.findall(r'id="cause-(\w+)"', muted), re.findall(r'id="cause-(\w+)"', told)
 
 
-def test_a_muted_cause_is_listed_apart(fire, client, failing):
+def test_muted_cause_is_listed_separately(fire, client, failing):
     """The separate list shows who muted the cause, why, and until when.
 
     The mute is in the audit, and the overview no longer shows the cause.
@@ -444,7 +441,7 @@ def test_a_muted_cause_is_listed_apart(fire, client, failing):
     assert (quiet, "bank is down") == (entry.detail["fingerprint"], entry.detail["note"])
 
 
-def test_a_mute_ends_by_itself_or_by_hand(fire, client, failing):
+def test_mute_expires_or_is_undone(fire, client, failing):
     """A mute ends when its period ends or when it is undone by hand, which the audit also records."""
     quiet = fingerprint_of(fire, failing(1)[0])
     client.act("/failures/mute", {"fingerprint": quiet, "for": "1h"})
@@ -459,7 +456,7 @@ def test_a_mute_ends_by_itself_or_by_hand(fire, client, failing):
     assert "no longer muted" in client.act("/failures/unmute", {"fingerprint": quiet}).json()["message"]
 
 
-def test_a_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing):
+def test_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing):
     """If the cause came back, it would still be muted, so it stays in the list of muted causes."""
     ids = failing(1)
     quiet = fingerprint_of(fire, ids[0])
@@ -474,7 +471,7 @@ def test_a_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing)
     assert "until it is unmuted" in page
 
 
-def test_a_cause_has_a_form_to_mute_it(fire, client, failing):
+def test_cause_page_has_a_mute_form(fire, client, failing):
     """After the cause is muted, the page has a button that undoes this."""
     quiet = fingerprint_of(fire, failing(1)[0])
     before = client.get(f"/failures/{quiet}").text
@@ -487,7 +484,7 @@ def test_a_cause_has_a_form_to_mute_it(fire, client, failing):
     assert 400 == client.post("/failures/mute", {"fingerprint": quiet, "for": "soon"}).status
 
 
-def test_a_muted_cause_counts_in_no_banner(fire, failing, dashboard):
+def test_muted_cause_is_not_counted_in_banners(fire, failing, dashboard):
     """Muted failures are subtracted from the task's failure rate.
 
     If all failures of a task are muted, the task has no problem.
@@ -509,7 +506,7 @@ def test_a_muted_cause_counts_in_no_banner(fire, failing, dashboard):
 # ---- one cause -------------------------------------------------------------------------------------------
 
 
-def test_a_cause_shows_a_traceback_and_where_it_happens(fire, client, failing):
+def test_cause_page_shows_newest_traceback_tasks_and_queues(fire, client, failing):
     """The newest traceback represents all jobs.
 
     The page also lists the jobs, and the tasks and queues among the newest five hundred.
@@ -527,8 +524,8 @@ def test_a_cause_shows_a_traceback_and_where_it_happens(fire, client, failing):
     assert "In all of these jobs." in page
 
 
-def test_rows_of_a_cause_have_their_arguments(fire, client, failing):
-    """Ids alone would not be helpful; a visitor who may not see arguments sees none."""
+def test_jobs_of_a_cause_are_listed_with_arguments(fire, client, failing):
+    """The list shows more than ids; a visitor without `view_args` sees no arguments."""
     failing(2)
     job = fire.jobs.find(state=State.FAILED).jobs[0]
     address = f"/failures/{job.error.fingerprint}"
@@ -543,7 +540,7 @@ def test_rows_of_a_cause_have_their_arguments(fire, client, failing):
     assert call not in hidden
 
 
-def test_the_navigation_of_a_cause_asks_nothing_of_it(client):
+def test_navigation_on_a_cause_page_does_not_search_failed_jobs(client):
     """The page of a cause searches the failed jobs, but the navigation on it does not.
 
     The navigation is the page's only live region, so it is requested again and again.
@@ -555,7 +552,7 @@ def test_the_navigation_of_a_cause_asks_nothing_of_it(client):
     assert 200 == client.part("/failures/0123456789abcdef", "nav").status
 
 
-def test_a_report_is_ready_to_be_pasted(fire, client, failing):
+def test_cause_report_is_markdown(fire, client, failing):
     """The report is Markdown with the error, the number of jobs, tasks, queues and a fenced traceback."""
     ids = failing(2)
 
@@ -584,7 +581,7 @@ def test_a_report_is_ready_to_be_pasted(fire, client, failing):
         ("delete", ("Deleting 3 jobs that failed with TimeoutError.", State.DELETED)),
     ],
 )
-def test_all_of_a_cause_are_acted_on_by_one_operation(client, dashboard, failing, verb, after):
+def test_one_operation_acts_on_all_jobs_of_a_cause(client, dashboard, failing, verb, after):
     """The response contains the number of jobs and a link to the operation, and the audit has an entry.
 
     Jobs with other causes are not changed.
@@ -605,7 +602,7 @@ def test_all_of_a_cause_are_acted_on_by_one_operation(client, dashboard, failing
 
 
 @pytest.mark.parametrize("done_by", ["the dashboard", "another process"])
-def test_counts_are_new_behind_an_operation(fire, dashboard, client, failing, done_by):
+def test_counts_are_current_after_an_operation_ends(fire, dashboard, client, failing, done_by):
     """The change of an operation is visible when the operation has ended, in whichever process it ran."""
     failing(3)
     group = fire.jobs.failure_groups()[0]
@@ -626,7 +623,7 @@ def test_counts_are_new_behind_an_operation(fire, dashboard, client, failing, do
 
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
-def test_without_a_script_it_is_asked_first(fire, dashboard, client, failing, verb):
+def test_cause_action_without_a_script_requires_confirmation(fire, dashboard, client, failing, verb):
     """The confirmation page shows the number of jobs.
 
     After it, the action redirects to the list, because the cause may no longer exist.
@@ -648,7 +645,7 @@ def test_without_a_script_it_is_asked_first(fire, dashboard, client, failing, ve
 
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
-def test_of_many_jobs_of_a_cause_the_number_is_typed(fire, client, failing, verb):
+def test_action_on_many_jobs_of_a_cause_requires_their_number(fire, client, failing, verb):
     """Above a thousand jobs, the buttons lead to a page that requires the number.
 
     A form that bypasses this page is redirected to it.
@@ -671,7 +668,7 @@ def test_of_many_jobs_of_a_cause_the_number_is_typed(fire, client, failing, verb
 
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
-def test_a_missing_fingerprint_is_refused(fire, client, verb):
+def test_missing_fingerprint_is_refused(fire, client, verb):
     """The error names the field; an unknown fingerprint starts no operation."""
     missing = client.post(f"/failures/{verb}", {})
     unknown = client.act(f"/failures/{verb}", {"fingerprint": "0123456789abcdef"}).json()

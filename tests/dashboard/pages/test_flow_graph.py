@@ -20,7 +20,7 @@ def columns(graph):
     return [found[x] for x in sorted(found)]
 
 
-def test_members_stand_behind_all_they_wait_for():
+def test_members_are_in_layers_after_their_dependencies():
     graph = draw_flow(
         [job("a"), job("b", "shop.b", ["a"]), job("c", "shop.c", ["a", "b"]), job("d", "shop.d", ["c"])]
     )
@@ -29,7 +29,7 @@ def test_members_stand_behind_all_they_wait_for():
     assert graph.is_flow
 
 
-def test_a_fan_out_of_a_thousand_is_a_node():
+def test_fan_out_of_a_thousand_jobs_is_one_node():
     loads = [job(f"l{number}", parents=["list"]) for number in range(998)]
     loads[7] = job("l7", parents=["list"], state=State.FAILED)
     graph = draw_flow(
@@ -42,14 +42,14 @@ def test_a_fan_out_of_a_thousand_is_a_node():
     assert graph.height < 200
 
 
-def test_few_of_one_task_are_drawn_each():
+def test_few_members_of_one_task_are_drawn_separately():
     loads = [job(f"l{number}", parents=["list"]) for number in range(8)]
     graph = draw_flow([job("list", "shop.list"), *loads])
     assert [len(column) for column in columns(graph)] == [1, 8]
     assert all(node.job_id for node in graph.nodes)
 
 
-def test_a_layer_of_many_tasks_stays_low():
+def test_jobs_of_each_task_are_one_node_in_a_large_layer():
     jobs = [job(f"{task}-{number}", f"shop.t{task}", ["a"]) for task in range(30) for number in range(3)]
     graph = draw_flow([job("a"), *jobs])
     assert [len(column) for column in columns(graph)] == [1, 30]
@@ -67,21 +67,21 @@ def test_no_two_nodes_overlap():
         assert all(abs(other.y - node.y) >= graph.node_height for other in others)
 
 
-def test_ties_to_jobs_outside_are_left_out():
+def test_dependencies_on_jobs_outside_the_batch_are_left_out():
     graph = draw_flow([job("a", parents=["elsewhere"]), job("b")])
     assert not graph.is_flow
 
 
-def test_a_circle_that_nobody_can_write_ends_the_drawing_all_the_same():
+def test_layout_of_cyclic_dependencies_terminates():
     graph = draw_flow([job("a", parents=["b"]), job("b", parents=["a"])])
     assert len(graph.nodes) == 2
 
 
-def test_nothing_is_drawn_of_nothing():
+def test_graph_without_members_is_empty():
     assert draw_flow([]).nodes == []
 
 
-def test_nodes_are_as_wide_as_their_labels_up_to_a_limit():
+def test_node_width_follows_its_label_up_to_a_limit():
     """The page truncates longer labels with an ellipsis, which the browser tests check."""
     short, middle, long = (draw_flow([job("a", f"shop.{'b' * length}")]) for length in (5, 28, 120))
 
@@ -90,7 +90,7 @@ def test_nodes_are_as_wide_as_their_labels_up_to_a_limit():
     assert long.nodes[0].label == "b" * 120
 
 
-def test_a_batch_keeps_a_name_with_dots():
+def test_batch_name_with_dots_is_not_shortened():
     """A task is shown by the last part of its name, but a batch name has no parts."""
     batch = job("a", BATCH_TASK)
     batch = attrs.evolve(batch, relations_json=write_relations(Relations(batch=BatchRules("release 1.2"))))
@@ -100,7 +100,7 @@ def test_a_batch_keeps_a_name_with_dots():
     assert (node.label, node.name, node.task) == ("release 1.2", "release 1.2", BATCH_TASK)
 
 
-def test_members_of_one_task_are_told_apart_by_their_arguments_else_by_their_ids():
+def test_members_of_one_task_are_labelled_by_arguments_or_ids():
     day = {"l1": "2026-11-01", "l2": "2026-11-02", "l3": "again", "l4": "again", "l5": "", "l6": "a" * 40}
     graph = draw_flow(
         [job("list"), *(job(id, parents=["list"]) for id in day)], digest=lambda one: day.get(one.id, "")
@@ -112,7 +112,7 @@ def test_members_of_one_task_are_told_apart_by_their_arguments_else_by_their_ids
     }  # fmt: skip
 
 
-def test_on_a_narrow_screen_a_flow_goes_down():
+def test_flow_is_drawn_downwards_on_a_narrow_screen():
     """All nodes are visible without horizontal scrolling, in the order of their layers."""
     loads = [job(f"l{number}", parents=["list"]) for number in range(12)]
     graph = draw_flow(
@@ -126,7 +126,7 @@ def test_on_a_narrow_screen_a_flow_goes_down():
     assert len(graph.ways) == len(graph.narrow.ways)
 
 
-def test_ways_past_other_nodes_go_along_the_side():
+def test_lines_past_other_rows_run_along_the_side():
     """A line to the next row is straight; others run along the side and do not cross the rows between."""
     graph = draw_flow([job("a"), job("b", "shop.b", ["a"]), job("c", "shop.c", ["a", "b"])]).narrow
     left = min(node.x for node in graph.nodes)
@@ -138,7 +138,7 @@ def test_ways_past_other_nodes_go_along_the_side():
     assert 0 <= int(beside[0].split("C")[1].split()[0]) < left
 
 
-def test_a_very_long_flow_is_not_drawn_downwards():
+def test_very_long_flow_is_not_drawn_downwards():
     jobs = [job("j0"), *(job(f"j{number}", f"shop.t{number}", [f"j{number - 1}"]) for number in range(1, 70))]
 
     assert draw_flow(jobs).narrow is None

@@ -45,7 +45,7 @@ def seen(answer):
 # ---- the page --------------------------------------------------------------------------------------------
 
 
-def test_a_job_is_shown_as_it_would_be_called(client, send):
+def test_job_is_shown_as_its_call(client, send):
     """The call includes only the options that differ from the task's own."""
     job = send.using(queue="slow", priority=3).enqueue(42, locale="tr")
 
@@ -56,7 +56,7 @@ def test_a_job_is_shown_as_it_would_be_called(client, send):
     assert "user:42" in text
 
 
-def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
+def test_job_metadata_is_shown_and_masked(client, fire, send):
     """The metadata is among the facts, with sensitive names masked.
 
     Visitors who may not see arguments see none of it.
@@ -91,7 +91,7 @@ def test_what_travels_with_a_job_is_shown_and_masked(client, fire, send):
                     "The deletion decides what happens to the jobs that wait for it, so it cannot")),
     ],
 )  # fmt: skip
-def test_each_state_has_its_actions(client, fire, send, state, words):
+def test_job_page_offers_the_actions_of_its_state(client, fire, send, state, words):
     """Impossible actions are not offered, and the question before a delete states whether it can be undone.
 
     For a running job, the two answers do not both sound like "cancel".
@@ -109,7 +109,7 @@ def test_each_state_has_its_actions(client, fire, send, state, words):
     assert ('data-no="Keep job"' in text) is (state not in {"processing", "deleted"})
 
 
-def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send):
+def test_deleted_job_offers_a_restore_or_states_the_reason(client, fire, send):
     """If the delete lost nothing, the page offers to restore the job; otherwise it states the reason."""
     waiting, done = send.enqueue(1), send.enqueue(2)
     waiting.delete()
@@ -124,7 +124,7 @@ def test_a_deleted_job_offers_to_be_restored_or_says_why_not(client, fire, send)
     assert "The deletion cannot be undone: it had succeeded" in seen(refused)
 
 
-def test_a_deleted_job_expects_nothing_any_more(client, send):
+def test_deleted_job_has_no_due_time_or_remaining_attempts(client, send):
     """A deleted job has no due time and no remaining attempts.
 
     The time for which it was scheduled is shown as a date.
@@ -149,7 +149,7 @@ def test_a_deleted_job_expects_nothing_any_more(client, send):
         (90, "The job's function does not check for cancellation"),
     ],
 )
-def test_a_deleted_job_that_goes_on_says_so(client, fire, send, seconds, told):
+def test_deleted_job_that_still_runs_has_a_warning(client, fire, send, seconds, told):
     """A deleted job has a warning while progress or a log line is newer than the delete.
 
     Long after the delete, the warning includes advice.
@@ -212,7 +212,7 @@ def test_deleted_job_names_the_jobs_that_keep_its_worker_process(client, fire, s
     assert ("End process now" in seen(answer)) is (state == "retired")
 
 
-def test_worker_process_that_stays_is_no_reason_to_wait(client, fire, send):
+def test_embedded_worker_process_is_not_expected_to_be_replaced(client, fire, send):
     """The worker process of an embedded server cannot be replaced."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
@@ -225,7 +225,7 @@ def test_worker_process_that_stays_is_no_reason_to_wait(client, fire, send):
     assert "Worker process 42 has not been replaced." in text
 
 
-def test_history_of_a_deleted_job_that_still_runs_goes_on(client, fire, send):
+def test_history_of_a_deleted_running_job_grows(client, fire, send):
     """The bar of the history grows, and the run has no end."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
@@ -240,7 +240,7 @@ def test_history_of_a_deleted_job_that_still_runs_goes_on(client, fire, send):
     assert re.search(r"ran 1 min 2\d s before the request", life)
 
 
-def test_end_of_a_stopped_run_is_not_made_up(client, fire, send):
+def test_stopped_run_shows_its_last_activity_instead_of_an_end(client, fire, send):
     """The delete is not the end of the run.
 
     The page shows when the job was ordered to stop, and its last sign of life.
@@ -281,7 +281,7 @@ def test_job_deleted_before_its_run_has_no_end(client, send):
     assert "Deleted" in facts
 
 
-def test_facts_and_history_agree_on_when_it_was_enqueued(client, fire, send):
+def test_facts_and_history_show_the_same_enqueue_time(client, fire, send):
     """A job that was handed back keeps its place in the queue, but was enqueued again."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     fire.storage.clock_offset += 7_200_000_000
@@ -297,7 +297,7 @@ def test_facts_and_history_agree_on_when_it_was_enqueued(client, fire, send):
     assert at == re.search(r'<span class="nowrap"><time datetime="([^"]+)"', life)[1]
 
 
-def test_log_names_the_day_where_it_changes(client, fire, send):
+def test_log_shows_the_date_when_it_changes(client, fire, send):
     """Log lines contain only the time of day, so the day is shown before the first line of each day."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     claimed = worker.claim()
@@ -311,7 +311,7 @@ def test_log_names_the_day_where_it_changes(client, fire, send):
     assert days[0][0] < days[1][0]
 
 
-def test_job_with_a_parent_can_run_without_it(client, fire, send):
+def test_awaiting_job_can_run_without_its_parents(client, fire, send):
     """The button's label mentions the parents; next to a failed parent, "Run now" would be misleading."""
     job = job_in(fire, send, "awaiting")
 
@@ -326,7 +326,7 @@ def test_job_with_a_parent_can_run_without_it(client, fire, send):
         (4, "That process first finishes its 3 other jobs."),
     ],
 )
-def test_question_before_a_stop_counts_the_other_jobs_of_the_process(client, fire, send, busy, told):
+def test_stop_confirmation_counts_other_jobs_of_the_process(client, fire, send, busy, told):
     """The number is from the last heartbeat; the page and the menu of a row contain the same question."""
     worker, job = Worker(fire), send.enqueue(1)
     worker.claim()
@@ -336,7 +336,7 @@ def test_question_before_a_stop_counts_the_other_jobs_of_the_process(client, fir
         assert told in html.unescape(client.part(f"/jobs/{job.id}", part).text)
 
 
-def test_an_ordered_end_of_a_process_replaces_its_button(client, fire, send):
+def test_ordered_process_end_hides_its_button_for_half_a_minute(client, fire, send):
     """If the order has had no effect after half a minute, the button returns with an explanation."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
@@ -356,7 +356,7 @@ def test_an_ordered_end_of_a_process_replaces_its_button(client, fire, send):
     assert "The request had no effect" in later
 
 
-def test_between_grace_time_and_replacement_the_process_is_about_to_be_replaced(client, fire, send):
+def test_process_past_its_grace_time_is_about_to_be_replaced(client, fire, send):
     """A sentence about the grace time would be wrong after the grace time."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
@@ -369,7 +369,7 @@ def test_between_grace_time_and_replacement_the_process_is_about_to_be_replaced(
     assert "is still running after" not in text
 
 
-def test_a_deleted_job_that_has_stopped_says_no_more(client, fire, send):
+def test_deleted_job_that_has_stopped_has_no_warning(client, fire, send):
     """When the holder reports the end of a deleted job, which is refused, the job has stopped."""
     worker = Worker(fire)
     job = send.enqueue(1)
@@ -387,7 +387,7 @@ def test_a_deleted_job_that_has_stopped_says_no_more(client, fire, send):
     assert "still running" not in head + now
 
 
-def test_of_many_parents_those_that_hold_it_up_are_named(client, fire, send):
+def test_only_unfinished_parents_are_named(client, fire, send):
     """Parents are named by their calls, without arguments for visitors who may not see them.
 
     The parents that have succeeded are only counted.
@@ -410,7 +410,7 @@ def test_of_many_parents_those_that_hold_it_up_are_named(client, fire, send):
     assert "user_id" not in hidden
 
 
-def test_attempts_are_told_the_same_everywhere(client, fire):
+def test_attempts_are_numbered_consistently(client, fire):
     """The number of an attempt is shown with the maximum number of attempts.
 
     A requeue restores the retries, continues the numbers, and is mentioned.
@@ -436,7 +436,7 @@ def test_attempts_are_told_the_same_everywhere(client, fire):
     assert ("2 (requeued)" in row, "2/1" in row, "Time" in row) == (True, False, True)
 
 
-def test_a_failure_is_shown_with_own_frames_open_and_library_frames_folded(client, fire, send):
+def test_traceback_folds_library_frames(client, fire, send):
     """Chained exceptions follow each other, and can be copied as text or Markdown."""
     answer = client.get(f"/jobs/{job_in(fire, send, 'failed').id}")
 
@@ -445,7 +445,7 @@ def test_a_failure_is_shown_with_own_frames_open_and_library_frames_folded(clien
     assert "### TimeoutError: SMTP timed out" in html.unescape(answer.text)
 
 
-def test_the_reason_of_a_failure_is_in_the_head_alone(client, fire):
+def test_reason_for_not_retrying_is_only_in_the_head(client, fire):
     """The error comes before the reason why it was not retried; the history repeats only the error."""
 
     @fire.task(name="shop.invoice", retry=Retry.never())
@@ -461,7 +461,7 @@ def test_the_reason_of_a_failure_is_in_the_head_alone(client, fire):
     assert "KeyError" in seen(page).partition("History")[2]
 
 
-def test_a_retry_names_its_error_once(client, fire):
+def test_retry_step_shows_its_error_once(client, fire):
     """The step contains the number of the retry; the error is below it, with its traceback."""
 
     @fire.task(name="shop.invoice", retry=Retry.fixed(60, attempts=2))
@@ -478,7 +478,7 @@ def test_a_retry_names_its_error_once(client, fire):
     assert "KeyError'no address'" in life
 
 
-def test_each_failed_attempt_keeps_its_traceback(client, fire, send):
+def test_failed_attempts_keep_their_tracebacks(client, fire, send):
     """The traceback is in the step of the history in which the attempt ended."""
     job = send.enqueue(1)
     worker = Worker(fire)
@@ -492,7 +492,7 @@ def test_each_failed_attempt_keeps_its_traceback(client, fire, send):
     assert 2 == life.count('class="trace"')
 
 
-def test_the_log_is_shown_and_goes_on_by_number(client, fire, send):
+def test_log_is_continued_after_a_line_number(client, fire, send):
     """A part of the page returns the lines after the last one shown."""
     job = send.enqueue(1)
     worker = Worker(fire)
@@ -508,7 +508,7 @@ def test_the_log_is_shown_and_goes_on_by_number(client, fire, send):
     assert 400 == client.part(f"/jobs/{job.id}?after=x", "log").status
 
 
-def test_the_log_is_downloaded_as_text(client, fire, send):
+def test_log_is_downloaded_as_text(client, fire, send):
     """Each line is one line of the file; unprintable characters are escaped."""
     job = send.enqueue(1)
     worker = Worker(fire)
@@ -521,7 +521,7 @@ def test_the_log_is_downloaded_as_text(client, fire, send):
     assert "\\x1b[31m" in answer.text
 
 
-def test_progress_is_told_with_rate_and_what_is_left(client, fire, send):
+def test_progress_shows_rate_and_remaining_time(client, fire, send):
     """The values are those that the job reported."""
     job = send.enqueue(1)
     worker = Worker(fire)
@@ -532,7 +532,7 @@ def test_progress_is_told_with_rate_and_what_is_left(client, fire, send):
     assert [told for told in ("50", "5 / 10", "half way", "left") if told not in text] == []
 
 
-def test_what_is_said_at_the_start_tells_no_pace(client, fire, send):
+def test_progress_reported_at_the_start_gives_no_rate(client, fire, send):
     """Three of ten reported immediately, and nothing since, are not a rate of thousands per second."""
     job = send.enqueue(1)
     worker = Worker(fire)
@@ -549,8 +549,7 @@ def test_what_is_said_at_the_start_tells_no_pace(client, fire, send):
     assert "/min · about" in later
 
 
-def test_a_result_is_a_tree(client, fire, send):
-    """Any returned value is shown as a tree."""
+def test_result_is_shown_as_a_tree(client, fire, send):
     job = send.enqueue(1)
     worker = Worker(fire)
     worker.succeed(worker.claim(), '{"sent":true,"to":["a@b.c"],"n":{"x":null}}')
@@ -563,7 +562,7 @@ def test_a_result_is_a_tree(client, fire, send):
     assert 404 == client.get(f"/jobs/{send.enqueue(2).id}/result").status
 
 
-def test_parents_and_children_are_linked(client, send):
+def test_parents_and_continuations_are_linked(client, send):
     """Parents and continuations are linked, with their states."""
     parent = send.enqueue(1)
     child = parent.then(send.using(on="failed"), 2)
@@ -594,14 +593,14 @@ def test_parents_and_children_are_linked(client, send):
         (lambda fire, send: (Worker(fire), send.schedule(timedelta(hours=2), 1))[1], "due in 1"),
     ],
 )  # fmt: skip
-def test_a_waiting_job_says_why(client, fire, send, prepare, sentence):
+def test_waiting_job_shows_its_reason(client, fire, send, prepare, sentence):
     """The reason is a sentence, with advice where possible."""
     job = prepare(fire, send)
 
     assert sentence in seen(client.part(f"/jobs/{job.id}", "now"))
 
 
-def test_a_job_of_a_lost_server_is_warned_of(client, fire, send):
+def test_job_of_a_lost_server_has_a_warning(client, fire, send):
     """The warning is also shown for a claimed job that has not started."""
     job = send.enqueue(1)
     Worker(fire, timeout=0.0).claim(started=False)
@@ -609,7 +608,7 @@ def test_a_job_of_a_lost_server_is_warned_of(client, fire, send):
     assert "has not renewed its session for too long" in seen(client.part(f"/jobs/{job.id}", "now"))
 
 
-def test_a_locked_job_of_a_dead_server_is_explained(client, fire, send):
+def test_locked_job_of_a_lost_server_is_explained(client, fire, send):
     """The session is closing, so the job waits for the end of the transaction that has locked it."""
     job = send.enqueue(1)
     Worker(fire).claim(started=True)
@@ -623,7 +622,7 @@ def test_a_locked_job_of_a_dead_server_is_explained(client, fire, send):
 
 
 @pytest.mark.parametrize("says", ["progress", "a log line"])
-def test_a_job_that_says_something_has_started(client, fire, send, says):
+def test_job_with_output_counts_as_started(client, fire, send, says):
     """Output since the claim shows that the job runs, before its start is stored; lists use this too."""
     job = send.enqueue(1)
     worker = Worker(fire)
@@ -641,7 +640,7 @@ def test_a_job_that_says_something_has_started(client, fire, send, says):
     assert 'class="state-processing"' in client.part(f"/jobs/{job.id}", "life").text
 
 
-def test_a_deleted_job_that_may_still_run_is_warned_of(client, fire, send):
+def test_deleted_job_that_may_still_run_has_a_warning(client, fire, send):
     """A deleted job has a warning until its holder has stopped."""
     job = job_in(fire, send, "processing")
     fire.jobs.delete([job.id])
@@ -652,7 +651,7 @@ def test_a_deleted_job_that_may_still_run_is_warned_of(client, fire, send):
 # ---- ids -------------------------------------------------------------------------------------------------
 
 
-def test_a_job_that_is_gone_has_a_page_that_says_so(client, hostile):
+def test_unknown_job_has_a_not_found_page(client, hostile):
     """The page contains the requested id."""
     answer = client.get(f"/jobs/{quote(hostile[:150], safe='')}")
 
@@ -660,7 +659,7 @@ def test_a_job_that_is_gone_has_a_page_that_says_so(client, hostile):
     assert_literal(answer.text)
 
 
-def test_a_gone_job_says_that_it_expired_or_never_was(client):
+def test_page_of_an_unknown_job_explains_possible_causes(client):
     """The page explains that the job expired or never existed."""
     answer = client.get("/jobs/00000000-0000-7000-8000-000000000000")
 
@@ -669,7 +668,7 @@ def test_a_gone_job_says_that_it_expired_or_never_was(client):
     assert "00000000-0000-7000-8000-000000000000" in answer.text
 
 
-def test_a_part_of_an_id_leads_to_its_job(client, send):
+def test_part_of_an_id_redirects_to_its_job(client, send):
     """The beginning or the end of an id is sufficient if only one job matches."""
     job = send.enqueue(1)
 
@@ -682,7 +681,7 @@ def test_a_part_of_an_id_leads_to_its_job(client, send):
 # ---- permissions -----------------------------------------------------------------------------------------
 
 
-def test_who_may_not_see_arguments_and_logs_is_told_so(fire, send):
+def test_hidden_arguments_and_logs_are_explained(fire, send):
     """The page shows the reason; `test_permissions.py` tests on every page that the data is hidden."""
     job = job_in(fire, send, "failed")
     dashboard = Dashboard(fire, auth=lambda request: {"read"})
@@ -692,7 +691,7 @@ def test_who_may_not_see_arguments_and_logs_is_told_so(fire, send):
     assert [word for word in ("view_args", "view_logs", "disabled") if word not in text] == []
 
 
-def test_arguments_that_cannot_be_read_are_shown_as_stored(client, fire, send):
+def test_unreadable_arguments_are_shown_as_stored(client, fire, send):
     """The reason is shown next to the stored string."""
     job = NewJob(fire.storage.new_ids(1)[0], "a.b", "{not json", "json", "default", 0, State.ENQUEUED, 1)
     other = attrs.evolve(job, id=fire.storage.new_ids(1)[0], arguments="[1, 2]", serializer="pickle")
@@ -717,31 +716,30 @@ def test_arguments_that_cannot_be_read_are_shown_as_stored(client, fire, send):
         ({"a": {"x": 'say "hi"'}}, 'send.enqueue(a={"x": "say \\"hi\\""})'),
     ],
 )
-def test_a_call_is_written_as_python(arguments, text):
+def test_call_is_written_as_python(arguments, text):
     """Arguments are written by name, except those that can only be positional."""
     assert text == call_of("shop.send", arguments).text
 
 
-def test_what_cannot_be_printed_is_escaped_in_a_literal():
+def test_unprintable_characters_are_escaped_in_a_literal():
     """A string that changes the text direction stays within its line."""
     assert '"a\\u202eb\\n"' == literal("a\u202eb\n")
     assert '"😀"' == literal("😀")
 
 
-def test_a_summary_is_cut():
+def test_summary_is_truncated():
     """A summary is truncated to the space of a row."""
     assert 'a="' + "x" * 5 + "…" == summary({"a": "x" * 50}, 8)
 
 
-def test_pieces_lose_nothing(hostile):
+def test_highlighting_does_not_change_the_text(hostile):
     """Colours are added around the text, never inside it."""
     code = f"send.enqueue(a={literal(hostile)}, n=-1.5e3, on=True)"
 
     assert code == "".join(piece.text for piece in pieces(code))
 
 
-def test_a_tree_is_bounded():
-    """The tree has a maximum size for any value."""
+def test_tree_has_a_maximum_size():
     node = tree([{"n": [number] * 10} for number in range(1_000)])
 
     assert node.left_out > 0
@@ -752,7 +750,7 @@ def test_a_tree_is_bounded():
 
 
 @pytest.mark.parametrize(("value", "text"), [({}, "{}"), ([], "[]"), ({"a": {}}, "{1}"), ([0], "[1]")])
-def test_an_empty_value_is_shown_as_it_is_written(value, text):
+def test_empty_value_is_shown_as_python(value, text):
     assert text == tree(value).text
 
 
@@ -766,7 +764,7 @@ def test_an_empty_value_is_shown_as_it_is_written(value, text):
         (Retry.never(), "none"),
     ],
 )
-def test_the_retries_of_a_call_are_told_in_words(fire, client, retry, words):
+def test_retry_policy_is_shown_in_words(fire, client, retry, words):
     """The policy is in words, not in microseconds as it is stored."""
 
     @fire.task(name="shop.send")
@@ -781,7 +779,7 @@ def test_the_retries_of_a_call_are_told_in_words(fire, client, retry, words):
 # ---- tracebacks ------------------------------------------------------------------------------------------
 
 
-def test_a_traceback_is_taken_apart():
+def test_traceback_is_parsed_into_exceptions_and_frames():
     """Exceptions are in their order, with frames grouped into own and library frames."""
     first, second = read_traceback(TRACE)
 
@@ -791,7 +789,7 @@ def test_a_traceback_is_taken_apart():
     assert [("send", "connect(host)")] == [(one.function, one.code) for one in second.groups[0].frames]
 
 
-def test_a_real_failure_is_taken_apart():
+def test_stored_failure_is_parsed():
     """The traceback has the format that the core writes."""
     from firelock.server.failure import describe_failure
 
@@ -801,11 +799,11 @@ def test_a_real_failure_is_taken_apart():
         (trace,) = read_traceback(describe_failure(error).traceback)
 
     assert "ValueError: broke" == trace.last
-    assert "test_a_real_failure_is_taken_apart" == trace.groups[-1].frames[-1].function
+    assert "test_stored_failure_is_parsed" == trace.groups[-1].frames[-1].function
     assert trace.groups[-1].is_own
 
 
-def test_folded_frames_stay_folded():
+def test_repeated_frames_keep_their_repetition_line():
     """The line with the number of repetitions stays in its place, in the group of the repeated frame."""
     frame = '→ File "/app/shop.py", line 3, in down\n    down(left - 1)\n'
     (trace,) = read_traceback(
@@ -820,7 +818,7 @@ def test_folded_frames_stay_folded():
     assert "ValueError" == trace.last
 
 
-def test_a_report_cannot_break_out_of_its_fence():
+def test_report_fence_is_longer_than_any_backticks():
     """The fence is longer than any run of backticks in the content."""
     report = markdown("T", ["a"], "x ```` y")
 
@@ -830,7 +828,7 @@ def test_a_report_cannot_break_out_of_its_fence():
 # ---- phases ----------------------------------------------------------------------------------------------
 
 
-def test_a_life_is_told_to_scale(fire, send):
+def test_history_bar_is_to_scale(fire, send):
     """Waiting, running and backing off fill the whole bar without gaps."""
     handle = fire.jobs.get(job_in(fire, send, "retrying").id)
     steps = steps_of(handle.history(), handle.record())
@@ -847,7 +845,7 @@ def test_a_life_is_told_to_scale(fire, send):
     assert steps[-1].since is None
 
 
-def test_a_cancelled_job_keeps_its_run_in_the_bar(client, fire, send):
+def test_history_bar_keeps_the_run_of_a_cancelled_job(client, fire, send):
     """The bar shows how long the job ran before it was cancelled, and the step names the server."""
     job = send.enqueue(1)
     Worker(fire).claim()
@@ -867,7 +865,7 @@ def test_a_cancelled_job_keeps_its_run_in_the_bar(client, fire, send):
 
 
 @pytest.mark.parametrize("ends", ["fail", "succeed"])
-def test_a_delete_changes_no_duration(client, fire, send, ends):
+def test_delete_does_not_change_an_attempts_duration(client, fire, send, ends):
     """An attempt's duration ends with the attempt, not with the later delete of its job."""
     for _ in range(20):
         send.enqueue(1)
@@ -889,7 +887,7 @@ def test_a_delete_changes_no_duration(client, fire, send, ends):
 
 
 @pytest.mark.parametrize(("runs", "is_compared"), [(19, False), (20, True)])
-def test_a_run_is_compared_with_twenty_others_at_least(client, fire, send, runs, is_compared):
+def test_duration_is_compared_with_at_least_twenty_runs(client, fire, send, runs, is_compared):
     """With fewer than twenty other runs, the comparison would be meaningless."""
     job = send.enqueue(1)
     worker = Worker(fire)
@@ -905,7 +903,7 @@ def test_a_run_is_compared_with_twenty_others_at_least(client, fire, send, runs,
     assert is_compared is ("compare-title" in page)
 
 
-def test_what_lies_between_an_end_and_a_requeue_is_no_phase(fire, send):
+def test_time_between_end_and_requeue_is_not_a_phase(fire, send):
     """Between an end and a requeue, the job waits for nothing."""
     job = job_in(fire, send, "failed")
     fire.jobs.requeue([job.id])

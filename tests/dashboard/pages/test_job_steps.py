@@ -36,11 +36,11 @@ def card_of(client, job):
     return "" if found is None else found[0]
 
 
-def test_a_job_that_remembers_nothing_has_no_card(client, job):
+def test_job_without_memos_has_no_steps_card(client, job):
     assert card_of(client, job) == ""
 
 
-def test_steps_are_shown_in_their_order(fire, client, job):
+def test_steps_are_shown_in_order(fire, client, job):
     remember(fire, job, "step", "charge", '"ch_7"')
     remember(fire, job, "signal", "approval", '{"ok":true}', author="ada")
     text = text_of(card_of(client, job))
@@ -50,7 +50,7 @@ def test_steps_are_shown_in_their_order(fire, client, job):
     assert "1.5 s" in text
 
 
-def test_a_wait_that_is_open_says_so(fire, client, job):
+def test_open_wait_is_explained(fire, client, job):
     remember(fire, job, "signal", "approval", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
     page = text_of(client.get(f"/jobs/{job.id}").text)
@@ -61,7 +61,7 @@ def test_a_wait_that_is_open_says_so(fire, client, job):
     assert "in progress" in text_of(card_of(client, job))
 
 
-def test_a_wait_with_a_time_out_says_what_follows_it(fire, client, job):
+def test_wait_with_a_timeout_explains_the_timeout(fire, client, job):
     due_at = fire.storage.clock() + 7_200_000_000
     remember(fire, job, "signal", "approval", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True, due_at=due_at)
@@ -69,7 +69,7 @@ def test_a_wait_with_a_time_out_says_what_follows_it(fire, client, job):
     assert re.search("After .{3,12} without an answer, the task continues with None.", page)
 
 
-def test_a_suspended_attempt_has_the_same_number_among_the_facts(fire, client, job):
+def test_suspended_attempt_has_the_same_number_in_facts_and_history(fire, client, job):
     """The attempt is given back, so the next one has the same number; both places on the page agree."""
     remember(fire, job, "signal", "approval", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
@@ -78,7 +78,7 @@ def test_a_suspended_attempt_has_the_same_number_among_the_facts(fire, client, j
     assert "Attempts 1 of 11, suspended" in page
 
 
-def test_an_interrupted_attempt_is_not_counted(fire, client, job):
+def test_interrupted_attempt_is_not_counted(fire, client, job):
     """The job was returned to its queue and runs again with the same attempt number."""
     end(fire, job, State.ENQUEUED, gives_back=True, reason="server stopped while the job was running")
     claim(fire)
@@ -88,7 +88,7 @@ def test_an_interrupted_attempt_is_not_counted(fire, client, job):
     assert 1 == page.count("not counted")
 
 
-def test_a_sleep_says_how_long(fire, client, job):
+def test_sleeping_job_shows_the_remaining_time(fire, client, job):
     due_at = fire.storage.clock() + 7_200_000_000
     remember(fire, job, "sleep", "cool-off", str(due_at))
     end(fire, job, State.SCHEDULED, waits_for="sleep cool-off", gives_back=True, due_at=due_at)
@@ -99,12 +99,12 @@ def test_a_sleep_says_how_long(fire, client, job):
     assert "Backing off" not in page
 
 
-def test_a_secret_in_a_value_is_masked(fire, client, job):
+def test_secret_in_a_step_value_is_masked(fire, client, job):
     remember(fire, job, "step", "login", '{"password": "hunter2", "token": "abc"}')
     assert "hunter2" not in card_of(client, job)
 
 
-def test_it_runs_again_from_a_step(fire, client, job):
+def test_job_runs_again_from_a_step(fire, client, job):
     for name in ("a", "b", "c"):
         remember(fire, job, "step", name, "1")
     assert "Run again from here" not in text_of(card_of(client, job)), "not while it runs"
@@ -118,12 +118,12 @@ def test_it_runs_again_from_a_step(fire, client, job):
     assert (entry.action, entry.target, entry.detail) == ("job.requeue", job.id, {"step": "step b"})
 
 
-def test_a_step_that_is_not_there_is_refused(fire, client, job):
+def test_run_from_an_unknown_step_is_refused(fire, client, job):
     end(fire, job, State.FAILED)
     assert client.post("/jobs/again", {"one": job.id, "step": "b", "sure": "1"}).status == 400
 
 
-def test_a_time_out_is_told_in_words(fire, client, job):
+def test_signal_timeout_is_shown_in_words(fire, client, job):
     remember(fire, job, MemoKind.SIGNAL, "approval", None)
     assert "None" not in text_of(card_of(client, job))
 
@@ -133,7 +133,7 @@ def wait_for_approval(fire, job):
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
 
 
-def test_a_signal_is_answered_on_the_page(fire, client, job):
+def test_signal_is_sent_from_the_job_page(fire, client, job):
     assert "Answer: approval" not in text_of(client.get(f"/jobs/{job.id}").text), "nobody waits for it"
     wait_for_approval(fire, job)
     assert "Answer: approval" in text_of(client.get(f"/jobs/{job.id}").text)
@@ -150,7 +150,7 @@ def test_a_signal_is_answered_on_the_page(fire, client, job):
 
 
 @pytest.mark.parametrize(("value", "said"), [("yes", "must be JSON"), ("", "value is missing")])
-def test_what_is_no_answer_is_told(fire, client, job, value, said):
+def test_invalid_answer_is_refused_with_its_reason(fire, client, job, value, said):
     wait_for_approval(fire, job)
 
     refused = client.act("/jobs/signal", {"one": job.id, "signal": "approval", "value": value})
@@ -189,7 +189,7 @@ def answer(client, job, **fields):
     return client.post("/jobs/signal", {"one": job.id, "signal": "approval", **named})
 
 
-def test_an_answer_has_the_fields_of_its_type(fire, client, job):
+def test_answer_form_has_the_fields_of_its_type(fire, client, job):
     """The fields are those of a task's form: unselected choices for enums and booleans, JSON for lists."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
@@ -208,7 +208,7 @@ def test_an_answer_has_the_fields_of_its_type(fire, client, job):
     assert {"ok": True, "by": "ada", "amount": 7, "level": 2, "notes": ["a"]} == json.loads(memo.value)
 
 
-def test_an_answer_is_asked_for_in_plain_words(fire, client, job):
+def test_answer_form_uses_plain_words(fire, client, job):
     """The form names types in plain words, and is the first action.
 
     The page does not offer "Run now", because the job would only wait again.
@@ -228,7 +228,7 @@ def test_an_answer_is_asked_for_in_plain_words(fire, client, job):
     assert "Run now" not in text_of(client.part(f"/jobs/{job.id}", "head").text)
 
 
-def test_form_of_an_answer_repeats_the_call(fire, client, job):
+def test_answer_form_repeats_the_call(fire, client, job):
     """The link to the form scrolls the head of the page out of view.
 
     Arguments stay hidden from visitors who may not see them.
@@ -245,7 +245,7 @@ def test_form_of_an_answer_repeats_the_call(fire, client, job):
     assert f"order {job.id[-8:]}" in hidden
 
 
-def test_what_is_wrong_with_an_answer_stands_beside_its_field(fire, client, job):
+def test_invalid_answer_shows_an_error_at_its_field(fire, client, job):
     """The typed values are kept, valid fields have no error, and no signal is sent."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
@@ -263,7 +263,7 @@ def test_what_is_wrong_with_an_answer_stands_beside_its_field(fire, client, job)
     assert fire.jobs.get(job.id).state is State.AWAITING
 
 
-def test_an_answer_that_its_class_refuses_is_told_as_a_whole(fire, client, job):
+def test_validator_message_is_above_the_answer_form(fire, client, job):
     """The validator's message is shown above the form."""
 
     @attrs.frozen
@@ -279,7 +279,7 @@ def test_an_answer_that_its_class_refuses_is_told_as_a_whole(fire, client, job):
     assert "must be &lt; 100" in refused.text
 
 
-def test_a_signal_of_one_value_has_one_field(fire, client, job):
+def test_signal_of_one_value_has_one_field(fire, client, job):
     fire.signal("approval", bool)
     wait_for_approval(fire, job)
     assert {"args.value": "select"} == fields_of(client.get(f"/jobs/{job.id}").text)
@@ -290,7 +290,7 @@ def test_a_signal_of_one_value_has_one_field(fire, client, job):
     assert "false" == memo.value
 
 
-def test_a_script_is_told_the_fields_of_the_type(fire, client, job):
+def test_error_for_programs_describes_the_answer_type(fire, client, job):
     """The error about unsuitable JSON describes the type."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
@@ -301,7 +301,7 @@ def test_a_script_is_told_the_fields_of_the_type(fire, client, job):
     assert "Approval has the fields ok (bool), by (str), amount (int, optional)" in refused.json()["error"]
 
 
-def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):
+def test_invalid_json_answer_shows_an_error_at_its_field(fire, client, job):
     """The field contains raw JSON because this process does not know the signal's type."""
     wait_for_approval(fire, job)
 
@@ -313,7 +313,7 @@ def test_json_that_is_wrong_stands_beside_its_field_too(fire, client, job):
     assert ">yes &lt;b&gt;</textarea>" in refused.text
 
 
-def test_the_api_tells_the_end_of_a_wait_as_a_time(fire, client, job):
+def test_api_returns_the_end_of_a_wait_as_a_time(fire, client, job):
     """Sleeps and signals that have not been sent have an end time.
 
     The API does not return the stored value in microseconds.

@@ -46,7 +46,7 @@ def older(answer):
 @pytest.mark.parametrize("page", ["/jobs", "/retries", *(f"/jobs?state={state}" for state in (
     "awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted",
 ))])  # fmt: skip
-def test_an_empty_list_teaches(client, page):
+def test_empty_job_list_explains_itself(client, page):
     """An empty list explains what would be listed."""
     answer = client.get(page)
 
@@ -54,7 +54,7 @@ def test_an_empty_list_teaches(client, page):
     assert '<div class="empty">' in answer.text
 
 
-def test_jobs_are_listed_newest_first_with_their_call(client, send):
+def test_jobs_are_listed_newest_first_with_their_calls(client, send):
     """A row has the task, arguments, queue and tags."""
     first, second = send.enqueue(7, note="hello"), send.enqueue(8)
 
@@ -65,14 +65,14 @@ def test_jobs_are_listed_newest_first_with_their_call(client, send):
     assert "user:7" in answer.text
 
 
-def test_a_failed_row_says_what_went_wrong(client, fire, send):
+def test_failed_row_shows_its_error(client, fire, send):
     """The error is one line below the call."""
     job_in(fire, send, "failed")
 
     assert "TimeoutError: SMTP timed out" in client.get("/jobs?state=failed").text
 
 
-def test_a_running_row_says_what_its_span_is(client, fire, send):
+def test_running_row_labels_its_duration(client, fire, send):
     """On a phone, where columns have no heads, the row states whether the job runs or is only claimed."""
     worker = Worker(fire)
     for is_started in (True, False):
@@ -84,7 +84,7 @@ def test_a_running_row_says_what_its_span_is(client, fire, send):
     assert {"Claimed", "Time"} == set(re.findall(r'data-label="([^"]+)"><time[^>]* data-running', page))
 
 
-def test_the_question_before_a_delete_says_what_it_keeps(client, send):
+def test_decline_button_of_a_delete_says_keep(client, send):
     """The button that declines says "Keep", because "Cancel" would be ambiguous.
 
     This applies to one row and to a selection.
@@ -97,7 +97,7 @@ def test_the_question_before_a_delete_says_what_it_keeps(client, send):
     assert 1 == page.count('data-no="Keep jobs"')
 
 
-def test_a_row_leads_to_its_actions_and_holds_none(client, send):
+def test_row_menu_is_a_link_until_opened(client, send):
     """The menu is a link to the job's page until it is opened; fifty menus would make a list too large."""
     job = send.enqueue(1)
 
@@ -116,7 +116,7 @@ def test_a_row_leads_to_its_actions_and_holds_none(client, send):
         ("deleted", {"requeue", "copy"}),
     ],
 )  # fmt: skip
-def test_a_menu_holds_what_the_state_allows(client, fire, send, state, actions):
+def test_row_menu_contains_the_actions_of_the_state(client, fire, send, state, actions):
     """The menu is a part of the job's page that is requested alone."""
     job = job_in(fire, send, state)
 
@@ -127,7 +127,7 @@ def test_a_menu_holds_what_the_state_allows(client, fire, send, state, actions):
     assert "<main" not in answer.text
 
 
-def test_a_menu_of_a_job_that_is_gone_says_so(client):
+def test_row_menu_of_a_missing_job_is_a_json_error(client):
     """The error is JSON for the script that requested the menu."""
     answer = client.part("/jobs/gone", "menu", headers={"accept": "text/html, application/json"})
 
@@ -135,7 +135,7 @@ def test_a_menu_of_a_job_that_is_gone_says_so(client):
     assert "was not found" in answer.json()["message"]
 
 
-def test_each_state_has_its_tab_with_its_count(client, send):
+def test_states_have_tabs_with_counts(client, send):
     """The counts are shown only while there is no other condition."""
     send.enqueue_many([(number,) for number in range(3)])
 
@@ -145,7 +145,7 @@ def test_each_state_has_its_tab_with_its_count(client, send):
     )
 
 
-def test_retries_have_a_list_of_their_own(client, fire, send):
+def test_retries_have_their_own_list(client, fire, send):
     """The list of retries contains only scheduled jobs that wait for a retry."""
     retried, _ = job_in(fire, send, "retrying"), job_in(fire, send, "scheduled")
 
@@ -163,7 +163,7 @@ def test_retries_have_a_list_of_their_own(client, fire, send):
         ("since=2000-01-01T00:00:00Z", [1, 2, 3]), ("until=2000-01-01T00:00:00Z", []),
     ],
 )  # fmt: skip
-def test_each_chip_narrows_the_list(client, send, query, numbers):
+def test_chips_narrow_the_list(client, send, query, numbers):
     """Each chip excludes exactly the jobs that do not match it."""
     jobs = {number: send.enqueue(number, note={2: "two"}.get(number, "")) for number in (1, 2, 3)}
 
@@ -180,7 +180,7 @@ def test_enqueued_jobs_are_listed_oldest_first(client, send):
     assert jobs[::-1] == rows(client.get("/jobs?state=enqueued&order=newest")) == rows(client.get("/jobs"))
 
 
-def test_a_row_has_the_word_of_its_state_and_its_tags_on_phones(client, send):
+def test_row_shows_state_word_and_tags_on_phones(client, send):
     """The word is next to the queue, where a phone shows it; on wider screens the icon has that label."""
     send.enqueue(2)
 
@@ -190,7 +190,7 @@ def test_a_row_has_the_word_of_its_state_and_its_tags_on_phones(client, send):
     assert re.search('<td class="tags"><a class="tag clip"[^>]*>user:2</a>', row)
 
 
-def test_ids_parents_errors_and_servers_narrow_the_list(client, fire, send):
+def test_list_is_filtered_by_id_parent_error_and_server(client, fire, send):
     """Some conditions match properties that only some jobs have."""
     parent = send.enqueue(1)
     child = parent.then(send, 2)
@@ -204,7 +204,7 @@ def test_ids_parents_errors_and_servers_narrow_the_list(client, fire, send):
     assert [parent.id] == rows(client.get("/jobs?server=web-1%3A42"))
 
 
-def test_a_filter_that_finds_nothing_says_what_to_drop(client, send):
+def test_filter_without_matches_offers_to_remove_conditions(client, send):
     """The page offers to remove each condition, and the state."""
     send.enqueue(1)
 
@@ -225,7 +225,7 @@ def test_a_filter_that_finds_nothing_says_what_to_drop(client, send):
         "error=x&cursor=nonsense", "q=%00", "q=" + "x" * 1_001, "q=created:never", "task=" + "x" * 201,
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_refused(client, send, query):
+def test_invalid_field_is_refused(client, send, query):
     """The error names the field and contains no traceback (bad input 109)."""
     send.enqueue(1)
 
@@ -237,7 +237,7 @@ def test_a_wrong_field_is_refused(client, send, query):
 
 
 @pytest.mark.parametrize("field", ["task", "queue", "tag", "server", "error", "id", "parent", "fingerprint"])
-def test_signs_of_a_pattern_stand_for_themselves(client, send, field):
+def test_pattern_characters_are_literal(client, send, field):
     """Pattern characters are searched for literally, so they match nothing (bad input 109)."""
     send.enqueue(1)
 
@@ -247,7 +247,7 @@ def test_signs_of_a_pattern_stand_for_themselves(client, send, field):
 
 
 @pytest.mark.parametrize("query", ["limit=", "order=", "state=", "tag="])
-def test_an_empty_field_changes_nothing(client, send, query):
+def test_empty_field_is_ignored(client, send, query):
     """The list is the same as without the field (bad input 109)."""
     job = send.enqueue(1)
 
@@ -256,7 +256,7 @@ def test_an_empty_field_changes_nothing(client, send, query):
     assert (200, [job.id]) == (answer.status, rows(answer))
 
 
-def test_the_pill_of_new_rows_asks_for_a_number_alone(client, send):
+def test_new_rows_pill_requests_only_a_number(client, send):
     """The pill shows the number of rows above the page's previous top row, with a + if there may be more."""
     jobs = send.enqueue_many([(number,) for number in range(30)])
     top = jobs[26].id
@@ -282,7 +282,7 @@ def all_pages(client, address):
     return shown
 
 
-def test_pages_follow_each_other_without_gaps(client, send):
+def test_every_job_is_on_exactly_one_page(client, send):
     """Every job is on exactly one page, in either order.
 
     A search continues in the middle of a storage page.
@@ -294,7 +294,7 @@ def test_pages_follow_each_other_without_gaps(client, send):
     assert made[::-2] == all_pages(client, "/jobs?limit=25&arg=note:odd")
 
 
-def test_a_page_of_ages_stays_the_same_list(client, send):
+def test_age_filter_is_fixed_on_the_first_page(client, send):
     """The first page fixes the time to which "younger than an hour" is relative."""
     for number in range(30):
         send.enqueue(number)
@@ -305,7 +305,7 @@ def test_a_page_of_ages_stays_the_same_list(client, send):
     assert 5 == len(rows(client.get(following)))
 
 
-def test_a_search_is_bounded_in_rows_and_says_so(fire, send):
+def test_search_is_bounded_and_can_be_continued(fire, send):
     """The search ends after ten thousand jobs or when its time is used up, and can be continued."""
     send.enqueue_many([(number,) for number in range(1_200)])
     chips = Chips.read(SentFields.parse("error=never"))
@@ -326,7 +326,7 @@ def _now(fire):
     return from_micros(fire.client.clock.now())
 
 
-def test_the_sizes_of_pages_are_offered(client, send):
+def test_page_sizes_are_offered(client, send):
     """Each offered size is within the accepted bounds."""
     send.enqueue(1)
 
@@ -349,7 +349,7 @@ def test_the_sizes_of_pages_are_offered(client, send):
         ("queue:mail&state=failed&tag=eu", "/jobs?state=failed&queue=mail&tag=eu"),
     ],
 )  # fmt: skip
-def test_typed_text_leads_to_an_address_that_says_the_same(client, send, typed, address):
+def test_typed_search_redirects_to_a_shareable_url(client, send, typed, address):
     """The URL can be shared, the back button works, and the present chips are kept."""
     typed, _, chips = typed.partition("&")
     answer = client.get(f"/jobs?q={quote(typed)}&{chips}")
@@ -368,7 +368,7 @@ def test_typed_text_leads_to_an_address_that_says_the_same(client, send, typed, 
         ("sen", "task:shop.mail.send"), ("recurring:", "recurring:nightly"),
     ],
 )  # fmt: skip
-def test_what_is_being_typed_is_gone_on_with(client, fire, send, typed, offered):
+def test_typed_text_gets_suggestions(client, fire, send, typed, offered):
     """The suggestions are known states, tasks, queues, servers, tags and errors."""
     send.enqueue(7)
     send.recur("nightly", Cron("0 2 * * *"), 1)
@@ -382,7 +382,7 @@ def test_what_is_being_typed_is_gone_on_with(client, fire, send, typed, offered)
     assert f'data-value="{offered}' in answer.text
 
 
-def test_nothing_is_offered_for_what_nobody_knows(client, send):
+def test_unknown_text_gets_no_suggestions(client, send):
     """The list of suggestions is empty, without an error."""
     assert "option" not in client.get("/jobs/suggest?q=zzz:yyy").text
 
@@ -390,7 +390,7 @@ def test_nothing_is_offered_for_what_nobody_knows(client, send):
 # ---- cost ------------------------------------------------------------------------------------------------
 
 
-def test_a_list_costs_a_few_storage_calls(client, fire, send, monkeypatch):
+def test_job_list_needs_few_storage_calls(client, fire, send, monkeypatch):
     """The number of calls does not depend on the number of rows."""
     send.enqueue_many([(number,) for number in range(100)])
     asked = []
@@ -415,7 +415,7 @@ def due(fire, send):
     return [made[hour] for hour in sorted(hours)]
 
 
-def test_scheduled_jobs_are_listed_by_when_they_are_due(client, due):
+def test_scheduled_jobs_are_listed_by_due_time(client, due):
     """The next due job is first.
 
     The column's head reverses the order, and the order of changes is still available.
@@ -433,7 +433,7 @@ def test_scheduled_jobs_are_listed_by_when_they_are_due(client, due):
     assert due != rows(client.get("/jobs?state=scheduled&order=newest"))
 
 
-def test_pages_by_due_show_each_job_once(fire, client, send):
+def test_pages_by_due_time_show_each_job_once(fire, client, send):
     """Each job is on exactly one page, even if several jobs have the same due time.
 
     The same is true if each job is tested.
@@ -447,7 +447,7 @@ def test_pages_by_due_show_each_job_once(fire, client, send):
         assert (sorted(ids), sorted(due)) == (sorted(shown), due)
 
 
-def test_retries_are_listed_by_when_they_are_due(fire, client):
+def test_retries_are_listed_by_due_time(fire, client):
     """The next attempt is first."""
 
     @fire.task(name="shop.flaky", retry=Retry.fixed(timedelta(minutes=1), attempts=3))
@@ -462,7 +462,7 @@ def test_retries_are_listed_by_when_they_are_due(fire, client):
     assert [first.id, second.id] == rows(client.get("/retries?order=latest"))
 
 
-def test_an_order_by_due_is_for_what_is_scheduled(client, due):
+def test_due_order_is_refused_for_other_states(client, due):
     """For other states the order is refused, and the tabs do not keep it."""
     page = client.get("/jobs?state=scheduled&order=latest").text
 
@@ -471,7 +471,7 @@ def test_an_order_by_due_is_for_what_is_scheduled(client, due):
     assert 'id="tab-failed" href="/jobs?state=failed"' in page
 
 
-def test_everything_that_matches_is_acted_on_whatever_the_order(fire, client, due):
+def test_action_on_all_matching_jobs_ignores_the_order(fire, client, due):
     """The order affects only the list; no operation supports a period by due time."""
     moment = quote((datetime.now(UTC) + timedelta(hours=2, minutes=30)).isoformat())
 
@@ -484,19 +484,19 @@ def test_everything_that_matches_is_acted_on_whatever_the_order(fire, client, du
     assert due[2:] == rows(listed)
 
 
-def test_an_export_has_the_order_of_its_list(client, due):
+def test_export_keeps_the_order_of_the_list(client, due):
     """The next due job is first."""
     assert due == client.get("/jobs/export?format=ids&state=scheduled").text.split()
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_an_instant_before_or_after_all_time_is_refused(client, moment):
+def test_time_outside_the_calendar_is_refused(client, moment):
     """A time near the ends of the calendar can have a zone in which it is not representable in UTC."""
     for target in ("/jobs?since=", "/jobs?until=", "/api/jobs?since="):
         assert 400 == client.get(f"{target}{quote(moment)}").status
 
 
-def test_a_row_names_its_job_and_the_limits_that_it_needs(fire, client):
+def test_row_shows_the_job_id_and_its_limits(fire, client):
     """The row has the short id.
 
     The head of the list contains its order, and the foot consists of sentences.
@@ -520,7 +520,7 @@ def test_a_row_names_its_job_and_the_limits_that_it_needs(fire, client):
     assert 'Created<span class="order">, oldest first' in oldest
 
 
-def test_a_waiting_row_says_what_it_waits_for(fire, client):
+def test_waiting_row_shows_its_reason(fire, client):
     """A job waits for other jobs, a signal, or a limit; the jobs that all rows wait for are read together."""
 
     @fire.task(name="shop.first")
@@ -548,7 +548,7 @@ def test_a_waiting_row_says_what_it_waits_for(fire, client):
 
 
 @pytest.mark.parametrize(("signal", "number"), [("manager", 2), ("lawyer", 1), ("*", 3), ("manage", 0)])
-def test_jobs_that_wait_for_an_answer_can_be_listed_alone(fire, client, signal, number):
+def test_jobs_are_filtered_by_awaited_signal(fire, client, signal, number):
     """The filter is the signal's name, or `*` for all; jobs that wait for other jobs do not match."""
 
     @fire.task(name="shop.first")
@@ -566,7 +566,7 @@ def test_jobs_that_wait_for_an_answer_can_be_listed_alone(fire, client, signal, 
     assert number == page.count("#answer-title") == page.count('<tr id="job-')
 
 
-def test_a_row_that_waits_for_a_failed_job_says_that_it_cannot_start(fire, client):
+def test_row_with_a_failed_parent_shows_that_it_cannot_start(fire, client):
     """The row names the failed task, and how many of the other parents have succeeded."""
 
     @fire.task(name="shop.load", retry=Retry.never())
@@ -585,7 +585,7 @@ def test_a_row_that_waits_for_a_failed_job_says_that_it_cannot_start(fire, clien
     assert "cannot start: load failed (2 of 3 done)" in failed
 
 
-def test_a_list_says_how_many_it_has_and_how_long_they_stay(fire, client, send):
+def test_list_shows_its_size_and_retention(fire, client, send):
     """The number is shown if the page has all jobs, with or without a filter.
 
     The list also states how long ended jobs are kept.

@@ -50,7 +50,7 @@ def audited(fire):
 # ---- actions by id ---------------------------------------------------------------------------------------
 
 
-def test_selected_jobs_are_requeued_in_numbers(client, fire, failed, send):
+def test_requeue_of_selected_jobs_reports_counts(client, fire, failed, send):
     """The message contains the number of requeued, skipped and missing jobs."""
     waiting = send.enqueue(9).id
 
@@ -62,7 +62,7 @@ def test_selected_jobs_are_requeued_in_numbers(client, fire, failed, send):
     assert [State.ENQUEUED] * 3 == states(fire, failed)
 
 
-def test_an_action_is_audited_with_count_and_first_ids(client, fire, failed):
+def test_action_is_audited_with_count_and_first_ids(client, fire, failed):
     """The job's history also names the person who requeued it."""
     client.post("/jobs/requeue", {"id": failed})
 
@@ -72,7 +72,7 @@ def test_an_action_is_audited_with_count_and_first_ids(client, fire, failed):
     assert "requeued by local" == fire.jobs.get(failed[0]).history()[-1].reason
 
 
-def test_one_row_counts_before_what_is_selected(client, fire, failed):
+def test_row_action_ignores_the_selection(client, fire, failed):
     """The menu of a row acts on that row, regardless of the selection."""
     client.post("/jobs/delete", {"one": failed[0], "id": failed})
 
@@ -80,7 +80,7 @@ def test_one_row_counts_before_what_is_selected(client, fire, failed):
     assert failed[0] == audited(fire)[0][1]
 
 
-def test_a_running_job_is_cancelled_by_delete(client, fire, send):
+def test_running_job_is_cancelled_by_delete(client, fire, send):
     """The job is ordered to stop, and the response offers no undo."""
     job = send.enqueue(1)
     Worker(fire).claim()
@@ -91,7 +91,7 @@ def test_a_running_job_is_cancelled_by_delete(client, fire, send):
     assert fire.jobs.get(job.id).record().is_stopping
 
 
-def test_a_delete_is_undone(client, fire, failed, send):
+def test_delete_is_undone(client, fire, failed, send):
     """The response contains the form that undoes the delete for jobs that lost nothing.
 
     Both actions are in the audit.
@@ -112,7 +112,7 @@ def test_a_delete_is_undone(client, fire, failed, send):
     assert "restored by local" == fire.jobs.get(failed[0]).history()[-1].reason
 
 
-def test_without_a_script_the_undo_stands_above_the_page(client, fire, send):
+def test_undo_without_a_script_is_a_form_above_the_page(client, fire, send):
     """The message above the page contains the undo once, as a form that needs no script."""
     job = send.enqueue(1)
     client.post("/jobs/delete", {"one": job.id, "back": "/jobs"})
@@ -124,7 +124,7 @@ def test_without_a_script_the_undo_stands_above_the_page(client, fire, send):
     assert 'action="/jobs/restore"' not in again
 
 
-def test_a_cookie_makes_no_form_but_an_undo(client, send):
+def test_cookie_can_only_produce_an_undo_form(client, send):
     """Whatever a cookie contains, the page offers only an undo that this dashboard supports."""
     job = send.enqueue(1)
     client.post("/jobs/delete", {"one": job.id, "back": "/jobs"})
@@ -137,7 +137,7 @@ def test_a_cookie_makes_no_form_but_an_undo(client, send):
     assert 'action="/jobs/all/delete"' not in page
 
 
-def test_what_cannot_be_restored_says_why(client, fire, send):
+def test_job_that_cannot_be_restored_shows_the_reason(client, fire, send):
     """For one job the message contains the reason, and for several jobs their number."""
     parent, waiting = send.enqueue(1), send.enqueue(2)
     parent.then(send, 3)
@@ -152,7 +152,7 @@ def test_what_cannot_be_restored_says_why(client, fire, send):
     assert [State.DELETED, State.ENQUEUED] == states(fire, [parent.id, waiting.id])
 
 
-def test_a_scheduled_job_is_rescheduled_by_span_or_instant(client, fire, send):
+def test_scheduled_job_is_rescheduled_by_duration_or_time(client, fire, send):
     """Jobs that are not scheduled are skipped."""
     job = send.schedule(timedelta(hours=5), 1)
 
@@ -168,7 +168,7 @@ def test_a_scheduled_job_is_rescheduled_by_span_or_instant(client, fire, send):
     assert ("note", "0 jobs rescheduled · 1 skipped (not scheduled)") == (answer["kind"], answer["message"])
 
 
-def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, failed):
+def test_waiting_jobs_are_moved_and_others_report_the_reason(client, fire, send, failed):
     """A selection is moved as one action with one audit entry.
 
     For a single job that cannot be moved, the reason is shown.
@@ -193,7 +193,7 @@ def test_waiting_jobs_are_moved_and_others_say_why_not(client, fire, send, faile
     assert ("jobs.move", "bulk", 7) == (entry.action, entry.detail["to_queue"], entry.detail["to_priority"])
 
 
-def test_without_a_script_a_form_asks_where_the_selected_jobs_go(client, send):
+def test_move_without_a_script_has_a_form_for_the_target(client, send):
     """The list sends only the ids; the form sends them again with a target, which must not be empty."""
     jobs = [send.enqueue(number) for number in range(2)]
     ids = [job.id for job in jobs]
@@ -220,7 +220,7 @@ def test_without_a_script_a_form_asks_where_the_selected_jobs_go(client, send):
         ({"to_priority": "101"}, "to_priority"),
     ],
 )
-def test_move_without_a_possible_target_is_refused(client, send, target, said):
+def test_move_without_a_valid_target_is_refused(client, send, target, said):
     """The error names the field, and the job stays in its queue."""
     job = send.enqueue(1)
 
@@ -231,7 +231,7 @@ def test_move_without_a_possible_target_is_refused(client, send, target, said):
     assert "mail" == job.refresh().queue
 
 
-def test_everything_that_matches_is_moved_in_the_background(client, fire, send, dashboard):
+def test_all_matching_jobs_are_moved_in_the_background(client, fire, send, dashboard):
     """The confirmation page counts only waiting jobs and has the fields of the target."""
     jobs = [send.enqueue(number) for number in range(3)]
 
@@ -250,7 +250,7 @@ def test_everything_that_matches_is_moved_in_the_background(client, fire, send, 
 
 
 @pytest.mark.parametrize("when", ["", "soon", "15", "2031-01-01T00:00:00", "99999999999d", "-5m", "9999999w"])
-def test_a_time_that_is_none_is_refused(client, send, when):
+def test_invalid_time_is_refused(client, send, when):
     """The error describes the format."""
     job = send.schedule(timedelta(hours=5), 1)
 
@@ -260,7 +260,7 @@ def test_a_time_that_is_none_is_refused(client, send, when):
     assert "when" in answer.text
 
 
-def test_a_copy_is_enqueued_and_linked(client, fire, failed):
+def test_copy_is_enqueued_and_linked(client, fire, failed):
     """The original does not change."""
     answer = client.act("/jobs/copy", {"one": failed[0]}).json()
 
@@ -271,7 +271,7 @@ def test_a_copy_is_enqueued_and_linked(client, fire, failed):
 
 
 @pytest.mark.parametrize("path", ["requeue", "delete", "copy"])
-def test_nothing_selected_is_refused(client, path):
+def test_action_without_a_selection_is_refused(client, path):
     """The error describes what to do."""
     answer = client.post(f"/jobs/{path}", {})
 
@@ -279,7 +279,7 @@ def test_nothing_selected_is_refused(client, path):
     assert "Select at least one" in answer.text
 
 
-def test_more_than_a_page_of_ids_is_refused(client):
+def test_more_ids_than_a_page_are_refused(client):
     """To act on more jobs, a visitor uses the action on all matching jobs."""
     assert 400 == client.post("/jobs/requeue", {"id": ["x"] * 501}).status
     assert 400 == client.post("/jobs/requeue", {"id": ["x" * 201]}).status
@@ -288,7 +288,7 @@ def test_more_than_a_page_of_ids_is_refused(client):
 # ---- actions on all matching jobs ------------------------------------------------------------------------
 
 
-def test_everything_that_matches_is_done_by_an_operation(client, dashboard, fire, failed, send):
+def test_action_on_all_matching_jobs_is_an_operation(client, dashboard, fire, failed, send):
     """The operation has progress, an audit entry, and a place in the list of operations."""
     later = send.enqueue(9)
 
@@ -303,21 +303,21 @@ def test_everything_that_matches_is_done_by_an_operation(client, dashboard, fire
     assert State.ENQUEUED == later.refresh().state
 
 
-def test_what_an_operation_cannot_be_told_is_refused(client, failed):
+def test_filter_that_operations_do_not_support_is_refused(client, failed):
     """A filter that operations do not support is refused, so no more jobs are affected than intended."""
     for query in ("tag=a&tag=b", "arg=number:1", "state=failed&created=%3E1h"):
         assert 400 == client.post(f"/jobs/all/delete?{query}", {}).status
         assert "data-bulk-all" not in client.get(f"/jobs?{query}").text
 
 
-def test_everything_there_is_is_not_deleted(client, fire, failed):
+def test_delete_without_a_filter_is_refused(client, fire, failed):
     """The delete requires a filter."""
     assert 400 == client.post("/jobs/all/delete", {}).status
     assert [State.FAILED] * 3 == states(fire, failed)
 
 
 @pytest.mark.parametrize(("is_read_only", "state"), [(False, State.ENQUEUED), (True, State.FAILED)])
-def test_what_a_process_left_undone_goes_on_at_the_next_visit(fire, failed, is_read_only, state):
+def test_interrupted_operation_continues_at_the_next_visit(fire, failed, is_read_only, state):
     """Any dashboard continues the operation, except a read-only one."""
     fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
     dashboard = Dashboard(fire, read_only=is_read_only)
@@ -331,7 +331,7 @@ def test_what_a_process_left_undone_goes_on_at_the_next_visit(fire, failed, is_r
 # ---- exports ---------------------------------------------------------------------------------------------
 
 
-def test_a_list_is_exported_as_csv(client, failed):
+def test_list_is_exported_as_csv(client, failed):
     """The file has the columns of the list."""
     answer = client.get("/jobs/export?format=csv&state=failed")
 
@@ -342,7 +342,7 @@ def test_a_list_is_exported_as_csv(client, failed):
     assert 'attachment; filename="jobs.csv"' == answer.header("content-disposition")
 
 
-def test_a_list_is_exported_as_json_lines_and_as_ids(client, failed):
+def test_list_is_exported_as_json_lines_and_ids(client, failed):
     """The file has one job per line."""
     lines = client.get("/jobs/export?format=ndjson").text.splitlines()
     ids = client.get("/jobs/export?format=ids").text.split()
@@ -351,7 +351,7 @@ def test_a_list_is_exported_as_json_lines_and_as_ids(client, failed):
     assert failed == ids[::-1]
 
 
-def test_selected_jobs_are_exported_alone(client, failed):
+def test_export_of_a_selection_contains_only_selected_jobs(client, failed):
     """Jobs that are no longer stored are left out."""
     answer = client.get(f"/jobs/export?format=ids&selected={failed[1]}&selected=gone")
 
@@ -359,7 +359,7 @@ def test_selected_jobs_are_exported_alone(client, failed):
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "=cmd|' /C calc'!A1"])
-def test_no_cell_begins_like_a_formula(client, fire, text):
+def test_csv_cells_never_begin_like_a_formula(client, fire, text):
     """A spreadsheet must show such a value as text instead of evaluating it."""
 
     @fire.task(name="x.y")
@@ -373,7 +373,7 @@ def test_no_cell_begins_like_a_formula(client, fire, text):
 
 
 @pytest.mark.parametrize("target", ["export?format=xml", "export?format=csv&created=never", "all?verb=purge"])
-def test_a_wrong_export_is_refused(client, target):
+def test_invalid_export_is_refused(client, target):
     """The response is an error before any data is sent; an unknown verb is an error too."""
     assert 400 == client.get(f"/jobs/{target}").status
 
@@ -395,7 +395,7 @@ def ended(fire, send):
 
 
 @pytest.mark.parametrize("query", ["", "queue=mail", "task=shop.mail.send", "since=2020-01-01T00:00:00Z"])
-def test_no_requeue_of_everything_without_a_state(fire, client, ended, query):
+def test_requeue_of_all_jobs_without_a_state_is_refused(fire, client, ended, query):
     """A requeue without a state is neither offered nor accepted by pages, nor accepted by the API.
 
     The error contains no Python names.
@@ -413,7 +413,7 @@ def test_no_requeue_of_everything_without_a_state(fire, client, ended, query):
     assert [] == list(fire.operations.list())
 
 
-def test_the_question_counts_by_state(client, ended):
+def test_delete_confirmation_counts_jobs_by_state(client, ended):
     """For a delete without a state, the question lists each affected state with its number of jobs."""
     text = client.get("/jobs/all?verb=delete&task=shop.mail.send").text
 
@@ -430,7 +430,7 @@ def test_the_question_counts_by_state(client, ended):
         ({"counted": "2", "typed": "x"}, 400), ({"counted": "2", "typed": " 2 "}, 303),
     ],
 )  # fmt: skip
-def test_what_has_ended_is_met_once_the_number_was_typed(fire, client, ended, form, status):
+def test_ended_jobs_are_affected_after_their_number_is_typed(fire, client, ended, form, status):
     """The typed number must be the shown one; otherwise the question is repeated with the present number."""
     answer = client.post("/jobs/all/requeue?state=succeeded", form)
 
@@ -440,7 +440,7 @@ def test_what_has_ended_is_met_once_the_number_was_typed(fire, client, ended, fo
         assert "Type 2 to confirm" in answer.text
 
 
-def test_above_a_thousand_the_number_is_typed(fire, client, send):
+def test_action_on_over_a_thousand_jobs_requires_their_number(fire, client, send):
     """Above a thousand waiting jobs, the number is required; up to a thousand, a button is sufficient.
 
     If there are many more jobs by then, the question is repeated.

@@ -35,7 +35,7 @@ def actions(fire):
     return [(entry.action, entry.target) for entry in fire.audit.list()]
 
 
-def test_without_limits_the_page_teaches(client):
+def test_page_without_limits_explains_how_to_add_one(client):
     """The page explains how to give a task a limit."""
     page = client.get("/limits")
 
@@ -43,7 +43,7 @@ def test_without_limits_the_page_teaches(client):
     assert "No jobs hold a limit or wait for one" in page.text
 
 
-def test_a_key_is_shown_with_holders_and_those_who_wait(fire, client, report):
+def test_key_row_shows_running_and_waiting_jobs(fire, client, report):
     """Each key has one row with its running and waiting jobs and the settings of its name."""
     report.enqueue_many([(7, number) for number in range(5)])
     jobs = claim(fire)
@@ -58,7 +58,7 @@ def test_a_key_is_shown_with_holders_and_those_who_wait(fire, client, report):
     assert all(f"/jobs/{job.id}" in one for job in jobs)
 
 
-def test_a_names_page_has_its_numbers_and_no_count_of_holders(fire, client, report):
+def test_page_of_a_limit_name_shows_only_its_settings(fire, client, report):
     """No job uses the name itself as a key, so running and waiting jobs are shown at its keys."""
     report.enqueue(7, 1)
     claim(fire)
@@ -71,7 +71,7 @@ def test_a_names_page_has_its_numbers_and_no_count_of_holders(fire, client, repo
     assert ("1 of 2" in key, "0 of 2" in name) == (True, False)
 
 
-def test_a_waiting_job_says_which_limit_it_waits_for(fire, client, report):
+def test_waiting_job_links_to_its_limit(fire, client, report):
     """The job's page links to the key's page."""
     jobs = report.enqueue_many([(7, number) for number in range(3)])
     claim(fire)
@@ -82,7 +82,7 @@ def test_a_waiting_job_says_which_limit_it_waits_for(fire, client, report):
     assert "/limits/key?key=tenant%3A7" in page or "/limits/key?key=tenant:7" in page
 
 
-def test_numbers_are_changed_and_reset(fire, client, report):
+def test_limit_settings_are_changed_and_reset(fire, client, report):
     """The settings of a key or a name can be changed; the audit records it."""
     client.post("/limits/set", {"key": "tenant", "concurrent": "3", "rate": "", "per": "", "burst": ""})
     changed = fire.limits.get("tenant:7")
@@ -93,7 +93,7 @@ def test_numbers_are_changed_and_reset(fire, client, report):
     assert [("limit.reset", "tenant"), ("limit.set", "tenant")] == actions(fire)[:2]
 
 
-def test_a_rate_is_set_with_its_period(fire, client, report):
+def test_rate_is_set_with_its_period(fire, client, report):
     """The period is in seconds, and the burst is optional."""
     client.post(
         "/limits/set", {"key": "tenant:9", "concurrent": "", "rate": "90", "per": "60", "burst": "10"}
@@ -113,7 +113,7 @@ def test_a_rate_is_set_with_its_period(fire, client, report):
         ({"key": ""}, "key"),
     ],
 )
-def test_a_bad_number_is_refused_with_the_value(fire, client, report, fields, said):
+def test_invalid_number_is_refused_with_its_value(fire, client, report, fields, said):
     """The error contains the value, and nothing is changed."""
     given = {"key": "", "concurrent": "", "rate": "", "per": "", "burst": ""} | fields
     answer = client.post("/limits/set", given)
@@ -123,7 +123,7 @@ def test_a_bad_number_is_refused_with_the_value(fire, client, report, fields, sa
     assert 2 == fire.limits.get("tenant:7").concurrent
 
 
-def test_a_limit_is_paused_with_a_note_and_resumed(fire, client, report):
+def test_limit_is_paused_with_a_note_and_resumed(fire, client, report):
     """No job with this key starts during the pause; the note is shown wherever the limit is."""
     client.post("/limits/pause", {"key": "tenant:7", "note": "till noon"})
     report.enqueue(7, 1)
@@ -136,7 +136,7 @@ def test_a_limit_is_paused_with_a_note_and_resumed(fire, client, report):
     assert [("limit.resume", "tenant:7"), ("limit.pause", "tenant:7")] == actions(fire)[:2]
 
 
-def test_unique_keys_lead_to_their_jobs(fire, client):
+def test_unique_keys_link_to_their_jobs(fire, client):
     """A row has the task, the key, and a link to the job."""
 
     @fire.task(name="shop.index", unique=Unique("doc:{doc_id}"), limits=[Turns("doc:{doc_id}")])
@@ -198,7 +198,7 @@ def exporting(fire, count):
     return jobs
 
 
-def test_a_keys_page_shows_who_waits_in_which_order_why_and_how_long(fire, client):
+def test_key_page_shows_waiting_jobs_with_order_reason_and_wait(fire, client):
     """A row has the job's place, its call, the limit that holds it, its wait, and its approximate start."""
     jobs = exporting(fire, 5)
 
@@ -215,7 +215,7 @@ def test_a_keys_page_shows_who_waits_in_which_order_why_and_how_long(fire, clien
     assert all(f"/jobs/{job.id}" in page for job in jobs[2:])
 
 
-def test_those_who_wait_are_shown_page_by_page(fire, client):
+def test_waiting_jobs_of_a_key_are_paged(fire, client):
     """A page has twenty-five jobs and a link to the next page.
 
     The number of waiting jobs in the list of limits is a link to the first page.
@@ -234,7 +234,7 @@ def test_those_who_wait_are_shown_page_by_page(fire, client):
     assert "/limits/key?key=warehouse#waiting" in client.get("/limits").text
 
 
-def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
+def test_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
     """The row names the key that holds the jobs, or states that they wait."""
 
     @fire.task(
@@ -279,10 +279,10 @@ def test_a_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
             "The limit is closed until", "in 1 min",
         ),
     ],
-    ids=["paused", "closed", "shut"],
+    ids=["paused", "set to 0", "closed"],
 )  # fmt: skip
-def test_a_keys_page_says_why_none_starts(fire, client, change, state, starts):
-    """The reason is a pause, a setting of 0, or a time until which the limit is shut.
+def test_key_page_explains_why_no_job_starts(fire, client, change, state, starts):
+    """The reason is a pause, a setting of 0, or a time until which the limit is closed.
 
     Only a time results in an estimate.
     """
@@ -295,7 +295,7 @@ def test_a_keys_page_says_why_none_starts(fire, client, change, state, starts):
     assert [starts] * 2 == [row[4] for row in rows(page)]
 
 
-def test_a_waiting_job_says_its_place_and_about_how_long(fire, client):
+def test_waiting_job_shows_its_place_and_estimated_wait(fire, client):
     """The place and the estimate are on the job's page.
 
     The bar of the job's history only shows that it is in its queue.
@@ -324,7 +324,7 @@ def asking(fire):
     return jobs
 
 
-def test_a_job_names_every_limit_that_holds_it(fire, client, asking):
+def test_job_page_names_every_limit_that_holds_the_job(fire, client, asking):
     """The narrowest limit is first, with the job that holds it; each limit's page also names both limits."""
     page = words(client.get(f"/jobs/{asking[2].id}").text)
     own, shared = (client.get(f"/limits/key?key={key}").text for key in ("customer:12", "model"))
@@ -348,7 +348,7 @@ def test_a_job_names_every_limit_that_holds_it(fire, client, asking):
     assert "Held by another limit" not in words(own) + words(shared)
 
 
-def test_timeouts_bound_a_start_without_an_estimate(fire, client):
+def test_timeouts_bound_the_start_without_an_estimate(fire, client):
     """The pages of the limit and of the job agree."""
 
     @fire.task(name="shop.train", timeout=7_200, limits=[Limit("gpu", concurrent=1)])
@@ -371,7 +371,7 @@ def test_timeouts_bound_a_start_without_an_estimate(fire, client):
     )
 
 
-def test_another_limit_that_the_holder_does_not_hold_is_named_as_well(fire, client):
+def test_limit_not_held_by_the_holder_is_named_too(fire, client):
     """One sentence describes the narrowest limit, and one the others."""
 
     @fire.task(name="shop.train", limits=[Limit("gpu", concurrent=1), Limit("licence", concurrent=2)])
@@ -395,7 +395,7 @@ def test_another_limit_that_the_holder_does_not_hold_is_named_as_well(fire, clie
     assert "The job is first in line for limit licence (2 of 2 running)." in page
 
 
-def test_a_full_limit_gives_each_job_a_place_in_one_order(fire, client, asking):
+def test_places_at_a_full_limit_agree_on_all_pages(fire, client, asking):
     """The places are the same on the pages of the limit, the queue and the job."""
     line = client.get("/limits/key?key=model").text
     page = words(client.get(f"/jobs/{asking[4].id}").text)
@@ -411,7 +411,7 @@ def test_a_full_limit_gives_each_job_a_place_in_one_order(fire, client, asking):
     assert "The job is waiting for limit model (2 of 2 running), with 2 jobs ahead of it." in page
 
 
-def test_jobs_that_another_limit_holds_are_passed_if_this_one_has_room(fire, client, asking):
+def test_jobs_held_by_another_limit_have_no_place(fire, client, asking):
     """Held jobs are listed below the others, without a place, with the limit that holds them."""
     fire.limits.set("model", concurrent=3)
 
@@ -424,7 +424,7 @@ def test_jobs_that_another_limit_holds_are_passed_if_this_one_has_room(fire, cli
     assert "another limit does not. Meanwhile, other jobs start before them." in words(line)
 
 
-def test_places_go_on_after_a_page_with_jobs_that_another_limit_holds(fire, client):
+def test_places_continue_after_a_page_with_held_jobs(fire, client):
     """The link to the next page contains the number of jobs without a place."""
 
     @fire.task(
@@ -446,7 +446,7 @@ def test_places_go_on_after_a_page_with_jobs_that_another_limit_holds(fire, clie
     assert [*range(1, 31)] == numbered
 
 
-def test_a_limit_has_one_row_where_its_name_is_its_key(fire, client, asking):
+def test_limit_whose_name_is_its_key_has_one_row(fire, client, asking):
     """A name with several keys has a row among the names."""
     page = words(client.part("/limits", "rows").text)
     keys, _, names = page.partition(" Names ")
@@ -455,7 +455,7 @@ def test_a_limit_has_one_row_where_its_name_is_its_key(fire, client, asking):
     assert "customer at once Save code customer:{customer}" in names
 
 
-def test_the_number_of_a_limit_is_set_in_its_row(fire, client, asking):
+def test_limit_is_set_in_its_row(fire, client, asking):
     """The row of a name, or of a key with its own settings, has the form; the form keeps the rate."""
 
     @fire.task(name="shop.call", limits=[Limit("api", concurrent=3, rate=90, per=60, burst=5)])
@@ -487,7 +487,7 @@ def test_keys_with_the_most_waiting_jobs_come_first(fire, client, asking):
     assert ["model", "customer:12", "customer:44", "customer:45", "customer:31"] == keys
 
 
-def test_a_form_that_is_as_saved_offers_no_button(fire, client, asking):
+def test_unchanged_form_offers_no_button(fire, client, asking):
     """A script shows the button, or makes it the primary one, when a field differs from the saved value."""
     rows, page = client.get("/limits").text, client.get("/limits/key?key=model").text
 
@@ -495,7 +495,7 @@ def test_a_form_that_is_as_saved_offers_no_button(fire, client, asking):
     assert re.search(r'<button class="button" data-primary>Save</button>', page)
 
 
-def test_numbers_of_an_operator_are_shown_with_those_of_the_code(fire, client, report):
+def test_settings_by_an_operator_are_shown_with_those_in_code(fire, client, report):
     """The page shows who set them, and the settings in the code."""
     client.post("/limits/set", {"key": "tenant", "concurrent": "3", "rate": "", "per": "", "burst": ""})
     changed = words(client.get("/limits/key?key=tenant").text)
@@ -506,7 +506,7 @@ def test_numbers_of_an_operator_are_shown_with_those_of_the_code(fire, client, r
     assert fire.limits.get("tenant").set_by is None
 
 
-def test_the_bar_of_a_job_that_has_started_does_not_blame_workers(fire, client):
+def test_history_of_a_started_job_does_not_blame_workers(fire, client):
     """The storage does not record whether a limit, a worker or a server was missing.
 
     The bar therefore only shows that the job was in its queue.
@@ -519,7 +519,7 @@ def test_the_bar_of_a_job_that_has_started_does_not_blame_workers(fire, client):
     assert "Waiting for a worker" not in page
 
 
-def test_the_labels_of_the_form_say_what_the_numbers_mean(fire, client, report):
+def test_form_labels_describe_the_effect_of_the_settings(fire, client, report):
     """Each label describes the effect of its field."""
     page = words(client.get("/limits/key?key=tenant").text)
 

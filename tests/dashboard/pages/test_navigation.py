@@ -66,7 +66,7 @@ def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
     assert "100+" == count_of(client.get("/jobs").text, "/retries")
 
 
-def test_the_overview_requests_its_navigation_with_its_tiles(client):
+def test_overview_requests_navigation_and_tiles_from_one_url(client):
     """The URL is that of the overview, so that both show the same reading."""
     page = client.get("/").text
 
@@ -75,7 +75,7 @@ def test_the_overview_requests_its_navigation_with_its_tiles(client):
 
 
 @pytest.mark.parametrize("address", ["/queues", "/jobs?state=failed", "/failures/gone", "/nowhere"])
-def test_every_page_says_where_its_navigation_is(client, address):
+def test_every_page_contains_the_navigation_url(client, address):
     """Even a page that shows a deleted object, whose own URL would not be found, has this URL."""
     found = nav_of(client.get(address).text)
 
@@ -87,7 +87,7 @@ def test_every_page_says_where_its_navigation_is(client, address):
     assert "/failures" in answer.text
 
 
-def test_it_marks_the_section_it_is_asked_for(client):
+def test_navigation_marks_the_requested_section(client):
     """The marked section is that of the page."""
     text = client.get("/navigation?section=queues&part=nav").text
 
@@ -95,19 +95,19 @@ def test_it_marks_the_section_it_is_asked_for(client):
     assert 1 == text.count("aria-current")
 
 
-def test_it_is_no_page(client):
+def test_navigation_is_not_a_page(client):
     """The navigation exists only as a part of other pages."""
     assert 404 == client.get("/navigation?section=queues").status
     assert 404 == client.get("/navigation?part=head").status
 
 
-def test_a_section_may_be_anything_that_a_plugin_names_but_not_endless(client):
+def test_section_may_be_any_name_up_to_a_length(client):
     """An unknown section marks nothing, and a name that is too long is an error."""
     assert 200 == client.get("/navigation?section=%22%3E%3Cscript%3E&part=nav").status
     assert 400 == client.get(f"/navigation?section={'x' * 300}&part=nav").status
 
 
-def test_the_palette_and_its_keys_list_every_section(client):
+def test_palette_and_shortcuts_list_every_section(client):
     """The palette and the keys have the order and the titles of the navigation."""
     html = client.get("/").text
     nav = re.search(r"<nav.*?</nav>", html, re.DOTALL)[0]

@@ -31,7 +31,7 @@ def ids(fire):
     return made
 
 
-def test_every_page_shows_a_job_that_this_release_cannot_read(fire, client, ids):
+def test_every_page_shows_an_unreadable_job(fire, client, ids):
     """Lists, the job's page, the API and the doctor work; the job's page shows the reason."""
     for path in (
         "/",
@@ -55,7 +55,7 @@ def test_every_page_shows_a_job_that_this_release_cannot_read(fire, client, ids)
     assert 3 == len(found)
 
 
-def test_an_operator_acts_on_a_job_that_this_release_cannot_read(fire, ids):
+def test_unreadable_job_can_be_requeued_and_deleted_but_not_copied(fire, ids):
     """The job can be requeued and deleted; a copy could lack a part of it, so it is refused."""
     for name, id in ids.items():
         with pytest.raises(JobConflict, match="this release cannot read its"):

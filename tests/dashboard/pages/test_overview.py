@@ -56,7 +56,7 @@ def serve(fire, queues="*", workers=10):
 # ---- the page ----------------------------------------------------------------------------------------------
 
 
-def test_a_new_storage_is_taught_how_to_enqueue(client):
+def test_empty_storage_shows_how_to_enqueue(client):
     """Without any job, the page shows the code that enqueues one and the command that runs it."""
     page = client.get("/")
 
@@ -67,7 +67,7 @@ def test_a_new_storage_is_taught_how_to_enqueue(client):
     assert "tile-processing" not in page.text
 
 
-def test_the_first_job_is_announced_where_it_was_awaited(client, task):
+def test_instructions_page_reports_the_first_job(client, task):
     """A page that shows the instructions reports the first job."""
     before = client.part("/", "first").text
     task.enqueue(1)
@@ -76,7 +76,7 @@ def test_the_first_job_is_announced_where_it_was_awaited(client, task):
     assert ("", True) == (before, "Your first job is here." in client.part("/", "first").text)
 
 
-def test_the_page_shows_numbers_queues_tasks_and_failures(client, fire, task):
+def test_overview_shows_counts_queues_tasks_and_failures(client, fire, task):
     """Waiting, ended and failed jobs are in their tiles and tables, each with a link."""
     task.enqueue_many([(n,) for n in range(12)])
     serve(fire)
@@ -94,7 +94,7 @@ def test_the_page_shows_numbers_queues_tasks_and_failures(client, fire, task):
     assert "25 %" in text[text.index('id="overview-task-shop.send"') :]
 
 
-def test_more_jobs_than_workers_are_not_said_to_be_of_them(client, fire, task):
+def test_jobs_beyond_the_number_of_workers_are_shown_without_a_total(client, fire, task):
     """Jobs that are claimed ahead, or held by a lost server, have no worker.
 
     "2 of 1" would look like an error.
@@ -112,7 +112,7 @@ def test_more_jobs_than_workers_are_not_said_to_be_of_them(client, fire, task):
     )
 
 
-def test_deleted_jobs_that_still_run_take_workers(client, fire, task):
+def test_deleted_jobs_that_still_run_are_counted_with_workers(client, fire, task):
     """Deleted jobs that still run are counted next to the processing jobs."""
     task.enqueue_many([(1,), (2,), (3,)])
     serve(fire)
@@ -140,7 +140,7 @@ def tile(text, name):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_region_is_answered_alone(client, task, part):
+def test_regions_are_requested_separately(client, task, part):
     """A region is not a whole page, and is not sent again while it is unchanged.
 
     Unknown regions are a 404.
@@ -155,7 +155,7 @@ def test_each_region_is_answered_alone(client, task, part):
     assert answer.header("etag")
 
 
-def test_several_regions_show_one_reading(client, fire, task):
+def test_regions_requested_together_show_one_reading(client, fire, task):
     """Regions that are requested together are one response, in which navigation, tile and table agree."""
     task.enqueue(1)
     client.get("/")
@@ -173,7 +173,7 @@ def test_several_regions_show_one_reading(client, fire, task):
     assert 404 == client.part("/", "tiles,nothing").status
 
 
-def test_an_open_page_is_told_after_what_is_shown_was_forgotten(client, dashboard, task):
+def test_request_after_a_change_gets_a_newer_reading(client, dashboard, task):
     """A page that requests data because of a change gets a reading that is newer than the change."""
     task.enqueue(1)
     client.get("/")
@@ -186,7 +186,7 @@ def test_an_open_page_is_told_after_what_is_shown_was_forgotten(client, dashboar
 
 
 @pytest.mark.parametrize("query", ["span=2h", "kind=pie", "span=1h&span=24h", "span=%00"])
-def test_what_the_chart_cannot_show_is_refused(client, query):
+def test_invalid_chart_is_refused(client, query):
     """The error names the field and the valid values; scripts get it as JSON."""
     page, script = client.get(f"/?{query}"), client.get(f"/history.json?{query}")
 
@@ -209,7 +209,7 @@ def test_every_chart_is_drawn_without_a_script(client, fire, task, span):
         assert re.search(rf'data-from="[^"]*kind={kind}', text)
 
 
-def test_the_figures_lead_to_the_jobs_of_their_time(client, fire, task):
+def test_chart_table_rows_link_to_the_jobs_of_their_bucket(client, fire, task):
     """A row of the table opens the jobs of its bucket."""
     task.enqueue(1)
     ended(fire)
@@ -222,7 +222,7 @@ def test_the_figures_lead_to_the_jobs_of_their_time(client, fire, task):
 # ---- problems ----------------------------------------------------------------------------------------------
 
 
-def test_jobs_without_a_server_are_the_first_thing_to_see(client, task):
+def test_waiting_jobs_without_a_server_have_a_banner(client, task):
     """The banner contains the number of waiting jobs and a link to the servers."""
     task.enqueue_many([(n,) for n in range(3)])
 
@@ -232,7 +232,7 @@ def test_jobs_without_a_server_are_the_first_thing_to_see(client, task):
     assert 'href="/servers"' in text
 
 
-def test_a_paused_queue_can_be_resumed_from_its_banner(client, fire, task):
+def test_paused_queue_is_resumed_from_its_banner(client, fire, task):
     """The banner's form works without a script."""
     task.enqueue_many([(n,) for n in range(120)])
     serve(fire)
@@ -246,7 +246,7 @@ def test_a_paused_queue_can_be_resumed_from_its_banner(client, fire, task):
     assert "mail is paused" not in client.part("/", "health").text
 
 
-def test_a_paused_limit_with_many_jobs_is_told(client, fire):
+def test_paused_limit_with_many_jobs_has_a_banner(client, fire):
     """The banner contains the number of waiting jobs, and its button leads to the limits."""
     task = fire.task(name="shop.limited", limits=[Limit("tenant:{n}", concurrent=4)])(send)
     task.enqueue_many([(7,) for _ in range(120)])
@@ -263,7 +263,7 @@ def never_charges(n: int) -> None:
     raise OSError("the provider is down")
 
 
-def test_many_failed_jobs_are_told_hours_after_they_failed(client, fire):
+def test_many_failed_jobs_keep_their_banner_for_hours(client, fire):
     """No job fails any more, so only the number of failed jobs shows the problem.
 
     Muting the cause removes the banner.
@@ -283,7 +283,7 @@ def test_many_failed_jobs_are_told_hours_after_they_failed(client, fire):
     assert "have failed" not in muted
 
 
-def test_jobs_that_wait_for_a_failed_parent_lead_to_it(client, fire):
+def test_jobs_that_wait_for_a_failed_parent_link_to_it(client, fire):
     """The page of the parent offers to requeue it and lists the jobs that wait for it."""
 
     @fire.task(name="shop.load", retry=Retry.never())
@@ -301,7 +301,7 @@ def test_jobs_that_wait_for_a_failed_parent_lead_to_it(client, fire):
     assert f'href="/jobs/{parent.id}"' in text
 
 
-def test_members_that_cannot_start_lead_to_their_batch(client, fire):
+def test_members_that_cannot_start_link_to_their_batch(client, fire):
     """The banner names the batch; several members are shown as a number."""
 
     @fire.task(name="shop.load", retry=Retry.never())
@@ -334,7 +334,7 @@ def backlog(text):
     return tuple(" ".join(re.sub(r"<[^>]+>", "", one).split()) for one in found.groups())
 
 
-def test_the_backlog_clears_with_its_slowest_queue(client, fire, task):
+def test_backlog_time_is_that_of_the_slowest_queue(client, fire, task):
     """The rate of one queue does not empty another, so the tile shows the slowest queue and its name."""
     serve(fire)
     task.enqueue_many([(n,) for n in range(20)])
@@ -347,7 +347,7 @@ def test_the_backlog_clears_with_its_slowest_queue(client, fire, task):
     assert backlog(client.part("/", "tiles").text) in {("15 min", "in reports"), ("16 min", "in reports")}
 
 
-def test_a_backlog_that_never_clears_has_no_number(client, fire, task):
+def test_backlog_without_a_server_has_no_time(client, fire, task):
     """Jobs of a queue without a server wait forever, however fast the other queues are."""
     serve(fire, queues="mail")
     task.enqueue_many([(n,) for n in range(20)])
@@ -358,7 +358,7 @@ def test_a_backlog_that_never_clears_has_no_number(client, fire, task):
     assert ("never", "no server listens to reports") == backlog(client.part("/", "tiles").text)
 
 
-def test_a_backlog_that_limits_hold_has_no_number(client, fire, task):
+def test_backlog_held_by_limits_has_no_time(client, fire, task):
     """The rate of other jobs does not predict when held jobs start; the tile links to the limits."""
     serve(fire)
     fire.limits.set("tenant", concurrent=1)
@@ -373,7 +373,7 @@ def test_a_backlog_that_limits_hold_has_no_number(client, fire, task):
     assert re.search(r'id="tile-backlog" href="/limits"', text)
 
 
-def test_without_a_backlog_the_tile_says_how_many_jobs_finish(client, fire, task):
+def test_tile_without_a_backlog_shows_the_completion_rate(client, fire, task):
     """The number is the mean of the last minutes."""
     serve(fire)
     for minutes in range(1, 11):
@@ -382,7 +382,7 @@ def test_without_a_backlog_the_tile_says_how_many_jobs_finish(client, fire, task
     assert ("–", "48 jobs finish per minute") == backlog(client.part("/", "tiles").text)
 
 
-def test_what_limits_hold_is_no_wait(client, fire, task):
+def test_oldest_wait_ignores_jobs_held_by_limits(client, fire, task):
     """The oldest wait is that of the first job that no limit holds; the held jobs before it are counted.
 
     If limits hold all examined jobs, the wait is that of the first of them, with the reason and without a
@@ -414,7 +414,7 @@ def oldest_of_queue(text, name):
     return re.sub(r"<[^>]+>", "", found[1])
 
 
-def test_a_banner_says_once_how_long_a_job_waits(client, fire, task):
+def test_banner_contains_the_wait_once(client, fire, task):
     """The sentence contains the duration in the page's usual format, and no "since" repeats it."""
     task.enqueue(1)
     fire.storage.clock_offset += 25 * MINUTE
@@ -429,7 +429,7 @@ def test_a_banner_says_once_how_long_a_job_waits(client, fire, task):
     assert "95 % of the attempts of shop.send failed" in text
 
 
-def test_tile_and_table_have_the_same_rate(client, fire, task):
+def test_tile_and_table_show_the_same_rate(client, fire, task):
     """A queue in which no job ended lately has a rate of zero in both; the tile shows its full name."""
     serve(fire)
     task.enqueue(1)
@@ -440,7 +440,7 @@ def test_tile_and_table_have_the_same_rate(client, fire, task):
     assert re.search(r'data-label="Out \(10 min\)">0/min<', places)
 
 
-def test_a_task_that_no_server_knows_is_told(client, fire, task):
+def test_task_unknown_to_every_server_has_a_banner(client, fire, task):
     """The tasks of the waiting jobs are compared with the tasks that servers have reported."""
     from firelock.control.catalogue import tell_tasks
 
@@ -458,7 +458,7 @@ def test_a_task_that_no_server_knows_is_told(client, fire, task):
 # ---- data for scripts --------------------------------------------------------------------------------------
 
 
-def test_a_chart_has_its_numbers_as_json(client, fire):
+def test_chart_data_is_available_as_json(client, fire):
     """The JSON has starts, labels and a value per bucket; unchanged numbers are not sent again."""
     ended(fire, count=4)
     ended(fire, outcome="crashed", count=2)
@@ -472,7 +472,7 @@ def test_a_chart_has_its_numbers_as_json(client, fire):
     assert {"Succeeded", "Retrying", "Failed"} == {line["label"] for line in told["lines"]}
 
 
-def test_the_numbers_of_a_latency_are_seconds_and_gaps(client, fire):
+def test_latency_without_ended_runs_is_a_gap(client, fire):
     """Without an ended run there is no percentile, so the line has a gap instead of a zero."""
     ended(fire, seconds=0.5)
 
@@ -484,7 +484,7 @@ def test_the_numbers_of_a_latency_are_seconds_and_gaps(client, fire):
     assert lines["p50"][-5] is None
 
 
-def test_percentiles_of_the_shortest_runs_are_not_made_up(client, fire, task):
+def test_percentiles_of_very_short_runs_are_below_a_millisecond(client, fire, task):
     """Runs of 10 µs are only known to be below 1 ms."""
     task.enqueue(1)
     ended(fire, count=40, seconds=0.00001)
@@ -496,7 +496,7 @@ def test_percentiles_of_the_shortest_runs_are_not_made_up(client, fire, task):
 
 
 @pytest.mark.parametrize("address", ["/", "/tasks", "/tasks/view?name=shop.send"])
-def test_a_single_run_is_its_own_percentile(client, fire, task, address):
+def test_percentile_of_a_single_run_is_its_duration(client, fire, task, address):
     """A single run of 98 ms has a percentile of 98 ms, not of 55 ms or 94 ms."""
     task.enqueue(1)
     ended(fire, count=1, seconds=0.098)
@@ -519,7 +519,7 @@ def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
     dashboard.close()
 
 
-def test_a_chart_of_depths_has_the_last_hour_and_keeps_the_span(client, fire, task):
+def test_depth_chart_shows_the_last_hour_and_links_keep_the_span(client, fire, task):
     """Spans without data are not links, and the links to other charts keep the earlier span."""
     task.enqueue_many([(1,), (2,)])
     client.app.history.note_depths(fire.jobs.counts())
@@ -538,7 +538,7 @@ def test_a_chart_of_depths_has_the_last_hour_and_keeps_the_span(client, fire, ta
     assert [2] == [value for value in waiting if value is not None]
 
 
-def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
+def test_day_tiles_draw_the_whole_day(client, fire, task):
     """Failures of three hours ago are in both the number and the drawing, and the drawing has a caption."""
     task.enqueue(1)
     ended(fire, 180, outcome="failed", count=504)
@@ -554,7 +554,7 @@ def test_the_tiles_of_a_day_draw_the_day(client, fire, task):
     assert "per 15 min" in failed
 
 
-def test_the_tile_of_processing_draws_the_jobs_that_run(client, fire, task, dashboard, monkeypatch):
+def test_processing_tile_draws_the_running_jobs(client, fire, task, dashboard, monkeypatch):
     """The drawing shows running jobs even while none of them ends.
 
     The caption contains the recorded period.
@@ -575,7 +575,7 @@ def test_the_tile_of_processing_draws_the_jobs_that_run(client, fire, task, dash
 
 
 @pytest.mark.parametrize("address", ["/", "/queues"])
-def test_bars_of_queues_have_a_key_and_a_scale(client, task, address):
+def test_queue_bars_have_a_legend_and_a_scale(client, task, address):
     """A legend names the colours of the bars and the number of jobs of a full bar."""
     task.enqueue_many([(n,) for n in range(12)])
 
@@ -586,7 +586,7 @@ def test_bars_of_queues_have_a_key_and_a_scale(client, task, address):
     assert "A full bar is 12 jobs" in key
 
 
-def test_a_latency_of_one_minute_is_a_dot(client, fire, task):
+def test_latency_of_a_single_minute_is_a_dot(client, fire, task):
     """A point without a neighbour draws no line, so each point has a mark."""
     task.enqueue(1)
     ended(fire, count=1, seconds=0.098)
@@ -614,7 +614,7 @@ def test_bars_stack_to_scale():
     assert (0.0, 50.0, lower.y) == (upper.y, upper.height, upper.y + upper.height)
 
 
-def test_lines_have_gaps_where_nothing_is_known():
+def test_lines_have_gaps_at_missing_values():
     """A missing value interrupts the line; a value alone is a dot."""
     drawn = chart([Line("p50", "processing", [0.1, 1.0, None, 1.0])], "latency")
 
@@ -622,7 +622,7 @@ def test_lines_have_gaps_where_nothing_is_known():
     assert drawn.path(drawn.lines[0]).startswith("M125.0,200.0")
 
 
-def test_the_last_two_minutes_lie_on_whole_seconds():
+def test_live_samples_are_on_whole_seconds():
     """A sample belongs to its second; seconds without a sample are gaps."""
     samples = [Sample(1_000.5, 7, 2, 0.0, 3.0, 1.0, 0.0, None), Sample(998.4, 5, 1, 0.0, 2.0, 0.0, 0.0, 0.0)]
 
@@ -633,7 +633,7 @@ def test_the_last_two_minutes_lie_on_whole_seconds():
     assert [2.0, None, 3.0] == succeeded.values[-3:]
 
 
-def test_seconds_that_nobody_saw_have_the_rest_of_their_minute():
+def test_seconds_without_samples_share_the_rest_of_their_minute():
     """Attempts of a minute that no sample contains are spread evenly over its other seconds up to now."""
     samples = [Sample(960.5, 7, 2, None, None, None, None, None)]  # no rates in the first reading
     samples += [Sample(at + 0.5, 7, 2, 0.0, 4.0, 1.0, 0.0, 0.0) for at in (961, 962)]
@@ -651,7 +651,7 @@ def test_seconds_that_nobody_saw_have_the_rest_of_their_minute():
     assert 3 == sum(value is not None for value in depths.lines[0].values)
 
 
-def test_the_live_chart_says_what_its_means_and_gaps_are(client, fire, task):
+def test_live_chart_explains_its_means_and_gaps(client, fire, task):
     """Seconds without samples are filled in from the servers' rollups."""
     task.enqueue(1)
     minute = fire.storage.clock() // 60_000_000 * 60_000_000 - 60_000_000
@@ -671,14 +671,14 @@ def test_scales_end_at_round_numbers(value, expected):
     assert pytest.approx(expected) == round_up(value)
 
 
-def test_a_sparkline_needs_something_to_show():
+def test_sparkline_without_values_is_empty():
     """The line goes from the first to the last value; without values there is no line."""
     assert "" == spark([]) == spark([5]) == spark([0, 0, 0])
     assert spark([0, 2]).startswith("M0.0,27.0")
     assert spark([0, 2]).endswith("L120.0,1.0")
 
 
-# ---- answers ---------------------------------------------------------------------------------------------
+# ---- jobs that wait for a signal ------------------------------------------------------------------------
 
 
 def suspended(fire, name, due_at=None):
@@ -688,7 +688,7 @@ def suspended(fire, name, due_at=None):
     return job
 
 
-def test_jobs_that_wait_for_an_answer_are_on_the_overview(client, fire, task):
+def test_jobs_that_wait_for_a_signal_have_a_banner(client, fire, task):
     """The banner contains the number of jobs, the signals, and a link.
 
     It also shows when the first job continues without an answer.

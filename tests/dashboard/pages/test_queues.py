@@ -48,7 +48,7 @@ def actions(fire):
 # ---- states of servers -----------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_late_is_stale_and_then_lost(fire):
+def test_server_without_renewals_is_stale_and_then_lost(fire):
     """A server is stale if it has missed renewals, and lost when its session ends, in any reported state."""
     serve(fire)
     (server,) = fire.servers.list()
@@ -65,7 +65,7 @@ def test_a_server_that_is_late_is_stale_and_then_lost(fire):
 # ---- the list --------------------------------------------------------------------------------------------
 
 
-def test_without_queues_the_page_says_so(client):
+def test_page_without_queues_explains_itself(client):
     """An empty page explains what would be listed."""
     page = client.get("/queues")
 
@@ -73,7 +73,7 @@ def test_without_queues_the_page_says_so(client):
     assert "No queues yet" in page.text
 
 
-def test_the_load_of_all_queues_has_one_scale(fire, client, mail):
+def test_queue_bars_share_one_scale(fire, client, mail):
     """The bar of the fullest queue is full; other bars are proportional to it, and never empty."""
     for name, count in (("a-full", 400), ("b-few", 100), ("c-one", 1)):
         mail.using(queue=name).enqueue_many([(number,) for number in range(count)])
@@ -85,7 +85,7 @@ def test_the_load_of_all_queues_has_one_scale(fire, client, mail):
     assert ["25.00", "2.00"] == bars(behind)
 
 
-def test_a_queue_shows_what_it_holds(fire, client, mail):
+def test_queue_row_shows_its_jobs_and_servers(fire, client, mail):
     """A row shows the numbers of its jobs with links, its servers and slots, and its state."""
     mail.enqueue_many([(1,), (2,), (3,)])
     mail.schedule(timedelta(hours=1), 4)
@@ -100,7 +100,7 @@ def test_a_queue_shows_what_it_holds(fire, client, mail):
     assert "Served" in page
 
 
-def test_jobs_that_nobody_takes_are_told(client, mail):
+def test_queue_with_jobs_and_no_server_has_a_warning(client, mail):
     """The row of a queue with waiting jobs and no server contains a warning."""
     mail.enqueue(1)
 
@@ -108,7 +108,7 @@ def test_jobs_that_nobody_takes_are_told(client, mail):
 
 
 @pytest.mark.parametrize(("minutes", "told"), [(1, []), (5, ["late"]), (31, ["very_late"])])
-def test_a_long_wait_is_marked(fire, client, mail, minutes, told):
+def test_long_wait_is_highlighted(fire, client, mail, minutes, told):
     """A wait of five minutes or more is amber, and one of half an hour or more is red."""
     mail.enqueue(1)
     fire.storage.clock_offset += minutes * 60_000_000
@@ -117,7 +117,7 @@ def test_a_long_wait_is_marked(fire, client, mail, minutes, told):
 
 
 @pytest.mark.parametrize(("path", "part"), [("/queues", "rows"), ("/queues/mail", "facts")])
-def test_what_a_limit_holds_is_no_wait(fire, client, mail, path, part):
+def test_queue_wait_ignores_jobs_held_by_a_limit(fire, client, mail, path, part):
     """A queue's wait begins with its first job that no limit holds; the held jobs before it are counted."""
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
@@ -140,7 +140,7 @@ def waits(page):
     return found and found[1]
 
 
-def test_what_clears_and_what_grows(fire, mail):
+def test_time_until_a_queue_is_empty_follows_its_rates(fire, mail):
     """The time until a queue is empty follows from the present rates.
 
     It is unknown if no server listens, if jobs arrive at least as fast as they end, or if a limit holds the
@@ -173,7 +173,7 @@ def test_queues_are_paged_by_name(fire, client):
     assert ('id="queue-q24"' in second, 'id="queue-q27"' in second) == (False, True)
 
 
-def test_the_oldest_wait_is_shown_while_limits_hold_all_that_waits(fire, client, mail):
+def test_oldest_wait_is_shown_if_limits_hold_every_job(fire, client, mail):
     """The wait is shown with the reason instead of a warning, because more workers would not help."""
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,)])
@@ -187,7 +187,7 @@ def test_the_oldest_wait_is_shown_while_limits_hold_all_that_waits(fire, client,
         assert "very long wait" not in page
 
 
-def test_the_first_jobs_have_their_arguments_and_the_limits_that_hold_them(fire, client, mail):
+def test_first_jobs_are_shown_with_arguments_and_limits(fire, client, mail):
     """The jobs are in the order of priority and age."""
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,)])
@@ -201,7 +201,7 @@ def test_the_first_jobs_have_their_arguments_and_the_limits_that_hold_them(fire,
     assert re.search("number=2 tenant:7 1 of 1 running .* number=3 A worker", page)
 
 
-def test_the_first_jobs_with_limits_take_turns(client, fire, mail):
+def test_first_jobs_with_limits_are_in_order_of_their_turns(client, fire, mail):
     """The first job of each key comes before the second of each key; other jobs keep their places.
 
     This is the order in which the jobs start.
@@ -218,7 +218,7 @@ def test_the_first_jobs_with_limits_take_turns(client, fire, mail):
 # ---- pause and resume ------------------------------------------------------------------------------------
 
 
-def test_a_pause_is_shown_with_who_when_and_why(fire, client, mail):
+def test_pause_is_shown_with_author_time_and_note(fire, client, mail):
     """The list and the queue's own page show the person, the time and the note."""
     mail.enqueue(1)
 
@@ -252,7 +252,7 @@ def test_pause_and_resume_are_undone(fire, client, mail):
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 @pytest.mark.parametrize("name", ["", "A B", "../x", "x" * 65])
-def test_a_wrong_name_is_refused(fire, client, verb, name):
+def test_invalid_queue_name_is_refused(fire, client, verb, name):
     """The error names the field and the valid values, and nothing is stored."""
     answer = client.post(f"/queues/{verb}", {"queue": name})
 
@@ -262,7 +262,7 @@ def test_a_wrong_name_is_refused(fire, client, verb, name):
     assert [] == actions(fire)
 
 
-def test_a_note_has_a_limit(client):
+def test_note_has_a_maximum_length(client):
     """A note has at most 500 characters."""
     assert 400 == client.post("/queues/pause", {"queue": "mail", "note": "x" * 501}).status
 
@@ -270,7 +270,7 @@ def test_a_note_has_a_limit(client):
 # ---- one queue -------------------------------------------------------------------------------------------
 
 
-def test_the_next_in_line_are_told(fire, client, mail):
+def test_next_jobs_of_a_queue_are_shown(fire, client, mail):
     """The page shows the first twenty jobs, by priority and then by age."""
     low = [mail.enqueue(number) for number in range(25)]
     high = mail.using(priority=5).enqueue(99)
@@ -282,7 +282,7 @@ def test_the_next_in_line_are_told(fire, client, mail):
     assert "send" in page
 
 
-def test_the_page_of_a_queue_shows_who_listens(fire, client, mail):
+def test_queue_page_shows_its_servers(fire, client, mail):
     """Servers are listed with their state, including quiet ones.
 
     Without servers, the page shows the command that starts one.
@@ -297,7 +297,7 @@ def test_the_page_of_a_queue_shows_who_listens(fire, client, mail):
     assert ("web-1" in served, "web-2" in served, "sums" in served) == (True, False, True)
 
 
-def test_there_is_no_page_of_an_unknown_queue(client):
+def test_page_of_an_unknown_queue_is_not_found(client):
     """The response is a 404 with the name."""
     answer = client.get("/queues/nowhere")
 
@@ -308,7 +308,7 @@ def test_there_is_no_page_of_an_unknown_queue(client):
 # ---- emptying a queue ------------------------------------------------------------------------------------
 
 
-def test_all_that_waits_is_deleted_where_the_name_was_typed(fire, dashboard, client, mail):
+def test_waiting_jobs_are_deleted_after_the_queue_name_is_typed(fire, dashboard, client, mail):
     """The response contains the number of jobs; an operation deletes them.
 
     Scheduled jobs and jobs of other queues are not deleted.
@@ -330,7 +330,7 @@ def test_all_that_waits_is_deleted_where_the_name_was_typed(fire, dashboard, cli
 
 
 @pytest.mark.parametrize("typed", ["", "mai", "MAIL", "mail2"])
-def test_without_its_name_nothing_is_deleted(fire, client, mail, typed):
+def test_delete_without_the_queue_name_is_refused(fire, client, mail, typed):
     """The error contains the name to type."""
     mail.enqueue(1)
 
@@ -341,7 +341,7 @@ def test_without_its_name_nothing_is_deleted(fire, client, mail, typed):
     assert [] == fire.operations.list().operations
 
 
-def test_an_empty_queue_starts_no_operation(fire, client):
+def test_delete_of_an_empty_queue_starts_no_operation(fire, client):
     """The message states that no job waits."""
     fire.queues.pause("mail")
 

@@ -1,4 +1,4 @@
-"""Recurring jobs: the list and its lane, the page of a definition, the forms, and the actions."""
+"""Recurring jobs: the list and its timeline, the page of a definition, the forms, and the actions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def actions(fire):
         ("every 2 weeks", Every(timedelta(weeks=2))),
     ],
 )
-def test_a_schedule_is_read_as_it_is_written(text, schedule):
+def test_displayed_schedule_is_parsed_to_the_same_schedule(text, schedule):
     """A schedule is a cron expression in a zone, or an interval.
 
     The displayed form of a schedule is parsed to the same schedule.
@@ -85,7 +85,7 @@ def test_a_schedule_is_read_as_it_is_written(text, schedule):
     assert schedule == read_schedule(schedule_text(schedule), "Europe/Istanbul")
 
 
-def test_what_a_form_does_not_ask_for_stays():
+def test_values_that_are_not_in_the_form_are_kept():
     """The anchor of an interval and the limit of misfires are not in the form."""
     before = Every(timedelta(hours=1), anchor=datetime(2026, 1, 1, 0, 7, tzinfo=UTC), misfire_limit=7)
 
@@ -99,7 +99,7 @@ def test_what_a_form_does_not_ask_for_stays():
 @pytest.mark.parametrize(
     "text", ["", "every", "every 5x", "every 0s", "61 2 * * *", "x" * 1_001, "every 99999 weeks"]
 )
-def test_what_is_no_schedule_is_refused(text):
+def test_invalid_schedule_is_refused(text):
     """Any other input is a ScheduleError."""
     if text == "every":
         text = "every  "
@@ -107,7 +107,7 @@ def test_what_is_no_schedule_is_refused(text):
         read_schedule(text, "UTC")
 
 
-# ---- the lane --------------------------------------------------------------------------------------------
+# ---- the timeline ----------------------------------------------------------------------------------------
 
 
 def definition(recurring_id, schedule, *, is_paused=False):
@@ -117,7 +117,7 @@ def definition(recurring_id, schedule, *, is_paused=False):
     return RecurringJob(record)
 
 
-def test_the_lane_counts_what_fires_in_each_ten_minutes():
+def test_timeline_counts_runs_per_ten_minutes():
     """The count begins now and includes frequent schedules; paused definitions do not fire."""
     now = datetime(2026, 11, 25, 14, 25, tzinfo=UTC)
     lane = lane_of(
@@ -149,7 +149,7 @@ def test_the_lane_counts_what_fires_in_each_ten_minutes():
         Cron("7 3 * * *"),
     ],
 )
-def test_the_lane_counts_frequent_schedules_as_if_it_walked_them(schedule):
+def test_timeline_counts_frequent_schedules_exactly(schedule):
     """Each time from now on counts in its own bucket."""
     now = datetime(2026, 11, 25, 14, 25, 30, tzinfo=UTC)
     start = now.replace(minute=20, second=0)
@@ -165,7 +165,7 @@ def test_the_lane_counts_frequent_schedules_as_if_it_walked_them(schedule):
     }
 
 
-def test_all_of_forty_frequent_definitions_are_drawn():
+def test_timeline_includes_forty_frequent_definitions():
     """Twenty nightly definitions and sixteen that run every five or twenty minutes are all included."""
     nightly = [definition(f"n{number}", Cron(f"{number} 2 * * *")) for number in range(20)]
     often = [definition(f"o{number}", Cron(f"{number % 5}/5 * * * *")) for number in range(9)]
@@ -179,8 +179,8 @@ def test_all_of_forty_frequent_definitions_are_drawn():
     }
 
 
-def test_a_lane_that_would_take_too_long_leaves_out_the_most_frequent():
-    """The lane contains the number of omitted definitions.
+def test_slow_timeline_omits_the_most_frequent_definitions():
+    """The timeline contains the number of omitted definitions.
 
     It lists no fullest buckets, because the omitted definitions could change them.
     """
@@ -199,7 +199,7 @@ def test_a_lane_that_would_take_too_long_leaves_out_the_most_frequent():
 # ---- the list --------------------------------------------------------------------------------------------
 
 
-def test_without_recurring_jobs_the_page_says_how_to_declare_one(client):
+def test_page_without_recurring_jobs_shows_how_to_declare_one(client):
     """The page includes an example."""
     page = client.get("/recurring").text
 
@@ -208,7 +208,7 @@ def test_without_recurring_jobs_the_page_says_how_to_declare_one(client):
     assert "No runs in the next 24 hours." in page
 
 
-def test_a_definition_is_shown_in_words(client, nightly):
+def test_definition_is_shown_in_words(client, nightly):
     """The row has the schedule in words and as cron, the zone, the next run, and the origin."""
     page = client.part("/recurring", "rows").text
 
@@ -217,7 +217,7 @@ def test_a_definition_is_shown_in_words(client, nightly):
     assert nightly.next_at.strftime("%Y-%m-%d %H:%M:%S UTC") in page
 
 
-def test_the_last_runs_are_ticks(fire, client, report, nightly):
+def test_last_runs_are_shown_as_ticks(fire, client, report, nightly):
     """The last runs are one link with their states, oldest first.
 
     The page of the definition links to each run.
@@ -239,7 +239,7 @@ def test_the_last_runs_are_ticks(fire, client, report, nightly):
     assert 'title="Failed, ' in page
 
 
-def test_where_a_definition_came_from_is_told(fire, client, report, nightly):
+def test_origin_of_a_definition_is_shown(fire, client, report, nightly):
     """The origin is code, code with later edits, a call, the dashboard, or code that was removed."""
     report.recur("called", "0 3 * * *", "tue")
     fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])
@@ -257,7 +257,7 @@ def test_where_a_definition_came_from_is_told(fire, client, report, nightly):
     assert ["call", "removed from code", "created here", "code, edited here"] == chips
 
 
-def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
+def test_unreadable_schedule_is_shown_with_an_error(fire, client, report, nightly):
     """The list and the page still work."""
     broken = attrs.evolve(nightly.record, id="broken", schedule="{}", version=0)
     put_recurring(fire.storage, broken, keep_progress=False)
@@ -268,7 +268,7 @@ def test_a_schedule_that_cannot_be_read_is_told(fire, client, report, nightly):
 
 
 @pytest.mark.parametrize("value", [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}])
-def test_a_definition_of_a_newer_version_is_shown_as_such(client, fire, nightly, value):
+def test_definition_of_a_newer_version_is_shown_but_not_changed(client, fire, nightly, value):
     """The list still shows all other definitions.
 
     The stored values are unknown to this version, so a change is refused with an explanation.
@@ -312,7 +312,7 @@ def test_definitions_are_found_by_text(client, report, wanted, found):
 # ---- one definition --------------------------------------------------------------------------------------
 
 
-def test_a_page_of_one_shows_what_comes_and_the_rules(client, nightly):
+def test_definition_page_shows_next_runs_and_policies(client, nightly):
     """The page shows ten runs in its zone and in UTC, both policies in words, and the arguments."""
     page = client.get(view("nightly")).text
 
@@ -323,7 +323,7 @@ def test_a_page_of_one_shows_what_comes_and_the_rules(client, nightly):
     assert "&#34;day&#34;: &#34;mon&#34;" in page
 
 
-def test_what_travels_with_its_jobs_is_shown_and_masked(client, report):
+def test_definition_metadata_is_shown_and_masked(client, report):
     """The metadata is shown as on the page of a job."""
     report.using(meta={"tenant": "acme", "api-key": "hunter2"}).recur("weekly", "0 2 * * 1", "mon")
 
@@ -334,7 +334,7 @@ def test_what_travels_with_its_jobs_is_shown_and_masked(client, report):
     assert "hunter2" not in page
 
 
-def test_a_change_of_clocks_is_told(client):
+def test_clock_change_is_shown_in_preview_and_page(client):
     """The preview reports it, as the page of a definition does."""
     query = urlencode({"schedule": "30 2 29 3 *", "zone": "Europe/Berlin"})
 
@@ -343,7 +343,7 @@ def test_a_change_of_clocks_is_told(client):
     assert "does not exist" in page or "at 02:30" in page
 
 
-def test_secrets_among_arguments_are_masked(fire, client, report):
+def test_secrets_in_arguments_are_masked(fire, client, report):
     """The page and the form mask secrets; the form keeps the arguments unless new ones are written."""
     report.recur("secret", "0 3 * * *", "tue", api_key="hunter2")
 
@@ -361,7 +361,7 @@ def test_secrets_among_arguments_are_masked(fire, client, report):
 
 
 @pytest.mark.parametrize("odd", [ODD, " "])
-def test_an_id_may_hold_anything(fire, client, report, odd):
+def test_id_may_contain_any_characters(fire, client, report, odd):
     """An id may contain slashes, spaces at its ends, and special characters of URLs and markup.
 
     Every page and action accepts such an id.
@@ -382,7 +382,7 @@ def test_an_id_may_hold_anything(fire, client, report, odd):
 # ---- actions on one definition ---------------------------------------------------------------------------
 
 
-def test_one_is_run_now(fire, client, nightly):
+def test_definition_is_run_now(fire, client, nightly):
     """A job of the definition is enqueued, and the message links to it."""
     said = client.act("/recurring/trigger", {"id": "nightly"}).json()
 
@@ -406,7 +406,7 @@ def test_pause_and_resume_are_undone(fire, client, nightly):
     assert [(f"recurring.{verb}", "nightly", "local") for verb in verbs] == actions(fire)
 
 
-def test_an_edit_is_given_up_for_what_code_says(fire, client, nightly):
+def test_edited_definition_is_reset_to_the_code(fire, client, nightly):
     """The definition is reset immediately if this app declares it.
 
     A definition that was never declared in code cannot be reset.
@@ -424,7 +424,7 @@ def test_an_edit_is_given_up_for_what_code_says(fire, client, nightly):
     assert [("recurring.reset", "nightly", "local")] == actions(fire)
 
 
-def test_one_is_removed_where_somebody_is_sure(fire, client, nightly):
+def test_removal_requires_confirmation(fire, client, nightly):
     """Without a script, a page requires confirmation first."""
     asked = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring"})
     before = len(fire.recurring.list())
@@ -442,7 +442,7 @@ def test_one_is_removed_where_somebody_is_sure(fire, client, nightly):
     ("form", "status"),
     [({}, 400), ({"id": ""}, 400), ({"id": ["a", "b"]}, 400), ({"id": "x" * 201}, 400), ({"id": "no"}, 404)],
 )
-def test_a_wrong_id_is_refused(fire, client, verb, form, status):
+def test_invalid_id_is_refused(fire, client, verb, form, status):
     """The error names the id, and the audit gets no entry."""
     answer = client.post(f"/recurring/{verb}", {**form, **({"version": "1"} if verb == "edit" else {})})
 
@@ -452,7 +452,7 @@ def test_a_wrong_id_is_refused(fire, client, verb, form, status):
 
 
 @pytest.mark.parametrize("page", ["view", "edit"])
-def test_an_unknown_one_has_no_page(client, page):
+def test_unknown_definition_is_not_found(client, page):
     """The response is a 404 with the id."""
     answer = client.get(view("gone/away", page))
 
@@ -463,7 +463,7 @@ def test_an_unknown_one_has_no_page(client, page):
 # ---- the form --------------------------------------------------------------------------------------------
 
 
-def test_the_form_changes_a_definition(fire, client, nightly):
+def test_form_changes_a_definition(fire, client, nightly):
     """The form contains the schedule, zone, policies, queue, priority and arguments.
 
     The origin is then "edited".
@@ -483,7 +483,7 @@ def test_the_form_changes_a_definition(fire, client, nightly):
     assert [("recurring.edit", "nightly", "local")] == actions(fire)
 
 
-def test_the_form_sent_as_it_is_changes_nothing(fire, client, nightly):
+def test_unchanged_form_changes_nothing(fire, client, nightly):
     """The definition keeps its version and its origin, and the audit gets no entry."""
     page = client.get(view("nightly", "edit")).text
     assert f'name="version" value="{nightly.version}"' in page
@@ -512,7 +512,7 @@ def test_the_form_sent_as_it_is_changes_nothing(fire, client, nightly):
         ({"arguments": "[" * 5_000}, "arguments"),
     ],
 )
-def test_what_is_wrong_is_told_beside_its_field(fire, client, nightly, changes, field):
+def test_form_shows_errors_at_their_fields(fire, client, nightly, changes, field):
     """The form keeps the typed values, and nothing is stored."""
     answer = client.post("/recurring/edit", form_of(nightly, **changes))
 
@@ -531,7 +531,7 @@ def test_what_is_wrong_is_told_beside_its_field(fire, client, nightly, changes, 
         ({"version": "x"}, "version"),
     ],
 )
-def test_what_no_form_sends_is_refused(client, nightly, changes, told):
+def test_invalid_form_is_refused_with_its_field(client, nightly, changes, told):
     """The error names the field."""
     answer = client.post("/recurring/edit", form_of(nightly, **changes))
 
@@ -539,7 +539,7 @@ def test_what_no_form_sends_is_refused(client, nightly, changes, told):
     assert told in answer.text
 
 
-def test_a_change_meanwhile_is_not_overwritten_unseen(fire, client, nightly):
+def test_concurrent_change_is_not_overwritten(fire, client, nightly):
     """The form shows the author of the other change and the present schedule.
 
     If it is sent again, it contains the new version.
@@ -562,7 +562,7 @@ def test_a_change_meanwhile_is_not_overwritten_unseen(fire, client, nightly):
     assert "0 6 * * *" == fire.recurring.get("nightly").schedule.expression
 
 
-def test_a_new_one_is_created(fire, client, report):
+def test_new_definition_is_created(fire, client, report):
     """The definition may use any task of this app, and its form lists these tasks."""
     assert '<option value="shop.report">' in client.get("/recurring/new").text
     form = {"id": ODD, "task": "shop.report", "schedule": "every 5m", "zone": "UTC", "arguments": '["mon"]'}
@@ -588,7 +588,7 @@ def test_a_new_one_is_created(fire, client, report):
         ({"schedule": "x"}, "schedule"),
     ],
 )
-def test_a_new_one_is_refused_beside_its_field(fire, client, nightly, changes, field):
+def test_invalid_new_definition_shows_errors_at_their_fields(fire, client, nightly, changes, field):
     """Causes include an id that is taken, an unknown task, and arguments that do not match."""
     form = {"id": "new", "task": "shop.report", "schedule": "@daily", "zone": "UTC", "arguments": '["mon"]'}
 
@@ -612,7 +612,7 @@ def test_a_new_one_is_refused_beside_its_field(fire, client, nightly, changes, f
         ("0 2 * * *", "Mars/Olympus", "Unknown time zone"),
     ],
 )
-def test_a_schedule_is_explained_while_it_is_typed(client, schedule, zone, told):
+def test_typed_schedule_gets_a_preview(client, schedule, zone, told):
     """The preview is a fragment of a page with the schedule in words and five runs, or with the error."""
     answer = client.get(f"/recurring/preview?{urlencode({'schedule': schedule, 'zone': zone})}")
 

@@ -42,7 +42,7 @@ def found(client, text):
     }
 
 
-def test_what_is_called_so_is_found(client, shop):
+def test_objects_are_found_by_part_of_their_name(client, shop):
     """Tasks, queues, recurring jobs and servers are found by any part of their names."""
     assert ["/tasks/view?name=shop.reports.build"] == found(client, "build")["Tasks"]
     everything = found(client, "report")
@@ -71,13 +71,13 @@ def exact(client, text):
 
 
 @pytest.mark.parametrize("text", ["city+izmir", "city=izmir", "City++izmir", "izmir"])
-def test_a_tag_is_found_as_people_say_it(client, shop, text):
+def test_tag_is_found_without_its_colon(client, shop, text):
     """A blank or an equals sign may replace the colon, and the value alone is sufficient."""
     assert ["/jobs?tag=city%3Aizmir"] == exact(client, text)[:1]
 
 
 @pytest.mark.parametrize("text", ["amount+12", "Amount=12"])
-def test_an_argument_is_found_as_people_say_it(fire, client, text):
+def test_argument_is_found_by_name_and_value(fire, client, text):
     """The name is that of a parameter, which is not a tag; the value of another parameter does not match."""
 
     @fire.task(name="shop.charge")
@@ -89,7 +89,7 @@ def test_an_argument_is_found_as_people_say_it(fire, client, text):
     assert [f"/jobs/{job.id}"] == found(client, text)["Jobs with this argument"]
 
 
-def test_a_name_and_a_value_are_looked_for_together_everywhere(fire, client, shop):
+def test_name_and_value_are_searched_together_everywhere(fire, client, shop):
     """In addition to the tag, the search in arguments splits the text into a name and a value."""
     assert ["/jobs?arg=city%3Aizmir"] == found(client, "city+izmir")["Jobs with this argument"]
     assert ("/jobs?tag=city%3Aizmir", "2") == offered(client, "/jobs?error=city+izmir")["as a tag"]
@@ -97,7 +97,7 @@ def test_a_name_and_a_value_are_looked_for_together_everywhere(fire, client, sho
     assert 'href="/jobs?arg=city%3Aoslo"' in client.get("/search?q=city+oslo").text
 
 
-def test_words_that_are_no_tag_are_none(client, shop):
+def test_words_without_a_matching_tag_are_not_a_tag(client, shop):
     """No task creates tags with this name, or no job has this value."""
     assert [] == exact(client, "country+izmir")
     assert [] == exact(client, "city+oslo")
@@ -106,7 +106,7 @@ def test_words_that_are_no_tag_are_none(client, shop):
 @pytest.mark.parametrize(
     ("typed", "leads_to"), [("city+izmir", "tag=city%3Aizmir"), ("no+figures", "error=no+figures")]
 )
-def test_the_filter_of_jobs_takes_a_tag_as_people_say_it(client, shop, typed, leads_to):
+def test_job_filter_accepts_a_tag_without_its_colon(client, shop, typed, leads_to):
     """The text is a tag if a job has it; other text is searched for in errors."""
     answer = client.get(f"/jobs?q={typed}")
 
@@ -129,7 +129,7 @@ def mail(fire):
     return batch
 
 
-def test_exact_names_come_first_in_one_order(client, mail):
+def test_exact_matches_come_first_in_a_fixed_order(client, mail):
     """Exact matches are tags, ids, batches, tasks, queues and limit keys, in this order.
 
     Groups that only contain the text follow.
@@ -146,20 +146,20 @@ def test_exact_names_come_first_in_one_order(client, mail):
     ][::-1]
 
 
-def test_one_customers_jobs_are_one_step(fire, client, shop):
+def test_tag_result_links_to_its_jobs(fire, client, shop):
     """A tag is found by a part of it and by its exact text, and leads to its jobs."""
     assert "/jobs?tag=city%3Aizmir" in found(client, "izm")["Jobs by tag"]
     assert "/jobs?tag=city%3Aizmir" == exact(client, "city:izmir")[0]
     assert "/jobs?tag=city%3Aizmir" == client.get("/jobs?q=city:izmir").location
 
 
-def test_an_exact_match_reads_no_job_for_its_arguments(client, shop):
+def test_exact_match_skips_the_search_in_arguments(client, shop):
     """Arguments of jobs are not searched then; the search is only offered."""
     assert ["/jobs?arg=city%3Aizmir"] == found(client, "city:izmir")["Jobs with this argument"]
     assert "Search arguments" in client.get("/search?q=city:izmir").text
 
 
-def test_a_word_that_is_no_filter_is_tried_as_a_tag(client, shop):
+def test_word_that_is_not_a_filter_is_tried_as_a_tag(client, shop):
     """A word with a colon, or a single word, is a tag or a queue if one exists.
 
     Other words are searched for in errors.
@@ -183,7 +183,7 @@ def test_batches_and_limit_keys_are_found(client, mail, fire):
     assert "&lt;b&gt;winter&lt;/b&gt;" in client.get("/search?q=winter").text
 
 
-def test_nothing_is_found_for_nothing(client, shop):
+def test_empty_or_unknown_text_has_no_results(client, shop):
     """An empty text and an unknown one have no results.
 
     A text that is too long or contains a NUL is an error.
@@ -195,7 +195,7 @@ def test_nothing_is_found_for_nothing(client, shop):
     assert [400, 400] == [client.get(f"/search?q={text}").status for text in ("x" * 201, "a%00b")]
 
 
-def test_each_kind_is_bounded(fire, client):
+def test_results_of_each_kind_are_bounded(fire, client):
     """Each kind has at most five results, best first, and a link to all of them."""
     for number in range(9):
         fire.task(name=f"shop.a{number}.sum_up")(lambda: None)
@@ -218,7 +218,7 @@ def offered(client, address):
     return {name: (html.unescape(to), number or None) for to, name, number in links}
 
 
-def test_a_list_that_finds_nothing_offers_the_same_text_elsewhere(client, shop):
+def test_list_without_matches_offers_other_searches(client, shop):
     """The offers are searches by id, task, queue and tag, in errors and in arguments.
 
     The number is shown if it is cheap to determine.
@@ -241,7 +241,7 @@ def test_a_list_that_finds_nothing_offers_the_same_text_elsewhere(client, shop):
     assert {} == offered(client, "/jobs?state=deleted")  # there is no text to search for elsewhere
 
 
-def test_many_are_not_counted_for_an_offer(client, shop):
+def test_offered_search_counts_up_to_twenty(client, shop):
     """Above twenty, the number is shown as "20+"."""
     shop.enqueue_many([("oslo",)] * 25)
 

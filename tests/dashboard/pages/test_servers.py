@@ -65,7 +65,7 @@ def actions(fire):
     return [(entry.action, entry.target, entry.by) for entry in fire.audit.list()]
 
 
-def test_without_servers_the_page_says_how_to_start_one(fire, client):
+def test_page_without_servers_shows_how_to_start_one(fire, client):
     """The page shows a command, or `fire.server()` if the storage is the memory of one process."""
     page = client.get("/servers").text
 
@@ -75,7 +75,7 @@ def test_without_servers_the_page_says_how_to_start_one(fire, client):
     assert is_inside != ("firelock server app:fire" in page)
 
 
-def test_a_server_shows_its_processes_together(client, serving, send):
+def test_server_card_combines_its_processes(client, serving, send):
     """Two sessions of one server are one card, with the sums of slots, busy slots, CPU and memory."""
     send.enqueue_many([(number,) for number in range(3)])
     serving.claim(serving("web-1", server="a", pid=11), 1, started=1)
@@ -90,7 +90,7 @@ def test_a_server_shows_its_processes_together(client, serving, send):
     assert "128.0 MiB" in page
 
 
-def test_slots_tell_started_claimed_and_free(client, serving, send):
+def test_slots_show_started_claimed_and_free(client, serving, send):
     """Each running job is a link; a job that has not started looks different; other slots are free."""
     send.enqueue_many([(number,) for number in range(3)])
     session = serving("web-1", workers=5, busy=3)
@@ -105,7 +105,7 @@ def test_slots_tell_started_claimed_and_free(client, serving, send):
     assert "claimed, not started" in page
 
 
-def test_what_runs_is_busy_before_any_heartbeat_says_so(client, serving, send):
+def test_running_jobs_are_busy_slots_before_the_next_heartbeat(client, serving, send):
     """Busy slots are counted from the drawn jobs; jobs that are claimed beyond the slots do not count."""
     send.enqueue_many([(number,) for number in range(8)])
     session = serving("web-1", workers=6, busy=0)
@@ -120,7 +120,7 @@ def test_what_runs_is_busy_before_any_heartbeat_says_so(client, serving, send):
     assert 2 == all_of_them.count("6 of 6 slots busy")
 
 
-def test_a_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
+def test_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
     """If a server reports more running jobs than are processing, one read finds the deleted ones."""
     send.enqueue_many([(number,) for number in range(2)])
     session = serving("web-1", workers=5, busy=2)
@@ -136,7 +136,7 @@ def test_a_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
     assert "Free slots: 3" in page
 
 
-def test_a_deleted_job_that_was_requeued_is_listed_while_its_run_goes_on(fire, client, serving, send):
+def test_requeued_job_is_listed_while_its_deleted_run_continues(fire, client, serving, send):
     """The job is enqueued again, but its earlier run still occupies a slot, so the card shows the job."""
     job = send.enqueue(1)
     session = serving("web-1", workers=5, busy=1)
@@ -151,7 +151,7 @@ def test_a_deleted_job_that_was_requeued_is_listed_while_its_run_goes_on(fire, c
     assert 2 == page.count("1 of 5 slots busy")
 
 
-def test_a_heartbeat_is_shown_with_the_limit_of_its_server(client, serving):
+def test_heartbeat_is_shown_with_its_session_timeout(client, serving):
     """Servers may have different session timeouts, so each card shows its own."""
     serving("web-1")
 
@@ -160,7 +160,7 @@ def test_a_heartbeat_is_shown_with_the_limit_of_its_server(client, serving):
     assert "· limit 1 d</span>" in page
 
 
-def test_a_server_that_reports_no_slots_shows_its_jobs(client, serving, send):
+def test_server_that_reports_no_slots_shows_its_jobs(client, serving, send):
     """A card with jobs and "0 of 0 slots" would be contradictory."""
     send.enqueue_many([(1,), (2,)])
     serving.claim(serving("web-1", workers=0), 2, started=1)
@@ -191,7 +191,7 @@ def test_replaced_worker_process_has_no_free_slots(client, serving, send):
     ]
 
 
-def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send):
+def test_output_of_an_earlier_attempt_does_not_count_as_a_start(fire, client, serving, send):
     """A log line of the previous attempt, and progress from before the claim, do not count as a start."""
     job = send.enqueue(1)
     session = serving("web-1")
@@ -212,7 +212,7 @@ def test_what_an_earlier_attempt_said_tells_nothing(fire, client, serving, send)
     assert [job.id] == slots(page, "is-claimed")
 
 
-def test_slots_are_the_servers_own(client, serving, send):
+def test_servers_of_the_same_name_show_their_own_jobs(client, serving, send):
     """Two servers with the same name each show only the jobs of their own sessions."""
     send.enqueue_many([(number,) for number in range(3)])
     one, other = serving("web", server="a", pid=1), serving("web", server="b", pid=2)
@@ -224,7 +224,7 @@ def test_slots_are_the_servers_own(client, serving, send):
     assert (ones, set(others)) == (slots(first, "is-started"), set(slots(second, "is-started")))
 
 
-def test_many_slots_are_bounded(client, serving):
+def test_number_of_drawn_slots_is_bounded(client, serving):
     """Two hundred slots are drawn, and the others are shown as a number."""
     serving("web-1", workers=1_000)
 
@@ -238,14 +238,14 @@ def test_many_slots_are_bounded(client, serving):
 @pytest.mark.parametrize(
     ("state", "told"), [("quiet", "Quiet"), ("stopping", "Stopping"), ("overdue", "Stale")]
 )
-def test_what_a_server_says_of_itself_is_shown(client, serving, state, told):
+def test_reported_server_state_is_shown(client, serving, state, told):
     """The server is shown as quiet, stopping, or stale if a worker process does not report."""
     serving("web-1", state=state)
 
     assert told in client.part("/servers", "servers").text
 
 
-def test_a_server_that_stopped_is_told_from_one_that_was_killed(fire, client, serving):
+def test_stopped_server_is_distinguished_from_a_lost_one(fire, client, serving):
     """A server has ended if its last reported state was stopping; otherwise it is lost.
 
     Such servers are listed for a day, folded, and accept no orders.
@@ -264,7 +264,7 @@ def test_a_server_that_stopped_is_told_from_one_that_was_killed(fire, client, se
 
 
 @pytest.mark.parametrize("is_closing", [False, True])
-def test_a_gone_server_with_locked_jobs_says_so(fire, client, serving, is_closing):
+def test_lost_server_with_locked_jobs_is_explained(fire, client, serving, is_closing):
     """The session has ended, but another transaction has locked the row of one of its jobs."""
     fire.storage.end_session(serving("killed-1"), None, reason="its session was lost")
     listed = [attrs.evolve(one, is_closing=is_closing) for one in fire.storage.list_sessions()]
@@ -288,7 +288,7 @@ def test_servers_are_paged(client, serving):
 
 
 @pytest.mark.parametrize("order", ["quiet", "resume", "stop"])
-def test_a_server_is_told(fire, client, serving, order):
+def test_server_gets_the_order_with_its_heartbeat(fire, client, serving, order):
     """The server gets the order with its next heartbeat, and the audit records who gave it."""
     serving("web-1", server="a")
 
@@ -300,7 +300,7 @@ def test_a_server_is_told(fire, client, serving, order):
     assert [(f"server.{order}", "web-1", "local")] == actions(fire)
 
 
-def test_without_a_script_stopping_is_asked_first(fire, client, serving):
+def test_stop_without_a_script_requires_confirmation(fire, client, serving):
     """A page requires confirmation; after it, the order is stored and the visitor is redirected."""
     serving("web-1", server="a")
     form = {"server": "a", "order": "stop", "back": "/servers"}
@@ -316,7 +316,7 @@ def test_without_a_script_stopping_is_asked_first(fire, client, serving):
     assert '"stop"' == fire.storage.get_record("server_order", "a").value
 
 
-def test_before_the_only_server_stops_it_is_said_what_stops_with_it(fire, client, serving, send):
+def test_stop_confirmation_of_the_only_server_shows_the_effect(fire, client, serving, send):
     """The question states that no other server runs jobs, and how many jobs have how much time to end.
 
     Both the page and the confirmation page contain it.
@@ -344,7 +344,7 @@ def test_before_the_only_server_stops_it_is_said_what_stops_with_it(fire, client
     assert "the only server" not in with_another
 
 
-def test_worker_process_is_ended_after_a_question_that_names_its_jobs(fire, client, serving, send):
+def test_worker_process_is_ended_after_confirmation_with_its_jobs(fire, client, serving, send):
     """The order is in the audit, and the server's other worker process is not affected."""
     send.enqueue_many([(number,) for number in range(8)])
     old = serving("web-1", server="a", workers=10, pid=11)
@@ -399,7 +399,7 @@ def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
         ({"server": "c", "order": "stop"}, (400, "is no longer running")),
     ],
 )
-def test_a_wrong_order_is_refused(fire, client, serving, form, refusal):
+def test_invalid_order_is_refused(fire, client, serving, form, refusal):
     """The error names the field and its valid values; no order is stored and the audit gets no entry."""
     serving("web-1", server="a")
     fire.storage.end_session(serving("gone", server="c"), (), reason="stopped")

@@ -33,7 +33,7 @@ def chosen(client):
 DEFAULTS = {name: choices[0] for name, choices in SETTINGS.items()}
 
 
-def test_the_page_shows_every_choice_and_the_default(client):
+def test_settings_page_shows_every_choice_and_default(client):
     """The first choice of each setting is its default."""
     page = client.get("/settings").text
 
@@ -42,7 +42,7 @@ def test_the_page_shows_every_choice_and_the_default(client):
 
 
 @pytest.mark.parametrize(("name", "choice"), PAIRS)
-def test_one_choice_leaves_the_others(client, name, choice):
+def test_changed_setting_keeps_the_others(client, name, choice):
     """A script sends only the changed field and gets a JSON response."""
     answer = client.act("/settings", {name: choice})
 
@@ -50,7 +50,7 @@ def test_one_choice_leaves_the_others(client, name, choice):
     assert DEFAULTS | {name: choice} == chosen(client)
 
 
-def test_choices_add_up(client):
+def test_settings_sent_separately_are_combined(client):
     """Settings may be sent one after the other, or all by the form, which redirects to its page."""
     client.act("/settings", {"theme": "dark"})
     client.act("/settings", {"times": "absolute"})
@@ -81,7 +81,7 @@ def test_pages_follow_the_settings(client):
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
-def test_a_wrong_choice_changes_nothing(client, form, names):
+def test_invalid_choice_changes_nothing(client, form, names):
     """The response is a 400 that names the field, and sets no cookie."""
     answer = client.act("/settings", form)
 
@@ -98,7 +98,7 @@ def test_a_wrong_choice_changes_nothing(client, form, names):
     ],
     ids=lambda value: ascii(value)[:30],
 )  # fmt: skip
-def test_a_wrong_cookie_is_passed_over(client, cookie):
+def test_invalid_cookie_is_ignored(client, cookie):
     """With any cookie, the page is shown, with defaults for all settings without a valid choice."""
     client.cookies["firelock_settings"] = cookie
 
@@ -116,7 +116,7 @@ def test_a_wrong_cookie_is_passed_over(client, cookie):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("root", ["", "/admin/jobs"])
-def test_the_cookie_is_of_this_mount_alone(fire, root, options, asked, is_secure):
+def test_cookie_is_limited_to_this_mount(fire, root, options, asked, is_secure):
     """Scripts cannot read the cookie, other sites cannot send it, and no other path gets it."""
     dashboard = Dashboard(fire, auth=lambda _: "read", **options)
     with closing(Browser(dashboard, root=root)) as browser:
@@ -140,7 +140,7 @@ def test_the_cookie_is_of_this_mount_alone(fire, root, options, asked, is_secure
         (7, False),
     ],
 )  # fmt: skip
-def test_a_message_links_into_the_dashboard_only(client, link, is_shown):
+def test_message_links_stay_in_the_dashboard(client, link, is_shown):
     """Another site on the same domain may have set the cookie that contains the message."""
     client.cookies["firelock_flash"] = json.dumps(["good", "Well done", link, None]).encode().hex()
 

@@ -52,7 +52,7 @@ def events_of(answer):
     return pairs, ids
 
 
-def test_a_stream_that_has_ended_is_read_to_its_end(fire, client, job):
+def test_ended_stream_is_read_to_its_end(fire, client, job):
     emit(fire, job, "Once ", "upon\na time")
     end(fire, job)
     answer = client.get(f"/jobs/{job.id}/stream")
@@ -62,7 +62,7 @@ def test_a_stream_that_has_ended_is_read_to_its_end(fire, client, job):
     assert ids == [chunk_offset(1, 0), chunk_offset(1, 1)]
 
 
-def test_who_was_cut_off_goes_on_behind_the_last_event(fire, client, job):
+def test_reconnected_reader_continues_after_the_last_event(fire, client, job):
     emit(fire, job, "a", "b", "c")
     end(fire, job)
     last = str(chunk_offset(1, 1))
@@ -73,7 +73,7 @@ def test_who_was_cut_off_goes_on_behind_the_last_event(fire, client, job):
         assert events_of(asked)[0] == [("run", "1"), ("chunk", "c"), ("end", "succeeded")]
 
 
-def test_a_run_that_began_anew_is_told(fire, client, job):
+def test_new_run_is_announced_by_an_event(fire, client, job):
     emit(fire, job, "half a sent")
     end(fire, job, State.ENQUEUED, gives_back=True)
     (again,) = claim(fire)
@@ -83,7 +83,7 @@ def test_a_run_that_began_anew_is_told(fire, client, job):
     assert [pair for pair in pairs if pair[0] == "run"] == [("run", "1"), ("run", "2")]
 
 
-def test_streams_of_a_job_are_apart(fire, client, job):
+def test_streams_of_a_job_are_separate(fire, client, job):
     emit(fire, job, "out")
     emit(fire, job, "err", stream="err", first=1)
     end(fire, job)
@@ -99,17 +99,17 @@ def test_many_chunks_all_arrive(fire, client, job):
     assert [text for name, text in pairs if name == "chunk"] == list(map(str, range(250)))
 
 
-def test_a_job_that_emits_nothing_ends_all_the_same(fire, client, job):
+def test_stream_of_a_job_without_output_ends(fire, client, job):
     end(fire, job, State.FAILED)
     assert events_of(client.get(f"/jobs/{job.id}/stream"))[0] == [("end", "failed")]
 
 
 @pytest.mark.parametrize("after", ["x", "-1", "1.5", "9" * 25])
-def test_what_is_no_offset_is_refused(client, job, after):
+def test_invalid_offset_is_refused(client, job, after):
     assert client.get(f"/jobs/{job.id}/stream?after={after}").status == 400
 
 
-def test_an_unknown_job_has_no_stream(client):
+def test_stream_of_an_unknown_job_is_not_found(client):
     assert client.get("/jobs/unknown/stream").status == 404
 
 
@@ -134,7 +134,7 @@ def follow(client, job, offset):
     return text_of(answer.text), [int(one) for one in re.findall(r'data-offset="(\d+)"', answer.text)]
 
 
-def test_a_job_shows_what_it_emits_beside_its_log(fire, client, job):
+def test_job_page_shows_emitted_output(fire, client, job):
     """There is no panel before the first output; then it shows the escaped text.
 
     Later text is returned after the last offset.
@@ -160,7 +160,7 @@ def test_hostile_output_is_text(fire, client, job, hostile):
 
 
 @pytest.mark.parametrize("count", [99, 100, 101, 128, 129, 612])
-def test_of_a_long_stream_the_end_is_shown(fire, client, job, count):
+def test_end_of_a_long_stream_is_shown(fire, client, job, count):
     """The newest hundred chunks are shown; links lead to the beginning and to the chunks after it."""
     emit(fire, job, *(f"[{number}]" for number in range(count)))
 
@@ -176,7 +176,7 @@ def test_of_a_long_stream_the_end_is_shown(fire, client, job, count):
         assert text_of(panel_of(client, job, more)).startswith("[100]")
 
 
-def test_the_end_is_found_behind_runs_that_emitted_nothing(fire, client, job):
+def test_last_run_with_output_is_shown(fire, client, job):
     """The panel shows the last run that emitted anything."""
     emit(fire, job, *["a"] * 150)
     for _ in range(3):
@@ -189,7 +189,7 @@ def test_the_end_is_found_behind_runs_that_emitted_nothing(fire, client, job):
     assert "again" == text_of(panel_of(client, job))
 
 
-def test_a_part_of_a_stream_is_bounded_by_its_size(fire, client, job):
+def test_part_of_a_stream_has_a_maximum_size(fire, client, job):
     """Fewer large chunks are shown, but at least one; the next part begins after them."""
     emit(fire, job, *(letter * 16_000 for letter in "abcdefghijkl"))
 
@@ -200,7 +200,7 @@ def test_a_part_of_a_stream_is_bounded_by_its_size(fire, client, job):
     assert ("a", "h", [chunk_offset(1, 7)]) == (text[0], text[-1], offsets)
 
 
-def test_a_stream_is_masked_and_is_for_who_may_see_logs(fire, job):
+def test_stream_is_masked_and_requires_view_logs(fire, job):
     """A secret is masked even across two chunks; a visitor without `view_logs` sees no panel."""
     emit(fire, job, "password=hun", "ter2 ok")
     seen = []

@@ -69,7 +69,7 @@ def statuses(dashboard, *asked, **options):
     return asyncio.run(ask_all())
 
 
-def test_visitor_has_a_fourth_of_the_streams(fire, job):
+def test_visitor_may_open_a_quarter_of_the_streams(fire, job):
     """A page beyond the limit gets the status that makes it poll; a program gets a 503 with Retry-After."""
     job_stream = f"/jobs/{job.id}/stream"
     with closing(Dashboard(fire, auth=named, max_streams=8)) as dashboard:
@@ -82,7 +82,7 @@ def test_visitor_has_a_fourth_of_the_streams(fire, job):
     assert mixed == [200, 200, 204]
 
 
-def test_all_visitors_together_have_so_many(fire):
+def test_number_of_streams_is_limited_in_total(fire):
     with closing(Dashboard(fire, auth=named, max_streams=4)) as dashboard:
         assert (
             statuses(dashboard, *[("/live", f"user-{number}") for number in range(6)])
@@ -90,20 +90,20 @@ def test_all_visitors_together_have_so_many(fire):
         )
 
 
-def test_stream_that_has_ended_makes_room(fire):
+def test_ended_stream_allows_another_one(fire):
     with closing(Dashboard(fire, auth=named, max_streams=4)) as dashboard:
         for _ in range(3):
             assert statuses(dashboard, ("/live", "ada"), ("/live", "ada")) == [200, 204]
 
 
-def test_head_takes_no_place(fire, job):
+def test_head_request_does_not_count_as_a_stream(fire, job):
     with closing(Dashboard(fire, auth=named, max_streams=4)) as dashboard:
         for path in ("/live", f"/jobs/{job.id}/stream"):
             assert statuses(dashboard, *[(path, "ada")] * 3, method="HEAD")[-1] != 503
         assert statuses(dashboard, ("/live", "ada")) == [200]
 
 
-def test_visitors_without_a_name_are_told_apart_by_their_addresses(fire):
+def test_visitors_without_a_name_are_distinguished_by_address(fire):
     with closing(Dashboard(fire, auth=named, max_streams=4)) as dashboard:
         assert statuses(dashboard, ("/live", ""), ("/live", "")) == [200, 204]
 
@@ -117,7 +117,7 @@ def test_visitors_without_a_name_are_told_apart_by_their_addresses(fire):
         assert asyncio.run(from_two_addresses()) == (200, 200)
 
 
-def test_refused_stream_carries_the_protection_of_every_answer(fire, job):
+def test_refused_stream_has_the_security_headers(fire, job):
     with closing(Dashboard(fire, auth=named, max_streams=0)) as dashboard:
 
         async def refused():
@@ -133,6 +133,6 @@ def test_refused_stream_carries_the_protection_of_every_answer(fire, job):
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "8", True, None])
-def test_wrong_numbers_are_refused(fire, wrong):
+def test_invalid_stream_limit_is_refused(fire, wrong):
     with pytest.raises(ConfigurationError, match="max_streams="):
         Dashboard(fire, max_streams=wrong)

@@ -37,12 +37,12 @@ def order(fire):
     return order
 
 
-def test_an_empty_catalogue_teaches(client):
+def test_empty_task_list_shows_how_to_declare_a_task(client):
     """Without known tasks, the page shows how to declare one."""
     assert "@fire.task" in client.get("/tasks").text
 
 
-def test_the_catalogue_shows_what_each_task_is(client, order):
+def test_task_list_describes_each_task(client, order):
     """A row has the task's name, queue, first words of its docstring, and a button to run it."""
     page = client.get("/tasks").text
 
@@ -54,7 +54,7 @@ def test_the_catalogue_shows_what_each_task_is(client, order):
     )
 
 
-def test_the_catalogue_shows_what_runs_now(client, fire, order):
+def test_task_list_shows_running_jobs(client, fire, order):
     """A task whose first jobs are running shows their number and a last run, although no run has ended."""
     order.enqueue_many([(1,), (2,), (3,)])
     now = fire.storage.clock()
@@ -69,7 +69,7 @@ def test_the_catalogue_shows_what_runs_now(client, fire, order):
     assert cells[7] in {"now", "1 s ago"}
 
 
-def test_the_catalogue_says_that_more_run_than_are_counted(client, fire, order, monkeypatch):
+def test_task_list_marks_incomplete_running_counts(client, fire, order, monkeypatch):
     """The numbers then have a plus.
 
     A task without a counted job may have running jobs too, so it shows no zero.
@@ -99,7 +99,7 @@ def running(page):
     return sorted(re.sub(r"<[^>]+>", "", cell).strip() for cell in cells)
 
 
-def test_the_catalogue_counts_deleted_jobs_that_still_run(client, fire, order):
+def test_task_list_counts_deleted_jobs_that_still_run(client, fire, order):
     """Deleted jobs that still run are counted separately, with their own link.
 
     Deleted jobs that never ran are not counted.
@@ -119,7 +119,7 @@ def test_the_catalogue_counts_deleted_jobs_that_still_run(client, fire, order):
     assert cells[7] in {"now", "1 s ago"}
 
 
-def test_a_task_shows_its_runs_and_facts(client, order):
+def test_task_page_shows_signature_tags_and_jobs(client, order):
     """The page of a task has its signature, tags and newest jobs."""
     job = order.enqueue(7)
 
@@ -131,7 +131,7 @@ def test_a_task_shows_its_runs_and_facts(client, order):
     assert "90 d after success" in page
 
 
-def test_an_unknown_task_is_not_here(client):
+def test_unknown_task_is_not_found(client):
     """A task that is not registered and that no job names is a 404; without its code it has no form."""
     answer = client.get("/tasks/view?name=nobody.knows")
 
@@ -141,7 +141,7 @@ def test_an_unknown_task_is_not_here(client):
     assert 404 == client.post("/tasks/run", {"name": "nobody.knows"}).status
 
 
-def test_a_task_without_code_has_its_jobs_and_a_warning(client, fire, order):
+def test_unregistered_task_shows_its_jobs_and_a_warning(client, fire, order):
     """The jobs of a task that is not registered anywhere are still listed."""
     order.enqueue(1)
     fire.registry._by_name.clear()  # noqa: SLF001 - as in a process without the code
@@ -151,7 +151,7 @@ def test_a_task_without_code_has_its_jobs_and_a_warning(client, fire, order):
     assert "Neither a server nor this process knows this task" in page
 
 
-def test_the_form_has_a_field_for_each_parameter(client, order):
+def test_form_has_a_field_for_each_parameter(client, order):
     """The form has choices for enums and booleans, JSON for structures, and the defaults filled in."""
     page = client.get("/tasks/run?name=shop.order").text
 
@@ -161,7 +161,7 @@ def test_the_form_has_a_field_for_each_parameter(client, order):
     assert '<textarea id="args.notes"' in page
 
 
-def test_a_form_makes_a_job(client, fire, order):
+def test_form_enqueues_a_job(client, fire, order):
     """The job has the typed arguments and the options of the form, and the audit has an entry."""
     answer = client.post(
         "/tasks/run",
@@ -177,7 +177,7 @@ def test_a_form_makes_a_job(client, fire, order):
     assert "task.run" == fire.audit.list().entries[0].action
 
 
-def test_a_resource_is_no_field_of_the_form(client, fire):
+def test_resource_is_not_a_form_field(client, fire):
     """The worker provides a resource, so the form does not contain it, and a forged field is refused."""
 
     @fire.resource
@@ -198,7 +198,7 @@ def test_a_resource_is_no_field_of_the_form(client, fire):
     assert ['{"table":"t"}'] == [job.record().arguments for job in fire.jobs.find(task="shop.count")]
 
 
-def test_a_job_is_run_again_with_changes(client, fire, order):
+def test_job_is_run_again_with_changes(client, fire, order):
     """The form contains the arguments and options of the job; the new job links back to that job."""
     task = order.using(queue="rush", priority=5, meta={"tenant": "acme"})
     former = task.enqueue(7, Size.LARGE, gift=True, notes=["ü"])
@@ -227,7 +227,7 @@ def test_a_job_is_run_again_with_changes(client, fire, order):
     assert State.ENQUEUED is former.refresh().state
 
 
-def test_an_argument_that_another_job_gives_says_so(client, fire):
+def test_argument_from_another_job_is_shown_in_the_form(client, fire):
     """The form contains the result when it exists; until then it names the job that produces it."""
 
     @fire.task(name="shop.count")
@@ -253,7 +253,7 @@ def test_an_argument_that_another_job_gives_says_so(client, fire):
     assert f"<output of {source.id}>" == client.get(f"/api/jobs/{taker.id}").json()["arguments"]["total"]
 
 
-def test_what_is_hidden_is_entered_anew(client, fire):
+def test_secret_argument_must_be_entered_again(client, fire):
     """A secret argument is not in the form, and the form requires it to be entered again."""
 
     @fire.task(name="shop.login")
@@ -270,7 +270,7 @@ def test_what_is_hidden_is_entered_anew(client, fire):
 
 
 @pytest.mark.parametrize("value", [MASK, f'{{"key": "{MASK}"}}'])
-def test_the_sign_for_what_is_masked_is_no_value(client, fire, value):
+def test_mask_is_refused_as_a_value(client, fire, value):
     """A value may contain the mask if the arguments were copied from a job's page."""
 
     @fire.task(name="shop.login")
@@ -289,7 +289,7 @@ def test_the_sign_for_what_is_masked_is_no_value(client, fire, value):
 
 
 @pytest.mark.parametrize(("former", "status"), [("gone", 404), ("of another task", 400)])
-def test_another_job_fills_no_form(client, fire, order, former, status):
+def test_run_again_with_a_job_of_another_task_is_refused(client, fire, order, former, status):
     """A job that is not stored, or that is a job of another task, is an error."""
 
     @fire.task(name="shop.other")
@@ -302,8 +302,8 @@ def test_another_job_fills_no_form(client, fire, order, former, status):
     assert status == client.post("/tasks/run", sent).status
 
 
-def test_who_may_not_see_arguments_runs_nothing_again(fire, order):
-    """The page does not offer it, and the form is refused."""
+def test_run_again_requires_view_args(fire, order):
+    """The page does not offer to run the job again, and the form is refused."""
     job = order.enqueue(7)
 
     with (
@@ -317,7 +317,7 @@ def test_who_may_not_see_arguments_runs_nothing_again(fire, order):
     assert 403 == answer.status
 
 
-def test_a_priority_of_zero_is_a_priority(client, fire):
+def test_priority_zero_is_kept(client, fire):
     """An empty field means the priority of the task."""
 
     @fire.task(name="shop.urgent", priority=9)
@@ -341,7 +341,7 @@ def test_a_priority_of_zero_is_a_priority(client, fire):
         ({"args.number": "1", "queue": "No Queue"}, "No Queue"),
     ],
 )
-def test_a_wrong_field_is_named_and_the_form_kept(client, fire, order, form, named):
+def test_invalid_field_is_named_and_the_form_is_kept(client, fire, order, form, named):
     """Nothing is enqueued; the form returns with the typed values and an error that names the field."""
     answer = client.post("/tasks/run", {"name": "shop.order", **form})
 
@@ -352,7 +352,7 @@ def test_a_wrong_field_is_named_and_the_form_kept(client, fire, order, form, nam
         assert f'value="{form["args.number"]}"' in answer.text
 
 
-def test_the_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
+def test_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
     """The jobs have their creation times, by which they are ordered."""
     order.enqueue(7)
     (job,) = flows.claim(fire)
@@ -368,7 +368,7 @@ def test_the_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
 
 
 @pytest.mark.parametrize(("failed", "is_marked"), [(1, False), (2, True)])
-def test_a_share_of_failures_is_marked_alike_everywhere(client, fire, order, failed, is_marked):
+def test_failure_rate_is_highlighted_consistently(client, fire, order, failed, is_marked):
     """A rate of 8 % of twelve attempts is marked either in all tables or in none."""
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
     histogram = (*([0] * len(DURATION_BUCKETS)), 12)

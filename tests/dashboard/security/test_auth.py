@@ -110,7 +110,7 @@ def hashing(monkeypatch):
     "authorization",
     [None, "", "Basic", "Basic !!", "Bearer x", basic("", "x"), basic("ada", ""), "Basic OmE="],
 )
-def test_who_says_nothing_costs_no_hash(hashing, authorization):
+def test_request_without_credentials_computes_no_hash(hashing, authorization):
     """A request without a name and a password gets a 401 immediately, at any rate of requests."""
     auth = basic_auth({"ada": HASHED})
 
@@ -143,7 +143,7 @@ def ended(threads, answers):
     return [answers.get(timeout=30) for _ in range(answers.qsize())]
 
 
-def test_two_passwords_are_hashed_at_once_and_who_waits_too_long_is_sent_away(hashing):
+def test_at_most_two_passwords_are_hashed_concurrently(hashing):
     """Further guesses get a 429, so a flood of guesses uses two cores and 64 MiB, and no thread for long."""
     auth, answers = basic_auth({"ada": HASHED, "bob": HASHED}), queue.SimpleQueue()
 
@@ -157,7 +157,7 @@ def test_two_passwords_are_hashed_at_once_and_who_waits_too_long_is_sent_away(ha
     assert (2, 3) == (hashing.most, hashing.done)
 
 
-def test_a_flood_of_guesses_holds_few_threads(hashing, monkeypatch):
+def test_flood_of_guesses_blocks_few_threads(hashing, monkeypatch):
     """Beyond the eight that may wait, each guess is refused immediately while the others wait."""
     auth, answers = basic_auth({"ada": HASHED}), queue.SimpleQueue()
     monkeypatch.setattr(credentials, "_WAIT_SECONDS", 30.0)  # waiting lasts until the gate is open
@@ -190,7 +190,7 @@ def test_a_flood_of_guesses_holds_few_threads(hashing, monkeypatch):
         (Access(frozenset({Permission.READ}), "ada"), {"read"}, {"view_args"}),
     ],
 )  # fmt: skip
-def test_answers_and_what_they_allow(answer, may, may_not):
+def test_auth_results_grant_their_permissions(answer, may, may_not):
     """An auth may return a level, permissions, an Access, or nothing."""
     access = to_access(answer)
 
@@ -201,7 +201,7 @@ def test_answers_and_what_they_allow(answer, may, may_not):
 @pytest.mark.parametrize(
     "answer", [True, 1, "root", "Admin", "", b"admin", {"sudo"}, object(), {"read": True, "x": 1}]
 )
-def test_any_other_answer_lets_nobody_in(visit, caplog, answer):
+def test_invalid_auth_result_grants_no_access(visit, caplog, answer):
     """An invalid result grants nothing: the response is a 500, and the log lists the valid results."""
     browser = visit(lambda _request: answer)
 
@@ -210,7 +210,7 @@ def test_any_other_answer_lets_nobody_in(visit, caplog, answer):
     assert "Unexpected error in auth=" in caplog.text
 
 
-def test_a_wrong_answer_is_not_written_into_the_log(visit, caplog):
+def test_invalid_auth_result_is_not_logged(visit, caplog):
     """A user may contain a hash and a string may be a token, so the log contains only the type."""
 
     class User:
@@ -224,7 +224,7 @@ def test_a_wrong_answer_is_not_written_into_the_log(visit, caplog):
     assert "hunter2" not in caplog.text
 
 
-def test_an_auth_may_be_async_or_plain_or_an_object(visit):
+def test_auth_may_be_async_or_plain_or_an_object(visit):
     """An auth is awaited if necessary, and runs in a thread if it could block."""
 
     class Plain:
@@ -252,7 +252,7 @@ def test_an_auth_may_be_async_or_plain_or_an_object(visit):
     "error",
     [RuntimeError("password=hunter2"), KeyError("x"), ConfigurationError("x"), TypeError("x"), OSError("x")],
 )
-def test_an_auth_that_fails_lets_nobody_in(visit, caplog, error):
+def test_failing_auth_grants_no_access(visit, caplog, error):
     """The response is a 500 without the error's message, which is only in the log."""
 
     def broken(_request):
@@ -275,7 +275,7 @@ def test_an_auth_that_fails_lets_nobody_in(visit, caplog, error):
         (HTTPException(404), 404), (HTTPException(303, headers={"Location": "/login"}), 303),
     ],
 )  # fmt: skip
-def test_an_auth_may_refuse_by_raising(visit, caplog, error, status):
+def test_auth_may_refuse_by_raising(visit, caplog, error, status):
     """The response has the status and the Location of the exception.
 
     Nothing is logged, because this is not a failure.
@@ -290,7 +290,7 @@ def test_an_auth_may_refuse_by_raising(visit, caplog, error, status):
     assert "" == caplog.text
 
 
-def test_the_name_is_shown_and_audited(app, visit):
+def test_visitor_name_is_shown_and_audited(app, visit):
     """The name is that of the Access, or otherwise the visitor's address."""
     visit(lambda _request: Access(LEVELS["operate"], "ada")).post("/queues/pause", {"queue": "named"})
     visit(lambda _request: "operate").post("/queues/pause", {"queue": "unnamed"})
@@ -314,7 +314,7 @@ class Rule:
         return {"nobody": "none", "wrong": 5}.get(answer, answer)
 
 
-def test_a_plugin_is_asked_before_auth(caplog):
+def test_plugin_decides_before_auth(caplog):
     """The plugin's result applies. If it has none, auth is called; if it fails, the visitor has no access."""
     with closing(Firelock("memory://", plugins=[Rule()])) as fire:
         for auth, without in ((lambda _request: "admin", 200), (lambda _request: None, 403)):
@@ -330,7 +330,7 @@ def test_a_plugin_is_asked_before_auth(caplog):
 # ---- names and passwords ---------------------------------------------------------------------------------
 
 
-def test_a_name_and_password_let_in():
+def test_name_and_password_grant_access():
     """The password may be stored as it is or hashed, and the name identifies the visitor.
 
     A browser sends both with every request.
@@ -358,7 +358,7 @@ def test_a_name_and_password_let_in():
         basic("bob", HASHED), basic("bob", "plain word"), "basic\tx", "Digest x",
     ],
 )  # fmt: skip
-def test_anything_else_is_asked_for_a_password(sent):
+def test_invalid_credentials_get_a_password_challenge(sent):
     """The response is a 401 that makes the browser ask for a password.
 
     A stolen hash does not work as a password.
@@ -371,7 +371,7 @@ def test_anything_else_is_asked_for_a_password(sent):
     assert 'Basic realm="My \\"jobs\\"", charset="UTF-8"' == refusal.value.headers["WWW-Authenticate"]
 
 
-def test_a_wrong_password_is_not_remembered():
+def test_only_correct_passwords_are_cached():
     """A correct password is recognized again without hashing, and no other password is."""
     auth = basic_auth({"bob": hash_password("right")})
     asked(auth, request(basic("bob", "right")))
@@ -382,7 +382,7 @@ def test_a_wrong_password_is_not_remembered():
     assert "bob" == asked(auth, request(basic("bob", "right"))).name
 
 
-def test_the_browser_is_asked_for_a_password(visit):
+def test_browser_gets_a_password_challenge(visit):
     """The first request gets a 401, and one with the password is answered."""
     browser = visit(basic_auth({"ada": "word"}, level="operate"))
     headers = {"authorization": basic("ada", "word")}
@@ -395,7 +395,7 @@ def test_the_browser_is_asked_for_a_password(visit):
         assert status == browser.post("/queues/pause", {"queue": "a"}, headers=told).status
 
 
-def test_hashes_are_salted_and_their_own():
+def test_hashes_of_one_password_differ():
     """Two hashes of one password differ, and neither contains it.
 
     An empty password cannot be hashed, because it would protect nothing.
@@ -422,7 +422,7 @@ def test_hashes_are_salted_and_their_own():
     ],
     ids=ascii,
 )  # fmt: skip
-def test_wrong_users_are_refused_at_once(users, options):
+def test_invalid_users_raise_on_creation(users, options):
     """Errors include no users, an empty password, a damaged hash and an unknown level.
 
     The message does not contain the password.
@@ -435,7 +435,7 @@ def test_wrong_users_are_refused_at_once(users, options):
 # ---- tokens ----------------------------------------------------------------------------------------------
 
 
-def test_a_token_has_its_level_and_needs_no_origin(visit):
+def test_token_grants_its_level_without_an_origin(visit):
     """A program may post without an origin, and its name does not contain the token.
 
     If the browser reports that another page sent the request, a token does not help.
@@ -457,7 +457,7 @@ def test_a_token_has_its_level_and_needs_no_origin(visit):
 @pytest.mark.parametrize(
     "sent", [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN} x", "Bearer \xff"]
 )
-def test_other_tokens_are_refused(sent):
+def test_unknown_tokens_are_refused(sent):
     """The response is a 401 that names the scheme."""
     with pytest.raises(Unauthorized) as refusal:
         asked(bearer_tokens({TOKEN: "admin"}), request(sent))
@@ -468,7 +468,7 @@ def test_other_tokens_are_refused(sent):
     "tokens",
     [{}, {"short": "read"}, {"x" * 16 + "ü": "read"}, {"a b" * 9: "read"}, {TOKEN: "root"}, {5: "read"}],
 )
-def test_wrong_tokens_are_refused_at_once(tokens):
+def test_invalid_tokens_raise_on_creation(tokens):
     """Errors include no tokens, a short one and an unknown level; the message does not contain the token."""
     with pytest.raises(ConfigurationError) as error:
         bearer_tokens(tokens)
@@ -478,7 +478,7 @@ def test_wrong_tokens_are_refused_at_once(tokens):
 # ---- several auths ---------------------------------------------------------------------------------------
 
 
-def test_the_first_that_grants_decides(visit):
+def test_first_granting_auth_decides(visit):
     """The first auth that grants access decides: for example, people use a password and programs a token.
 
     A refusal contains the challenges of all auths.
@@ -492,7 +492,7 @@ def test_the_first_that_grants_decides(visit):
     assert {"Bearer", "Basic"} <= set(refused.header("www-authenticate").replace(",", " ").split())
 
 
-def test_none_that_grants_lets_nobody_in():
+def test_auths_that_grant_nothing_refuse_access():
     """Auths that grant nothing, and an empty list of auths, admit no visitor."""
 
     async def nobody(_request):
@@ -521,7 +521,7 @@ def user(**more):
         (user(is_superuser=True, is_authenticated=False), "none"),
     ],
 )  # fmt: skip
-def test_django_s_staff_may_operate_and_superusers_everything(user, level):
+def test_django_staff_may_operate_and_superusers_may_do_everything(user, level):
     """Users without these roles, inactive users and anonymous ones have no access."""
     access = asked(django_staff, request(**{"django.request": SimpleNamespace(user=user)}))
 
@@ -535,7 +535,7 @@ def test_django_s_staff_may_operate_and_superusers_everything(user, level):
         (("administer",), "admin"), (("view", "administer"), "admin"),
     ],
 )  # fmt: skip
-def test_django_s_permissions_say_what_a_user_may_do(caplog, names, level):
+def test_django_permissions_decide_the_level(caplog, names, level):
     """The strongest permission counts.
 
     Staff without one have no access, which is logged; inactive users have none either.
@@ -562,7 +562,7 @@ def test_django_s_permissions_say_what_a_user_may_do(caplog, names, level):
         (flask_login("admin"), {}, "init_app"),
     ],
 )  # fmt: skip
-def test_a_framework_s_users_need_the_framework(caplog, auth, scope, told):
+def test_framework_auth_requires_its_framework(caplog, auth, scope, told):
     """Outside the framework, or without its middleware, no visitor has access; the log names the cause."""
     with pytest.raises(RequestProblem) as refusal:
         asked(auth, request(**scope))
@@ -592,7 +592,7 @@ def flask_app():
     return app
 
 
-def test_flask_s_logged_in_user_has_the_level(flask_app):
+def test_flask_login_user_gets_the_level(flask_app):
     """Flask-Login provides the user in the context of Flask's request.
 
     The level is the same for all users or depends on the user.
@@ -608,7 +608,7 @@ def test_flask_s_logged_in_user_has_the_level(flask_app):
         assert Access() == to_access(flask_login("admin")(request()))
 
 
-def test_a_mount_in_flask_follows_its_login(app, flask_app):
+def test_mount_in_flask_follows_its_login(app, flask_app):
     """The dashboard follows Flask's session, and forms from other sites are refused."""
     Dashboard(app, auth=flask_login("operate")).init_app(flask_app, "/jobs")
     flask = flask_app.test_client()
@@ -623,7 +623,7 @@ def test_a_mount_in_flask_follows_its_login(app, flask_app):
         assert status == posted.status_code
 
 
-def test_several_in_flask_are_asked_in_its_request(app, flask_app):
+def test_any_of_in_flask_accepts_login_or_token(app, flask_app):
     """People use Flask's login and programs use a token, in one mount."""
     auth = any_of(flask_login("operate"), bearer_tokens({TOKEN: "read"}))
     Dashboard(app, auth=auth).init_app(flask_app, "/jobs")
@@ -633,7 +633,7 @@ def test_several_in_flask_are_asked_in_its_request(app, flask_app):
         assert status == flask.get("/jobs/queues", headers=headers).status_code
 
 
-def test_a_fastapi_dependency_says_who_it_is(visit):
+def test_fastapi_dependency_identifies_the_visitor(visit):
     """The dependency may be plain or async, and its HTTPException refuses with its status.
 
     The level is the same for all visitors or depends on what the dependency returned.
@@ -665,14 +665,14 @@ def test_a_fastapi_dependency_says_who_it_is(visit):
 
 
 @pytest.mark.parametrize("found", ["admin", "root", {"name": "x"}, 5, object()])
-def test_what_a_dependency_returns_is_a_visitor_and_no_level(found):
+def test_string_returned_by_a_dependency_is_not_a_level(found):
     """A user whose name is "admin" does not get that level."""
     access = asked(fastapi_dependency(lambda _request: found, level="read"), request())
 
     assert LEVELS["read"] == access.permissions
 
 
-def test_an_access_of_a_dependency_is_taken_as_it_is():
+def test_access_returned_by_a_dependency_is_used_unchanged():
     """A dependency that returns an Access decides about the permissions itself."""
     access = Access(frozenset({Permission.READ}), "ada")
 
@@ -681,7 +681,7 @@ def test_an_access_of_a_dependency_is_taken_as_it_is():
         assert Access() == asked(fastapi_dependency(lambda _request, nobody=nobody: nobody), request())
 
 
-def test_dependencies_that_check_nothing_or_need_more_are_refused_at_once():
+def test_unsupported_dependencies_raise_on_creation():
     """Refused dependencies are a security scheme that only reads, an inner Depends, and a generator.
 
     A dependency without parameters, or with several, is refused too.
@@ -706,7 +706,7 @@ def test_dependencies_that_check_nothing_or_need_more_are_refused_at_once():
             auth_with("root")
 
 
-def test_no_framework_is_imported_before_it_is_asked():
+def test_frameworks_are_imported_only_when_used():
     """An application that uses one framework does not need the others."""
     import subprocess
     import sys

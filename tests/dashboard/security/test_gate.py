@@ -68,7 +68,7 @@ def empty(_visit):
         "[::1]:80",
     ],
 )
-def test_a_local_visitor_needs_no_auth(ask, peer, host):
+def test_local_visitor_needs_no_auth(ask, peer, host):
     """A peer on this machine whose Host is this machine passes the check."""
     assert 200 == ask(peer=(peer, 5)).get("/queues", headers={"host": host}).status
 
@@ -87,7 +87,7 @@ def test_a_local_visitor_needs_no_auth(ask, peer, host):
         "localhost/", "localhost\\", "localhost#", "evil.localhost",
     ],
 )  # fmt: skip
-def test_a_foreign_host_is_refused_without_auth(ask, host):
+def test_foreign_host_is_refused_without_auth(ask, host):
     """A page of another site whose host name resolves to this machine reaches nothing (bad input 107)."""
     answer = ask().get("/queues", headers={"host": host})
 
@@ -95,7 +95,7 @@ def test_a_foreign_host_is_refused_without_auth(ask, host):
     assert "auth=" in answer.text
 
 
-def test_a_request_needs_one_host(ask):
+def test_request_requires_exactly_one_host(ask):
     """Without a Host nothing is local; two Hosts are ambiguous, with and without auth."""
     assert 403 == ask().get("/queues", headers={"host": None}).status
     assert 400 == ask().get("/queues", headers={"host": ["localhost", "evil.example"]}).status
@@ -109,7 +109,7 @@ def test_a_request_needs_one_host(ask):
         "127.0.0.1.x",
     ],
 )  # fmt: skip
-def test_a_foreign_peer_is_refused_without_auth(ask, peer):
+def test_foreign_peer_is_refused_without_auth(ask, peer):
     """The response explains what to configure.
 
     A Unix socket is not local, because it usually belongs to a proxy.
@@ -133,7 +133,7 @@ def test_a_foreign_peer_is_refused_without_auth(ask, peer):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["/127.0.0.1", ""])
-def test_whatever_has_passed_a_proxy_is_refused_without_auth(ask, header, value):
+def test_forwarded_request_is_refused_without_auth(ask, header, value):
     """Behind a proxy every peer is this machine, so one forwarding header is sufficient (bad input 107)."""
     answer = ask(trusts_proxy=True).get("/queues", headers={header: value})
 
@@ -141,7 +141,7 @@ def test_whatever_has_passed_a_proxy_is_refused_without_auth(ask, header, value)
     assert "proxy" in answer.text
 
 
-def test_http_of_a_proxy_is_refused_without_auth(ask):
+def test_http_1_0_is_refused_without_auth(ask):
     """Browsers do not use HTTP/1.0, but unconfigured proxies do."""
     assert 403 == ask().ask("GET", "/queues", http_version="1.0").status
     assert 200 == ask().ask("GET", "/queues", http_version="2").status
@@ -158,7 +158,7 @@ def test_http_of_a_proxy_is_refused_without_auth(ask):
         (None, {"wsgi_environ": {"werkzeug.request": None}}, "init_app"),
     ],
 )  # fmt: skip
-def test_the_refusal_says_what_to_write(ask, framework, scope, words):
+def test_refusal_shows_the_configuration_to_add(ask, framework, scope, words):
     """The advice is for the framework, which is known from the mount or from the request."""
     answer = ask(framework=framework).ask("GET", "/queues", headers={"host": "evil.example"}, **scope)
 
@@ -166,7 +166,7 @@ def test_the_refusal_says_what_to_write(ask, framework, scope, words):
     assert words in answer.text
 
 
-def test_programs_are_refused_in_json(ask):
+def test_programs_get_a_json_refusal(ask):
     """The response is JSON for a URL of the API or a request that accepts JSON."""
     for target, headers in (("/api/jobs", {}), ("/queues", {"accept": "application/json"})):
         answer = ask().get(target, headers={"host": "evil.example", **headers})
@@ -175,7 +175,7 @@ def test_programs_are_refused_in_json(ask):
         assert "auth=" in answer.json()["error"]
 
 
-def test_strangers_learn_nothing(fire, ask):
+def test_refusal_reveals_nothing_of_the_app(fire, ask):
     """A refusal contains no name, number or URL of the app, with and without auth."""
     fire.task(name="secret.payroll")(lambda: None).using(queue="secretqueue").enqueue()
     for browser in (
@@ -213,14 +213,14 @@ def test_strangers_learn_nothing(fire, ask):
         ("lan", 403), ("", 403), (None, 403), ("jobs.example.com.", 403), ("[::1]", 403),
     ],
 )  # fmt: skip
-def test_allowed_hosts_are_the_only_ones(ask, host, status):
+def test_only_allowed_hosts_are_accepted(ask, host, status):
     """The list of allowed hosts has names with or without a port, and domains with all names below them."""
     browser = ask(auth=everybody, allowed_hosts=["jobs.example.com", "*.lan", "only.test:81"])
 
     assert status == browser.get("/queues", headers={"host": host}).status
 
 
-def test_behind_a_trusted_proxy_the_browser_s_host_counts(ask):
+def test_forwarded_host_counts_only_from_a_trusted_proxy(ask):
     """The host in the proxy's header is compared only if the proxy is trusted."""
     headers = {"host": "10.0.0.1:9000", "x-forwarded-host": "jobs.example.com"}
 
@@ -246,7 +246,7 @@ def test_behind_a_trusted_proxy_the_browser_s_host_counts(ask):
         {"back_url": "https://a.example@evil.example"}, {"back_url": "/a\nb"},
     ],
 )  # fmt: skip
-def test_wrong_options_are_refused_at_once(fire, options):
+def test_invalid_options_raise_on_creation(fire, options):
     """An invalid origin, host or path is an error with its value when the dashboard is created."""
     with pytest.raises(ConfigurationError, match=r"=.*use"):
         Dashboard(fire, **options)
@@ -262,14 +262,14 @@ def test_wrong_options_are_refused_at_once(fire, options):
 @pytest.mark.parametrize(
     "target", ["/", "/queues", "/queues/pause", "/nothing", "/static/firelock.css", "/live"]
 )
-def test_other_methods_are_not_answered(ask, method, target):
+def test_other_methods_are_refused(ask, method, target):
     """Only GET, HEAD and POST are accepted, as the response's Allow header states."""
     answer = ask().ask(method, target, headers={"sec-fetch-site": "same-origin"})
 
     assert (405, "GET, HEAD, POST") == (answer.status, answer.header("allow"))
 
 
-def test_a_known_address_says_what_it_answers(dashboard, client):
+def test_wrong_method_for_a_known_url_is_refused(dashboard, client):
     """A page does not accept POST, and an action does not accept GET."""
     dashboard.routes = Routes(
         [Route(method, path, Permission.READ, empty) for method, path in (("GET", "/page"), ("POST", "/act"))]
@@ -279,7 +279,7 @@ def test_a_known_address_says_what_it_answers(dashboard, client):
     assert (405, "POST") == (client.get("/act").status, client.get("/act").header("allow"))
 
 
-def test_head_is_get_without_the_content(client):
+def test_head_is_get_without_the_body(client):
     """The status and headers are the same, without a body."""
     for target in ("/queues", "/nothing", "/settings"):
         got, head = client.get(target), client.ask("HEAD", target)
@@ -326,7 +326,7 @@ FOLLOWED = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     ],
     ids=str,
 )
-def test_a_get_from_another_site_is_answered_only_to_a_followed_link(ask, site, fetch, status):
+def test_cross_site_get_is_answered_only_for_a_followed_link(ask, site, fetch, status):
     for method in ("GET", "HEAD"):
         assert status == ask().ask(method, "/queues", headers={"sec-fetch-site": site, **fetch}).status
 
@@ -344,11 +344,11 @@ def test_a_get_from_another_site_is_answered_only_to_a_followed_link(ask, site, 
     ],
     ids=str,
 )
-def test_a_get_of_the_dashboard_itself_or_by_hand_is_answered(ask, fetch, status):
+def test_same_origin_or_typed_get_is_answered(ask, fetch, status):
     assert status == ask().get("/queues", headers=fetch).status
 
 
-def test_behind_a_trusted_proxy_the_browser_s_address_counts(ask):
+def test_forwarded_origin_counts_only_from_a_trusted_proxy(ask):
     """The proxy's scheme and host count only if the proxy is trusted."""
     headers = {
         "sec-fetch-site": None, "origin": "https://jobs.example.com", "host": "10.0.0.1:9000",
@@ -379,7 +379,7 @@ def test_behind_a_trusted_proxy_the_browser_s_address_counts(ask):
         "/static/%5c..%5csecret", "/api/../queues",
     ],
 )  # fmt: skip
-def test_a_path_that_could_be_read_twice_is_refused(client, target):
+def test_ambiguous_path_is_refused(client, target):
     """Dots, reversed, double or encoded slashes, and control characters are ambiguous (bad input 112)."""
     assert 400 == client.get(target).status
     assert 400 == client.post(target).status
@@ -395,18 +395,18 @@ def test_a_path_that_could_be_read_twice_is_refused(client, target):
         "/static/%252e%252e/secret", "/.well-known/x", "/queues;a=b", "/QUEUES",
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_not_found(client, target):
+def test_unknown_path_is_not_found(client, target):
     """A similar path, a hidden file or a source map is a 404 (bad input 112)."""
     assert 404 == client.get(target).status
 
 
-def test_a_path_of_half_a_character_is_refused(client):
+def test_path_with_invalid_characters_is_refused(client):
     """A path that is not a valid string cannot be looked up."""
     assert 400 == client.ask("GET", "/a", path="/a\udcff").status
     assert 400 == client.ask("GET", "/a", path="a").status
 
 
-def test_a_mount_ends_at_its_slash(ask):
+def test_mount_ends_at_its_slash(ask):
     """`/dash` is the mount, and `/dashX` is not below it."""
     browser = ask(root="/dash")
 
@@ -430,7 +430,7 @@ def test_a_mount_ends_at_its_slash(ask):
         '/a"b',
     ],
 )
-def test_a_mount_cannot_lead_elsewhere(ask, root):
+def test_invalid_mount_prefix_is_in_no_link(ask, root):
     """A SCRIPT_NAME or prefix that is not a path of plain names appears in no link (bad input 112)."""
     answers = [
         ask(auth=everybody).ask("GET", "", path=root, root_path=root),
@@ -443,7 +443,7 @@ def test_a_mount_cannot_lead_elsewhere(ask, root):
     assert [None, None] == [answer.location for answer in answers]
 
 
-def test_a_trusted_proxy_s_prefix_is_in_every_address(ask):
+def test_prefix_of_a_trusted_proxy_is_in_every_url(ask):
     """The prefix of an untrusted proxy is in no URL."""
     headers = {"x-forwarded-prefix": "/ops/"}
 
@@ -454,7 +454,7 @@ def test_a_trusted_proxy_s_prefix_is_in_every_address(ask):
     )
 
 
-def test_a_mount_of_any_name_is_encoded(ask):
+def test_mount_with_special_characters_is_encoded(ask):
     """A path segment that the host application's route matched is encoded before it is used in a header."""
     browser = ask(root="/t;Domain=evil.example/ü")
 
@@ -475,7 +475,7 @@ def test_a_mount_of_any_name_is_encoded(ask):
         "/dash/jobs?state=failed&q=a%2F%2Fb",
     ],
 )  # fmt: skip
-def test_an_action_leads_back_into_the_dashboard_only(ask, back):
+def test_action_redirects_only_within_the_dashboard(ask, back):
     """Whatever `back` contains, the browser stays in this mount, with the query of `back` (bad input 112)."""
     browser = ask(root="/dash")
 
@@ -502,7 +502,7 @@ def test_an_action_leads_back_into_the_dashboard_only(ask, back):
         ("GET", "/queues?part=nothing", {}, 404),
     ],
 )  # fmt: skip
-def test_every_answer_is_protected(ask, method, target, headers, status):
+def test_every_response_has_the_security_headers(ask, method, target, headers, status):
     """Pages, errors, redirects, refusals and streams have the same headers, each once.
 
     No header permits sharing the response with other origins.
@@ -517,13 +517,13 @@ def test_every_answer_is_protected(ask, method, target, headers, status):
     ]
 
 
-def test_the_policy_is_the_strict_one():
+def test_content_security_policy_is_strict():
     """The policy permits no inline code, nothing from other hosts, and no frame around the page."""
     assert POLICY == PROTECTION["Content-Security-Policy"]
     assert {"nosniff", "same-origin", "noindex"} <= set(PROTECTION.values())
 
 
-def test_files_of_the_package_are_kept_by_browsers(dashboard, client):
+def test_static_files_are_cached_by_browsers(dashboard, client):
     """Static files have names that change with their content, so they are immutable.
 
     They contain no data, so any visitor may read them.
@@ -536,7 +536,7 @@ def test_files_of_the_package_are_kept_by_browsers(dashboard, client):
     assert POLICY == answer.header("content-security-policy")
 
 
-def test_a_page_s_own_policy_stays_beside_the_dashboard_s(dashboard, client):
+def test_policy_of_a_page_is_added_to_that_of_the_dashboard(dashboard, client):
     """A browser applies both policies, so neither is weakened."""
 
     def strict(_visit):
@@ -552,7 +552,7 @@ def test_a_page_s_own_policy_stays_beside_the_dashboard_s(dashboard, client):
 # ---- failures --------------------------------------------------------------------------------------------
 
 
-def test_a_page_that_fails_tells_the_log_and_not_the_visitor(dashboard, client, caplog):
+def test_page_error_is_logged_and_not_shown(dashboard, client, caplog):
     """The response is a protected 500 that contains nothing of the error."""
 
     def broken(_visit):
@@ -569,7 +569,7 @@ def test_a_page_that_fails_tells_the_log_and_not_the_visitor(dashboard, client, 
     assert [message, message] == [record.message for record in caplog.records]
 
 
-def test_a_page_without_its_storage_says_so(dashboard, client):
+def test_page_during_a_storage_outage_is_a_503(dashboard, client):
     """The response is a 503 page that does not need the storage, and its message contains no password."""
     from firelock.errors import StorageUnavailable
 
@@ -584,7 +584,7 @@ def test_a_page_without_its_storage_says_so(dashboard, client):
     assert "hunter2" not in answer.text
 
 
-def test_other_protocols_are_turned_away(dashboard):
+def test_websocket_is_refused(dashboard):
     """A WebSocket is closed before it opens."""
     import asyncio
 

@@ -77,7 +77,7 @@ def paused(fire):
 
 
 @pytest.mark.parametrize(("framework", "kind"), HOSTS)
-def test_behind_a_proxy_that_tells_nothing_nobody_is_local(framework, kind):
+def test_silent_proxy_makes_no_visitor_local(framework, kind):
     """A proxy that uses HTTP/1.1, rewrites Host and adds no header makes every visitor look local.
 
     Without a session, no visitor is admitted.
@@ -103,7 +103,7 @@ def test_behind_a_proxy_that_tells_nothing_nobody_is_local(framework, kind):
         assert [] == paused(fire)
 
 
-def test_behind_that_proxy_a_link_lets_in_who_has_one():
+def test_link_grants_access_through_a_silent_proxy():
     """The session alone counts, on any path to the dashboard."""
     with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
         session = session_of(dashboard)
@@ -116,7 +116,7 @@ def test_behind_that_proxy_a_link_lets_in_who_has_one():
 # ---- the exchange ----------------------------------------------------------------------------------------
 
 
-def test_without_a_link_a_visitor_of_this_machine_is_asked_for_one(stranger):
+def test_local_visitor_without_a_link_gets_the_link_page(stranger):
     """The page shows the command with this dashboard's own URL; programs get JSON."""
     page = stranger.get("/queues?tag=a", headers={"host": "localhost:8000"})
     program = stranger.get("/api/jobs")
@@ -128,7 +128,7 @@ def test_without_a_link_a_visitor_of_this_machine_is_asked_for_one(stranger):
     assert 'Link realm="Firelock"' == program.header("www-authenticate")
 
 
-def test_a_link_is_exchanged_for_a_session(dashboard, stranger):
+def test_link_is_exchanged_for_a_session(dashboard, stranger):
     """The page's own form posts the token.
 
     The cookie is limited to this mount, and neither scripts nor other sites can use it.
@@ -142,7 +142,7 @@ def test_a_link_is_exchanged_for_a_session(dashboard, stranger):
     assert 303 == stranger.post("/queues/pause", {"queue": "mail"}).status
 
 
-def test_a_session_over_https_stays_there(dashboard, stranger):
+def test_session_over_https_has_a_secure_cookie(dashboard, stranger):
     """A cookie that was set over TLS is never sent without TLS."""
     answer = stranger.post("/enter", {"token": token_of(dashboard.link(HERE))}, scheme="https")
 
@@ -151,7 +151,7 @@ def test_a_session_over_https_stays_there(dashboard, stranger):
 
 
 @pytest.mark.parametrize(("framework", "kind"), HOSTS)
-def test_a_link_is_exchanged_in_every_mount(framework, kind):
+def test_link_is_exchanged_in_every_mount(framework, kind):
     """Every framework passes the cookie on completely, limited to the mount."""
     with closing(Firelock("memory://")) as fire:
         prefix = "" if framework == "bare" else "/jobs"
@@ -167,7 +167,7 @@ def test_a_link_is_exchanged_in_every_mount(framework, kind):
             assert 200 == one.get(f"{prefix}/queues").status
 
 
-def test_the_token_is_where_no_server_sees_it(dashboard):
+def test_token_is_in_the_url_fragment(dashboard):
     """The token is in the fragment, which browsers do not send, so no proxy's access log contains it."""
     link = dashboard.link("http://127.0.0.1:8000/jobs/")
 
@@ -176,13 +176,13 @@ def test_the_token_is_where_no_server_sees_it(dashboard):
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token)
 
 
-def test_a_pasted_link_lets_in_as_well(dashboard, stranger):
+def test_pasted_link_grants_access(dashboard, stranger):
     """Without scripts, or from another screen, the visitor pastes the whole link or the part after its #."""
     for pasted in (dashboard.link(HERE), f"open={token_of(dashboard.link(HERE))}"):
         assert 303 == stranger.post("/enter", {"token": f" {pasted} "}).status
 
 
-def test_a_look_at_a_link_does_not_spend_it(dashboard, stranger):
+def test_get_request_does_not_use_up_a_link(dashboard, stranger):
     """Link previews use GET, which does not use up the link; a token in the query has no effect either."""
     token = token_of(dashboard.link(HERE))
 
@@ -194,7 +194,7 @@ def test_a_look_at_a_link_does_not_spend_it(dashboard, stranger):
     assert 303 == stranger.post("/enter", {"token": token}).status
 
 
-def test_a_link_lets_in_once(dashboard, stranger):
+def test_link_works_once(dashboard, stranger):
     """The second visitor gets a page which states that the link has been used."""
     token = token_of(dashboard.link(HERE))
 
@@ -204,7 +204,7 @@ def test_a_link_lets_in_once(dashboard, stranger):
     assert "has been used" in second.text
 
 
-def test_of_many_at_once_one_comes_in(dashboard):
+def test_only_one_of_concurrent_exchanges_succeeds(dashboard):
     """The link is used up by a compare-and-set, so any interleaving has one winner."""
     token, start, came = token_of(dashboard.link(HERE)), threading.Barrier(8), []
 
@@ -224,7 +224,7 @@ def test_of_many_at_once_one_comes_in(dashboard):
     assert 7 == came.count("Forbidden")
 
 
-def test_a_link_is_good_for_ten_minutes(fire, dashboard, stranger):
+def test_link_expires_after_ten_minutes(fire, dashboard, stranger):
     """The storage's clock decides, because all processes share it."""
     early, late = token_of(dashboard.link(HERE)), token_of(dashboard.link(HERE))
 
@@ -240,7 +240,7 @@ def test_a_link_is_good_for_ten_minutes(fire, dashboard, stranger):
 @pytest.mark.parametrize(
     "token", ["x", "A" * 43, "A" * 44, "../../x", "\u202e", "é" * 43, "0" * 64, "#", "open="], ids=ascii
 )
-def test_what_is_no_link_lets_nobody_in(stranger, token):
+def test_invalid_token_grants_no_access(stranger, token):
     """The token may be a guess or any other string."""
     answer = stranger.post("/enter", {"token": token})
 
@@ -248,7 +248,7 @@ def test_what_is_no_link_lets_nobody_in(stranger, token):
     assert [] == answer.every("set-cookie")
 
 
-def test_a_session_ends_after_a_week(fire):
+def test_session_expires_after_a_week(fire):
     """The storage's clock decides.
 
     A session that was found is trusted for half a minute until it is looked up again.
@@ -277,7 +277,7 @@ def test_a_session_ends_after_a_week(fire):
     ],
     ids=str,
 )  # fmt: skip
-def test_a_link_is_exchanged_on_this_machine_by_its_own_page(dashboard, stranger, headers):
+def test_link_is_exchanged_only_locally_by_its_own_page(dashboard, stranger, headers):
     """Peer, Host, forwarding headers and origin are checked before the exchange.
 
     A refused request therefore does not use up the link.
@@ -291,7 +291,7 @@ def test_a_link_is_exchanged_on_this_machine_by_its_own_page(dashboard, stranger
     assert 303 == stranger.post("/enter", {"token": token}).status
 
 
-def test_a_foreign_origin_is_refused_whatever_the_browser_says_of_the_site(fire, dashboard):
+def test_foreign_origin_is_refused_despite_sec_fetch_site(fire, dashboard):
     """A proxy that rewrites Host makes another origin look like this one, but Origin reveals it."""
     with closing(Browser(dashboard)) as browser:
         for origin in ("http://jobs.example.com", "https://localhost.evil.example", "http://localhost:81"):
@@ -303,7 +303,7 @@ def test_a_foreign_origin_is_refused_whatever_the_browser_says_of_the_site(fire,
     assert [] == paused(fire)
 
 
-def test_where_tls_ends_at_a_proxy_the_browser_compares_the_scheme(fire):
+def test_same_origin_request_is_accepted_if_a_proxy_ends_tls(fire):
     """The proxy passes on Host but not the scheme.
 
     The browser's statement that the site is the same is therefore sufficient.
@@ -316,7 +316,7 @@ def test_where_tls_ends_at_a_proxy_the_browser_compares_the_scheme(fire):
         assert 303 == browser.post("/queues/pause", {"queue": "mail"}, headers=headers).status
 
 
-def test_who_followed_a_link_from_elsewhere_can_go_on(dashboard):
+def test_visitor_from_another_site_gets_a_link_to_continue(dashboard):
     """A browser sends no strict cookie with a request from another site, so the page has its own link."""
     elsewhere = {
         "sec-fetch-site": "cross-site",
@@ -331,7 +331,7 @@ def test_who_followed_a_link_from_elsewhere_can_go_on(dashboard):
     assert '<a href="">' in answer.text
 
 
-def test_a_dashboard_with_auth_has_no_links(fire):
+def test_dashboard_with_auth_has_no_links(fire):
     """The auth of the dashboard decides about access."""
     dashboard = Dashboard(fire, auth=lambda _: "admin")
     with closing(dashboard), closing(Browser(dashboard)) as browser:
@@ -344,7 +344,7 @@ def test_a_dashboard_with_auth_has_no_links(fire):
     "at",
     ["", "localhost:8000", "javascript:alert(1)", "http://", "http://a b/", "http://h/?x=1", "http://h:x"],
 )
-def test_a_link_needs_an_address(dashboard, at):
+def test_link_requires_a_valid_url(dashboard, at):
     """The error contains the URL that a browser could not open."""
     with pytest.raises(ConfigurationError, match=re.escape(repr(at))):
         dashboard.link(at)
@@ -353,7 +353,7 @@ def test_a_link_needs_an_address(dashboard, at):
 # ---- stored records --------------------------------------------------------------------------------------
 
 
-def test_the_storage_holds_hashes_alone(fire, dashboard):
+def test_storage_contains_only_hashes_of_tokens(fire, dashboard):
     """A reader of the storage or of a backup finds nothing that grants access."""
     token = token_of(dashboard.link(HERE))
     session = dashboard.links.exchange(token)
@@ -365,7 +365,7 @@ def test_the_storage_holds_hashes_alone(fire, dashboard):
     assert session not in stored
 
 
-def test_every_process_on_the_storage_knows_links_and_sessions(tmp_path):
+def test_links_and_sessions_are_shared_by_all_processes(tmp_path):
     """One process creates a link, another exchanges it, and a third accepts the session."""
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     with closing(Firelock(url)) as one, closing(Firelock(url)) as two, closing(Firelock(url)) as three:
@@ -374,7 +374,7 @@ def test_every_process_on_the_storage_knows_links_and_sessions(tmp_path):
         assert 200 == status_with(Dashboard(three), session)
 
 
-def test_links_and_sessions_are_bounded(fire, dashboard):
+def test_number_of_links_and_sessions_is_bounded(fire, dashboard):
     """Above a hundred, the oldest are deleted; expired ones are deleted when the next one is created."""
     first = session_of(dashboard)
     for _ in range(120):
@@ -390,7 +390,7 @@ def test_links_and_sessions_are_bounded(fire, dashboard):
     assert 2 == len(records(fire))
 
 
-def test_a_record_that_is_no_session_lets_nobody_in(fire, dashboard):
+def test_damaged_session_record_grants_no_access(fire, dashboard):
     """A damaged record is not a session."""
     session = session_of(dashboard)
     [record] = fire.storage.list_records("dashboard_session")
@@ -400,7 +400,7 @@ def test_a_record_that_is_no_session_lets_nobody_in(fire, dashboard):
         assert 401 == status_with(Dashboard(fire), session), value
 
 
-def test_an_outage_of_the_storage_sends_nobody_out():
+def test_known_session_survives_a_storage_outage():
     """A visitor with a known session gets the page; a visitor whose session is not known yet gets a 503."""
     storage, at = FailingStorage(), [0.0]
     with closing(Firelock(storage)) as fire, closing(Dashboard(fire)) as dashboard:
@@ -415,7 +415,7 @@ def test_an_outage_of_the_storage_sends_nobody_out():
             assert 503 == unknown.get("/settings").status
 
 
-def test_who_is_not_in_is_told_nothing_of_a_storage_that_is_away():
+def test_outage_reveals_nothing_to_visitors_without_a_session():
     """The response contains neither the storage's URL nor its driver's message.
 
     Both are only in the server's log.
@@ -438,7 +438,7 @@ def test_who_is_not_in_is_told_nothing_of_a_storage_that_is_away():
 
 @pytest.mark.parametrize("port", [80, 9999])
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_session_of_another_dashboard_hides_none(dashboard, port, order):
+def test_session_cookie_is_found_among_others_of_its_name(dashboard, port, order):
     """Two cookies have the same name, as for `/` and `/jobs`, or one belongs to another port.
 
     Browsers send both.
@@ -452,7 +452,7 @@ def test_a_session_of_another_dashboard_hides_none(dashboard, port, order):
 # ---- the end of a session --------------------------------------------------------------------------------
 
 
-def test_signing_out_ends_the_session_and_clears_its_cookie(fire, dashboard, client):
+def test_sign_out_ends_the_session_and_clears_its_cookie(fire, dashboard, client):
     """A copy of the cookie no longer works; other sessions are not affected."""
     other = session_of(dashboard)
     copy = client.cookies[f"{COOKIE}_80"]
@@ -470,7 +470,7 @@ def test_signing_out_ends_the_session_and_clears_its_cookie(fire, dashboard, cli
     assert 1 == len(fire.storage.list_records("dashboard_session", limit=10))
 
 
-def test_every_session_of_the_browser_ends(dashboard, client):
+def test_sign_out_ends_every_session_of_the_browser(dashboard, client):
     """With two dashboards of one storage at two ports, the other session would still admit the visitor."""
     client.cookies[f"{COOKIE}_81"] = session_of(dashboard)
 
@@ -480,7 +480,7 @@ def test_every_session_of_the_browser_ends(dashboard, client):
     assert 401 == client.get("/queues").status
 
 
-def test_another_process_believes_an_ended_session_for_half_a_minute_at_most(fire, dashboard, client, tick):
+def test_ended_session_is_cached_for_at_most_half_a_minute(fire, dashboard, client, tick):
     elsewhere = Links(fire, monotonic=tick)
     session = client.cookies[f"{COOKIE}_80"]
     request = Request({"type": "http", "headers": [(b"cookie", f"{COOKIE}_80={session}".encode())]})
@@ -502,14 +502,14 @@ def test_another_process_believes_an_ended_session_for_half_a_minute_at_most(fir
         {"sec-fetch-site": None},
     ],
 )
-def test_no_other_site_signs_a_visitor_out(client, headers):
+def test_sign_out_from_another_site_is_refused(client, headers):
     """Signing out has the rules of any other action; a link cannot sign out, because it sends a GET."""
     assert 403 == client.post("/sign-out", headers=headers).status
     assert 405 == client.get("/sign-out").status
     assert 200 == client.get("/queues").status
 
 
-def test_a_dashboard_that_is_read_only_has_sessions_to_end(fire):
+def test_read_only_dashboard_allows_sign_out(fire):
     with (
         closing(Dashboard(fire, read_only=True)) as dashboard,
         closing(Browser(dashboard)) as browser,
@@ -518,7 +518,7 @@ def test_a_dashboard_that_is_read_only_has_sessions_to_end(fire):
         assert 401 == browser.get("/queues").status
 
 
-def test_a_dashboard_with_auth_ends_no_session(fire):
+def test_dashboard_with_auth_has_no_sign_out(fire):
     """The sessions belong to the application, so there is no button, and the URL is a 404."""
     with (
         closing(Dashboard(fire, auth=lambda _: "admin")) as dashboard,
@@ -528,7 +528,7 @@ def test_a_dashboard_with_auth_ends_no_session(fire):
         assert 404 == browser.post("/sign-out").status
 
 
-def test_a_session_goes_on_while_its_storage_is_away():
+def test_sign_out_during_a_storage_outage_keeps_the_session():
     """The visitor gets an error instead of a message that the session has ended."""
     storage = FailingStorage()
     with (

@@ -121,7 +121,7 @@ def ask_cell(browser, path, cell, more=()):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_cell_of_the_matrix_is_as_the_table_says(opened, path):
+def test_every_route_has_the_access_in_the_table(opened, path):
     """The matrix is method × visitor × origin for every route in the table (bad input 108)."""
     routes = routes_at(opened.app, path)
     wrong = {
@@ -134,7 +134,7 @@ def test_every_cell_of_the_matrix_is_as_the_table_says(opened, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_method_that_is_merely_claimed_changes_no_cell(opened, path):
+def test_method_override_headers_are_ignored(opened, path):
     """Headers that override the method do not change a GET or a POST."""
     routes = routes_at(opened.app, path)
     wrong = {
@@ -149,7 +149,7 @@ def test_a_method_that_is_merely_claimed_changes_no_cell(opened, path):
     assert {} == wrong
 
 
-def test_unsafe_and_not_same_origin_is_refused_everywhere(opened):
+def test_unsafe_cross_origin_requests_are_refused_everywhere(opened):
     """The refusal is independent of the visitor, and of whether the URL exists."""
     statuses = {
         ask_cell(opened, path, ("POST", who, origin))
@@ -162,15 +162,15 @@ def test_unsafe_and_not_same_origin_is_refused_everywhere(opened):
     assert {403} == statuses
 
 
-def test_the_stream_is_for_readers(opened):
-    """The stream is not in the table, but has the same rule."""
+def test_stream_requires_read_permission(opened):
+    """The stream is not in the table of routes, so it is tested separately."""
     for who, level in VISITORS.items():
         for origin in ORIGINS:
             allowed = level != "none" and origin != "null"
             assert (200 if allowed else 403) == ask_cell(opened, "/live", ("GET", who, origin))
 
 
-def test_actions_that_only_need_to_come_in_say_why():
+def test_only_listed_actions_require_just_read_permission():
     """Every other action has its own permission in the table."""
     lax = {route.path for route in TABLE if route.method == "POST" and route.permission is Permission.READ}
 
@@ -178,7 +178,7 @@ def test_actions_that_only_need_to_come_in_say_why():
 
 
 @pytest.mark.parametrize("who", ["reader", "operator", "admin"])
-def test_what_is_checked_inside_is_checked(who):
+def test_operation_requires_the_permission_of_its_verb(who):
     """Starting and cancelling an operation requires the permission of its verb."""
     level = LEVELS[VISITORS[who]]
     with closing(Firelock("memory://")) as fire:
@@ -207,12 +207,12 @@ def read_only(seeded):
 
 
 @pytest.mark.parametrize("route", [route for route in TABLE if route.is_action], ids=lambda route: route.path)
-def test_a_read_only_dashboard_has_no_actions(read_only, route):
+def test_read_only_dashboard_has_no_actions(read_only, route):
     """The routes of actions do not exist for any visitor."""
     assert read_only.post(address(route.path)).status in {404, 405}
 
 
-def test_settings_are_one_s_own_and_stay(read_only):
+def test_read_only_dashboard_allows_own_settings(read_only):
     """Settings change only the visitor's cookie."""
     assert 303 == read_only.post("/settings", {"theme": "dark"}).status
 
@@ -300,7 +300,7 @@ def holding(answers, *marks):
     )
 
 
-def test_no_page_fails(seen_by_all_permissions):
+def test_no_page_fails_for_any_field(seen_by_all_permissions):
     """No response to fields of any kind is a failure of the dashboard."""
     answers = seen_by_all_permissions
 
@@ -316,7 +316,7 @@ def test_no_page_shows_a_secret(seen_by_all_permissions):
     assert [] == holding(seen_by_all_permissions, SECRET)
 
 
-def test_arguments_are_for_who_may_see_them(seeded):
+def test_arguments_are_hidden_without_view_args(seeded):
     """Without `view_args`, no page, list, form, file or API response contains an argument or a result."""
     answers = read_all(seeded, set(Permission) - {Permission.VIEW_ARGUMENTS})
     echoes = {target for target in answers if ARGUMENT in target}  # the field repeats the visitor's input
@@ -324,7 +324,7 @@ def test_arguments_are_for_who_may_see_them(seeded):
     assert [] == [target for target in holding(answers, ARGUMENT, RESULT) if target not in echoes]
 
 
-def test_arguments_cannot_be_searched_for_by_who_may_not_see_them(seeded):
+def test_search_in_arguments_requires_view_args(seeded):
     """A search for arguments would reveal them letter by letter."""
     permissions = set(Permission) - {Permission.VIEW_ARGUMENTS}
     with closing(Browser(Dashboard(seeded, auth=lambda _: Access(frozenset(permissions))))) as browser:
@@ -342,12 +342,12 @@ def test_arguments_cannot_be_searched_for_by_who_may_not_see_them(seeded):
             ).count("/jobs/0")
 
 
-def test_logs_and_tracebacks_are_for_who_may_see_them(seeded):
+def test_logs_and_tracebacks_are_hidden_without_view_logs(seeded):
     """Without `view_logs`, no page, file or API response contains a log line or a traceback."""
     assert [] == holding(read_all(seeded, set(Permission) - {Permission.VIEW_LOGS}), LOG, TRACED)
 
 
-def test_error_messages_are_for_every_reader_as_the_documentation_says(seeded):
+def test_error_messages_are_shown_to_every_reader(seeded):
     """The reason for a job's state quotes error messages, so hiding them would hide the reasons too."""
     answers = read_all(seeded, {Permission.READ})
     page = (Path(__file__).parents[3] / "docs/dashboard.md").read_text(encoding="utf-8")
@@ -366,7 +366,7 @@ def test_error_messages_are_for_every_reader_as_the_documentation_says(seeded):
     [{"permissions": LEVELS["read"]}, {"permissions": Permission, "read_only": True}],
     ids=["may-read", "read-only"],
 )
-def test_who_may_do_nothing_has_no_buttons(seeded, options):
+def test_visitor_without_permissions_sees_no_buttons(seeded, options):
     """No form posts to an action, except to the visitor's own settings."""
     answers = read_all(seeded, **options)
     actions = {

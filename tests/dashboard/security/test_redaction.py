@@ -45,7 +45,7 @@ redact, redact_text = Redactor().value, Redactor().text
         "\uff50\uff41\uff53\uff53word", " password ", "user[password]", "**password",
     ],
 )  # fmt: skip
-def test_what_stands_under_a_telling_name_is_masked(name):
+def test_value_with_a_sensitive_name_is_masked(name):
     """The name may have any spelling: camel case, snake case, capitals, or be part of a longer name."""
     assert {name: MASK, "id": 5} == redact({name: "x", "id": 5})
     assert {name: MASK} == redact({name: {"deep": ["x"]}})
@@ -62,12 +62,12 @@ def test_what_stands_under_a_telling_name_is_masked(name):
         "shipping",
     ],
 )  # fmt: skip
-def test_other_names_are_shown(name):
+def test_values_with_other_names_are_shown(name):
     """A name that only contains another word is not masked: a keyboard is not a key."""
     assert {name: "x"} == redact({name: "x"})
 
 
-def test_yes_no_and_nothing_are_no_secrets():
+def test_booleans_none_and_counts_are_not_masked():
     """Booleans and None only show whether there is a secret; a number of tokens is a count."""
     value = {"password": None, "secret": True, "token": False, "max_tokens": 4096, "tokens": 1.5}
 
@@ -75,7 +75,7 @@ def test_yes_no_and_nothing_are_no_secrets():
     assert {"pin": MASK, "token": MASK} == redact({"pin": 1234, "token": 99})
 
 
-def test_every_level_is_searched_and_the_value_stays():
+def test_nested_values_are_masked_in_a_copy():
     """Lists, keyword arguments and nested objects are searched, and the given value does not change."""
     value = {
         "a": [{"b": {"api_key": "x"}}, "y"],
@@ -90,7 +90,7 @@ def test_every_level_is_searched_and_the_value_stays():
     assert "x" == value["a"][0]["b"]["api_key"]
 
 
-def test_a_value_without_a_bottom_ends():
+def test_very_deep_value_is_masked():
     """A value that is nested deeper than any stored value is masked without an error."""
     value = []
     for _ in range(5_000):
@@ -123,7 +123,7 @@ def test_a_value_without_a_bottom_ends():
         ('SECRET_KEY = "hunter2"', "hunter2"), ("password => 'hun\\'ter2'", "ter2"),
     ],
 )  # fmt: skip
-def test_what_is_unmistakable_is_masked_in_any_text(text, secret):
+def test_credentials_are_masked_in_any_text(text, secret):
     """Masked are credentials in URLs and headers, and keys in known formats.
 
     Pairs of a sensitive name and its value are masked too.
@@ -145,12 +145,12 @@ def test_what_is_unmistakable_is_masked_in_any_text(text, secret):
         "time 12:30:05, ratio 3:2", "", "password", "password:", "max_tokens: None", f"password={MASK}",
     ],
 )  # fmt: skip
-def test_ordinary_text_stays(text):
+def test_ordinary_text_is_not_masked(text):
     """A traceback must stay readable, so code, file names, addresses and prose are not masked."""
     assert text == redact_text(text)
 
 
-def test_a_text_is_masked_once():
+def test_masked_text_is_not_masked_again():
     """A masked string is not masked again."""
     text = "login(password='x', token=abc) at redis://:pw@h, Authorization: Bearer abcdefg1"
 
@@ -166,7 +166,7 @@ WORST = (
 
 
 @pytest.mark.parametrize("piece", WORST)
-def test_no_text_is_slow_to_search(piece):
+def test_masking_is_fast_for_any_text(piece):
     """100 kB of the hardest input for the patterns is processed long before the suite's time limit.
 
     The input is used as a value and as a name.
@@ -177,7 +177,7 @@ def test_no_text_is_slow_to_search(piece):
     assert [text] == list(redact({text: 1}))
 
 
-def test_every_repetition_has_a_bound():
+def test_every_repetition_in_a_pattern_is_bounded():
     """With bounded repetitions, the cost of a search grows only linearly with the text."""
     patterns = [one for one in vars(redaction).values() if isinstance(one, re.Pattern)]
     patterns += redaction._IN_TEXT  # noqa: SLF001 - the promise is about these patterns
@@ -189,7 +189,7 @@ def test_every_repetition_has_a_bound():
 # ---- names that a dashboard adds -------------------------------------------------------------------------
 
 
-def test_more_names_for_every_task():
+def test_redact_list_applies_to_every_task():
     """The names are a list; each matches in any spelling, but only as a whole."""
     redactor = Redactor(["diagnosis", "birth_date"])
 
@@ -199,14 +199,14 @@ def test_more_names_for_every_task():
     assert f"diagnosis={MASK}" == redactor.text("diagnosis=flu")
 
 
-def test_more_names_by_pattern():
+def test_redact_pattern_matches_names():
     """A custom pattern is searched for in the name as it is written."""
     redactor = Redactor(re.compile(r"^x_"))
 
     assert {"x_a": MASK, "a_x_": 1, "token": MASK} == redactor.value({"x_a": 1, "a_x_": 1, "token": "t"})
 
 
-def test_more_names_by_task():
+def test_redact_mapping_applies_by_task():
     """Some names apply to one task and some to all tasks, but not to other tasks."""
     redactor = Redactor({"billing.charge": ["amount"], "*": ["email"]})
     value = {"amount": 5, "email": "a@b"}
@@ -217,7 +217,7 @@ def test_more_names_by_task():
 
 
 @pytest.mark.parametrize("more", ["password", ["ok", 5], [""], {"task": "field"}, {"task": None}, 5, [None]])
-def test_a_wrong_redact_is_refused_at_once(more):
+def test_invalid_redact_raises_on_creation(more):
     """Errors include a single name instead of a list, a number and nothing.
 
     The error is raised when the dashboard is created.
@@ -272,7 +272,7 @@ def test_arguments_are_shown_by_name_and_masked(fire, shown):
     assert (None, False, False) == (arguments.reason, arguments.is_hidden, arguments.is_cut)
 
 
-def test_a_dashboard_s_own_names_are_masked(shown):
+def test_redact_option_applies_to_pages(shown):
     """`redact=` applies to what a visit shows, by the task of the record."""
     record = record_of(CHARGE)
 
@@ -285,7 +285,7 @@ def test_a_dashboard_s_own_names_are_masked(shown):
     ["{", "", "not json", '{"a": NaN}', '{"a":1,"a":2}', "[" * 10_000, "\x00", "\ud800", b"bytes", None, 5],
     ids=lambda stored: ascii(stored)[:20],
 )
-def test_what_cannot_be_read_is_given_raw_with_the_reason(shown, stored):
+def test_unreadable_value_is_shown_raw_with_the_reason(shown, stored):
     """A page shows any stored value as a string."""
     arguments, _ = shown(record_of(stored))
 
@@ -297,7 +297,7 @@ def test_what_cannot_be_read_is_given_raw_with_the_reason(shown, stored):
         assert arguments.value is None
 
 
-def test_raw_text_is_masked_by_the_names_of_its_task(shown):
+def test_raw_text_is_masked_with_the_names_of_its_task(shown):
     """The names in `redact=` for one task apply to its damaged arguments, but not to those of other tasks."""
     damaged = record_of('{"diagnosis": "flu", "n": ')
     named = {"charge": ["diagnosis"]}
@@ -306,7 +306,7 @@ def test_raw_text_is_masked_by_the_names_of_its_task(shown):
     assert "flu" in shown(attrs.evolve(damaged, task="other"), redact=named)[0].text
 
 
-def test_an_unknown_serializer_is_named(shown):
+def test_unknown_serializer_is_named(shown):
     """A value of an unknown serializer is shown unparsed, with the serializer's name."""
     arguments, _ = shown(record_of("AbC=", serializer="sealed"))
 
@@ -314,7 +314,7 @@ def test_an_unknown_serializer_is_named(shown):
     assert "'sealed'" in arguments.reason
 
 
-def test_large_values_are_cut_and_say_so(shown):
+def test_large_values_are_truncated_with_a_note(shown):
     """The limit is 4 KiB in lists and 64 KiB on detail pages; a download contains everything."""
     record = record_of('{"note":"' + "y" * 100_000 + '"}')
 
@@ -328,7 +328,7 @@ def test_large_values_are_cut_and_say_so(shown):
 
 @pytest.mark.parametrize("target", ["/", "/queues", "/settings", "/api/jobs", "/nothing"])
 @pytest.mark.parametrize("auth", [None, lambda _: "admin"], ids=["link", "auth"])
-def test_no_answer_holds_the_storage_s_password(target, auth):
+def test_no_response_contains_the_storage_password(target, auth):
     """Neither the URL in the footer nor the message of an outage contains the password."""
     with (
         closing(Firelock("redis://ops:hunter2@127.0.0.1:1/0")) as fire,
@@ -342,7 +342,7 @@ def test_no_answer_holds_the_storage_s_password(target, auth):
         assert "hunter2" not in answer.text
 
 
-def test_what_is_masked_is_met_by_no_action_and_no_search(fire):
+def test_actions_and_searches_do_not_match_masked_values(fire):
     """The number of matching jobs would reveal a secret, one guess at a time."""
 
     @fire.task(name="shop.login", retry=Retry.never())
@@ -369,7 +369,7 @@ def test_what_is_masked_is_met_by_no_action_and_no_search(fire):
     assert 0 == fire.jobs.counts().failed
 
 
-def test_card_number_in_running_text_is_shown_nowhere_and_found_by_nothing(fire):
+def test_card_number_in_text_is_neither_shown_nor_searchable(fire):
     """No page, API response, download, export or form of a new run shows a card number.
 
     Searches for parts of the number find nothing.

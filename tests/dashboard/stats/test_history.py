@@ -50,7 +50,7 @@ def rollup(minute, *, task="send", queue="mail", outcome="succeeded", count=4, s
     )
 
 
-def test_an_hour_shows_each_minute_and_the_present_one_last(history, storage):
+def test_hour_has_sixty_minutes_and_the_present_one_last(history, storage):
     """The last of the sixty minutes is the present one."""
     storage.record_metrics([rollup(30), rollup(29, outcome="failed", count=1), rollup(-29), rollup(-30)])
     history.settle()
@@ -65,7 +65,7 @@ def test_an_hour_shows_each_minute_and_the_present_one_last(history, storage):
     assert 0 == series.missing
 
 
-def test_a_day_adds_up_quarters_of_hours_that_are_over_and_of_the_one_that_is_not(history, storage):
+def test_day_combines_summed_hours_and_open_minutes(history, storage):
     """No rollup is lost or counted twice where summed hours meet minutes."""
     storage.record_metrics([rollup(minute) for minute in range(-23 * 60, 31)])
     history.settle()
@@ -78,7 +78,7 @@ def test_a_day_adds_up_quarters_of_hours_that_are_over_and_of_the_one_that_is_no
 
 
 @pytest.mark.parametrize(("span", "buckets", "step"), [("7d", 84, 7_200), ("30d", 120, 21_600)])
-def test_weeks_and_months_are_whole_hours(history, storage, span, buckets, step):
+def test_weeks_and_months_use_whole_hours(history, storage, span, buckets, step):
     """Longer spans use the summed hours, in buckets of hours."""
     storage.record_metrics([rollup(-minute * 600) for minute in range(1, 15)])
     history.settle()
@@ -90,7 +90,7 @@ def test_weeks_and_months_are_whole_hours(history, storage, span, buckets, step)
     assert 0 == series.missing
 
 
-def test_one_task_and_one_queue_have_their_own_series(history, storage):
+def test_tasks_and_queues_have_separate_series(history, storage):
     """A series of a task counts only that task, and a series of a queue only that queue."""
     storage.record_metrics(
         [rollup(-90), rollup(-90, task="charge", count=7), rollup(5, queue="slow", count=2)]
@@ -103,7 +103,7 @@ def test_one_task_and_one_queue_have_their_own_series(history, storage):
     assert 0 == history.series("1h", task="unknown").count()
 
 
-def test_hours_are_folded_once_and_read_back_by_the_next_process(history, storage, tick):
+def test_hours_are_summed_once_and_read_by_the_next_process(history, storage, tick):
     """Another dashboard reads the stored sums, and no rollup of a summed hour is read again."""
     storage.record_metrics([rollup(-180), rollup(-120)])
     history.settle()
@@ -117,7 +117,7 @@ def test_hours_are_folded_once_and_read_back_by_the_next_process(history, storag
     assert 0 == sum(NOON - 3 * HOUR <= since < NOON - 2 * HOUR for since, _ in storage.called["timeline"])
 
 
-def test_an_hour_is_not_folded_before_late_rollups_can_have_come(history, storage):
+def test_hour_is_summed_after_its_late_rollups(history, storage):
     """An hour is summed three minutes after its end; until then its minutes are read."""
     storage.record_metrics([rollup(10)])
     storage.clock_offset = 32 * MINUTE
@@ -142,7 +142,7 @@ def test_late_rollups_of_open_minutes_are_read_again(history, storage, tick):
     assert [8, 4] == history.series("1h").by_outcome["succeeded"][-2:]
 
 
-def test_hours_not_folded_yet_are_missing_and_no_zeros(history, storage):
+def test_unsummed_hours_are_unknown_and_not_zero(history, storage):
     """A bucket without data is marked as unknown. The number of missing hours falls, newest hours first."""
     storage.record_metrics([rollup(-600)])
     history.step()
@@ -155,7 +155,7 @@ def test_hours_not_folded_yet_are_missing_and_no_zeros(history, storage):
     assert [False, True] == [series.known[0], series.known[-1]]
 
 
-def test_a_summary_that_cannot_be_read_is_folded_again(history, storage):
+def test_unreadable_summary_is_summed_again(history, storage):
     """A record that is damaged, or that another program wrote, does not break the history."""
     storage.record_metrics([rollup(-120)])
     for key, text in {"2030-01-01T10": '{"fives": 1}', "2030-01-01T09": "[", "who knows": "{}"}.items():
@@ -169,7 +169,7 @@ def test_a_summary_that_cannot_be_read_is_folded_again(history, storage):
     )
 
 
-def test_where_nothing_may_be_written_the_history_is_still_shown(history, storage):
+def test_history_is_shown_if_the_storage_rejects_summaries(history, storage):
     """If the storage rejects the summary, the next process has to sum again, but the page still works."""
     storage.record_metrics([rollup(-120)])
     storage.fail_always("put_record", StorageError("read-only"))
@@ -179,7 +179,7 @@ def test_where_nothing_may_be_written_the_history_is_still_shown(history, storag
     assert 4 == history.series("24h").count()
 
 
-def test_summaries_older_than_ninety_days_go(history, storage):
+def test_summaries_older_than_ninety_days_are_deleted(history, storage):
     """Summaries older than 90 days are deleted; newer ones stay."""
     for key in ("2029-10-02T11", "2029-10-04T11"):
         storage.put_record("history", key, Hour.of(0, {}).dump())
@@ -189,7 +189,7 @@ def test_summaries_older_than_ninety_days_go(history, storage):
     assert ["2029-10-04T11"] == [record.key for record in storage.list_records("history")]
 
 
-def test_tasks_tell_runs_outcomes_and_durations(history, storage):
+def test_task_statistics_include_outcomes_and_durations(history, storage):
     """A task's statistics are its attempts by outcome, bounds of percentiles, the mean and the last run."""
     storage.record_metrics(
         [
@@ -210,7 +210,7 @@ def test_tasks_tell_runs_outcomes_and_durations(history, storage):
     assert NOON + 20 * MINUTE == stats.last_at.timestamp() * SECOND
 
 
-def test_the_hours_in_which_a_task_ran_are_counted(history, storage):
+def test_hours_with_runs_of_a_task_are_counted(history, storage):
     """Summed hours and single minutes count alike: each hour once, and none before the last 24."""
     for minute in (-24 * 60, -600, -590, -20, -10, 0, 29):
         storage.record_metrics([rollup(minute)])
@@ -220,7 +220,7 @@ def test_the_hours_in_which_a_task_ran_are_counted(history, storage):
     assert {"send": 3, "charge": 1} == history.active_hours()
 
 
-def test_queues_tell_what_left_and_what_came(history, storage, tick):
+def test_queue_statistics_include_jobs_that_left_and_entered(history, storage, tick):
     """The jobs that entered a queue are the jobs that left it plus the growth of the queue."""
     storage.record_metrics([rollup(minute, count=6) for minute in range(20, 30)])
     fire = history._fire  # noqa: SLF001
@@ -257,7 +257,7 @@ def test_depths_reach_back_to_the_last_gap(history, tick):
     assert (60.0, [0, 1, 3], [0, 0, 0]) == (depths.seconds, depths.enqueued, depths.processing)
 
 
-def test_rate_of_a_queue_has_the_attempts_that_have_just_ended(history, storage, tick):
+def test_queue_rate_includes_just_ended_attempts(history, storage, tick):
     """Attempts that end in the present minute count immediately, not only after the minute."""
     history.settle()
     history.queues()
@@ -272,7 +272,7 @@ def lambda_named() -> None:
     """A task's function."""
 
 
-def test_a_visit_starts_the_thread_and_closing_ends_it(history):
+def test_visit_starts_the_thread_and_close_ends_it(history):
     """One thread reads the history, and `close` ends it."""
     history.series("1h")
     thread = history._thread  # noqa: SLF001
@@ -283,7 +283,7 @@ def test_a_visit_starts_the_thread_and_closing_ends_it(history):
     assert not thread.is_alive()
 
 
-def test_the_thread_ends_when_nobody_looks(history, tick):
+def test_thread_ends_after_the_last_visit(history, tick):
     """The thread ends a minute after the last visit, and the next visit starts another one."""
     history.series("1h")
     thread = history._thread  # noqa: SLF001
@@ -314,7 +314,7 @@ def runs_of(*durations):
         ([400.0, 400.0], 400.0, 500.0),  # the last bucket has no upper bound
     ],
 )
-def test_a_percentile_is_a_bound_that_the_sum_of_durations_allows(durations, p50, p95):
+def test_percentile_bound_respects_the_sum_of_durations(durations, p50, p95):
     """A single run has its exact duration; the bound of several is the largest that sum and buckets allow."""
     run_sum = runs_of(*durations)
 
@@ -322,14 +322,14 @@ def test_a_percentile_is_a_bound_that_the_sum_of_durations_allows(durations, p50
     assert pytest.approx(p95, abs=0.001) == run_sum.quantile(0.95)
 
 
-def test_nothing_has_no_percentile():
+def test_no_runs_have_no_percentile():
     """Without an ended run there is no bound."""
     assert RunSum().quantile(0.5) is None
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("share", [0.5, 0.95])
-def test_a_percentile_is_never_below_the_true_one(seed, share):
+def test_percentile_is_never_below_the_true_value(seed, share):
     """For any durations, at least the stated share of the runs took no longer than the bound."""
     chance = random.Random(seed)
     durations = sorted(round(10 ** chance.uniform(-4, 3), 6) for _ in range(chance.randint(1, 200)))

@@ -14,7 +14,7 @@ from firelock_dashboard.web.icons import icon
 
 
 @pytest.fixture
-def made(fire):
+def job_ids(fire):
     """The ids of some jobs, newest first."""
 
     @fire.task(name="shop.send")
@@ -25,7 +25,7 @@ def made(fire):
 
 
 @pytest.mark.parametrize("hundreds", [1, 2, 3])
-def test_a_search_ends_in_the_middle_of_what_a_storage_gave(fire, made, hundreds):
+def test_search_continues_in_the_middle_of_a_storage_page(fire, job_ids, hundreds):
     """The next page starts at the first job that was not examined.
 
     The search time ends after one, two or three hundred jobs.
@@ -40,16 +40,16 @@ def test_a_search_ends_in_the_middle_of_what_a_storage_gave(fire, made, hundreds
         assert (True, 100 * hundreds) == (found.is_cut, found.looked_at)
         found = find_page(fire, plan, limit=25, cursor=found.cursor, seconds=seconds, monotonic=_ticks())
 
-    assert made == seen
+    assert job_ids == seen
 
 
-def test_a_part_goes_on_where_a_page_of_the_storage_has_nothing_left(fire, made):
+def test_search_continues_after_the_end_of_a_storage_page(fire, job_ids):
     """A part of a search may end at the last job of a storage page.
 
     The next part then continues with the following storage page, however little time is left.
     """
     for _ in range(250):
-        fire.jobs.copy(made[0])
+        fire.jobs.copy(job_ids[0])
     plan = SearchPlan(JobFilter(), (lambda _: False,))
     found = find_page(fire, plan, limit=25, cursor=None, seconds=6, monotonic=_ticks())
 
@@ -59,16 +59,16 @@ def test_a_part_goes_on_where_a_page_of_the_storage_has_nothing_left(fire, made)
     assert 100 == rest.looked_at
 
 
-def test_a_page_is_not_cut_where_every_job_is_meant(fire, made):
+def test_page_without_conditions_is_always_full(fire, job_ids):
     """If every job matches, nothing is searched for, so even a slow storage returns full pages."""
     found = find_page(fire, SearchPlan(JobFilter()), limit=25, cursor=None, seconds=0, monotonic=_ticks())
 
-    assert made[:25] == [job.id for job in found.jobs]
+    assert job_ids[:25] == [job.id for job in found.jobs]
     assert not found.is_cut
 
 
 @pytest.mark.parametrize(("each", "looks"), [(0.011, 5), (0.025, 2), (0.04, 1), (0.5, 1)])
-def test_no_look_is_begun_that_would_end_too_late(each, looks):
+def test_search_starts_no_read_that_would_exceed_its_time(each, looks):
     """A storage that finds nothing in 40 ms is not read again within the limit of 60 ms; a fast one is."""
     clock = Clock()
     pages = Pages(clock, each)
@@ -83,7 +83,7 @@ def test_no_look_is_begun_that_would_end_too_late(each, looks):
     )
 
 
-def test_an_ornament_is_drawn_once():
+def test_icon_is_rendered_once():
     """A list of jobs repeats a few icons hundreds of times, so an icon is rendered once.
 
     An icon with a label is rendered with its own label.

@@ -36,14 +36,14 @@ def planned(query, arguments=None, **more):
     return plan(chips(query, **more), NOW, KNOWN, lambda job: arguments)
 
 
-def test_a_short_name_of_one_task_stands_for_it():
+def test_unambiguous_short_name_selects_its_task():
     """If several tasks have this short name, it is used unchanged and the result lists these tasks."""
     assert "shop.pay.charge" == planned("task=charge").where.task
     assert "send" == planned("task=send").where.task
     assert ("shop.mail.send", "shop.sms.send") == planned("task=send").several_tasks
 
 
-def test_an_argument_is_looked_up_by_the_tag_that_its_task_makes_of_it():
+def test_argument_is_looked_up_by_its_tag():
     """Each job found is still tested, because any job may have been given this tag."""
     found = planned("task=shop.mail.send&arg=user_id:7", {"user_id": 7})
 
@@ -52,13 +52,13 @@ def test_an_argument_is_looked_up_by_the_tag_that_its_task_makes_of_it():
     assert not planned("task=shop.mail.send&arg=user_id:7", {"user_id": 8}).accepts(JOB)
 
 
-def test_the_age_is_a_window_where_the_list_is_in_order_of_creation():
+def test_age_is_a_storage_filter_in_order_of_creation():
     """The storage looks up the period, because it applies to the creation times that order the list."""
     assert JobFilter(until=MICROS - 2 * HOUR) == planned("created=%3E2h").where
     assert JobFilter(since=MICROS - HOUR) == planned("created=%3C1h").where
 
 
-def test_the_age_is_tested_where_the_list_is_in_order_of_change():
+def test_age_is_tested_per_job_in_order_of_change():
     """The age is a test here, because the list is not ordered by creation.
 
     A maximum age also limits the storage's period: a job created since then has also changed since then.
@@ -81,7 +81,7 @@ def test_the_age_is_tested_where_the_list_is_in_order_of_change():
         ("https://x.example/1", ("error", "https://x.example/1")), ("deadline", ("error", "deadline")),
     ],
 )  # fmt: skip
-def test_free_text_is_a_task_a_state_an_id_or_words_of_an_error(typed, chip):
+def test_free_text_is_a_task_state_id_or_error(typed, chip):
     """Typed text is checked in this order, and the result is shown as a chip."""
     assert [chip] == read_typed(typed, KNOWN)
 
@@ -97,7 +97,7 @@ def test_free_text_is_a_task_a_state_an_id_or_words_of_an_error(typed, chip):
         ("zoe", {"customer:zoe"}, ("tag", "customer:zoe")),
     ],
 )
-def test_a_plain_value_is_a_tag_or_an_argument_before_an_error(typed, known, chip):
+def test_plain_value_is_a_tag_or_argument_before_an_error(typed, known, chip):
     """A number alone is usually a customer or an order, and rarely part of an error.
 
     The search suggestions decide in the same way.
@@ -107,13 +107,13 @@ def test_a_plain_value_is_a_tag_or_an_argument_before_an_error(typed, known, chi
     assert [chip] == read_typed(typed, tasks, kind_of=lambda word: "tag" if word in known else None)
 
 
-def test_what_was_typed_never_raises(hostile):
+def test_typed_text_never_raises(hostile):
     """Every string is a valid search."""
     read_typed(hostile, KNOWN)
     read_typed(f"error:{hostile}", KNOWN)
 
 
-def test_a_path_leads_into_objects_and_lists():
+def test_argument_path_reaches_into_objects_and_lists():
     """`items.0.id` is the id of the first item."""
     assert 5 == argument_at({"items": [{"id": 5}]}, "items.0.id")
     assert argument_at({"items": []}, "items.9999999999.id") is None

@@ -49,7 +49,7 @@ def send(n: int) -> None:
     """A task's function."""
 
 
-def look(live, tick, seconds=1.0):
+def read_once(live, tick, seconds=1.0):
     """Advance the clock and read the storage once; return the resulting events."""
     tick.at += seconds
     before = live._number  # noqa: SLF001
@@ -64,7 +64,7 @@ def last_sample(events):
 # ---- closing ---------------------------------------------------------------------------------------------
 
 
-def test_it_closes_while_a_listener_starts_the_thread(live, monkeypatch):
+def test_close_waits_for_a_thread_that_is_starting(live, monkeypatch):
     """`close`, called between creation and start of the thread, waits until the thread can be joined."""
 
     class ClosedMeanwhile(threading.Thread):
@@ -87,58 +87,58 @@ def test_it_closes_while_a_listener_starts_the_thread(live, monkeypatch):
 # ---- samples ---------------------------------------------------------------------------------------------
 
 
-def test_a_sample_tells_depths_and_rates_since_the_last_one(live, tick, task):
+def test_sample_contains_depths_and_rates_since_the_last_one(live, tick, task):
     """The first sample has no earlier one to compare with.
 
     Later samples contain created and ended jobs per second.
     """
     jobs = task.enqueue_many([(n,) for n in range(6)])
-    first = last_sample(look(live, tick))
+    first = last_sample(read_once(live, tick))
     for job in jobs[:4]:
         job.delete()
 
-    second = last_sample(look(live, tick, 2.0))
+    second = last_sample(read_once(live, tick, 2.0))
 
     assert (6, 0, None) == (first["enqueued"], first["processing"], first["deleted"])
     assert (2, 2.0, 0.0) == (second["enqueued"], second["deleted"], second["created"])
 
 
-def test_totals_that_fall_are_no_negative_rates(live, tick, task):
+def test_falling_total_has_a_rate_of_zero(live, tick, task):
     """A requeue removes a job from a total; the rate is then 0."""
     job = task.enqueue(1)
     job.delete()
-    look(live, tick)
+    read_once(live, tick)
     job.requeue()
 
-    assert 0.0 == last_sample(look(live, tick))["deleted"]
+    assert 0.0 == last_sample(read_once(live, tick))["deleted"]
 
 
-def test_a_pause_is_a_gap_and_no_spike(live, tick, task):
+def test_pause_between_readings_is_a_gap(live, tick, task):
     """After a pause without readings, rates are unknown instead of including the jobs of the pause."""
-    look(live, tick)
+    read_once(live, tick)
     for job in task.enqueue_many([(n,) for n in range(50)]):
         job.delete()
 
-    sample = last_sample(look(live, tick, 60.0))
+    sample = last_sample(read_once(live, tick, 60.0))
 
     assert [None, None, None] == [sample["deleted"], sample["created"], sample["retried"]]
 
 
-def test_attempts_that_are_tried_again_are_counted_by_the_rollups(live, tick, fire, storage):
+def test_retried_attempts_are_counted_from_rollups(live, tick, fire, storage):
     """A retried attempt is in no total, so its rate comes from the rollups."""
     histogram = (0,) * len(DURATION_BUCKETS) + (1,)
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
-    look(live, tick)
-    look(live, tick)
+    read_once(live, tick)
+    read_once(live, tick)
     storage.record_metrics([Rollup(minute, "send", "mail", "retried", 6, 0, histogram)])
 
-    assert 3.0 == last_sample(look(live, tick))["retried"]
+    assert 3.0 == last_sample(read_once(live, tick))["retried"]
 
 
-def test_the_last_two_minutes_are_kept(live, tick):
+def test_last_two_minutes_of_samples_are_kept(live, tick):
     """A page that is opened later shows the last 120 samples, and no more."""
     for _ in range(125):
-        look(live, tick)
+        read_once(live, tick)
 
     assert 120 == len(live.samples())
 
@@ -146,33 +146,33 @@ def test_the_last_two_minutes_are_kept(live, tick):
 # ---- changed topics --------------------------------------------------------------------------------------
 
 
-def test_only_what_moved_is_told(live, tick, fire, task):
+def test_only_changed_topics_are_announced(live, tick, fire, task):
     """A topic has changed if its reading differs from the previous one."""
-    first = look(live, tick)
-    still = look(live, tick, 5.0)
+    first = read_once(live, tick)
+    still = read_once(live, tick, 5.0)
     task.enqueue(1)
-    moved = look(live, tick, 5.0)
+    moved = read_once(live, tick, 5.0)
     fire.queues.pause("mail", note="provider is down")
-    look(live, tick, 5.0)
-    paused = [text for name, text in look(live, tick, 5.0) if name == "moved"]
+    read_once(live, tick, 5.0)
+    paused = [text for name, text in read_once(live, tick, 5.0) if name == "moved"]
 
     assert [["sample"], ["sample"]] == [[name for name, _ in events] for events in (first, still)]
     assert ("moved", "jobs queues") in moved
     assert ["queues"] == paused
 
 
-def test_attempts_that_ended_are_a_topic_of_their_own(live, tick, storage, fire):
+def test_ended_attempts_are_a_separate_topic(live, tick, storage, fire):
     """Servers report ended attempts some seconds after the jobs. The figures of attempts change only then."""
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
     histogram = (0,) * len(DURATION_BUCKETS) + (1,)
-    look(live, tick)
-    look(live, tick)
+    read_once(live, tick)
+    read_once(live, tick)
     storage.record_metrics([Rollup(minute, "send", "mail", "failed", 6, 0, histogram)])
 
-    assert ("moved", "ended") in look(live, tick) + look(live, tick)
+    assert ("moved", "ended") in read_once(live, tick) + read_once(live, tick)
 
 
-def test_who_keeps_readings_learns_what_moved_before_listeners_do(fire, tick, task):
+def test_caches_expire_before_listeners_are_notified(fire, tick, task):
     """The caches are expired first, because a listener that reads immediately must not get outdated data."""
     order = []
 
@@ -180,46 +180,46 @@ def test_who_keeps_readings_learns_what_moved_before_listeners_do(fire, tick, ta
         order.append((list(moved), [one.text for one in live.after(0) if one.name == "moved"]))
 
     live = Live(fire, fire.jobs.counts, monotonic=tick, on_moved=note)
-    look(live, tick)
+    read_once(live, tick)
     task.enqueue(1)
-    look(live, tick)
+    read_once(live, tick)
     live.close()
 
     assert [(["jobs", "queues"], [])] == order
 
 
-def test_a_topic_is_told_once_in_two_seconds(live, tick, task):
+def test_topic_is_announced_at_most_every_two_seconds(live, tick, task):
     """A constantly changing topic is announced every two seconds, and its last change always."""
-    look(live, tick)
+    read_once(live, tick)
     told = []
     for number in range(5):
         if number < 4:
             task.enqueue(number)
-        told.append(any(name == "moved" for name, _ in look(live, tick)))
+        told.append(any(name == "moved" for name, _ in read_once(live, tick)))
 
     assert [True, False, True, False, True] == told
 
 
-def test_definitions_and_servers_are_topics_of_their_own(live, tick, fire, task):
+def test_definitions_and_servers_are_separate_topics(live, tick, fire, task):
     """A changed recurring definition is announced within five readings."""
-    look(live, tick)
+    read_once(live, tick)
     fire.recurring.add_or_update(task.call(1), "nightly", "0 3 * * *")
 
-    told = [text for _ in range(5) for name, text in look(live, tick) if name == "moved"]
+    told = [text for _ in range(5) for name, text in read_once(live, tick) if name == "moved"]
 
     assert ["recurring"] == told
 
 
-# ---- a storage that does not answer ------------------------------------------------------------------------
+# ---- storage outages ---------------------------------------------------------------------------------------
 
 
-def test_an_outage_is_told_and_its_end_too(live, tick, storage):
+def test_outage_and_its_end_are_announced(live, tick, storage):
     """`down` contains the error; after the outage all topics count as changed and rates start again."""
-    look(live, tick)
+    read_once(live, tick)
     storage.fail_always("counts", StorageUnavailable("connection refused\nby the peer"))
-    down = look(live, tick)
+    down = read_once(live, tick)
     storage.mend()
-    back = look(live, tick)
+    back = read_once(live, tick)
 
     assert [("down", json.dumps("connection refused\nby the peer"))] == down
     assert ["up", "sample", "moved"] == [name for name, _ in back]
@@ -228,12 +228,12 @@ def test_an_outage_is_told_and_its_end_too(live, tick, storage):
     assert live.trouble is None
 
 
-def test_a_storage_that_stays_away_is_asked_less_and_less(live, tick, storage):
+def test_unreachable_storage_is_polled_less_often(live, tick, storage):
     """The pause between readings doubles up to 30 seconds; one successful reading resets it."""
     storage.fail_always("counts", StorageUnavailable("no route"))
-    pauses = [(look(live, tick), live._pause)[1] for _ in range(7)]  # noqa: SLF001
+    pauses = [(read_once(live, tick), live._pause)[1] for _ in range(7)]  # noqa: SLF001
     storage.mend()
-    look(live, tick)
+    read_once(live, tick)
 
     assert [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0] == pauses
     assert 0.5 <= live._pause <= 1.5  # noqa: SLF001
@@ -242,7 +242,7 @@ def test_a_storage_that_stays_away_is_asked_less_and_less(live, tick, storage):
 # ---- the thread ------------------------------------------------------------------------------------------
 
 
-def test_there_is_one_thread_for_all_listeners_and_none_without(our_threads, live, tick):
+def test_all_listeners_share_one_thread(our_threads, live, tick):
     """The first listener starts the thread, and it ends some seconds after the last listener has left."""
     before = our_threads("firelock-live")
     live.join()
@@ -257,7 +257,7 @@ def test_there_is_one_thread_for_all_listeners_and_none_without(our_threads, liv
     assert ([], 1) == (before, len(running))
 
 
-def test_who_asks_keeps_the_samples_going_for_a_while(live, tick):
+def test_polling_page_keeps_the_thread_running_for_a_while(live, tick):
     """Pages without a stream get samples too; when they stop requesting them, the thread ends."""
     live.samples()
     until(live.samples)
@@ -295,12 +295,12 @@ class Listening:
     def text(self):
         return b"".join(message.get("body", b"") for message in self.sent[1:]).decode()
 
-    async def hears(self, words):
+    async def wait_until_received(self, words):
         async with self._is_told:
             await self._is_told.wait_for(lambda: words in self.text)
 
 
-def listened(dashboard, then=None):
+def listen_to(dashboard, then=None):
     """Open the stream and call `then` at its first sample; return the listener after the stream has ended."""
 
     async def listen():
@@ -308,7 +308,7 @@ def listened(dashboard, then=None):
         scope = Browser(dashboard)._scope("GET", "/live", {})  # noqa: SLF001
         asked = asyncio.create_task(dashboard(scope, one.receive, one.send))
         if then is not None:
-            await asyncio.wait_for(one.hears("event: sample\ndata: {"), 10)
+            await asyncio.wait_for(one.wait_until_received("event: sample\ndata: {"), 10)
             await asyncio.to_thread(then, one)
         await asyncio.wait_for(asked, 10)
         assert set() == asyncio.all_tasks() - {asyncio.current_task()}
@@ -320,9 +320,9 @@ def listened(dashboard, then=None):
     return one
 
 
-def test_a_stream_tells_samples_until_the_visitor_leaves(our_threads, fire):
+def test_stream_sends_samples_until_the_visitor_leaves(our_threads, fire):
     """Headers prevent proxies from buffering, and no asyncio task, listener or thread remains."""
-    one = listened(Dashboard(fire), Listening.hang_up)
+    one = listen_to(Dashboard(fire), Listening.hang_up)
     headers = dict(one.sent[0]["headers"])
 
     assert b"text/event-stream; charset=utf-8" == headers[b"content-type"]
@@ -336,7 +336,7 @@ def test_closing_the_dashboard_ends_its_streams(our_threads, fire):
     """A stream that is open when the dashboard closes ends like a complete response."""
     dashboard = Dashboard(fire)
 
-    one = listened(dashboard, lambda _: dashboard.close())
+    one = listen_to(dashboard, lambda _: dashboard.close())
 
     assert {"type": "http.response.body", "body": b"", "more_body": False} == one.sent[-1]
     assert not our_threads("firelock-live")
@@ -351,18 +351,18 @@ class Server:
         self.should_exit = True
 
 
-def test_a_server_that_wants_to_end_is_not_held_up(fire):
+def test_stopping_server_ends_its_streams(fire):
     """uvicorn waits for its streams before it exits, so the streams end by themselves."""
     server = Server()
     former = signal.signal(signal.SIGTERM, server.handle_exit)
 
     try:
-        listened(Dashboard(fire), lambda _: server.handle_exit(signal.SIGTERM, None))
+        listen_to(Dashboard(fire), lambda _: server.handle_exit(signal.SIGTERM, None))
     finally:
         signal.signal(signal.SIGTERM, former)
 
 
-def test_a_listener_that_is_gone_by_its_socket_is_gone(fire, monkeypatch):
+def test_socket_error_removes_the_listener(fire, monkeypatch):
     """A server may report a disconnected client as an error of `send`.
 
     The dashboard does not treat it as its own error.
@@ -374,22 +374,22 @@ def test_a_listener_that_is_gone_by_its_socket_is_gone(fire, monkeypatch):
 
     monkeypatch.setattr(Listening, "send", send)
 
-    listened(Dashboard(fire))
+    listen_to(Dashboard(fire))
 
 
-def test_who_may_not_read_any_more_is_told_nothing_more(fire):
+def test_stream_ends_when_its_permission_is_revoked(fire):
     """A stream never ends by itself, so its visitor's permission is checked again at intervals."""
     levels = iter(["read", "read", "none"])
     dashboard = Dashboard(fire, auth=lambda request: next(levels))
     dashboard.live.asks_every = 0.0
 
-    one = listened(dashboard)
+    one = listen_to(dashboard)
 
     assert (200, False) == (one.sent[0]["status"], one.sent[-1]["more_body"])
     assert [] == list(levels)
 
 
-def test_the_end_of_a_lifespan_closes_what_runs(our_threads, fire):
+def test_end_of_the_lifespan_stops_all_threads(our_threads, fire):
     """A dashboard that is served as a separate application stops its threads when its server ends."""
     dashboard = Dashboard(fire)
     dashboard.live.samples()
@@ -408,10 +408,10 @@ def test_the_end_of_a_lifespan_closes_what_runs(our_threads, fire):
     assert not our_threads("firelock-live")
 
 
-def test_the_clock_of_samples_is_the_storages(live, tick, storage):
+def test_samples_use_the_storage_clock(live, tick, storage):
     """Samples use the storage's clock, as the history does."""
     storage.clock_offset = timedelta(days=1) // timedelta(microseconds=1)
 
-    at = datetime.fromtimestamp(last_sample(look(live, tick))["at"], UTC)
+    at = datetime.fromtimestamp(last_sample(read_once(live, tick))["at"], UTC)
 
     assert timedelta(hours=23) < at - datetime.now(UTC) < timedelta(hours=25)

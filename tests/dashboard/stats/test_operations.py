@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 
-def test_a_dashboard_is_closed_while_an_operation_begins(client, dashboard, fire, monkeypatch):
+def test_close_waits_for_an_operation_that_is_starting(client, dashboard, fire, monkeypatch):
     """Closing waits until the operation's thread has started; an unstarted thread cannot be joined."""
     fire.task(name="send")(lambda: None)
     start, failures = threading.Thread.start, []

@@ -131,7 +131,7 @@ SEALED = "serializer 'sealed' is not installed on server host:a; waiting for a s
         ([server("*")], {"session": "s9"}, {"ahead": 0}, ["why_tail", "why_next"], {}),
     ],
 )
-def test_each_hindrance_is_told(servers, job, around, told, values):
+def test_every_reason_is_reported_with_its_values(servers, job, around, told, values):
     """Each reason has its numbers and names; a job that runs or has ended has no reasons."""
     reasons = explain(snapshot(*servers, job=attrs.evolve(JOB, **job), **around))
 
@@ -139,7 +139,7 @@ def test_each_hindrance_is_told(servers, job, around, told, values):
     assert values == {name: reasons[0].values[name] for name in values}
 
 
-def test_what_needs_somebody_comes_first():
+def test_reasons_that_need_a_person_come_first():
     """Readers start at the top of a list, so reasons that need a person come first."""
     job = attrs.evolve(JOB, state=State.SCHEDULED, due_at=MICROS + 10**9)
 
@@ -148,7 +148,7 @@ def test_what_needs_somebody_comes_first():
     assert sorted(weights, key=list(Weight).index) == weights
 
 
-def test_each_reason_has_its_sentence():
+def test_every_reason_has_a_sentence():
     """Each sentence is complete with the values that its reason provides."""
     texts = Texts()
     at = [

@@ -30,7 +30,7 @@ def grouped(storage):
     return len(storage.called["failure_groups"])
 
 
-def test_what_is_new_is_read_once_for_all(watch, storage, tick):
+def test_recent_reading_is_shared_by_requests(watch, storage, tick):
     """Two requests within the reading's age share it."""
     watch.failure_groups()
     tick.at += 9
@@ -39,7 +39,7 @@ def test_what_is_new_is_read_once_for_all(watch, storage, tick):
     assert 1 == grouped(storage)
 
 
-def test_what_is_no_longer_new_is_read_beside(watch, storage, tick, our_threads):
+def test_outdated_reading_is_returned_and_renewed_in_a_thread(watch, storage, tick, our_threads):
     """A request gets the previous value immediately, while one thread reads again."""
     first = watch.failure_groups()
     tick.at += 11
@@ -49,7 +49,7 @@ def test_what_is_no_longer_new_is_read_beside(watch, storage, tick, our_threads)
     assert watch.failure_groups() is not first
 
 
-def test_after_a_long_pause_nobody_is_shown_what_was(watch, storage, tick):
+def test_first_request_after_a_long_pause_waits_for_a_reading(watch, storage, tick):
     """The first visitor after a long pause waits for a new reading."""
     first = watch.failure_groups()
     tick.at += 61
@@ -58,7 +58,7 @@ def test_after_a_long_pause_nobody_is_shown_what_was(watch, storage, tick):
     assert 2 == grouped(storage)
 
 
-def test_what_cannot_be_read_beside_is_read_by_who_asks_next(watch, storage, tick, our_threads):
+def test_failed_background_reading_is_repeated_by_the_next_request(watch, storage, tick, our_threads):
     """An error in the thread is not shown; the next request reads again and raises its own error."""
     watch.failure_groups()
     tick.at += 11
@@ -70,7 +70,7 @@ def test_what_cannot_be_read_beside_is_read_by_who_asks_next(watch, storage, tic
         watch.failure_groups()
 
 
-def test_an_action_makes_everything_forgotten(watch, storage):
+def test_action_discards_all_readings(watch, storage):
     """A visitor who has just changed something sees the change immediately."""
     watch.failure_groups()
     watch.forget()
@@ -79,7 +79,7 @@ def test_an_action_makes_everything_forgotten(watch, storage):
     assert 2 == grouped(storage)
 
 
-def test_quick_readings_are_repeated_when_something_moved(watch, storage):
+def test_fast_readings_are_repeated_after_a_change(watch, storage):
     """An open page shows the latest change."""
     watch.failure_groups()
     watch.expire()
@@ -88,7 +88,7 @@ def test_quick_readings_are_repeated_when_something_moved(watch, storage):
     assert 2 == grouped(storage)
 
 
-def test_slow_readings_are_kept_when_something_moved(watch, storage, tick, monkeypatch):
+def test_slow_readings_are_kept_after_a_change(watch, storage, tick, monkeypatch):
     """On a busy storage something changes all the time, but slow readings are not repeated all the time."""
     read = storage.failure_groups
 
@@ -104,7 +104,7 @@ def test_slow_readings_are_kept_when_something_moved(watch, storage, tick, monke
     assert 1 == grouped(storage)
 
 
-def test_what_the_storage_finds_is_told_when_it_is_known(watch, storage, our_threads):
+def test_diagnosis_is_shown_when_it_is_ready(watch, storage, our_threads):
     """A diagnosis may be slow, so no request waits for it."""
     watch.sight()
 
@@ -112,7 +112,7 @@ def test_what_the_storage_finds_is_told_when_it_is_known(watch, storage, our_thr
     until(lambda: not our_threads("firelock-watch"))
 
 
-def test_a_diagnosis_is_made_once_for_ten_seconds(watch, tick):
+def test_diagnosis_is_shared_for_ten_seconds(watch, tick):
     """A diagnosis examines thousands of jobs, so repeated requests of an open page share it."""
     first = watch.diagnosis()
     tick.at += 9

@@ -61,21 +61,21 @@ def templates():
 # ---- URLs ------------------------------------------------------------------------------------------------
 
 
-def test_an_address_holds_the_hash_of_the_content(folder):
+def test_static_url_contains_the_content_hash(folder):
     """The URL is the name with the first eight digits of the content's SHA-256 before the suffix."""
     expected = hashlib.sha256(STYLE).hexdigest()[:8]
 
     assert f"files/firelock.{expected}.css" == Assets(folder).url("firelock.css")
 
 
-def test_a_name_that_is_not_there_says_which_are(folder):
+def test_unknown_file_name_error_lists_the_known_names(folder):
     """An unknown name is a mistake of the page's author, so the error lists the known names."""
     with pytest.raises(ConfigurationError, match=r"No static file is named 'fire\.css'.*firelock\.css"):
         Assets(folder).url("fire.css")
 
 
 @pytest.mark.parametrize("name", VENDOR)
-def test_a_missing_file_of_others_says_how_to_build(folder, name):
+def test_missing_third_party_file_error_explains_the_build(folder, name):
     """The dashboard does not start without htmx or uPlot; the error names the missing file and the fix."""
     (folder / name).unlink()
 
@@ -86,7 +86,7 @@ def test_a_missing_file_of_others_says_how_to_build(folder, name):
 # ---- responses -------------------------------------------------------------------------------------------
 
 
-def test_an_answer_may_be_kept_for_ever(folder):
+def test_static_file_is_cached_for_a_year(folder):
     """Caches keep the file for a year, never revalidate it, and store its compressed forms separately."""
     answer = ask(Assets(folder), "firelock.css")
 
@@ -108,12 +108,12 @@ def test_an_answer_may_be_kept_for_ever(folder):
         ("flame.svg", "image/svg+xml; charset=utf-8"),
     ],
 )
-def test_a_file_has_the_type_that_its_suffix_names(name, expected):
+def test_content_type_follows_the_suffix(name, expected):
     """Types do not depend on the machine's configuration, and text types include the character set."""
     assert expected == ask(Assets(), name).headers["content-type"]
 
 
-def test_own_scripts_and_styles_are_sent_without_remarks(folder):
+def test_own_scripts_and_styles_are_sent_without_comments(folder):
     """Comment lines, blank lines and indentation are removed, except in third-party files."""
     (folder / "a.js").write_bytes(b'// What it is.\nif (a) {\n  // Why.\n  b("//c"); // d\n\n}\n')
     (folder / "firelock.css").write_bytes(b"/* What\n   it is. */\n\nmain {\n  color: red; /* why */\n}\n")
@@ -127,7 +127,7 @@ def test_own_scripts_and_styles_are_sent_without_remarks(folder):
 @pytest.mark.parametrize(
     "name", [one.name for one in (PACKAGE / "static").iterdir() if one.name.endswith(".js")]
 )
-def test_no_text_of_a_script_goes_over_a_line(name):
+def test_template_literals_of_scripts_are_on_one_line(name):
     """A template literal over several lines would lose its indentation."""
     lines = (PACKAGE / "static" / name).read_text(encoding="utf-8").splitlines()
 
@@ -158,7 +158,7 @@ def test_client_without_compression_gets_the_plain_file(folder):
     assert b"/* theirs */" * 20 == answer.body
 
 
-def test_a_form_that_saves_nothing_is_not_sent(folder):
+def test_compressed_form_that_is_not_smaller_is_not_sent(folder):
     """A very short file is longer when compressed, so it is sent uncompressed."""
     (folder / "dot.svg").write_bytes(b"<svg/>")
 
@@ -168,7 +168,7 @@ def test_a_form_that_saves_nothing_is_not_sent(folder):
     assert b"<svg/>" == answer.body
 
 
-def test_a_client_that_has_the_form_is_told_so(folder):
+def test_matching_if_none_match_gets_a_304(folder):
     """If-None-Match may contain the form's tag alone or among others, weak or strong, or `*`.
 
     The response is then a 304 without a body.
@@ -181,7 +181,7 @@ def test_a_client_that_has_the_form_is_told_so(folder):
         assert (304, b"", etag) == (answer.status_code, answer.body, answer.headers["etag"])
 
 
-def test_each_form_has_its_own_tag(folder):
+def test_each_compressed_form_has_its_own_etag(folder):
     """A tag identifies bytes, so the tag of the compressed form does not match the uncompressed one."""
     assets = Assets(folder)
     packed = ask(assets, "firelock.css", accept_encoding="gzip").headers["etag"]
@@ -220,7 +220,7 @@ def test_each_form_has_its_own_tag(folder):
         ("brr, gzipp", "identity"),
     ],
 )
-def test_the_best_liked_encoding_is_chosen(accepted, expected):
+def test_preferred_encoding_is_chosen(accepted, expected):
     """The weights decide, then the server's order; refused, unknown and malformed ones are not chosen."""
     assert expected == preferred_encoding(accepted, ["br", "gzip", "identity"])
 
@@ -257,7 +257,7 @@ def test_the_best_liked_encoding_is_chosen(accepted, expected):
         "\uff0e\uff0e/secret.css",
     ],
 )
-def test_what_is_not_in_the_table_is_not_found(folder, path):
+def test_path_outside_the_table_is_not_found(folder, path):
     """No path leads out of the table: not upwards, not with another spelling, and not without a hash."""
     answer = Assets(folder).response(path, Headers())
 
@@ -267,7 +267,7 @@ def test_what_is_not_in_the_table_is_not_found(folder, path):
     assert "nosniff" == answer.headers["x-content-type-options"]
 
 
-def test_a_file_that_came_later_is_not_found(folder):
+def test_file_added_after_startup_is_not_found(folder):
     """The table is created once, so files that are added to the folder later are not served."""
     assets = Assets(folder)
     (folder / "late.css").write_bytes(STYLE)
@@ -286,7 +286,7 @@ def weight(names):
     return sum(len(ask(assets, name, accept_encoding="gzip").body) for name in names)
 
 
-def test_scripts_weigh_little():
+def test_size_of_scripts_is_bounded():
     """All scripts are at most 40 KiB over the network, or 65 KiB with the charts that some pages load."""
     scripts = sources(".js")
     charts = {name for name in scripts if "uPlot" in name}
@@ -296,12 +296,12 @@ def test_scripts_weigh_little():
     assert weight(scripts) <= 65 * 1024
 
 
-def test_styles_weigh_little():
+def test_size_of_styles_is_bounded():
     """All styles are at most 14 KiB over the network."""
     assert weight(sources(".css")) <= 14 * 1024
 
 
-def test_no_static_file_names_another_host():
+def test_static_files_load_nothing_from_other_hosts():
     """Scripts, styles and pictures load nothing from other hosts; namespaces and comments do not count."""
     offences = [
         (name, found[0])
@@ -315,7 +315,7 @@ def test_no_static_file_names_another_host():
     assert [] == offences
 
 
-def test_no_template_loads_from_another_host():
+def test_templates_load_nothing_from_other_hosts():
     """A page loads scripts, styles and pictures only from its own host, and sends forms only there."""
     loads = re.compile(
         r"<(?:script|img|iframe|source|form|link|use|image)\b[^>]*[\"'](?:https?:)?//[^>]*", re.IGNORECASE
@@ -335,7 +335,7 @@ def test_no_template_loads_from_another_host():
     ],
     ids=["style attribute", "event attribute", "style element", "script without src", "script address"],
 )
-def test_no_template_needs_an_exception_from_the_policy(pattern):
+def test_templates_comply_with_the_content_security_policy(pattern):
     """The content security policy forbids inline styles and scripts, so no template has any."""
     pages = templates()
 

@@ -106,7 +106,7 @@ def all_of(client):
 @pytest.mark.parametrize(
     "sent", [b"", b"G", HEAD, HEAD + b"\r\n" + HEAD], ids=["nothing", "a byte", "half", "second"]
 )
-def test_request_that_does_not_arrive_is_not_waited_for(serve, sent):
+def test_connection_with_an_incomplete_request_times_out(serve, sent):
     (client,), _ = serve(App(), sent, request_seconds=0.2)
 
     if sent.count(b"GET") > 1:
@@ -114,7 +114,7 @@ def test_request_that_does_not_arrive_is_not_waited_for(serve, sent):
     assert answer_of(client) is None
 
 
-def test_a_byte_now_and_then_extends_no_deadline(serve):
+def test_slow_bytes_do_not_extend_the_deadline(serve):
     (client,), _ = serve(App(), HEAD, request_seconds=0.5)
 
     client.settimeout(0.02)
@@ -140,11 +140,11 @@ def test_idle_connection_is_closed_after_its_requests_are_answered(serve):
     assert [answer_of(client) for _ in range(3)] == [200, 200, None]
 
 
-def test_request_that_has_arrived_may_take_its_time(serve):
+def test_complete_request_has_no_time_limit(serve):
     app = App()
     (slow, waiting), _ = serve(app, HEAD.replace(b"/ ", b"/slow ") + b"\r\n", b"", request_seconds=0.1)
 
-    assert answer_of(waiting) is None, "the time limit of the other one has passed as well"
+    assert answer_of(waiting) is None, "the time limit of the other connection has passed too"
     app.may_answer.set()
     assert answer_of(slow) == 200
 
@@ -155,26 +155,26 @@ def test_body_may_take_longer_than_the_head(serve):
     head = HEAD.replace(b"GET / ", b"POST /slow ") + b"Content-Length: 9\r\n\r\n"
     (unfinished, waiting), _ = serve(app, head, b"", request_seconds=0.1)
 
-    assert answer_of(waiting) is None, "the time limit of the other one has passed as well"
+    assert answer_of(waiting) is None, "the time limit of the other connection has passed too"
     app.may_answer.set()
     assert answer_of(unfinished) == 200
 
 
-def test_client_that_does_not_read_its_answer_is_not_waited_for(serve):
+def test_connection_of_a_client_that_does_not_read_is_closed(serve):
     app = App()
     (client,), _ = serve(app, HEAD.replace(b"/ ", b"/large ") + b"\r\n", stalled_seconds=0.2)
 
-    assert app.has_sent.wait(DEADLINE), "the server still waits for the client"
+    assert app.has_sent.wait(DEADLINE), "the server is still waiting for the client"
     assert len(all_of(client)) < LARGE
 
 
-def test_client_that_reads_its_answer_gets_all_of_it(serve):
+def test_reading_client_gets_the_whole_response(serve):
     (client,), _ = serve(App(), HEAD.replace(b"/ ", b"/large ") + b"\r\n", request_seconds=0.2)
 
     assert len(all_of(client)) > LARGE
 
 
-def test_oldest_unfinished_connection_makes_room(serve):
+def test_oldest_unfinished_connection_is_closed_at_the_limit(serve):
     (first, second, third, fourth), _ = serve(App(), HEAD, HEAD, HEAD, HEAD + b"\r\n", most=3)
 
     assert answer_of(fourth) == 200
@@ -184,7 +184,7 @@ def test_oldest_unfinished_connection_makes_room(serve):
         assert answer_of(client) == 200
 
 
-def test_connections_whose_requests_are_being_answered_are_not_closed(serve):
+def test_connections_with_a_request_in_progress_are_not_closed(serve):
     """If all connections have a request in progress, a new one gets a 503."""
     app = App()
     busy, connect = serve(app, *[HEAD.replace(b"/ ", b"/slow ") + b"\r\n"] * 2, most=2)
@@ -199,7 +199,7 @@ def test_connections_whose_requests_are_being_answered_are_not_closed(serve):
 @pytest.mark.parametrize(
     "start", [HEAD, HEAD.replace(b"GET / ", b"POST /slow ") + b"Content-Length: 9\r\n\r\n"]
 )
-def test_request_without_its_body_makes_room_too(serve, start):
+def test_connection_without_its_body_is_closed_at_the_limit(serve, start):
     app = App()
     (first, _), connect = serve(app, start, start, most=2)
 

@@ -43,7 +43,7 @@ def browse():
         one.close()
 
 
-def test_a_page_is_in_the_navigation_and_answers(browse):
+def test_plugin_page_is_in_the_navigation(browse):
     """Every page links to it by its title. Its content is shown in the page frame; plain text is escaped."""
     browser = browse(
         Tenants(
@@ -58,7 +58,7 @@ def test_a_page_is_in_the_navigation_and_answers(browse):
     assert 404 == browser.get("/x/others").status
 
 
-def test_a_page_gets_a_visit(browse):
+def test_plugin_page_gets_a_visit(browse):
     """A visit has the documented members: app, fields, URLs, the visitor's name and permissions."""
     seen = []
 
@@ -82,7 +82,7 @@ def test_a_page_gets_a_visit(browse):
     assert all(isinstance(visit, Visit) for visit in seen)
 
 
-def test_a_page_asks_for_its_permission(browse):
+def test_plugin_page_requires_its_permission(browse):
     """A visitor with read permission cannot open a page that requires another permission."""
     page = Page("secret", "Secret", lambda visit: "s", Permission.STOP_SERVER)
     browser = browse(Tenants(page), auth=lambda request: "read")
@@ -115,7 +115,7 @@ def leaving(*_):
         Page("bad", "T", str, "admin"), Page("bad", "T", str, None), Page("good", "Twice", str),
     ],
 )  # fmt: skip
-def test_a_page_that_is_none_costs_itself_alone(browse, caplog, page):
+def test_invalid_plugin_page_does_not_affect_others(browse, caplog, page):
     """All other pages work, including the plugin's own valid page.
 
     The log and the page System report the problem.
@@ -130,7 +130,7 @@ def test_a_page_that_is_none_costs_itself_alone(browse, caplog, page):
 
 
 @pytest.mark.parametrize("offer", [broken, lambda: 7, lambda: "pages", lambda: Page("a", "A", str)])
-def test_a_plugin_that_offers_nothing_good_costs_its_own_pages(browse, caplog, offer):
+def test_failing_plugin_loses_only_its_own_pages(browse, caplog, offer):
     """The plugin may raise an error, return something other than a list, or fail halfway."""
 
     class Bad:
@@ -153,7 +153,7 @@ def test_a_plugin_that_offers_nothing_good_costs_its_own_pages(browse, caplog, o
 @pytest.mark.parametrize(
     "render", [broken, leaving, lambda visit: None, lambda visit: 7, lambda: "no argument"]
 )
-def test_a_page_that_cannot_be_made_says_so_in_its_place(browse, caplog, render):
+def test_failing_plugin_page_shows_its_error(browse, caplog, render):
     """The error is shown in the page frame with status 500, without secrets."""
     browser = browse(Tenants(Page("bad", "Bad", render), Page("good", "Good", lambda visit: "well")))
 
@@ -169,7 +169,7 @@ def test_a_page_that_cannot_be_made_says_so_in_its_place(browse, caplog, render)
     "panel", [JobPanel("Bad", broken), JobPanel("Bad", leaving), JobPanel("Bad", lambda visit, job: None),
               JobPanel(None, lambda visit, job: "x"), JobPanel("Bad", None), 7, None, Strange()],
 )  # fmt: skip
-def test_a_panel_that_cannot_be_made_costs_itself_alone(browse, panel):
+def test_failing_panel_does_not_affect_others(browse, panel):
     """Panels are cards on a job's page, with escaped text; a panel that raises shows its error there."""
     browser = browse(Tenants(panels=[panel, JobPanel("Trace", lambda visit, job: f"<{job.id}>")]))
     job = browser.fire.task(name="send")(lambda: None).enqueue()

@@ -42,7 +42,7 @@ def states(fire):
 
 
 @pytest.mark.parametrize("route", routes("GET"))
-def test_no_page_and_no_answer_has_a_field_that_nobody_reads(client, route):
+def test_get_routes_refuse_unknown_fields(client, route):
     """Every GET route responds with a 400 that names the field."""
     answer = client.get(f"{address(route.path)}?zz=1")
 
@@ -51,7 +51,7 @@ def test_no_page_and_no_answer_has_a_field_that_nobody_reads(client, route):
 
 
 @pytest.mark.parametrize("route", routes("POST"))
-def test_no_action_has_a_field_that_nobody_reads(waiting, client, route):
+def test_actions_refuse_unknown_fields(waiting, client, route):
     """An unknown field in the form or in the query is an error, and nothing is changed."""
     form, query = (
         client.post(address(route.path), {"zz": "1"}),
@@ -64,7 +64,7 @@ def test_no_action_has_a_field_that_nobody_reads(waiting, client, route):
     assert {State.ENQUEUED: 5} == states(waiting)
 
 
-def test_a_slip_in_a_filter_meets_no_job(waiting, client):
+def test_misspelled_filter_affects_no_job(waiting, client):
     """The error suggests the similar name, and no operation is stored."""
     form = {"verb": "delete", "state": "enqueued", "tagg": "zz"}
     by_program = client.post("/api/operations", form)
@@ -86,12 +86,12 @@ def test_a_slip_in_a_filter_meets_no_job(waiting, client):
         "/live?x=1", "/queues?after=a&after=",
     ],
 )  # fmt: skip
-def test_a_field_with_one_value_is_sent_once(client, target):
+def test_repeated_single_value_field_is_refused(client, target):
     """At most one of two values could apply. A list of retries accepts no other state."""
     assert 400 == client.get(target).status
 
 
-def test_what_may_be_sent_several_times_is_read(client):
+def test_repeatable_fields_are_read_as_lists(client):
     """Tags, arguments and ids are lists."""
     assert 200 == client.get("/jobs?tag=a&tag=b&arg=x:1&arg=y:2").status
     assert 200 == client.post("/api/jobs/delete", {"id": ["0190-a", "0190-b"]}).status
@@ -112,7 +112,7 @@ def test_what_may_be_sent_several_times_is_read(client):
         (b"verb=delete&state=enqueued&tag=", "tag"),
     ],
 )  # fmt: skip
-def test_a_filter_that_says_nothing_meets_no_job(waiting, client, body, named):
+def test_empty_filter_affects_no_job(waiting, client, body, named):
     """An empty value or an unknown name would filter nothing, and the last of two values would win.
 
     The cases are JSON bodies, and the form that a script sends if its variable is empty.
@@ -127,7 +127,7 @@ def test_a_filter_that_says_nothing_meets_no_job(waiting, client, body, named):
     assert [] == list(waiting.operations.list())
 
 
-def test_every_parameter_of_the_api_is_a_field():
+def test_every_api_parameter_is_a_field():
     """The route accepts exactly the parameters in the API's description, without a second list."""
     fields = (Texts("id"), Named("args.NAME"), Text("queue"))
     route = Route("POST", "/api/x", Permission.READ, lambda visit: None, is_api=True, parameters=fields)
@@ -137,7 +137,7 @@ def test_every_parameter_of_the_api_is_a_field():
 
 
 @pytest.mark.parametrize("name", ["<script>", "\u202e", "x" * 5_000, "", "é"], ids=ascii)
-def test_a_name_is_shown_as_text(name):
+def test_unknown_field_name_is_escaped_and_shortened(name):
     """An unknown name is shortened, and its characters are escaped so that each of them is visible."""
     with pytest.raises(BadRequest) as refused:
         SentFields([(name, "1")]).check((Texts("tag"),))

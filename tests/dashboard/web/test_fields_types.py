@@ -299,7 +299,7 @@ def faults_of(answer, field, value):
 
 
 @pytest.mark.parametrize("route", [pytest.param(route, id=f"{route.method} {route.path}") for route in TABLE])
-def test_a_wrong_value_of_any_field_is_refused_by_name_and_changes_nothing(shop, route):
+def test_invalid_value_of_any_field_is_refused_and_changes_nothing(shop, route):
     """All other fields are valid, so the request would change something if the wrong field were ignored."""
     scene, browser, version = shop
     path, good = scene.request(route)
@@ -350,7 +350,7 @@ def as_json(route, name, value):
         for kind in (["form", "json"] if route.method == "POST" else ["query"])
     ],
 )
-def test_the_same_request_without_a_wrong_value_is_answered(route, as_what):
+def test_same_request_with_valid_values_succeeds(route, as_what):
     """A valid request succeeds, so the errors above are caused by the wrong values alone.
 
     Actions are sent as a form and as JSON.
@@ -374,14 +374,14 @@ def test_the_same_request_without_a_wrong_value_is_answered(route, as_what):
     assert answer.status < 400, answer.text
 
 
-def test_a_field_cannot_be_added_without_its_type():
+def test_field_without_a_type_is_rejected():
     """A route with an undeclared name is rejected when it is created."""
     for place in ("query", "form", "parameters"):
         with pytest.raises(TypeError, match="declare it as a Field"):
             Route("POST", "/x", Permission.READ, lambda visit: None, **{place: ("name",)})
 
 
-def test_the_description_has_each_field_with_its_type(client):
+def test_openapi_document_has_the_type_of_each_field(client):
     """The OpenAPI document is generated from the declarations that check the requests."""
     paths = client.get("/api/openapi.json").json()["paths"]
 
@@ -438,7 +438,7 @@ def test_bulk_delete_with_retrying_true_deletes_only_the_retries(fire, client, d
 
 
 @pytest.mark.parametrize("word", ["x", "", "2", "None"])
-def test_bulk_delete_with_a_wrong_retrying_deletes_nothing(fire, client, dashboard, scheduled, word):
+def test_bulk_delete_with_an_invalid_retrying_deletes_nothing(fire, client, dashboard, scheduled, word):
     """If the filter were dropped, the delete would match every scheduled job."""
     answers = [
         client.act("/api/operations", {"verb": "delete", "state": "scheduled", "retrying": word}),
@@ -456,7 +456,7 @@ def test_bulk_delete_with_a_wrong_retrying_deletes_nothing(fire, client, dashboa
 
 
 @pytest.mark.parametrize("value", ["true", False, None, [], 1])
-def test_bulk_delete_with_retrying_in_json_takes_a_boolean(fire, client, dashboard, scheduled, value):
+def test_bulk_delete_in_json_requires_a_boolean_retrying(fire, client, dashboard, scheduled, value):
     """A string or a number instead is an error; false matches the jobs that are not retries."""
     body = json.dumps({"verb": "delete", "state": "scheduled", "retrying": value}).encode()
     own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
@@ -468,7 +468,7 @@ def test_bulk_delete_with_retrying_in_json_takes_a_boolean(fire, client, dashboa
     assert (2 if value is False else 5) == left(fire)
 
 
-def test_bulk_delete_of_all_but_the_retries_needs_another_filter(fire, client, scheduled):
+def test_bulk_delete_with_retrying_false_requires_another_filter(fire, client, scheduled):
     """The filter would match almost every job, like an empty filter."""
     answer = client.act("/api/operations", {"verb": "delete", "retrying": "false"})
 
@@ -477,7 +477,7 @@ def test_bulk_delete_of_all_but_the_retries_needs_another_filter(fire, client, s
     assert [] == list(fire.operations.list())
 
 
-def test_a_list_without_its_retries_is_refused_where_no_page_shows_it(fire, client, scheduled):
+def test_delete_of_a_list_without_its_retries_is_refused(fire, client, scheduled):
     """The page of scheduled jobs includes the retries, so dropping the filter would delete them too."""
     answer = client.act("/jobs/all/delete?state=scheduled&retrying=False")
 
@@ -494,7 +494,7 @@ def test_a_list_without_its_retries_is_refused_where_no_page_shows_it(fire, clie
         "/activity?cursor=%D9%A3", "/api/audit?cursor=000000000000000000-x",
     ],
 )  # fmt: skip
-def test_a_cursor_that_no_page_gave_is_refused(client, target):
+def test_invalid_cursor_is_refused(client, target):
     """An outdated bookmark results in a 400 whose message recommends starting without a cursor."""
     answer = client.get(target)
 
@@ -510,7 +510,7 @@ def test_a_cursor_that_no_page_gave_is_refused(client, target):
         ("/api/jobs/timeline?since=9999-12-31T23:59:59Z", "since"),
     ],
 )
-def test_a_time_at_the_edge_of_the_calendar_is_refused(client, target, named):
+def test_time_at_the_edge_of_the_calendar_is_refused(client, target, named):
     """No hour exists outside the calendar."""
     answer = client.get(target)
 
@@ -520,13 +520,13 @@ def test_a_time_at_the_edge_of_the_calendar_is_refused(client, target, named):
 
 @pytest.mark.parametrize("age", ["%3C999999w", "%3E999999w"])
 @pytest.mark.parametrize("at", ["", "&at=0001-01-01T00:00:00Z"])
-def test_an_age_before_the_year_1_matches_every_job_or_none(client, age, at):
+def test_age_before_the_year_1_matches_every_job_or_none(client, age, at):
     """The result is the same for an age relative to the earliest possible time."""
     assert 200 == client.get(f"/jobs?created={age}{at}").status
     assert 200 == client.get(f"/jobs?state=failed&created={age}{at}").status
 
 
-def test_an_interval_longer_than_all_time_is_shown_as_wrong(client):
+def test_too_long_interval_is_shown_as_an_error(client):
     """The error is in the preview, and in the form next to the field."""
     preview = client.get("/recurring/preview?schedule=every%20999999999w")
     form = {"id": "a", "task": "shop.send", "schedule": "every 999999999w"}
@@ -543,7 +543,7 @@ def test_an_interval_longer_than_all_time_is_shown_as_wrong(client):
         ("/api/operations", "task"), ("/queues/delete", "queue"), ("/activity/cancel", "operation"),
     ],
 )  # fmt: skip
-def test_a_lone_surrogate_in_json_is_refused_by_name(client, path, field):
+def test_lone_surrogate_in_json_is_refused_with_its_field(client, path, field):
     """Neither a storage nor a response can contain one."""
     others = {"verb": "delete"} if path == "/api/operations" else {}
     value = ["\ud800"] if path == "/api/jobs/requeue" else "\ud800"
@@ -559,7 +559,7 @@ def test_a_lone_surrogate_in_json_is_refused_by_name(client, path, field):
 @pytest.mark.parametrize(
     "query", ["part=%00", "part=a&part=b", "part=%ED%A0%80", "part=" + "x" * 300, "&".join(["a=1"] * 3_000)]
 )
-def test_a_stranger_with_an_unreadable_query_is_asked_for_a_link(dashboard, query):
+def test_visitor_without_a_session_gets_the_link_page_for_any_query(dashboard, query):
     """The page that requires a link does not read the query."""
     with closing(Browser(dashboard, is_in=False)) as stranger:
         answer = stranger.get(f"/?{query}")
@@ -571,7 +571,7 @@ def test_a_stranger_with_an_unreadable_query_is_asked_for_a_link(dashboard, quer
 @pytest.mark.parametrize(
     ("path", "field"), [("/enter", "token"), ("/enter", "back"), ("/approval/x", "choice")]
 )
-def test_a_stranger_sends_only_text(dashboard, path, field):
+def test_forms_without_a_session_accept_only_strings(dashboard, path, field):
     """The two forms for visitors without a session are not in the table of routes."""
     with closing(Browser(dashboard, is_in=False)) as stranger:
         for value in (*NO_TEXT, "x" * 5_000):
@@ -582,7 +582,7 @@ def test_a_stranger_sends_only_text(dashboard, path, field):
             assert field in answer.text
 
 
-def test_a_time_is_given_either_as_a_duration_or_as_an_instant(fire, client, scheduled):
+def test_duration_and_time_together_are_refused(fire, client, scheduled):
     """One of two contradictory values would be dropped."""
     due_at = fire.jobs.get(scheduled[0]).next_due_at
     form = {"id": scheduled[0], "in": "15m", "at": "2030-01-01T00:00:00Z"}

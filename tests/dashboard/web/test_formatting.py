@@ -11,7 +11,7 @@ from firelock_dashboard.web.formatting import count_text, one_line, percentile
     ("number", "text"),
     [(7, "7"), (1_000, "1,000"), (99_999, "99,999"), (123_456, "123 k"), (1_200_000, "1.2 M")],
 )
-def test_a_number_has_commas_then_a_unit(number, text):
+def test_large_numbers_have_commas_and_then_a_unit(number, text):
     """The core's own sentences write numbers in the same way: "23 of 1,000 members failed"."""
     assert text == count_text(number)
 
@@ -30,12 +30,12 @@ def test_a_number_has_commas_then_a_unit(number, text):
         (71.3, 3, "≤ 1 min 12 s"),
     ],
 )
-def test_a_percentile_claims_no_more_than_is_known(bound, runs, text):
+def test_percentile_of_several_runs_is_rounded_up(bound, runs, text):
     """A single run has its exact duration; several have an upper bound, so it is rounded up."""
     assert text == percentile(bound, runs)
 
 
 @pytest.mark.parametrize(("name", "look"), [("a" * 36, "one-line"), ("a" * 37, "")])
-def test_a_short_name_is_kept_on_one_line(name, look):
+def test_short_name_does_not_wrap(name, look):
     """A longer name may wrap; otherwise the table would be wider than the page."""
     assert look == one_line(name)

@@ -50,7 +50,7 @@ def links(html):
 
 
 @matrix
-def test_a_page_and_all_that_it_names_are_there(mounted):
+def test_every_url_on_a_page_exists_below_the_mount(mounted):
     """Every URL on a page is below the mount as the browser sees it, and the page's files exist."""
     page = mounted.get(f"{mounted.root}/queues")
 
@@ -65,7 +65,7 @@ def test_a_page_and_all_that_it_names_are_there(mounted):
 
 
 @matrix
-def test_an_action_is_done_and_leads_back(mounted, fire):
+def test_action_redirects_back_with_a_message(mounted, fire):
     """A form performs its action and redirects to the page it came from, which shows a message."""
     here = f"{mounted.root}/queues"
 
@@ -78,7 +78,7 @@ def test_an_action_is_done_and_leads_back(mounted, fire):
 
 
 @matrix
-def test_an_unsafe_request_of_another_site_is_refused(mounted, fire):
+def test_unsafe_request_from_another_site_is_refused(mounted, fire):
     """A request from another site changes nothing in any framework."""
     answer = mounted.post(
         f"{mounted.root}/queues/pause", {"queue": "mail"}, headers={"sec-fetch-site": "cross-site"}
@@ -89,12 +89,12 @@ def test_an_unsafe_request_of_another_site_is_refused(mounted, fire):
 
 
 @matrix
-def test_the_mount_without_its_slash_leads_to_the_page(mounted):
+def test_mount_without_a_slash_redirects(mounted):
     """`/jobs` redirects to `/jobs/`; the target is an absolute path that includes the prefix of a proxy."""
     if not mounted.root:
-        pytest.skip("a mount at the root has no address without a slash")
+        pytest.skip("a mount at the root has no URL without a slash")
     if mounted.place.is_stripped:
-        pytest.skip("the framework's own redirect knows nothing of a proxy that takes the prefix off")
+        pytest.skip("the framework's own redirect ignores the prefix that the proxy removes")
 
     answer = mounted.get(mounted.root)
 
@@ -103,7 +103,7 @@ def test_the_mount_without_its_slash_leads_to_the_page(mounted):
 
 
 @matrix
-def test_a_stream_is_offered_where_it_can_be_kept_open(mounted):
+def test_stream_is_offered_only_with_asgi(mounted):
     """With ASGI, the stream notifies pages of changes.
 
     Otherwise, its response states that there is no stream, and pages poll instead.
@@ -117,7 +117,7 @@ def test_a_stream_is_offered_where_it_can_be_kept_open(mounted):
 
 
 @matrix
-def test_what_is_not_there_is_said_in_the_frame(mounted):
+def test_unknown_page_is_the_dashboards_404(mounted):
     """An unknown page is the dashboard's own 404, with links below the mount."""
     answer = mounted.get(f"{mounted.root}/nowhere/at-all")
 
@@ -125,7 +125,7 @@ def test_what_is_not_there_is_said_in_the_frame(mounted):
     assert f'href="{mounted.root}/"' in answer.text
 
 
-def test_what_a_proxy_asks_in_http_1_0_is_not_local(fire):
+def test_http_1_0_request_is_not_local(fire):
     """Django has no name for the HTTP version of an ASGI request, but the dashboard still detects it."""
     with closing(visitor("django", "asgi", fire, "/jobs", PLACES[0][1], auth=None)) as one:
         assert 401 == one.get("/jobs/queues").status

@@ -34,7 +34,7 @@ def counted(chunks, taken):
         yield chunk
 
 
-def test_ten_mebibytes_are_refused_by_their_length(client, fire):
+def test_large_body_is_refused_by_its_content_length(client, fire):
     """The body is refused by its Content-Length, before any of it is read."""
     taken = []
 
@@ -49,7 +49,7 @@ def test_ten_mebibytes_are_refused_by_their_length(client, fire):
 
 
 @pytest.mark.parametrize("length", [None, "12", "-1", "x", "٣", "9" * 5_000])
-def test_an_endless_body_is_read_no_further_than_a_form_reaches(client, fire, length):
+def test_endless_body_is_read_only_up_to_the_limit(client, fire, length):
     """For any Content-Length, at most one chunk beyond the limit is read."""
     taken = []
     headers = {} if length is None else {"content_length": length.encode().decode("latin-1")}
@@ -62,7 +62,7 @@ def test_an_endless_body_is_read_no_further_than_a_form_reaches(client, fire, le
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "x-gzip", "identity, gzip", "GZIP"])
-def test_a_compressed_body_is_not_unpacked(client, fire, coding):
+def test_compressed_body_is_refused(client, fire, coding):
     """A small compressed body may be large when unpacked, so it is refused unread."""
     bomb = gzip.compress(b"queue=mail&note=" + b"x" * 50 * MEBI)
     taken = []
@@ -83,7 +83,7 @@ def test_a_compressed_body_is_not_unpacked(client, fire, coding):
          b'--x\r\nContent-Disposition: form-data; name="queue"\r\n\r\nmail\r\n--x--\r\n'),
     ],
 )  # fmt: skip
-def test_another_content_type_is_refused(client, fire, kind, body):
+def test_other_content_types_are_refused(client, fire, kind, body):
     """Refused types include those that another site's page may send without a preflight request.
 
     An example is text/plain. The error names the accepted type.
@@ -106,7 +106,7 @@ def test_another_content_type_is_refused(client, fire, kind, body):
     ],
     ids=lambda value: None if isinstance(value, str) else ascii(value[:20]),
 )  # fmt: skip
-def test_a_malformed_form_is_refused_by_name(client, fire, body, word):
+def test_malformed_form_is_refused_with_the_cause(client, fire, body, word):
     """The error names the field or the rule; a form of ten thousand fields is malformed too."""
     answer = send(client, body)
 
@@ -132,7 +132,7 @@ def test_malformed_json_is_refused(client, fire, body):
     assert [] == paused(fire)
 
 
-def test_a_slow_body_is_not_waited_for():
+def test_slow_body_times_out():
     """If the body does not arrive in time, the response is a 408 and the connection is free again."""
 
     async def receive():
@@ -181,8 +181,8 @@ def test_pages_and_parts_are_compressed(client, target):
         ("https", None, False), ("https", "Same-Origin", False),
     ],
 )  # fmt: skip
-def test_over_tls_nobody_elsewhere_causes_a_compressed_answer(fire, scheme, site, is_packed):
-    """Otherwise an attacker who controls part of a page could guess the rest from the response length."""
+def test_cross_site_requests_over_tls_get_no_compressed_response(fire, scheme, site, is_packed):
+    """Someone who controls part of a page could guess the rest from the length of a compressed response."""
     headers = {
         "accept-encoding": "gzip",
         "sec-fetch-site": site,
@@ -196,7 +196,7 @@ def test_over_tls_nobody_elsewhere_causes_a_compressed_answer(fire, scheme, site
     assert (200, is_packed) == (answer.status, packed_length(answer) is not None)
 
 
-def test_the_length_of_a_compressed_answer_is_off(client):
+def test_compressed_response_has_a_random_length(client):
     """The header of the gzip data contains a random number of bytes that decoders ignore."""
     headers = {"accept-encoding": "gzip", "sec-fetch-site": "same-origin"}
 
@@ -206,7 +206,7 @@ def test_the_length_of_a_compressed_answer_is_off(client):
     assert 5 < len({packed_length(answer) for answer in answers})
 
 
-def test_small_answers_and_files_stay_as_they_are(client):
+def test_small_responses_and_files_are_not_compressed(client):
     """Not compressed are responses of one packet, files that the build has compressed, and downloads."""
     headers = {"accept-encoding": "gzip", "sec-fetch-site": "same-origin"}
 

@@ -78,7 +78,7 @@ class Words(HTMLParser):
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
-def test_a_template_holds_no_text(file):
+def test_templates_contain_no_text(file):
     """The text between tags and in visible attributes comes only from keys."""
     words = Words()
 
@@ -103,7 +103,7 @@ def named():
     return whole, begun
 
 
-def test_every_text_that_is_named_is_there():
+def test_every_referenced_text_exists():
     """A key in a template without a text would make the page fail."""
     texts = Texts()
     groups = {key.partition(".")[0] for key in texts}
@@ -118,7 +118,7 @@ def test_every_text_that_is_named_is_there():
     assert set() == {key for key in asked if key not in texts}
 
 
-def test_every_text_is_named_somewhere():
+def test_every_text_is_used():
     """An unused text would be translated for nothing."""
     whole, begun = named()
 
@@ -126,7 +126,7 @@ def test_every_text_is_named_somewhere():
     assert set() == left
 
 
-def test_a_text_takes_its_values_and_its_number():
+def test_text_is_formatted_with_values_and_plural():
     """Values replace the braces, and a number selects the singular or the plural."""
     texts = Texts()
 
@@ -142,7 +142,7 @@ TURNS = [chr(one) for one in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *r
 
 
 @pytest.mark.parametrize("sign", TURNS, ids=ascii)
-def test_a_sign_that_turns_text_is_written_out_where_it_is_read(sign):
+def test_direction_characters_are_escaped_in_visible_text(sign):
     """Characters that change the text direction are escaped between tags and in visible attributes.
 
     Form values and link targets keep them.
@@ -153,7 +153,7 @@ def test_a_sign_that_turns_text_is_written_out_where_it_is_read(sign):
     assert f'<a href="/x" title="a{out}b"><input name="id" value="a{sign}b">a{out}b</a>' == show_turns(html)
 
 
-def test_no_page_shows_text_turned(fire, client):
+def test_pages_escape_direction_characters(fire, client):
     """An argument, a queue's note and a path are shown as they are stored, with these characters escaped."""
 
     @fire.task(name="turn")
