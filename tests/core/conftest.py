@@ -17,6 +17,6 @@ def fire():
 
 @pytest.fixture
 def tester(fire):
-    """A tester of the app: its jobs run when the test runs them, and its clock stands still."""
+    """A tester of the app. Its jobs run when the test runs them, and its clock does not advance."""
     with Tester(fire) as it:
         yield it

@@ -18,12 +18,12 @@ from firelock.server.attempt import EndedRun, JobRunner
 from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.storage.memory import MemoryStorage
 
-# seconds after which a test fails because its condition is not true
+# seconds after which a test fails if its condition is still not true
 DEADLINE = 30.0
 
 
 def until(is_so, seconds=DEADLINE):
-    """Return the condition's value as soon as it is true, which must be within the deadline."""
+    """Wait until the condition is true and return its value; fail after the deadline."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
     while not (found := is_so()):
         assert time.monotonic() < deadline, f"not so within {seconds:g} s"
@@ -50,7 +50,7 @@ class ForeignTask:
 
 
 class Host:
-    """A host whose clocks a test moves. They advance by themselves, unless they stand still."""
+    """A host whose clocks a test moves. The clocks advance with real time unless they are stopped."""
 
     def __init__(self, *, stands_still=False):
         self.passed = self.suspended = 0.0
@@ -84,20 +84,20 @@ class Host:
         self.set_by += seconds
 
     def suspend(self, seconds):
-        """Suspend the machine for this number of seconds: only CLOCK_MONOTONIC stands still."""
+        """Suspend the machine for this number of seconds. Only CLOCK_MONOTONIC does not advance."""
         self.suspended += seconds
 
 
 @attrs.frozen
 class Failure:
-    """The error that one call raises; with `is_late`, the call has taken effect before."""
+    """The error that a call raises. If `is_late` is true, the call takes effect before it raises."""
 
     error: Exception
     is_late: bool = False
 
 
 class FailingStorage(MemoryStorage):
-    """The storage in memory, with programmable failures of calls; it records its calls."""
+    """A storage in memory whose calls can be made to fail; it records its calls."""
 
     def __init__(self, name=""):
         super().__init__(name)
@@ -139,7 +139,7 @@ def failing(verb):
 
 
 class HostStorage(FailingStorage):
-    """A failing storage whose clock is the wall clock of a host, as the clock of memory is by default."""
+    """A failing storage that uses the wall clock of a host, as the memory storage does by default."""
 
     def __init__(self, host, name=""):
         super().__init__(name)
@@ -155,7 +155,7 @@ for verb, _ in inspect.getmembers(MemoryStorage, inspect.isfunction):
 
 
 class Worker:
-    """A worker that runs an app's jobs in this thread, one after another, as a server's thread would."""
+    """A worker that runs an app's jobs in this thread, one after another, as a server's thread does."""
 
     def __init__(self, fire, name="host:a"):
         self.fire = fire
@@ -173,7 +173,7 @@ class Worker:
         ).jobs
 
     def attempt(self, job):
-        """Return how one run of a claimed job ended; nothing is stored."""
+        """Run a claimed job once and return how the run ended, without storing the end."""
         run = self.runner.prepare(job, self.holder)
         return run if isinstance(run, EndedRun) else self.runner.run(run)
 

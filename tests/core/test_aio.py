@@ -20,7 +20,7 @@ from firelock.storage.memory import MemoryStorage
 from firelock.task import TaskVerbs
 from tests.core.fakes import Worker, until
 
-# Methods that wait for nothing, or that have another async form, by the name of their class.
+# Methods that do not block, or that have another async form, by the name of their class.
 WAITS_FOR_NOTHING = {
     "Firelock": {
         "arguments_from_text", "declared_limits", "load_imports", "lock", "resource", "parameters", "server",
@@ -79,8 +79,8 @@ def shape(verb):
 
 
 @pytest.mark.parametrize(("kind", "name"), verbs(), ids=[f"{kind.__name__}.{name}" for kind, name in verbs()])
-def test_every_verb_that_waits_has_an_async_twin(kind, name):
-    """The twin has the same parameters. Methods that wait for nothing are listed above."""
+def test_blocking_method_has_async_twin_with_same_parameters(kind, name):
+    """`WAITS_FOR_NOTHING` lists the exempt methods."""
     twin = twin_of(kind, name)
     is_exempt = name in WAITS_FOR_NOTHING.get(kind.__name__, ())
 
@@ -89,8 +89,7 @@ def test_every_verb_that_waits_has_an_async_twin(kind, name):
         assert shape(getattr(kind, name)) == shape(twin)
 
 
-def test_only_verbs_that_there_are_wait_for_nothing():
-    """The list above must not contain methods that do not exist any more."""
+def test_list_of_exempt_methods_contains_only_existing_methods():
     known = {kind.__name__: {name for owner, name in verbs() if owner is kind} for kind in public_classes()}
 
     stale = {(kind, name) for kind, names in WAITS_FOR_NOTHING.items() for name in names - known[kind]}
@@ -98,14 +97,14 @@ def test_only_verbs_that_there_are_wait_for_nothing():
     assert set() == stale
 
 
-def test_the_parts_of_an_app_are_walked():
+def test_parts_of_an_app_are_checked():
     """A part that is added to the app is included automatically."""
     names = {kind.__name__ for kind in public_classes()}
 
     assert {"Jobs", "Queues", "Servers", "Recurring", "Operations", "Audit", "Catalogue"} <= names
 
 
-# ---- the twins work as described, in another thread ------------------------------------------------------
+# ---- calls in other threads ------------------------------------------------------
 
 
 class Watching(MemoryStorage):
@@ -151,8 +150,8 @@ def result_of(fire, coroutine):
     return result
 
 
-def test_a_job_tells_its_life_by_coroutine(fire):
-    """The async methods return the same history, failed attempts, log, progress and record."""
+def test_async_job_methods_return_the_same_as_sync_ones(fire):
+    """The test compares the history, failed attempts, log, progress and record."""
 
     def talk(job: JobContext) -> None:
         job.log("half way")
@@ -174,8 +173,7 @@ def test_a_job_tells_its_life_by_coroutine(fire):
     assert all(told)
 
 
-def test_an_app_is_closed_by_coroutine(fire, adding):
-    """Open resources are closed after `aclose` has been awaited."""
+def test_aclose_closes_open_resources(fire, adding):
     result_of(fire, fire.aclose())
 
     with pytest.raises(Exception, match="closed"):
@@ -225,7 +223,7 @@ def test_calls_do_not_wait_for_threads_of_the_application(release):
     assert (list(range(100)), True) == asyncio.run(call())
 
 
-def test_more_calls_than_threads_share_them():
+def test_calls_share_a_limited_number_of_threads():
     """Each call runs, and no further thread is started as long as calls complete."""
     calls, names, lock = BlockingCalls(2, stall=60), [], threading.Lock()
 
@@ -239,7 +237,7 @@ def test_more_calls_than_threads_share_them():
     assert (50, True) == (len(names), len(set(names)) <= 2)
 
 
-def test_calls_that_wait_for_one_another_all_end():
+def test_calls_that_wait_for_each_other_all_complete():
     """There are more calls than threads, so further threads start when no call can start."""
     calls, together = BlockingCalls(2, stall=0.01), threading.Barrier(6)
 
@@ -248,8 +246,8 @@ def test_calls_that_wait_for_one_another_all_end():
     assert list(range(6)) == sorted(future.result(20) for future in waiting)
 
 
-def test_waiting_call_that_is_cancelled_never_starts(release):
-    """Nothing would read the result of a cancelled call."""
+def test_cancelled_waiting_call_never_starts(release):
+    """The result of a cancelled call would never be read."""
     calls, ran = BlockingCalls(1, stall=60), []
     first = calls.submit(lambda: release.wait(20))
     second, third = calls.submit(lambda: ran.append(2)), calls.submit(lambda: ran.append(3))
@@ -282,8 +280,8 @@ def test_idle_thread_ends(our_threads):
     assert [NAME, NAME] == names
 
 
-def test_call_without_any_thread_is_refused(monkeypatch):
-    """If the system cannot start a thread, the call fails. As soon as there is one, calls wait for it."""
+def test_call_fails_if_no_thread_can_be_started(monkeypatch):
+    """If at least one thread runs, calls wait for it instead."""
     calls, can_start = BlockingCalls(2, stall=0.01), []
     start = threading.Thread.start
 
@@ -302,7 +300,7 @@ def test_call_without_any_thread_is_refused(monkeypatch):
     assert [0] * 3 == [future.result(20) for future in [calls.submit(int) for _ in range(3)]]
 
 
-def test_blocked_call_does_not_hold_up_the_end_of_the_interpreter():
+def test_blocked_call_does_not_delay_the_end_of_the_interpreter():
     """The event loop and the interpreter end, although the call never ends."""
     program = """
 import asyncio, threading
@@ -324,7 +322,7 @@ asyncio.run(main())
     assert ("ended\n", 0) == (done.stdout, done.returncode), done.stderr
 
 
-def test_forked_process_has_threads_of_its_own():
+def test_forked_process_starts_its_own_threads():
     """The threads of the parent, busy or idle, do not exist in the child."""
     program = """
 import asyncio, os, sys, threading

@@ -1,6 +1,6 @@
-"""Across modules: every mistake that an app can make raises one clear error and stores nothing.
+"""Across modules: every invalid call to an app raises one clear error and stores nothing.
 
-Mistakes in options, plugins, settings, schedules, locks and arguments are tested with their modules.
+Invalid options, plugins, settings, schedules, locks and arguments are tested with their modules.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(("act", "kind", "words"), BAD, ids=[words[:30] for _, _, words in BAD])
-def test_a_mistake_is_one_clear_error_and_stores_nothing(desk, act, kind, words):
-    """The class shows what to catch; the message contains the problem, the value and the fix."""
+def test_invalid_call_raises_one_error_and_stores_nothing(desk, act, kind, words):
+    """The error's class shows what to catch; its message contains the problem, the value and the fix."""
     with pytest.raises(FirelockError) as caught:
         act(desk)
 
@@ -143,8 +143,8 @@ def test_a_mistake_is_one_clear_error_and_stores_nothing(desk, act, kind, words)
     assert ([], []) == (desk.fire.recurring.list(), desk.fire.queues.list())
 
 
-def test_a_mistake_with_a_job_changes_nothing(desk):
-    """A job's state does not allow the action, or the arguments of a continuation are wrong."""
+def test_refused_action_on_a_job_changes_nothing(desk):
+    """The job's state does not allow the action, or the arguments of a continuation are invalid."""
     job = desk.send.enqueue("x").delete()
     before = job.refresh().record()
 
@@ -156,7 +156,7 @@ def test_a_mistake_with_a_job_changes_nothing(desk):
     assert (before, 1) == (job.refresh().record(), sum(desk.fire.jobs.counts().by_state.values()))
 
 
-def test_a_continuation_of_an_unknown_parent_is_refused(desk):
+def test_continuation_of_an_unknown_parent_is_refused(desk):
     """The error names both jobs, and nothing is stored."""
     parent = desk.send.enqueue("x")
     desk.storage.clear()
@@ -188,8 +188,8 @@ def untrue() -> int:
         ],
     ],
 )
-def test_a_result_that_cannot_be_stored_is_no_failure(desk, function):
-    """The job succeeds, and reading its result raises an error with the reason."""
+def test_job_with_a_result_that_cannot_be_stored_succeeds(desk, function):
+    """Reading the result raises an error with the reason."""
     job = desk.fire.task(name="gives")(function).enqueue()
 
     desk.worker.run()
@@ -201,8 +201,8 @@ def test_a_result_that_cannot_be_stored_is_no_failure(desk, function):
         job.result()
 
 
-def test_after_the_close_every_verb_says_so(desk):
-    """Each method of a closed app raises this error immediately; none hangs or seems to work."""
+def test_every_method_of_a_closed_app_raises_an_error(desk):
+    """The error is raised immediately; no method hangs or seems to work."""
     job = desk.send.enqueue("x")
     desk.fire.close()
 

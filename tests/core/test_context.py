@@ -19,8 +19,7 @@ from firelock.model.state import State
 from tests.core.fakes import FailingStorage, Worker
 
 
-def test_a_job_knows_itself():
-    """The context contains the values of the claimed job."""
+def test_context_contains_the_values_of_the_claimed_job():
     seen = []
 
     def note(job: JobContext) -> None:
@@ -41,8 +40,8 @@ def test_a_job_knows_itself():
     assert {"tenant": "acme"} == job.meta
 
 
-def test_a_cancelled_job_is_told_once():
-    """The first reason is kept, and `except Exception` does not catch the cancellation."""
+def test_first_cancellation_of_a_job_is_kept():
+    """`except Exception` does not catch the cancellation."""
     job = JobContext.fake()
 
     job.raise_if_cancelled()
@@ -55,7 +54,7 @@ def test_a_cancelled_job_is_told_once():
     assert not isinstance(caught.value, Exception)
 
 
-def test_outside_of_a_job_there_is_none():
+def test_current_job_outside_of_a_job_raises_an_error():
     """The error states where `current_job()` works."""
     with pytest.raises(
         LookupError, match=r"No job is running in this context\. Use current_job\(\) inside a task"
@@ -66,8 +65,8 @@ def test_outside_of_a_job_there_is_none():
 # ---- fakes for the tests of tasks ------------------------------------------------------------------------
 
 
-def test_a_fake_is_a_first_attempt():
-    """A unit test of a task needs no server, because a fake has a value for everything."""
+def test_fake_context_is_a_first_attempt_by_default():
+    """A unit test of a task needs no server, because each field of a fake context has a default."""
     job = JobContext.fake()
 
     job.log("nobody hears this")
@@ -77,8 +76,7 @@ def test_a_fake_is_a_first_attempt():
     assert datetime(1970, 1, 1, tzinfo=UTC) == job.due_at
 
 
-def test_a_fake_is_what_its_test_needs():
-    """Each field of a fake can be passed."""
+def test_every_field_of_a_fake_context_can_be_passed():
     given = {
         "id": "x", "attempt": 2, "retries": 1, "due_at": datetime(2026, 11, 24, 12, tzinfo=UTC),
         "queue": "bulk", "tags": ("t",), "meta": {"tenant": "acme"}, "cancelled": True,
@@ -91,8 +89,8 @@ def test_a_fake_is_what_its_test_needs():
         job.raise_if_cancelled()
 
 
-def test_a_fake_remembers_what_it_was_completed_with():
-    """Any session is accepted and nothing ends. A task that completes twice can be detected."""
+def test_fake_context_records_its_completions():
+    """Any session is accepted and no job ends, so a test can detect a task that completes twice."""
     job = JobContext.fake()
 
     before = job.completions
@@ -103,8 +101,8 @@ def test_a_fake_remembers_what_it_was_completed_with():
     assert ("charged", None) == job.completions
 
 
-def test_a_cancelled_fake_cannot_be_completed():
-    """As for a deleted job, an error is raised, so a test can check how the task's transaction reacts."""
+def test_cancelled_fake_context_cannot_be_completed():
+    """As for a deleted job, an error is raised. A test can check how the task's transaction reacts."""
     job = JobContext.fake(cancelled=True)
 
     with pytest.raises(JobCancelled):
@@ -112,7 +110,7 @@ def test_a_cancelled_fake_cannot_be_completed():
     assert () == job.completions
 
 
-def test_a_real_job_has_no_completions():
+def test_context_of_a_real_job_has_no_completions():
     """The result of a real job is in the storage."""
     with Firelock("memory://") as fire:
         job = fire.task(name="ask", retry=Retry.never())(lambda: len(current_job().completions)).enqueue()
@@ -123,8 +121,7 @@ def test_a_real_job_has_no_completions():
         )
 
 
-def test_a_fake_takes_no_naive_instant():
-    """A naive datetime is refused as everywhere else, and so is metadata that no job can have."""
+def test_fake_context_refuses_a_naive_datetime_and_invalid_metadata():
     with pytest.raises(ScheduleError, match="no time zone"):
         JobContext.fake(due_at=datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake under test
     with pytest.raises(ConfigurationError, match="Meta 'tenant' must be a string, such as '7', got 7"):
@@ -162,8 +159,8 @@ def test_only_the_newest_progress_is_written(console, storage):
     assert [4] == [one.progress.done for one in storage.get(["a"])]
 
 
-def test_nothing_said_writes_nothing(console, storage):
-    """A flush without new lines does not call the storage, and lines are written only once."""
+def test_flush_without_new_lines_does_not_call_the_storage(console, storage):
+    """Lines are written only once."""
     console.flush(storage)
     console.log("a", 1, "debug", "once")
     console.flush(storage)
@@ -172,7 +169,7 @@ def test_nothing_said_writes_nothing(console, storage):
     assert (1, ["once"]) == (len(storage.called["append_logs"]), texts(storage))
 
 
-def test_an_unknown_level_is_refused(console):
+def test_unknown_log_level_is_refused(console):
     """The error names the level and the four valid ones."""
     with pytest.raises(ValueError, match="Log level 'fatal' is unknown; use one of debug, info"):
         console.log("a", 1, "fatal", "said")
@@ -182,7 +179,7 @@ def test_an_unknown_level_is_refused(console):
     ("done", "total"),
     [("3", 10), (3, None), (math.nan, 10), (3, math.inf), (Decimal(3), 10), (True, 10), (10**400, 10)],
 )
-def test_progress_is_made_of_plain_numbers(console, storage, done, total):
+def test_progress_must_be_plain_numbers(console, storage, done, total):
     """A value that cannot be stored as a number raises an error in the job, where its author can see it."""
     with pytest.raises(ValueError, match="Progress must be two finite numbers, done and total, got "):
         console.progress("a", done, total, None)
@@ -191,7 +188,7 @@ def test_progress_is_made_of_plain_numbers(console, storage, done, total):
     assert [None] == [one.progress for one in storage.get(["a"])]
 
 
-def test_a_long_text_is_cut(console, storage):
+def test_long_line_or_progress_message_is_truncated(console, storage):
     """A line and a progress message keep 4,096 characters, the last of them an ellipsis."""
     console.log("a", 1, "info", "x" * 5_000)
     console.progress("a", 1, 2, "y" * 5_000)
@@ -202,8 +199,8 @@ def test_a_long_text_is_cut(console, storage):
     assert "y" * 4_095 + "…" == storage.get(["a"])[0].progress.message
 
 
-def test_whatever_is_logged_is_text(console, storage):
-    """An object is logged as its string, and characters that no storage accepts are escaped."""
+def test_logged_object_is_converted_to_a_string(console, storage):
+    """Characters that no storage accepts are escaped."""
     console.log("a", 1, "info", 42)
     console.log("a", 1, "info", "a\0b \ud800")
 
@@ -212,8 +209,11 @@ def test_whatever_is_logged_is_text(console, storage):
     assert ["42", "a\\0b \\ud800"] == texts(storage)
 
 
-def test_a_job_that_logs_too_fast_keeps_its_newest_lines(console, storage):
-    """Above 1,000 waiting lines, the oldest are dropped. The first remaining line contains their number."""
+def test_job_that_logs_too_fast_keeps_its_newest_lines(console, storage):
+    """If more than 1,000 lines wait, the oldest are dropped.
+
+    The first remaining line contains their number.
+    """
     for number in range(1_005):
         console.log("a", 1, "info", f"line {number}")
 
@@ -224,7 +224,7 @@ def test_a_job_that_logs_too_fast_keeps_its_newest_lines(console, storage):
     assert "line 1004" == written[-1]
 
 
-def test_lines_wait_while_the_storage_is_away(console, storage):
+def test_lines_are_kept_while_the_storage_is_unreachable(console, storage):
     """After an outage, lines are written along with later ones.
 
     For progress, only the latest value is written.
@@ -243,11 +243,8 @@ def test_lines_wait_while_the_storage_is_away(console, storage):
     assert [2] == [one.progress.done for one in storage.get(["a"])]
 
 
-def test_refused_lines_hinder_nothing(console, storage, caplog):
-    """Lines that the storage will never accept are dropped with a warning.
-
-    Otherwise, the ends of jobs would wait for this flush.
-    """
+def test_refused_lines_are_dropped_with_a_warning(console, storage, caplog):
+    """Otherwise, the ends of jobs would wait for lines that the storage never accepts."""
     storage.fail("append_logs", StorageError("value too long"))
     console.log("a", 1, "info", "refused")
 
@@ -290,8 +287,8 @@ def test_lines_of_a_locked_job_are_sent_again(console, storage, monkeypatch):
     assert 1 == len(storage.read_log("b"))
 
 
-def test_lines_of_a_locked_job_rest(console, storage, monkeypatch):
-    """Lines of a locked job are not sent with every flush, but other lines are."""
+def test_lines_of_a_locked_job_are_not_sent_with_every_flush(console, storage, monkeypatch):
+    """Lines of other jobs are sent with every flush."""
     monkeypatch.setattr("firelock.context._LOCKED_REST", 1e9)
     asked = []
     monkeypatch.setattr(storage, "append_logs", lambda lines, progress: asked.append(set(lines)) or ["a"])
@@ -306,8 +303,8 @@ def test_lines_of_a_locked_job_rest(console, storage, monkeypatch):
     assert [{"a"}, {"b"}] == asked
 
 
-def test_a_flush_waits_for_another_one_only_so_long(console, storage, monkeypatch):
-    """A flush that hangs in another thread must not delay ends forever; that flush keeps its lines."""
+def test_flush_waits_for_another_flush_with_a_timeout(console, storage, monkeypatch):
+    """A flush that hangs in another thread must not delay ends forever. The hanging flush keeps its lines."""
     monkeypatch.setattr("firelock.context._LONGEST_WAIT", 0.01)
     began, may_end = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Across modules: a forked process starts its own threads and shares no wait with its parent."""
+"""Across modules: a forked process starts its own threads and shares no locks with its parent."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ with fire.lock("the parent's", ttl=3600):
 """
 
 
-def test_a_forked_process_goes_on_by_itself():
-    """Await, lock, server and result work after a fork; storage in memory is the child's own copy.
+def test_forked_process_works_independently_of_its_parent():
+    """Await, lock, server and result work after a fork.
 
-    The lock is held for an hour, so that it does not expire on a busy machine. The name of the renewing
-    thread shows that it belongs to the child.
+    Storage in memory is a copy that belongs to the child. The lock is held for an hour, so that it does not
+    expire on a busy machine. The name of the renewing thread shows that it belongs to the child.
     """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=180, check=False
@@ -67,11 +67,8 @@ print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
-def test_a_fork_while_a_handle_is_updated_leaves_the_child_s_handles_free():
-    """The thread that was about to update the handle does not exist in the child.
-
-    It therefore cannot release the lock there.
-    """
+def test_fork_during_a_handle_update_leaves_handles_unlocked():
+    """The updating thread does not exist in the child, so it cannot release the lock there."""
     done = subprocess.run(
         [sys.executable, "-c", WHILE_SHOWING], capture_output=True, text=True, timeout=60, check=False
     )

@@ -1,4 +1,4 @@
-"""Across modules: the package `firelock`: its public names, its lazy imports and its program."""
+"""Across modules: the public names, lazy imports and main program of the package `firelock`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import firelock
 from tests.core.fakes import unmeasured
 
 
-def test_every_public_name_is_there():
-    """Each public name can be imported, and `dir` returns only these names."""
+def test_every_public_name_can_be_imported():
+    """`dir` returns exactly these names."""
     assert sorted(firelock.__all__) == dir(firelock)
     assert all(getattr(firelock, name) is not None for name in firelock.__all__)
 
 
-def test_the_version_is_that_of_the_distribution():
-    """The version is not stored in a second place that could be forgotten."""
+def test_version_is_that_of_the_distribution():
+    """The version has a single source, so no second place can be forgotten."""
     assert version("firelock") == firelock.__version__
 
 
@@ -40,7 +40,7 @@ print(repr(firelock.__version__), repr(firelock_dashboard.Dashboard(fire, auth=N
 """
 
 
-def test_a_package_that_was_not_installed_works_without_a_version(tmp_path):
+def test_uninstalled_package_works_without_a_version(tmp_path):
     """For example, the package is in an archive or a frozen program, or found with PYTHONPATH.
 
     A server starts, and its version is empty.
@@ -61,7 +61,7 @@ def test_a_package_that_was_not_installed_works_without_a_version(tmp_path):
     assert ["42", "['']", "'' ''"] == done.stdout.splitlines(), done.stderr
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_unknown_name_raises_attribute_error():
     """The error is the same as for any module, so `hasattr` and `from … import` behave as usual."""
     with pytest.raises(AttributeError, match="module 'firelock' has no attribute 'Firelok'"):
         firelock.Firelok  # noqa: B018 - the access is under test
@@ -72,6 +72,6 @@ def test_an_unknown_name_is_an_attribute_error():
 @pytest.mark.parametrize(
     "name", ["firelock.__main__", "firelock.server.job_process", "firelock.server.worker_process"]
 )
-def test_to_import_a_program_runs_nothing(name):
+def test_importing_a_main_module_does_not_run_it(name):
     """Tools that import every module of a package must not start a program."""
     assert callable(importlib.import_module(name).main)

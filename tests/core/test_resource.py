@@ -75,13 +75,13 @@ def refused(error, match, declare):
     [lambda: "a value", dict, [].append, asyncio.sleep],
     ids=["a function", "a class", "a method", "a coroutine function"],
 )
-def test_a_resource_is_a_generator(shop, function):
+def test_resource_must_be_a_generator(shop, function):
     """Only a generator can define how to close what it opened."""
     with pytest.raises(ConfigurationError, match=r"because it is not a generator function\. Use a `def`"):
         shop.fire.resource(function)
 
 
-def test_a_resource_has_defaults_alone(shop):
+def test_resource_parameters_must_have_defaults(shop):
     """A resource is never called with an argument."""
 
     def bucket(name):
@@ -91,10 +91,10 @@ def test_a_resource_has_defaults_alone(shop):
         shop.fire.resource(bucket)
 
 
-def test_what_is_async_is_for_what_is_async(shop):
+def test_sync_function_cannot_use_an_async_resource(shop):
     """A thread cannot use a resource that is opened on the event loop.
 
-    This applies to a `def` task and to a `def` resource.
+    This applies to `def` tasks and to `def` resources.
     """
 
     def send(url, http=shop.client): ...
@@ -108,7 +108,7 @@ def test_what_is_async_is_for_what_is_async(shop):
         shop.fire.resource(session)
 
 
-def test_a_resource_stands_last(shop):
+def test_resource_parameters_must_be_last(shop):
     """A positional argument after a resource would belong to another parameter than it seems to."""
 
     def before(pool=shop.pool, limit=5): ...
@@ -123,11 +123,8 @@ def test_a_resource_stands_last(shop):
         shop.fire.task(name="only")(only)
 
 
-def test_what_stands_in_the_module_is_not_open(shop):
-    """Using the name of a resource outside of a job raises an error.
-
-    The error explains how to get the opened resource.
-    """
+def test_use_of_a_resource_outside_of_a_job_is_refused(shop):
+    """The error explains how to get the opened resource."""
     with pytest.raises(AttributeError, match=r"Resource pool has no attribute 'execute'.*resource\(pool\)"):
         shop.pool.execute("SELECT 1")
 
@@ -138,7 +135,7 @@ def test_what_stands_in_the_module_is_not_open(shop):
 # ---- calls -----------------------------------------------------------------------------------------------
 
 
-def test_a_call_that_gives_a_resource_is_refused(shop):
+def test_call_that_passes_a_resource_is_refused(shop):
     """Calls must not pass a resource by name, by position or with `**`.
 
     This includes calls of many jobs and recurring jobs.
@@ -162,7 +159,7 @@ def test_a_call_that_gives_a_resource_is_refused(shop):
     )
 
 
-def test_a_form_has_no_field_for_it(shop):
+def test_form_has_no_field_for_a_resource(shop):
     """The dashboard's form and the command line only show and accept the other parameters."""
     asked = [parameter.name for parameter in shop.fire.parameters("count")]
 
@@ -174,8 +171,8 @@ def test_a_form_has_no_field_for_it(shop):
     assert "pool" not in shop.fire.catalogue.get("count").signature
 
 
-def test_nothing_of_it_is_stored(shop):
-    """Only the arguments of the call are stored. A stored argument with the resource's name is refused."""
+def test_resource_is_not_stored_with_the_arguments(shop):
+    """A stored argument that has the name of a resource is refused."""
     job = shop.count.enqueue("t")
     refused(
         SignatureMismatch,
@@ -189,10 +186,10 @@ def test_nothing_of_it_is_stored(shop):
 # ---- with the tester -------------------------------------------------------------------------------------
 
 
-def test_jobs_share_what_is_opened_once(shop):
+def test_jobs_share_an_opened_resource(shop):
     """The resource is open from its first use to the end of the block.
 
-    Resources that it depends on are opened before.
+    Resources that it depends on are opened first.
     """
     with Tester(shop.fire) as tester:
         jobs = [shop.count.enqueue("a"), shop.count.enqueue("b", 6), shop.store.enqueue("c", d="e")]
@@ -204,7 +201,7 @@ def test_jobs_share_what_is_opened_once(shop):
     assert ["open pool", "close pool"] == shop.notes
 
 
-def test_what_is_async_lives_as_long_as_its_loop(shop):
+def test_async_resource_is_open_as_long_as_its_event_loop(shop):
     """The tester's loop exists for one job. On a running loop, the resource is closed when no job runs."""
     with Tester(shop.fire) as tester:
         job = shop.fetch.enqueue("/a")
@@ -221,8 +218,11 @@ def test_what_is_async_lives_as_long_as_its_loop(shop):
     assert "close client, close pool" == ", ".join(shop.notes[-2:])
 
 
-def test_a_replaced_resource_is_not_opened(shop):
-    """Jobs get the replacement, also by `current_job().resource`, and of two nested ones the inner one."""
+def test_replaced_resource_is_not_opened(shop):
+    """Jobs get the replacement, also from `current_job().resource`.
+
+    Of two nested replacements, the inner one counts.
+    """
 
     @shop.fire.task(name="ask")
     async def ask() -> str:
@@ -239,8 +239,8 @@ def test_a_replaced_resource_is_not_opened(shop):
     assert [] == shop.notes
 
 
-def test_only_a_resource_is_replaced_or_asked_for(shop):
-    """Anything but a resource raises an error that names it."""
+def test_only_a_resource_can_be_replaced_or_requested(shop):
+    """For anything else, the error names the value."""
     with pytest.raises(ConfigurationError, match=r"Expected a resource, got 'pool'\. Use @fire\.resource"):  # noqa: SIM117 - one of them raises
         with replaced("pool", by="fake"):
             pass
@@ -251,11 +251,8 @@ def test_only_a_resource_is_replaced_or_asked_for(shop):
 # ---- functions called directly ---------------------------------------------------------------------------
 
 
-def test_a_task_called_as_a_function_takes_what_it_is_given(shop):
-    """The resource is passed by name or by position.
-
-    Without one, a job or a test must provide it.
-    """
+def test_task_called_as_a_function_accepts_a_resource(shop):
+    """The resource is passed by name or by position. If it is omitted, a job or a test must provide it."""
     assert "t 5 mine" == shop.count("t", pool="mine")
     assert "t 6 mine" == shop.count("t", 6, "mine")
     assert "k mine [] []" == shop.store(JobContext.fake(), "k", pool="mine")
@@ -269,7 +266,7 @@ def test_a_task_called_as_a_function_takes_what_it_is_given(shop):
         asyncio.run(shop.fetch("/"))
 
 
-def test_a_task_called_inside_a_job_has_the_job_s(shop):
+def test_task_called_inside_a_job_uses_the_resources_of_the_job(shop):
     """A task that calls another one as a function does not have to pass the resources that both use."""
 
     @shop.fire.task(name="both")
@@ -283,7 +280,7 @@ def test_a_task_called_inside_a_job_has_the_job_s(shop):
         assert "/ by client of pool, t 5 pool" == job.result()
 
 
-def test_what_is_opened_on_the_loop_is_awaited(shop):
+def test_async_resource_must_be_awaited(shop):
     """In a thread, reading an async resource raises an error that shows how to await it."""
 
     @shop.fire.task(name="thread")
@@ -300,8 +297,8 @@ def test_what_is_opened_on_the_loop_is_awaited(shop):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_what_cannot_be_opened_fails_the_job_and_is_tried_again(is_async):
-    """The job fails with the error of the opening, and its retry opens the resource again."""
+def test_resource_that_failed_to_open_is_opened_by_the_retry(is_async):
+    """The first attempt fails with the error that the resource raised."""
     fire, tries = Firelock("memory://"), []
 
     def begin():
@@ -333,8 +330,8 @@ def test_what_cannot_be_opened_fails_the_job_and_is_tried_again(is_async):
         assert "pool" == job.result()
 
 
-def test_what_cannot_be_closed_is_told(caplog):
-    """The end of a worker continues, and the other resources are closed."""
+def test_error_of_closing_a_resource_is_logged(caplog):
+    """The worker still stops, and the other resources are closed."""
     fire, notes = Firelock("memory://"), []
 
     @fire.resource

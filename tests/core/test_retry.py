@@ -57,7 +57,7 @@ def seconds(policy, count):
 # ---- waits --------------------------------------------------------------------------------------------
 
 
-def test_the_default_waits_grow_from_a_minute_to_a_day():
+def test_default_waits_grow_from_a_minute_to_a_day():
     """By default, the waits are 1, 5, 15 min, 1, 2, 4, 8, 12, 24, 24 h, and the last one repeats."""
     policy = Retry()
 
@@ -85,7 +85,7 @@ def test_exponential_doubles_up_to_the_longest():
 
 
 @pytest.mark.parametrize("number", range(1, 11))
-def test_polynomial_is_hangfires_table(number):
+def test_polynomial_waits_match_those_of_hangfire(number):
     """The wait is 15 to 44 seconds before the first retry and 6,576 to 6,866 before the tenth."""
     policy, least = Retry.polynomial(), (number - 1) ** 4 + 15
 
@@ -93,7 +93,7 @@ def test_polynomial_is_hangfires_table(number):
     assert timedelta(seconds=least + 29 * number) == policy.wait(number, lambda: 0.999_999)
 
 
-def test_polynomial_takes_jitter_on_top():
+def test_polynomial_accepts_additional_jitter():
     """An explicit jitter spreads the polynomial wait like any other."""
     assert timedelta(seconds=15 * 0.5) == Retry.polynomial(jitter=0.5).wait(1, lambda: 0.0)
 
@@ -119,18 +119,17 @@ POLICIES = st.one_of(
 
 
 @given(policy=POLICIES, number=st.integers(1, 1001), drawn=st.floats(0, 1, exclude_max=True))
-def test_a_wait_is_never_negative_nor_above_a_year(policy, number, drawn):
-    """Whatever the policy, the number of the retry and the random number, the wait can be scheduled."""
+def test_wait_is_never_negative_or_above_a_year(policy, number, drawn):
+    """This holds for every policy, number of the retry and random number."""
     assert timedelta(0) <= policy.wait(number, lambda: drawn) <= YEAR
 
 
 @given(policy=POLICIES)
-def test_a_policy_survives_storage(policy):
-    """A policy that is stored as JSON is equal when it is read."""
+def test_stored_policy_is_equal_when_it_is_read(policy):
     assert policy == Retry.from_json(policy.to_json())
 
 
-def test_the_first_retry_has_number_one():
+def test_first_retry_has_number_one():
     """Requesting the wait before retry 0 raises an error."""
     with pytest.raises(ConfigurationError, match="retry_number must be at least 1, got 0"):
         Retry().wait(0, middle)
@@ -146,16 +145,14 @@ def test_attempts_are_retries_after_the_first_run():
     assert ["retry", "retry", "fail", "fail"] == kinds
 
 
-def test_never_lets_the_first_failure_decide():
-    """Without retries, the first failure ends the job."""
+def test_never_makes_the_first_failure_final():
     assert RetryDecision.fail("ValueError: bad (not retried)") == Retry.never().decide(
         Retried(0), ValueError("bad")
     )
     assert DecisionKind.DELETE is Retry.never(on_exceeded="delete").decide(Retried(0), ValueError()).kind
 
 
-def test_the_default_chance_keeps_within_the_jitter():
-    """Without a given random source, the wait is within the jitter."""
+def test_default_random_source_stays_within_the_jitter():
     decision = Retry.fixed(100).decide(Retried(0), ValueError())
 
     assert timedelta(seconds=90) <= decision.after <= timedelta(seconds=110)
@@ -179,19 +176,19 @@ def test_the_default_chance_keeps_within_the_jitter():
         ({"only_on": [OSError], "except_on": [Refused]}, ConnectionError(), "retry"),
     ],
 )
-def test_only_on_and_except_on_choose_by_class(options, error, kind):
-    """A class or a qualified name matches the exception's class and its bases; except_on wins."""
+def test_only_on_and_except_on_match_classes_of_exceptions(options, error, kind):
+    """A class or a qualified name matches the exception's class and its bases; `except_on` has priority."""
     assert kind == Retry(**options).decide(Retried(0), error, random=middle).kind
 
 
-def test_an_unwanted_exception_says_so():
+def test_reason_names_an_exception_that_is_not_retried():
     """The reason distinguishes a failure that the policy does not retry from exhausted retries."""
     decision = Retry(except_on=[ValueError], on_exceeded="delete").decide(Retried(0), ValueError("bad"))
 
     assert RetryDecision.fail("ValueError: bad (not retried by policy)") == decision
 
 
-def test_a_class_defined_in_a_function_matches():
+def test_class_defined_in_a_function_matches():
     """The qualified name of a local class is stored and matched like any other."""
 
     class Local(Exception):
@@ -235,8 +232,8 @@ NO_WAITS = [
     ],
     ids=["fixed", "listed", "exponential", "longest", "snooze", "retry"],
 )
-def test_what_is_no_wait_is_refused(use, wait):
-    """The error about a wait that is negative, infinite, above a year or no duration states what to pass."""
+def test_invalid_wait_is_refused(use, wait):
+    """A wait must not be negative, infinite or above a year. The error states what to pass."""
     with pytest.raises(
         ConfigurationError, match="must be a timedelta or a number of seconds, from 0 to 365 days, got"
     ) as caught:
@@ -289,8 +286,8 @@ def test_what_is_no_wait_is_refused(use, wait):
         (lambda: Retry(except_on=["a.b"] * 101), "must be lists of up to 100 exceptions"),
     ],
 )
-def test_a_wrong_policy_is_refused(make, words):
-    """A value out of its range is refused when the policy is created, with the value and what to write."""
+def test_invalid_policy_is_refused(make, words):
+    """The error is raised when the policy is created. It contains the value and what to write."""
     with pytest.raises(ConfigurationError) as caught:
         make()
 
@@ -298,7 +295,7 @@ def test_a_wrong_policy_is_refused(make, words):
     assert len(str(caught.value)) < 250
 
 
-def test_a_value_that_cannot_be_shown_is_still_refused():
+def test_invalid_value_without_a_repr_is_refused():
     """A value whose repr raises is named by its type."""
 
     class Silent:
@@ -314,8 +311,8 @@ def test_a_value_that_cannot_be_shown_is_still_refused():
 # ---- storing ------------------------------------------------------------------------------------------
 
 
-def test_the_stored_text_is_compact_and_plain():
-    """The stored string contains every option, with waits in microseconds and classes by name."""
+def test_stored_policy_is_compact_json():
+    """It contains every option, with waits in microseconds and classes by name."""
     policy = Retry.listed([1, MINUTE], attempts=3, only_on=[OSError], on_exceeded="delete")
 
     assert (
@@ -324,7 +321,7 @@ def test_the_stored_text_is_compact_and_plain():
     ) == policy.to_json()
 
 
-def test_reading_a_policy_imports_nothing():
+def test_reading_a_policy_does_not_import_classes():
     """A stored name is compared but never imported, because the server may not have its code."""
     text = Retry(only_on=["antigravity.Error", "no.such.module.Error"]).to_json()
     code = (
@@ -359,15 +356,15 @@ def test_reading_a_policy_imports_nothing():
         json.dumps({"waits": [1] * 50_000}),
     ],
 )
-def test_a_damaged_stored_policy_is_refused(text):
-    """Whatever is stored, reading it raises a ConfigurationError with a short message."""
+def test_damaged_stored_policy_raises_configuration_error(text):
+    """The message is short, whatever is stored."""
     with pytest.raises(ConfigurationError) as caught:
         Retry.from_json(text)
 
     assert len(str(caught.value)) < 300
 
 
-def test_fields_of_a_newer_release_are_ignored_in_a_stored_policy():
+def test_stored_policy_ignores_fields_of_a_newer_release():
     """In a rolling deploy, jobs that a newer release stored keep the options that this release knows."""
     policy = Retry.fixed(60, attempts=3)
     stored = json.dumps({**json.loads(policy.to_json()), "colour": "red"})
@@ -375,8 +372,7 @@ def test_fields_of_a_newer_release_are_ignored_in_a_stored_policy():
     assert policy == Retry.from_json(stored)
 
 
-def test_a_policy_is_a_value():
-    """Policies can be compared and hashed but not changed, and they share the default waits."""
+def test_policies_can_be_compared_and_hashed_but_not_changed():
     assert Retry(waits=DEFAULT_WAITS, on_exceeded=OnExceeded.FAIL) == Retry()
     assert 1 == len({Retry(), Retry(10)})
     with pytest.raises(AttributeError):
@@ -403,7 +399,7 @@ def test_an_error_is_told_on_one_short_line(error, words):
     assert words == describe_error(error)
 
 
-def test_the_reason_counts_the_retries():
-    """The reason contains the number of the retry, the total if it is known, and the error."""
+def test_reason_contains_the_retry_number_and_the_error():
+    """It also contains the total number of retries if that is known."""
     assert "retry 3 of 10: ConnectionError: refused" == retry_reason(3, 10, ConnectionError("refused"))
     assert "retry 3: ConnectionError: refused" == retry_reason(3, None, ConnectionError("refused"))

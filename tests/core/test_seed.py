@@ -57,8 +57,8 @@ def jobs(storage):
     return all_jobs(storage)
 
 
-def test_a_seed_has_as_many_jobs_as_asked_for_in_every_state_queue_and_most_tasks(storage, jobs):
-    """Most jobs have succeeded, and few have failed."""
+def test_seed_has_the_requested_number_of_jobs(storage, jobs):
+    """Every state, every queue and most tasks have jobs. Most jobs have succeeded, and few have failed."""
     by_state = Counter(job.state for job in jobs)
     counts = storage.counts()
 
@@ -70,10 +70,10 @@ def test_a_seed_has_as_many_jobs_as_asked_for_in_every_state_queue_and_most_task
     assert len({job.task for job in jobs}) > 35
 
 
-def test_every_seeded_job_could_be_run_and_read(jobs):
-    """Arguments match the tasks of the shop, and results match their return types.
+def test_seeded_jobs_match_their_tasks(jobs):
+    """Arguments match the parameters of the shop's tasks, and results match the return types.
 
-    Queue and priority are those of the task.
+    Each job has its task's queue and priority.
     """
     json_serializer = JsonSerializer()
     for job in jobs:
@@ -86,7 +86,7 @@ def test_every_seeded_job_could_be_run_and_read(jobs):
         assert (job.queue, job.priority) == (info.queue, info.priority)
 
 
-def test_every_seeded_life_is_legal_and_in_order(storage, jobs):
+def test_seeded_histories_are_valid_and_ordered(storage, jobs):
     """A claim adds no entry to the history, so the end of a run follows "enqueued".
 
     Ended jobs are kept for years.
@@ -106,7 +106,7 @@ def test_every_seeded_life_is_legal_and_in_order(storage, jobs):
             assert is_legal(state, after.state), (job.id, before, after)
 
 
-def test_a_storage_is_seeded_from_the_command_line_once(tmp_path):
+def test_command_line_seeds_a_storage_only_once(tmp_path):
     """The program prints the number of created jobs. A storage that may be in use is not changed."""
 
     def ask():
@@ -119,7 +119,7 @@ def test_a_storage_is_seeded_from_the_command_line_once(tmp_path):
     assert (refused.returncode, "A server works on" in refused.stderr) == (1, True)
 
 
-def test_the_clock_of_a_slow_storage_goes_on_at_one_instant(monkeypatch):
+def test_clock_of_a_slow_storage_never_goes_back(monkeypatch):
     """Jobs that are claimed at the set time are not claimed before they were enqueued."""
     seconds = count()
     monkeypatch.setattr("benchmarks.seed.stage.time.monotonic", lambda: next(seconds))

@@ -15,7 +15,7 @@ DAY = 86_400
 
 
 @pytest.mark.parametrize("field", attrs.fields(Settings), ids=lambda field: field.name)
-def test_every_setting_lies_within_its_own_bounds_and_is_explained(field):
+def test_every_setting_has_a_description_and_enforces_its_bounds(field):
     """The default is allowed. Values outside the bounds or of another type raise an error with the name."""
     least, most = field.metadata["least"], field.metadata["most"]
 
@@ -26,8 +26,8 @@ def test_every_setting_lies_within_its_own_bounds_and_is_explained(field):
             Settings(**{field.name: value})
 
 
-def test_the_environment_wins_over_the_table_and_the_table_over_the_default():
-    """The order is FIRELOCK_<NAME>, [tool.firelock], default. Other keys are ignored."""
+def test_environment_overrides_pyproject_and_pyproject_overrides_defaults():
+    """The order is FIRELOCK_<NAME>, [tool.firelock], default. Other variables and keys are ignored."""
     table = {"poll": 2, "sweep": 3, "storage": "memory://"}
 
     settings = Settings.from_environment(table, {"FIRELOCK_POLL": "0.5", "FIRELOCK_WORKERS": " 7 "})
@@ -35,26 +35,25 @@ def test_the_environment_wins_over_the_table_and_the_table_over_the_default():
     assert (0.5, 3, 7, 25) == (settings.poll, settings.sweep, settings.workers, settings.grace)
 
 
-def test_the_process_s_own_environment_is_read(monkeypatch):
-    """If no other environment is passed, os.environ is read."""
+def test_environment_of_the_process_is_read_by_default(monkeypatch):
     monkeypatch.setenv("FIRELOCK_GRACE", "3")
 
     assert 3 == Settings.from_environment().grace
 
 
-def test_a_span_may_be_a_timedelta():
+def test_timedelta_is_accepted_as_a_duration():
     """A timedelta is converted to seconds."""
     assert 90 == Settings(grace=timedelta(minutes=1.5)).grace
 
 
-def test_retention_is_in_micros():
+def test_retention_is_in_microseconds():
     """The `keep_…` settings are in seconds; the retention of ended jobs is in microseconds."""
     settings = Settings(keep_succeeded=1, keep_failed=timedelta(days=2), keep_deleted=0)
 
     assert Retention(succeeded=1_000_000, failed=2 * DAY * 1_000_000, deleted=0) == settings.retention
 
 
-def test_settings_come_back_from_their_text():
+def test_settings_are_restored_from_their_string():
     """The processes of a server get its settings as a string."""
     settings = Settings(workers=3, poll=0.25, grace=timedelta(seconds=4))
 
@@ -74,7 +73,7 @@ def test_settings_come_back_from_their_text():
         ({"heartbeat": 11}, "Increase session_timeout or reduce heartbeat"),
     ],
 )
-def test_a_value_out_of_bounds_is_refused(values, words):
+def test_value_out_of_bounds_is_refused(values, words):
     """The error names the setting, the value and the bounds."""
     with pytest.raises(ConfigurationError, match=words):
         Settings(**values)
@@ -87,7 +86,7 @@ def test_a_value_out_of_bounds_is_refused(values, words):
         ("LOG_FAILURES", "maybe", "true or false"),
     ],
 )
-def test_a_text_that_is_no_number_or_no_switch_is_refused(name, text, words):
+def test_invalid_number_or_boolean_in_the_environment_is_refused(name, text, words):
     """The error names the variable and its value."""
     with pytest.raises(ConfigurationError, match=f"FIRELOCK_{name} must be {words}, got {text!r}"):
         Settings.from_environment(environment={f"FIRELOCK_{name}": text})
@@ -100,8 +99,8 @@ def test_a_text_that_is_no_number_or_no_switch_is_refused(name, text, words):
         ("0", False), (" FALSE ", False), ("off", False), ("no", False),
     ],
 )  # fmt: skip
-def test_a_switch_is_read_from_the_environment(text, expected):
-    """The usual words for true and false are accepted as values of a switch."""
+def test_boolean_setting_is_read_from_the_environment(text, expected):
+    """The usual words for true and false are accepted."""
     settings = Settings.from_environment({}, {"FIRELOCK_LOG_FAILURES": text})
 
     assert settings.log_failures is expected

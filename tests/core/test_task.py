@@ -43,14 +43,14 @@ async def awith_context(job: JobContext, to: str) -> str:
 # ---- registering -----------------------------------------------------------------------------------------
 
 
-def test_a_task_has_the_name_of_its_function(fire):
+def test_task_is_named_after_its_function(fire):
     """The name consists of the module and the qualified name, as another process would import it."""
     task = fire.task(send)
 
     assert (f"{__name__}.send", [task.info]) == (task.name, fire.tasks())
 
 
-def test_without_options_the_defaults_hold(fire):
+def test_task_without_options_has_the_defaults(fire):
     """The defaults are queue "default", priority 0, ten retries and no timeout.
 
     `retry=None` and `timeout=None` mean the same.
@@ -67,7 +67,7 @@ def test_without_options_the_defaults_hold(fire):
     assert OnRisk.CANCEL is fire.task(name="careful", on_risk="cancel")(send).info.on_risk
 
 
-def test_the_name_of_a_main_program_is_that_of_its_file(fire, monkeypatch):
+def test_task_of_a_main_program_is_named_after_its_file(fire, monkeypatch):
     """`python app.py` and `firelock server app:fire` use the same name for a task."""
     main = types.ModuleType("__main__")
     main.__file__ = "/srv/shop/app.py"
@@ -89,8 +89,11 @@ def test_the_name_of_a_main_program_is_that_of_its_file(fire, monkeypatch):
         ({"__spec__": None}, "__main__"),
     ],
 )
-def test_the_main_module_has_the_name_others_import_it_by(monkeypatch, attributes, name):
-    """`-m` provides a specification, and a file has its stem. An interactive session has no other name."""
+def test_main_module_has_the_name_under_which_it_is_imported(monkeypatch, attributes, name):
+    """With `-m`, the specification contains the name; without it, the stem of the file is the name.
+
+    An interactive session has no other name.
+    """
     main = types.ModuleType("__main__")
     del main.__spec__
     vars(main).update(attributes)
@@ -99,8 +102,11 @@ def test_the_main_module_has_the_name_others_import_it_by(monkeypatch, attribute
     assert name == main_module_name()
 
 
-def test_a_local_function_needs_a_name(fire):
-    """No other process could find it. With a name that a server registers as well, it can be a task."""
+def test_local_function_needs_an_explicit_name(fire):
+    """No other process could find the function.
+
+    With a name that a server also registers, it can be a task.
+    """
 
     def local(): ...
 
@@ -113,8 +119,7 @@ def test_a_local_function_needs_a_name(fire):
     assert "local" == named.name
 
 
-def test_a_method_of_a_class_without_self_may_be_a_task(fire):
-    """A qualified name contains dots. A function that a decorator wraps is shown with its own location."""
+def test_decorated_function_is_shown_with_its_own_location(fire):
 
     @functools.wraps(send)
     def wrapped(*args, **kwargs):
@@ -133,7 +138,7 @@ def test_a_method_of_a_class_without_self_may_be_a_task(fire):
         ("send", "it is not a function; decorate a def"),
     ],
 )
-def test_only_plain_functions_are_tasks(fire, thing, words):
+def test_only_plain_functions_can_be_tasks(fire, thing, words):
     """Anything but a function raises an error that states what to write instead."""
     with pytest.raises(TaskError, match=words):
         fire.task()(thing)
@@ -143,8 +148,8 @@ def test_only_plain_functions_are_tasks(fire, thing, words):
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "a\n", "x" * 201, "{x}"])
 @pytest.mark.parametrize("which", ["name", "aliases"])
-def test_a_bad_name_is_refused(fire, name, which):
-    """Names and aliases may contain the same characters, which the error lists."""
+def test_invalid_task_name_or_alias_is_refused(fire, name, which):
+    """The error lists the characters that names and aliases may contain."""
     options = {which: name if which == "name" else [name]}
 
     with pytest.raises(
@@ -201,7 +206,7 @@ def test_a_bad_name_is_refused(fire, name, which):
         ),
     ],
 )
-def test_a_wrong_option_is_refused(fire, options, words):
+def test_invalid_task_option_is_refused(fire, options, words):
     """The error contains the value and the valid ones, and nothing is registered."""
     with pytest.raises(ConfigurationError, match=words):
         fire.task(**options)(send)
@@ -209,8 +214,8 @@ def test_a_wrong_option_is_refused(fire, options, words):
     assert [] == fire.tasks()
 
 
-def test_a_name_is_taken_once(fire):
-    """A function at the same location, as after a reload of its module, replaces the earlier one."""
+def test_task_name_can_be_registered_only_once(fire):
+    """However, a function at the same location, as after a reload of its module, replaces the earlier one."""
 
     def loaded(parameters):
         namespace = {"__name__": __name__}
@@ -231,8 +236,8 @@ def test_a_name_is_taken_once(fire):
     assert "bulk" == again.enqueue("x", note="y").queue
 
 
-def test_the_limits_are_those_of_the_settings():
-    """The limits apply to arguments and results."""
+def test_size_limits_come_from_the_settings():
+    """They apply to arguments and results."""
     settings = Settings(argument_limit=100, argument_warning=64, result_limit=80)
     with Firelock("memory://", settings=settings) as fire:
         task = fire.task(send)
@@ -249,14 +254,14 @@ def test_the_limits_are_those_of_the_settings():
 # ---- calling ---------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_still_its_function(fire):
-    """A call runs the function immediately; a coroutine function returns its coroutine."""
+def test_calling_a_task_runs_its_function(fire):
+    """The function runs immediately; a coroutine function returns its coroutine."""
     plain, coroutine = fire.task(send), fire.task(asend)
 
     assert ("x×1", "x!") == (plain("x"), asyncio.run(coroutine("x")))
 
 
-def test_a_task_with_a_context_is_called_with_one(fire):
+def test_direct_call_passes_the_context(fire):
     """A unit test passes a fake context."""
     plain, coroutine = fire.task(with_context), fire.task(awith_context)
     job = JobContext.fake(attempt=3)
@@ -264,8 +269,8 @@ def test_a_task_with_a_context_is_called_with_one(fire):
     assert ("x at attempt 3", "x at attempt 3!") == (plain(job, "x"), asyncio.run(coroutine(job, "x")))
 
 
-def test_a_task_s_class_says_how_it_is_called(fire):
-    """Each combination has its own class: with or without a context, with or without await."""
+def test_class_of_a_task_depends_on_its_function(fire):
+    """Each combination of with or without a context, and sync or async, has its own class."""
     kinds = [type(fire.task(function)) for function in (send, asend, with_context, awith_context)]
 
     assert [Task, AsyncTask, ContextTask, AsyncContextTask] == kinds
@@ -316,7 +321,7 @@ def wrapped_context(function):
 
 
 class Theirs:
-    """A user's module that contains a class of that name."""
+    """A user's module that contains a class named JobContext."""
 
     class JobContext(TypedDict):
         """A value that callers pass."""
@@ -368,15 +373,15 @@ real_optional_annotation.__annotations__["job"] = JobContext | None
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_a_context_is_recognised_however_it_is_written(fire, function, takes):
-    """The meaning of the annotation counts and not its text. The task and the server agree about it."""
+def test_context_is_recognised_in_every_form_of_annotation(fire, function, takes):
+    """The resolved annotation counts, not its spelling. The task and the server use the same result."""
     task = fire.task(function)
 
     assert takes == task.info.takes_context
     assert takes == fire.registry.binder(task.info).takes_context
 
 
-def test_what_else_cannot_be_resolved_does_not_hide_the_context(fire):
+def test_context_is_recognised_next_to_unresolvable_annotations(fire):
     """Only the first parameter's annotation is read when the task is registered."""
     task = fire.task(annotated_context)
 
@@ -391,8 +396,8 @@ def test_what_else_cannot_be_resolved_does_not_hide_the_context(fire):
         (send, ("ann",), "ann×1"),
     ],
 )
-def test_a_job_runs_with_its_context_however_that_is_written(fire, function, arguments, result):
-    """Callers omit the context, and the server passes it."""
+def test_server_passes_the_context_for_every_form_of_annotation(fire, function, arguments, result):
+    """Callers omit the context."""
     job = fire.task(function).enqueue(*arguments)
 
     Worker(fire).run()
@@ -401,8 +406,7 @@ def test_a_job_runs_with_its_context_however_that_is_written(fire, function, arg
     assert result == job.result()
 
 
-def test_a_class_of_theirs_is_an_argument_like_any_other(fire):
-    """A class that is also named JobContext is not omitted."""
+def test_class_of_an_application_named_job_context_is_an_argument(fire):
     task = fire.task(their_own_context)
 
     job = task.enqueue({"day": "x"}, "today")
@@ -439,13 +443,13 @@ def second_context(day: str, job: JobContext | None = None): ...
         ),
     ],
 )
-def test_a_context_that_cannot_be_passed_is_refused(fire, function, message):
+def test_context_that_cannot_be_passed_is_refused(fire, function, message):
     """The error is raised when the task is registered, and states what to write instead."""
     with pytest.raises(TaskError, match=message):
         fire.task(function)
 
 
-def test_a_context_that_is_not_first_is_refused(fire):
+def test_context_must_be_the_first_parameter(fire):
     """The error is raised when the arguments are first read, even if the parameter is optional."""
     task = fire.task(second_context)
 
@@ -453,8 +457,8 @@ def test_a_context_that_is_not_first_is_refused(fire):
         task.enqueue("x")
 
 
-def test_a_context_that_was_not_known_at_registration_is_refused(fire):
-    """A name that is defined after its task is unknown at that time. The error states what to do."""
+def test_context_class_that_is_defined_after_the_task_is_refused(fire):
+    """The error states what to do."""
     task = fire.task(late_context)
     globals()["LateContext"] = JobContext
 
@@ -466,7 +470,7 @@ def test_a_context_that_was_not_known_at_registration_is_refused(fire):
     del globals()["LateContext"]
 
 
-def test_a_task_shows_its_function(fire):
+def test_task_has_the_metadata_of_its_function(fire):
     """Documentation tools show the name, docstring, signature and module of the function."""
     task = fire.task(send)
 
@@ -485,7 +489,7 @@ def test_a_task_shows_its_function(fire):
         ("send", r"use enqueue\(…\)\."),
     ],
 )
-def test_a_verb_of_another_library_names_the_verb_to_use(fire, verb, instead):
+def test_method_name_of_another_library_suggests_the_right_method(fire, verb, instead):
     """Neither a task nor a task with options has one of these methods; `hasattr` returns False."""
     task = fire.task(send)
 
@@ -494,13 +498,13 @@ def test_a_verb_of_another_library_names_the_verb_to_use(fire, verb, instead):
         getattr(task.using(queue="mail"), verb)
 
 
-def test_an_unknown_attribute_of_a_task_is_an_ordinary_error(fire):
+def test_unknown_attribute_of_a_task_raises_attribute_error(fire):
     with pytest.raises(AttributeError, match=r"^'Task' object has no attribute 'dealy'$"):
         fire.task(send).dealy  # noqa: B018 - the mistake under test
 
 
-def test_a_task_prints_its_name_and_options(fire):
-    """The options that were chosen for the call are shown."""
+def test_repr_of_a_task_shows_its_name_and_options(fire):
+    """For a task with options, these include the options that were chosen for the call."""
     task = fire.task(name="mail.send")(send)
 
     assert "<Task mail.send>" == repr(task)
@@ -510,8 +514,8 @@ def test_a_task_prints_its_name_and_options(fire):
 # ---- options of a call -----------------------------------------------------------------------------------
 
 
-def test_options_add_up(fire):
-    """`using` after `using` keeps earlier options, and the task itself does not change."""
+def test_using_after_using_keeps_earlier_options(fire):
+    """The task itself does not change."""
     task = fire.task(send)
 
     chosen = task.using(queue="bulk", tags=["a"]).using(priority=5, queue="mail")
@@ -532,13 +536,13 @@ def test_options_add_up(fire):
         ({"delay": 5, "at": NOON}, r"using\(\) accepts either delay or at, got delay=5 and at="),
     ],
 )
-def test_a_wrong_option_of_a_call_is_refused(fire, options, words):
+def test_invalid_option_of_a_call_is_refused(fire, options, words):
     """The error is raised in the line that passes the option, before anything is stored."""
     with pytest.raises(ConfigurationError, match=words):
         fire.task(send).using(**options)
 
 
-def test_delay_and_instant_exclude_each_other_across_calls(fire):
+def test_delay_and_due_time_exclude_each_other_across_calls(fire):
     """A value from an earlier `using` counts as well. `schedule` replaces both."""
     delayed = fire.task(send).using(delay=5)
 
