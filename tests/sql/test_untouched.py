@@ -120,7 +120,7 @@ def test_read_only_mariadb_leaves_the_call_untouched(mariadb):
         app_at(mariadb.url()) as (_, task),
         ruled(mariadb, "SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0"),
     ):
-        assert_untouched(task, "takes no writes")
+        assert_untouched(task, "does not accept writes")
 
 
 def test_standby_leaves_the_call_untouched(postgresql_program):
@@ -133,7 +133,7 @@ def test_standby_leaves_the_call_untouched(postgresql_program):
         (server.folder / "data" / "standby.signal").touch()
         server.start()
         with app_at(server.url("jobs"), is_migrated=False) as (_, task):
-            assert_untouched(task, "takes no writes")
+            assert_untouched(task, "does not accept writes")
 
 
 def test_lost_reply_does_not_leave_the_call_untouched(postgresql):
