@@ -451,7 +451,7 @@ def test_task_unknown_to_every_server_has_a_banner(client, fire, task):
 
     text = client.part("/", "health").text
 
-    assert "1 job is enqueued for task shop.unheard, which no server knows." in text
+    assert "1 job is enqueued for task shop.unheard, which no server has." in text
     assert "shop.send" not in text
 
 
