@@ -394,8 +394,8 @@ def test_policies_can_be_compared_and_hashed_but_not_changed():
         (Unspeakable(), "Unspeakable: (its message cannot be read: RuntimeError)"),
     ],
 )
-def test_an_error_is_told_on_one_short_line(error, words):
-    """The class and message are on one line of up to 200 characters, without what a storage refuses."""
+def test_error_is_described_on_one_short_line(error, words):
+    """The line has at most 200 characters and omits characters that a storage refuses."""
     assert words == describe_error(error)
 
 

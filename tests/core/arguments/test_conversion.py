@@ -1,4 +1,4 @@
-"""Values of every supported annotation: each is restored exactly, with the same types, or refused."""
+"""Values of every supported annotation: each is either restored exactly, with the same types, or refused."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def exact(value):
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_a_value_comes_back_as_it_was(annotation, value):
+def test_value_is_restored_exactly(annotation, value):
     """The restored value is equal to the original, and all nested values have the same types."""
     back = sent(annotation, value)
 
@@ -207,8 +207,8 @@ def test_a_value_comes_back_as_it_was(annotation, value):
     ],
     ids=lambda value: ascii(value)[:40],
 )  # fmt: skip
-def test_a_value_that_is_not_of_its_annotation_is_refused(annotation, value, words):
-    """No value is coerced or lost. The message names the parameter, its position and the fix."""
+def test_value_of_another_type_than_its_annotation_is_refused(annotation, value, words):
+    """Values are neither coerced nor lost. The message names the parameter, its position and the fix."""
     with pytest.raises(ArgumentError) as caught:
         binder_for(annotation).encode_text((value,), {}, JSON)
 
@@ -217,7 +217,7 @@ def test_a_value_that_is_not_of_its_annotation_is_refused(annotation, value, wor
     assert "argument 'x' (position 1)" in message
 
 
-def test_an_integer_under_float_comes_back_as_float():
+def test_integer_for_a_float_annotation_is_restored_as_float():
     """The conversion from int to float is the only widening one.
 
     It applies to JSON annotations and in classes.
@@ -227,7 +227,7 @@ def test_an_integer_under_float_comes_back_as_float():
     assert exact(Point(1, 2.0)) == exact(sent(Point, Point(1, 2)))
 
 
-def test_classes_that_hold_themselves_come_back():
+def test_value_of_a_recursive_class_is_restored():
     """A nested structure can be stored if it has a finite depth."""
     back = sent(Node, Node(1, [Node(2, [Node(3)])], Node(4)))
 
@@ -237,8 +237,8 @@ def test_classes_that_hold_themselves_come_back():
     assert 4 == back.parent.value
 
 
-def test_a_class_that_contains_itself_is_refused():
-    """A cyclic value raises an ArgumentError."""
+def test_cyclic_value_is_refused():
+    """An object that contains itself raises an ArgumentError."""
     node = Node(1)
     node.children.append(node)
 
@@ -246,7 +246,7 @@ def test_a_class_that_contains_itself_is_refused():
         binder_for(Node).encode((node,), {})
 
 
-def test_an_instant_keeps_its_offset_and_loses_the_zones_name():
+def test_datetime_keeps_its_offset_but_not_the_name_of_its_zone():
     """A datetime keeps its offset even in the repeated hour at the end of daylight saving time.
 
     For a time in that hour, Python's comparison with the same time in another zone always returns False.
@@ -270,13 +270,13 @@ class Moody(tzinfo):
         return None
 
 
-def test_a_time_zone_that_raises_is_an_argument_error():
-    """Third-party code inside a value cannot break the caller with an exception of its own."""
+def test_error_of_a_time_zone_object_becomes_an_argument_error():
+    """Otherwise, the caller would get an exception of third-party code."""
     with pytest.raises(ArgumentError, match="does not fit datetime: no idea"):
         binder_for(datetime).encode((datetime(2026, 1, 1, tzinfo=Moody()),), {})
 
 
-def test_equal_sets_give_equal_text():
+def test_equal_sets_are_stored_as_equal_strings():
     """The order of a set depends on the process, but its stored form does not."""
     binder = binder_for(set[str])
 
@@ -309,16 +309,15 @@ def test_equal_sets_give_equal_text():
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_a_stored_value_that_is_not_of_its_annotation_is_refused(annotation, stored, words):
-    """Reading does not coerce values either, and the message shows the place of the error."""
+def test_stored_value_of_another_type_than_its_annotation_is_refused(annotation, stored, words):
+    """Reading does not coerce values either. The message contains the path of the value."""
     with pytest.raises(ArgumentError) as caught:
         binder_for(annotation).decode({"x": stored})
 
     assert words in str(caught.value)
 
 
-def test_a_field_with_a_default_may_be_added_while_jobs_wait():
-    """An old job gets the default, as an old call would."""
+def test_waiting_job_gets_the_default_of_an_added_field():
     back, _ = binder_for(Point).decode({"x": {"x": 1}})
 
     assert (Point(1, 0.0),) == back
@@ -346,8 +345,8 @@ class Twin:
     ],
     ids=str,
 )
-def test_a_union_that_json_cannot_tell_apart_is_refused_at_registration(annotation):
-    """Without the refusal, a string could be restored as a date, or a date as a string."""
+def test_union_that_is_ambiguous_in_json_is_refused_at_registration(annotation):
+    """Otherwise, a string could be restored as a date, or a date as a string."""
     with pytest.raises(TaskError, match=r"parameter 'x' is annotated .* cannot be distinguished in JSON"):
         binder_for(annotation)
 
@@ -357,17 +356,17 @@ class Mixed:
     value: str | date
 
 
-def test_a_union_inside_of_a_class_is_refused_at_the_first_value():
+def test_ambiguous_union_inside_a_class_is_refused_at_the_first_value():
     """The fields of a class are read only when the first value is converted."""
     with pytest.raises(ArgumentError, match=r"str \| datetime.date is not a type that can be stored"):
         binder_for(Mixed).encode((Mixed("a"),), {})
 
 
-# ---- an application's own types --------------------------------------------------------------------------
+# ---- custom types --------------------------------------------------------------------------
 
 
-def test_an_apps_converter_stores_the_apps_own_types():
-    """The hooks of the app's converter are used. The converter is created only when it is needed."""
+def test_converter_of_the_app_stores_custom_types():
+    """The converter is created only when it is needed."""
     asked = []
 
     def converter():
@@ -398,8 +397,8 @@ class Money:
         return hash(self.cents)
 
 
-def test_a_pydantic_model_comes_back_as_itself():
-    """Models are supported if pydantic is installed, and stored models are validated by pydantic."""
+def test_pydantic_model_is_restored():
+    """Pydantic validates stored models. It is an optional dependency."""
     pydantic = pytest.importorskip("pydantic")
 
     class User(pydantic.BaseModel):
@@ -471,7 +470,7 @@ def annotated(draw):
 
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=200)
 @given(case=annotated())
-def test_every_value_of_every_supported_annotation_comes_back(case):
+def test_every_value_of_a_supported_annotation_is_restored(case):
     """The round trip is exact for every value that Hypothesis generates."""
     annotation, value = case
 
@@ -524,7 +523,7 @@ annotations = st.sampled_from(
 
 @settings(max_examples=300)
 @given(annotation=annotations, value=anything)
-def test_a_hostile_value_is_stored_whole_or_refused_by_our_errors(annotation, value):
+def test_hostile_value_is_stored_completely_or_raises_a_firelock_error(annotation, value):
     """Encoding never raises another error, and every stored value is restored as an equal value."""
     binder = binder_for(annotation)
     with warnings.catch_warnings():
@@ -556,8 +555,7 @@ def test_a_hostile_value_is_stored_whole_or_refused_by_our_errors(annotation, va
         max_leaves=8,
     ),
 )
-def test_whatever_is_stored_decodes_or_is_refused_by_our_errors(annotation, stored):
-    """Decoding never raises another error, whatever is stored."""
+def test_any_stored_value_is_decoded_or_raises_a_firelock_error(annotation, stored):
     try:
         binder_for(annotation).decode({"x": stored})
     except (ArgumentError, SignatureMismatch):

@@ -77,7 +77,7 @@ def read(fire, annotation, text):
         (int | str, "json", ()),
     ],
 )
-def test_each_annotation_has_a_kind_of_field(fire, annotation, kind, choices):
+def test_annotation_determines_the_kind_of_field(fire, annotation, kind, choices):
     """An annotation that also allows None has the same kind of field."""
     required, optional = field_of(fire, annotation), None
     if annotation is not Any:
@@ -101,7 +101,7 @@ def test_each_annotation_has_a_kind_of_field(fire, annotation, kind, choices):
         (Any, "a", '"a"'),
     ],
 )
-def test_a_default_is_shown_as_the_text_that_reads_as_it(fire, annotation, default, text):
+def test_default_is_shown_as_a_string_that_can_be_submitted(fire, annotation, default, text):
     """Submitting an unchanged form does not change any value."""
     field = field_of(fire, annotation, default)
 
@@ -109,7 +109,7 @@ def test_a_default_is_shown_as_the_text_that_reads_as_it(fire, annotation, defau
     assert {"it": default} == fire.arguments_from_text("one", {"it": text})
 
 
-def test_a_default_without_a_text_has_none(fire):
+def test_default_without_a_string_form_is_not_shown(fire):
     """The default applies if the field is left empty."""
     field = field_of(fire, Any, object())
 
@@ -117,7 +117,7 @@ def test_a_default_without_a_text_has_none(fire):
     assert {} == fire.arguments_from_text("one", {"it": ""})
 
 
-def test_a_form_has_every_parameter_in_order_but_the_context(fire):
+def test_form_has_every_parameter_except_the_context(fire):
     """`*args` and `**kwargs` are entered as a JSON list and object, under the names used for storage."""
 
     @fire.task(name="many", aliases=["old"])
@@ -143,7 +143,7 @@ def test_a_form_has_every_parameter_in_order_but_the_context(fire):
         (UUID, UUID("12345678-1234-5678-1234-567812345678")), (list[str], ["ü"]), (Any, "a"), (Any, None),
     ],
 )  # fmt: skip
-def test_stored_arguments_are_shown_as_the_texts_that_read_as_them(fire, annotation, value):
+def test_stored_arguments_are_shown_as_strings_that_can_be_submitted(fire, annotation, value):
     """A form that is filled with a job's arguments and submitted unchanged makes the same call."""
     field_of(fire, annotation)
     stored = json.loads(fire.task_named("one").enqueue(value).record().arguments)
@@ -153,7 +153,7 @@ def test_stored_arguments_are_shown_as_the_texts_that_read_as_them(fire, annotat
     assert {"it": value} == fire.arguments_from_text("one", texts)
 
 
-def test_what_no_text_stands_for_is_left_out(fire):
+def test_stored_argument_without_a_valid_string_is_omitted(fire):
     """A removed parameter and a value that is no longer a choice are omitted; the others are returned."""
 
     @fire.task(name="two")
@@ -181,7 +181,7 @@ def test_what_no_text_stands_for_is_left_out(fire):
         (Any, "[1, null]", [1, None]),
     ],
 )
-def test_a_text_becomes_the_type_of_its_parameter(fire, annotation, text, value):
+def test_string_is_converted_to_the_type_of_its_parameter(fire, annotation, text, value):
     """The kind of the field determines how a string is read."""
     assert value == read(fire, annotation, text)
 
@@ -206,7 +206,7 @@ def test_a_text_becomes_the_type_of_its_parameter(fire, annotation, text, value)
         (Any, "[" * 100_000, f"'{'[' * 99}… is invalid; enter JSON for Any"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused_by_field(fire, annotation, text, advice):
+def test_invalid_input_is_reported_for_its_field(fire, annotation, text, advice):
     """The error contains the field, its input and what to enter."""
     with pytest.raises(FormError) as caught:
         read(fire, annotation, text)
@@ -215,7 +215,7 @@ def test_what_cannot_be_read_is_refused_by_field(fire, annotation, text, advice)
     assert f"Arguments do not match one. it: {advice}." == str(caught.value)
 
 
-def test_json_that_does_not_fit_says_why(fire):
+def test_error_about_json_input_contains_the_reason(fire):
     """The message gives the reason for invalid JSON and for JSON of another type."""
     with pytest.raises(FormError, match=r"is invalid \(Expecting .* column 2"):
         read(fire, Point, "{")
@@ -223,8 +223,8 @@ def test_json_that_does_not_fit_says_why(fire):
         read(fire, list[str], "[1]")
 
 
-def test_all_that_is_wrong_is_said_at_once(fire):
-    """One error lists each invalid and each unknown field, and nothing is stored."""
+def test_one_error_lists_all_invalid_fields(fire):
+    """It includes unknown fields, and nothing is stored."""
 
     @fire.task(name="two")
     def two(a: int, b: bool) -> None: ...
@@ -239,8 +239,8 @@ def test_all_that_is_wrong_is_said_at_once(fire):
 # ---- enqueueing ------------------------------------------------------------------------------------------
 
 
-def test_texts_are_enqueued_through_the_ordinary_checks(fire):
-    """Calls accept the usual options, and an omitted parameter keeps its default."""
+def test_strings_are_enqueued_with_the_usual_options_and_checks(fire):
+    """An omitted parameter keeps its default."""
 
     @fire.task(name="report", tags=["day:{day}"])
     def report(day: date, copies: int = 1) -> None: ...
@@ -261,8 +261,8 @@ def test_texts_are_enqueued_through_the_ordinary_checks(fire):
     assert "default" == asyncio.run(fire.aenqueue_text("report", {"day": "2026-11-25"})).queue
 
 
-def test_a_task_is_found_by_its_names(fire):
-    """An alias is found like a name. The error for an unknown name lists the registered names."""
+def test_task_is_found_by_its_name_and_aliases(fire):
+    """The error for an unknown name lists the registered names."""
 
     @fire.task(name="new", aliases=["old"])
     def task(it: int) -> None: ...
@@ -305,7 +305,7 @@ def form_of(annotation):
     return form_of_value(annotation, "It", make_converter)
 
 
-def test_a_record_is_asked_for_by_what_its_constructor_takes():
+def test_form_of_a_record_has_the_parameters_of_its_constructor():
     """Defaults that have a text form are shown. Fields that the class sets itself are omitted."""
     box, private = form_of(Box), form_of(Private)
 
@@ -318,11 +318,11 @@ def test_a_record_is_asked_for_by_what_its_constructor_takes():
 
 
 @pytest.mark.parametrize("annotation", [int, Box | None, list[Box], Any])
-def test_what_is_no_record_is_one_field(annotation):
+def test_value_that_is_not_a_record_is_one_field(annotation):
     assert ["value"] == [one.name for one in form_of(annotation).parameters()]
 
 
-def test_a_record_whose_types_cannot_be_found_is_one_field_of_json():
+def test_record_with_unresolvable_types_is_one_json_field():
     """A local class whose field is annotated with another local class is entered as JSON."""
 
     @attrs.frozen
@@ -338,8 +338,8 @@ def test_a_record_whose_types_cannot_be_found_is_one_field_of_json():
     assert ["value"] == [one.name for one in form.parameters()]
 
 
-def test_fields_that_a_class_refuses_are_told_by_its_words():
-    """The error belongs to the whole record, because no single field is wrong."""
+def test_error_of_a_constructor_belongs_to_the_whole_record():
+    """The form shows the message of the class, because no single field is wrong."""
 
     @attrs.frozen
     class Even:

@@ -74,7 +74,7 @@ def binder(request):
     return own if request.param == "code" else binder_of(stub_of("small", outline_of(own)))
 
 
-def test_an_outline_tells_what_json_may_hold():
+def test_outline_contains_types_and_choices():
     """An outline shows the names of types that are stored as strings, and the stored values of choices.
 
     Enums and Literals are choices. Classes are shown as `any`.
@@ -103,7 +103,7 @@ def test_an_outline_tells_what_json_may_hold():
          {"a": 1, "b": None, "c": "12345678-1234-5678-1234-567812345678"}),
     ],
 )  # fmt: skip
-def test_values_are_stored_as_the_task_would_have(binder, arguments, stored):
+def test_values_are_stored_in_the_same_form_as_by_the_task(binder, arguments, stored):
     """Arguments are passed by name or by position.
 
     Omitted arguments are not stored, so the run uses its defaults.
@@ -125,14 +125,13 @@ def test_values_are_stored_as_the_task_would_have(binder, arguments, stored):
         ("x", ArgumentError, "must be an object by name or a list in order, got 'x'"),
     ],
 )
-def test_what_does_not_fit_is_refused(binder, arguments, error, message):
+def test_call_that_does_not_fit_the_outline_is_refused(binder, arguments, error, message):
     """The messages are the same with and without the code."""
     with pytest.raises(error, match=message):
         call_of_json(binder, arguments)
 
 
-def test_a_stub_of_everything_checks_what_it_can():
-    """Checks that need the code are left to the server."""
+def test_stub_checks_choices_and_leaves_other_checks_to_the_server():
     stub = binder_of(stub_of("anything", outline_of(binder_of(anything))))
     call: dict[str, Any] = {
         "day": "2026-11-24", "colour": "red", "point": {"x": 1}, "notes": {"a": "b"}, "within": "PT5S",
@@ -148,8 +147,8 @@ def test_a_stub_of_everything_checks_what_it_can():
         call_of_json(stub, {**call, "colour": "green"})
 
 
-def test_outlines_are_told_with_the_catalogue():
-    """A server stores outlines in the catalogue, and processes without the code read them."""
+def test_outlines_are_stored_in_the_catalogue():
+    """The server stores them, and processes without the code read them."""
     url = "memory://outlines"
     with Firelock(url) as fire, Firelock(url) as other:
         fire.task(name="small")(small)
@@ -162,7 +161,7 @@ def test_outlines_are_told_with_the_catalogue():
         assert entry == asyncio.run(other.catalogue.aget("small"))
 
 
-def test_a_task_of_elsewhere_keeps_its_limits():
+def test_catalogue_contains_the_limits_of_a_task():
     """The limits of a task are stored in the catalogue with the defaults that are used in keys.
 
     The settings of the limits are not declared by the reading app.
@@ -192,7 +191,7 @@ def test_a_task_of_elsewhere_keeps_its_limits():
         assert told.info.is_told
 
 
-def test_a_task_of_elsewhere_can_be_enqueued():
+def test_task_of_another_app_can_be_enqueued():
     """A job is checked against the stored outline.
 
     Arguments that do not fit and unknown names are refused.

@@ -56,16 +56,16 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_every_use_of_an_output_is_refused(source, use):
-    """A use raises a TypeError, as for any value of a wrong type.
+def test_use_of_an_output_as_a_value_is_refused(source, use):
+    """The error is a TypeError, as for any value of a wrong type.
 
-    The message explains how to use an output.
+    Its message explains how to use an output.
     """
     with pytest.raises(TypeError):
         use(source.output)
 
 
-def test_the_message_says_what_to_do(source):
+def test_error_about_an_output_contains_the_fix(source):
     """The message also names the job of the output."""
     words = "the output of <Job .* source enqueued> is a placeholder, not the result itself"
     with pytest.raises(ArgumentError, match=words):
@@ -78,10 +78,10 @@ def inputs_of(job):
     return [(one.job_id, one.path) for one in job.record().relations.inputs]
 
 
-def test_an_output_stands_as_null_and_its_place_beside(fire, source):
-    """An output can be a whole argument, by position or by name, in `*args` or `**kwargs`, or nested.
+def test_output_is_stored_as_null_with_its_path(fire, source):
+    """An output can be passed by position or by name, in `*args` or `**kwargs`.
 
-    It can be nested in lists, tuples and dicts of any depth.
+    It can be a whole argument or nested in lists, tuples and dicts of any depth.
     """
 
     @fire.task(name="take")
@@ -118,7 +118,7 @@ def test_an_output_stands_as_null_and_its_place_beside(fire, source):
     assert (State.AWAITING, f"runs when {source.id} has succeeded") == (job.state, job.reason)
 
 
-def test_what_stands_beside_an_output_is_checked_as_ever(fire, source):
+def test_values_next_to_an_output_are_checked(fire, source):
     """The message contains the path of a value that does not fit."""
 
     @fire.task(name="take")
@@ -143,7 +143,7 @@ def test_what_stands_beside_an_output_is_checked_as_ever(fire, source):
     assert {State.ENQUEUED: 1} == dict(fire.storage.counts().by_state)
 
 
-def test_no_tag_and_no_key_is_made_of_an_output(fire, source):
+def test_output_in_a_tag_or_key_is_refused(fire, source):
     """The value of an output is not known when the job is stored."""
 
     def take(a: int, b: int = 0) -> None: ...
@@ -164,11 +164,8 @@ def test_no_tag_and_no_key_is_made_of_an_output(fire, source):
             assert task.enqueue(1, out).state is State.AWAITING
 
 
-def test_an_output_and_after_are_one_tie(fire, source):
-    """A job that is waited for twice is a single parent.
-
-    The output of a job requires its success, so it cannot be combined with another condition.
-    """
+def test_output_and_after_of_the_same_job_are_one_dependency(fire, source):
+    """The output of a job requires its success, so it cannot be combined with another condition."""
 
     @fire.task(name="take")
     def take(a: int, b: int = 0) -> int:
@@ -191,7 +188,7 @@ def test_an_output_and_after_are_one_tie(fire, source):
         source.then(take.using(on="finished"), source.output)
 
 
-def test_a_job_waits_for_100_others_at_most(fire, source):
+def test_job_can_have_at_most_100_parents(fire, source):
     """A job that needs more parents must wait for a batch."""
 
     @fire.task(name="take")
@@ -204,11 +201,8 @@ def test_a_job_waits_for_100_others_at_most(fire, source):
         take.using(after=jobs[0]).enqueue([job.output for job in jobs[1:]])
 
 
-def test_who_waits_has_no_time_of_its_own(fire, source):
-    """A delay or due time cannot be combined with `after` or an output.
-
-    The same applies to debounced jobs and recurring jobs.
-    """
+def test_job_with_parents_cannot_have_a_delay_or_due_time(fire, source):
+    """The same applies to debounced jobs. Recurring jobs cannot have parents."""
 
     @fire.task(name="take")
     def take(a: int) -> None: ...
@@ -230,7 +224,7 @@ def test_who_waits_has_no_time_of_its_own(fire, source):
         take.recur("x", "0 2 * * *", source.output)
 
 
-def test_many_calls_may_hold_outputs(fire, source):
+def test_calls_of_enqueue_many_accept_outputs(fire, source):
     """Outputs can be passed in calls and in the tuples of a single task."""
 
     @fire.task(name="take")
@@ -243,7 +237,7 @@ def test_many_calls_may_hold_outputs(fire, source):
     assert ["enqueued", "awaiting", "awaiting", "awaiting"] == [job.state for job in jobs]
 
 
-def test_a_copy_takes_the_same_outputs(fire, source):
+def test_copy_of_a_job_has_the_same_outputs(fire, source):
     """The copy waits for the same jobs as the original."""
 
     @fire.task(name="take")

@@ -82,8 +82,8 @@ def refusal_of(function, *args, **kwargs):
         (open_account, Account(id=1), "account"),
     ],
 )
-def test_an_entity_is_refused_with_the_call_by_its_id(function, entity, name):
-    """The entity is refused whatever the annotation is, also if it is a mapped dataclass."""
+def test_refusal_of_an_entity_shows_the_call_with_its_id(function, entity, name):
+    """The entity is refused for every annotation, even if it is a mapped dataclass."""
     task, kind = function.__name__, type(entity).__name__
 
     assert (
@@ -92,8 +92,8 @@ def test_an_entity_is_refused_with_the_call_by_its_id(function, entity, name):
     ) == refusal_of(function, entity)
 
 
-def test_the_other_arguments_are_in_the_call_that_is_shown():
-    """The shown call makes the line in the source easy to find."""
+def test_shown_call_contains_the_other_arguments():
+    """They make the line in the source easy to find."""
     message = refusal_of(charge, 1, User(id=1), note="x")
 
     assert message.startswith(
@@ -101,7 +101,7 @@ def test_the_other_arguments_are_in_the_call_that_is_shown():
     )
 
 
-def test_an_entity_with_a_composite_key_is_passed_by_all_of_it():
+def test_refusal_of_an_entity_shows_its_whole_composite_key():
     """The message names every column of the primary key."""
     message = refusal_of(send_mail, Membership(group=1, member=2))
 
@@ -115,7 +115,7 @@ def test_an_entity_with_a_composite_key_is_passed_by_all_of_it():
         (send_mail, {"who": (User(id=1),)}, "$.user.who[0]"),
     ],
 )
-def test_an_entity_inside_of_an_argument_is_found(function, value, place):
+def test_entity_inside_an_argument_is_refused(function, value, place):
     """The message contains the path of the entity."""
     message = refusal_of(function, value)
 
@@ -140,7 +140,7 @@ def made_by(module, name, **attributes):
         (made_by("mongoengine.base.document", "BaseDocument", pk=1), "pk"),
     ],
 )
-def test_other_libraries_entities_are_known_by_their_names(value, key):
+def test_entities_of_other_libraries_are_refused(value, key):
     """The library is recognized without importing it."""
     message = refusal_of(send_mail, value)
 
@@ -189,14 +189,13 @@ async def async_numbers() -> Any:
         (lambda: made_by("pandas.core.frame", "DataFrame"), "passes a pandas frame (Sub)"),
     ],
 )  # fmt: skip
-def test_what_no_job_can_carry_is_refused_by_name(make, words):
-    """Each message names an alternative."""
+def test_refusal_of_an_unsupported_value_names_an_alternative(make, words):
     assert words in refusal_of(send_mail, make())
 
 
 @pytest.mark.parametrize("is_bound", [False, True])
 @pytest.mark.parametrize("name", ["request", "session", "g", "current_app"])
-def test_a_proxy_of_flask_is_refused_by_name(name, is_bound):
+def test_flask_proxy_is_refused_as_a_proxy(name, is_bound):
     """The proxy is not reported as an iterator, although it has the methods of one.
 
     The message is the same inside and outside of a request.
@@ -214,7 +213,7 @@ def test_a_proxy_of_flask_is_refused_by_name(name, is_bound):
     )
 
 
-def test_open_things_are_refused_by_name():
+def test_open_resources_are_refused():
     """Files, sockets, connections, cursors and processes belong to their own process."""
     with (
         tempfile.NamedTemporaryFile() as temporary,
@@ -237,7 +236,7 @@ def test_open_things_are_refused_by_name():
     database.engine.dispose()
 
 
-def test_what_is_awaited_is_asked_about_its_await():
+def test_refusal_of_an_awaitable_suggests_await():
     """A coroutine or a future was probably passed instead of its result."""
 
     async def load() -> User: ...
@@ -251,8 +250,7 @@ def test_what_is_awaited_is_asked_about_its_await():
         assert f"passes a {kind} in argument 'user' (position 1); did you forget await?" in message
 
 
-def test_a_refused_value_among_further_arguments_is_named():
-    """The values in `*args` and `**kwargs` are checked as well."""
+def test_refused_value_in_args_or_kwargs_is_named():
 
     def run(*rest: Any, **more: Any) -> None: ...
 

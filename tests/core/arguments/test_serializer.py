@@ -54,7 +54,7 @@ def serializer(request):
     ],
     ids=short,
 )
-def test_a_value_that_would_not_come_back_equal_is_refused_with_its_path(serializer, value, words):
+def test_value_that_cannot_be_restored_is_refused_with_its_path(serializer, value, words):
     """The code with and without orjson refuses the same values with the same messages."""
     with pytest.raises(ArgumentError) as caught:
         serializer.dumps(value)
@@ -62,7 +62,7 @@ def test_a_value_that_would_not_come_back_equal_is_refused_with_its_path(seriali
     assert words == str(caught.value)
 
 
-def test_a_long_shallow_value_is_read(serializer):
+def test_long_shallow_value_is_read(serializer):
     """Many adjacent containers do not count as depth."""
     value = [{"a": [1]}] * 100
 
@@ -92,7 +92,7 @@ def test_a_long_shallow_value_is_read(serializer):
     ],
     ids=short,
 )
-def test_tampered_text_is_refused_with_its_place(serializer, text, words):
+def test_tampered_json_is_refused_with_its_location(serializer, text, words):
     """JSON that the serializer cannot have written raises the same ArgumentError with and without orjson."""
     if "trailing comma" in words and sys.version_info < (3, 13):
         words = "not JSON: Expecting value at character 3"
@@ -103,7 +103,7 @@ def test_tampered_text_is_refused_with_its_place(serializer, text, words):
     assert words == str(caught.value)
 
 
-def test_bytes_are_not_text(serializer):
+def test_bytes_are_refused(serializer):
     """The storage decodes stored bytes; the serializer accepts only strings."""
     with pytest.raises(ArgumentError, match="must be a JSON string, got bytes"):
         serializer.loads(b"1")
@@ -123,7 +123,7 @@ def test_bytes_are_not_text(serializer):
         ),
     ],
 )
-def test_other_writers_json_is_read_as_plain_values(serializer, text, value):
+def test_json_of_other_writers_is_read_as_plain_values(serializer, text, value):
     """White space, escapes, other number formats and keys with a meaning elsewhere are read as plain JSON."""
     back = serializer.loads(text)
 
@@ -131,7 +131,7 @@ def test_other_writers_json_is_read_as_plain_values(serializer, text, value):
 
 
 @given(text=st.text('[]{}",:0123456789.eE+-aNInfty\\ud\0 ', max_size=60))
-def test_any_text_gives_the_same_answer_on_both_paths(text):
+def test_results_with_and_without_orjson_are_equal(text):
     """For any string, both paths return equal values or raise an ArgumentError with equal messages."""
     answers = []
     for use_orjson in (True, False):
@@ -161,7 +161,7 @@ def test_check_json_agrees_with_unicode(text):
 
 
 @pytest.mark.parametrize("name", ["", "JSON", "a b", "x" * 33, "a/b", "json\n", 7])
-def test_a_serializer_name_that_cannot_be_stored_is_refused(name):
+def test_serializer_name_that_cannot_be_stored_is_refused(name):
     """Names are short, lower case and plain, because they are stored in every row."""
     with pytest.raises(ConfigurationError, match="must be 1 to 32 characters from a-z 0-9"):
         type("Custom", (Serializer,), {"name": name})
@@ -180,8 +180,8 @@ def test_importing_the_module_loads_neither_orjson_nor_cattrs():
     assert expected == done.stdout.strip()
 
 
-def test_without_orjson_the_standard_library_serves(monkeypatch):
-    """By default, a missing orjson changes nothing. It is an error only if orjson was requested."""
+def test_standard_library_is_used_without_orjson(monkeypatch):
+    """A missing orjson is an error only if it was requested."""
     monkeypatch.setitem(sys.modules, "orjson", None)
 
     expected = '{"a":[1]}'

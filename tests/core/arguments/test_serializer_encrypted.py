@@ -19,7 +19,7 @@ def pay(card: str, cents: int) -> list[int]: ...
 BINDER = compile_binder(pay, task="tests.pay")
 
 
-def test_arguments_come_back_and_cannot_be_read_in_between():
+def test_encrypted_arguments_are_restored_and_unreadable_in_storage():
     """The stored string is a token that reveals nothing about the arguments."""
     serializer = EncryptedSerializer([NEW])
 
@@ -30,7 +30,7 @@ def test_arguments_come_back_and_cannot_be_read_in_between():
     assert (("4111 1111", 995), {}) == BINDER.decode_text(text, serializer)
 
 
-def test_a_waiting_job_is_read_after_a_rotation():
+def test_waiting_job_can_be_read_after_a_key_rotation():
     """The first key encrypts; the old keys after it can still decrypt."""
     waiting = BINDER.encode_text(("4111 1111", 995), {}, EncryptedSerializer([OLD]))
     rotated = EncryptedSerializer([NEW, OLD])
@@ -41,8 +41,8 @@ def test_a_waiting_job_is_read_after_a_rotation():
     assert (("4111 1111", 995), {}) == BINDER.decode_text(fresh, EncryptedSerializer([NEW]))
 
 
-def test_a_dropped_key_reads_nothing():
-    """Values encrypted with a removed key raise an ArgumentError and are never read as plain text."""
+def test_value_of_a_removed_key_raises_an_error():
+    """The error is an ArgumentError. The value is never read as plain text."""
     waiting = BINDER.encode_text(("4111 1111", 995), {}, EncryptedSerializer([OLD]))
 
     with pytest.raises(
@@ -61,8 +61,8 @@ def test_a_dropped_key_reads_nothing():
         lambda text: text + "é",
     ],
 )
-def test_changed_text_is_refused(change):
-    """If a token is cut, altered, replaced by plain JSON or not ASCII, nothing of it reaches the task."""
+def test_changed_token_is_refused(change):
+    """If a token is cut, altered, replaced by plain JSON or not ASCII, no part of it reaches the task."""
     serializer = EncryptedSerializer([NEW])
     text = BINDER.encode_text(("4111 1111", 995), {}, serializer)
 
@@ -71,8 +71,8 @@ def test_changed_text_is_refused(change):
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], [NEW, "secret-but-wrong"]])
-def test_a_wrong_key_is_refused_and_not_shown(keys):
-    """A key that was passed in the wrong place does not appear in a log."""
+def test_invalid_key_is_refused_and_not_shown(keys):
+    """A key that was passed in the wrong place must not appear in a log."""
     with pytest.raises(ConfigurationError) as caught:
         EncryptedSerializer(keys)
 
@@ -80,7 +80,7 @@ def test_a_wrong_key_is_refused_and_not_shown(keys):
     assert not any(key in str(caught.value) for key in keys)
 
 
-def test_keys_come_from_the_environment_newest_first(monkeypatch):
+def test_keys_are_read_from_the_environment_newest_first(monkeypatch):
     """The order in the variable is the order of rotation."""
     monkeypatch.setenv("APP_ENCRYPTION_KEYS", f"{NEW},{OLD}")
 
@@ -89,8 +89,7 @@ def test_keys_come_from_the_environment_newest_first(monkeypatch):
     assert {"a": 1} == EncryptedSerializer([NEW]).loads(serializer.dumps({"a": 1}))
 
 
-def test_an_app_stores_tokens_and_reads_them_back():
-    """An app with the plugin encrypts both the arguments and the result."""
+def test_app_encrypts_arguments_and_results():
     with Firelock("memory://", serializer="encrypted", plugins=[EncryptedArguments([NEW])]) as fire:
         job = fire.task(name="tests.pay")(lambda card, cents: [card, cents]).enqueue("4111 1111", 995)
         Worker(fire).run()

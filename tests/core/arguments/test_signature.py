@@ -71,8 +71,8 @@ def of_today(ctx: JobContext, day: str) -> None: ...
         (of_today, ("x",), {}, '{"day":"x"}'),
     ],
 )
-def test_given_arguments_are_stored_by_name_in_the_signatures_order(function, args, kwargs, text):
-    """Only the given arguments are stored, in one form, so equal calls are stored as equal strings."""
+def test_arguments_are_stored_by_name_in_the_order_of_parameters(function, args, kwargs, text):
+    """Only the passed arguments are stored, in a single form, so equal calls are stored as equal strings."""
     binder = binder_of(function)
 
     stored = binder.encode_text(args, kwargs, JSON)
@@ -85,8 +85,8 @@ def test_given_arguments_are_stored_by_name_in_the_signatures_order(function, ar
     kwargs=st.dictionaries(st.sampled_from(["a", "b", "c", "width", "sharp"]), st.integers(-5, 5)),
     function=st.sampled_from([everything, only, resize]),
 )
-def test_a_call_binds_as_python_binds_it_and_comes_back_as_that_call(args, kwargs, function):
-    """A call that Python accepts is restored as the same call. Any other call is a SignatureMismatch."""
+def test_call_is_bound_like_in_python_and_restored(args, kwargs, function):
+    """A call that Python accepts is restored as the same call. Any other call raises a SignatureMismatch."""
     if function is resize and "sharp" in kwargs:
         kwargs["sharp"] = kwargs["sharp"] > 0
     binder, signature = binder_of(function), inspect.signature(function)
@@ -144,8 +144,8 @@ def test_a_call_binds_as_python_binds_it_and_comes_back_as_that_call(args, kwarg
         (of_today, (), {}, "of_today(day: str) was called without 'day'"),
     ],
 )
-def test_a_call_that_does_not_fit_is_refused_with_the_signature(function, args, kwargs, words):
-    """The message shows the error and the signature, without the context parameter."""
+def test_refusal_of_a_mismatching_call_shows_the_signature(function, args, kwargs, words):
+    """The shown signature omits the context parameter."""
     binder = binder_of(function)
 
     with pytest.raises(SignatureMismatch) as caught:
@@ -154,8 +154,8 @@ def test_a_call_that_does_not_fit_is_refused_with_the_signature(function, args, 
     assert words == str(caught.value)
 
 
-def test_a_default_is_shown_only_where_its_text_is_harmless():
-    """A default whose repr is unusual or long is shown as three dots."""
+def test_default_with_an_unusual_or_long_repr_is_not_shown():
+    """It is shown as three dots."""
 
     def find(where: Any = STRANGE, limit: int = 5) -> None: ...
 
@@ -171,7 +171,7 @@ def test_a_default_is_shown_only_where_its_text_is_harmless():
         ({"width": 1, "__class__": "os.system"}, "'__class__' is unknown"),
     ],
 )
-def test_arguments_of_an_older_signature_are_refused_before_the_run(stored, words):
+def test_arguments_of_an_older_signature_fail_before_the_run(stored, words):
     """If the signature changed while jobs waited, the job fails with an error that names the change."""
     with pytest.raises(SignatureMismatch) as caught:
         binder_of(resize).decode(stored)
@@ -180,7 +180,7 @@ def test_arguments_of_an_older_signature_are_refused_before_the_run(stored, word
     assert f"{shown} no longer matches the stored arguments: {words}" == str(caught.value)
 
 
-def test_a_name_that_became_a_parameter_is_refused_where_it_was_an_extra():
+def test_extra_keyword_that_became_a_parameter_is_refused():
     """A stored extra keyword cannot be passed both as itself and as the new parameter."""
     with pytest.raises(SignatureMismatch, match="'c' is a parameter now"):
         binder_of(everything).decode({"a": 1, "**rest": {"c": 1}})
@@ -193,14 +193,14 @@ def test_a_name_that_became_a_parameter_is_refused_where_it_was_an_extra():
         ({"b": 9, "c": 8}, (1, 9, 8), {}),
     ],
 )
-def test_a_gap_before_a_positional_only_parameter_is_filled_with_todays_default(stored, args, kwargs):
+def test_gap_before_a_positional_only_parameter_gets_the_current_default(stored, args, kwargs):
     """A positional-only argument needs all parameters before it. All other defaults are left to the run."""
     call = binder_of(only).decode(stored)
 
     assert (args, kwargs) == call
 
 
-def test_a_gap_before_further_arguments_is_filled_as_well():
+def test_gap_before_args_gets_the_current_default():
     """`*args` follow all positional parameters, so these are passed too."""
     call = binder_of(everything).decode({"a": 1, "*more": [7], "c": 4})
 
@@ -208,8 +208,8 @@ def test_a_gap_before_further_arguments_is_filled_as_well():
 
 
 @pytest.mark.parametrize("stored", [None, [], "x", 5])
-def test_stored_arguments_that_are_no_object_are_refused(stored):
-    """A stored value that is not an object raises an ArgumentError."""
+def test_stored_arguments_that_are_not_an_object_are_refused(stored):
+    """The error is an ArgumentError."""
     with pytest.raises(
         ArgumentError, match=r"The stored arguments of tests\.resize must be an object, got \w+"
     ):
@@ -219,8 +219,8 @@ def test_stored_arguments_that_are_no_object_are_refused(stored):
 # ---- annotations -----------------------------------------------------------------------------------------
 
 
-def test_an_annotation_that_cannot_be_resolved_names_its_parameter():
-    """The usual reason is an import under TYPE_CHECKING, which the message names."""
+def test_error_about_an_unresolvable_annotation_names_the_parameter():
+    """Its usual cause is an import under TYPE_CHECKING, which the message names."""
 
     def pay(amount: OnlyForCheckers) -> None: ...
 
@@ -232,7 +232,7 @@ def test_an_annotation_that_cannot_be_resolved_names_its_parameter():
     assert "imported under TYPE_CHECKING must also be imported at run time" in message
 
 
-def test_a_local_type_is_found_in_the_namespace_that_is_passed_in():
+def test_local_type_is_found_in_the_passed_namespace():
     """A task that is defined in a function can be annotated with local types of that function."""
 
     class Local(dict[str, int]):
@@ -266,7 +266,7 @@ def test_a_local_type_is_found_in_the_namespace_that_is_passed_in():
     ],
     ids=lambda value: ascii(value)[:20] if isinstance(value, str) else type(value).__name__,
 )  # fmt: skip
-def test_a_value_that_would_not_come_back_equal_is_refused(value, words):
+def test_value_that_cannot_be_restored_is_refused(value, words):
     """The message contains the parameter, its position, its type, the path and the fix."""
     with pytest.raises(ArgumentError) as caught:
         binder_of(anything).encode_text((value,), {}, JSON)
@@ -282,8 +282,8 @@ def nested(depth: int) -> list[object]:
     return value
 
 
-def test_the_position_says_how_a_parameter_is_given():
-    """An argument can be passed by name. test_refusals tests `*args` and `**kwargs`."""
+def test_error_shows_that_an_argument_is_passed_by_name():
+    """`test_refusals` covers `*args` and `**kwargs`."""
     with pytest.raises(ArgumentError, match=r"\(by name\)"):
         binder_of(resize).encode((1,), {"sharp": 1})
 
@@ -291,8 +291,8 @@ def test_the_position_says_how_a_parameter_is_given():
 # ---- size ------------------------------------------------------------------------------------------------
 
 
-def test_arguments_above_the_limit_are_refused_and_the_largest_is_named():
-    """The message contains the size, the limit, the largest argument and the fix."""
+def test_error_about_too_large_arguments_names_the_largest():
+    """The message also contains the size, the limit and the fix."""
     with pytest.raises(ArgumentTooLarge) as caught:
         binder_of(send).encode_text(("ann", "x" * 40_000), {}, JSON)
 
@@ -303,8 +303,8 @@ def test_arguments_above_the_limit_are_refused_and_the_largest_is_named():
     assert expected == str(caught.value)
 
 
-def test_the_largest_argument_is_told_as_it_is_stored():
-    """The size of an argument is measured as it is stored, so no part is larger than the whole."""
+def test_size_of_the_largest_argument_is_its_stored_size():
+    """No part can therefore be larger than the whole."""
 
     def total(days: list[int]) -> None: ...
 
@@ -312,7 +312,7 @@ def test_the_largest_argument_is_told_as_it_is_stored():
         binder_of(total).encode_text(([1] * 20_000,), {}, JSON)
 
 
-def test_the_limit_counts_bytes_and_is_itself_allowed():
+def test_size_limit_is_inclusive_and_counts_bytes():
     """Characters outside ASCII count as the number of bytes that they need in the storage."""
     body = "é" * 40
     limit = len(JSON.dumps({"to": "", "body": ""})) + 80
@@ -325,7 +325,7 @@ def test_the_limit_counts_bytes_and_is_itself_allowed():
         binder.encode_text(("x", body), {}, JSON)
 
 
-def test_large_arguments_are_warned_of_once_a_task_at_the_callers_line():
+def test_large_arguments_cause_one_warning_per_task():
     """The first call with at least 4 KiB of arguments causes a warning, which points to the caller's line."""
     binder = binder_of(send)
 
@@ -355,7 +355,7 @@ class Reversed(Serializer):
         return {"day": ("a",)} if text == "odd" else JSON.loads(text[::-1])
 
 
-def test_another_serializers_errors_are_argument_errors():
+def test_errors_of_another_serializer_become_argument_errors():
     """Callers and workers see one class of errors, whatever a serializer raises."""
     binder = binder_of(create_report)
 
@@ -381,8 +381,8 @@ def unknown_result() -> OnlyForCheckers: ...
 def returns_none() -> None: ...
 
 
-def test_a_result_is_stored_by_the_return_annotation():
-    """A returned value is restored. Types that the server handles itself are not part of the annotation."""
+def test_result_is_stored_according_to_the_return_annotation():
+    """Types that the server handles itself are not part of the annotation."""
     binder = binder_of(snoozing, flow_types=(Snooze,))
 
     text = binder.encode_result_text([1, 2], JSON)
@@ -406,7 +406,7 @@ def test_a_result_is_stored_by_the_return_annotation():
         (unknown_result, 5, "the annotation 'OnlyForCheckers' of the return value cannot be resolved"),
     ],
 )
-def test_a_result_that_cannot_be_stored_is_refused_with_the_reason(function, value, words):
+def test_result_that_cannot_be_stored_is_refused_with_the_reason(function, value, words):
     """An unresolvable return annotation never prevents the registration, only the storing of a result."""
     with pytest.raises(ArgumentError) as caught:
         binder_of(function).encode_result_text(value, JSON)
@@ -455,15 +455,15 @@ async def fetch() -> None: ...
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
-def test_what_is_no_plain_function_cannot_be_a_task(candidate, words):
-    """Each callable is refused at registration, and the message says what to write instead."""
+def test_only_a_plain_function_can_be_a_task(candidate, words):
+    """The error is raised at registration and states what to write instead."""
     with pytest.raises(TaskError) as caught:
         check_callable(candidate)
 
     assert words in str(caught.value)
 
 
-def test_a_coroutine_cannot_be_a_task():
+def test_coroutine_cannot_be_a_task():
     """The message explains a call by mistake, such as `fire.task(fetch())`."""
     coroutine = fetch()
 

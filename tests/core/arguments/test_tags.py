@@ -27,20 +27,19 @@ from firelock.errors import ArgumentError, TaskError
         ("user:{x}", "{y.__class__}", "user:{y.__class__}"),
     ],
 )
-def test_a_tag_is_the_template_with_the_stored_values(template, value, tag):
+def test_tag_is_the_template_with_the_stored_values(template, value, tag):
     """Strings are inserted as they are, other values as JSON. A value is never read as a template."""
     check_tag_templates([template], ["x"])
 
     assert (tag,) == format_tags([template], {"x": value})
 
 
-def test_equal_tags_are_given_once_in_order():
-    """If two templates produce the same tag, it is stored once."""
+def test_equal_tags_are_stored_once():
     assert ("b", "a") == format_tags(["{x}", "a", "{y}"], {"x": "b", "y": "a"})
 
 
-def test_an_omitted_argument_counts_as_its_default():
-    """A default is inserted in its stored form, like a given value."""
+def test_default_of_an_omitted_argument_is_inserted():
+    """The default has its stored form, like a given value."""
 
     def run(x: int, day: date = date(2026, 1, 1), other: object = print) -> None: ...
 
@@ -71,7 +70,7 @@ def test_an_omitted_argument_counts_as_its_default():
     ],
     ids=lambda value: ascii(value)[:30],
 )
-def test_a_template_that_cannot_make_tags_is_refused_at_registration(templates, words):
+def test_invalid_tag_template_is_refused_at_registration(templates, words):
     """Braces can contain only plain parameter names, so a tag cannot access the attributes of an object."""
     with pytest.raises(TaskError) as caught:
         check_tag_templates(templates, ["x"])
@@ -90,7 +89,7 @@ def test_a_template_that_cannot_make_tags_is_refused_at_registration(templates, 
     ],
     ids=lambda value: ascii(value)[:20],
 )
-def test_a_value_that_cannot_stand_in_a_tag_is_refused_at_the_call(value, words):
+def test_value_that_a_tag_cannot_contain_is_refused(value, words):
     """The caller gets the error before anything is stored."""
     with pytest.raises(ArgumentError) as caught:
         format_tags(["{x}"], {"x": value})
@@ -99,8 +98,8 @@ def test_a_value_that_cannot_stand_in_a_tag_is_refused_at_the_call(value, words)
 
 
 @given(template=st.text("{}x.!:[]0a ", max_size=12), value=st.text(max_size=5) | st.integers())
-def test_no_template_and_no_value_raises_anything_else(template, value):
-    """A template that is accepted at registration produces a tag or an ArgumentError."""
+def test_accepted_template_produces_a_tag_or_an_argument_error(template, value):
+    """This holds for every value."""
     try:
         check_tag_templates([template], ["x", "a"])
         (tag,) = format_tags([template], {"x": value, "a": 1})
