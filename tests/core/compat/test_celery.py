@@ -161,10 +161,10 @@ def ended(result):
         value = result.get(timeout=DEADLINE, propagate=False, interval=0.01)
     except Exception as error:  # noqa: BLE001 - both raise for revoked tasks
         value = error
-    return result.state, told(value)
+    return result.state, comparable(value)
 
 
-def told(value):
+def comparable(value):
     """Return a value in a form that both libraries share: an error as its class and message."""
     return [type(value).__name__, *map(str, value.args)] if isinstance(value, BaseException) else value
 
@@ -179,7 +179,7 @@ def raised(call):
 def _raised_by(result):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the error is the outcome
         result.get(timeout=DEADLINE, interval=0.01)
-    return told(caught.value)
+    return comparable(caught.value)
 
 
 def _direct_retry(t):
@@ -250,8 +250,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_end_alike(theirs, moved, case):
-    """The same call of the same task has the same outcome with both libraries."""
+def test_calls_have_the_same_outcome_in_celery_and_firelock(theirs, moved, case):
     assert CASES[case](theirs) == CASES[case](moved)
 
 
@@ -271,7 +270,7 @@ def program(monkeypatch):
 
 
 def compiled(name, *, moved):
-    """Return the shop of the examples as a module of this name, unchanged or with changed imports."""
+    """Return the example's shop as a module of this name, unchanged or with changed imports."""
     source = (ROOT / "examples" / "celery_shop.py").read_text(encoding="utf-8")
     changed, count = IMPORTS.subn(MOVED, source)
     assert 1 == count
@@ -281,7 +280,7 @@ def compiled(name, *, moved):
 
 
 def story(shop):
-    """Use the shop and return everything that a user of it sees."""
+    """Use the shop and return everything that its user sees."""
     bought = shop.buy(1, "tea", "ann@example.com", fails=2)
     first = bought.get(timeout=DEADLINE, interval=0.01)
     again = shop.reserve.delay(1, "tea").get(timeout=DEADLINE, interval=0.01)
@@ -294,8 +293,8 @@ def story(shop):
     return first, again, refused, given_up, total, report, imported, shop.STOCK, sorted(shop.SENT)
 
 
-def test_a_program_runs_on_both(program):
-    """The program is a shop of about 150 lines, in which only the imports are changed."""
+def test_example_program_has_the_same_results_on_both(program):
+    """The program is a shop of about 150 lines, of which only the imports are changed."""
     before = program(moved=False)
     before.app.conf.update(
         broker_transport_options={"polling_interval": 0.01}, task_queues=None, task_default_queue="mail"
@@ -398,14 +397,14 @@ CHORD = r"is a chord: make a flow.*fire\.batch\("
         ),
     ],
 )
-def test_what_is_not_mapped_says_how_it_is_written(app, call, message):
+def test_error_about_an_unsupported_feature_shows_the_replacement(app, call, message):
     """The error is a NotImplementedError, which programs can catch."""
     with pytest.raises(NotImplementedError, match=message):
         call(app)
 
 
-def test_a_chord_and_a_replaced_task_run_as_the_errors_write_them(app):
-    """A flow of the tasks' verbs replaces a chord, and a call that the task waits for replaces `replace`."""
+def test_suggested_replacements_of_chord_and_replace_work(app):
+    """A flow of native tasks replaces a chord. A call that the task waits for replaces `replace`."""
 
     @app.task(name="part", acks_late=True)
     def part(number):
@@ -430,8 +429,8 @@ def test_a_chord_and_a_replaced_task_run_as_the_errors_write_them(app):
         assert 3 == app.fire.batches.get(b.id).counts().succeeded
 
 
-def test_what_is_not_mapped_is_not_there(app):
-    """`hasattr` returns False for these names. An AttributeError inside a property keeps its own message."""
+def test_unsupported_names_do_not_exist(app):
+    """`hasattr` returns False for them. An AttributeError inside a property keeps its own message."""
     task = app.task(function)
     other = ours.Celery(broker="memory://", set_as_current=False)
     other.on_after_configure.connect(lambda made: made.no_such_name)
@@ -468,8 +467,8 @@ AMQP = "amqp://me:secret@host//"
         (lambda app: app.config_from_object({"CELERYBEAT_SCHEDULE": {}}), "Did you mean beat_schedule"),
     ],
 )
-def test_what_is_wrong_is_refused(app, monkeypatch, call, message):
-    """The message contains the value and the fix, but not the broker's password."""
+def test_invalid_setting_or_option_is_refused(app, monkeypatch, call, message):
+    """The message contains the value and the fix, but not the password of the broker."""
     monkeypatch.delenv("FIRELOCK_STORAGE", raising=False)
 
     with pytest.raises(ConfigurationError, match=message) as refused:
@@ -479,8 +478,8 @@ def test_what_is_wrong_is_refused(app, monkeypatch, call, message):
 
 
 @pytest.mark.filterwarnings("error::firelock.compat.celery.RunsTwiceWarning")
-def test_a_task_that_may_run_twice_is_warned_of(app):
-    """The warning points to the line of the task. The task or the settings can turn it off."""
+def test_task_that_may_run_twice_causes_a_warning(app):
+    """The warning points to the line of the task. An option of the task or a setting disables it."""
     with pytest.warns(ours.RunsTwiceWarning, match=f"Task '{NAME}' may run twice here") as caught:
         app.task(function)
     app.task(name="late", acks_late=True)(function)
@@ -499,14 +498,14 @@ def test_a_task_that_may_run_twice_is_warned_of(app):
         ("redis://localhost/0", 0, 0),
     ],
 )
-def test_priorities_keep_their_order(broker, priority, stored):
-    """The highest priority in Celery is 9, or 0 on Redis."""
+def test_order_of_priorities_is_kept(broker, priority, stored):
+    """In Celery, the highest priority is 9, or 0 with Redis."""
     app = ours.Celery(broker=broker, set_as_current=False)
 
     assert stored == app.options_of("any", {"priority": priority})["priority"]
 
 
-def test_options_come_from_the_call_the_task_the_routes_and_the_settings():
+def test_options_of_call_task_routes_and_settings_have_this_priority():
     """The options of the call win, then those of the task, the routes and the settings."""
     app = ours.Celery(broker="memory://routes", set_as_current=False, task_default_queue="rest")
     app.conf.task_routes = {"shop.mail.*": {"queue": "mail", "priority": 3}, "shop.bulk": "bulk"}
@@ -522,8 +521,8 @@ def test_options_come_from_the_call_the_task_the_routes_and_the_settings():
     assert 3 == app.options_of("shop.mail.own", {})["priority"]
 
 
-def test_a_job_looks_as_a_native_one(app):
-    """The same task, declared with @fire.task, can therefore run the jobs that are still waiting."""
+def test_job_is_stored_like_a_job_of_a_native_task(app):
+    """The same task, declared with @fire.task, can therefore run the waiting jobs."""
     task = app.task(bind=True, name="shop.add", acks_late=True)(lambda self, x, y=2: x + y)
 
     job = task.apply_async((1,), {"y": 5}, countdown=60, queue="q").job.record()
@@ -531,8 +530,7 @@ def test_a_job_looks_as_a_native_one(app):
     assert ("shop.add", '{"x":1,"y":5}', "q", "scheduled") == (job.task, job.arguments, job.queue, job.state)
 
 
-def test_limits_and_unique_keys_are_options_as_of_a_native_task(app):
-    """Both a task and a call accept limits and unique keys."""
+def test_tasks_and_calls_accept_limits_and_unique_keys(app):
     task = app.task(
         name="shop.sync", acks_late=True, limits=[Limit("shop:{x}", concurrent=1)], unique=Unique("{x}")
     )(function)
@@ -544,7 +542,7 @@ def test_limits_and_unique_keys_are_options_as_of_a_native_task(app):
     assert ((), None) == (free.job.limits, free.job.unique_key)
 
 
-def test_a_step_with_a_result_has_the_options_of_its_task(app):
+def test_step_with_a_result_has_the_options_of_its_task(app):
     """All such steps are jobs of one task. A tag contains the name of the step's own task."""
     first = app.task(name="first", acks_late=True)(function)
     step = app.task(name="step", queue="slow", priority=7, time_limit=9, acks_late=True)(function)
@@ -566,7 +564,7 @@ def test_a_step_with_a_result_has_the_options_of_its_task(app):
         ({}, 9, "process"),
     ],
 )
-def test_a_task_with_a_time_limit_runs_in_a_process(app, options, setting, executor):
+def test_task_with_a_time_limit_runs_in_a_process(app, options, setting, executor):
     """A thread cannot be killed. A task that checks its own time limit can run in a thread."""
     app.conf.task_time_limit = setting
 
@@ -599,8 +597,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_time_limit_ends_the_task(tmp_path):
-    """A time limit ends a task as in Celery, and also a step of a chain.
+def test_time_limit_ends_the_task(tmp_path):
+    """As in Celery, this includes a step of a chain.
 
     The process that runs the task finds the app through the attribute that contains the Celery object.
     """
@@ -613,7 +611,7 @@ def test_a_time_limit_ends_the_task(tmp_path):
     assert "timed out after 0.2 s FAILURE\n" * 2 == ended.stdout, ended.stderr
 
 
-def test_progress_of_update_state_can_be_read_back(app):
+def test_progress_of_update_state_can_be_read(app):
     """While the task runs, state and info have the values that front ends for Celery expect.
 
     After the task has ended, they contain its result.
@@ -640,7 +638,7 @@ def test_progress_of_update_state_can_be_read_back(app):
     assert ("SUCCESS", 10) == (result.state, result.info)
 
 
-def test_progress_of_a_former_run_is_not_that_of_the_next(app):
+def test_progress_of_a_previous_run_is_not_shown(app):
     """A run that has not stored any progress is STARTED. A job that waits for its retry is RETRY."""
     seen = []
 
@@ -681,7 +679,7 @@ print(early.app is late.app is app)
 """
 
 
-def test_shared_tasks_belong_to_the_app_that_is_made():
+def test_shared_tasks_belong_to_the_created_app():
     """The app can be created before or after the tasks. Without an app, a shared task raises an error.
 
     The test uses a separate process because the app belongs to the whole process.
@@ -717,8 +715,8 @@ def test_settings_come_from_modules_and_prefixes(tmp_path, monkeypatch):
         app.config_from_object(types.SimpleNamespace(CELERY_NONSENSE=1), namespace="CELERY")
 
 
-def test_modules_with_tasks_are_imported_by_whoever_runs_them(tmp_path, monkeypatch):
-    """The imported modules are the listed ones, and the module `tasks` of each package that has one."""
+def test_imports_include_listed_and_discovered_modules(tmp_path, monkeypatch):
+    """A server imports the listed modules, and the module `tasks` of each listed package that has one."""
     for package in ("shop_with_t", "shop_without_t"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
@@ -732,8 +730,8 @@ def test_modules_with_tasks_are_imported_by_whoever_runs_them(tmp_path, monkeypa
         assert ("json", "shop_with_t.tasks") == fire.imports
 
 
-def test_periodic_tasks_are_declared(app, caplog):
-    """Periodic tasks are declared by a signal, or as soon as their task is registered.
+def test_periodic_tasks_become_declared_recurring_jobs(app, caplog):
+    """They are declared by a signal, or as soon as their task is registered.
 
     A server logs a warning about entries whose task was never registered.
     """
@@ -773,13 +771,13 @@ def test_periodic_tasks_are_declared(app, caplog):
         (ours.crontab(0, 0, day_of_month="2-30/2", month_of_year=12), "0 0 2-30/2 12 *"),
     ],
 )
-def test_crontabs_are_crons(crontab, cron):
-    """A crontab is converted to a cron expression with the same five fields."""
+def test_crontab_is_converted_to_a_cron_expression(crontab, cron):
+    """Both have the same five fields."""
     assert (cron, "Asia/Tokyo") == ((made := crontab.to_cron("Asia/Tokyo")).expression, made.tz)
 
 
-def test_work_that_came_too_late_is_not_run(moved):
-    """The job is deleted, with the reason. The time of a recurring job counts from its due time."""
+def test_expired_job_is_deleted(moved):
+    """The history contains the reason. A recurring job expires relative to its due time."""
     late = moved.add.apply_async((1,), expires=-1)
 
     with pytest.raises(ours.TaskRevokedError, match="was to run until"):
@@ -788,8 +786,8 @@ def test_work_that_came_too_late_is_not_run(moved):
     assert "REVOKED" == late.state
 
 
-def test_a_task_that_waits_for_another_is_refused(moved):
-    """A task that waits for another one could wait for its own worker."""
+def test_task_that_waits_for_another_task_is_refused(moved):
+    """Otherwise, it could wait for its own worker."""
     other = moved.add.delay(1, 1)
     task = moved.app.task(name="t.waits", acks_late=True)(lambda: other.get(timeout=1))
 
@@ -798,8 +796,8 @@ def test_a_task_that_waits_for_another_is_refused(moved):
     assert ("FAILURE", "RuntimeError") == (outcome[0], outcome[1][0])
 
 
-def test_revoking_deletes(moved):
-    """Revoking a job again, or an unknown id, does nothing."""
+def test_revoke_deletes_the_job(moved):
+    """Revoking a job again, or revoking an unknown id, does nothing."""
     result = moved.add.apply_async((1,), countdown=3_600)
 
     moved.app.control.revoke(result.id)
@@ -822,7 +820,7 @@ def test_revoking_deletes(moved):
         lambda task: ours.group(task.s(1), task.s(object()))(),
     ],
 )
-def test_what_is_refused_has_stored_nothing(app, call):
+def test_refused_call_stores_nothing(app, call):
     """If the caller tries again, no second job is created."""
     task = app.task(function)
 
@@ -832,7 +830,7 @@ def test_what_is_refused_has_stored_nothing(app, call):
     assert app.fire.jobs.counts().total == 0
 
 
-def test_whatever_step_fails_its_error_is_linked():
+def test_link_error_of_a_chain_runs_if_any_step_fails():
     """The `link_error` of a chain is attached to each step, and its `link` only to the last step."""
     app = ours.Celery(broker="memory://linked", set_as_current=False)
     ran = []
@@ -855,7 +853,7 @@ def test_whatever_step_fails_its_error_is_linked():
         assert ran == [1, 2, "done", 3, "sorry"]
 
 
-def test_results_are_ignored_as_the_settings_say():
+def test_setting_ignores_results():
     """A task can override the setting."""
     app = ours.Celery(broker="memory://ignored", set_as_current=False, task_ignore_result=True)
     ignored = app.task(name="r.ignored", acks_late=True)(lambda: 1)
@@ -868,7 +866,7 @@ def test_results_are_ignored_as_the_settings_say():
 
 
 @pytest.mark.parametrize("canvas", ["chain", "group"])
-def test_a_timeout_is_for_all_of_it(app, monkeypatch, canvas):
+def test_timeout_applies_to_all_steps_together(app, monkeypatch, canvas):
     """As in Celery, a step that takes long leaves less time for the later steps."""
     task = app.task(function)
     waited = getattr(ours, canvas)(task.si(1), task.si(2))()
@@ -886,7 +884,7 @@ def test_a_timeout_is_for_all_of_it(app, monkeypatch, canvas):
     assert given == [10, 3]
 
 
-def test_results_of_a_group_are_a_sequence(app):
+def test_group_result_is_a_sequence(app):
     """The results support indexing and `len`. The group is waiting until the last result has ended."""
     task = app.task(function)
     many = ours.group(task.si(n) for n in range(2))()
@@ -898,14 +896,14 @@ def test_results_of_a_group_are_a_sequence(app):
     assert not many.waiting()
 
 
-def test_a_chain_that_breaks_ends_without_raising(moved):
-    """If the caller requests this, the result is the error of the step that broke the chain."""
+def test_broken_chain_returns_the_error_if_requested(moved):
+    """The result is the error of the step that broke the chain."""
     last = ours.chain(moved.fail.s("first"), moved.add.s(1))()
 
-    assert told(last.get(timeout=DEADLINE, propagate=False)) == ["Broken", "first"]
+    assert comparable(last.get(timeout=DEADLINE, propagate=False)) == ["Broken", "first"]
 
 
-def test_a_chain_that_breaks_is_known_by_its_last_id(moved):
+def test_broken_chain_is_detected_from_its_last_id(moved):
     """A web request that has only the last id does not wait for a step that never runs."""
     last = ours.chain(moved.fail.s("first"), moved.add.s(1), moved.add.s(2))()
     with pytest.raises(Broken):
@@ -914,13 +912,13 @@ def test_a_chain_that_breaks_is_known_by_its_last_id(moved):
     found = moved.app.AsyncResult(last.id)
 
     assert found.ready()
-    assert told(found.result) == ["Broken", "first"]
+    assert comparable(found.result) == ["Broken", "first"]
     with pytest.raises(Broken, match="first"):
         found.get(timeout=DEADLINE)
     assert moved.app.AsyncResult("nobody").traceback is None
 
 
-def test_ignore_is_not_tried_again():
+def test_ignore_is_not_retried():
     """As in Celery, it ends the task, whatever `autoretry_for` contains."""
     app = ours.Celery(broker="memory://ignore", set_as_current=False)
 
@@ -935,8 +933,8 @@ def test_ignore_is_not_tried_again():
         assert result.state == "REVOKED"
 
 
-def test_a_step_whose_task_is_elsewhere_waits():
-    """A server with older code leaves a chain that uses a new task to another server."""
+def test_step_with_an_unknown_task_waits_for_another_server():
+    """A server with older code must not fail a chain that uses a new task."""
     app = ours.Celery(broker="memory://elsewhere", set_as_current=False)
     task = app.task(name="s.task", acks_late=True)(function)
     step = app.task(name="s.new", acks_late=True)(function)
@@ -952,8 +950,7 @@ def test_a_step_whose_task_is_elsewhere_waits():
         assert last.state == "SUCCESS"
 
 
-def test_testers_know_the_tasks(app):
-    """A tester accepts the Celery task itself, as it accepts a native task."""
+def test_tester_accepts_a_celery_task(app):
     task = app.task(function)
 
     with Tester(app.fire) as tester:
@@ -964,8 +961,8 @@ def test_testers_know_the_tasks(app):
         assert tester.drain().failed == 1
 
 
-def test_waits_grow_up_to_their_bound(moved):
-    """`retry_backoff` is in seconds and doubles with each retry. Without jitter the delay is exact."""
+def test_retry_backoff_doubles_up_to_its_maximum(moved):
+    """`retry_backoff` is in seconds. Without jitter, the delays are exact."""
     task = moved.app.task(
         name="t.grows", acks_late=True, autoretry_for=(Broken,), retry_backoff=2, retry_backoff_max=5,
         retry_jitter=False,
