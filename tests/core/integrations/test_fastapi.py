@@ -1,4 +1,4 @@
-"""FastAPI, Starlette and Litestar: the lifespan, an embedded server, and the metadata of a request's jobs."""
+"""FastAPI, Starlette and Litestar: the lifespan, an embedded server, and metadata from requests."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def web_of(shop, inner=None, **options):
 # ---- lifespan --------------------------------------------------------------------------------------------
 
 
-def test_the_app_lives_with_the_application(shop):
-    """The app is closed when the application stops, and open again when the application starts again."""
+def test_app_opens_and_closes_with_the_application(shop):
+    """The app opens again if the application is started again."""
     web = web_of(shop)
     for _ in range(2):
         with TestClient(web) as client:
@@ -96,8 +96,8 @@ def test_the_app_lives_with_the_application(shop):
         assert 2 == shop.fire.jobs.counts().enqueued
 
 
-def test_a_lifespan_of_one_s_own_goes_around_the_server(shop):
-    """Jobs can use the resources that the lifespan opens.
+def test_custom_lifespan_encloses_the_server(shop):
+    """Jobs can use the resources that the custom lifespan opens.
 
     The lifespan starts before the server, ends after it, and keeps its state.
     """
@@ -116,7 +116,7 @@ def test_a_lifespan_of_one_s_own_goes_around_the_server(shop):
     assert [("own begins", 0), ("own ends", [False])] == notes
 
 
-def test_jobs_run_on_the_application_s_loop_when_asked(shop):
+def test_host_loop_runs_jobs_on_the_application_s_event_loop(shop):
     """Jobs run in the same thread that handles requests."""
     web = web_of(shop, server=True, workers=1, async_workers=2, host_loop=True)
 
@@ -128,16 +128,16 @@ def test_jobs_run_on_the_application_s_loop_when_asked(shop):
         assert client.get("/thread").json() == client.get("/ran").json()["thread"]
 
 
-def test_what_is_said_of_no_server_is_refused(shop):
-    """Options of a server require server=True."""
+def test_server_options_without_a_server_raise(shop):
+    """The error contains the fix: add server=True."""
     with pytest.raises(ConfigurationError, match="has none; add server=True"):
         lifespan(shop.fire, workers=2)
     with pytest.raises(ConfigurationError, match="has none; add server=True"):
         lifespan(shop.fire, host_loop=True)
 
 
-def test_a_test_injects_another_app(shop, tmp_path):
-    """The test uses the framework's own overrides."""
+def test_dependency_can_be_overridden_in_a_test(shop, tmp_path):
+    """A test uses the overrides of the framework."""
     jobs, other = dependency(shop.fire), Firelock("memory://")
     web = FastAPI()
 
@@ -151,8 +151,8 @@ def test_a_test_injects_another_app(shop, tmp_path):
     assert str(tmp_path) in asyncio.run(jobs()).storage.url
 
 
-def test_under_a_tester_an_application_s_jobs_are_run_by_the_test(shop):
-    """The end of the application does not close the storage before the test has checked it."""
+def test_tester_runs_the_jobs_of_an_application(shop):
+    """The storage stays open when the application stops, so the test can check the jobs."""
     web = web_of(shop)
     for _ in range(2):
         with Tester(shop.fire) as tester, TestClient(web) as client:
@@ -160,11 +160,11 @@ def test_under_a_tester_an_application_s_jobs_are_run_by_the_test(shop):
             assert 1 == tester.drain(raises=True).succeeded
 
 
-# ---- the metadata of a request's jobs --------------------------------------------------------------------
+# ---- metadata from requests ------------------------------------------------------------------------------
 
 
-def test_jobs_carry_the_request_s_id(shop):
-    """The id is that of the request or a new one. The response contains it."""
+def test_jobs_store_the_request_id(shop):
+    """The id comes from the request; otherwise a new id is created. The response contains the id."""
     with TestClient(web_of(shop)) as client:
         given = client.get("/", headers={"X-Request-ID": "abc-1"})
         made = client.get("/")
@@ -177,8 +177,8 @@ def test_jobs_carry_the_request_s_id(shop):
     assert request_id.get() is None
 
 
-def test_jobs_of_jobs_carry_what_their_job_does(shop):
-    """A worker has no request, so the metadata of the running job is used. The call's own metadata wins."""
+def test_jobs_inherit_the_metadata_of_the_running_job(shop):
+    """A worker does not have a request. Metadata of the call takes precedence."""
     with Tester(shop.fire) as tester:
         token, id_ = tenant.set("acme"), request_id.set("abc-1")
         parent = shop.parent.enqueue()
@@ -193,8 +193,8 @@ def test_jobs_of_jobs_carry_what_their_job_does(shop):
         assert {} == dict(shop.tell.enqueue().meta)
 
 
-def test_a_source_is_asked_at_the_enqueue():
-    """A source can also be a function. Other values are refused."""
+def test_metadata_source_is_called_when_a_job_is_enqueued():
+    """A source can be a context variable or a function. Other values raise an error."""
     fire = Firelock("memory://", plugins=[RequestMeta(shard=lambda: 7, nothing=lambda: None)])
 
     job = (noop := fire.task(name="noop")(lambda: None)).enqueue()
@@ -206,8 +206,8 @@ def test_a_source_is_asked_at_the_enqueue():
         RequestMeta(tenant="acme")
 
 
-def test_a_header_may_have_another_name_or_none():
-    """Without a header, an id is created and not added to the response."""
+def test_request_id_header_can_be_renamed_or_disabled():
+    """If the header is disabled, an id is created but not added to the response."""
     seen = []
 
     async def page(request):
@@ -222,8 +222,8 @@ def test_a_header_may_have_another_name_or_none():
     assert ("abc-1", 32) == (seen[0], len(seen[1]))
 
 
-def test_a_websocket_has_an_id_and_the_lifespan_has_none(shop):
-    """Other ASGI scopes are passed through."""
+def test_websocket_has_a_request_id_but_the_lifespan_has_not(shop):
+    """Other ASGI scopes are passed through unchanged."""
     web = web_of(shop)
 
     @web.websocket("/socket")
@@ -242,8 +242,8 @@ def test_a_websocket_has_an_id_and_the_lifespan_has_none(shop):
 # ---- Starlette and Litestar ------------------------------------------------------------------------------
 
 
-def test_starlette_has_the_same(shop):
-    """The lifespan's state and the middleware are plain ASGI."""
+def test_lifespan_and_middleware_work_with_starlette(shop):
+    """Both use only plain ASGI."""
 
     async def page(request):
         await shop.tell.aenqueue()
@@ -258,13 +258,13 @@ def test_starlette_has_the_same(shop):
 
 @get("/")
 async def litestar_page(jobs: NamedDependency[Firelock]) -> dict[str, str]:
-    """Return the metadata of a new job of the injected app."""
+    """Enqueue a job with the injected app, and return its metadata."""
     job = await jobs.task_named("tell").aenqueue()
     return {**job.meta, **await job.aresult(timeout=20)}
 
 
-def test_litestar_has_the_same(shop):
-    """Litestar uses a list of lifespans, a provided dependency and a middleware."""
+def test_lifespan_dependency_and_middleware_work_with_litestar(shop):
+    """Litestar accepts a list of lifespans."""
     web = Litestar(
         [litestar_page],
         lifespan=[lifespan(shop.fire, server=True, workers=1, async_workers=1)],
@@ -278,7 +278,7 @@ def test_litestar_has_the_same(shop):
     assert "abc-1" == answer.headers["x-request-id"]
 
 
-def test_none_of_the_frameworks_is_imported():
+def test_import_does_not_import_any_framework():
     """A user of one framework does not need the others."""
     program = "import sys, firelock.integrations.fastapi; print(*sorted(sys.modules))"
 

@@ -1,4 +1,4 @@
-"""Flask: the application context of jobs, the metadata of a request's jobs, and `flask firelock`."""
+"""Flask: the application context of jobs, metadata from requests, and `flask firelock`."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def shop():
 # ---- application contexts --------------------------------------------------------------------------------
 
 
-def test_each_job_has_a_context_of_its_own(shop):
-    """Jobs of `def` and `async def` tasks have one, and its teardown receives the job's error."""
+def test_each_job_has_its_own_application_context(shop):
+    """This applies to `def` and `async def` tasks. The teardown of the context receives the job's error."""
     shop.web()
     with Tester(shop.fire) as tester:
         jobs = [shop.greet.enqueue(), shop.greet.enqueue(), shop.agreet.enqueue()]
@@ -75,24 +75,24 @@ def test_each_job_has_a_context_of_its_own(shop):
     assert not current_app
 
 
-def test_jobs_of_a_server_in_the_application_s_process_have_it_too(shop):
-    """Jobs in threads and on the event loop have the context."""
+def test_jobs_of_an_embedded_server_have_an_application_context(shop):
+    """This applies to jobs in threads and on the event loop."""
     shop.web()
     with shop.fire, shop.fire.server(workers=2, async_workers=2):
         jobs = [shop.greet.enqueue(), shop.agreet.enqueue()]
         assert ["shop", "shop"] == [job.result(timeout=20) for job in jobs]
 
 
-def test_a_job_without_an_application_says_what_to_do(shop):
-    """A test that did not create an application gets this error."""
+def test_job_without_an_application_fails_with_a_fix(shop):
+    """A test that has not created an application gets this error."""
     with Tester(shop.fire) as tester:
         shop.greet.enqueue()
         with pytest.raises(ConfigurationError, match=r"call init_app\(app, fire\) first"):
             tester.drain(raises=True)
 
 
-def test_the_configuration_names_the_storage(tmp_path):
-    """The configuration replaces the storage in the code, in processes that create jobs.
+def test_configuration_sets_the_storage(tmp_path):
+    """In processes that create jobs, the configuration replaces the storage that is set in the code.
 
     It can also turn off the header of the request id.
     """
@@ -109,11 +109,11 @@ def test_the_configuration_names_the_storage(tmp_path):
     shop.fire.close()
 
 
-# ---- the metadata of a request's jobs --------------------------------------------------------------------
+# ---- metadata from requests ------------------------------------------------------------------------------
 
 
-def test_jobs_carry_the_request_s_id_and_what_else_is_asked_for():
-    """The id is that of the request or a new one. The response contains it."""
+def test_jobs_store_the_request_id_and_configured_metadata():
+    """The id comes from the request; otherwise a new id is created. The response contains the id."""
     shop = Shop(tenant=lambda: g.get("tenant") if g else None)
     app = shop.web()
     app.before_request(lambda: setattr(g, "tenant", "acme"))
@@ -173,8 +173,8 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("is_named", [True, False], ids=["by the plugin", "by FLASK_APP"])
-def test_workers_find_the_application(project, monkeypatch, caplog, is_named):
-    """A process that runs jobs creates the application, but keeps the storage of the server.
+def test_worker_processes_find_the_application(project, monkeypatch, caplog, is_named):
+    """A worker process creates the application, but keeps the storage of the server.
 
     A different storage in the configuration causes a warning.
     """
@@ -190,8 +190,8 @@ def test_workers_find_the_application(project, monkeypatch, caplog, is_named):
     assert "own.db" in shop.fire.storage.url
 
 
-def test_a_worker_that_finds_none_does_not_start(project):
-    """The error explains how to name the application."""
+def test_worker_process_without_an_application_does_not_start(project):
+    """The error explains how to configure the application."""
     shop = project("flask_missing", "flask_missing:make")
 
     with pytest.raises(ConfigurationError, match=r"none is found: .*make.*FlaskJobs\(.shop.web:create_app"):
@@ -199,8 +199,8 @@ def test_a_worker_that_finds_none_does_not_start(project):
     shop.fire.close()
 
 
-def test_the_command_line_works_on_the_configured_storage(project, capfd):
-    """Every command of firelock works, including its help. The exit code is passed on."""
+def test_flask_commands_use_the_configured_storage(project, capfd):
+    """All commands of firelock work, including their help. Flask returns their exit codes."""
     shop = project("flask_commands", "flask_commands:create_app")
     runner = shop.create_app().test_cli_runner()
     job = shop.greet.enqueue()
@@ -216,8 +216,8 @@ def test_the_command_line_works_on_the_configured_storage(project, capfd):
     shop.fire.close()
 
 
-def test_an_app_that_stands_in_no_module_is_told():
-    """The processes of a server could not find an app that is not a global variable of a module."""
+def test_server_command_refuses_an_app_outside_a_module():
+    """The worker processes can find the app only if it is a global variable of a module."""
     shop = Shop()
 
     ended = shop.web().test_cli_runner().invoke(args=["firelock", "server"])

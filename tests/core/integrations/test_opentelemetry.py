@@ -40,7 +40,7 @@ from tests.core.fakes import unmeasured, until
 
 
 class Traced:
-    """An app with the plugin, and the recorded data of its providers."""
+    """An app with the plugin, and the telemetry that its providers have recorded."""
 
     def __init__(self, storage="memory://", **options):
         self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
@@ -67,7 +67,7 @@ class Traced:
         return found
 
     def points(self, name):
-        """Return the data points of a metric; they differ in their attributes."""
+        """Return the data points of a metric, one for each set of attributes."""
         data = self.reader.get_metrics_data()
         return [
             point
@@ -119,8 +119,8 @@ def links_to(span):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_a_trace_leads_from_a_request_to_its_job_and_the_job_s_own(traced, is_async):
-    """Each span is the child of the span that caused it. The task's own spans are children of its run."""
+def test_trace_connects_request_job_and_spans_of_the_task(traced, is_async):
+    """Each span is the child of the span that caused it. Spans of the task are children of its run."""
 
     @traced.app.task(name="child", queue="mail")
     def child() -> None: ...
@@ -152,8 +152,8 @@ def test_a_trace_leads_from_a_request_to_its_job_and_the_job_s_own(traced, is_as
     assert 1 == len({span.context.trace_id for span in traced.exporter.get_finished_spans()})
 
 
-def test_a_continuation_made_outside_of_a_trace_joins_its_parent_s(traced):
-    """No span is current when it is created, so the parent's metadata supplies the trace."""
+def test_continuation_joins_the_trace_of_its_parent(traced):
+    """No span is current at its creation, so the trace is read from the metadata of the parent."""
 
     @traced.app.task(name="work")
     def work() -> None: ...
@@ -204,8 +204,8 @@ def leaf() -> None: ...
 """
 
 
-def test_a_trace_leads_into_a_process_of_its_own_and_out_again(tmp_path):
-    """The job carries the context, so the processes do not need shared memory."""
+def test_trace_includes_a_job_in_a_separate_process(tmp_path):
+    """The context is stored with the job. Jobs that the process creates continue the trace."""
     (tmp_path / "apart.py").write_text(APART)
 
     ran = subprocess.run(
@@ -219,8 +219,8 @@ def test_a_trace_leads_into_a_process_of_its_own_and_out_again(tmp_path):
     assert trace_id == inner
 
 
-def test_a_run_never_stands_under_what_is_current_where_it_runs(traced):
-    """A traced program may run the jobs of other programs."""
+def test_run_ignores_the_current_span_of_the_worker(traced):
+    """A traced program might run the jobs of other programs."""
     seen = []
 
     @traced.app.task(name="work")
@@ -274,8 +274,8 @@ def tie(sent, ran):
         ("link", {"soon": "link", "late": "link", "delayed": "link", "retry": "link"}),
     ],
 )
-def test_a_run_is_a_child_or_linked(make, correlation, relations):
-    """By default a run is a child. A retry, or a run more than an hour later, is linked."""
+def test_retried_or_late_run_is_linked_instead_of_a_child(make, correlation, relations):
+    """By default, a run is a child span. A retry, or a run more than an hour later, is linked."""
     hour, more = timedelta(hours=1), timedelta(hours=1, seconds=1)
     soon = send_and_run(make(correlation=correlation), wait=timedelta(minutes=50))
     late = send_and_run(make(correlation=correlation), wait=more)
@@ -290,7 +290,7 @@ def test_a_run_is_a_child_or_linked(make, correlation, relations):
     assert [1, 2] == [span.attributes["firelock.attempt"] for span in retried[1]]
 
 
-def test_a_run_of_a_recurring_job_has_a_trace_of_its_own(traced):
+def test_run_of_a_recurring_job_starts_a_new_trace(traced):
     """The span in which the job was defined ended long ago.
 
     A context in the definition's metadata is linked.
@@ -312,7 +312,7 @@ def test_a_run_of_a_recurring_job_has_a_trace_of_its_own(traced):
     assert "nightly" == nightly.attributes["firelock.recurring_id"]
 
 
-def test_an_unknown_correlation_is_refused():
+def test_unknown_correlation_raises():
     """The message lists the valid values."""
     with pytest.raises(ConfigurationError, match="correlation='child' is unknown; use one of \"auto\""):
         OpenTelemetry(correlation="child")
@@ -321,7 +321,7 @@ def test_an_unknown_correlation_is_refused():
 # ---- names and attributes of spans -----------------------------------------------------------------------
 
 
-def test_spans_have_the_names_and_attributes_of_the_conventions(traced):
+def test_spans_follow_the_messaging_conventions(traced):
     """The conventions define the kind, operation, destination and message.
 
     Attributes that are not in the conventions start with `firelock.`.
@@ -345,8 +345,8 @@ def test_spans_have_the_names_and_attributes_of_the_conventions(traced):
     assert "https://opentelemetry.io/schemas/1.44.0" == sent.instrumentation_scope.schema_url
 
 
-def test_a_failed_attempt_is_an_error_with_its_exception(traced):
-    """The retry's span does not contain the error of the first attempt."""
+def test_span_of_a_failed_attempt_contains_the_exception(traced):
+    """The span of the retry does not contain the error of the first attempt."""
     _, (first, second) = send_and_run(traced, fails=True)
 
     (event,) = first.events
@@ -355,8 +355,8 @@ def test_a_failed_attempt_is_an_error_with_its_exception(traced):
     assert (StatusCode.UNSET, ()) == (second.status.status_code, second.events)
 
 
-def test_an_attempt_that_is_told_to_end_says_why(traced):
-    """A timeout is a failure. The cancellation of a deleted job is not a failure."""
+def test_span_of_a_cancelled_attempt_contains_the_reason(traced):
+    """A timeout counts as a failure. The cancellation of a deleted job does not."""
     begun = threading.Event()
 
     @traced.app.task(name="slow", queue="slow", timeout=timedelta(milliseconds=50), retry=Retry.never())
@@ -384,8 +384,8 @@ def test_an_attempt_that_is_told_to_end_says_why(traced):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_a_span_ends_also_where_nothing_is_stored(traced, is_async):
-    """If an argument is refused or the storage is closed, both the span and the caller get the error."""
+def test_span_ends_with_an_error_if_the_enqueue_fails(traced, is_async):
+    """If an argument is invalid or the storage is closed, the span and the caller both get the error."""
 
     @traced.app.task(name="work")
     def work(number: int) -> None: ...
@@ -403,8 +403,8 @@ def test_a_span_ends_also_where_nothing_is_stored(traced, is_async):
     assert not trace.get_current_span().get_span_context().is_valid
 
 
-def test_many_jobs_share_a_span(traced):
-    """The span contains the number of jobs, and each run is its child."""
+def test_jobs_enqueued_together_share_a_span(traced):
+    """The span contains the number of jobs. Each run is a child of it."""
 
     @traced.app.task(name="work")
     def work(number: int) -> None: ...
@@ -418,7 +418,7 @@ def test_many_jobs_share_a_span(traced):
     assert [True, True] == [is_child(span, sent) for span in ran]
 
 
-def test_many_jobs_have_spans_of_their_own_where_that_is_wanted(make):
+def test_bulk_spans_creates_a_span_per_job(make):
     """Each job's span is the parent of its run, and the call's span is linked to all of them."""
     traced = make(bulk_spans=True)
     work = traced.app.task(name="work")(lambda number: None)
@@ -437,8 +437,8 @@ def test_many_jobs_have_spans_of_their_own_where_that_is_wanted(make):
     assert is_child(traced.span("process mail"), second)
 
 
-def test_spans_of_many_jobs_end_where_they_are_refused(make):
-    """If one argument is refused, the spans of the accepted calls end too."""
+def test_bulk_spans_end_if_the_call_fails(make):
+    """If one argument is invalid, the spans of the valid calls end too."""
     traced = make(bulk_spans=True)
 
     @traced.app.task(name="work")
@@ -452,8 +452,8 @@ def test_spans_of_many_jobs_end_where_they_are_refused(make):
     assert {"ERROR"} == {span.status.status_code.name for span in spans}
 
 
-def test_spans_of_a_batch_know_its_members(traced):
-    """The spans have the usual attributes and the id of the batch, also for members added after the block."""
+def test_spans_of_added_members_contain_the_batch_id(traced):
+    """They also have the usual attributes. This includes members that are added after the block."""
     work = traced.app.task(name="work")(lambda: None)
 
     with traced.app.batch("three") as batch:
@@ -472,8 +472,8 @@ def test_spans_of_a_batch_know_its_members(traced):
     }
 
 
-def test_members_have_spans_of_their_own_where_that_is_wanted(make):
-    """The spans end when the block has collected the members, although it stores them later."""
+def test_bulk_spans_creates_a_span_per_member(make):
+    """Each span ends when its member is added, although the block stores the member later."""
     traced = make(bulk_spans=True)
     work = traced.app.task(name="work")(lambda: None)
 
@@ -485,8 +485,8 @@ def test_members_have_spans_of_their_own_where_that_is_wanted(make):
     ]
 
 
-def test_a_continuation_of_a_batch_joins_its_trace(traced):
-    """A continuation of an outer or inner batch joins the trace, even if it is created outside of one.
+def test_continuation_of_a_batch_joins_the_trace_of_the_batch(traced):
+    """A continuation of an outer or inner batch joins the trace even if no span is current.
 
     The batches themselves have no spans.
     """
@@ -503,8 +503,8 @@ def test_a_continuation_of_a_batch_joins_its_trace(traced):
     assert 3 == len(traced.exporter.get_finished_spans())
 
 
-def test_the_span_of_a_called_job_knows_it(traced):
-    """The span is a child of the calling run, and the parent of the called job's run."""
+def test_span_of_a_called_job_contains_the_job_id(traced):
+    """The span is a child of the calling run and the parent of the called job's run."""
     work = traced.app.task(name="work", queue="called")(lambda: None)
     calling = traced.app.task(name="calling")(lambda: current_job().run("work", work))
 
@@ -523,7 +523,7 @@ def test_the_span_of_a_called_job_knows_it(traced):
 # ---- context propagation ---------------------------------------------------------------------------------
 
 
-def test_baggage_travels_beside_the_context(traced):
+def test_baggage_is_stored_with_the_context(traced):
     """The task can read the caller's baggage, even in a run that is only linked."""
     seen = []
 
@@ -543,8 +543,8 @@ def test_baggage_travels_beside_the_context(traced):
     assert ["acme", "acme"] == seen
 
 
-def test_telemetry_refuses_no_job(traced):
-    """Entries that do not fit next to the caller's own metadata are omitted, the longest first."""
+def test_oversized_telemetry_metadata_is_omitted(traced):
+    """The longest entries are omitted first. The job is still stored."""
 
     @traced.app.task(name="work")
     def work() -> None: ...
@@ -560,8 +560,8 @@ def test_telemetry_refuses_no_job(traced):
     assert ["own"] == list(full.meta)
 
 
-def test_what_the_caller_gives_wins(traced):
-    """A context in the caller's own metadata is not replaced."""
+def test_trace_context_from_the_caller_is_kept(traced):
+    """The plugin does not replace a context in the caller's metadata."""
 
     @traced.app.task(name="work")
     def work() -> None: ...
@@ -572,8 +572,8 @@ def test_what_the_caller_gives_wins(traced):
     assert {"traceparent": own} == dict(job.meta)
 
 
-def test_without_an_sdk_nothing_travels():
-    """The API alone does not create a context."""
+def test_no_context_is_stored_without_an_sdk():
+    """The OpenTelemetry API alone does not create a context."""
     with Firelock("memory://", plugins=[OpenTelemetry()]) as app:
 
         @app.task(name="work")
@@ -590,8 +590,8 @@ def test_without_an_sdk_nothing_travels():
 # ---- metrics ---------------------------------------------------------------------------------------------
 
 
-def test_metrics_count_what_is_sent_and_consumed(traced):
-    """The attributes are the queue, the task and the error type, but no ids."""
+def test_metrics_count_sent_and_consumed_jobs(traced):
+    """The attributes are the queue, the task and the error type. They do not include ids."""
     send_and_run(traced, fails=True)
 
     told = {"messaging.system": "firelock", "messaging.destination.name": "default", "firelock.task": "work"}
@@ -609,7 +609,7 @@ def test_metrics_count_what_is_sent_and_consumed(traced):
     assert {DURATION_BUCKETS} == {point.explicit_bounds for point in ran}
 
 
-def test_workers_that_are_occupied_past_a_timeout_are_counted(traced):
+def test_workers_occupied_after_a_timeout_are_counted(traced):
     """A worker is counted by queue and task until its job ends."""
     gate, started = threading.Event(), threading.Event()
 
@@ -634,8 +634,8 @@ def test_workers_that_are_occupied_past_a_timeout_are_counted(traced):
     )  # fmt: skip
 
 
-def test_a_batch_is_no_job_that_is_sent(traced):
-    """The members and continuations of a batch are counted, but not the batch itself."""
+def test_batch_does_not_count_as_a_sent_job(traced):
+    """The members and continuations of the batch are counted."""
     work = traced.app.task(name="work")(lambda: None)
 
     with traced.app.batch("two") as batch:
@@ -647,7 +647,7 @@ def test_a_batch_is_no_job_that_is_sent(traced):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_a_run_that_ends_in_a_wait_says_so_and_is_not_counted(traced, is_async):
+def test_run_that_ends_in_a_wait_is_marked_and_not_counted(traced, is_async):
     """A run that ends in a wait does not use an attempt, and its span is not a failure.
 
     Only the last run is counted as an attempt.
@@ -685,8 +685,8 @@ def test_a_run_that_ends_in_a_wait_says_so_and_is_not_counted(traced, is_async):
     assert ([], [1], [1]) == (before, [point.value for point in consumed], [point.count for point in took])
 
 
-def test_a_snooze_is_no_attempt_of_the_figures(traced):
-    """As in Prometheus, the job runs later as if it had not run."""
+def test_snoozed_run_is_not_counted_as_an_attempt(traced):
+    """The Prometheus plugin counts in the same way."""
     runs = []
 
     @traced.app.task(name="sleepy")
@@ -707,7 +707,7 @@ def test_a_snooze_is_no_attempt_of_the_figures(traced):
 
 @pytest.fixture
 def celery_spans():
-    """Return a function that runs an instrumented Celery task and returns its spans, the sent one first."""
+    """Return a function that runs an instrumented Celery task and returns its spans, the producer's first."""
     exporter, tracers = InMemorySpanExporter(), TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
     CeleryInstrumentor().instrument(tracer_provider=tracers)
@@ -731,10 +731,10 @@ def celery_spans():
     tracers.shutdown()
 
 
-def test_spans_are_tied_as_celery_s_are(traced, celery_spans):
+def test_spans_have_the_same_relations_as_those_of_celery(traced, celery_spans):
     """Kinds, parents, message ids and errors are the same.
 
-    The docs list the names of spans and attributes.
+    The documentation lists the differing names of spans and attributes.
     """
     sent, ran = celery_spans()
     ours, (first, _) = send_and_run(traced, fails=True)

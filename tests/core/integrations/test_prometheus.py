@@ -1,4 +1,4 @@
-"""The Prometheus plugin, in an application that enqueues and in one with an embedded server."""
+"""The Prometheus plugin in applications with and without an embedded server."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def value(registry, name, **labels):
     return registry.get_sample_value(name, labels)
 
 
-def test_an_application_that_enqueues_shows_it_beside_its_own_metrics(registry):
-    """The labels are the queue and the task, and no other data of the job."""
+def test_enqueued_jobs_are_counted_in_the_application_s_registry(registry):
+    """The labels contain the queue and the task, but no other data of the job."""
     Gauge("my_own", "Mine.", registry=registry).set(7)
     with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
         task = fire.task(name="shop.add", queue="mail", tags=["secret"])(add)
@@ -55,7 +55,7 @@ def test_an_application_that_enqueues_shows_it_beside_its_own_metrics(registry):
     assert labels == {"queue", "task", "outcome", "le"}
 
 
-def test_a_server_inside_the_process_is_counted_in_both_places(registry):
+def test_embedded_server_is_counted_in_registry_and_at_its_port(registry):
     """The metrics are in the registry and at the server's own port.
 
     The first job creates samples for all outcomes.
@@ -81,7 +81,7 @@ def test_a_server_inside_the_process_is_counted_in_both_places(registry):
 
 
 @pytest.mark.parametrize("is_shared", [False, True], ids=["alone", "several processes"])
-def test_a_batch_is_no_job_that_runs(registry, is_shared, tmp_path):
+def test_batch_does_not_count_as_a_job(registry, is_shared, tmp_path):
     """The members and continuations of a batch are counted.
 
     The batch itself never runs, so it would never count as finished.
@@ -113,8 +113,8 @@ for family in registry.collect():
 """
 
 
-def test_a_run_that_ends_in_a_wait_is_not_counted(registry):
-    """A run that ends in a wait does not use an attempt. Only the last run is counted, with its own wait."""
+def test_run_that_ends_in_a_wait_is_not_counted(registry):
+    """A run that ends in a wait does not use an attempt. Only the last run is counted, with its latency."""
     with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
 
         @fire.task(name="sleepy")
@@ -136,8 +136,8 @@ def test_a_run_that_ends_in_a_wait_is_not_counted(registry):
     assert 0.0 == found("firelock_job_wait_seconds_sum")
 
 
-def test_two_apps_of_a_process_share_one_set_of_numbers(registry):
-    """The registry shows their counters once."""
+def test_two_apps_in_a_process_share_their_counters(registry):
+    """The registry contains the counters only once."""
     for _ in range(2):
         with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:
             fire.task(name="shop.add")(add).enqueue(1, 2)
@@ -145,7 +145,7 @@ def test_two_apps_of_a_process_share_one_set_of_numbers(registry):
     assert value(registry, "firelock_jobs_enqueued_total", queue="default", task="shop.add") == 2.0
 
 
-def test_a_registry_with_these_names_is_refused(registry):
+def test_registry_with_conflicting_names_raises(registry):
     """The message contains the fix."""
     with Firelock("memory://", plugins=[Prometheus(CollectorRegistry())]) as fire:
         fire.task(name="shop.add")(add).enqueue(1, 2)
@@ -171,8 +171,8 @@ print("counts")
 """
 
 
-def test_without_its_library_only_a_servers_processes_can_have_it():
-    """An application gets an error that names the package to install."""
+def test_missing_client_library_raises_except_in_worker_processes():
+    """The error contains the package to install."""
     said = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -182,8 +182,8 @@ def test_without_its_library_only_a_servers_processes_can_have_it():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
-def test_a_fork_counts_for_itself():
-    """If two processes wrote to the same memory, each would overwrite the other's values."""
+def test_forked_process_has_separate_counters():
+    """If both processes wrote to the same memory, each would overwrite the values of the other."""
     job_counters.count_in(None)
     fork = job_counters._of_this_process  # noqa: SLF001 - the fork hook changes this
     before = job_counters.process_counters()
@@ -221,8 +221,8 @@ print(generate_latest(registry).decode())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
-def test_processes_of_a_web_server_are_added_up(tmp_path):
-    """Processes of a web server use the multiprocess mode of prometheus-client, if its folder is set."""
+def test_counters_of_web_server_processes_are_added(tmp_path):
+    """They use the multiprocess mode of prometheus-client if its folder is set."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     text = subprocess.run(
         [sys.executable, "-c", SEVERAL], env=environment, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""The data that is sent to Sentry about jobs, as a recording transport receives it."""
+"""The data that the plugin sends to Sentry about jobs, recorded by a transport."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.core.fakes import Worker, unmeasured
 
 
 class Recording(Transport):
-    """A transport that stores the items instead of sending them."""
+    """A transport that records items instead of sending them."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Recording(Transport):
 
 @pytest.fixture
 def sent():
-    """Set up the SDK as a program does, without sending anything from this process."""
+    """Initialize the SDK as a program does, with a transport that does not send anything."""
     transport = Recording()
     sentry_sdk.init(
         dsn="http://key@localhost/1", transport=transport, traces_sample_rate=1.0,
@@ -103,8 +103,8 @@ def failing(app, *, is_async=False, retry=None):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_an_error_is_reported_once_when_the_job_is_over(sent, make, is_async):
-    """Only the last attempt is reported, and not again for its log line.
+def test_error_is_reported_once_after_the_last_attempt(sent, make, is_async):
+    """The log line of the failure does not cause a second event.
 
     The event contains the task, the queue and the trace.
     """
@@ -126,8 +126,8 @@ def test_an_error_is_reported_once_when_the_job_is_over(sent, make, is_async):
     assert process["contexts"]["trace"]["span_id"] == event["contexts"]["trace"]["span_id"]
 
 
-def test_an_error_is_reported_in_each_attempt_where_that_is_wanted(sent, make):
-    """Each attempt has its own event with the number of the attempt."""
+def test_option_reports_the_error_of_every_attempt(sent, make):
+    """Each event contains the number of the attempt."""
     app = make(every_attempt=True)
 
     run(app, failing(app).enqueue("x"))
@@ -135,8 +135,8 @@ def test_an_error_is_reported_in_each_attempt_where_that_is_wanted(sent, make):
     assert [1, 2] == [event["contexts"]["job"]["attempt"] for event in sent.of("event")]
 
 
-def test_an_error_that_a_retry_mends_is_not_reported(sent, make):
-    """No action is needed for an error that the retry resolved."""
+def test_error_is_not_reported_if_a_retry_succeeds(sent, make):
+    """Such an error does not need any action."""
     app = make()
     runs = []
 
@@ -151,8 +151,8 @@ def test_an_error_that_a_retry_mends_is_not_reported(sent, make):
     assert [] == sent.of("event")
 
 
-def test_what_another_plugin_decides_counts(sent, make):
-    """The other plugin ends the job, so its error is reported, regardless of the order of the plugins."""
+def test_error_is_reported_if_another_plugin_ends_the_job(sent, make):
+    """The other plugin prevents the retry. The order of the plugins does not matter."""
     app = make(Deleting())
 
     run(app, failing(app).enqueue("x"))
@@ -161,7 +161,7 @@ def test_what_another_plugin_decides_counts(sent, make):
 
 
 class Deleting:
-    """A plugin that deletes failed jobs; no plugin after it is called."""
+    """A plugin that deletes failed jobs; the plugins after it are not called."""
 
     @hookimpl
     def elect_transition(self, proposed):
@@ -209,7 +209,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.heavy("starts two processes that import the SDK")
-def test_an_error_in_a_process_of_its_own_is_reported_from_there(tmp_path):
+def test_error_in_a_job_process_is_reported_by_that_process(tmp_path):
     """There is one event, in the trace of the last attempt.
 
     The server's process does not have the exception and does not report it.
@@ -227,7 +227,7 @@ def test_an_error_in_a_process_of_its_own_is_reported_from_there(tmp_path):
     assert ["event", "work", *transactions[-1][2:]] == event
 
 
-def test_jobs_share_no_scope(sent, make):
+def test_jobs_have_separate_scopes(sent, make):
     """Tags and breadcrumbs of a job do not appear in events of other jobs or of the program."""
     app = make()
 
@@ -250,8 +250,8 @@ def test_jobs_share_no_scope(sent, make):
     assert "tags" not in other
 
 
-def test_no_argument_is_reported_beside_local_variables(sent, make):
-    """Contexts and spans do not contain arguments. The SDK's options control local variables of frames."""
+def test_arguments_are_not_reported_outside_local_variables(sent, make):
+    """Contexts and spans do not contain arguments. SDK options control local variables of frames."""
     app = make()
 
     run(app, failing(app).enqueue("hunter2"))
@@ -265,10 +265,10 @@ def test_no_argument_is_reported_beside_local_variables(sent, make):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_a_trace_leads_from_the_request_to_the_job(sent, make, is_async):
+def test_trace_connects_the_request_and_the_job(sent, make, is_async):
     """The queue.publish span is in the request's transaction, and queue.process is its child.
 
-    Both have the attributes that Sentry's page Queues uses.
+    Both have the attributes that the Queues page of Sentry uses.
     """
     app = make()
 
@@ -299,8 +299,8 @@ def test_a_trace_leads_from_the_request_to_the_job(sent, make, is_async):
     assert {"sentry-trace", "baggage"} == set(job.meta)
 
 
-def test_a_job_of_a_job_belongs_to_its_trace(sent, make):
-    """The jobs that a task enqueues are published in its own transaction."""
+def test_job_created_by_a_job_belongs_to_the_same_trace(sent, make):
+    """A task publishes the jobs that it enqueues in its own transaction."""
     app = make()
     child = app.task(name="child")(lambda: None)
     parent = app.task(name="parent")(lambda: child.enqueue() and None)
@@ -314,8 +314,8 @@ def test_a_job_of_a_job_belongs_to_its_trace(sent, make):
     assert first["spans"][0]["span_id"] == second["contexts"]["trace"]["parent_span_id"]
 
 
-def test_a_trace_leads_through_a_batch(sent, make):
-    """A member's span contains its id before it is stored.
+def test_trace_includes_members_and_continuations_of_a_batch(sent, make):
+    """The span of a member contains the member's id before the member is stored.
 
     A continuation belongs to the trace of the batch.
     """
@@ -336,8 +336,8 @@ def test_a_trace_leads_through_a_batch(sent, make):
     ]
 
 
-def test_a_failed_attempt_has_a_failed_transaction(sent, make):
-    """Each attempt is a transaction."""
+def test_failed_attempt_has_a_failed_transaction(sent, make):
+    """Each attempt has its own transaction."""
     app = make()
 
     run(app, failing(app).enqueue("x"))
@@ -348,8 +348,8 @@ def test_a_failed_attempt_has_a_failed_transaction(sent, make):
     ]
 
 
-def test_without_init_nothing_is_done(make):
-    """The app of a program without a DSN can contain the plugin."""
+def test_plugin_does_nothing_if_the_sdk_is_not_initialized(make):
+    """Therefore, a program without a DSN can use the plugin."""
     app = make(monitors=True)
 
     job = failing(app).enqueue("x")
@@ -365,8 +365,8 @@ def check_ins(sent):
     return [(each["monitor_slug"], each["status"]) for each in sent.of("check_in")]
 
 
-def test_a_recurring_job_checks_in_with_its_schedule(sent, make):
-    """The first check-in, at the start, creates the monitor. The second one, at the end, has the same id."""
+def test_recurring_job_checks_in_with_its_schedule(sent, make):
+    """The check-in at the start creates the monitor. The check-in at the end has the same id."""
     app = make(monitors=True, margin=timedelta(minutes=3), max_runtime=timedelta(minutes=20))
 
     @app.task(name="work")
@@ -385,8 +385,8 @@ def test_a_recurring_job_checks_in_with_its_schedule(sent, make):
     } == begin["monitor_config"]  # fmt: skip
 
 
-def test_a_monitor_hears_of_the_last_attempt_alone(sent, make):
-    """A retry is part of the run. The run fails only when the job has failed."""
+def test_monitor_receives_only_the_end_of_the_last_attempt(sent, make):
+    """For the monitor, retries belong to the same run, which fails only when the job has failed."""
     app = make(monitors=["nightly"])
     task = failing(app)
     task.recur("nightly", Every(timedelta(hours=2)), "x")
@@ -401,10 +401,10 @@ def test_a_monitor_hears_of_the_last_attempt_alone(sent, make):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_a_run_that_waits_checks_in_once(sent, make, is_async):
-    """A run checks in at its first start and at its end, however often it waits.
+def test_job_with_waits_checks_in_once(sent, make, is_async):
+    """The job checks in at its first start and at its end, no matter how often it waits.
 
-    Each part of the run has its own transaction.
+    Each run has its own transaction.
     """
     app = make(monitors=True)
     day, approval = timedelta(days=1), app.signal("approval", bool)
@@ -478,8 +478,8 @@ def joining(app, ended):
 
 
 @pytest.mark.parametrize("putting_off", [snoozing, refused, joining])
-def test_a_run_that_is_put_off_checks_in_once(sent, make, putting_off):
-    """No memo is stored, but the job's history shows it. None of its parts has failed."""
+def test_postponed_job_checks_in_once(sent, make, putting_off):
+    """The job's history shows the postponement, although no memo is stored. No transaction has failed."""
     app, ended = make(monitors=["nightly"]), []
 
     with Tester(app) as tester:
@@ -496,8 +496,8 @@ def test_a_run_that_is_put_off_checks_in_once(sent, make, putting_off):
     assert {"ok"} == {each["contexts"]["trace"]["status"] for each in sent.of("transaction")}
 
 
-def test_a_job_that_was_handed_back_before_it_began_checks_in(sent, make):
-    """A claim is not a start, because a server that stops might not have started the job."""
+def test_job_handed_back_before_its_start_checks_in(sent, make):
+    """A claim does not count as a start, because a stopping server might hand the job back."""
     app = make(monitors=True)
 
     @app.task(name="work")
@@ -515,7 +515,7 @@ def test_a_job_that_was_handed_back_before_it_began_checks_in(sent, make):
     assert [("nightly", "in_progress"), ("nightly", "ok")] == check_ins(sent)
 
 
-def test_a_run_that_was_sent_a_signal_before_it_began_checks_in(sent, make):
+def test_job_with_a_signal_before_its_start_checks_in(sent, make):
     """A stored signal does not mean that the run has started."""
     app = make(monitors=True)
     approval = app.signal("approval", bool)
@@ -532,11 +532,8 @@ def test_a_run_that_was_sent_a_signal_before_it_began_checks_in(sent, make):
     assert [("nightly", "in_progress"), ("nightly", "ok")] == check_ins(sent)
 
 
-def test_a_task_s_timeout_is_its_longest_run(sent, make):
-    """The timeout is the maximum runtime.
-
-    A schedule with seconds has no monitor, because Sentry does not support it.
-    """
+def test_task_timeout_is_the_maximum_runtime_of_its_monitor(sent, make):
+    """A schedule with seconds has no monitor, because Sentry does not support seconds."""
     app = make(monitors=True)
 
     @app.task(name="work", timeout=timedelta(minutes=7))
@@ -550,8 +547,8 @@ def test_a_task_s_timeout_is_its_longest_run(sent, make):
     assert (7, "0 0 * * mon") == (config["max_runtime"], config["schedule"]["value"])
 
 
-def test_a_slug_is_the_id_where_sentry_takes_it():
-    """If Sentry does not accept the id, the slug is similar to it and unique."""
+def test_monitor_slug_is_the_id_if_sentry_accepts_it():
+    """Otherwise, the slug is similar to the id and unique."""
     ids = ["nightly", "Nightly", "nightly report", "nightly-report", "x" * 80, "Ω"]
 
     slugs = [slug_of(each) for each in ids]
@@ -569,7 +566,7 @@ def test_a_slug_is_the_id_where_sentry_takes_it():
         ({"monitors": "nightly"}, r"pass True, or ids: \['nightly'\]"),
     ],
 )
-def test_odd_options_are_refused(options, words):
+def test_invalid_options_raise(options, words):
     """The message contains the fix."""
     with pytest.raises(ConfigurationError, match=words):
         Sentry(**options)

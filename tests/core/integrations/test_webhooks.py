@@ -1,4 +1,4 @@
-"""The events that webhooks report, once for all servers, and the allowed addresses of requests."""
+"""Webhooks: their events, which all servers together report only once, and their allowed addresses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEN = timedelta(minutes=10)
 
 
 class Receiver(HTTPServer):
-    """A loopback server that answers each request with the next status, and repeats the last one."""
+    """A loopback server that returns the next status for each request, and repeats the last status."""
 
     def __init__(self, *statuses):
         super().__init__(("127.0.0.1", 0), Answering)
@@ -80,7 +80,7 @@ def receive():
 
 @pytest.fixture
 def shop():
-    """Return a function that creates an app with webhooks, on a storage shared by all apps of the test."""
+    """Return a function that creates an app with webhooks; all apps of the test share a storage."""
     storage, apps = MemoryStorage(), []
 
     def shop(url="http://localhost:9/", *, hook=(), **options):
@@ -97,12 +97,12 @@ OTHERS = ("failed", "queue_latency", "recurring_missed", "server_lost", "recover
 
 
 def is_of_finding(event):
-    """Return whether this is a finding without its own event type, or the end of such a finding."""
+    """Return whether this event is a finding without its own event type, or the end of such a finding."""
     return "finding" in (event["event"], event.get("of"))
 
 
 class Shop:
-    """An app with tasks and webhooks, and a storage whose clock can be moved."""
+    """An app with tasks and webhooks, and a storage whose clock can be set forward."""
 
     def __init__(self, storage, hook, options):
         self.webhooks = Webhooks([hook], **options)
@@ -122,11 +122,11 @@ class Shop:
         self.storage.clock_offset += seconds * 1_000_000
 
     def look(self, seconds=60):
-        """Return the event types and texts of new events after this number of seconds."""
+        """Wait this number of seconds, and return the types and texts of new events."""
         return [(event["event"], event["text"]) for event in self.webhooks_after(seconds)]
 
     def webhooks_after(self, seconds):
-        """Return new events after this number of seconds."""
+        """Wait this number of seconds, and return the new events."""
         self.later(seconds)
         events = self.webhooks.look()
         return events if self.wants_findings else [one for one in events if not is_of_finding(one)]
@@ -141,7 +141,7 @@ class Shop:
 # ---- events ----------------------------------------------------------------------------------------------
 
 
-def test_a_failure_is_told_by_a_signed_request(shop, receive):
+def test_failure_is_reported_in_a_signed_request(shop, receive):
     """The body of the request contains the task, the jobs and the error types.
 
     It does not contain arguments, messages, tracebacks or metadata.
@@ -177,10 +177,10 @@ def test_a_failure_is_told_by_a_signed_request(shop, receive):
     assert "token" not in told
 
 
-def test_failures_of_a_task_are_told_together_and_their_end_once(shop):
+def test_failures_of_a_task_are_grouped_and_recovery_is_reported_once(shop):
     """The first failures are reported immediately, and later ones once per quiet period.
 
-    When one of the task's jobs has succeeded, `recovered` is sent.
+    When a job of the task has succeeded, `recovered` is sent.
     """
     app = shop(quiet=TEN)
     assert [] == app.look()
@@ -197,7 +197,7 @@ def test_failures_of_a_task_are_told_together_and_their_end_once(shop):
     assert [] == app.look()
 
 
-def test_a_failed_batch_is_told_by_its_name(shop):
+def test_failed_batch_is_reported_with_its_name(shop):
     """The event contains the number of failed members. Of nested batches, only the outermost is reported."""
     app = shop(quiet=TEN)
     app.look()
@@ -224,7 +224,7 @@ def test_a_failed_batch_is_told_by_its_name(shop):
     assert [] == app.look()
 
 
-def test_failed_batches_of_a_name_are_told_together(shop):
+def test_failed_batches_with_the_same_name_are_grouped(shop):
     """Batches are grouped by name, as failures of jobs are grouped by task."""
     app = shop()
     app.look()
@@ -238,8 +238,8 @@ def test_failed_batches_of_a_name_are_told_together(shop):
     }
 
 
-def test_servers_look_in_turn_and_tell_once(shop):
-    """No server repeats an event of another one. A check right after that of another server does nothing."""
+def test_event_is_reported_by_only_one_server(shop):
+    """A check immediately after a check by another server does nothing."""
     first, second = shop(), shop()
     first.look()
     first.run(first.charge.enqueue("1"))
@@ -250,8 +250,8 @@ def test_servers_look_in_turn_and_tell_once(shop):
     assert 1 == first.fire.jobs.counts().by_queue["webhooks"][State.ENQUEUED]
 
 
-def test_a_webhook_s_own_failure_is_told_to_nobody(shop, receive):
-    """If deliveries were reported, an unreachable receiver would create more and more jobs."""
+def test_failed_delivery_is_not_reported(shop, receive):
+    """Otherwise, an unreachable receiver would create more and more jobs."""
     app = shop(receive(410).url)
     app.look()
     app.run(app.charge.enqueue("1"))
@@ -264,8 +264,8 @@ def test_a_webhook_s_own_failure_is_told_to_nobody(shop, receive):
     assert [] == app.look()
 
 
-def test_a_queue_that_waits_too_long_is_told(shop):
-    """The limit is that of the queue or of all queues.
+def test_queue_latency_above_the_limit_is_reported(shop):
+    """The limit can be set for one queue or for all queues.
 
     Paused queues and the webhooks' own queue are ignored.
     """
@@ -286,7 +286,7 @@ def test_a_queue_that_waits_too_long_is_told(shop):
 
 
 def hold(app, key, *, concurrent=1):
-    """Create jobs that share a limit key, of which one is running; return the task and the running job."""
+    """Create jobs that share a limit key, and run one of them; return the task and the running job."""
     limit = Limit(key, concurrent=concurrent)
     task = app.fire.task(name="limited", limits=[limit], retry=Retry.never())(charge_card)
     app.fire.limits.sync()
@@ -297,11 +297,11 @@ def hold(app, key, *, concurrent=1):
 
 
 def charge_card(card: str) -> None:
-    """Charge."""
+    """Charge the card."""
 
 
-def test_jobs_that_a_limit_holds_are_no_delay(shop):
-    """The first other job is reported, with the number of jobs before it that limits hold back."""
+def test_jobs_held_back_by_a_limit_are_not_a_delay(shop):
+    """The first job without a limit is reported, with the number of held jobs before it."""
     app = shop(latency=TEN)
     begin_session(app.storage, "serves", timeout=1e9)
     app.look()
@@ -321,8 +321,8 @@ def test_jobs_that_a_limit_holds_are_no_delay(shop):
     )
 
 
-def test_a_queue_of_jobs_that_limits_hold_is_not_read_for_ever(shop):
-    """Only the first hundred jobs are read. Later jobs are not known, so nothing is reported."""
+def test_search_for_a_delayed_job_stops_after_100_held_jobs(shop):
+    """Later jobs are not read, so nothing is reported."""
     app = shop(latency=TEN)
     app.look()
     task, _ = hold(app, "tenant")
@@ -332,8 +332,8 @@ def test_a_queue_of_jobs_that_limits_hold_is_not_read_for_ever(shop):
     assert "queue_latency" not in dict(app.look(7_200))
 
 
-def test_a_job_of_a_key_is_told_once_it_was_free_to_start_at_two_looks(shop):
-    """Between the end of a job and the start of the next one a key is free, which is not a delay."""
+def test_job_with_a_limit_is_reported_if_two_checks_find_it_free(shop):
+    """A limit key is always free for a moment between two jobs, which is not a delay."""
     app = shop(latency=TEN)
     begin_session(app.storage, "serves", timeout=1e9)
     app.look()
@@ -349,8 +349,8 @@ def test_a_job_of_a_key_is_told_once_it_was_free_to_start_at_two_looks(shop):
     assert "The first job of queue default has waited for 2 h." == dict(app.look())["queue_latency"]
 
 
-def test_a_recurring_job_that_nobody_fires_is_told(shop):
-    """A recurring job is reported when it is late by more than the margin. It recovers when it has fired."""
+def test_late_recurring_job_is_reported(shop):
+    """It is reported if it is late by more than the margin. It recovers when its next job is created."""
     app = shop()
     app.charge.recur("nightly", "0 2 * * *", "1")
     app.charge.recur("paused", "* * * * *", "1")
@@ -368,8 +368,8 @@ def test_a_recurring_job_that_nobody_fires_is_told(shop):
     assert "nightly: the recurring job is fired again." == told["recovered"]
 
 
-def test_a_chat_gets_the_text_alone(shop, receive):
-    """The text is in the configured field, and the request is signed like any other."""
+def test_chat_webhook_contains_only_the_text(shop, receive):
+    """The text is in the configured field, and the request is signed like any other request."""
     receiver = receive()
     app = shop(receiver.url, hook={"chat_field": "content"}, source="shop")
     app.look()
@@ -387,8 +387,8 @@ def begin_session(storage, name, timeout=30.0):
     )
 
 
-def test_a_lost_server_is_told_once(shop):
-    """Servers that were lost before the first check, or that are alive, are not reported."""
+def test_lost_server_is_reported_once(shop):
+    """Live servers, and servers that were lost before the first check, are not reported."""
     app = shop()
     begin_session(app.storage, "old")
     app.later()
@@ -402,8 +402,8 @@ def test_a_lost_server_is_told_once(shop):
     assert [] == app.look()
 
 
-def test_other_findings_are_reported_with_code_and_advice_and_their_end_once(shop):
-    """An error or warning that persists for two checks is reported once, and again when it has ended."""
+def test_other_findings_and_their_end_are_each_reported_once(shop):
+    """A finding that persists for two checks is reported with code and advice, and again when it ends."""
     app = shop(hook={"on": ["finding", "recovered"]})
     app.webhooks_after(0)
     app.charge.enqueue("1")
@@ -422,8 +422,8 @@ def test_other_findings_are_reported_with_code_and_advice_and_their_end_once(sho
     assert ("recovered", "finding", "servers") == (over["event"], over["of"], over["subject"])
 
 
-def test_thresholds_of_webhooks_are_those_of_the_app(shop):
-    """The doctor warns about the same wait."""
+def test_webhooks_set_the_thresholds_of_the_app(shop):
+    """The doctor uses the same thresholds for its warnings."""
     app = shop(latency={"default": timedelta(minutes=1)}, margin=timedelta(minutes=3))
     begin_session(app.storage, "serves", timeout=1e9)
     app.charge.enqueue("1")
@@ -433,8 +433,8 @@ def test_thresholds_of_webhooks_are_those_of_the_app(shop):
     assert "long_wait" in [finding.code for finding in app.fire.diagnose().findings]
 
 
-def test_a_webhook_is_told_of_what_it_asks_for(shop):
-    """No delivery job is created for other events."""
+def test_webhook_receives_only_the_selected_events(shop):
+    """Delivery jobs are not created for other events."""
     app = shop(hook={"on": ["server_lost"]})
     app.look()
     app.run(app.charge.enqueue("1"))
@@ -443,8 +443,8 @@ def test_a_webhook_is_told_of_what_it_asks_for(shop):
     assert [] == app.fire.jobs.find(task="firelock.webhook").jobs
 
 
-def test_a_server_looks_by_itself(shop, receive):
-    """A server checks from its start until its end, and delivers the events that it finds."""
+def test_server_checks_periodically_and_delivers_events(shop, receive):
+    """The thread for these checks ends with the server."""
     receiver = receive()
     app = shop(receiver.url, interval=timedelta(seconds=1))
     app.look()
@@ -459,7 +459,7 @@ def test_a_server_looks_by_itself(shop, receive):
     assert all(thread.name != "firelock-webhooks" for thread in threading.enumerate())
 
 
-def test_the_first_look_is_that_of_the_server_s_start(shop):
+def test_server_checks_when_it_starts(shop):
     """Therefore, a failure soon after the start of the storage's first server is reported."""
     app = shop(interval=timedelta(hours=1))
 
@@ -467,7 +467,7 @@ def test_the_first_look_is_that_of_the_server_s_start(shop):
         until(lambda: app.storage.get_record("webhooks", "alerts") is not None)
 
 
-def test_a_server_that_stops_leaves_the_other_one_looking(shop):
+def test_stopped_server_does_not_stop_the_checks_of_another(shop):
     """Two servers of one process share the plugin."""
     app = shop(interval=timedelta(seconds=1))
     first = app.fire.server(workers=1, queues="default").start()
@@ -486,8 +486,8 @@ def send(url, *networks):
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
-def test_an_answer_that_may_change_is_asked_for_again(receive, status):
-    """The job fails, and its retry is signed again."""
+def test_delivery_is_retried_after_a_temporary_error(receive, status):
+    """The attempt fails, and the retry signs the request again."""
     receiver = receive(status, 200)
 
     with pytest.raises(DeliveryFailed, match=f"was answered {status}"):
@@ -497,8 +497,8 @@ def test_an_answer_that_may_change_is_asked_for_again(receive, status):
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 404])
-def test_a_redirect_is_not_followed(receive, status):
-    """A request that the receiver refuses is not sent again either."""
+def test_redirect_or_rejection_is_not_retried(receive, status):
+    """A redirect is not followed either."""
     receiver = receive(status)
 
     with pytest.raises(DeliveryRefused, match=f"was answered {status}; redirects are not followed"):
@@ -507,7 +507,7 @@ def test_a_redirect_is_not_followed(receive, status):
     assert 1 == len(receiver.requests)
 
 
-def test_who_does_not_answer_is_tried_again(receive):
+def test_delivery_is_retried_if_the_receiver_is_unreachable(receive):
     """The error message does not contain the URL."""
     receiver = receive()
     url = receiver.url
@@ -545,12 +545,12 @@ def test_who_does_not_answer_is_tried_again(receive):
         ("64:ff9b::a9fe:a9fe", False),
     ],
 )
-def test_only_public_addresses_are_reached(address, is_allowed):
-    """The host name does not matter. An address that contains an IPv4 address is treated as that address."""
+def test_only_public_addresses_are_allowed(address, is_allowed):
+    """The host name does not matter. An IPv6 address that contains an IPv4 address is checked as IPv4."""
     assert is_allowed is may_be_reached(ipaddress.ip_address(address), "hooks.example.com", [])
 
 
-def test_a_network_is_allowed_by_name():
+def test_private_network_can_be_allowed():
     """Other private networks remain forbidden."""
     networks = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/64")]
 
@@ -562,8 +562,8 @@ def test_a_network_is_allowed_by_name():
     ]
 
 
-def test_what_was_checked_is_what_is_connected_to(receive, monkeypatch):
-    """A name that resolves to this host or a private address is refused before a byte is sent."""
+def test_resolved_address_is_checked_before_connecting(receive, monkeypatch):
+    """A host name that resolves to a loopback or private address is refused before any data is sent."""
     receiver = receive()
     port = receiver.server_address[1]
     monkeypatch.setattr(
@@ -577,8 +577,8 @@ def test_what_was_checked_is_what_is_connected_to(receive, monkeypatch):
     assert [] == receiver.requests
 
 
-def test_a_certificate_is_asked_for(receive, tmp_path, monkeypatch):
-    """A certificate is accepted if it is trusted and matches the host in the URL."""
+def test_certificate_is_verified(receive, tmp_path, monkeypatch):
+    """The certificate must be trusted and must match the host in the URL."""
     write_certificates(tmp_path)
     receiver = receive()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -608,8 +608,8 @@ def test_a_certificate_is_asked_for(receive, tmp_path, monkeypatch):
         (None, "none of https|cannot be read"),
     ],
 )
-def test_an_odd_url_is_refused_without_being_shown(url, words):
-    """The URL may contain a token, as chat services use them."""
+def test_invalid_url_raises_without_showing_the_url(url, words):
+    """The URL can contain a token, as URLs of chat services do."""
     with pytest.raises(ConfigurationError, match=words) as refused:
         Webhook("ops", url, SECRET)
 
@@ -635,7 +635,7 @@ def test_an_odd_url_is_refused_without_being_shown(url, words):
         (lambda: [Firelock("memory://", plugins=[both]) for both in [Webhooks([hook()])] * 2], "two apps"),
     ],
 )
-def test_odd_settings_are_refused(make, words):
+def test_invalid_settings_raise(make, words):
     """The message contains the value, except for secrets, and the fix."""
     with pytest.raises(ConfigurationError, match=words):
         make()
@@ -645,8 +645,8 @@ def hook():
     return Webhook("ops", "https://hooks.example.com/", SECRET)
 
 
-def test_hooks_are_read_of_the_environment(monkeypatch):
-    """A container is configured with these variables. The error names a missing one."""
+def test_webhooks_are_read_from_the_environment(monkeypatch):
+    """A container can be configured in this way. The error contains the name of a missing variable."""
     monkeypatch.setenv("FIRELOCK_WEBHOOKS", "ops, on-call")
     monkeypatch.setenv("FIRELOCK_WEBHOOK_OPS_URL", "https://hooks.example.com/a")
     monkeypatch.setenv("FIRELOCK_WEBHOOK_OPS_SECRET", SECRET)

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "django_project"
 
 @attrs.frozen
 class DjangoProject:
-    """Runs the commands of the project in `django_project` with these databases and this FIRELOCK setting."""
+    """The project in `django_project` with these databases and this FIRELOCK setting; runs its commands."""
 
     databases: dict
     block: object
@@ -23,11 +23,11 @@ class DjangoProject:
     environment: dict = attrs.Factory(dict)
 
     def __call__(self, *words, code=0, **environment):
-        """Run `manage.py` with these words, check the exit code, and return stdout followed by stderr."""
+        """Run `manage.py` with these arguments, check the exit code, and return stdout followed by stderr."""
         return self.run([str(FOLDER / "manage.py"), *words], code=code, **environment)
 
     def firelock(self, *words, code=0, **environment):
-        """Run `firelock` with these words, with the project's settings in the environment."""
+        """Run `firelock` with these arguments, with the project's settings in the environment."""
         set_up = {"DJANGO_SETTINGS_MODULE": "mysite.settings", **environment}
         return self.run(["-m", "firelock", *words], code=code, **set_up)
 
@@ -195,7 +195,7 @@ TRANSACTIONS_SAID = {
 }  # fmt: skip
 
 
-# Prints the outcome of each verb with a job of an open transaction, with the project's storage and a Tester.
+# Prints the outcome of each method for a job of an open transaction, with the storage and with a Tester.
 TIES = """
 import asyncio, json, threading
 from django.db import transaction
@@ -301,7 +301,7 @@ _TIES = [
     "signal",
 ]  # fmt: skip
 _LOOKS = ["refresh", "requeue", "delete", "restore", "get", "copy", "athen", "aafter", "asignal"]
-_BY_ID = {"get": "JobNotFound", "copy": "JobNotFound"}  # a lookup by id does not know the transaction
+_BY_ID = {"get": "JobNotFound", "copy": "JobNotFound"}  # a lookup by id does not use the transaction
 _ALL = {
     "inside": dict.fromkeys([*_TIES, "batch.then", "batch.add"], "accepted"),
     "looks": dict.fromkeys(_LOOKS, "JobNotCommitted") | _BY_ID,

@@ -1,4 +1,4 @@
-"""Django tasks as a project's app declares them; imported after Django has the setting TASKS."""
+"""Django tasks as an app of a project declares them; imported after the setting TASKS is configured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ seen = []  # arguments of the calls of backoff functions
 
 
 def given(**options):
-    """Return options for the decorator. If it accepts none, the test has them in its settings."""
+    """Return options for the decorator, or nothing if only the settings can contain them."""
     return options if TAKES_OPTIONS else {}
 
 
@@ -178,5 +178,5 @@ async def await_for_ever():
 
 
 def plain():
-    """A function that is not a task and cannot be made one because of a job in the storage."""
+    """A function that is not a task; a stored job must not turn it into one."""
     sys.modules[__name__].seen.append("run")

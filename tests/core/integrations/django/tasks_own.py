@@ -37,7 +37,7 @@ OURS = {
     ),
 }
 
-# Tests of Django's own backends that check more than the contract of every backend.
+# Tests that check details of Django's own backends instead of the contract of every backend.
 _MEMORY = "it changes a result in the dummy's own list, and expects the change to be read back"
 _MISSES = "the immediate backend lacks this feature; ours has it"
 _NO_PICKLE = "tasks can be pickled from Django 6.1 on"
@@ -58,7 +58,7 @@ MODULES = ("test_tasks", "test_dummy_backend", "test_immediate_backend")
 
 
 def backends():
-    """Return the module in which the tests find their backends."""
+    """Return a module that contains the backends for the tests."""
     from firelock import Firelock
     from firelock.integrations.django import TaskBackend
     from firelock.testing import Tester

@@ -13,8 +13,8 @@ def mistakes(given, **more):
     return [f"{each.code}: {each}" for each in read_block(given, **more)[1]]
 
 
-def test_a_block_says_what_an_app_is_made_of():
-    """The setting contains strings, lists and all numeric settings, under their own names."""
+def test_setting_contains_the_options_of_the_app():
+    """The setting supports strings, lists and every numeric setting under its own name."""
     given = {
         "database": "default", "plugins": ["shop.hooks.Tracing"], "queues": ["mail", "default"],
         "autodiscover": ["jobs"], "keep_succeeded": timedelta(days=7), "workers": 4,
@@ -84,17 +84,17 @@ def test_a_block_says_what_an_app_is_made_of():
         ({"app": "shop"}, "E003: FIRELOCK['app'] is 'shop'. Write module:name, such as shop.jobs:fire."),
     ],
 )
-def test_each_mistake_is_named_with_its_remedy(given, expected):
+def test_each_mistake_is_reported_with_its_fix(given, expected):
     """System checks and errors show the same messages."""
     assert [expected] == mistakes(given)
 
 
-def test_all_mistakes_are_named_at_once():
+def test_all_mistakes_are_reported_together():
     """A user can fix all mistakes after one run."""
     assert ["E002", "E003", "E004"] == [each[:4] for each in mistakes({"storge": 1, "queues": 1})]
 
 
-def test_a_storage_may_be_named_by_the_environment():
-    """FIRELOCK_STORAGE works as for any other app, so a project does not need the setting FIRELOCK."""
+def test_storage_can_be_set_in_the_environment():
+    """If FIRELOCK_STORAGE is set, a project does not need the setting FIRELOCK."""
     assert mistakes(None) != []
     assert mistakes(None, has_storage=True) == []

@@ -21,7 +21,7 @@ def check(tmp_path):
     return run
 
 
-def test_every_mistake_in_the_block_is_an_error(check):
+def test_each_mistake_in_the_setting_is_an_error(check):
     """One run reports all mistakes with their fixes, before any module of the project is imported."""
     said = check({"storge": "memory://", "workers": -1, "queues": 7}, code=1)
 
@@ -36,8 +36,8 @@ def test_every_mistake_in_the_block_is_an_error(check):
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_all_mistakes_are_reported_in_one_run_although_views_import_the_app(check):
-    """Keys, an alias, a plugin and a scheme are reported in one run, and no module fails with a traceback."""
+def test_all_mistakes_are_reported_even_if_views_import_the_app(check):
+    """Wrong keys, aliases, plugins and schemes are reported in one run, without a traceback from a module."""
     block = {"storge": "x", "workres": 3, "database": "defualt", "plugins": ["shop.gone.Hooks"]}
 
     said = check(block, code=1, environment={"SHOP_URLS": "mysite.view_urls"})
@@ -57,8 +57,8 @@ def test_all_mistakes_are_reported_in_one_run_although_views_import_the_app(chec
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_modules_of_tasks_that_cannot_be_imported_are_reported_in_one_run(check):
-    """One module has a task with an option of another library; the other creates a job in each process."""
+def test_modules_that_fail_to_import_are_reported_together(check):
+    """One module uses an option of another library; the other module creates a job in each process."""
     said = check({"database": "default"}, code=1, environment={"SHOP_APPS": "eager", "EAGER": "enqueue"})
 
     assert (
@@ -84,8 +84,8 @@ def test_modules_of_tasks_that_cannot_be_imported_are_reported_in_one_run(check)
         ({"app": "shop.models:Order"}, "names 'shop.models:Order', which is ModelBase, no Firelock"),
     ],
 )
-def test_an_app_that_cannot_be_made_is_an_error(check, block, expected):
-    """The message is the error that creating the app raised."""
+def test_failure_to_create_the_app_is_an_error(check, block, expected):
+    """The message is that of the original exception."""
     said = check(block, code=1)
 
     assert "(firelock.E007)" in said
@@ -93,8 +93,8 @@ def test_an_app_that_cannot_be_made_is_an_error(check, block, expected):
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_what_could_be_better_is_a_warning(check):
-    """There are warnings about persistent connections, transactions on SQLite and a missing plugin.
+def test_risky_settings_are_warnings(check):
+    """The warnings cover persistent connections, transactions on SQLite and a missing plugin.
 
     The connections have no health checks. SQLite would refuse transactions that read before they write.
     """
@@ -109,7 +109,7 @@ def test_what_could_be_better_is_a_warning(check):
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_an_app_of_ones_own_in_the_projects_database_is_told_to_join(check):
+def test_custom_app_that_does_not_join_transactions_is_reported(check):
     """If the app does not join, its first enqueue inside atomic() fails on SQLite.
 
     On other databases, its jobs are not part of the transaction.
@@ -126,8 +126,8 @@ def test_an_app_of_ones_own_in_the_projects_database_is_told_to_join(check):
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_a_celery_app_in_the_projects_database_is_told_to_join(check, tmp_path):
-    """The hint contains the required key."""
+def test_celery_app_that_does_not_join_transactions_is_reported(check, tmp_path):
+    """The hint contains the required key of the setting."""
     celery = {"app": "mysite.celery_app:app.fire"}
     own = {"SHOP_APPS": "celeried", "SHOP_CELERY": f"sqlite:///{tmp_path / 'shop.db'}"}
 
@@ -145,7 +145,7 @@ def test_a_celery_app_in_the_projects_database_is_told_to_join(check, tmp_path):
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_shared_tasks_that_no_app_has_are_reported(check):
+def test_shared_tasks_without_an_app_are_reported(check):
     """The hint contains the module to create and the setting to change."""
     said = check({"database": "default"}, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
 
@@ -155,13 +155,12 @@ def test_shared_tasks_that_no_app_has_are_reported(check):
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_a_sound_project_has_nothing_said_of_it(check):
-    """A correct project causes no output."""
+def test_check_reports_nothing_for_a_correct_project(check):
     assert "no issues" in check({"database": "default"}, **IMMEDIATE)
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_before_it_is_deployed_the_storage_is_asked(check, tmp_path):
+def test_deploy_check_connects_to_the_storage(check, tmp_path):
     """The checks show whether the schema exists, and whether other processes can see the jobs."""
     missing = check({"database": "default"}, "--deploy", "--tag", "firelock", code=1, **IMMEDIATE)
     alone = check({"storage": "memory://"}, "--deploy", "--tag", "firelock")

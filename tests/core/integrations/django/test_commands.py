@@ -33,8 +33,8 @@ def project(django_project):
     return django_project
 
 
-def test_the_tasks_of_installed_apps_are_registered_when_django_is_set_up(project):
-    """`tasks.py` and `jobs.py` of each app are imported without being listed."""
+def test_django_setup_registers_the_tasks_of_installed_apps(project):
+    """The modules `tasks.py` and `jobs.py` of each app are imported by default."""
     listed = project.shell(
         "import json; from firelock.integrations.django import fire; "
         "print(json.dumps([task.name for task in fire.tasks()]))"
@@ -43,18 +43,18 @@ def test_the_tasks_of_installed_apps_are_registered_when_django_is_set_up(projec
     assert {"shop.tasks.send_receipt", "shop.tasks.asend_receipt", "shop.tasks.draw_catalogue"} <= set(listed)
 
 
-@pytest.mark.heavy("a process of its own, and one for a job")
-def test_jobs_of_every_kind_use_models(project):
-    """In a thread, a coroutine and a process, the models are loaded and the database is reachable."""
+@pytest.mark.heavy("starts two processes, one for a job")
+def test_jobs_of_every_executor_can_use_models(project):
+    """The models are loaded and the database is reachable in threads, coroutines and job processes."""
     assert ["ann", "ann", 1] == project.shell(RUN_ALL)
 
 
 @pytest.mark.heavy("a server's processes")
 @pytest.mark.parametrize("way", ["manage.py", "firelock"])
-def test_a_server_is_started_by_either_command(project, way, tmp_path):
-    """`manage.py firelock server` starts it, or `firelock server` if DJANGO_SETTINGS_MODULE is set.
+def test_both_commands_start_a_server(project, way, tmp_path):
+    """The commands are `manage.py firelock server` and, with DJANGO_SETTINGS_MODULE set, `firelock server`.
 
-    The first command works from any folder, also with --pythonpath. With DEBUG, Django has its own log
+    The first command works from any folder, and with --pythonpath. With DEBUG, Django has its own log
     handler, but each line is in the server's log only once, and in the server's format.
     """
     order = project.shell("from shop.models import Order; print(Order.objects.create(buyer='bob').pk)")
@@ -85,8 +85,8 @@ def test_a_server_is_started_by_either_command(project, way, tmp_path):
     assert "INFO django.shop: A receipt leaves the shop. [job_id=" in line
 
 
-def test_commands_work_on_the_projects_app(project):
-    """`manage.py firelock jobs list` needs neither --app nor --storage, and returns the exit code."""
+def test_manage_py_commands_use_the_app_of_the_project(project):
+    """They need neither --app nor --storage, and return the exit code."""
     assert [] == json.loads(project("firelock", "jobs", "list", "--json"))["jobs"]
     assert "no command 'job'" in project("firelock", "job", code=2)
     assert "firelock demo" in project("help", "firelock")
@@ -101,7 +101,7 @@ EAGER = [
 
 @pytest.mark.heavy("processes of Django's")
 @pytest.mark.parametrize(("environment", "place"), EAGER)
-def test_a_job_created_while_django_is_set_up_is_refused_by_name(project, environment, place):
+def test_job_created_during_django_setup_is_refused(project, environment, place):
     """Each process of the project would create the job again, so the command fails and stores nothing."""
     only_jobs = {"database": "default", "autodiscover": ["jobs"]}
     eager = attrs.evolve(project, block=only_jobs)
@@ -117,8 +117,8 @@ def test_a_job_created_while_django_is_set_up_is_refused_by_name(project, enviro
     assert [] == json.loads(project("firelock", "jobs", "list", "--json"))["jobs"]
 
 
-def test_jobs_are_created_once_django_is_set_up(project):
-    """After the setup, views, commands, tasks and threads can create jobs."""
+def test_jobs_can_be_created_after_django_setup(project):
+    """Views, commands, tasks and threads can then create jobs."""
     listed = project.shell(
         "import json; from firelock.integrations.django import fire; from shop.tasks import send_receipt; "
         "send_receipt.enqueue(1); print(json.dumps(fire.jobs.counts()['enqueued'])); fire.close()"
@@ -129,8 +129,8 @@ def test_jobs_are_created_once_django_is_set_up(project):
 
 @pytest.mark.heavy("processes of Django's")
 @pytest.mark.parametrize("words", [["server"], ["jobs", "list"]])
-def test_wrong_settings_stop_every_command_with_all_mistakes(project, words):
-    """`manage.py firelock` and `firelock` list each mistake without a traceback."""
+def test_commands_with_wrong_settings_fail_and_list_all_mistakes(project, words):
+    """This applies to `manage.py firelock` and `firelock`. Neither shows a traceback."""
     wrong = attrs.evolve(project, block={"database": "defualt", "workres": 3})
 
     for said in (wrong("firelock", *words, code=2), wrong.firelock(*words, code=2)):
@@ -140,8 +140,8 @@ def test_wrong_settings_stop_every_command_with_all_mistakes(project, words):
         assert "Traceback" not in said
 
 
-def test_an_app_of_wrong_settings_registers_tasks_and_refuses_everything_else(project):
-    """Importing the app does not fail, but its first use does."""
+def test_app_with_wrong_settings_fails_on_first_use(project):
+    """Importing the app and registering its tasks does not fail."""
     wrong = attrs.evolve(project, block={"database": "default", "workres": 3})
 
     said = wrong.shell(
@@ -159,8 +159,8 @@ def test_an_app_of_wrong_settings_registers_tasks_and_refuses_everything_else(pr
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_advised_commands_are_written_as_the_reader_calls_them(project):
-    """The advice uses manage.py, or `firelock` if the environment names the project; both omit --app."""
+def test_suggested_commands_have_the_form_that_was_called(project):
+    """They use manage.py, or `firelock` if the environment selects the project. Both forms omit --app."""
     project.shell(
         "from shop.tasks import send_receipt; import json; print(json.dumps(send_receipt.enqueue(1).id))"
     )
@@ -177,14 +177,14 @@ def test_advised_commands_are_written_as_the_reader_calls_them(project):
     assert f"Start one: {shlex.quote(sys.executable)} -m firelock server\n" in plain
 
 
-def test_a_module_that_needs_django_gets_a_hint_where_it_is_not_set_up(project):
-    """AppRegistryNotReady and similar errors on the command line contain the hint."""
+def test_error_without_django_setup_contains_a_hint(project):
+    """The command line adds the hint to AppRegistryNotReady and similar errors."""
     said = project.run(["-m", "firelock", "jobs", "list", "--app", "shop.models:Order"], code=2)
 
     assert "Django is not set up. Set DJANGO_SETTINGS_MODULE" in said
 
 
-def test_settings_that_cannot_be_imported_are_said_to_be_that(project):
+def test_error_for_unimportable_settings_contains_the_variable(project):
     """The variable might be left over from another project."""
     said = project.firelock(
         "jobs", "list", "--app", "shop.tasks:task", code=2, DJANGO_SETTINGS_MODULE="gone.settings"
@@ -195,8 +195,8 @@ def test_settings_that_cannot_be_imported_are_said_to_be_that(project):
 
 
 @pytest.mark.heavy("Django's own runner of tests")
-def test_the_tests_of_a_project_run_jobs_as_the_page_says(tmp_path):
-    """In TestCases, sync and async, a Tester runs the jobs. Without a Tester, jobs stay in memory."""
+def test_documented_test_cases_of_a_project_pass(tmp_path):
+    """In sync and async TestCases, a Tester runs the jobs. Without a Tester, jobs stay in memory."""
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, {"database": "default"})
 
     said = project("test")
@@ -208,7 +208,7 @@ def test_the_tests_of_a_project_run_jobs_as_the_page_says(tmp_path):
 
 @pytest.mark.heavy("Django's own runner of tests")
 @pytest.mark.parametrize("more", [(), ("--parallel", "2")])
-def test_the_tests_of_transactions_have_jobs_in_the_test_database(tmp_path, more):
+def test_transaction_tests_store_jobs_in_the_test_database(tmp_path, more):
     """The job tables are created, and each test starts without jobs.
 
     Each parallel process has its own database.
@@ -223,12 +223,12 @@ def test_the_tests_of_transactions_have_jobs_in_the_test_database(tmp_path, more
 
 
 @pytest.mark.heavy("Django's own runner of tests")
-def test_no_job_is_left_for_the_next_test_whatever_the_storage_of_tests_is(tmp_path):
-    """The storage is a URL, and its tables are created too."""
+def test_jobs_are_removed_between_tests_with_another_storage(tmp_path):
+    """The storage is configured with a URL, and its tables are created too."""
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     block = {"database": "default", "test_storage": url}
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, block)
-    one = "RollbackTests.test_no_job_of_another_test_is_left"
+    one = "RollbackTests.test_jobs_of_other_tests_are_removed"
 
     said = project("test", f"shop.rollbacks.{one}", f"shop.rollbacks.Other{one}")
 
@@ -236,8 +236,8 @@ def test_no_job_is_left_for_the_next_test_whatever_the_storage_of_tests_is(tmp_p
     assert "OK" in said
 
 
-def test_a_test_database_in_memory_holds_no_jobs(tmp_path):
-    """The error names the setting that gives the database a file."""
+def test_test_database_in_memory_cannot_store_jobs(tmp_path):
+    """The error contains the setting that gives the database a file."""
     block = {"database": "default", "test_storage": "database"}
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, block)
 
@@ -246,8 +246,8 @@ def test_a_test_database_in_memory_holds_no_jobs(tmp_path):
     assert 'Give it a file: DATABASES[\'default\']["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}.' in said
 
 
-def test_a_help_names_the_program_as_it_was_called(project):
-    """Both the usage line and the examples contain the program as it was called."""
+def test_help_shows_the_program_as_it_was_called(project):
+    """This applies to both the usage line and the examples."""
     manage = f"python {shlex.quote(str(FOLDER / 'manage.py'))} firelock"
 
     said = project("firelock", "jobs", "move", "--help")
@@ -287,8 +287,8 @@ print(json.dumps(said))
 
 
 @pytest.mark.heavy("processes of Django's")
-def test_a_celery_app_is_the_app_of_a_project(project, tmp_path):
-    """A Celery app supports namespace="CELERY", shared tasks of Django apps and delay_on_commit.
+def test_celery_app_can_be_the_app_of_a_project(project, tmp_path):
+    """It supports namespace="CELERY", shared tasks of Django apps and delay_on_commit.
 
     The commands of manage.py use the same jobs.
     """

@@ -50,6 +50,6 @@ print(json.dumps([ends(DjangoPlugin()), ends()]))
 """
 
 
-def test_a_dead_connection_costs_the_next_job_nothing(django_project):
-    """A worker's thread and a coroutine get a new connection. Without the plugin both following jobs fail."""
+def test_dead_connection_does_not_fail_the_next_job(django_project):
+    """Worker threads and coroutines get a new connection. Without the plugin, both following jobs fail."""
     assert [[0, 0], ["failed", "failed"]] == django_project.shell(CUT_OFF)

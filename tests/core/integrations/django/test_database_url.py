@@ -30,7 +30,7 @@ print(json.dumps({alias: url(alias) for alias in connections}))
 """
 
 
-def test_a_url_says_what_an_entry_of_databases_says(tmp_path):
+def test_database_entry_is_converted_to_a_storage_url(tmp_path):
     """The URL supports sockets, client library options and special characters; it omits Django's options."""
     databases = {
         "default": sqlite_database("/var/lib/shop #1.db"),
@@ -57,8 +57,8 @@ def test_a_url_says_what_an_entry_of_databases_says(tmp_path):
     } == said
 
 
-def test_what_no_url_can_say_is_refused_with_the_way_to_say_it(tmp_path):
-    """If an entry has a service file, a non-string option or an SQLite URI, the storage's URL is required."""
+def test_entry_that_cannot_be_converted_to_a_url_is_refused(tmp_path):
+    """For a service file, a non-string option or an SQLite URI, the error requests the URL of the storage."""
     databases = {
         "default": sqlite_database("file:/srv/shop.db?nolock=1"),
         "service": {**POSTGRESQL, "NAME": "", "OPTIONS": {"service": "shop"}},
@@ -81,8 +81,8 @@ print(json.dumps({url: alias_of_url(url) for url in json.loads(os.environ["GIVEN
 """
 
 
-def test_a_url_is_traced_back_to_the_alias_of_its_database(tmp_path):
-    """Databases are compared by kind, host, port and name, not by user. A URL in memory has no alias."""
+def test_alias_of_a_database_is_found_by_storage_url(tmp_path):
+    """Databases are compared by type, host, port and name. A database in memory does not match."""
     databases = {
         "default": sqlite_database(tmp_path / "shop.db"),
         "memory": sqlite_database(":memory:"),

@@ -79,8 +79,8 @@ def project(django_project):
     return django_project
 
 
-def test_the_dashboard_is_for_whom_djangos_permissions_say(project):
-    """There are three permissions, which do not belong to a database model.
+def test_dashboard_access_requires_django_permissions(project):
+    """The three permissions do not belong to a database model.
 
     A cross-site form is refused, and an anonymous visitor is redirected to the login page.
     """
@@ -95,7 +95,7 @@ def test_the_dashboard_is_for_whom_djangos_permissions_say(project):
     } == said  # fmt: skip
 
 
-def test_the_admin_counts_jobs_and_shows_those_of_an_object(project):
+def test_admin_counts_jobs_and_shows_the_jobs_of_an_object(project):
     """The pages are read-only and link to the dashboard. They are visible to users who may view jobs."""
     said = project.shell(START + ADMIN)
 

@@ -1,4 +1,4 @@
-"""The backend for Django's tasks: the contract of Django, and Firelock's additions."""
+"""The backend for Django's tasks: Django's contract, and the additions of Firelock."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def heard():
 
 
 @pytest.mark.parametrize("name", ["add", "aadd"])
-def test_a_task_is_enqueued_run_and_its_result_read(tester, tasks, name):
+def test_task_is_enqueued_and_run_and_its_result_is_read(tester, tasks, name):
     """The status of sync and async tasks changes from READY to SUCCESSFUL."""
     task = getattr(tasks, name)
 
@@ -163,7 +163,7 @@ def test_a_task_is_enqueued_run_and_its_result_read(tester, tasks, name):
     assert result.enqueued_at <= result.started_at == result.last_attempted_at <= result.finished_at
 
 
-def test_the_result_of_an_enqueue_equals_the_one_that_is_read(tester, tasks):
+def test_result_from_enqueue_equals_the_result_from_get_result(tester, tasks):
     """Both results contain the options that `using` set for this call."""
     later = datetime(2031, 5, 1, tzinfo=UTC)
     task = tasks.send.using(run_after=later, priority=-3)
@@ -176,8 +176,7 @@ def test_the_result_of_an_enqueue_equals_the_one_that_is_read(tester, tasks):
 
 
 @pytest.mark.anyio
-async def test_everything_can_be_awaited(tester, tasks):
-    """Enqueueing, getting and refreshing have async versions."""
+async def test_async_methods_enqueue_get_and_refresh_results(tester, tasks):
     result = await tasks.aadd.aenqueue(1)
     await tester.adrain()
     found = await tasks.aadd.aget_result(result.id)
@@ -186,8 +185,8 @@ async def test_everything_can_be_awaited(tester, tasks):
     assert (3, found) == (found.return_value, result)
 
 
-def test_the_call_s_own_queue_priority_and_instant_are_the_job_s(tester, tasks, fire):
-    """The storage contains them as for any other job. The task's name is its import path."""
+def test_queue_priority_and_run_after_of_a_call_are_stored(tester, tasks, fire):
+    """The name of the task is its import path."""
     tasks.send.using(priority=9).enqueue("a")
     tasks.add.using(run_after=datetime(2030, 1, 1, 5, tzinfo=UTC)).enqueue(1)
 
@@ -195,8 +194,8 @@ def test_the_call_s_own_queue_priority_and_instant_are_the_job_s(tester, tasks, 
     tester.assert_enqueued(f"{PLACE}.add", queue="default", due_at=timedelta(hours=5))
 
 
-def test_jobs_run_by_priority(tester, tasks):
-    """Jobs with a higher priority run first."""
+def test_jobs_run_in_order_of_priority(tester, tasks):
+    """A job with a higher priority number runs first."""
     low, high = tasks.add.using(priority=-100).enqueue(1), tasks.add.using(priority=100).enqueue(2)
 
     tester.drain(limit=1)
@@ -205,8 +204,8 @@ def test_jobs_run_by_priority(tester, tasks):
 
 
 @pytest.mark.parametrize("call", [((1,), {"second": 5}), ((), {"first": 1}), ((1, 2), {}), ((1,), {})])
-def test_a_result_shows_the_call_as_it_was_made(tester, tasks, call):
-    """The result shows arguments as positional or keyword, although a job's arguments are stored by name."""
+def test_result_keeps_positional_and_keyword_arguments(tester, tasks, call):
+    """This works although the arguments of a job are stored by name."""
     args, kwargs = call
     result = tasks.add.enqueue(*args, **kwargs)
     found = tasks.add.get_result(result.id)
@@ -216,7 +215,7 @@ def test_a_result_shows_the_call_as_it_was_made(tester, tasks, call):
 
 
 @pytest.mark.parametrize("prepare", ["scheduled", "retried", "deleted", "failed"])
-def test_seven_states_are_four_statuses(tester, tasks, fire, prepare):
+def test_job_states_map_to_django_statuses(tester, tasks, fire, prepare):
     """All waiting jobs are READY. A job that will never run is FAILED, with an error that explains this."""
     result = {
         "scheduled": lambda: tasks.add.using(run_after=datetime(2030, 2, 1, tzinfo=UTC)).enqueue(1),
@@ -239,7 +238,7 @@ def test_seven_states_are_four_statuses(tester, tasks, fire, prepare):
     assert errors == [error.exception_class.__name__ for error in result.errors]
 
 
-def test_a_failure_shows_its_traceback(tester, tasks):
+def test_result_of_a_failed_job_contains_the_traceback(tester, tasks):
     """As in Django's own backends, the traceback is a string that ends with the error."""
     result = tasks.fail.enqueue("missing")
     tester.drain()
@@ -255,8 +254,8 @@ def test_a_failure_shows_its_traceback(tester, tasks):
 
 
 @pytest.mark.parametrize("name", ["context_of", "acontext_of"])
-def test_a_task_that_takes_its_context_gets_it(tester, tasks, name):
-    """The context contains the running result of the same job. The arguments follow the context."""
+def test_task_with_takes_context_receives_its_context(tester, tasks, name):
+    """The context contains the result of the running job. The arguments follow the context."""
     result = getattr(tasks, name).enqueue("a", "b")
     tester.drain()
     result.refresh()
@@ -265,8 +264,7 @@ def test_a_task_that_takes_its_context_gets_it(tester, tasks, name):
     assert (1, result.id, ["a", "b"]) == (attempt, found, names)
 
 
-def test_a_later_attempt_knows_the_earlier_ones(tester, tasks):
-    """The context's result contains the errors of the earlier attempts."""
+def test_context_contains_errors_of_earlier_attempts(tester, tasks):
     result = tasks.second_time.enqueue()
     tester.clock.advance(seconds=10)
     result.refresh()
@@ -275,7 +273,7 @@ def test_a_later_attempt_knows_the_earlier_ones(tester, tasks):
     assert timedelta(seconds=10) == result.last_attempted_at - result.started_at
 
 
-def test_arguments_are_json_as_django_makes_it(tester, tasks):
+def test_arguments_are_converted_to_json_by_django_s_rules(tester, tasks):
     """A tuple becomes a list, and annotations neither convert nor reject values."""
     result = tasks.anything.enqueue((1, 2), key=(3,))
     sent = tasks.send.enqueue("x")
@@ -288,8 +286,8 @@ def test_arguments_are_json_as_django_makes_it(tester, tasks):
     assert "x" == sent.return_value
 
 
-def test_what_cannot_be_an_argument_is_refused_where_it_is_enqueued(tester, tasks):
-    """Values that are not JSON and calls that do not fit the function are refused, and nothing is stored."""
+def test_invalid_arguments_raise_when_a_task_is_enqueued(tester, tasks):
+    """Values that are not JSON and calls that do not match the function raise an error. Nothing is stored."""
     with pytest.raises(TypeError, match="Unsupported type"):
         tasks.add.enqueue(datetime.now(UTC))
     with pytest.raises(SignatureMismatch, match=r"add\(first, second=2\) has no parameter 'third'"):
@@ -298,8 +296,8 @@ def test_what_cannot_be_an_argument_is_refused_where_it_is_enqueued(tester, task
     tester.refute_enqueued()
 
 
-def test_a_return_value_that_is_no_json_fails_for_good(tester, tasks, options):
-    """The task has done its work, so it does not run again, even if attempts are left."""
+def test_return_value_that_is_not_json_fails_the_job(tester, tasks, options):
+    """The task has done its work, so it is not run again, even if attempts are left."""
     backend = task_backends["default"]
     result = backend.enqueue(tasks.unprintable, (), {})
     tester.drain()
@@ -308,8 +306,8 @@ def test_a_return_value_that_is_no_json_fails_for_good(tester, tasks, options):
     assert (FAILED, 1, TypeError) == (result.status, result.attempts, result.errors[0].exception_class)
 
 
-def test_a_result_that_was_not_stored_is_told_from_none(tester, tasks):
-    """The job has succeeded, but reading the missing result raises an error."""
+def test_reading_a_result_that_was_not_stored_raises(tester, tasks):
+    """The job has succeeded, but its result was too large to store."""
     result = tasks.long_text.enqueue(300_000)
     tester.drain()
     result.refresh()
@@ -319,8 +317,8 @@ def test_a_result_that_was_not_stored_is_told_from_none(tester, tasks):
         _ = result.return_value
 
 
-def test_a_task_may_snooze(tester, tasks):
-    """A snooze works as for any other task of Firelock, and the task has not finished."""
+def test_snoozed_task_is_ready_again(tester, tasks):
+    """The snoozed run does not count as an attempt."""
     result = tasks.snooze_once.enqueue()
     tester.drain()
     result.refresh()
@@ -328,8 +326,8 @@ def test_a_task_may_snooze(tester, tasks):
     assert (READY, 0) == (result.status, result.attempts)
 
 
-def test_without_time_zones_instants_are_naive(tester, tasks):
-    """With USE_TZ=False, Django uses naive times, which stand for the same points in time."""
+def test_times_are_naive_without_time_zone_support(tester, tasks):
+    """With USE_TZ=False, Django uses naive times in the time zone of the settings."""
     with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
         later = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - such a project uses naive times
         result = tasks.add.using(run_after=later).enqueue(1)
@@ -339,8 +337,8 @@ def test_without_time_zones_instants_are_naive(tester, tasks):
     tester.assert_enqueued(f"{PLACE}.add", due_at=timedelta(hours=3))
 
 
-def test_a_result_that_is_not_there_is_said(tester, tasks, fire):
-    """A missing job, and a job that is not a Django task here, raise TaskResultDoesNotExist."""
+def test_unknown_result_raises_does_not_exist(tester, tasks, fire):
+    """A missing job and a job of another kind of task raise TaskResultDoesNotExist."""
     other = fire.task(name="other")(lambda: None).enqueue()
 
     for result_id, word in [("123", "123"), (other.id, "no Django task")]:
@@ -348,7 +346,7 @@ def test_a_result_that_is_not_there_is_said(tester, tasks, fire):
             tasks.add.get_result(result_id)
 
 
-def test_a_path_in_the_storage_is_never_imported(tester, fire):
+def test_stored_task_path_is_never_imported(tester, fire):
     """A server runs only declared tasks. A job with another path waits for a server that has its task."""
     assert PLACE not in sys.modules
     Stranger = Firelock(fire.storage)  # noqa: N806
@@ -360,8 +358,8 @@ def test_a_path_in_the_storage_is_never_imported(tester, fire):
     assert PLACE not in sys.modules
 
 
-def test_a_task_can_recur_and_continue_another(tester, tasks, fire):
-    """The path of a Django task is the name of a Firelock task, and its result is read as usual."""
+def test_django_task_can_recur_and_continue_another_job(tester, tasks, fire):
+    """The import path of a Django task is its name in Firelock. Its result is read as usual."""
     add = fire.task_named(f"{PLACE}.add")
     add.recur("hourly", Every(timedelta(hours=1)), 1, second=2)
     first = tasks.add.enqueue(3)
@@ -377,8 +375,8 @@ def test_a_task_can_recur_and_continue_another(tester, tasks, fire):
 # ---- retries ---------------------------------------------------------------------------------------------
 
 
-def test_a_task_runs_once_unless_it_says_otherwise(tester, tasks):
-    """As with Django's own backends, a task that was not written for retries never runs again."""
+def test_task_is_not_retried_by_default(tester, tasks):
+    """As with Django's own backends, a task without options for retries runs only once."""
     result = tasks.fail.enqueue()
     tester.drain()
     tester.clock.advance(days=30)
@@ -388,7 +386,7 @@ def test_a_task_runs_once_unless_it_says_otherwise(tester, tasks):
 
 
 @pytest.mark.parametrize("name", ["flaky", "aflaky"])
-def test_max_attempts_and_backoff_say_how_often_and_when(tester, tasks, name):
+def test_max_attempts_and_backoff_control_retries(tester, tasks, name):
     """The result that is passed to the backoff already includes the failed attempt and its error."""
     result = getattr(tasks, name).enqueue("no")
     for _ in range(5):
@@ -399,7 +397,7 @@ def test_max_attempts_and_backoff_say_how_often_and_when(tester, tasks, name):
     assert (FAILED, 3, 3) == (result.status, result.attempts, len(result.errors))
 
 
-def test_max_attempts_alone_waits_as_firelock_does(tester, tasks):
+def test_max_attempts_without_backoff_uses_firelock_s_delays(tester, tasks):
     """The delays are one minute, five minutes, fifteen minutes and so on."""
     result = tasks.patient.enqueue()
     tester.clock.advance(minutes=10)
@@ -408,8 +406,7 @@ def test_max_attempts_alone_waits_as_firelock_does(tester, tasks):
     assert (FAILED, 3) == (result.status, result.attempts)
 
 
-def test_a_backoff_may_give_up(tester, tasks):
-    """If the backoff returns None, the task does not run again."""
+def test_backoff_that_returns_none_stops_retries(tester, tasks):
     result, other = tasks.reasonable.enqueue("hopeless"), tasks.reasonable.enqueue("busy")
     tester.drain()
     result.refresh()
@@ -418,7 +415,7 @@ def test_a_backoff_may_give_up(tester, tasks):
     assert (FAILED, READY) == (result.status, other.status)
 
 
-def test_a_backoff_that_raises_fails_the_job(tester, tasks, fire, caplog):
+def test_backoff_that_raises_fails_the_job(tester, tasks, fire, caplog):
     """The history contains the reason, and the log contains the traceback."""
     result = tasks.badly_backed.enqueue()
     tester.drain()
@@ -432,7 +429,7 @@ def test_a_backoff_that_raises_fails_the_job(tester, tasks, fire, caplog):
 class TestOptionsOfTheBackend:
     """`OPTIONS` set options of tasks if the decorator does not accept them, as in Django 6.0.
 
-    The most specific place wins.
+    The most specific option wins.
     """
 
     @pytest.fixture
@@ -447,8 +444,8 @@ class TestOptionsOfTheBackend:
     @pytest.mark.parametrize(("name", "queue", "attempts"), [
         ("fail", "default", 2), ("fail", "mail", 4), ("afail", "default", 1), ("flaky", "mail", 3),
     ])  # fmt: skip
-    def test_the_task_comes_first_then_its_path_then_its_queue(self, tester, tasks, name, queue, attempts):
-        """Options for all tasks come last."""
+    def test_options_of_the_task_override_its_path_and_queue(self, tester, tasks, name, queue, attempts):
+        """The order is: task, import path, queue, all tasks."""
         result = getattr(tasks, name).using(queue_name=queue).enqueue("no")
         for _ in range(5):
             tester.clock.advance(seconds=60)
@@ -456,8 +453,8 @@ class TestOptionsOfTheBackend:
 
         assert attempts == result.attempts
 
-    def test_a_queue_s_timeout_is_the_job_s(self, tester, tasks, fire):
-        """The timeout of the queue applies even if only the call chose the queue."""
+    def test_timeout_of_the_queue_applies_to_its_jobs(self, tester, tasks, fire):
+        """It also applies if the queue is set only for a single call."""
         results = [
             tasks.add.enqueue(1),
             tasks.add.using(queue_name="mail").enqueue(1),
@@ -473,8 +470,8 @@ class TestOptionsOfTheBackend:
 
 
 @pytest.mark.parametrize("name", ["add", "aadd"])
-def test_signals_tell_of_a_job_s_life(tester, tasks, heard, name):
-    """Each signal has the result as it was at that time."""
+def test_signals_are_sent_on_enqueue_start_and_finish(tester, tasks, heard, name):
+    """Each signal contains the result in its state at that time."""
     getattr(tasks, name).enqueue(1)
     tester.drain()
 
@@ -484,10 +481,10 @@ def test_signals_tell_of_a_job_s_life(tester, tasks, heard, name):
 
 
 @pytest.mark.parametrize("name", ["flaky", "aflaky"])
-def test_a_job_finishes_once(tester, tasks, heard, name):
+def test_task_finished_is_sent_once_per_job(tester, tasks, heard, name):
     """A retried attempt does not send `task_finished`.
 
-    The last attempt sends it while its exception is active.
+    The last attempt sends the signal while its exception is active.
     """
     getattr(tasks, name).enqueue("no")
     for _ in range(3):
@@ -497,7 +494,7 @@ def test_a_job_finishes_once(tester, tasks, heard, name):
     assert (FAILED, 3, "no") == heard[-1][1:]
 
 
-def test_what_a_receiver_raises_touches_no_job(tester, tasks, caplog):
+def test_error_of_a_signal_receiver_does_not_affect_the_job(tester, tasks, caplog):
     """The error is logged."""
 
     def receiver(**_):
@@ -518,10 +515,10 @@ def test_what_a_receiver_raises_touches_no_job(tester, tasks, caplog):
 
 
 @pytest.mark.parametrize("name", ["sleepy", "asleepy", "careless"])
-def test_a_wait_is_no_end(tester, tasks, heard, caplog, name):
-    """Each run sends `task_started`, and only the end sends `task_finished`.
+def test_task_finished_is_not_sent_when_a_run_is_suspended(tester, tasks, heard, caplog, name):
+    """Each run sends `task_started`. Only the last run sends `task_finished`.
 
-    The task's handling of the wait's exception has no effect.
+    It does not matter whether the task catches the exception that suspends the run.
     """
     result = getattr(tasks, name).enqueue()
     tester.drain()
@@ -538,7 +535,7 @@ def test_a_wait_is_no_end(tester, tasks, heard, caplog, name):
 
 
 class TestOnAServer:
-    """Tasks on a real server, with threads, an event loop and a real clock."""
+    """Tasks on a server with threads, an event loop and a real clock."""
 
     @pytest.fixture
     def served(self, fire, options):
@@ -551,8 +548,8 @@ class TestOnAServer:
             del sys.modules[PLACE]
 
     @pytest.mark.parametrize("name", ["wait", "await_for_ever"])
-    def test_a_timeout_is_a_failure_and_told_once(self, served, fire, heard, name):
-        """The exception that stops the task is not its own failure, so the server reports the timeout."""
+    def test_timeout_is_a_failure_and_is_reported_once(self, served, fire, heard, name):
+        """The server reports the timeout instead of the exception that stops the task."""
         result = getattr(served, name).enqueue()
         with pytest.raises(JobFailed):
             fire.jobs.get(result.id).result(timeout=60)
@@ -564,7 +561,7 @@ class TestOnAServer:
         ]
 
     @pytest.mark.parametrize("name", ["aadd", "acontext_of"])
-    def test_coroutines_run_on_the_server_s_loop(self, served, fire, heard, name):
+    def test_coroutines_run_on_the_event_loop_of_the_server(self, served, fire, heard, name):
         """Coroutines send the same signals as other tasks."""
         result = getattr(served, name).enqueue("a") if name == "acontext_of" else served.aadd.enqueue(1)
         fire.jobs.get(result.id).result(timeout=60)
@@ -575,8 +572,8 @@ class TestOnAServer:
         assert [None, None, None] == [error for *_, error in heard]
 
 
-def test_a_failure_that_the_task_never_saw_is_told_all_the_same(tester, tasks, heard):
-    """A job that fails through an error of a plugin before the run, or a timeout, sends `task_finished`."""
+def test_task_finished_is_sent_if_the_job_fails_before_it_runs(tester, tasks, heard):
+    """This includes failures in a plugin and timeouts."""
     tester.fail_next(f"{PLACE}.add", TimeoutError("planned"))
     result = tasks.add.enqueue(1)
     tester.drain()
@@ -586,11 +583,11 @@ def test_a_failure_that_the_task_never_saw_is_told_all_the_same(tester, tasks, h
     assert (FAILED, TimeoutError) == (result.status, result.errors[0].exception_class)
 
 
-# ---- refused calls and settings --------------------------------------------------------------------------
+# ---- invalid calls and settings --------------------------------------------------------------------------
 
 
-def test_a_task_keeps_django_s_rules(tester, tasks):
-    """The rules are those of every backend's `validate_task`, including Firelock's."""
+def test_call_options_are_validated_by_django_s_rules(tester, tasks):
+    """Every backend checks these rules in `validate_task`."""
     refused = {
         "whole number": {"priority": 101},
         "aware datetime": {"run_after": timezone.make_naive(timezone.now())},
@@ -602,8 +599,8 @@ def test_a_task_keeps_django_s_rules(tester, tasks):
             tasks.add.using(**change)
 
 
-def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
-    """The error does not wait until the first job fails."""
+def test_invalid_option_raises_when_the_task_is_declared(tester, tasks):
+    """Otherwise, only a failing job would show the mistake."""
     for options, word in [
         ({"max_attempts": 0}, "max_attempts=0 is refused"),
         ({"backoff": "nowhere"}, "backoff='nowhere' is refused"),
@@ -628,8 +625,8 @@ def test_a_wrong_option_is_refused_where_the_task_is_declared(tester, tasks):
             )
 
 
-def test_a_job_has_its_task_s_tags(tester, tasks, fire):
-    """Tags can contain parameters, so that a page can show the jobs of an object."""
+def test_job_has_the_tags_of_its_task(tester, tasks, fire):
+    """Tags can contain parameters, so a page can show the jobs of an object."""
     result = tasks.tagged.enqueue(order_id=7)
     tester.drain()
     result.refresh()
@@ -638,8 +635,8 @@ def test_a_job_has_its_task_s_tags(tester, tasks, fire):
     assert {"order_id": 7} == result.return_value
 
 
-def test_a_job_has_its_task_s_limits_and_key(tester, tasks, fire, heard):
-    """If a call returns an existing job, the result is that of the job, and no second signal is sent."""
+def test_job_has_the_limits_and_unique_key_of_its_task(tester, tasks, fire, heard):
+    """If a job with the key exists, the call returns the result of that job and does not send a signal."""
     first = tasks.limited.enqueue(7)
     second = tasks.limited.enqueue(order_id=7)
 
@@ -649,8 +646,7 @@ def test_a_job_has_its_task_s_limits_and_key(tester, tasks, fire, heard):
     assert ["enqueued"] == [name for name, *_ in heard]
 
 
-def test_a_task_says_how_long_its_results_stay(tester, tasks, fire):
-    """The duration applies in addition to the retention of all jobs."""
+def test_keep_option_sets_the_retention_of_the_job(tester, tasks, fire):
     result = tasks.tagged.enqueue(1)
     tester.drain()
 
@@ -658,8 +654,8 @@ def test_a_task_says_how_long_its_results_stay(tester, tasks, fire):
     assert timedelta(hours=2) == timedelta(microseconds=record.expires_at - record.ended_at)
 
 
-def test_a_function_is_one_task(tester, tasks):
-    """With two sets of options for a function, it would be unclear which one applies to its jobs."""
+def test_function_cannot_be_two_tasks_with_different_options(tester, tasks):
+    """Otherwise, it would be unclear which options apply to its jobs."""
     same = FirelockTask(func=tasks.add.func, priority=3, backend="default", queue_name="mail", run_after=None)
 
     assert "mail" == same.queue_name
@@ -681,8 +677,8 @@ def test_a_function_is_one_task(tester, tasks):
     ({"OPTIONS": {"app": "shop.jobs:fire"}}, "cannot be imported"),
     ({"OPTIONS": {"app": "os.path:join"}}, "no Firelock"),
 ])  # fmt: skip
-def test_wrong_settings_are_named_by_check_and_by_use(fire, settings, word):
-    """Each mistake has its own message."""
+def test_invalid_settings_are_reported_by_check_and_first_use(fire, settings, word):
+    """Each mistake has a separate message."""
     whole = {"BACKEND": BACKEND, **settings}
     if isinstance(whole.get("OPTIONS", {}), dict):
         whole["OPTIONS"] = {"app": fire, **whole.get("OPTIONS", {})}
@@ -697,8 +693,8 @@ def test_wrong_settings_are_named_by_check_and_by_use(fire, settings, word):
     assert found.id in {"firelock.E101", "firelock.E102"}
 
 
-def test_the_check_looks_at_functions_that_only_a_failure_needs(fire):
-    """A backoff is imported late because its module may also contain the tasks."""
+def test_check_imports_backoff_functions(fire):
+    """Otherwise, a backoff is imported late, because its module can also contain the tasks."""
     settings = backend_settings(
         fire, backoff="nowhere.at_all", queues={"mail": {"backoff": f"{__name__}.BACKEND"}}
     )
@@ -708,13 +704,12 @@ def test_the_check_looks_at_functions_that_only_a_failure_needs(fire):
     assert [True, True] == ["cannot be imported" in told[0], "is no function" in told[1]]
 
 
-def test_right_settings_pass_the_check(tester, tasks):
-    """The check reports nothing."""
+def test_check_reports_nothing_for_valid_settings(tester, tasks):
     assert [] == task_backends["default"].check()
 
 
-def test_the_check_warns_of_options_of_a_task_that_nobody_declares(fire):
-    """Options of a task that does not exist would have no effect."""
+def test_check_warns_about_options_of_an_undeclared_task(fire):
+    """Such options have no effect."""
     options = {"app": fire, "tasks": {"shop.tasks.gone": {"timeout": 1}}}
     with override_settings(TASKS={"default": {"BACKEND": BACKEND, "OPTIONS": options}}):
         (told,) = task_backends["default"].check()
@@ -722,10 +717,10 @@ def test_the_check_warns_of_options_of_a_task_that_nobody_declares(fire):
     assert ("firelock.W102", True) == (told.id, "shop.tasks.gone" in told.msg)
 
 
-def test_the_check_warns_of_a_project_whose_tasks_no_server_would_find():
-    """Only Firelock's Django app discovers them.
+def test_check_warns_if_servers_cannot_discover_the_tasks():
+    """Tasks are discovered only if Firelock's Django app is installed.
 
-    The test uses a process because it creates the project's app.
+    The test uses a separate process because it creates the app of a project.
     """
     program = f"""
 import django
@@ -740,11 +735,11 @@ print([found.id for found in task_backends["default"].check()])
     assert "['firelock.W101']" == told.strip()
 
 
-# ---- the tasks of a server -------------------------------------------------------------------------------
+# ---- tasks of a server -----------------------------------------------------------------------------------
 
 
-def test_a_task_of_another_backend_is_known_as_well(fire):
-    """`using(backend=…)` can send it to this backend, so the server must have its task before that."""
+def test_task_of_another_backend_is_registered_too(fire):
+    """The method `using(backend=…)` can send it to this backend, so servers must have the task."""
     settings = {
         "default": {"BACKEND": f"{NAMESPACE}.backends.immediate.ImmediateBackend"},
         "jobs": backend_settings(fire),

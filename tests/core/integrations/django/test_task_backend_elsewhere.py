@@ -1,4 +1,4 @@
-"""The backend with each Django version, and with Django's own tests."""
+"""The backend with every supported Django version, and with Django's own tests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.repository.docs.pages import python_blocks
 
 pytestmark = pytest.mark.heavy("installs Djangos into environments of their own")
 HERE = Path(__file__).parent
-# A smaller number means that the translation has lost tests.
+# A smaller number means that `tasks_own` no longer runs some tests.
 FEWEST = {"5.2": 65, "6.0": 65, "6.1": 70}
 
 
 @pytest.fixture(scope="module")
 def djangos(tmp_path_factory):
-    """Return the environments and sources, which are installed and fetched once."""
+    """Return the environments and sources, which are installed and downloaded only once."""
     return Djangos(tmp_path_factory.mktemp)
 
 
@@ -35,10 +35,10 @@ def run(python, *words):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_django_s_own_tests_of_its_tasks_pass(djangos, version, tmp_path):
+def test_django_s_own_task_tests_pass(djangos, version, tmp_path):
     """The tests check the contract of every backend.
 
-    `tasks_own` lists the omitted tests with their reasons.
+    The module `tasks_own` lists the omitted tests with the reasons.
     """
     shutil.copytree(djangos.own_tests(version), tmp_path / "tasks")
 
@@ -51,8 +51,8 @@ def test_django_s_own_tests_of_its_tasks_pass(djangos, version, tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
-def test_our_tests_pass_with_newer_djangos(djangos, version):
-    """The tests of the backend run here with the oldest version."""
+def test_backend_tests_pass_with_newer_django_versions(djangos, version):
+    """Without this test, they run only with the oldest version."""
     words = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"]
 
     done = run(djangos.python(version), *words, str(HERE / "test_task_backend.py"))
@@ -61,8 +61,8 @@ def test_our_tests_pass_with_newer_djangos(djangos, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_reader_of_the_page_gets_a_result(djangos, version, tmp_path):
-    """The test starts with an empty folder and uses Django's commands and the files on the page."""
+def test_documented_project_returns_a_result(djangos, version, tmp_path):
+    """The test starts with an empty folder and uses Django's commands and the files from the page."""
     project = PageProject(djangos.python(version), tmp_path, version)
     project.make()
 
@@ -98,8 +98,8 @@ print([before, fire.jobs.counts().total, welcome.get_result(kept.id) == kept])
 """
 
 
-def test_an_enqueue_belongs_to_the_transaction_that_it_is_made_in(djangos, tmp_path):
-    """If jobs are in the project's database, a rollback removes the job, and a commit makes it visible."""
+def test_enqueue_is_part_of_the_current_transaction(djangos, tmp_path):
+    """If jobs are in the project database, a rollback removes the job and a commit makes it visible."""
     project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
     project.make()
 
@@ -128,8 +128,8 @@ print([pid == os.getpid(), users])
 """
 
 
-def test_a_task_runs_in_a_process_of_its_own(djangos, tmp_path):
-    """The process has Django set up, and has the tasks of the apps."""
+def test_task_runs_in_a_job_process(djangos, tmp_path):
+    """Django is set up in this process, and the tasks of the apps are registered."""
     project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
     project.make(tasks=APART)
 
@@ -169,7 +169,7 @@ class PageProject:
         return self.blocks[2]
 
     def reading(self, result_id):
-        """Return the page's program for a result, preceded by code that waits for the job."""
+        """Return the program from the page that reads a result, after code that waits for the job."""
         wait = "from firelock.integrations.django import fire; fire.jobs.get(result_id).result(timeout=60)"
         return f"result_id = {result_id!r}\n{wait}\n{self.blocks[3]}"
 

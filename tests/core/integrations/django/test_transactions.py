@@ -1,4 +1,4 @@
-"""Jobs in Django's transactions, on SQLite; tests/sql/test_django.py has the same tests on servers."""
+"""Jobs in Django's transactions on SQLite; tests/sql/test_django.py has the same tests for servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def databases(django_project, tmp_path):
     return {**django_project.databases, "other": sqlite_database(tmp_path / "other.db")}
 
 
-def test_jobs_come_and_go_with_the_transaction_of_their_database(databases):
+def test_jobs_are_committed_or_rolled_back_with_the_transaction(databases):
     """Jobs join by default inside atomic(), or by an alias or a connection.
 
     If a savepoint is rolled back, its own jobs are removed.
@@ -53,8 +53,8 @@ print(json.dumps(said))
 """
 
 
-def test_jobs_of_an_app_of_ones_own_join_by_the_plugins_database(django_project):
-    """The app is created with `plugins=[DjangoPlugin(database="default")]` and named by the key `app`."""
+def test_jobs_of_a_custom_app_join_transactions_via_the_plugin(django_project):
+    """The app has `plugins=[DjangoPlugin(database="default")]` and is configured with the key `app`."""
     imports = "from shop.models import Order\nfrom shop.own_here import note"
     project = DjangoProject(
         django_project.databases, {"app": "shop.own_here:fire"}, environment={"OWN_DATABASE": "default"}
@@ -65,8 +65,8 @@ def test_jobs_of_an_app_of_ones_own_join_by_the_plugins_database(django_project)
     assert [[0, 0], [1, 1]] == said
 
 
-def test_jobs_of_a_celery_app_join_by_the_blocks_database(django_project):
-    """A job created by `.delay()` of a shared task joins the transaction, whatever the broker is."""
+def test_jobs_of_a_celery_app_join_transactions_via_the_setting(django_project):
+    """The `.delay()` of a shared task joins the transaction, no matter which broker is configured."""
     imports = "from shop.models import Order\nfrom celeried.tasks import buyer_of"
     project = DjangoProject(
         django_project.databases, {"app": "mysite.celery_app:app.fire", "database": "default"},
@@ -78,8 +78,8 @@ def test_jobs_of_a_celery_app_join_by_the_blocks_database(django_project):
     assert [[0, 0], [1, 1]] == said
 
 
-def test_a_verb_that_does_not_join_is_called_after_the_commit(django_project):
-    """On SQLite it fails inside atomic(), and the error says where to call it."""
+def test_method_that_cannot_join_raises_inside_atomic(django_project):
+    """On SQLite, it must be called after the commit, as the error explains."""
     said = django_project.shell("""
 import json
 from django.db import transaction
@@ -100,10 +100,10 @@ except StorageUnavailable as error:
     assert "after the commit" in said
 
 
-def test_with_another_storage_nothing_happens_unless_asked(databases, tmp_path):
-    """The job is stored immediately, whatever happens to the transaction.
+def test_jobs_in_another_storage_ignore_the_transaction(databases, tmp_path):
+    """The job is stored immediately, even if the transaction is rolled back.
 
-    `enqueue_on_commit` waits for the commit.
+    However, `enqueue_on_commit` waits for the commit.
     """
     project = DjangoProject(databases, {"storage": f"sqlite:///{tmp_path}/jobs.db"})
 
@@ -132,7 +132,7 @@ print(json.dumps(said))
     assert [1, 1, 1, 2] == said
 
 
-def test_jobs_tied_to_others_join_the_transaction_as_a_tester_has_it(django_project):
+def test_dependent_jobs_join_transactions_as_in_a_tester(django_project):
     """A Tester accepts and refuses the same calls as the storage in, outside and after the transaction."""
     said = django_project.shell(TIES)
 
@@ -190,8 +190,8 @@ print(json.dumps(said))
 """
 
 
-def test_batches_come_and_go_with_the_transaction_around_their_block(django_project):
-    """Members and callbacks join, also in a savepoint and if a batch is stored in several steps."""
+def test_batches_are_committed_or_rolled_back_with_the_transaction(django_project):
+    """Members and callbacks join too, even in a savepoint or if a batch is stored in several steps."""
     said = django_project.shell(BATCHES)
 
     assert said == {

@@ -1,4 +1,4 @@
-"""The supported Django versions: the one in the tests, and newer ones in separate environments."""
+"""The supported Django versions: the version of the tests, and newer versions in separate environments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Djangos:
     _sources: dict[str, Path] = attrs.Factory(dict)
 
     def python(self, version):
-        """Return a Python that has this Django version, Firelock and its test packages; otherwise skip."""
+        """Return a Python with this Django version, Firelock and its test packages, or skip the test."""
         if version not in self._pythons:
             newer = next(filter(None, map(shutil.which, ("python3.14", "python3.13", "python3.12"))), None)
             if newer is None:
@@ -44,7 +44,7 @@ class Djangos:
         return self._pythons[version]
 
     def own_tests(self, version):
-        """Return the folder of Django's own tests of its tasks; otherwise skip.
+        """Return the folder of Django's own tests of its tasks, or skip the test.
 
         For version 5.2, these are the tests of 6.1.
         """

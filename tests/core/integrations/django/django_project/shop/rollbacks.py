@@ -14,7 +14,7 @@ from shop.tasks import send_receipt
 class RollbackTests(TransactionTestCase):
     """Models and jobs are committed and rolled back together."""
 
-    def test_a_rollback_takes_the_job_along(self):
+    def test_rollback_removes_the_job(self):
         assert fire.jobs.counts().enqueued == 0
         try:
             with transaction.atomic():
@@ -28,12 +28,12 @@ class RollbackTests(TransactionTestCase):
             send_receipt.enqueue(Order.objects.create(buyer="bob").pk)
         assert fire.jobs.counts().enqueued == 1
 
-    def test_no_job_of_another_test_is_left(self):
+    def test_jobs_of_other_tests_are_removed(self):
         assert fire.jobs.counts().enqueued == 0
         send_receipt.enqueue(Order.objects.create(buyer="bob").pk)
         assert fire.jobs.counts().enqueued == 1
 
-    def test_a_server_runs_jobs(self):
+    def test_server_runs_jobs(self):
         order = Order.objects.create(buyer="bob")
 
         with fire.server(workers=1):
@@ -45,15 +45,15 @@ class OtherRollbackTests(RollbackTests):
 
 
 class TesterTests(TestCase):
-    """A Tester is used as with any other storage."""
+    """A Tester works as with any other storage."""
 
-    def test_a_tester_has_a_storage_of_its_own(self):
+    def test_tester_has_a_separate_storage(self):
         with Tester(fire) as tester, transaction.atomic():
             send_receipt.enqueue(Order.objects.create(buyer="ann").pk)
 
             assert tester.drain(raises=True).succeeded == 1
 
-    def test_without_a_tester_jobs_are_of_the_tests_transaction(self):
+    def test_jobs_without_a_tester_join_the_transaction_of_the_test(self):
         Order.objects.create(buyer="ann")
         send_receipt.enqueue(1)
 

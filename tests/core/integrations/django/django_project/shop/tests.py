@@ -25,7 +25,7 @@ class ReceiptTests(TestCase):
     def setUp(self):
         self.order = Order.objects.create(buyer="ann")
 
-    def test_a_job_runs_in_the_transaction_of_the_test(self):
+    def test_job_runs_in_the_transaction_of_the_test(self):
         with Tester(fire) as tester:
             send_receipt.enqueue(self.order.pk)
             tester.assert_enqueued(send_receipt, args=(self.order.pk,), tags=[f"order:{self.order.pk}"])
@@ -40,7 +40,7 @@ class ReceiptTests(TestCase):
         with Tester(fire) as tester, tester.inline(), self.assertNumQueries(2):
             send_receipt.enqueue(self.order.pk)
 
-    def test_inline_jobs_run_at_once(self):
+    def test_inline_jobs_run_immediately(self):
         with Tester(fire) as tester, tester.inline():
             send_receipt.enqueue(self.order.pk)
 
@@ -55,7 +55,7 @@ class ReceiptTests(TestCase):
         await self.order.arefresh_from_db()
         assert self.order.receipts == 1
 
-    def test_a_job_that_waits_for_the_commit_waits_for_it(self):
+    def test_enqueue_on_commit_waits_for_the_commit(self):
         with Tester(fire) as tester:
             with self.captureOnCommitCallbacks(execute=True):
                 enqueue_on_commit(send_receipt, self.order.pk)
@@ -63,7 +63,7 @@ class ReceiptTests(TestCase):
 
             tester.assert_enqueued(send_receipt, count=1)
 
-    def test_without_a_tester_jobs_stay_in_memory(self):
+    def test_jobs_stay_in_memory_without_a_tester(self):
         assert fire.storage.url == "memory://"
 
         with transaction.atomic():
@@ -71,7 +71,7 @@ class ReceiptTests(TestCase):
 
         assert job.refresh().state == "enqueued"
 
-    def test_a_tester_refuses_what_a_real_storage_refuses(self):
+    def test_tester_refuses_the_same_calls_as_the_storage(self):
         with Tester(fire) as tester:
             with transaction.atomic():
                 job = send_receipt.enqueue(self.order.pk)
@@ -91,14 +91,14 @@ class ReceiptTests(TestCase):
 
         assert child.id != job.id
 
-    def test_a_job_that_the_test_has_run_is_there(self):
+    def test_job_result_can_be_read_inside_the_transaction(self):
         with Tester(fire) as tester, transaction.atomic():
             job = send_receipt.enqueue(self.order.pk)
             tester.drain(raises=True)
 
             assert job.result() == "ann"
 
-    def test_commands_are_called_from_programs(self):
+    def test_commands_can_be_called_from_programs(self):
         job, out = send_receipt.enqueue(self.order.pk), StringIO()
 
         with redirect_stdout(out):
@@ -113,7 +113,7 @@ class ReceiptTests(TestCase):
         assert code == 4
         assert job.refresh().state == "enqueued"
 
-    def test_an_overridden_block_has_its_own_storage(self):
+    def test_overridden_setting_has_its_own_storage(self):
         with tempfile.TemporaryDirectory() as folder:
             url = f"sqlite:///{Path(folder) / 'jobs.db'}"
             with override_settings(FIRELOCK={"storage": "redis://unused", "test_storage": url}):
@@ -122,9 +122,9 @@ class ReceiptTests(TestCase):
 
 
 class ServerTests(TransactionTestCase):
-    """A server in the test's process sees committed data."""
+    """An embedded server in the process of the test reads committed data."""
 
-    def test_a_server_runs_jobs(self):
+    def test_server_runs_jobs(self):
         order = Order.objects.create(buyer="bob")
 
         with fire.server(workers=1):
