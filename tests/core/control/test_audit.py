@@ -1,4 +1,4 @@
-"""`fire.audit`: who did what, newest first, with a bounded number of entries."""
+"""`fire.audit`: records of operators' actions, newest first, with a bounded number of entries."""
 
 from __future__ import annotations
 
@@ -31,11 +31,8 @@ def watched():
         yield fire
 
 
-def test_what_was_done_is_kept_as_it_was_told(fire):
-    """An entry contains the actor, action, target, origin, time and details.
-
-    The returned entry is the stored one.
-    """
+def test_entry_is_stored_as_recorded(fire):
+    """An entry contains the actor, action, target, origin, time and details. The stored entry is returned."""
     entry = fire.audit.record(
         "job.requeue", "0193", by="ada", at=NOON, origin="cli", detail={"reason": "fix", "jobs": [1, None]}
     )
@@ -46,10 +43,10 @@ def test_what_was_done_is_kept_as_it_was_told(fire):
     assert [entry] == fire.audit.list().entries
 
 
-def test_the_newest_are_first(fire):
+def test_newest_entries_are_first(fire):
     """Entries are ordered by time; of entries with the same time, the one recorded last is first.
 
-    The pages do not overlap and omit nothing.
+    Pages do not overlap and omit no entry.
     """
     for number in range(3):
         fire.audit.record("a", f"now {number}", by="ada", at=NOON)
@@ -65,7 +62,7 @@ def test_the_newest_are_first(fire):
     assert (["long ago"], None, 1) == ([entry.target for entry in third], third.cursor, len(third))
 
 
-def test_a_full_last_page_has_no_cursor(fire):
+def test_full_last_page_has_no_cursor(fire):
     """A cursor never leads to an empty page."""
     fire.audit.record("a", "b", by="ada")
 
@@ -74,8 +71,8 @@ def test_a_full_last_page_has_no_cursor(fire):
     assert ([], None) == (fire.audit.list().entries, fire.audit.list().cursor)
 
 
-def test_long_texts_are_cut(fire):
-    """An ellipsis marks a shortened string. A detail that is too large keeps its beginning."""
+def test_long_strings_are_truncated(fire):
+    """An ellipsis marks a truncated string. A detail that is too large keeps its beginning."""
     entry = fire.audit.record("a" * 300, "b" * 501, by="c" * 201, detail={"text": "d" * 5_000})
 
     assert ("a" * 199 + "…", "b" * 499 + "…", "c" * 199 + "…") == (entry.action, entry.target, entry.by)
@@ -86,7 +83,7 @@ def test_long_texts_are_cut(fire):
     assert "b" * 500 == fire.audit.record("a", "b" * 500, by="c").target
 
 
-def test_hostile_texts_come_back(fire):
+def test_unusual_strings_are_restored(fire):
     """Control characters, surrogates and markup are stored like any other string."""
     text = "<b>\x00\ud800\n'; --"
 
@@ -94,15 +91,15 @@ def test_hostile_texts_come_back(fire):
 
 
 @pytest.mark.parametrize("detail", ["text", [1], {"a": object()}, {"a": float("nan")}, {"a": {1, 2}}])
-def test_a_detail_is_a_json_object(watched, detail):
-    """A detail that is not a JSON object is refused, and nothing is stored."""
+def test_detail_must_be_a_json_object(watched, detail):
+    """Otherwise, nothing is stored."""
     with pytest.raises(ConfigurationError, match=r"detail(=.* cannot be stored as JSON| must be a mapping)"):
         watched.audit.record("a", "b", by="ada", detail=detail)
 
     assert [] == watched.audit.list().entries
 
 
-def test_bad_words_are_refused(watched):
+def test_invalid_arguments_are_refused(watched):
     """Values that are not strings, times without a zone, and invalid limits or cursors are refused."""
     with pytest.raises(ConfigurationError, match="target must be a string, got 7"):
         watched.audit.record("a", 7, by="ada")
@@ -118,8 +115,8 @@ def test_bad_words_are_refused(watched):
             watched.audit.list(cursor=cursor)
 
 
-def test_the_oldest_go_when_there_are_too_many(watched):
-    """At most 10,000 entries are kept, the newest ones, whichever process recorded them."""
+def test_oldest_entries_are_deleted_above_the_maximum(watched):
+    """The newest 10,000 entries are kept, whichever process recorded them."""
     other = Firelock(watched.storage)
     sample = watched.audit.record("a", "old", by="ada", at=NOON)
     value = watched.storage.get_record("audit", sample.id).value
@@ -135,8 +132,8 @@ def test_the_oldest_go_when_there_are_too_many(watched):
     assert [str(number) for number in range(PRUNES_EVERY - 1, 0, -1)] == targets[: PRUNES_EVERY - 1]
 
 
-def test_to_record_costs_two_small_writes(watched):
-    """Old entries are searched for only in one of 250 calls."""
+def test_recording_an_entry_costs_two_small_writes(watched):
+    """Only one of 250 calls searches for old entries."""
     for _ in range(PRUNES_EVERY - 1):
         watched.audit.record("a", "b", by="ada")
 

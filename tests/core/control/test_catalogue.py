@@ -52,8 +52,8 @@ def server(storage):
     return fire
 
 
-def test_an_app_without_the_code_lists_the_tasks_of_servers(server, storage):
-    """The entry contains everything that a page shows of a task, but no path of the machine."""
+def test_app_without_the_code_lists_the_tasks_of_servers(server, storage):
+    """An entry contains all data that a page shows about a task, but no path of the machine."""
     tell_tasks(server.client)
 
     (entry,) = app(storage).catalogue.list()
@@ -73,8 +73,8 @@ def test_an_app_without_the_code_lists_the_tasks_of_servers(server, storage):
     assert "/" not in entry.place
 
 
-def test_tasks_of_this_app_are_listed_with_those_of_others(server, storage):
-    """Tasks are merged by name: those that servers reported and those that no server has reported yet."""
+def test_tasks_of_this_app_and_of_servers_are_merged(server, storage):
+    """They are merged by name, and include tasks that no server has reported yet."""
     tell_tasks(server.client)
     fire = app(storage)
     fire.task(name="bill")(charge)
@@ -90,8 +90,8 @@ def test_tasks_of_this_app_are_listed_with_those_of_others(server, storage):
     assert entries[1] == asyncio.run(fire.catalogue.aget("charge"))
 
 
-def test_a_task_that_nobody_has_is_told(server, storage):
-    """Unknown tasks are listed by name. Aliases of reported tasks are known as well."""
+def test_unknown_tasks_are_listed_by_name(server, storage):
+    """Aliases of reported tasks are known as well."""
     tell_tasks(server.client)
 
     assert ["gone"] == app(storage).catalogue.unknown(["charge", "gone", "bill", "gone"])
@@ -99,8 +99,8 @@ def test_a_task_that_nobody_has_is_told(server, storage):
         app(storage).catalogue.get("gone")
 
 
-def test_a_start_where_nothing_has_changed_costs_one_read(server, storage):
-    """Nothing is written until the stored entries are twelve hours old."""
+def test_start_without_changes_costs_one_read(server, storage):
+    """Unchanged entries are only written again after twelve hours."""
     tell_tasks(server.client)
     reads, writes = storage.called["list_records"], storage.called["put_record"]
     before = (len(reads), len(writes))
@@ -115,7 +115,7 @@ def test_a_start_where_nothing_has_changed_costs_one_read(server, storage):
     assert from_micros(storage.clock()) == server.catalogue.get("charge").seen_at
 
 
-def test_what_has_changed_is_written_at_once(server, storage):
+def test_changed_definition_is_written_immediately(server, storage):
     """A deploy with a changed definition does not wait for the next regular write."""
     tell_tasks(server.client)
     fire = app(storage)
@@ -126,10 +126,10 @@ def test_what_has_changed_is_written_at_once(server, storage):
     assert "other" == server.catalogue.get("charge").queue
 
 
-def test_what_no_server_told_of_for_thirty_days_is_dropped(server, storage):
+def test_task_without_a_server_for_thirty_days_is_removed(server, storage):
     """The next server that writes removes the entry.
 
-    It writes the tasks that are registered there again instead.
+    If the task is still registered on that server, it is written again.
     """
     tell_tasks(server.client)
     storage.put_record("task", "damaged", "[]")
@@ -146,8 +146,8 @@ def test_what_no_server_told_of_for_thirty_days_is_dropped(server, storage):
     assert ["other"] == [record.key for record in storage.list_records("task")]
 
 
-def test_stubs_of_code_elsewhere_are_not_told(storage):
-    """A server reports only the tasks that it can run."""
+def test_server_does_not_report_tasks_without_code(storage):
+    """It reports only the tasks that it can run."""
     fire = app(storage)
     fire.task(name="elsewhere", remote=True)(charge)
 
@@ -174,7 +174,7 @@ class Patience:
         (Patience(), "by Patience"),
     ],
 )
-def test_a_retry_policy_is_told_in_words(storage, retry, words):
+def test_retry_policy_is_described_in_words(storage, retry, words):
     """The description contains the number of retries and their delays, or the policy's class."""
     fire = app(storage)
     fire.task(name="charge", retry=retry)(charge)
@@ -182,8 +182,8 @@ def test_a_retry_policy_is_told_in_words(storage, retry, words):
     assert words == fire.catalogue.get("charge").retry
 
 
-def test_a_running_server_has_told_of_its_tasks():
-    """A server reports its tasks soon after its start, which does not wait for the report."""
+def test_running_server_has_reported_its_tasks():
+    """The report comes soon after the start, which does not wait for it."""
     with Firelock("memory://") as fire:
         fire.task(name="charge")(charge)
 

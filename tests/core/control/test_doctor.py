@@ -22,8 +22,8 @@ def words(diagnosis):
     return "\n".join(finding.what for finding in diagnosis.findings)
 
 
-def test_an_app_finds_what_doctor_finds(storage):
-    """The result contains findings with advice, and what was examined. The async method returns the same."""
+def test_diagnose_returns_findings_with_advice(storage):
+    """The report also contains what was examined. The async method returns the same report."""
     fire = Firelock(storage)
     fire.task(name="report")(lambda: None).enqueue()
 
@@ -40,7 +40,7 @@ def test_an_app_finds_what_doctor_finds(storage):
     assert words(diagnosis) == words(asyncio.run(fire.adiagnose()))
 
 
-def test_jobs_are_compared_with_tasks_where_the_app_has_them(storage):
+def test_unknown_tasks_are_reported_if_the_app_has_tasks(storage):
     """An app without tasks does not report unknown tasks, unless a parameter requests it."""
     with_task, without = Firelock(storage), Firelock(storage)
     with_task.task(name="report")(lambda: None).enqueue()
@@ -62,8 +62,8 @@ def test_jobs_are_compared_with_tasks_where_the_app_has_them(storage):
         (SchemaMismatch("Its tables are of an older release; run firelock migrate."), "Do this first"),
     ],
 )
-def test_the_advice_fits_what_stops_the_look(storage, error, advice):
-    """An unreachable storage is a finding and not an exception."""
+def test_storage_error_is_a_finding_with_fitting_advice(storage, error, advice):
+    """An unreachable storage does not raise an exception."""
     storage.fail_always("counts", error)
 
     finding = Firelock(storage).diagnose().findings[-1]
@@ -77,8 +77,8 @@ def fails():
     raise ValueError
 
 
-def test_the_doctor_looks_at_limits_of_jobs(storage):
-    """The findings: a cost that never fits, jobs without their task's limits, and keys held in vain."""
+def test_problems_with_limits_and_unique_keys_are_found(storage):
+    """These are costs that never fit, jobs without their task's limits, and unique keys held in vain."""
     stub = Firelock(storage)
     with Firelock(storage) as fire:
         parent = fire.task(name="parent", retry=Retry(attempts=0))(fails).enqueue()
@@ -103,11 +103,8 @@ def test_the_doctor_looks_at_limits_of_jobs(storage):
     )
 
 
-def test_tasks_are_looked_at_where_the_storage_has_partitions(storage):
-    """On a storage with partitions, the limits and unique keys in the code are checked.
-
-    On another storage, there is no such finding.
-    """
+def test_limits_in_code_are_checked_on_a_partitioned_storage(storage):
+    """Unique keys are checked as well. Other storages have no such finding."""
     with Firelock(storage) as fire:
         apart = [Limit("smtp", concurrent=9), Limit("tenant:{n}", concurrent=1)]
         fire.task(name="apart", limits=apart)(lambda n: None)
@@ -126,7 +123,7 @@ def test_tasks_are_looked_at_where_the_storage_has_partitions(storage):
 
 
 def findings_with(error):
-    """Return the findings of a doctor whose test records meet this error, and the remaining test records."""
+    """Return the findings if a write of test records raises this error, and the remaining test records."""
     with Firelock(FailingStorage()) as fire:
         if error is not None:
             fire.storage.fail_always("put_record", error)
@@ -151,6 +148,6 @@ def findings_with(error):
     ],
     ids=["well", "full", "not allowed"],
 )  # fmt: skip
-def test_the_doctor_writes_and_deletes_test_records(error, expected):
-    """Test records are needed because a storage with a full disk still responds to every read."""
+def test_doctor_writes_and_deletes_test_records(error, expected):
+    """They are needed because a storage with a full disk still responds to every read."""
     assert (expected, []) == findings_with(error)

@@ -1,4 +1,4 @@
-"""The list of findings from one sight: each only if it is true, once, and with its severity."""
+"""The list of findings about a storage: each finding only if it is true, once, and with its severity."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def only(**seen):
     return finding
 
 
-def test_nothing_is_wrong_where_all_is_well():
+def test_healthy_storage_has_no_findings():
     """Waiting jobs, a listening server and a future recurring job cause no finding."""
     assert [] == kinds()
     assert [] == kinds(
@@ -101,11 +101,8 @@ def test_nothing_is_wrong_where_all_is_well():
 
 
 @pytest.mark.parametrize("servers", [[], [server(is_alive=False)], [server(expires_in=-1)]])
-def test_jobs_that_wait_without_any_server_are_a_trouble(servers):
-    """The finding comes first in the list.
-
-    It contains the number of waiting jobs and the start of the wait.
-    """
+def test_waiting_jobs_without_a_server_are_reported_first(servers):
+    """The finding contains the number of waiting jobs and the start of the wait."""
     since = at(minutes=-14)
 
     trouble, *_ = found(queues=[queue(enqueued=3), queue("bulk", 4)], servers=servers, oldest={"mail": since})
@@ -126,30 +123,30 @@ def test_jobs_that_wait_without_any_server_are_a_trouble(servers):
         ("email", False),
     ],
 )
-def test_a_queue_that_no_server_listens_to_is_a_trouble(queues, listens):
-    """The queues of a server are read from its string: all, a list, or weights."""
+def test_queue_without_a_listening_server_is_reported(queues, listens):
+    """A server describes its queues with a string that contains all, a list, or weights."""
     told = kinds(queues=[queue("mail", 12)], servers=[server(queues=queues)])
 
     assert ([] if listens else ["no_listener"]) == told
 
 
 @pytest.mark.parametrize(("state", "told"), [("quiet", ["no_listener"]), ("stopping", [])])
-def test_a_server_that_takes_no_jobs_does_not_listen(state, told):
-    """A quiet server is alive but claims no jobs. A stopping server has soon ended, as in each deploy."""
+def test_quiet_server_does_not_count_as_a_listener(state, told):
+    """It is alive but claims no jobs. A stopping server ends soon, as in each deploy."""
     assert told == kinds(queues=[queue()], servers=[server(state=state)])
 
 
-def test_an_empty_or_paused_queue_needs_no_listener():
-    """A listener is only missing for waiting jobs that may run."""
+def test_empty_or_paused_queue_needs_no_listener():
+    """Only waiting jobs that may run need one."""
     seen = [queue("empty", 0), queue("held", 9, is_paused=True)]
 
     assert [] == kinds(queues=seen, servers=[server(queues="mail")])
 
 
-def test_a_server_that_misses_renewals_has_stopped_reporting():
-    """The finding about a session that was not renewed for most of its timeout names the server.
+def test_server_that_misses_renewals_is_reported():
+    """The finding names the server if its session was not renewed for most of its timeout.
 
-    It contains the time of the last renewal.
+    It also contains the time of the last renewal.
     """
     trouble = only(servers=[server(expires_in=5.0), server("two")])
 
@@ -172,8 +169,8 @@ def test_a_server_that_misses_renewals_has_stopped_reporting():
         ({"busy": 3, "queues": "mail", "expires_in": -7_200}, ["bulk"], None),
     ],
 )
-def test_a_server_that_died_in_the_midst_of_work_is_told_for_an_hour(lost, others, severity):
-    """The finding is an error until other servers have its queues, and then a note."""
+def test_server_that_died_with_jobs_is_reported_for_an_hour(lost, others, severity):
+    """The finding is an error until other servers process its queues. After that, it is a note."""
     gone = server("gone", is_alive=False, **{"expires_in": -60, **lost})
     back = [server(f"server {number}", queues=queues) for number, queues in enumerate(others)]
 
@@ -198,8 +195,8 @@ def test_a_server_that_died_in_the_midst_of_work_is_told_for_an_hour(lost, other
         ),
     ],
 )
-def test_workers_that_are_taken_by_jobs_past_their_timeout_are_a_trouble(reported, what, is_error):
-    """The finding is an error if no thread of the server is free for other jobs."""
+def test_workers_occupied_by_jobs_after_their_timeout_are_reported(reported, what, is_error):
+    """The finding is an error if the server has no free thread for other jobs."""
     trouble = only(servers=[server(**reported), server("two")])
 
     assert ("stuck_workers", is_error, f"Server one: {what}") == (
@@ -209,7 +206,7 @@ def test_workers_that_are_taken_by_jobs_past_their_timeout_are_a_trouble(reporte
     assert [] == kinds(servers=[server(**reported, is_alive=False, state="stopping")])
 
 
-def test_parked_ends_are_a_trouble():
+def test_parked_ends_are_reported():
     """The finding contains the server, the number of ends, and where the jobs are named."""
     trouble = only(servers=[server(parked=1_000), server("two")])
 
@@ -219,8 +216,8 @@ def test_parked_ends_are_a_trouble():
     assert [] == kinds(servers=[server(parked=1_000, is_alive=False, state="stopping")])
 
 
-def test_a_server_that_is_back_is_not_lost():
-    """A restarted server has the same name, so its previous sessions do not matter."""
+def test_restarted_server_is_not_lost():
+    """The new server has the same name, so its previous sessions do not matter."""
     gone = server("one", is_alive=False, busy=3, expires_in=-60)
 
     assert [] == kinds(servers=[gone, server("one")])
@@ -240,7 +237,7 @@ def test_a_server_that_is_back_is_not_lost():
         (EndedRuns(20, 12), None, True),
     ],
 )
-def test_a_task_fails_more_than_usual(lately, usually, is_error):
+def test_task_that_fails_more_than_usual_is_reported(lately, usually, is_error):
     """A finding needs ten runs, a tenth of failures, and three times the rate of the rest of the day.
 
     If the day has no data, it needs half of the runs.
@@ -251,17 +248,18 @@ def test_a_task_fails_more_than_usual(lately, usually, is_error):
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.0, [0.6]), (0.5, [0.3]), (0.9, []), (1.0, [])])
-def test_what_is_muted_is_not_told(share, told):
-    """Of 20 runs, 12 failed. If half of the failures are muted, the rate is three in ten.
+def test_muted_failures_do_not_count(share, told):
+    """Of 20 runs, 12 failed.
 
-    If nine of ten are muted, too few remain to report.
+    If half of the failures are muted, the rate is three in ten. If nine of ten are muted, too few remain to
+    report.
     """
     failing = found(lately={"t": EndedRuns(20, 12)}, usually={"t": EndedRuns(520, 12)}, muted={"t": share})
 
     assert told == [finding.values["rate"] for finding in failing]
 
 
-def test_recurring_jobs_that_cannot_run_or_did_not_are_told_apart():
+def test_broken_and_late_recurring_jobs_have_different_findings():
     """The finding about a broken definition contains its error.
 
     Each late definition has a finding, the latest first. Paused definitions have none.
@@ -281,7 +279,7 @@ def test_recurring_jobs_that_cannot_run_or_did_not_are_told_apart():
     assert ["recurring later", "recurring late"] == [one.subject for one in told[1:]]
 
 
-def test_a_long_wait_is_a_trouble_where_somebody_listens():
+def test_long_wait_in_a_queue_with_a_listener_is_reported():
     """The first job must have waited for ten minutes. A paused queue waits on purpose."""
     oldest = {"mail": at(minutes=-10), "bulk": at(minutes=-9)}
     seen = {"servers": [server()], "oldest": oldest}
@@ -290,8 +288,8 @@ def test_a_long_wait_is_a_trouble_where_somebody_listens():
     assert [] == kinds(queues=[queue(is_paused=True)], **seen)
 
 
-def test_jobs_that_limits_hold_wait_for_no_worker():
-    """The duration is that of the first job that no limit holds."""
+def test_jobs_held_by_limits_do_not_count_as_waiting_for_workers():
+    """The reported duration is that of the first job that no limit holds."""
     seen = {"servers": [server()], "queues": [queue()], "oldest": {"mail": at(minutes=-60)}}
     late, young = (job(changed_at=at(minutes=minutes)) for minutes in (-10, -9))
 
@@ -300,7 +298,7 @@ def test_jobs_that_limits_hold_wait_for_no_worker():
     assert ["long_wait"] == kinds(**seen, held={"mail": HeldHead(3, late)})
 
 
-def test_a_paused_queue_with_many_jobs_is_told_with_its_note():
+def test_paused_queue_with_many_jobs_is_reported_with_its_note():
     """An operator may have forgotten the pause."""
     trouble = only(queues=[queue("mail", 100, is_paused=True, note="until 15:00")], servers=[server()])
 
@@ -308,8 +306,7 @@ def test_a_paused_queue_with_many_jobs_is_told_with_its_note():
     assert [] == kinds(queues=[queue("mail", 99, is_paused=True)], servers=[server()])
 
 
-def test_tasks_clocks_and_findings_are_told():
-    """The findings are a task without a server, different clocks, and problems that the storage reports."""
+def test_unknown_tasks_clock_differences_and_storage_problems_are_reported():
     findings = [
         Finding(Severity.ERROR, "disk", "The disk is full.", "Make room."),
         Finding(Severity.NOTE, "index", "No index.", "Add it."),
@@ -348,7 +345,7 @@ def all_of(code, **seen):
     return [finding for finding in list_findings(sight(**seen)) if finding.code == code]
 
 
-def test_a_number_of_zero_is_told_with_how_many_wait():
+def test_limit_of_zero_is_reported_with_the_waiting_jobs():
     """A limit of zero for a name is reported once for all its keys, and for a single key separately."""
     names = [named(concurrent=0)]
     keys = [
@@ -363,7 +360,7 @@ def test_a_number_of_zero_is_told_with_how_many_wait():
     assert "firelock limits set tenant" in told[0].advice
 
 
-def test_a_paused_limit_is_told_with_its_note_and_since_when():
+def test_paused_limit_is_reported_with_its_note_and_start():
     """The finding is a warning if many jobs wait, or if some wait for an hour."""
     paused = {"is_paused": True, "note": "moving", "paused_at": NOW - timedelta(hours=2)}
     lately = {**paused, "paused_at": NOW - timedelta(minutes=5)}
@@ -378,10 +375,10 @@ def test_a_paused_limit_is_told_with_its_note_and_since_when():
     assert [] == kinds(limits=[a_key(**paused)])
 
 
-def test_unique_keys_held_by_children_of_failed_parents_are_told():
+def test_unique_keys_held_by_children_of_failed_parents_are_reported():
     """The finding names the first key and its job.
 
-    Until an operator acts, no job with such a key is stored.
+    Until an operator acts, no other job can be stored with such a key.
     """
     (told,) = all_of(
         "unique_in_vain", keys_in_vain=[("shop.report day:1", "j1"), ("shop.report day:2", "j2")]
@@ -394,8 +391,8 @@ def test_unique_keys_held_by_children_of_failed_parents_are_told():
     assert told.advice.endswith("firelock jobs delete j1")
 
 
-def test_keys_that_lie_apart_are_told_with_what_to_write():
-    """Keys in different partitions are only a finding on a storage with partitions."""
+def test_keys_in_different_partitions_are_reported_with_the_fix():
+    """There is no such finding on a storage without partitions."""
     apart = [("send", "smtp", "tenant:{tenant}"), ("ask", "region:{region}", "tenant:{tenant}")]
 
     first, second = all_of("limit_apart", apart=apart)
@@ -407,7 +404,7 @@ def test_keys_that_lie_apart_are_told_with_what_to_write():
 # ---- the whole list --------------------------------------------------------------------------------------
 
 
-def test_failed_jobs_are_a_note_with_the_task_that_has_most():
+def test_failed_jobs_are_a_note_that_names_the_main_task():
     """A storage with failed jobs never has the result "No problems found"."""
     groups = [
         FailureGroup("f1", "builtins.ValueError", "no", "send", 19, at(minutes=-3), "j1"),
@@ -421,7 +418,7 @@ def test_failed_jobs_are_a_note_with_the_task_that_has_most():
     assert "firelock jobs list --state failed" in told.advice
 
 
-def test_many_failed_jobs_of_a_task_are_a_warning_until_their_cause_is_muted():
+def test_many_failed_jobs_are_a_warning_until_their_cause_is_muted():
     """The jobs failed hours ago, so no finding about a failure rate reports them."""
     group = FailureGroup("f1", "pay.ProviderDown", "503", "charge", 502, at(minutes=-390), "j1")
     other = FailureGroup("f2", "builtins.KeyError", "x", "pack", 40, at(minutes=-90), "j2")
@@ -478,8 +475,8 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
     assert "firelock jobs list --state failed --task send --since 15m" == trouble.advice
 
 
-def test_one_burst_is_not_called_usual():
-    """An outage and the requeue after it are in at most three hours, which do not represent other hours."""
+def test_failures_of_one_burst_are_not_called_usual():
+    """An outage and the requeue after it affect at most three hours, which do not represent other hours."""
     lately = {"send": EndedRuns(502, 502, 502, hours=1)}
 
     burst = only(lately=lately, usually={"send": EndedRuns(1_256, 1_004, 1_004, hours=3)})
@@ -491,7 +488,7 @@ def test_one_burst_is_not_called_usual():
 
 
 @pytest.mark.parametrize(("hours", "is_told"), [((1, 1, 1, 1), False), ((1, 2, 3), True)])
-def test_a_look_counts_the_hours_in_which_a_task_ran(hours, is_told):
+def test_hours_in_which_a_task_ran_are_counted(hours, is_told):
     """The hours are counted from the minutes of the day, which are read for the rates."""
 
     class Still(FailingStorage):
@@ -526,7 +523,7 @@ def test_advice_for_failed_parents_names_the_command_that_works():
     assert ["b1", "b1"] == [one.values["parent"] for one in (batch, both)]
 
 
-def test_server_is_named_once_however_often_it_was_restarted():
+def test_server_is_named_once_after_several_restarts():
     """Servers that stopped normally have no finding."""
     gone = [server("s1", is_alive=False, busy=1, expires_in=-60 * number) for number in range(1, 5)]
     ended = [server(f"e{number}", is_alive=False, state="stopping") for number in range(5)]
@@ -536,7 +533,7 @@ def test_server_is_named_once_however_often_it_was_restarted():
     assert ["server s1"] == [one.subject for one in told]
 
 
-def test_worst_findings_come_first_and_each_subject_once():
+def test_findings_are_sorted_by_severity_and_merged_by_subject():
     """Errors come first, then warnings, then notes. Two findings of one code and subject are merged."""
     told = list_findings(
         sight(
@@ -551,8 +548,8 @@ def test_worst_findings_come_first_and_each_subject_once():
     ] == [(one.severity, one.code) for one in told]  # fmt: skip
 
 
-def test_thresholds_of_the_app_decide_what_is_too_long():
-    """A queue can have its own latency threshold, or none. "*" is for the other queues."""
+def test_latency_thresholds_of_the_app_are_used():
+    """A queue can have its own threshold, or none. "*" is for the other queues."""
     oldest = {"mail": at(minutes=-5), "bulk": at(hours=-5), "night": at(hours=-5)}
     thresholds = Thresholds({"mail": timedelta(minutes=1), "*": timedelta(hours=6)}, timedelta(hours=1))
     seen = {

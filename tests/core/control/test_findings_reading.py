@@ -49,11 +49,8 @@ def mute(fire, fingerprint, until):
     fire.storage.put_record("cause", fingerprint, json.dumps({"mute": {"until": until}}))
 
 
-def test_readings_are_kept_for_their_time():
-    """Readings without a time are read each time.
-
-    Others are read again after their time, and not before.
-    """
+def test_readings_are_cached_for_their_duration():
+    """A reading without a duration is repeated each time."""
     now, values = [100.0], iter(range(100))
     keep = KeptReadings({"slow": 5.0}, monotonic=lambda: now[0])
 
@@ -67,7 +64,7 @@ def test_readings_are_kept_for_their_time():
     assert [3, 3] == [read("slow"), read("slow")]
 
 
-def test_the_difference_of_the_clocks_leaves_out_the_round_trip(fire):
+def test_clock_difference_excludes_the_round_trip(fire):
     """Half of the round trip is subtracted, because it precedes the storage's response."""
     now = fire.storage.clock()
     fire.storage.clock = lambda: now
@@ -76,8 +73,8 @@ def test_the_difference_of_the_clocks_leaves_out_the_round_trip(fire):
     assert 5 * SECOND == seen(fire, host_clock=lambda: next(hosts)).skew
 
 
-def test_each_queue_says_since_when_its_first_job_waits(fire):
-    """The first job of a queue is found even if hundreds of older jobs are in another queue."""
+def test_start_of_the_wait_is_read_for_each_queue(fire):
+    """The first job of a queue is found even if another queue has hundreds of older jobs."""
     noop = fire.task_named("noop")
     first, *_ = noop.using(queue="full").enqueue_many([()] * 250)
     later = noop.using(queue="late").enqueue()
@@ -89,7 +86,7 @@ def test_each_queue_says_since_when_its_first_job_waits(fire):
     assert expected == waiting.oldest
 
 
-def test_first_jobs_of_tasks_that_no_server_told_of_are_counted(fire):
+def test_first_jobs_of_unreported_tasks_are_counted(fire):
     """As long as no server has reported its tasks, no task counts as unknown."""
     fire.task_named("noop").enqueue()
     fire.task(name="other")(lambda: None).enqueue_many([()] * 2)
@@ -102,7 +99,7 @@ def test_first_jobs_of_tasks_that_no_server_told_of_are_counted(fire):
     assert ({}, {"other": 2}) == (before, seen(fire).waiting.unknown_tasks)
 
 
-def test_attempts_of_the_last_minutes_are_counted_by_task(fire):
+def test_recent_attempts_are_counted_per_task(fire):
     """A retry and a crash are failed attempts. Only an attempt that ended its job counts as failed."""
     for outcome, count in (("succeeded", 5), ("retried", 3), ("crashed", 2), ("failed", 1), ("deleted", 4)):
         ended(fire, 5 * MINUTE, outcome, count)
@@ -118,8 +115,7 @@ def test_attempts_of_the_last_minutes_are_counted_by_task(fire):
     )  # fmt: skip
 
 
-def test_a_day_is_read_where_attempts_failed_lately_alone(fire):
-    """Statistics of the day are read only for tasks with recent failures."""
+def test_daily_statistics_are_read_only_after_recent_failures(fire):
     ended(fire, 5 * MINUTE, "succeeded", 5)
     ended(fire, 20 * MINUTE, "failed", 100)
 
@@ -129,7 +125,7 @@ def test_a_day_is_read_where_attempts_failed_lately_alone(fire):
 
 
 @pytest.mark.parametrize(("until_in", "share"), [(None, 0.5), (MINUTE, 0.5), (0, 0.0)])
-def test_the_share_of_muted_failures_is_that_of_causes_muted_now(fire, until_in, share):
+def test_share_of_muted_failures_uses_the_current_mutes(fire, until_in, share):
     """A cause is muted until a time or forever. An unreadable record mutes nothing."""
     worker = Worker(fire)
     jobs = fire.task_named("refuse").enqueue_many([(number,) for number in range(4)])
@@ -143,7 +139,7 @@ def test_the_share_of_muted_failures_is_that_of_causes_muted_now(fire, until_in,
     assert seen(fire).muted == ({"refuse": share} if share else {})
 
 
-def test_jobs_that_wait_for_an_answer_too_long_are_overdue(fire):
+def test_jobs_that_wait_too_long_for_a_result_are_overdue(fire):
     """A job is overdue five minutes after the time at which it should have continued without a result."""
     parent = fire.task_named("noop").enqueue()
     child = parent.then(fire.task_named("noop"))

@@ -1,4 +1,4 @@
-"""`fire.jobs`, `fire.queues` and `fire.servers`: pages to read, and one result per id for actions."""
+"""`fire.jobs`, `fire.queues` and `fire.servers`: pages of results, and one result per id for actions."""
 
 from __future__ import annotations
 
@@ -52,14 +52,13 @@ def adding(fire):
 
 
 @pytest.mark.parametrize("job_id", ["", "nobody", "x" * 10_000, "'; drop table job; --", 7, None])
-def test_an_unknown_id_is_not_found(fire, job_id):
-    """The error states that the job was not found, whatever the id is."""
+def test_unknown_id_is_not_found(fire, job_id):
     for verb in (fire.jobs.get, fire.jobs.copy):
         with pytest.raises(JobNotFound, match="was not found: the id is wrong, or the job has been pruned"):
             verb(job_id)
 
 
-def test_jobs_are_found_by_what_they_are(fire, adding, worker):
+def test_jobs_are_found_with_filters(fire, adding, worker):
     """Jobs are found by state, task, queue, tag, server, error or the beginning of the id.
 
     The newest are first, and filters can be combined.
@@ -81,14 +80,14 @@ def test_jobs_are_found_by_what_they_are(fire, adding, worker):
 
 
 @pytest.mark.parametrize("limit", [0, 501, True, "5"])
-def test_a_page_has_1_to_500_jobs(fire, limit):
+def test_page_limit_must_be_from_1_to_500(fire, limit):
     """The error contains the limit that was passed."""
     with pytest.raises(ConfigurationError, match=r"limit must be from 1 to 500 jobs per page"):
         fire.jobs.find(limit=limit)
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.SCHEDULED])
-def test_only_scheduled_jobs_are_found_by_due(fire, state):
+def test_filter_by_due_time_finds_only_scheduled_jobs(fire, state):
     """A filter by due time and another state could never match a job."""
     with pytest.raises(
         ConfigurationError, match=rf"state must be 'scheduled' with by_due=True, got '{state}'"
@@ -96,7 +95,7 @@ def test_only_scheduled_jobs_are_found_by_due(fire, state):
         fire.jobs.find(by_due=True, state=state)
 
 
-def test_counts_are_a_mapping_of_states(fire, adding, worker):
+def test_counts_are_a_mapping_from_states(fire, adding, worker):
     """Every state has a number, even without a job. An unknown state has none."""
     adding.enqueue_many([(1,), (-1,), (2,)])
     worker.run()
@@ -120,10 +119,10 @@ async def gathered(jobs):
     return [job async for job in jobs]
 
 
-def test_one_iterates_over_all_that_match(fire, adding, worker):
-    """The iterator returns the jobs of `find`, newest first, from any number of pages.
+def test_iterator_returns_all_matching_jobs(fire, adding, worker):
+    """The order is that of `find`, newest first, over any number of pages.
 
-    The async iterator returns the same.
+    The async iterator returns the same jobs.
     """
     jobs = adding.enqueue_many([(number,) for number in range(1_101)])
     other = fire.task(name="other")(add).enqueue(1)
@@ -135,7 +134,7 @@ def test_one_iterates_over_all_that_match(fire, adding, worker):
     assert [] == list(fire.jobs.iterate(state="failed"))
 
 
-def test_one_iterates_page_by_page(fire, adding):
+def test_iterator_reads_one_page_at_a_time(fire, adding):
     """A page of 500 is read when it is needed, so memory does not grow with the number of jobs."""
     adding.enqueue_many([(number,) for number in range(1_101)])
 
@@ -149,7 +148,7 @@ def test_one_iterates_page_by_page(fire, adding):
     assert [0, 1, 2] == reads
 
 
-def test_an_iterator_refuses_what_find_refuses_at_once(fire):
+def test_iterator_refuses_invalid_filters_immediately(fire):
     """The error is raised by the call and not when the first page is read."""
     for verb in (fire.jobs.find, fire.jobs.iterate, fire.jobs.aiterate):
         with pytest.raises(ConfigurationError, match=r"state must be one of awaiting.*, got 'running'"):
@@ -161,8 +160,8 @@ def test_an_iterator_refuses_what_find_refuses_at_once(fire):
 
 
 @pytest.mark.parametrize("oldest_first", [True, False])
-def test_what_comes_while_one_iterates_is_left_out(fire, adding, oldest_first):
-    """A loop that enqueues a job for each job it finds must come to an end."""
+def test_iterator_omits_jobs_enqueued_during_the_iteration(fire, adding, oldest_first):
+    """Otherwise, a loop that enqueues a job for each job would never end."""
     jobs = adding.enqueue_many([(number,) for number in range(501)])  # more than a page contains
 
     found = islice(fire.jobs.iterate(oldest_first=oldest_first), 600)
@@ -180,7 +179,7 @@ def fail_in_turn(storage, verb, *errors):
 # ---- acting on many jobs ---------------------------------------------------------------------------------
 
 
-def test_many_are_requeued_with_an_answer_each(fire, adding, worker):
+def test_requeue_of_many_jobs_returns_a_result_for_each(fire, adding, worker):
     """A job whose state does not allow it is refused, and an unknown id is missing.
 
     The other jobs are enqueued.
@@ -195,7 +194,7 @@ def test_many_are_requeued_with_an_answer_each(fire, adding, worker):
     assert (State.ENQUEUED, "deployed a fix") == (done.refresh().state, done.refresh().reason)
 
 
-def test_many_are_deleted_with_an_answer_each(fire, adding):
+def test_delete_of_many_jobs_returns_a_result_for_each(fire, adding):
     """A deleted job is refused. Continuations are decided immediately."""
     gone, parent = adding.enqueue(1), adding.enqueue(2)
     gone.delete()
@@ -207,8 +206,8 @@ def test_many_are_deleted_with_an_answer_each(fire, adding):
     assert ("tenant left", State.DELETED) == (parent.refresh().reason, child.refresh().state)
 
 
-def test_many_are_acted_on_500_at_a_time(fire, adding):
-    """However many ids there are, no call of the storage is large. The async methods do the same."""
+def test_actions_on_many_jobs_use_chunks_of_500(fire, adding):
+    """No call of the storage is large, however many ids there are. The async methods do the same."""
     jobs = adding.enqueue_many([(number,) for number in range(1_100)])
 
     results = asyncio.run(fire.jobs.adelete([job.id for job in jobs]))
@@ -234,11 +233,8 @@ def test_many_are_acted_on_500_at_a_time(fire, adding):
         ("reschedule", StorageUnavailable("gone"), "became unreachable"),
     ],
 )
-def test_what_fails_among_many_tells_what_was_done(fire, adding, verb, error, advice):
-    """The error contains the results so far.
-
-    If the first call fails, the storage's own error is raised.
-    """
+def test_error_in_a_later_chunk_contains_the_results_so_far(fire, adding, verb, error, advice):
+    """If the first call fails, the storage's own error is raised."""
     ids = [job.id for job in adding.enqueue_many([(number,) for number in range(1_100)])]
     act = getattr(fire.jobs, verb)
     when = (timedelta(0),) if verb == "reschedule" else ()
@@ -256,8 +252,8 @@ def test_what_fails_among_many_tells_what_was_done(fire, adding, verb, error, ad
     assert "after 500 of 1,100 results" in str(caught.value)
 
 
-def test_a_job_that_changed_meanwhile_is_not_restored(fire, adding, worker):
-    """The job was deleted again while it ran, so its state before the first delete no longer counts."""
+def test_job_that_changed_since_its_delete_is_not_restored(fire, adding, worker):
+    """The job was deleted again while it ran, so its state before the first delete is obsolete."""
     changed, same = adding.enqueue(1), adding.enqueue(2)
     fire.jobs.delete([changed.id, same.id])
     history = fire.storage.history
@@ -277,8 +273,8 @@ def test_a_job_that_changed_meanwhile_is_not_restored(fire, adding, worker):
     assert (State.DELETED, State.ENQUEUED) == (changed.refresh().state, same.refresh().state)
 
 
-def test_an_outage_of_a_restore_tells_what_was_left_alone(fire, adding):
-    """Results of jobs that need no change and results of changes are in the order of the ids."""
+def test_outage_during_a_restore_reports_unchanged_jobs(fire, adding):
+    """Results of unchanged and changed jobs are in the order of the ids."""
     jobs = adding.enqueue_many([(number,) for number in range(600)])
     fire.jobs.delete([job.id for job in jobs])
     fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
@@ -303,8 +299,8 @@ def test_an_outage_after_the_last_answer_loses_none(fire, adding, caplog):
     )
 
 
-def test_many_are_restored_with_an_answer_each(fire, adding, worker):
-    """A job that lost something by its delete is not restored, and the reason is available.
+def test_restore_of_many_jobs_returns_a_result_for_each(fire, adding, worker):
+    """A job that lost data by its delete is not restored, and its result contains the reason.
 
     The async methods do the same.
     """
@@ -334,7 +330,7 @@ def test_many_are_restored_with_an_answer_each(fire, adding, worker):
 
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])
-def test_ids_are_a_list_of_texts(fire, adding, verb):
+def test_ids_must_be_a_list_of_strings(fire, adding, verb):
     """A single string would be split into characters, and a handle is not an id."""
     job = adding.enqueue(1)
     act = getattr(fire.jobs, verb)
@@ -351,7 +347,7 @@ def test_ids_are_a_list_of_texts(fire, adding, verb):
     assert State.ENQUEUED is job.refresh().state
 
 
-def test_scheduled_jobs_are_moved_to_another_instant(fire, adding):
+def test_scheduled_jobs_are_moved_to_another_due_time(fire, adding):
     """The new due time is an aware datetime, or a timedelta from now. Other jobs are not changed."""
     moved, waiting = adding.schedule(300, 1), adding.enqueue(2)
     when, before = datetime(2040, 1, 1, tzinfo=UTC), datetime.now(UTC)
@@ -368,7 +364,7 @@ def test_scheduled_jobs_are_moved_to_another_instant(fire, adding):
 
 
 @pytest.mark.parametrize("when", [timedelta(0), timedelta.min, datetime(1900, 1, 1, tzinfo=UTC)])
-def test_an_instant_that_has_passed_is_due_at_once(fire, adding, when):
+def test_job_moved_to_a_past_time_is_due_immediately(fire, adding, when):
     """The next promotion moves the job, however long ago the time is."""
     job = adding.schedule(300, 1)
 
@@ -378,8 +374,8 @@ def test_an_instant_that_has_passed_is_due_at_once(fire, adding, when):
     assert State.ENQUEUED is job.refresh().state
 
 
-def test_nobody_waits_for_what_is_no_instant(fire, adding):
-    """An invalid time is refused as for a new schedule, and the job does not change."""
+def test_invalid_due_time_is_refused(fire, adding):
+    """The job does not change."""
     job = adding.schedule(300, 1)
 
     with pytest.raises(ScheduleError, match="when must be an aware datetime or a timedelta from now, got 5"):
@@ -390,7 +386,7 @@ def test_nobody_waits_for_what_is_no_instant(fire, adding):
     assert job.next_due_at == job.refresh().next_due_at
 
 
-def test_waiting_jobs_are_moved_and_others_are_refused(fire, adding, worker):
+def test_waiting_jobs_are_moved_to_another_queue(fire, adding, worker):
     """A job keeps its id, history and continuations. Each id has a result and a readable reason."""
     ended = adding.enqueue(1)
     worker.run()
@@ -413,8 +409,8 @@ def test_waiting_jobs_are_moved_and_others_are_refused(fire, adding, worker):
     assert [(waiting.id, "bulk", 5)] == [(one.id, one.queue, one.priority) for one in worker.claim()]
 
 
-def test_handle_moves_its_job_or_says_why_not(fire, adding, worker):
-    """The handle shows the new queue. For a running job, a conflict with its reason is raised."""
+def test_handle_moves_its_job_or_raises_a_conflict(fire, adding, worker):
+    """The handle shows the new queue. For a running job, the conflict contains the reason."""
     job = adding.enqueue(1)
 
     moved = job.move(queue="bulk", reason="by hand")
@@ -452,8 +448,7 @@ def test_move_without_a_possible_target_is_refused(fire, adding, target, said):
     assert ("sums", 0) == (job.refresh().queue, job.priority)
 
 
-def test_move_that_fails_among_many_reports_what_was_done(fire, adding):
-    """The error contains the results of the previous chunks."""
+def test_move_that_fails_in_a_later_chunk_reports_earlier_results(fire, adding):
     ids = [job.id for job in adding.enqueue_many([(number,) for number in range(600)])]
     error = StorageUnavailable("gone")
     fail_in_turn(fire.storage, "move", None, error)
@@ -478,11 +473,8 @@ def test_reason_of_a_change_by_a_handle_is_in_the_history(fire, adding):
     ]
 
 
-def test_a_copy_is_a_new_job_like_the_stored_one(fire, adding):
-    """The copy has the same options and is at the end of its queue.
-
-    An app without the task can create it too.
-    """
+def test_copy_has_the_options_of_the_stored_job(fire, adding):
+    """It is at the end of its queue. An app without the task can create it too."""
     retry = Retry(attempts=2)
     old = adding.using(queue="bulk", priority=7, tags=["x"], timeout=5, retry=retry).enqueue(1, b=2)
     old.delete()
@@ -497,8 +489,8 @@ def test_a_copy_is_a_new_job_like_the_stored_one(fire, adding):
     assert "again, please" == asyncio.run(fire.jobs.acopy(old.id, reason="again, please")).reason
 
 
-def test_a_copy_belongs_to_no_recurring_job_and_no_parent(fire, adding):
-    """The copy is enqueued immediately, whatever created or delayed the original job."""
+def test_copy_has_no_recurring_job_and_no_parent(fire, adding):
+    """It is enqueued immediately, whatever created or delayed the original job."""
     adding.recur("nightly", "0 2 * * *", 1)
     made = fire.recurring.trigger("nightly")
     child = made.then(adding, 2)
@@ -512,8 +504,8 @@ def test_a_copy_belongs_to_no_recurring_job_and_no_parent(fire, adding):
 # ---- queues ----------------------------------------------------------------------------------------------
 
 
-def test_queues_show_what_they_hold(fire, adding, worker):
-    """The list contains every queue that has jobs or settings, ordered by name."""
+def test_list_of_queues_contains_queues_with_jobs_or_settings(fire, adding, worker):
+    """The queues are ordered by name."""
     adding.enqueue_many([(1,), (2,), (3,)])
     adding.schedule(300, 4)
     worker.claim(1)
@@ -530,8 +522,8 @@ def test_queues_show_what_they_hold(fire, adding, worker):
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "x" * 65, None, 7])
-def test_a_queue_has_a_name(fire, name):
-    """A name that no job can have is refused, and nothing is written."""
+def test_invalid_queue_name_is_refused(fire, name):
+    """Nothing is written for a name that no job can have."""
     for verb in (fire.queues.pause, fire.queues.resume):
         with pytest.raises(ConfigurationError, match=r"Queue name must be 1 to 64 .*, got .*"):
             verb(name)
@@ -548,8 +540,8 @@ def session(id, server_id="server-a", **fields):
     return NewSession(id, server_id, f"host:{server_id}", "host", 7, **given)
 
 
-def test_a_server_is_the_sum_of_its_sessions(fire):
-    """Workers and running jobs of live sessions are added up. Dead sessions are shown, but not counted."""
+def test_server_counts_are_the_sum_of_its_live_sessions(fire):
+    """Workers and running jobs are added up. Dead sessions are shown, but not counted."""
     for name in ("one", "two", "three"):
         fire.storage.begin_session(session(name))
     fire.storage.begin_session(session("other", "server-b"))
@@ -568,7 +560,7 @@ def test_a_server_is_the_sum_of_its_sessions(fire):
     assert list(servers.values()) == asyncio.run(fire.servers.alist())
 
 
-def test_a_server_that_was_killed_is_lost(fire):
+def test_killed_server_is_lost(fire):
     """The last session of the server has expired."""
     fire.storage.begin_session(session("one"))
     fire.storage.clock_offset += 31_000_000
@@ -579,7 +571,7 @@ def test_a_server_that_was_killed_is_lost(fire):
     assert (False, True) == (server.is_alive, server.is_lost)
 
 
-def test_a_server_that_stopped_is_not_lost(fire):
+def test_stopped_server_is_not_lost(fire):
     """The last session decides, whatever happened to earlier processes."""
     fire.storage.begin_session(session("crashed"))
     fire.storage.begin_session(session("last"))

@@ -1,4 +1,4 @@
-"""`fire.limits`: keys with their holders and waiting jobs, limits of code and of operators, pauses."""
+"""`fire.limits`: keys with their holders and waiting jobs, values of code and of operators, and pauses."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def audited(fire):
 # ---- reading ---------------------------------------------------------------------------------------------
 
 
-def test_a_key_shows_who_holds_it_and_whose_number_it_has(fire):
-    """A key shows its holders and waiting jobs, the values of its name, and when its rate opens."""
+def test_key_shows_its_holders_and_the_source_of_its_values(fire):
+    """It also shows its waiting jobs, the values of its name, and when its rate admits the next job."""
     now = fire.storage.clock()
     fire.storage.hold("tenant:7", "a", "b", waiting=5, free_at=now + MINUTE)
     limits = declaring(fire, tenant={"concurrent": 2, "rate": 60, "per": MINUTE})
@@ -87,8 +87,8 @@ def test_a_key_shows_who_holds_it_and_whose_number_it_has(fire):
     assert view == limits.get("tenant:7")
 
 
-def test_a_key_without_numbers_takes_turns(fire):
-    """A key without values has no limit, and nothing closes it."""
+def test_key_without_values_only_takes_turns(fire):
+    """It has no limit, and nothing closes it."""
     fire.storage.hold("shop:1", "a")
 
     (view,) = fire.limits.list()
@@ -96,7 +96,7 @@ def test_a_key_without_numbers_takes_turns(fire):
     assert ("none", "turns", False, None) == (view.whose, view.words, view.is_full, view.opens_at)
 
 
-def test_keys_come_in_pages_with_those_that_have_only_numbers(fire):
+def test_pages_of_keys_include_keys_that_have_only_values(fire):
     """The list contains held keys and keys with their own values or pause, ordered and each once.
 
     It does not contain names.
@@ -118,7 +118,7 @@ def test_keys_come_in_pages_with_those_that_have_only_numbers(fire):
     assert ["tenant:5"] == [view.key for view in third]
 
 
-def test_names_are_shown_before_they_have_a_key(fire):
+def test_declared_names_are_shown_before_they_have_a_key(fire):
     """Limits that the code declares appear with their templates as soon as the first server has started."""
     declaring(fire, tenant={"concurrent": 4}, api={"rate": 90, "per": MINUTE, "burst": 5}).sync()
 
@@ -128,8 +128,8 @@ def test_names_are_shown_before_they_have_a_key(fire):
     assert ("tenant", "4 at once", "code") == (tenant.name, tenant.words, tenant.whose)
 
 
-def test_a_key_nobody_asked_for_shows_the_numbers_it_would_have(fire):
-    """A key that no job has used has no holders and no waiting jobs."""
+def test_unused_key_shows_the_values_of_its_name(fire):
+    """It has no holders and no waiting jobs."""
     fire.limits.set("tenant", concurrent=3)
 
     view = asyncio.run(fire.limits.aget("tenant:42"))
@@ -141,7 +141,7 @@ def test_a_key_nobody_asked_for_shows_the_numbers_it_would_have(fire):
 # ---- values ----------------------------------------------------------------------------------------------
 
 
-def test_an_operators_number_survives_until_the_code_changes(fire):
+def test_value_of_an_operator_is_kept_until_the_code_changes(fire):
     """A starting server writes the code's values only if they have changed."""
     declaring(fire, tenant={"concurrent": 4}).sync()
     fire.limits.set("tenant", concurrent=9)
@@ -156,8 +156,8 @@ def test_an_operators_number_survives_until_the_code_changes(fire):
     )  # fmt: skip
 
 
-def test_what_was_set_before_any_code_named_it_survives_the_first_code(fire):
-    """An operator may set values before the code declares the limit. A reset restores the code's values."""
+def test_value_set_before_its_declaration_is_kept(fire):
+    """A reset restores the code's values."""
     fire.limits.set("tenant", concurrent=9)
 
     declaring(fire, tenant={"concurrent": 4}).sync()
@@ -166,8 +166,8 @@ def test_what_was_set_before_any_code_named_it_survives_the_first_code(fire):
     assert 4 == fire.limits.reset("tenant").concurrent
 
 
-def test_a_server_says_once_which_numbers_it_wrote(fire, caplog):
-    """One line contains all names. Nothing is logged if nothing has changed."""
+def test_server_logs_the_written_limits_in_one_line(fire, caplog):
+    """The line contains all their names. Nothing is logged if nothing has changed."""
     caplog.set_level(logging.INFO, "firelock.control.limits")
 
     declaring(fire, a={"concurrent": 1}, b={"concurrent": 2}).sync()
@@ -176,8 +176,8 @@ def test_a_server_says_once_which_numbers_it_wrote(fire, caplog):
     assert ["Stored the settings of limits from the code: a, b."] == caplog.messages
 
 
-def test_turns_write_nothing_until_a_number_is_to_go(fire):
-    """A limit that code declares without values has no record, and removes the code's earlier values."""
+def test_limit_without_values_has_no_record(fire):
+    """If the code previously declared values, they are removed."""
     turns = declaring(fire, tenant={})
     before = (turns.sync(), fire.limits.names())
     declaring(fire, tenant={"concurrent": 4}).sync()
@@ -190,7 +190,7 @@ def test_turns_write_nothing_until_a_number_is_to_go(fire):
     )  # fmt: skip
 
 
-def test_what_is_left_out_of_set_stays_as_it_is(fire):
+def test_set_keeps_omitted_values(fire):
     """A key starts with the values of its name; None removes a value."""
     declaring(fire, tenant={"concurrent": 4, "rate": 10, "per": MINUTE, "burst": 3}).sync()
 
@@ -202,7 +202,7 @@ def test_what_is_left_out_of_set_stays_as_it_is(fire):
     assert "4 at once, 10 per 60 s, 3 in a burst" == fire.limits.get("tenant:8").words
 
 
-def test_a_reset_gives_back_what_the_code_says(fire):
+def test_reset_restores_the_values_of_the_code(fire):
     """The record of a key is deleted, and a name gets the code's values. A pause is kept."""
     declaring(fire, tenant={"concurrent": 4}).sync()
     fire.limits.set("tenant", concurrent=9)
@@ -216,8 +216,8 @@ def test_a_reset_gives_back_what_the_code_says(fire):
     assert ["tenant"] == [record.key for record in fire.storage.list_records("limit")]
 
 
-def test_a_pause_says_why_and_by_whom_and_is_of_all_keys_of_a_name(fire):
-    """The pause is shown on each key and is removed only at the name."""
+def test_pause_of_a_name_applies_to_all_its_keys(fire):
+    """The pause, with its note and actor, is shown on each key and can be removed only at the name."""
     fire.limits.pause("tenant", "provider is down", by="ada")
 
     paused = fire.limits.get("tenant:7")
@@ -231,8 +231,8 @@ def test_a_pause_says_why_and_by_whom_and_is_of_all_keys_of_a_name(fire):
     assert [] == fire.storage.list_records("limit")
 
 
-def test_every_change_is_in_the_audit_and_what_changed_nothing_is_not(fire):
-    """An entry contains who made the change, from where, and the values before and after it."""
+def test_audit_contains_only_calls_that_changed_something(fire):
+    """An entry contains the actor, the origin, and the values before and after the change."""
     before = fire.limits.get("tenant").words
     fire.limits.set("tenant", concurrent=2, by="ada", origin="dashboard")
     fire.limits.pause("tenant", "why", by="bob", origin="cli")
@@ -251,8 +251,8 @@ def test_every_change_is_in_the_audit_and_what_changed_nothing_is_not(fire):
     assert {"before": "2 at once", "after": before} == fire.audit.list().entries[0].detail
 
 
-def test_spend_charges_the_keys_rate_and_says_how_long_it_is_shut(fire):
-    """A negative cost is a refund. The result is in seconds and never below zero."""
+def test_spend_charges_the_rate_and_returns_the_wait(fire):
+    """A negative cost is a refund. The wait is in seconds and never below zero."""
     seconds = fire.limits.spend("api:7", 350)
     asyncio.run(fire.limits.aspend("api:7", -20))
 
@@ -281,7 +281,7 @@ def test_spend_charges_the_keys_rate_and_says_how_long_it_is_shut(fire):
     ],
     ids=str,
 )
-def test_a_wrong_number_is_one_error_and_nothing_is_stored(fire, given, said):
+def test_invalid_value_raises_one_error_and_stores_nothing(fire, given, said):
     """The error contains the problem, the value and the fix."""
     with pytest.raises(ConfigurationError, match=said):
         fire.limits.set("tenant", **given)
@@ -290,8 +290,8 @@ def test_a_wrong_number_is_one_error_and_nothing_is_stored(fire, given, said):
 
 
 @pytest.mark.parametrize("key", ["", "a\nb", 7, "x" * 201, None], ids=repr)
-def test_what_can_be_no_key_is_refused_by_every_verb(fire, key):
-    """Each method raises one error and stores nothing."""
+def test_every_method_refuses_an_invalid_key(fire, key):
+    """Nothing is stored."""
     limits = fire.limits
     for verb in (
         limits.get, limits.reset, limits.pause, limits.resume, lambda key: limits.set(key, concurrent=1),
@@ -302,8 +302,8 @@ def test_what_can_be_no_key_is_refused_by_every_verb(fire, key):
     assert [] == fire.storage.list_records("limit")
 
 
-def test_a_key_cannot_have_less_than_its_name_says(fire):
-    """A key without its own values would have those of its name. The error states what to do."""
+def test_value_of_a_key_cannot_be_removed_by_none(fire):
+    """Without its own value, the key would have that of its name. The error states what to do."""
     fire.limits.set("tenant", concurrent=2)
 
     with pytest.raises(ConfigurationError, match="Use reset"):
@@ -311,8 +311,8 @@ def test_a_key_cannot_have_less_than_its_name_says(fire):
 
 
 @pytest.mark.parametrize("cost", [1.5, True, "3", 10**10], ids=repr)
-def test_a_cost_is_a_whole_number(fire, cost):
-    """A cost that is not an integer is refused before anything is spent."""
+def test_cost_must_be_an_integer(fire, cost):
+    """Otherwise, nothing is spent."""
     with pytest.raises(ConfigurationError, match="cost must be"):
         fire.limits.spend("api:7", cost)
 
@@ -320,21 +320,19 @@ def test_a_cost_is_a_whole_number(fire, cost):
 
 
 @pytest.mark.parametrize("note", [None, 3, "x" * 501], ids=["none", "number", "long"])
-def test_a_note_is_a_short_text(fire, note):
-    """A note that is not a short string is refused."""
+def test_note_must_be_a_short_string(fire, note):
     with pytest.raises(ConfigurationError, match="note must be"):
         fire.limits.pause("tenant", note)
 
 
 @pytest.mark.parametrize("limit", [0, 501, True])
-def test_a_page_has_one_to_five_hundred_keys(fire, limit):
-    """A number of keys outside this range is refused."""
+def test_page_limit_of_keys_must_be_from_1_to_500(fire, limit):
     with pytest.raises(ConfigurationError, match="keys"):
         fire.limits.list(limit=limit)
 
 
-def test_a_storage_without_limits_says_so():
-    """On a storage without limits, nothing is written, not even when a server starts."""
+def test_storage_without_limits_raises_an_error():
+    """Nothing is written, not even when a server starts."""
     storage = KeyedStorage()
     storage.features = storage.features - {Feature.LIMITS}
     with Firelock(storage) as fire:
@@ -347,8 +345,8 @@ def test_a_storage_without_limits_says_so():
 
 
 @pytest.mark.parametrize("verb", ["get", "set", "reset", "pause", "resume", "spend"])
-def test_a_template_is_no_key_and_the_message_says_which_are(fire, verb):
-    """A template copied from the code, or a forgotten `f`, would be a key that no job uses."""
+def test_error_about_a_template_as_a_key_shows_valid_keys(fire, verb):
+    """A template copied from the code, or a forgotten `f`, would create a key that no job uses."""
     more = {"set": {"concurrent": 1}, "spend": {"cost": 1}}.get(verb, {})
 
     with pytest.raises(ConfigurationError, match=r"pass 'tenant/api' for all of them, or .* 'tenant:7/api'"):
@@ -357,8 +355,8 @@ def test_a_template_is_no_key_and_the_message_says_which_are(fire, verb):
     assert [] == fire.storage.list_records("limit")
 
 
-def test_a_key_with_numbers_of_its_own_tells_the_template_of_its_name(fire):
-    """A key with its own values still belongs to the limit that the code declared."""
+def test_key_with_its_own_values_shows_the_template_of_its_name(fire):
+    """It still belongs to the limit that the code declared."""
     limits = declaring(fire, tenant={"concurrent": 4})
     limits.sync()
     limits.set("tenant:7", concurrent=1)
@@ -409,11 +407,8 @@ def take(fire, count):
     return storage.claim(ClaimRequest(None, count, "one", storage.clock())).jobs
 
 
-def test_a_key_is_never_open_while_jobs_wait_for_it(shop):
-    """A key with free places names the key that holds its jobs.
-
-    If there is none, its jobs wait for a worker.
-    """
+def test_key_with_free_places_names_the_key_that_holds_its_jobs(shop):
+    """If there is no such key, its jobs wait for a worker."""
     jobs = described(shop)
 
     views = {view.key: view for view in shop.limits.list()}
@@ -440,7 +435,7 @@ def test_a_key_is_never_open_while_jobs_wait_for_it(shop):
         (lambda fire: fire.storage.spend("gpu", until=fire.storage.clock() + MINUTE), LimitState.SHUT),
     ],
 )
-def test_a_key_says_why_it_admits_no_job(shop, change, state):
+def test_key_shows_why_it_admits_no_job(shop, change, state):
     """The key is paused, has a limit of 0, is full, or is closed until a time.
 
     Jobs of a key with free places wait for a worker.
@@ -458,8 +453,8 @@ def test_a_key_says_why_it_admits_no_job(shop, change, state):
     assert state is shop.limits.get("gpu").state
 
 
-def test_a_line_says_who_waits_why_and_about_how_long(shop):
-    """The line contains the jobs in the order of their turns, each with the keys that hold it.
+def test_line_shows_waiting_jobs_with_reasons_and_estimates(shop):
+    """It contains the jobs in the order of their turns, each with the keys that hold it.
 
     A rate provides an estimate.
     """
@@ -478,7 +473,7 @@ def test_a_line_says_who_waits_why_and_about_how_long(shop):
     assert [10_000_000 * place for place in range(1, 12)] == waits
 
 
-def test_a_line_counts_those_before_in_the_key_that_all_share(shop):
+def test_line_counts_earlier_jobs_under_a_shared_key(shop):
     """A customer's jobs wait for the rate that all customers share, after jobs of others."""
     described(shop)
     now = shop.client.clock.now()
@@ -493,8 +488,11 @@ def test_a_line_counts_those_before_in_the_key_that_all_share(shop):
     assert all(abs(1 + place - wait) <= 1 for place, wait in zip(places, waits, strict=True))
 
 
-def test_jobs_that_another_key_holds_have_no_turn_while_the_key_has_room(shop):
-    """The other jobs keep their order, and their turns and estimates ignore these jobs."""
+def test_jobs_held_by_another_key_have_no_turn(shop):
+    """The other jobs keep their order, and their turns and estimates ignore these jobs.
+
+    This applies while the key has free places.
+    """
 
     @shop.task(
         name="ask",
@@ -517,7 +515,7 @@ def test_jobs_that_another_key_holds_have_no_turn_while_the_key_has_room(shop):
     assert 10_000_000 == round(starts[1] - starts[0], -6)
 
 
-def test_a_job_that_a_full_key_and_another_key_hold_keeps_its_turn(shop):
+def test_job_that_a_full_key_also_holds_keeps_its_turn(shop):
     """Other jobs cannot pass the job while its key is full.
 
     Each line contains all keys that hold the job.
@@ -547,8 +545,8 @@ def test_a_job_that_a_full_key_and_another_key_hold_keeps_its_turn(shop):
     assert (0, []) == (first.turn, list(first.waits))
 
 
-def test_timeouts_bound_a_start_that_has_no_estimate(shop):
-    """The bound is the timeout of the job or of its task, as the code or the last server reports it.
+def test_timeouts_limit_the_start_without_an_estimate(shop):
+    """The bound is computed from the timeout of the job or its task, as in the code or reported by a server.
 
     Without a timeout, there is no bound.
     """
@@ -575,8 +573,8 @@ def test_timeouts_bound_a_start_that_has_no_estimate(shop):
     assert shop.limits.places(jobs[4].id)[0].starts_by is None
 
 
-def test_a_bound_comes_after_the_job_in_front_under_each_key(shop):
-    """The last two jobs of one customer run one after the other, however many places the shared key has."""
+def test_bound_of_a_start_includes_the_previous_job_under_each_key(shop):
+    """The last two jobs of one customer run one after the other, even if the shared key has more places."""
 
     @shop.task(
         name="ask",
@@ -606,7 +604,7 @@ def test_a_bound_comes_after_the_job_in_front_under_each_key(shop):
     assert 8 == max(hours(places))
 
 
-def test_a_job_without_a_bound_leaves_those_after_it_without_one(shop):
+def test_jobs_after_a_job_without_a_bound_have_none(shop):
     """A job whose start is unknown may run under a key that later jobs share."""
 
     @shop.task(name="ask", limits=[Limit("model", concurrent=1), Limit("customer:{customer}", concurrent=1)])
@@ -624,8 +622,8 @@ def test_a_job_without_a_bound_leaves_those_after_it_without_one(shop):
     assert [None, None] == [one.starts_by for one in shop.limits.line("customer:2").jobs]
 
 
-def test_no_start_is_bounded_if_a_job_in_front_has_no_timeout(shop):
-    """The timeout of a single call counts, and one job without a timeout makes the start unknown."""
+def test_start_has_no_bound_if_an_earlier_job_has_no_timeout(shop):
+    """The timeout of a single call counts as well."""
 
     @shop.task(name="train", limits=[Limit("gpu", concurrent=1)])
     def train(number: int) -> None: ...
@@ -642,8 +640,8 @@ def test_no_start_is_bounded_if_a_job_in_front_has_no_timeout(shop):
     assert [None, None] == [one.starts_by for one in shop.limits.line("gpu").jobs]
 
 
-def test_the_run_times_of_the_last_hour_estimate_a_full_key(shop):
-    """With two slots and runs of a minute, the third waiting job starts after three half minutes."""
+def test_recent_run_times_provide_the_estimate_for_a_full_key(shop):
+    """With two places and runs of a minute, the third waiting job starts after three half minutes."""
 
     @shop.task(name="train", limits=[Limit("gpu", concurrent=2)])
     def train(number: int) -> None: ...
@@ -667,20 +665,20 @@ def test_the_run_times_of_the_last_hour_estimate_a_full_key(shop):
 
 
 @pytest.mark.parametrize("after", [-1, 10_001, True, "3"])
-def test_a_line_begins_within_its_bounds(shop, after):
-    """A value outside the range raises an error that contains the range."""
+def test_start_of_a_line_must_be_within_its_range(shop, after):
+    """The error contains the range."""
     with pytest.raises(ConfigurationError, match="after must be an integer from 0 to 10,000, got"):
         shop.limits.line("gpu", after)
 
 
-def test_a_place_of_an_unknown_job_is_an_error(shop):
+def test_place_of_an_unknown_job_is_not_found(shop):
     """The error contains the id of the job."""
     with pytest.raises(JobNotFound, match="'nobody' was not found"):
         shop.limits.places("nobody")
 
 
 class Reading(MemoryStorage):
-    """A storage in memory that counts the reads that pages for people use."""
+    """A storage in memory that counts the reads of dashboard pages."""
 
     def __init__(self):
         super().__init__("")
@@ -695,7 +693,7 @@ class Reading(MemoryStorage):
         return super().find_waiting(*given, **named)
 
 
-def test_reads_do_not_grow_with_the_rows_of_a_page():
+def test_number_of_reads_does_not_grow_with_the_page():
     """The number of reads has a bound, however many customers and keys a page shows."""
     with Firelock(Reading()) as fire:
         limits = [Limit("openai", rate=6, per=60, burst=1), Limit("customer:{customer}", concurrent=1)]

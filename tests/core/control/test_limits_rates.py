@@ -19,7 +19,7 @@ def claimed(fire):
 
 @pytest.mark.parametrize("numbers", [{"rate": 1_000, "per": 1.0}, {"rate": None, "concurrent": 100}])
 @pytest.mark.parametrize("of", ["mail/out", "mail:7/out"])
-def test_a_changed_rate_opens_the_keys_that_the_former_one_had_shut(numbers, of):
+def test_changed_rate_opens_keys_closed_by_the_previous_rate(numbers, of):
     """The rate of a name or of a single key may be raised or removed."""
     with Firelock("memory://") as fire:
 

@@ -17,7 +17,7 @@ def fire():
         yield fire
 
 
-def test_added_settings_of_a_queue_stay_through_pause_and_resume(fire):
+def test_pause_and_resume_keep_added_settings_of_a_queue(fire):
     """An older dashboard pauses a queue for which a newer release has stored more fields."""
     fire.storage.put_record("queue", "mail", json.dumps({"paused": False, "weight": 3}))
 
@@ -29,7 +29,7 @@ def test_added_settings_of_a_queue_stay_through_pause_and_resume(fire):
     assert {"paused": False, "weight": 3} == json.loads(fire.storage.get_record("queue", "mail").value)
 
 
-def test_added_settings_of_a_limit_stay_through_a_change(fire):
+def test_change_of_a_limit_keeps_its_added_settings(fire):
     """An older dashboard changes the values of a limit for which a newer release has stored more fields."""
     fire.storage.put_record("limit", "gpu", json.dumps({"concurrent": 2, "window": 9}))
 

@@ -81,8 +81,8 @@ def states(fire):
 # ---- starting --------------------------------------------------------------------------------------------
 
 
-def test_to_start_touches_no_job(fire):
-    """The operation is stored, waits to be run, and contains the expected number of jobs."""
+def test_start_of_an_operation_changes_no_job(fire):
+    """The operation is stored, waits for its run, and contains the expected number of jobs."""
     fill(fire, 3, failed=2)
 
     operation = deleting(fire)
@@ -96,7 +96,7 @@ def test_to_start_touches_no_job(fire):
     assert [operation] == fire.operations.resumable() == fire.operations.list().operations
 
 
-def test_what_comes_later_is_left_alone(fire):
+def test_jobs_enqueued_after_the_start_are_not_changed(fire):
     """The filter ends at the start of the operation, or earlier if it already had an end."""
     fill(fire, 2)
 
@@ -110,7 +110,7 @@ def test_what_comes_later_is_left_alone(fire):
     assert 7 == fire.operations.start("delete", sooner, by="ada").where.until
 
 
-def test_everything_is_never_deleted(watched):
+def test_delete_with_an_empty_filter_is_refused(watched):
     """A filter that was left empty by mistake must not delete any job."""
     fill(watched, 1)
 
@@ -122,8 +122,8 @@ def test_everything_is_never_deleted(watched):
     assert [] == watched.operations.list().operations
 
 
-def test_bad_wishes_are_refused(watched):
-    """Each error contains the value and the valid alternatives."""
+def test_invalid_operation_is_refused(watched):
+    """The error contains the value and the valid alternatives."""
     start = watched.operations.start
     for verb in ("remove", "", None):
         with pytest.raises(
@@ -149,10 +149,10 @@ def test_bad_wishes_are_refused(watched):
 # ---- running ---------------------------------------------------------------------------------------------
 
 
-def test_every_job_that_matches_is_changed(fire):
-    """The operation covers several pages.
+def test_every_matching_job_is_changed(fire):
+    """The matching jobs need several pages.
 
-    It keeps the first ids, and each job's history contains the reason.
+    The operation keeps the first ids, and each job's history contains the reason.
     """
     ids = fill(fire, 1_200)
     operation = fire.operations.start("delete", BULK, by="ada", reason="tenant left")
@@ -182,8 +182,8 @@ def test_failed_jobs_are_requeued_oldest_first(fire):
 
 
 @pytest.mark.parametrize("where", [JobFilter(), BULK, JobFilter(is_retrying=False)])
-def test_a_requeue_names_a_state(watched, where):
-    """A requeue without a state would also repeat jobs that have succeeded."""
+def test_requeue_must_have_a_state(watched, where):
+    """Without a state, it would also repeat jobs that have succeeded."""
     fill(watched, 1)
 
     with pytest.raises(ConfigurationError, match="without a state"):
@@ -193,8 +193,8 @@ def test_a_requeue_names_a_state(watched, where):
     assert watched.operations.start("requeue", JobFilter(is_retrying=True), by="ada").is_running
 
 
-def test_a_job_that_left_its_state_meanwhile_is_skipped(watched):
-    """A failed job that was deleted after the page was read is not revived by the requeue."""
+def test_job_that_left_the_filtered_state_is_skipped(watched):
+    """A failed job that is deleted after the page was read is not requeued."""
     ids = fill(watched, 0, failed=2)
     operation = watched.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
     Meddler.into(watched, lambda: watched.jobs.delete(ids[:1]))
@@ -205,7 +205,7 @@ def test_a_job_that_left_its_state_meanwhile_is_skipped(watched):
     assert {State.DELETED: 1, State.ENQUEUED: 1} == states(watched)
 
 
-def test_a_job_that_was_pruned_meanwhile_is_missing(watched):
+def test_job_that_was_pruned_during_the_operation_is_missing(watched):
     """Missing jobs are counted separately."""
     ids = fill(watched, 1, failed=1)
     operation = watched.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
@@ -222,8 +222,8 @@ def test_a_job_that_was_pruned_meanwhile_is_missing(watched):
     )
 
 
-def test_to_delete_a_queue_spares_no_job_that_began_meanwhile(watched):
-    """If the filter has no state, a change of state does not protect a job from the delete."""
+def test_delete_without_a_state_includes_jobs_that_started(watched):
+    """A change of state during the operation does not protect a job from the delete."""
     fill(watched, 2)
     operation = deleting(watched)
     Meddler.into(watched, lambda: Worker(watched, "host:b").claim(1))
@@ -232,7 +232,7 @@ def test_to_delete_a_queue_spares_no_job_that_began_meanwhile(watched):
     assert {State.DELETED: 2} == states(watched)
 
 
-def test_children_are_released(fire):
+def test_deleting_parents_releases_their_children(fire):
     """The end of a parent immediately decides its continuations."""
     task = sending(fire)
     child = task.enqueue("parent").then(task, "child")
@@ -251,7 +251,7 @@ def test_children_are_released(fire):
         ({"argument": ""}, 5),
     ],
 )
-def test_texts_choose_among_the_jobs(fire, contains, changed):
+def test_contains_selects_jobs_by_strings(fire, contains, changed):
     """The search ignores case, and all given strings must match.
 
     Other jobs count as seen, and not as skipped.
@@ -269,10 +269,10 @@ def test_texts_choose_among_the_jobs(fire, contains, changed):
 @pytest.mark.parametrize(
     ("step", "options", "waited"), [(2, {"pace": 2.5}, 5.0), (1, {"jobs_a_second": 50}, 9.0)]
 )
-def test_after_each_chunk_workers_have_their_turn(watched, step, options, waited):
-    """The pause is a multiple of the chunk's duration, or lasts until the rate allows more.
+def test_operation_pauses_after_each_chunk_except_the_last(watched, step, options, waited):
+    """The pause gives workers a turn.
 
-    There is no pause after the last chunk.
+    It is a multiple of the chunk's duration, or lasts until the rate allows more.
     """
     fill(watched, 1_200)
     operation = deleting(watched)
@@ -284,7 +284,7 @@ def test_after_each_chunk_workers_have_their_turn(watched, step, options, waited
     assert [500, 500, 200] == [len(changes) for (changes,) in watched.storage.called["apply"][-3:]]
 
 
-def test_two_never_do_one_operation_at_once(fire):
+def test_operation_is_not_run_by_two_runners_at_a_time(fire):
     """The second runner leaves the operation alone and returns the progress of the first."""
     fill(fire, 600)
     operation = deleting(fire)
@@ -295,7 +295,7 @@ def test_two_never_do_one_operation_at_once(fire):
     assert (Status.RUNNING, 0, {State.ENQUEUED: 600}) == (seen.state, seen.changed, states(fire))
 
 
-def test_one_that_lost_its_lock_writes_nothing_more(watched):
+def test_runner_that_lost_its_lock_stops_writing(watched):
     """The progress of the new runner counts, and the previous one stops at its next check."""
     fill(watched, 1_200)
     operation = deleting(watched)
@@ -310,8 +310,8 @@ def test_one_that_lost_its_lock_writes_nothing_more(watched):
     assert (Status.RUNNING, 99, 500) == (seen.state, seen.fence, watched.operations.get(operation.id).changed)
 
 
-def test_a_lock_that_is_lost_for_sure_is_asked_before_each_chunk(watched):
-    """For a lock without a fence, this attribute is the only sign of its loss."""
+def test_loss_of_the_lock_is_checked_before_each_chunk(watched):
+    """For a lock without a fence, the attribute `lost` is the only sign of its loss."""
     fill(watched, 1_200)
     lock = SimpleNamespace(fence=7, lost=False)
     operations = Operations(watched.client, lambda name, **_: nullcontext(lock))
@@ -322,8 +322,8 @@ def test_a_lock_that_is_lost_for_sure_is_asked_before_each_chunk(watched):
     assert (Status.RUNNING, 500) == (seen.state, seen.changed)
 
 
-def test_an_empty_page_is_not_the_last(watched):
-    """A storage that limits how far it searches may have found nothing yet."""
+def test_empty_page_is_not_treated_as_the_last(watched):
+    """A storage that limits its search may not have found anything yet."""
     fill(watched, 5)
     operation = deleting(watched)
     find = watched.storage.find
@@ -335,7 +335,7 @@ def test_an_empty_page_is_not_the_last(watched):
     assert (Status.DONE, 4, 4) == (done.state, done.total_seen, done.changed)
 
 
-def test_it_stops_when_it_is_told_and_goes_on_behind(fire):
+def test_stopped_operation_is_continued_where_it_stopped(fire):
     """A server that stops leaves the rest to the next one, and nothing is counted twice."""
     fill(fire, 1_200)
     operation = deleting(fire)
@@ -350,7 +350,7 @@ def test_it_stops_when_it_is_told_and_goes_on_behind(fire):
     assert (Status.DONE, 1_200, 1_200) == (done.state, done.total_seen, done.changed)
 
 
-def test_a_crash_between_change_and_record_does_no_harm(watched):
+def test_crash_between_a_change_and_its_record_is_harmless(watched):
     """The chunk is processed again: its changed jobs are skipped, and the others are changed."""
     fill(watched, 1_200)
     operation = deleting(watched)
@@ -368,8 +368,7 @@ def test_a_crash_between_change_and_record_does_no_harm(watched):
     )  # fmt: skip
 
 
-def test_an_outage_leaves_it_resumable(watched):
-    """An operation that met an outage can be continued, because a retry can succeed."""
+def test_operation_is_resumable_after_an_outage(watched):
     fill(watched, 3)
     operation = deleting(watched)
     watched.storage.fail("find", StorageUnavailable("away"))
@@ -381,8 +380,8 @@ def test_an_outage_leaves_it_resumable(watched):
     assert 3 == run(watched, operation).changed
 
 
-def test_what_trying_again_cannot_help_has_failed(watched):
-    """The operation contains the reason and is never run again."""
+def test_operation_fails_at_a_permanent_error(watched):
+    """It contains the reason and is never run again."""
     fill(watched, 3)
     operation = deleting(watched)
     watched.storage.fail("find", StorageError("the index is broken"))
@@ -397,7 +396,7 @@ def test_what_trying_again_cannot_help_has_failed(watched):
 # ---- cancelling ------------------------------------------------------------------------------------------
 
 
-def test_a_cancel_during_a_chunk_counts_the_chunk(watched):
+def test_cancellation_during_a_chunk_counts_the_chunk(watched):
     """The changes of the chunk are counted, even if the cancellation was stored before them."""
     fill(watched, 1_200)
     operation = deleting(watched)
@@ -418,7 +417,7 @@ def test_a_cancel_during_a_chunk_counts_the_chunk(watched):
     "operation_id",
     ["", "nobody", pytest.param(newest_first_key(7), id="unused"), "\x00", "\ud800", None, 7],
 )
-def test_an_unknown_operation_is_none(fire, operation_id):
+def test_unknown_operation_is_none(fire, operation_id):
     """Looking up an unknown operation returns None; running or cancelling it is an error."""
     assert fire.operations.get(operation_id) is None
     with pytest.raises(ConfigurationError, match=r"Operation .* was not found"):
@@ -427,8 +426,8 @@ def test_an_unknown_operation_is_none(fire, operation_id):
         fire.operations.cancel(operation_id, "ada")
 
 
-def test_the_newest_operations_are_first(fire):
-    """Pages work as for entries of the audit. Resumable operations are in the order of their start."""
+def test_newest_operations_are_first(fire):
+    """Pages work as for audit entries. Resumable operations are in the order of their start."""
     started = [fire.operations.start("delete", BULK, by=str(number)) for number in range(3)]
 
     first = fire.operations.list(2)
@@ -445,11 +444,8 @@ def test_the_newest_operations_are_first(fire):
 # ---- the stored record -----------------------------------------------------------------------------------
 
 
-def test_every_filter_comes_back(fire):
-    """A stored filter is unchanged, so its cursors remain valid.
-
-    This includes states and strings with unusual characters.
-    """
+def test_stored_filter_is_restored(fire):
+    """Its cursors therefore remain valid. This includes states and strings with unusual characters."""
     where = JobFilter(
         State.SCHEDULED, "t", "q", "tag \u2028", "server", "print", "nightly", "0193", "parent", 1, 2, True,
         batch_id="batch",
@@ -465,11 +461,8 @@ def test_every_filter_comes_back(fire):
         assert attrs.evolve(one, until=started.where.until) == started.where
 
 
-def test_an_operation_on_a_list_by_due_is_one_on_its_jobs(fire):
-    """The operation does not keep the order.
-
-    A window of due times is refused, because an operation's own window is about changes.
-    """
+def test_operation_on_a_list_by_due_time_drops_the_order(fire):
+    """A window of due times is refused, because an operation's own window is about changes."""
     by_due = JobFilter(by_due=True, queue="bulk")
 
     started = fire.operations.start("delete", by_due, by="ada")
@@ -482,8 +475,8 @@ def test_an_operation_on_a_list_by_due_is_one_on_its_jobs(fire):
         fire.operations.start("delete", attrs.evolve(by_due, state=State.FAILED), by="ada")
 
 
-def test_a_field_that_a_newer_version_added_to_an_operation_is_kept(watched):
-    """The operation runs to its end, and its record still has the field."""
+def test_field_of_a_newer_version_is_kept_in_an_operation(watched):
+    """The operation runs to its end."""
     fill(watched, 3)
     operation = deleting(watched)
     value = json.loads(watched.storage.get_record("operation", operation.id).value)
@@ -495,8 +488,8 @@ def test_a_field_that_a_newer_version_added_to_an_operation_is_kept(watched):
     assert "red" == json.loads(watched.storage.get_record("operation", operation.id).value)["colour"]
 
 
-def test_what_a_newer_version_asked_for_is_shown_as_failed(watched):
-    """The operation is neither run in part, lost nor changed, so a newer process can continue it."""
+def test_unknown_operation_of_a_newer_version_is_shown_as_failed(watched):
+    """It is neither run in part, lost nor changed, so a newer process can continue it."""
     fill(watched, 3)
     operation = deleting(watched)
     value = json.loads(watched.storage.get_record("operation", operation.id).value)
@@ -516,7 +509,7 @@ def test_what_a_newer_version_asked_for_is_shown_as_failed(watched):
 
 
 class Meddler:
-    """Calls a function once, between the read of a page and the change of its jobs."""
+    """A helper that calls a function once, between the read of a page and the change of its jobs."""
 
     @staticmethod
     def into(fire, act):
@@ -535,7 +528,7 @@ class Meddler:
 # ---- outcomes --------------------------------------------------------------------------------------------
 
 
-def test_what_came_of_a_requeue_is_told_by_its_jobs(fire):
+def test_outcome_of_a_requeue_is_counted_from_its_jobs(fire):
     """The outcome contains how many jobs succeeded, failed again or have not ended.
 
     As soon as all have ended, it no longer changes.
@@ -560,7 +553,7 @@ def test_what_came_of_a_requeue_is_told_by_its_jobs(fire):
     assert State.SUCCEEDED is other.refresh().state
 
 
-def test_a_delete_has_no_outcome(fire):
+def test_delete_has_no_outcome(fire):
     """A delete is final. The outcome of an unknown operation is an error."""
     fill(fire, 2)
     operation = run(fire, deleting(fire))
@@ -570,8 +563,8 @@ def test_a_delete_has_no_outcome(fire):
         fire.operations.outcome("nobody")
 
 
-def test_of_very_many_jobs_the_first_are_looked_at(fire):
-    """The first two thousand jobs are read, in as many calls as this takes."""
+def test_outcome_of_a_large_operation_covers_its_first_jobs(fire):
+    """These are the first two thousand, read in as many calls as needed."""
     ids = fill(fire, 2_600)
     fire.jobs.delete(ids)
     operation = run(fire, fire.operations.start("requeue", JobFilter(state=State.DELETED), by="ada"))
@@ -581,7 +574,7 @@ def test_of_very_many_jobs_the_first_are_looked_at(fire):
     assert (2_600, 2_000, 2_000) == (operation.changed, outcome.looked_at, outcome.unended)
 
 
-def test_old_ended_operations_go_with_their_ids(fire):
+def test_old_ended_operations_are_deleted_with_their_ids(fire):
     """Running operations are kept, however old they are."""
     waiting = fire.operations.start("delete", BULK, by="waiting")
     fill(fire, 0, failed=1)
@@ -603,9 +596,9 @@ def test_old_ended_operations_go_with_their_ids(fire):
 
 
 def test_operation_moves_all_waiting_jobs_of_a_filter(fire):
-    """Ended jobs and those that already have the target are skipped.
+    """Ended jobs and those that are already in the target are skipped.
 
-    The history contains who requested the move.
+    The history names the actor who requested the move.
     """
     ids = fill(fire, 3, failed=2)
     later = fire.task_named("send").schedule(300, "later")
@@ -633,7 +626,7 @@ def test_operation_moves_all_waiting_jobs_of_a_filter(fire):
     assert (0, 4) == (again.changed, again.skipped)
 
 
-def test_move_of_a_state_leaves_jobs_alone_that_have_left_it(watched):
+def test_move_skips_jobs_that_left_the_filtered_state(watched):
     """A job that became enqueued after it was read no longer matches the filter for scheduled jobs."""
     task = sending(watched)
     jobs = [task.schedule(300, str(number)) for number in range(2)]
@@ -663,7 +656,7 @@ def test_move_of_a_state_leaves_jobs_alone_that_have_left_it(watched):
         ("requeue", JobFilter(state=State.FAILED), {"priority": 3}, 'need the verb "move"'),
     ],
 )
-def test_move_without_a_sense_is_refused(fire, verb, where, target, said):
+def test_invalid_move_is_refused(fire, verb, where, target, said):
     """The error is raised before an operation is stored."""
     with pytest.raises(ConfigurationError, match=said):
         fire.operations.start(verb, where, by="ada", **target)

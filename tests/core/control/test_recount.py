@@ -1,4 +1,4 @@
-"""The doctor's findings about batches and waits that do not progress, and cases without a finding."""
+"""Findings about batches and waits that do not progress, and cases that must not cause a finding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOUR = 3_600 * 1_000_000
 
 
 class Miscounting(MemoryStorage):
-    """A storage that counts one failed member more than there is."""
+    """A storage that counts one failed member too many."""
 
     def batch_counts(self, ids):
         """See `Storage.batch_counts`."""
@@ -39,7 +39,7 @@ def fill(storage, *, is_running=False):
     return batch.id
 
 
-def test_a_batch_whose_end_nobody_decides_is_told():
+def test_batch_with_only_ended_members_is_reported():
     """The finding appears an hour after the last change of a member, and disappears after a release."""
     storage = MemoryStorage()
     batch = fill(storage)
@@ -52,16 +52,15 @@ def test_a_batch_whose_end_nobody_decides_is_told():
     assert {} == codes(storage)
 
 
-def test_a_batch_in_which_somebody_works_is_left_alone():
-    """A batch with a running member has no finding, however long the member runs."""
+def test_batch_with_a_running_member_is_not_reported():
+    """This applies however long the member runs."""
     storage = MemoryStorage()
     fill(storage, is_running=True)
 
     assert {} == codes(storage)
 
 
-def test_a_batch_that_moves_is_not_counted_anew():
-    """Members that change while the doctor examines their batch must not cause a finding."""
+def test_batch_that_changes_during_the_check_is_not_reported():
     storage = Miscounting()
     yard = Yard(storage)
     batch = yard.batch()
@@ -71,7 +70,7 @@ def test_a_batch_that_moves_is_not_counted_anew():
     assert {} == codes(storage)
 
 
-def test_a_batch_that_counts_what_is_not_so_is_told():
+def test_batch_with_wrong_counts_is_reported():
     """The finding contains the stored counts and the actual ones."""
     storage = Miscounting()
     batch = fill(storage, is_running=True)
@@ -84,7 +83,7 @@ def test_a_batch_that_counts_what_is_not_so_is_told():
 
 
 @pytest.mark.parametrize(("late", "is_told"), [(200, False), (400, True)])
-def test_a_wait_past_its_time_out_is_told(late, is_told):
+def test_wait_that_exceeds_its_timeout_is_reported(late, is_told):
     """The finding appears some minutes after the timeout. The upkeep of any server continues the job."""
     storage = MemoryStorage()
     yard = Yard(storage)

@@ -32,7 +32,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class Still(FailingStorage):
-    """A storage whose clock stands still until the test moves it."""
+    """A storage whose clock does not advance until the test advances it."""
 
     def __init__(self, name=""):
         super().__init__(name)
@@ -98,8 +98,8 @@ def made(fire, recurring_id="id"):
 # ---- defining --------------------------------------------------------------------------------------------
 
 
-def test_a_definition_is_stored_with_its_call(fire, reporting):
-    """The definition contains task, arguments, options, schedule and the first due time after now."""
+def test_definition_is_stored_with_its_call(fire, reporting):
+    """It contains the task, arguments, options, schedule and the next due time."""
     task = reporting.using(
         queue="bulk", tags=["x"], timeout=5, retry=Retry(attempts=1), meta={"tenant": "acme"}
     )
@@ -120,7 +120,7 @@ def test_a_definition_is_stored_with_its_call(fire, reporting):
     assert {"tenant": "acme"} == definition.meta
 
 
-def test_the_same_definition_again_writes_nothing(reporting, storage):
+def test_unchanged_definition_is_not_written_again(reporting, storage):
     """A script that runs at every deploy only costs one read."""
     first = reporting.recur("id", "0 2 * * *")
 
@@ -130,8 +130,8 @@ def test_the_same_definition_again_writes_nothing(reporting, storage):
     assert 1 == len(storage.called["put_record"])
 
 
-def test_a_change_is_written_and_keeps_what_is_not_its_own(reporting, fire, advance):
-    """Creation time, progress and pause are kept, and the version grows."""
+def test_changed_definition_keeps_other_fields(reporting, fire, advance):
+    """Creation time, progress and pause are kept, and the version increases."""
     reporting.recur("id", "* * * * *", "a")
     advance(minutes=1)
     fire_due(fire.client)
@@ -148,7 +148,7 @@ def test_a_change_is_written_and_keeps_what_is_not_its_own(reporting, fire, adva
 
 
 @pytest.mark.parametrize("recurring_id", ["", "x" * 201, "a\nb", "a\0", 7, None])
-def test_a_bad_id_is_refused(fire, reporting, recurring_id):
+def test_invalid_id_is_refused(fire, reporting, recurring_id):
     """A call and a declaration both refuse an invalid id, and nothing is stored."""
     with pytest.raises(ConfigurationError, match=r"Recurring id must be 1 to 200 printable characters, got "):
         reporting.recur(recurring_id, "* * * * *")
@@ -161,7 +161,7 @@ def test_a_bad_id_is_refused(fire, reporting, recurring_id):
 @pytest.mark.parametrize(
     "recurring_id", ["Ünïcode 🔥", "a/b:c", "'; drop table job; --", "x" * 200, " padded "]
 )
-def test_an_id_is_kept_exactly(fire, reporting, recurring_id):
+def test_id_is_stored_exactly(fire, reporting, recurring_id):
     """Every printable string is a different id."""
     reporting.recur(recurring_id, "* * * * *")
 
@@ -169,7 +169,7 @@ def test_an_id_is_kept_exactly(fire, reporting, recurring_id):
 
 
 @pytest.mark.parametrize("options", [{"delay": 5}, {"at": START}, {"on": "failed"}, {"within": object()}])
-def test_a_recurring_job_takes_no_instant_and_no_transaction(fire, reporting, options):
+def test_recurring_job_accepts_no_due_time_and_no_transaction(fire, reporting, options):
     """The schedule determines when the job runs."""
     with pytest.raises(
         ConfigurationError,
@@ -180,8 +180,8 @@ def test_a_recurring_job_takes_no_instant_and_no_transaction(fire, reporting, op
     assert [] == fire.recurring.list()
 
 
-def test_wrong_arguments_are_refused(fire, reporting):
-    """The error is raised in the caller's line, and not at two in the morning."""
+def test_invalid_arguments_are_refused_when_defined(fire, reporting):
+    """The error is raised in the caller's line, and not when the job would run."""
     with pytest.raises(ArgumentError):
         reporting.recur("id", "* * * * *", 7)
 
@@ -197,8 +197,8 @@ def declare(fire, schedule="0 2 * * *", recurring_id="id", *args, **options):
     return fire.recurring(recurring_id, schedule, *args)(task.using(**options) if options else task)
 
 
-def test_a_declaration_is_written_by_a_server_s_start(fire):
-    """Until a server starts, nothing is stored. A script can call `sync`."""
+def test_declaration_is_written_when_a_server_starts(fire):
+    """Until then, nothing is stored. A script can call `sync` instead."""
     declare(fire, "0 2 * * *", "nightly", "sales")
     before = fire.recurring.list()
 
@@ -210,7 +210,7 @@ def test_a_declaration_is_written_by_a_server_s_start(fire):
     ]
 
 
-def test_a_plain_function_may_be_declared(storage):
+def test_plain_function_can_be_declared(storage):
     """The decorator registers the function as a task."""
     with Firelock(storage) as fire:
         task = fire.recurring("id", "0 2 * * *")(report)
@@ -220,14 +220,14 @@ def test_a_plain_function_may_be_declared(storage):
         assert "x" == task("x")
 
 
-def test_options_of_a_declaration_are_its_jobs(fire):
+def test_jobs_have_the_options_of_the_declaration(fire):
     """`task.using(…)` can be declared as well."""
     declare(fire, "0 2 * * *", "id", queue="bulk")
 
     assert ["bulk"] == [definition.queue for definition in fire.recurring.sync()]
 
 
-def test_an_id_is_declared_once(fire):
+def test_id_can_be_declared_only_once(fire):
     """Two declarations of one id would overwrite each other in turn."""
     declare(fire)
 
@@ -237,11 +237,8 @@ def test_an_id_is_declared_once(fire):
         declare(fire)
 
 
-def test_what_is_gone_from_the_code_is_flagged(storage):
-    """A definition that left the code stays until an operator removes it.
-
-    When it is declared again, it is no longer flagged.
-    """
+def test_definition_removed_from_the_code_is_flagged(storage):
+    """It stays until an operator removes it. When it is declared again, it is no longer flagged."""
     first, _ = make_app(storage)
     declare(first)
     first.recurring.sync()
@@ -257,7 +254,7 @@ def test_what_is_gone_from_the_code_is_flagged(storage):
     assert (True, True, False) == (flagged, unchanged, first.recurring.get("id").record.is_gone)
 
 
-def test_what_others_declared_is_left_alone(storage):
+def test_definitions_of_other_apps_are_not_flagged(storage):
     """The tasks of another app are not registered here, and definitions by calls are not declarations."""
     first, task = make_app(storage)
     declare(first)
@@ -271,8 +268,8 @@ def test_what_others_declared_is_left_alone(storage):
     assert [False, False] == [definition.record.is_gone for definition in other.recurring.list()]
 
 
-def test_an_operator_s_pause_survives_deploys(storage):
-    """The pause is kept whether the code has changed or not."""
+def test_pause_by_an_operator_is_kept_after_deploys(storage):
+    """This applies whether the code has changed or not."""
     fire, _ = make_app(storage)
     declare(fire)
     fire.recurring.sync()
@@ -288,7 +285,7 @@ def test_an_operator_s_pause_survives_deploys(storage):
     assert Cron("0 3 * * *") == changed.recurring.get("id").schedule
 
 
-def test_an_operator_s_edit_survives_a_rolling_deploy(storage):
+def test_edit_by_an_operator_is_kept_in_a_rolling_deploy(storage):
     """A server without the definition flags it, and the next one with it removes the flag.
 
     Nothing else changes.
@@ -306,7 +303,7 @@ def test_an_operator_s_edit_survives_a_rolling_deploy(storage):
     assert ("edited", False) == (record.queue, record.is_gone)
 
 
-def test_a_run_that_is_not_due_follows_the_new_schedule(storage):
+def test_future_run_follows_the_new_schedule(storage):
     """A changed schedule applies immediately."""
     _, task = make_app(storage)
     task.recur("id", "* * * * *")
@@ -316,7 +313,7 @@ def test_a_run_that_is_not_due_follows_the_new_schedule(storage):
     assert datetime(2030, 1, 1, 2, tzinfo=UTC) == changed.next_at
 
 
-def test_two_apps_that_define_at_once_agree(storage):
+def test_concurrent_definitions_by_two_apps_agree(storage):
     """One app writes the definition, and the other finds it."""
     apps = [make_app(storage) for _ in range(2)]
 
@@ -329,15 +326,14 @@ def test_two_apps_that_define_at_once_agree(storage):
 # ---- creating jobs ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_fired_before_its_instant(fire, reporting, advance):
-    """No job is created half a minute before its due time."""
+def test_no_job_is_created_before_its_due_time(fire, reporting, advance):
     reporting.recur("id", "* * * * *")
     advance(seconds=29)
 
     assert (0, []) == (fire_due(fire.client), made(fire))
 
 
-def test_a_due_instant_makes_its_job(fire, reporting, advance):
+def test_due_definition_creates_its_job(fire, reporting, advance):
     """The job has the options of the definition's call.
 
     Its nominal time is that of the schedule, even if the job is created later.
@@ -363,8 +359,8 @@ def test_a_due_instant_makes_its_job(fire, reporting, advance):
     )  # fmt: skip
 
 
-def test_an_app_that_comes_late_fires_nothing(storage, advance):
-    """If another app creates the job between the read and the write, there is only one job."""
+def test_only_one_of_two_apps_creates_a_due_job(storage, advance):
+    """The other app creates the job between the first app's read and write."""
     (fire, task), (other, _) = make_app(storage), make_app(storage)
     task.recur("id", "* * * * *")
     advance(minutes=1)
@@ -377,8 +373,8 @@ def test_an_app_that_comes_late_fires_nothing(storage, advance):
     assert (0, [1]) == (fired, due_at(made(fire)))
 
 
-def test_a_paused_definition_is_not_fired(fire, reporting, advance):
-    """Due times during a pause are not made up for."""
+def test_paused_definition_creates_no_jobs(fire, reporting, advance):
+    """Runs that were due during the pause are not created later."""
     reporting.recur("id", "* * * * *")
     fire.recurring.pause("id")
     advance(minutes=10)
@@ -391,8 +387,8 @@ def test_a_paused_definition_is_not_fired(fire, reporting, advance):
     assert (0, 0, 1, [11]) == (while_paused, at_once, fire_due(fire.client), due_at(made(fire)))
 
 
-def test_a_definition_removed_and_added_runs_its_instants_anew(fire, reporting, advance):
-    """The new definition creates a new job, even if the earlier one already ran for this time."""
+def test_definition_removed_and_added_again_repeats_its_run(fire, reporting, advance):
+    """The new definition creates a job even if the previous one already ran for this time."""
     reporting.recur("id", "0 2 * * *")
     advance(hours=2)
     fire_due(fire.client)
@@ -406,7 +402,7 @@ def test_a_definition_removed_and_added_runs_its_instants_anew(fire, reporting, 
     assert [120, 120] == due_at(made(fire))
 
 
-def test_at_most_so_many_definitions_are_fired_at_once(fire, reporting, advance):
+def test_limit_of_definitions_per_call_is_respected(fire, reporting, advance):
     """The next call creates the jobs of the other definitions."""
     for number in range(5):
         reporting.recur(f"id-{number}", "* * * * *")
@@ -428,7 +424,7 @@ def test_at_most_so_many_definitions_are_fired_at_once(fire, reporting, advance)
         (Cron("* * * * *", misfire="skip"), [29, 30]),
     ],
 )
-def test_missed_instants_are_made_up_for_as_the_schedule_says(fire, reporting, advance, schedule, minutes):
+def test_missed_runs_follow_the_misfire_policy(fire, reporting, advance, schedule, minutes):
     """After half an hour without a server, one of three sets of runs is created, depending on the policy.
 
     These are the latest run, the newest ones within the limit, or only those that are still on time.
@@ -454,8 +450,8 @@ def rewrite(fire, recurring_id="id", **fields):
 
 
 @pytest.mark.parametrize("misfire", ["once", "all"])
-def test_a_refused_firing_leaves_the_instant_as_it_is(fire, reporting, advance, misfire):
-    """A run for 00:30 that could not be created keeps this time whenever it is created.
+def test_failed_run_keeps_its_due_time(fire, reporting, advance, misfire):
+    """A run for 00:30 that could not be created keeps this time, whenever it is created later.
 
     Missed runs are counted from there.
     """
@@ -477,8 +473,8 @@ def test_a_refused_firing_leaves_the_instant_as_it_is(fire, reporting, advance, 
     assert (None, START.replace(hour=1, minute=30, second=0)) == (definition.error, definition.next_at)
 
 
-def test_a_resume_owes_nothing_older(fire, reporting, advance):
-    """A resumed definition continues with its next due time, so the time that failed is skipped."""
+def test_resumed_definition_skips_a_failed_run(fire, reporting, advance):
+    """It continues with its next due time."""
     reporting.recur("id", "* * * * *")
     rewrite(fire, schedule="null")
     advance(minutes=1)
@@ -493,23 +489,20 @@ def test_a_resume_owes_nothing_older(fire, reporting, advance):
     assert 0 == fire_due(fire.client)
 
 
-def mend_by_hand(fire, reporting, schedule):
+def fix_by_hand(fire, reporting, schedule):
     """Fix the definition as an operator would."""
     return fire.recurring.edit("id", schedule=schedule)
 
 
-def mend_in_code(fire, reporting, schedule):
+def fix_in_code(fire, reporting, schedule):
     """Fix the definition in code."""
     return reporting.recur("id", schedule)
 
 
-@pytest.mark.parametrize("mend", [mend_by_hand, mend_in_code])
+@pytest.mark.parametrize("fix", [fix_by_hand, fix_in_code])
 @pytest.mark.parametrize("is_broken", [True, False], ids=["refused", "missed"])
-def test_a_run_that_is_owed_runs_once_whatever_schedule_comes(fire, reporting, advance, mend, is_broken):
-    """The pending run keeps its own due time.
-
-    The times of the new schedule count from the change, however long that took.
-    """
+def test_pending_run_runs_once_after_a_schedule_change(fire, reporting, advance, fix, is_broken):
+    """It keeps its own due time. The new schedule starts at the time of the change, however late that is."""
     reporting.recur("id", "30 0 * * *")
     if is_broken:
         rewrite(fire, schedule="null")
@@ -519,19 +512,19 @@ def test_a_run_that_is_owed_runs_once_whatever_schedule_comes(fire, reporting, a
     else:
         advance(hours=8, minutes=30)
 
-    mended = mend(fire, reporting, Cron("*/10 * * * *", misfire="all"))
+    fixed = fix(fire, reporting, Cron("*/10 * * * *", misfire="all"))
     advance(minutes=1)
     fire_due(fire.client)
     first = due_at(made(fire))
     advance(minutes=10)
     fire_due(fire.client)
 
-    assert START.replace(minute=30, second=0) == mended.next_at
+    assert START.replace(minute=30, second=0) == fixed.next_at
     assert ([30], [30, 8 * 60 + 40]) == (first, due_at(made(fire)))
     assert START.replace(hour=8, minute=50, second=0) == fire.recurring.get("id").next_at
 
 
-def test_another_policy_leaves_the_instants_as_they_are(fire, reporting, advance):
+def test_change_of_the_misfire_policy_keeps_due_times(fire, reporting, advance):
     """An operator who notices missed runs may request all of them, because the schedule is the same."""
     reporting.recur("id", "*/10 * * * *")
     advance(minutes=30)
@@ -542,7 +535,7 @@ def test_another_policy_leaves_the_instants_as_they_are(fire, reporting, advance
     assert [10, 20, 30] == due_at(made(fire))
 
 
-def test_one_that_the_storage_does_not_take_hinders_no_other(fire, reporting, storage, advance):
+def test_outage_for_one_definition_does_not_block_others(fire, reporting, storage, advance):
     """The error of an outage is raised after the other definitions have had their turn."""
     for number in range(3):
         reporting.recur(f"id-{number}", "* * * * *")
@@ -561,7 +554,7 @@ def test_one_that_the_storage_does_not_take_hinders_no_other(fire, reporting, st
 NEWER = [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}]  # values of other kinds than this version knows
 
 
-def test_a_field_that_a_newer_version_added_is_kept_by_every_change(fire, reporting, advance):
+def test_every_change_keeps_a_field_of_a_newer_version(fire, reporting, advance):
     """Creating jobs, pausing, editing and declaring again work, and write the field back unchanged."""
     reporting.recur("id", "* * * * *")
     rewrite(fire, limit={"eu": 1})
@@ -587,10 +580,10 @@ def test_a_field_that_a_newer_version_added_is_kept_by_every_change(fire, report
 
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
-def test_what_a_newer_version_wrote_is_not_fired_and_hinders_nobody(fire, reporting, advance, written):
-    """A definition of a newer version keeps its value, and other due definitions create their jobs.
+def test_definition_of_a_newer_version_is_not_run(fire, reporting, advance, written):
+    """It keeps its stored value.
 
-    It does not count toward their limit.
+    The other due definitions create their jobs, and it does not count toward their limit.
     """
     for name in ("a", "b"):
         reporting.recur(name, "* * * * *")
@@ -606,8 +599,8 @@ def test_what_a_newer_version_wrote_is_not_fired_and_hinders_nobody(fire, report
 
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
-def test_what_a_newer_version_wrote_is_fired_for_its_own_instant(fire, reporting, advance, written):
-    """An older server delays a definition of a newer version by seconds, and no due time is lost."""
+def test_definition_of_a_newer_version_keeps_its_due_time(fire, reporting, advance, written):
+    """An older server delays the definition by seconds, and no due time is lost."""
     reporting.recur("id", "* * * * *")
     stored = fire.storage.get_record("recurring", "id").value
     rewrite(fire, **written)
@@ -620,11 +613,8 @@ def test_what_a_newer_version_wrote_is_fired_for_its_own_instant(fire, reporting
 
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
-def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
-    """Lists contain a definition of a newer version, with an error.
-
-    The error names the writer and the unknown field.
-    """
+def test_definition_of_a_newer_version_is_listed_with_an_error(fire, reporting, written):
+    """The error names the writer and the unknown field."""
     reporting.recur("id", "* * * * *")
     reporting.recur("other", "* * * * *")
     rewrite(fire, **written)
@@ -643,10 +633,11 @@ def test_what_a_newer_version_wrote_is_shown_as_such(fire, reporting, written):
     assert "newer version" in finding.what
 
 
-def test_what_a_newer_version_wrote_and_cannot_be_moved_hinders_nobody(
-    fire, reporting, storage, advance, caplog
-):
-    """Other due definitions create their jobs, although the definition remains the first due one."""
+def test_definition_that_cannot_be_postponed_does_not_block_others(fire, reporting, storage, advance, caplog):
+    """A newer version wrote the definition.
+
+    The other due definitions create their jobs, although it remains the first due one.
+    """
     for name in ("a", "b"):
         reporting.recur(name, "* * * * *")
     rewrite(fire, "a", tags={"eu": 1})
@@ -659,8 +650,8 @@ def test_what_a_newer_version_wrote_and_cannot_be_moved_hinders_nobody(
     assert "Recurring job 'a' cannot be postponed." in caplog.text
 
 
-def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
-    """An edit would lose the unknown values of the definition.
+def test_definition_of_a_newer_version_cannot_be_changed(fire, reporting):
+    """An edit would lose its unknown values.
 
     Code does not change it, operators get an error, and it can be removed.
     """
@@ -686,8 +677,8 @@ def test_nobody_changes_what_a_newer_version_wrote(fire, reporting):
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "", '{"tags":' * 20_000], ids=["list", "cut", "empty", "deep"])
-def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, reporting, advance, text):
-    """The due time of an unreadable definition is unknown, so it is not due.
+def test_unreadable_definition_is_listed_and_can_be_removed(fire, reporting, advance, text):
+    """Its due time is unknown, so it is never due.
 
     It does not stop other definitions, promotions or lists.
     """
@@ -709,7 +700,7 @@ def test_a_definition_that_is_no_object_is_shown_and_can_be_removed(fire, report
 # ---- overlaps --------------------------------------------------------------------------------------------
 
 
-def test_skip_drops_an_instant_while_the_former_job_has_not_ended(fire, reporting, advance):
+def test_skip_drops_a_run_while_the_previous_job_is_unfinished(fire, reporting, advance):
     """A waiting job counts as running. After the end of the job, the next due time gets its job."""
     worker = Worker(fire)
     reporting.recur("id", Cron("* * * * *", overlap="skip"))
@@ -728,8 +719,8 @@ def test_skip_drops_an_instant_while_the_former_job_has_not_ended(fire, reportin
 
 
 @pytest.mark.parametrize("end", ["delete", "prune"])
-def test_skip_waits_for_no_job_that_is_gone(fire, reporting, advance, end):
-    """A deleted or pruned previous job has ended."""
+def test_skip_ignores_a_deleted_or_pruned_job(fire, reporting, advance, end):
+    """A deleted or pruned previous job counts as ended."""
     reporting.recur("id", Cron("* * * * *", overlap="skip"))
     advance(minutes=1)
     fire_due(fire.client)
@@ -748,7 +739,7 @@ def test_skip_waits_for_no_job_that_is_gone(fire, reporting, advance, end):
     assert [1, 2] == due_at(made(fire))
 
 
-def test_queue_one_lets_one_wait_and_drops_more(fire, reporting, advance):
+def test_queue_one_keeps_one_waiting_job_and_drops_others(fire, reporting, advance):
     """The second job waits for the first, and the third is dropped.
 
     The second runs when the first has ended.
@@ -767,8 +758,7 @@ def test_queue_one_lets_one_wait_and_drops_more(fire, reporting, advance):
     assert ([1, 2], 1) == (due_at(made(fire)), fire.recurring.get("id").record.dropped)
 
 
-def test_queue_one_goes_on_after_its_waiting_job_has_started(fire, reporting, advance):
-    """After the waiting job has started, one more may wait."""
+def test_queue_one_allows_another_job_after_the_waiting_one_started(fire, reporting, advance):
     worker = Worker(fire)
     reporting.recur("id", Cron("* * * * *", overlap="queue_one"))
     for _ in range(2):
@@ -782,7 +772,7 @@ def test_queue_one_goes_on_after_its_waiting_job_has_started(fire, reporting, ad
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one"])
-def test_missed_instants_of_one_that_must_not_overlap_are_one_run(fire, reporting, advance, overlap):
+def test_missed_runs_without_overlap_create_one_job(fire, reporting, advance, overlap):
     """If several missed runs were created together, they would overlap, so only the latest runs."""
     reporting.recur("id", Cron("* * * * *", misfire="all", overlap=overlap))
     advance(minutes=9, seconds=30)
@@ -798,10 +788,10 @@ def test_missed_instants_of_one_that_must_not_overlap_are_one_run(fire, reportin
 @pytest.mark.parametrize(
     "schedule", ["{}", "null", "[]", "7", "not json", '{"kind": "cron", "expression": "*"}']
 )
-def test_a_definition_that_cannot_be_fired_shows_why(fire, reporting, storage, advance, schedule):
-    """The definition is tried again a minute later, and the others create their jobs.
+def test_definition_that_cannot_run_shows_its_error(fire, reporting, storage, advance, schedule):
+    """It is tried again a minute later, and the others create their jobs.
 
-    A fixed definition no longer has an error.
+    After a fix, it no longer has an error.
     """
     good = reporting.recur("good", "* * * * *").record
     reporting.recur("id", "* * * * *")
@@ -813,9 +803,9 @@ def test_a_definition_that_cannot_be_fired_shows_why(fire, reporting, storage, a
     again = fire_due(fire.client)
     put_recurring(storage, attrs.evolve(broken, schedule=good.schedule), keep_progress=True)
     advance(minutes=1)
-    mended = fire_due(fire.client)
+    fixed = fire_due(fire.client)
 
-    assert (1, 0, 2) == (fired, again, mended)
+    assert (1, 0, 2) == (fired, again, fixed)
     assert broken.error
     assert micros(START.replace(minute=1, second=0)) == broken.next_at
     assert micros(START + 2 * MINUTE) == tried_again_at
@@ -823,11 +813,8 @@ def test_a_definition_that_cannot_be_fired_shows_why(fire, reporting, storage, a
     assert 1 == len(made(fire))
 
 
-def test_an_outage_ends_the_look(fire, reporting, storage, advance):
-    """A second failure in a row does not concern a single definition.
-
-    Nothing is lost: the next call creates the jobs.
-    """
+def test_second_outage_in_a_row_ends_the_call(fire, reporting, storage, advance):
+    """It does not concern a single definition. Nothing is lost, because the next call creates the jobs."""
     for name in ("a", "b", "c"):
         reporting.recur(name, "* * * * *")
     advance(minutes=1)
@@ -845,16 +832,16 @@ def test_an_outage_ends_the_look(fire, reporting, storage, advance):
 
 
 @pytest.mark.parametrize("verb", ["get", "trigger", "pause", "resume", "remove"])
-def test_an_unknown_definition_is_not_found(fire, verb):
-    """All methods, including the async ones, raise an error for an unknown definition."""
+def test_unknown_definition_is_not_found(fire, verb):
+    """All methods raise this error, including the async ones."""
     with pytest.raises(JobNotFound, match="Recurring job 'nobody' was not found"):
         getattr(fire.recurring, verb)("nobody")
     with pytest.raises(JobNotFound):
         asyncio.run(getattr(fire.recurring, f"a{verb}")("nobody"))
 
 
-def test_a_trigger_makes_a_job_and_touches_no_schedule(fire, reporting):
-    """A trigger creates a job immediately, even if the definition is paused."""
+def test_trigger_creates_a_job_and_keeps_the_schedule(fire, reporting):
+    """The job is created immediately, even if the definition is paused."""
     reporting.recur("id", "0 2 * * *", "sales")
     fire.recurring.pause("id")
     before = fire.recurring.get("id")
@@ -868,8 +855,8 @@ def test_a_trigger_makes_a_job_and_touches_no_schedule(fire, reporting):
     assert job != other
 
 
-def test_pausing_and_resuming_twice_is_the_same(fire, reporting):
-    """The async methods behave alike. A definition that was not paused keeps its due time on resume."""
+def test_second_pause_or_resume_changes_nothing(fire, reporting):
+    """The async methods behave the same. A definition that was not paused keeps its due time on resume."""
     reporting.recur("id", "0 2 * * *")
 
     async def use():
@@ -883,8 +870,7 @@ def test_pausing_and_resuming_twice_is_the_same(fire, reporting):
     assert datetime(2030, 1, 1, 2, tzinfo=UTC) == definition.next_at
 
 
-def test_removing_leaves_the_jobs(fire, reporting):
-    """The definition is deleted, but the jobs that it has created remain."""
+def test_removing_a_definition_keeps_its_jobs(fire, reporting):
     reporting.recur("id", "0 2 * * *")
     reporting.recur("other", "0 2 * * *")
     job = fire.recurring.trigger("id")
@@ -896,7 +882,7 @@ def test_removing_leaves_the_jobs(fire, reporting):
     assert State.ENQUEUED is job.refresh().state
 
 
-def test_a_definition_that_cannot_even_show_its_error_hinders_no_other(
+def test_definition_whose_error_cannot_be_stored_does_not_block_others(
     fire, reporting, storage, advance, caplog
 ):
     """The problem is logged. An outage at that time ends the call."""

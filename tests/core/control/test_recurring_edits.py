@@ -26,7 +26,7 @@ START = datetime(2030, 1, 1, 0, 0, 30, tzinfo=UTC)
 
 
 class Still(FailingStorage):
-    """A storage whose clock stands still until the test moves it."""
+    """A storage whose clock does not advance until the test advances it."""
 
     def clock(self):
         return micros(START) + self.clock_offset
@@ -72,8 +72,8 @@ def declared(storage):
 # ---- editing ---------------------------------------------------------------------------------------------
 
 
-def test_an_edit_changes_what_is_given_and_nothing_else(declared):
-    """Schedule, arguments and options can be changed alone or together; None changes nothing."""
+def test_edit_changes_only_the_passed_fields(declared):
+    """Schedule, arguments and options can be changed alone or together. None keeps the present value."""
     before = declared.recurring.get("nightly").record
 
     edited = declared.recurring.edit("nightly", queue="bulk", priority=7)
@@ -83,7 +83,7 @@ def test_an_edit_changes_what_is_given_and_nothing_else(declared):
     assert edited == declared.recurring.get("nightly")
 
 
-def test_an_edit_without_a_change_writes_nothing(declared, storage):
+def test_edit_without_a_change_writes_nothing(declared, storage):
     """A form that is submitted unchanged leaves the code as the definition's origin."""
     written = len(storage.called["put_record"])
 
@@ -94,7 +94,7 @@ def test_an_edit_without_a_change_writes_nothing(declared, storage):
     assert (Origin.CODE, written) == (same.origin, len(storage.called["put_record"]))
 
 
-def test_an_edit_survives_until_the_code_changes(declared, storage):
+def test_edit_is_kept_until_the_code_changes(declared, storage):
     """A deploy with the same declaration keeps the edit; a deploy with another one replaces it."""
     declared.recurring.edit("nightly", schedule="0 5 * * *")
 
@@ -109,8 +109,8 @@ def test_an_edit_survives_until_the_code_changes(declared, storage):
     assert (Cron("0 3 * * *"), Origin.CODE) == (after_a_change.schedule, after_a_change.origin)
 
 
-def test_arguments_are_checked_as_an_enqueue_checks_them(declared):
-    """Arguments are passed by name or as a list. Wrong ones are refused, and nothing is written."""
+def test_edited_arguments_are_checked_like_those_of_a_call(declared):
+    """They are passed by name or as a list. If they are invalid, nothing is written."""
     edit = declared.recurring.edit
 
     assert '{"day":"tue","copies":2}' == edit("nightly", arguments={"day": "tue", "copies": 2}).arguments
@@ -124,8 +124,8 @@ def test_arguments_are_checked_as_an_enqueue_checks_them(declared):
     assert '{"day":"wed"}' == declared.recurring.get("nightly").arguments
 
 
-def test_tags_of_the_task_follow_the_arguments(declared):
-    """Tags that the task creates are created again, and tags that people gave are kept."""
+def test_tags_of_the_task_follow_the_edited_arguments(declared):
+    """Tags from the task's templates are created again, and other tags are kept."""
     declared.recurring.edit("nightly", tags=["eu"])
 
     edited = declared.recurring.edit("nightly", arguments={"day": "tue"})
@@ -136,8 +136,8 @@ def test_tags_of_the_task_follow_the_arguments(declared):
         declared.recurring.edit("nightly", tags=[str(number) for number in range(20)])
 
 
-def test_arguments_of_a_task_that_is_not_here_cannot_be_changed(declared, storage):
-    """A dashboard without the code cannot change the arguments, but can change everything else."""
+def test_arguments_of_an_unregistered_task_cannot_be_changed(declared, storage):
+    """A dashboard without the code can change all other fields."""
     stranger = app(storage)
 
     edited = stranger.recurring.edit("nightly", arguments={"day": "mon"}, schedule="0 4 * * *")
@@ -156,16 +156,16 @@ def test_arguments_of_a_task_that_is_not_here_cannot_be_changed(declared, storag
         ({"tags": "eu"}, ConfigurationError),
     ],
 )
-def test_what_code_could_not_say_an_operator_cannot(declared, change, error):
-    """An edit has the same checks as code, and nothing is written if one fails."""
+def test_edit_is_checked_like_code(declared, change, error):
+    """Nothing is written if a check fails."""
     with pytest.raises(error):
         declared.recurring.edit("nightly", **change)
 
     assert Origin.CODE == declared.recurring.get("nightly").origin
 
 
-def test_an_edit_of_what_somebody_changed_meanwhile_is_a_conflict(declared):
-    """The conflict is detected from the version that the operator saw.
+def test_edit_of_an_outdated_version_is_a_conflict(declared):
+    """The operator passes the version on which the edit is based.
 
     Without a version, the edit is applied to the current definition.
     """
@@ -179,8 +179,8 @@ def test_an_edit_of_what_somebody_changed_meanwhile_is_a_conflict(declared):
     assert ("bulk", 1) == (last.queue, last.priority)
 
 
-def test_two_edits_at_once_are_both_made(declared, storage):
-    """The second edit reads the definition again and changes the result of the first one."""
+def test_concurrent_edits_are_both_applied(declared, storage):
+    """The second edit reads the definition again and changes the result of the first edit."""
     put = storage.put_record
 
     def put_after_another(*args, **kwargs):
@@ -209,8 +209,8 @@ def meanwhile(storage, verb, what):
     setattr(storage, verb, call)
 
 
-def test_a_firing_while_another_schedule_is_written_is_not_forgotten(declared, storage):
-    """The next due time takes the new job into account, so that no job overlaps it."""
+def test_run_created_during_a_schedule_edit_is_kept(declared, storage):
+    """The next due time takes the new job into account, so that no other job overlaps it."""
     declared.recurring.edit("nightly", schedule=Cron("0 2 * * *", overlap="skip"))
     storage.clock_offset += (2 * 3_600 - 31) * 1_000_000  # a second before two
 
@@ -229,7 +229,7 @@ def test_a_firing_while_another_schedule_is_written_is_not_forgotten(declared, s
     assert 1 == declared.recurring.get("nightly").record.dropped
 
 
-def test_an_edit_of_a_definition_that_was_removed_and_added_is_made_on_the_new_one(declared, storage):
+def test_edit_applies_to_a_definition_that_was_added_again(declared, storage):
     """The new definition has the same version as the previous one, but no other data of it."""
 
     def add_anew():
@@ -243,7 +243,7 @@ def test_an_edit_of_a_definition_that_was_removed_and_added_is_made_on_the_new_o
     assert ("bulk", '{"day":"fri"}', Cron("0 3 * * *")) == (edited.queue, edited.arguments, edited.schedule)
 
 
-def test_of_two_who_resume_the_second_moves_no_instant(declared, storage):
+def test_second_resume_keeps_the_due_time(declared, storage):
     """The second resume happens when the job is already due, so the job runs."""
     declared.recurring.pause("nightly")
     storage.clock_offset += (2 * 3_600 - 31) * 1_000_000  # a second before two
@@ -258,8 +258,7 @@ def test_of_two_who_resume_the_second_moves_no_instant(declared, storage):
     assert (datetime(2030, 1, 1, 2, tzinfo=UTC), 1) == (resumed.next_at, fire_due(declared.client))
 
 
-def test_a_definition_that_is_not_there_cannot_be_edited(fire):
-    """A definition that does not exist cannot be reset either."""
+def test_missing_definition_cannot_be_edited_or_reset(fire):
     for verb in (fire.recurring.edit, fire.recurring.reset):
         with pytest.raises(JobNotFound, match="Recurring job 'nightly' was not found"):
             verb("nightly")
@@ -268,8 +267,8 @@ def test_a_definition_that_is_not_there_cannot_be_edited(fire):
 # ---- creating --------------------------------------------------------------------------------------------
 
 
-def test_an_operator_creates_a_definition_of_their_own(fire):
-    """The definition runs like any other, and the code does not contain it."""
+def test_operator_can_create_a_definition(fire):
+    """It runs like any other, but the code does not contain it."""
     created = fire.recurring.create(
         "report", "extra", "0 6 * * *", {"day": "fri"}, queue="bulk", priority=3, tags=["eu"], timeout=60
     )
@@ -283,8 +282,8 @@ def test_an_operator_creates_a_definition_of_their_own(fire):
     assert not fire.recurring.get("extra").is_gone
 
 
-def test_a_taken_id_or_an_unknown_task_creates_nothing(declared):
-    """Each error states what to do."""
+def test_existing_id_or_unknown_task_is_refused(declared):
+    """The error states what to do, and nothing is created."""
     with pytest.raises(JobConflict, match="'nightly' already exists; edit it, or use another id"):
         declared.recurring.create("report", "nightly", "0 6 * * *")
     with pytest.raises(UnknownTask, match="Task 'nobody' is not registered in this app"):
@@ -298,7 +297,7 @@ def test_a_taken_id_or_an_unknown_task_creates_nothing(declared):
 # ---- origins ---------------------------------------------------------------------------------------------
 
 
-def test_origins_are_told_apart(declared):
+def test_each_definition_has_its_origin(declared):
     """The origins are code, a call, an edit of either, and an operator."""
     called = declared.task_named("report").recur("called", "0 1 * * *")
     declared.recurring.create("report", "created", "0 1 * * *")
@@ -310,8 +309,8 @@ def test_origins_are_told_apart(declared):
     assert Origin.EDITED == declared.recurring.edit("called", priority=1).origin
 
 
-def test_only_a_declaration_goes_missing_from_code(declared, storage):
-    """An edited declaration that left the code is missing as well.
+def test_only_a_declaration_can_be_missing_from_the_code(declared, storage):
+    """This includes an edited declaration.
 
     Definitions by `recur` and by operators are not declared, so they are never missing.
     """
@@ -331,8 +330,8 @@ def test_only_a_declaration_goes_missing_from_code(declared, storage):
 # ---- resetting -------------------------------------------------------------------------------------------
 
 
-def test_a_reset_where_it_is_declared_writes_the_declaration_at_once(declared):
-    """The edit is removed, and so is its mark."""
+def test_reset_in_the_declaring_app_is_immediate(declared):
+    """It removes the edit and the mark of the edit."""
     declared.recurring.edit("nightly", schedule="0 5 * * *", arguments={"day": "sun"})
 
     reset = declared.recurring.reset("nightly")
@@ -343,8 +342,8 @@ def test_a_reset_where_it_is_declared_writes_the_declaration_at_once(declared):
     assert datetime(2030, 1, 1, 2, tzinfo=UTC) == reset.next_at
 
 
-def test_a_reset_elsewhere_waits_for_the_next_server_that_declares_it(declared, storage):
-    """The edit applies until a server declares the definition, and the result of the reset shows this."""
+def test_reset_in_another_app_waits_for_a_declaring_server(declared, storage):
+    """Until a server declares the definition, the edit applies. The result of the reset shows this."""
     declared.recurring.edit("nightly", schedule="0 5 * * *")
     stranger = app(storage)
 
@@ -358,8 +357,8 @@ def test_a_reset_elsewhere_waits_for_the_next_server_that_declares_it(declared, 
     assert (Origin.CODE, False, Cron("0 2 * * *")) == (after.origin, after.awaits_code, after.schedule)
 
 
-def test_a_reset_of_what_recur_wrote_waits_for_the_next_recur(fire):
-    """Without a declaration to read, the definition is written again by the next call of `recur`."""
+def test_reset_of_a_recur_definition_waits_for_the_next_call(fire):
+    """There is no declaration to read, so the next call of `recur` writes the definition again."""
     task = fire.task_named("report")
     task.recur("called", "0 1 * * *")
     fire.recurring.edit("called", schedule="0 5 * * *")
@@ -371,8 +370,8 @@ def test_a_reset_of_what_recur_wrote_waits_for_the_next_recur(fire):
     assert (Origin.CALL, Cron("0 1 * * *")) == (written.origin, written.schedule)
 
 
-def test_what_was_not_edited_stays_and_what_never_came_from_code_is_refused(declared, storage):
-    """A reset changes nothing for an unedited definition and is refused for an operator's own."""
+def test_reset_of_an_unedited_definition_changes_nothing(declared, storage):
+    """For a definition that an operator created, the reset is refused."""
     before = declared.recurring.get("nightly")
     declared.recurring.create("report", "created", "0 1 * * *")
 
@@ -384,7 +383,7 @@ def test_what_was_not_edited_stays_and_what_never_came_from_code_is_refused(decl
 # ---- upcoming and past runs ------------------------------------------------------------------------------
 
 
-def test_upcoming_instants_of_a_definition_and_of_a_schedule(declared):
+def test_upcoming_times_of_a_definition_and_of_a_schedule(declared):
     """The times start at the storage's current time or at a given time."""
     days = [datetime(2030, 1, day, 2, tzinfo=UTC) for day in (1, 2, 3)]
 
@@ -412,7 +411,7 @@ def test_upcoming_instants_of_a_definition_and_of_a_schedule(declared):
         ("30 2 * * *", (2026, 3, 28), None),
     ],
 )  # fmt: skip
-def test_a_change_of_clocks_is_noted(fire, expression, day, note):
+def test_clock_change_is_noted_on_a_run(fire, expression, day, note):
     """The note on a run explains a wall time that does not exist or occurs twice."""
     after = datetime(*day, tzinfo=UTC) - timedelta(hours=3)
 
@@ -421,8 +420,8 @@ def test_a_change_of_clocks_is_noted(fire, expression, day, note):
     assert note == first.note
 
 
-def test_a_schedule_of_steps_runs_in_both_passes_and_says_which(fire):
-    """A schedule of steps runs twice in the hour that occurs twice."""
+def test_step_schedule_runs_in_both_repeated_hours(fire):
+    """Each run notes whether it is in the first or the second of the hours."""
     hourly = Cron("30 * * * *", tz="Europe/Berlin")
 
     both = fire.recurring.upcoming(hourly, 4, after=datetime(2026, 10, 24, 23, tzinfo=UTC))
@@ -431,8 +430,7 @@ def test_a_schedule_of_steps_runs_in_both_passes_and_says_which(fire):
     assert [None, f"{comes_twice} first", f"{comes_twice} second", None] == [one.note for one in both]
 
 
-def test_a_span_is_touched_by_no_clock(fire):
-    """A change of clocks does not affect an interval of an hour."""
+def test_interval_ignores_a_clock_change(fire):
     span = Every(timedelta(hours=1))
 
     notes = {
@@ -442,7 +440,7 @@ def test_a_span_is_touched_by_no_clock(fire):
     assert {None} == notes
 
 
-def test_runs_are_the_jobs_of_a_definition_newest_first(declared, storage):
+def test_runs_of_a_definition_are_newest_first(declared, storage):
     """The number of returned runs can be limited."""
     declared.recurring.edit("nightly", schedule="* * * * *")
     jobs = []

@@ -23,7 +23,7 @@ MINUTES = "* * * * *"
 
 
 class Still(MemoryStorage):
-    """A storage whose clock stands still until the test moves it."""
+    """A storage whose clock does not advance until the test advances it."""
 
     def clock(self):
         return micros(START) + self.clock_offset
@@ -63,8 +63,8 @@ def pass_minutes(storage, minutes):
     storage.clock_offset += minutes * 60_000_000
 
 
-def test_each_run_has_the_keys_of_its_arguments(fire, report, storage):
-    """The definition shows the keys of its runs."""
+def test_run_has_the_keys_of_its_arguments(fire, report, storage):
+    """The definition shows these keys."""
     definition = report.recur("id", MINUTES, "tue")
     pass_minutes(storage, 1)
     fire_due(fire.client)
@@ -78,8 +78,8 @@ def test_each_run_has_the_keys_of_its_arguments(fire, report, storage):
         )  # fmt: skip
 
 
-def test_a_run_whose_key_is_taken_is_skipped(fire, report, storage):
-    """The definition names the job that has the key until a run creates a job again.
+def test_run_whose_key_is_taken_is_skipped(fire, report, storage):
+    """Until a run creates a job again, the definition names the job that has the key.
 
     The last created job stays the last one.
     """
@@ -105,7 +105,7 @@ def test_a_run_whose_key_is_taken_is_skipped(fire, report, storage):
     assert [State.ENQUEUED, State.DELETED] == [job.state for job in fire.recurring.runs("id")]
 
 
-def test_of_runs_made_up_for_the_first_is_made(fire, report, storage):
+def test_only_the_first_missed_run_with_a_key_creates_a_job(fire, report, storage):
     """Missed runs have the same result as calls one after another."""
     report.recur("id", Cron(MINUTES, misfire="all"))
     pass_minutes(storage, 3)
@@ -117,8 +117,8 @@ def test_of_runs_made_up_for_the_first_is_made(fire, report, storage):
     assert f"skipped: job {job.id} has its unique key" == definition.skipped
 
 
-def test_a_run_behind_one_that_was_deleted_and_still_runs_is_skipped(fire, report, storage):
-    """The key is held until the deleted job has stopped."""
+def test_run_is_skipped_while_a_deleted_job_still_runs(fire, report, storage):
+    """The deleted job holds the key until it has stopped."""
     report.recur("id", MINUTES)
     pass_minutes(storage, 1)
     fire_due(fire.client)
@@ -133,8 +133,8 @@ def test_a_run_behind_one_that_was_deleted_and_still_runs_is_skipped(fire, repor
     assert f"skipped: job {job.id} has its unique key" == fire.recurring.get("id").skipped
 
 
-def test_a_trigger_by_hand_returns_the_job_that_has_the_key(fire, report):
-    """A trigger is not refused, even if the task raises an error on a conflicting call."""
+def test_trigger_returns_the_job_that_has_the_key(fire, report):
+    """It is not refused, even if the task raises an error on a conflicting call."""
     report.recur("id", MINUTES)
 
     first, second = fire.recurring.trigger("id"), fire.recurring.trigger("id")
@@ -142,8 +142,8 @@ def test_a_trigger_by_hand_returns_the_job_that_has_the_key(fire, report):
     assert (True, False, first) == (first.is_new, second.is_new, second)
 
 
-def test_other_arguments_make_other_keys(fire, report):
-    """Keys of the task are computed again, like tags; keys that were passed to the call are kept."""
+def test_edited_arguments_change_the_keys_of_the_task(fire, report):
+    """Like tags, keys of the task are computed again. Keys that were passed to the call are kept."""
     report.recur("own", MINUTES, "tue")
     report.using(limits=[Turns("k:{day}")]).recur("given", MINUTES, "tue")
 
@@ -154,13 +154,12 @@ def test_other_arguments_make_other_keys(fire, report):
     assert (("k:tue",), "tue") == (given.limits, given.unique_key)
 
 
-def test_an_operator_s_own_has_them_too(fire, report):
-    """A definition that an operator creates has the limits of its task."""
+def test_definition_of_an_operator_has_the_limits_of_its_task(fire, report):
     assert ("day:x",) == fire.recurring.create("report", "id", MINUTES, ["x"]).limits
 
 
-def test_a_deadline_that_passes_once_is_refused(fire, report):
-    """The deadline of a recurring job must be relative to each run."""
+def test_fixed_deadline_of_a_recurring_job_is_refused(fire, report):
+    """The deadline must be relative to each run."""
     with pytest.raises(
         ConfigurationError,
         match=r"this time passes only once, but the job runs again and again\. Pass a timedelta",
@@ -168,8 +167,8 @@ def test_a_deadline_that_passes_once_is_refused(fire, report):
         report.using(start_before=START).recur("id", MINUTES)
 
 
-def test_a_plain_definition_is_written_as_ever(fire, storage):
-    """A server of a previous version can use the definition, and the digest of its code does not change."""
+def test_definition_without_keys_is_stored_without_key_fields(fire, storage):
+    """A server of a previous version can use it, and the digest of its code does not change."""
 
     @fire.task(name="plain")
     def plain() -> None: ...

@@ -44,7 +44,7 @@ def scene():
 
 @pytest.mark.parametrize("state", ["retired", "ending"])
 def test_free_workers_of_a_replaced_worker_process_do_not_count(scene, state):
-    """A replaced process claims nothing, but each job that it still runs occupies a worker."""
+    """A replaced process claims no jobs, but each job that it still runs occupies a worker."""
     view = scene.view(old=state, new="running")
 
     assert (14, 8, "active") == (view.workers, view.busy, view.state_at(scene.storage.clock()))
@@ -71,7 +71,7 @@ def test_one_order_is_stored_as_a_string(scene, order):
     assert f'"{order}"' == scene.storage.get_record(ORDERS, "server").value
 
 
-def test_order_of_another_operator_in_the_same_moment_is_kept(scene, monkeypatch):
+def test_concurrent_order_of_another_operator_is_kept(scene, monkeypatch):
     """The record is written again if it has changed since it was read."""
     put_record, others = scene.storage.put_record, ['"quiet"']
 
