@@ -60,7 +60,7 @@ def _is_for_redis(scenario):
 
 def _play(scenario, program, folder):
     if isinstance(program, Missing):
-        program.tell()
+        program.skip_or_fail()
     with opened(program and str(program), folder, _SLACK) as place:
         try:
             figures = scenario.play(place, scenario.short)

@@ -17,7 +17,7 @@ from firelock.plugins.loader import open_storage
 from firelock.storage import Chunk, ClaimRequest, HeldClaim, JobFilter, NewSession
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
-from firelock_sql.connections import whole_looks
+from firelock_sql.connections import full_reads
 from firelock_sql.postgresql import storage as postgresql_storage
 from tests.faults.proxy import FaultProxy
 from tests.faults.watching import SqliteMeter, WatchedStorage, arranging, lines_run
@@ -258,15 +258,15 @@ def reconcile_nothing(storage):
 
 
 @pytest.fixture
-def few_whole_looks(monkeypatch):
+def few_full_reads(monkeypatch):
     """Make every full read of the entries count as a long one, so that later calls avoid full reads."""
     monkeypatch.setattr(postgresql_storage, "LONG_SECONDS", -1)
-    monkeypatch.setattr(whole_looks, "_IN_A_ROW", 1)
+    monkeypatch.setattr(full_reads, "_IN_A_ROW", 1)
     for rest in ("_REST", "_REST_OF_HELD"):
-        monkeypatch.setattr(whole_looks, rest, 1e9)
+        monkeypatch.setattr(full_reads, rest, 1e9)
 
 
-@pytest.mark.usefixtures("few_whole_looks")
+@pytest.mark.usefixtures("few_full_reads")
 @pytest.mark.parametrize(
     ("work", "column", "value"),
     [(claim_a_job, "due_at", "1"), (reconcile_nothing, "session", "'session'")],

@@ -148,5 +148,5 @@ _T = TypeVar("_T")
 def here(program: _T | Missing) -> _T:
     """Return the program of a fixture's parameter; end the test if the program is missing."""
     if isinstance(program, Missing):
-        program.tell()
+        program.skip_or_fail()
     return program

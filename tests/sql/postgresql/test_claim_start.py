@@ -36,67 +36,67 @@ def asked(queues=("mail",), limit=2):
     return ClaimRequest(queues, limit, "session", NOW)
 
 
-def after_a_long_look(start, *claimed, queues=("mail",), micros=100_000):
+def after_slow_reads(start, *claimed, queues=("mail",), micros=100_000):
     """Return the next read after several full ones of this duration; the last one claimed these places."""
-    start.looked(start.look(asked(queues)), [], micros)
-    start.looked(start.look(asked(queues)), [], micros)
-    start.looked(start.look(asked(queues)), claimed, micros)
-    return start.look(asked(queues))
+    start.record(start.next_read(asked(queues)), [], micros)
+    start.record(start.next_read(asked(queues)), [], micros)
+    start.record(start.next_read(asked(queues)), claimed, micros)
+    return start.next_read(asked(queues))
 
 
 def test_fast_reads_are_full(start):
     """A read may take longer for each job that it claims."""
-    look = after_a_long_look(start, *[("mail", 0, 1, n) for n in range(500)], micros=32_000)
+    read = after_slow_reads(start, *[("mail", 0, 1, n) for n in range(500)], micros=32_000)
 
-    assert look.probes is None
+    assert read.probes is None
 
 
 def test_single_slow_reads_do_not_shorten_later_reads(start):
     """The first read over dead index entries marks them, so the next one is fast and no job needs to wait."""
     for micros in (100_000, 100_000, 3, 100_000, 100_000):
-        start.looked(start.look(asked()), [("mail", 0, 10, 3)], micros)
+        start.record(start.next_read(asked()), [("mail", 0, 10, 3)], micros)
 
-    assert start.look(asked()).probes is None
+    assert start.next_read(asked()).probes is None
 
 
 def test_reads_are_full_again_after_a_pause(start, clock):
     """The pause is a multiple of the read's duration: two seconds after a tenth of a second."""
-    after_a_long_look(start, ("mail", 0, 10, 3))
+    after_slow_reads(start, ("mail", 0, 10, 3))
 
     clock.seconds = 1.9
-    assert start.look(asked()).probes is not None
+    assert start.next_read(asked()).probes is not None
     clock.seconds = 2.0
-    assert start.look(asked()).probes is None
+    assert start.next_read(asked()).probes is None
 
 
 def test_places_remain_known_after_a_full_read(start, clock):
     """A full read claims a job that came late, but the levels still begin at the same places."""
-    after_a_long_look(start, ("mail", 0, 10, 3))
+    after_slow_reads(start, ("mail", 0, 10, 3))
     clock.seconds = 3.0
 
-    start.looked(start.look(asked()), [("mail", 0, 5, 1)], 100_000)
+    start.record(start.next_read(asked()), [("mail", 0, 5, 1)], 100_000)
 
-    assert Probe("mail", 0, 0, (10, 3)) in start.look(asked()).probes
+    assert Probe("mail", 0, 0, (10, 3)) in start.next_read(asked()).probes
 
 
 def test_short_read_that_finds_too_few_jobs_moves_its_start(start):
     """Everything stored until then has been read, except for transactions that are still open."""
-    look = after_a_long_look(start, ("mail", 0, 10, 1))
-    start.looked(look, [], ["mail"])
+    read = after_slow_reads(start, ("mail", 0, 10, 1))
+    start.record(read, [], ["mail"])
 
-    assert Probe("mail", 0, 0, (NOW - LATE, 0)) in start.look(asked()).probes
+    assert Probe("mail", 0, 0, (NOW - LATE, 0)) in start.next_read(asked()).probes
 
 
 def test_start_place_of_short_reads_never_decreases(start):
     """Jobs that were handed back meanwhile wait for the next full read."""
-    look = after_a_long_look(start, ("mail", 0, NOW, 9))
-    start.looked(look, [], ["mail"])
+    read = after_slow_reads(start, ("mail", 0, NOW, 9))
+    start.record(read, [], ["mail"])
 
-    assert Probe("mail", 0, 0, (NOW, 9)) in start.look(asked()).probes
+    assert Probe("mail", 0, 0, (NOW, 9)) in start.next_read(asked()).probes
 
 
 def test_number_of_known_levels_is_bounded(start):
     """The state is bounded. Other levels are found by the probes between the known ones."""
-    look = after_a_long_look(start, *[("mail", n, 10, n) for n in range(1_200)], micros=1_000_000)
+    read = after_slow_reads(start, *[("mail", n, 10, n) for n in range(1_200)], micros=1_000_000)
 
-    assert 2 * 1_000 + 1 == len(look.probes)
+    assert 2 * 1_000 + 1 == len(read.probes)

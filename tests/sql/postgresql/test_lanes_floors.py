@@ -28,7 +28,7 @@ def behind(scene, monkeypatch):
     for queues in (["default"], None):
         scene.add_limited(2, "m", priority=5)
         assert 2 == len(scene.claim(holder, 2, queues=queues))
-    assert scene.storage._floors.is_behind  # noqa: SLF001 - the precondition of the tests
+    assert scene.storage._floors.starts_at_floors  # noqa: SLF001 - the precondition of the tests
     return holder
 
 
@@ -59,6 +59,6 @@ def test_handed_back_job_waits_for_a_full_read(scene, behind):
     scene.apply(hands_back(job))
     assert [] == scene.claim(behind, 5)
 
-    scene.storage._floors._whole_at = 0  # noqa: SLF001 - as after the pause
+    scene.storage._floors._next_full_at = 0  # noqa: SLF001 - as after the pause
 
     assert [job.id] == scene.claim_ids(behind, 5)

@@ -41,7 +41,7 @@ def test_writing_statements_use_the_planner_settings_of_the_server(database, adm
 
     assert as_usual == database.write(lambda tx: asked(tx, PLANNING))
     assert as_usual == database.read(lambda tx: asked(tx, PLANNING))
-    assert as_usual != database.look(lambda tx: asked(tx, PLANNING))
+    assert as_usual != database.query(lambda tx: asked(tx, PLANNING))
 
 
 def test_failed_statement_is_not_counted_as_prepared(database):
@@ -55,10 +55,10 @@ def test_failed_statement_is_not_counted_as_prepared(database):
         database.write(lambda tx: asked(tx, "SELECT 1 / 0", "SELECT 42"))
 
     assert [(42,)] == database.write(lambda tx: asked(tx, "SELECT 42"))
-    assert [(42,)] == database.look(lambda tx: asked(tx, "SELECT 42"))
+    assert [(42,)] == database.query(lambda tx: asked(tx, "SELECT 42"))
 
 
-@pytest.mark.parametrize("way", ["write", "read", "look"])
+@pytest.mark.parametrize("way", ["write", "read", "query"])
 def test_connection_without_its_prepared_statements_is_replaced(database, way):
     """Whatever the cause, the next transaction uses another connection."""
     for _ in range(COUNTED + 2):

@@ -60,7 +60,7 @@ class Missing:
     reason: str
     is_expected: bool  # the program must be installed, so without it the tests fail
 
-    def tell(self) -> NoReturn:
+    def skip_or_fail(self) -> NoReturn:
         """Skip the test; fail it if the program must be installed."""
         if self.is_expected:
             pytest.fail(self.reason, pytrace=False)

@@ -40,8 +40,8 @@ from firelock.storage import (
 )
 from firelock_sql.connections.counting import FOLD_EVERY
 from firelock_sql.connections.database import BRIEF_SECONDS, Database, RowLocked
+from firelock_sql.connections.full_reads import DueFloor
 from firelock_sql.connections.transaction import LetGo, Text, Transaction, Value
-from firelock_sql.connections.whole_looks import DueFloor
 from firelock_sql.rows.job_row import admission_in, get_history, get_jobs
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.verbs.batches import SqlBatchVerbs
@@ -518,7 +518,7 @@ class SqlStorage(
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        return self._database.look(lambda tx: get_jobs(tx, ids)) if ids else []
+        return self._database.query(lambda tx: get_jobs(tx, ids)) if ids else []
 
     @override
     def history(self, job_id: str) -> JobHistory:

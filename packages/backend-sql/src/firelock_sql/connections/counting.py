@@ -99,7 +99,7 @@ class Folding:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last = 0
-        self._whole_at = clock()
+        self._next_full_at = clock()
 
     def run(self, database: Database, folds: int = _FOLDS_A_RUN) -> None:
         """Fold differences until few are left or the run has reached one of its limits.
@@ -109,8 +109,8 @@ class Folding:
             folds: the maximum number of transactions, each of which folds some thousands of rows.
         """
         begun_at = self._clock()
-        is_whole = begun_at >= self._whole_at
-        after = 0 if is_whole else self._last
+        is_full = begun_at >= self._next_full_at
+        after = 0 if is_full else self._last
         for _ in range(folds):
             number, first = database.read(lambda tx: _some_after(tx, after))
             if number < _WORTH_FOLDING:
@@ -123,8 +123,8 @@ class Folding:
             if self._clock() - begun_at > _LONGEST_SECONDS:
                 break
         took = self._clock() - begun_at
-        if is_whole and took > _LONG_SECONDS:
-            self._whole_at = begun_at + took * _REST
+        if is_full and took > _LONG_SECONDS:
+            self._next_full_at = begun_at + took * _REST
 
 
 def _some_after(tx: Transaction, after: int) -> tuple[int, int]:

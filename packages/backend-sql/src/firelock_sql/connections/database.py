@@ -20,7 +20,7 @@ from firelock import ConfigurationError
 from firelock.storage import ANY_QUEUE, DerivedStorage, Finding, OpenTransaction, SchemaMismatch, SchemaState
 from firelock_sql.connections.notify import Wake
 from firelock_sql.connections.transaction import Cursor, Text, Transaction
-from firelock_sql.connections.within import Joined, TellLater, find_connection, tell_on_commit
+from firelock_sql.connections.within import Joined, NotifyLater, find_connection, notify_on_commit
 from firelock_sql.schema import version
 from firelock_sql.schema.names import SCHEMA_TABLE, TABLES
 
@@ -121,7 +121,7 @@ class Database(ABC):
         self.ensure_schema()
         result, woken = self.transact(lambda tx: self._run_work(tx, work), is_writing=True)
         if woken:
-            self.wake.tell(woken)
+            self.wake.notify(woken)
         return result
 
     def write_briefly(self, work: Callable[[Transaction], _T], *, seconds: float = BRIEF_SECONDS) -> _T:
@@ -140,7 +140,7 @@ class Database(ABC):
         self.ensure_schema()
         return self.transact(work, is_writing=False)
 
-    def look(self, work: Callable[[Transaction], _T]) -> _T:
+    def query(self, work: Callable[[Transaction], _T]) -> _T:
         """Return the result of work that runs a single query and therefore needs no snapshot."""
         return self.read(work)
 
@@ -275,7 +275,7 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def connection_transaction(self, connection: Connection, tell_later: TellLater) -> Joined:
+    def connection_transaction(self, connection: Connection, notify_later: NotifyLater) -> Joined:
         """Return the transaction of an SQLAlchemy connection; begin it if none is open.
 
         Raises:
@@ -314,12 +314,12 @@ class Database(ABC):
         with self.borrowed(callers.driver):
             result, woken = self.take_part(callers, part)
         if woken:
-            callers.tell_later(self.wake, woken)
+            callers.notify_later(self.wake, woken)
         return result
 
     def _callers(self, within: object) -> Joined:
         if isinstance(within, OpenTransaction):
-            return attrs.evolve(self._callers(within.connection), tell_later=tell_on_commit(within))
+            return attrs.evolve(self._callers(within.connection), notify_later=notify_on_commit(within))
         if (raw := self.raw_transaction(within)) is not None:
             return raw
         if (found := find_connection(within)) is not None:

@@ -90,7 +90,7 @@ class Wake(Waiting):
         self._make_mailbox()
         super().leave_behind()
 
-    def tell(self, queues: Collection[str]) -> None:
+    def notify(self, queues: Collection[str]) -> None:
         """End the waits for these queues in this process, and soon in other processes."""
         self.note(queues)
         if self._mailbox is not None:

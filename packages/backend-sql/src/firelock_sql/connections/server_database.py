@@ -21,7 +21,7 @@ from firelock_sql.connections.counting import Folding, add_deltas
 from firelock_sql.connections.database import BRIEF_SECONDS, Database, RowLocked
 from firelock_sql.connections.notify import Wake
 from firelock_sql.connections.transaction import Transaction
-from firelock_sql.connections.within import Joined, TellLater
+from firelock_sql.connections.within import Joined, NotifyLater
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,7 +186,7 @@ class ServerDatabase(Database):
             lock_seconds=seconds,
         )
         if woken:
-            self.wake.tell(woken)
+            self.wake.notify(woken)
         return result
 
     @override
@@ -330,7 +330,7 @@ class ServerDatabase(Database):
     # ---- transactions of callers -------------------------------------------------------------------------
 
     @override
-    def connection_transaction(self, connection: Connection, tell_later: TellLater) -> Joined:
+    def connection_transaction(self, connection: Connection, notify_later: NotifyLater) -> Joined:
         place = connection.engine.url.render_as_string(hide_password=True)
         dialect = self.dialect_for(connection.dialect)
         if dialect is None:
@@ -345,7 +345,7 @@ class ServerDatabase(Database):
             )
         if not connection.in_transaction():
             connection.begin()  # as its first statement would do
-        return Joined(driver, dialect, place, lambda: self.cursor_of(driver), tell_later)
+        return Joined(driver, dialect, place, lambda: self.cursor_of(driver), notify_later)
 
     @override
     @contextmanager

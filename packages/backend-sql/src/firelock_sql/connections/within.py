@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from firelock.storage import OpenTransaction
 
 
-class Teller(Protocol):
+class Notifier(Protocol):
     """An object that can notify waiting servers of queues with work."""
 
-    def tell(self, queues: set[str]) -> None:
+    def notify(self, queues: set[str]) -> None:
         """Notify the servers that wait for these queues."""
         ...
 
 
-TellLater = Callable[[Teller, set[str]], None]
+NotifyLater = Callable[[Notifier, set[str]], None]
 
 
 @attrs.frozen
@@ -43,34 +43,34 @@ class Joined:
     dialect: Dialect  # compiles statements for this driver
     place: str  # distinguishes its database from others
     open_cursor: Callable[[], Cursor]
-    tell_later: TellLater
+    notify_later: NotifyLater
 
 
-def find_connection(within: object) -> tuple[Connection, TellLater] | None:
+def find_connection(within: object) -> tuple[Connection, NotifyLater] | None:
     """Return SQLAlchemy's connection and a function that notifies servers after its commit.
 
     Return None if `within` is neither a Connection nor a Session.
     """
     if isinstance(within, Connection):
-        return within, lambda teller, queues: _tell_after_checkin(within, teller, queues)
+        return within, lambda notifier, queues: _notify_after_checkin(within, notifier, queues)
     from sqlalchemy.orm import Session, scoped_session  # noqa: PLC0415 - Core alone is loaded before
 
     session = within() if isinstance(within, scoped_session) else within
     if isinstance(session, Session):
-        return session.connection(), lambda teller, queues: _tell_after_end(session, teller, queues)
+        return session.connection(), lambda notifier, queues: _notify_after_end(session, notifier, queues)
     return None
 
 
-def tell_on_commit(transaction: OpenTransaction) -> TellLater:
+def notify_on_commit(transaction: OpenTransaction) -> NotifyLater:
     """Return a function that notifies servers when the transaction's owner reports the commit."""
 
-    def tell_later(teller: Teller, queues: set[str]) -> None:
-        transaction.on_commit(lambda: teller.tell(queues))
+    def notify_later(notifier: Notifier, queues: set[str]) -> None:
+        transaction.on_commit(lambda: notifier.notify(queues))
 
-    return tell_later
+    return notify_later
 
 
-def tell_nobody(_teller: Teller, _queues: set[str]) -> None:
+def skip_notification(_teller: Notifier, _queues: set[str]) -> None:
     """Do nothing, because a raw connection does not report its commit."""
 
 
@@ -79,10 +79,10 @@ _PENDING = "firelock: pending notifications"
 _NOTIFIES = "firelock: notifies after commits"
 
 
-def _tell_after_end(session: Session, teller: Teller, queues: set[str]) -> None:
+def _notify_after_end(session: Session, notifier: Notifier, queues: set[str]) -> None:
     """Notify servers when the session's outermost transaction is committed; not after a rollback."""
-    pending: dict[Teller, set[str]] = session.info.setdefault(_PENDING, {})
-    pending.setdefault(teller, set()).update(queues)
+    pending: dict[Notifier, set[str]] = session.info.setdefault(_PENDING, {})
+    pending.setdefault(notifier, set()).update(queues)
     if session.info.setdefault(_NOTIFIES, False):
         return
     session.info[_NOTIFIES] = True
@@ -102,16 +102,16 @@ def _tell_after_end(session: Session, teller: Teller, queues: set[str]) -> None:
             return
         queues_of = session.info.pop(_PENDING, {})
         if outcome["is_committed"]:
-            for notifier, names in queues_of.items():
-                notifier.tell(names)
+            for other, names in queues_of.items():
+                other.notify(names)
         outcome["is_committed"] = False
 
 
-def _tell_after_checkin(connection: Connection, teller: Teller, queues: set[str]) -> None:
+def _notify_after_checkin(connection: Connection, notifier: Notifier, queues: set[str]) -> None:
     """Notify servers when the connection returns to its pool, if its transaction was committed."""
     info = connection.connection.info
-    pending: dict[Teller, set[str]] = info.setdefault(_PENDING, {})
-    pending.setdefault(teller, set()).update(queues)
+    pending: dict[Notifier, set[str]] = info.setdefault(_PENDING, {})
+    pending.setdefault(notifier, set()).update(queues)
     pool: Any = connection.engine.pool
     if not event.contains(pool, "checkin", _checked_in):
         event.listen(pool, "checkin", _checked_in)
@@ -132,7 +132,7 @@ def _rolling_back(connection: Connection) -> None:
 
 
 def _checked_in(_driver: object, record: Any) -> None:  # noqa: ANN401 - the pool's own type
-    pending: dict[Teller, set[str]] = record.info.pop(_PENDING, {})
+    pending: dict[Notifier, set[str]] = record.info.pop(_PENDING, {})
     if record.info.pop(_NOTIFIES, False):
-        for teller, queues in pending.items():
-            teller.tell(queues)
+        for notifier, queues in pending.items():
+            notifier.notify(queues)

@@ -14,7 +14,7 @@ from firelock import ConfigurationError
 from firelock.storage import Finding, StorageError, StorageUnavailable
 from firelock_sql.connections.notify import Wake
 from firelock_sql.connections.server_database import LateClock, ServerDatabase
-from firelock_sql.connections.within import Joined, tell_nobody
+from firelock_sql.connections.within import Joined, skip_notification
 from firelock_sql.mysql import health
 from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, meet, read_failure, runs_several
 from firelock_sql.mysql.pipeline import MultiStatementCursor, StatementSender
@@ -122,10 +122,10 @@ class MysqlDatabase(ServerDatabase):
         return cursor, LateClock(lambda: _clock_asked(cursor))
 
     @override
-    def look(self, work: Callable[[Transaction], _T]) -> _T:
+    def query(self, work: Callable[[Transaction], _T]) -> _T:
         """Read without a transaction on our own connections, which commit each statement by itself."""
         if not self._is_own:
-            return super().look(work)
+            return super().query(work)
 
         def ask(tx: Transaction) -> _T:
             cast("MultiStatementCursor", tx.cursor).drop()  # drop the beginning of the transaction
@@ -221,7 +221,7 @@ class MysqlDatabase(ServerDatabase):
                 "with transactions."
             )
         dialect = dialect_of(self.product.dialect, self.names)
-        return Joined(within, dialect, place, lambda: self.cursor_of(within), tell_nobody)
+        return Joined(within, dialect, place, lambda: self.cursor_of(within), skip_notification)
 
     @override
     def dialect_for(self, callers: Dialect) -> Dialect | None:

@@ -307,8 +307,8 @@ _OF_MEMBERS = ("relations_json", "marks")
 # half of the client's time.
 _ALIKE = ("queue", "priority", "task", "serializer", "created_at")
 _own, _own_called, _alike = attrgetter(*_OWN), attrgetter(*_OWN, "relations_json"), attrgetter(*_ALIKE)
-_TELL_ALIKE = f"SET {', '.join(f'@{name} = %s' for name in _ALIKE)}, @now = {CLOCK} + %s"
-_TELL_MEMBERS = f"{_TELL_ALIKE}, {', '.join(f'@{name} = %s' for name in _OF_MEMBERS)}"
+_SET_COMMON = f"SET {', '.join(f'@{name} = %s' for name in _ALIKE)}, @now = {CLOCK} + %s"
+_SET_OF_MEMBERS = f"{_SET_COMMON}, {', '.join(f'@{name} = %s' for name in _OF_MEMBERS)}"
 
 
 @attrs.frozen
@@ -317,7 +317,7 @@ class _Inserts:
 
     each: Text
     alike: Text
-    tell: str  # sets the common values before `alike`
+    set_common: str  # sets the common values before `alike`
 
 
 def _inserts(*more: str, are_members: bool = False) -> _Inserts:
@@ -329,8 +329,8 @@ def _inserts(*more: str, are_members: bool = False) -> _Inserts:
     alike = "@queue, @priority, @task, @serializer, @created_at, @created_at, @now, 'enqueued'"
     each += "".join(f", :{name}" for name in with_ties)
     alike += "".join(f", @{name}" for name in with_ties)
-    tell = _TELL_MEMBERS if are_members else _TELL_ALIKE
-    return _Inserts(Text(f"{into}{each})"), Text(f"{into}{alike})"), tell)
+    set_common = _SET_OF_MEMBERS if are_members else _SET_COMMON
+    return _Inserts(Text(f"{into}{each})"), Text(f"{into}{alike})"), set_common)
 
 
 _LIMITS = ("held_by", "admission_json")
@@ -343,7 +343,7 @@ _IS_OPEN = Text("SELECT 1 FROM firelock_jobs WHERE id = :batch AND state = 'awai
 _LIST_MEMBER = Text(
     "INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES (@batch, :created_at, :id)"
 )
-_TELL_BATCH = insert_into("firelock_batch_deltas", "batch_id", "total", "active", "succeeded")
+_ADD_BATCH_CHANGE = insert_into("firelock_batch_deltas", "batch_id", "total", "active", "succeeded")
 _besides_limits = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
     "meta_json", "parents",
@@ -430,7 +430,7 @@ class MysqlStorage(SqlStorage):
         cursor_of(tx).put("SET @batch = %s", [batch_id])
         listed = [(job.created_at, job.id) for job in jobs]
         tx.cursor.executemany(_LIST_MEMBER.compiled(tx.dialect).text, listed)
-        tell_batch(tx, batch_id, total=len(jobs), active=len(jobs))
+        store_batch_change(tx, batch_id, total=len(jobs), active=len(jobs))
         return [True] * len(jobs)
 
     def _insert_unique(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
@@ -491,9 +491,9 @@ class MysqlStorage(SqlStorage):
     ) -> None:
         """Store jobs that need only the columns of these statements; send common values once."""
         offset = self._database.clock_offset
-        relations = () if inserts.tell is _TELL_ALIKE else (jobs[0].relations_json, IS_MEMBER)
+        relations = () if inserts.set_common is _SET_COMMON else (jobs[0].relations_json, IS_MEMBER)
         if len(jobs) > 1 and len(set(map(_alike, jobs))) == 1:
-            cursor_of(tx).put(inserts.tell, [*_alike(jobs[0]), offset, *relations])
+            cursor_of(tx).put(inserts.set_common, [*_alike(jobs[0]), offset, *relations])
             tx.cursor.executemany(inserts.alike.compiled(tx.dialect).text, list(map(own, jobs)))
         else:
             rows = [(*own(job), *_alike(job), job.created_at, offset, *relations) for job in jobs]
@@ -575,7 +575,7 @@ class MysqlStorage(SqlStorage):
         if not batches:
             return results, found
         for batch_id, number in sorted(Counter(batches.values()).items()):
-            tell_batch(tx, batch_id, active=-number, succeeded=number)
+            store_batch_change(tx, batch_id, active=-number, succeeded=number)
         return [  # the batch of a member may end because of this end
             Applied.RELEASING if one.job_id in batches else result
             for one, result in zip(transitions, results, strict=True)
@@ -638,12 +638,12 @@ class MysqlStorage(SqlStorage):
         return self._database.read(lambda tx: recall_at_once(tx, cursor_of(tx), job_id, session, fence))
 
 
-def tell_batch(
+def store_batch_change(
     tx: Transaction, batch_id: str, *, total: int = 0, active: int = 0, succeeded: int = 0
 ) -> None:
     """Store the transaction's changes of a batch as a separate row, without a lock."""
     row = {"batch_id": batch_id, "total": total, "active": active, "succeeded": succeeded}
-    tx.run_many(_TELL_BATCH, [row])
+    tx.run_many(_ADD_BATCH_CHANGE, [row])
 
 
 # ---- opening ---------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Probe:
 
 
 @attrs.frozen
-class Look:
+class ClaimRead:
     """A claim with its probes; without probes, it is a full read."""
 
     request: ClaimRequest
@@ -78,37 +78,37 @@ class ClaimStart:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._places: dict[Level, Place] = {}
-        self._whole_at = clock()
-        self._long_looks = 0
+        self._next_full_at = clock()
+        self._slow_reads = 0
 
-    def look(self, request: ClaimRequest) -> Look:
+    def next_read(self, request: ClaimRequest) -> ClaimRead:
         """Return the next claim with its probes, or without probes for a full read."""
-        if self._clock() >= self._whole_at:
-            return Look(request)
+        if self._clock() >= self._next_full_at:
+            return ClaimRead(request)
         places = self._places.copy()
         known = dict.fromkeys(queue for queue, _ in sorted(places))
         queues = known if request.queues is None else dict.fromkeys(request.queues)
         if known.keys().isdisjoint(queues):
-            return Look(request)
-        return Look(request, [probe for queue in queues for probe in _probes(queue, places)])
+            return ClaimRead(request)
+        return ClaimRead(request, [probe for queue in queues for probe in _probes(queue, places)])
 
-    def looked(self, look: Look, claimed: Sequence[Claimed], told: Any) -> None:  # noqa: ANN401 - varies
+    def record(self, read: ClaimRead, claimed: Sequence[Claimed], result: Any) -> None:  # noqa: ANN401 - varies
         """Record the jobs that a read has claimed.
 
-        `told` is the duration in microseconds of a full read, or the unpaused queues of a short one.
+        `result` is the duration in microseconds of a full read, or the unpaused queues of a short one.
         """
-        if look.probes is not None:
-            self._looked_shortly(look.request, claimed, set(told or ()))
-        elif told <= _LONG + _MICROS_OF_A_JOB * len(claimed):
-            self._long_looks = 0
+        if read.probes is not None:
+            self._record_short(read.request, claimed, set(result or ()))
+        elif result <= _LONG + _MICROS_OF_A_JOB * len(claimed):
+            self._slow_reads = 0
             self._know((queue, priority) for queue, priority, _, _ in claimed)
         else:
-            self._long_looks += 1
+            self._slow_reads += 1
             self._pass(claimed)
-            if self._long_looks >= _IN_A_ROW:
-                self._whole_at = self._clock() + told * _REST / 1_000_000
+            if self._slow_reads >= _IN_A_ROW:
+                self._next_full_at = self._clock() + result * _REST / 1_000_000
 
-    def _looked_shortly(self, request: ClaimRequest, claimed: Sequence[Claimed], queues: set[str]) -> None:
+    def _record_short(self, request: ClaimRequest, claimed: Sequence[Claimed], queues: set[str]) -> None:
         self._pass(claimed)
         if len(claimed) < request.limit:  # no more jobs were ready, so these levels are passed
             levels = [level for level in self._places.copy() if level[0] in queues]

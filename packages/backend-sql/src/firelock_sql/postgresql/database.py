@@ -16,7 +16,7 @@ from firelock_sql.connections.database import BRIEF_SECONDS
 from firelock_sql.connections.notify import Wake
 from firelock_sql.connections.server_database import STALE_LIMIT, LateClock, ServerDatabase
 from firelock_sql.connections.transaction import Transaction
-from firelock_sql.connections.within import Joined, tell_nobody
+from firelock_sql.connections.within import Joined, skip_notification
 from firelock_sql.postgresql import health
 from firelock_sql.postgresql.connect import (
     DRIVERS,
@@ -130,9 +130,9 @@ class PostgresqlDatabase(ServerDatabase):
         return self.tried(lambda: self._at_once(work), lock_seconds=lock_seconds)
 
     @override
-    def look(self, work: Callable[[Transaction], _T]) -> _T:
+    def query(self, work: Callable[[Transaction], _T]) -> _T:
         if not self.is_direct:
-            return super().look(work)
+            return super().query(work)
 
         def ask(cursor: Any) -> _T:  # noqa: ANN401 - psycopg's
             return work(Transaction(cursor, self.dialect, lambda: self.now(cursor)))
@@ -156,7 +156,7 @@ class PostgresqlDatabase(ServerDatabase):
             lock_seconds=BRIEF_SECONDS if is_brief else None,
         )
         if woken:
-            self.wake.tell(woken)
+            self.wake.notify(woken)
         return result
 
     def _framed(
@@ -299,7 +299,7 @@ class PostgresqlDatabase(ServerDatabase):
                 f"within must have an open transaction, got a connection to {place} in autocommit mode. "
                 "Begin a transaction first."
             )
-        return Joined(within, self.dialect, place, lambda: self.cursor_of(within), tell_nobody)
+        return Joined(within, self.dialect, place, lambda: self.cursor_of(within), skip_notification)
 
     @override
     @contextmanager

@@ -41,7 +41,7 @@ def _next(after: str) -> str:
     return f"SELECT held_by {_OF_QUEUE} AND held_by > {after} {_IN_ORDER}"
 
 
-def _next_behind(after: str) -> str:
+def _next_from_floor(after: str) -> str:
     """Return a query for the lane after another one, which reads only a small part of the deepest lane.
 
     A snapshot that is held open keeps the old index entries of that lane, so reads of it start at a floor.
@@ -94,7 +94,7 @@ SELECT 'took', NULL, NULL, (extract(epoch FROM clock_timestamp() - statement_tim
 """)  # noqa: S608 - our own conditions
 
 
-LOOK, LOOK_BEHIND, LOOK_PATIENTLY = _look(_next), _look(_next_behind), _look(_next, locked="")
+LOOK, LOOK_FROM_FLOORS, LOOK_PATIENTLY = _look(_next), _look(_next_from_floor), _look(_next, locked="")
 MAKE_KEYS = Text("""
 INSERT INTO firelock_limit_keys (key, holders, free_at) SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
 ON CONFLICT (key) DO NOTHING RETURNING key
@@ -110,7 +110,7 @@ SELECT job.* FROM unnest(:lanes::text[], :shares::integer[]) AS asked (lane, sha
     LIMIT asked.share
 ) AS job
 """)  # noqa: S608 - names of columns
-HEADS_BEHIND = Text(f"""
+HEADS_FROM_FLOORS = Text(f"""
 SELECT job.* FROM unnest(
     :lanes::text[], :shares::integer[], :priorities::bigint[], :ats::bigint[], :afters::bigint[]
 ) AS asked (lane, share, priority, at, after), LATERAL (
@@ -181,13 +181,13 @@ class LaneFloors:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._floors: dict[tuple[str, str], _Floor] = {}
-        self._whole_at = clock()
-        self._long_looks = 0
+        self._next_full_at = clock()
+        self._slow_reads = 0
 
     @property
-    def is_behind(self) -> bool:
+    def starts_at_floors(self) -> bool:
         """Whether the next read starts at the floors."""
-        return self._clock() < self._whole_at
+        return self._clock() < self._next_full_at
 
     @property
     def queues(self) -> list[str]:
@@ -207,15 +207,15 @@ class LaneFloors:
         _, deepest = max(found, default=(0, ""))
         return deepest
 
-    def looked(self, micros: int, lanes: int) -> None:
+    def record(self, micros: int, lanes: int) -> None:
         """Record how long a full read took, and how many lanes it has read."""
         deepest = max((floor.claimed for floor in self._floors.copy().values()), default=0)
         if micros <= _LONG + _MICROS_OF_A_LANE * lanes or deepest < _DEEP:
-            self._long_looks = 0
+            self._slow_reads = 0
             return
-        self._long_looks += 1
-        if self._long_looks >= _IN_A_ROW:
-            self._whole_at = self._clock() + micros * _REST / 1_000_000
+        self._slow_reads += 1
+        if self._slow_reads >= _IN_A_ROW:
+            self._next_full_at = self._clock() + micros * _REST / 1_000_000
 
     def claimed(self, heads: Iterable[Row]) -> None:
         """Record the jobs that were claimed from their lanes."""
@@ -233,7 +233,7 @@ class LaneFloors:
             floor.place, floor.claimed = max(floor.place, place), floor.claimed + 1
 
 
-class ClaimBeside(MixedClaim):
+class KnownQueuesClaim(MixedClaim):
     """A claim for which the queues with lanes and the queues with other work are already known.
 
     Args:
@@ -291,16 +291,16 @@ class PostgresqlLanes(SqlLanes):
         if self._floors is not None and look is LOOK:
             deep = self._floors.deepest(queue)
             priority, at, seq = self._floors.of(queue, deep)
-            behind = {"deep": deep, "deep_priority": priority, "deep_at": at, "deep_seq": seq}
-            return self._looked(self._tx.all(LOOK_BEHIND, **values, **behind))
-        return self._looked(self._tx.all(look, **values))
+            floor = {"deep": deep, "deep_priority": priority, "deep_at": at, "deep_seq": seq}
+            return self._lane_look(self._tx.all(LOOK_FROM_FLOORS, **values, **floor))
+        return self._lane_look(self._tx.all(look, **values))
 
     @override
     def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
         values = {"queue": queue, "after": "", "until": "", "most": 0, "lanes": text_array(lanes)}
-        return self._looked(self._tx.all(LOOK, **values))
+        return self._lane_look(self._tx.all(LOOK, **values))
 
-    def _looked(self, found: Sequence[Row]) -> LaneLook:
+    def _lane_look(self, found: Sequence[Row]) -> LaneLook:
         of: dict[str, list[Row]] = {"lane": [], "row": [], "known": [], "numbers": [], "took": []}
         for kind, *row in found:
             of[kind].append(row)
@@ -336,7 +336,7 @@ class PostgresqlLanes(SqlLanes):
         values: dict[str, object] = {"queue": queue, "lanes": text_array(list(wanted)), "shares": shares}
         heads = HEADS
         if self._floors is not None:
-            heads, places = HEADS_BEHIND, [self._floors.of(queue, lane) for lane in wanted]
+            heads, places = HEADS_FROM_FLOORS, [self._floors.of(queue, lane) for lane in wanted]
             for place, name in enumerate(("priorities", "ats", "afters")):
                 values[name] = number_array([one[place] for one in places])
         rows: dict[str, list[Row]] = {lane: [] for lane in wanted}

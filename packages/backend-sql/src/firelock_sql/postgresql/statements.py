@@ -370,7 +370,7 @@ BESIDE_OF_EVERY = _beside(
 # Claims by probes: see `claim_start`. The result is the same as that of EXCHANGE, but with the open queues
 # instead of their number.
 _HAS_LANES = f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END"
-CLAIM_BEHIND = Text(f"""
+CLAIM_BY_PROBES = Text(f"""
 WITH new AS MATERIALIZED (
     SELECT (
         SELECT min(queue) FROM firelock_jobs
@@ -435,7 +435,7 @@ FROM (
 
 # The result row is: the next due time of a job, the next due time of a recurring job, the current time, and
 # the duration in microseconds.
-LOOK_FOR_DUE = Text("""
+FIND_DUE = Text("""
 SELECT due.*, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
     (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint
 FROM (

@@ -40,11 +40,11 @@ from firelock.storage import (
     read_relations,
 )
 from firelock_sql.connections.database import BRIEF_SECONDS, RowLocked
+from firelock_sql.connections.full_reads import LONG_SECONDS, DueFloor, HeldReadSchedule
 from firelock_sql.connections.pool import EnginePool
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.connections.url import ServerUrl, parse_server_url
-from firelock_sql.connections.whole_looks import LONG_SECONDS, DueFloor, HeldLooks
-from firelock_sql.postgresql.claim_start import ClaimStart, Look
+from firelock_sql.postgresql.claim_start import ClaimRead, ClaimStart
 from firelock_sql.postgresql.connect import number_array, patient_for, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.deltas import take_deltas
@@ -52,8 +52,8 @@ from firelock_sql.postgresql.lanes import (
     HOLD_CLAIMS,
     MAKE_KEYS,
     TAKE,
-    ClaimBeside,
     HeldLanes,
+    KnownQueuesClaim,
     LaneFloors,
     PostgresqlLanes,
 )
@@ -66,20 +66,20 @@ from firelock_sql.postgresql.memos import (
 from firelock_sql.postgresql.statements import (
     BESIDE,
     BESIDE_OF_EVERY,
-    CLAIM_BEHIND,
+    CLAIM_BY_PROBES,
     EXCHANGE,
     EXCHANGE_LEAVING_OUT,
     EXCHANGE_OF_EVERY,
     EXCHANGE_OF_EVERY_LEAVING_OUT,
     FILL,
     FILL_LIMITED,
+    FIND_DUE,
     INSERT,
     INSERT_CALLED,
     INSERT_LIMITED,
     INSERT_LIMITED_MEMBERS,
     INSERT_MEMBERS,
     KEEP_OPEN,
-    LOOK_FOR_DUE,
     Settling,
 )
 from firelock_sql.postgresql.suspensions import can_suspend_at_once, suspend_at_once
@@ -105,7 +105,7 @@ TAKERS["postgresql"] = take_deltas
 
 _T = TypeVar("_T")
 _MOST = 512  # jobs that one statement claims
-# A result row of EXCHANGE and CLAIM_BEHIND: values for the whole claim, then a claimed job or NULLs.
+# A result row of EXCHANGE and CLAIM_BY_PROBES: values for the whole claim, then a claimed job or NULLs.
 _SAID = ("server", "next_due_at", "open_queues", "settled", "locked", "has_lanes", "took")
 _ANSWER = (*_SAID, *CLAIMED, "seq", "marks")
 _PLACE_OPEN, _PLACE_SETTLED, _PLACE_LOCKED, _PLACE_LANES = map(
@@ -156,7 +156,7 @@ class PostgresqlStorage(SqlStorage):
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
     _database: PostgresqlDatabase
-    _held_looks: HeldLooks
+    _held_reads: HeldReadSchedule
 
     def __init__(
         self, shown: str, connect_url: str, connections: EnginePool, names: Names, listen: str
@@ -168,7 +168,7 @@ class PostgresqlStorage(SqlStorage):
         self._claim_start = ClaimStart()
         self._floors = LaneFloors()
         self._due_floor = DueFloor(LONG_SECONDS)
-        self._held_looks = HeldLooks(LONG_SECONDS)
+        self._held_reads = HeldReadSchedule(LONG_SECONDS)
         self._laned: set[tuple[str, ...] | None] = set()  # the lists of queues whose last claim found lanes
 
     def _commit_one(self, work: Callable[[Any], _T]) -> _T:
@@ -218,7 +218,7 @@ class PostgresqlStorage(SqlStorage):
                 database.write(store)
         except _NothingStored:
             return self._insert_any(jobs)
-        database.wake.tell({queue for queue, *_ in kinds})
+        database.wake.notify({queue for queue, *_ in kinds})
         return [True] * len(jobs)
 
     def _insert_filled(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
@@ -331,26 +331,26 @@ class PostgresqlStorage(SqlStorage):
         try:
             if self._has_lanes(request):
                 return self._remember_lanes(request, self._exchange_with_lanes(request, ()))
-            return self._run_claim(self._look_for(request))
+            return self._run_claim(self._next_read(request))
         except StorageError:
-            self._held_looks.expect()  # jobs may have been claimed
+            self._held_reads.read_fully_next()  # jobs may have been claimed
             raise
 
-    def _look_for(self, request: ClaimRequest) -> Look:
+    def _next_read(self, request: ClaimRequest) -> ClaimRead:
         """Return the claim with its probes; a claim that leaves out tasks is always a full read."""
-        return Look(request) if request.left_out else self._claim_start.look(request)
+        return ClaimRead(request) if request.left_out else self._claim_start.next_read(request)
 
-    def _run_claim(self, look: Look) -> Claim:
-        """Claim with one statement: a full read, or a read by the probes of `look`."""
-        rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, look))
-        return self._finish_claim(look, rows)
+    def _run_claim(self, read: ClaimRead) -> Claim:
+        """Claim with one statement: a full read, or a read by the probes of `read`."""
+        rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, read))
+        return self._finish_claim(read, rows)
 
-    def _fetch_claim(self, cursor: Any, look: Look, plain: _PlainEnds = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
+    def _fetch_claim(self, cursor: Any, read: ClaimRead, plain: _PlainEnds = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
         """Run the statement of a claim, which also settles plain ends if it is a full read."""
-        values = self._claim_values(look.request)
-        if look.probes is not None:
-            return self._fetch_rows(cursor, CLAIM_BEHIND, values | look.values)
-        return self._fetch_settling(cursor, _exchange_for(look.request), values, plain)
+        values = self._claim_values(read.request)
+        if read.probes is not None:
+            return self._fetch_rows(cursor, CLAIM_BY_PROBES, values | read.values)
+        return self._fetch_settling(cursor, _exchange_for(read.request), values, plain)
 
     def _fetch_settling(
         self,
@@ -374,12 +374,12 @@ class PostgresqlStorage(SqlStorage):
             values["left_out"] = text_array(sorted(request.left_out))
         return values
 
-    def _finish_claim(self, look: Look, rows: list[Any]) -> Claim:
+    def _finish_claim(self, read: ClaimRead, rows: list[Any]) -> Claim:
         """Return the claim in the result rows of a statement, and remember the claimed jobs.
 
         If a queue has lanes, the statement has not claimed any job. In this case, claim with lanes now.
         """
-        request = look.request
+        request = read.request
         if rows[0][_PLACE_LANES] and request.limit > 0:
             self._laned.add(_queues_of(request))
             return self._remember_lanes(request, self._exchange_with_lanes(request, ()))
@@ -390,7 +390,7 @@ class PostgresqlStorage(SqlStorage):
         if rows[0][_FIRST] is None:
             rows = []
         if not request.left_out:
-            self._claim_start.looked(look, [_AT_LEVEL(row) for row in rows], opened if took is None else took)
+            self._claim_start.record(read, [_AT_LEVEL(row) for row in rows], opened if took is None else took)
         if not rows:
             return Claim([], next_due_at)
         rows = self._sort_rows(request, rows)
@@ -404,7 +404,7 @@ class PostgresqlStorage(SqlStorage):
                 if row[_MARKS] in self.hot_marks
             ),
         )
-        return self._top_up(look, Claim(claimed, next_due_at), opened)
+        return self._top_up(read, Claim(claimed, next_due_at), opened)
 
     def _sort_rows(self, request: ClaimRequest, rows: list[Any]) -> list[Any]:
         """Return the claimed rows in the order in which to run them: by named queues, or by turns."""
@@ -423,13 +423,13 @@ class PostgresqlStorage(SqlStorage):
         self._turns.served(rows[-1][_QUEUE])
         return rows
 
-    def _top_up(self, look: Look, claim: Claim, open_queues: int) -> Claim:
+    def _top_up(self, read: ClaimRead, claim: Claim, open_queues: int) -> Claim:
         """Claim more jobs if a queue may have more than its share, or more than one statement claims."""
-        request, most = look.request, _MOST
+        request, most = read.request, _MOST
         left = request.limit - len(claim.jobs)
         if not claim.jobs or left <= 0:
             return claim
-        if request.queues is None and look.probes is None and open_queues > 1:
+        if request.queues is None and read.probes is None and open_queues > 1:
             most = min(most, -(-request.limit // open_queues))
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
@@ -448,7 +448,9 @@ class PostgresqlStorage(SqlStorage):
     def _remember_lanes(self, request: ClaimRequest, done: _LaneExchange) -> Claim:
         """Return the claim, and remember the claimed jobs."""
         claim = self._remember_claim(request, done.taken)
-        return claim if done.open_queues is None else self._top_up(Look(request), claim, done.open_queues)
+        return (
+            claim if done.open_queues is None else self._top_up(ClaimRead(request), claim, done.open_queues)
+        )
 
     def _exchange_with_lanes(self, request: ClaimRequest, plain: _PlainEnds) -> _LaneExchange:
         """Settle plain ends, then claim jobs with and without limits; create the missing rows of keys.
@@ -484,7 +486,7 @@ class PostgresqlStorage(SqlStorage):
     ) -> _LaneExchange:
         """Settle plain ends and claim jobs in this transaction; add keys without a row to `missing`."""
         statement = BESIDE if request.queues is not None else BESIDE_OF_EVERY
-        floors = self._floors if self._floors.is_behind and not request.left_out else None
+        floors = self._floors if self._floors.starts_at_floors and not request.left_out else None
         known = [] if floors is None else floors.queues
         values = self._claim_values(request) | {"known": text_array(known)}
         ((server, next_due_at, settled, locked, has_lanes, laned, others, now),) = self._fetch_settling(
@@ -505,14 +507,14 @@ class PostgresqlStorage(SqlStorage):
         else:
             timed = attrs.evolve(tx, began=now + self._database.clock_offset)
             lanes = PostgresqlLanes(timed, floors)
-            claim = ClaimBeside(timed, lanes, self._cursors, request, plain=others, laned=laned)
+            claim = KnownQueuesClaim(timed, lanes, self._cursors, request, plain=others, laned=laned)
             found = claim.rows(self._turns)
             if found:
                 seqs = number_array([row[PLACE_SEQ] for row in found])
                 self._execute(tx.cursor, TAKE, {**values, **lanes.values, "server": server, "seqs": seqs})
             missing |= lanes.missing
             if floors is None:
-                self._floors.looked(*lanes.longest)
+                self._floors.record(*lanes.longest)
             if (
                 not request.left_out
             ):  # a claim that leaves out tasks skips jobs, so it must not move the floors
@@ -548,7 +550,7 @@ class PostgresqlStorage(SqlStorage):
     def _settle_plain(self, cursor: Any, plain: _PlainEnds) -> _Ended:  # noqa: ANN401 - psycopg's
         """Settle plain ends with the statement of a claim for no jobs."""
         no_jobs = ClaimRequest([], 0, str(plain[0][0].session), 0)
-        row = self._fetch_claim(cursor, Look(no_jobs), plain)[0]
+        row = self._fetch_claim(cursor, ClaimRead(no_jobs), plain)[0]
         return _Ended(row[_PLACE_SETTLED], row[_PLACE_LOCKED])
 
     def _settle_mixed_alone(
@@ -597,7 +599,7 @@ class PostgresqlStorage(SqlStorage):
         if freed_by(plain) and any(
             ended.has(held.seq) for _, held in plain if held.admission_json is not None
         ):
-            self._database.wake.tell({ANY_QUEUE})
+            self._database.wake.notify({ANY_QUEUE})
 
     @override
     def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
@@ -612,7 +614,7 @@ class PostgresqlStorage(SqlStorage):
         except RowLocked:  # the general path determines which ones are busy
             return ()
         if any(keys.values()):
-            database.wake.tell({ANY_QUEUE})
+            database.wake.notify({ANY_QUEUE})
         return keys
 
     # ---- exchange ----------------------------------------------------------------------------------------
@@ -621,7 +623,7 @@ class PostgresqlStorage(SqlStorage):
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """Settle and claim, in one round trip if all ends are plain and no job waits in a lane."""
         try:
-            look = self._look_for(request)
+            read = self._next_read(request)
             parted = self._holdings.split(transitions, request.session)
             if parted.others:
                 return super()._settle_and_claim(transitions, request)
@@ -630,15 +632,15 @@ class PostgresqlStorage(SqlStorage):
                 results = self._settle_rest(transitions, parted, done.ended)
                 self._holdings.let_go(transitions, results)
                 return Exchange(results, self._remember_lanes(request, done))
-            if look.probes is not None:
-                return Exchange(self.apply(transitions), self._run_claim(look))
-            rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, look, parted.plain))
+            if read.probes is not None:
+                return Exchange(self.apply(transitions), self._run_claim(read))
+            rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, read, parted.plain))
             ended = _Ended(rows[0][_PLACE_SETTLED], rows[0][_PLACE_LOCKED])
             results = self._settle_rest(transitions, parted, ended)
             self._holdings.let_go(transitions, results)
-            claim = self._finish_claim(look, rows)
+            claim = self._finish_claim(read, rows)
         except StorageError:
-            self._held_looks.expect()  # jobs may have been claimed
+            self._held_reads.read_fully_next()  # jobs may have been claimed
             raise
         if request.queues is not None or len(claim.jobs) >= request.limit:
             self._wake_for_keys(parted.plain, ended)
@@ -666,7 +668,7 @@ class PostgresqlStorage(SqlStorage):
         offset = database.clock_offset
         told = database.at_once(lambda cursor: remember_at_once(cursor, database.dialect, memos, offset))
         if told.queues:
-            database.wake.tell(told.queues)
+            database.wake.notify(told.queues)
         if told.long:
             database.write(lambda tx: compact_long(tx, told.long))
         return told.answers
@@ -683,10 +685,10 @@ class PostgresqlStorage(SqlStorage):
     # ---- upkeep ------------------------------------------------------------------------------------------
 
     @override
-    def _look_for_due(self, begin: int) -> NextDue:
+    def _find_due(self, begin: int) -> NextDue:
         """Read the next due times in one round trip."""
-        first, firing, now, micros = self._database.look(lambda tx: tx.one(LOOK_FOR_DUE, due_from=begin))
-        self._due_floor.looked(begin, micros / 1_000_000)
+        first, firing, now, micros = self._database.query(lambda tx: tx.one(FIND_DUE, due_from=begin))
+        self._due_floor.record(begin, micros / 1_000_000)
         return NextDue(first, firing, now + self._database.clock_offset)
 
 

@@ -96,7 +96,7 @@ SET {", ".join(f"{name} = {name} + :{name}" for name in _SUMS)}, is_changed = CA
 WHERE id = :id
 """)  # noqa: S608 - names
 _CHANGED_AMONG = Text("SELECT id FROM firelock_batches WHERE is_changed = 1 AND id IN :ids")
-_TELL = insert_into("firelock_batch_deltas", "batch_id", *_SUMS)
+_ADD_CHANGE = insert_into("firelock_batch_deltas", "batch_id", *_SUMS)
 _FOLD = Text(f"""
 UPDATE firelock_batches
 SET {", ".join(f"{name} = {name} + :{name}" for name in _COUNTED)}, failures = 0, is_stopping = :is_stopping
@@ -175,7 +175,7 @@ def shut_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str], se
 # ---- counting --------------------------------------------------------------------------------------------
 
 
-def tell_batches(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
+def store_batch_changes(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
     """Store changes of the counts; return the batches that `release` must check."""
     rows = [
         {("batch_id" if tx.adds_deltas else "id"): id, **change._asdict()}
@@ -185,7 +185,7 @@ def tell_batches(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
     if not rows:
         return set()
     if tx.adds_deltas:
-        tx.run_many(_TELL, rows)
+        tx.run_many(_ADD_CHANGE, rows)
         return {str(row["batch_id"]) for row in rows}
     tx.run_many(_COUNT, rows)
     return {row[0] for row in tx.all(_CHANGED_AMONG, ids=[row["id"] for row in rows])}
@@ -219,7 +219,7 @@ def _discount_failures(tx: Transaction, id: str) -> None:
     others = dict(tx.newer(_FAILURES, {"id": id})) if tx.newer is not None else {}
     number = sum({**own, **others}.values())
     if number > 0:
-        tx.run_many(_TELL, [{"batch_id": id, **NOTHING._replace(failures=-number)._asdict()}])
+        tx.run_many(_ADD_CHANGE, [{"batch_id": id, **NOTHING._replace(failures=-number)._asdict()}])
 
 
 def _take_deltas(tx: Transaction, id: str) -> Share:
@@ -272,7 +272,7 @@ class MemberCounts:
         self._rows = [row for row in rows if row.is_member]
         self._before = self._shares() if self._rows else {}
 
-    def tell(self) -> set[str]:
+    def store(self) -> set[str]:
         """Store all changes of the counts since this object was created; return the batches to check.
 
         Before this call, all changes of the rows, their relations and the releasing list must be complete.
@@ -286,7 +286,7 @@ class MemberCounts:
             batch_id = row.relations.batch_id
             if change != NOTHING and batch_id is not None:
                 changes[batch_id] = changes.get(batch_id, NOTHING).plus(change)
-        return tell_batches(self._tx, changes)
+        return store_batch_changes(self._tx, changes)
 
     def _shares(self) -> dict[str, Share]:
         rows = self._rows

@@ -326,7 +326,7 @@ class JobRow(Standing):
             setattr(self, name, value)
         self.is_changed = True
 
-    def tell_if_claimable(self, tx: Transaction) -> None:
+    def notify_if_claimable(self, tx: Transaction) -> None:
         """Notify servers of the job after the commit, if it is claimable."""
         if self.session is None and self.state == State.ENQUEUED:
             tx.woken.add(self.queue)

@@ -29,7 +29,7 @@ from firelock_sql.connections.database import Database
 from firelock_sql.connections.notify import SocketMailbox, Wake
 from firelock_sql.connections.transaction import Cursor, Transaction
 from firelock_sql.connections.url import SqliteUrl
-from firelock_sql.connections.within import Joined, TellLater, tell_nobody
+from firelock_sql.connections.within import Joined, NotifyLater, skip_notification
 from firelock_sql.sqlite import health
 
 _T = TypeVar("_T")
@@ -92,16 +92,16 @@ class SqliteDatabase(Database):
     def raw_transaction(self, within: object) -> Joined | None:
         if not isinstance(within, sqlite3.Connection):
             return None
-        return Joined(within, self.dialect, "", within.cursor, tell_nobody)
+        return Joined(within, self.dialect, "", within.cursor, skip_notification)
 
     @override
-    def connection_transaction(self, connection: Connection, tell_later: TellLater) -> Joined:
+    def connection_transaction(self, connection: Connection, notify_later: NotifyLater) -> Joined:
         if connection.dialect.name != "sqlite":
             raise self._elsewhere(repr(connection.engine.url))
         connection.exec_driver_sql("SELECT 1")  # so that SQLAlchemy registers the start of a transaction
         pooled = connection.connection
         cursor = cast("Callable[[], Cursor]", pooled.cursor)
-        return Joined(pooled.driver_connection, self.dialect, "", cursor, tell_later)
+        return Joined(pooled.driver_connection, self.dialect, "", cursor, notify_later)
 
     @override
     @contextmanager

@@ -36,7 +36,7 @@ from firelock.storage import (
 from firelock.storage.batches import Share
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.connections.url import parse_sqlite_url
-from firelock_sql.rows.batch_row import tell_batches
+from firelock_sql.rows.batch_row import store_batch_changes
 from firelock_sql.rows.job_row import relations_in
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.sqlite.database import SqliteDatabase
@@ -121,7 +121,7 @@ class SqliteStorage(SqlStorage):
                 rows = ((job.created_at, job.id) for job in new[done : done + size])
                 tx.cursor.execute(_many_members(size), [batch_id, *chain.from_iterable(rows)])
                 done += size
-        tell_batches(tx, {str(batch_id): Share(len(new), len(new))})
+        store_batch_changes(tx, {str(batch_id): Share(len(new), len(new))})
         return answers
 
     def _insert_plain(
@@ -196,7 +196,7 @@ class SqliteStorage(SqlStorage):
             return self._apply_rest(tx, transitions, parted.others)
         ended = Counter(str(held.batch_id) for _, held in members)
         shares = {id: Share(active=-number, succeeded=number) for id, number in ended.items()}
-        told = tell_batches(tx, shares)  # batches that may end because of these ends
+        told = store_batch_changes(tx, shares)  # batches that may end because of these ends
         releasing = {end.job_id for end, held in members if held.batch_id in told}
         results = self._apply_rest(tx, transitions, parted.others)
         return [

@@ -132,7 +132,7 @@ def _release_batch(tx: Transaction, id: str, room: int) -> int:
     save_rows(tx, [row])
     if row.has_children:
         follow_parents(tx, [row])
-    counts.tell()
+    counts.store()
     return _walk_members(tx, batch, rules, room) if batch.walk is not None else 1
 
 
@@ -235,7 +235,7 @@ def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
             tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time
         else:
             row.move(tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now)
-            row.tell_if_claimable(tx)
+            row.notify_if_claimable(tx)
         row.note(row.state, tx.now, reason)
     save_rows(tx, rows.values())
 
@@ -281,7 +281,7 @@ def time_out(tx: Transaction, ids: Sequence[str]) -> int:
     save_rows(tx, rows.values())
     decide_all_of(tx, [id for id in rows if id not in batches])
     follow_parents(tx, [row for row in rows.values() if row.has_children])
-    counts.tell()
+    counts.store()
     return len(rows)
 
 

@@ -157,7 +157,7 @@ def _release_skipped(
         tx.run_many(_SKIPPED_NO_MORE, [{"parent": parent_id, "edge": seq} for seq in settled])
         if settled:
             tx.run(_UNMARK, ids=[parent_id])
-        counts.tell()
+        counts.store()
 
 
 def _release_parents(
@@ -194,7 +194,7 @@ def _release_parents(
         tx.run(_UNMARK, ids=looked_at_all)
     if partly is not None and partly not in missing:
         tx.run(_MOVE_ON, parent=partly, looked_at=found[-1][1])
-    counts.tell()
+    counts.store()
     return max((id for id in edges if id != partly or id in missing), default=None)
 
 
@@ -321,7 +321,7 @@ def resume(tx: Transaction, row: JobRow, reason: str) -> None:
         tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now, due_at=None, waits_for=None
     )
     row.note(State.ENQUEUED, tx.now, reason)
-    row.tell_if_claimable(tx)
+    row.notify_if_claimable(tx)
 
 
 def keep_waiting(row: JobRow, reason: str, at: int) -> None:
@@ -348,7 +348,7 @@ def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
     decided = [edge for _, edge, child, _ in found if child in free]
     if decided:
         tx.run(_DECIDE, seqs=decided)
-    counts.tell()
+    counts.store()
     return len(decided)
 
 
@@ -370,5 +370,5 @@ def delete_with(tx: Transaction, owner: JobRow, ids: Sequence[str], reason: str)
     rows = load_rows(tx, ids, is_patient=False)
     counts = MemberCounts(tx, rows.values())
     free = _delete_free(tx, owner, ids, rows, reason)
-    counts.tell()
+    counts.store()
     return len(free)

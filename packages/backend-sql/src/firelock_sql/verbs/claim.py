@@ -21,8 +21,8 @@ from firelock.storage import (
     StorageError,
     Transition,
 )
+from firelock_sql.connections.full_reads import EARLIEST
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.connections.whole_looks import EARLIEST
 from firelock_sql.rows.job_row import CLAIMABLE, read_list, readable_admission
 from firelock_sql.rows.marks import HAS_MEMOS
 from firelock_sql.verbs.limits import IN_LANE, SqlLanes, queues_with_lanes

@@ -26,15 +26,15 @@ from firelock.storage import (
     waiting_reason,
 )
 from firelock.storage.batches import NOTHING, Share
+from firelock_sql.connections.full_reads import LATE
 from firelock_sql.connections.transaction import Text, Transaction, Value, insert_into
-from firelock_sql.connections.whole_looks import LATE
 from firelock_sql.rows.batch_row import (
     SWEEP,
     BatchRow,
     new_batch,
     put_batches,
     share_batches,
-    tell_batches,
+    store_batch_changes,
 )
 from firelock_sql.rows.job_row import KNOWN, edges_text, entry_line, list_text, relations_in, visible
 from firelock_sql.rows.marks import IS_MEMBER
@@ -212,7 +212,7 @@ def _store_members(tx: Transaction, new: Sequence[NewJob], starts: Sequence[_Sta
         batch.is_changed = int(bool(batch.is_cancelled) or (not batch.active and due_at is None))
     put_batches(tx, list(batches.values()))
     tx.run_many(_MEMBER, rows)
-    tell_batches(tx, changes)
+    store_batch_changes(tx, changes)
 
 
 def _share(start: _Start) -> Share:

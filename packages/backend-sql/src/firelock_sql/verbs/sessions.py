@@ -26,8 +26,8 @@ from firelock.storage import (
     rules,
 )
 from firelock_sql.connections.database import SqlVerbs
+from firelock_sql.connections.full_reads import HeldReadSchedule
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
-from firelock_sql.connections.whole_looks import HeldLooks
 from firelock_sql.rows.batch_row import MemberCounts
 from firelock_sql.rows.job_row import (
     CLAIMED_COLUMNS,
@@ -123,7 +123,7 @@ _START = Text(f"UPDATE firelock_jobs SET started_at = :started_at WHERE {IS_HELD
 class SqlSessionVerbs(SqlVerbs):
     """The verbs for the sessions of worker processes."""
 
-    _held_looks: HeldLooks | None = None  # None: all jobs of a session are always read
+    _held_reads: HeldReadSchedule | None = None  # None: all jobs of a session are always read
     _continued_last = ""  # the last closing session whose jobs a sweep of this process tried to return
 
     @override
@@ -145,7 +145,7 @@ class SqlSessionVerbs(SqlVerbs):
     def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
         is_writing = any(one.started_at is not None for one in held)
         transact = self._database.write if is_writing else self._database.read
-        return transact(lambda tx: _reconcile(tx, session, held, self._held_looks))
+        return transact(lambda tx: _reconcile(tx, session, held, self._held_reads))
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
@@ -277,14 +277,14 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
 
 
 def _reconcile(
-    tx: Transaction, session: str, held: Sequence[HeldClaim], looks: HeldLooks | None
+    tx: Transaction, session: str, held: Sequence[HeldClaim], schedule: HeldReadSchedule | None
 ) -> Reconciliation:
     """See `Storage.reconcile`. This writes only if `held` contains start times.
 
     A session may hold many large jobs, so this reads few columns, and all columns only for unknown jobs.
     """
     is_lost = tx.one(SERVER, session=session) is None
-    left = {(row.id, row.fence): row for row in _held_rows(tx, session, held, looks)}
+    left = {(row.id, row.fence): row for row in _held_rows(tx, session, held, schedule)}
     not_held, started = [], []
     for one in held:
         row = left.pop((one.job_id, one.fence), None)
@@ -316,16 +316,16 @@ class _HeldRow(NamedTuple):
 
 
 def _held_rows(
-    tx: Transaction, session: str, held: Sequence[HeldClaim], looks: HeldLooks | None
+    tx: Transaction, session: str, held: Sequence[HeldClaim], schedule: HeldReadSchedule | None
 ) -> list[_HeldRow]:
     """Return the jobs that the session holds: all of them, or only those that the caller names."""
-    if looks is None:
+    if schedule is None:
         return list(map(_HeldRow._make, tx.all(_HELD, session=session)))
-    if not looks.is_time:
+    if not schedule.is_due:
         return [row for row in _named_rows(tx, held) if row.session == session]
-    begun = looks.clock()
+    begun = schedule.clock()
     rows = tx.all(_HELD, session=session)
-    looks.looked(looks.clock() - begun)
+    schedule.record(schedule.clock() - begun)
     return list(map(_HeldRow._make, rows))
 
 
@@ -469,7 +469,7 @@ def _take(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
         return_to_queue(tx, row, crash=dead.blame.reason if is_crash else None)
         (taken.crashed if is_crash else taken.returned).append(id)
     save_rows(tx, rows.values())
-    counts.tell()
+    counts.store()
     return _Part(taken, number)
 
 

@@ -88,7 +88,7 @@ def apply_transitions(
         decide_all_of(tx, left)
     listed = follow_parents(tx, [row for row in changed.values() if row.has_children])
     listed |= {id for id, batch in batches.items() if batch.is_changed}
-    told = counts.tell()
+    told = counts.store()
     for place, row in changed.items():
         if row.id in listed or (row.is_member and row.relations.batch_id in told):
             results[place] = Applied.RELEASING
@@ -179,12 +179,12 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
     row.move(tx, transition.to)
     if entry is not None:
         row.added.append(entry)
-    row.tell_if_claimable(tx)
+    row.notify_if_claimable(tx)
     if was_held or transition.to in FINAL_STATES:
-        _tell_of_keys(tx, row)
+        _note_freed_key(tx, row)
 
 
-def _tell_of_keys(tx: Transaction, row: JobRow) -> None:
+def _note_freed_key(tx: Transaction, row: JobRow) -> None:
     """Record that the job has freed its limit keys, if it no longer holds them."""
     if row.held_by is not None and row.session is None:
         tx.let_go.append((row.seq, row.queue, row.held_by))
@@ -226,8 +226,8 @@ def _judge_refusal(tx: Transaction, row: JobRow, transition: Transition) -> Appl
 def clear_tail(tx: Transaction, row: JobRow) -> None:
     """Clear the tail of a job whose previous run has stopped; a requeued job becomes claimable."""
     row.change({"session": None})
-    row.tell_if_claimable(tx)
-    _tell_of_keys(tx, row)
+    row.notify_if_claimable(tx)
+    _note_freed_key(tx, row)
 
 
 def return_to_queue(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
@@ -238,5 +238,5 @@ def return_to_queue(tx: Transaction, row: JobRow, *, crash: str | None) -> None:
         tx, State.ENQUEUED, reason=crash or Moved.NOT_STARTED.value, changed_at=tx.now, session=None,
         attempt=row.attempt - 1, crashes=row.crashes + (crash is not None),
     )  # fmt: skip
-    row.tell_if_claimable(tx)
-    _tell_of_keys(tx, row)
+    row.notify_if_claimable(tx)
+    _note_freed_key(tx, row)

@@ -27,8 +27,8 @@ from firelock.storage import (
 )
 from firelock_sql.connections.counting import forget_queues, idle_queues
 from firelock_sql.connections.database import RowLocked, SqlVerbs
+from firelock_sql.connections.full_reads import DueFloor
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
-from firelock_sql.connections.whole_looks import DueFloor
 from firelock_sql.rows.job_row import (
     COMPACT_FROM,
     compact,
@@ -195,13 +195,13 @@ class SqlUpkeepVerbs(SqlVerbs):
         self._database.tidy()
         floor = self._due_floor
         begin = floor.begin()
-        found = self._look_for_due(begin)
+        found = self._find_due(begin)
         if found.first is None or found.first > found.now:
             floor.passed(begin, found.now)
             return Promotion(0, earlier(found.first, found.firing))
         return self._database.write(lambda tx: self._promote(tx, limit, begin))
 
-    def _look_for_due(self, begin: int) -> NextDue:
+    def _find_due(self, begin: int) -> NextDue:
         """Return the next due times, ignoring jobs that are due before `begin`."""
         return self._database.read(lambda tx: NextDue(first_due(tx, begin), next_firing(tx), tx.now))
 
@@ -221,7 +221,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         This repeats because a batch that ends may have children, and may be a member of another batch.
         """
         looked_at = 0
-        while looked_at < limit and any(looks := self._look_for_release()):
+        while looked_at < limit and any(looks := self._find_releases()):
             has_parents, has_batches = looks
             children = self._release_children(limit - looked_at) if has_parents else 0
             looked_at += children
@@ -254,9 +254,9 @@ class SqlUpkeepVerbs(SqlVerbs):
                 break
         return looked_at
 
-    def _look_for_release(self) -> tuple[int, int]:
+    def _find_releases(self) -> tuple[int, int]:
         """Return whether parents have ended, and whether batches have changed."""
-        has_parents, has_batches = self._database.look(lambda tx: tx.one(_IS_RELEASING))
+        has_parents, has_batches = self._database.query(lambda tx: tx.one(_IS_RELEASING))
         return has_parents, has_batches
 
     @override

@@ -6,8 +6,8 @@ import pytest
 
 from firelock.storage import HeldClaim, State, StorageError
 from firelock.testing.conformance.scene import deletes
-from firelock_sql.connections import whole_looks
-from firelock_sql.connections.whole_looks import EARLIEST, LATE, DueFloor, HeldLooks, WholeLooks
+from firelock_sql.connections import full_reads
+from firelock_sql.connections.full_reads import EARLIEST, LATE, DueFloor, FullReadSchedule, HeldReadSchedule
 from firelock_sql.postgresql import storage as postgresql_storage
 from tests.scenes import scene_at
 
@@ -30,41 +30,41 @@ class Clock:
 def test_full_reads_pause_after_several_slow_ones():
     """A fast read in between starts the count again. The pause is a multiple of the slow read's duration."""
     clock = Clock()
-    looks = WholeLooks(20, 0.01, clock)
+    schedule = FullReadSchedule(20, 0.01, clock)
     for seconds in (0.02, 0.02, 0.01, 0.02, 0.02):
-        looks.looked(seconds)
-        assert looks.is_time
+        schedule.record(seconds)
+        assert schedule.is_due
 
-    looks.looked(0.5)
-    is_time = []
+    schedule.record(0.5)
+    is_due = []
     for clock.now in (100.0, 109.9, 110.0):
-        is_time.append(looks.is_time)
+        is_due.append(schedule.is_due)
 
-    assert is_time == [False, False, True]
+    assert is_due == [False, False, True]
 
 
 def test_full_reads_pause_again_after_one_slow_one():
     """The cause of the earlier slow reads still exists."""
     clock = Clock()
-    looks = WholeLooks(20, 0.01, clock)
+    schedule = FullReadSchedule(20, 0.01, clock)
     for _ in range(3):
-        looks.looked(0.5)
+        schedule.record(0.5)
 
     clock.now += 10
-    looks.looked(0.5)
+    schedule.record(0.5)
 
-    assert not looks.is_time
+    assert not schedule.is_due
 
 
 def test_expected_claim_ends_the_pause_of_full_reads():
     """A claim whose reply was lost must be found."""
-    looks = HeldLooks(0.01, Clock())
+    schedule = HeldReadSchedule(0.01, Clock())
     for _ in range(3):
-        looks.looked(0.5)
+        schedule.record(0.5)
 
-    looks.expect()
+    schedule.read_fully_next()
 
-    assert looks.is_time
+    assert schedule.is_due
 
 
 def test_floor_of_due_jobs_exists_while_full_reads_pause():
@@ -74,12 +74,12 @@ def test_floor_of_due_jobs_exists_while_full_reads_pause():
     starts = []
     for seconds, instant in ((0.5, 1), (0.5, 2), (0.5, LATE), (0.0, 3 * LATE)):
         begin = floor.begin()
-        floor.looked(begin, seconds)
+        floor.record(begin, seconds)
         floor.passed(begin, instant)
         starts.append(floor.start)
     clock.now += 10
     begin = floor.begin()
-    floor.looked(begin, 0.001)
+    floor.record(begin, 0.001)
     floor.passed(begin, 9 * LATE)
 
     assert (starts, begin) == ([EARLIEST, EARLIEST, 0, 2 * LATE], EARLIEST)
@@ -90,7 +90,7 @@ def test_database_without_old_entries_is_read_fully():
     """Without old entries in the index, reads might be slow for other reasons."""
     floor = DueFloor()
     for _ in range(10):
-        floor.looked(floor.begin(), 60.0)
+        floor.record(floor.begin(), 60.0)
         floor.passed(floor.begin(), 10 * LATE)
 
     assert floor.start == EARLIEST
@@ -106,9 +106,9 @@ def scene(postgresql, monkeypatch):
     After it, reads stay partial until a test ends this.
     """
     monkeypatch.setattr(postgresql_storage, "LONG_SECONDS", -1)
-    monkeypatch.setattr(whole_looks, "_IN_A_ROW", 1)
+    monkeypatch.setattr(full_reads, "_IN_A_ROW", 1)
     for rest in ("_REST", "_REST_OF_HELD"):
-        monkeypatch.setattr(whole_looks, rest, 1e9)
+        monkeypatch.setattr(full_reads, rest, 1e9)
     with scene_at(postgresql.url("listen=off")) as scene:
         yield scene
 
@@ -147,7 +147,7 @@ def test_job_due_before_the_floor_waits_for_a_full_read(scene):
     late = scene.schedule(-HOUR)
     missed = scene.storage.promote(10).promoted
 
-    scene.storage._due_floor._looks.expect()  # noqa: SLF001 - as after the pause
+    scene.storage._due_floor._schedule.read_fully_next()  # noqa: SLF001 - as after the pause
 
     assert (missed, scene.storage.promote(10).promoted) == (0, 1)
     assert scene.record(late).state is State.ENQUEUED

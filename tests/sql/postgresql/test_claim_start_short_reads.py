@@ -21,7 +21,7 @@ def scene(postgresql):
 
 
 @pytest.fixture
-def short_looks(monkeypatch):
+def short_reads(monkeypatch):
     """Let every full read count as slow, after which all reads are short."""
     monkeypatch.setattr(claim_start, "_LONG", -1)
     monkeypatch.setattr(claim_start, "_MICROS_OF_A_JOB", 0)
@@ -42,7 +42,7 @@ def begun(scene, **options):
     return holder
 
 
-@pytest.mark.usefixtures("short_looks")
+@pytest.mark.usefixtures("short_reads")
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_short_read_claims_by_priority_and_age(scene, queues):
     """A short read includes new levels above, between and below those that jobs were claimed from."""
@@ -56,7 +56,7 @@ def test_short_read_claims_by_priority_and_age(scene, queues):
     assert [] == scene.claim(holder, 10, queues=queues)
 
 
-@pytest.mark.usefixtures("short_looks")
+@pytest.mark.usefixtures("short_reads")
 def test_short_read_finds_new_queues(scene):
     """The new queues come before, between and after those that were served."""
     holder = begun(scene, queue="d")
@@ -67,7 +67,7 @@ def test_short_read_finds_new_queues(scene):
     assert wanted == set(ids(scene.claim(holder, 10, queues=None)))
 
 
-@pytest.mark.usefixtures("short_looks")
+@pytest.mark.usefixtures("short_reads")
 def test_short_reads_serve_queues_in_turn(scene):
     """A queue that is never empty does not delay the others."""
     holder = begun(scene, queue="a")
@@ -80,7 +80,7 @@ def test_short_reads_serve_queues_in_turn(scene):
     assert {"a", "b"} == set(served[:2]) == set(served[2:])
 
 
-@pytest.mark.usefixtures("short_looks")
+@pytest.mark.usefixtures("short_reads")
 def test_short_reads_serve_only_the_named_queues_in_order(scene):
     """Full reads serve named queues in the same way."""
     holder = begun(scene, queue="a")
@@ -90,7 +90,7 @@ def test_short_reads_serve_only_the_named_queues_in_order(scene):
     assert [second, first] == ids(scene.claim(holder, 10, queues=["b", "a"]))
 
 
-@pytest.mark.usefixtures("short_looks")
+@pytest.mark.usefixtures("short_reads")
 def test_short_reads_skip_a_paused_queue_until_it_is_resumed(scene):
     """Jobs of a paused queue are claimed when the queue is resumed, however long they waited."""
     holder = begun(scene)
@@ -103,7 +103,7 @@ def test_short_reads_skip_a_paused_queue_until_it_is_resumed(scene):
     assert [waiting] == ids(scene.claim(holder, 10))
 
 
-@pytest.mark.usefixtures("short_looks")
+@pytest.mark.usefixtures("short_reads")
 def test_exchange_claims_with_a_short_read(scene):
     """One statement settles and another one claims."""
     holder = begun(scene)

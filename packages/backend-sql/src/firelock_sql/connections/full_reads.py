@@ -26,7 +26,7 @@ _REST_OF_HELD = 100  # longer, because no job waits for the results of a full re
 LATE = 5_000_000  # microseconds that a transaction may stay open before its due jobs need a full read
 
 
-class WholeLooks:
+class FullReadSchedule:
     """The time of the next full read.
 
     Args:
@@ -41,29 +41,29 @@ class WholeLooks:
         self._rest = rest
         self._long_seconds = long_seconds
         self.clock = clock
-        self._whole_at = clock()
-        self._long_looks = 0
+        self._next_full_at = clock()
+        self._slow_reads = 0
 
     @property
-    def is_time(self) -> bool:
+    def is_due(self) -> bool:
         """Whether the next read is a full one."""
-        return self.clock() >= self._whole_at
+        return self.clock() >= self._next_full_at
 
-    def looked(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         """Record how long a full read took."""
         if seconds <= self._long_seconds:
-            self._long_looks = 0
+            self._slow_reads = 0
             return
-        self._long_looks += 1
-        if self._long_looks >= _IN_A_ROW:
-            self._whole_at = self.clock() + seconds * self._rest
+        self._slow_reads += 1
+        if self._slow_reads >= _IN_A_ROW:
+            self._next_full_at = self.clock() + seconds * self._rest
 
-    def expect(self) -> None:
+    def read_fully_next(self) -> None:
         """Make the next read a full one, because it may find something."""
-        self._whole_at = self.clock()
+        self._next_full_at = self.clock()
 
 
-class HeldLooks(WholeLooks):
+class HeldReadSchedule(FullReadSchedule):
     """The schedule of full reads of a session's jobs; other reads cover only jobs that the caller names."""
 
     def __init__(
@@ -79,24 +79,25 @@ class DueFloor:
     `promote`. Threads may share it: claims read `start`, and one thread calls `promote`.
 
     Args:
-        long_seconds: see `WholeLooks`; infinite for a database that keeps no old versions in its indexes.
+        long_seconds: see `FullReadSchedule`; infinite if the database keeps no old versions in its
+            indexes.
         clock: the monotonic clock.
     """
 
     def __init__(self, long_seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
-        self._looks = WholeLooks(_REST, long_seconds, clock)
+        self._schedule = FullReadSchedule(_REST, long_seconds, clock)
         self.start = EARLIEST
 
     def begin(self) -> int:
         """Return the time from which this call of `promote` searches."""
-        return EARLIEST if self._looks.is_time else self.start
+        return EARLIEST if self._schedule.is_due else self.start
 
-    def looked(self, begin: int, seconds: float) -> None:
+    def record(self, begin: int, seconds: float) -> None:
         """Record how long a read from a start time took."""
         if begin == EARLIEST:
-            self._looks.looked(seconds)
+            self._schedule.record(seconds)
 
     def passed(self, begin: int, instant: int) -> None:
         """Record that all jobs due from `begin` to this time have been enqueued."""
-        is_whole = begin == EARLIEST and self._looks.is_time
-        self.start = EARLIEST if is_whole else instant - LATE
+        is_full = begin == EARLIEST and self._schedule.is_due
+        self.start = EARLIEST if is_full else instant - LATE
