@@ -244,7 +244,7 @@ def test_lines_are_kept_while_the_storage_is_unreachable(console, storage):
 
 
 def test_refused_lines_are_dropped_with_a_warning(console, storage, caplog):
-    """Otherwise, the ends of jobs would wait for lines that the storage never accepts."""
+    """The ends of jobs must not wait for lines that the storage never accepts."""
     storage.fail("append_logs", StorageError("value too long"))
     console.log("a", 1, "info", "refused")
 

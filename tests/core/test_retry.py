@@ -120,7 +120,7 @@ POLICIES = st.one_of(
 
 @given(policy=POLICIES, number=st.integers(1, 1001), drawn=st.floats(0, 1, exclude_max=True))
 def test_wait_is_never_negative_or_above_a_year(policy, number, drawn):
-    """This holds for every policy, number of the retry and random number."""
+    """Any policy, number of the retry and random number gives a wait that can be scheduled."""
     assert timedelta(0) <= policy.wait(number, lambda: drawn) <= YEAR
 
 
@@ -312,7 +312,7 @@ def test_invalid_value_without_a_repr_is_refused():
 
 
 def test_stored_policy_is_compact_json():
-    """It contains every option, with waits in microseconds and classes by name."""
+    """The stored string contains every option, with waits in microseconds and classes by name."""
     policy = Retry.listed([1, MINUTE], attempts=3, only_on=[OSError], on_exceeded="delete")
 
     assert (
@@ -400,6 +400,6 @@ def test_error_is_described_on_one_short_line(error, words):
 
 
 def test_reason_contains_the_retry_number_and_the_error():
-    """It also contains the total number of retries if that is known."""
+    """The reason also contains the total number of retries if that is known."""
     assert "retry 3 of 10: ConnectionError: refused" == retry_reason(3, 10, ConnectionError("refused"))
     assert "retry 3: ConnectionError: refused" == retry_reason(3, None, ConnectionError("refused"))

@@ -215,7 +215,7 @@ def test_invalid_task_option_is_refused(fire, options, words):
 
 
 def test_task_name_can_be_registered_only_once(fire):
-    """However, a function at the same location, as after a reload of its module, replaces the earlier one."""
+    """A function at the same location, as after a reload of its module, replaces the earlier one."""
 
     def loaded(parameters):
         namespace = {"__name__": __name__}
@@ -237,7 +237,7 @@ def test_task_name_can_be_registered_only_once(fire):
 
 
 def test_size_limits_come_from_the_settings():
-    """They apply to arguments and results."""
+    """The size limits apply to arguments and results."""
     settings = Settings(argument_limit=100, argument_warning=64, result_limit=80)
     with Firelock("memory://", settings=settings) as fire:
         task = fire.task(send)

@@ -271,7 +271,7 @@ class Moody(tzinfo):
 
 
 def test_error_of_a_time_zone_object_becomes_an_argument_error():
-    """Otherwise, the caller would get an exception of third-party code."""
+    """The caller must not get an exception of third-party code."""
     with pytest.raises(ArgumentError, match="does not fit datetime: no idea"):
         binder_for(datetime).encode((datetime(2026, 1, 1, tzinfo=Moody()),), {})
 
@@ -346,7 +346,7 @@ class Twin:
     ids=str,
 )
 def test_union_that_is_ambiguous_in_json_is_refused_at_registration(annotation):
-    """Otherwise, a string could be restored as a date, or a date as a string."""
+    """If such a union were accepted, a string could be restored as a date, or a date as a string."""
     with pytest.raises(TaskError, match=r"parameter 'x' is annotated .* cannot be distinguished in JSON"):
         binder_for(annotation)
 

@@ -224,7 +224,7 @@ def test_error_about_json_input_contains_the_reason(fire):
 
 
 def test_one_error_lists_all_invalid_fields(fire):
-    """It includes unknown fields, and nothing is stored."""
+    """The error includes unknown fields, and nothing is stored."""
 
     @fire.task(name="two")
     def two(a: int, b: bool) -> None: ...

@@ -93,7 +93,7 @@ def test_refusal_of_an_entity_shows_the_call_with_its_id(function, entity, name)
 
 
 def test_shown_call_contains_the_other_arguments():
-    """They make the line in the source easy to find."""
+    """The other arguments make the line in the source easy to find."""
     message = refusal_of(charge, 1, User(id=1), note="x")
 
     assert message.startswith(

@@ -155,7 +155,7 @@ def test_refusal_of_a_mismatching_call_shows_the_signature(function, args, kwarg
 
 
 def test_default_with_an_unusual_or_long_repr_is_not_shown():
-    """It is shown as three dots."""
+    """The signature shows three dots instead of such a default."""
 
     def find(where: Any = STRANGE, limit: int = 5) -> None: ...
 
@@ -220,7 +220,7 @@ def test_stored_arguments_that_are_not_an_object_are_refused(stored):
 
 
 def test_error_about_an_unresolvable_annotation_names_the_parameter():
-    """Its usual cause is an import under TYPE_CHECKING, which the message names."""
+    """The message also names the usual cause, an import under TYPE_CHECKING."""
 
     def pay(amount: OnlyForCheckers) -> None: ...
 
@@ -304,7 +304,7 @@ def test_error_about_too_large_arguments_names_the_largest():
 
 
 def test_size_of_the_largest_argument_is_its_stored_size():
-    """No part can therefore be larger than the whole."""
+    """No argument can be larger than all arguments together."""
 
     def total(days: list[int]) -> None: ...
 

@@ -731,7 +731,7 @@ def test_imports_include_listed_and_discovered_modules(tmp_path, monkeypatch):
 
 
 def test_periodic_tasks_become_declared_recurring_jobs(app, caplog):
-    """They are declared by a signal, or as soon as their task is registered.
+    """Periodic tasks are declared by a signal, or as soon as their task is registered.
 
     A server logs a warning about entries whose task was never registered.
     """
@@ -772,7 +772,7 @@ def test_periodic_tasks_become_declared_recurring_jobs(app, caplog):
     ],
 )
 def test_crontab_is_converted_to_a_cron_expression(crontab, cron):
-    """Both have the same five fields."""
+    """A crontab and a cron expression have the same five fields."""
     assert (cron, "Asia/Tokyo") == ((made := crontab.to_cron("Asia/Tokyo")).expression, made.tz)
 
 
@@ -787,7 +787,7 @@ def test_expired_job_is_deleted(moved):
 
 
 def test_task_that_waits_for_another_task_is_refused(moved):
-    """Otherwise, it could wait for its own worker."""
+    """A waiting task could wait for its own worker."""
     other = moved.add.delay(1, 1)
     task = moved.app.task(name="t.waits", acks_late=True)(lambda: other.get(timeout=1))
 

@@ -92,7 +92,7 @@ def test_unusual_strings_are_restored(fire):
 
 @pytest.mark.parametrize("detail", ["text", [1], {"a": object()}, {"a": float("nan")}, {"a": {1, 2}}])
 def test_detail_must_be_a_json_object(watched, detail):
-    """Otherwise, nothing is stored."""
+    """Nothing is stored for an invalid detail."""
     with pytest.raises(ConfigurationError, match=r"detail(=.* cannot be stored as JSON| must be a mapping)"):
         watched.audit.record("a", "b", by="ada", detail=detail)
 

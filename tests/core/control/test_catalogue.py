@@ -74,7 +74,7 @@ def test_app_without_the_code_lists_the_tasks_of_servers(server, storage):
 
 
 def test_tasks_of_this_app_and_of_servers_are_merged(server, storage):
-    """They are merged by name, and include tasks that no server has reported yet."""
+    """Tasks are merged by name, and include tasks that no server has reported yet."""
     tell_tasks(server.client)
     fire = app(storage)
     fire.task(name="bill")(charge)
@@ -147,7 +147,7 @@ def test_task_without_a_server_for_thirty_days_is_removed(server, storage):
 
 
 def test_server_does_not_report_tasks_without_code(storage):
-    """It reports only the tasks that it can run."""
+    """A server reports only the tasks that it can run."""
     fire = app(storage)
     fire.task(name="elsewhere", remote=True)(charge)
 

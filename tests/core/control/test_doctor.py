@@ -78,7 +78,7 @@ def fails():
 
 
 def test_problems_with_limits_and_unique_keys_are_found(storage):
-    """These are costs that never fit, jobs without their task's limits, and unique keys held in vain."""
+    """The problems are costs that never fit, jobs without their task's limits, and keys held in vain."""
     stub = Firelock(storage)
     with Firelock(storage) as fire:
         parent = fire.task(name="parent", retry=Retry(attempts=0))(fails).enqueue()
@@ -149,5 +149,5 @@ def findings_with(error):
     ids=["well", "full", "not allowed"],
 )  # fmt: skip
 def test_doctor_writes_and_deletes_test_records(error, expected):
-    """They are needed because a storage with a full disk still responds to every read."""
+    """Test records are needed because a storage with a full disk still responds to every read."""
     assert (expected, []) == findings_with(error)

@@ -132,7 +132,7 @@ def test_queue_without_a_listening_server_is_reported(queues, listens):
 
 @pytest.mark.parametrize(("state", "told"), [("quiet", ["no_listener"]), ("stopping", [])])
 def test_quiet_server_does_not_count_as_a_listener(state, told):
-    """It is alive but claims no jobs. A stopping server ends soon, as in each deploy."""
+    """A quiet server is alive but claims no jobs. A stopping server ends soon, as in each deploy."""
     assert told == kinds(queues=[queue()], servers=[server(state=state)])
 
 

@@ -161,7 +161,7 @@ def test_iterator_refuses_invalid_filters_immediately(fire):
 
 @pytest.mark.parametrize("oldest_first", [True, False])
 def test_iterator_omits_jobs_enqueued_during_the_iteration(fire, adding, oldest_first):
-    """Otherwise, a loop that enqueues a job for each job would never end."""
+    """A loop that enqueues a job for each job must come to an end."""
     jobs = adding.enqueue_many([(number,) for number in range(501)])  # more than a page contains
 
     found = islice(fire.jobs.iterate(oldest_first=oldest_first), 600)
@@ -474,7 +474,7 @@ def test_reason_of_a_change_by_a_handle_is_in_the_history(fire, adding):
 
 
 def test_copy_has_the_options_of_the_stored_job(fire, adding):
-    """It is at the end of its queue. An app without the task can create it too."""
+    """The copy is at the end of its queue. An app without the task can create it too."""
     retry = Retry(attempts=2)
     old = adding.using(queue="bulk", priority=7, tags=["x"], timeout=5, retry=retry).enqueue(1, b=2)
     old.delete()
@@ -490,7 +490,7 @@ def test_copy_has_the_options_of_the_stored_job(fire, adding):
 
 
 def test_copy_has_no_recurring_job_and_no_parent(fire, adding):
-    """It is enqueued immediately, whatever created or delayed the original job."""
+    """The copy is enqueued immediately, whatever created or delayed the original job."""
     adding.recur("nightly", "0 2 * * *", 1)
     made = fire.recurring.trigger("nightly")
     child = made.then(adding, 2)

@@ -69,7 +69,7 @@ def audited(fire):
 
 
 def test_key_shows_its_holders_and_the_source_of_its_values(fire):
-    """It also shows its waiting jobs, the values of its name, and when its rate admits the next job."""
+    """The key also shows its waiting jobs, the values of its name, and when its rate opens."""
     now = fire.storage.clock()
     fire.storage.hold("tenant:7", "a", "b", waiting=5, free_at=now + MINUTE)
     limits = declaring(fire, tenant={"concurrent": 2, "rate": 60, "per": MINUTE})
@@ -88,7 +88,7 @@ def test_key_shows_its_holders_and_the_source_of_its_values(fire):
 
 
 def test_key_without_values_only_takes_turns(fire):
-    """It has no limit, and nothing closes it."""
+    """Such a key has no limit, and nothing closes it."""
     fire.storage.hold("shop:1", "a")
 
     (view,) = fire.limits.list()
@@ -129,7 +129,7 @@ def test_declared_names_are_shown_before_they_have_a_key(fire):
 
 
 def test_unused_key_shows_the_values_of_its_name(fire):
-    """It has no holders and no waiting jobs."""
+    """A key that no job has used has no holders and no waiting jobs."""
     fire.limits.set("tenant", concurrent=3)
 
     view = asyncio.run(fire.limits.aget("tenant:42"))
@@ -291,7 +291,7 @@ def test_invalid_value_raises_one_error_and_stores_nothing(fire, given, said):
 
 @pytest.mark.parametrize("key", ["", "a\nb", 7, "x" * 201, None], ids=repr)
 def test_every_method_refuses_an_invalid_key(fire, key):
-    """Nothing is stored."""
+    """Each method raises the same error and stores nothing."""
     limits = fire.limits
     for verb in (
         limits.get, limits.reset, limits.pause, limits.resume, lambda key: limits.set(key, concurrent=1),
@@ -312,7 +312,7 @@ def test_value_of_a_key_cannot_be_removed_by_none(fire):
 
 @pytest.mark.parametrize("cost", [1.5, True, "3", 10**10], ids=repr)
 def test_cost_must_be_an_integer(fire, cost):
-    """Otherwise, nothing is spent."""
+    """An invalid cost does not charge the rate."""
     with pytest.raises(ConfigurationError, match="cost must be"):
         fire.limits.spend("api:7", cost)
 
@@ -356,7 +356,7 @@ def test_error_about_a_template_as_a_key_shows_valid_keys(fire, verb):
 
 
 def test_key_with_its_own_values_shows_the_template_of_its_name(fire):
-    """It still belongs to the limit that the code declared."""
+    """Such a key still belongs to the limit that the code declared."""
     limits = declaring(fire, tenant={"concurrent": 4})
     limits.sync()
     limits.set("tenant:7", concurrent=1)
@@ -454,7 +454,7 @@ def test_key_shows_why_it_admits_no_job(shop, change, state):
 
 
 def test_line_shows_waiting_jobs_with_reasons_and_estimates(shop):
-    """It contains the jobs in the order of their turns, each with the keys that hold it.
+    """The line contains the jobs in the order of their turns, each with the keys that hold it.
 
     A rate provides an estimate.
     """
@@ -489,10 +489,7 @@ def test_line_counts_earlier_jobs_under_a_shared_key(shop):
 
 
 def test_jobs_held_by_another_key_have_no_turn(shop):
-    """The other jobs keep their order, and their turns and estimates ignore these jobs.
-
-    This applies while the key has free places.
-    """
+    """While the key has free places, the turns and estimates of other jobs ignore the held jobs."""
 
     @shop.task(
         name="ask",

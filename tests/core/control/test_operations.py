@@ -381,7 +381,7 @@ def test_operation_is_resumable_after_an_outage(watched):
 
 
 def test_operation_fails_at_a_permanent_error(watched):
-    """It contains the reason and is never run again."""
+    """The operation contains the reason and is never run again."""
     fill(watched, 3)
     operation = deleting(watched)
     watched.storage.fail("find", StorageError("the index is broken"))
@@ -445,7 +445,10 @@ def test_newest_operations_are_first(fire):
 
 
 def test_stored_filter_is_restored(fire):
-    """Its cursors therefore remain valid. This includes states and strings with unusual characters."""
+    """A filter is unchanged by storage, so its cursors remain valid.
+
+    This includes states and strings with unusual characters.
+    """
     where = JobFilter(
         State.SCHEDULED, "t", "q", "tag \u2028", "server", "print", "nightly", "0193", "parent", 1, 2, True,
         batch_id="batch",
@@ -489,7 +492,7 @@ def test_field_of_a_newer_version_is_kept_in_an_operation(watched):
 
 
 def test_unknown_operation_of_a_newer_version_is_shown_as_failed(watched):
-    """It is neither run in part, lost nor changed, so a newer process can continue it."""
+    """The operation is neither run in part, lost nor changed, so a newer process can continue it."""
     fill(watched, 3)
     operation = deleting(watched)
     value = json.loads(watched.storage.get_record("operation", operation.id).value)
@@ -564,7 +567,7 @@ def test_delete_has_no_outcome(fire):
 
 
 def test_outcome_of_a_large_operation_covers_its_first_jobs(fire):
-    """These are the first two thousand, read in as many calls as needed."""
+    """The first two thousand jobs are read, in as many calls as needed."""
     ids = fill(fire, 2_600)
     fire.jobs.delete(ids)
     operation = run(fire, fire.operations.start("requeue", JobFilter(state=State.DELETED), by="ada"))

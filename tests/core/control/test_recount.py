@@ -53,7 +53,7 @@ def test_batch_with_only_ended_members_is_reported():
 
 
 def test_batch_with_a_running_member_is_not_reported():
-    """This applies however long the member runs."""
+    """The duration of the member's run does not matter."""
     storage = MemoryStorage()
     fill(storage, is_running=True)
 

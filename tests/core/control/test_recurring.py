@@ -99,7 +99,7 @@ def made(fire, recurring_id="id"):
 
 
 def test_definition_is_stored_with_its_call(fire, reporting):
-    """It contains the task, arguments, options, schedule and the next due time."""
+    """The definition contains the task, arguments, options, schedule and the next due time."""
     task = reporting.using(
         queue="bulk", tags=["x"], timeout=5, retry=Retry(attempts=1), meta={"tenant": "acme"}
     )
@@ -198,7 +198,7 @@ def declare(fire, schedule="0 2 * * *", recurring_id="id", *args, **options):
 
 
 def test_declaration_is_written_when_a_server_starts(fire):
-    """Until then, nothing is stored. A script can call `sync` instead."""
+    """Before the start of a server, nothing is stored. A script can call `sync` instead."""
     declare(fire, "0 2 * * *", "nightly", "sales")
     before = fire.recurring.list()
 
@@ -238,7 +238,10 @@ def test_id_can_be_declared_only_once(fire):
 
 
 def test_definition_removed_from_the_code_is_flagged(storage):
-    """It stays until an operator removes it. When it is declared again, it is no longer flagged."""
+    """The definition stays until an operator removes it.
+
+    When it is declared again, it is no longer flagged.
+    """
     first, _ = make_app(storage)
     declare(first)
     first.recurring.sync()
@@ -269,7 +272,7 @@ def test_definitions_of_other_apps_are_not_flagged(storage):
 
 
 def test_pause_by_an_operator_is_kept_after_deploys(storage):
-    """This applies whether the code has changed or not."""
+    """The pause is kept whether the code has changed or not."""
     fire, _ = make_app(storage)
     declare(fire)
     fire.recurring.sync()
@@ -360,7 +363,7 @@ def test_due_definition_creates_its_job(fire, reporting, advance):
 
 
 def test_only_one_of_two_apps_creates_a_due_job(storage, advance):
-    """The other app creates the job between the first app's read and write."""
+    """The second app creates the job between the first app's read and write."""
     (fire, task), (other, _) = make_app(storage), make_app(storage)
     task.recur("id", "* * * * *")
     advance(minutes=1)
@@ -474,7 +477,7 @@ def test_failed_run_keeps_its_due_time(fire, reporting, advance, misfire):
 
 
 def test_resumed_definition_skips_a_failed_run(fire, reporting, advance):
-    """It continues with its next due time."""
+    """The resumed definition continues with its next due time."""
     reporting.recur("id", "* * * * *")
     rewrite(fire, schedule="null")
     advance(minutes=1)
@@ -502,7 +505,10 @@ def fix_in_code(fire, reporting, schedule):
 @pytest.mark.parametrize("fix", [fix_by_hand, fix_in_code])
 @pytest.mark.parametrize("is_broken", [True, False], ids=["refused", "missed"])
 def test_pending_run_runs_once_after_a_schedule_change(fire, reporting, advance, fix, is_broken):
-    """It keeps its own due time. The new schedule starts at the time of the change, however late that is."""
+    """The pending run keeps its own due time.
+
+    The new schedule starts at the time of the change, however late that is.
+    """
     reporting.recur("id", "30 0 * * *")
     if is_broken:
         rewrite(fire, schedule="null")
@@ -581,7 +587,7 @@ def test_every_change_keeps_a_field_of_a_newer_version(fire, reporting, advance)
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_definition_of_a_newer_version_is_not_run(fire, reporting, advance, written):
-    """It keeps its stored value.
+    """The definition keeps its stored value.
 
     The other due definitions create their jobs, and it does not count toward their limit.
     """
@@ -678,7 +684,7 @@ def test_definition_of_a_newer_version_cannot_be_changed(fire, reporting):
 
 @pytest.mark.parametrize("text", ["[1]", "{", "", '{"tags":' * 20_000], ids=["list", "cut", "empty", "deep"])
 def test_unreadable_definition_is_listed_and_can_be_removed(fire, reporting, advance, text):
-    """Its due time is unknown, so it is never due.
+    """An unreadable definition has no known due time, so it is never due.
 
     It does not stop other definitions, promotions or lists.
     """
@@ -789,7 +795,7 @@ def test_missed_runs_without_overlap_create_one_job(fire, reporting, advance, ov
     "schedule", ["{}", "null", "[]", "7", "not json", '{"kind": "cron", "expression": "*"}']
 )
 def test_definition_that_cannot_run_shows_its_error(fire, reporting, storage, advance, schedule):
-    """It is tried again a minute later, and the others create their jobs.
+    """The definition is tried again a minute later, and the others create their jobs.
 
     After a fix, it no longer has an error.
     """
@@ -814,7 +820,10 @@ def test_definition_that_cannot_run_shows_its_error(fire, reporting, storage, ad
 
 
 def test_second_outage_in_a_row_ends_the_call(fire, reporting, storage, advance):
-    """It does not concern a single definition. Nothing is lost, because the next call creates the jobs."""
+    """A second outage does not concern a single definition.
+
+    Nothing is lost, because the next call creates the jobs.
+    """
     for name in ("a", "b", "c"):
         reporting.recur(name, "* * * * *")
     advance(minutes=1)

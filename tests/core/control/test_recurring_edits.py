@@ -110,7 +110,7 @@ def test_edit_is_kept_until_the_code_changes(declared, storage):
 
 
 def test_edited_arguments_are_checked_like_those_of_a_call(declared):
-    """They are passed by name or as a list. If they are invalid, nothing is written."""
+    """Arguments are passed by name or as a list. If they are invalid, nothing is written."""
     edit = declared.recurring.edit
 
     assert '{"day":"tue","copies":2}' == edit("nightly", arguments={"day": "tue", "copies": 2}).arguments
@@ -157,7 +157,7 @@ def test_arguments_of_an_unregistered_task_cannot_be_changed(declared, storage):
     ],
 )
 def test_edit_is_checked_like_code(declared, change, error):
-    """Nothing is written if a check fails."""
+    """Nothing is written if one of the checks fails."""
     with pytest.raises(error):
         declared.recurring.edit("nightly", **change)
 
@@ -268,7 +268,7 @@ def test_missing_definition_cannot_be_edited_or_reset(fire):
 
 
 def test_operator_can_create_a_definition(fire):
-    """It runs like any other, but the code does not contain it."""
+    """The definition runs like any other, but the code does not contain it."""
     created = fire.recurring.create(
         "report", "extra", "0 6 * * *", {"day": "fri"}, queue="bulk", priority=3, tags=["eu"], timeout=60
     )
@@ -310,7 +310,7 @@ def test_each_definition_has_its_origin(declared):
 
 
 def test_only_a_declaration_can_be_missing_from_the_code(declared, storage):
-    """This includes an edited declaration.
+    """An edited declaration that left the code is missing as well.
 
     Definitions by `recur` and by operators are not declared, so they are never missing.
     """
@@ -331,7 +331,7 @@ def test_only_a_declaration_can_be_missing_from_the_code(declared, storage):
 
 
 def test_reset_in_the_declaring_app_is_immediate(declared):
-    """It removes the edit and the mark of the edit."""
+    """The reset removes the edit and its mark."""
     declared.recurring.edit("nightly", schedule="0 5 * * *", arguments={"day": "sun"})
 
     reset = declared.recurring.reset("nightly")

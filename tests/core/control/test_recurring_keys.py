@@ -134,7 +134,7 @@ def test_run_is_skipped_while_a_deleted_job_still_runs(fire, report, storage):
 
 
 def test_trigger_returns_the_job_that_has_the_key(fire, report):
-    """It is not refused, even if the task raises an error on a conflicting call."""
+    """A trigger is not refused, even if the task raises an error on a conflicting call."""
     report.recur("id", MINUTES)
 
     first, second = fire.recurring.trigger("id"), fire.recurring.trigger("id")
