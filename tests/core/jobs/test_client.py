@@ -61,10 +61,10 @@ def record(job):
 # ---- a single job ----------------------------------------------------------------------------------------
 
 
-def test_an_enqueued_job_is_stored_as_it_was_called(mail):
-    """The task, the arguments by name, the queue, the priority and the tags are stored.
+def test_enqueue_stores_the_call(mail):
+    """The stored job contains the task, the arguments by name, the queue, the priority and the tags.
 
-    The handle shows them without a read.
+    The handle shows these values without reading the storage.
     """
     job = mail.enqueue("anna", copies=2)
 
@@ -78,8 +78,8 @@ def test_an_enqueued_job_is_stored_as_it_was_called(mail):
     )  # fmt: skip
 
 
-def test_options_of_a_call_win_over_the_task_s(mail):
-    """The queue, priority, timeout and retry of the call win. Its tags are added to those of the task."""
+def test_options_of_a_call_override_the_task_options(mail):
+    """The tags of a call are added to the tags of the task."""
     chosen = mail.using(queue="bulk", priority=0, tags=["x", "to:anna"], timeout=5, retry=Retry(attempts=2))
 
     stored = record(chosen.enqueue("anna"))
@@ -90,28 +90,27 @@ def test_options_of_a_call_win_over_the_task_s(mail):
     assert Retry(attempts=2) == Retry.from_json(stored.retry)
 
 
-def test_without_options_the_job_carries_none(fire):
-    """The timeout and retry are read from the task when the job runs, so a deployment can change them."""
+def test_timeout_and_retry_of_the_task_are_not_stored(fire):
+    """They are read from the task when the job runs, so a deployment can change them."""
     stored = record(fire.task(name="plain", timeout=5, retry=Retry(attempts=2))(send).enqueue("x"))
 
     assert (None, None, ()) == (stored.timeout_seconds, stored.retry, stored.tags)
 
 
-def test_braces_in_a_tag_of_a_call_are_braces(mail):
+def test_braces_in_a_tag_of_a_call_are_literal(mail):
     """Only the tags of a task are templates."""
     assert ("to:anna", "{to}") == mail.using(tags=["{to}"]).enqueue("anna").tags
 
 
-def test_a_job_has_at_most_twenty_tags(mail, fire):
-    """The limit applies to the tags of the task and the call together. Nothing is stored."""
+def test_job_has_at_most_twenty_tags(mail, fire):
+    """The tags of the task and the call count together. Nothing is stored."""
     with pytest.raises(ConfigurationError, match="at most 20 tags, including those of its task, got 21"):
         mail.using(tags=[f"t{number}" for number in range(20)]).enqueue("anna")
 
     assert {} == fire.storage.counts().by_state
 
 
-def test_a_storage_that_is_away_is_said(mail, storage):
-    """An enqueue that did not succeed raises an error."""
+def test_enqueue_raises_if_the_storage_is_unavailable(mail, storage):
     storage.fail_always("insert", StorageUnavailable("down"))
 
     with pytest.raises(StorageUnavailable, match="down"):
@@ -121,8 +120,8 @@ def test_a_storage_that_is_away_is_said(mail, storage):
 
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["request", "reply"])
-def test_what_is_lost_on_the_way_is_sent_once_more(mail, fire, storage, is_late):
-    """Whether the request or the reply was lost, one job is stored, and the caller gets its handle."""
+def test_enqueue_is_sent_again_after_a_lost_request_or_reply(mail, fire, storage, is_late):
+    """In both cases, one job is stored, and the caller gets its handle."""
     storage.fail("insert", StorageUnavailable("reset"), is_late=is_late)
 
     job = mail.enqueue("anna")
@@ -131,7 +130,7 @@ def test_what_is_lost_on_the_way_is_sent_once_more(mail, fire, storage, is_late)
     assert State.ENQUEUED == fire.jobs.get(job.id).state
 
 
-def test_a_call_that_has_waited_for_a_lock_is_not_sent_again(mail, storage):
+def test_call_that_has_waited_for_a_lock_is_not_sent_again(mail, storage):
     """A second wait would double the time that the caller allowed."""
     busy = StorageUnavailable("busy")
     busy.has_waited = True
@@ -144,7 +143,7 @@ def test_a_call_that_has_waited_for_a_lock_is_not_sent_again(mail, storage):
 
 
 def refused(*, is_untouched):
-    """Return an error with this value of `is_untouched`, which is True if the call wrote nothing."""
+    """Return an error with this value of `is_untouched`, which is True if nothing was written."""
     error = StorageUnavailable("refused")
     error.is_untouched = is_untouched
     return error
@@ -152,8 +151,8 @@ def refused(*, is_untouched):
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("second", [True, False])
-def test_a_call_is_untouched_if_both_of_its_tries_were(mail, storage, first, second):
-    """The reply to the first attempt may have been lost, whatever error the second attempt gets."""
+def test_error_is_untouched_only_if_both_attempts_were(mail, storage, first, second):
+    """The first attempt might have stored the job even if the second attempt did not write anything."""
     storage.fail("insert", refused(is_untouched=first))
     storage.fail("insert", refused(is_untouched=second))
 
@@ -165,7 +164,7 @@ def test_a_call_is_untouched_if_both_of_its_tries_were(mail, storage, first, sec
 
 
 @pytest.mark.parametrize("is_alike", [True, False])
-def test_a_refused_second_chunk_does_not_leave_the_call_untouched(storage, is_alike):
+def test_error_of_a_second_chunk_is_not_untouched(storage, is_alike):
     """The first 500 jobs are stored, so the caller must not send all of them again."""
 
     def fill(jobs):
@@ -184,7 +183,7 @@ def test_a_refused_second_chunk_does_not_leave_the_call_untouched(storage, is_al
     assert caught.value.is_untouched is False
 
 
-def test_a_batch_is_not_untouched_after_its_first_chunk(storage):
+def test_error_of_a_batch_after_its_first_chunk_is_not_untouched(storage):
     """The batch and its first members are stored, although the last members were refused."""
 
     def fill(jobs):
@@ -201,8 +200,8 @@ def test_a_batch_is_not_untouched_after_its_first_chunk(storage):
 # ---- scheduled jobs --------------------------------------------------------------------------------------
 
 
-def test_an_instant_is_exact(mail):
-    """The time zone and the method do not matter."""
+def test_due_time_is_stored_exactly(mail):
+    """The time zone and the method that creates the job do not matter."""
     there = LATER.astimezone(timezone(timedelta(hours=5, minutes=30)))
     late = mail.using(at=there)
 
@@ -212,8 +211,8 @@ def test_an_instant_is_exact(mail):
 
 
 @pytest.mark.parametrize("when", [0, timedelta(0), datetime(2001, 1, 1, tzinfo=UTC)])
-def test_what_is_due_already_is_enqueued(mail, when):
-    """A time in the past is due immediately, and stays the nominal time of the job."""
+def test_job_with_a_past_due_time_is_enqueued(mail, when):
+    """The past time is stored as the nominal time of the job."""
     stored = record(mail.schedule(when, "anna"))
 
     assert (State.ENQUEUED, None) == (stored.state, stored.due_at)
@@ -255,7 +254,7 @@ EAST, WEST = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
         ),
     ],
 )
-def test_a_wrong_instant_is_refused(mail, fire, when, words):
+def test_invalid_due_time_raises(mail, fire, when, words):
     """Nothing is stored."""
     with pytest.raises(ScheduleError, match=words):
         mail.schedule(when, "anna")
@@ -264,7 +263,7 @@ def test_a_wrong_instant_is_refused(mail, fire, when, words):
 
 
 @pytest.mark.parametrize("instant", [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)])
-def test_the_first_and_the_last_instant_can_be_read(mail, instant):
+def test_earliest_and_latest_due_times_can_be_read(mail, instant):
     """The stored time can be converted to a datetime."""
     stored = record(mail.schedule(instant, "anna"))
 
@@ -275,8 +274,8 @@ def test_the_first_and_the_last_instant_can_be_read(mail, instant):
 # ---- many jobs -------------------------------------------------------------------------------------------
 
 
-def test_many_are_stored_in_order_500_at_a_time(mail, storage):
-    """A long list needs several calls of the storage, each of which is atomic."""
+def test_many_jobs_are_stored_in_order_500_at_a_time(mail, storage):
+    """A long list needs several storage calls. Each of them is atomic."""
     jobs = mail.enqueue_many([(f"user {number}",) for number in range(1_201)])
 
     assert [500, 500, 201] == [len(jobs) for (jobs,) in storage.called["insert"]]
@@ -289,20 +288,20 @@ def test_many_are_stored_in_order_500_at_a_time(mail, storage):
     [{}, {"tags": ["to:{to}"]}, {"limits": [Limit("mail", concurrent=9)]}],
     ids=["alike", "with tags", "with a limit"],
 )
-def test_each_chunk_has_its_time_of_creation(fire, options):
-    """A page of a list sorts jobs with equal times, so a million jobs must not have the time of the call."""
+def test_each_chunk_has_a_separate_creation_time(fire, options):
+    """A page of a list sorts jobs with equal times, so a million jobs must not share one creation time."""
     task = fire.task(name="plain", **options)(send)
 
     jobs = task.enqueue_many([(f"user {number}",) for number in range(1_001)])
 
     shown = [micros(job.created_at) for job in jobs]
-    assert 3 <= len(set(shown))  # with tags, each job has its own time
+    assert 3 <= len(set(shown))  # with tags, each job has a separate time
     assert sorted(shown) == shown
     assert shown == [record(job).created_at for job in jobs]
 
 
-def test_many_of_a_task_without_tags_are_alike(fire):
-    """The values that the jobs share are computed once. Each job has its own arguments and id."""
+def test_many_jobs_of_a_task_share_their_common_values(fire):
+    """The shared values are computed once. Each job has its own arguments and id."""
     task = fire.task(name="plain", queue="mail", priority=3)(send)
 
     jobs = task.using(delay=300, timeout=5, retry=Retry(attempts=1)).enqueue_many([["a"], ("b", 2)])
@@ -316,8 +315,8 @@ def test_many_of_a_task_without_tags_are_alike(fire):
     assert 2 == len({job.id for job in jobs})
 
 
-def test_none_are_many(fire, mail, storage):
-    """An empty list is not an error and causes no insert."""
+def test_enqueue_many_accepts_an_empty_list(fire, mail, storage):
+    """An empty list does not cause an insert."""
     assert ([], [], []) == (
         mail.enqueue_many([]),
         fire.task(name="p")(send).enqueue_many([]),
@@ -326,7 +325,7 @@ def test_none_are_many(fire, mail, storage):
     assert [] == storage.called["insert"]
 
 
-def test_one_wrong_call_of_many_stores_none(fire, mail):
+def test_invalid_call_among_many_stores_nothing(fire, mail):
     """All calls are checked before the first job is stored."""
     plain = fire.task(name="plain")(send)
     for task in (mail, plain):
@@ -339,7 +338,7 @@ def test_one_wrong_call_of_many_stores_none(fire, mail):
     assert {} == fire.storage.counts().by_state
 
 
-def test_calls_of_several_tasks_are_stored_together(fire, mail, storage):
+def test_calls_of_several_tasks_are_stored_in_one_insert(fire, mail, storage):
     """Each job has its own options, and the order is kept."""
     plain = fire.task(name="plain")(send)
 
@@ -355,8 +354,8 @@ def test_calls_of_several_tasks_are_stored_together(fire, mail, storage):
 
 
 @pytest.mark.parametrize("calls", [["ab"], "ab", [b"ab"], [7], [{"to": "a"}], 7])
-def test_many_takes_a_tuple_a_job(fire, mail, calls):
-    """A string would be split into its characters, so it is refused, whether the task has tags or not."""
+def test_enqueue_many_requires_a_tuple_per_job(fire, mail, calls):
+    """A string would be split into its characters, so it is refused."""
     two = fire.task(name="two")(lambda one, other: None)
     for task in (mail, two):
         with pytest.raises(TaskError, match=r"enqueue_many accepts one tuple of arguments per job"):
@@ -365,7 +364,7 @@ def test_many_takes_a_tuple_a_job(fire, mail, calls):
     assert {} == fire.storage.counts().by_state
 
 
-def test_a_chunk_that_fails_stores_nothing_of_itself(mail, storage):
+def test_failed_chunk_stores_none_of_its_jobs(mail, storage):
     """The jobs of earlier chunks stay stored."""
     down = Failure(StorageUnavailable("down"))
     storage.failing["insert"].extend([None, down, down])
@@ -387,7 +386,7 @@ class TakesTransactions(FailingStorage):
         return super().insert(jobs)
 
 
-def test_a_transaction_goes_to_the_storage():
+def test_transaction_is_passed_to_the_storage():
     """All jobs of a call use the same transaction."""
     storage, session = TakesTransactions(), object()
     with Firelock(storage) as fire:
@@ -416,8 +415,8 @@ def test_concurrent_awaits_share_round_trips(mail, storage):
     assert 20 > len(storage.called["insert"])
 
 
-def test_awaiting_never_blocks_the_loop(mail, storage):
-    """The first reading of the storage's clock is a round trip, so it runs in a thread."""
+def test_awaited_enqueue_does_not_block_the_event_loop(mail, storage):
+    """The first reading of the storage's clock is a round trip, so a thread does it."""
     seen, clock = [], storage.clock
 
     def noted():
@@ -440,8 +439,8 @@ def test_awaiting_never_blocks_the_loop(mail, storage):
         ("deleted", "is deleted"), ("finished", "has ended"),
     ],
 )  # fmt: skip
-def test_a_continuation_waits_for_its_parent(mail, on, words):
-    """The dependency and the reason of a continuation both contain the required end of the parent."""
+def test_continuation_waits_for_its_parent(mail, on, words):
+    """The dependency and the reason of the continuation both contain the required end of the parent."""
     parent = mail.enqueue("a")
 
     stored = record(parent.then(mail.using(on=on), "b"))
@@ -450,8 +449,8 @@ def test_a_continuation_waits_for_its_parent(mail, on, words):
     assert f"runs when {parent.id} {words}" == stored.reason
 
 
-def test_a_continuation_keeps_its_task_s_options(mail):
-    """A continuation has its own queue, priority and tags, and never a due time."""
+def test_continuation_has_the_options_of_its_task(mail):
+    """It does not inherit the queue, priority and tags of its parent. It never has a due time."""
     parent = mail.enqueue("a")
 
     stored = record(parent.then(mail.using(queue="bulk"), "b"))
@@ -462,8 +461,8 @@ def test_a_continuation_keeps_its_task_s_options(mail):
 
 
 @pytest.mark.parametrize("options", [{"delay": 5}, {"at": LATER}])
-def test_a_continuation_has_no_instant(mail, fire, options):
-    """A continuation runs when its parent has ended, so it cannot have a due time."""
+def test_continuation_with_a_due_time_raises(mail, fire, options):
+    """A continuation runs when its parent has ended, so a due time is not possible."""
     parent = mail.enqueue("a")
 
     with pytest.raises(ConfigurationError, match=r"Do not pass delay or at together with then\(\)"):
@@ -473,7 +472,7 @@ def test_a_continuation_has_no_instant(mail, fire, options):
 
 
 @pytest.mark.parametrize("what", [send, ForeignTask(), "mail.send", None, 7])
-def test_only_a_task_continues(mail, fire, what):
+def test_continuation_must_be_a_task(mail, fire, what):
     """A plain function, or a prepared call, cannot be stored as a continuation."""
     parent = mail.enqueue("a")
 
@@ -490,8 +489,8 @@ def test_only_a_task_continues(mail, fire, what):
 # ---- metadata -------------------------------------------------------------------------------------------
 
 
-def test_meta_travels_with_a_job(mail):
-    """Metadata is stored as one short string with sorted names, and read back unchanged."""
+def test_meta_is_stored_with_the_job(mail):
+    """Metadata is stored as a compact string with sorted names, and is read back unchanged."""
     job = mail.using(meta={"tenant": "acme", "W3C.trace-parent_1": "é"}).enqueue("a")
 
     stored = record(job)
@@ -502,7 +501,7 @@ def test_meta_travels_with_a_job(mail):
         job.meta["tenant"] = "other"
 
 
-def test_a_caller_s_mapping_is_copied(mail):
+def test_meta_of_the_caller_is_copied(mail):
     """Later changes of the caller's mapping have no effect."""
     given = {"tenant": "acme"}
     task = mail.using(meta=given)
@@ -531,15 +530,15 @@ def test_a_caller_s_mapping_is_copied(mail):
         ),
     ],
 )
-def test_meta_is_short_texts_by_name(mail, fire, meta, words):
-    """Invalid metadata is refused where it is passed, and the message names it."""
+def test_meta_must_be_short_strings_by_name(mail, fire, meta, words):
+    """Invalid metadata raises when it is passed. The message contains the invalid part."""
     with pytest.raises(ConfigurationError, match=words):
         mail.using(meta=meta)
 
     assert {} == dict(fire.storage.counts().by_state)
 
 
-def test_meta_may_have_2048_bytes(mail):
+def test_meta_can_have_2048_bytes(mail):
     """The limit applies to the stored string, including names and JSON syntax."""
     fits = {"a": "x" * (2_048 - len('{"a":""}'))}
 
@@ -548,8 +547,8 @@ def test_meta_may_have_2048_bytes(mail):
         mail.using(meta={"a": fits["a"] + "x"})
 
 
-def test_many_alike_carry_the_same_meta(fire, storage):
-    """Constant metadata costs a batch nothing, because values that the jobs share are computed once."""
+def test_many_jobs_share_their_meta(fire, storage):
+    """Constant metadata is computed only once for all jobs."""
     task = fire.task(name="plain")(send)
 
     jobs = task.using(meta={"tenant": "acme"}).enqueue_many([("a",), ("b",)])
@@ -559,10 +558,10 @@ def test_many_alike_carry_the_same_meta(fire, storage):
 
 
 @pytest.mark.parametrize("look", ["handle", "fetched", "awaited"])
-def test_a_continuation_inherits_what_its_call_does_not_give(fire, mail, look):
-    """Each name is inherited separately, by a new handle and by one that was read.
+def test_continuation_inherits_missing_meta_from_its_parent(fire, mail, look):
+    """Each name is inherited separately. The parent can be a new handle or a handle that was read.
 
-    The parent's own metadata does not change.
+    The metadata of the parent does not change.
     """
     parent = mail.using(meta={"tenant": "acme", "request": "1"}).enqueue("a")
     handle = fire.jobs.get(parent.id) if look == "fetched" else parent
@@ -576,15 +575,15 @@ def test_a_continuation_inherits_what_its_call_does_not_give(fire, mail, look):
     assert {"tenant": "acme", "request": "1"} == record(parent).meta
 
 
-def test_an_empty_text_inherits_nothing(mail):
-    """A call can therefore remove the value of a name that its parent has."""
+def test_empty_meta_value_is_not_inherited(mail):
+    """A call can use an empty string to remove a value of its parent."""
     parent = mail.using(meta={"tenant": "acme"}).enqueue("a")
 
     assert {"tenant": ""} == record(parent.then(mail.using(meta={"tenant": ""}), "b")).meta
 
 
-def test_what_is_inherited_counts(mail, fire):
-    """If the inherited and the own metadata exceed the limit together, the continuation is refused."""
+def test_inherited_meta_counts_toward_the_limit(mail, fire):
+    """If inherited and new metadata together exceed the limit, the continuation is refused."""
     parent = mail.using(meta={"a": "x" * 1_500}).enqueue("a")
 
     with pytest.raises(ConfigurationError, match="meta of a job must have at most"):
@@ -593,8 +592,8 @@ def test_what_is_inherited_counts(mail, fire):
     assert 1 == fire.storage.counts().by_state[State.ENQUEUED]
 
 
-def test_a_copy_carries_its_original_s_meta(mail, fire):
-    """A copy is the same work for the same tenant."""
+def test_copy_has_the_meta_of_its_original(mail, fire):
+    """A copy does the same work for the same tenant."""
     job = mail.using(meta={"tenant": "acme"}).enqueue("a")
 
     assert {"tenant": "acme"} == record(fire.jobs.copy(job.id)).meta
@@ -603,8 +602,8 @@ def test_a_copy_carries_its_original_s_meta(mail, fire):
 # ---- plugins ---------------------------------------------------------------------------------------------
 
 
-def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
-    """A delay and a time are two forms of the same option."""
+def test_due_time_of_a_call_overrides_the_delay_of_a_plugin():
+    """The delay and the due time are two forms of the same option."""
     with Firelock("memory://", plugins=[plugin(job_options=lambda: {"delay": 300})]) as fire:
         task = fire.task(name="plain")(send)
         jobs = [task.schedule(LATER, "a"), task.schedule(5, "a"), task.enqueue("a")]
@@ -614,8 +613,8 @@ def test_a_caller_s_instant_wins_over_a_plugin_s_delay():
 
 
 @pytest.mark.parametrize("names", [("ask", "tell"), ("tell", "ask")])
-def test_meta_is_the_call_s_then_the_first_plugin_s_then_the_parent_s(names):
-    """The order applies to each name separately. Plugins are called in their own order, as for any option."""
+def test_meta_precedence_is_call_then_plugin_then_parent(names):
+    """The order applies to each name separately. The first plugin that returns a name wins."""
     answers = {"ask": {"a": "ask", "b": "ask", "c": "ask"}, "tell": {"b": "tell", "c": "tell", "d": "tell"}}
     plugins = [plugin(job_options=lambda name=name: {"meta": answers[name]}) for name in names]
     with Firelock("memory://", plugins=plugins) as fire:
@@ -629,8 +628,8 @@ def test_meta_is_the_call_s_then_the_first_plugin_s_then_the_parent_s(names):
     assert {**both, "a": "child", "d": "tell", "e": "call"} == child.meta
 
 
-def test_a_plugin_s_bad_meta_is_refused():
-    """Metadata from a plugin is checked like that of a call."""
+def test_invalid_meta_of_a_plugin_raises():
+    """Metadata from a plugin is checked like metadata of a call."""
     with (
         Firelock("memory://", plugins=[plugin(job_options=lambda: {"meta": {"tenant": 7}})]) as fire,
         pytest.raises(ConfigurationError, match="Meta 'tenant' must be a string, such as '7', got 7"),
@@ -639,8 +638,8 @@ def test_a_plugin_s_bad_meta_is_refused():
 
 
 @pytest.mark.parametrize("has_plugin", [False, True])
-def test_a_plugin_may_hand_a_running_job_s_meta_on(has_plugin):
-    """Jobs that a running job enqueues do not inherit metadata by default, but a plugin can add it."""
+def test_plugin_can_pass_on_the_meta_of_a_running_job(has_plugin):
+    """By default, jobs that a running job enqueues do not inherit its metadata."""
 
     def inherit():
         with suppress(LookupError):
@@ -659,8 +658,8 @@ def test_a_plugin_may_hand_a_running_job_s_meta_on(has_plugin):
 # ---- the app ---------------------------------------------------------------------------------------------
 
 
-def test_the_storage_may_be_named_by_the_environment(monkeypatch):
-    """`Firelock()` reads FIRELOCK_STORAGE. Without this variable, the error says what to write."""
+def test_storage_can_be_set_in_the_environment(monkeypatch):
+    """`Firelock()` reads FIRELOCK_STORAGE. If the variable is missing, the error contains the fix."""
     monkeypatch.setenv("FIRELOCK_STORAGE", "memory://by-environment")
     with Firelock() as fire:
         shown = repr(fire)
@@ -673,8 +672,8 @@ def test_the_storage_may_be_named_by_the_environment(monkeypatch):
     assert "<Firelock memory://by-environment>" == shown
 
 
-def test_another_storage_takes_everything_along():
-    """After `use_storage`, jobs, locks, async calls and results use the new storage."""
+def test_use_storage_applies_to_all_parts_of_the_app():
+    """Jobs, locks, async calls and results use the new storage."""
     with Firelock("memory://one") as fire, Firelock("memory://two") as other:
         task = fire.task(name="plain")(send)
         fire.use_storage("memory://two")
@@ -687,8 +686,8 @@ def test_another_storage_takes_everything_along():
         assert is_there
 
 
-def test_a_storage_that_the_app_opened_is_closed_when_another_takes_its_place(tmp_path):
-    """The connections of the storage and the pending waits for its jobs end.
+def test_use_storage_closes_a_storage_that_the_app_opened(tmp_path):
+    """Its connections are closed, and pending waits for its jobs end.
 
     The same applies to a storage that replaced an earlier one.
     """
@@ -705,8 +704,8 @@ def test_a_storage_that_the_app_opened_is_closed_when_another_takes_its_place(tm
         assert 0 == fire.jobs.counts().total
 
 
-def test_a_storage_that_was_passed_stays_open_when_another_takes_its_place(storage):
-    """Only the creator of the storage closes it."""
+def test_use_storage_does_not_close_a_passed_storage(storage):
+    """The caller that created the storage must close it."""
     with Firelock(storage) as fire:
         fire.task(name="plain")(send).enqueue("a")
         fire.use_storage("memory://two")
@@ -714,8 +713,8 @@ def test_a_storage_that_was_passed_stays_open_when_another_takes_its_place(stora
         assert {State.ENQUEUED: 1} == storage.counts().by_state
 
 
-def test_a_storage_that_cannot_be_opened_leaves_the_former_one(storage):
-    """The earlier storage stays open and in use."""
+def test_use_storage_keeps_the_old_storage_if_the_new_one_fails(storage):
+    """The old storage stays open and in use."""
     with Firelock(storage) as fire:
         with pytest.raises(UnknownScheme):
             fire.use_storage("nowhere://")
@@ -723,8 +722,8 @@ def test_a_storage_that_cannot_be_opened_leaves_the_former_one(storage):
         assert fire.task(name="plain")(send).enqueue("a").id == next(iter(fire.jobs.find())).id
 
 
-def test_other_locks_stay_when_the_storage_changes():
-    """A storage for locks that was set by locks= is independent of the storage."""
+def test_separate_lock_storage_is_kept_by_use_storage():
+    """A lock storage that was set with locks= is independent of the job storage."""
     with Firelock("memory://one") as locks:
         elsewhere = plugin(register_lock_providers=lambda: {"elsewhere": lambda url: locks.storage})
         with Firelock("memory://", locks="elsewhere://", plugins=[elsewhere]) as fire:
@@ -735,14 +734,13 @@ def test_other_locks_stay_when_the_storage_changes():
 
 
 @pytest.mark.parametrize("imports", ["app.tasks", 7, [7]])
-def test_imports_are_a_list_of_names(imports):
+def test_imports_must_be_a_list_of_names(imports):
     """A string would be split into its characters."""
     with pytest.raises(ConfigurationError, match=r"imports must be a list of module names, .*, got "):
         Firelock("memory://", imports=imports)
 
 
-def test_imports_register_their_tasks(tmp_path, monkeypatch):
-    """`load_imports()` imports the modules."""
+def test_load_imports_registers_the_tasks_of_modules(tmp_path, monkeypatch):
     (tmp_path / "tasks_of_a_test.py").write_text("IMPORTED = True\n")
     monkeypatch.syspath_prepend(tmp_path)
     with Firelock("memory://", imports=["tasks_of_a_test"]) as fire:

@@ -28,7 +28,7 @@ API = Limit("tenant:{tenant_id}/api", rate=6_000, per=60, cost="{tokens}")
 
 
 class Created:
-    """A plugin that records the jobs of its hook calls."""
+    """A plugin that records the created jobs."""
 
     def __init__(self):
         self.jobs = []
@@ -40,7 +40,7 @@ class Created:
 
 @pytest.fixture
 def created():
-    """The recorded jobs of every app in a test."""
+    """The created jobs of all apps in a test."""
     return Created()
 
 
@@ -69,7 +69,7 @@ def report(fire):
 
 @pytest.fixture
 def plain(fire):
-    """A task without such options."""
+    """A task without limits, a unique key and a deadline."""
 
     @fire.task(name="plain")
     def plain(x: int = 1) -> int:
@@ -86,8 +86,8 @@ def claim(fire, limit=10):
 # ---- stored options --------------------------------------------------------------------------------------
 
 
-def test_a_job_says_what_it_asks(report, fire):
-    """The handle of the enqueue shows them, and so does a handle that was read."""
+def test_handle_shows_limits_unique_key_and_deadline(report, fire):
+    """This applies to the handle from the enqueue and to a handle that was read later."""
     job = report.enqueue(7, 350)
 
     for handle in (job, fire.jobs.get(job.id)):
@@ -101,8 +101,7 @@ def test_a_job_says_what_it_asks(report, fire):
     assert not fire.jobs.get(job.id).is_new
 
 
-def test_a_job_that_asks_nothing_says_nothing(plain):
-    """The stored record of such a job contains no admission data."""
+def test_job_without_limits_stores_no_admission_data(plain):
     job = plain.enqueue()
 
     assert ((), None, None, None) == (job.limits, job.unique_key, job.start_before, job.refresh().waits_for)
@@ -121,22 +120,22 @@ def test_a_job_that_asks_nothing_says_nothing(plain):
         ({"start_before": datetime(2090, 1, 1, tzinfo=UTC)}, 2, "7/mon", True),
     ],
 )
-def test_using_leaves_replaces_and_takes_away(report, options, limits, key, has_deadline):
-    """None keeps the task's option. An empty list and False remove it."""
+def test_using_keeps_replaces_or_removes_options(report, options, limits, key, has_deadline):
+    """None keeps the option of the task. An empty list or False removes it."""
     job = report.using(**options).enqueue(7)
 
     assert (limits, key, has_deadline) == (len(job.limits), job.unique_key, job.start_before is not None)
 
 
-def test_using_on_using_adds_up(report):
-    """Each call of `using` keeps the other options."""
+def test_repeated_using_combines_options(report):
+    """Each call of `using` keeps the options of earlier calls."""
     job = report.using(unique=False).using(limits=[]).using(priority=3).enqueue(7)
 
     assert ((), None, 3) == (job.limits, job.unique_key, job.priority)
 
 
-def test_a_hook_may_give_them(created):
-    """`job_options` returns the options that `using` accepts. The caller's options win."""
+def test_plugin_can_set_limits_and_unique_key(created):
+    """The hook `job_options` returns options that `using` accepts. Options of the caller take precedence."""
 
     class Fair:
         @hookimpl
@@ -152,8 +151,8 @@ def test_a_hook_may_give_them(created):
     assert ((), "2") == ((job := run.using(limits=[]).enqueue(2)).limits, job.unique_key)
 
 
-def test_a_stub_declares_the_same(fire):
-    """A task that runs elsewhere has the same limits as there."""
+def test_remote_task_can_declare_limits_and_unique_key(fire):
+    """A remote task runs in another program, but its jobs are created here with these options."""
 
     @fire.task(name="away", remote=True, limits=[TENANT], unique=Unique())
     def away(tenant_id: int) -> None: ...
@@ -168,22 +167,22 @@ def test_a_stub_declares_the_same(fire):
     "limit",
     [Limit("tenant:{tenant_id}", concurrent=2), Limit("new:{tenant_id}", rate=1), Limit("tenant:1", rate=9)],
 )
-def test_numbers_that_no_task_declares_are_refused(report, fire, limit):
-    """A call cannot change the limit for other jobs. Nothing is stored."""
+def test_limit_settings_that_no_task_declares_are_refused(report, fire, limit):
+    """A call must not change the limit for other jobs. Nothing is stored."""
     with pytest.raises(ConfigurationError, match=r"using\(limits=…\): .*fire.limits.set"):
         report.using(limits=[limit]).enqueue(7)
 
     assert 0 == sum(fire.jobs.counts().values())
 
 
-def test_numbers_that_a_task_declares_may_be_named_again(report, plain):
-    """The settings must be equal, but the template can differ."""
+def test_declared_limit_settings_can_be_repeated_in_a_call(report, plain):
+    """The settings must be equal, but the template of the key can differ."""
     assert ("tenant:1",) == plain.using(limits=[Limit("tenant:{x}", concurrent=1)]).enqueue(1).limits
 
 
 @pytest.mark.parametrize(("arguments", "error"), [((7, -1), ArgumentError), ((7, 1, "a\nb"), ArgumentError)])
-def test_arguments_that_make_no_key_are_refused(report, fire, arguments, error):
-    """The call is refused, and nothing is stored."""
+def test_arguments_that_cannot_form_a_key_are_refused(report, fire, arguments, error):
+    """Nothing is stored."""
     with pytest.raises(error):
         report.enqueue(*arguments)
     with pytest.raises(error):
@@ -202,7 +201,7 @@ def test_arguments_that_make_no_key_are_refused(report, fire, arguments, error):
         (set(), {"start_before": timedelta(1)}, "limits"),
     ],
 )
-def test_a_storage_without_them_is_refused(features, options, missing):
+def test_limits_need_a_storage_that_supports_them(features, options, missing):
     """The call is refused before anything is stored or requested."""
 
     storage = MemoryStorage()
@@ -228,8 +227,8 @@ def asyncio_run(verb):
 # ---- duplicates ------------------------------------------------------------------------------------------
 
 
-def test_a_duplicate_is_the_job_that_has_the_key(report, fire, created):
-    """The call returns the handle of that job and stores nothing. Plugins are notified of one job."""
+def test_duplicate_call_returns_the_job_that_has_the_key(report, fire, created):
+    """The duplicate call does not store anything. Plugins are notified of only one job."""
     first = report.enqueue(7)
     second = report.enqueue(7, 5)
 
@@ -240,9 +239,9 @@ def test_a_duplicate_is_the_job_that_has_the_key(report, fire, created):
     assert '{"tenant_id":7}' == second.refresh().record().arguments
 
 
-def test_async_duplicates_get_their_own_answers(report, created):
-    """If one insert contains several awaited calls, each caller gets its own handle."""
-    report.enqueue(1).delete()  # the storage's clock is read now, so that the calls keep their order
+def test_async_duplicates_get_separate_handles(report, created):
+    """Each awaited call gets its own handle even if one insert contains several calls."""
+    report.enqueue(1).delete()  # reads the storage's clock, so the calls keep their order
     del created.jobs[:]
 
     async def calls():
@@ -257,8 +256,8 @@ def test_async_duplicates_get_their_own_answers(report, created):
     assert [jobs[0].id, jobs[2].id] == created.jobs
 
 
-def test_one_that_is_refused_hits_no_other(report, plain):
-    """A call with `conflict="raise"` does not affect others that are awaited at the same time."""
+def test_refused_async_call_does_not_affect_others(report, plain):
+    """A call with `conflict="raise"` does not affect other calls that are awaited at the same time."""
     refusing = report.using(unique=Unique("{tenant_id}/{day}", conflict="raise"))
 
     async def calls():
@@ -276,8 +275,7 @@ def test_one_that_is_refused_hits_no_other(report, plain):
     assert (True, False, True, True) == (one.is_new, duplicate.is_new, other.is_new, last.is_new)
 
 
-def test_a_refused_call_names_the_job(report):
-    """The error contains the handle of the job."""
+def test_duplicate_job_error_contains_the_existing_job(report):
     refusing = report.using(unique=Unique("{tenant_id}/{day}", conflict="raise"))
     first = report.enqueue(7)
 
@@ -291,8 +289,8 @@ def test_a_refused_call_names_the_job(report):
     assert first.id == caught.value.job.refresh().record().id
 
 
-def test_bulk_answers_one_by_one(report, plain, fire, created):
-    """The result is that of calls one after another: of equal calls, only the first is new."""
+def test_bulk_enqueue_finds_duplicates_like_separate_calls(report, plain, fire, created):
+    """Of equal calls, only the first creates a job."""
     jobs = report.enqueue_many([(1,), (2,), (1, 5), (3,)])
     more = fire.enqueue_many([report.call(2), plain.call(), report.call(4)])
 
@@ -303,8 +301,8 @@ def test_bulk_answers_one_by_one(report, plain, fire, created):
     assert [jobs[0].id, jobs[1].id, jobs[3].id, more[1].id, more[2].id] == created.jobs
 
 
-def test_bulk_that_is_refused_stores_nothing(report, plain, fire):
-    """The whole chunk is refused. The error has the handle of the existing job, not of the first call."""
+def test_refused_bulk_enqueue_stores_nothing(report, plain, fire):
+    """The whole chunk is refused. The error contains the handle of the existing job."""
     first = report.enqueue(7)
     refusing = report.using(unique=Unique("{tenant_id}/{day}", conflict="raise"))
 
@@ -315,10 +313,10 @@ def test_bulk_that_is_refused_stores_nothing(report, plain, fire):
     assert 1 == sum(fire.jobs.counts().values())
 
 
-def test_a_continuation_may_be_a_duplicate(report, plain, fire, created):
-    """A continuation that is a duplicate adds no dependency.
+def test_continuation_can_be_a_duplicate(report, plain, fire, created):
+    """A duplicate continuation does not add a dependency.
 
-    The returned handle is that of the job that has the key.
+    The call returns the handle of the job that has the key.
     """
     first = report.enqueue(7)
     parent = plain.enqueue()
@@ -334,8 +332,8 @@ def test_a_continuation_may_be_a_duplicate(report, plain, fire, created):
     assert [first.id, parent.id, other.id] == created.jobs
 
 
-def test_keep_last_gives_the_waiting_job_the_arguments(fire):
-    """A call replaces the arguments until the job starts. The history counts the calls."""
+def test_keep_last_replaces_the_arguments_of_the_waiting_job(fire):
+    """Calls replace the arguments until the job starts. The history counts the calls."""
 
     @fire.task(name="t", unique=Unique("k", until="started", keep="last"), tags=["x:{x}"])
     def run(x: int) -> None: ...
@@ -353,8 +351,8 @@ def test_keep_last_gives_the_waiting_job_the_arguments(fire):
 # ---- debounced jobs --------------------------------------------------------------------------------------
 
 
-def test_a_debounced_job_waits_for_the_last_call():
-    """Each call postpones the job, up to the maximum wait. The job is scheduled."""
+def test_each_call_postpones_a_debounced_job():
+    """The job is scheduled. It is postponed up to the maximum wait."""
     storage = MemoryStorage()
     with Firelock(storage) as fire:
 
@@ -389,8 +387,8 @@ def test_a_debounced_job_waits_for_the_last_call():
         lambda task, parent: task.recur("r", "* * * * *", 1),
     ],
 )
-def test_debounce_says_itself_when_a_job_runs(fire, plain, call):
-    """Debounce cannot be combined with a delay, a time, a parent or a schedule. Nothing is stored."""
+def test_debounce_cannot_be_combined_with_a_due_time(fire, plain, call):
+    """It cannot be combined with a delay, a parent or a schedule either. Nothing is stored."""
     parent = plain.enqueue()
 
     with pytest.raises(ConfigurationError, match=r"using\(unique=False\)"):
@@ -402,10 +400,10 @@ def test_debounce_says_itself_when_a_job_runs(fire, plain, call):
 # ---- reasons for waiting ---------------------------------------------------------------------------------
 
 
-def test_a_job_says_which_limit_holds_it_back(fire, report):
-    """After a refresh, the handle shows that the limit is full, closed or paused.
+def test_handle_shows_the_limit_that_holds_a_job_back(fire, report):
+    """After a refresh, the handle shows whether the limit is full, closed or paused.
 
-    It shows nothing if the job waits for a worker.
+    The handle does not show a limit if the job waits for a worker.
     """
     fire.limits.sync()
     running, waiting = report.enqueue(7), report.enqueue(7, 1, "tue")
@@ -432,8 +430,8 @@ def test_a_job_says_which_limit_holds_it_back(fire, report):
 # ---- requeueing and copying ------------------------------------------------------------------------------
 
 
-def test_a_requeue_is_refused_while_another_has_the_key(fire, report):
-    """The error names both jobs and the key, also for a restore. A requeue by ids returns `taken`."""
+def test_requeue_is_refused_while_another_job_has_the_key(fire, report):
+    """The error contains both jobs and the key, also for a restore. A requeue by ids returns `taken`."""
     first = report.enqueue(7).delete()
     second = report.enqueue(7)
 
@@ -452,8 +450,8 @@ def test_a_requeue_is_refused_while_another_has_the_key(fire, report):
     assert not report.enqueue(7).is_new
 
 
-def test_a_copy_keeps_what_its_job_asks(fire, report, created):
-    """If the job is unique and has not ended, it is returned instead of a copy."""
+def test_copy_keeps_the_limits_of_its_job(fire, report, created):
+    """If the original is unique and has not ended, it is returned instead of a copy."""
     first = report.enqueue(7, 5)
     again = fire.jobs.copy(first.id)
     first.delete()
@@ -465,10 +463,10 @@ def test_a_copy_keeps_what_its_job_asks(fire, report, created):
     assert [first.id, copied.id] == created.jobs
 
 
-def test_a_copy_changes_no_other_job(fire, plain):
-    """The copy of a debounced job runs immediately, and a past deadline is dropped.
+def test_copy_does_not_change_other_jobs(fire, plain):
+    """The copy of a debounced job runs immediately. A past deadline is removed from the copy.
 
-    A job that would replace a waiting job does not replace it.
+    The copy does not replace a waiting job, even if a normal call would replace it.
     """
     debounced = plain.using(unique=Debounce("d", wait=5)).enqueue(1)
     newest = plain.using(unique=Unique("k", until="started", keep="last")).enqueue(2)

@@ -38,12 +38,12 @@ numbers = iter(range(1_000_000))
 
 
 def stored(storage, jobs):
-    """Return for each job whether it is stored."""
+    """Return whether each job is stored."""
     return [record is not None for record in storage.get([one.id for one in jobs])]
 
 
-async def behind_one(storage, commit, jobs, act=lambda: None):
-    """Return the results of async inserts that wait while the storage inserts a job before them."""
+async def insert_meanwhile(storage, commit, jobs, act=lambda: None):
+    """Insert these jobs while the storage is busy with another insert; return the results of all inserts."""
     first = asyncio.create_task(commit.insert(job()))
     await asyncio.to_thread(storage.began.wait, 10)
     tasks = [first, *(asyncio.create_task(commit.insert(one)) for one in jobs)]
@@ -53,12 +53,12 @@ async def behind_one(storage, commit, jobs, act=lambda: None):
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_a_batch_has_a_largest_size():
-    """More than 500 calls need several inserts, in order."""
+def test_insert_has_at_most_500_jobs():
+    """More than 500 calls need several inserts, which keep the order."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job() for _ in range(1_200)]
 
-    asyncio.run(behind_one(storage, commit, jobs))
+    asyncio.run(insert_meanwhile(storage, commit, jobs))
     commit.close()
 
     _, *inserts = [batch[0] for batch in storage.called["insert"]]
@@ -66,28 +66,28 @@ def test_a_batch_has_a_largest_size():
     assert jobs == [one for batch in inserts for one in batch]
 
 
-def test_one_bad_job_does_not_refuse_its_neighbours():
-    """The jobs of a refused batch are stored one by one, so each call gets the result of its own job."""
+def test_invalid_job_does_not_affect_other_jobs_of_its_batch():
+    """If the storage refuses a batch, its jobs are inserted one by one, so each call gets its own result."""
     storage = SlowStorage()
     commit = GroupCommit(storage)
     jobs = [job(), job(state=State.AWAITING, parents=(Edge("nobody"),)), job()]
 
-    answers = asyncio.run(behind_one(storage, commit, jobs))
+    answers = asyncio.run(insert_meanwhile(storage, commit, jobs))
     commit.close()
 
     assert [True, True, JobNotFound, True] == [answer is True or type(answer) for answer in answers]
     assert [True, False, True] == stored(storage, jobs)
 
 
-def test_an_outage_is_met_once_a_batch():
-    """An unreachable storage is called twice per batch and not for each job. Each call has its own error."""
+def test_outage_causes_two_inserts_per_batch():
+    """An unreachable storage is not called for each job. Each call gets a separate error."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job() for _ in range(20)]
 
-    def goes_away():
+    def go_down():
         storage.fail_always("insert", StorageUnavailable("down"))
 
-    _, *errors = asyncio.run(behind_one(storage, commit, jobs, goes_away))
+    _, *errors = asyncio.run(insert_meanwhile(storage, commit, jobs, go_down))
     commit.close()
 
     assert [(StorageUnavailable, "down")] * 20 == [(type(error), str(error)) for error in errors]
@@ -95,7 +95,7 @@ def test_an_outage_is_met_once_a_batch():
     assert 4 == len(storage.called["insert"])
 
 
-def test_several_loops_are_answered():
+def test_calls_from_several_event_loops_get_their_results():
     """Coroutines of two event loops in two threads enqueue through one app."""
     storage = FailingStorage()
     commit, jobs = GroupCommit(storage), [job(), job()]
@@ -110,8 +110,8 @@ def test_several_loops_are_answered():
     assert [True, True] == stored(storage, jobs)
 
 
-def test_a_cancelled_await_hinders_nobody():
-    """The other calls of its batch get their results. The job of the cancelled call may be stored."""
+def test_cancelled_call_does_not_affect_other_calls():
+    """The job of the cancelled call might be stored anyway."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job(), job()]
 
@@ -129,8 +129,8 @@ def test_a_cancelled_await_hinders_nobody():
     assert stored(storage, jobs)[1]
 
 
-def test_a_loop_that_has_closed_meanwhile_is_passed_over():
-    """A result that no task awaits any more is discarded, and the next call is processed."""
+def test_results_for_a_closed_event_loop_are_discarded():
+    """The next call is processed as usual."""
     storage = SlowStorage()
     commit, lost = GroupCommit(storage), job()
     loop = asyncio.new_event_loop()
@@ -147,8 +147,8 @@ def test_a_loop_that_has_closed_meanwhile_is_passed_over():
     assert [True, True] == stored(storage, [lost, later])
 
 
-def test_closing_stores_what_waits(our_threads):
-    """Jobs of calls before the close are stored before the close returns."""
+def test_close_stores_the_waiting_jobs(our_threads):
+    """The jobs of all earlier calls are stored before `close` returns."""
     storage = SlowStorage()
     commit, jobs = GroupCommit(storage), [job() for _ in range(3)]
 

@@ -1,4 +1,4 @@
-"""The handle of a job: a snapshot, and methods whose errors explain what the job's state forbids."""
+"""The handle of a job: its snapshot, and methods whose errors explain conflicts with the job's state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LATER = datetime(2090, 11, 24, 12, tzinfo=UTC)
 
 
 class Fallible(FailingStorage):
-    """A storage with transactions: jobs enqueued in one are stored when it commits."""
+    """A storage with transactions: jobs that are enqueued in a transaction are stored when it commits."""
 
     def insert(self, jobs, *, within=None):
         if within is None:
@@ -76,8 +76,8 @@ def failing(fire):
 # ---- the snapshot ----------------------------------------------------------------------------------------
 
 
-def test_a_handle_shows_what_it_saw_last(adding, worker):
-    """The state is that of the last read. `refresh()` reads the job and returns the handle itself."""
+def test_handle_shows_the_last_read_state(adding, worker):
+    """The `refresh()` method reads the job again and returns the same handle."""
     job = adding.enqueue(1)
 
     worker.run()
@@ -89,7 +89,7 @@ def test_a_handle_shows_what_it_saw_last(adding, worker):
     assert same is job
 
 
-def test_handles_of_one_job_are_equal(adding, fire):
+def test_handles_of_the_same_job_are_equal(adding, fire):
     """The comparison ignores the shown state. Equal handles have equal hashes."""
     job, other = adding.enqueue(1), adding.enqueue(2)
 
@@ -108,8 +108,8 @@ def facts_of(job):
     }
 
 
-def test_a_fresh_handle_shows_what_was_enqueued(adding):
-    """A new handle shows the enqueued job: nothing has run, and nothing has failed."""
+def test_new_handle_shows_the_enqueued_job(adding):
+    """Values that depend on a run or an error are empty."""
     job = adding.schedule(LATER, 1)
 
     shown = facts_of(job)
@@ -123,8 +123,8 @@ def test_a_fresh_handle_shows_what_was_enqueued(adding):
     assert UTC is job.created_at.tzinfo
 
 
-def test_what_a_job_was_made_for_stays(adding, worker):
-    """`due_at` always equals `JobContext.due_at`; `next_due_at` is the time for which the job waits."""
+def test_due_at_does_not_change_when_the_job_runs(adding, worker):
+    """In contrast, `next_due_at` is the time for which the job currently waits."""
     later, now = adding.schedule(LATER, 1), adding.enqueue(1)
     waiting = (later.due_at, later.next_due_at, now.due_at, now.next_due_at)
 
@@ -136,8 +136,8 @@ def test_what_a_job_was_made_for_stays(adding, worker):
     assert [(LATER, None), (now.created_at, None)] == ended
 
 
-def test_a_retry_is_what_a_job_waits_for(fire, worker):
-    """`next_due_at` is the time of the retry; `due_at` does not change."""
+def test_next_due_at_is_the_time_of_the_retry(fire, worker):
+    """The retry does not change `due_at`."""
 
     def fail():
         raise ValueError
@@ -159,8 +159,8 @@ def test_a_retry_is_what_a_job_waits_for(fire, worker):
     ],
     ids=["of many", "continuation", "refreshed"],
 )
-def test_no_property_reads_the_storage(adding, fire, make):
-    """A coroutine can therefore use a handle, which shows what it last read."""
+def test_properties_do_not_read_the_storage(adding, fire, make):
+    """Therefore, a coroutine can use the properties of a handle without blocking."""
     job = make(adding)
     fire.storage.fail_always("get", StorageUnavailable("gone"))
 
@@ -169,8 +169,8 @@ def test_no_property_reads_the_storage(adding, fire, make):
     assert ("add", 0, None) == (shown["task"], shown["attempt"], shown["error"])
 
 
-def test_a_result_leaves_the_handle_at_what_it_saw(adding, worker):
-    """A caller that has the result does not need to read the state. Other handles do not change."""
+def test_reading_a_result_refreshes_the_handle(adding, worker):
+    """The caller does not need to read the state again. Other handles do not change."""
     job, awaited, other = adding.enqueue_many([(1,), (2,), (3,)])
     worker.run()
 
@@ -180,8 +180,8 @@ def test_a_result_leaves_the_handle_at_what_it_saw(adding, worker):
     assert 1 == job.attempt
 
 
-def test_a_result_that_is_late_leaves_the_handle_at_what_it_saw(adding, worker):
-    """The job was running when the timeout ended."""
+def test_result_timeout_refreshes_the_handle(adding, worker):
+    """Here the job is still running when the timeout ends."""
     job = adding.enqueue(1)
     worker.claim()
 
@@ -191,8 +191,8 @@ def test_a_result_that_is_late_leaves_the_handle_at_what_it_saw(adding, worker):
     assert (State.PROCESSING, "host:a") == (job.state, job.server)
 
 
-def test_record_is_what_was_seen_or_is_read_now(adding, fire):
-    """A new handle has not read the stored record yet, so the first call reads it."""
+def test_record_is_read_once_per_handle(adding, fire):
+    """A new handle has not yet read the record, so the first call reads it."""
     job = adding.enqueue(1)
     fire.jobs.delete([job.id])
 
@@ -203,7 +203,7 @@ def test_record_is_what_was_seen_or_is_read_now(adding, fire):
 
 
 class Slow(MemoryStorage):
-    """A storage that delays its answer to the thread named slow until the test releases it."""
+    """A storage that delays the reply to the thread named `slow` until the test releases it."""
 
     def __init__(self):
         super().__init__("")
@@ -226,8 +226,8 @@ class Slow(MemoryStorage):
     ],
     ids=["delete", "result", "refresh"],
 )
-def test_a_late_answer_never_takes_a_handle_back(verb, state):
-    """Of two concurrent reads, the one that began last wins, whichever returns last."""
+def test_late_reply_does_not_overwrite_newer_state_of_a_handle(verb, state):
+    """Of two concurrent reads, the read that began last wins."""
     storage = Slow()
     with Firelock(storage) as fire:
         job = fire.task(name="add")(add).enqueue(1)
@@ -245,8 +245,8 @@ def test_a_late_answer_never_takes_a_handle_back(verb, state):
         assert (state, state) == (seen, job.state)
 
 
-def test_a_job_tells_its_life(fire, worker):
-    """The history, failed attempts, log and progress have aware datetimes."""
+def test_job_has_history_attempts_log_and_progress(fire, worker):
+    """All their times are aware datetimes."""
 
     def talk(job):
         job.log("half way", level="warning")
@@ -268,13 +268,13 @@ def test_a_job_tells_its_life(fire, worker):
     assert {UTC} == {one.at.tzinfo for one in (*job.history(), *job.errors(), *job.log(), job.progress())}
 
 
-def test_a_job_that_has_said_nothing_has_no_progress(adding):
-    """Missing progress is None and not zero."""
+def test_progress_is_none_if_the_job_has_not_reported_any(adding):
+    """The value is not zero."""
     assert (None, [], []) == ((job := adding.enqueue(1)).progress(), job.log(), job.errors())
 
 
-def test_a_job_that_is_gone_is_not_found(adding, fire):
-    """A pruned job has no current state, so its handle keeps what it last read."""
+def test_pruned_job_is_not_found(adding, fire):
+    """The handle keeps the values that it last read."""
     job = adding.enqueue(1)
     fire.storage.clear()
 
@@ -289,7 +289,7 @@ def test_a_job_that_is_gone_is_not_found(adding, fire):
 # ---- results ---------------------------------------------------------------------------------------------
 
 
-def test_a_result_waits_through_retries(fire, worker):
+def test_result_waits_through_retries(fire, worker):
     """A failed attempt with a retry does not end the wait."""
     failures = [ValueError("first")]
 
@@ -307,8 +307,8 @@ def test_a_result_waits_through_retries(fire, worker):
     assert "done" == job.result()
 
 
-def test_a_failed_job_has_no_result(failing, worker):
-    """The message contains the last error."""
+def test_result_of_a_failed_job_raises(failing, worker):
+    """The message contains the error of the last attempt."""
     job = failing.enqueue()
     worker.run()
 
@@ -318,8 +318,8 @@ def test_a_failed_job_has_no_result(failing, worker):
         asyncio.run(job.aresult())
 
 
-def test_a_deleted_job_has_no_result(adding, fire):
-    """The message contains the reason of the deletion. With timeout=0, an ended job still returns its end."""
+def test_result_of_a_deleted_job_raises(adding, fire):
+    """The message contains the reason for the deletion. This also works with timeout=0."""
     job = adding.enqueue(1)
     fire.jobs.delete([job.id])
 
@@ -329,8 +329,8 @@ def test_a_deleted_job_has_no_result(adding, fire):
 
 
 @pytest.mark.parametrize("timeout", [0, 0.02])
-def test_a_result_that_is_not_there_in_time(adding, timeout):
-    """The message contains the timeout. The caller can wait again."""
+def test_result_raises_after_its_timeout(adding, timeout):
+    """The message contains the timeout. The caller can wait again afterwards."""
     job = adding.enqueue(1)
 
     for _ in range(2):
@@ -340,7 +340,7 @@ def test_a_result_that_is_not_there_in_time(adding, timeout):
         asyncio.run(job.aresult(timeout=timeout))
 
 
-def test_a_pruned_result_is_unavailable(adding, fire):
+def test_pruned_result_is_unavailable(adding, fire):
     """The result was removed with its job."""
     job = adding.enqueue(1)
     fire.storage.clear()
@@ -349,7 +349,7 @@ def test_a_pruned_result_is_unavailable(adding, fire):
         job.result()
 
 
-def test_a_result_of_an_unknown_task_cannot_be_read(adding, fire, worker):
+def test_result_of_an_unknown_task_cannot_be_read(adding, fire, worker):
     """The type of the result is unknown without the task."""
     job = adding.enqueue(1)
     worker.run()
@@ -382,8 +382,8 @@ ROT13 = str.maketrans(LETTERS, LETTERS[13:] + LETTERS[:13])
 ROTATING = plugin(register_serializers=lambda: {"rot13": Rot13()})
 
 
-def test_every_result_goes_through_its_job_s_serializer():
-    """Even a result of None uses the serializer, because a serializer cannot read what it has not written."""
+def test_every_result_uses_the_serializer_of_its_job():
+    """This includes None, because a serializer can read only values that it has written."""
     with Firelock("memory://", serializer="rot13", plugins=[ROTATING]) as fire:
         jobs = [
             fire.task(name="nothing")(lambda: None).enqueue(),
@@ -396,8 +396,8 @@ def test_every_result_goes_through_its_job_s_serializer():
         assert [None, "word"] == [job.result() for job in jobs]
 
 
-def test_a_result_of_an_uninstalled_serializer_is_unavailable():
-    """The message names the missing serializer."""
+def test_result_with_a_missing_serializer_is_unavailable():
+    """The message contains the name of the serializer."""
     storage = FailingStorage()
     writing = Firelock(storage, serializer="rot13", plugins=[ROTATING])
     job = writing.task(name="word")(lambda: "word").enqueue()
@@ -409,8 +409,8 @@ def test_a_result_of_an_uninstalled_serializer_is_unavailable():
             reading.jobs.get(job.id).result()
 
 
-def test_an_outage_while_waiting_is_not_a_timeout(adding, fire):
-    """If the storage is unreachable at the end of the timeout, this is the error."""
+def test_outage_during_a_wait_raises_storage_error(adding, fire):
+    """If the storage is unreachable when the timeout ends, the error is not a timeout."""
     job = adding.enqueue(1)
     fire.storage.fail_always("get", StorageUnavailable("down"))
 
@@ -418,8 +418,8 @@ def test_an_outage_while_waiting_is_not_a_timeout(adding, fire):
         job.result(timeout=0.01)
 
 
-def test_a_wait_ends_when_the_app_is_closed(adding, fire):
-    """A wait in a coroutine ends as well."""
+def test_closing_the_app_ends_waits_for_results(adding, fire):
+    """This includes waits in coroutines."""
     job = adding.enqueue(1)
 
     async def wait():
@@ -432,7 +432,7 @@ def test_a_wait_ends_when_the_app_is_closed(adding, fire):
         asyncio.run(wait())
 
 
-# ---- actions ---------------------------------------------------------------------------------------------
+# ---- changes ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -459,8 +459,8 @@ def in_state(adding, failing, worker):
 @pytest.mark.parametrize(
     "state", [state for state in State if state not in (State.ENQUEUED, State.PROCESSING)]
 )
-def test_a_job_that_is_not_about_to_run_can_be_requeued(in_state, state):
-    """The handle of a requeued job shows the new state and the reason."""
+def test_job_that_is_not_enqueued_or_running_can_be_requeued(in_state, state):
+    """The handle then shows the new state and the reason."""
     job = in_state(state)
     assert state is job.refresh().state
 
@@ -471,7 +471,7 @@ def test_a_job_that_is_not_about_to_run_can_be_requeued(in_state, state):
 
 
 @pytest.mark.parametrize("state", [State.ENQUEUED, State.PROCESSING])
-def test_a_job_that_is_about_to_run_cannot_be_requeued(in_state, state):
+def test_requeue_of_an_enqueued_or_running_job_is_refused(in_state, state):
     """The message contains the state and the reason."""
     job = in_state(state)
 
@@ -486,8 +486,8 @@ def test_a_job_that_is_about_to_run_cannot_be_requeued(in_state, state):
 
 
 @pytest.mark.parametrize("state", [State.SCHEDULED, State.ENQUEUED, State.FAILED])
-def test_a_deleted_job_can_be_what_it_was(in_state, state):
-    """The job has its earlier state again, with its due time or error."""
+def test_restore_returns_a_deleted_job_to_its_earlier_state(in_state, state):
+    """The job also has its earlier due time or error again."""
     job = in_state(state)
     before = job.refresh().record()
     job.delete()
@@ -507,8 +507,8 @@ def test_a_deleted_job_can_be_what_it_was(in_state, state):
         (State.AWAITING, "it waited for another job, a signal or its batch, and the delete ended this wait"),
     ],
 )
-def test_a_delete_that_lost_something_is_not_taken_back(in_state, state, why):
-    """The message names the earlier state, what was lost, and `requeue()` as the alternative."""
+def test_restore_is_refused_if_the_delete_lost_data(in_state, state, why):
+    """The message contains the earlier state, the lost data and `requeue()` as the alternative."""
     job = in_state(state)
     job.delete()
 
@@ -520,8 +520,8 @@ def test_a_delete_that_lost_something_is_not_taken_back(in_state, state, why):
     assert State.DELETED is job.refresh().state
 
 
-def test_a_parent_is_not_restored(adding):
-    """The deletion of a parent has already decided its continuations."""
+def test_restore_of_a_parent_is_refused(adding):
+    """The deletion of the parent has already decided whether its continuations run."""
     job = adding.enqueue(1)
     job.then(adding, 2)
     job.delete()
@@ -533,7 +533,7 @@ def test_a_parent_is_not_restored(adding):
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
-def test_what_is_not_deleted_is_not_restored(in_state, state):
+def test_restore_of_a_job_that_is_not_deleted_is_refused(in_state, state):
     """The message contains the current state."""
     job = in_state(state)
 
@@ -541,8 +541,8 @@ def test_what_is_not_deleted_is_not_restored(in_state, state):
         job.restore()
 
 
-def test_a_job_that_changes_while_it_is_restored_stays(adding, fire, worker):
-    """The job was deleted again while it ran, so the first deletion cannot be undone any more."""
+def test_restore_is_refused_if_the_job_changes_meanwhile(adding, fire, worker):
+    """Here the job is requeued, runs and is deleted again, so the first deletion can no longer be undone."""
     job = adding.enqueue(1)
     job.delete()
     history = fire.storage.history
@@ -563,8 +563,8 @@ def test_a_job_that_changes_while_it_is_restored_stays(adding, fire, worker):
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
-def test_any_job_can_be_deleted(in_state, state):
-    """The handle of a deleted job shows the new state, and the record has an expiry time."""
+def test_job_in_any_other_state_can_be_deleted(in_state, state):
+    """The handle then shows the new state, and the record has an expiry time."""
     job = in_state(state)
 
     same = job.delete()
@@ -577,8 +577,8 @@ def test_any_job_can_be_deleted(in_state, state):
 # ---- uncommitted jobs ------------------------------------------------------------------------------------
 
 
-def test_before_the_commit_a_job_is_not_there(adding, fire):
-    """Every method's error says what to do. Only a continuation in the same transaction is possible."""
+def test_uncommitted_job_is_not_found(adding, fire):
+    """The error contains the fix. Only a continuation in the same transaction is possible."""
     session = []
     job = adding.using(within=session).enqueue(1)
 
@@ -594,8 +594,7 @@ def test_before_the_commit_a_job_is_not_there(adding, fire):
     assert {} == fire.storage.counts().by_state
 
 
-def test_after_the_commit_it_is_a_job_like_any_other(adding, fire, worker):
-    """The same handle can be used."""
+def test_handle_of_a_job_can_be_used_after_the_commit(adding, fire, worker):
     session = []
     job = adding.using(within=session).enqueue(40, 2)
     asynchronous = asyncio.run(adding.using(within=session).aenqueue(1))

@@ -1,4 +1,4 @@
-"""Waiting for results: one thread polls for all waits, and each wait gets its own result."""
+"""Waiting for results: one thread polls for all waits, and each wait gets the result of its job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def storage():
 
 @pytest.fixture
 def results(storage):
-    """The waits for this storage, closed at the end."""
+    """The waits for results on this storage, closed at the end."""
     results = Results(storage)
     yield results
     results.close()
@@ -42,7 +42,7 @@ def add(storage, job_id):
 
 
 def end(storage):
-    """End all enqueued jobs with success."""
+    """Let all enqueued jobs succeed."""
     for job in storage.claim(ClaimRequest(None, 2_000, "session-a", 0)).jobs:
         storage.apply(
             [
@@ -53,8 +53,8 @@ def end(storage):
         )
 
 
-def test_all_waits_share_one_look(storage, results, our_threads):
-    """Each poll is one call for all waits. Two waits for one job use its id once."""
+def test_all_waits_share_one_poll(storage, results, our_threads):
+    """Each poll is one storage call for all waits. It contains the id of a job only once."""
     for number in range(30):
         add(storage, f"job-{number}")
 
@@ -69,8 +69,8 @@ def test_all_waits_share_one_look(storage, results, our_threads):
     assert 1 == len(waiting)
 
 
-def test_a_look_asks_for_500_at_most(storage, results):
-    """Many waits are polled in several calls of limited size."""
+def test_storage_call_of_a_poll_has_at_most_500_ids(storage, results):
+    """A poll for more waits needs several calls."""
     for number in range(1_100):
         add(storage, f"job-{number}")
 
@@ -81,8 +81,8 @@ def test_a_look_asks_for_500_at_most(storage, results):
     assert 500 >= max(len(ids) for (ids,) in storage.called["get"])
 
 
-def test_the_thread_ends_with_the_last_wait(storage, results, our_threads):
-    """The thread does not poll without a wait, and a later wait starts a new thread."""
+def test_polling_thread_ends_with_the_last_wait(storage, results, our_threads):
+    """A later wait starts a new thread."""
     for name in ("a", "b"):
         future = results.wait_for(add(storage, name))
         end(storage)
@@ -92,7 +92,7 @@ def test_the_thread_ends_with_the_last_wait(storage, results, our_threads):
     assert [] == our_threads("firelock-results")
 
 
-def test_a_wait_that_is_given_up_is_not_looked_for(storage, results, our_threads):
+def test_abandoned_wait_is_not_polled(storage, results, our_threads):
     """After the last wait is abandoned, polling stops. Another wait for the same job continues."""
     add(storage, "a")
     one, other = results.wait_for("a"), results.wait_for("a")
@@ -107,8 +107,8 @@ def test_a_wait_that_is_given_up_is_not_looked_for(storage, results, our_threads
     assert ("a", False) == (ended.id, one.done())
 
 
-def test_a_wait_that_was_cancelled_is_passed_over(storage, results):
-    """A cancelled future does not affect the others."""
+def test_cancelled_wait_does_not_affect_other_waits(storage, results):
+    """The cancelled future stays cancelled."""
     add(storage, "a")
     one, other = results.wait_for("a"), results.wait_for("a")
 
@@ -120,8 +120,8 @@ def test_a_wait_that_was_cancelled_is_passed_over(storage, results):
         one.result(0)
 
 
-def test_an_error_of_the_storage_reaches_who_waits(storage, results):
-    """An error that a retry cannot fix ends all waits."""
+def test_storage_error_is_raised_to_all_waits(storage, results):
+    """This applies to errors that a retry cannot fix."""
     storage.fail("get", StorageError("broken"))
 
     future = results.wait_for(add(storage, "a"))
@@ -130,31 +130,31 @@ def test_an_error_of_the_storage_reaches_who_waits(storage, results):
         future.result(10)
 
 
-def test_each_wait_has_an_interval_of_its_own(storage):
-    """The interval grows to a quarter of a second, and a new wait does not change that of others."""
+def test_each_wait_has_a_separate_polling_interval(storage):
+    """The interval grows to a quarter of a second. A new wait does not affect the others."""
     now = [1_000.0]
-    looks = storage.called["get"]
+    polls = storage.called["get"]
     results = Results(storage, clock=lambda: now[0])
 
-    def look_after(seconds):
+    def poll_after(seconds):
         """Advance the clock and return the ids of the jobs in the next poll."""
         now[0] += seconds
-        seen = len(looks)
-        until(lambda: len(looks) > seen)
-        return looks[seen][0]
+        seen = len(polls)
+        until(lambda: len(polls) > seen)
+        return polls[seen][0]
 
     results.wait_for(add(storage, "old"))
-    alone = [look_after(0.25) for _ in range(20)]
+    alone = [poll_after(0.25) for _ in range(20)]
     now[0] += 0.01  # all old waits are polled together, at multiples of a quarter of a second
     results.wait_for(add(storage, "new"))
-    beside = [look_after(seconds) for seconds in (0.005, 0.1, 0.1, 0.25)]
+    together = [poll_after(seconds) for seconds in (0.005, 0.1, 0.1, 0.25)]
     results.close()
 
     assert alone == [["old"]] * 20
-    assert [*map(sorted, beside)] == [["new"], ["new"], ["new"], ["new", "old"]]
+    assert [*map(sorted, together)] == [["new"], ["new"], ["new"], ["new", "old"]]
 
 
-def test_closing_passes_over_what_was_cancelled(storage, results):
+def test_close_skips_cancelled_waits(storage, results):
     """A cancelled future stays cancelled."""
     future = results.wait_for(add(storage, "a"))
     future.cancel()

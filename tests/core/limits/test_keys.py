@@ -1,4 +1,4 @@
-"""Keys of calls: templates are checked where a task is declared, and filled with stored arguments."""
+"""Keys of calls: templates are checked when a task is declared, and filled with stored arguments."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def unique_key(template, **arguments):
         {"unique": Unique("{pool}")},
     ],
 )
-def test_a_placeholder_that_is_no_parameter_is_refused(options):
+def test_placeholder_without_a_parameter_is_refused(options):
     """The error is raised by the declaration and by `using`.
 
-    Contexts and resources are not parameters of keys.
+    Context and resource parameters cannot be placeholders.
     """
     fire = Firelock("memory://")
 
@@ -93,13 +93,13 @@ def test_a_placeholder_that_is_no_parameter_is_refused(options):
         ("c:d", "k:c:d"),
     ],
 )
-def test_a_key_is_its_template_with_stored_values(value, key):
+def test_placeholders_are_replaced_with_stored_values(value, key):
     """A slash in a value does not start a new part of the key."""
     assert key == limit_key("k:{x}", x=value) == unique_key("k:{x}", x=value)
 
 
-def test_values_that_are_equal_have_keys_of_their_own():
-    """1, True and 1.0 are equal dictionary keys, but the cache of calls distinguishes them."""
+def test_equal_values_of_different_types_have_different_keys():
+    """The values 1, True and 1.0 are equal dictionary keys, but the cache of keys distinguishes them."""
     limits = [Turns("k:{x}")]
     values = [1, True, 1.0, "1", False, 0]
 
@@ -108,16 +108,16 @@ def test_values_that_are_equal_have_keys_of_their_own():
     assert ["k:1", "k:true", "k:1.0", "k:1", "k:false", "k:0"] == keys[:6] == keys[:5:-1]
 
 
-def test_what_is_remembered_of_calls_is_bounded_and_right():
-    """With more tenants than the cache can store, each call still gets its own key."""
+def test_key_cache_is_bounded_and_correct():
+    """Each call gets the right key even if there are more tenants than cache entries."""
     limits = [Limit("k:{x}", rate=1, cost="{y}")]
     for number in [*range(1_100), *range(1_100)]:
         [use] = asked({"x": number, "y": number % 7}, limits=limits).admission.limits
         assert (f"k:{number}", number % 7) == (use.key, use.cost)
 
 
-def test_an_omitted_argument_is_its_default():
-    """Tags work the same way."""
+def test_key_uses_the_default_of_an_omitted_argument():
+    """Tags work in the same way."""
     limits = [Turns("k:{x}")]
 
     assert "k:5" == asked({}, limits=limits, defaults={"x": 5}).admission.limits[0].key
@@ -126,22 +126,22 @@ def test_an_omitted_argument_is_its_default():
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\tb", "\x00", "\u2028", [1], {"a": 1}])
-def test_a_value_that_makes_no_key_is_refused(value):
-    """A line break could forge another lane."""
+def test_value_that_cannot_form_a_key_is_refused(value):
+    """For example, a line break could forge the key of another lane."""
     with pytest.raises(ArgumentError):
         limit_key("k:{x}", x=value)
     with pytest.raises(ArgumentError):
         unique_key("k:{x}", x=value)
 
 
-def test_a_unique_key_is_not_empty():
-    """An empty argument alone cannot form a key."""
+def test_unique_key_must_not_be_empty():
+    """An empty argument alone cannot form a unique key."""
     with pytest.raises(ArgumentError, match="is empty, with these arguments"):
         unique_key("{x}", x="")
 
 
-def test_a_long_unique_key_is_cut_and_ends_in_a_digest():
-    """The key keeps its first 80 characters, and the digest distinguishes keys that differ after them."""
+def test_long_unique_key_is_cut_and_ends_in_a_digest():
+    """The first 80 characters are kept. The digest distinguishes keys that differ after them."""
     first, second = unique_key("k:{x}", x="y" * 200), unique_key("k:{x}", x="y" * 201)
 
     assert first != second
@@ -151,8 +151,8 @@ def test_a_long_unique_key_is_cut_and_ends_in_a_digest():
 
 
 @given(st.text(max_size=150), st.text(max_size=150))
-def test_a_long_limit_key_keeps_its_name_and_its_bounds(one, two):
-    """However long the values are, the key has the name whose settings apply."""
+def test_long_limit_key_keeps_its_name(one, two):
+    """The settings of this name apply even if the values of the key are cut."""
     try:
         key = limit_key("tenant:{a}/user:{b}/openai", a=one, b=two)
     except ArgumentError:
@@ -162,56 +162,48 @@ def test_a_long_limit_key_keeps_its_name_and_its_bounds(one, two):
     assert ["tenant", "user", "openai"] == [part.partition(":")[0] for part in key.split("/")]
 
 
-def test_the_beginning_of_a_long_limit_key_stays():
-    """The last value is cut first.
-
-    In partitions, keys with the same beginning are therefore stored together.
-    """
+def test_long_limit_key_keeps_its_beginning():
+    """The last value is cut first. Therefore, partitions store keys with the same beginning together."""
     assert limit_key("tenant:{a}/user:{b}", a="x" * 50, b="y" * 90).startswith(f"tenant:{'x' * 50}/user:y")
 
 
 def test_limits_without_parameters_come_first():
-    """A job requests limits without parameters first, and its lane has the same order.
-
-    Otherwise the order of the declaration applies.
-    """
+    """Other limits follow in the order of their declaration. The lane of the job has the same order."""
     limits = [Turns("b:{x}"), Turns("z"), Turns("a:{x}"), Turns("y")]
 
     assert ["z", "y", "b:1", "a:1"] == [use.key for use in asked({"x": 1}, limits=limits).admission.limits]
 
 
-def test_two_templates_that_meet_are_one_use():
-    """The use costs the sum of both."""
+def test_limits_with_the_same_key_become_one_use():
+    """The cost of the use is the sum of both costs."""
     limits = [Limit("k:{x}", rate=1, cost=2), Limit("k:{y}", rate=1, cost="{z}")]
 
     assert (LimitUse("k:1", 5),) == asked({"x": 1, "y": 1, "z": 3}, limits=limits).admission.limits
 
 
-def test_keys_that_are_too_long_together_are_refused():
-    """Four keys of the maximum length are accepted."""
+def test_job_can_have_four_keys_of_maximum_length():
     limits = [Turns(f"k{n}:{{x}}") for n in range(4)]
 
     assert 400 == sum(len(use.key) for use in asked({"x": "y" * 300}, limits=limits).admission.limits)
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, "7", None, 10**10])
-def test_a_cost_is_a_whole_number(value):
-    """Other values are refused by the call."""
+def test_cost_from_an_argument_must_be_an_integer(value):
     with pytest.raises(
         ArgumentError, match=r"The cost \{x\} of limit 'k' must be an integer from 0 to 1,000,000,000, got "
     ):
         asked({"x": value}, limits=[Limit("k", rate=1, cost="{x}")])
 
 
-def test_a_strict_use_says_so():
-    """The use has this flag in addition to its cost."""
+def test_use_of_a_strict_limit_is_marked():
+    """The mark is stored with the cost of the use."""
     limits = [Limit("k", concurrent=1, strict=True), Limit("r", rate=1, cost="{x}")]
 
     assert (LimitUse("k", 1, True), LimitUse("r", 0)) == asked({"x": 0}, limits=limits).admission.limits
 
 
-def test_unique_says_all_that_it_was_given():
-    """Durations are in microseconds."""
+def test_unique_options_are_stored():
+    """Durations are stored in microseconds."""
     unique = Unique("k", until="succeeded", at_least=60, conflict="raise")
 
     assert (
@@ -220,16 +212,16 @@ def test_unique_says_all_that_it_was_given():
     )
 
 
-def test_debounce_says_how_long_it_waits():
-    """The wait and the maximum wait are in microseconds."""
+def test_debounce_options_are_stored():
+    """The wait and the maximum wait are stored in microseconds."""
     use = asked({}, unique=Debounce("k", wait=timedelta(milliseconds=500), keep="first")).admission.unique
 
     assert UniqueUse("shop.run k", Until.DUE, wait=500_000, max_wait=5_000_000) == use
     assert asked({}, unique=Debounce("k", wait=1)).admission.unique.keeps_last
 
 
-def test_without_a_key_all_arguments_are_it():
-    """The order does not matter, and passing the default equals omitting the argument."""
+def test_unique_key_defaults_to_all_arguments():
+    """The order does not matter. An argument equal to its default has the same effect as an omitted one."""
     unique = Unique()
     both = asked({"a": 1, "b": [2]}, unique=unique).admission
 
@@ -239,8 +231,8 @@ def test_without_a_key_all_arguments_are_it():
     assert both != asked({"a": "1", "b": [2]}, unique=unique).admission
 
 
-def test_a_deadline_is_an_instant_or_a_span():
-    """A deadline is stored in microseconds, as a time or a duration."""
+def test_deadline_is_a_time_or_a_duration():
+    """Both are stored in microseconds."""
     assert Admission(start_within=60_000_000) == asked({}, start_before=timedelta(minutes=1)).admission
     assert (
         Admission(start_before=1_000_000)
@@ -248,10 +240,10 @@ def test_a_deadline_is_an_instant_or_a_span():
     )
 
 
-def test_a_job_lies_beside_its_unique_key_or_its_first_limit():
-    """The unique key or the first limit key determines where the job is stored.
+def test_job_is_stored_with_its_unique_key_or_first_limit():
+    """This key determines the partition of the job.
 
-    A storage ignores the task's name, so a unique key and a limit key can agree.
+    A storage ignores the name of the task in it, so a unique key and a limit key can share a partition.
     """
     limits = [Turns("k:{x}"), Turns("z")]
 
@@ -270,8 +262,8 @@ DEADLINES = (None, timedelta(1), datetime(2030, 1, 1, tzinfo=UTC))
 
 
 @given(st.text(max_size=120), st.sampled_from(UNIQUE), st.sampled_from(DEADLINES))
-def test_what_is_written_is_what_a_storage_writes(value, unique, start_before):
-    """The cached string of a call equals the string written from its value, so strings can be compared."""
+def test_cached_admission_text_equals_the_written_text(value, unique, start_before):
+    """Therefore, a storage can compare the strings of two jobs."""
     limits = [Turns("fixed"), Limit("k:{a}", concurrent=1, strict=True), Limit("r:{b}", rate=1, cost="{b}")]
     try:
         call = asked({"a": value, "b": 3}, limits=limits, unique=unique, start_before=start_before)
@@ -282,13 +274,13 @@ def test_what_is_written_is_what_a_storage_writes(value, unique, start_before):
     assert call.beside == beside_of(call.admission)
 
 
-def test_nothing_is_written_of_nothing():
-    """A job without such options stores nothing."""
+def test_job_without_keys_stores_no_admission_data():
+    """Such a job has no limits, unique key or deadline."""
     assert (None, None) == (asked({"a": 1}).text, asked({"a": 1}).beside)
 
 
-def test_a_date_stands_in_its_stored_form():
-    """Keys contain stored values, not the Python objects."""
+def test_key_contains_the_stored_form_of_a_date():
+    """Keys contain stored values instead of the strings of Python objects."""
     fire = Firelock("memory://")
 
     @fire.task(name="t", limits=[Turns("day:{day}")])
@@ -300,8 +292,8 @@ def test_a_date_stands_in_its_stored_form():
     assert "day:2026-01-02" == run.info.keys().asked(arguments, binder.defaults, None).beside
 
 
-def test_a_unique_key_belongs_to_the_first_name_of_its_task():
-    """A renamed task therefore shares its unique keys with its earlier name."""
+def test_unique_key_contains_the_first_name_of_its_task():
+    """Therefore, a renamed task shares its unique keys with jobs of the earlier name."""
     fire = Firelock("memory://")
 
     @fire.task(name="new", aliases=["old", "older"], unique=Unique("k"))

@@ -34,15 +34,14 @@ from firelock import ConfigurationError, Debounce, Firelock, Limit, TaskError, T
         ({"concurrent": 1, "strict": 1}, "strict must be True or False, got 1"),
     ],
 )
-def test_wrong_numbers_are_refused_where_they_are_written(options, words):
+def test_invalid_limit_settings_raise(options, words):
     """The message contains the parameter, its value and the fix."""
     with pytest.raises(ConfigurationError, match=words):
         Limit("x", **options)
 
 
 @pytest.mark.parametrize("cost", ["tokens", "", "{a}{b}", "n{tokens}", "{tokens}0"])
-def test_a_cost_is_a_number_or_one_parameter(cost):
-    """A cost that is neither a number nor one parameter is refused."""
+def test_cost_must_be_a_number_or_one_parameter(cost):
     with pytest.raises(TaskError, match="cost must be an integer or a parameter in braces"):
         Limit("x", rate=1, cost=cost)
 
@@ -66,8 +65,8 @@ def test_a_cost_is_a_number_or_one_parameter(cost):
         (f"{'x' * 80}:{{a}}", "at most 80 characters in addition to 1 placeholders, got 81"),
     ],
 )
-def test_a_key_that_can_have_no_numbers_is_refused(key, words):
-    """The constructors of turns and limits check it."""
+def test_invalid_limit_key_raises(key, words):
+    """The constructors of Turns and Limit check the key."""
     with pytest.raises(TaskError, match=words):
         Turns(key)
     with pytest.raises(TaskError, match=words):
@@ -85,13 +84,13 @@ def test_a_key_that_can_have_no_numbers_is_refused(key, words):
         ("{{odd}}:{t}", "{odd}"),
     ],
 )
-def test_numbers_belong_to_what_stands_before_the_colons(key, name):
-    """Each part between slashes is cut at its first colon."""
+def test_limit_name_is_the_key_without_its_values(key, name):
+    """Each part between slashes is cut at its first colon. The settings belong to this name."""
     assert name == Turns(key).name == Limit(key, rate=1).name
 
 
-def test_limits_are_equal_by_what_they_say():
-    """Seconds and a timedelta are equal. The cost and strictness are not settings of the name."""
+def test_limits_with_equal_settings_are_equal():
+    """A number of seconds equals a timedelta. The cost and the strictness are not settings of the name."""
     assert Limit("x", rate=1, per=60) == Limit("x", rate=1, per=timedelta(minutes=1))
     assert Limit("x", rate=1, cost=2).numbers == Limit("x", rate=1).numbers
     assert Limit("x", concurrent=1, strict=True).numbers == Limit("x", concurrent=1).numbers
@@ -102,8 +101,8 @@ def test_limits_are_equal_by_what_they_say():
 # ---- declarations ----------------------------------------------------------------------------------------
 
 
-def test_one_name_with_two_numbers_is_refused():
-    """The second task is refused. Equal settings are one limit, and a task may replace itself."""
+def test_conflicting_settings_for_a_limit_name_are_refused():
+    """The second task is refused. Tasks with equal settings share a limit, and a task can replace itself."""
     fire = Firelock("memory://")
 
     @fire.task(name="one", limits=[Limit("tenant:{x}", concurrent=4)])
@@ -123,8 +122,8 @@ def test_one_name_with_two_numbers_is_refused():
     assert [] == [info.name for info in fire.tasks() if info.name == "other"]
 
 
-def test_two_numbers_of_a_name_in_one_task_are_refused():
-    """Two templates can have the same name."""
+def test_conflicting_settings_within_a_task_are_refused():
+    """Two templates of a task can have the same limit name."""
     fire = Firelock("memory://")
 
     with pytest.raises(ConfigurationError, match="declared with different settings"):
@@ -133,8 +132,8 @@ def test_two_numbers_of_a_name_in_one_task_are_refused():
         def task(x: int, y: int) -> None: ...
 
 
-def test_a_task_declared_again_gives_other_numbers():
-    """After a reload of the code, the new declaration counts."""
+def test_new_declaration_of_a_task_replaces_its_limits():
+    """This happens when the code is reloaded."""
     fire = Firelock("memory://")
 
     def run(x: int) -> None: ...
@@ -160,8 +159,8 @@ def test_a_task_declared_again_gives_other_numbers():
         ([Turns("k"), Limit("k", rate=1)], "contains a key twice"),
     ],
 )
-def test_what_is_no_list_of_limits_is_refused(limits, words):
-    """The declaration of a task and `using` check it."""
+def test_limits_must_be_a_list(limits, words):
+    """The declaration of a task and `using` check the value."""
     fire = Firelock("memory://")
 
     def run(x: int) -> None: ...
@@ -186,7 +185,7 @@ def test_what_is_no_list_of_limits_is_refused(limits, words):
         "Debounce('doc:{t}', wait=2, max_wait=10, keep='first')",
     ],
 )
-def test_messages_show_what_was_written(written):
+def test_repr_shows_the_passed_arguments(written):
     """Omitted arguments are not shown, and durations are shown in seconds."""
     value = eval(written, {"Debounce": Debounce, "Limit": Limit, "Turns": Turns, "Unique": Unique})
 

@@ -1,4 +1,4 @@
-"""The order of a line, the place of a job in it, and estimates of its start."""
+"""The order of a line, the position of a job in it, and estimates of the job's start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECOND = 1_000_000
 
 
 class Lanes:
-    """Lanes of given lengths that count the jobs that were read."""
+    """Lanes with these lengths, which count the jobs that are read."""
 
     def __init__(self, *lengths):
         self.lengths = lengths
@@ -37,8 +37,8 @@ def test_lanes_take_turns():
 
 
 @pytest.mark.parametrize("lengths", [(5,), (1, 4, 2), (2, 2, 2), (1, 1, 7, 1)])
-def test_every_place_is_found_again(lengths):
-    """The place of a spot is its index in the line."""
+def test_position_of_every_job_is_found(lengths):
+    """The position of a job is its index in the line."""
     lanes = Lanes(*lengths)
 
     line = spots(lanes.count, len(lengths), 0, 100)
@@ -46,8 +46,8 @@ def test_every_place_is_found_again(lengths):
     assert [*range(sum(lengths))] == [place_of(lanes.count, len(lengths), spot) for spot in line]
 
 
-def test_a_count_is_bounded_by_what_is_wanted():
-    """However many jobs wait, a page or a place reads only a few times as many jobs as it shows."""
+def test_number_of_read_jobs_is_bounded():
+    """A page or a position reads only a few times as many jobs as it shows, no matter how many jobs wait."""
     lanes = Lanes(*[1] * 400, *[5_000_000] * 3)
 
     line = lanes.spots(0, 1_000)
@@ -85,10 +85,10 @@ def numbers(**given):
         ({"rate": 60, "per": 60 * SECOND, "burst": 1, "concurrent": 1}, {"running": 1, "ahead": 2}, 30),
     ],
 )
-def test_a_start_is_estimated(given, facts, seconds):
+def test_start_of_a_job_is_estimated(given, facts, seconds):
     """The estimate uses the rate, the jobs ahead and the duration of runs.
 
-    If only a person can open the limit, the start is NEVER.
+    If only a person can open the limit, the estimate is NEVER.
     """
     asked = {"running": 0, "free_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0, **facts}
 
@@ -114,8 +114,8 @@ def test_a_start_is_estimated(given, facts, seconds):
         ({"rate": 5, "per": 60 * SECOND, "concurrent": 1}, [40], {"free_at": 99 * SECOND}, 99),
     ],
 )
-def test_a_start_is_bounded_by_timeouts(given, left, facts, seconds):
-    """Every job ahead runs until its timeout, here 100 s. Without a timeout there is no bound."""
+def test_estimated_start_is_bounded_by_timeouts(given, left, facts, seconds):
+    """The jobs ahead run until their timeout at most (100 s). Without timeouts, there is no bound."""
     asked = {"free_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
 
     at = start_bound(numbers(**given), left=[seconds * SECOND for seconds in left], **asked)

@@ -24,7 +24,7 @@ from firelock import ConfigurationError, Debounce, Firelock, TaskError, Unique
         ({"keep": "last", "until": "started", "conflict": "raise"}, "Use only one of them"),
     ],
 )
-def test_wrong_options_of_unique_are_refused(options, words):
+def test_invalid_unique_options_raise(options, words):
     """The constructor raises a single clear error."""
     with pytest.raises(ConfigurationError, match=words):
         Unique("x", **options)
@@ -40,14 +40,14 @@ def test_wrong_options_of_unique_are_refused(options, words):
         ({"wait": 5, "keep": "all"}, "keep must be one of .*, got 'all'"),
     ],
 )
-def test_wrong_options_of_debounce_are_refused(options, words):
+def test_invalid_debounce_options_raise(options, words):
     """The constructor raises a single clear error."""
     with pytest.raises(ConfigurationError, match=words):
         Debounce("x", **options)
 
 
 @pytest.mark.parametrize("key", ["", 7, "a\nb", "x" * 101, "{x.y}", "{", "{}"])
-def test_a_key_that_is_no_template_is_refused(key):
+def test_invalid_unique_key_template_raises(key):
     """The constructors of Unique and Debounce check the key."""
     with pytest.raises(TaskError):
         Unique(key)
@@ -55,14 +55,13 @@ def test_a_key_that_is_no_template_is_refused(key):
         Debounce(key, wait=1)
 
 
-def test_a_debounced_job_waits_ten_times_at_most():
-    """The default of max_wait is ten times the wait."""
+def test_max_wait_defaults_to_ten_times_the_wait():
     assert timedelta(seconds=50) == Debounce(wait=5).longest
     assert timedelta(seconds=5) == Debounce(wait=5, max_wait=5).longest
 
 
 @pytest.mark.parametrize("unique", [True, "x", Unique, 7])
-def test_what_makes_nothing_unique_is_refused(unique):
+def test_invalid_unique_option_raises(unique):
     """The declaration of a task and `using` check the value."""
     fire = Firelock("memory://")
 
@@ -80,7 +79,7 @@ def test_what_makes_nothing_unique_is_refused(unique):
 
 
 @pytest.mark.parametrize("value", [0, 5, timedelta(0), timedelta(seconds=-1), "12:00"])
-def test_a_deadline_is_a_span_or_an_aware_datetime(value):
+def test_deadline_must_be_a_duration_or_an_aware_datetime(value):
     """The declaration of a task and `using` check the value."""
     fire = Firelock("memory://")
 
