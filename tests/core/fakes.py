@@ -110,10 +110,10 @@ class FailingStorage(MemoryStorage):
         self.failing[verb].extend(Failure(error, is_late) for error in errors)
 
     def fail_always(self, verb, error):
-        """Make every call of this method raise this error until `mend`."""
+        """Make every call of this method raise this error until `recover` is called."""
         self.always[verb] = error
 
-    def mend(self):
+    def recover(self):
         """Let all calls succeed again."""
         self.failing.clear()
         self.always.clear()

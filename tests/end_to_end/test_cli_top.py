@@ -285,7 +285,7 @@ def test_a_storage_that_goes_away_is_told_and_awaited(pictures):
         fill(app)
 
         shown = pictures(
-            app, lambda: storage.fail_always("counts", StorageUnavailable("no answer")), storage.mend
+            app, lambda: storage.fail_always("counts", StorageUnavailable("no answer")), storage.recover
         )
 
     assert ["no route" in picture for picture in shown] == [True] * 3

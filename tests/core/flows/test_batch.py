@@ -315,7 +315,7 @@ def test_failed_chunk_is_stored_by_the_next_attempt(fire, storage, load):
         storage.fail_always("insert", StorageUnavailable("away"))
         with pytest.raises(StorageUnavailable):
             batch.add_many(many(load, 600))
-        storage.mend()
+        storage.recover()
 
     assert 600 == batch.counts().total
     assert 1 < len(storage.inserts)
@@ -327,7 +327,7 @@ def test_batch_is_cancelled_if_its_last_chunk_fails(fire, storage, load):
         batch.add_many(many(load, 501))
         storage.fail_always("insert", StorageError("full"))
 
-    storage.mend()
+    storage.recover()
     assert batch.counts().is_cancelled
 
 

@@ -99,7 +99,7 @@ class Bench:
     def close(self):
         self.opened.set()
         self.storage.compares.set()
-        self.storage.mend()
+        self.storage.recover()
         self.server.stop(grace=10)
         self.fire.close()
 

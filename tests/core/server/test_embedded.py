@@ -275,7 +275,7 @@ def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch, ou
         fire.storage.fail_always(verb, StorageUnavailable("down"))
 
     server.stop(grace=0)
-    fire.storage.mend()
+    fire.storage.recover()
 
     assert ["stopped", "cleaned up"] == seen
     assert not server.is_running

@@ -105,7 +105,7 @@ def make_shop():
         shop.gate.set()
         shop.storage.locked.clear()
         shop.storage.is_everything_locked = False
-        shop.storage.mend()
+        shop.storage.recover()
         shop.server.stop(grace=10)
         shop.fire.close()
 

@@ -435,7 +435,7 @@ def test_a_storage_that_is_away_makes_a_server_unready_until_it_is_back(fire):
         fire.storage.fail_always("renew", StorageUnavailable("gone"))
         until(lambda: get(port, "/readyz")[0] == 503)
         said = get(port, "/readyz")[1]
-        fire.storage.mend()
+        fire.storage.recover()
         until(lambda: get(port, "/readyz")[0] == 200)
 
     assert "failed storage: it responded" in said
@@ -457,7 +457,7 @@ def test_a_storage_that_refuses_claims_makes_a_server_unready(fire):
         fire.storage.fail_always("claim", StorageUnavailable("the disk is full"))
         until(lambda: get(port, "/readyz")[0] == 503)
         said = get(port, "/readyz")[1]
-        fire.storage.mend()
+        fire.storage.recover()
         until(lambda: get(port, "/readyz")[0] == 200)
 
     assert "but has refused claims for" in said

@@ -233,7 +233,7 @@ def test_outage_is_followed_by_longer_and_longer_pauses(storage, process):
     storage.fail_always("prune", StorageUnavailable("down"))
 
     pauses = [process.slice() for _ in range(6)]
-    storage.mend()
+    storage.recover()
     process.slice()
 
     assert [2.0, 4.0, 8.0, 15.0, 15.0, 15.0] == pauses

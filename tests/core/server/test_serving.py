@@ -81,7 +81,7 @@ class Crew:
 
     def close(self):
         self.opened.set()
-        self.storage.mend()
+        self.storage.recover()
         self.server.stop(grace=10)
         self.fire.close()
 
@@ -208,7 +208,7 @@ def test_without_the_right_to_run_nothing_is_claimed(make_crew, caplog):
     until(lambda: len(crew.storage.called["renew"]) > before)
     meanwhile = job.refresh().state
 
-    crew.storage.mend()
+    crew.storage.recover()
 
     crew.until_all(State.SUCCEEDED, [job])
     assert State.ENQUEUED is meanwhile
@@ -645,7 +645,7 @@ def test_an_outage_is_told_once(crew, caplog):
     crew.opened.set()
     until(lambda: len(crew.storage.called["exchange"]) >= 3)
 
-    crew.storage.mend()
+    crew.storage.recover()
 
     crew.until_all(State.SUCCEEDED, [job])
     until(lambda: "Storage available again after" in caplog.text)

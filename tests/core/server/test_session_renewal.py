@@ -283,7 +283,7 @@ def test_order_that_cannot_be_deleted_is_obeyed_once(scene):
     until(lambda: len(scene.storage.called["delete_record"]) >= 3)
     obeyed = list(scene.orders)
 
-    scene.storage.mend()
+    scene.storage.recover()
     scene.storage.put_record("server_order", "server-a", '"resume"')
     until(lambda: scene.storage.get_record("server_order", "server-a") is None)
 

@@ -97,7 +97,7 @@ class Scene:
         return run
 
     def close(self):
-        self.storage.mend()
+        self.storage.recover()
         if self.upkeep._threads[0].thread.ident is not None:  # noqa: SLF001 - some tests never start it
             self.upkeep.stop(10)
         self.board.close()
@@ -253,7 +253,7 @@ def test_nobody_is_reaped_until_all_could_renew_after_an_outage(scene):
     until(lambda: len(scene.storage.called["oldest_session"]) >= 3)
     reaped = len(scene.storage.called["orphans"])
 
-    scene.storage.mend()
+    scene.storage.recover()
     answered = time.monotonic()
     scene.until_swept()
     at_once = len(scene.storage.called["orphans"])

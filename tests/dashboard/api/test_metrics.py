@@ -411,7 +411,7 @@ def test_dashboard_is_alive_but_not_ready_during_an_outage():
         fire.storage.fail_always("counts", StorageUnavailable("no route to 10.0.0.9"))
         away = browser.get("/-/readyz")
         alive = browser.get("/-/livez")
-        fire.storage.mend()
+        fire.storage.recover()
         back = browser.get("/-/readyz")
 
     assert (away.status, away.text) == (503, "failed storage: it is unreachable\n")

@@ -218,7 +218,7 @@ def test_outage_and_its_end_are_announced(live, tick, storage):
     read_once(live, tick)
     storage.fail_always("counts", StorageUnavailable("connection refused\nby the peer"))
     down = read_once(live, tick)
-    storage.mend()
+    storage.recover()
     back = read_once(live, tick)
 
     assert [("down", json.dumps("connection refused\nby the peer"))] == down
@@ -232,7 +232,7 @@ def test_unreachable_storage_is_polled_less_often(live, tick, storage):
     """The pause between readings doubles up to 30 seconds; one successful reading resets it."""
     storage.fail_always("counts", StorageUnavailable("no route"))
     pauses = [(read_once(live, tick), live._pause)[1] for _ in range(7)]  # noqa: SLF001
-    storage.mend()
+    storage.recover()
     read_once(live, tick)
 
     assert [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0] == pauses
