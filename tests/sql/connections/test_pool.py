@@ -38,7 +38,7 @@ def lent_by(pool, stack):
     number = 0
     while True:
         try:
-            stack.enter_context(pool.lend())
+            stack.enter_context(pool.check_out())
         except StorageUnavailable:
             return number
         number += 1
@@ -46,7 +46,7 @@ def lent_by(pool, stack):
 
 def serve(pool):
     """Use the pool as a server does."""
-    with server_work(), pool.lend():
+    with server_work(), pool.check_out():
         pass
 
 
@@ -84,8 +84,8 @@ def test_work_with_its_own_connection_does_not_wait_for_the_pool(make_pool):
     with ExitStack() as stack, server_work():
         in_use = lent_by(pool, stack)
         for _ in range(2):
-            with server_work(has_own_connection=True), pool.lend() as lent:
-                drivers.append(lent.driver)
+            with server_work(has_own_connection=True), pool.check_out() as checkout:
+                drivers.append(checkout.driver)
 
     assert 2 == in_use
     assert drivers[0] is drivers[1]
@@ -94,14 +94,18 @@ def test_work_with_its_own_connection_does_not_wait_for_the_pool(make_pool):
 def test_own_connection_is_closed_with_the_pool(make_pool):
     """No connection stays open."""
     pool = make_pool(2)
-    with server_work(has_own_connection=True), pool.lend() as lent:
-        driver = lent.driver
+    with server_work(has_own_connection=True), pool.check_out() as checkout:
+        driver = checkout.driver
 
     pool.close()
 
     with pytest.raises(ProgrammingError, match="closed"):
         driver.execute("SELECT 1")
-    with pytest.raises(StorageError, match="is closed"), server_work(has_own_connection=True), pool.lend():
+    with (
+        pytest.raises(StorageError, match="is closed"),
+        server_work(has_own_connection=True),
+        pool.check_out(),
+    ):
         pass
 
 
@@ -132,8 +136,11 @@ def test_pool_error_names_the_used_connections(make_pool):
     pool = make_pool(3)
     serve(pool)
 
-    with pool.lend(), pytest.raises(StorageUnavailable, match=r"not reserved for the server.*\?pool_size="):
-        pool.lend().__enter__()
+    with (
+        pool.check_out(),
+        pytest.raises(StorageUnavailable, match=r"not reserved for the server.*\?pool_size="),
+    ):
+        pool.check_out().__enter__()
 
 
 def test_server_work_is_limited_to_its_block_and_thread():

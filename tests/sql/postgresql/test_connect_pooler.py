@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from firelock.storage import ClaimRequest, State
-from firelock_sql.postgresql.connect import Way
+from firelock_sql.postgresql.connect import ConnectionPath
 from firelock_sql.postgresql.storage import open_engine, open_url
 from tests.scenes import listening, scene_at
 
@@ -31,14 +31,14 @@ def test_pooler_is_detected(pgbouncer):
     """A pooler shows in the process id that a connection gets at its start; behind it nothing is prepared."""
     met = {}
     for url in (pgbouncer.url(), pgbouncer.direct_url()):
-        way = Way("here")
+        path = ConnectionPath("here")
         with (
             psycopg.connect(url, autocommit=True) as first,
             psycopg.connect(url, autocommit=True) as second,
         ):
-            way.meet(first)
-            way.meet(second)  # the first connection detects the pooler, the others get the result
-            met[url] = way.is_pooled, first.prepare_threshold, second.prepare_threshold
+            path.set_up(first)
+            path.set_up(second)  # the first connection detects the pooler, the others get the result
+            met[url] = path.is_pooled, first.prepare_threshold, second.prepare_threshold
 
     assert [(True, None, None), (False, 5, 5)] == list(met.values())
 

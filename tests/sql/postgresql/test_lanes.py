@@ -120,7 +120,7 @@ def plans_of(database):
         names = cursor.execute(kept, ["^(WITH RECURSIVE walk|WITH claimed|SELECT job|INSERT)"]).fetchall()
         return ["\n".join(line for (line,) in explained(cursor, *one)) for one in names]
 
-    return database.at_once(explain)
+    return database.in_one_round_trip(explain)
 
 
 def test_restored_limit_counts_jobs_that_started_without_it(scene):

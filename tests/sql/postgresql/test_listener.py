@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 from firelock.storage import ClaimRequest, Feature
 from firelock.testing import eventually
 from firelock_sql.connections.pool import EnginePool
-from firelock_sql.postgresql.connect import Way, dialect_of
+from firelock_sql.postgresql.connect import ConnectionPath, dialect_of
 from firelock_sql.postgresql.listener import (
     GAP_SECONDS,
     Channel,
@@ -102,9 +102,9 @@ def open_mailbox(postgresql):
 
     def open_one():
         connections = EnginePool("here", lambda: create_engine(postgresql.engine_url()), is_own=False)
-        way, names = Way("here"), Names()
-        connections.meet = way.meet
-        channel = Channel(connections, names, dialect_of("psycopg", names), way, is_forced=False)
+        path, names = ConnectionPath("here"), Names()
+        connections.set_up = path.set_up
+        channel = Channel(connections, names, dialect_of("psycopg", names), path, is_forced=False)
         mailbox = ChannelMailbox(channel)
         opened.append((mailbox, connections))
         mailbox.take()  # as a claim does; then the first connection counts as a message

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from firelock_sql.connections.pool import EnginePool
-from firelock_sql.postgresql.connect import Way, dialect_of
+from firelock_sql.postgresql.connect import ConnectionPath, dialect_of
 from firelock_sql.postgresql.listener import Channel, Sender
 from firelock_sql.postgresql.storage import open_url
 from firelock_sql.schema.names import Names
@@ -24,7 +24,7 @@ def channel(postgresql):
     engine = create_engine(postgresql.engine_url(), isolation_level="AUTOCOMMIT")
     connections = EnginePool("here", lambda: engine, is_own=True)
     names = Names()
-    yield Channel(connections, names, dialect_of("psycopg", names), Way("here"), is_forced=False)
+    yield Channel(connections, names, dialect_of("psycopg", names), ConnectionPath("here"), is_forced=False)
     connections.close()
 
 
@@ -36,10 +36,10 @@ def admin(admin):
 
 
 @pytest.fixture
-def lent_at_once(channel):
+def three_checkouts(channel):
     """Let the pool have several idle connections; return the ids of their drivers' objects."""
-    lend = channel._connections.lend  # noqa: SLF001 - the only way to use several
-    with lend() as first, lend() as second, lend() as third:
+    check_out = channel._connections.check_out  # noqa: SLF001 - the only way to use several
+    with check_out() as first, check_out() as second, check_out() as third:
         return {id(one.driver) for one in (first, second, third)}
 
 
@@ -48,7 +48,7 @@ def heard(admin):
     return [notification.payload for notification in admin.notifies(timeout=30, stop_after=1)]
 
 
-def test_notification_is_sent_although_idle_connections_are_dead(channel, admin, lent_at_once, caplog):
+def test_notification_is_sent_although_idle_connections_are_dead(channel, admin, three_checkouts, caplog):
     """The message is sent on a new connection. No warning is logged, because nothing went wrong."""
     end_connections(admin)
     sender = Sender(channel.post)
@@ -58,6 +58,6 @@ def test_notification_is_sent_although_idle_connections_are_dead(channel, admin,
         messages = heard(admin)
         sender.close()
 
-    assert 3 == len(lent_at_once)
+    assert 3 == len(three_checkouts)
     assert ["mail"] == messages
     assert [] == caplog.records

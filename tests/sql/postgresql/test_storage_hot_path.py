@@ -173,7 +173,7 @@ def plans_of(database, begin="WITH open%"):
         names = cursor.execute(kept, [begin]).fetchall()
         return ["\n".join(line for (line,) in explained(cursor, *one)) for one in names]
 
-    return database.at_once(explain)
+    return database.in_one_round_trip(explain)
 
 
 def explained(cursor, name, number):
@@ -189,7 +189,7 @@ def test_other_statements_use_the_planner_settings_of_the_server(scene, admin):
     try:
         database = scene.storage._database  # noqa: SLF001 - only the connection itself has its settings
         names = ("plan_cache_mode", "enable_seqscan", "enable_bitmapscan", "enable_sort", "lock_timeout")
-        hot = [database.at_once(lambda cursor, name=name: show(cursor, name)) for name in names]
+        hot = [database.in_one_round_trip(lambda cursor, name=name: show(cursor, name)) for name in names]
         usual = [database.read(lambda tx, name=name: show(tx.cursor, name)) for name in names]
     finally:
         admin.execute("ALTER ROLE firelock RESET enable_sort")

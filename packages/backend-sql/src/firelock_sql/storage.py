@@ -41,7 +41,7 @@ from firelock.storage import (
 from firelock_sql.connections.counting import FOLD_EVERY
 from firelock_sql.connections.database import BRIEF_SECONDS, Database, RowLocked
 from firelock_sql.connections.full_reads import DueFloor
-from firelock_sql.connections.transaction import LetGo, Text, Transaction, Value
+from firelock_sql.connections.transaction import FreedKeys, Text, Transaction, Value
 from firelock_sql.rows.job_row import admission_in, get_history, get_jobs
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.verbs.batches import SqlBatchVerbs
@@ -123,7 +123,7 @@ def held_of(job: ClaimedJob, seq: int) -> HeldClaim:
     return HeldClaim._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
 
 
-def freed_by(plain: Sequence[tuple[Transition, HeldClaim]]) -> list[LetGo]:
+def freed_by(plain: Sequence[tuple[Transition, HeldClaim]]) -> list[FreedKeys]:
     """Return the jobs of these plain ends that held limit keys; other jobs may wait for these keys."""
     keyed = [held for _, held in plain if held.admission_json is not None]
     return [
@@ -140,14 +140,14 @@ class _SessionClaims:
 
 
 @attrs.define
-class Parted:
+class SplitTransitions:
     """Transitions, split into plain ends and the positions of all others."""
 
     plain: list[tuple[Transition, HeldClaim]] = attrs.field(factory=list)
     others: list[int] = attrs.field(factory=list)
 
 
-class Holdings:
+class ClaimedJobs:
     """The claimed jobs of each session of this process, whose plain ends are stored without reading rows."""
 
     def __init__(self) -> None:
@@ -162,39 +162,39 @@ class Holdings:
 
     def remember(self, session: str, server: str, claimed: Iterable[tuple[str, HeldClaim]]) -> None:
         """Remember the jobs, by id, that a session of this server has claimed in a committed transaction."""
-        holding = self._of.get(session)
-        if holding is None:
-            holding = self._of[session] = _SessionClaims(server)
-        holding.jobs.update(claimed)
+        claims = self._of.get(session)
+        if claims is None:
+            claims = self._of[session] = _SessionClaims(server)
+        claims.jobs.update(claimed)
 
-    def split(self, transitions: Sequence[Transition], session: str | None) -> Parted:
+    def split(self, transitions: Sequence[Transition], session: str | None) -> SplitTransitions:
         """Return the plain ends of one session, separate from the other transitions.
 
         If `session` is None, use the session of the first plain end. If a job occurs twice, no transition is
         plain, because the order matters.
         """
         if len({one.job_id for one in transitions}) < len(transitions):
-            return Parted([], list(range(len(transitions))))
-        parted = Parted()
+            return SplitTransitions([], list(range(len(transitions))))
+        split = SplitTransitions()
         for place, end in enumerate(transitions):
-            holding = None if end.session is None else self._of.get(end.session)
-            held = None if holding is None else holding.jobs.get(end.job_id)
+            claims = None if end.session is None else self._of.get(end.session)
+            held = None if claims is None else claims.jobs.get(end.job_id)
             if (
-                holding is None
+                claims is None
                 or held is None
                 or end.session != (session or end.session)
-                or end.server != holding.server
+                or end.server != claims.server
                 or end.started_at is None
                 or (end.attempt, end.claimed_at) != (held.attempt, held.claimed_at)
                 or not end.is_plain_success
             ):
-                parted.others.append(place)
+                split.others.append(place)
             else:
                 session = end.session
-                parted.plain.append((end, held))
-        return parted
+                split.plain.append((end, held))
+        return split
 
-    def let_go(self, transitions: Sequence[Transition], results: Sequence[Applied]) -> None:
+    def forget_stored(self, transitions: Sequence[Transition], results: Sequence[Applied]) -> None:
         """Forget the jobs of stored transitions, whatever their results.
 
         The job of a busy transition is kept, because the transition is sent again.
@@ -203,9 +203,9 @@ class Holdings:
             both = zip(transitions, results, strict=True)
             transitions = [one for one, result in both if result is not Applied.BUSY]
         for transition in transitions:
-            holding = self._of.get(transition.session) if transition.session is not None else None
-            if holding is not None:
-                holding.jobs.pop(transition.job_id, None)
+            claims = self._of.get(transition.session) if transition.session is not None else None
+            if claims is not None:
+                claims.jobs.pop(transition.job_id, None)
 
 
 class SqlStorage(
@@ -227,7 +227,7 @@ class SqlStorage(
     contract = 1
     admits: ClassVar[frozenset[Feature]] = frozenset()
     """Whether this dialect supports limits and unique keys, as features."""
-    hot_marks: ClassVar[Collection[int]] = (0,)
+    fast_path_marks: ClassVar[Collection[int]] = (0,)
     """The marks of jobs whose plain ends are written without reading: 0, and others on some dialects."""
     locks_rows: ClassVar[bool] = True
     """Whether other transactions can lock single rows."""
@@ -236,7 +236,7 @@ class SqlStorage(
 
     def __init__(self, database: Database, *, is_notified: bool) -> None:
         self._database = database
-        self._holdings = Holdings()
+        self._claimed_jobs = ClaimedJobs()
         self._turns = QueueTurns()
         self._cursors = LaneCursors()
         self._due_floor = DueFloor()
@@ -273,7 +273,7 @@ class SqlStorage(
     @override
     def clear(self) -> None:
         self._database.clear()
-        self._holdings.forget(None)
+        self._claimed_jobs.forget(None)
 
     @override
     def close(self) -> None:
@@ -368,14 +368,14 @@ class SqlStorage(
     def _remember_claim(self, request: ClaimRequest, taken: TakenRows) -> Claim:
         """Remember the claimed jobs, so that their plain ends do not read rows; return the claim."""
         if taken.claim.is_session_lost:
-            self._holdings.forget(request.session)
+            self._claimed_jobs.forget(request.session)
         held = (
             (job.id, held_of(job, row[PLACE_SEQ]))
             for row, job in zip(taken.rows, taken.claim.jobs, strict=True)
-            if row[PLACE_MARKS] in self.hot_marks
+            if row[PLACE_MARKS] in self.fast_path_marks
         )
         if taken.claim.jobs:
-            self._holdings.remember(request.session, taken.server, held)
+            self._claimed_jobs.remember(request.session, taken.server, held)
         return taken.claim
 
     @override
@@ -387,7 +387,7 @@ class SqlStorage(
         waiting = self._suspend_jobs(transitions)
         left = _without(transitions, waiting)
         results = _merged(transitions, waiting, self._settle(left) if left else [])
-        self._holdings.let_go(transitions, results)
+        self._claimed_jobs.forget_stored(transitions, results)
         return results
 
     @abstractmethod
@@ -425,7 +425,7 @@ class SqlStorage(
             ends: Sequence[Transition], *, is_first: bool
         ) -> Callable[[Transaction], tuple[list[Applied], _T]]:
             def work_on(tx: Transaction) -> tuple[list[Applied], _T]:
-                tx.skips_own, tx.skips_all, tx.parts_first = True, not is_first, not is_first
+                tx.skips_own, tx.skips_all, tx.checks_locks_first = True, not is_first, not is_first
                 return work(tx, ends)
 
             return work_on
@@ -438,7 +438,7 @@ class SqlStorage(
         try:
             return self._database.write_briefly(skipping(transitions, is_first=False))
         except RowLocked:
-            plain = [end for end, _ in self._holdings.split(transitions, None).plain]
+            plain = [end for end, _ in self._claimed_jobs.split(transitions, None).plain]
             settled, other = self._database.write(skipping(plain, is_first=False))
             found = dict(zip((end.job_id for end in plain), settled, strict=True))
             return [found.get(one.job_id, Applied.BUSY) for one in transitions], other
@@ -463,7 +463,7 @@ class SqlStorage(
         waiting = self._suspend_jobs(transitions)
         left = _without(transitions, waiting)
         if waiting:
-            self._holdings.let_go([one for one in transitions if one.job_id in waiting], ())
+            self._claimed_jobs.forget_stored([one for one in transitions if one.job_id in waiting], ())
         if not left:
             return Exchange(_merged(transitions, waiting, []), self.claim(request))
         self._database.wake.mark(request.queues)
@@ -478,12 +478,12 @@ class SqlStorage(
 
         def both(tx: Transaction, ends: Sequence[Transition]) -> tuple[list[Applied], TakenRows]:
             results, taken = self._settle_and_take(tx, ends, request)
-            if tx.let_go:
+            if tx.freed_keys:
                 self._skip_needless_wake(tx, request, taken.claim)
             return results, taken
 
         results, taken = self._unhindered(transitions, both)
-        self._holdings.let_go(transitions, results)
+        self._claimed_jobs.forget_stored(transitions, results)
         return Exchange(results, self._remember_claim(request, taken))
 
     @abstractmethod
@@ -495,7 +495,7 @@ class SqlStorage(
     def _skip_needless_wake(self, tx: Transaction, request: ClaimRequest, claim: Claim) -> None:
         """Do not notify other servers of the freed keys if this claim has taken all jobs that it could."""
         if request.queues is None and len(claim.jobs) < request.limit:
-            tx.let_go.clear()
+            tx.freed_keys.clear()
 
     @override
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
@@ -511,7 +511,7 @@ class SqlStorage(
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         taken = super().end_session(session, running, reason=reason)
-        self._holdings.forget(session)
+        self._claimed_jobs.forget(session)
         return taken
 
     # ---- queries for people ------------------------------------------------------------------------------

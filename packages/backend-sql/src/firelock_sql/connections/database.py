@@ -31,7 +31,7 @@ _OF_DJANGO = "To pass a Django alias or connection, create the app with plugins=
 
 # All columns, because the tables of development versions do not have the last one.
 _VERSION = Text("SELECT * FROM firelock_schema ORDER BY version DESC LIMIT 1")
-_MADE_AT = Text("SELECT min(at) FROM firelock_schema")
+_TABLES_CREATED_AT = Text("SELECT min(at) FROM firelock_schema")
 _EMPTY = [Text(f"DELETE FROM {name}") for name in sorted(TABLES - {SCHEMA_TABLE})]  # noqa: S608 - names
 
 
@@ -147,7 +147,7 @@ class Database(ABC):
     def _run_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
         """Run the work, then store the counts; return its result, and the queues to notify."""
         result = work(tx)
-        if tx.let_go:
+        if tx.freed_keys:
             tx.woken.add(ANY_QUEUE)  # jobs of other queues may wait for the keys
         self.write_counts(tx)
         return result, tx.woken
@@ -251,9 +251,9 @@ class Database(ABC):
         )
 
     @staticmethod
-    def made_at(tx: Transaction) -> int:
+    def tables_created_at(tx: Transaction) -> int:
         """Return the time when these tables were created, which distinguishes them from all others."""
-        return int(tx.one(_MADE_AT)[0] or 0)
+        return int(tx.one(_TABLES_CREATED_AT)[0] or 0)
 
     def clear(self) -> None:
         """Delete everything except the versions of the schema."""
@@ -312,7 +312,7 @@ class Database(ABC):
             return self._run_work(tx, work) if is_adding_alone else self._run_joined_work(tx, work)
 
         with self.borrowed(callers.driver):
-            result, woken = self.take_part(callers, part)
+            result, woken = self.run_joined(callers, part)
         if woken:
             callers.notify_later(self.wake, woken)
         return result
@@ -330,7 +330,7 @@ class Database(ABC):
             f"{_OF_DJANGO if is_djangos else _OF_ASYNC}"
         )
 
-    def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
+    def run_joined(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
         """Run the work within the transaction; if it fails, roll back all of its changes."""
         cursor = callers.open_cursor()
         cursor.execute("SAVEPOINT firelock")

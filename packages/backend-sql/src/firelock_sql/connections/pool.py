@@ -20,7 +20,7 @@ from sqlalchemy.pool import Pool, QueuePool
 
 from firelock.storage import StorageError, StorageUnavailable, has_own_connection, is_server_work
 
-_MET = "firelock: met"  # the key in the pool's `info` of a connection that has been set up
+_SET_UP = "firelock: set up"  # the key in the pool's `info` of a connection that has been set up
 _RESERVED = 2  # connections for the server's own work, if the pool has more
 
 _living: weakref.WeakSet[EnginePool] = weakref.WeakSet()
@@ -36,7 +36,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 @attrs.define
-class Lent:
+class Checkout:
     """A driver's connection, checked out for one transaction."""
 
     driver: Any
@@ -49,7 +49,7 @@ class EnginePool:
     """The pool of an engine, as transactions use it."""
 
     def __init__(self, name: str, make_engine: Callable[[], Engine], *, is_own: bool) -> None:
-        self.meet: Callable[[Any], None] | None = None  # called with each new connection of the driver
+        self.set_up: Callable[[Any], None] | None = None  # called with each new connection of the driver
         self._name = name
         self._make_engine = make_engine
         self.is_own = is_own
@@ -85,7 +85,7 @@ class EnginePool:
             self._engine.dispose(close=False)
 
     @contextmanager
-    def lend(self) -> Iterator[Lent]:
+    def check_out(self) -> Iterator[Checkout]:
         """Yield a connection in autocommit mode.
 
         As soon as a server has used the pool, two of our own connections are reserved for the server's own
@@ -97,14 +97,14 @@ class EnginePool:
         others = self._room_for_others()
         try:
             pooled, mode = self._taken()
-            lent = Lent(pooled.driver_connection)
+            checkout = Checkout(pooled.driver_connection)
             try:
-                self._introduce(pooled, lent)
-                yield lent
+                self._set_up_if_new(pooled, checkout)
+                yield checkout
             finally:
-                if mode is not None and not lent.is_lost:
-                    lent.is_lost = not mode.is_restored()
-                if lent.is_lost:
+                if mode is not None and not checkout.is_lost:
+                    checkout.is_lost = not mode.is_restored()
+                if checkout.is_lost:
                     pooled.invalidate()
                 pooled.close()
         finally:
@@ -150,7 +150,7 @@ class EnginePool:
             try:
                 return pooled, _Mode.changed(pooled.driver_connection)
             except BaseException as error:
-                is_new = _MET not in pooled.info
+                is_new = _SET_UP not in pooled.info
                 pooled.invalidate()
                 pooled.close()
                 if is_new or not isinstance(error, Exception):
@@ -165,16 +165,16 @@ class EnginePool:
                 "pool size."
             ) from error
 
-    def _introduce(self, pooled: PoolProxiedConnection, lent: Lent) -> None:
+    def _set_up_if_new(self, pooled: PoolProxiedConnection, checkout: Checkout) -> None:
         """Set up the connection if it is new. If this fails, mark it as lost."""
-        if self.meet is None or _MET in pooled.info:
+        if self.set_up is None or _SET_UP in pooled.info:
             return
         try:
-            self.meet(lent.driver)
+            self.set_up(checkout.driver)
         except BaseException:
-            lent.is_lost = True
+            checkout.is_lost = True
             raise
-        pooled.info[_MET] = lent.is_new = True
+        pooled.info[_SET_UP] = checkout.is_new = True
 
     def _pool_apart(self) -> Pool:
         """Return a pool like the engine's, with one connection for each thread that uses it."""
@@ -191,8 +191,8 @@ class EnginePool:
         pooled.detach()
         try:
             driver.autocommit = True
-            if self.meet is not None:
-                self.meet(driver)
+            if self.set_up is not None:
+                self.set_up(driver)
         except BaseException:
             driver.close()
             raise

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
-    from firelock_sql.connections.pool import EnginePool, Lent
+    from firelock_sql.connections.pool import Checkout, EnginePool
     from firelock_sql.connections.transaction import Cursor
     from firelock_sql.schema.names import Names
 
@@ -129,7 +129,7 @@ class ServerDatabase(Database):
 
     @abstractmethod
     def begin(
-        self, lent: Lent, *, is_writing: bool, is_brief: bool = False
+        self, checkout: Checkout, *, is_writing: bool, is_brief: bool = False
     ) -> tuple[Cursor, int | Callable[[], int]]:
         """Begin a transaction; return its cursor and the database's time in microseconds.
 
@@ -175,14 +175,16 @@ class ServerDatabase(Database):
 
     @override
     def transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
-        return self.tried(lambda: self._done(work, is_writing=is_writing))
+        return self.run_with_retries(lambda: self._run_on_live_connection(work, is_writing=is_writing))
 
     @override
     def write_briefly(self, work: Callable[[Transaction], _T], *, seconds: float = BRIEF_SECONDS) -> _T:
         """Do the same as `write`, but wait at most this long for all locks together; try at least once."""
         self.ensure_schema()
-        result, woken = self.tried(
-            lambda: self._done(lambda tx: self._run_work(tx, work), is_writing=True, is_brief=True),
+        result, woken = self.run_with_retries(
+            lambda: self._run_on_live_connection(
+                lambda tx: self._run_work(tx, work), is_writing=True, is_brief=True
+            ),
             lock_seconds=seconds,
         )
         if woken:
@@ -193,16 +195,18 @@ class ServerDatabase(Database):
     def write_counts(self, tx: Transaction) -> None:
         add_deltas(tx)
 
-    def _done(self, work: Callable[[Transaction], _T], *, is_writing: bool, is_brief: bool = False) -> _T:
+    def _run_on_live_connection(
+        self, work: Callable[[Transaction], _T], *, is_writing: bool, is_brief: bool = False
+    ) -> _T:
         """Run the work in a transaction, on another connection if a pooled one is dead; return its result."""
         is_uncertain = False
         for number in range(STALE_LIMIT):
-            lent, is_again = None, number > 0
+            checkout, is_again = None, number > 0
             try:
-                with self.translated(), self._connections.lend() as lent:
-                    lent.is_last = number == STALE_LIMIT - 1
-                    return self._finished(
-                        lent, work, is_writing=is_writing, is_brief=is_brief, is_again=is_again
+                with self.translated(), self._connections.check_out() as checkout:
+                    checkout.is_last = number == STALE_LIMIT - 1
+                    return self._run_once(
+                        checkout, work, is_writing=is_writing, is_brief=is_brief, is_again=is_again
                     )
             except _Stale as stale:
                 is_uncertain |= stale.is_uncertain
@@ -210,12 +214,12 @@ class ServerDatabase(Database):
                 conflict.is_uncertain = is_uncertain
                 raise
             except StorageUnavailable as error:
-                error.is_untouched |= lent is None  # no connection was established
+                error.is_untouched |= checkout is None  # no connection was established
                 error.is_untouched &= not is_uncertain
                 raise
         raise AssertionError
 
-    def tried(self, once: Callable[[], _T], *, lock_seconds: float | None = None) -> _T:
+    def run_with_retries(self, once: Callable[[], _T], *, lock_seconds: float | None = None) -> _T:
         """Run a transaction until no `Conflict` rolls it back; repeat it once if it is `Severed`.
 
         Args:
@@ -253,9 +257,9 @@ class ServerDatabase(Database):
             time.sleep(random.uniform(0, pause))  # noqa: S311 - not a secret
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
-    def _finished(
+    def _run_once(
         self,
-        lent: Lent,
+        checkout: Checkout,
         work: Callable[[Transaction], _T],
         *,
         is_writing: bool,
@@ -270,26 +274,26 @@ class ServerDatabase(Database):
             Severed: If the connection is lost within a transaction that only reads.
         """
         try:
-            cursor, began = self.begin(lent, is_writing=is_writing, is_brief=is_brief)
+            cursor, began = self.begin(checkout, is_writing=is_writing, is_brief=is_brief)
         except BaseException as error:
-            lent.is_lost = True
-            if self._is_loss(error) and not lent.is_last:
+            checkout.is_lost = True
+            if self._is_loss(error) and not checkout.is_last:
                 raise _Stale from error
             raise
         try:
             clock = self._storage_clock(began)
             tx = Transaction(cursor, self.dialect, clock, adds_deltas=True, is_again=is_again)
             if isinstance(began, LateClock):
-                tx.ask_now = began.ask
+                tx.send_clock_query = began.ask
             result = work(tx)
             if is_writing and not tx.may_repeat and not self.has_begun(cursor):
                 tx.now  # noqa: B018 - a round trip before the commit, because the result of a lost one is unknown
             if not tx.is_ended:
                 self.commit(cursor)
         except BaseException as error:
-            is_stale = not (lent.is_new or lent.is_last or self.has_begun(cursor))
-            self._undo(lent, cursor)
-            lent.is_lost |= self.is_spoiled(error)
+            is_stale = not (checkout.is_new or checkout.is_last or self.has_begun(cursor))
+            self._undo(checkout, cursor)
+            checkout.is_lost |= self.is_spoiled(error)
             again = self._trying_again(error, is_stale=is_stale, is_writing=is_writing)
             if again is not None:
                 raise again from error
@@ -321,11 +325,11 @@ class ServerDatabase(Database):
     def _storage_clock(self, began: int | Callable[[], int]) -> int | Callable[[], int]:
         return (lambda: began() + self.clock_offset) if callable(began) else began + self.clock_offset
 
-    def _undo(self, lent: Lent, cursor: Cursor) -> None:
+    def _undo(self, checkout: Checkout, cursor: Cursor) -> None:
         try:
             self.undo(cursor)
         except Exception:  # noqa: BLE001 - the connection is discarded in any case
-            lent.is_lost = True
+            checkout.is_lost = True
 
     # ---- transactions of callers -------------------------------------------------------------------------
 
@@ -354,11 +358,11 @@ class ServerDatabase(Database):
             yield
 
     @override
-    def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
+    def run_joined(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
         """Run Firelock's part; repeat it if another transaction was first to write a key."""
         for tries in range(_TRIES):
             try:
-                return super().take_part(callers, work)
+                return super().run_joined(callers, work)
             except Exception as error:
                 failure = self.read_failure(error)
                 is_last = tries == _TRIES - 1
@@ -374,8 +378,8 @@ class ServerDatabase(Database):
 
     def _check_place(self, tx: Transaction, place: str) -> None:
         """Check that the caller's transaction uses the same tables as our own connections."""
-        own = self.read(self.made_at)
-        if not self.has_tables(tx) or self.made_at(tx) != own:
+        own = self.read(self.tables_created_at)
+        if not self.has_tables(tx) or self.tables_created_at(tx) != own:
             raise ConfigurationError(
                 f"within is a transaction on {place}, which does not contain the tables of {self.name}. "
                 "Use a transaction on the database in which jobs are stored."

@@ -20,7 +20,7 @@ from firelock_sql.schema.names import PREFIX, TABLES, table_name
 Value = str | int | float | bytes | None
 Parameter = Value | Sequence[str] | Sequence[int]
 Row = tuple[Value, ...]
-LetGo = tuple[int, str, str]
+FreedKeys = tuple[int, str, str]
 """A job that no longer holds its limit keys: seq, queue, lane."""
 
 
@@ -168,7 +168,7 @@ class Transaction:
     deltas: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     # queues with new work, whose servers are notified after the commit
     woken: set[str] = attrs.field(factory=set)
-    let_go: list[LetGo] = attrs.field(
+    freed_keys: list[FreedKeys] = attrs.field(
         factory=list
     )  # jobs that held limit keys and have ended or were requeued
     adds_deltas: bool = False  # changes of the counts are inserted as rows of differences
@@ -176,13 +176,13 @@ class Transaction:
     has_written: bool = True  # False: only locks were taken, so the commit need not wait for the disk
     skips_own: bool = False  # a settle reports a job with a locked row as busy instead of waiting
     skips_all: bool = False  # the same for every job's row that a settle needs
-    parts_first: bool = False  # the work finds out which rows are locked before it writes any row
+    checks_locks_first: bool = False  # the work finds out which rows are locked before it writes any row
     may_repeat: bool = (
         False  # repeating the transaction is harmless, so its commit may be its only round trip
     )
     _put: Callable[..., object] = attrs.field(init=False)
     is_again: bool = False  # the connection was lost in the first try, and that try may have been committed
-    ask_now: Callable[[], object] = lambda: None
+    send_clock_query: Callable[[], object] = lambda: None
     """Reads the storage's clock along with the next query, if it is not known yet."""
     newer: Callable[[Text, Mapping[str, object]], list[Any]] | None = None
     """Runs a query on another connection, if this is a caller's transaction.

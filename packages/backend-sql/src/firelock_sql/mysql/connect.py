@@ -92,7 +92,7 @@ _LEVEL = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _IDLE = {"MariaDB": "idle_transaction_timeout = 10", "MySQL": "wait_timeout = 60"}
 
 
-def meet(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver's connection
+def set_up(driver: Any, *, is_own: bool) -> Product:  # noqa: ANN401 - any driver's connection
     """Set up our own new connection, or check a caller's; return the product.
 
     Raises:

@@ -16,14 +16,14 @@ from firelock_sql.connections.notify import Wake
 from firelock_sql.connections.server_database import LateClock, ServerDatabase
 from firelock_sql.connections.within import Joined, skip_notification
 from firelock_sql.mysql import health
-from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, meet, read_failure, runs_several
+from firelock_sql.mysql.connect import CLOCK, DRIVERS, dialect_of, read_failure, runs_several, set_up
 from firelock_sql.mysql.pipeline import MultiStatementCursor, StatementSender
 from firelock_sql.schema.names import SCHEMA_TABLE
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-    from firelock_sql.connections.pool import EnginePool, Lent
+    from firelock_sql.connections.pool import Checkout, EnginePool
     from firelock_sql.connections.server_database import Failure
     from firelock_sql.connections.transaction import Cursor, Transaction
     from firelock_sql.mysql.connect import Product
@@ -76,11 +76,11 @@ class MysqlDatabase(ServerDatabase):
         self._product: Product | None = None
         self._has_changes: bool | None = None
         self._is_own = connections.is_own
-        connections.meet = self._meet
+        connections.set_up = self._set_up
 
-    def _meet(self, driver: Any) -> None:  # noqa: ANN401 - any driver's connection
+    def _set_up(self, driver: Any) -> None:  # noqa: ANN401 - any driver's connection
         """Check the server of the new connection, and set up the connection if it is our own."""
-        product = meet(driver, is_own=self._is_own)
+        product = set_up(driver, is_own=self._is_own)
         if product != self._product:
             self.dialect = dialect_of(product.dialect, self.names)
             self._product = product
@@ -108,10 +108,14 @@ class MysqlDatabase(ServerDatabase):
         return read_failure(error)
 
     @override
-    def begin(self, lent: Lent, *, is_writing: bool, is_brief: bool = False) -> tuple[Cursor, LateClock]:
+    def begin(
+        self, checkout: Checkout, *, is_writing: bool, is_brief: bool = False
+    ) -> tuple[Cursor, LateClock]:
         """Begin, without a round trip if the connection accepts several statements, like all our own."""
-        carries_several = self._is_own or runs_several(lent.driver)
-        cursor = MultiStatementCursor(StatementSender(lent.driver.cursor(), carries_several=carries_several))
+        carries_several = self._is_own or runs_several(checkout.driver)
+        cursor = MultiStatementCursor(
+            StatementSender(checkout.driver.cursor(), carries_several=carries_several)
+        )
         del is_brief  # the statements themselves declare whether they wait for locks
         if not is_writing:
             cursor.put(_SNAPSHOT_LEVEL)

@@ -93,12 +93,12 @@ class _Put:
     put: Answer
 
 
-def can_remember_at_once(memos: Sequence[NewMemo]) -> bool:
+def can_remember_in_one_round_trip(memos: Sequence[NewMemo]) -> bool:
     """Return whether the memos have different names."""
     return len({(new.job_id, new.memo.kind, new.memo.name) for new in memos}) == len(memos)
 
 
-def remember_at_once(
+def remember_in_one_round_trip(
     tx: Transaction, cursor: MultiStatementCursor, memos: Sequence[NewMemo], offset: int, long: list[str]
 ) -> list[Remembered]:
     """Store the memos and commit; return the result of each.
@@ -152,7 +152,7 @@ def _put_wakening(put: Callable[..., Answer], one: Wakening) -> Answer:
     return put(_WAKE, **said)
 
 
-def recall_at_once(
+def recall_in_one_round_trip(
     tx: Transaction, cursor: MultiStatementCursor, job_id: str, session: str | None, fence: int | None
 ) -> list[Memo] | None:
     """Return the memos of the job from one snapshot, and commit; return None as `Storage.recall` does."""

@@ -47,9 +47,13 @@ from firelock_sql.mysql.connect import CLOCK, NOT_WAITING, is_lock_timeout
 from firelock_sql.mysql.database import MysqlDatabase
 from firelock_sql.mysql.deltas import take_deltas
 from firelock_sql.mysql.lanes import HOLD_CLAIMS, LaneMemory, MysqlLanes
-from firelock_sql.mysql.memos import can_remember_at_once, recall_at_once, remember_at_once
+from firelock_sql.mysql.memos import (
+    can_remember_in_one_round_trip,
+    recall_in_one_round_trip,
+    remember_in_one_round_trip,
+)
 from firelock_sql.mysql.pipeline import MultiStatementCursor, Written
-from firelock_sql.mysql.suspensions import suspend_at_once
+from firelock_sql.mysql.suspensions import suspend_in_one_round_trip
 from firelock_sql.rows.batch_row import TAKERS
 from firelock_sql.rows.job_row import LOCK, lock_free, stored_among
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
@@ -382,7 +386,7 @@ class MysqlStorage(SqlStorage):
     """A storage in one database of a MySQL or MariaDB server."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
-    hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
+    fast_path_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
     first_wait_seconds = 0.0  # the second try, which skips locked rows, follows immediately
     _database: MysqlDatabase
 
@@ -534,20 +538,20 @@ class MysqlStorage(SqlStorage):
         If an end is not plain after all, apply all transitions by reading their rows, and run `ask` again. If
         other transactions have locked some of the jobs, settle only the others.
         """
-        parted = self._holdings.split(transitions, None)
-        if not parted.plain:
+        split = self._claimed_jobs.split(transitions, None)
+        if not split.plain:
             return apply_transitions(tx, transitions), ask()
         ids = {transition.job_id for transition in transitions}
-        if tx.parts_first or (tx.skips_own and (parted.others or not self._database.has_brief_updates)):
+        if tx.checks_locks_first or (tx.skips_own and (split.others or not self._database.has_brief_updates)):
             if taken_away := ids - lock_free(tx, ids):
                 return self._settle_free(tx, transitions, taken_away, ask)
-        elif parted.others:
+        elif split.others:
             tx.all(LOCK, ids=sorted(ids))
         cursor = cursor_of(tx)
         before = NOT_WAITING[tx.dialect.name] if tx.skips_own else ""
         cursor.put("SAVEPOINT plain")
         answers: list[Any] = []
-        in_order = sorted(parted.plain, key=lambda plain: plain[0].job_id)
+        in_order = sorted(split.plain, key=lambda plain: plain[0].job_id)
         for statement, are_members in ((SETTLE, False), (SETTLE_MEMBERS, True)):
             rows = [
                 settle_values(end, held)
@@ -557,21 +561,21 @@ class MysqlStorage(SqlStorage):
             if rows:
                 text = statement.compiled(tx.dialect).text
                 answers += cursor.executemany(text, rows, before=before)
-        deltas, let_go = dict(tx.deltas), list(tx.let_go)
-        results = self._apply_rest(tx, transitions, parted.others)
-        tx.let_go += freed_by(parted.plain)
+        deltas, freed_keys = dict(tx.deltas), list(tx.freed_keys)
+        results = self._apply_rest(tx, transitions, split.others)
+        tx.freed_keys += freed_by(split.plain)
         found = ask()
         if any(answer.rowcount < 0 for answer in answers):
             cursor.send()
-        if sum(answer.rowcount for answer in answers) != len(parted.plain):
+        if sum(answer.rowcount for answer in answers) != len(split.plain):
             cursor.put("ROLLBACK TO SAVEPOINT plain")
             tx.deltas.clear()
             tx.deltas.update(deltas)
-            tx.let_go[:] = let_go
+            tx.freed_keys[:] = freed_keys
             return apply_transitions(tx, transitions), ask()
-        for queue, number in Counter(held.queue for _, held in parted.plain).items():
+        for queue, number in Counter(held.queue for _, held in split.plain).items():
             tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
-        batches = {end.job_id: held.batch_id for end, held in parted.plain if held.batch_id is not None}
+        batches = {end.job_id: held.batch_id for end, held in split.plain if held.batch_id is not None}
         if not batches:
             return results, found
         for batch_id, number in sorted(Counter(batches.values()).items()):
@@ -601,7 +605,9 @@ class MysqlStorage(SqlStorage):
     @override
     def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
         try:
-            return self._database.write_briefly(lambda tx: suspend_at_once(tx, cursor_of(tx), suspensions))
+            return self._database.write_briefly(
+                lambda tx: suspend_in_one_round_trip(tx, cursor_of(tx), suspensions)
+            )
         except RowLocked:  # the general path determines which ones are busy
             return ()
 
@@ -621,11 +627,11 @@ class MysqlStorage(SqlStorage):
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
         """Store the memos, in one round trip unless the caller passes a transaction."""
-        if within is not None or not memos or not can_remember_at_once(memos):
+        if within is not None or not memos or not can_remember_in_one_round_trip(memos):
             return super().remember(memos, within=within)
         database, long = self._database, list[str]()
         answers = database.write(
-            lambda tx: remember_at_once(tx, cursor_of(tx), memos, database.clock_offset, long)
+            lambda tx: remember_in_one_round_trip(tx, cursor_of(tx), memos, database.clock_offset, long)
         )
         if long:
             database.write(lambda tx: compact_long(tx, long))
@@ -635,7 +641,9 @@ class MysqlStorage(SqlStorage):
     def recall(
         self, job_id: str, *, session: str | None = None, fence: int | None = None
     ) -> list[Memo] | None:
-        return self._database.read(lambda tx: recall_at_once(tx, cursor_of(tx), job_id, session, fence))
+        return self._database.read(
+            lambda tx: recall_in_one_round_trip(tx, cursor_of(tx), job_id, session, fence)
+        )
 
 
 def store_batch_change(

@@ -95,7 +95,7 @@ WHERE {_IS_WAITING.format("asked")} GROUP BY 1, 2
     )
 
 
-def suspend_at_once(
+def suspend_in_one_round_trip(
     tx: Transaction, cursor: MultiStatementCursor, suspensions: Sequence[Suspension]
 ) -> frozenset[str]:
     """Suspend the jobs and commit; return the jobs that now wait."""
@@ -113,7 +113,7 @@ def suspend_at_once(
         (bits,) = cast("tuple[int]", answer.rows[0])
         waiting.update(one.job_id for number, one in enumerate(some) if int(bits) >> number & 1)
     jobs: Sequence[Any] = locked.rows
-    tx.let_go += [tuple(keyed) for id, *keyed in jobs if id in waiting and keyed[-1] is not None]
+    tx.freed_keys += [tuple(keyed) for id, *keyed in jobs if id in waiting and keyed[-1] is not None]
     return frozenset(waiting)
 
 

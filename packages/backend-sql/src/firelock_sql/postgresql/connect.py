@@ -168,14 +168,14 @@ _MAJOR = 10_000  # for libpq's version numbers: 150004 is 15.4
 _STRANGERS = {"-YB-": "YugabyteDB", "Redshift": "Redshift", "Greenplum": "Greenplum", "QuestDB": "QuestDB"}
 
 
-class Way:
+class ConnectionPath:
     """The path from this process to a server, which may include a pooler; the first connection checks it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.is_pooled: bool | None = None  # None: no connection so far
 
-    def meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection with any rows
+    def set_up(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection with any rows
         """Set up a new connection, which is in autocommit mode; the first one takes a round trip.
 
         Raises:

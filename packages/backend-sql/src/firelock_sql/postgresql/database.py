@@ -21,8 +21,8 @@ from firelock_sql.postgresql import health
 from firelock_sql.postgresql.connect import (
     DRIVERS,
     UNPREPARED,
+    ConnectionPath,
     PatientConnection,
-    Way,
     dialect_of,
     read_failure,
 )
@@ -33,7 +33,7 @@ from firelock_sql.schema.names import SCHEMA_TABLE, table_name
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-    from firelock_sql.connections.pool import EnginePool, Lent
+    from firelock_sql.connections.pool import Checkout, EnginePool
     from firelock_sql.connections.server_database import Failure
     from firelock_sql.connections.transaction import Cursor
     from firelock_sql.schema.names import Names
@@ -77,7 +77,7 @@ _AS_USUAL = "; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _PLANNING)
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 # A transaction that has only locked rows need not wait for the disk. A rollback would have the same effect,
 # but psycopg discards all prepared statements after it.
-_LET_GO = "SET LOCAL synchronous_commit TO off; COMMIT"
+_COMMIT_WITHOUT_WAIT = "SET LOCAL synchronous_commit TO off; COMMIT"
 _WRITE = f"{_BEGIN}; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _RESULTS_BEFORE_NOW = 1 + 3 + len(_PLANNING)
@@ -100,14 +100,14 @@ class PostgresqlDatabase(ServerDatabase):
         self.name = name
         self.names = names
         self.dialect = dialect_of("psycopg", names)
-        self.way = Way(name)
+        self.connection_path = ConnectionPath(name)
         self._usual: Sequence[str] = ()  # the planner settings for other transactions
-        connections.meet = self._meet
-        channel = Channel(connections, names, self.dialect, self.way, is_forced=listen == "on")
+        connections.set_up = self._set_up
+        channel = Channel(connections, names, self.dialect, self.connection_path, is_forced=listen == "on")
         super().__init__(connections, Wake(None if listen == "off" else lambda: ChannelMailbox(channel)))
 
-    def _meet(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection with any rows
-        self.way.meet(driver)
+    def _set_up(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection with any rows
+        self.connection_path.set_up(driver)
         if self.is_direct:
             driver.prepared_max = _PREPARED
             self._usual = self._usual or driver.execute(_ASK_PLANNING).fetchone()
@@ -116,18 +116,18 @@ class PostgresqlDatabase(ServerDatabase):
     @property
     def is_direct(self) -> bool:
         """Whether connections are our own, and each has a fixed server connection, without a pooler."""
-        return self._connections.is_own and self.way.is_pooled is False
+        return self._connections.is_own and self.connection_path.is_pooled is False
 
-    def at_once(self, work: Callable[[Any], _T], *, lock_seconds: float | None = None) -> _T:
+    def in_one_round_trip(self, work: Callable[[Any], _T], *, lock_seconds: float | None = None) -> _T:
         """Run the work, a single statement, as a separate transaction in one round trip.
 
         The work receives a cursor. This requires that `is_direct` is true.
 
         Raises:
-            RowLocked: see `tried`.
+            RowLocked: see `run_with_retries`.
         """
         self.ensure_schema()
-        return self.tried(lambda: self._at_once(work), lock_seconds=lock_seconds)
+        return self.run_with_retries(lambda: self._in_one_round_trip(work), lock_seconds=lock_seconds)
 
     @override
     def query(self, work: Callable[[Transaction], _T]) -> _T:
@@ -138,7 +138,7 @@ class PostgresqlDatabase(ServerDatabase):
             return work(Transaction(cursor, self.dialect, lambda: self.now(cursor)))
 
         self.ensure_schema()
-        return self.tried(lambda: self._at_once(ask, is_writing=False))
+        return self.run_with_retries(lambda: self._in_one_round_trip(ask, is_writing=False))
 
     def write_planned(self, work: Callable[[Transaction], _T], *, is_brief: bool = False) -> _T:
         """Do the same as `write` or `write_briefly`, with the planner settings of the hot path.
@@ -151,8 +151,8 @@ class PostgresqlDatabase(ServerDatabase):
         """
         self.ensure_schema()
         begin = f"{_BEGIN}; {_WAIT_BRIEFLY}" if is_brief else _BEGIN
-        result, woken = self.tried(
-            lambda: self._at_once(lambda cursor: self._framed(cursor, begin, work)),
+        result, woken = self.run_with_retries(
+            lambda: self._in_one_round_trip(lambda cursor: self._framed(cursor, begin, work)),
             lock_seconds=BRIEF_SECONDS if is_brief else None,
         )
         if woken:
@@ -168,31 +168,31 @@ class PostgresqlDatabase(ServerDatabase):
         cursor.execute(begin, prepare=False)
         tx = Transaction(cursor, self.dialect, lambda: self.now(cursor), adds_deltas=True)
         found = self._run_work(tx, work)
-        cursor.execute("COMMIT" if tx.has_written else _LET_GO, prepare=False)
+        cursor.execute("COMMIT" if tx.has_written else _COMMIT_WITHOUT_WAIT, prepare=False)
         return found
 
-    def _at_once(self, work: Callable[[Any], _T], *, is_writing: bool = True) -> _T:
+    def _in_one_round_trip(self, work: Callable[[Any], _T], *, is_writing: bool = True) -> _T:
         for _ in range(STALE_LIMIT):
-            lent = None
+            checkout = None
             try:
-                with self.translated(), self._connections.lend() as lent:
-                    if _is_stale(lent.driver):
-                        lent.is_lost = True
+                with self.translated(), self._connections.check_out() as checkout:
+                    if _is_stale(checkout.driver):
+                        checkout.is_lost = True
                         continue
-                    cursor: Any = PreparingCursor(lent.driver)
+                    cursor: Any = PreparingCursor(checkout.driver)
                     try:
                         return work(cursor)
                     except BaseException as error:
-                        if lent.driver.info.transaction_status is not TransactionStatus.IDLE:
-                            self._undo(lent, cursor)
+                        if checkout.driver.info.transaction_status is not TransactionStatus.IDLE:
+                            self._undo(checkout, cursor)
                         again = self._trying_again(error, is_stale=False, is_writing=is_writing)
-                        lent.is_lost |= not isinstance(error, Exception) or lent.driver.closed
-                        lent.is_lost |= self.is_spoiled(error)
+                        checkout.is_lost |= not isinstance(error, Exception) or checkout.driver.closed
+                        checkout.is_lost |= self.is_spoiled(error)
                         if again is not None:
                             raise again from error
                         raise
             except StorageUnavailable as error:
-                error.is_untouched |= lent is None  # no connection was established
+                error.is_untouched |= checkout is None  # no connection was established
                 raise
         return self.write(lambda tx: work(tx.cursor))
 
@@ -202,13 +202,13 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def begin(
-        self, lent: Lent, *, is_writing: bool, is_brief: bool = False
+        self, checkout: Checkout, *, is_writing: bool, is_brief: bool = False
     ) -> tuple[Cursor, int | Callable[[], int]]:
         """Begin a transaction; on our own connections, a writing transaction begins without a round trip."""
         if is_writing and self._is_checked and self.is_direct and psycopg.Pipeline.is_supported():
-            return self._begin_pipelined(lent.driver, _BRIEF_TIMEOUT if is_brief else _LOCK_TIMEOUT)
+            return self._begin_pipelined(checkout.driver, _BRIEF_TIMEOUT if is_brief else _LOCK_TIMEOUT)
         kind = PreparingCursor if self._is_checked and self.is_direct else BundlingCursor
-        cursor: Any = kind(lent.driver)
+        cursor: Any = kind(checkout.driver)
         write = _WRITE_BRIEFLY if is_brief else _WRITE
         cursor.execute(write if is_writing else _READ, prepare=False)
         for _ in range(_RESULTS_BEFORE_NOW):
@@ -329,7 +329,7 @@ class PostgresqlDatabase(ServerDatabase):
     @override
     def describe(self) -> Mapping[str, str]:
         described = health.describe(self)  # opens a connection, which detects a pooler
-        pooler = "between this process and the server" if self.way.is_pooled else "none"
+        pooler = "between this process and the server" if self.connection_path.is_pooled else "none"
         return {**described, "pooler": pooler, "wake": self.wake.describe()}
 
     @override

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
     from firelock_sql.connections.pool import EnginePool
-    from firelock_sql.postgresql.connect import Way
+    from firelock_sql.postgresql.connect import ConnectionPath
 
 _LONGEST_NAME = 63  # bytes; the server truncates longer names
 _SCHEMA = (
@@ -49,19 +49,25 @@ class Channel:
     """The channel for messages about these tables. Its first message opens the first connection."""
 
     def __init__(
-        self, connections: EnginePool, names: Names, dialect: Dialect, way: Way, *, is_forced: bool
+        self,
+        connections: EnginePool,
+        names: Names,
+        dialect: Dialect,
+        path: ConnectionPath,
+        *,
+        is_forced: bool,
     ) -> None:
         self._connections = connections
         self._names = names
         self._dialect = dialect
-        self._way = way
+        self._path = path
         self._is_forced = is_forced
         self._name: str | None = None
 
     @property
     def is_deaf(self) -> bool:
         """Whether messages would not arrive, because connections lead through a pooler."""
-        return bool(self._way.is_pooled) and not self._is_forced
+        return bool(self._path.is_pooled) and not self._is_forced
 
     def listen(self) -> psycopg.Connection[Any] | None:
         """Return a new connection that listens to the channel; None behind a pooler, which prevents this.
@@ -89,11 +95,11 @@ class Channel:
             Exception: If the driver fails, or a StorageError if no connection is available.
         """
         for tries in range(1, STALE_LIMIT + 1):
-            with self._connections.lend() as lent:
+            with self._connections.check_out() as checkout:
                 try:
-                    lent.driver.execute(_NOTIFY, [self.name(lent.driver), message])
+                    checkout.driver.execute(_NOTIFY, [self.name(checkout.driver), message])
                 except psycopg.OperationalError as error:
-                    lent.is_lost = True
+                    checkout.is_lost = True
                     failure = read_failure(error)
                     if failure is None or failure.meaning is not Meaning.LOST or tries == STALE_LIMIT:
                         raise

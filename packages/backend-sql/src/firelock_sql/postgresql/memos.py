@@ -106,12 +106,12 @@ class Told:
     long: list[str] = attrs.field(factory=list)  # ids of resumed jobs with a long history
 
 
-def can_remember_at_once() -> bool:
+def can_remember_in_one_round_trip() -> bool:
     """Return whether the driver can send several statements in one round trip."""
     return Pipeline.is_supported()
 
 
-def remember_at_once(
+def remember_in_one_round_trip(
     cursor: Any,  # noqa: ANN401 - psycopg's
     dialect: Dialect,
     memos: Sequence[NewMemo],

@@ -59,9 +59,9 @@ from firelock_sql.postgresql.lanes import (
 )
 from firelock_sql.postgresql.memos import (
     RECALL,
-    can_remember_at_once,
+    can_remember_in_one_round_trip,
     recalled,
-    remember_at_once,
+    remember_in_one_round_trip,
 )
 from firelock_sql.postgresql.statements import (
     BESIDE,
@@ -82,14 +82,14 @@ from firelock_sql.postgresql.statements import (
     KEEP_OPEN,
     Settling,
 )
-from firelock_sql.postgresql.suspensions import can_suspend_at_once, suspend_at_once
+from firelock_sql.postgresql.suspensions import can_suspend_in_one_round_trip, suspend_in_one_round_trip
 from firelock_sql.postgresql.tags import untag
 from firelock_sql.postgresql.unique_lock import lock_keys
 from firelock_sql.rows.batch_row import TAKERS
 from firelock_sql.rows.job_row import CLAIMED, LOCK, claimed_job, lock_free, stored_among
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.schema.names import Names
-from firelock_sql.storage import KIND, HeldClaim, Parted, SqlStorage, freed_by, held_of, kind
+from firelock_sql.storage import KIND, HeldClaim, SplitTransitions, SqlStorage, freed_by, held_of, kind
 from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.verbs.insert import count_first_members, insert_jobs, is_called
 from firelock_sql.verbs.limits import SqlLanes
@@ -154,7 +154,7 @@ class PostgresqlStorage(SqlStorage):
     """A storage in one database of a PostgreSQL server."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
-    hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
+    fast_path_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
     _database: PostgresqlDatabase
     _held_reads: HeldReadSchedule
 
@@ -174,7 +174,7 @@ class PostgresqlStorage(SqlStorage):
     def _commit_one(self, work: Callable[[Any], _T]) -> _T:
         """Run the work, a single statement, with a cursor as one transaction."""
         if self._database.is_direct:
-            return self._database.at_once(work)
+            return self._database.in_one_round_trip(work)
         return self._database.write(lambda tx: work(tx.cursor))
 
     def _fetch_rows(self, cursor: Any, statement: Text, values: Mapping[str, object]) -> list[Any]:  # noqa: ANN401 - psycopg's
@@ -213,7 +213,7 @@ class PostgresqlStorage(SqlStorage):
             elif batch_id is None:
                 self._commit_one(lambda cursor: self._store_kind(cursor, next(orders)))
             elif database.is_direct and Pipeline.is_supported():
-                database.at_once(lambda cursor: self._store_members(cursor, next(orders)))
+                database.in_one_round_trip(lambda cursor: self._store_members(cursor, next(orders)))
             else:
                 database.write(store)
         except _NothingStored:
@@ -385,7 +385,7 @@ class PostgresqlStorage(SqlStorage):
             return self._remember_lanes(request, self._exchange_with_lanes(request, ()))
         server, next_due_at, opened, *_, took = rows[0][:_FIRST]
         if server is None:
-            self._holdings.forget(request.session)
+            self._claimed_jobs.forget(request.session)
             return Claim([], next_due_at, is_session_lost=True)
         if rows[0][_FIRST] is None:
             rows = []
@@ -395,13 +395,13 @@ class PostgresqlStorage(SqlStorage):
             return Claim([], next_due_at)
         rows = self._sort_rows(request, rows)
         claimed = [claimed_job(row[_FIRST:_SEQ], row[_MARKS]) for row in rows]
-        self._holdings.remember(
+        self._claimed_jobs.remember(
             request.session,
             server,
             (
                 (job.id, held_of(job, row[_SEQ]))
                 for row, job in zip(rows, claimed, strict=True)
-                if row[_MARKS] in self.hot_marks
+                if row[_MARKS] in self.fast_path_marks
             ),
         )
         return self._top_up(read, Claim(claimed, next_due_at), opened)
@@ -495,7 +495,7 @@ class PostgresqlStorage(SqlStorage):
         ended = _Ended(settled, locked)
         if server is None:
             return _LaneExchange(ended, TakenRows(Claim([], next_due_at, is_session_lost=True), [], ""))
-        tx.let_go += freed_by([(end, held) for end, held in plain if ended.has(held.seq)])
+        tx.freed_keys += freed_by([(end, held) for end, held in plain if ended.has(held.seq)])
         if not has_lanes:
             self._laned.discard(_queues_of(request))
         if not laned:
@@ -523,7 +523,7 @@ class PostgresqlStorage(SqlStorage):
             taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
             has_written = bool(found or lanes.has_written or lanes.unreadable)
             done = _LaneExchange(ended, taken, has_written=has_written)
-        if tx.let_go:
+        if tx.freed_keys:
             self._skip_needless_wake(tx, request, taken.claim)
         return done
 
@@ -540,12 +540,12 @@ class PostgresqlStorage(SqlStorage):
     @override
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
         """Settle the transitions, in one round trip if all are plain ends."""
-        parted = self._holdings.split(transitions, None)
-        if parted.others:
+        split = self._claimed_jobs.split(transitions, None)
+        if split.others:
             return self._unhindered(transitions, self._settle_mixed_alone)[0]
-        ended = self._commit_one(lambda cursor: self._settle_plain(cursor, parted.plain))
-        self._wake_for_keys(parted.plain, ended)
-        return self._settle_rest(transitions, parted, ended)
+        ended = self._commit_one(lambda cursor: self._settle_plain(cursor, split.plain))
+        self._wake_for_keys(split.plain, ended)
+        return self._settle_rest(transitions, split, ended)
 
     def _settle_plain(self, cursor: Any, plain: _PlainEnds) -> _Ended:  # noqa: ANN401 - psycopg's
         """Settle plain ends with the statement of a claim for no jobs."""
@@ -556,43 +556,45 @@ class PostgresqlStorage(SqlStorage):
     def _settle_mixed_alone(
         self, tx: Transaction, transitions: Sequence[Transition]
     ) -> tuple[list[Applied], None]:
-        return self._settle_mixed(tx, transitions, self._holdings.split(transitions, None)), None
+        return self._settle_mixed(tx, transitions, self._claimed_jobs.split(transitions, None)), None
 
     def _settle_mixed(
-        self, tx: Transaction, transitions: Sequence[Transition], parted: Parted
+        self, tx: Transaction, transitions: Sequence[Transition], split: SplitTransitions
     ) -> list[Applied]:
         """Settle the transitions; lock the session before the jobs, as the end of a session does."""
-        if not parted.plain:
+        if not split.plain:
             return apply_transitions(tx, transitions)
-        serving(tx, str(parted.plain[0][0].session))
+        serving(tx, str(split.plain[0][0].session))
         ids = {one.job_id for one in transitions}
         if tx.skips_own:
             taken_away = ids - lock_free(tx, ids)
             locked = stored_among(tx, taken_away)
-            plain = [(end, held) for end, held in parted.plain if end.job_id not in taken_away]
+            plain = [(end, held) for end, held in split.plain if end.job_id not in taken_away]
         else:
             tx.all(LOCK, ids=sorted(ids))
-            locked, plain = set(), parted.plain
+            locked, plain = set(), split.plain
         ended = self._settle_plain(tx.cursor, plain) if plain else _Ended(())
         done = {end.job_id for end, held in plain if ended.has(held.seq)}
-        tx.let_go += freed_by([(end, held) for end, held in plain if end.job_id in done])
+        tx.freed_keys += freed_by([(end, held) for end, held in plain if end.job_id in done])
         left = [n for n, one in enumerate(transitions) if one.job_id not in done | locked]
         results = self._apply_rest(tx, transitions, left)
-        return _mark_busy(transitions, _mark_releasing(transitions, parted, results), locked)
+        return _mark_busy(transitions, _mark_releasing(transitions, split, results), locked)
 
-    def _settle_rest(self, transitions: Sequence[Transition], parted: Parted, ended: _Ended) -> list[Applied]:
+    def _settle_rest(
+        self, transitions: Sequence[Transition], split: SplitTransitions, ended: _Ended
+    ) -> list[Applied]:
         """Apply ends that are not plain after all, for example ends of parents; return all results."""
         results = [Applied.APPLIED] * len(transitions)
         if ended.settled is None:
-            return _mark_releasing(transitions, parted, results)
-        locked = {end.job_id for end, held in parted.plain if ended.is_locked(held.seq)}
-        done = {end.job_id for end, held in parted.plain if ended.has(held.seq)}
+            return _mark_releasing(transitions, split, results)
+        locked = {end.job_id for end, held in split.plain if ended.is_locked(held.seq)}
+        done = {end.job_id for end, held in split.plain if ended.has(held.seq)}
         if left := [n for n, one in enumerate(transitions) if one.job_id not in done | locked]:
             rest = [transitions[place] for place in left]
             found, _ = self._unhindered(rest, lambda tx, ends: (apply_transitions(tx, ends), None))
             for place, result in zip(left, found, strict=True):
                 results[place] = result
-        return _mark_busy(transitions, _mark_releasing(transitions, parted, results), locked)
+        return _mark_busy(transitions, _mark_releasing(transitions, split, results), locked)
 
     def _wake_for_keys(self, plain: _PlainEnds, ended: _Ended) -> None:
         """Wake servers if ended jobs have freed keys for which other jobs may wait."""
@@ -604,11 +606,11 @@ class PostgresqlStorage(SqlStorage):
     @override
     def _suspend(self, suspensions: Sequence[Suspension]) -> Collection[str]:
         database = self._database
-        if not (database.is_direct and can_suspend_at_once()):
+        if not (database.is_direct and can_suspend_in_one_round_trip()):
             return ()
         try:
-            keys = database.at_once(
-                lambda cursor: suspend_at_once(cursor, database.dialect, suspensions),
+            keys = database.in_one_round_trip(
+                lambda cursor: suspend_in_one_round_trip(cursor, database.dialect, suspensions),
                 lock_seconds=BRIEF_SECONDS,
             )
         except RowLocked:  # the general path determines which ones are busy
@@ -624,26 +626,26 @@ class PostgresqlStorage(SqlStorage):
         """Settle and claim, in one round trip if all ends are plain and no job waits in a lane."""
         try:
             read = self._next_read(request)
-            parted = self._holdings.split(transitions, request.session)
-            if parted.others:
+            split = self._claimed_jobs.split(transitions, request.session)
+            if split.others:
                 return super()._settle_and_claim(transitions, request)
             if self._has_lanes(request):
-                done = self._exchange_with_lanes(request, parted.plain)
-                results = self._settle_rest(transitions, parted, done.ended)
-                self._holdings.let_go(transitions, results)
+                done = self._exchange_with_lanes(request, split.plain)
+                results = self._settle_rest(transitions, split, done.ended)
+                self._claimed_jobs.forget_stored(transitions, results)
                 return Exchange(results, self._remember_lanes(request, done))
             if read.probes is not None:
                 return Exchange(self.apply(transitions), self._run_claim(read))
-            rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, read, parted.plain))
+            rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, read, split.plain))
             ended = _Ended(rows[0][_PLACE_SETTLED], rows[0][_PLACE_LOCKED])
-            results = self._settle_rest(transitions, parted, ended)
-            self._holdings.let_go(transitions, results)
+            results = self._settle_rest(transitions, split, ended)
+            self._claimed_jobs.forget_stored(transitions, results)
             claim = self._finish_claim(read, rows)
         except StorageError:
             self._held_reads.read_fully_next()  # jobs may have been claimed
             raise
         if request.queues is not None or len(claim.jobs) >= request.limit:
-            self._wake_for_keys(parted.plain, ended)
+            self._wake_for_keys(split.plain, ended)
         return Exchange(results, claim)
 
     @override
@@ -651,8 +653,8 @@ class PostgresqlStorage(SqlStorage):
         self, tx: Transaction, transitions: Sequence[Transition], request: ClaimRequest
     ) -> tuple[list[Applied], TakenRows]:
         serving(tx, request.session)
-        parted = self._holdings.split(transitions, request.session)
-        results = self._settle_mixed(tx, transitions, parted)
+        split = self._claimed_jobs.split(transitions, request.session)
+        results = self._settle_mixed(tx, transitions, split)
         if self._has_lanes(request):
             return results, self._take_with_lanes(tx, request, (), set()).taken
         return results, self._take_jobs(tx, request)
@@ -663,10 +665,12 @@ class PostgresqlStorage(SqlStorage):
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
         """Store the memos, in one round trip unless the caller passes a transaction."""
         database = self._database
-        if within is not None or not memos or not database.is_direct or not can_remember_at_once():
+        if within is not None or not memos or not database.is_direct or not can_remember_in_one_round_trip():
             return super().remember(memos, within=within)
         offset = database.clock_offset
-        told = database.at_once(lambda cursor: remember_at_once(cursor, database.dialect, memos, offset))
+        told = database.in_one_round_trip(
+            lambda cursor: remember_in_one_round_trip(cursor, database.dialect, memos, offset)
+        )
         if told.queues:
             database.wake.notify(told.queues)
         if told.long:
@@ -680,7 +684,9 @@ class PostgresqlStorage(SqlStorage):
         if not self._database.is_direct:
             return super().recall(job_id, session=session, fence=fence)
         values = {"job": job_id, "session": session, "fence": fence}
-        return recalled(self._database.at_once(lambda cursor: self._fetch_rows(cursor, RECALL, values)))
+        return recalled(
+            self._database.in_one_round_trip(lambda cursor: self._fetch_rows(cursor, RECALL, values))
+        )
 
     # ---- upkeep ------------------------------------------------------------------------------------------
 
@@ -736,10 +742,10 @@ def _mark_busy(
 
 
 def _mark_releasing(
-    transitions: Sequence[Transition], parted: Parted, results: list[Applied]
+    transitions: Sequence[Transition], split: SplitTransitions, results: list[Applied]
 ) -> list[Applied]:
     """Return the results, with RELEASING for plain ends of members, because their batch may have ended."""
-    members = {end.job_id for end, held in parted.plain if held.batch_id is not None}
+    members = {end.job_id for end, held in split.plain if held.batch_id is not None}
     if not members:
         return results
     return [

@@ -73,12 +73,12 @@ SELECT id, held_by FROM suspended
 """)
 
 
-def can_suspend_at_once() -> bool:
+def can_suspend_in_one_round_trip() -> bool:
     """Return whether the driver can send two statements in one round trip."""
     return Pipeline.is_supported()
 
 
-def suspend_at_once(
+def suspend_in_one_round_trip(
     cursor: Any,  # noqa: ANN401 - psycopg's
     dialect: Dialect,
     suspensions: Sequence[Suspension],

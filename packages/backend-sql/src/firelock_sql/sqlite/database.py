@@ -116,7 +116,7 @@ class SqliteDatabase(Database):
         return super().join(within, work, is_adding_alone=is_adding_alone)
 
     @override
-    def take_part(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
+    def run_joined(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
         """Run Firelock's part; begin the driver's transaction if none is open.
 
         Outside a transaction, the release of a savepoint would commit.
@@ -130,7 +130,7 @@ class SqliteDatabase(Database):
                     "Begin one first."
                 )
             cursor.execute("BEGIN IMMEDIATE")
-        return super().take_part(callers, work)
+        return super().run_joined(callers, work)
 
     @override
     def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:

@@ -75,7 +75,7 @@ class SqliteStorage(SqlStorage):
     """A storage in one file, which is opened by the first verb."""
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
-    hot_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
+    fast_path_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
     locks_rows = False
 
     def __init__(self, url: str, wall_nanos: Callable[[], int] = time.time_ns) -> None:
@@ -177,28 +177,28 @@ class SqliteStorage(SqlStorage):
 
     def _settle_in(self, tx: Transaction, transitions: Sequence[Transition]) -> list[Applied]:
         """Settle and return the results; if an end is not plain after all, read the rows and settle again."""
-        parted = self._holdings.split(transitions, None)
-        if not parted.plain:
-            return self._apply_rest(tx, transitions, parted.others)
+        split = self._claimed_jobs.split(transitions, None)
+        if not split.plain:
+            return self._apply_rest(tx, transitions, split.others)
         tx.cursor.execute("SAVEPOINT plain")
-        members = [(end, held) for end, held in parted.plain if held.batch_id is not None]
-        alone = parted.plain
+        members = [(end, held) for end, held in split.plain if held.batch_id is not None]
+        alone = split.plain
         if members:
-            alone = [(end, held) for end, held in parted.plain if held.batch_id is None]
+            alone = [(end, held) for end, held in split.plain if held.batch_id is None]
         if not (_write_ends(tx, SETTLE, alone) and _write_ends(tx, SETTLE_MEMBERS, members)):
             tx.cursor.execute("ROLLBACK TO plain")
             return apply_transitions(tx, transitions)
         tx.cursor.execute("RELEASE plain")
-        for queue, number in Counter(held.queue for _, held in parted.plain).items():
+        for queue, number in Counter(held.queue for _, held in split.plain).items():
             tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
-        tx.let_go += freed_by(parted.plain)
+        tx.freed_keys += freed_by(split.plain)
         if not members:
-            return self._apply_rest(tx, transitions, parted.others)
+            return self._apply_rest(tx, transitions, split.others)
         ended = Counter(str(held.batch_id) for _, held in members)
         shares = {id: Share(active=-number, succeeded=number) for id, number in ended.items()}
         told = store_batch_changes(tx, shares)  # batches that may end because of these ends
         releasing = {end.job_id for end, held in members if held.batch_id in told}
-        results = self._apply_rest(tx, transitions, parted.others)
+        results = self._apply_rest(tx, transitions, split.others)
         return [
             Applied.RELEASING if end.job_id in releasing else result
             for end, result in zip(transitions, results, strict=True)

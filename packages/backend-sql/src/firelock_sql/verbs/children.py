@@ -180,7 +180,7 @@ def _release_parents(
     edges: dict[str, list[tuple[int, str, str]]] = {id: [] for id in ids if partly is None or id <= partly}
     for parent_id, *edge in found:
         edges[parent_id].append(tuple(edge))
-    tx.ask_now()
+    tx.send_clock_query()
     rows = _load_free(tx, {*edges, *(child for _, _, child, _ in found)}, awaited)
     missing = set(edges).difference(rows)
     locked = stored_among(tx, missing)

@@ -297,9 +297,9 @@ class MixedClaim:
     def __init__(self, tx: Transaction, lanes: SqlLanes, cursors: LaneCursors, request: ClaimRequest) -> None:
         self._tx, self._lanes, self._cursors, self._request = tx, lanes, cursors, request
         freed: dict[str, list[str]] = {}
-        for _, queue, lane in tx.let_go:
+        for _, queue, lane in tx.freed_keys:
             freed.setdefault(queue, []).append(lane)
-        ended = [str(seq) for seq, _, _ in tx.let_go]
+        ended = [str(seq) for seq, _, _ in tx.freed_keys]
         names = self._names = self.open_queues(request.queues)
         self._ready = taking(tx, request, len(names))
         self._keyed = KeyedClaim(
@@ -324,8 +324,8 @@ class MixedClaim:
                 if len(rows) < limit:
                     rows += self._take(name, limit - len(rows))
         self._keyed.finish()
-        self._tx.let_go[:] = [
-            (seq, queue, lane) for seq, queue, lane in self._tx.let_go if self._keyed.is_awaited(lane)
+        self._tx.freed_keys[:] = [
+            (seq, queue, lane) for seq, queue, lane in self._tx.freed_keys if self._keyed.is_awaited(lane)
         ]
         if self._lanes.unreadable:
             apply_transitions(self._tx, [_quarantine(id, self._tx.now) for id in self._lanes.unreadable])

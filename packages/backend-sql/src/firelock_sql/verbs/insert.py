@@ -123,7 +123,7 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> list[bool | Duplicat
     """See `Storage.insert`."""
     if not jobs:
         return []
-    tx.ask_now()
+    tx.send_clock_query()
     known = {row[0] for row in tx.all(KNOWN, ids=[job.id for job in jobs])}
     answers: list[bool | Duplicate] = []
     new: list[NewJob] = []
