@@ -53,7 +53,9 @@ def test_related_jobs_in_other_partitions_are_refused(scene):
     other = elsewhere(scene, batch)
     for relations in (Relations(batch), Relations(caller_id=batch)):
         stray = scene.new_tied(relations, {"id": other})
-        with pytest.raises(ConfigurationError, match=rf"{batch}.*beside='{batch}'.*Nothing was stored"):
+        with pytest.raises(
+            ConfigurationError, match=rf"{batch}.*colocate_with='{batch}'.*Nothing was stored"
+        ):
             scene.storage.insert([scene.new_member(batch), stray])
 
     assert [] == scene.found(JobFilter(batch_id=batch))
@@ -63,13 +65,13 @@ def test_related_jobs_in_other_partitions_are_refused(scene):
 @parted
 def test_member_with_a_key_in_another_partition_is_refused_with_a_fix(scene):
     """The error proposes to store the batch in the key's partition, where its members are then too."""
-    batch = scene.batch(beside="tenant:7")
+    batch = scene.batch(colocate_with="tenant:7")
     far = next(
         key
         for key in (f"tenant:{n}" for n in range(100))
         if scene.storage.new_ids(1, key)[0][-2:] != batch[-2:]
     )
-    with pytest.raises(ConfigurationError, match=rf"'{far}'.*beside=key.*Nothing was stored"):
+    with pytest.raises(ConfigurationError, match=rf"'{far}'.*colocate_with=key.*Nothing was stored"):
         scene.member(batch, admission=asks(far))
 
     assert [scene.member(batch, admission=asks("tenant:7"))] == scene.found(JobFilter(batch_id=batch))
@@ -98,7 +100,7 @@ def test_job_that_waits_for_another_partition_checks_again(scene):
     It is also enqueued as soon as the called job in its own partition has ended.
     """
     caller = scene.add()
-    here, far = scene.add(beside=caller), scene.add(id=elsewhere(scene, caller))
+    here, far = scene.add(colocate_with=caller), scene.add(id=elsewhere(scene, caller))
     (running,) = [one for one in scene.take(scene.begin()) if one.id == caller]
 
     scene.settle(suspends(running, "c", kind=MemoKind.CALL, children=[here, far]))

@@ -19,7 +19,7 @@ from firelock import (
     Turns,
     Unique,
 )
-from firelock.limits.keys import beside_of, key_maker, to_limits
+from firelock.limits.keys import key_maker, partition_key_of, to_limits
 from firelock.storage import Admission, LimitUse, UniqueUse, Until, write_admission
 
 
@@ -247,9 +247,9 @@ def test_job_is_stored_with_its_unique_key_or_first_limit():
     """
     limits = [Turns("k:{x}"), Turns("z")]
 
-    assert "shop.run u:1" == asked({"x": 1}, limits=limits, unique=Unique("u:{x}")).beside
-    assert "z" == asked({"x": 1}, limits=limits).beside
-    assert asked({"x": 1}, start_before=timedelta(1)).beside is None
+    assert "shop.run u:1" == asked({"x": 1}, limits=limits, unique=Unique("u:{x}")).colocated_with
+    assert "z" == asked({"x": 1}, limits=limits).colocated_with
+    assert asked({"x": 1}, start_before=timedelta(1)).colocated_with is None
 
 
 UNIQUE = (
@@ -271,12 +271,12 @@ def test_cached_admission_text_equals_the_written_text(value, unique, start_befo
         return
 
     assert call.text == write_admission(call.admission)
-    assert call.beside == beside_of(call.admission)
+    assert call.colocated_with == partition_key_of(call.admission)
 
 
 def test_job_without_keys_stores_no_admission_data():
     """Such a job has no limits, unique key or deadline."""
-    assert (None, None) == (asked({"a": 1}).text, asked({"a": 1}).beside)
+    assert (None, None) == (asked({"a": 1}).text, asked({"a": 1}).colocated_with)
 
 
 def test_key_contains_the_stored_form_of_a_date():
@@ -289,7 +289,7 @@ def test_key_contains_the_stored_form_of_a_date():
     binder = fire.registry.binder(run.info)
     arguments = binder.encode((date(2026, 1, 2),), {})
 
-    assert "day:2026-01-02" == run.info.keys().asked(arguments, binder.defaults, None).beside
+    assert "day:2026-01-02" == run.info.keys().asked(arguments, binder.defaults, None).colocated_with
 
 
 def test_unique_key_contains_the_first_name_of_its_task():

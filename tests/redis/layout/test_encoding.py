@@ -392,7 +392,7 @@ def test_batch_and_members_are_read_back_unchanged(storage):
     If this fails: `NewBatch`, `NewJobWords`, `TIES` or `RULES` differ from their use in the scripts.
     """
     for at_once in (True, False):
-        batch, *members = storage.new_ids(3, beside=[None, None, None])
+        batch, *members = storage.new_ids(3, colocate_with=[None, None, None])
         rules = BatchRules("b\t\n\U0001f525", fails_fast=True, keeps=(1, None, 3))
         plain = NewJob(
             id=batch, task="", arguments="", serializer="", queue="default", priority=0, state=State.AWAITING,

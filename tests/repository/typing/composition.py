@@ -146,7 +146,7 @@ def a_flow_is_a_batch_whose_members_wait_for_each_other(session: object) -> None
             inner.add(load, "2026-11-03")
         b.add(report.using(after=[inner, merged]), b.id)
         b.then(report.using(on="finished"), b.id)
-    with fire.batch("next", after=[b, merged], on="finished", within=session, beside="tenant:7"):
+    with fire.batch("next", after=[b, merged], on="finished", within=session, colocate_with="tenant:7"):
         pass
     assert_type(b.result(timeout=10), BatchCounts)
     assert_type((b.counts().failed, b.counts().progress), tuple[int, float])

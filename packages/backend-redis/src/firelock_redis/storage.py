@@ -127,8 +127,8 @@ class RedisStorage(
         return int(self._run("prefix.clock", 0))
 
     @override
-    def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
-        return self._partitions.new_ids(count, beside)
+    def new_ids(self, count: int, colocate_with: str | Sequence[str | None] | None = None) -> list[str]:
+        return self._partitions.new_ids(count, colocate_with)
 
     # ---- hot path ----------------------------------------------------------------------------------------
 

@@ -351,7 +351,7 @@ class Firelock(ServedApp):
         keep: timedelta | None = None,
         hold: timedelta = timedelta(hours=1),
         within: object | None = None,
-        beside: str | None = None,
+        colocate_with: str | None = None,
     ) -> Batch:
         """Return a batch to fill in a block: `with fire.batch("import") as batch: batch.add(load, 1)`.
 
@@ -374,18 +374,18 @@ class Firelock(ServedApp):
                 fills it is inactive for this long.
             within: your own transaction in the storage's database; the batch is committed or rolled back with
                 it.
-            beside: a limit key or unique key of its members, such as "tenant:7". On a storage with
+            colocate_with: a limit key or unique key of its members, such as "tenant:7". On a storage with
                 partitions, the batch is stored in the partition of this key. Other storages do not need it.
 
         Raises:
             ConfigurationError: An option is invalid.
             JobNotCommitted: A job in `after` is not stored.
         """
-        if beside is None and not after and (job := running_job.get(None)) is not None:
-            beside = job.id  # the job can join the batch only if both are in the same partition
+        if colocate_with is None and not after and (job := running_job.get(None)) is not None:
+            colocate_with = job.id  # the job can join the batch only if both are in the same partition
         return new_batch(
             self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, keep=keep, hold=hold,
-            within=within, beside=beside,
+            within=within, colocate_with=colocate_with,
         )  # fmt: skip
 
     def signal(self, name: str, type: type[T]) -> Signal[T]:  # noqa: A002 - it is a type

@@ -288,18 +288,20 @@ def test_upkeep_copies_limit_settings_to_a_partition_that_missed_them(scene, ser
     [
         ({"keys": ("smtp", "tenant:1")}, "All keys of a job .* Use keys that are equal"),
         ({"keys": ("tenant:1",), "unique": "other"}, "All keys of a job .* Use keys that are equal"),
-        ({"keys": ("tenant:1",), "beside": "elsewhere"}, "beside=key"),
+        ({"keys": ("tenant:1",), "colocate_with": "elsewhere"}, "colocate_with=key"),
         ({"keys": ("tenant:1",), "has_parent": True}, "in the partition of its parent"),
     ],
     ids=["two limits", "limit and unique key", "another id", "a parent"],
 )
 def test_job_with_keys_in_other_partitions_is_refused(scene, fields, fix):
     """One line names the keys and the fix, and nothing is stored."""
-    parent = scene.add(beside=elsewhere(scene, "tenant:1"))
+    parent = scene.add(colocate_with=elsewhere(scene, "tenant:1"))
     parents = (Edge(parent),) if fields.get("has_parent") else ()
     asked = both(fields["keys"], fields.get("unique"))
-    beside = elsewhere(scene, "tenant:1") if fields.get("beside") else None
-    job = scene.new_job(admission=asked, parents=parents, beside=beside, state=state_of(parents))
+    colocate_with = elsewhere(scene, "tenant:1") if fields.get("colocate_with") else None
+    job = scene.new_job(
+        admission=asked, parents=parents, colocate_with=colocate_with, state=state_of(parents)
+    )
 
     with pytest.raises(ConfigurationError, match=fix) as caught:
         scene.storage.insert([job])

@@ -104,7 +104,7 @@ def test_last_call_of_a_batch_replaces_earlier_ones(scene):
 
 def test_awaiting_job_is_replaced_and_released(scene):
     """A job that waits for its parent continues to wait, with the last arguments."""
-    parent = scene.add(beside=KEY)
+    parent = scene.add(colocate_with=KEY)
     job_id = scene.add(
         admission=asks(unique=LAST), state=State.AWAITING, parents=(Edge(parent, On.FINISHED),)
     )

@@ -74,22 +74,22 @@ class Partitions:
             found.setdefault(self.of(id_of(thing)), []).append(thing)
         return found
 
-    def new_ids(self, count: int, beside: str | Sequence[str | None] | None) -> list[str]:
+    def new_ids(self, count: int, colocate_with: str | Sequence[str | None] | None) -> list[str]:
         """Return this many new ids in ascending order.
 
-        With `beside`, the ids belong to the partition of that parent or key. Otherwise the partitions take
-        turns, and each gets 500 consecutive ids.
+        With `colocate_with`, the ids belong to the partition of that parent or key. Otherwise the
+        partitions take turns, and each gets 500 consecutive ids.
         """
         ids = [new_id()] if count == 1 else new_ids(count)
         if self.number == 1:
             return ids
-        if isinstance(beside, str):
-            partition = self._of_either(beside)
+        if isinstance(colocate_with, str):
+            partition = self._of_either(colocate_with)
             return [self._placed(id, partition) for id in ids]
-        if beside is not None:
+        if colocate_with is not None:
             return [
                 self._placed(id, self._next(1) if one is None else self._of_either(one))
-                for id, one in zip(ids, beside, strict=True)
+                for id, one in zip(ids, colocate_with, strict=True)
             ]
         if count == 1:
             return [self._placed(ids[0], self._next(1))]
@@ -100,8 +100,8 @@ class Partitions:
             for id in ids[start : start + _TOGETHER]
         ]
 
-    def _of_either(self, beside: str) -> int:
-        return self.of(beside) if _is_id(beside) else self.of_key(beside)
+    def _of_either(self, id_or_key: str) -> int:
+        return self.of(id_or_key) if _is_id(id_or_key) else self.of_key(id_or_key)
 
     def _next(self, count: int) -> int:
         with self._lock:

@@ -43,7 +43,7 @@ from firelock_redis.layout.encoding import (
     text_word,
 )
 from firelock_redis.layout.words import NewBatch, NewJobWords, NewRelations, PlainJob, Run
-from firelock_redis.verbs.limits import require_keys_beside, require_ties_beside
+from firelock_redis.verbs.limits import require_keys_colocated, require_relations_colocated
 from firelock_redis.verbs.records import RecordVerbs, copied
 
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))
@@ -86,9 +86,9 @@ class InsertVerbs(RecordVerbs):
         for queue in {job.queue for job in jobs}:
             require_word(queue)
         if self._partitions.number > 1:
-            require_parents_beside(self.database, jobs)
-            require_ties_beside(self._partitions, jobs)
-            require_keys_beside(self._partitions, jobs)
+            require_parents_colocated(self.database, jobs)
+            require_relations_colocated(self._partitions, jobs)
+            require_keys_colocated(self._partitions, jobs)
         if only_if is not None:
             return self._insert_if(jobs, only_if)
         if self._partitions.number == 1 and jobs:
@@ -158,7 +158,7 @@ def require_word(queue: str) -> None:
         raise StorageError(f"Queue name must not be empty or contain white space, got {queue!r}.")
 
 
-def require_parents_beside(database: RedisDatabase, jobs: Sequence[NewJob]) -> None:
+def require_parents_colocated(database: RedisDatabase, jobs: Sequence[NewJob]) -> None:
     """Check that each job is in the partition of its parents, so that one script can read both.
 
     Raises:

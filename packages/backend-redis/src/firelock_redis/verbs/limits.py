@@ -106,7 +106,7 @@ def asked_keys(asks: Admission) -> list[str]:
     return keys if asks.unique is None else [*keys, asks.unique.key]
 
 
-def require_keys_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
+def require_keys_colocated(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
     """Check that each job is in the partition of all its keys, so that one script can check them.
 
     Raises:
@@ -127,7 +127,7 @@ def require_keys_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
         )
 
 
-def require_ties_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
+def require_relations_colocated(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
     """Check that each job is in the partition of its batch, its caller and the jobs whose results it uses.
 
     Raises:
@@ -142,7 +142,7 @@ def require_ties_beside(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
                 raise ConfigurationError(
                     f"Job {job.id} of task {job.task!r} must be in the same partition as {relation}, "
                     f"{other}. This Redis has {partitions.number} partitions. Create the job's id with "
-                    f"new_ids(count, beside={other!r}). Nothing was stored."
+                    f"new_ids(count, colocate_with={other!r}). Nothing was stored."
                 )
 
 
@@ -165,7 +165,7 @@ def _fix(partitions: Partitions, job: NewJob, keys: Sequence[str]) -> str:
     if relations is not None and relations.batch_id is not None:
         return (
             f"The job is in the partition of its batch {relations.batch_id}. Create the batch in the "
-            "partition of the key, with fire.batch(name, beside=key)."
+            "partition of the key, with fire.batch(name, colocate_with=key)."
         )
     if job.parents or (relations is not None and relations.caller_id is not None):
         return (
@@ -177,4 +177,4 @@ def _fix(partitions: Partitions, job: NewJob, keys: Sequence[str]) -> str:
             "The jobs of a recurring job are in the first partition. Enqueue a task with these keys from the "
             "recurring job."
         )
-    return "Create its id with new_ids(count, beside=key)."
+    return "Create its id with new_ids(count, colocate_with=key)."

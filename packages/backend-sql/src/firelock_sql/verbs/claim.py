@@ -157,7 +157,7 @@ def next_due_at(tx: Transaction, due_from: int = EARLIEST) -> int | None:
     return earlier(first_due(tx, due_from), next_firing(tx))
 
 
-def next_due_beside(tx: Transaction, locked_until: int, due_from: int = EARLIEST) -> int | None:
+def next_due_if_locked(tx: Transaction, locked_until: int, due_from: int = EARLIEST) -> int | None:
     """Return the same as `next_due_at`, but treat jobs that are already due as due at `locked_until`.
 
     Call this after `promote`, when other transactions have locked the remaining due jobs.

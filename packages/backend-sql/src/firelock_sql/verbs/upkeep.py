@@ -47,7 +47,7 @@ from firelock_sql.verbs.batches import (
     time_out,
 )
 from firelock_sql.verbs.children import delete_children, release_children
-from firelock_sql.verbs.claim import earlier, first_due, next_due_at, next_due_beside, next_firing
+from firelock_sql.verbs.claim import earlier, first_due, next_due_at, next_due_if_locked, next_firing
 from firelock_sql.verbs.limits import forget_limits, idle_limits
 from firelock_sql.verbs.unique import forget_unique, idle_unique
 
@@ -212,7 +212,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         number = _enqueue(tx, due)
         if is_full:
             return Promotion(number, next_due_at(tx, floor.start))
-        return Promotion(number, next_due_beside(tx, tx.now + _LOCKED_REST, floor.start))
+        return Promotion(number, next_due_if_locked(tx, tx.now + _LOCKED_REST, floor.start))
 
     @override
     def release(self, limit: int) -> int:

@@ -29,7 +29,7 @@ from firelock.jobs.blocked_by import KeyWait, key_waits
 from firelock.jobs.job import Job, JobPage, JobProgress
 from firelock.jobs.pagination import PAGE_LIMIT, check_limit
 from firelock.jobs.unread import unread_part
-from firelock.limits.keys import beside_of
+from firelock.limits.keys import partition_key_of
 from firelock.model import lifecycle
 from firelock.model.aio import in_thread, twin
 from firelock.model.clock import micros, span_micros
@@ -509,7 +509,7 @@ class Jobs:
         now = client.clock.now()
         admission = _admission_of_copy(record.admission or Admission(), now)
         inputs = () if record.relations is None else record.relations.inputs
-        place = inputs[0].job_id if inputs else beside_of(admission)
+        place = inputs[0].job_id if inputs else partition_key_of(admission)
         job = NewJob(
             id=client.storage.new_ids(1, place)[0], task=record.task, arguments=record.arguments,
             serializer=record.serializer, queue=record.queue,

@@ -522,7 +522,7 @@ def new_batch(
     keep: timedelta | float | None = None,
     hold: timedelta = timedelta(hours=1),
     within: object | None = None,
-    beside: str | None = None,
+    colocate_with: str | None = None,
     outer: Batch | None = None,
 ) -> Batch:
     """Return a new batch; if `outer` is given, it is a member of that batch. See `fire.batch`.
@@ -551,7 +551,7 @@ def new_batch(
     transaction = partial(client.transaction, within)
     ids = [source.as_source(outer_id, transaction) for source in sources]
     edges = tuple(check_bounded({one: Edge(one, end) for one in ids}, is_batch=True).values())
-    place = outer_id or beside or (edges[0].parent_id if edges else None)
+    place = outer_id or colocate_with or (edges[0].parent_id if edges else None)
     record = NewJob(
         id=client.storage.new_ids(1, place)[0],
         task=BATCH_TASK,

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from firelock.arguments.references import Reference
     from firelock.arguments.serializer import JsonValue, Serializer
     from firelock.arguments.signature import Binder
-    from firelock.limits.keys import Asked
+    from firelock.limits.keys import CallAdmission
     from firelock.model.answers import Inserted
     from firelock.model.job import ClaimedJob, JobRecord
     from firelock.model.lifecycle import Retention
@@ -250,7 +250,7 @@ class Client:
                 texts = []  # an argument is an output, or is invalid, which is reported when its job is built
             if texts:
                 shared = _shared(first)
-                ids = self.storage.new_ids(len(texts), dependencies.beside)
+                ids = self.storage.new_ids(len(texts), dependencies.colocated_with)
                 return [NewJob(one, first.task, text, *shared) for one, text in zip(ids, texts, strict=True)]
         return ()
 
@@ -392,12 +392,12 @@ class Client:
         binder, keys, serializer = self.registry.binder(info), info.keys(options), self.serializer
         start_before = info.start_before if options.start_before is None else options.start_before
         defaults = binder.defaults
-        texts, asks = list[str](), list["Asked"]()
+        texts, asks = list[str](), list["CallAdmission"]()
         for args in positional:
             arguments, text = binder.encode_both(args, _NO_KEYWORDS, serializer)
             texts.append(text)
             asks.append(keys.asked(arguments, defaults, start_before))
-        ids = self.storage.new_ids(len(texts), [asked.beside for asked in asks])
+        ids = self.storage.new_ids(len(texts), [asked.colocated_with for asked in asks])
         within = self.transaction(options.within)
         is_within = within is not None
         handles: list[Job[Any]] = []
@@ -531,17 +531,17 @@ class Client:
         meta = options.meta
         if inherited:
             meta = {**inherited, **(meta or {})}
-        beside, admission = None if dependencies is None else dependencies.beside, None
+        colocated_with, admission = None if dependencies is None else dependencies.colocated_with, None
         if info.has_admission or options.has_admission:
             asked = self._asked(
                 binder, info, options, arguments, is_child=dependencies is not None and dependencies.is_child
             )
-            beside, admission = beside or asked.beside, asked.text
+            colocated_with, admission = colocated_with or asked.colocated_with, asked.text
             wait = asked.first_wait
             if wait is not None:
                 state, is_later, due_at = State.SCHEDULED, True, now + wait
         job = NewJob(
-            id=self.storage.new_ids(1, beside)[0],
+            id=self.storage.new_ids(1, colocated_with)[0],
             task=info.name,
             arguments=text,
             serializer=self.serializer.name,
@@ -569,7 +569,7 @@ class Client:
         arguments: Mapping[str, JsonValue],
         *,
         is_child: bool,
-    ) -> Asked:
+    ) -> CallAdmission:
         """Return the limits, the unique key and the start deadline of the call.
 
         Raises:

@@ -33,7 +33,7 @@ class Dependencies:
     caller_id: str | None = None
 
     @property
-    def beside(self) -> str | None:
+    def colocated_with(self) -> str | None:
         """The id in whose partition the job must be stored, if the storage has partitions."""
         return self.batch_id or self.caller_id or next(iter(self.edges), None)
 

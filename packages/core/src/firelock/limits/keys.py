@@ -86,7 +86,7 @@ def _has_names(template: str) -> bool:
     return any(name is not None for _, name in pieces("Limit key", template))
 
 
-def beside_of(admission: Admission) -> str | None:
+def partition_key_of(admission: Admission) -> str | None:
     """Return the stored key whose partition contains the job, on storages with partitions."""
     if admission.unique is not None:
         return admission.unique.key
@@ -97,12 +97,12 @@ def beside_of(admission: Admission) -> str | None:
 
 
 @attrs.frozen
-class Asked:
+class CallAdmission:
     """The limits, unique key and start deadline of one call."""
 
     text: str | None  # as `write_admission` returns it; None for a call without limits, key and deadline
-    # The key whose partition contains the job, on storages with partitions; see `beside_of`.
-    beside: str | None
+    # The key whose partition contains the job, on storages with partitions; see `partition_key_of`.
+    colocated_with: str | None
     first_wait: int | None = None  # the delay of a debounced job, in microseconds; None for other jobs
 
     @property
@@ -153,7 +153,7 @@ class KeyMaker:
         arguments: Mapping[str, JsonValue],
         defaults: Mapping[str, JsonValue],
         start_before: timedelta | datetime | None,
-    ) -> Asked:
+    ) -> CallAdmission:
         """Return the limits, unique key and start deadline of a call.
 
         Args:
@@ -170,16 +170,16 @@ class KeyMaker:
             within = str(span_micros(start_before))
         elif start_before is not None:
             before = str(micros(start_before))
-        beside, uses = self._uses(values) if self.limits else (None, "")
+        partition_key, uses = self._uses(values) if self.limits else (None, "")
         unique = self._tail
         if self.unique is not None:
             template = self.unique.key
             key = _digest(values) if template is None else _unique_key(template, values)
-            beside = f"{self.owner} {key}"
-            unique = f"[{_quoted(beside)}{unique}"
-        elif start_before is None and beside is None:
-            return Asked(None, None)
-        return Asked(f"[[{uses}],{unique},{before},{within}]", beside, self._first_wait)
+            partition_key = f"{self.owner} {key}"
+            unique = f"[{_quoted(partition_key)}{unique}"
+        elif start_before is None and partition_key is None:
+            return CallAdmission(None, None)
+        return CallAdmission(f"[[{uses}],{unique},{before},{within}]", partition_key, self._first_wait)
 
     def _uses(self, values: Mapping[str, JsonValue]) -> tuple[str, str]:
         """Return the first key, and the stored string of all keys; the result is cached per arguments."""

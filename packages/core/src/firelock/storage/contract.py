@@ -110,16 +110,16 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
+    def new_ids(self, count: int, colocate_with: str | Sequence[str | None] | None = None) -> list[str]:
         """Return ids for new jobs, in ascending order.
 
         On storages with partitions, each id must place its job in the partition of the job or key that is
-        passed as `beside`.
+        passed as `colocate_with`.
 
         Args:
             count: the number of ids.
-            beside: the id of a parent, or a limit key or unique key of the jobs; None for any partition. A
-                list contains one entry per id.
+            colocate_with: the id of a parent, or a limit key or unique key of the jobs; None for any
+                partition. A list contains one entry per id.
         """
 
     @abstractmethod

@@ -50,9 +50,9 @@ class DerivedStorage(Storage):
         """See `Storage.schema`."""
         return SchemaState(CONTRACT, CONTRACT)
 
-    def new_ids(self, count: int, beside: str | Sequence[str | None] | None = None) -> list[str]:
-        """See `Storage.new_ids`; there are no partitions, so `beside` is ignored."""
-        del beside
+    def new_ids(self, count: int, colocate_with: str | Sequence[str | None] | None = None) -> list[str]:
+        """See `Storage.new_ids`; there are no partitions, so `colocate_with` is ignored."""
+        del colocate_with
         return [new_id()] if count == 1 else new_ids(count)
 
     def describe(self) -> Mapping[str, str]:

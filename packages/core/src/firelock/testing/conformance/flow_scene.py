@@ -50,9 +50,9 @@ class FlowScene(Scene):
 
     def new_tied(self, relations: Relations, fields: Mapping[str, object] | None = None) -> NewJob:
         """Return a job with these relations, and with these fields changed."""
-        beside = relations.batch_id or relations.caller_id
+        colocate_with = relations.batch_id or relations.caller_id
         return self.new_job(
-            **{"beside": beside, "relations_json": write_relations(relations), **(fields or {})}
+            **{"colocate_with": colocate_with, "relations_json": write_relations(relations), **(fields or {})}
         )
 
     def new_member(self, batch: str, *parents: str, on: On = On.SUCCEEDED, **fields: object) -> NewJob:

@@ -201,16 +201,17 @@ class Scene:
     def new_job(self, **fields: object) -> NewJob:
         """Return an enqueued job of the default queue, with these fields changed.
 
-        Its id is in the partition of its parents, of the keys of its `admission`, or of the key `beside`.
+        Its id is in the partition of its parents, of the keys of its `admission`, or of the key
+        `colocate_with`.
         """
-        parents, beside = fields.get("parents"), fields.pop("beside", None)
+        parents, colocate_with = fields.get("parents"), fields.pop("colocate_with", None)
         if isinstance(parents, tuple) and parents:
-            beside = parents[0].parent_id
+            colocate_with = parents[0].parent_id
         admission = fields.pop("admission", None)
         if isinstance(admission, Admission):
-            beside = beside or _key_of(admission)
+            colocate_with = colocate_with or _key_of(admission)
             fields["admission_json"] = write_admission(admission)
-        id = self.storage.new_ids(1, beside if isinstance(beside, str) else None)[0]
+        id = self.storage.new_ids(1, colocate_with if isinstance(colocate_with, str) else None)[0]
         if recurring_id := fields.get("recurring_id"):  # derived, as for a run of a recurring job
             id = derived_id(str(recurring_id), id)
         job = NewJob(id, "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, self.stamp())

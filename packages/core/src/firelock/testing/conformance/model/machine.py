@@ -64,7 +64,7 @@ SOME = st.lists(PICK, min_size=1, max_size=3)
 
 QUEUES = ("default", "mail")
 # All jobs are in the partition of recurring jobs, because a queue's order holds only within a partition.
-_BESIDE = derived_id("model")
+_COLOCATED_WITH = derived_id("model")
 
 
 class Ground:
@@ -115,7 +115,7 @@ class Ground:
         number = next(self._made)
         parents = fields.get("parents", ())
         assert isinstance(parents, tuple)
-        id = self.twin.real.new_ids(1, _BESIDE)[0]
+        id = self.twin.real.new_ids(1, _COLOCATED_WITH)[0]
         if recurring_id := fields.get("recurring_id"):  # derived, as for a run of a recurring job
             id = derived_id(str(recurring_id), id)
         job = NewJob(

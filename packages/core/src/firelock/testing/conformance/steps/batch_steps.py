@@ -214,7 +214,8 @@ class BatchSteps(BatchGround):
         source, new = self._source(outer)
         batch = flow.new_batch(
             within=outer, after=[source] if source else (), fails_fast=random.random() < 0.4,
-            due_at=flow.now() + 3 * HOUR if random.random() < 0.3 else None, beside=outer or self._beside,
+            due_at=flow.now() + 3 * HOUR if random.random() < 0.3 else None,
+            colocate_with=outer or self._colocated_with,
         )  # fmt: skip
         members = self._new_members(batch.id, random.randint(0, 3))
         callbacks = [flow.new_job(state=State.AWAITING, parents=(Edge(batch.id, on),)) for on in _CALLBACKS]
@@ -228,7 +229,7 @@ class BatchSteps(BatchGround):
             self.callbacks[batch.id] = [job.id for job in callbacks]
 
     @property
-    def _beside(self) -> str | None:
+    def _colocated_with(self) -> str | None:
         """The first batch, in whose partition all jobs are: batches are nested only within one partition."""
         return self.batches[0] if self.batches else None
 
@@ -236,7 +237,7 @@ class BatchSteps(BatchGround):
         """Return the id of the job for which a batch waits, and this job if it is new."""
         if self.random.random() < 0.7 or (outer is not None and self.flow.batch_counts(outer).is_shut):
             return None, []
-        job = self.flow.new_member(outer) if outer else self.flow.new_job(beside=self._beside)
+        job = self.flow.new_member(outer) if outer else self.flow.new_job(colocate_with=self._colocated_with)
         return job.id, [job]
 
     def _new_members(self, batch: str, number: int) -> list[NewJob]:

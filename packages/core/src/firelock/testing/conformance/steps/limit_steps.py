@@ -100,7 +100,7 @@ class LimitSteps(SeededSteps):
         before = self.scene.now() + HOUR // 2 if lane and random.random() < self.late else None
         fields: dict[str, object] = {
             "queue": random.choice((*_QUEUES, "default")), "priority": random.choice((0, 0, 5)),
-            "beside": _key("a"),
+            "colocate_with": _key("a"),
         }  # fmt: skip
         if uses:
             fields["admission"] = asks(*uses, start_before=before)

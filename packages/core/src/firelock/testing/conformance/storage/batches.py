@@ -226,7 +226,7 @@ class BatchCountsDuty(StorageFixtures):
         If this fails: a batch waits for a job that is not in it.
         """
         unique = asks(unique=UniqueUse("tasks.run kit/batch", raises=False))
-        batch = flow.batch(beside="tasks.run kit/batch")
+        batch = flow.batch(colocate_with="tasks.run kit/batch")
         first = flow.member(batch, admission=unique)
         (answer,) = flow.storage.insert([flow.new_member(batch, admission=unique)]).is_new
         flow.settle(succeeds(flow.run(flow.begin(), first)))
@@ -556,7 +556,7 @@ class BatchCountsDuty(StorageFixtures):
         If this fails: a fan-in starts after its first job.
         """
         source = flow.batch("source")
-        member, other = flow.member(source), flow.add(beside=source)
+        member, other = flow.member(source), flow.add(colocate_with=source)
         batch = flow.batch(after=[source, other])
         a = flow.member(batch)
         one, two = flow.running(flow.begin(), member, other)
@@ -757,7 +757,7 @@ class BatchCountsDuty(StorageFixtures):
         before = flow.counts(batch)
 
         with pytest.raises(BatchFinished):
-            flow.storage.insert([flow.new_job(beside=batch), flow.new_member(batch)])
+            flow.storage.insert([flow.new_job(colocate_with=batch), flow.new_member(batch)])
 
         assert before == flow.counts(batch)
         assert [] == flow.claim_ids(flow.begin("b"))
@@ -1266,7 +1266,7 @@ class BatchCountsDuty(StorageFixtures):
         If this fails: limits do not work in batches.
         """
         flow.put_numbers("kit-batch", concurrent=1)
-        batch = flow.new_batch(beside="kit-batch")
+        batch = flow.new_batch(colocate_with="kit-batch")
         members = [flow.new_member(batch.id, admission=asks("kit-batch")) for _ in range(3)]
         flow.storage.insert([batch, *members])
         holder, seen = flow.begin(), []

@@ -236,7 +236,7 @@ class CallDuty(StorageFixtures):
         If this fails: `join` of a batch never returns.
         """
         caller = flow.run()
-        made = flow.new_batch(beside=caller.id)
+        made = flow.new_batch(colocate_with=caller.id)
         batch, member = made.id, flow.new_member(made.id)
         flow.storage.insert([made, member])
 

@@ -213,8 +213,8 @@ class InsertDuty(StorageFixtures):
         If this fails: two jobs share an id, and one of them is treated as a repeat.
         """
         parent = scene.add()
-        ids = [scene.storage.new_ids(1, beside)[0] for beside in (None, parent) for _ in range(1_000)]
-        batches = [scene.storage.new_ids(1_000, beside) for beside in (None, parent)]
+        ids = [scene.storage.new_ids(1, parent_id)[0] for parent_id in (None, parent) for _ in range(1_000)]
+        batches = [scene.storage.new_ids(1_000, parent_id) for parent_id in (None, parent)]
         ids += chain.from_iterable(batches)
 
         assert 4_000 == len(set(ids))

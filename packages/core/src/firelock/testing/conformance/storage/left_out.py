@@ -47,7 +47,7 @@ class LeftOutDuty(StorageFixtures):
         ids: dict[str, list[str]] = {_OUT: [], _IN: []}
         tasks, priorities = [_OUT, _IN, _OUT, _IN, _IN, _OUT, _IN], [0, 0, 9, -5, 7, 7, 0]
         for task, priority in zip(tasks, priorities, strict=True):
-            ids[task].append(scene.add(task=task, priority=priority, beside=A))
+            ids[task].append(scene.add(task=task, priority=priority, colocate_with=A))
         first, lowest, highest, last = ids[_IN]
         holder = scene.begin()
 
@@ -62,10 +62,10 @@ class LeftOutDuty(StorageFixtures):
 
         If this fails: separate queues, which the server recommends in this case, do not help.
         """
-        scene.add_many(EXAMINED, task=_OUT, beside=A)
+        scene.add_many(EXAMINED, task=_OUT, colocate_with=A)
         scene.storage.put_record("queue", "shut", '{"paused": true}')
-        scene.add(task=_IN, queue="shut", beside=A)
-        wanted = [scene.add(task=_IN, queue=queue, beside=A) for queue in ("one", "two")]
+        scene.add(task=_IN, queue="shut", colocate_with=A)
+        wanted = [scene.add(task=_IN, queue=queue, colocate_with=A) for queue in ("one", "two")]
         holder = scene.begin()
 
         named = _ids(_claim(scene, holder, 1, ("default", "shut", "one")))
@@ -78,10 +78,10 @@ class LeftOutDuty(StorageFixtures):
 
         If this fails: a claim reads a whole backlog, and all other claims wait for it.
         """
-        scene.add_many(EXAMINED // 2, task=_OUT, beside=A)
-        near = scene.add(task=_IN, beside=A)
-        scene.add_many(EXAMINED // 2, task=_OUT, beside=A)
-        far = scene.add(task=_IN, beside=A)
+        scene.add_many(EXAMINED // 2, task=_OUT, colocate_with=A)
+        near = scene.add(task=_IN, colocate_with=A)
+        scene.add_many(EXAMINED // 2, task=_OUT, colocate_with=A)
+        far = scene.add(task=_IN, colocate_with=A)
         holder = scene.begin()
 
         assert [near] == _ids(_claim(scene, holder))
@@ -96,8 +96,8 @@ class LeftOutDuty(StorageFixtures):
 
         If this fails: a busy server claims jobs that it cannot run whenever it settles jobs.
         """
-        scene.add(task=_OUT, beside=A)
-        running, next_one = scene.add_many(2, task=_IN, beside=A)
+        scene.add(task=_OUT, colocate_with=A)
+        running, next_one = scene.add_many(2, task=_IN, colocate_with=A)
         holder = scene.begin()
         (claimed,) = _claim(scene, holder, 1).jobs
         assert running == claimed.id
@@ -114,7 +114,7 @@ class LeftOutDuty(StorageFixtures):
 
         If this fails: a server whose coroutines are all busy polls in a busy loop.
         """
-        scene.add_many(3, task=_OUT, beside=A)
+        scene.add_many(3, task=_OUT, colocate_with=A)
         holder = scene.begin()
         scene.storage.wait(["default"], 0.0)  # jobs stored earlier end one wait
         assert [] == _ids(_claim(scene, holder))
@@ -139,14 +139,14 @@ class LeftOutInLanesDuty(StorageFixtures):
         scene.put_numbers(A, concurrent=2)
         jobs = [(_OUT, 5), (_IN, 0), (_OUT, 0), (_IN, 3), (_IN, 0)]
         ids = [scene.add_limited(1, A, task=task, priority=priority)[0] for task, priority in jobs]
-        beside = scene.add(task=_OUT, beside=A)
+        excluded = scene.add(task=_OUT, colocate_with=A)
         holder = scene.begin()
 
         claimed = _ids(_claim(scene, holder, 10, queues))
 
         assert [ids[3], ids[1]] == claimed
         assert [] == _ids(_claim(scene, holder, 10, queues)), "the key is full"
-        assert [beside] == scene.claim_ids(holder, 10, queues)
+        assert [excluded] == scene.claim_ids(holder, 10, queues)
 
     def test_claims_find_a_lane_after_many_left_out_lanes(self, scene: Scene) -> None:
         """Repeated small claims examine all lanes; `look_again_at` is None once they have found nothing.

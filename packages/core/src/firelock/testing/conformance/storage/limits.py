@@ -70,7 +70,7 @@ class LimitDuty(StorageFixtures):
             LimitUse("kit/é:ü%", 7, is_strict=False), LimitUse(A, 0, is_strict=True),
             start_before=BASE + DAY, start_within=HOUR,
         )  # fmt: skip
-        job_id, plain = scene.add(admission=asked), scene.add(beside=A)
+        job_id, plain = scene.add(admission=asked), scene.add(colocate_with=A)
         holder = scene.begin()
 
         claimed = scene.claim(holder)
@@ -259,7 +259,7 @@ class LimitDuty(StorageFixtures):
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(300, A, priority=100)
-        others = scene.add_limited(3, B), scene.add_many(3, beside=A), scene.add_limited(3, X, Y)
+        others = scene.add_limited(3, B), scene.add_many(3, colocate_with=A), scene.add_limited(3, X, Y)
         holder = scene.begin()
 
         claimed = scene.claim(holder, 20)
@@ -292,7 +292,7 @@ class LimitDuty(StorageFixtures):
         for queue in ("mail", "bulk"):
             for tenant in range(3):
                 scene.add_limited(2, f"kit/tenant:{tenant}/{queue}", f"kit/tenant:{tenant}", queue=queue)
-        scene.add_many(2, queue="plain", beside=A)
+        scene.add_many(2, queue="plain", colocate_with=A)
         holder = scene.begin()
 
         claimed = [job for _ in range(6) for job in scene.claim(holder, 3, None)]

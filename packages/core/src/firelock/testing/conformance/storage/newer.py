@@ -47,7 +47,7 @@ class NewerDuty(StorageFixtures):
         """
         scene.put_numbers("gpu", concurrent=1)
         text = added(asks("gpu"))
-        first, second = scene.add_many(2, admission_json=text, beside="gpu")
+        first, second = scene.add_many(2, admission_json=text, colocate_with="gpu")
         holder = scene.begin()
 
         (running,) = scene.take(holder)
@@ -66,9 +66,9 @@ class NewerDuty(StorageFixtures):
         """
         admission = Admission(unique=UniqueUse("tasks.run a", keeps_last=True))
         text, plain = added(admission), write_admission(admission)
-        job_id = scene.add(admission_json=text, beside="a")
+        job_id = scene.add(admission_json=text, colocate_with="a")
 
-        scene.storage.insert([scene.new_job(admission_json=plain, arguments='["new"]', beside="a")])
+        scene.storage.insert([scene.new_job(admission_json=plain, arguments='["new"]', colocate_with="a")])
 
         record = scene.record(job_id)
         assert '["new"]' == record.arguments

@@ -226,7 +226,7 @@ class TurnDuty(StorageFixtures):
         If this fails: limits starve jobs without keys, or the other way round.
         """
         plain, keyed = stored
-        scene.add_many(plain, beside=A, priority=100)
+        scene.add_many(plain, colocate_with=A, priority=100)
         for number in range(keyed):
             scene.add_limited(1, f"kit/t:{number % 3}")
 
@@ -239,7 +239,7 @@ class TurnDuty(StorageFixtures):
 
         If this fails: on a small server one kind starves the other.
         """
-        scene.add_many(20, beside=A)
+        scene.add_many(20, colocate_with=A)
         scene.add_limited(20, A)
         holder = scene.begin()
 
@@ -254,7 +254,7 @@ class TurnDuty(StorageFixtures):
         """
         scene.put_numbers(A, concurrent=1)
         scene.add_limited(20, A)
-        scene.add_many(20, beside=A)
+        scene.add_many(20, colocate_with=A)
         holder = scene.begin()
 
         got = [keys_held(scene.claim(holder, 8)) for _ in range(2)]

@@ -110,7 +110,7 @@ class UniqueDuty(StorageFixtures):
 
         first = [_call(scene, use) for use in uses]
         again = [_call(scene, use) for use in uses]
-        plain = scene.add_many(2, beside=K)
+        plain = scene.add_many(2, colocate_with=K)
 
         assert [None] * len(uses) == first
         assert len(uses) == len({*again} - {None})
@@ -127,7 +127,7 @@ class UniqueDuty(StorageFixtures):
         due_at = scene.now() + HOUR
         match state:
             case "awaiting":
-                parent = scene.schedule(3_600, beside=K)
+                parent = scene.schedule(3_600, colocate_with=K)
                 job_id = _holder(scene, use, state=State.AWAITING, parents=(Edge(parent),))
             case "scheduled":
                 job_id = _holder(scene, use, state=State.SCHEDULED, due_at=due_at)
@@ -334,7 +334,7 @@ class UniqueDuty(StorageFixtures):
         if state is State.SCHEDULED:
             waits = {"state": state, "due_at": BASE + 9 * HOUR}
         if state is State.AWAITING:
-            waits = {"state": state, "parents": (Edge(scene.schedule(3_600, beside=K)),)}
+            waits = {"state": state, "parents": (Edge(scene.schedule(3_600, colocate_with=K)),)}
         first = _job(
             scene, use, "kit/a", arguments="[1]", tags=("one",), priority=1, timeout_seconds=3.0, **waits
         )
@@ -359,7 +359,7 @@ class UniqueDuty(StorageFixtures):
         limits: list[list[str]] = [["kit/a"], ["kit/b"], []] if with_limits else [[], [], []]
         first = _job(scene, use, *limits[0], tags=("old",))
         scene.storage.insert([first])
-        other = scene.add(beside=K, priority=5)
+        other = scene.add(colocate_with=K, priority=5)
 
         for lane, tag in zip(limits[1:], ("new", "newest"), strict=True):
             scene.storage.insert([_job(scene, use, *lane, priority=9, tags=(tag,), arguments=f'["{tag}"]')])
@@ -556,7 +556,7 @@ class UniqueDuty(StorageFixtures):
         use = UniqueUse(K, raises=True)
         job_id = _holder(scene, use)
         before = _all_records(scene, job_id)
-        batch = [_job(scene, L), _job(scene, use), scene.new_job(beside=K)]
+        batch = [_job(scene, L), _job(scene, use), scene.new_job(colocate_with=K)]
 
         with pytest.raises(DuplicateJob) as caught:
             scene.storage.insert(batch)
@@ -594,7 +594,7 @@ class UniqueDuty(StorageFixtures):
         job = _job(scene, use)
 
         with pytest.raises(DuplicateJob) as caught:
-            scene.storage.insert([scene.new_job(beside=K), job])
+            scene.storage.insert([scene.new_job(colocate_with=K), job])
 
         assert running.id == caught.value.job_id
         assert {State.DELETED: 1} == scene.by_state()
@@ -609,7 +609,7 @@ class UniqueDuty(StorageFixtures):
         If this fails: a batch of calls stores jobs that single calls would not store.
         """
         old = _holder(scene, L)
-        jobs = [_job(scene, key) for key in (K, L, K)] + [scene.new_job(beside=K), _job(scene, K)]
+        jobs = [_job(scene, key) for key in (K, L, K)] + [scene.new_job(colocate_with=K), _job(scene, K)]
 
         answers = scene.storage.insert(jobs).is_new
 
@@ -650,7 +650,7 @@ class UniqueDuty(StorageFixtures):
         other = _holder(scene, use, arguments="[3]")
         before = _all_records(scene, job.id, other)
 
-        late = scene.storage.insert([job, scene.new_job(beside=K)])
+        late = scene.storage.insert([job, scene.new_job(colocate_with=K)])
 
         assert [False] == list(again.is_new)
         assert not isinstance(again.is_new[0], Duplicate)
@@ -664,7 +664,7 @@ class UniqueDuty(StorageFixtures):
 
         If this fails: a key is taken by a job that was never stored.
         """
-        parent = scene.new_job(beside=K).id
+        parent = scene.new_job(colocate_with=K).id
         job = _job(scene, state=State.AWAITING, parents=(Edge(parent),))
 
         with pytest.raises(JobNotFound):
