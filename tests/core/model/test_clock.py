@@ -45,8 +45,8 @@ def test_micros_count_from_1970():
 
 
 @given(instant=aware)
-def test_an_instant_comes_back_exactly(instant):
-    """In any zone, a time that is converted to microseconds and back is equal to the original, but in UTC."""
+def test_time_is_restored_exactly_from_microseconds(instant):
+    """A time in any zone that is converted and restored equals the original, but is in UTC."""
     back = from_micros(micros(instant))
 
     assert instant == back
@@ -54,27 +54,27 @@ def test_an_instant_comes_back_exactly(instant):
 
 
 @given(one=aware, other=aware)
-def test_micros_are_ordered_as_their_instants(one, other):
-    """Comparing microseconds is comparing times, across zones."""
+def test_microseconds_have_the_same_order_as_times(one, other):
+    """This includes times in different zones."""
     assert (one < other, one == other) == (micros(one) < micros(other), micros(one) == micros(other))
 
 
-def test_an_hour_that_happens_twice_has_two_instants():
+def test_repeated_hour_has_two_different_times():
     """When clocks are set back, the two values of `fold` differ by an hour."""
     first = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
 
     assert 3_600 * SECOND == micros(first.replace(fold=1)) - micros(first)
 
 
-def test_an_instant_without_a_zone_is_refused():
-    """A naive datetime is ambiguous. The message contains the value and the fix."""
+def test_naive_datetime_raises():
+    """Such a datetime is ambiguous. The message contains the value and the fix."""
     with pytest.raises(ScheduleError, match=r"2026-01-01T00:00:00 has no time zone\. Pass an aware datetime"):
         micros(datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
 
 
 @given(span=st.timedeltas())
-def test_a_span_is_exact(span):
-    """A duration is a whole number of microseconds."""
+def test_duration_is_converted_exactly(span):
+    """A duration is stored as a whole number of microseconds."""
     assert span == timedelta(microseconds=span_micros(span))
 
 
@@ -99,7 +99,7 @@ class Store:
 
 
 class Machine:
-    """A machine's monotonic clock that the test moves."""
+    """The monotonic clock of a machine, which the test sets forward."""
 
     def __init__(self):
         self.seconds = 5_000.0
@@ -122,12 +122,12 @@ def store():
 
 @pytest.fixture
 def watch(store, machine):
-    """A client's clock that has not been read yet."""
+    """A client's clock, not read yet."""
     return StorageClock(store, monotonic=machine.monotonic)
 
 
-def test_the_storage_is_asked_once_a_minute(watch, store, machine):
-    """Between two readings, the client's own clock advances."""
+def test_storage_clock_is_read_once_per_minute(watch, store, machine):
+    """Between two readings, the client adds the time that has passed on its own clock."""
     seen = []
     for seconds in (0, 59.5, 1):
         machine.seconds += seconds
@@ -137,8 +137,8 @@ def test_the_storage_is_asked_once_a_minute(watch, store, machine):
     assert [(77 * SECOND, 1), (136_500_000, 1), (80 * SECOND, 2)] == seen
 
 
-def test_an_offset_moves_the_clock_at_once(watch, store):
-    """If a test moves the storage's clock, the client's clock moves by the same amount without a reading."""
+def test_clock_offset_applies_without_a_new_reading(watch, store):
+    """If a test changes the offset of the storage's clock, the client's clock changes by the same amount."""
     seen = []
     for offset in (10, 3_600, 0):
         store.clock_offset = offset * SECOND
@@ -147,8 +147,8 @@ def test_an_offset_moves_the_clock_at_once(watch, store):
     assert ([87 * SECOND, 3_677 * SECOND, 77 * SECOND], 1) == (seen, store.readings)
 
 
-def test_an_outage_does_not_stop_the_clock(watch, store, machine):
-    """After one reading, the clock continues during an outage, and is read again afterwards."""
+def test_clock_continues_during_an_outage(watch, store, machine):
+    """One earlier reading is enough. The storage's clock is read again after the outage."""
     watch.now()
     store.is_away = True
     machine.seconds += 100
@@ -160,8 +160,8 @@ def test_an_outage_does_not_stop_the_clock(watch, store, machine):
     assert (177 * SECOND, 200 * SECOND) == (during, after)
 
 
-def test_an_outage_is_met_once_a_second(watch, store, machine):
-    """Within a second of a failed reading, the clock does not call the storage again."""
+def test_failed_reading_is_repeated_once_per_second(watch, store, machine):
+    """For a second after a failed reading, the client does not call the storage again."""
     watch.now()
     store.is_away = True
     machine.seconds += 100
@@ -173,15 +173,15 @@ def test_an_outage_is_met_once_a_second(watch, store, machine):
     assert 2 == store.readings
 
 
-def test_a_clock_that_was_never_read_says_so(watch, store):
-    """Without any reading, there is no time from which to continue."""
+def test_clock_raises_if_it_was_never_read(watch, store):
+    """Without an earlier reading, the client cannot compute the time."""
     store.is_away = True
 
     with pytest.raises(StorageUnavailable):
         watch.now()
 
 
-def test_a_clock_is_fresh_for_a_minute(watch, machine):
+def test_clock_is_fresh_for_a_minute(watch, machine):
     """A caller that must not block can check whether the next reading is a round trip."""
     seen = [watch.is_fresh]
     watch.now()
@@ -209,7 +209,7 @@ class HostStore:
 
 @pytest.fixture
 def host():
-    """A host whose clocks the test moves."""
+    """A host whose clocks the test sets."""
     return Host(stands_still=True)
 
 
@@ -220,8 +220,8 @@ def local(host):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere another clock counts suspensions")
-def test_elapsed_time_counts_suspensions():
-    """Linux has a clock that continues while the machine is suspended, and this is the clock in use."""
+def test_elapsed_time_includes_suspensions():
+    """Linux has a clock that continues during a suspension. Elapsed time is read from this clock."""
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
 
     now = elapsed_seconds()
@@ -229,7 +229,7 @@ def test_elapsed_time_counts_suspensions():
     assert before <= now <= time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def test_client_clock_counts_a_suspension(host, local):
+def test_client_clock_includes_a_suspension(host, local):
     """After a resume, the client's clock agrees with the storage's clock without a reading."""
     watch = host.clock_of(local)
     before = watch.now()
@@ -240,8 +240,8 @@ def test_client_clock_counts_a_suspension(host, local):
 
 
 @pytest.mark.parametrize("seconds", [600, -600, 1.5])
-def test_client_clock_follows_a_wall_clock_that_is_set(host, local, seconds):
-    """The storage may use the same clock, so it is read again once."""
+def test_client_clock_is_read_again_if_the_wall_clock_is_set(host, local, seconds):
+    """The storage might use the same wall clock, so its clock is read once more."""
     watch = host.clock_of(local)
     before = watch.now()
 
@@ -252,8 +252,8 @@ def test_client_clock_follows_a_wall_clock_that_is_set(host, local, seconds):
     assert (False, [seconds * SECOND] * 2, 2) == (was_fresh, seen, local.readings)
 
 
-def test_wall_clock_that_is_set_does_not_move_the_clock_of_a_database(host, store):
-    """The clock of a database server is read once more and has not changed."""
+def test_setting_the_wall_clock_does_not_change_a_database_clock(host, store):
+    """The clock of the database server is read once more and has not changed."""
     watch = host.clock_of(store)
     watch.now()
 
@@ -283,7 +283,7 @@ def test_wall_clock_that_is_set_does_not_move_the_clock_of_a_database(host, stor
     ],
     ids=["forward", "back", "suspended", "both", "time passes", "small step", "short suspension"],
 )
-def test_host_watch_detects_what_happened(act, expected, words):
+def test_host_watch_detects_clock_changes_and_suspensions(act, expected, words):
     """A jump of more than a second is reported once, with a description. Passing time is not a jump."""
     host = Host(stands_still=True)
     watch = HostWatch(host.clocks)
@@ -294,7 +294,7 @@ def test_host_watch_detects_what_happened(act, expected, words):
     assert (expected, words, Jump()) == (first, str(first), second)
 
 
-def test_slow_drift_never_adds_up_to_a_jump(host, local):
+def test_slow_drift_is_not_reported_as_a_jump(host, local):
     """NTP slews a clock by half a millisecond per second, which is nearly two seconds per hour."""
     watch, storage_watch = HostWatch(host.clocks), StorageWatch(host.clock_of(local))
     storage_watch.look()
@@ -307,8 +307,8 @@ def test_slow_drift_never_adds_up_to_a_jump(host, local):
     assert {(Jump(), 0.0)} == set(seen)
 
 
-def test_host_without_a_clock_of_suspensions_takes_one_for_a_step(host):
-    """CLOCK_MONOTONIC is used for elapsed time there, so the wall clock is ahead after a resume."""
+def test_suspension_looks_like_a_step_on_hosts_without_such_a_clock(host):
+    """Such a host has no clock that includes suspensions, so the wall clock seems to be set forward."""
     clocks = HostClocks(host.clocks.wall, host.clocks.awake, host.clocks.awake)
     watch = HostWatch(clocks)
 
@@ -318,8 +318,8 @@ def test_host_without_a_clock_of_suspensions_takes_one_for_a_step(host):
 
 
 @pytest.mark.parametrize("stalled", range(5))
-def test_pause_between_two_readings_is_no_jump(stalled):
-    """Another process uses the processor for 10 s between two of the five readings of one check."""
+def test_pause_between_two_readings_is_not_a_jump(stalled):
+    """Another process uses the processor for 10 s between two of the readings of a check."""
     passed = 0.0
     pauses = iter([0.0] * 5 + [10.0 if place == stalled else 0.0 for place in range(5)] + [0.0] * 5)
 
@@ -336,7 +336,7 @@ def test_pause_between_two_readings_is_no_jump(stalled):
 @pytest.mark.parametrize("act", [Host.set_clock, Host.suspend])
 @pytest.mark.parametrize("seconds", [600, 1.5])
 def test_storage_watch_detects_a_jump_of_the_host(host, local, act, seconds):
-    """The storage's clock is ahead by the same amount, and the cause is known."""
+    """The storage's clock is ahead by the same amount, and the message contains the cause."""
     watch = StorageWatch(host.clock_of(local))
     watch.look()
     host.go_on(5)
@@ -349,8 +349,8 @@ def test_storage_watch_detects_a_jump_of_the_host(host, local, act, seconds):
     assert "600.0 s" in str(first) or "1.5 s" in str(first)
 
 
-def test_storage_watch_detects_that_a_database_server_was_set(host, store):
-    """The server's clock is read once a minute. The message names it."""
+def test_storage_watch_detects_a_change_of_a_database_clock(host, store):
+    """The clock of the database server is read once per minute."""
     watch = StorageWatch(host.clock_of(store))
     watch.look()
     store.at += 61 * SECOND - 600 * SECOND
@@ -361,7 +361,7 @@ def test_storage_watch_detects_that_a_database_server_was_set(host, store):
     assert (-600, "The storage's clock was set back by 600.0 s") == (look.jumped, str(look))
 
 
-def test_slow_answer_of_a_storage_is_no_jump(host):
+def test_slow_reply_of_a_storage_is_not_a_jump(host):
     """The storage read its clock when the request arrived, and the reply took 5 s."""
 
     class Slow(Store):

@@ -1,4 +1,4 @@
-"""Job ids: unique, in the order of their creation, and recognizable by their format."""
+"""Job ids: unique, ordered by creation, and recognizable by their format."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from firelock.model import ids
 from firelock.model.ids import derived_id, is_newest_first_key, new_id, new_ids, newest_first_key
 
 
-def test_an_id_is_a_uuid_of_version_7():
-    """A new id is an RFC 9562 UUID, version 7, in the usual string form."""
+def test_job_id_is_a_uuid_of_version_7():
+    """The format is that of RFC 9562, as a string."""
     made = uuid.UUID(text := new_id())
 
     assert (7, uuid.RFC_4122, str(made)) == (made.version, made.variant, text)
 
 
-def test_an_id_carries_the_time_it_was_made():
-    """The first 48 bits are the current time in milliseconds."""
+def test_job_id_contains_its_creation_time():
+    """The first 48 bits are the time in milliseconds."""
     before = time.time_ns() // 1_000_000
     made = [uuid.UUID(new_id()) for _ in range(3)]
     after = time.time_ns() // 1_000_000
@@ -34,8 +34,8 @@ def test_an_id_carries_the_time_it_was_made():
     assert all(before <= one.int >> 80 <= after + 1 for one in made)
 
 
-def test_ids_ascend_also_when_the_clock_is_set_back(monkeypatch):
-    """Each id follows the last one, whatever the clock shows, alone or among many."""
+def test_ids_ascend_even_if_the_clock_is_set_back(monkeypatch):
+    """Each id is greater than the previous id, no matter how many ids a call creates."""
     last = time.time_ns() * 4096 // 1_000_000 + (3_600_000 << 12)
     monkeypatch.setattr(ids, "_last", last)
 
@@ -46,8 +46,7 @@ def test_ids_ascend_also_when_the_clock_is_set_back(monkeypatch):
     ]
 
 
-def test_ids_made_by_many_threads_differ_and_ascend_in_each():
-    """Concurrent threads never get the same id, and the ids of each thread ascend."""
+def test_ids_of_threads_are_unique_and_ascend_per_thread():
     threads_count, each = 4, 2_000
     barrier = threading.Barrier(threads_count)
     made = [[] for _ in range(threads_count)]
@@ -66,7 +65,7 @@ def test_ids_made_by_many_threads_differ_and_ascend_in_each():
     assert all(sorted(own) == own for own in made)
 
 
-def test_a_seeded_program_makes_new_ids_all_the_same():
+def test_ids_are_random_even_if_random_is_seeded():
     """Seeding the global generator does not make the random parts of two ids equal."""
     tails = []
     for _ in range(2):
@@ -76,8 +75,8 @@ def test_a_seeded_program_makes_new_ids_all_the_same():
     assert tails[0] != tails[1]
 
 
-def test_a_forked_child_makes_ids_of_its_own():
-    """Parent and child draw different random parts after a fork, and the child can still create ids."""
+def test_forked_process_creates_different_ids():
+    """After a fork, the random parts of ids in the parent and the child differ."""
     code = (
         "import os\nfrom firelock.model.ids import new_id\n"
         "child = os.fork()\nif child: os.waitpid(child, 0)\nprint(new_id(), flush=True)"
@@ -90,8 +89,8 @@ def test_a_forked_child_makes_ids_of_its_own():
 
 
 @given(parts=st.lists(st.text(), min_size=1, max_size=4))
-def test_the_same_parts_give_the_same_id(parts):
-    """A derived id depends only on its parts, and has the format of an id."""
+def test_derived_id_depends_only_on_its_parts(parts):
+    """The derived id has the format of a job id."""
     made = derived_id(*parts)
 
     assert derived_id(*parts) == made
@@ -105,18 +104,18 @@ def test_the_same_parts_give_the_same_id(parts):
         (("a",), ("a", "")),
     ],
 )
-def test_other_parts_give_another_id(one, other):
+def test_different_parts_give_a_different_id(one, other):
     """The value, order, number and boundaries of the parts matter."""
     assert derived_id(*one) != derived_id(*other)
 
 
-def test_a_derived_id_never_changes():
-    """Servers of different versions derive the same id, so the result must never change."""
+def test_derived_id_does_not_change_between_versions():
+    """Servers of different versions must derive the same id."""
     assert "a9fa59a1-e5f3-594a-a3e6-14e4b9fe5280" == derived_id("nightly", "1764028800000000")
 
 
-def test_many_ids_at_once_ascend_and_differ():
-    """A batch of ids is ordered between the ids created before and after it."""
+def test_ids_of_one_call_ascend_and_are_unique():
+    """They are greater than all earlier ids and less than all later ids."""
     before = new_id()
 
     many = new_ids(2_000)
@@ -127,11 +126,11 @@ def test_many_ids_at_once_ascend_and_differ():
     assert all(str(UUID(one)) == one and one[14] == "7" and one[19] in "89ab" for one in many)
 
 
-# ---- keys that list the newest first ---------------------------------------------------------------------
+# ---- keys ordered from newest to oldest ------------------------------------------------------------------
 
 
-def test_keys_of_records_sort_the_newest_first():
-    """The order is by time, from the first year to the last. Of equal times, the last created is first."""
+def test_newer_record_keys_sort_first():
+    """This applies to all supported years. Of keys with equal times, the last created key sorts first."""
     instants = [-62_135_596_800_000_000, -1, 0, 1, 1_764_000_000_000_000, 253_402_300_799_999_999]
     keys = [newest_first_key(at) for at in instants for _ in range(3)]
 
@@ -142,6 +141,6 @@ def test_keys_of_records_sort_the_newest_first():
 @pytest.mark.parametrize(
     "text", ["", "nobody", "1" * 51, pytest.param(newest_first_key(0) + "\n", id="key-and-newline"), None, 7]
 )
-def test_what_is_no_such_key_is_told(text):
-    """A string that is not such a key never reaches a storage."""
+def test_invalid_record_key_is_recognized(text):
+    """Therefore, invalid keys are never passed to a storage."""
     assert not is_newest_first_key(text)

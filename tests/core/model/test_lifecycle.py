@@ -1,4 +1,4 @@
-"""The lifecycle of a job as pure functions: allowed changes, their claim holder, and the times of retries."""
+"""The lifecycle of a job as pure functions: allowed state changes, claim holders, and times of retries."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ GIVEN = {
 
 
 def end_of(job, end, **given):
-    """Return the transition for this end of an attempt, called with the arguments that it accepts."""
+    """Return the transition for this end of an attempt, with the required arguments."""
     make = getattr(lifecycle, end)
     taken = inspect.signature(make).parameters
     return make(job, HOLDER, **{name: value for name, value in {**GIVEN, **given}.items() if name in taken})
@@ -66,7 +66,7 @@ every_end = pytest.mark.parametrize("end", ENDS)
 # ---- allowed state changes -------------------------------------------------------------------------------
 
 
-def test_the_table_names_every_state():
+def test_table_of_state_changes_contains_every_state():
     """Each state can be left. Only a scheduled job and an open batch can stay in their state."""
     ways = {(before, after) for before in State for after in ALLOWED[before]}
 
@@ -74,15 +74,15 @@ def test_the_table_names_every_state():
     assert {State.SCHEDULED, State.AWAITING} == {before for before, after in ways if before is after}
 
 
-def test_what_waits_again_has_run_or_is_a_batch():
-    """A run was suspended, or a batch that had ended is open again."""
+def test_only_runs_and_batches_return_to_awaiting():
+    """A run is suspended, or an ended batch is opened again."""
     before = {state for state in State if State.AWAITING in ALLOWED[state]}
 
     assert {State.AWAITING, State.PROCESSING, State.SUCCEEDED, State.FAILED} == before
 
 
-def test_only_a_run_and_a_batch_lead_to_success_or_failure():
-    """A restore can also lead to failure. No other change leads to success or failure."""
+def test_only_runs_and_batches_succeed_or_fail():
+    """The only other change is a restore, which can lead to failure."""
     ways = {after: {before for before in State if after in ALLOWED[before]} for after in State}
 
     assert {State.PROCESSING, State.AWAITING} == ways[State.SUCCEEDED]
@@ -92,8 +92,7 @@ def test_only_a_run_and_a_batch_lead_to_success_or_failure():
 
 @every_end
 @pytest.mark.parametrize("crashes", range(CRASH_LIMIT + 1))
-def test_every_end_of_an_attempt_is_legal(end, crashes):
-    """Every end of an attempt leads to a state that the table allows."""
+def test_every_end_of_an_attempt_is_an_allowed_change(end, crashes):
     transition = end_of(claimed(crashes=crashes), end)
 
     assert all(lifecycle.is_legal(before, transition.to) for before in transition.from_states)
@@ -103,8 +102,8 @@ def test_every_end_of_an_attempt_is_legal(end, crashes):
 
 
 @every_end
-def test_an_end_tells_which_attempt_it_ends(end):
-    """The entry has its number, its times and its server. An attempt that never ran has no start time."""
+def test_history_entry_of_an_end_describes_the_attempt(end):
+    """The entry contains its number, times and server. An attempt that never ran has no start time."""
     transition = end_of(claimed(attempt=3, claimed_at=3_000), end)
 
     started = None if end in {"unknown_task", "undecodable"} else STARTED_AT
@@ -113,13 +112,13 @@ def test_an_end_tells_which_attempt_it_ends(end):
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - lifecycle.RESTORABLE))
-def test_a_restore_leads_back_only_where_nothing_is_lost(state):
-    """For other states it is a mistake of the caller."""
+def test_restore_to_a_state_with_lost_data_raises(state):
+    """Such a call is a mistake of the caller."""
     with pytest.raises(ValueError, match=f"cannot be {state} again"):
         lifecycle.restore("j1", lifecycle.Former(state), at=AT, reason="restored", expires_at=EXPIRES_AT)
 
 
-def test_only_a_last_delete_tells_what_a_job_was():
+def test_earlier_state_is_known_only_if_the_delete_is_last():
     """After a requeue, the deletion no longer determines the earlier state."""
     steps = [
         HistoryEntry(state, at) for at, state in enumerate((State.ENQUEUED, State.DELETED, State.ENQUEUED))
@@ -153,8 +152,8 @@ def crash(reason, started_at=None):
         ([crash(LOST, STARTED_AT), crash(ITS_OWN), crash(LOST), crash(DIED)], 2),
     ],
 )
-def test_a_crash_counts_as_a_loss_if_the_job_is_known_to_have_been_running(entries, losses):
-    """A job that a lost server had only claimed does not count, and a job process is not a server."""
+def test_crash_counts_as_a_loss_if_the_job_was_running(entries, losses):
+    """A job that a lost server had only claimed does not count. A job process is not a server."""
     count = sum(entry.reason != "server stopping" for entry in entries)
 
     assert losses == lifecycle.crashes_of(entries, count).losses
@@ -168,8 +167,8 @@ def test_crashes_before_the_last_requeue_do_not_count():
     assert lifecycle.crashes_of(entries[:3], 0).alone is None
 
 
-def test_only_the_last_crash_is_known_to_be_alone():
-    """The reason describes how its worker process died."""
+def test_only_the_last_crash_can_show_that_the_job_ran_alone():
+    """The reason of the crash describes how the process died."""
     alone = [
         lifecycle.crashes_of([crash(first), crash(last)], 2).alone
         for first, last in ((DIED, DIED_ALONE), (DIED_ALONE, DIED), (DIED_ALONE, ITS_OWN))
@@ -182,8 +181,8 @@ def test_only_the_last_crash_is_known_to_be_alone():
 
 
 @given(created_at=instants, age=st.integers(-(2**40), 2**53))
-def test_an_unknown_task_waits_half_its_age_within_bounds(created_at, age):
-    """The wait is from 15 seconds to five minutes, also if another clock was ahead."""
+def test_job_with_an_unknown_task_waits_half_its_age(created_at, age):
+    """The wait is 15 seconds to five minutes, even if another clock was ahead."""
     at = created_at + age
     transition = end_of(claimed(created_at=created_at), "unknown_task", at=at)
 
@@ -192,8 +191,8 @@ def test_an_unknown_task_waits_half_its_age_within_bounds(created_at, age):
 
 
 @pytest.mark.parametrize(("age", "is_silent"), [(0, False), (14, False), (15, True), (601, True)])
-def test_a_series_of_waits_is_told_once(age, is_silent):
-    """Only the first wait of a series is recorded in the history."""
+def test_series_of_waits_is_recorded_once(age, is_silent):
+    """The history contains only the first wait of a series."""
     at = 1_000 + age * SECOND
 
     job = claimed(created_at=1_000, enqueued_at=at, attempt=1, retries=0)
@@ -203,7 +202,7 @@ def test_a_series_of_waits_is_told_once(age, is_silent):
 
 
 @pytest.mark.parametrize("nominal_at", [None, 1_000 + 7_200 * SECOND])
-def test_a_first_wait_is_told_however_long_the_job_lay_in_its_queue(nominal_at):
+def test_first_wait_is_recorded_even_after_a_long_queue_time(nominal_at):
     """The series begins with the first server that cannot run the job, not with the creation of the job."""
     since = 1_000 if nominal_at is None else nominal_at
     job = claimed(
@@ -215,8 +214,8 @@ def test_a_first_wait_is_told_however_long_the_job_lay_in_its_queue(nominal_at):
     assert not first.is_silent
 
 
-def test_a_missing_serializer_is_named():
-    """The reason names the serializer and the server. The wait is that of an unknown task."""
+def test_reason_contains_the_missing_serializer():
+    """It also contains the server. The wait is as long as for an unknown task."""
     job = claimed(serializer="encrypted")
 
     transition = lifecycle.unknown_serializer(job, HOLDER, at=AT)
@@ -240,18 +239,15 @@ RUNS, ENDS_TOO = State.ENQUEUED, State.DELETED
         (On.DELETED, (ENDS_TOO, None, RUNS)), (On.FINISHED, (RUNS, RUNS, RUNS)),
     ],
 )  # fmt: skip
-def test_a_parents_end_decides_its_continuations(on, targets):
-    """Success, failure and deletion decide.
-
-    After a failure, a requeue or deletion decides the remaining ones.
-    """
+def test_end_of_a_parent_decides_its_continuations(on, targets):
+    """Continuations that a failure does not decide wait for a requeue or a deletion of the parent."""
     ends = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
     assert targets == tuple(continuation_target(on, parent) for parent in ends)
 
 
-def test_a_child_that_waits_on_says_why():
-    """The reason contains the state of its parent and the state for which it waits."""
+def test_reason_of_a_waiting_continuation_contains_the_parent_state():
+    """The reason also contains the state for which the continuation waits."""
     assert "parent failed; runs when it has succeeded" == waiting_reason(On.SUCCEEDED, State.FAILED)
     assert "parent failed; runs when it is deleted" == waiting_reason(On.DELETED, State.FAILED)
 
@@ -260,10 +256,10 @@ def test_a_child_that_waits_on_says_why():
 
 
 @given(at=instants, spans=st.tuples(spans, spans, spans))
-def test_each_end_has_its_own_retention(at, spans):
+def test_each_end_has_a_separate_retention(at, spans):
     """Retention counts from the end.
 
-    None keeps the job for ever, and a job that has not ended never expires.
+    None keeps the job forever. A job that has not ended never expires.
     """
     retention, ends = Retention(*spans), (State.SUCCEEDED, State.FAILED, State.DELETED)
 
@@ -284,8 +280,8 @@ def grown(steps):
 
 
 @given(steps=st.integers(min_value=0, max_value=4 * HISTORY_LIMIT))
-def test_a_history_is_bounded_and_loses_no_count(steps):
-    """Removed entries are counted in their place. Up to the limit, no entry is removed."""
+def test_history_is_bounded_and_counts_removed_entries(steps):
+    """An entry with their count replaces the removed entries. Up to the limit, no entry is removed."""
     history = grown(steps)
 
     assert min(steps, HISTORY_LIMIT) == len(history)
@@ -294,8 +290,8 @@ def test_a_history_is_bounded_and_loses_no_count(steps):
     assert steps > HISTORY_LIMIT or list(range(steps)) == [entry.at for entry in history]
 
 
-def test_a_long_history_keeps_its_beginning_and_its_end():
-    """The first half and the newest entries remain. One entry replaces those between them."""
+def test_long_history_keeps_its_oldest_and_newest_entries():
+    """One entry replaces the entries between them."""
     history = grown(250)
 
     (mark,) = [entry for entry in history if entry.elided]

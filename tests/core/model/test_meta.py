@@ -1,4 +1,4 @@
-"""The metadata of a job, stored as a string that another program may have written."""
+"""The metadata of a job, stored as a string that another program might have written."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from firelock.model.meta import check_meta, read_meta, write_meta
 @pytest.mark.parametrize(
     "meta", [{}, {"a": ""}, {"b": '"', "a": "\\é\U0001f525"}, {"trace-state_1": "x" * 2_000}]
 )
-def test_what_was_written_is_read(meta):
-    """The order of names does not matter. Nothing is written for empty metadata."""
+def test_written_metadata_is_read_unchanged(meta):
+    """The order of names does not matter. Empty metadata is not written."""
     text = write_meta(check_meta(meta))
 
     assert meta == read_meta(text)
@@ -20,13 +20,13 @@ def test_what_was_written_is_read(meta):
 
 
 @pytest.mark.parametrize("text", ["", "{", "7", "[1]", "null", '"a"', "[" * 100_000, 7, b"\xff"])
-def test_what_nobody_wrote_reads_as_nothing(text):
-    """A job is shown and runs whatever its metadata contains."""
+def test_invalid_metadata_is_read_as_empty(text):
+    """Invalid metadata must not prevent a job from being shown or run."""
     assert {} == read_meta(text)
 
 
-def test_what_is_no_text_is_read_as_one():
-    """The values can therefore be used in a page, a log and a header."""
+def test_metadata_values_are_read_as_strings():
+    """Therefore, the values can be used in a page, a log and a header."""
     assert {"a": "7", "b": "None", "c": "{'d': 1}", "\\ud800": "\\udfff"} == read_meta(
         '{"a":7,"b":null,"c":{"d":1},"\\ud800":"\\udfff"}'
     )

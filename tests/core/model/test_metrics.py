@@ -16,7 +16,7 @@ def read(text):
     return {family.name: (family.type, family.documentation) for family in families}, samples
 
 
-def test_a_counter_and_a_gauge_come_back_as_they_were():
+def test_counters_and_gauges_are_read_back_unchanged():
     """Names, kinds, help, labels and values are preserved. A family without samples is omitted."""
     families = [
         MetricFamily("jobs_total", "counter", "Jobs.").add(3, queue="mail").add(0.25, queue="bulk"),
@@ -34,8 +34,7 @@ def test_a_counter_and_a_gauge_come_back_as_they_were():
     }
 
 
-def test_what_would_break_a_line_is_escaped():
-    """The characters are escaped in labels and help."""
+def test_special_characters_in_labels_and_help_are_escaped():
     hostile = 'a"b\\c\nd} 1'
 
     kinds, samples = read(metrics_text([MetricFamily("x", "gauge", "One\nline \\.").add(1, name=hostile)]))
@@ -44,8 +43,8 @@ def test_what_would_break_a_line_is_escaped():
     assert samples == {("x", (("name", hostile),)): 1.0}
 
 
-def test_a_histogram_adds_up():
-    """Each bucket includes the lower ones, and the last bucket equals the count."""
+def test_histogram_buckets_are_cumulative():
+    """Each bucket includes all lower buckets. The last bucket equals the count."""
     family = MetricFamily("h", "histogram", "H.").add_histogram((0.5, 1.0), (2, 0, 3), 7.5, q="a")
 
     _, samples = read(metrics_text([family]))
@@ -59,7 +58,7 @@ def test_a_histogram_adds_up():
     }
 
 
-def test_numbers_without_end_are_written_as_prometheus_does():
+def test_infinite_values_are_written_in_prometheus_format():
     """The client library reads them back as infinity."""
     _, samples = read(metrics_text([MetricFamily("x", "gauge", "X.").add(math.inf).add(-math.inf, a="b")]))
 

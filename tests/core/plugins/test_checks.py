@@ -1,4 +1,4 @@
-"""The checks of plugins: invalid functions, hookspecs and commands are refused by name."""
+"""The checks of plugins: errors for invalid functions, hookspecs and commands contain their names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock.plugins.loader import Plugins
 
 
 def refused(plugin):
-    """Return the message that refuses an app's plugin, without the plugin's name and the closing advice."""
+    """Return the error message for this plugin, without the plugin's name and the closing advice."""
     with pytest.raises(PluginError) as caught:
         Plugins([plugin], use_entry_points=False).commands()
     text = str(caught.value)
@@ -50,16 +50,16 @@ async def decide_later(self, error): ...
     ],
     ids=["observer", "filter", "async generator"],
 )
-def test_an_async_hook_is_refused(hook, function):
-    """An async hook would never run, because hooks are synchronous."""
+def test_async_hook_is_refused(hook, function):
+    """Hooks are synchronous, so an async hook would never run."""
     assert refused(with_hook(**{hook: function})) == (
         f"defines {hook} with `async def`, but hooks are synchronous, so it would never run. Use `def`, and "
         "run asynchronous work on your own event loop or in a thread."
     )
 
 
-def test_an_async_hook_of_another_plugin_is_refused():
-    """The rule also applies to hooks that plugins define."""
+def test_async_implementation_of_a_plugin_hook_is_refused():
+    """The rule also applies to hooks that other plugins define."""
 
     @hookspec
     def greet(name): ...
@@ -71,8 +71,8 @@ def test_an_async_hook_of_another_plugin_is_refused():
     assert refused(plugin).startswith("defines greet with `async def`")
 
 
-def test_a_generator_is_refused_where_nobody_would_run_it():
-    """A generator is refused unless the hook returns a list. A context needs its decorator."""
+def test_generator_hook_that_would_never_run_is_refused():
+    """Generators are allowed only for hooks that return a list. A context needs @contextmanager."""
 
     def created(self, jobs):
         yield
@@ -93,8 +93,8 @@ def test_a_generator_is_refused_where_nobody_would_run_it():
     assert ["greet"] == [each.name for each in Plugins([good], use_entry_points=False).commands()][:1]
 
 
-def test_a_wrong_argument_is_named_with_the_right_ones():
-    """The message also suggests the argument that was probably meant."""
+def test_error_for_an_unknown_argument_lists_valid_arguments():
+    """The message also suggests a similar argument."""
     plugin = with_hook(job_context=lambda self, job, tsk: None)
 
     assert refused(plugin) == (
@@ -107,7 +107,7 @@ def test_a_wrong_argument_is_named_with_the_right_ones():
 
 
 def test_hookspecs_without_a_hook_are_refused():
-    """The message names the function without the mark, or the function that replaced the hookspec."""
+    """The message contains the name of the function without the mark or with the wrong mark."""
 
     def house_rules(): ...
 
@@ -123,8 +123,8 @@ def test_hookspecs_without_a_hook_are_refused():
     assert brings(None).startswith("returned None from register_hookspecs, but it has no functions.")
 
 
-def test_a_plugin_that_does_not_fit_another_s_hook_is_named():
-    """The error names the plugin that implements the hook, not the plugin that defines it."""
+def test_error_contains_the_plugin_that_implements_the_hook():
+    """It does not blame the plugin that defines the hook."""
 
     @hookspec
     def greet(name): ...
@@ -189,6 +189,6 @@ def nothing(_):
         ),
     ],
 )
-def test_a_command_that_cannot_run_is_refused(answer, words):
+def test_invalid_command_is_refused(answer, words):
     """The return value of register_commands is checked before the command line uses it."""
     assert refused(with_hook(register_commands=lambda self: answer)).startswith(words)

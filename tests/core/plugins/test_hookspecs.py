@@ -40,7 +40,7 @@ from tests.core.fakes import plugin, until
 
 @pytest.fixture
 def make_app():
-    """Return a function that creates an app in memory with given plugins; all apps are closed at the end."""
+    """Return a function that creates an app in memory with these plugins; all apps are closed at the end."""
     apps = []
 
     def make(*plugins, url="memory://", **options):
@@ -53,7 +53,7 @@ def make_app():
 
 
 def run(app, job):
-    """Return the job after a server has ended it."""
+    """Run the job on a server until it has ended, and return it."""
     with app.server(workers=1), suppress(JobFailed, JobDeleted):
         job.result(timeout=20)
     return job.refresh()
@@ -82,7 +82,7 @@ def add_work(app):
 # ---- registration ----------------------------------------------------------------------------------------
 
 
-def test_register_storages_offers_a_scheme(make_app):
+def test_register_storages_adds_a_url_scheme(make_app):
     """The factory gets the whole URL and returns the app's storage."""
     urls = []
 
@@ -96,8 +96,8 @@ def test_register_storages_offers_a_scheme(make_app):
     assert add_work(app).enqueue(1).refresh().state is State.ENQUEUED
 
 
-def test_register_serializers_writes_new_jobs_and_reads_its_own(make_app):
-    """A job stores the name of its serializer, which is used to read it."""
+def test_register_serializers_adds_a_serializer_for_new_jobs(make_app):
+    """A job stores the name of its serializer, so it can be read again."""
 
     class Backwards(Serializer):
         name = "backwards"
@@ -119,8 +119,8 @@ def test_register_serializers_writes_new_jobs_and_reads_its_own(make_app):
     assert 17 == job.result(timeout=20)
 
 
-def test_register_lock_providers_takes_the_storage_s_place(make_app):
-    """Locks use the provider that the URL names."""
+def test_register_lock_providers_replaces_locks_of_the_storage(make_app):
+    """Locks use the provider for the scheme of the URL."""
     elsewhere = MemoryStorage()
     app = make_app(plugin(register_lock_providers=lambda: {"else": lambda url: elsewhere}), locks="else://")
 
@@ -150,8 +150,8 @@ def test_register_commands_are_collected_from_every_plugin(make_app):
 # ---- configuration ---------------------------------------------------------------------------------------
 
 
-def test_configure_converter_is_called_once_an_app(make_app):
-    """The hook is called only when a type needs it, so plain JSON arguments never load the converter."""
+def test_configure_converter_is_called_once_per_app(make_app):
+    """The hook is called only when a type needs the converter. Plain JSON arguments do not need it."""
     seen = []
     app = make_app(plugin(configure_converter=lambda converter: seen.append(converter)))  # noqa: PLW0108
 
@@ -169,8 +169,8 @@ def test_configure_converter_is_called_once_an_app(make_app):
     assert (0, 1) == (before, len(seen))
 
 
-def test_configure_converter_that_raises_leaves_none_half_made(make_app):
-    """Neither the current nor the next use gets an incomplete converter."""
+def test_configure_converter_that_raises_leaves_no_partial_converter(make_app):
+    """Neither the current call nor the next call gets an incomplete converter."""
 
     def refuse():
         raise RuntimeError("no such currency")
@@ -188,8 +188,8 @@ def test_configure_converter_that_raises_leaves_none_half_made(make_app):
 # ---- creating jobs ---------------------------------------------------------------------------------------
 
 
-def test_job_options_yield_to_the_caller_s(make_app):
-    """The caller's options win, then those of the plugin that runs first, the last of an app's list."""
+def test_job_options_of_the_caller_take_precedence(make_app):
+    """Options of the plugin that runs first come next. This is the last plugin in the app's list."""
     app = make_app(
         plugin(job_options=lambda: {"queue": "first", "priority": 1}),
         plugin(job_options=lambda: {"queue": "last"}),
@@ -201,7 +201,7 @@ def test_job_options_yield_to_the_caller_s(make_app):
     assert [("last", 1), ("caller", 1)] == [(job.queue, job.priority) for job in (plain, given)]
 
 
-def test_job_options_see_the_call(make_app):
+def test_job_options_hook_receives_the_call(make_app):
     """The plugin receives the task, the arguments and the caller's options."""
     calls = []
     app = make_app(plugin(job_options=lambda task, call: calls.append((task.name, call))))
@@ -214,8 +214,8 @@ def test_job_options_see_the_call(make_app):
     )  # fmt: skip
 
 
-def test_job_options_that_raise_stop_the_caller(make_app):
-    """The exception is raised to the caller, and nothing is stored."""
+def test_job_options_error_is_raised_to_the_caller(make_app):
+    """Nothing is stored."""
 
     def refuse():
         raise LookupError("no tenant")
@@ -227,15 +227,15 @@ def test_job_options_that_raise_stop_the_caller(make_app):
     assert {} == dict(app.storage.counts().by_state)
 
 
-def test_job_options_that_do_not_exist_are_refused(make_app):
-    """The error for an option that `using` would not accept names the hook."""
+def test_job_options_with_an_unknown_option_raise(make_app):
+    """The error contains the name of the hook. Options are valid if `using` accepts them."""
     app = make_app(plugin(job_options=lambda: {"colour": "red"}))
 
     with pytest.raises(ConfigurationError, match="'Plugin#0' of app returned 'colour' from job_options"):
         add_work(app).enqueue(1)
 
 
-def test_job_transaction_is_asked_once_a_verb_that_stores_jobs(make_app):
+def test_job_transaction_is_called_once_per_call_that_stores_jobs(make_app):
     """The hook receives the value of `within`. Async methods call it only if the caller passed `within`.
 
     If the hook returns None, `within` is used unchanged.
@@ -283,7 +283,7 @@ async def await_each(app, work, batch):
     await batch.aadd_many([work.call(1)])
 
 
-def test_job_transaction_that_raises_stops_the_caller(make_app):
+def test_job_transaction_error_is_raised_to_the_caller(make_app):
     """Nothing is stored."""
 
     def transaction():
@@ -296,7 +296,7 @@ def test_job_transaction_that_raises_stops_the_caller(make_app):
     assert {} == dict(app.storage.counts().by_state)
 
 
-def test_jobs_created_reports_a_batch_once(make_app):
+def test_jobs_created_reports_each_set_of_jobs_once(make_app):
     """The jobs can come from a call, a chunk of many, a continuation, a coroutine or a trigger."""
     batches = []
     app = make_app(plugin(jobs_created=lambda jobs: batches.append(len(jobs))))
@@ -314,16 +314,16 @@ def test_jobs_created_reports_a_batch_once(make_app):
 
 @contextmanager
 def noting(name, steps):
-    """Record entering and leaving."""
+    """Record the enter and exit of a context."""
     steps.append(f"enter {name}")
     yield
     steps.append(f"leave {name}")
 
 
-def test_enqueue_context_is_entered_around_each_verb_that_stores_jobs(make_app):
-    """The context gets the calls before other hooks are called.
+def test_enqueue_context_surrounds_each_call_that_stores_jobs(make_app):
+    """The context receives the calls before other hooks are called.
 
-    Jobs of servers and operators do not enter it.
+    It is not entered for jobs that servers or operators create.
     """
     steps = []
 
@@ -365,10 +365,10 @@ def test_enqueue_context_is_entered_around_each_verb_that_stores_jobs(make_app):
     assert ["options", "1 created", "1 created"] == steps
 
 
-def test_enqueue_context_is_left_with_what_stopped_the_caller(make_app):
+def test_enqueue_context_exits_with_the_error_of_the_call(make_app):
     """The context can inspect the error.
 
-    Suppressing the error has no effect, because no job can be returned.
+    It cannot suppress the error, because there is no job to return.
     """
     seen = []
 
@@ -391,8 +391,8 @@ def test_enqueue_context_is_left_with_what_stopped_the_caller(make_app):
 
 
 @pytest.mark.parametrize("is_awaited", [False, True])
-def test_enqueue_context_knows_what_a_continuation_inherits(make_app, is_awaited):
-    """The hook receives the metadata of the parent job. A job without a parent inherits nothing."""
+def test_enqueue_context_receives_inherited_metadata(make_app, is_awaited):
+    """For a continuation, this is the metadata of the parent. For other jobs, it is empty."""
     seen = []
     app = make_app(plugin(enqueue_context=lambda inherited: seen.append(dict(inherited))))
     work = add_work(app)
@@ -404,8 +404,8 @@ def test_enqueue_context_knows_what_a_continuation_inherits(make_app, is_awaited
     assert {"tenant": "acme"} == app.jobs.get(child.id).meta
 
 
-def test_enqueue_context_has_what_is_stored_later(make_app):
-    """Jobs that are stored later, by a batch block or a called job, are known when the context is left."""
+def test_enqueue_context_contains_jobs_that_are_stored_later(make_app):
+    """Jobs that a batch block or a call in a task stores later are known when the context exits."""
     told = []
 
     @contextmanager
@@ -422,7 +422,7 @@ def test_enqueue_context_has_what_is_stored_later(make_app):
         one = batch.add(work, 1)
         two, three = batch.add_many([work.call(2), work.call(3)])
         behind = one.then(work, 4)
-    batch.add(work, 5)  # stored immediately, so jobs_created reports it
+    batch.add(work, 5)  # stored immediately, so only jobs_created reports it
     run(app, calling.using(priority=9).enqueue())
 
     (called,) = app.jobs.find(task="child").jobs
@@ -430,10 +430,10 @@ def test_enqueue_context_has_what_is_stored_later(make_app):
     assert [(1, []), (1, []), (1, [called.id])] == told[3:]
 
 
-def test_batch_meta_travels_with_a_batch(make_app):
-    """Continuations of the batch inherit it, but not its members.
+def test_batch_meta_is_stored_with_the_batch(make_app):
+    """Continuations of the batch inherit it, but members do not.
 
-    Of two plugins, the first one's value wins.
+    The value of the plugin that runs first takes precedence.
     """
     asked = []
     app = make_app(
@@ -456,8 +456,8 @@ def test_batch_meta_travels_with_a_batch(make_app):
     assert [told, {**told, "of": "inner"}, told, told, {}] == metas
 
 
-def test_a_wrong_answer_of_batch_meta_goes_to_the_caller(make_app):
-    """The error is raised as for job_options, and nothing is stored."""
+def test_batch_meta_with_an_invalid_name_raises(make_app):
+    """The error is raised to the caller, as for job_options. Nothing is stored."""
     app = make_app(plugin(batch_meta=lambda: {"no name": "x"}))
 
     with pytest.raises(ConfigurationError, match=r"Meta key must be .*, got 'no name'"):
@@ -470,8 +470,8 @@ def test_a_wrong_answer_of_batch_meta_goes_to_the_caller(make_app):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_a_run_that_waits_leaves_its_context_and_is_settled(make_app, is_async):
-    """The context is left without an exception, and entered again when the job continues its attempt."""
+def test_job_context_exits_normally_when_a_run_is_suspended(make_app, is_async):
+    """The context is entered again when the job continues. The suspended run is settled."""
     steps, ends = [], []
 
     @contextmanager
@@ -510,8 +510,8 @@ def test_a_run_that_waits_leaves_its_context_and_is_settled(make_app, is_async):
     assert [("scheduled", "sleep a day"), ("awaiting", "signal approval"), ("succeeded", None)] == ends
 
 
-def test_job_context_is_entered_around_the_run(make_app):
-    """The plugin that runs first is outermost. A plugin that returns None is skipped."""
+def test_job_context_surrounds_the_run(make_app):
+    """The context of the plugin that runs first is outermost. A plugin that returns None is skipped."""
     steps = []
     app = make_app(
         plugin(job_context=lambda: noting("inner", steps)),
@@ -530,8 +530,8 @@ def test_job_context_is_entered_around_the_run(make_app):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 @pytest.mark.parametrize("end", ["returns", "raises", "runs out of time", "is deleted"])
-def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_async, end):
-    """However the job ends, connections of a thread, such as those of web frameworks, are closed in it."""
+def test_job_context_can_close_connections_of_the_thread(make_app, is_async, end):
+    """The context exits in the thread of the job for every end. Connections of web frameworks need this."""
     connections, opened = {}, threading.Event()
 
     @contextmanager
@@ -571,7 +571,7 @@ def test_job_context_closes_what_the_job_has_opened_in_its_thread(make_app, is_a
     assert {} == connections
 
 
-def test_retry_decision_is_asked_also_when_no_retries_are_left(make_app):
+def test_retry_decision_is_called_even_without_remaining_retries(make_app):
     """A plugin can allow or refuse another attempt."""
     asked = []
 
@@ -586,8 +586,8 @@ def test_retry_decision_is_asked_also_when_no_retries_are_left(make_app):
     assert (State.FAILED, "enough") == (ended.state, ended.reason)
 
 
-def test_retry_decision_of_the_first_plugin_ends_the_question(make_app):
-    """The last plugin of an app is called first. After None, the next plugin is called.
+def test_retry_decision_of_the_first_plugin_takes_precedence(make_app):
+    """The last plugin of an app is called first. If it returns None, the next plugin is called.
 
     Any other decision replaces the retry policy.
     """
@@ -627,8 +627,8 @@ def test_elect_transition_replaces_the_end(make_app):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_attempt_failed_knows_the_error_and_what_becomes_of_the_job(make_app, is_async):
-    """Each failed attempt is reported once, the last one as a failed job.
+def test_attempt_failed_receives_the_error_and_the_transition(make_app, is_async):
+    """Each failed attempt is reported once. The last attempt is reported with the failed job.
 
     Exceptions of the hook are logged.
     """
@@ -655,8 +655,8 @@ def test_attempt_failed_knows_the_error_and_what_becomes_of_the_job(make_app, is
     assert [(1, "boom", "enqueued"), (2, "boom", "failed")] == told
 
 
-def test_attempt_failed_is_told_of_what_no_task_raised(make_app):
-    """If arguments cannot be read, the error message does not contain them."""
+def test_attempt_failed_is_called_for_errors_outside_the_task(make_app):
+    """The error for unreadable arguments does not contain the arguments."""
     told = []
     storage = MemoryStorage()
     old = Firelock(storage)
@@ -672,8 +672,8 @@ def test_attempt_failed_is_told_of_what_no_task_raised(make_app):
     assert "hunter2" not in told[0]
 
 
-def test_configure_app_brings_tasks(make_app):
-    """The tasks belong to the app like any others. An error prevents the app from starting."""
+def test_configure_app_can_add_tasks(make_app):
+    """The tasks are tasks of the app. An error in the hook prevents the app from starting."""
     brought = plugin(configure_app=lambda app: app.task(name="brought")(lambda: 7))
 
     app = make_app(brought)
@@ -683,7 +683,7 @@ def test_configure_app_brings_tasks(make_app):
         make_app(plugin(configure_app=lambda: 1 / 0))
 
 
-def test_jobs_settled_reports_ends_that_were_accepted(make_app):
+def test_jobs_settled_reports_accepted_ends(make_app):
     """Every end of an attempt is reported, including a snooze."""
     ends, runs = [], []
     app = make_app(plugin(jobs_settled=lambda settled: ends.extend(settled)))  # noqa: PLW0108
@@ -703,8 +703,8 @@ def test_jobs_settled_reports_ends_that_were_accepted(make_app):
 # ---- servers ---------------------------------------------------------------------------------------------
 
 
-def test_server_started_and_stopped_know_the_server(make_app):
-    """Both hooks are called between the hooks that prepare and clean up a process."""
+def test_server_started_and_stopped_receive_the_server(make_app):
+    """Both hooks are called after worker_process_started and before worker_process_stopped."""
     told = []
 
     def telling(step):
@@ -719,8 +719,8 @@ def test_server_started_and_stopped_know_the_server(make_app):
     assert [(hook, "here", "a,b", 3, os.getpid()) for hook in hooks] == told
 
 
-def test_server_stopped_is_told_after_its_jobs_have_ended(make_app):
-    """No job is processing when the hook is called."""
+def test_server_stopped_is_called_after_the_jobs_have_ended(make_app):
+    """No job is running when the hook is called."""
     states = []
     app = make_app(plugin(server_stopped=lambda: states.append(job.refresh().state)))
     job = add_work(app).enqueue(1)
@@ -730,8 +730,8 @@ def test_server_stopped_is_told_after_its_jobs_have_ended(make_app):
     assert [State.SUCCEEDED] == states
 
 
-def test_worker_process_started_comes_before_the_first_job(make_app):
-    """A process is ready before it runs a job."""
+def test_worker_process_started_is_called_before_the_first_job(make_app):
+    """The hook can prepare the process."""
     steps = []
     app = make_app(plugin(worker_process_started=lambda: steps.append("ready")))
 
@@ -747,8 +747,8 @@ def test_worker_process_started_comes_before_the_first_job(make_app):
 # ---- the dashboard, and hook names -----------------------------------------------------------------------
 
 
-def test_register_hookspecs_brings_hooks_that_others_implement(make_app):
-    """Hooks that a plugin defines are treated like the core's own, with their arguments."""
+def test_register_hookspecs_defines_hooks_for_other_plugins(make_app):
+    """These hooks are called and checked like the hooks of the core."""
 
     @hookspec
     def greetings(name): ...
@@ -763,15 +763,15 @@ def test_register_hookspecs_brings_hooks_that_others_implement(make_app):
         make_app(brings, plugin(greeting=lambda name: []))
 
 
-def test_hooks_of_a_dashboard_that_is_not_installed_are_passed_over():
+def test_dashboard_hooks_are_ignored_if_no_dashboard_is_installed():
     """A plugin that extends the dashboard also works without one."""
     plugins = Plugins([plugin(dashboard_pages=lambda: ["a page"])], use_entry_points=False)
 
     assert ("dashboard_pages",) == plugins.listing()[0].hooks
 
 
-def test_worker_process_stopped_and_others_that_raise_touch_no_job(make_app, caplog):
-    """An exception in a hook is logged, and counts as no return value."""
+def test_worker_process_stopped_and_other_errors_do_not_affect_jobs(make_app, caplog):
+    """An exception in a hook is logged and counts as the return value None."""
 
     def broken():
         raise RuntimeError("no idea")
@@ -789,8 +789,8 @@ def test_worker_process_stopped_and_others_that_raise_touch_no_job(make_app, cap
     assert {False} == {server.is_alive for server in app.servers.list()}
 
 
-def test_job_panels_get_the_job_and_an_error_is_in_its_plugins_answer(make_app):
-    """An exception in a plugin affects only its own panel."""
+def test_job_panels_receive_the_job_and_report_errors_per_plugin(make_app):
+    """An exception in a plugin affects only the panels of that plugin."""
 
     def broken(job):
         raise RuntimeError("no panel today")
@@ -806,8 +806,8 @@ def test_job_panels_get_the_job_and_an_error_is_in_its_plugins_answer(make_app):
     )
 
 
-def test_dashboard_pages_of_a_plugin_that_raises_are_left_out(make_app, caplog):
-    """The pages of the other plugins are collected, those of the last plugin first. Each error is logged."""
+def test_dashboard_pages_of_a_plugin_that_raises_are_omitted(make_app, caplog):
+    """Pages of other plugins are collected, beginning with the last plugin. Each error is logged."""
 
     def broken():
         raise RuntimeError("no pages today")
@@ -826,8 +826,8 @@ def test_dashboard_pages_of_a_plugin_that_raises_are_left_out(make_app, caplog):
     assert 3 == len([record for record in caplog.records if "is omitted" in record.getMessage()])
 
 
-def test_dashboard_permission_of_the_first_plugin_that_knows_a_visitor_decides(make_app):
-    """None is not a decision. If no plugin decides, the result is None. An exception refuses access."""
+def test_dashboard_permission_uses_the_first_decision(make_app):
+    """If all plugins return None, the result is None. An exception denies access."""
 
     def broken(request):
         raise RuntimeError("no directory")
@@ -863,8 +863,8 @@ def test_dashboard_permission_of_the_first_plugin_that_knows_a_visitor_decides(m
         ("job_transaction", "it", "a value of type str from job_transaction; .*OpenTransaction, or None"),
     ],
 )
-def test_an_answer_that_does_not_fit_names_its_plugin(make_app, hook, answer, words):
-    """The message contains what was expected and the fix, and does not blame the other plugin."""
+def test_error_for_an_invalid_return_value_contains_the_plugin(make_app, hook, answer, words):
+    """The message contains the expected value and the fix. It does not blame the other plugin."""
     good = plugin(job_options=lambda: {"queue": "mail", "meta": {"house": "one"}})
     app = make_app(plugin(**{hook: lambda: answer}), good)
 
@@ -873,7 +873,7 @@ def test_an_answer_that_does_not_fit_names_its_plugin(make_app, hook, answer, wo
     assert {} == dict(app.storage.counts().by_state)
 
 
-def test_a_batch_s_meta_that_does_not_fit_names_its_plugin(make_app):
+def test_error_for_invalid_batch_meta_contains_the_plugin(make_app):
     """Nothing is stored."""
     app = make_app(plugin(batch_meta=lambda: {"tenant": 7}))
 
@@ -893,8 +893,8 @@ def test_a_batch_s_meta_that_does_not_fit_names_its_plugin(make_app):
         ("batch_meta", lambda app: app.batch("nightly").__enter__()),
     ],
 )
-def test_an_error_that_goes_to_the_caller_has_a_note_with_its_plugin(make_app, hook, call):
-    """The exception is the plugin's own. The note is added once, even if the same object is raised again."""
+def test_error_raised_to_the_caller_has_a_note_with_the_plugin(make_app, hook, call):
+    """The exception object is unchanged. The note is added only once, even if the object is raised again."""
     error = LookupError("no tenant")
 
     def refuse():
@@ -913,8 +913,8 @@ def test_an_error_that_goes_to_the_caller_has_a_note_with_its_plugin(make_app, h
 
 
 @pytest.mark.parametrize("hook", ["configure_app", "jobs_created", "server_started"])
-def test_a_coroutine_that_nobody_awaits_names_its_plugin(make_app, caplog, hook):
-    """A hook that returns a coroutine would silently do nothing."""
+def test_error_for_a_returned_coroutine_contains_the_plugin(make_app, caplog, hook):
+    """Without the error, a hook that returns a coroutine would silently do nothing."""
 
     async def report(): ...
 
@@ -951,8 +951,8 @@ def joking(*answers):
     return [brings, *(plugin(tell_joke=answer) for answer in answers)]
 
 
-def test_ask_each_returns_offers_and_nothing_else(make_app, caplog):
-    """Values that are not lists, and exceptions, are logged and omitted. None is an empty result."""
+def test_ask_each_returns_only_items_of_lists(make_app, caplog):
+    """Other values and exceptions are logged and omitted. None counts as an empty list."""
     app = make_app(*joking(lambda: ["a"], lambda: 1 / 0, lambda: "text", lambda: {"a": 1}, lambda: None))
 
     assert ["a"] == app.plugins.ask_each("tell_joke", topic="cats")
@@ -964,8 +964,8 @@ def test_ask_each_returns_offers_and_nothing_else(make_app, caplog):
 
 
 @pytest.mark.parametrize("ask", ["ask_each", "ask_first", "answers"])
-def test_a_hook_that_nobody_brings_cannot_be_asked(make_app, ask):
-    """A misspelled name, or unknown arguments, are the caller's mistake."""
+def test_calling_an_undefined_hook_raises(make_app, ask):
+    """Unknown arguments raise an error too."""
     asked = getattr(make_app(*joking(lambda: ["a"])).plugins, ask)
 
     with pytest.raises(

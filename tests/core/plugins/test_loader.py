@@ -1,4 +1,4 @@
-"""Plugins are found, checked when they load, and called in order. Their errors never affect a job."""
+"""Loading of plugins: they are found, checked when they load, and called in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from firelock.storage.memory import MemoryStorage
 
 @attrs.frozen
 class FakeDistribution:
-    """An installed distribution as importlib.metadata shows it."""
+    """An installed distribution, as importlib.metadata returns it."""
 
     name: str
     version: str
@@ -70,8 +70,8 @@ def names(plugins):
     return [info.name for info in plugins.listing() if info.name != "core"]
 
 
-def test_installed_plugins_load_by_entry_point(install):
-    """Each is listed with its distribution, version and hooks. Other entry point groups are ignored."""
+def test_installed_plugins_are_loaded_from_entry_points(install):
+    """Each plugin is listed with its distribution, version and hooks. Other groups are ignored."""
     install(
         (
             "acme-tenants",
@@ -87,8 +87,8 @@ def test_installed_plugins_load_by_entry_point(install):
     assert ["tenants"] == names(plugins)
 
 
-def test_a_plugin_that_is_installed_later_is_found(tmp_path, monkeypatch):
-    """An app that is created later finds it, although the result is cached until something changes."""
+def test_plugin_installed_later_is_found(tmp_path, monkeypatch):
+    """A later app finds the plugin. The cached list is valid only until something changes."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "late_plugin.py").write_text(
         "from firelock import hookimpl\nclass Late:\n    @hookimpl\n    def jobs_created(self, jobs): ...\n"
@@ -113,8 +113,8 @@ def test_a_plugin_that_is_installed_later_is_found(tmp_path, monkeypatch):
         ("nobody", []),
     ],
 )
-def test_the_environment_chooses_among_them(install, monkeypatch, selection, loaded):
-    """Names include and names with a minus exclude plugins; excluding wins.
+def test_environment_variable_selects_plugins(install, monkeypatch, selection, loaded):
+    """A name includes a plugin, and a name with a minus sign excludes it. Exclusion takes precedence.
 
     Excluded plugins are not imported.
     """
@@ -137,8 +137,8 @@ def test_the_environment_chooses_among_them(install, monkeypatch, selection, loa
         ("", ""),
     ],
 )
-def test_a_name_that_nothing_has_is_logged(install, monkeypatch, caplog, selection, said):
-    """An unknown name is not refused, because one environment may serve programs with different plugins."""
+def test_unknown_name_in_the_environment_is_logged(install, monkeypatch, caplog, selection, said):
+    """It is not an error, because programs with different plugins can share an environment."""
     install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("tenants", Quiet)))
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
 
@@ -148,8 +148,8 @@ def test_a_name_that_nothing_has_is_logged(install, monkeypatch, caplog, selecti
     assert said in "".join(caplog.messages)
 
 
-def test_a_plugin_that_raises_stops_the_start(install):
-    """The message contains the plugin, the distribution, the cause, and how to start without the plugin."""
+def test_plugin_that_fails_to_load_raises(install):
+    """The message contains the plugin, its distribution, the cause and the setting that excludes it."""
     install(("acme", "1.2", FakeEntryPoint("broken", error=RuntimeError("boom"))))
 
     with pytest.raises(
@@ -158,7 +158,7 @@ def test_a_plugin_that_raises_stops_the_start(install):
         Plugins()
 
 
-def test_a_plugin_class_that_cannot_be_made_stops_the_start():
+def test_plugin_class_that_cannot_be_instantiated_raises():
     """A class is instantiated without arguments."""
 
     class Demanding:
@@ -168,8 +168,8 @@ def test_a_plugin_class_that_cannot_be_made_stops_the_start():
         Plugins([Demanding], use_entry_points=False)
 
 
-def test_two_plugins_of_one_name_are_refused(install):
-    """With two plugins of the same name, the name would be ambiguous."""
+def test_two_plugins_with_the_same_name_are_refused(install):
+    """Otherwise, the name would be ambiguous in settings."""
     install(("acme", "1", FakeEntryPoint("tenants", Quiet)), ("other", "2", FakeEntryPoint("tenants", Quiet)))
 
     with pytest.raises(
@@ -178,8 +178,8 @@ def test_two_plugins_of_one_name_are_refused(install):
         Plugins()
 
 
-def test_a_distribution_that_is_found_twice_loads_once(install):
-    """A distribution that is on the path twice is not a conflict."""
+def test_distribution_that_is_found_twice_is_loaded_once(install):
+    """A distribution can be on the path twice without a conflict."""
     install(("acme", "1", FakeEntryPoint("tenants", Quiet)), ("acme", "1", FakeEntryPoint("tenants", Quiet)))
 
     assert ["tenants"] == names(Plugins())
@@ -199,16 +199,15 @@ def make_module():
     return module
 
 
-def test_an_app_s_plugins_are_classes_instances_or_modules():
-    """Each is named after its class or module and its place in the list."""
+def test_plugins_of_an_app_can_be_classes_instances_or_modules():
+    """The name of each plugin contains its class or module and its index in the list."""
     plugins = Plugins([Quiet, Quiet(), make_module()], use_entry_points=False)
 
     assert ["acme_hooks#2", "Quiet#1", "Quiet#0"] == names(plugins)
     assert {"app"} == {info.distribution for info in plugins.listing() if info.name != "core"}
 
 
-def test_one_app_s_plugins_are_not_another_s():
-    """Plugins are not global."""
+def test_plugins_of_an_app_do_not_affect_other_apps():
     with Firelock("memory://", plugins=[Quiet]) as one, Firelock("memory://") as other:
         assert (True, False) == (one.plugins.has_jobs_created, other.plugins.has_jobs_created)
 
@@ -231,15 +230,15 @@ class Misspelt:
     ],
     ids=["twice", "misspelt argument"],
 )
-def test_what_cannot_be_registered_stops_the_start(plugins, words):
-    """The same plugin twice, or an argument that the hook does not have, is refused."""
+def test_plugin_that_cannot_be_registered_raises(plugins, words):
+    """The same plugin must not be passed twice. A hook must not have unknown arguments."""
     with pytest.raises(PluginError, match=words):
         Plugins(plugins, use_entry_points=False)
 
 
 @pytest.mark.parametrize("plugins", [Quiet, "acme.plugin", None, 7])
-def test_plugins_are_given_in_a_list(plugins):
-    """The message for a single plugin without its list contains the fix."""
+def test_plugins_must_be_a_list(plugins):
+    """The message for a single plugin contains the fix."""
     with pytest.raises(ConfigurationError, match=r"plugins must be a list, got .*\. Pass plugins=\["):
         Firelock("memory://", plugins=plugins)
 
@@ -256,7 +255,7 @@ class Unmarked:
 
 
 class NoFunction:
-    """A plugin that marks an object that is not a function and would not be called."""
+    """A plugin whose marked object is not a function, so it would not be called."""
 
     jobs_created = hookimpl(functools.partial(print, "created"))
 
@@ -265,7 +264,7 @@ class NoFunction:
 
 
 def make_unmarked_module():
-    """Return a module with a hook, and with a function that has the name of a hook but not the mark."""
+    """Return a module with a hook and an unmarked function that has the name of a hook."""
     module = make_module()
     module.jobs_settled = lambda settled: None
     return module
@@ -280,8 +279,8 @@ def make_unmarked_module():
     ],
     ids=["class", "no function", "module"],
 )
-def test_a_hook_without_its_mark_stops_the_start(install, plugin, named):
-    """A function with a hook's name that would never be called is refused by name, in any kind of plugin."""
+def test_unmarked_hook_raises(install, plugin, named):
+    """Such a function would never be called. The error contains its name, for every kind of plugin."""
     install(("acme", "1.2", FakeEntryPoint("tenants", plugin)))
 
     with pytest.raises(
@@ -301,8 +300,8 @@ def test_a_hook_without_its_mark_stops_the_start(install, plugin, named):
     [object(), "acme.plugin", types.ModuleType("acme_hooks"), type("Helper", (), {"help": print}), None],
     ids=["object", "text", "module", "class", "nothing"],
 )
-def test_a_plugin_without_a_hook_stops_the_start(install, plugin):
-    """An object without a hook is not a plugin, and would load silently."""
+def test_plugin_without_a_hook_raises(install, plugin):
+    """Without the error, such an object would be loaded silently."""
     install(("acme", "1.2", FakeEntryPoint("tenants", plugin)))
 
     with pytest.raises(PluginError, match=r"'tenants' of acme 1\.2 has no hook.*=-tenants"):
@@ -314,8 +313,8 @@ def test_a_plugin_without_a_hook_stops_the_start(install, plugin):
 
 
 @pytest.mark.parametrize("plugin", [{"jobs_setled": None}, {"job_contxt": None}], ids=["observer", "filter"])
-def test_a_hook_that_does_not_exist_stops_the_start(install, plugin):
-    """The message contains the hook that was probably meant, and all hooks."""
+def test_unknown_hook_raises(install, plugin):
+    """The message suggests a similar hook and lists all hooks."""
     [misspelt] = plugin
     right = {"jobs_setled": "jobs_settled", "job_contxt": "job_context"}[misspelt]
     install(
@@ -329,8 +328,8 @@ def test_a_hook_that_does_not_exist_stops_the_start(install, plugin):
         Plugins()
 
 
-def test_a_plugin_error_has_the_plugins_name():
-    """Programs that report the error can use it. An error that belongs to no single plugin has no name."""
+def test_plugin_error_has_the_name_of_the_plugin():
+    """Programs can report it. The name is None if the error does not belong to a single plugin."""
     with pytest.raises(PluginError) as named:
         Plugins([Misspelt], use_entry_points=False)
     with pytest.raises(PluginError) as unnamed:
@@ -339,8 +338,8 @@ def test_a_plugin_error_has_the_plugins_name():
     assert ("Misspelt#0", None) == (named.value.plugin, unnamed.value.plugin)
 
 
-def test_working_plugins_are_those_that_let_an_app_start(install):
-    """Each broken plugin is omitted and reported with its problem, wherever the problem occurs."""
+def test_load_working_omits_and_reports_broken_plugins(install):
+    """This applies to problems in every phase of the start."""
     install(
         ("cracked", "1", FakeEntryPoint("cracked", error=RuntimeError("boom"))),
         ("acme", "2", FakeEntryPoint("good", Quiet), FakeEntryPoint("odd", Misspelt)),
@@ -360,8 +359,8 @@ def test_working_plugins_are_those_that_let_an_app_start(install):
     assert all(f"FIRELOCK_PLUGINS=-{each.name}" in each.problem for each in broken)
 
 
-def test_what_is_no_function_may_have_a_hook_s_name():
-    """A plugin may have a value under the name of a hook."""
+def test_attribute_that_is_not_a_function_can_have_a_hook_name():
+    """Such attributes are not checked."""
 
     class Busy:
         job_options = ("queue", "bulk")
@@ -377,8 +376,8 @@ def test_what_is_no_function_may_have_a_hook_s_name():
 
 
 @pytest.mark.parametrize("mark", ["wrapper", "hookwrapper"])
-def test_a_hook_wrapper_is_refused(mark):
-    """A plugin cannot wrap the hooks of others."""
+def test_hook_wrapper_is_refused(mark):
+    """A plugin cannot wrap the hooks of other plugins."""
 
     class Wrapping:
         @hookimpl(**{mark: True})
@@ -426,14 +425,14 @@ class Selfless:
         ),
     ],
 )
-def test_a_method_without_self_is_refused(plugin, said):
-    """The first parameter of such a method would receive the plugin instead of the hook's argument."""
+def test_method_without_self_is_refused(plugin, said):
+    """Its first parameter would receive the plugin instead of the argument of the hook."""
     with pytest.raises(PluginError, match=said):
         Plugins([plugin], use_entry_points=False)
 
 
-def test_a_function_need_not_have_self():
-    """In a module, or under @staticmethod, the first parameter is the hook's own."""
+def test_function_does_not_need_self():
+    """In a module or with @staticmethod, the first parameter is an argument of the hook."""
     module = types.ModuleType("shop_hooks")
 
     @hookimpl
@@ -457,8 +456,8 @@ def offering(hook, **offers):
     return type(f"Offers{'And'.join(offers)}", (), {hook: hookimpl(offer)})
 
 
-def test_the_core_s_names_are_taken():
-    """memory:// and json cannot be replaced."""
+def test_names_of_the_core_cannot_be_replaced():
+    """These are the scheme memory:// and the serializer json."""
     with pytest.raises(
         PluginError,
         match="'Offersmemory#0' of app offers the storage scheme 'memory', which plugin 'core' also offers",
@@ -479,16 +478,16 @@ def test_the_core_s_names_are_taken():
     ],
     ids=["nothing", "list", "number", "error"],
 )
-def test_an_offer_is_a_mapping_of_names(hook, answer, words):
-    """A value that is not a mapping of names, or an error, is refused, naming the plugin and the hook."""
+def test_registration_hook_must_return_a_mapping(hook, answer, words):
+    """The error for another value or an exception contains the plugin and the hook."""
     plugin = type("Odd", (), {hook: hookimpl(answer)})
 
     with pytest.raises(PluginError, match=f"'Odd#0' of app {words.format(hook)}"):
         Firelock("memory://", plugins=[plugin])
 
 
-def test_a_serializer_is_offered_under_its_own_name():
-    """The name is stored with each job, so a job could not be read under another name."""
+def test_serializer_must_be_registered_under_its_name():
+    """The name is stored with each job, so jobs could not be read under another name."""
 
     class Rot13(JsonSerializer):
         name = "rot13"
@@ -499,8 +498,8 @@ def test_a_serializer_is_offered_under_its_own_name():
         Firelock("memory://", plugins=[offering("register_serializers", rot13="rot13")])
 
 
-def test_an_unknown_serializer_is_refused():
-    """The message lists the installed serializers, and the one that was probably meant."""
+def test_unknown_serializer_raises():
+    """The message lists the installed serializers and suggests a similar name."""
     with pytest.raises(ConfigurationError, match=r"Serializer 'xml' is unknown\. Installed: json\."):
         Firelock("memory://", serializer="xml")
     with pytest.raises(
@@ -510,8 +509,8 @@ def test_an_unknown_serializer_is_refused():
 
 
 @pytest.mark.parametrize("hook", ["register_storages", "register_lock_providers"])
-def test_what_is_offered_for_a_scheme_is_a_function(hook):
-    """An object that is not a function would fail only at its first use."""
+def test_factory_of_a_scheme_must_be_a_function(hook):
+    """Otherwise, the mistake would be noticed only when the scheme is used."""
     with pytest.raises(
         PluginError, match=r"'Offersacme#0' of app offers 'acme\.Storage' for the .* scheme 'acme'"
     ):
@@ -534,20 +533,20 @@ def test_what_is_offered_for_a_scheme_is_a_function(hook):
         ("://", "No storage for scheme ''"),
     ],
 )
-def test_an_unknown_scheme_is_refused(url, hint):
-    """The message contains the scheme, the installed schemes and what to install."""
+def test_unknown_scheme_raises(url, hint):
+    """The message contains the scheme, the installed schemes and the package to install."""
     with pytest.raises(UnknownScheme, match=hint):
         open_storage(url)
 
 
 @pytest.mark.parametrize("url", ["jobs.db", "sqlite:jobs.db", "memory", "memory:/x"])
-def test_a_url_needs_its_separator(url):
-    """The error for a string that is not a URL contains an example."""
+def test_storage_url_without_a_separator_raises(url):
+    """The error contains the required format."""
     with pytest.raises(ConfigurationError, match=f"'{url}' is not a storage URL; use scheme://"):
         open_storage(url)
 
 
-def test_no_message_tells_a_password():
+def test_messages_do_not_contain_passwords():
     """Passwords are hidden even in strings that are not URLs."""
     for url in ("anna:secret@host/jobs", "mongo://anna:secret@host/jobs"):
         with pytest.raises(ConfigurationError) as caught:
@@ -555,8 +554,8 @@ def test_no_message_tells_a_password():
         assert "secret" not in str(caught.value)
 
 
-def test_a_factory_returns_a_storage():
-    """Another return value is the plugin's fault, and the message contains its class."""
+def test_factory_must_return_a_storage():
+    """The message contains the plugin and the class of the returned value."""
     with pytest.raises(
         PluginError,
         match=r"'Offersacme#0' of app returned dict for 'acme'; return a firelock\.storage\.Storage\. Fix it",
@@ -564,8 +563,8 @@ def test_a_factory_returns_a_storage():
         open_storage("acme://", [offering("register_storages", acme=lambda url: {})])
 
 
-def test_a_storage_speaks_this_contract():
-    """A storage that was written for another version is refused before it is used."""
+def test_storage_with_another_contract_version_is_refused():
+    """The version is checked before the storage is used."""
 
     class Old(MemoryStorage):
         contract = CONTRACT - 1
@@ -578,8 +577,8 @@ def test_a_storage_speaks_this_contract():
         Firelock(Old())
 
 
-def test_a_storage_says_for_which_contract_it_was_written():
-    """A storage without its own value is refused, because it would inherit the version of this Firelock."""
+def test_storage_must_declare_its_contract_version():
+    """Without a declaration, a storage would inherit the version of the installed Firelock."""
     verbs = {name: lambda self: None for name in Storage.__abstractmethods__}
     silent = type("Silent", (Storage,), verbs)
 
@@ -591,8 +590,8 @@ def test_a_storage_says_for_which_contract_it_was_written():
         Firelock(silent())
 
 
-def test_a_driver_that_is_missing_is_said():
-    """A factory imports its driver. If the driver is missing, the message names its module."""
+def test_missing_driver_raises_with_its_module():
+    """A factory imports its driver."""
 
     def factory(url):
         import no_such_driver  # noqa: F401
@@ -619,8 +618,8 @@ def failing(error, *, cause=None):
         (OSError("no such folder"), "OSError: no such folder"),
     ],
 )
-def test_what_a_factory_raises_is_told_with_the_plugin(hook, error, said):
-    """The message contains the plugin's name and the error's message, and the error is the cause."""
+def test_error_of_a_factory_contains_the_plugin(hook, error, said):
+    """The message contains the plugin's name and the original message. The original error is the cause."""
     locks = "acme://x" if hook == "register_lock_providers" else None
     plugin = offering(hook, acme=failing(error))
 
@@ -633,8 +632,8 @@ def test_what_a_factory_raises_is_told_with_the_plugin(hook, error, said):
     assert caught.value.plugin == "Offersacme#0"
 
 
-def test_firelock_s_own_errors_of_a_factory_are_raised_as_they_are():
-    """A factory can refuse an option with its own error."""
+def test_firelock_errors_of_a_factory_are_raised_unchanged():
+    """For example, a factory can report an unknown option."""
     error = ConfigurationError("The option synk is unknown. Did you mean sync?")
 
     with pytest.raises(ConfigurationError) as caught:
@@ -644,11 +643,8 @@ def test_firelock_s_own_errors_of_a_factory_are_raised_as_they_are():
 
 
 @pytest.mark.parametrize("url", ["acme://host:port/x", "acme://[::1/x", "acme://anna:se/cret@host/x"])
-def test_a_url_that_cannot_be_read_is_said(url):
-    """If the host or port of the URL is invalid, the message is about the URL and not the plugin.
-
-    It does not quote the URL.
-    """
+def test_url_that_cannot_be_parsed_raises(url):
+    """The message does not blame the plugin and does not contain the URL."""
 
     def factory(url):
         return MemoryStorage(str(urlsplit(url).port))
@@ -667,8 +663,8 @@ def test_a_url_that_cannot_be_read_is_said(url):
     "error",
     [ValueError("cannot parse 'se%63ret'"), OSError("secret is refused"), RuntimeError("see the cause")],
 )
-def test_no_factory_s_error_tells_a_password(error):
-    """An error that quotes the password, or is caused by one that does, is neither shown nor linked."""
+def test_error_of_a_factory_does_not_contain_passwords(error):
+    """If the original error or its cause contains the password, neither is shown or chained."""
     factory = failing(error, cause=ValueError("secret") if isinstance(error, RuntimeError) else None)
 
     with pytest.raises(
@@ -682,8 +678,8 @@ def test_no_factory_s_error_tells_a_password(error):
     assert "se%63ret'" not in shown
 
 
-def test_a_storage_that_is_not_initialized_is_refused():
-    """If its `__init__` does not call that of its base class, the message says what to call."""
+def test_storage_that_does_not_call_super_init_is_refused():
+    """The message contains the missing call."""
 
     class Forgetful(MemoryStorage):
         def __init__(self, url):
@@ -705,8 +701,8 @@ def test_a_storage_that_is_not_initialized_is_refused():
         ("mydb://x", "", r"Installed: memory\. Install a plugin that offers it\.$"),
     ],
 )
-def test_a_scheme_whose_plugin_was_left_out_is_said(install, monkeypatch, url, selection, said):
-    """The message names the setting and the excluded plugins, for storages and for lock providers."""
+def test_error_for_a_scheme_lists_excluded_plugins(install, monkeypatch, url, selection, said):
+    """It also contains the setting. This applies to storages and lock providers."""
     install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("sql", Quiet)))
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
 
@@ -719,13 +715,13 @@ def test_a_scheme_whose_plugin_was_left_out_is_said(install, monkeypatch, url, s
 
 @attrs.frozen
 class Engine:
-    """An object with a URL, like an engine of SQLAlchemy."""
+    """An object with a URL, like an SQLAlchemy engine."""
 
     url: str
 
 
-def test_an_engine_is_adopted_by_its_scheme():
-    """The plugin of the scheme gets the object itself. A driver's name in the URL does not matter."""
+def test_engine_is_passed_to_the_plugin_of_its_scheme():
+    """The plugin receives the object itself. The name of the driver in the URL does not matter."""
     seen = []
 
     def factory(engine):
@@ -739,7 +735,7 @@ def test_an_engine_is_adopted_by_its_scheme():
 
 
 @pytest.mark.parametrize("storage", [7, object(), Engine("nobody://"), Engine(None)])
-def test_what_is_no_storage_is_refused(storage):
+def test_invalid_storage_raises(storage):
     """The message contains the value and the accepted types."""
     with pytest.raises(
         ConfigurationError, match=r"storage must be a URL, a firelock\.storage\.Storage or .*, got "
@@ -769,8 +765,8 @@ def test_what_is_no_storage_is_refused(storage):
         ),
     ],
 )
-def test_a_wrong_lock_provider_is_refused(locks, words):
-    """An unknown scheme, a string that is not a URL, and an object without provider methods are refused."""
+def test_invalid_lock_provider_raises(locks, words):
+    """The scheme must be known, and the object must have the methods of a provider."""
     plugin = offering("register_lock_providers", acme=lambda url: {})
 
     with pytest.raises(ConfigurationError, match=words):
@@ -792,13 +788,13 @@ def test_a_wrong_lock_provider_is_refused(locks, words):
         ("memory://", "memory://"),
     ],
 )
-def test_a_url_is_shown_without_its_password(url, shown):
+def test_url_is_shown_without_its_password(url, shown):
     """The rest of the URL stays readable."""
     assert shown == shown_url(url)
 
 
-def test_a_url_that_cannot_be_read_is_not_shown():
-    """An invalid URL could contain a password anywhere."""
+def test_url_that_cannot_be_parsed_is_not_shown():
+    """Such a URL could contain a password anywhere."""
     with pytest.raises(StorageError) as caught:
         shown_url("redis://anna:secret@[::1/0")
 
@@ -820,8 +816,8 @@ def answering(hook, answer, log, name):
     return type(name, (), {hook: hookimpl(asked)})
 
 
-def test_hooks_run_from_entry_points_to_the_app_s_last_and_first(install):
-    """Plugins from entry points come first, then those of the app, beginning with the last of its list."""
+def test_hooks_run_from_entry_points_then_from_last_to_first(install):
+    """Plugins from entry points run first. Plugins of the app follow, beginning with the last in its list."""
     log = []
     install(("acme", "1", FakeEntryPoint("installed", answering("jobs_created", None, log, "installed"))))
 

@@ -1,4 +1,4 @@
-"""Observers of ended attempts: ordered, independent of each other, bounded, and logged if they are slow."""
+"""Observers of ended attempts: order, independence, bounded queues, and log lines for slow observers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from firelock.plugins.observers import (
 from firelock.testing import eventually
 from tests.core.fakes import plugin
 
-LONG = 30.0  # seconds until a condition counts as never met
+LONG = 30.0  # seconds until a wait for a condition fails
 SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)
 
 
@@ -75,7 +75,7 @@ def dropped(name, count, in_all):
 # ---- the queue of a plugin -------------------------------------------------------------------------------
 
 
-def test_ends_are_reported_in_order_and_in_calls_of_limited_size(reports, gate):
+def test_ends_are_reported_in_order_in_calls_of_limited_size(reports, gate):
     """Ends that accumulate during a slow call are reported in a few further calls."""
     calls = []
     ends = reports(slow=blocked_by(gate, calls))
@@ -109,8 +109,8 @@ def test_ends_above_the_limit_are_dropped_and_logged(reports, gate, caplog):
     assert QUEUE_LIMIT == sum(map(len, calls))
 
 
-def test_dropped_ends_are_summed_up_after_an_interval(reports, gate, caplog, monkeypatch):
-    """Dropped ends are logged even if no further end is reported."""
+def test_dropped_ends_are_summed_up_per_interval(reports, gate, caplog, monkeypatch):
+    """The sum is logged even if no further ends are reported."""
     caplog.set_level(logging.WARNING)
     calls = []
     ends = reports(exporter=blocked_by(gate, calls))
@@ -122,7 +122,7 @@ def test_dropped_ends_are_summed_up_after_an_interval(reports, gate, caplog, mon
     eventually(lambda: "Ends dropped: 9 (10 in total)" in caplog.text, within=LONG)
 
 
-def test_a_blocked_observer_does_not_delay_another(reports, gate):
+def test_blocked_observer_does_not_delay_another(reports, gate):
     """Each plugin has its own queue."""
     calls, seen = [], []
     ends = reports(blocked=blocked_by(gate, calls), quick=seen.extend)
@@ -135,8 +135,8 @@ def test_a_blocked_observer_does_not_delay_another(reports, gate):
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_an_observer_that_raises_gets_the_next_ends(reports, caplog, error):
-    """The error of an observer is logged with the plugin's name."""
+def test_observer_that_raises_receives_the_next_ends(reports, caplog, error):
+    """The error is logged with the name of the plugin."""
     seen = []
 
     def observe(settled):
@@ -154,7 +154,7 @@ def test_an_observer_that_raises_gets_the_next_ends(reports, caplog, error):
     assert "Plugin 'broken' raised an exception in jobs_settled; no job is affected." in caplog.messages
 
 
-def test_close_reports_what_waits(reports):
+def test_close_reports_the_waiting_ends(reports):
     """The last ends of a process are not lost."""
     seen = []
     ends = reports(quick=seen.extend)
@@ -165,8 +165,8 @@ def test_close_reports_what_waits(reports):
     assert list(range(2 * CALL_LIMIT)) == seen
 
 
-def test_close_gives_up_a_blocked_observer_and_logs_it(reports, gate, caplog):
-    """Ends that are reported after that are counted as dropped."""
+def test_close_abandons_a_blocked_observer_and_logs_it(reports, gate, caplog):
+    """Later ends count as dropped."""
     calls = []
     ends = reports(blocked=blocked_by(gate, calls))
     ends.report([1])
@@ -183,7 +183,7 @@ def test_close_gives_up_a_blocked_observer_and_logs_it(reports, gate, caplog):
 
 
 def test_observers_that_count_in_memory_are_called_directly(reports, gate):
-    """Observers that count in memory get every end, whatever other plugins do, and do not need a thread."""
+    """They receive every end even if other plugins are blocked, and do not need a thread."""
     calls, threads = [], []
 
     @counts_in_memory
@@ -197,8 +197,8 @@ def test_observers_that_count_in_memory_are_called_directly(reports, gate):
     assert [(threading.current_thread(), QUEUE_LIMIT)] * 3 == threads
 
 
-def test_firelock_s_own_counters_count_in_memory():
-    """An end that a queue drops would be missing from every later sum."""
+def test_counters_of_firelock_count_in_memory():
+    """An end dropped from a queue would be missing from every later sum."""
     own = [Prometheus(CollectorRegistry()), OpenTelemetry(meter_provider=MeterProvider())]
 
     found = Plugins([*own, plugin(jobs_settled=lambda settled: None)], use_entry_points=False).end_observers()
@@ -212,8 +212,8 @@ def test_firelock_s_own_counters_count_in_memory():
 # ---- slow observers --------------------------------------------------------------------------------------
 
 
-def test_a_slow_observer_is_named_once_and_then_once_per_interval(caplog, monkeypatch):
-    """The interval applies to each hook of each plugin separately."""
+def test_slow_observer_is_logged_once_per_interval(caplog, monkeypatch):
+    """Each hook of each plugin has a separate interval."""
     caplog.set_level(logging.INFO)
     slow = SlowObservers()
 
@@ -239,8 +239,8 @@ def test_a_slow_observer_is_named_once_and_then_once_per_interval(caplog, monkey
     ]
 
 
-def test_every_observing_hook_is_timed(caplog, monkeypatch):
-    """The setup of a process often takes long, so it does not cause a warning."""
+def test_every_observer_hook_is_timed(caplog, monkeypatch):
+    """The setup of a process often takes a long time, so it does not cause a warning."""
     caplog.set_level(logging.INFO, "firelock.plugins.observers")
     monkeypatch.setattr(observers, "SLOW_SECONDS", -1.0)
     hooks = [
@@ -271,7 +271,7 @@ def test_every_observing_hook_is_timed(caplog, monkeypatch):
 
 
 def threads():
-    """Return the names of the running threads of observers."""
+    """Return the names of the running observer threads."""
     return [one.name for one in threading.enumerate() if one.name.startswith("firelock-observer")]
 
 
@@ -281,7 +281,7 @@ def serve(*plugins):
     return fire, fire.task(name="noop")(lambda: None)
 
 
-def test_a_stop_reports_every_end(gate):
+def test_server_stop_reports_every_end(gate):
     """The hook can use the remaining grace time."""
     seen = []
 
@@ -301,8 +301,8 @@ def test_a_stop_reports_every_end(gate):
     assert threads() == []
 
 
-def test_jobs_run_while_an_observer_is_blocked_and_own_counters_go_on(gate):
-    """A hook that never returns affects only its own plugin."""
+def test_jobs_and_counters_continue_while_an_observer_is_blocked(gate):
+    """A hook that does not return affects only its plugin."""
     registry = CollectorRegistry()
     fire, noop = serve(Prometheus(registry), plugin(jobs_settled=lambda settled: gate.wait(LONG)))
     with closing(fire):
@@ -320,7 +320,7 @@ def test_jobs_run_while_an_observer_is_blocked_and_own_counters_go_on(gate):
 
 
 def test_no_thread_is_started_without_an_observer():
-    """Counters do not need a thread either."""
+    """Counters that count in memory do not need a thread either."""
     fire, _ = serve(Prometheus(CollectorRegistry()), plugin(jobs_created=lambda jobs: None))
     with closing(fire), fire.server(workers=1):
         assert threads() == []

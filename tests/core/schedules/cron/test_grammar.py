@@ -1,4 +1,4 @@
-"""Cron expressions: the accepted strings, their meaning, and the errors for other strings."""
+"""Cron expressions: valid strings, their meaning, and the errors for invalid strings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from croniter import croniter
 
 from firelock.errors import ScheduleError
 from firelock.schedules.cron import Cron
-from tests.core.schedules.cron.walk import assert_equals_the_walk
+from tests.core.schedules.cron.walk import assert_matches_reference
 
 
 def days_of(expression, year, month):
@@ -43,26 +43,27 @@ HOURS = [
 
 
 @pytest.mark.parametrize("days", DAYS)
-def test_a_day_form_equals_the_walk_by_days(days):
-    """Three years include each length of a month, and every weekday as its first.
+def test_day_fields_match_the_reference(days):
+    """Three years include months of every length that begin on every weekday.
 
-    If both day fields are restricted, either may match.
+    If both day fields are restricted, a day that matches either of them is enough.
     """
     first, day = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=1)
 
-    assert_equals_the_walk(f"0 0 {days}", "UTC", first, first + 1_096 * day, overlap=day, step=day)
+    assert_matches_reference(f"0 0 {days}", "UTC", first, first + 1_096 * day, overlap=day, step=day)
 
 
 @pytest.mark.parametrize("hours", HOURS)
-def test_a_time_form_equals_the_walk_by_hours(hours):
+def test_hour_fields_match_the_reference(hours):
     """The other fields of an expression accept the same forms."""
     first, hour = datetime(2026, 6, 1, tzinfo=UTC), timedelta(hours=1)
 
-    assert_equals_the_walk(f"\t0   {hours}\t* * * ", "UTC", first, first + 50 * hour, overlap=hour, step=hour)
+    assert_matches_reference(
+        f"\t0   {hours}\t* * * ", "UTC", first, first + 50 * hour, overlap=hour, step=hour
+    )
 
 
-def test_six_fields_put_seconds_first():
-    """The first of six fields is the second of the minute."""
+def test_first_of_six_fields_is_the_second():
     start = datetime(2026, 11, 25, tzinfo=UTC)
 
     fires = Cron("15,45 30 2 * * *").upcoming(start, 3)
@@ -86,8 +87,8 @@ def test_six_fields_put_seconds_first():
         ("@every_second", "* * * * * *"),
     ],
 )
-def test_a_macro_is_short_for_fields(macro, same):
-    """A macro fires at the same times as the expression that it stands for."""
+def test_macro_equals_its_expression(macro, same):
+    """Both fire at the same times."""
     start = datetime(2026, 2, 27, 23, 59, 58, tzinfo=UTC)
 
     assert Cron(same).upcoming(start, 5) == Cron(macro).upcoming(start, 5)
@@ -104,8 +105,8 @@ def test_a_macro_is_short_for_fields(macro, same):
         ("0 0 13 * fri", [4, 11, 13, 18, 25]),
     ],
 )
-def test_two_restricted_day_fields_match_either(expression, days):
-    """Every cron has this rule, except that `*` restricts nothing. The reference does not cover it."""
+def test_either_of_two_restricted_day_fields_can_match(expression, days):
+    """All cron programs have this rule. A field with `*` is not restricted."""
     assert days == days_of(expression, 2026, 12)
 
 
@@ -126,7 +127,7 @@ def test_croniter_differs_on_a_range_of_one_value():
     assert [5] == hours_of("0 5-5 * * *")
 
 
-# ---- refused expressions -------------------------------------------------------------------------------
+# ---- invalid expressions -------------------------------------------------------------------------------
 
 REFUSED = [
     ("", "empty"),
@@ -191,21 +192,21 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("expression", "words"), REFUSED, ids=[f"{at}-{str(bad)[:20]!a}" for at, (bad, _) in enumerate(REFUSED)]
 )
-def test_a_wrong_expression_is_refused_where_it_is_wrong(expression, words):
-    """The error is raised at construction. It contains the field, the column and what is allowed."""
+def test_error_of_an_invalid_expression_contains_the_position(expression, words):
+    """The constructor raises the error. It contains the field, the column and the allowed values."""
     with pytest.raises(ScheduleError, match=words):
         Cron(expression)
 
 
-def test_a_refusal_never_repeats_a_long_expression():
-    """The message stays short, whatever was passed."""
+def test_error_does_not_contain_a_long_expression():
+    """The message stays short for every value."""
     with pytest.raises(ScheduleError) as caught:
         Cron("*" * 100_000)
 
     assert len(str(caught.value)) < 300
 
 
-def test_29_february_is_no_impossible_date():
+def test_29_february_is_a_possible_date():
     """A date that occurs only every few years is found, even on one weekday across the year 2100."""
     after = datetime(2096, 3, 1, tzinfo=UTC)
 

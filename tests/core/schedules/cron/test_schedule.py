@@ -32,8 +32,8 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
     ("zone", "name"),
     [(ZoneInfo("Europe/Istanbul"), "Europe/Istanbul"), (ZoneInfo("UTC"), "UTC"), (UTC, "UTC")],
 )
-def test_a_zone_may_be_given_as_an_object(zone, name):
-    """A `ZoneInfo` and the result of Django's `get_current_timezone()` are accepted. Their name is stored."""
+def test_time_zone_can_be_an_object(zone, name):
+    """A `ZoneInfo` and the result of Django's `get_current_timezone()` are accepted. The name is stored."""
     nightly = Cron.daily(2, tz=zone)
 
     assert Cron.daily(2, tz=name) == nightly
@@ -41,8 +41,8 @@ def test_a_zone_may_be_given_as_an_object(zone, name):
     assert nightly == schedule_from_json(schedule_to_json(nightly))
 
 
-def test_equal_crons_are_equal_values():
-    """Crons with equal expressions and options are equal, hash alike, can be pickled and are immutable."""
+def test_crons_with_equal_options_are_equal():
+    """They have equal hashes, can be pickled and are immutable."""
     one, other = Cron("0 2 * * *", tz="Europe/Berlin"), Cron("0 2  * * *", tz="Europe/Berlin")
 
     assert one == other
@@ -67,7 +67,7 @@ def test_equal_crons_are_equal_values():
         (Cron.yearly(12, 24, 18, 30), "30 18 24 12 *"),
     ],
 )
-def test_a_builder_writes_the_expression(built, expression):
+def test_builder_creates_an_expression(built, expression):
     """Each builder is a short form of an expression."""
     assert Cron(expression) == built
 
@@ -75,8 +75,8 @@ def test_a_builder_writes_the_expression(built, expression):
 @pytest.mark.parametrize(
     "build", [Cron.minutely, Cron.hourly, Cron.daily, Cron.weekly, Cron.monthly, Cron.yearly]
 )
-def test_a_builder_passes_the_options_on(build):
-    """Each builder accepts the time zone and the policies."""
+def test_builder_accepts_all_options(build):
+    """The options are the time zone and the policies."""
     built = build(tz="Asia/Tokyo", misfire="skip", misfire_limit=7, overlap="skip")
 
     assert ("Asia/Tokyo", "skip", 7, "skip") == (built.tz, built.misfire, built.misfire_limit, built.overlap)
@@ -96,8 +96,8 @@ def test_a_builder_passes_the_options_on(build):
         lambda: Cron.yearly(2, 30),
     ],
 )
-def test_a_builder_refuses_what_is_no_time(build):
-    """A builder accepts only numbers in their range, so another expression cannot be passed through it."""
+def test_builder_with_an_invalid_time_raises(build):
+    """A builder accepts only numbers in a range, so callers cannot insert other expressions."""
     with pytest.raises(ScheduleError):
         build()
 
@@ -115,7 +115,7 @@ def test_a_builder_refuses_what_is_no_time(build):
 @pytest.mark.parametrize(
     "make", [lambda **options: Cron("* * * * *", **options), lambda **options: Every(timedelta(1), **options)]
 )
-def test_a_wrong_policy_is_refused(make, options, words):
+def test_invalid_policy_raises(make, options, words):
     """The error for an unknown policy lists the valid ones."""
     with pytest.raises(ScheduleError, match=words.replace(".", r"\.")):
         make(**options)
@@ -135,8 +135,8 @@ def test_a_wrong_policy_is_refused(make, options, words):
         (timezone(timedelta(hours=3)), "or a ZoneInfo that has one, got datetime.timezone("),
     ],
 )
-def test_an_unknown_zone_is_refused(zone, words):
-    """A zone is looked up among the known IANA names, never opened as a path. The message stays short."""
+def test_unknown_time_zone_raises(zone, words):
+    """A zone must be a known IANA name and is never opened as a path. The message stays short."""
     with pytest.raises(ScheduleError) as caught:
         Cron("* * * * *", tz=zone)
 
@@ -146,7 +146,7 @@ def test_an_unknown_zone_is_refused(zone, words):
 
 @pytest.fixture
 def _no_zones(monkeypatch):
-    """Simulate a system without time zone data.
+    """Simulate a system that does not have time zone data.
 
     The names are cached per process, so the cache is cleared before and after the test.
     """
@@ -157,8 +157,8 @@ def _no_zones(monkeypatch):
 
 
 @pytest.mark.usefixtures("_no_zones")
-def test_a_system_without_zones_says_what_to_install():
-    """If no time zone data is installed, the message names the package."""
+def test_missing_time_zone_data_raises_with_the_package_name():
+    """The message contains the package to install."""
     with pytest.raises(ScheduleError, match="Install the package tzdata"):
         Cron("* * * * *", tz="Europe/Berlin")
 
@@ -176,8 +176,8 @@ def test_a_system_without_zones_says_what_to_install():
         None,
     ],
 )
-def test_only_an_aware_instant_is_taken(schedule, bad):
-    """Naive datetimes, years out of range and other types are refused."""
+def test_invalid_start_time_raises(schedule, bad):
+    """Naive datetimes, years out of range and other types are invalid."""
     with pytest.raises(ScheduleError):
         schedule.next_after(bad)
     with pytest.raises(ScheduleError):
@@ -187,8 +187,8 @@ def test_only_an_aware_instant_is_taken(schedule, bad):
 
 
 @pytest.mark.parametrize("count", [-1, 10_001, True, 1.5])
-def test_upcoming_is_bounded(count):
-    """A count that is negative, too large or not an integer is refused."""
+def test_upcoming_with_an_invalid_count_raises(count):
+    """The count must not be negative or too large, and must be an integer."""
     with pytest.raises(ScheduleError, match="count must be an integer from 0 to 10000, got "):
         Cron("* * * * *").upcoming(NEW_YEAR, count)
 
@@ -202,8 +202,8 @@ def test_upcoming_is_bounded(count):
     start=st.integers(0, 10**15),
     periods=st.integers(0, 50),
 )
-def test_every_is_exact(interval, anchor, start, periods):
-    """Each time is anchor + n · interval to the microsecond, and counting equals stepping through them."""
+def test_times_of_every_are_exact(interval, anchor, start, periods):
+    """Each time is exactly anchor + n · interval. The count equals the number of listed times."""
     epoch, micro = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
     schedule = Every(interval * micro, anchor=epoch + anchor * micro)
     after = epoch + start * micro
@@ -222,14 +222,13 @@ def test_every_is_exact(interval, anchor, start, periods):
     "interval",
     [timedelta(0), timedelta(seconds=-1), timedelta(milliseconds=999), timedelta(days=3651), 60, "5m", None],
 )
-def test_every_takes_a_span_of_at_least_a_second(interval):
-    """A duration below a second or above ten years, and any other type, is refused."""
+def test_every_requires_an_interval_of_at_least_a_second(interval):
+    """Durations above ten years and other types are invalid too."""
     with pytest.raises(ScheduleError, match="interval must be a timedelta from 0:00:01 to 3650 days"):
         Every(interval)
 
 
-def test_every_takes_an_aware_anchor_only():
-    """A naive anchor is refused."""
+def test_every_requires_an_aware_anchor():
     with pytest.raises(ScheduleError, match="anchor must be an aware datetime"):
         Every(timedelta(minutes=1), anchor=datetime(2026, 1, 1))  # noqa: DTZ001 (the naive datetime under test)
 
@@ -237,8 +236,8 @@ def test_every_takes_an_aware_anchor_only():
 # ---- strings ------------------------------------------------------------------------------------------
 
 
-def test_a_bare_text_is_a_cron_in_utc():
-    """Where a schedule is expected, a string means Cron(string), and a schedule is returned unchanged."""
+def test_string_is_parsed_as_a_cron_in_utc():
+    """A schedule is returned unchanged."""
     every = Every(timedelta(minutes=5))
 
     assert Cron("0 2 * * *") == parse_schedule("0 2 * * *")
@@ -246,8 +245,8 @@ def test_a_bare_text_is_a_cron_in_utc():
 
 
 @pytest.mark.parametrize("value", [None, 5, timedelta(minutes=5), b"0 2 * * *", ["0 2 * * *"], "nightly"])
-def test_what_is_no_schedule_is_refused(value):
-    """A value that is neither a schedule nor a string is refused."""
+def test_invalid_schedule_raises(value):
+    """A value of another type or a string that is not a cron expression is invalid."""
     with pytest.raises(ScheduleError):
         parse_schedule(value)
 
@@ -261,13 +260,13 @@ def test_what_is_no_schedule_is_refused(value):
         Every(timedelta(microseconds=1_000_001), anchor=NEW_YEAR, misfire="skip", overlap="queue_one"),
     ],
 )
-def test_a_schedule_survives_storage(schedule):
-    """A schedule that is stored as JSON is restored as an equal one."""
+def test_stored_schedule_is_restored_unchanged(schedule):
+    """A schedule is stored as JSON."""
     assert schedule == schedule_from_json(schedule_to_json(schedule))
 
 
-def test_the_stored_text_is_compact_and_plain():
-    """The stored string is readable, without spaces, and contains every option."""
+def test_stored_schedule_is_compact_and_readable():
+    """The stored string does not contain spaces and contains every option."""
     assert (
         '{"cron":"0 2 * * *","tz":"UTC","misfire":"once","misfire_limit":100,"overlap":"allow"}'
         == schedule_to_json(Cron("0 2 * * *"))
@@ -296,8 +295,8 @@ def test_the_stored_text_is_compact_and_plain():
         json.dumps({"cron": "0 2 * * *", "tz": "x" * 5_000}),
     ],
 )
-def test_a_damaged_stored_schedule_is_refused(text):
-    """Reading any other stored value raises a ScheduleError with a short message."""
+def test_damaged_stored_schedule_raises(text):
+    """Reading the stored value raises a ScheduleError with a short message."""
     with pytest.raises(ScheduleError) as caught:
         schedule_from_json(text)
 
@@ -305,8 +304,8 @@ def test_a_damaged_stored_schedule_is_refused(text):
 
 
 @pytest.mark.parametrize("schedule", [Cron("0 2 * * *", tz="Europe/Istanbul"), Every(timedelta(minutes=5))])
-def test_fields_of_a_newer_release_are_ignored_in_a_stored_schedule(schedule):
-    """A definition that a newer release stored continues to fire with the fields known here."""
+def test_unknown_fields_of_a_stored_schedule_are_ignored(schedule):
+    """If a newer release has stored a definition, it continues to fire with the known fields."""
     stored = json.dumps({**json.loads(schedule_to_json(schedule)), "colour": "red"})
 
     assert schedule == schedule_from_json(stored)
@@ -340,6 +339,6 @@ def test_fields_of_a_newer_release_are_ignored_in_a_stored_schedule(schedule):
         (Every(timedelta(seconds=1.5)), "every 1.5 seconds"),
     ],
 )
-def test_a_schedule_is_told_in_words(schedule, words):
+def test_schedule_is_described_in_words(schedule, words):
     """The description is in English."""
     assert words == schedule.describe()

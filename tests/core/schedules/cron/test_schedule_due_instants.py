@@ -1,4 +1,4 @@
-"""The runs of a recurring job that is late, for each policy."""
+"""The runs of a late recurring job, for each policy."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 
 
 def minutes(*offsets):
-    """Return noon plus each number of minutes."""
+    """Return the times that are these numbers of minutes after noon."""
     return [NOON + offset * MINUTE for offset in offsets]
 
 
 @pytest.mark.parametrize(("late", "runs"), [(60 * SECOND, 1), (60 * SECOND + timedelta(microseconds=1), 0)])
-def test_the_grace_ends_after_exactly_60_seconds(late, runs):
+def test_grace_period_ends_after_exactly_60_seconds(late, runs):
     """A run that is 60 s late is on time. One microsecond more is a misfire."""
     firing = due_instants(Cron("0 12 * * *", misfire="skip"), due=NOON, now=NOON + late)
 
     assert runs == len(firing.instants)
 
 
-def test_the_grace_can_be_set():
-    """The grace period is the limit between late and on time."""
+def test_grace_period_can_be_set():
+    """A run within the grace period is on time."""
     firing = due_instants(
         Cron("0 12 * * *", misfire="skip"), due=NOON, now=NOON + 2 * MINUTE, grace=2 * MINUTE
     )
@@ -41,22 +41,22 @@ def test_the_grace_can_be_set():
     assert [NOON] == firing.instants
 
 
-def test_nothing_fires_before_it_is_due():
-    """A due time in the future causes no run and stays the next due time."""
+def test_schedule_does_not_fire_before_it_is_due():
+    """A future due time does not cause a run and stays the next due time."""
     firing = due_instants(Cron("0 12 * * *"), due=NOON, now=NOON - SECOND)
 
     assert Firing([], 0, NOON) == firing
 
 
-def test_a_due_instant_outside_the_schedule_still_fires():
-    """The stored due time counts, even if the schedule has changed since."""
+def test_due_time_outside_the_schedule_fires():
+    """The stored due time applies even if the schedule has changed since."""
     firing = due_instants(Cron("30 * * * *", misfire="all"), due=NOON, now=NOON + 40 * MINUTE)
 
     assert Firing(minutes(0, 30), 0, NOON + 90 * MINUTE) == firing
 
 
-def test_a_search_without_a_match_ends():
-    """If no date matches, the search ends after 40 years and returns None."""
+def test_search_without_a_match_ends():
+    """The search ends after 40 years and returns None."""
     fields = attrs.evolve(parse_fields("0 0 28 2 *"), days=(30,))
 
     assert Timetable(WallTimes(fields), ZoneInfo("Europe/Berlin")).next_after(NOON) is None
@@ -71,8 +71,8 @@ def test_a_search_without_a_match_ends():
         (NOON, NOON, timedelta(hours=2)),
     ],
 )
-def test_wrong_moments_are_refused(due, now, grace):
-    """Naive datetimes, dates and invalid grace periods are refused."""
+def test_invalid_times_raise(due, now, grace):
+    """Naive datetimes and invalid grace periods are invalid."""
     with pytest.raises(ScheduleError):
         due_instants(Cron("* * * * *"), due=due, now=now, grace=grace)
 
@@ -80,8 +80,8 @@ def test_wrong_moments_are_refused(due, now, grace):
 # ---- comparison with a list of all times --------------------------------------------------------------
 
 
-def owed(schedule, due, now, since=None):
-    """Return the expected result by listing every time, as the policies are documented."""
+def expected_firing(schedule, due, now, since=None):
+    """Return the expected result, computed from a list of all times by the documented policies."""
     passed = [due]
     while (following := schedule.next_after(max(passed[-1], since or due))) <= now:
         passed.append(following)
@@ -114,19 +114,19 @@ SCHEDULES = [
     downtime=st.timedeltas(timedelta(0), 5 * MINUTE) | st.timedeltas(timedelta(0), timedelta(days=2)),
     changed=st.none() | st.timedeltas(timedelta(hours=-1), timedelta(days=2)),
 )
-def test_what_is_owed_equals_the_plain_list(schedule, misfire, limit, *, start, downtime, changed):
-    """For any downtime, change, policy and limit, the result equals that of listing all times that passed."""
+def test_due_runs_match_a_list_of_all_times(schedule, misfire, limit, *, start, downtime, changed):
+    """This applies to any downtime, change of the schedule, policy and limit."""
     schedule = attrs.evolve(schedule, misfire=misfire, misfire_limit=limit)
     due = schedule.next_after(datetime(2026, 1, 1, tzinfo=UTC) + start * SECOND)
     now = due + downtime
     since = None if changed is None else min(due + changed, now)
 
-    assert owed(schedule, due, now, since) == due_instants(schedule, due=due, now=now, since=since)
+    assert expected_firing(schedule, due, now, since) == due_instants(schedule, due=due, now=now, since=since)
 
 
 @pytest.mark.parametrize(("misfire", "runs"), [("once", 1), ("all", 161), ("skip", 61)])
-def test_a_long_downtime_is_not_walked(misfire, runs):
-    """Stepping through each second of ten years would take too long."""
+def test_long_downtime_is_computed_without_listing_all_times(misfire, runs):
+    """Listing every second of ten years would take too long."""
     days = 3_650
     schedule = Cron("* * * * * *", tz="Europe/Berlin", misfire=misfire)
 

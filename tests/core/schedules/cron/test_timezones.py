@@ -1,4 +1,4 @@
-"""Schedules at offset changes of time zones: fixed cases, and a reference that checks every step."""
+"""Schedules at offset changes of time zones: fixed cases, and comparisons with a reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firelock.schedules.cron import Cron
-from tests.core.schedules.cron.walk import assert_equals_the_walk
+from tests.core.schedules.cron.walk import assert_matches_reference
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 
@@ -22,7 +22,7 @@ def instant(text):
 
 # ---- fixed cases ---------------------------------------------------------------------------------------
 
-# Expression, zone, start, and the next times, in UTC.
+# The values are the expression, zone, start, and next times. Times are in UTC.
 GOLDEN = {
     "a gap of an hour moves to its end": (
         "30 2 * * *", "Europe/Berlin", "2026-03-28 01:30",
@@ -32,7 +32,7 @@ GOLDEN = {
         "30 2,3 * * *", "Europe/Berlin", "2026-03-28 03:00",
         ["2026-03-29 01:00", "2026-03-29 01:30", "2026-03-30 00:30"],
     ),
-    "all that a gap swallows fires once": (
+    "all times in a gap fire once": (
         "0,15,30 2 * * *", "Europe/Berlin", "2026-03-28 03:00",
         ["2026-03-29 01:00", "2026-03-30 00:00"],
     ),
@@ -44,7 +44,7 @@ GOLDEN = {
         "30 2 * * *", "Europe/Berlin", "2026-10-24 12:00",
         ["2026-10-25 00:30", "2026-10-26 01:30"],
     ),
-    "a fixed time asked for in the second pass waits for the next day": (
+    "a fixed time after the first pass fires on the next day": (
         "30 2 * * *", "Europe/Berlin", "2026-10-25 01:10",
         ["2026-10-26 01:30"],
     ),
@@ -76,8 +76,8 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize(("expression", "zone", "after", "fires"), GOLDEN.values(), ids=GOLDEN.keys())
-def test_a_change_of_the_clocks_has_its_golden_answer(expression, zone, after, fires):
-    """The case with this id fires at exactly these times."""
+def test_offset_change_fires_at_the_expected_times(expression, zone, after, fires):
+    """The id of each case describes the rule."""
     found = Cron(expression, tz=zone).upcoming(instant(after), len(fires))
 
     assert [instant(fire) for fire in fires] == found
@@ -87,7 +87,7 @@ def test_a_change_of_the_clocks_has_its_golden_answer(expression, zone, after, f
 
 
 def changes(zone, first, last):
-    """Return the times of offset changes, in the years from first to last."""
+    """Return the times of offset changes in the years from first to last."""
     place = ZoneInfo(zone)
     found = []
     low = datetime(first, 1, 1, tzinfo=UTC)
@@ -132,13 +132,13 @@ EXPRESSIONS = [
 
 
 @pytest.mark.parametrize("zone", SAMPLE)
-def test_every_change_from_2024_to_2030_equals_the_walk(zone):
-    """Around each change of a zone, every kind of expression fires as the minute-by-minute reference does."""
+def test_offset_changes_from_2024_to_2030_match_the_reference(zone):
+    """Every kind of expression is compared around each offset change of a zone."""
     seen = changes(zone, 2024, 2030)
 
     for change in seen:
         for expression in EXPRESSIONS:
-            assert_equals_the_walk(
+            assert_matches_reference(
                 expression, zone, change - timedelta(minutes=95), change + timedelta(minutes=155)
             )
     assert bool(seen) == (zone not in {"Asia/Kathmandu", "Europe/Istanbul"})
@@ -154,13 +154,13 @@ def test_every_change_from_2024_to_2030_equals_the_walk(zone):
         ("Europe/Istanbul", "2016-03-27 01:00"),
     ],
 )
-def test_a_rare_change_equals_the_walk(zone, change):
-    """Changes by a day, and by half an hour at midnight, are compared with the reference."""
+def test_rare_offset_changes_match_the_reference(zone, change):
+    """Examples are changes by a day, or by half an hour at midnight."""
     middle = instant(change)
 
     for expression in ["*/20 * * * *", "30 5 * * *", "0 */7 * * *", "15,45 1,13 L * fri", "0 0 * * tue"]:
         day = timedelta(hours=30)
-        assert_equals_the_walk(expression, zone, middle - day, middle + day, overlap=day)
+        assert_matches_reference(expression, zone, middle - day, middle + day, overlap=day)
 
 
 def spans(low, high, *names):
@@ -197,11 +197,11 @@ DATES = st.tuples(
     zone=st.sampled_from(SAMPLE),
     start=st.integers(0, 7 * 365 * 1440),
 )
-def test_any_expression_equals_the_walk_by_minutes(times, dates, zone, start):
-    """Any expression of five fields, at any time in seven years, fires as the reference does."""
+def test_any_expression_matches_the_reference(times, dates, zone, start):
+    """The expressions have five fields and are tested at any time in seven years."""
     after = datetime(2024, 1, 1, tzinfo=UTC) + start * MINUTE
 
-    assert_equals_the_walk(" ".join(times + dates), zone, after, after + timedelta(hours=40))
+    assert_matches_reference(" ".join(times + dates), zone, after, after + timedelta(hours=40))
 
 
 @settings(max_examples=60, deadline=None)
@@ -212,8 +212,7 @@ def test_any_expression_equals_the_walk_by_minutes(times, dates, zone, start):
     start=st.integers(0, 365 * 86_400),
     days=st.integers(0, 400),
 )
-def test_counting_equals_walking(times, dates, zone, start, days):
-    """The number of times between two points equals the number of steps from one to the next."""
+def test_count_equals_the_number_of_upcoming_times(times, dates, zone, start, days):
     cron = Cron(" ".join(times + dates), tz=zone)
     after = datetime(2026, 1, 1, tzinfo=UTC) + start * SECOND
     fires = [fire for fire in cron.upcoming(after, 300) if fire <= after + timedelta(days=days)]

@@ -1,4 +1,4 @@
-"""The reference for schedules: check for every step whether it matches."""
+"""A reference implementation of schedules that checks every step for a match."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 
 
 class Reference:
-    """The rules of the dialect as a check of one wall clock time, without the tested code."""
+    """The rules of cron expressions as a check of one wall clock time, independent of the tested code."""
 
     NAMES: ClassVar = {
         3: {name.lower(): number for number, name in enumerate(month_abbr)},
@@ -27,11 +27,11 @@ class Reference:
         self.second = parts[0] if len(parts) == 6 else "0"
         self.parts = parts[-5:]
         self.zone = ZoneInfo(zone)
-        self.answers, self.dates = {}, {}  # cached, because they are needed again for each hour or minute
+        self.answers, self.dates = {}, {}  # caches, because every hour or minute needs the same values again
         self.is_interval = any(sign in " ".join([self.second, *self.parts[:2]]) for sign in "*-/")
 
     def fires(self, after, until, *, overlap):
-        """Return the times in (after, until]; overlaps of the zone are not longer than `overlap`."""
+        """Return the matching times in (after, until]; overlaps of the zone are at most `overlap` long."""
         found = []
         now = after - overlap
         latest = wall = self.wall(now)
@@ -121,8 +121,8 @@ class Reference:
         return self.number(item, today, 4)
 
 
-def assert_equals_the_walk(expression, zone, after, until, *, overlap=timedelta(hours=2), step=MINUTE):
-    """Fail unless the schedule fires, and counts, exactly as the reference with this step."""
+def assert_matches_reference(expression, zone, after, until, *, overlap=timedelta(hours=2), step=MINUTE):
+    """Fail unless the schedule fires at, and counts, the same times as the reference with this step."""
     cron = Cron(expression, tz=zone)
     expected = Reference(expression, zone, step).fires(after, until, overlap=overlap)
     found = cron.upcoming(after, len(expected) + 1)
