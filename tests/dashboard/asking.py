@@ -172,14 +172,14 @@ class _Exchange:
         self._body = iter(body)
         self._is_sent = False
         self._only_start = only_start
-        self._is_over = asyncio.Event()
+        self._has_ended = asyncio.Event()
 
     async def receive(self):
         if not self._is_sent:
             chunk = next(self._body, None)
             self._is_sent = chunk is None
             return {"type": "http.request", "body": chunk or b"", "more_body": not self._is_sent}
-        await self._is_over.wait()
+        await self._has_ended.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message):
@@ -191,8 +191,8 @@ class _Exchange:
                 for name, value in message["headers"]
             ]
             if self._only_start:
-                self._is_over.set()
+                self._has_ended.set()
         elif message["type"] == "http.response.body":
             self.chunks.append(bytes(message.get("body", b"")))
             if not message.get("more_body"):
-                self._is_over.set()
+                self._has_ended.set()

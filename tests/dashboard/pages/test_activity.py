@@ -72,7 +72,7 @@ def test_requeue_row_counts_outcomes_of_its_jobs(fire, jobs, dashboard, client):
     on_the_way = client.part("/activity", "operations").text
     for _ in range(3):
         worker.succeed(worker.claim())
-    dashboard.watch.forget()
+    dashboard.watch.invalidate()
     at_the_end = client.part("/activity", "operations").text
     told = client.get(f"/api/operations/{operation.id}").json()
 

@@ -57,7 +57,7 @@ def test_failed_batches_are_counted_separately_from_failed_jobs(fire, client, fa
     with fire.batch("import of November") as batch:
         batch.add(task)
     Worker(fire).run()
-    client.app.forget()
+    client.app.invalidate()
 
     after = client.part("/failures", "rows").text
 
@@ -80,7 +80,7 @@ def test_failed_job_without_a_recorded_error_is_counted(fire, client, failing):
     end(fire, job, State.FAILED)
     alone = client.part("/failures", "rows").text
     failing(2)
-    client.app.forget()
+    client.app.invalidate()
     both = client.part("/failures", "rows").text
 
     assert ">No failed jobs<" not in alone
@@ -150,7 +150,7 @@ def test_requeue_outcome_is_shown_on_the_row_of_its_cause(fire, client, failing,
     dashboard.runner.join(30)
     on_the_way = client.part("/failures", "rows").text
     Worker(fire).run()
-    dashboard.forget()
+    dashboard.invalidate()
 
     first, second = client.part("/failures", "rows").text.split('id="cause-')[1:]
 
@@ -178,7 +178,7 @@ def test_fully_succeeded_requeue_is_listed_without_a_cause_row(fire, client, das
     dashboard.runner.join(30)
     is_down[0] = False
     Worker(fire).run()
-    dashboard.forget()
+    dashboard.invalidate()
 
     page = client.part(path, {"/failures": "rows", "/": "places"}[path]).text
 
@@ -194,7 +194,7 @@ def test_cause_with_failed_jobs_of_another_task_is_not_reported_as_resolved(fire
     client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, ids[0])})
     dashboard.runner.join(30)
     Worker(fire).run()
-    dashboard.forget()
+    dashboard.invalidate()
 
     assert "gone-causes" not in client.part("/failures?task=shop.build", "rows").text
 
@@ -205,7 +205,7 @@ def test_overview_shows_the_outcome_of_a_requeue(fire, client, failing, dashboar
     client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, often[0])})
     dashboard.runner.join(30)
     Worker(fire).run()
-    dashboard.forget()
+    dashboard.invalidate()
     operation = fire.operations.list().operations[0]
 
     first, second = client.part("/", "places").text.split('id="overview-cause-')[1:]
@@ -329,7 +329,7 @@ def test_cause_chart_includes_new_failures(fire, client, dashboard, failing, cou
     failing(1, "missing", "build")
     client.get("/failures")
     ids = [job_id for count in counts for job_id in failing(count)]
-    dashboard.forget()
+    dashboard.invalidate()
 
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
     rows = client.part("/failures", "rows").text
@@ -347,7 +347,7 @@ def test_cause_chart_counts_a_requeued_job_once(fire, client, dashboard, failing
     client.act("/failures/requeue", {"fingerprint": fingerprint_of(fire, ids[0])})
     dashboard.runner.join(30)
     Worker(fire).run()
-    dashboard.forget()
+    dashboard.invalidate()
 
     rows = client.part("/failures", "rows").text
 
@@ -462,7 +462,7 @@ def test_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing):
     quiet = fingerprint_of(fire, ids[0])
     client.act("/failures/mute", {"fingerprint": quiet, "for": "ever"})
     fire.jobs.delete(ids)
-    client.app.forget()
+    client.app.invalidate()
 
     page = client.part("/failures", "rows").text
 
@@ -493,7 +493,7 @@ def test_muted_cause_is_not_counted_in_banners(fire, failing, dashboard):
     quiet, told = failing(3), failing(1, "another bank")
     failing(4, "missing", "build")
     known = {one.fingerprint: one for one in causes_list(fire)}
-    dashboard.watch.remembered.mute(known[fingerprint_of(fire, quiet[0])], Mute("ada", now, None, None))
+    dashboard.watch.cause_records.mute(known[fingerprint_of(fire, quiet[0])], Mute("ada", now, None, None))
 
     tasks, at = ("shop.charge", "shop.build", "none"), fire.storage.clock()
     shares = muted_shares(fire.storage, tasks, at)
@@ -606,7 +606,7 @@ def test_counts_are_current_after_an_operation_ends(fire, dashboard, client, fai
     """The change of an operation is visible when the operation has ended, in whichever process it ran."""
     failing(3)
     group = fire.jobs.failure_groups()[0]
-    dashboard.live.look()
+    dashboard.live.read()
     assert [3] == [one.count for one in dashboard.watch.failure_groups()]
 
     if done_by == "the dashboard":
@@ -616,8 +616,8 @@ def test_counts_are_current_after_an_operation_ends(fire, dashboard, client, fai
     else:
         where = JobFilter(fingerprint=group.fingerprint, state=State.FAILED)
         fire.operations.run(fire.operations.start("delete", where, by="ada").id)
-        dashboard.live.look()
-        dashboard.live.look()
+        dashboard.live.read()
+        dashboard.live.read()
 
     assert [] == dashboard.watch.failure_groups()
 

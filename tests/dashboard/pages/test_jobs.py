@@ -315,9 +315,9 @@ def test_search_is_bounded_and_can_be_continued(fire, send):
     found = find_page(fire, asked, limit=50, cursor=None, seconds=13, monotonic=lambda: next(ticks))
 
     assert found.is_cut
-    assert 1_000 == found.looked_at
+    assert 1_000 == found.examined
     rest = find_page(fire, asked, limit=50, cursor=found.cursor, seconds=3_600)
-    assert (200, False, None) == (rest.looked_at, rest.is_cut, rest.cursor)
+    assert (200, False, None) == (rest.examined, rest.is_cut, rest.cursor)
 
 
 def _now(fire):

@@ -48,7 +48,7 @@ def test_retries_are_counted(client, dashboard, fire, retrying):
 
     none = client.get("/jobs").text
     jobs = retrying(3)
-    dashboard.forget()
+    dashboard.invalidate()
     three = client.get("/jobs").text
     client.act("/api/jobs/delete", {"id": [job.id for job in jobs[:2]]})
     one = client.get("/retries").text
@@ -61,7 +61,7 @@ def test_retries_are_counted(client, dashboard, fire, retrying):
 def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
     """Above a hundred, the number is shown as "100+"."""
     retrying(101)
-    dashboard.forget()
+    dashboard.invalidate()
 
     assert "100+" == count_of(client.get("/jobs").text, "/retries")
 

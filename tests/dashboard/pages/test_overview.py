@@ -71,7 +71,7 @@ def test_instructions_page_reports_the_first_job(client, task):
     """A page that shows the instructions reports the first job."""
     before = client.part("/", "first").text
     task.enqueue(1)
-    client.app.forget()
+    client.app.invalidate()
 
     assert ("", True) == (before, "Your first job is here." in client.part("/", "first").text)
 
@@ -127,7 +127,7 @@ def test_deleted_jobs_that_still_run_are_counted_with_workers(client, fire, task
     assert f'href="/jobs/{claimed[0].id}"' in text
 
     fire.jobs.delete([claimed[1].id])
-    client.app.forget()
+    client.app.invalidate()
     text = client.get("/").text
     assert "1 server · 2 deleted jobs" in text
     assert "2 deleted jobs are still running." in text
@@ -177,10 +177,10 @@ def test_request_after_a_change_gets_a_newer_reading(client, dashboard, task):
     """A page that requests data because of a change gets a reading that is newer than the change."""
     task.enqueue(1)
     client.get("/")
-    dashboard.live.look()
+    dashboard.live.read()
     task.enqueue_many([(n,) for n in range(2, 8)])
 
-    dashboard.live.look()
+    dashboard.live.read()
 
     assert "7" == tile(client.part("/", "tiles").text, "enqueued")
 
@@ -271,7 +271,7 @@ def test_many_failed_jobs_keep_their_banner_for_hours(client, fire):
     broken = fire.task(name="shop.fail", retry=Retry.never())(never_charges)
     broken.enqueue_many([(n,) for n in range(100)])
     fakes.Worker(fire).run()
-    client.app.forget()
+    client.app.invalidate()
     failed = client.part("/", "health").text
     fingerprint = fire.storage.failure_groups(1)[0].fingerprint
 
@@ -318,7 +318,7 @@ def test_members_that_cannot_start_link_to_their_batch(client, fire):
     serve(fire)
     one = client.part("/", "health").text
     parent.then(publish)
-    client.app.forget()
+    client.app.invalidate()
     two = client.part("/", "health").text
 
     assert "publish cannot start: load has failed (import of November)." in one
@@ -396,7 +396,7 @@ def test_oldest_wait_ignores_jobs_held_by_limits(client, fire, task):
     all_held = client.get("/").text
     task.enqueue(4)
     fire.storage.clock_offset += 120 * SECOND
-    client.app.forget()
+    client.app.invalidate()
     behind = client.get("/").text
 
     assert ["2\xa0h", "2\xa0min"] == [tile(all_held, "oldest"), tile(behind, "oldest")]
@@ -510,7 +510,7 @@ def test_percentile_of_a_single_run_is_its_duration(client, fire, task, address)
 def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
     """/live.json returns the last samples, and the storage's error if there is one."""
     task.enqueue(1)
-    dashboard.live.look()
+    dashboard.live.read()
 
     told = client.get("/live.json").json()
 
@@ -697,10 +697,10 @@ def test_jobs_that_wait_for_a_signal_have_a_banner(client, fire, task):
     nobody = client.part("/", "health").text
     now = fire.storage.clock()
     first = suspended(fire, "manager", now + 49 * 3_600 * SECOND)
-    client.app.forget()
+    client.app.invalidate()
     one = client.part("/", "health").text
     suspended(fire, "lawyer")
-    client.app.forget()
+    client.app.invalidate()
     two = client.part("/", "health").text
 
     assert "trouble-asking" not in nobody

@@ -422,7 +422,7 @@ def test_hostile_texts_are_shown_literally():
                 f"/limits/key?key={quote(f'note:{printable}')}", f"/limits?prefix={words}",
             ]  # fmt: skip
         for cause in dashboard.watch.causes()[:20]:
-            dashboard.watch.remembered.mute(cause, Mute("ada", datetime.now(UTC), cause.message, None))
+            dashboard.watch.cause_records.mute(cause, Mute("ada", datetime.now(UTC), cause.message, None))
         answers = read_all(fire, Permission, asked=asked)
         with closing(Browser(dashboard)) as client:
             for text in HOSTILE:

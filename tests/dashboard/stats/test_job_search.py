@@ -37,7 +37,7 @@ def test_search_continues_in_the_middle_of_a_storage_page(fire, job_ids, hundred
 
     found = find_page(fire, plan, limit=25, cursor=None, seconds=seconds, monotonic=_ticks())
     while found.cursor is not None:
-        assert (True, 100 * hundreds) == (found.is_cut, found.looked_at)
+        assert (True, 100 * hundreds) == (found.is_cut, found.examined)
         found = find_page(fire, plan, limit=25, cursor=found.cursor, seconds=seconds, monotonic=_ticks())
 
     assert job_ids == seen
@@ -55,8 +55,8 @@ def test_search_continues_after_the_end_of_a_storage_page(fire, job_ids):
 
     rest = find_page(fire, plan, limit=25, cursor=found.cursor, seconds=0, monotonic=_ticks())
 
-    assert (500, True) == (found.looked_at, found.is_cut)
-    assert 100 == rest.looked_at
+    assert (500, True) == (found.examined, found.is_cut)
+    assert 100 == rest.examined
 
 
 def test_page_without_conditions_is_always_full(fire, job_ids):

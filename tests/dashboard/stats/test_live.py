@@ -53,7 +53,7 @@ def read_once(live, tick, seconds=1.0):
     """Advance the clock and read the storage once; return the resulting events."""
     tick.at += seconds
     before = live._number  # noqa: SLF001
-    live.look()
+    live.read()
     return [(event.name, event.text) for event in live.after(before)]
 
 
@@ -277,7 +277,7 @@ class Listening:
     def __init__(self):
         self.sent = []
         self._hangs_up, self._loop = asyncio.Event(), asyncio.get_running_loop()
-        self._is_told = asyncio.Condition()
+        self._received = asyncio.Condition()
 
     def hang_up(self):
         self._loop.call_soon_threadsafe(self._hangs_up.set)
@@ -287,17 +287,17 @@ class Listening:
         return {"type": "http.disconnect"}
 
     async def send(self, message):
-        async with self._is_told:
+        async with self._received:
             self.sent.append(message)
-            self._is_told.notify_all()
+            self._received.notify_all()
 
     @property
     def text(self):
         return b"".join(message.get("body", b"") for message in self.sent[1:]).decode()
 
     async def wait_until_received(self, words):
-        async with self._is_told:
-            await self._is_told.wait_for(lambda: words in self.text)
+        async with self._received:
+            await self._received.wait_for(lambda: words in self.text)
 
 
 def listen_to(dashboard, then=None):
@@ -381,7 +381,7 @@ def test_stream_ends_when_its_permission_is_revoked(fire):
     """A stream never ends by itself, so its visitor's permission is checked again at intervals."""
     levels = iter(["read", "read", "none"])
     dashboard = Dashboard(fire, auth=lambda request: next(levels))
-    dashboard.live.asks_every = 0.0
+    dashboard.live.checks_every = 0.0
 
     one = listen_to(dashboard)
 

@@ -73,7 +73,7 @@ def test_failed_background_reading_is_repeated_by_the_next_request(watch, storag
 def test_action_discards_all_readings(watch, storage):
     """A visitor who has just changed something sees the change immediately."""
     watch.failure_groups()
-    watch.forget()
+    watch.invalidate()
     watch.failure_groups()
 
     assert 2 == grouped(storage)

@@ -314,7 +314,7 @@ class Dashboard(Site):
             response.is_reader = partial(self._is_reader, visit.request, route.permission)
             response.visitor = visit.who
         if route.is_action:
-            self.forget()
+            self.invalidate()
         return packed(visit.request, response, scheme=self.gate.scheme(visit.request))
 
     def _problem_of(self, error: Exception, access: Access, path: str) -> RequestProblem:
@@ -429,8 +429,8 @@ def dashboard_urls(
     has_permissions = apps.apps_ready and apps.is_installed("firelock.integrations.django")
     auth = options.setdefault("auth", django_permissions if has_permissions else django_staff)
     options.setdefault("framework", "django")
-    asks_login = login_url is not None or auth in (django_permissions, django_staff)
-    return mount_in_django(Dashboard(fire, **options).wsgi, login_url, asks_login=asks_login)
+    redirects_to_login = login_url is not None or auth in (django_permissions, django_staff)
+    return mount_in_django(Dashboard(fire, **options).wsgi, login_url, redirects_to_login=redirects_to_login)
 
 
 def _without_body(response: Response) -> Response:

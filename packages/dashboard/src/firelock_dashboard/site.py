@@ -68,10 +68,11 @@ class Site:
         self.gauges = Gauges(fire, self.watch, self.counts)
         self.scale = Scale(fire, self.watch)
         # An operation changes the jobs of whole causes, so the causes' hours must be read again.
-        on_ended = partial(self.forget, keeps_days=False)
+        on_ended = partial(self.invalidate, keeps_days=False)
         self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=on_ended)
         self.live = Live(
-            fire, self._count, masked=self.redactor.text, on_changed=self.watch.forget, on_moved=self._expire
+            fire, self._count, masked=self.redactor.text, on_changed=self.watch.invalidate,
+            on_moved=self._expire,
         )  # fmt: skip
         self._counted: tuple[float, Counts] | None = None
         self._retries = RetryCount(fire)
@@ -103,7 +104,7 @@ class Site:
     def _expire(self, moved: Collection[str]) -> None:
         """Discard cached readings before open pages request the topics that changed."""
         self.watch.expire()
-        self._retries.forget()
+        self._retries.invalidate()
         if "ended" in moved:
             self.history.expire()
 
@@ -111,14 +112,14 @@ class Site:
         """Return the number of jobs that wait for a retry, counted up to 100 and at most five seconds old."""
         return self._retries.get(self.counts().by_state.get(State.SCHEDULED, 0))
 
-    def forget(self, *, keeps_days: bool = True) -> None:
+    def invalidate(self, *, keeps_days: bool = True) -> None:
         """Discard all cached readings, so that a visitor sees a change immediately.
 
-        `Watch.forget` describes `keeps_days`.
+        `Watch.invalidate` describes `keeps_days`.
         """
         self._counted = None
-        self._retries.forget()
-        self.watch.forget(keeps_days=keeps_days)
+        self._retries.invalidate()
+        self.watch.invalidate(keeps_days=keeps_days)
 
     def close(self) -> None:
         """Stop the streams and threads, but not the app, which must be closed by the code that created it."""

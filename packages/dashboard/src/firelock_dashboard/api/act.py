@@ -29,11 +29,11 @@ from firelock_dashboard.web.actions import (
     move_jobs,
     move_target,
     refusing,
+    send_order,
     send_signal,
     server_of,
     set_pause,
     start_operation,
-    tell_server,
 )
 from firelock_dashboard.web.fields import Choice, Field, Flag, Moment, Span, Text, Texts
 from firelock_dashboard.web.routes import Route
@@ -179,7 +179,7 @@ def _change_recurring(
 
 def order_server(visit: Visit) -> Response:
     order, server = visit.form.value(ORDER), server_of(visit)
-    tell_server(visit, server, order)
+    send_order(visit, server, order)
     return visit.json({"server": server.id, "order": order})
 
 

@@ -65,7 +65,7 @@ def _outcomes(visit: Visit) -> Callable[[Operation], Outcome | None]:
 
 
 @attrs.frozen
-class Named:
+class NamedLink:
     """The name of an object, and the URL of its page, or None if the object has no page."""
 
     text: str
@@ -75,7 +75,7 @@ class Named:
 @attrs.frozen
 class _Fact:
     name: str
-    values: Sequence[Named]
+    values: Sequence[NamedLink]
 
 
 # A valid segment of a path: no slash, and not only dots.
@@ -125,18 +125,18 @@ def _described(visit: Visit, operation: Operation) -> list[_Fact]:
             address = visit.url("/servers") if name == "server" else _address_of(visit, kind, str(value))
             if name == "fingerprint":
                 facts.append(
-                    _Fact(visit.text("activity.cause"), [Named(_cause_name(visit, str(value)), address)])
+                    _Fact(visit.text("activity.cause"), [NamedLink(_cause_name(visit, str(value)), address)])
                 )
             else:
-                facts.append(_Fact(name, [Named(str(value), address)]))
-    return facts + [_Fact(name, [Named(text)]) for name, text in operation.contains.items()]
+                facts.append(_Fact(name, [NamedLink(str(value), address)]))
+    return facts + [_Fact(name, [NamedLink(text)]) for name, text in operation.contains.items()]
 
 
 def _cause_name(visit: Visit, fingerprint: str) -> str:
     """Return the exception class of a cause if it is known, otherwise its fingerprint."""
     causes = visit.dashboard.watch.causes()  # also reads the stored causes
     known = next((one.type for one in causes if one.fingerprint == fingerprint), None)
-    kind = known or visit.dashboard.watch.remembered.type_of(fingerprint)
+    kind = known or visit.dashboard.watch.cause_records.type_of(fingerprint)
     return fingerprint if kind is None else task_name(kind)
 
 
@@ -156,7 +156,7 @@ def _jobs(visit: Visit, entries: Iterable[AuditEntry]) -> Mapping[str, JobRecord
     return {job.id: job for job in visit.fire.storage.get(ids) if job is not None} if ids else {}
 
 
-def _target(visit: Visit, jobs: Mapping[str, JobRecord], entry: AuditEntry) -> Named:
+def _target(visit: Visit, jobs: Mapping[str, JobRecord], entry: AuditEntry) -> NamedLink:
     """Return the target of an action, with the URL of its page."""
     kind, _, verb = entry.action.partition(".")
     detail = entry.detail or {}
@@ -174,26 +174,26 @@ def _target(visit: Visit, jobs: Mapping[str, JobRecord], entry: AuditEntry) -> N
         case "signal" | "job" | "jobs":
             return _named_job(visit, jobs, name, detail.get("task"))
         case "operation":
-            return Named(short_id(name), _address_of(visit, kind, name))
+            return NamedLink(short_id(name), _address_of(visit, kind, name))
     is_known = kind in {"server", "fingerprint", "queue", "recurring", "task", "limit"}
-    return Named(entry.target, _address_of(visit, kind, name) if is_known else None)
+    return NamedLink(entry.target, _address_of(visit, kind, name) if is_known else None)
 
 
-def _named_job(visit: Visit, jobs: Mapping[str, JobRecord], target: str, task: JsonValue) -> Named:
+def _named_job(visit: Visit, jobs: Mapping[str, JobRecord], target: str, task: JsonValue) -> NamedLink:
     """Return the name of a job's task, or of a batch, with the end of the id; other targets unchanged."""
     job_id = target.removeprefix(_BATCH)
     job = jobs.get(job_id)
     if job is not None and job.is_batch:
-        return Named(f"{job_name(job)} {short_id(job_id)}", visit.url(f"/batches/{job_id}"))
+        return NamedLink(f"{job_name(job)} {short_id(job_id)}", visit.url(f"/batches/{job_id}"))
     name = job.task if job is not None else task
     text = f"{task_name(name)} {short_id(job_id)}" if isinstance(name, str) else target
-    return Named(text, _address_of(visit, "job", job_id))
+    return NamedLink(text, _address_of(visit, "job", job_id))
 
 
 def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
     sentence = _sentence(visit, entry.action, entry.detail or {})
     if sentence is not None:
-        yield _Fact("", [Named(sentence)])
+        yield _Fact("", [NamedLink(sentence)])
         return
     for name, value in (entry.detail or {}).items():
         if _is_redundant(entry, name, value):
@@ -201,7 +201,7 @@ def _details(visit: Visit, entry: AuditEntry) -> Iterator[_Fact]:
         if name == "filter" and isinstance(value, Mapping):
             query = {str(key): str(one) for key, one in list(value.items())[:_LONGEST_FILTER]}
             shown = " ".join(f"{key}:{one}" for key, one in query.items())
-            yield _Fact(name, [Named(shown or _value_text(value), visit.url.of("/jobs", query))])
+            yield _Fact(name, [NamedLink(shown or _value_text(value), visit.url.of("/jobs", query))])
         else:
             kind = _KINDS_OF_DETAILS.get(name, "")
             ones = value if kind and isinstance(value, list) else [value]
@@ -230,11 +230,11 @@ def _is_redundant(entry: AuditEntry, name: str, value: JsonValue) -> bool:
             return False
 
 
-def _named_detail(visit: Visit, kind: str, value: JsonValue) -> Named:
+def _named_detail(visit: Visit, kind: str, value: JsonValue) -> NamedLink:
     if not isinstance(value, str):
-        return Named(_value_text(value))
+        return NamedLink(_value_text(value))
     is_id = kind == "operation" or _JOB_ID.fullmatch(value)
-    return Named(short_id(value) if is_id else value, _address_of(visit, kind, value))
+    return NamedLink(short_id(value) if is_id else value, _address_of(visit, kind, value))
 
 
 def _sentence(visit: Visit, action: str, detail: Mapping[str, JsonValue]) -> str | None:

@@ -34,7 +34,7 @@ _CHOICE = Text("choice", "The label of the answer.", limit=2_000)
 FIELDS = (_TOKEN, _CHOICE)
 """The fields of the page's form."""
 
-_OVER = frozenset({State.SUCCEEDED, State.DELETED})
+_NOT_WAITING = frozenset({State.SUCCEEDED, State.DELETED})
 
 
 def has_path(path: str) -> bool:
@@ -56,13 +56,13 @@ def answer_visit(visit: Visit) -> Response:
     """Return the page of the link in a request, or without a link the page with the form for one."""
     is_posted = visit.request.method == "POST"
     if "token" in visit.places:
-        return decide(visit) if is_posted else ask(visit)
+        return decide(visit) if is_posted else show_question(visit)
     if not is_posted:
         return _entrance(visit)
-    return decide(visit) if _CHOICE in visit.form else ask(visit)
+    return decide(visit) if _CHOICE in visit.form else show_question(visit)
 
 
-def ask(visit: Visit) -> Response:
+def show_question(visit: Visit) -> Response:
     """Show the link's question, or the stored answer."""
     token = _token(visit)
     return _page(visit, token, _approval(visit, token))
@@ -81,9 +81,9 @@ def decide(visit: Visit) -> Response:
     new = answer(
         approval.job_id, approval.signal, approval.choices[label], at=visit.now_micros, author=who
     )  # fmt: skip
-    told = visit.fire.storage.remember([new])[0].answer
-    if not told.is_applied:
-        return _page(visit, token, approval, is_late=told is Applied.TAKEN, status=409)
+    result = visit.fire.storage.remember([new])[0].answer
+    if not result.is_applied:
+        return _page(visit, token, approval, is_late=result is Applied.TAKEN, status=409)
     visit.fire.audit.record(
         "signal.send", approval.job_id, by=who, origin="approval link",
         detail={"signal": approval.signal, "choice": label},
@@ -160,4 +160,4 @@ def _message(visit: Visit, job: JobRecord | None, answered: _Answered | None) ->
 
 
 def _is_waiting(job: JobRecord | None) -> bool:
-    return job is not None and job.state not in _OVER
+    return job is not None and job.state not in _NOT_WAITING

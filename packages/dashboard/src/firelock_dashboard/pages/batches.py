@@ -44,7 +44,7 @@ class _BatchRow:
 @attrs.frozen
 class _FoundBatches:
     batches: list[Batch]
-    looked: int  # the number of batches that were examined
+    examined: int  # the number of batches that were examined
     cursor: str | None  # the start of the next page
 
 
@@ -71,13 +71,13 @@ class BatchList:
     def found(self) -> _FoundBatches:
         """The batches of the page; a search by name examines at most 2,000 batches to fill it."""
         found: list[Batch] = []
-        looked, cursor, wanted = 0, self.cursor, self.wanted.casefold()
+        examined, cursor, wanted = 0, self.cursor, self.wanted.casefold()
         while True:
             page = self.visit.fire.batches.list(state=_STATES.get(self.state), limit=_PAGE, cursor=cursor)
             found += [batch for batch in page.batches if wanted in batch.name.casefold()]
-            looked, cursor = looked + len(page.batches), page.cursor
-            if cursor is None or not wanted or len(found) >= _PAGE or looked >= _SEARCHED:
-                return _FoundBatches(found, looked, cursor)
+            examined, cursor = examined + len(page.batches), page.cursor
+            if cursor is None or not wanted or len(found) >= _PAGE or examined >= _SEARCHED:
+                return _FoundBatches(found, examined, cursor)
 
     @cached_property
     def rows(self) -> list[_BatchRow]:

@@ -22,7 +22,7 @@ from firelock_dashboard.stats.causes import NO_HOURS, Cause, Mute, by_hour
 from firelock_dashboard.web.actions import (
     MANY,
     NOTE,
-    ask_first,
+    confirmation_page,
     operation_address,
     start_operation,
 )
@@ -84,8 +84,8 @@ class _Causes:
     def shares(self) -> Mapping[str, str]:
         """The share of each cause, by fingerprint; the shares add up to 100 %."""
         rows = [*self.rows, *self.muted]
-        told = shares([row.count for row in rows])
-        return {row.fingerprint: share for row, share in zip(rows, told, strict=True)}
+        percentages = shares([row.count for row in rows])
+        return {row.fingerprint: share for row, share in zip(rows, percentages, strict=True)}
 
 
 def show_failures(visit: Visit) -> Response:
@@ -105,13 +105,13 @@ def _causes(visit: Visit, task: str | None) -> _Causes:
     failed = visit.state_counts()[State.FAILED]
     batches = None if task else visit.fire.batches.list(state=State.FAILED, limit=_BATCHES)
     is_whole = batches is not None and batches.cursor is None and not is_cut and failed <= _GROUPED
-    told = sum(one.count for one in causes) + (len(batches.batches) if batches else 0)
+    grouped = sum(one.count for one in causes) + (len(batches.batches) if batches else 0)
     return _Causes(
         [one for one in causes if one.mute is None], [one for one in causes if one.mute is not None],
         failed if failed > _GROUPED else None, is_cut, requeues,
         without_rows(requeues, known) if task is None else [],
         len(batches.batches) if batches else 0, bool(batches and batches.cursor),
-        max(0, failed - told) if is_whole else 0,
+        max(0, failed - grouped) if is_whole else 0,
     )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def recent_requeues(visit: Visit) -> Mapping[str, Requeue]:
         cause, age = one.where.fingerprint, visit.now - one.started_at
         if one.verb != "requeue" or cause is None or cause in found or age > _SHOWN_FOR:
             continue
-        kind = watch.remembered.type_of(cause) or cause
+        kind = watch.cause_records.type_of(cause) or cause
         found[cause] = Requeue(
             cause, one.id, one.by, one.started_at, one.is_running, watch.outcome(one), kind
         )
@@ -300,7 +300,7 @@ def show_failure(visit: Visit) -> Response:
 def start_on_cause(visit: Visit, verb: str) -> Response:
     """Start an operation on all failed jobs of the cause; for many jobs, the visitor must type the number."""
     fingerprint = visit.form.value(FINGERPRINT)
-    visit.dashboard.forget()  # the question needs current numbers
+    visit.dashboard.invalidate()  # the question needs current numbers
     page = _CausePage(visit, fingerprint)
     if not page.sample:
         return visit.done(visit.text("failures.none_left"), to="/failures", kind="note")
@@ -314,9 +314,9 @@ def start_on_cause(visit: Visit, verb: str) -> Response:
         "task": task_name(page.newest.task),
     }  # fmt: skip
     question = visit.text(f"failures.confirm_{verb}", **numbers)
-    asked = ask_first(visit, question, visit.text(f"failures.{verb}"), section="failures")
-    if asked is not None:
-        return asked
+    confirmation = confirmation_page(visit, question, visit.text(f"failures.{verb}"), section="failures")
+    if confirmation is not None:
+        return confirmation
     operation = start_operation(visit, verb, _where(fingerprint), target=page.type, fingerprint=fingerprint)
     return visit.done(
         visit.text(f"failures.started_{verb}", **numbers),
@@ -359,7 +359,7 @@ def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str
         until = None if span is None else visit.now + span
     except OverflowError as error:
         raise BadRequest("for must end before the year 10000; use a shorter span, or remove it.") from error
-    visit.dashboard.watch.remembered.mute(cause, Mute(visit.who, visit.now, note, until))
+    visit.dashboard.watch.cause_records.mute(cause, Mute(visit.who, visit.now, note, until))
     visit.audit(
         "cause.mute",
         cause.type,
@@ -380,7 +380,7 @@ def unmute(visit: Visit) -> Response:
 
 def unmute_cause(visit: Visit, fingerprint: str) -> bool:
     """Unmute the cause and record this in the audit; return False if it was not muted."""
-    if not visit.dashboard.watch.remembered.unmute(fingerprint):
+    if not visit.dashboard.watch.cause_records.unmute(fingerprint):
         return False
     causes = visit.dashboard.watch.causes()
     kind = next((one.type for one in causes if one.fingerprint == fingerprint), fingerprint)

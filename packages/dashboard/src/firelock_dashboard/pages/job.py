@@ -37,7 +37,7 @@ from firelock_dashboard.problems import BadRequest, NotHere
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.stats.job_search import pages_of
 from firelock_dashboard.stats.waiting import COUNTED, JobWait, Parent, Reason, explain
-from firelock_dashboard.web.actions import SIGNAL_VALUE, ask_first, refusing, send_signal
+from firelock_dashboard.web.actions import SIGNAL_VALUE, confirmation_page, refusing, send_signal
 from firelock_dashboard.web.extensions import JobPanel, rendered
 from firelock_dashboard.web.fields import Integer, Text
 from firelock_dashboard.web.formatting import instant, iso, job_name, short_id, span, stamp, task_name
@@ -80,14 +80,14 @@ def show_job(visit: Visit) -> Response:
     except JobNotFound:
         if visit.wants_json:
             raise
-        return _gone(visit, visit.places["id"])
+        return _not_found(visit, visit.places["id"])
     if page.job.is_batch:
         return RedirectResponse(visit.url(f"/batches/{page.job.id}"), 303)
     title = f"{task_name(page.job.task)} {short_id(page.job.id)}"
     return visit.page("job.html", title=title, section="jobs", page=page, job=page.job)
 
 
-def _gone(visit: Visit, job_id: str) -> Response:
+def _not_found(visit: Visit, job_id: str) -> Response:
     found = _whole_id(visit, job_id)
     if found is not None:
         return RedirectResponse(visit.url(f"/jobs/{found}"), 303)
@@ -128,8 +128,8 @@ def run_again_from(visit: Visit) -> Response:
     """Requeue the job from this step on, without the memos that it has recorded since."""
     job_id, step = visit.form.value(_ONE), visit.form.value(_AGAIN)
     question = visit.text("job.confirm_again", name=step)
-    if asked := ask_first(visit, question, visit.text("job.step_again"), section="jobs"):
-        return asked
+    if confirmation := confirmation_page(visit, question, visit.text("job.step_again"), section="jobs"):
+        return confirmation
     with refusing(StepError, field="step"):
         visit.fire.jobs.get(job_id).requeue(from_step=step)
     visit.audit("job.requeue", job_id, step=step)
@@ -305,7 +305,7 @@ class JobView:
         return attempts_of(self.visit, self.job)
 
     @property
-    def attempts_told(self) -> str:
+    def attempts_text(self) -> str:
         """The number of the job's attempts and their maximum, in words."""
         number, most, text = self.job.attempt, self.attempts, self.visit.text
         newest = next((step for step in self.steps if step.entry.attempt is not None), None)
@@ -324,7 +324,7 @@ class JobView:
             return text("job.attempts_requeued", number=number)
         return text("job.attempts_of", number=number, most=most) if most else str(number)
 
-    def attempt_told(self, number: int, *, is_requeued: bool) -> str:
+    def attempt_text(self, number: int, *, is_requeued: bool) -> str:
         """Return the name of an attempt; after a requeue, which restores all retries, numbers continue."""
         most, text = self.attempts, self.visit.text
         if is_requeued or (most and number > most):
@@ -337,7 +337,7 @@ class JobView:
 
     def step_attempt(self, step: ShownStep) -> str:
         """Return the name of the attempt that ended with a step, and whether the attempt was not counted."""
-        attempt = self.attempt_told(step.entry.attempt or 0, is_requeued=step.is_requeued)
+        attempt = self.attempt_text(step.entry.attempt or 0, is_requeued=step.is_requeued)
         if step.is_counted:
             return attempt
         ends = {State.AWAITING: "suspended", State.ENQUEUED: "interrupted"}
@@ -346,7 +346,7 @@ class JobView:
     @property
     def now_attempt(self) -> str:
         """The name of the running attempt."""
-        return self.attempt_told(self.job.attempt, is_requeued=was_requeued(self.job))
+        return self.attempt_text(self.job.attempt, is_requeued=was_requeued(self.job))
 
     @property
     def retry_words(self) -> str:
@@ -417,7 +417,7 @@ class JobView:
         )
 
     @property
-    def former(self) -> str | None:
+    def copied_from(self) -> str | None:
         """The id of the job of which this job is a copy or a changed run, according to its first step."""
         reason = self.steps[-1].entry.reason if self.steps else None
         found = _MADE_FROM.match(reason or "")
@@ -585,13 +585,13 @@ class JobView:
     @property
     def speed(self) -> float | None:
         """The amount of work that the job does per second; None if unknown."""
-        started_at, said = self.started_at, self.progress
-        if said is None or started_at is None:
+        started_at, progress = self.started_at, self.progress
+        if progress is None or started_at is None:
             return None
-        seconds = (said.at - started_at).total_seconds()
+        seconds = (progress.at - started_at).total_seconds()
         if seconds < 1:  # progress within a second shows no speed, so use the time since the start
             seconds = (self.visit.now - started_at).total_seconds()
-        return said.done / seconds if seconds >= 1 and said.done > 0 else None
+        return progress.done / seconds if seconds >= 1 and progress.done > 0 else None
 
     @property
     def left(self) -> timedelta | None:
@@ -739,7 +739,7 @@ class JobView:
         return "" if self.holder is None else end_question(self.visit, self.holder)
 
     @cached_property
-    def told_end(self) -> datetime | None:
+    def end_ordered_at(self) -> datetime | None:
         """The time of the order to end that worker process, from the newest audit entries; one read."""
         if self.holder is None or not self.holder.may_be_ended:
             return None
@@ -754,7 +754,7 @@ class JobView:
     @property
     def is_end_overdue(self) -> bool:
         """Whether the worker process still runs some time after it was ordered to end."""
-        ordered_at = self.told_end
+        ordered_at = self.end_ordered_at
         return ordered_at is not None and (self.visit.now - ordered_at).total_seconds() > _STOPS_WITHIN
 
     @property
@@ -775,8 +775,8 @@ class JobView:
         job = self.job
         if not (job.is_stopping or self.was_stopped):
             return None
-        said = self.handle.log(limit=_LOG_KEPT)[-1:]
-        signs = [line.at for line in said] + ([self.progress.at] if self.progress else [])
+        lines = self.handle.log(limit=_LOG_KEPT)[-1:]
+        signs = [line.at for line in lines] + ([self.progress.at] if self.progress else [])
         newest = max(signs, default=None)
         return newest if newest is not None and newest > instant(job.changed_at) else None
 
@@ -953,10 +953,10 @@ def steps_of(history: Sequence[JobStep], job: JobRecord) -> list[ShownStep]:
     has_ended = accumulate((entry.state in FINAL_STATES for entry in history), or_, initial=False)
     steps = [
         ShownStep(
-            entry, _seconds(former_at, entry.at), _seconds(entry.claimed_at, entry.started_at),
+            entry, _seconds(previous_at, entry.at), _seconds(entry.claimed_at, entry.started_at),
             _seconds(entry.started_at, entry.at), is_requeued=has_ended_before, is_counted=is_counted,
         )
-        for former_at, entry, has_ended_before, is_counted in zip(
+        for previous_at, entry, has_ended_before, is_counted in zip(
             ends, history, has_ended, counted, strict=False
         )
     ]  # fmt: skip
@@ -1012,15 +1012,15 @@ def _phases(
         elif end > start:
             found.append(Phase(kind, start, end))
 
-    def spent(former: JobStep, end: datetime, started: datetime | None) -> None:
-        add(_kind(former, failed_at), former.at, started or end)
+    def spent(previous: JobStep, end: datetime, started: datetime | None) -> None:
+        add(_kind(previous, failed_at), previous.at, started or end)
         if started is not None:
             add("processing", started, end)
 
-    for former, entry in pairwise(history):
-        if former.state not in FINAL_STATES:
+    for previous, entry in pairwise(history):
+        if previous.state not in FINAL_STATES:
             has_run = entry.attempt is not None
-            spent(former, entry.at, entry.started_at or entry.claimed_at or entry.at if has_run else None)
+            spent(previous, entry.at, entry.started_at or entry.claimed_at or entry.at if has_run else None)
     if found and job.is_stopping and found[-1].kind == "processing":
         found[-1].end = max(now, found[-1].end)
     if history and not job.is_final and history[-1].state not in FINAL_STATES:

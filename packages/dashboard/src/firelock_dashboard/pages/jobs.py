@@ -423,23 +423,23 @@ class Listing:
         return self._counted(where.state, where.queue)
 
     @cached_property
-    def looked_for(self) -> tuple[str, str] | None:
+    def single_condition(self) -> tuple[str, str] | None:
         """The kind and the string of the visitor's search; None if no condition is a search string."""
         chips = self.chips
         argument = next(iter(chips.arguments), None)
         if argument is not None and (path := ARGUMENT.fullmatch(argument)):
             argument = path["value"]
-        told = {"argument": argument, "tag": next(iter(chips.tags), None)}
+        special = {"argument": argument, "tag": next(iter(chips.tags), None)}
         kinds = ("error", "argument", "task", "id", "tag", "queue", "server", "recurring")
-        tried = ((kind, told.get(kind, getattr(chips, kind, None))) for kind in kinds)
+        tried = ((kind, special.get(kind, getattr(chips, kind, None))) for kind in kinds)
         return next(((kind, text) for kind, text in tried if text), None)
 
     def offers(self) -> list[search.Offer]:
         """Return other searches that might find a string that this list did not find."""
-        if self.looked_for is None:
+        if self.single_condition is None:
             return []
-        kind, text = self.looked_for
-        return search.offers(self.visit, text, besides=kind)
+        kind, text = self.single_condition
+        return search.offers(self.visit, text, without=kind)
 
 
 def _parent(edge: Edge, job: JobRecord | None) -> Parent:
@@ -677,7 +677,7 @@ def _wished(visit: Visit, verb: str) -> Listing:
 
 def _counted(visit: Visit, verb: str, listing: Listing) -> _Counted:
     """Return the number of matching jobs by their present state."""
-    visit.dashboard.forget()  # the question needs current numbers
+    visit.dashboard.invalidate()  # the question needs current numbers
     plan, total = listing.plan, listing.total
     if plan.where.state is not None:
         name = "retrying" if plan.where.is_retrying else str(plan.where.state)

@@ -162,7 +162,7 @@ class _KeyPage:
             one.starts_at is None
             and one.starts_by is None
             and one.waits
-            and not any(is_shut(wait) for wait in one.waits)
+            and not any(is_blocked(wait) for wait in one.waits)
             for one in self.line.jobs
         )
 
@@ -175,7 +175,7 @@ class _KeyPage:
         return text[:_CALL]
 
 
-def is_shut(wait: KeyWait) -> bool:
+def is_blocked(wait: KeyWait) -> bool:
     """Return whether only a person can make the key available again."""
     return wait.is_paused or wait.concurrent == 0
 

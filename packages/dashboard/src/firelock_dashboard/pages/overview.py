@@ -104,7 +104,7 @@ class _Banner:
     action: _Action
 
     @property
-    def says_since(self) -> bool:
+    def contains_duration(self) -> bool:
         """Whether the banner's sentence itself contains the duration."""
         return self.kind in _WITH_DURATION
 
@@ -155,11 +155,11 @@ def _banner(visit: Visit, finding: Finding) -> _Banner:
 
 def _cannot_start(visit: Visit, values: Mapping[str, Any]) -> str:
     """Return the sentence about the jobs that wait for one failed parent, with their batch."""
-    said = visit.text(
+    sentence = visit.text(
         "overview.cannot_start", count=values["count"], number=formatting.count_text(values["count"]),
         task=task_name(values["task"]), parent=task_name(values["name"]),
     )  # fmt: skip
-    return f"{said} ({values['batch_name']})." if "batch" in values else f"{said}."
+    return f"{sentence} ({values['batch_name']})." if "batch" in values else f"{sentence}."
 
 
 def _still_running(visit: Visit, jobs: Sequence[Job[Any]]) -> Iterator[_Banner]:
@@ -196,12 +196,12 @@ def _asking(visit: Visit, sight: Sight) -> Iterator[_Banner]:
 def show_overview(visit: Visit) -> Response:
     """Show the whole page, or one region of it."""
     span, kind = _span_and_kind(visit)
-    asked: str | None = visit.query.maybe(_SPAN)
+    wanted_span: str | None = visit.query.maybe(_SPAN)
     seen = _Seen(visit)
     if visit.part is None or "," in visit.part:  # then the navigation must show the same counts as the tiles
         visit.use_counts(seen.sight.by_state)
     return visit.page(
-        "overview.html", span=span, kind=kind, asked=asked, nav_with="now",
+        "overview.html", span=span, kind=kind, wanted_span=wanted_span, nav_with="now",
         spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
         is_new=lambda: seen.is_new, troubles=lambda: _banners(visit, seen.sight),
         notes=lambda: [*_still_running(visit, seen.deleted), *_asking(visit, seen.sight)],
@@ -310,7 +310,7 @@ class _Seen:
     def _count(self, number: int) -> str:
         return formatting.count_text(number)
 
-    def _processing(self, processing: int, former: Sequence[int], span: str) -> _Tile:
+    def _processing(self, processing: int, past: Sequence[int], span: str) -> _Tile:
         alive = self.sight.alive
         slots = sum(one.workers for one in alive)
         deleted = len(self.deleted)  # these jobs are ordered to stop, but still occupy slots
@@ -326,7 +326,7 @@ class _Seen:
             "/jobs", {"state": "processing"},
             unit=self._text("tile_of_slots", count=self._count(slots)) if has_slots else "",
             hint=hint, state="processing",
-            spark=spark(former), drawn=self._text("drawn_processing", span=span),
+            spark=spark(past), drawn=self._text("drawn_processing", span=span),
         )  # fmt: skip
 
     def _oldest_wait(self) -> _Tile:

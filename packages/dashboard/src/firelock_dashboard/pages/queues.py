@@ -198,7 +198,7 @@ class _Head:
     rows: list[_HeadRow]
     is_read: bool  # all limits of the rows were read; otherwise limits may hold more of them
     tasks: list[tuple[str, int]]  # most frequent first
-    looked_at: int
+    examined: int
     is_partial: bool  # more jobs wait than were examined
 
 
@@ -220,7 +220,7 @@ def show_queue(visit: Visit) -> Response:
 def _head(visit: Visit, view: QueueView) -> _Head:
     """Return the next jobs among the oldest waiting ones, in the order in which they start."""
     if not view.enqueued:
-        return _Head([], is_read=True, tasks=[], looked_at=0, is_partial=False)
+        return _Head([], is_read=True, tasks=[], examined=0, is_partial=False)
     oldest = visit.fire.jobs.find(state=State.ENQUEUED, queue=view.name, limit=_EXAMINED, oldest_first=True)
     first = _in_turns([job.record() for job in oldest])[:_HEAD]
     used = dict.fromkeys(key for job in first for key in _keys(job))
@@ -230,7 +230,7 @@ def _head(visit: Visit, view: QueueView) -> _Head:
         [_HeadRow(job, _call(visit, job), keys.waits(job, among=read)) for job in first],
         is_read=len(used) == len(read),
         tasks=Counter(job.task for job in oldest).most_common(),
-        looked_at=len(oldest), is_partial=oldest.cursor is not None,
+        examined=len(oldest), is_partial=oldest.cursor is not None,
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from firelock import (
 from firelock_dashboard.problems import BadRequest
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.security.redaction import MASK
-from firelock_dashboard.web.actions import ask_first
+from firelock_dashboard.web.actions import confirmation_page
 from firelock_dashboard.web.fields import SPAN_UNITS, Choice, Integer, Text
 from firelock_dashboard.web.formatting import stamp
 from firelock_dashboard.web.request import Undo
@@ -117,9 +117,9 @@ def _page(visit: Visit, after: str, wanted: str) -> _RecurringPage:
     if not wanted:
         found = visit.fire.recurring.list(after=after, limit=_SHOWN + 1)
     else:
-        looked = list(islice(_from(visit, after), _SEARCHED + 1))
-        found = [one for one in looked[:_SEARCHED] if _holds(one, wanted.casefold())]
-        is_cut = len(looked) > _SEARCHED and len(found) <= _SHOWN
+        examined = list(islice(_from(visit, after), _SEARCHED + 1))
+        found = [one for one in examined[:_SEARCHED] if _holds(one, wanted.casefold())]
+        is_cut = len(examined) > _SEARCHED and len(found) <= _SHOWN
     shown = found[:_SHOWN]
     following = shown[-1].id if len(found) > _SHOWN else None
     return _RecurringPage(list(map(row_of, shown)), following, is_cut)
@@ -189,9 +189,9 @@ def remove(visit: Visit) -> Response:
     """Remove the definition; its existing jobs remain."""
     recurring_id = visit.fire.recurring.get(visit.form.value(RECURRING_ID)).id
     question = visit.text("recurring.confirm_remove", id=recurring_id)
-    asked = ask_first(visit, question, visit.text("recurring.remove"), section="recurring")
-    if asked is not None:
-        return asked
+    confirmation = confirmation_page(visit, question, visit.text("recurring.remove"), section="recurring")
+    if confirmation is not None:
+        return confirmation
     visit.fire.recurring.remove(recurring_id)
     visit.audit("recurring.remove", recurring_id)
     return visit.done(visit.text("recurring.removed", id=recurring_id), to="/recurring")

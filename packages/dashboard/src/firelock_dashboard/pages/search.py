@@ -57,7 +57,7 @@ class HitGroup:
 
     kind: str  # a key of search.toml: tag, job, batch, task, queue, limit, recurring, server, error, argument
     hits: Sequence[Hit]
-    is_called_so: bool = False  # the string matches the name or id, not the content
+    is_by_name: bool = False  # the string matches the name or id, not the content
     further: str | None = None  # the URL of all results, if there may be more
 
     @property
@@ -121,7 +121,7 @@ def _named(
     ]
     ranked = sorted((_rank(one[0].casefold(), text.casefold()), one) for one in matches)
     hits = [Hit(*one, is_exact=place == 0) for (place, _), one in ranked[:_OF_A_KIND]]
-    return HitGroup(kind, hits, is_called_so=True, further=further if len(matches) > _OF_A_KIND else None)
+    return HitGroup(kind, hits, is_by_name=True, further=further if len(matches) > _OF_A_KIND else None)
 
 
 def _rank(name: str, text: str) -> tuple[int, str]:
@@ -141,7 +141,7 @@ def _by_id(visit: Visit, text: str) -> tuple[HitGroup, list[Hit]]:
     jobs = [_job(visit, one, is_exact=one.id == text) for one in records if not one.is_batch]
     batches = [_batch(visit, one, is_exact=one.id == text) for one in records if one.is_batch]
     further = visit.url("/jobs", id=text) if page.cursor else None
-    return HitGroup("job", jobs, is_called_so=True, further=further), batches
+    return HitGroup("job", jobs, is_by_name=True, further=further), batches
 
 
 def _batch(visit: Visit, job: JobRecord, *, is_exact: bool) -> Hit:
@@ -162,7 +162,7 @@ def _batches(visit: Visit, text: str, by_id: Sequence[Hit]) -> HitGroup:
     hits = [*by_id, *(_batch(visit, job, is_exact=place == 0) for place, job in found[:_OF_A_KIND])]
     has_more = len(found) > _OF_A_KIND or page.cursor is not None
     further = visit.url("/batches", q=text) if has_more else None
-    return HitGroup("batch", hits[:_OF_A_KIND], is_called_so=True, further=further)
+    return HitGroup("batch", hits[:_OF_A_KIND], is_by_name=True, further=further)
 
 
 def _limits(visit: Visit, text: str) -> HitGroup:
@@ -181,7 +181,7 @@ def _limits(visit: Visit, text: str) -> HitGroup:
         for one in keys[:_OF_A_KIND]
     ]
     further = visit.url("/limits", prefix=text) if len(keys) > _OF_A_KIND else None
-    return HitGroup("limit", hits, is_called_so=True, further=further)
+    return HitGroup("limit", hits, is_by_name=True, further=further)
 
 
 def _tags(visit: Visit, text: str, newest: Iterable[JobRecord], made: Sequence[str]) -> HitGroup:
@@ -197,12 +197,12 @@ def _tags(visit: Visit, text: str, newest: Iterable[JobRecord], made: Sequence[s
     others = {tag for job in newest for tag in job.tags if wanted in tag.casefold()} - set(meant)
     ranked = sorted(others, key=lambda tag: (not tag.casefold().startswith(wanted), tag))
     hits += [_tag(visit, tag, "", is_exact=False) for tag in ranked]
-    return HitGroup("tag", hits[:_OF_A_KIND], is_called_so=True)
+    return HitGroup("tag", hits[:_OF_A_KIND], is_by_name=True)
 
 
 def _tag(visit: Visit, tag: str, more: str, *, is_exact: bool) -> Hit:
-    said = visit.text("search.as_tag", jobs=more) if more else visit.text("search.is_tag")
-    return Hit(tag, said, visit.url("/jobs", tag=tag), is_exact=is_exact)
+    text = visit.text("search.as_tag", jobs=more) if more else visit.text("search.is_tag")
+    return Hit(tag, text, visit.url("/jobs", tag=tag), is_exact=is_exact)
 
 
 # ---- matches by content ----------------------------------------------------------------------------------
@@ -254,8 +254,8 @@ def _arguments(visit: Visit, text: str, *, is_known: bool) -> Iterator[HitGroup]
     if is_known:
         yield HitGroup("argument", [Hit(visit.text("search.as_argument"), "", address)])
         return
-    asked = plan(Chips(arguments=(argument,)), visit.now, tasks, visit.arguments_value)
-    found = find_page(visit.fire, asked, limit=_OF_A_KIND, cursor=None)
+    search_plan = plan(Chips(arguments=(argument,)), visit.now, tasks, visit.arguments_value)
+    found = find_page(visit.fire, search_plan, limit=_OF_A_KIND, cursor=None)
     further = address if found.cursor else None
     hits = [_job(visit, job) for job in found.jobs]
     if not hits and found.is_cut:
@@ -281,14 +281,14 @@ class Offer:
         return self.count == "0"
 
 
-def offers(visit: Visit, text: str, *, besides: str) -> list[Offer]:
+def offers(visit: Visit, text: str, *, without: str) -> list[Offer]:
     """Return other searches that might find a string, without the search that was tried."""
     tasks = known_tasks(visit)
     known = tasks.named(text)
     task = known[0] if len(known) == 1 else text
     argument = tasks.argument_of(text)
-    said = tasks.tags_of(text) if {" ", "="} & set(text) else []  # "customer 200" means customer:200
-    tag = said[0] if said else text
+    tags = tasks.tags_of(text) if {" ", "="} & set(text) else []  # "customer 200" means customer:200
+    tag = tags[0] if tags else text
     by_queue = visit.dashboard.counts().by_queue.get(text, {})
     ways: list[tuple[str, str, Callable[[], str | None]]] = [
         ("id", visit.url("/jobs", id=text), lambda: _count(visit, JobFilter(id_prefix=text))),
@@ -299,7 +299,7 @@ def offers(visit: Visit, text: str, *, besides: str) -> list[Offer]:
     ]
     if visit.may(Permission.VIEW_ARGUMENTS):
         ways.append(("argument", visit.url("/jobs", arg=argument), lambda: None))
-    return [Offer(kind, address, count()) for kind, address, count in ways if kind != besides]
+    return [Offer(kind, address, count()) for kind, address, count in ways if kind != without]
 
 
 def _count(visit: Visit, where: JobFilter) -> str:

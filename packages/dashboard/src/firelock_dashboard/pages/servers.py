@@ -18,10 +18,10 @@ from firelock_dashboard.web.actions import (
     ORDER,
     SERVER,
     SESSION,
-    ask_first,
+    confirmation_page,
     end_process,
+    send_order,
     server_of,
-    tell_server,
 )
 from firelock_dashboard.web.fields import Text
 from firelock_dashboard.web.formatting import instant, short_id, span, task_name
@@ -267,34 +267,34 @@ def _server(
     # a server claims jobs for its slots, and a few more ahead, which wait there briefly
     runs = sum(job.id in started or job.record().is_stopping for job in jobs)
     taken = runs + min(len(jobs) - runs, max(0, view.workers - runs))
-    told = view.busy if living and is_cut else 0
-    more = max(len(jobs), told) - len(running)
+    reported = view.busy if living and is_cut else 0
+    more = max(len(jobs), reported) - len(running)
     free = max(view.workers - len(running) - more, 0) if living else 0
     drawn = min(free, _SLOTS - len(running))
     sessions = []
     for one in living or view.sessions:
-        said, workers = one.renewal, one.session.workers
-        busy = said.busy if is_cut else min(records_of[one.session.id], workers)
+        renewal, workers = one.renewal, one.session.workers
+        busy = renewal.busy if is_cut else min(records_of[one.session.id], workers)
         workers = busy if is_leaving(one) else workers  # a replaced process claims no jobs for idle workers
         sessions.append(
             _ServerProcess(
-                one.session.pid, said.state, workers, busy, said.cpu_percent, said.rss_bytes,
+                one.session.pid, renewal.state, workers, busy, renewal.cpu_percent, renewal.rss_bytes,
                 heard_at(one, now), one.session.timeout_seconds, is_leaving(one),
             )
         )  # fmt: skip
-    busy = max(taken, told) if living else 0
+    busy = max(taken, reported) if living else 0
     return _Server(view, state, busy, sessions, running, more, drawn, free - drawn, is_only)
 
 
 def _question(visit: Visit, order: str, name: str, running: int, *, is_only: bool) -> str:
     """Return the question before a server is made quiet or stopped, with its running jobs and the effects."""
     only = "_only" if is_only else ""
-    asked = visit.text(f"servers.{order}{only}_confirm", server=name)
+    question = visit.text(f"servers.{order}{only}_confirm", server=name)
     if order == "quiet" or not running:
-        return asked
+        return question
     # a server does not report its grace time, so use the setting of the dashboard's own app
     grace = span(visit.fire.settings.grace)
-    return f"{asked} {visit.text('servers.stop_running', count=running, grace=grace)}"
+    return f"{question} {visit.text('servers.stop_running', count=running, grace=grace)}"
 
 
 def end_question(visit: Visit, process: WorkerProcess) -> str:
@@ -303,11 +303,11 @@ def end_question(visit: Visit, process: WorkerProcess) -> str:
     more = len(process.jobs) - _NAMED
     if more > 0:
         named = visit.text("servers.named_and_more", jobs=named, count=more)
-    asked = visit.text("servers.end_confirm", pid=process.pid, server=process.server)
+    question = visit.text("servers.end_confirm", pid=process.pid, server=process.server)
     if not process.jobs:
-        return f"{asked} {visit.text('servers.end_alone')}"
+        return f"{question} {visit.text('servers.end_alone')}"
     grace = span(visit.fire.settings.grace)  # see `_question`
-    return f"{asked} {visit.text('servers.end_others', count=len(process.jobs), jobs=named, grace=grace)}"
+    return f"{question} {visit.text('servers.end_others', count=len(process.jobs), jobs=named, grace=grace)}"
 
 
 def end_worker_process(visit: Visit) -> Response:
@@ -315,11 +315,11 @@ def end_worker_process(visit: Visit) -> Response:
     session = visit.form.value(SESSION)
     process = worker_process(visit, visit.fire.servers.list(), session)
     if process is not None:
-        asked = ask_first(
+        confirmation = confirmation_page(
             visit, end_question(visit, process), visit.text("servers.end"), section="servers"
         )  # fmt: skip
-        if asked is not None:
-            return asked
+        if confirmation is not None:
+            return confirmation
     ended = end_process(visit, session)
     return visit.done(
         visit.text("servers.told_end", pid=ended.session.pid, server=ended.session.server), to="/servers"
@@ -334,10 +334,10 @@ def order_server(visit: Visit) -> Response:
         servers, now = visit.fire.servers.list(), visit.now_micros
         is_only = not any(one.id != server.id and one.state_at(now).is_listening for one in servers)
         question = _question(visit, order, server.name, server.busy, is_only=is_only)
-        asked = ask_first(visit, question, visit.text("servers.stop"), section="servers")
-        if asked is not None:
-            return asked
-    tell_server(visit, server, order)
+        confirmation = confirmation_page(visit, question, visit.text("servers.stop"), section="servers")
+        if confirmation is not None:
+            return confirmation
+    send_order(visit, server, order)
     return visit.done(visit.text(f"servers.told_{order}", server=server.name), to="/servers")
 
 

@@ -153,8 +153,8 @@ class JobStream(EventStream):
         self._run: int | None = None
         self._has_ended = False
 
-    async def look(self) -> bytes:
-        """See `EventStream.look`."""
+    async def read_new_events(self) -> bytes:
+        """See `EventStream.read_new_events`."""
         return await run_in_threadpool(self.read)
 
     def read(self) -> bytes:
@@ -176,8 +176,8 @@ class JobStream(EventStream):
         return b"".join(events)
 
     @property
-    def is_over(self) -> bool:
-        """See `EventStream.is_over`."""
+    def has_ended(self) -> bool:
+        """See `EventStream.has_ended`."""
         return self._has_ended
 
 

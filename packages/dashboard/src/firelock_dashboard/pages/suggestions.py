@@ -72,9 +72,13 @@ def starts(visit: Visit, jobs: Iterable[JobRecord]) -> dict[str, int]:
     if not unknown:
         return found
     storage = visit.fire.storage
-    for told in storage.get([job.id for job in unknown]):
-        if told is not None and told.progress is not None and told.progress.at >= (told.claimed_at or 0):
-            found[told.id] = told.progress.at
+    for record in storage.get([job.id for job in unknown]):
+        if (
+            record is not None
+            and record.progress is not None
+            and record.progress.at >= (record.claimed_at or 0)
+        ):
+            found[record.id] = record.progress.at
     for job in [job for job in unknown if job.id not in found][:_LOGS]:
         lines = storage.read_log(job.id, limit=1 if job.attempt == 1 else _LINES)
         first = next((line for line in lines if line.attempt == job.attempt), None)

@@ -156,17 +156,17 @@ def show_form(visit: Visit) -> Response:
 
     `from` is the id of a job whose arguments and options are the initial values.
     """
-    name, former_id = visit.query.value(_NAME), visit.query.maybe(_FROM)
-    if former_id is None:
+    name, original_id = visit.query.value(_NAME), visit.query.maybe(_FROM)
+    if original_id is None:
         return _form(visit, name, {}, "")
     visit.require(Permission.VIEW_ARGUMENTS)
-    former = _former(visit, name, former_id)
-    outputs = _outputs_of(visit, former)
-    values, hidden = _values_of(visit, name, former, outputs)
+    original = _original(visit, name, original_id)
+    outputs = _outputs_of(visit, original)
+    values, hidden = _values_of(visit, name, original, outputs)
     return _form(visit, name, values, "", hidden=hidden, missing=_missing_among(outputs))
 
 
-def _former(visit: Visit, name: str, job_id: str) -> JobRecord:
+def _original(visit: Visit, name: str, job_id: str) -> JobRecord:
     """Return the job that is to be run again with changes.
 
     Raises:
@@ -236,10 +236,10 @@ def _form(
 
 def run_task(visit: Visit) -> Response:
     """Enqueue a job of the task with the values of the form."""
-    name, former_id = visit.form.value(_NAME), visit.form.maybe(_FROM)
-    former = None if former_id is None else _former(visit, name, former_id)
+    name, original_id = visit.form.value(_NAME), visit.form.maybe(_FROM)
+    original = None if original_id is None else _original(visit, name, original_id)
     try:
-        job = make_job(visit, name, former)
+        job = make_job(visit, name, original)
     except (ArgumentError, ScheduleError, ConfigurationError, TaskError, BadRequest) as error:
         if visit.wants_json:
             raise BadRequest(str(error)) from error
@@ -250,7 +250,7 @@ def run_task(visit: Visit) -> Response:
     )
 
 
-def make_job(visit: Visit, name: str, former: JobRecord | None = None) -> Job[object]:
+def make_job(visit: Visit, name: str, original: JobRecord | None = None) -> Job[object]:
     """Enqueue a job of the task with the sent values, record it in the audit, and return it.
 
     A value with a masked secret is refused, because the mask would be stored instead of the secret. Without a
@@ -259,7 +259,7 @@ def make_job(visit: Visit, name: str, former: JobRecord | None = None) -> Job[ob
     Args:
         visit: the form, whose fields `args.NAME` are the arguments.
         name: the task.
-        former: the job that is run again with changes, whose metadata the new job gets; None for a new call.
+        original: the job that is run again with changes and whose metadata is copied; None for a new call.
     """
     form = visit.form
     values = form.maybe(ARGUMENTS) or {}
@@ -270,10 +270,10 @@ def make_job(visit: Visit, name: str, former: JobRecord | None = None) -> Job[ob
         )
     job = visit.fire.enqueue_text(
         name, values, queue=form.maybe(JOB_QUEUE), delay=form.maybe(DELAY) or None,
-        priority=form.maybe(PRIORITY), meta=None if former is None else former.meta,
-        reason=None if former is None else f"run again with changes from {former.id} by {visit.who}",
+        priority=form.maybe(PRIORITY), meta=None if original is None else original.meta,
+        reason=None if original is None else f"run again with changes from {original.id} by {visit.who}",
     )  # fmt: skip
-    visit.audit("task.run", name, job=job.id, **({} if former is None else {"from": former.id}))
+    visit.audit("task.run", name, job=job.id, **({} if original is None else {"from": original.id}))
     return job
 
 

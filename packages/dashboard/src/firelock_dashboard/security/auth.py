@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from firelock import ConfigurationError, Firelock
 from firelock_dashboard.problems import Forbidden, RequestProblem, Unauthorized
-from firelock_dashboard.security.permissions import ASKED, LEVELS, Access, Auth, Level, to_access
+from firelock_dashboard.security.permissions import AUTH_RESULT, LEVELS, Access, Auth, Level, to_access
 
 if TYPE_CHECKING:
     from firelock_dashboard.security.csrf import Gate
@@ -59,11 +59,11 @@ class Entrance:
                 return access
         except Exception as error:
             raise refusal_of(error) from error
-        asked = request.scope.get("wsgi_environ", {}).get(ASKED)
-        if isinstance(asked, RequestProblem):  # set by the host, in its own thread
-            raise asked
-        if isinstance(asked, Access):
-            return asked
+        host_result = request.scope.get("wsgi_environ", {}).get(AUTH_RESULT)
+        if isinstance(host_result, RequestProblem):  # set by the host, in its own thread
+            raise host_result
+        if isinstance(host_result, Access):
+            return host_result
         if self._auth is None:
             return await run_in_threadpool(self._links.access, request)
         return await access_from(self._auth, request)
@@ -183,17 +183,24 @@ def _note(refusal: RequestProblem, refusals: list[RequestProblem]) -> None:
 
 
 def _joined(refusals: Sequence[RequestProblem]) -> RequestProblem:
-    asking = [refusal for refusal in refusals if isinstance(refusal, Unauthorized) or refusal.status == 401]  # noqa: PLR2004
-    if not asking:
+    challenges = [
+        refusal
+        for refusal in refusals
+        if isinstance(refusal, Unauthorized) or refusal.status == 401  # noqa: PLR2004
+    ]
+    if not challenges:
         return (
             refusals[0]
             if refusals
             else Forbidden("You do not have access to this dashboard; contact its operator.")
         )
     ways = [
-        value for each in asking for name, value in each.headers.items() if name.lower() == "www-authenticate"
+        value
+        for each in challenges
+        for name, value in each.headers.items()
+        if name.lower() == "www-authenticate"
     ]
-    return Unauthorized(str(asking[0]), headers={"WWW-Authenticate": ", ".join(ways)} if ways else {})
+    return Unauthorized(str(challenges[0]), headers={"WWW-Authenticate": ", ".join(ways)} if ways else {})
 
 
 # ---- the host framework's own users ----------------------------------------------------------------------

@@ -70,14 +70,16 @@ def basic_auth(
         raise ConfigurationError("basic_auth() has no users; pass names with passwords.")
     by_name = isinstance(level, Mapping)
     grants = {name: to_access(level.get(name) if by_name else level) for name in checks}  # type: ignore[union-attr]
-    nobody = _nobody(users)
+    check_unknown = _check_of_unknown(users)
     challenge = {"WWW-Authenticate": f'Basic realm="{_quoted(realm)}", charset="UTF-8"'}
 
     def ask_for_password(request: Request) -> Access:
         name, password = _sent_password(request)
         if not (name and password):  # without credentials, skip the cost of a hash
             raise Unauthorized(_LOG_IN, headers=challenge)
-        is_right = checks.get(name, nobody)(password)  # an unknown name takes as long as one with a hash
+        is_right = checks.get(name, check_unknown)(
+            password
+        )  # an unknown name takes as long as one with a hash
         if not (is_right and name in checks):
             raise Unauthorized(_LOG_IN, headers=challenge)
         return Access(grants[name].permissions, name)
@@ -225,7 +227,7 @@ def _is_bounded(cost: int, block: int, lanes: int) -> bool:
     return 1 < cost <= _LARGEST_COST and cost & (cost - 1) == 0 and 0 < block <= 32 and 0 < lanes <= 16  # noqa: PLR2004
 
 
-def _nobody(users: Mapping[str, str]) -> Callable[[str], bool]:
+def _check_of_unknown(users: Mapping[str, str]) -> Callable[[str], bool]:
     """Return a check for unknown names, which takes as long as a real one and never succeeds."""
     if any(password.startswith(f"{_SCHEME}:") for password in users.values()):
         return _Hash(_COST, _BLOCK, _LANES, os.urandom(_SALT), os.urandom(_DIGEST))

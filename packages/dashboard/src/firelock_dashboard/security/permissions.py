@@ -13,7 +13,7 @@ from firelock import ConfigurationError
 
 Auth: TypeAlias = Callable[[Request], object | Awaitable[object]]
 
-ASKED = "firelock.access"  # in a WSGI environ: the result of `auth=` in the host's own thread
+AUTH_RESULT = "firelock.access"  # in a WSGI environ: the result of `auth=` in the host's own thread
 
 
 class Permission(StrEnum):

@@ -161,15 +161,15 @@
   // The search continues until the page is full, nothing is left, or the visitor stops it. Meanwhile the list is
   // not refreshed.
 
-  let search = null; // { looked, found, next, isStopped }
+  let search = null; // { examined, found, next, isStopped }
   const state = () => region.querySelector("[data-search]");
   const counted = (number) => String(number).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
   const tell = (place, end = null) => {
-    const text = place.dataset.text.replace("{looked}", counted(search.looked)).replace("{found}", counted(search.found));
+    const text = place.dataset.text.replace("{examined}", counted(search.examined)).replace("{found}", counted(search.found));
     place.querySelector("[data-search-text]").textContent = text;
     const bar = place.querySelector("progress");
     bar.hidden = end !== null;
-    if (bar.hasAttribute("max")) bar.value = Math.min(search.looked, bar.max);
+    if (bar.hasAttribute("max")) bar.value = Math.min(search.examined, bar.max);
     place.querySelector("[data-search-stop]").hidden = end !== null;
     const at = place.querySelector("[data-search-at]");
     if (at) at.hidden = !search.next; // everything was searched: no position to show
@@ -208,7 +208,7 @@
     const place = state();
     if (!place?.dataset.next || search) return;
     const limit = Number(place.dataset.limit);
-    const one = (search = { looked: Number(place.dataset.looked), found: boxes().length, next: place.dataset.next, isStopped: false });
+    const one = (search = { examined: Number(place.dataset.examined), found: boxes().length, next: place.dataset.next, isStopped: false });
     region.removeAttribute("data-live");
     let end = place.dataset.stopped;
     while (!one.isStopped && one.next && one.found < limit) {
@@ -224,7 +224,7 @@
       if (search !== one) return; // the list has been swapped
       const page = new DOMParser().parseFromString(text, "text/html");
       const part = page.querySelector("[data-search]");
-      one.looked += Number(part?.dataset.looked || 0);
+      one.examined += Number(part?.dataset.examined || 0);
       one.next = part?.dataset.next || null;
       one.found += page.querySelectorAll("tbody tr[id]").length;
       join(page);

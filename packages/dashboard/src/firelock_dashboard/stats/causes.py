@@ -96,10 +96,10 @@ class _CauseRecord:
         """Return the content of the record, or None if it cannot be read."""
         try:
             value: dict[str, Any] = json.loads(record.value)
-            mute = told = value["mute"]
-            if told is not None:
-                until = told["until"] and instant(int(told["until"]))
-                mute = Mute(str(told["by"]), instant(int(told["at"])), told["note"], until)
+            mute = stored = value["mute"]
+            if stored is not None:
+                until = stored["until"] and instant(int(stored["until"]))
+                mute = Mute(str(stored["by"]), instant(int(stored["at"])), stored["note"], until)
             return cls(
                 str(value["type"]), str(value["task"]), int(value["first_at"]), int(value["seen_at"]), mute,
                 record.version, {name: field for name, field in value.items() if name not in _KNOWN},
@@ -141,7 +141,7 @@ class Causes:
 
         For a cause without a record, a record is stored, which costs one more read of the storage.
         """
-        known = self._remembered()
+        known = self._read_all()
         self._types = {key: one.type for key, one in known.items()} | {
             group.fingerprint: group.type for group in groups
         }
@@ -159,19 +159,19 @@ class Causes:
     def _cause(
         self,
         group: FailureGroup,
-        former: _CauseRecord | None,
+        stored: _CauseRecord | None,
         hours: Hours,
         now: datetime,
     ) -> Cause:
         fingerprint = group.fingerprint
-        if former is None:
+        if stored is None:
             if fingerprint not in self._seen:
                 self._seen[fingerprint] = self._oldest(group)
             known = _CauseRecord(group.type, group.task, self._seen[fingerprint], group.newest_at)
         else:
-            known = attrs.evolve(former, seen_at=group.newest_at)
-        if former is None or known.seen_at - former.seen_at >= _SEEN_EVERY:
-            self._remember(fingerprint, known)
+            known = attrs.evolve(stored, seen_at=group.newest_at)
+        if stored is None or known.seen_at - stored.seen_at >= _SEEN_EVERY:
+            self._store(fingerprint, known)
         return Cause(
             fingerprint, group.type, group.message, group.task, group.count, instant(group.newest_at),
             instant(known.first_at), hours.get(fingerprint, NO_HOURS), known.muted_at(now),
@@ -186,7 +186,7 @@ class Causes:
 
     def muted(self, now: datetime) -> set[str]:
         """Return the fingerprints of the causes that are muted now."""
-        return {fingerprint for fingerprint, one in self._remembered().items() if one.muted_at(now)}
+        return {fingerprint for fingerprint, one in self._read_all().items() if one.muted_at(now)}
 
     def mute(self, cause: Cause, mute: Mute) -> None:
         """Mute the cause; this replaces an earlier mute."""
@@ -208,7 +208,7 @@ class Causes:
 
     # ---- the records ---------------------------------------------------------------------------------------
 
-    def _remembered(self) -> dict[str, _CauseRecord]:
+    def _read_all(self) -> dict[str, _CauseRecord]:
         found: dict[str, _CauseRecord] = {}
         after, is_over = "", False
         while not is_over:
@@ -216,10 +216,10 @@ class Causes:
             read = ((record.key, _CauseRecord.read(record)) for record in page)
             found |= {key: known for key, known in read if known is not None}
             after, is_over = page[-1].key if page else "", len(page) < _PAGE
-        self._forget(found)
+        self._prune(found)
         return found
 
-    def _remember(self, fingerprint: str, known: _CauseRecord) -> None:
+    def _store(self, fingerprint: str, known: _CauseRecord) -> None:
         """Store the record, unless another process has changed it or this process must not write."""
         if self._is_read_only:
             return
@@ -228,7 +228,7 @@ class Causes:
         except FirelockError as error:
             log.info("Cannot store cause %s; trying again at the next reading: %s", fingerprint, error)
 
-    def _forget(self, known: dict[str, _CauseRecord]) -> None:
+    def _prune(self, known: dict[str, _CauseRecord]) -> None:
         if self._is_read_only or len(known) <= KEPT:
             return
         unmuted = [(one.seen_at, fingerprint) for fingerprint, one in known.items() if one.mute is None]

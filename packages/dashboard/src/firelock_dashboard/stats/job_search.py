@@ -137,11 +137,11 @@ class Chips:
 
     def query(self) -> dict[str, object]:
         """Return the chips as the fields of a query, in a fixed order."""
-        told = {
+        values = {
             "tag": self.tags, "arg": self.arguments, "created": self.created and self.created.text,
             "since": _iso(self.since), "until": _iso(self.until),
         }  # fmt: skip
-        return {name: told.get(name, getattr(self, name, None)) for name in _ORDER}
+        return {name: values.get(name, getattr(self, name, None)) for name in _ORDER}
 
     def shown(self) -> list[Chip]:
         """Return all conditions except the state, which the tabs show; each has the query without it."""
@@ -380,28 +380,28 @@ class KnownTasks:
 
         Other strings are returned unchanged.
         """
-        said = _SAID.fullmatch(text.strip())
-        if said is None:
+        match = _NAME_AND_VALUE.fullmatch(text.strip())
+        if match is None:
             return text
         by_case = {name.casefold(): name for name in sorted(self.parameters, reverse=True)}
-        name = by_case.get(said["name"].casefold())
-        return text if name is None else f"{name}:{said['value']}"
+        name = by_case.get(match["name"].casefold())
+        return text if name is None else f"{name}:{match['value']}"
 
     def tags_of(self, text: str) -> list[str]:
         """Return the possible tags for a string: "customer 12", "customer=12" and "12" mean customer:12."""
         tags = (tag for templates in self.templates.values() for tag in templates)
         names = dict.fromkeys(name for tag in tags for name, colon, _ in [tag.partition(":")] if colon)
-        if said := _SAID.fullmatch(text.strip()):
+        if match := _NAME_AND_VALUE.fullmatch(text.strip()):
             by_case = {name.casefold(): name for name in names}
-            name = by_case.get(said["name"].casefold())
-            return [] if name is None else [f"{name}:{said['value']}"]
+            name = by_case.get(match["name"].casefold())
+            return [] if name is None else [f"{name}:{match['value']}"]
         if ":" in text or not _WORD.fullmatch(text):
             return []
         return [f"{name}:{text}" for name in sorted(names)[:_MADE_TAGS]]
 
 
 _NAMES = {name: name for name in _ORDER} | {"is": "state", "args": "arg", "age": "created"}  # as typed
-_SAID = re.compile(r"(?P<name>[^\s=:]+)\s*[\s=]\s*(?P<value>[^\s=:]+)")
+_NAME_AND_VALUE = re.compile(r"(?P<name>[^\s=:]+)\s*[\s=]\s*(?P<value>[^\s=:]+)")
 _WORD = re.compile(r"\S+")
 _NUMBER = re.compile(r"\d{1,18}")
 _MADE_TAGS = 5  # tags that are looked up for one word
@@ -412,7 +412,7 @@ _LOOKUPS = 10  # words of one text that are looked up as tags: a list has no mor
 def read_typed(
     text: str,
     known: KnownTasks,
-    former: Mapping[str, object] | None = None,
+    current: Mapping[str, object] | None = None,
     kind_of: Callable[[str], str | None] = lambda _: None,
 ) -> list[tuple[str, str]]:
     """Return typed text as pairs for a query, merged into the current ones.
@@ -426,15 +426,15 @@ def read_typed(
     Args:
         text: the typed text.
         known: the tasks.
-        former: the current pairs.
+        current: the current pairs.
         kind_of: returns the name of the chip, for example "tag", for which a word is an exact value; called
             at most fifteen times.
     """
-    held = {name: value for name, value in (former or {}).items() if value}
+    held = {name: value for name, value in (current or {}).items() if value}
     several = {name: list(map(str, held.pop(name, ()))) for name in _REPEATED}  # type: ignore[call-overload]
     single = {name: str(value) for name, value in held.items()}
     words: list[str] = []
-    if _SAID.fullmatch(text.strip()):
+    if _NAME_AND_VALUE.fullmatch(text.strip()):
         text = next((tag for tag in known.tags_of(text) if kind_of(tag) == "tag"), text)
     tokens = list(_tokens(text))
     is_alone = len(tokens) == 1
@@ -514,7 +514,7 @@ class JobsFound:
 
     jobs: list[JobRecord]
     cursor: str | None  # opens the next part; None at the end of the list
-    looked_at: int  # the number of examined jobs
+    examined: int  # the number of examined jobs
     is_cut: bool  # the search reached its limit, so there may be more jobs although the page is not full
     last_at: int | None = None  # the position in the list's order at which the search ended, in micros
 
@@ -551,16 +551,16 @@ def _page(
 ) -> JobsFound:  # fmt: skip
     """Return a page; if there are tests, the cursor names a page of the storage and the last examined job."""
     tests = bool(plan.tests)
-    at, behind = _read_cursor(cursor) if tests else (cursor, None)
+    at, after = _read_cursor(cursor) if tests else (cursor, None)
     found: list[JobRecord] = []
-    looked_at, last = 0, None
+    examined, last = 0, None
 
-    def is_behind(record: JobRecord, place: tuple[int, str]) -> bool:
+    def is_after(record: JobRecord, place: tuple[int, str]) -> bool:
         here = (plan.time_of(record), record.id)
         return here > place if oldest_first else here < place
 
     def result(cursor: str | None, *, is_cut: bool) -> JobsFound:
-        return JobsFound(found, cursor, looked_at, is_cut, None if last is None else plan.time_of(last))
+        return JobsFound(found, cursor, examined, is_cut, None if last is None else plan.time_of(last))
 
     while True:
         began = monotonic()
@@ -571,20 +571,20 @@ def _page(
         )  # fmt: skip
         for handle in page:
             record = handle.record()
-            if behind is not None and not is_behind(record, behind):
+            if after is not None and not is_after(record, after):
                 continue
-            looked_at, last = looked_at + 1, record
+            examined, last = examined + 1, record
             is_full = False
             if plan.accepts(record):
                 found.append(record)
                 is_full = len(found) == limit
-            if tests and (is_full or (looked_at % _CHECK_EVERY == 0 and monotonic() >= until)):
+            if tests and (is_full or (examined % _CHECK_EVERY == 0 and monotonic() >= until)):
                 return result(f"{at or ''}|{plan.time_of(record)}|{record.id}", is_cut=not is_full)
         # the previous part may have ended at the last job of the storage's page
-        is_rest_empty = behind is not None and looked_at == 0
-        at, behind = page.cursor, None
+        is_rest_empty = after is not None and examined == 0
+        at, after = page.cursor, None
         is_done = at is None or len(found) >= limit
-        is_late = looked_at >= ROWS or (_is_too_late(began, monotonic(), until) and not is_rest_empty)
+        is_late = examined >= ROWS or (_is_too_late(began, monotonic(), until) and not is_rest_empty)
         if is_done or is_late:
             return result(f"{at}|0|-" if at and tests else at, is_cut=not is_done)
 
@@ -635,14 +635,14 @@ def count_up_to(
     At most `COUNTED` jobs are examined.
     """
     began = monotonic()
-    until, counted, looked_at = began + seconds, 0, 0
+    until, counted, examined = began + seconds, 0, 0
     for page in pages_of(fire, plan.where):
-        looked_at += len(page)
+        examined += len(page)
         counted += sum(plan.accepts(handle.record()) for handle in page) if plan.tests else len(page)
         if page.cursor is None:
             return counted, True
         now = monotonic()
-        if looked_at >= COUNTED or _is_too_late(began, now, until):
+        if examined >= COUNTED or _is_too_late(began, now, until):
             break
         began = now
     return counted, False

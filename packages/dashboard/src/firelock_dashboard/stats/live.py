@@ -17,7 +17,7 @@ from starlette.responses import Response
 from firelock import FirelockError
 from firelock.storage import Counts, State
 from firelock_dashboard.stats.rollups import MINUTE
-from firelock_dashboard.web.event_stream import ASKS_EVERY, EventStream
+from firelock_dashboard.web.event_stream import CHECKS_EVERY, EventStream
 from firelock_dashboard.web.formatting import instant
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Live:
         self._waiting: set[str] = set()  # changed topics that are not announced yet
         self._announced_at: dict[str, float] = {}
         self._pause = _EVERY
-        self.asks_every = ASKS_EVERY  # seconds after which a stream checks again whether its visitor may read
+        self.checks_every = CHECKS_EVERY  # seconds between checks whether a stream's visitor may read
         self.trouble: str | None = None  # the storage's last error, or None while it is reachable
 
     # ---- listening -----------------------------------------------------------------------------------------
@@ -119,10 +119,10 @@ class Live:
 
     # ---- reading the storage -------------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def read(self) -> None:
         """Read the storage once and notify listeners of changes; called by the thread."""
         try:
-            sample, moved = self._sampler.look()
+            sample, moved = self._sampler.read()
         except FirelockError as error:
             self._pause = min(_LONGEST_PAUSE, self._pause * 2)
             self._sampler = self._make_sampler()
@@ -177,7 +177,7 @@ class Live:
 
     def _run(self) -> None:
         while self._must_continue():
-            self.look()
+            self.read()
             self._ending.wait(self._pause)
 
     def _must_continue(self) -> bool:
@@ -200,7 +200,7 @@ class LiveStream(EventStream):
     """A stream of the events that occur after its start."""
 
     def __init__(self, live: Live, is_reader: Callable[[], Awaitable[bool]]) -> None:
-        super().__init__(is_reader, live.asks_every)
+        super().__init__(is_reader, live.checks_every)
         self._live = live
         self._number = 0
 
@@ -208,8 +208,8 @@ class LiveStream(EventStream):
         """See `EventStream.join`."""
         self._number = self._live.join()
 
-    async def look(self) -> bytes:
-        """See `EventStream.look`."""
+    async def read_new_events(self) -> bytes:
+        """See `EventStream.read_new_events`."""
         events = self._live.after(self._number)
         if events:
             self._number = events[-1].number
@@ -220,8 +220,8 @@ class LiveStream(EventStream):
         return Response(status_code=204)
 
     @property
-    def is_over(self) -> bool:
-        """See `EventStream.is_over`."""
+    def has_ended(self) -> bool:
+        """See `EventStream.has_ended`."""
         return self._live.is_closed
 
     def leave(self) -> None:
@@ -272,7 +272,7 @@ class Sampler:
         self._counts = counts
         self._monotonic = monotonic
         self._every = every
-        self._looks = 0
+        self._read_count = 0
         self._last: tuple[float, Counts] | None = None
         self._readings: dict[str, object] = {}
         self._ended: Counter[tuple[int, str]] = Counter()  # attempts by minute and outcome, of two minutes
@@ -280,7 +280,7 @@ class Sampler:
         self._retried_at: float | None = None
         self._retried_rate: float | None = None
 
-    def look(self) -> tuple[Sample, list[str]]:
+    def read(self) -> tuple[Sample, list[str]]:
         """Return the present sample and the topics that changed since the last call.
 
         The first call returns no topics.
@@ -293,7 +293,7 @@ class Sampler:
         at = self._fire.client.clock.now() / 1_000_000
         self._count_ended(now, at)
         moved = self._moved(counts)
-        self._looks += 1
+        self._read_count += 1
         return self._sample(at, counts, last[1] if last and passed else None, passed), moved
 
     def _sample(self, at: float, counts: Counts, before: Counts | None, passed: float | None) -> Sample:
@@ -319,7 +319,7 @@ class Sampler:
             "ended": dict(self._ended),
             "queues depths": {queue: dict(states) for queue, states in counts.by_queue.items()},
         }
-        if self._looks % _SLOWLY == 0:
+        if self._read_count % _SLOWLY == 0:
             fire = self._fire
             readings["queues"] = [(one.name, one.is_paused, one.note) for one in fire.queues.list()]
             readings["servers"] = [
@@ -327,7 +327,7 @@ class Sampler:
                 for one in fire.servers.list()
             ]
             readings["operations"] = list(fire.operations.list(limit=20))
-        if self._looks % _SELDOM == 0:
+        if self._read_count % _SELDOM == 0:
             readings["recurring"] = self._fire.recurring.list(limit=_PAGE)
         moved = {
             name.partition(" ")[0]
@@ -340,7 +340,7 @@ class Sampler:
     # ---- ended attempts -----------------------------------------------------------------------------------
 
     def _count_ended(self, now: float, at: float) -> None:
-        if self._looks % _SLOWLY:
+        if self._read_count % _SLOWLY:
             return
         minute = int(at * 1_000_000) // MINUTE * MINUTE
         found = {minute - MINUTE: 0, minute: 0}

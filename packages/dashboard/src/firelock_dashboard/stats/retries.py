@@ -53,6 +53,6 @@ class RetryCount:
             found = self._found = (now, Retrying(len(page.jobs), page.cursor is not None))
         return found[1]
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Discard the number, so that the next request counts again."""
         self._found = None

@@ -158,9 +158,9 @@ class Hour:
     def dump(self) -> str:
         """Return the hour as the JSON of a record."""
         kinds = {"tasks": self.fold.tasks, "queues": self.fold.queues}
-        told = {kind: {name: one.dump() for name, one in sums.items()} for kind, sums in kinds.items()}
+        summed = {kind: {name: one.dump() for name, one in sums.items()} for kind, sums in kinds.items()}
         fives = [run_sum.dump() for run_sum in self.fives]
-        return json.dumps({**told, "fives": fives}, separators=(",", ":"))
+        return json.dumps({**summed, "fives": fives}, separators=(",", ":"))
 
     @classmethod
     def load(cls, at: int, text: str) -> Hour:
@@ -267,12 +267,12 @@ class Hours:
 
     def prune(self, now: int) -> int:
         """Delete up to a page of summaries older than 90 days from the storage; return their number."""
-        gone = 0
+        deleted = 0
         for record in self._fire.storage.list_records(_KIND, limit=_PAGE):
             if record.key >= _key(now - _KEPT_HOURS * HOUR):
                 break
-            gone += self._fire.storage.delete_record(_KIND, record.key)
-        return gone
+            deleted += self._fire.storage.delete_record(_KIND, record.key)
+        return deleted
 
 
 def _key(at: int) -> str:

@@ -197,8 +197,8 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
         return
     listening = [one for one in alive if one.listens_to(queue)]
     if not listening:
-        heard = ", ".join(f"{one.name} ({one.queues})" for one in alive[:5])
-        yield Reason("why_no_listener", Weight.BAD, {"queue": queue, "listeners": heard}, "/servers")
+        listeners = ", ".join(f"{one.name} ({one.queues})" for one in alive[:5])
+        yield Reason("why_no_listener", Weight.BAD, {"queue": queue, "listeners": listeners}, "/servers")
     elif not at.sight.listening(queue):
         names = ", ".join(one.name for one in listening[:5])
         yield Reason("why_quiet", Weight.BAD, {"servers": names, "queue": queue}, "/servers")

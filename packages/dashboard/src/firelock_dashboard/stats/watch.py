@@ -83,7 +83,7 @@ class Watch:
         self._monotonic = monotonic
         self._lock = threading.RLock()  # reentrant, because a reading can use another one
         self._kept: dict[str, _Reading] = {}
-        self.remembered = Causes(fire, is_read_only=is_read_only)
+        self.cause_records = Causes(fire, is_read_only=is_read_only)
 
     def sight(self) -> Sight:
         """Return the state of the app, at most two seconds old."""
@@ -104,7 +104,7 @@ class Watch:
 
     def muted(self) -> set[str]:
         """Return the fingerprints of the muted causes, about ten seconds old."""
-        return self._keep("muted", _GROUPS, lambda: self.remembered.muted(self._now()))
+        return self._keep("muted", _GROUPS, lambda: self.cause_records.muted(self._now()))
 
     def outcome(self, operation: Operation) -> Outcome | None:
         """Return the outcome of a requeue if it is known, about five seconds old."""
@@ -126,7 +126,7 @@ class Watch:
         """Return the first 2,000 limit keys, about four seconds old, or none if the storage has no limits."""
         return self._keep("limit keys", _KEYS_AGE, lambda: [*self._limit_keys()])
 
-    def forget(self, *, keeps_days: bool = True) -> None:
+    def invalidate(self, *, keeps_days: bool = True) -> None:
         """Discard the readings after a change, so that the next request reads again.
 
         Args:
@@ -169,7 +169,7 @@ class Watch:
         ended = self._monotonic()
         return _Reading(value, ended, ended - began)
 
-    def _read_in_background(self, name: str, former: _Reading, read: Callable[[], object]) -> None:
+    def _read_in_background(self, name: str, stale: _Reading, read: Callable[[], object]) -> None:
         def work() -> None:
             found = []
             try:
@@ -177,7 +177,7 @@ class Watch:
             except FirelockError as error:
                 log.info("Cannot read %s; the next request reads it again: %s", name, error)
             with self._lock:
-                if self._kept.get(name) is former:  # otherwise the reading was discarded in the meantime
+                if self._kept.get(name) is stale:  # otherwise the reading was discarded in the meantime
                     del self._kept[name]
                     self._kept.update(found)
 
@@ -190,7 +190,7 @@ class Watch:
 
     def _causes(self) -> list[Cause]:
         groups = self.failure_groups(_CAUSES)
-        return self.remembered.list(groups, self._hours(), self._now())
+        return self.cause_records.list(groups, self._hours(), self._now())
 
     def _hours(self, fingerprint: str | None = None) -> Hours:
         """Return the hours of one cause or of all: an earlier reading plus the failures since then."""
@@ -201,8 +201,8 @@ class Watch:
             return until, strips(fire, now, fingerprint=fingerprint, until=until)
 
         name = "strips" if fingerprint is None else f"strips {fingerprint}"
-        since, former = self._keep(name, _STRIPS, read)
-        return added(former, strips(fire, now, fingerprint=fingerprint, since=since))
+        since, kept = self._keep(name, _STRIPS, read)
+        return added(kept, strips(fire, now, fingerprint=fingerprint, since=since))
 
     def _read_sight(self) -> Sight:
         """Return the core's view of the app; its expensive readings are kept longer than the view itself."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 
-def ask_first(visit: Visit, question: str, verb: str, *, section: str) -> Response | None:
+def confirmation_page(visit: Visit, question: str, verb: str, *, section: str) -> Response | None:
     """Return a confirmation page that sends the same form again, or None if the visitor has confirmed.
 
     Args:
@@ -235,7 +235,7 @@ def server_of(visit: Visit) -> ServerView:
     return server
 
 
-def tell_server(visit: Visit, server: ServerView, order: str) -> None:
+def send_order(visit: Visit, server: ServerView, order: str) -> None:
     """Order the server, at its next heartbeat, to claim no more jobs, to resume, or to stop."""
     visit.fire.servers.tell(server.id, order)
     visit.audit(f"server.{order}", server.name, server_id=server.id)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PACE = 0.25  # seconds between checks for new events
 _KEEP_ALIVE = 15.0
-ASKS_EVERY = 30.0  # seconds after which the visitor's permission is checked again
+CHECKS_EVERY = 30.0  # seconds after which the visitor's permission is checked again
 
 
 class EventStream(Response):
@@ -36,16 +36,16 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, is_reader: Callable[[], Awaitable[bool]] | None = None, asks_every: float = ASKS_EVERY
+        self, is_reader: Callable[[], Awaitable[bool]] | None = None, checks_every: float = CHECKS_EVERY
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self.is_reader = is_reader  # returns whether the visitor may still read
         self.visitor = ""  # the visitor's name, for `StreamLimit`
-        self._asks_every = asks_every
+        self._checks_every = checks_every
 
     @abstractmethod
-    async def look(self) -> bytes:
+    async def read_new_events(self) -> bytes:
         """Return the new events in the wire format, or empty bytes if there are none."""
 
     def refusal(self) -> Response:
@@ -59,7 +59,7 @@ class EventStream(Response):
 
     @property
     @abstractmethod
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether no more events will follow."""
 
     def join(self) -> None:
@@ -84,20 +84,20 @@ class EventStream(Response):
 
     async def _send_events(self, send: Send) -> None:
         await send(_body(b"retry: 2000\n\n"))
-        sent_at = asked_at = anyio.current_time()
-        while not self.is_over and not _server_is_ending():
-            if self.is_reader is not None and anyio.current_time() - asked_at >= self._asks_every:
+        sent_at = checked_at = anyio.current_time()
+        while not self.has_ended and not _server_is_ending():
+            if self.is_reader is not None and anyio.current_time() - checked_at >= self._checks_every:
                 if not await self.is_reader():
                     break
-                asked_at = anyio.current_time()
-            events = await self.look()
+                checked_at = anyio.current_time()
+            events = await self.read_new_events()
             if events:
                 await send(_body(events))
                 sent_at = anyio.current_time()
             elif anyio.current_time() - sent_at >= _KEEP_ALIVE:
                 await send(_body(b": still here\n\n"))
                 sent_at = anyio.current_time()
-            if not self.is_over:
+            if not self.has_ended:
                 await anyio.sleep(_PACE)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from firelock.flows.approval import APPROVAL
 from firelock_dashboard.security.auth import refusal_of
-from firelock_dashboard.security.permissions import ASKED, to_access
+from firelock_dashboard.security.permissions import AUTH_RESULT, to_access
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -65,7 +65,7 @@ class WsgiDashboard:
         answer: Iterable[bytes] = self._application()(environ, start_response)
         return answer
 
-    def ask_auth(self, environ: dict[str, Any], **more: object) -> None:
+    def call_auth(self, environ: dict[str, Any], **more: object) -> None:
         """Call `auth=` in the thread of the host's own request, and store its result in the environ.
 
         In this thread, the host's context (its session, user and database connection) is available. A refusal
@@ -79,9 +79,9 @@ class WsgiDashboard:
             if inspect.isawaitable(answer):
                 getattr(answer, "close", lambda: None)()
             else:
-                environ[ASKED] = to_access(answer)
+                environ[AUTH_RESULT] = to_access(answer)
         except Exception as error:  # noqa: BLE001 - it admits nobody
-            environ[ASKED] = refusal_of(error)
+            environ[AUTH_RESULT] = refusal_of(error)
 
     def _application(self) -> Any:  # noqa: ANN401 - a2wsgi's types are its own
         with self._lock:
@@ -128,7 +128,7 @@ def mount_in_flask(dashboard: WsgiDashboard, app: Flask, prefix: str) -> None:
         environ["PATH_INFO"] = environ.get("PATH_INFO", "").removeprefix(prefix)
         environ["SCRIPT_NAME"] = script
         environ["wsgi.input"] = request.stream
-        dashboard.ask_auth(environ)
+        dashboard.call_auth(environ)
         return Response.from_app(dashboard, environ, buffered=True)
 
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # the dashboard refuses some
@@ -145,19 +145,19 @@ def mount_in_flask(dashboard: WsgiDashboard, app: Flask, prefix: str) -> None:
 
 
 def mount_in_django(
-    dashboard: WsgiDashboard, login_url: str | None = None, *, asks_login: bool = False
+    dashboard: WsgiDashboard, login_url: str | None = None, *, redirects_to_login: bool = False
 ) -> Any:  # noqa: ANN401 - Django's include
     """Return the URL patterns for Django's `path(…)`: every page of the dashboard.
 
-    With `asks_login`, a visitor who is not logged in is redirected to the login, and from there back to the
-    page.
+    With `redirects_to_login`, a visitor who is not logged in is redirected to the login, and from there back
+    to the page.
     """
     from django.urls import include, re_path  # noqa: PLC0415 - installed wherever this function is used
     from django.views.decorators.csrf import csrf_exempt  # noqa: PLC0415
 
     def view(request: HttpRequest, path: str) -> HttpResponse:
         response = _answer_django(dashboard, request, path)
-        if asks_login and response.status_code == _FORBIDDEN and _wants_page(request, path):
+        if redirects_to_login and response.status_code == _FORBIDDEN and _wants_page(request, path):
             return _to_login(request, login_url)
         return response
 
@@ -195,7 +195,7 @@ def _answer_django(dashboard: WsgiDashboard, request: HttpRequest, path: str) ->
     from django.http import HttpResponse  # noqa: PLC0415
 
     environ = _environ(request, path)
-    dashboard.ask_auth(environ, **{"django.request": request})
+    dashboard.call_auth(environ, **{"django.request": request})
     started: dict[str, Any] = {}
 
     def start_response(status: str, headers: list[tuple[str, str]], _error: object = None) -> None:
@@ -216,8 +216,8 @@ def _environ(request: HttpRequest, path: str) -> dict[str, Any]:
     """Return a WSGI environ of the request; the META of an ASGI request has the same names."""
     wanted = ("REMOTE_", "SERVER_", "HTTP_", "CONTENT_", "REQUEST_METHOD", "QUERY_STRING")
     environ = {name: value for name, value in request.META.items() if name.startswith(wanted)}
-    asked: Mapping[str, str] = getattr(request, "scope", {})  # of an ASGI request
-    environ.setdefault("SERVER_PROTOCOL", f"HTTP/{asked.get('http_version', '1.1')}")
+    asgi_scope: Mapping[str, str] = getattr(request, "scope", {})  # of an ASGI request
+    environ.setdefault("SERVER_PROTOCOL", f"HTTP/{asgi_scope.get('http_version', '1.1')}")
     script = request.path.removesuffix(path).rstrip("/")
     environ["SCRIPT_NAME"] = script.encode().decode("latin-1")
     environ["PATH_INFO"] = f"/{path}".encode().decode("latin-1")

@@ -27,7 +27,7 @@ def _ornament(name: str, size: int) -> Markup:
     return _drawn(name, size, Markup('aria-hidden="true"'))
 
 
-def _drawn(name: str, size: int, said: Markup) -> Markup:
+def _drawn(name: str, size: int, label: Markup) -> Markup:
     return Markup(
         '<svg class="icon icon-{}" width="{}" height="{}" viewBox="0 0 16 16" {}><path d="{}"/></svg>'
-    ).format(name, size, size, said, _PATHS[name])
+    ).format(name, size, size, label, _PATHS[name])

@@ -101,8 +101,8 @@ class PayloadReader:
             return None
 
     def _raw(self, text: str, reason: str, task: str, limit: int | None) -> Payload:
-        clean, said = (self.redactor.text(one, task) for one in (text, reason[:500]))
-        return _cut(Payload(clean, " ".join(clean.split()), None, said, size=len(clean)), limit)
+        clean, reason = (self.redactor.text(one, task) for one in (text, reason[:500]))
+        return _cut(Payload(clean, " ".join(clean.split()), None, reason, size=len(clean)), limit)
 
 
 def _cut(payload: Payload, limit: int | None) -> Payload:
