@@ -222,7 +222,7 @@ def test_request_id_header_can_be_renamed_or_disabled():
     assert ("abc-1", 32) == (seen[0], len(seen[1]))
 
 
-def test_websocket_has_a_request_id_but_the_lifespan_has_not(shop):
+def test_websocket_has_a_request_id_but_the_lifespan_does_not(shop):
     """Other ASGI scopes are passed through unchanged."""
     web = web_of(shop)
 

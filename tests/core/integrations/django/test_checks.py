@@ -35,7 +35,7 @@ def test_each_mistake_in_the_setting_is_an_error(check):
         assert part in said
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_all_mistakes_are_reported_even_if_views_import_the_app(check):
     """Wrong keys, aliases, plugins and schemes are reported in one run, without a traceback from a module."""
     block = {"storge": "x", "workres": 3, "database": "defualt", "plugins": ["shop.gone.Hooks"]}
@@ -56,7 +56,7 @@ def test_all_mistakes_are_reported_even_if_views_import_the_app(check):
     assert "No storage for scheme 'mongo'" in other
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_modules_that_fail_to_import_are_reported_together(check):
     """One module uses an option of another library; the other module creates a job in each process."""
     said = check({"database": "default"}, code=1, environment={"SHOP_APPS": "eager", "EAGER": "enqueue"})
@@ -71,7 +71,7 @@ def test_modules_that_fail_to_import_are_reported_together(check):
     assert "Traceback" not in said
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 @pytest.mark.parametrize(
     ("block", "expected"),
     [
@@ -92,7 +92,7 @@ def test_failure_to_create_the_app_is_an_error(check, block, expected):
     assert expected in said
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_risky_settings_are_warnings(check):
     """The warnings cover persistent connections, transactions on SQLite and a missing plugin.
 
@@ -108,7 +108,7 @@ def test_risky_settings_are_warnings(check):
     assert "(firelock.W002) FIRELOCK names database 'default', and storage memory://" in elsewhere
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_custom_app_that_does_not_join_transactions_is_reported(check):
     """If the app does not join, its first enqueue inside atomic() fails on SQLite.
 
@@ -125,7 +125,7 @@ def test_custom_app_that_does_not_join_transactions_is_reported(check):
     assert "HINT: Make the app with plugins=[DjangoPlugin(database='default')]." in named
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_celery_app_that_does_not_join_transactions_is_reported(check, tmp_path):
     """The hint contains the required key of the setting."""
     celery = {"app": "mysite.celery_app:app.fire"}
@@ -144,7 +144,7 @@ def test_celery_app_that_does_not_join_transactions_is_reported(check, tmp_path)
     assert ".." not in nowhere
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_shared_tasks_without_an_app_are_reported(check):
     """The hint contains the module to create and the setting to change."""
     said = check({"database": "default"}, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
@@ -154,12 +154,12 @@ def test_shared_tasks_without_an_app_are_reported(check):
     assert '{"app": "mysite.celery:app.fire", "database": "default"}' in said
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_check_reports_nothing_for_a_correct_project(check):
     assert "no issues" in check({"database": "default"}, **IMMEDIATE)
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_deploy_check_connects_to_the_storage(check, tmp_path):
     """The checks show whether the schema exists, and whether other processes can see the jobs."""
     missing = check({"database": "default"}, "--deploy", "--tag", "firelock", code=1, **IMMEDIATE)

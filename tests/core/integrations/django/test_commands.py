@@ -49,7 +49,7 @@ def test_jobs_of_every_executor_can_use_models(project):
     assert ["ann", "ann", 1] == project.shell(RUN_ALL)
 
 
-@pytest.mark.heavy("a server's processes")
+@pytest.mark.heavy("starts server processes")
 @pytest.mark.parametrize("way", ["manage.py", "firelock"])
 def test_both_commands_start_a_server(project, way, tmp_path):
     """The commands are `manage.py firelock server` and, with DJANGO_SETTINGS_MODULE set, `firelock server`.
@@ -99,7 +99,7 @@ EAGER = [
 ]
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 @pytest.mark.parametrize(("environment", "place"), EAGER)
 def test_job_created_during_django_setup_is_refused(project, environment, place):
     """Each process of the project would create the job again, so the command fails and stores nothing."""
@@ -127,7 +127,7 @@ def test_jobs_can_be_created_after_django_setup(project):
     assert 1 == listed
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 @pytest.mark.parametrize("words", [["server"], ["jobs", "list"]])
 def test_commands_with_wrong_settings_fail_and_list_all_mistakes(project, words):
     """This applies to `manage.py firelock` and `firelock`. Neither shows a traceback."""
@@ -158,7 +158,7 @@ def test_app_with_wrong_settings_fails_on_first_use(project):
     assert said[0].startswith("FIRELOCK has a key 'workres' that Firelock does not know.")
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_suggested_commands_have_the_form_that_was_called(project):
     """They use manage.py, or `firelock` if the environment selects the project. Both forms omit --app."""
     project.shell(
@@ -194,7 +194,7 @@ def test_error_for_unimportable_settings_contains_the_variable(project):
     assert "No module named 'gone'" in said
 
 
-@pytest.mark.heavy("Django's own runner of tests")
+@pytest.mark.heavy("starts Django's test runner")
 def test_documented_test_cases_of_a_project_pass(tmp_path):
     """In sync and async TestCases, a Tester runs the jobs. Without a Tester, jobs stay in memory."""
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, {"database": "default"})
@@ -206,7 +206,7 @@ def test_documented_test_cases_of_a_project_pass(tmp_path):
     assert not (tmp_path / "shop.db").exists()
 
 
-@pytest.mark.heavy("Django's own runner of tests")
+@pytest.mark.heavy("starts Django's test runner")
 @pytest.mark.parametrize("more", [(), ("--parallel", "2")])
 def test_transaction_tests_store_jobs_in_the_test_database(tmp_path, more):
     """The job tables are created, and each test starts without jobs.
@@ -222,7 +222,7 @@ def test_transaction_tests_store_jobs_in_the_test_database(tmp_path, more):
     assert "OK" in said
 
 
-@pytest.mark.heavy("Django's own runner of tests")
+@pytest.mark.heavy("starts Django's test runner")
 def test_jobs_are_removed_between_tests_with_another_storage(tmp_path):
     """The storage is configured with a URL, and its tables are created too."""
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
@@ -286,7 +286,7 @@ print(json.dumps(said))
 """
 
 
-@pytest.mark.heavy("processes of Django's")
+@pytest.mark.heavy("starts Django processes")
 def test_celery_app_can_be_the_app_of_a_project(project, tmp_path):
     """It supports namespace="CELERY", shared tasks of Django apps and delay_on_commit.
 

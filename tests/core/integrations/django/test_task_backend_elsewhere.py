@@ -15,7 +15,7 @@ import pytest
 from tests.core.integrations.django.versions import ROOT, VERSIONS, Djangos
 from tests.repository.docs.pages import python_blocks
 
-pytestmark = pytest.mark.heavy("installs Djangos into environments of their own")
+pytestmark = pytest.mark.heavy("installs Django versions into separate environments")
 HERE = Path(__file__).parent
 # A smaller number means that `tasks_own` no longer runs some tests.
 FEWEST = {"5.2": 65, "6.0": 65, "6.1": 70}
