@@ -68,7 +68,7 @@ def raising(error):
 # ---- before the run --------------------------------------------------------------------------------------
 
 
-def test_a_call_s_timeout_wins_over_the_task_s(make_app):
+def test_timeout_of_a_call_overrides_the_task_timeout(make_app):
     """The call's timeout applies, whether it is shorter or longer than the task's."""
     fire, worker = make_app()
     fire.task(name="task", timeout=9)(lambda: None).using(timeout=90).enqueue()
@@ -78,7 +78,7 @@ def test_a_call_s_timeout_wins_over_the_task_s(make_app):
 
 
 @pytest.mark.parametrize("is_remote", [False, True])
-def test_a_task_that_is_not_here_waits_for_a_server_that_knows_it(make_app, is_remote):
+def test_job_of_an_unknown_task_waits_for_another_server(make_app, is_remote):
     """The job is scheduled and its attempt does not count. A remote task is a stub that cannot run."""
     fire, worker = make_app()
     task = fire.task(name="task", remote=is_remote)(lambda: None)
@@ -103,7 +103,7 @@ def test_a_task_that_is_not_here_waits_for_a_server_that_knows_it(make_app, is_r
         ({"arguments": "[]"}, "The stored arguments of task must be an object, got list"),
     ],
 )
-def test_what_cannot_be_read_fails_and_is_never_retried(make_app, changes, words):
+def test_unreadable_job_fails_without_a_retry(make_app, changes, words):
     """The reason contains the cause. A row with invalid contents does not stop the dispatcher."""
     fire, worker = make_app()
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_read_fails_and_is_never_retried(make_app, changes, words
     assert words in transition.reason
 
 
-def test_each_series_of_waits_of_a_job_that_has_run_is_told_once(make_app, caplog):
+def test_repeated_waits_of_a_job_are_logged_once(make_app, caplog):
     """Only the first wait of a series is stored in the history and logged.
 
     After the job's next run, a new series begins.
@@ -140,7 +140,7 @@ def test_each_series_of_waits_of_a_job_that_has_run_is_told_once(make_app, caplo
     assert 2 == sum("Job job-a is put off" in text for text in caplog.messages)
 
 
-def test_a_serializer_that_raises_anything_ends_no_loop(make_app):
+def test_exception_in_a_serializer_does_not_stop_the_worker(make_app):
     """A bug in a plugin's serializer fails the job."""
     from firelock.arguments.serializer import JsonSerializer
 
@@ -163,7 +163,7 @@ def test_a_serializer_that_raises_anything_ends_no_loop(make_app):
 # ---- returned values -------------------------------------------------------------------------------------
 
 
-def test_an_end_knows_how_long_its_run_took(make_app):
+def test_end_contains_the_duration_of_the_run(make_app):
     """The duration is measured in microseconds of the storage's clock."""
     fire, worker = make_app()
     offset = fire.storage
@@ -181,7 +181,7 @@ def test_an_end_knows_how_long_its_run_took(make_app):
     ("snooze", "wait"),
     [(Snooze(HOUR, "not yet"), 3_600 * SECOND), (Snooze(0.5), SECOND // 2), (Snooze(0), 0)],
 )
-def test_a_snooze_runs_again_later(end_of, snooze, wait):
+def test_snoozed_job_runs_again_later(end_of, snooze, wait):
     """A snoozed job's attempt does not count, and it uses no retry."""
     transition = end_of(lambda: snooze)
 
@@ -194,7 +194,7 @@ def test_a_snooze_runs_again_later(end_of, snooze, wait):
 @pytest.mark.parametrize(
     "after", [timedelta(seconds=-1), -1, timedelta(days=366), 1e9, float("nan"), "1 h", None, True]
 )
-def test_a_snooze_is_a_span(after):
+def test_invalid_snooze_duration_raises_an_error(after):
     """An invalid duration raises an error in the task, at the line that passes it."""
     with pytest.raises(
         ValueError, match="The delay of Snooze must be a timedelta or seconds, 0 to 365 days, got "
@@ -205,7 +205,7 @@ def test_a_snooze_is_a_span(after):
 # ---- failures --------------------------------------------------------------------------------------------
 
 
-def test_a_call_s_retry_wins_over_the_task_s(make_app):
+def test_retry_policy_of_a_call_overrides_the_task_policy(make_app):
     """The retry policy of a call is stored with the job."""
     fire, worker = make_app()
     task = fire.task(name="task", retry=Retry.never())(raising(ValueError("boom")))
@@ -216,7 +216,7 @@ def test_a_call_s_retry_wins_over_the_task_s(make_app):
     assert "retry 1 of 7: ValueError: boom" == ended.transition.reason
 
 
-def test_a_job_with_an_unknown_retry_policy_waits_for_a_newer_server(make_app, caplog):
+def test_job_with_an_unknown_retry_policy_waits_for_a_newer_server(make_app, caplog):
     """The job does not run, because no retry could be decided.
 
     Its attempt does not count, and the log contains the reason.
@@ -232,7 +232,7 @@ def test_a_job_with_an_unknown_retry_policy_waits_for_a_newer_server(make_app, c
     assert f"Job {job.id} is put off: {reason}." in caplog.text
 
 
-def test_a_job_whose_retry_policy_is_not_json_is_failed(make_app):
+def test_job_with_a_retry_policy_that_is_not_json_fails(make_app):
     """No release can read this policy. The error contains the stored string."""
     fire, worker = make_app()
     fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
@@ -271,7 +271,7 @@ class Policy:
         (RetryDecision.delete("not wanted"), State.DELETED, "not wanted"),
     ],
 )
-def test_a_policy_of_one_s_own_decides(end_of, decision, to, reason):
+def test_custom_retry_policy_decides(end_of, decision, to, reason):
     """Any object with `decide` is a retry policy; it gets the job and the exception."""
     policy = Policy(decision)
 
@@ -281,7 +281,7 @@ def test_a_policy_of_one_s_own_decides(end_of, decision, to, reason):
 
 
 @pytest.mark.parametrize("decision", [RetryDecision.retry, RetryDecision.snooze])
-def test_a_decided_wait_is_taken_to_the_microsecond(end_of, decision):
+def test_retry_delay_keeps_its_microseconds(end_of, decision):
     """Seconds as a float would shorten some waits."""
     after = timedelta(microseconds=249)
 
@@ -291,14 +291,14 @@ def test_a_decided_wait_is_taken_to_the_microsecond(end_of, decision):
 
 
 @pytest.mark.parametrize("answer", [None, "retry", 7])
-def test_a_policy_that_decides_nothing_leaves_it_to_the_default(end_of, answer):
+def test_default_policy_decides_if_the_policy_returns_none(end_of, answer):
     """The default policy allows ten retries over three days."""
     transition = end_of(raising(ValueError("boom")), retry=Policy(answer))
 
     assert (State.SCHEDULED, 1) == (transition.to, transition.retries)
 
 
-def test_a_policy_that_raises_fails_the_job(end_of, caplog):
+def test_exception_in_a_retry_policy_fails_the_job(end_of, caplog):
     """The job has a reason, and the log contains the exception of the policy."""
     transition = end_of(raising(ValueError("boom")), retry=Policy(RuntimeError("a bug")))
 
@@ -311,7 +311,7 @@ def test_a_policy_that_raises_fails_the_job(end_of, caplog):
 @pytest.mark.parametrize(
     "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), JobCancelled("by itself")]
 )
-def test_whatever_a_task_raises_is_a_failure_of_its_job(end_of, error):
+def test_any_exception_of_a_task_fails_its_job(end_of, error):
     """The worker continues after any exception of a task."""
     transition = end_of(raising(error))
 
@@ -346,7 +346,7 @@ def obey(job):
     job.raise_if_cancelled()
 
 
-def test_a_cancellation_is_known_by_its_class(cancelled_end):
+def test_cancellation_is_recognized_by_its_class(cancelled_end):
     """A subclass of `asyncio.CancelledError` counts as a cancellation.
 
     The task's own exception class of the same name does not.
@@ -366,7 +366,7 @@ def test_a_cancellation_is_known_by_its_class(cancelled_end):
     assert (State.FAILED, State.ENQUEUED) == (own.to, inherited.to)
 
 
-def test_a_timeout_tells_what_it_interrupted(cancelled_end):
+def test_failure_by_timeout_has_the_traceback_of_the_task(cancelled_end):
     """The traceback shows where the task was, or what it raised."""
     obeyed = cancelled_end(CancelKind.TIMEOUT, obey, timeout=0.5)
     raised = cancelled_end(CancelKind.TIMEOUT, lambda job: raising(ValueError("boom"))(), timeout=0.5)
@@ -375,7 +375,7 @@ def test_a_timeout_tells_what_it_interrupted(cancelled_end):
     assert "ValueError: boom" in raised.error.traceback
 
 
-def test_a_run_is_cancelled_once():
+def test_run_is_cancelled_only_once():
     """The executor's way to force an end, if it has one, is used only once."""
     stops = []
     run = Run(None, None, JobContext.fake(), None, (), {}, None)
@@ -401,7 +401,7 @@ def deciding(answer, asked=None):
     return plugin(retry_decision=decide)
 
 
-def test_a_retry_decision_sees_the_decoded_arguments(make_app):
+def test_decide_retry_hook_gets_the_decoded_arguments(make_app):
     """The hook gets the positional and the named arguments, the task and the exception."""
     asked = []
     fire, worker = make_app(deciding(None, asked))
@@ -428,7 +428,7 @@ def test_a_retry_decision_sees_the_decoded_arguments(make_app):
     ],
     ids=["fail", "delete", "retry", "snooze", "Snooze"],
 )
-def test_a_reason_is_text_that_every_storage_takes(ask):
+def test_unsupported_characters_in_a_reason_are_escaped(ask):
     """NULs and lone surrogates, which error messages can contain, are escaped.
 
     Otherwise, the end of the job could not be stored.
@@ -456,7 +456,7 @@ def proposing(found):
         (Retry.never(on_exceeded="delete"), None, (DecisionKind.DELETE, None)),
     ],
 )
-def test_a_retry_decision_sees_what_the_policies_would_do(make_app, of_task, of_call, expected):
+def test_decide_retry_hook_gets_the_decision_of_the_policies(make_app, of_task, of_call, expected):
     """`proposed` is the decision of the call's or the task's policy.
 
     It applies if no plugin returns another one.
@@ -473,7 +473,7 @@ def test_a_retry_decision_sees_what_the_policies_would_do(make_app, of_task, of_
     assert proposed.reason == ended.transition.reason
 
 
-def test_a_policy_is_asked_once_for_filter_and_end(make_app):
+def test_policy_is_called_once_per_failure(make_app):
     """The proposed wait contains a random part, and exactly this wait is used."""
     found = []
     fire, worker = make_app(proposing(found))
@@ -485,7 +485,7 @@ def test_a_policy_is_asked_once_for_filter_and_end(make_app):
     assert proposed.after // timedelta(microseconds=1) == ended.transition.due_at - ended.transition.at
 
 
-def test_a_policy_that_raises_proposes_to_fail(make_app):
+def test_plugin_can_override_a_policy_that_raises(make_app):
     """A plugin can keep a job from failing because of a broken policy."""
 
     class Broken:
@@ -501,7 +501,7 @@ def test_a_policy_that_raises_proposes_to_fail(make_app):
     assert [RetryDecision.fail("the retry policy raised an exception")] == found
 
 
-def test_a_retry_decision_that_is_none_of_its_kind_counts_as_no_answer(end_of, caplog):
+def test_invalid_retry_decision_of_a_plugin_is_ignored(end_of, caplog):
     """The next plugin decides, then the policy. The log contains the mistake and the name of the plugin."""
     wrong, good = deciding("retry, please"), deciding(RetryDecision.delete("gone"))
 
@@ -561,7 +561,7 @@ def wrapped_end(request, make_app):
     return end
 
 
-def test_contexts_see_the_task_s_exception(wrapped_end):
+def test_contexts_get_the_exception_of_the_task(wrapped_end):
     """The contexts get the exception from the inside out, and the job then fails with it."""
     log = []
 
@@ -571,7 +571,7 @@ def test_contexts_see_the_task_s_exception(wrapped_end):
     assert ("ValueError", "boom") == (transition.error.type, transition.error.message)
 
 
-def test_an_exception_of_a_context_fails_the_attempt(wrapped_end):
+def test_exception_in_a_context_fails_the_attempt(wrapped_end):
     """If entering a context fails, the outer contexts are exited.
 
     If exiting fails, the result is discarded.
@@ -591,7 +591,7 @@ def test_an_exception_of_a_context_fails_the_attempt(wrapped_end):
     ]
 
 
-def test_a_context_that_swallows_the_exception_makes_it_a_success(wrapped_end):
+def test_job_succeeds_if_a_context_suppresses_the_exception(wrapped_end):
     """A context can suppress the exception as in any `with` statement; the result is then None."""
     transition = wrapped_end(raising(ValueError("boom")), wrapping("outer", [], swallows=True))
 
@@ -628,7 +628,7 @@ class AsyncOnly:
 
 
 @pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
-def test_a_coroutine_s_contexts_are_awaited_where_they_can_be(make_app, error, kind):
+def test_contexts_of_a_coroutine_are_awaited_if_possible(make_app, error, kind):
     """A manager of both kinds is entered and exited with `await`, in the coroutine's own asyncio task."""
     log = []
     fire, worker = make_app(plugin(job_context=lambda: Noting(log)))
@@ -647,7 +647,7 @@ def test_a_coroutine_s_contexts_are_awaited_where_they_can_be(make_app, error, k
     assert [("aenter", here), ("run", here), ("aexit", here, kind)] == log
 
 
-def test_a_coroutine_s_contexts_are_left_when_it_is_cancelled(make_app):
+def test_contexts_of_a_cancelled_coroutine_are_exited(make_app):
     """The contexts can await while the cancellation propagates."""
     log = []
     fire, worker = make_app(plugin(job_context=lambda: Noting(log)))
@@ -675,7 +675,7 @@ def test_a_coroutine_s_contexts_are_left_when_it_is_cancelled(make_app):
     assert [("aenter", log[0][1]), ("aexit", log[0][1], asyncio.CancelledError)] == log
 
 
-def test_a_context_for_coroutines_alone_fails_a_function(end_of):
+def test_async_context_manager_fails_a_function(end_of):
     """The error states what to return instead."""
     transition = end_of(
         lambda: 42, retry=Retry.never(), plugins=[plugin(job_context=lambda job: AsyncOnly())]
@@ -689,7 +689,7 @@ def test_a_context_for_coroutines_alone_fails_a_function(end_of):
     )
 
 
-def test_what_is_no_context_manager_is_named(end_of):
+def test_value_that_is_not_a_context_manager_fails_the_job(end_of):
     """The error contains the type of the value and what to return."""
     transition = end_of(lambda: 42, retry=Retry.never(), plugins=[plugin(job_context=lambda: 7)])
 
@@ -699,7 +699,7 @@ def test_what_is_no_context_manager_is_named(end_of):
     )
 
 
-def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
+def test_end_that_replaces_a_retry_has_no_due_time(end_of):
     """A job that does not wait for anything is stored without the due time of the replaced retry."""
     electing = plugin(elect_transition=lambda job, proposed: attrs.evolve(proposed, to=State.FAILED))
 
@@ -721,7 +721,7 @@ def test_an_end_that_takes_the_place_of_a_retry_is_due_at_no_instant(end_of):
         lambda job, proposed: lifecycle.delete(job.id, at=1, reason="x", expires_at=None),
     ],
 )
-def test_a_transition_that_guards_something_else_is_passed_over(end_of, elect, caplog):
+def test_invalid_elected_transition_is_ignored(end_of, elect, caplog):
     """A transition that could not be stored, or that would end another run, is logged and ignored.
 
     The proposed transition is used instead.
@@ -733,7 +733,7 @@ def test_a_transition_that_guards_something_else_is_passed_over(end_of, elect, c
     assert "from elect_transition; continuing as if it had returned None" in caplog.text
 
 
-def test_every_end_may_be_replaced(make_app):
+def test_plugin_can_replace_every_kind_of_end(make_app):
     """The hook is also called for a hand-back, a crash and a snooze."""
     seen = []
     fire, worker = make_app(plugin(elect_transition=lambda job, proposed: seen.append(proposed.to)))
@@ -772,7 +772,7 @@ def logged(make_app, caplog):
     return log
 
 
-def test_a_retry_is_one_warning_line(logged):
+def test_retry_is_logged_as_one_warning_line(logged):
     """The line contains the job, the attempt, the time of the retry and the error.
 
     A message of several lines is put on one line.
@@ -787,7 +787,7 @@ def test_a_retry_is_one_warning_line(logged):
     assert line.exc_info is None
 
 
-def test_a_final_failure_is_an_error_with_its_traceback(logged):
+def test_final_failure_is_logged_as_an_error_with_its_traceback(logged):
     """The log shows the line that raised the error, without a look at the dashboard."""
     error = ValueError("boom")
 
@@ -802,7 +802,7 @@ def test_a_final_failure_is_an_error_with_its_traceback(logged):
     assert "fail" == line.exc_info[2].tb_next.tb_frame.f_code.co_name
 
 
-def test_a_failure_that_is_snoozed_is_a_warning(logged):
+def test_snoozed_failure_is_logged_as_a_warning(logged):
     """The line states that no retry is used."""
     decision = RetryDecision.snooze(timedelta(seconds=20))
 
@@ -824,7 +824,7 @@ def test_a_failure_that_is_snoozed_is_a_warning(logged):
          "is deleted: ValueError: boom; the retry policy decided: not wanted"),
     ],
 )  # fmt: skip
-def test_a_failure_s_line_tells_the_reason(logged, options, told):
+def test_log_line_of_a_failure_contains_the_reason(logged, options, told):
     """The line contains the reason of the plugin or of the task's own policy, and the name of the plugin.
 
     The history contains the same reason.
@@ -834,7 +834,7 @@ def test_a_failure_s_line_tells_the_reason(logged, options, told):
     assert line.getMessage().endswith(told)
 
 
-def test_the_reason_of_a_replaced_decision_is_not_told(logged):
+def test_reason_of_a_replaced_decision_is_not_logged(logged):
     """If another plugin elects another transition with its own reason, the first reason is not logged."""
 
     class Electing:
@@ -849,7 +849,7 @@ def test_the_reason_of_a_replaced_decision_is_not_told(logged):
     assert line.getMessage().endswith("has failed in attempt 1: ValueError: boom")
 
 
-def test_a_failure_s_fields_can_be_searched(logged):
+def test_failure_log_record_has_separate_fields(logged):
     """Job, task, queue, attempt, retries, error type, fingerprint and outcome are separate fields."""
     (line,) = logged(raising(ValueError("boom")), retry=Retry.never())
 
@@ -871,7 +871,7 @@ _FIELDS = (
 )  # fmt: skip
 
 
-def test_a_log_never_holds_an_argument(logged, caplog, capsys):
+def test_failure_log_does_not_contain_arguments(logged, caplog, capsys):
     """No argument of the job is in the line, its fields or the traceback."""
 
     def fail(word: str):
@@ -883,7 +883,7 @@ def test_a_log_never_holds_an_argument(logged, caplog, capsys):
     assert "topsecret" not in caplog.text + repr([record.__dict__ for record in caplog.records])
 
 
-def test_arguments_that_cannot_be_read_are_logged_without_their_text(make_app, caplog):
+def test_unreadable_arguments_are_not_logged(make_app, caplog):
     """The serializer's message may contain arguments, so the line only names the type of the error."""
     fire, worker = make_app()
 
@@ -913,7 +913,7 @@ def test_arguments_that_cannot_be_read_are_logged_without_their_text(make_app, c
         (2, "ERROR", "has failed in attempt 1: its process died: SIGSEGV"),
     ],
 )
-def test_a_crash_is_logged_as_what_comes_of_it(make_app, caplog, crashes, level, words):
+def test_log_level_of_a_crash_depends_on_the_next_state(make_app, caplog, crashes, level, words):
     """A crash is logged as a warning if the job runs again, and as an error if the job fails."""
     fire, worker = make_app()
     fire.task(name="task")(lambda: None).enqueue()
@@ -962,9 +962,7 @@ DIED = Moved.WORKER_DIED.format(how="SIGKILL")
     ],
     ids=["lost", "bound", "known", "alone"],
 )
-def test_a_job_that_has_crashed_too_often_fails_and_does_not_start(
-    claim_after, caplog, losses, options, words
-):
+def test_job_that_has_crashed_too_often_fails_without_a_start(claim_after, caplog, losses, options, words):
     """The crashes are judged when the job is claimed again, whatever its retry policy is."""
     worker, job = claim_after(losses, **options)
 
@@ -988,14 +986,14 @@ def test_a_job_that_has_crashed_too_often_fails_and_does_not_start(
     ],
     ids=["below", "only-claimed", "bound", "not-alone", "two", "other"],
 )
-def test_a_job_that_may_be_innocent_starts_after_its_crashes(claim_after, losses, options):
+def test_job_below_the_crash_limit_starts(claim_after, losses, options):
     """A job that lost servers had claimed but not started never fails because of these losses."""
     worker, job = claim_after(losses, **options)
 
     assert State.SUCCEEDED is worker.attempt(job).transition.to
 
 
-def test_a_job_goes_back_if_its_crashes_cannot_be_judged():
+def test_job_is_handed_back_if_its_crashes_cannot_be_read():
     """The job neither starts nor fails; its crashes are judged after the next claim."""
     with contextlib.closing(Firelock(FailingStorage())) as fire:
         fire.task(name="task")(lambda: None).enqueue()
@@ -1008,7 +1006,7 @@ def test_a_job_goes_back_if_its_crashes_cannot_be_judged():
     assert (State.ENQUEUED, True) == (ended.transition.to, ended.transition.gives_back)
 
 
-def test_failure_of_a_job_that_ignored_its_timeout_is_reported_when_its_end_is_stored(make_app, caplog):
+def test_failure_after_an_ignored_timeout_is_reported_when_stored(make_app, caplog):
     """The job may have been deleted by then. In that case its end is refused, and it has not failed."""
     fire, worker = make_app()
     fire.task(name="task", retry=Retry.never(), timeout=5)(lambda: None).enqueue()
@@ -1026,7 +1024,7 @@ def test_failure_of_a_job_that_ignored_its_timeout_is_reported_when_its_end_is_s
     assert "has failed in attempt 1" in lines_of(caplog)[0].getMessage()
 
 
-def test_lines_about_failed_jobs_can_be_turned_off(logged):
+def test_log_lines_about_failed_jobs_can_be_disabled(logged):
     """`log_failures=False` is for applications that report failures with a plugin."""
     lines = logged(raising(ValueError("boom")), retry=Retry.never(), settings=Settings(log_failures=False))
 
@@ -1034,7 +1032,7 @@ def test_lines_about_failed_jobs_can_be_turned_off(logged):
     assert State.FAILED is logged.ended.transition.to
 
 
-def test_an_elected_end_is_the_one_that_is_logged(logged):
+def test_elected_end_is_logged(logged):
     """If a plugin replaces a failure with another end, that end is logged."""
 
     def elect(job, proposed):

@@ -42,27 +42,27 @@ def _rests(storage, *told, have_failed=False):
 
 
 @pytest.mark.parametrize(("takes", "rest"), [(0.0003, OFTEN), (0.003, 0.036), (0.150, SELDOM)])
-def test_batches_are_looked_at_the_rarer_the_dearer_that_is(takes, rest):
+def test_pause_grows_with_the_duration_of_a_release(takes, rest):
     """If a release takes 3 ms, 50 releases per second would use a seventh of the time."""
     assert [pytest.approx(rest)] == _rests(Batches({}, takes=takes), {"a"})
 
 
 @pytest.mark.parametrize(("left", "rest"), [(100_000, RAREST), (2_000, 0.1), (100, OFTEN), (0, OFTEN)])
-def test_the_more_members_are_left_the_later_the_next_look_comes(left, rest):
+def test_pause_grows_with_the_number_of_remaining_members(left, rest):
     """The last release follows soon after the last member, however large the batch is."""
     first, second = _rests(Batches({"a": left}), {"a"}, {"a"})
 
     assert (pytest.approx(OFTEN), pytest.approx(rest)) == (first, second)
 
 
-def test_the_last_looks_come_soon_however_dear_they_are():
+def test_pause_is_short_if_few_members_remain():
     """The last releases are few: if few members remain, the batch ends soon or its members rarely end."""
     assert [pytest.approx(SELDOM), pytest.approx(OFTEN)] == _rests(
         Batches({"a": 100}, takes=0.1), {"a"}, {"a"}
     )
 
 
-def test_of_several_batches_the_one_that_ends_first_counts():
+def test_pause_depends_on_the_batch_with_the_fewest_members():
     """A batch that does not exist has no remaining members."""
     assert pytest.approx(OFTEN) == _rests(Batches({"a": 100_000, "b": 20}), {"a", "b"}, {"a", "b"})[-1]
     assert pytest.approx(RAREST) == _rests(Batches({"a": 100_000}), {"a", "b"}, {"a", "b"})[-1]
@@ -77,7 +77,7 @@ def test_of_several_batches_the_one_that_ends_first_counts():
         pytest.param(9, set("abcdefghi"), False, id="many batches at a time"),
     ],
 )
-def test_what_may_have_consequences_is_looked_at_often(released, told, have_failed):
+def test_pause_is_short_if_a_release_may_start_other_jobs(released, told, have_failed):
     """The pause is short however many members remain, and their number is not read."""
     storage = Batches(dict.fromkeys(told, 100_000), released)
 
@@ -87,7 +87,7 @@ def test_what_may_have_consequences_is_looked_at_often(released, told, have_fail
     assert storage.asked == 0
 
 
-def test_of_a_batch_that_comes_anew_nobody_asks_how_much_is_left():
+def test_remaining_members_of_a_new_batch_are_not_counted():
     """Small batches that follow one another cost no more than their releases."""
     storage = Batches({"a": 5, "b": 5})
 
@@ -96,7 +96,7 @@ def test_of_a_batch_that_comes_anew_nobody_asks_how_much_is_left():
     assert storage.asked == 0
 
 
-def test_a_look_is_due_at_the_first_end_and_behind_the_rest_from_then_on():
+def test_first_end_is_released_immediately_and_later_ones_after_a_pause():
     """A failure does not wait for a long pause. If a release was not complete, another one is due."""
     storage = Batches({"a": 100_000})
     looks = BatchLooks(storage, lambda: storage.now)

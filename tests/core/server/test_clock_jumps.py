@@ -127,7 +127,7 @@ def _is_of_now(one, host):
 
 
 @pytest.mark.parametrize("servers", [1], indirect=True)
-def test_job_with_a_delay_is_due_when_the_wall_clock_says_so(programs):
+def test_job_with_a_delay_becomes_due_by_the_wall_clock(programs):
     """A delay is stored as a time. A clock that is set forward by more than the delay makes the job due."""
     host, (program,) = programs
     job = program.tick.schedule(400)
@@ -141,7 +141,7 @@ def test_job_with_a_delay_is_due_when_the_wall_clock_says_so(programs):
 
 
 @pytest.mark.parametrize("servers", [1], indirect=True)
-def test_recurring_job_runs_again_when_a_clock_that_was_set_back_has_caught_up(programs):
+def test_recurring_job_does_not_repeat_after_clock_is_set_back(programs):
     """A time for which a job was created is not used again. Other jobs run in the meantime."""
     host, (program,) = programs
     program.tick.recur("hourly", Every(timedelta(hours=1)))
@@ -276,7 +276,7 @@ def test_clock_that_keeps_jumping_does_not_hide_a_dead_server(scene, by):
     assert 15 <= scene.sweeps_until_dead(jump) <= 18
 
 
-def test_clock_that_keeps_jumping_is_looked_at_again_soon(scene):
+def test_sweep_after_repeated_clock_jumps_is_repeated_soon(scene):
     """After three timeouts, the next sweep is due one second after a jump, whatever the sweep interval is."""
     upkeep = scene.upkeep
     for _ in range(18):
@@ -294,7 +294,7 @@ def test_clock_that_keeps_jumping_is_looked_at_again_soon(scene):
     assert before < upkeep._sweeps.at - 0.9 < time.monotonic() + 0.2  # noqa: SLF001
 
 
-def test_living_server_outlives_a_clock_that_keeps_jumping(scene):
+def test_live_server_keeps_its_session_during_repeated_clock_jumps(scene):
     """A server that renews its session after each jump is never considered dead."""
 
     def jump_and_renew():
@@ -306,7 +306,7 @@ def test_living_server_outlives_a_clock_that_keeps_jumping(scene):
         scene.sweeps_until_dead(jump_and_renew)
 
 
-def test_database_server_that_is_set_ends_no_session(scene):
+def test_clock_jump_of_the_database_server_ends_no_session(scene):
     """The clock of PostgreSQL or Redis is read once a minute. A jump between two readings does not matter."""
     scene.storage.clock = lambda: scene.host.wall_nanos() // 1_000 + ahead
     ahead = 0
@@ -324,7 +324,7 @@ def test_database_server_that_is_set_ends_no_session(scene):
     assert [True] * 14 == lives
 
 
-def test_wall_clock_of_a_server_does_not_matter_to_a_database(scene, caplog):
+def test_wall_clock_jump_of_a_server_does_not_affect_a_database(scene, caplog):
     """The storage has its own clock, so a dead server is found as usual and nothing is logged."""
     began = scene.host.wall_nanos() // 1_000
     scene.storage.clock = lambda: began + int(scene.host.passed * SECOND)
@@ -334,7 +334,7 @@ def test_wall_clock_of_a_server_does_not_matter_to_a_database(scene, caplog):
     assert LOGGED not in caplog.text
 
 
-def test_new_server_finds_nobody_dead_for_a_heartbeat():
+def test_new_server_ends_no_session_during_its_first_heartbeat():
     """The clock may have been set just before the server started.
 
     Live servers renew within their heartbeat.
@@ -361,7 +361,7 @@ def test_new_server_finds_nobody_dead_for_a_heartbeat():
 
 
 @pytest.mark.parametrize("seconds", [HOUR, 31])
-def test_server_starts_nothing_after_a_suspension_before_it_has_renewed(seconds):
+def test_suspended_server_renews_its_session_before_it_starts_jobs(seconds):
     """The storage's clock continued, so the session may have expired and its jobs may have been requeued.
 
     This applies to every storage.
@@ -415,7 +415,7 @@ def test_server_renews_soon_after_a_jump(act):
     memory.close()
 
 
-def test_claim_of_a_session_that_was_given_away_during_a_suspension_brings_nothing(scene):
+def test_session_that_expired_during_a_suspension_claims_nothing(scene):
     """The storage checks the session in the same step as the claim."""
     scene.task.enqueue()
     scene.host.suspend(HOUR)

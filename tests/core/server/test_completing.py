@@ -147,7 +147,7 @@ def test_delete_after_the_commit_leaves_the_run(bench):
     assert ([(1, State.SUCCEEDED, "1")], []) == (bench.settled, bench.told)
 
 
-def test_job_that_was_removed_after_the_commit_has_ended(bench):
+def test_job_removed_after_the_commit_counts_as_ended(bench):
     """Only final jobs are removed, so the run continues and its end is counted."""
     job = bench.commit()
 
@@ -163,7 +163,7 @@ def test_job_that_was_removed_after_the_commit_has_ended(bench):
     assert ([(1, State.SUCCEEDED, "1")], []) == (bench.settled, bench.told)
 
 
-def test_job_that_was_removed_before_its_end_was_sent_has_ended(bench):
+def test_job_removed_before_its_end_was_sent_counts_as_ended(bench):
     """The storage reports that the job does not exist, and its end is counted."""
     bench.commit()
 
@@ -177,7 +177,7 @@ def test_job_that_was_removed_before_its_end_was_sent_has_ended(bench):
     assert [(1, State.SUCCEEDED, "1")] == bench.settled
 
 
-def test_refused_end_is_looked_up_until_the_storage_answers(bench):
+def test_lookup_of_a_refused_end_is_retried_during_an_outage(bench):
     """An outage during the lookup does not lose the end, which is counted once."""
     bench.then = lambda: Snooze(60)
     bench.storage.fail("get", StorageUnavailable("away"), StorageUnavailable("still away"))
@@ -191,7 +191,7 @@ def test_refused_end_is_looked_up_until_the_storage_answers(bench):
     assert [(1, State.SUCCEEDED, "1")] == bench.settled
 
 
-def test_refused_end_that_cannot_be_looked_up_is_given_up(bench, caplog):
+def test_refused_end_is_discarded_if_its_lookup_fails(bench, caplog):
     """A discarded end delays neither other ends nor the stop, and the log reports it."""
     bench.then = lambda: Snooze(60)
     bench.storage.fail("get", StorageError("unreadable"))
@@ -225,7 +225,7 @@ def test_error_after_the_commit_in_an_outage_is_counted_as_a_success(bench):
     assert "succeeded" == job.refresh().state
 
 
-def test_end_whose_answer_was_lost_is_counted_once(bench):
+def test_end_whose_reply_was_lost_is_counted_once(bench):
     """The end is sent again, and the storage recognizes the repetition."""
     bench.opened.set()
     bench.storage.fail("exchange", StorageUnavailable("lost"), is_late=True)
@@ -238,7 +238,7 @@ def test_end_whose_answer_was_lost_is_counted_once(bench):
     assert [(1, State.SUCCEEDED, "1")] == bench.settled
 
 
-def test_end_without_more_to_do_costs_no_look(bench):
+def test_end_right_after_the_commit_needs_no_lookup(bench):
     """A task that returns after its commit is settled like any other, without a lookup or reconciliation."""
     bench.opened.set()
     bench.work.enqueue_many([()] * 20)

@@ -10,7 +10,7 @@ import pytest
 from firelock.server.dispatcher import ClaimAhead
 
 
-def test_running_dry_raises_it():
+def test_claim_ahead_grows_when_workers_run_out_of_jobs():
     """Each time workers are idle although there are jobs, the number grows by one plus 5 %."""
     ahead = ClaimAhead(500)
 
@@ -26,7 +26,7 @@ def test_running_dry_raises_it():
     ("wait", "left", "are_handed_back"),
     [(0.0, 100, False), (0.020, 100, False), (0.0201, 90, False), (0.050, 90, False), (0.0501, 0, True)],
 )
-def test_waiting_jobs_lower_it(wait, left, are_handed_back):
+def test_claim_ahead_shrinks_when_jobs_wait(wait, left, are_handed_back):
     """A wait above 20 ms lowers the number by a tenth.
 
     After a wait above 50 ms, the waiting jobs are handed back and the number drops to zero.
@@ -41,7 +41,7 @@ def test_waiting_jobs_lower_it(wait, left, are_handed_back):
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(0.1, 50), (0.3, 0)])
-def test_a_free_worker_lets_it_go_on(seconds, left):
+def test_claim_ahead_resumes_when_a_worker_becomes_free(seconds, left):
     """Claiming ahead continues with half of the number when a worker becomes free.
 
     It continues with zero if this took so long that the jobs must be long ones.
@@ -68,7 +68,7 @@ def test_a_free_worker_lets_it_go_on(seconds, left):
         (0.002, 10, 0.5, 101),  # not long because of its ends
     ],
 )
-def test_exchanges_that_are_long_because_of_their_ends_lower_it(short, ends, seconds, left):
+def test_claim_ahead_shrinks_when_ends_make_exchanges_long(short, ends, seconds, left):
     """The number drops by a tenth, from 95, and does not grow again before an exchange is short."""
     ahead = ClaimAhead(500)
     for _ in range(36):

@@ -74,7 +74,7 @@ class Gate:
 # ---- running jobs ----------------------------------------------------------------------------------------
 
 
-def test_jobs_run_while_the_server_does(fire, our_threads, caplog):
+def test_jobs_run_from_start_to_stop_of_the_server(fire, our_threads, caplog):
     """Jobs wait before the start. After the stop, nothing of the server remains, and no warning is logged."""
     before = fire.echo.enqueue("before")
     descriptors = open_descriptors()
@@ -91,11 +91,8 @@ def test_jobs_run_while_the_server_does(fire, our_threads, caplog):
     assert [] == [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
 
 
-def test_a_server_may_be_started_again(fire):
-    """A stopped server can be started again.
-
-    Starting a running server is refused, and stopping a stopped one does nothing.
-    """
+def test_stopped_server_can_be_started_again(fire):
+    """Starting a running server is refused, and stopping a stopped one does nothing."""
     server = fire.server(workers=1, async_workers=1)
     server.stop()
     for word in ("once", "twice"):
@@ -109,7 +106,7 @@ def test_a_server_may_be_started_again(fire):
         server.stop()
 
 
-def test_a_server_is_seen_by_others(fire):
+def test_list_of_servers_contains_the_server(fire):
     """The list contains the server's name, queues and workers. A stopped server is no longer alive."""
     with fire.server(queues=["critical", "default"], workers=3, async_workers=1, name="web-1"):
         (alive,) = fire.servers.list()
@@ -120,7 +117,7 @@ def test_a_server_is_seen_by_others(fire):
     assert (False, False) == (dead.is_alive, dead.is_lost)
 
 
-def test_five_workers_a_core_unless_set(monkeypatch):
+def test_default_number_of_workers_is_five_per_core(monkeypatch):
     """By default, a server has five threads per core, or five if the number of cores is unknown."""
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     of_four = thread_count(0)
@@ -129,7 +126,7 @@ def test_five_workers_a_core_unless_set(monkeypatch):
     assert (20, 5, 3) == (of_four, thread_count(0), thread_count(3))
 
 
-def test_without_a_number_a_server_has_the_settings_workers(fire):
+def test_server_uses_the_number_of_workers_in_the_settings(fire):
     """The default name of a server consists of the host and the process id."""
     server = fire.server()
 
@@ -142,13 +139,13 @@ def test_without_a_number_a_server_has_the_settings_workers(fire):
 @pytest.mark.parametrize(
     "options", [{"workers": 0}, {"workers": True}, {"workers": 10**6}, {"async_workers": "2"}]
 )
-def test_a_number_of_workers_is_whole_and_positive(fire, options):
+def test_number_of_workers_must_be_a_positive_integer(fire, options):
     """The error contains the value that was passed."""
     with pytest.raises(ConfigurationError, match=r"workers must be an integer from 1 to 10000, got "):
         fire.server(**options)
 
 
-def test_waiting_work_costs_no_processor(make_app):
+def test_full_queue_does_not_cause_busy_claims(make_app):
     """A queue that is longer than the number of workers does not cause repeated claims."""
     fire = make_app()
     gate = Gate(fire)
@@ -169,7 +166,7 @@ def test_waiting_work_costs_no_processor(make_app):
 # ---- starts that fail ------------------------------------------------------------------------------------
 
 
-def test_a_server_without_tasks_does_not_start(make_app, our_threads):
+def test_server_without_tasks_does_not_start(make_app, our_threads):
     """A remote task is a stub and does not count. The error explains how tasks are found."""
     fire = make_app()
     fire.task(name="elsewhere", remote=True)(lambda: None)
@@ -180,7 +177,7 @@ def test_a_server_without_tasks_does_not_start(make_app, our_threads):
     assert ([], []) == (fire.servers.list(), our_threads())
 
 
-def test_a_task_that_cannot_be_bound_stops_the_start(make_app):
+def test_invalid_task_signature_prevents_the_start(make_app):
     """The start fails before anything is claimed."""
     fire = make_app()
 
@@ -194,7 +191,7 @@ def test_a_task_that_cannot_be_bound_stops_the_start(make_app):
     assert [] == fire.servers.list()
 
 
-def test_a_process_for_a_job_needs_an_app_that_others_can_find(make_app):
+def test_process_executor_needs_an_importable_app(make_app):
     """Another process cannot import an app that is not in a module."""
     fire = make_app()
     fire.task(name="apart", executor="process")(lambda: None)
@@ -206,7 +203,7 @@ def test_a_process_for_a_job_needs_an_app_that_others_can_find(make_app):
 
 
 @pytest.mark.parametrize("verb", ["begin_session", "list_records"])
-def test_a_storage_that_is_away_stops_the_start(fire, verb, our_threads):
+def test_unreachable_storage_prevents_the_start(fire, verb, our_threads):
     """Nothing remains after the failure, and the next start can succeed."""
     fire.storage.fail(verb, StorageUnavailable("down"))
     server = fire.server(workers=1, async_workers=1)
@@ -220,7 +217,7 @@ def test_a_storage_that_is_away_stops_the_start(fire, verb, our_threads):
     assert [] == left
 
 
-def test_a_plugin_that_cannot_prepare_stops_the_start(make_app, our_threads):
+def test_exception_in_a_startup_hook_prevents_the_start(make_app, our_threads):
     """The hook is called before anything has started."""
 
     def unprepared():
@@ -238,7 +235,7 @@ def test_a_plugin_that_cannot_prepare_stops_the_start(make_app, our_threads):
 # ---- stopping --------------------------------------------------------------------------------------------
 
 
-def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_app, caplog, our_threads):
+def test_job_that_ignores_its_cancellation_is_handed_back_at_the_stop(make_app, caplog, our_threads):
     """The server does not wait forever for such a job, and ignores its late end."""
     fire = make_app()
     gate = Gate(fire, obeys=False)
@@ -256,7 +253,7 @@ def test_a_job_that_ignores_its_cancellation_is_handed_back_while_it_runs(make_a
     assert State.ENQUEUED is job.refresh().state
 
 
-def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch, our_threads):
+def test_server_stops_during_an_outage(make_app, caplog, monkeypatch, our_threads):
     """Observers are notified of the stop; the session ends by its timeout."""
     monkeypatch.setattr("firelock.server.worker_process._SETTLE_GRACE", 0.3)
     seen = []
@@ -284,7 +281,7 @@ def test_a_stop_in_an_outage_ends_all_the_same(make_app, caplog, monkeypatch, ou
 
 
 @pytest.mark.parametrize("order", ["quiet", "stop"])
-def test_a_server_obeys(fire, order):
+def test_server_obeys_quiet_resume_and_stop_orders(fire, order):
     """A quiet server claims nothing until it gets the order to resume; the order to stop stops the server."""
     with fire.server(workers=1, async_workers=1) as server:
         (view,) = fire.servers.list()
@@ -299,7 +296,7 @@ def test_a_server_obeys(fire, order):
             until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "running")
 
 
-def test_a_server_does_not_end_its_application(fire, caplog):
+def test_order_to_end_an_embedded_worker_process_is_ignored(fire, caplog):
     """The worker process of an embedded server is the application.
 
     The log reports that the order has no effect.
@@ -313,7 +310,7 @@ def test_a_server_does_not_end_its_application(fire, caplog):
         assert "x" == fire.echo.enqueue("x").result(timeout=10)
 
 
-def test_run_serves_until_it_is_told_to_stop(fire):
+def test_run_serves_until_a_signal_arrives(fire):
     """A signal stops the server, and the previous signal handlers are restored."""
     former = signal.getsignal(signal.SIGTERM)
     job = fire.echo.enqueue("x")
@@ -326,7 +323,7 @@ def test_run_serves_until_it_is_told_to_stop(fire):
     assert (former, State.SUCCEEDED) == (signal.getsignal(signal.SIGTERM), job.refresh().state)
 
 
-def test_a_second_signal_hurries(make_app):
+def test_second_signal_stops_the_server_without_grace_time(make_app):
     """After the second signal, the server does not wait for running jobs."""
     fire = make_app(settings=Settings(grace=600, heartbeat=0.1, session_timeout=2))
     gate = Gate(fire)
@@ -348,7 +345,7 @@ def test_a_second_signal_hurries(make_app):
     assert State.ENQUEUED is job.refresh().state
 
 
-def test_run_belongs_to_the_main_thread(fire):
+def test_run_outside_of_the_main_thread_is_refused(fire):
     """Only the main thread can receive signals, so the call is refused before anything has started."""
     with ThreadPoolExecutor() as threads:
         error = threads.submit(fire.server(workers=1, async_workers=1).run).exception(10)
@@ -364,7 +361,7 @@ def test_run_belongs_to_the_main_thread(fire):
 # ---- sessions --------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
+def test_loss_that_is_reported_twice_begins_one_session(fire, our_threads):
     """Both a claim and a renewal can detect the loss."""
     with fire.server(workers=1, async_workers=1):
         (view,) = fire.servers.list()
@@ -376,7 +373,7 @@ def test_a_loss_that_is_told_twice_begins_one_session(fire, our_threads):
         assert 2 == len(fire.servers.list()[0].sessions)
 
 
-def test_a_wait_for_work_that_fails_is_made_again(fire):
+def test_failed_wait_for_work_is_repeated(fire):
     """Here, the wait fails because of an outage; test_serving tests an unexpected error."""
     fire.storage.fail("wait", *[StorageUnavailable("down")] * 2)
 
@@ -386,7 +383,7 @@ def test_a_wait_for_work_that_fails_is_made_again(fire):
         assert "y" == fire.echo.enqueue("y").result(timeout=10)
 
 
-def test_a_stop_says_when_the_last_ends_cannot_be_written(make_app, caplog, monkeypatch, our_threads):
+def test_stop_logs_ends_that_could_not_be_stored(make_app, caplog, monkeypatch, our_threads):
     """The server does not wait forever for a storage that hangs."""
     monkeypatch.setattr("firelock.server.worker_process._SETTLE_GRACE", 0.05)
     monkeypatch.setattr("firelock.server.worker_process._CANCEL_GRACE", 0.05)
@@ -421,7 +418,7 @@ def has_beaten(fire, times=3):
     return is_so
 
 
-def test_a_stop_that_is_ordered_while_it_starts_is_obeyed(make_app):
+def test_stop_ordered_during_the_start_is_obeyed(make_app):
     """A hook may take long, and an order that is read in the meantime is obeyed later."""
 
     def slow(server):
@@ -437,7 +434,7 @@ def test_a_stop_that_is_ordered_while_it_starts_is_obeyed(make_app):
     until(lambda: not server.is_running, 10)
 
 
-def test_a_server_that_stops_lets_its_jobs_end_and_resumes_nothing(make_app):
+def test_stopping_server_lets_its_jobs_end_and_ignores_resume(make_app):
     """The server does not claim again, whatever orders it gets while it stops."""
     fire = make_app()
     gate, later = Gate(fire, obeys=False), fire.task(name="later")(lambda: None)
@@ -459,7 +456,7 @@ def test_a_server_that_stops_lets_its_jobs_end_and_resumes_nothing(make_app):
 
 
 @pytest.mark.parametrize("name", ["sessions", "worker-1", "upkeep", "waker"])
-def test_a_start_that_fails_leaves_nothing_behind(fire, monkeypatch, name):
+def test_failed_start_cleans_up_threads_and_session(fire, monkeypatch, name):
     """If the system cannot start a thread, the threads that have begun end, and so does the session."""
     start = threading.Thread.start
 

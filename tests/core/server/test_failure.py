@@ -48,7 +48,7 @@ def raise_by_turns(left, first=True):
     raise_by_turns(left - 1)
 
 
-def test_type_and_message_are_told():
+def test_failure_contains_type_and_message():
     """A built-in exception has its bare name; any other includes the module that defines it."""
     builtin, own = describe_failure(caught(raise_value, "x")), describe_failure(caught(raise_refused))
 
@@ -56,7 +56,7 @@ def test_type_and_message_are_told():
     assert (f"{__name__}.PaymentRefused", "card 4711 of 'anna'") == (own.type, own.message)
 
 
-def test_own_frames_are_marked():
+def test_frames_of_the_application_are_marked():
     """The application's frames begin with an arrow; those of libraries do not."""
     text = describe_failure(caught(raise_in_library)).traceback
 
@@ -65,7 +65,7 @@ def test_own_frames_are_marked():
     assert {False} == {line.startswith("→ ") for line in frames if "json/" in line}
 
 
-def test_frames_of_firelock_are_not_the_application_s():
+def test_frames_of_firelock_are_not_marked():
     """Users search for their own line, so Firelock's frames are treated like those of a library."""
     from firelock.model.clock import micros
 
@@ -87,14 +87,14 @@ def test_frames_of_firelock_are_not_the_application_s():
         ("same", "same"),
     ],
 )
-def test_failures_of_one_kind_share_a_fingerprint(one, other):
+def test_similar_failures_share_a_fingerprint(one, other):
     """Messages that differ only in numbers, addresses and quoted strings have the same fingerprint."""
     prints = {describe_failure(caught(raise_value, message)).fingerprint for message in (one, other)}
 
     assert 1 == len(prints)
 
 
-def test_what_differs_is_another_fingerprint():
+def test_different_failures_have_different_fingerprints():
     """Another message, type or place results in another fingerprint."""
     prints = [
         describe_failure(caught(raise_value, "x")).fingerprint,
@@ -107,7 +107,7 @@ def test_what_differs_is_another_fingerprint():
     assert 5 == len(set(prints))
 
 
-def test_the_place_is_the_innermost_own_frame():
+def test_fingerprint_uses_the_innermost_application_frame():
     """A failure inside a library belongs to the application's line that called the library."""
     direct = caught(raise_in_library)
     through = caught(lambda: raise_in_library())  # noqa: PLW0108 - one more frame above
@@ -118,14 +118,14 @@ def test_the_place_is_the_innermost_own_frame():
 # ---- bounds ----------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_cut_at_1000_characters():
+def test_message_is_truncated_at_1000_characters():
     """A message of any length is shortened before it is stored."""
     info = describe_failure(ValueError("x" * 5_000))
 
     assert "x" * 999 + "…" == info.message
 
 
-def test_equal_frames_of_a_recursion_are_folded():
+def test_repeated_frames_of_a_recursion_are_collapsed():
     """As in Python, three equal frames are shown with the number of repetitions.
 
     The frames that led to the recursion are kept.
@@ -146,7 +146,7 @@ def test_equal_frames_of_a_recursion_are_folded():
     assert "repeated" not in describe_failure(caught(down, 3)).traceback
 
 
-def test_of_a_deep_stack_the_middle_is_left_out():
+def test_middle_frames_of_a_deep_stack_are_omitted():
     """The first and the last twenty frames are kept, and the text contains the number of omitted ones."""
     text = describe_failure(caught(raise_by_turns, 100)).traceback
 
@@ -154,7 +154,7 @@ def test_of_a_deep_stack_the_middle_is_left_out():
     assert "  … 62 frames left out …" in text
 
 
-def test_a_traceback_is_cut_in_the_middle():
+def test_long_traceback_is_truncated_in_the_middle():
     """A traceback is at most 16 KiB, plus the words that report the omission."""
     text = describe_failure(ValueError("x" * 50_000)).traceback
 
@@ -172,7 +172,7 @@ def chain(length):
     return error
 
 
-def test_a_long_chain_is_cut():
+def test_long_exception_chain_is_truncated():
     """Ten chained exceptions are shown, and the oldest of the others are omitted."""
     text = describe_failure(chain(30)).traceback
 
@@ -181,7 +181,7 @@ def test_a_long_chain_is_cut():
     assert "That caused the following:" in text
 
 
-def test_what_was_being_handled_is_told():
+def test_handled_exception_is_shown_as_context():
     """If an exception is raised while another one is handled, both are shown.
 
     `from None` hides the first one.
@@ -206,7 +206,7 @@ def test_what_was_being_handled_is_told():
     assert "first" not in hidden.traceback
 
 
-def test_the_exceptions_of_a_group_are_told():
+def test_exceptions_of_a_group_are_shown():
     """Up to ten members of a group are shown, each in its own section."""
     group = ExceptionGroup("many", [ValueError(f"member {number}") for number in range(12)])
 
@@ -216,7 +216,7 @@ def test_the_exceptions_of_a_group_are_told():
     assert "Exception 10 of 12 in the group:" in text
 
 
-def test_groups_within_groups_are_told_to_ten_levels():
+def test_nested_groups_are_shown_to_ten_levels():
     """In nested groups of one member, a note replaces the levels below the tenth."""
     error = ValueError("leaf")
     for depth in range(30):
@@ -237,7 +237,7 @@ class Unreadable(Exception):
         raise RuntimeError("no")
 
 
-def test_a_message_that_cannot_be_read_says_so():
+def test_exception_whose_message_cannot_be_read_is_described():
     """An exception whose `__str__` raises is described anyway."""
     info = describe_failure(Unreadable())
 
@@ -245,8 +245,8 @@ def test_a_message_that_cannot_be_read_says_so():
     assert info.traceback
 
 
-def test_what_no_storage_takes_is_made_visible():
-    """Lone surrogates and NULs of a message are escaped."""
+def test_unsupported_characters_of_a_message_are_escaped():
+    """No storage accepts lone surrogates and NULs."""
     info = describe_failure(ValueError("a\0b\ud800"))
 
     assert "a\\0b\\ud800" == info.message
@@ -257,7 +257,7 @@ def test_what_no_storage_takes_is_made_visible():
 # ---- failures without an exception -----------------------------------------------------------------------
 
 
-def test_a_failure_may_be_a_text_only():
+def test_failure_without_an_exception_has_only_a_message():
     """The death of a process is a failure without a traceback. Equal ones share a fingerprint."""
     one = failure_of_text("ProcessDied", "SIGKILL after 17 s")
     other = failure_of_text("ProcessDied", "SIGKILL after 18 s")
@@ -274,8 +274,8 @@ def test_a_failure_may_be_a_text_only():
         "<frozen x>",
     ],
 )
-def test_installed_code_is_not_the_application_s(filename):
-    """Frames of installed packages have no arrow, wherever the system stores the packages."""
+def test_frames_of_installed_packages_are_not_marked(filename):
+    """This holds wherever the system stores the packages."""
     namespace = {}
     exec(compile("def fail():\n    raise ValueError('x')", filename, "exec"), namespace)
 

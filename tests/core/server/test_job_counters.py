@@ -76,7 +76,7 @@ def descriptor():
         (end(State.ENQUEUED, crashes=1), "job_crashes_total", ""),
     ],
 )
-def test_an_end_is_counted_once_under_its_own_name(settled, name, labels):
+def test_end_is_counted_once_by_kind(settled, name, labels):
     """The end is counted along with its duration and the time that the job had waited."""
     counters = JobCounters.private()
 
@@ -91,7 +91,7 @@ def test_an_end_is_counted_once_under_its_own_name(settled, name, labels):
     }
 
 
-def test_a_hand_back_and_a_snooze_are_not_counted():
+def test_hand_back_and_snooze_are_not_counted():
     """The attempt of a handed-back or snoozed job does not count."""
     counters = JobCounters.private()
 
@@ -100,7 +100,7 @@ def test_a_hand_back_and_a_snooze_are_not_counted():
     assert counters.numbers() == {}
 
 
-def test_a_wait_is_never_negative():
+def test_waiting_time_is_never_negative():
     """The wait is zero if the two clocks would give a negative one."""
     counters = JobCounters.private()
 
@@ -109,7 +109,7 @@ def test_a_wait_is_never_negative():
     assert f"job_wait_seconds_sum{{{LABELS}}}" not in shown(counters)
 
 
-def test_the_next_child_in_a_place_counts_on(descriptor):
+def test_successor_process_continues_the_counts(descriptor):
     """The counts of the previous process are kept, and those of the next one are added."""
     assert read_counters(descriptor) == {}
     JobCounters.shared(descriptor).count_created([JOB, JOB])
@@ -137,7 +137,7 @@ while True:
 """
 
 
-def test_a_writer_that_is_killed_at_work_leaves_whole_numbers(descriptor):
+def test_killed_writer_leaves_consistent_numbers(descriptor):
     """The numbers that are read while the process writes only grow."""
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(descriptor)], pass_fds=(descriptor,), stdout=subprocess.PIPE
@@ -157,7 +157,7 @@ def test_a_writer_that_is_killed_at_work_leaves_whole_numbers(descriptor):
     assert counters.numbers()["q", "t"][0] == before + 1
 
 
-def test_ten_thousand_tasks_share_the_labels_of_the_rest():
+def test_excess_tasks_share_one_label():
     """The first tasks have their own labels.
 
     All others are counted together, first per queue and then in a single row.
@@ -175,7 +175,7 @@ def test_ten_thousand_tasks_share_the_labels_of_the_rest():
     assert numbers[OTHER, OTHER][0] > 0
 
 
-def test_a_name_without_end_is_counted_with_the_rest():
+def test_task_with_a_very_long_name_gets_no_label():
     """A name of any length could fill the memory."""
     counters = JobCounters.private()
 
@@ -184,7 +184,7 @@ def test_a_name_without_end_is_counted_with_the_rest():
     assert list(counters.numbers()) == [("default", OTHER)]
 
 
-def test_the_fullest_memory_is_full_enough(descriptor):
+def test_shared_memory_has_space_for_the_largest_rows(descriptor):
     """The memory has space for the largest number of rows, each with the longest name."""
     counters = JobCounters.shared(descriptor)
     width = module._LONGEST_KEY - 65  # noqa: SLF001 - the limit that this test reaches
@@ -196,7 +196,7 @@ def test_the_fullest_memory_is_full_enough(descriptor):
     assert read_counters(descriptor) == counters.numbers()
 
 
-def test_memory_of_another_version_is_begun_anew(descriptor):
+def test_memory_of_another_version_is_cleared(descriptor):
     """The format of an older release cannot be read."""
     JobCounters.shared(descriptor).count_created([JOB])
     os.pwrite(descriptor, b"\x01\x02", 0)
@@ -205,7 +205,7 @@ def test_memory_of_another_version_is_begun_anew(descriptor):
     assert JobCounters.shared(descriptor).numbers() == {}
 
 
-def test_sums_of_several_processes():
+def test_counts_of_several_processes_are_added():
     """The numbers are added per task."""
     first, second = JobCounters.private(), JobCounters.private()
     first.count_created([JOB])

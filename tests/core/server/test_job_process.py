@@ -216,7 +216,7 @@ def bench(tmp_path, monkeypatch):
     bench.close()
 
 
-def test_steps_in_a_process_need_a_storage_that_it_shares(bench):
+def test_steps_in_a_job_process_need_a_shared_storage(bench):
     """Memos that a process stores in its own memory would be lost with it."""
     transition = bench.end(bench.process(), "steps")
 
@@ -224,7 +224,7 @@ def test_steps_in_a_process_need_a_storage_that_it_shares(bench):
     assert "runs in a separate process, which cannot reach memory://" in transition.error.message
 
 
-def test_one_process_runs_job_after_job(bench, tmp_path):
+def test_one_process_runs_several_jobs(bench, tmp_path):
     """Log lines and progress are sent back, but printed output is not. A closed process ends properly."""
     process = bench.process()
     options = {"tags": ["t"], "meta": {"tenant": "acme"}}
@@ -243,7 +243,7 @@ def test_one_process_runs_job_after_job(bench, tmp_path):
     assert (True, False, "host:a") == (alive, process.is_alive, (tmp_path / "stopped").read_text())
 
 
-def test_every_kind_of_end_comes_back(bench):
+def test_job_process_returns_every_kind_of_end(bench):
     """The process returns results, failures, decisions of plugins and closed limit keys.
 
     A failure has its traceback, and the session that guards its settle.
@@ -268,7 +268,7 @@ def test_every_kind_of_end_comes_back(bench):
     ("kind", "to", "reason"),
     [(CancelKind.TIMEOUT, State.SCHEDULED, "timed out after 5 s"), (CancelKind.STOP, State.ENQUEUED, "x")],
 )
-def test_a_run_that_is_told_to_end_is_killed(bench, kind, to, reason):
+def test_process_of_a_cancelled_run_is_killed(bench, kind, to, reason):
     """The process is killed immediately, which is the reason to have one for the job.
 
     The kind of cancellation determines how the job ends.
@@ -287,7 +287,7 @@ def test_a_run_that_is_told_to_end_is_killed(bench, kind, to, reason):
     assert not process.is_alive
 
 
-def test_a_run_that_was_told_before_it_began_does_not_begin(bench):
+def test_run_cancelled_before_its_start_does_not_start(bench):
     """The process of a run that is already cancelled is killed before it has read the job."""
     process, run = bench.process(), bench.start("sleep")
     run.cancel(CancelKind.LOST, "deleted")
@@ -300,7 +300,7 @@ def test_a_run_that_was_told_before_it_began_does_not_begin(bench):
 @pytest.mark.parametrize(
     ("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "SIGKILL; possibly out of memory")]
 )
-def test_a_signal_is_named(bench, number, name):
+def test_crash_reason_names_the_signal(bench, number, name):
     """A dead process counts as a crash of its job, and the reason names the cause."""
     process, run = bench.process(), bench.start("die", int(number))
 
@@ -310,8 +310,7 @@ def test_a_signal_is_named(bench, number, name):
     assert f"its process died: {name}" in ended.transition.reason
 
 
-def test_a_process_that_does_not_end_is_killed(bench):
-    """A process that is closed while it runs a job is killed."""
+def test_closing_a_process_that_runs_a_job_kills_it(bench):
     process = bench.process()
     running = threading.Thread(target=lambda: bench.run(process, bench.start("sleep")))
     running.start()
@@ -330,7 +329,7 @@ def test_a_process_that_does_not_end_is_killed(bench):
         (-9, "SIGKILL; possibly out of memory"), (-200, "signal 200"),
     ],
 )  # fmt: skip
-def test_an_exit_is_told_in_words(code, words):
+def test_exit_status_is_described_in_words(code, words):
     """Signals are named.
 
     SIGKILL without another explanation often means that the system ran out of memory.
@@ -369,7 +368,7 @@ def ended(desk, number):
     return list(desk.inbox.ended)
 
 
-def test_a_worker_keeps_its_process_and_replaces_a_dead_one(bench, office):
+def test_worker_reuses_its_process_and_replaces_a_dead_one(bench, office):
     """Jobs run one after another in one process; after a crash, the next job runs in a new process."""
     desk, threads = office
     jobs = [bench.claim("talk", word) for word in ("one", "two")]
@@ -384,7 +383,7 @@ def test_a_worker_keeps_its_process_and_replaces_a_dead_one(bench, office):
     assert [] == desk.memory.running()
 
 
-def test_a_suspect_runs_alone(bench, office):
+def test_suspect_runs_alone(bench, office):
     """After two crashes, a job runs in a new process, so that only this job can cause the next crash.
 
     After that crash, the job fails.
@@ -402,7 +401,7 @@ def test_a_suspect_runs_alone(bench, office):
 
 
 @pytest.mark.parametrize(("crashes", "is_stored"), [(0, False), (2, True)])
-def test_a_job_that_runs_apart_is_listed_as_running(bench, office, crashes, is_stored):
+def test_job_in_a_job_process_is_listed_as_running(bench, office, crashes, is_stored):
     """If the worker process dies, the job gets a crash. For a suspect, the start is stored as well."""
     desk, workers = office
     job = bench.claim("sleep")
@@ -421,7 +420,7 @@ def test_a_job_that_runs_apart_is_listed_as_running(bench, office, crashes, is_s
     assert [] == desk.memory.running()
 
 
-def test_a_suspect_runs_although_its_start_cannot_be_stored(bench, office, caplog):
+def test_suspect_runs_even_if_its_start_cannot_be_stored(bench, office, caplog):
     """An outage must not prevent a claimed job from running."""
     desk, workers = office
     job = bench.claim("atalk", "x")
@@ -434,7 +433,7 @@ def test_a_suspect_runs_although_its_start_cannot_be_stored(bench, office, caplo
     assert f"The start of job {job.id} could not be stored" in caplog.text
 
 
-def test_a_process_above_the_limit_of_memory_is_not_used_again(bench, office):
+def test_process_above_the_memory_limit_is_not_reused(bench, office):
     """The job ends as usual, and the next job runs in another process."""
     desk, workers = office
     desk.limits = ProcessLimits(memory_bytes=1)
@@ -445,7 +444,7 @@ def test_a_process_above_the_limit_of_memory_is_not_used_again(bench, office):
     assert first != second
 
 
-def test_no_more_processes_stay_idle_than_agreed(bench):
+def test_number_of_idle_processes_is_limited(bench):
     """The process that was used last is used again. When the pool is closed, no process remains."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER), keep=1), bench.tasks["talk"].info
     first, second = pool.take(info), pool.take(info)
@@ -464,7 +463,7 @@ def test_no_more_processes_stay_idle_than_agreed(bench):
     assert not second.is_alive
 
 
-def test_a_suspect_s_end_waits_for_no_process(bench):
+def test_end_of_a_suspect_does_not_wait_for_stopping_processes(bench):
     """The end of a suspect is passed on before its process and surplus processes are stopped."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER), keep=1), bench.tasks["talk"].info
     surplus, kept = pool.take(info), pool.take(info)
@@ -483,7 +482,7 @@ def test_a_suspect_s_end_waits_for_no_process(bench):
     pool.close()
 
 
-def test_a_process_that_died_idle_is_not_used_again(bench):
+def test_process_that_died_while_idle_is_not_reused(bench):
     """Another process takes the place of one that died while it was idle."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER)), bench.tasks["talk"].info
     dead = pool.take(info)
@@ -497,7 +496,7 @@ def test_a_process_that_died_idle_is_not_used_again(bench):
     assert dead is not alive
 
 
-def test_a_task_that_is_not_there_is_answered(bench):
+def test_unknown_task_in_a_job_process_returns_an_error(bench):
     """The process returns an error that the task is not registered, and continues."""
     process = bench.process()
 
@@ -542,7 +541,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(("words", "lines"), [([], 0), (["configured"], 1)])
-def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(tmp_path, words, lines):
+def test_job_processes_use_the_log_level_of_the_host(tmp_path, words, lines):
     """A server inside a program does not configure the program's logging.
 
     In the server's job processes, every log line has a format.
@@ -569,7 +568,7 @@ def test_a_host_s_logging_is_left_alone_and_its_level_is_that_of_its_processes(t
     [("raise ValueError('no settings')", "no settings"), ("import os; os._exit(7)", "exit code 7")],
     ids=["error", "exit"],
 )
-def test_an_app_that_cannot_be_loaded_is_no_crash_of_the_job(bench, code, why):
+def test_failed_load_of_the_app_is_not_a_crash(bench, code, why):
     """The job fails with the reason and its retry policy applies; the failure is not counted as a crash."""
     bench.app.write_text(code)
 
@@ -601,7 +600,7 @@ def loading(bench, tmp_path):
         thread.join(20)
 
 
-def test_run_starts_when_its_process_has_loaded_the_app(bench, loading):
+def test_run_starts_after_its_process_has_loaded_the_app(bench, loading):
     """The timeout of a run counts from its start. Before that, the run only occupies its worker."""
     run, ends, pipe = loading("pid", timeout=30)
     with pipe.open("w"):  # opening waits for the process, which is then loading the app
@@ -616,7 +615,7 @@ def test_run_starts_when_its_process_has_loaded_the_app(bench, loading):
 
 
 @pytest.mark.parametrize("kind", [CancelKind.LOST, CancelKind.STOP])
-def test_run_that_is_cancelled_while_its_process_loads_has_not_started(loading, kind):
+def test_run_cancelled_while_its_process_loads_has_not_started(loading, kind):
     """The process is killed, and the job returns to its queue without an entry in its history."""
     run, ends, pipe = loading("pid")
     with pipe.open("w"):
@@ -642,7 +641,7 @@ def never() -> None: ...
 """
 
 
-def test_server_learns_of_a_deletion_while_the_process_loads(tmp_path, monkeypatch):
+def test_server_notices_a_deletion_while_the_process_loads(tmp_path, monkeypatch):
     """The server notices the deletion within a second, as for a running job.
 
     It does not wait for its next heartbeat. It then kills the process, and the cancelled batch ends, because
@@ -665,7 +664,7 @@ def test_server_learns_of_a_deletion_while_the_process_loads(tmp_path, monkeypat
     assert (State.DELETED, False) == (record.state, record.is_stopping)
 
 
-def test_process_that_does_not_get_ready_is_killed(bench, tmp_path):
+def test_process_that_does_not_become_ready_is_killed(bench, tmp_path):
     """The job fails with the reason and its retry policy applies; the failure is not counted as a crash."""
     os.mkfifo(tmp_path / "gate")
     bench.app.write_text(f"open({str(tmp_path / 'gate')!r}).read()")
@@ -678,7 +677,7 @@ def test_process_that_does_not_get_ready_is_killed(bench, tmp_path):
     assert not process.is_alive
 
 
-def test_a_process_that_dies_with_its_job_is_a_crash(bench):
+def test_death_of_a_process_is_a_crash_of_its_job(bench):
     """The crash is counted for the job, which was the only one in the process."""
     end = bench.end(bench.process(), "dies")
 
@@ -686,7 +685,7 @@ def test_a_process_that_dies_with_its_job_is_a_crash(bench):
     assert "exit code 3" in end.reason
 
 
-def test_a_process_that_died_between_two_jobs_ends_no_worker(bench):
+def test_worker_survives_a_process_that_died_between_two_jobs(bench):
     """Sending a job to a dead process results in a broken pipe or in no reply.
 
     Both end the run normally.
@@ -698,7 +697,7 @@ def test_a_process_that_died_between_two_jobs_ends_no_worker(bench):
     assert 1 == bench.end(process, "pid").crashes
 
 
-def test_a_process_that_is_seen_to_be_gone_ends_no_worker_either(bench):
+def test_worker_survives_a_process_that_was_found_dead(bench):
     """Nothing can be sent to a process that was found dead.
 
     It never became ready, so the job gets no crash.
@@ -713,7 +712,7 @@ def test_a_process_that_is_seen_to_be_gone_ends_no_worker_either(bench):
     assert "SIGKILL" in end.error.message
 
 
-def test_a_coroutine_that_stops_its_event_loop_is_interrupted(bench):
+def test_coroutine_that_stops_its_event_loop_is_interrupted(bench):
     """After the interrupted coroutine, the process continues with the next job."""
     process = bench.process()
 
@@ -724,7 +723,7 @@ def test_a_coroutine_that_stops_its_event_loop_is_interrupted(bench):
     assert State.SUCCEEDED == bench.end(process, "pid").to
 
 
-def test_a_job_that_reads_its_input_finds_none(bench):
+def test_standard_input_of_a_job_is_empty(bench):
     """A job cannot read the server's orders, so the next job arrives as usual."""
     process = bench.process()
 
@@ -734,7 +733,7 @@ def test_a_job_that_reads_its_input_finds_none(bench):
     assert '""' == ends[0].result
 
 
-def test_a_late_kill_does_not_hit_the_next_job(bench):
+def test_late_kill_does_not_affect_the_next_job(bench):
     """A late timeout of an earlier run does not kill the process, which continues with the next job."""
     process = bench.process()
     run = bench.start("pid")
@@ -746,7 +745,7 @@ def test_a_late_kill_does_not_hit_the_next_job(bench):
     assert first.result == bench.end(process, "pid").result
 
 
-def test_a_killed_process_gets_no_other_job(bench):
+def test_killed_process_gets_no_other_job(bench):
     """The process is not used again, even if the reply arrived first and it was not found dead yet."""
     process = bench.process()
     run = bench.start("pid")
@@ -757,7 +756,7 @@ def test_a_killed_process_gets_no_other_job(bench):
     assert not process.is_alive
 
 
-def test_the_app_is_loaded_as_the_servers_command_line_says(bench, tmp_path):
+def test_job_process_loads_the_app_with_the_server_options(bench, tmp_path):
     """A job process uses the server's storage and imports.
 
     Otherwise, jobs that a job enqueues would be lost and tasks would not be found.
@@ -772,7 +771,7 @@ def test_the_app_is_loaded_as_the_servers_command_line_says(bench, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "told"), [("says", "shout"), ("reports", "finite")])
-def test_nonsense_said_by_a_job_fails_it_alone(bench, name, told):
+def test_invalid_log_or_progress_argument_fails_only_the_job(bench, name, told):
     """An invalid argument of a job's log or progress fails the job, as in a thread, and is not a crash."""
     end = bench.end(bench.process(), name)
 

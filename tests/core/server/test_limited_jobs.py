@@ -65,7 +65,7 @@ def serve(fire):
 # ---- the next claim --------------------------------------------------------------------------------------
 
 
-def test_a_server_sleeps_until_the_rate_opens(fire, serve):
+def test_server_sleeps_until_the_rate_allows_a_start(fire, serve):
     """The server waits for the time that the claim returned, and claims no more often than necessary."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("api", rate=20, burst=1)
@@ -80,7 +80,7 @@ def test_a_server_sleeps_until_the_rate_opens(fire, serve):
     assert asked < 40
 
 
-def test_a_new_number_starts_what_waits(fire, serve):
+def test_changed_limit_starts_waiting_jobs(fire, serve):
     """A sleeping server starts jobs when a limit of zero is raised, and when a paused limit is resumed."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("api", concurrent=0)
@@ -98,7 +98,7 @@ def test_a_new_number_starts_what_waits(fire, serve):
     assert [State.ENQUEUED] * 2 == waiting
 
 
-def test_more_lanes_than_one_look_sees_are_seen_at_once(fire, serve):
+def test_open_key_among_many_full_lanes_is_found_without_a_poll(fire, serve):
     """The only open key among many full ones is reached without a poll."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("full", concurrent=0)
@@ -111,7 +111,7 @@ def test_more_lanes_than_one_look_sees_are_seen_at_once(fire, serve):
     until(lambda: fire.jobs.get(last).state is State.SUCCEEDED)
 
 
-def test_looks_that_find_nothing_are_no_circle():
+def test_repeated_empty_claims_do_not_cause_a_busy_loop():
     """If each claim requests an immediate repetition and returns no job, pauses follow soon."""
     looked_at, is_over = [], threading.Event()
 
@@ -131,7 +131,7 @@ def test_looks_that_find_nothing_are_no_circle():
     assert 0.08 < looked_at[109] - looked_at[104]
 
 
-def test_a_limit_is_kept_by_servers_together(fire, serve):
+def test_limit_holds_across_servers(fire, serve):
     """The limit of a key holds for all servers together. Each end starts the next job."""
     running, most, lock = 0, 0, threading.Lock()
 
@@ -156,7 +156,7 @@ def test_a_limit_is_kept_by_servers_together(fire, serve):
     assert 2 == most
 
 
-def test_a_server_writes_the_numbers_of_its_code(fire, serve):
+def test_server_stores_the_limits_of_its_code(fire, serve):
     """The server stores the limits of its code when it starts, so that they can be displayed."""
 
     @fire.task(name="report", limits=[Limit("tenant:{tenant}", concurrent=3), Turns("region:{region}")])
@@ -188,7 +188,7 @@ def end_of(fire, function, **options):
     return worker.attempt(job)
 
 
-def test_who_is_told_to_wait_is_snoozed_and_nothing_is_counted(fire):
+def test_rate_limited_job_is_snoozed_without_using_a_retry(fire):
     """The attempt does not count, no retry is used, and the reason contains the duration and the cause."""
     ended = end_of(fire, limited(20, reason="429 of smtp.example"))
 
@@ -201,7 +201,7 @@ def test_who_is_told_to_wait_is_snoozed_and_nothing_is_counted(fire):
     assert ended.shuts is None
 
 
-def test_it_is_no_failure_for_hooks_policies_and_logs(caplog):
+def test_rate_limited_run_is_not_reported_as_a_failure(caplog):
     """No hook for failures is called, and no log line reports a failure."""
     asked = []
     watching = plugin(
@@ -215,7 +215,7 @@ def test_it_is_no_failure_for_hooks_policies_and_logs(caplog):
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_time_that_has_run_out_wins(fire):
+def test_timeout_takes_precedence_over_rate_limited(fire):
     """A task that raises `RateLimited` after its timeout has timed out."""
     worker = Worker(fire)
     fire.task(name="task", timeout=5)(limited(20)).enqueue()
@@ -226,7 +226,7 @@ def test_a_time_that_has_run_out_wins(fire):
     assert "TimeoutError" == worker.runner.run(run).transition.error.type
 
 
-def test_the_key_is_shut_for_all(fire, serve):
+def test_rate_limited_job_closes_its_key_for_other_jobs(fire, serve):
     """Other jobs with that key wait equally long. Jobs with other keys continue."""
     limited_once = fire.task(name="limited")(limited(3_600, key="tenant:7/openai"))
     plain = fire.task(name="plain")(lambda: None)
@@ -247,7 +247,7 @@ def test_the_key_is_shut_for_all(fire, serve):
     )  # fmt: skip
 
 
-def test_a_key_is_shut_before_its_next_job_can_start(fire, serve):
+def test_key_is_closed_before_its_next_job_can_start(fire, serve):
     """The end of the job waits until the key is closed, even if the storage was unreachable at first."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
@@ -261,7 +261,7 @@ def test_a_key_is_shut_before_its_next_job_can_start(fire, serve):
     assert 2 == len(storage.called["shut"])
 
 
-def test_a_key_that_cannot_be_shut_loses_no_end(fire, serve, caplog):
+def test_end_is_stored_if_the_key_cannot_be_closed(fire, serve, caplog):
     """Only this job waits, and the log contains the reason."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
@@ -285,7 +285,7 @@ def test_a_key_that_cannot_be_shut_loses_no_end(fire, serve, caplog):
         ("tenant:7", ""),
     ],
 )
-def test_a_key_that_is_none_of_the_jobs_own_is_warned_of(fire, caplog, key, said):
+def test_closing_a_key_that_the_job_does_not_use_logs_a_warning(fire, caplog, key, said):
     """A name instead of a key, or a forgotten `f`, closes a key that no job uses, and the calls continue."""
     limits = [Limit("tenant:{tenant}", concurrent=4)]
 
@@ -309,13 +309,13 @@ def test_a_key_that_is_none_of_the_jobs_own_is_warned_of(fire, caplog, key, said
               {"retry_after": timedelta(days=366)}, {"retry_after": True},
               {"retry_after": 1, "key": ""}, {"retry_after": 1, "key": 7}], ids=str,
 )  # fmt: skip
-def test_a_wrong_wait_is_said_where_it_is_written(given):
+def test_invalid_argument_of_rate_limited_raises_an_error(given):
     """The task fails with this error as with any other."""
     with pytest.raises(ValueError, match="RateLimited"):
         RateLimited(**given)
 
 
-def test_it_can_be_pickled():
+def test_rate_limited_can_be_pickled():
     """The error keeps its values when it is sent from one process to another."""
     error = pickle.loads(pickle.dumps(RateLimited(timedelta(seconds=2), "smtp", "busy")))
 
@@ -338,7 +338,7 @@ def prepared(fire, **asks):
 
 
 @pytest.mark.parametrize("limits", [(), on("api")], ids=["plain", "limited"])
-def test_a_job_that_is_not_started_in_time_is_deleted_unrun(fire, limits):
+def test_job_not_started_by_its_deadline_is_deleted(fire, limits):
     """The history contains the deadline. The job occupies no limit and is not charged to a rate."""
     fire.limits.set("api", concurrent=1, rate=1, per=60, burst=1)
     before = fire.storage.clock() - 1
@@ -354,7 +354,7 @@ def test_a_job_that_is_not_started_in_time_is_deleted_unrun(fire, limits):
     assert (0, None) == (fire.limits.get("api").running, fire.limits.get("api").opens_at)
 
 
-def test_a_span_counts_from_when_it_became_enqueued(fire):
+def test_start_deadline_counts_from_the_enqueue_time(fire):
     """The job runs before the end of the duration, but not after it."""
     fire.storage.clock_offset += 10 * HOUR
     in_time = prepared(fire, start_within=HOUR)
@@ -369,7 +369,7 @@ def test_a_span_counts_from_when_it_became_enqueued(fire):
     assert State.DELETED is worker.runner.prepare(job, worker.holder).transition.to
 
 
-def test_near_the_instant_the_storages_clock_decides(fire):
+def test_storage_clock_decides_about_a_near_deadline(fire):
     """A server with a slow clock does not run a job that is late for the storage."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
@@ -384,7 +384,7 @@ def test_near_the_instant_the_storages_clock_decides(fire):
     assert State.DELETED is ended.transition.to
 
 
-def test_a_clock_that_does_not_answer_hands_the_job_back(fire):
+def test_job_is_handed_back_if_the_clock_cannot_be_read(fire):
     """Whether the job may run is unknown, so it returns to its place in the queue."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
@@ -398,7 +398,7 @@ def test_a_clock_that_does_not_answer_hands_the_job_back(fire):
     assert (State.ENQUEUED, True) == (transition.to, transition.gives_back)
 
 
-def test_what_has_started_once_may_start_again_later(fire):
+def test_started_job_may_start_again_after_its_deadline(fire):
     """A retry or a restart after a crash is not a first start."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
@@ -409,7 +409,7 @@ def test_what_has_started_once_may_start_again_later(fire):
     assert isinstance(worker.runner.prepare(job, worker.holder), Run)
 
 
-def test_late_jobs_are_counted_and_what_waits_for_their_success_goes_with_them(fire, serve):
+def test_late_jobs_are_counted_and_their_continuations_deleted(fire, serve):
     """A continuation that waits for the success of a late job is deleted, as after any other delete."""
     task = fire.task(name="task")(lambda: None)
     job_id = ask(fire, task, start_before=fire.storage.clock() - 1)
@@ -424,7 +424,7 @@ def test_late_jobs_are_counted_and_what_waits_for_their_success_goes_with_them(f
 # ---- in tests --------------------------------------------------------------------------------------------
 
 
-def test_the_testers_clock_opens_rates_and_ends_deadlines():
+def test_tester_clock_applies_to_rates_and_start_deadlines():
     """Limited jobs start when their rate opens. Jobs that are late by then are deleted without a run."""
     with Firelock("memory://") as fire:
         ran = []
@@ -449,7 +449,7 @@ def test_the_testers_clock_opens_rates_and_ends_deadlines():
     assert [60, 60] == [round((later - former).total_seconds()) for former, later in pairwise(ran)]
 
 
-def test_inline_jobs_wait_for_their_limits_too():
+def test_inline_jobs_wait_for_their_limits():
     """A job whose key is held by the surrounding job, or whose rate is used up, waits for the drain."""
     with Firelock("memory://") as fire:
         leaf = fire.task(name="leaf")(lambda: None)
@@ -469,7 +469,7 @@ def test_inline_jobs_wait_for_their_limits_too():
             assert 1 == tester.drain().succeeded
 
 
-def test_a_tester_shuts_the_key_of_a_task_that_was_told_to_wait():
+def test_tester_closes_the_key_of_a_rate_limited_task():
     """The task is snoozed and runs again when the clock advances; `raises=True` raises nothing."""
     with Firelock("memory://") as fire:
         calls = []

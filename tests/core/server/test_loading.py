@@ -50,7 +50,7 @@ def write(tmp_path):
     return write
 
 
-def test_an_app_is_found_in_a_module_of_the_working_folder(write):
+def test_app_is_found_in_a_module_of_the_working_folder(write):
     """`module:name` is accepted, and both the name and the module may be dotted."""
     write("shop_of_test.py")
     write("package_of_test/__init__.py", "")
@@ -63,7 +63,7 @@ def test_an_app_is_found_in_a_module_of_the_working_folder(write):
     assert apps[2] is sys.modules["package_of_test.jobs"].fire
 
 
-def test_an_app_is_found_in_a_file(write, tmp_path):
+def test_app_is_found_in_a_file(write, tmp_path):
     """The app is loaded once, as a module with the stem of the file.
 
     Its tasks therefore have the same names as if the file ran as `__main__`.
@@ -77,14 +77,14 @@ def test_an_app_is_found_in_a_file(write, tmp_path):
     assert str(tmp_path / "elsewhere") in sys.path
 
 
-def test_a_file_of_another_folder_is_another_module(write):
+def test_files_with_equal_names_in_two_folders_are_different_modules(write):
     """Of two files with the same stem, the requested one is loaded."""
     one, other = load_app(f"{write('a/app_of_test.py')}:fire"), load_app(f"{write('b/app_of_test.py')}:fire")
 
     assert one is not other
 
 
-def test_a_file_does_not_take_the_place_of_the_standard_library(write):
+def test_file_must_not_shadow_the_standard_library(write):
     """Every import of json would load a file that is named json.py."""
     path = write("json.py")
 
@@ -99,8 +99,7 @@ def test_a_file_does_not_take_the_place_of_the_standard_library(write):
     assert json.dumps(1) == "1"
 
 
-def test_a_storage_takes_the_place_of_the_app_s_own(write):
-    """The option --storage replaces the app's own storage."""
+def test_storage_option_replaces_the_storage_of_the_app(write):
     write("shop_of_test.py")
 
     app = load_app("shop_of_test:fire", storage="memory://elsewhere")
@@ -108,7 +107,7 @@ def test_a_storage_takes_the_place_of_the_app_s_own(write):
     assert "memory://elsewhere" == app.storage.url
 
 
-def test_the_imports_of_an_app_are_done(write):
+def test_imports_of_an_app_are_loaded(write):
     """Imported modules register the app's tasks. Modules in the working folder are found as well."""
     text = 'from firelock import Firelock\nfire = Firelock("memory://", imports=["tasks_of_test"])\n'
     write("shop_of_test.py", text)
@@ -118,7 +117,7 @@ def test_the_imports_of_an_app_are_done(write):
 
 
 @pytest.mark.parametrize("spec", ["", "shop", "shop:", ":fire", "shop.py", ":"])
-def test_a_text_that_names_no_app_is_refused(spec):
+def test_invalid_app_name_raises_an_error(spec):
     """The error shows the required form of the name."""
     with pytest.raises(ConfigurationError, match=f"'{spec}' is not the name of an app; use module:name"):
         load_app(spec)
@@ -168,7 +167,7 @@ def test_a_text_that_names_no_app_is_refused(spec):
         ),
     ],
 )
-def test_what_is_not_there_is_said(write, spec, words):
+def test_missing_module_file_or_attribute_is_reported(write, spec, words):
     """The error names the missing module, file or attribute and the available apps."""
     write("shop_of_test.py")
     write(
@@ -192,7 +191,7 @@ def test_what_is_not_there_is_said(write, spec, words):
     ],
 )
 @pytest.mark.parametrize("spec", ["broken_of_test:fire", "broken_of_test.py:fire"])
-def test_a_module_that_cannot_be_imported_is_told_with_its_line(write, spec, text, words):
+def test_error_in_a_module_is_reported_with_its_line(write, spec, text, words):
     """A module that failed does not count as loaded at the next attempt."""
     write("broken_of_test.py", text)
 
@@ -210,7 +209,7 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(write, spec, tex
         "import django.conf\ndjango.conf.settings.configure()\nfrom django.contrib.auth.models import User\n",
     ],
 )
-def test_a_module_that_needs_django_set_up_is_told_with_how_it_is_done(write, text):
+def test_module_that_needs_django_setup_gets_a_hint(write, text):
     """The hint is the same if settings are missing or `django.setup()` has not been called."""
     write("broken_of_test.py", text)
 
@@ -227,7 +226,7 @@ def test_a_module_that_needs_django_set_up_is_told_with_how_it_is_done(write, te
     )
 
 
-def test_what_is_refused_in_a_module_is_told_with_the_line_that_did_it(write):
+def test_firelock_error_in_a_module_is_reported_with_the_module_line(write):
     """The error is one sentence and contains a line of the module, not a line of Firelock."""
     write("broken_of_test.py", APP + "fire.task(name='say')(print)\n")
 
@@ -238,7 +237,7 @@ def test_what_is_refused_in_a_module_is_told_with_the_line_that_did_it(write):
     assert not str(caught.value).endswith("..")
 
 
-def test_a_configuration_error_of_an_app_is_told_as_it_is(write):
+def test_configuration_error_of_an_app_is_not_wrapped(write):
     """The app's own error message is clearer than a message that wraps it."""
     text = "from firelock import Firelock\nfire = Firelock('nonsense')\n"
     write("broken_of_test.py", text)
@@ -248,8 +247,7 @@ def test_a_configuration_error_of_an_app_is_told_as_it_is(write):
             load_app(spec)
 
 
-def test_a_module_is_found_in_the_working_folder_once(write):
-    """The folder is added to the path only once."""
+def test_working_folder_is_added_to_the_path_once(write):
     write("tasks_of_test.py", "")
 
     load_module("tasks_of_test")
@@ -262,7 +260,7 @@ def test_a_module_is_found_in_the_working_folder_once(write):
 # ---- the name of an app ----------------------------------------------------------------------------------
 
 
-def test_an_app_is_named_by_the_module_it_stands_in(write):
+def test_name_of_an_app_contains_its_module(write):
     """Loading the name returns the same app."""
     write("shop_of_test.py")
     app = load_app("shop_of_test:fire")
@@ -273,7 +271,7 @@ def test_an_app_is_named_by_the_module_it_stands_in(write):
     assert app is load_app(spec)
 
 
-def test_an_app_of_the_main_program_is_named_by_its_file(write, monkeypatch):
+def test_name_of_an_app_in_the_main_program_contains_its_file(write, monkeypatch):
     """In another process, `__main__` is another module."""
     main = sys.modules["__main__"]
     with Firelock("memory://") as app:
@@ -288,7 +286,7 @@ def test_an_app_of_the_main_program_is_named_by_its_file(write, monkeypatch):
     assert unnamed is None
 
 
-def test_an_app_in_no_module_has_no_name():
+def test_app_outside_of_a_module_has_no_name():
     """Another process could not load an app that is not in a module."""
     with Firelock("memory://") as app:
         assert locate_app(app) is None

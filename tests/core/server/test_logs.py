@@ -49,7 +49,7 @@ def fields(record):
     return (record.job_id, record.task, record.queue, record.attempt)
 
 
-def test_a_record_of_a_job_has_its_fields(app, kept):
+def test_record_of_a_job_has_job_fields(app, kept):
     """The fields are set for jobs in a thread and in an event loop.
 
     They are also set in threads and asyncio tasks that the job starts with a copy of its context.
@@ -84,7 +84,7 @@ def test_a_record_of_a_job_has_its_fields(app, kept):
     } == {(*fields(record), record.getMessage()) for record in kept.records}
 
 
-def test_a_record_outside_of_a_job_has_the_default(kept):
+def test_record_outside_of_a_job_has_the_default(kept):
     """The default allows a format to name the fields. Without it, the record is not changed."""
     logging.getLogger("shop").warning("here")
     record = logging.makeLogRecord({})
@@ -96,7 +96,7 @@ def test_a_record_outside_of_a_job_has_the_default(kept):
     assert {} == job_fields()
 
 
-def test_a_field_that_the_caller_gives_stays(app, kept):
+def test_field_set_by_the_caller_is_kept(app, kept):
     """Values passed with `extra=` are kept; the filter only adds missing fields."""
 
     @app.task(name="work")
@@ -109,7 +109,7 @@ def test_a_field_that_the_caller_gives_stays(app, kept):
     assert "other" == kept.records[0].job_id
 
 
-def test_what_travels_with_a_job_is_on_its_records_where_it_is_named(app, kept):
+def test_record_contains_the_named_metadata(app, kept):
     """The records contain the named metadata, for example a request id.
 
     Without a value, and outside of a job, they contain the default.
@@ -138,13 +138,13 @@ def test_what_travels_with_a_job_is_on_its_records_where_it_is_named(app, kept):
         (["task"], "'task'"),
     ],
 )
-def test_odd_names_of_meta_are_refused(meta, words):
+def test_reserved_names_of_metadata_are_refused(meta, words):
     """A name that would replace an attribute of the record raises a configuration error."""
     with pytest.raises(ConfigurationError, match=words):
         JobFields(meta=meta)
 
 
-def test_each_attempt_is_told_apart(app):
+def test_job_fields_contain_the_attempt(app):
     """`job_fields()` returns the fields of the running attempt."""
     seen = []
 
@@ -166,7 +166,7 @@ def written(formatter, **fields):
     return formatter.format(record)
 
 
-def test_a_line_for_people_ends_with_the_job():
+def test_text_line_ends_with_the_job():
     """Nothing is added to a line that already contains the job's id, or to one outside of a job."""
     job = {"job_id": "j1", "task": "mail", "queue": "default", "attempt": 2}
 
@@ -179,7 +179,7 @@ def test_a_line_for_people_ends_with_the_job():
     assert outside.endswith("INFO shop: sent")
 
 
-def test_a_line_for_people_has_the_meta_that_was_asked_for():
+def test_text_line_contains_requested_metadata():
     """Requested metadata follows the job's fields. It is also added to a line that contains the job's id."""
     job = {"job_id": "j1", "task": "mail", "queue": "default", "attempt": 2, "request_id": "r1"}
     lines = JobLines(["request_id", "tenant"])
@@ -189,7 +189,7 @@ def test_a_line_for_people_has_the_meta_that_was_asked_for():
     assert written(lines, msg="sent", tenant="acme").endswith("INFO shop: sent")
 
 
-def test_a_line_of_json_has_what_the_record_has():
+def test_json_line_contains_the_fields_of_the_record():
     """The object contains the time in UTC, level, logger, message, and values set by `extra=` and filters."""
     line = written(JsonLines(), msg="sent %d", args=(3,), order=7, day=date(2026, 3, 1), level="mine")
 
@@ -199,7 +199,7 @@ def test_a_line_of_json_has_what_the_record_has():
     } == json.loads(line)  # fmt: skip
 
 
-def test_an_exception_is_an_object_of_one_line():
+def test_json_line_contains_the_exception_as_an_object():
     """The exception is on one line even if its traceback has several, and its type has its full name."""
     try:
         raise ConfigurationError("odd\nvalue")
@@ -219,7 +219,7 @@ class Connection:
         return "Connection(password='hunter2')"
 
 
-def test_of_a_strange_value_only_the_type_is_written():
+def test_unknown_value_is_written_as_its_type_only():
     """The repr of an unknown type might contain a secret, so only the type is written.
 
     A value that JSON cannot represent does not affect the other values.
@@ -240,7 +240,7 @@ def test_of_a_strange_value_only_the_type_is_written():
     ]
 
 
-def test_a_formatter_of_others_writes_the_fields(app):
+def test_standard_formatter_writes_the_fields(app):
     """A handler of the standard library only needs the filter and a plain format."""
     stream = io.StringIO()
     handler, logger = logging.StreamHandler(stream), logging.getLogger("shop")

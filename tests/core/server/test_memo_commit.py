@@ -77,7 +77,7 @@ def put_behind(storage, first, names, act=lambda: None):
         return [one.result(PATIENCE) for one in puts]
 
 
-def test_what_comes_while_one_is_sent_goes_together(storage):
+def test_memos_that_arrive_during_a_send_are_sent_together(storage):
     """Of 150 waiting memos, 100 are sent together, in their order, and then the rest."""
     names = [f"{number:03}" for number in range(150)]
 
@@ -87,7 +87,7 @@ def test_what_comes_while_one_is_sent_goes_together(storage):
     assert [["first"], names[:100], names[100:]] == storage.sent
 
 
-def test_who_finds_nobody_sending_waits_for_nobody(storage):
+def test_memo_is_sent_immediately_if_no_other_is_being_sent(storage):
     """Memos that are put one after another need one round trip each."""
     storage.may_go.set()
     commit = MemoCommit(storage)
@@ -98,7 +98,7 @@ def test_who_finds_nobody_sending_waits_for_nobody(storage):
     assert [["a"], ["b"]] == storage.sent
 
 
-def test_a_bad_memo_refuses_no_neighbour(storage):
+def test_invalid_memo_does_not_affect_the_others(storage):
     """Memos that were refused together are sent one by one, and the error is raised for the bad one only."""
     first, one, bad, other = put_behind(storage, "first", ["a", "bad", "b"])
 
@@ -106,7 +106,7 @@ def test_a_bad_memo_refuses_no_neighbour(storage):
     assert (StorageError, "a bad one") == (type(bad), str(bad))
 
 
-def test_an_outage_is_met_once_by_all_who_wait(storage):
+def test_outage_is_raised_in_every_waiting_thread(storage):
     """Each waiting thread gets its own error object."""
 
     def goes_away():
@@ -119,7 +119,7 @@ def test_an_outage_is_met_once_by_all_who_wait(storage):
     assert [["first"], ["a", "b", "c"]] == storage.sent
 
 
-def test_who_is_interrupted_leaves_the_others_to_another(storage):
+def test_memos_of_an_interrupted_sender_are_sent_again(storage):
     """Memos that waited with an interrupted sender are sent again, along with later ones."""
     first, ended, *others = put_behind(storage, "first", ["interrupted", "a", "b"])
 
@@ -129,7 +129,7 @@ def test_who_is_interrupted_leaves_the_others_to_another(storage):
     assert [["first"], ["interrupted", "a", "b"], ["a", "b"]] == storage.sent
 
 
-def test_whose_row_is_locked_is_waited_for_by_nobody_else(storage):
+def test_locked_row_delays_only_its_own_memo(storage):
     """If another transaction blocked some memos and nothing was stored, each memo is sent alone."""
     first, one, locked, other = put_behind(storage, "first", ["a", "locked", "b"])
 
@@ -139,7 +139,7 @@ def test_whose_row_is_locked_is_waited_for_by_nobody_else(storage):
     assert [["a"], ["b"], ["locked"]] == sorted(storage.sent[2:])
 
 
-def test_nobody_waits_long_for_what_others_send(storage):
+def test_thread_that_waited_long_sends_its_own_memo(storage):
     """A thread that has waited long sends its memo concurrently and is not delayed by the others."""
     commit = MemoCommit(storage, 0.0)
 
@@ -154,7 +154,7 @@ def test_nobody_waits_long_for_what_others_send(storage):
     assert [["slow"], ["quick"]] == storage.sent
 
 
-def test_who_is_interrupted_while_it_waits_leaves_the_others_alone(storage):
+def test_interrupted_waiting_thread_leaves_the_queue_of_senders(storage):
     """An interrupted thread that was waiting is no longer in the queue of senders."""
     commit = MemoCommit(storage, PATIENCE)
 

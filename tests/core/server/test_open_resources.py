@@ -64,7 +64,7 @@ def an_async_resource(fire, opened):
     return client
 
 
-def test_jobs_of_a_child_share_one(fire):
+def test_jobs_of_a_worker_process_share_a_resource(fire):
     """Concurrent jobs open a resource once, in none of their contexts.
 
     It is closed after the server has stopped.
@@ -92,7 +92,7 @@ def test_jobs_of_a_child_share_one(fire):
 
 
 @pytest.mark.parametrize("takes", ["async", "sync"])
-def test_async_jobs_have_theirs_from_their_loop(fire, takes):
+def test_async_resource_is_opened_on_the_event_loop(fire, takes):
     """An async resource is opened and closed on the loop, by one asyncio task.
 
     Other resources are opened and closed in a thread.
@@ -116,7 +116,7 @@ def test_async_jobs_have_theirs_from_their_loop(fire, takes):
     assert kept.closed_by is not None
 
 
-def test_a_job_that_gives_up_waiting_leaves_the_opening_to_others(fire):
+def test_timed_out_job_does_not_cancel_the_opening(fire):
     """The timeout concerns only the waiting job. The next job uses the resource that was opened meanwhile."""
     is_opened, opened = threading.Event(), []
 
@@ -140,7 +140,7 @@ def test_a_job_that_gives_up_waiting_leaves_the_opening_to_others(fire):
     assert [1] == opened
 
 
-def test_what_is_opened_for_ever_does_not_keep_a_server(fire):
+def test_opening_that_never_ends_does_not_block_the_stop(fire):
     """The stop cancels the opening, and the job is handed back."""
     came = threading.Event()
 
@@ -161,7 +161,7 @@ def test_what_is_opened_for_ever_does_not_keep_a_server(fire):
     assert State.ENQUEUED is job.refresh().state
 
 
-def test_a_test_replaces_what_a_server_here_would_open(fire):
+def test_replaced_resource_is_used_by_an_embedded_server(fire):
     """The jobs run in the same process, so they use the replacement."""
     opened = []
     pool = a_resource(fire, opened)
@@ -212,7 +212,7 @@ async def asynchronous(client: object = client) -> list[object]:
 """
 
 
-def test_a_process_of_its_own_has_its_own(tmp_path, monkeypatch):
+def test_job_process_opens_its_own_resources(tmp_path, monkeypatch):
     """All jobs of the process share its resources, on one loop that continues between them.
 
     The resources are closed when the process ends.
@@ -239,7 +239,7 @@ def test_a_process_of_its_own_has_its_own(tmp_path, monkeypatch):
 # ---- the host's event loop -------------------------------------------------------------------------------
 
 
-def test_async_jobs_run_on_the_host_s_own_loop(fire, our_threads):
+def test_async_jobs_run_on_the_event_loop_of_the_host(fire, our_threads):
     """The jobs run in the host's thread, concurrently with its coroutines.
 
     Their resources are closed on the host's loop at the stop.
@@ -270,7 +270,7 @@ def test_async_jobs_run_on_the_host_s_own_loop(fire, our_threads):
     assert "firelock-loop" not in our_threads()
 
 
-def test_what_runs_on_the_host_s_loop_ends_in_order(fire):
+def test_stop_cancels_jobs_on_the_event_loop_of_the_host(fire):
     """The stop cancels jobs that do not end in time, and hands them back."""
 
     @fire.task(name="wait")
@@ -291,7 +291,7 @@ def test_what_runs_on_the_host_s_loop_ends_in_order(fire):
         assert State.ENQUEUED is runner.run(main()).state
 
 
-def test_the_host_s_loop_cannot_wait_for_itself(fire):
+def test_blocking_call_on_the_event_loop_of_the_host_is_refused(fire):
     """`with` and `stop` on the loop that runs the jobs would wait forever, so they are refused.
 
     The error is raised immediately.
@@ -310,7 +310,7 @@ def test_the_host_s_loop_cannot_wait_for_itself(fire):
     asyncio.run(main())
 
 
-def test_a_loop_is_one_that_can_run(fire):
+def test_loop_must_be_an_open_event_loop(fire):
     """A value that is not a loop, or a closed loop, raises a configuration error."""
     loop = asyncio.new_event_loop()
     loop.close()
@@ -321,7 +321,7 @@ def test_a_loop_is_one_that_can_run(fire):
         fire.server(loop=loop)
 
 
-def test_jobs_wait_for_another_server_when_the_host_s_loop_is_gone(fire, caplog):
+def test_jobs_are_handed_back_if_the_host_closes_its_loop(fire, caplog):
     """If a host closes its loop first, its jobs are handed back and none fails."""
 
     @fire.task(name="work")

@@ -14,7 +14,7 @@ class Clock:
         return self.now
 
 
-def test_an_outage_is_reported_again_every_five_minutes():
+def test_outage_is_reported_every_five_minutes():
     """Each report contains the duration of the outage. Between two reports there is nothing to log."""
     clock = Clock()
     outage = Outage(clock)
@@ -28,7 +28,7 @@ def test_an_outage_is_reported_again_every_five_minutes():
     assert [300.0, 600.0] == [each for each in reports if each is not None]
 
 
-def test_the_next_outage_is_another_one():
+def test_next_outage_is_reported_separately():
     """The duration and the reports of a new outage start from zero."""
     clock = Clock()
     outage = Outage(clock)

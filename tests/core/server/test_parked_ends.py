@@ -201,7 +201,7 @@ def test_deleted_job_with_a_parked_end_stops_being_held(shop):
     shop.until_all(State.SUCCEEDED, job)
 
 
-def test_lost_session_forgets_its_parked_ends(shop):
+def test_parked_ends_of_a_lost_session_are_discarded(shop):
     """The job runs again in the next session, and the old end is not stored."""
     job = shop.note.enqueue()
     shop.lock(job)
@@ -272,7 +272,7 @@ def test_too_many_parked_ends_stop_claims(make_shop, caplog):
     assert len(shop.ran) == len(jobs)
 
 
-def test_locked_limit_key_delays_only_the_job_that_shuts_it(shop):
+def test_locked_limit_key_delays_only_the_job_that_closes_it(shop):
     """The key is closed before the end is stored."""
 
     @shop.fire.task(name="throttled")
@@ -346,7 +346,7 @@ def test_long_lock_is_logged_once(sender, caplog):
     assert "The end of job job is stored, after 20 s." in caplog.text
 
 
-def test_answered_end_is_not_sent_again(sender):
+def test_stored_end_is_not_sent_again(sender):
     """Each end has one result and is then removed."""
     sender.result = Applied.APPLIED
     for job_id in ("one", "two"):
@@ -362,7 +362,7 @@ def test_answered_end_is_not_sent_again(sender):
     assert len(sender.sent) == 2
 
 
-def test_attempts_that_meet_locks_are_apart(sender):
+def test_attempts_blocked_by_locks_are_spaced_apart(sender):
     """Locked rows cost one attempt every 0.1 s.
 
     Ends that can be stored do not wait, and at a stop no end waits.

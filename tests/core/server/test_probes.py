@@ -62,7 +62,7 @@ def lines(checks):
 # ---- alive, ready, started -------------------------------------------------------------------------------
 
 
-def test_a_server_at_work_is_alive_ready_and_started():
+def test_running_server_is_alive_ready_and_started():
     """Each check is one line that contains its figures."""
     assert lines(liveness(SERVER)) == [
         "ok supervisor: its loop turned 0.0 s ago",
@@ -93,7 +93,7 @@ def test_a_server_at_work_is_alive_ready_and_started():
         (server_with(turned=301), "supervisor: its loop has not turned for 301 s"),
     ],
 )
-def test_a_loop_that_does_not_turn_is_not_alive(status, said):
+def test_server_with_a_hanging_loop_is_not_alive(status, said):
     """The supervisor, a dispatcher and the reports of a worker process are checked.
 
     The bound is `hang_timeout`.
@@ -115,17 +115,17 @@ def test_a_loop_that_does_not_turn_is_not_alive(status, said):
         (child_with(turned=None, waited=3), "ok worker process 0: its loop turned 3.0 s ago"),
     ],
 )
-def test_a_child_that_is_being_replaced_is_said_and_no_reason_to_start_anew(status, said):
+def test_server_is_alive_while_a_worker_process_is_replaced(status, said):
     """Restarting the whole server because of one worker process would end the others as well."""
     assert lines(liveness(status))[1] == said
 
 
-def test_a_storage_that_is_away_does_not_make_a_server_dead():
+def test_server_is_alive_while_the_storage_is_unreachable():
     """A restarted process could not reach the storage either."""
     assert all(check.is_ok for check in liveness(server_with(reached=None)))
 
 
-def test_a_child_that_waits_for_its_session_is_alive():
+def test_worker_process_that_waits_for_its_session_is_alive():
     """A worker process can wait for its session as long as an outage lasts.
 
     Its silence counts from the beginning of its session.
@@ -150,7 +150,7 @@ def test_a_child_that_waits_for_its_session_is_alive():
         ),
     ],
 )
-def test_threads_and_coroutines_are_counted_apart(workers, said):
+def test_threads_and_coroutines_are_counted_separately(workers, said):
     """Idle coroutines do not hide that all threads are busy.
 
     A job past its timeout is not a loop that hangs.
@@ -176,12 +176,12 @@ def test_threads_and_coroutines_are_counted_apart(workers, said):
         (server_with(mode="hurrying"), "failed mode: draining: the server is stopping"),
     ],
 )
-def test_a_server_that_claims_nothing_is_not_ready_and_says_why(status, said):
+def test_server_that_claims_nothing_is_not_ready(status, said):
     """The failed check is one line with one reason."""
     assert [line for line in lines(readiness(status)) if line.startswith("failed")] == [said]
 
 
-def test_one_child_with_a_session_is_enough_to_be_ready_and_all_are_needed_to_have_started():
+def test_ready_needs_one_session_and_started_needs_all():
     """The replacement of a worker process affects neither readiness nor startup."""
     both = server_with(processes=(PROCESS, ProcessStatus(place=1)))
 
@@ -193,7 +193,7 @@ def test_one_child_with_a_session_is_enough_to_be_ready_and_all_are_needed_to_ha
     assert all(check.is_ok for check in startup(child_with(has_session=False)))
 
 
-def test_a_child_is_read_from_its_memory():
+def test_status_of_a_worker_process_is_read_from_its_memory():
     """Values that the process has not reported yet are None. It may run jobs as long as its session lasts."""
     memory, status = SharedMemory.create(2), ProcessStatus(place=0, pid=7, has_session=True, cpu_seconds=5.0)
     silent = reported(status, memory)
@@ -212,7 +212,7 @@ def test_a_child_is_read_from_its_memory():
         reported(status, memory)
 
 
-def test_a_server_in_numbers():
+def test_metrics_of_a_server():
     """The metrics contain the server's mode and readiness.
 
     For each worker process, they contain its workers, CPU time and memory.
@@ -276,7 +276,7 @@ def well():
     return ProbeAnswer(200, "wäll\n")
 
 
-def test_a_page_is_sent_whole_and_the_connection_ends(listen):
+def test_page_is_sent_whole_and_the_connection_is_closed(listen):
     """The response has its length and type and must not be cached. A query string is ignored."""
     port = listen({"/a": well})
 
@@ -288,7 +288,7 @@ def test_a_page_is_sent_whole_and_the_connection_ends(listen):
     assert text == "wäll\n"
 
 
-def test_head_is_sent_without_a_text(listen):
+def test_head_response_has_no_body(listen):
     """The response to HEAD still contains the length."""
     reply = ask(listen({"/a": well}), b"HEAD /a HTTP/1.0\r\n\r\n")
 
@@ -307,7 +307,7 @@ def test_head_is_sent_without_a_text(listen):
         (b"GET /a HTTP/1.1\r\n" + b"x" * 9_000, 431, "too long"),
     ],
 )
-def test_what_is_no_probe_is_refused(listen, request_, status, said):
+def test_invalid_request_is_refused(listen, request_, status, said):
     """Each invalid request gets its own status and a sentence."""
     reply = ask(listen({"/a": well}), request_)
 
@@ -315,7 +315,7 @@ def test_what_is_no_probe_is_refused(listen, request_, status, said):
     assert said in reply
 
 
-def test_a_page_that_raises_is_an_answer_and_a_line_in_the_log(listen, caplog):
+def test_exception_in_a_page_is_logged_and_sent_as_an_error(listen, caplog):
     """The listener responds to the next request as usual."""
     port = listen({"/a": well, "/b": lambda: 1 // 0})
 
@@ -325,7 +325,7 @@ def test_a_page_that_raises_is_an_answer_and_a_line_in_the_log(listen, caplog):
     assert get(port, "/a") == (200, "wäll\n")
 
 
-def test_who_says_nothing_keeps_nobody_waiting(listen):
+def test_silent_connection_does_not_block_other_clients(listen):
     """An open connection that sends nothing does not block others, and a dropped one does no harm."""
     port = listen({"/a": well})
 
@@ -334,7 +334,7 @@ def test_who_says_nothing_keeps_nobody_waiting(listen):
         assert get(port, "/a") == (200, "wäll\n")
 
 
-def test_three_hundred_slow_connections_delay_no_probe(listen):
+def test_three_hundred_slow_connections_do_not_delay_a_probe(listen):
     """If more connections than the maximum are open, the oldest are closed, and no probe waits for them."""
     port = listen({"/a": well})
 
@@ -351,7 +351,7 @@ def test_three_hundred_slow_connections_delay_no_probe(listen):
     assert took < 1.0
 
 
-def test_an_answer_larger_than_a_buffer_is_sent_whole(listen):
+def test_response_larger_than_the_buffer_is_sent_whole(listen):
     """A client that reads slowly does not occupy a thread, so other requests are served as well."""
     text = "x" * 8_000_000
     port = listen({"/big": lambda: ProbeAnswer(200, text), "/a": well})
@@ -363,7 +363,7 @@ def test_an_answer_larger_than_a_buffer_is_sent_whole(listen):
     assert get(port, "/big") == (200, text)
 
 
-def test_who_is_too_slow_is_sent_away(listen, monkeypatch):
+def test_slow_connection_is_closed(listen, monkeypatch):
     """Each connection has a total time limit, however many bytes the client sends."""
     monkeypatch.setattr(module, "_TIMEOUT", 0.05)
     port = listen({"/a": well})
@@ -374,7 +374,7 @@ def test_who_is_too_slow_is_sent_away(listen, monkeypatch):
             assert slow.recv(100) == b""
 
 
-def test_a_port_that_is_taken_is_refused_at_once(listen):
+def test_port_that_is_in_use_raises_an_error(listen):
     """The error states which setting to change."""
     port = listen({"/a": well})
 
@@ -386,7 +386,7 @@ def test_a_port_that_is_taken_is_refused_at_once(listen):
         ProbeListener("no.such.host.invalid", port, {})
 
 
-def test_a_closed_port_is_free_again(listen):
+def test_closed_port_is_free_again(listen):
     """The next listener can use the port."""
     port = free_port()
     ProbeListener(HOST, port, {"/a": well}).close()
@@ -406,7 +406,7 @@ def fire():
         yield app
 
 
-def test_an_embedded_server_answers_while_it_runs(fire):
+def test_embedded_server_serves_probes_while_it_runs(fire):
     """A running server is alive, ready and started, and a quiet one is draining.
 
     After the stop, its port is closed.
@@ -426,7 +426,7 @@ def test_an_embedded_server_answers_while_it_runs(fire):
         get(port, "/livez")
 
 
-def test_a_storage_that_is_away_makes_a_server_unready_until_it_is_back(fire):
+def test_server_is_not_ready_while_the_storage_is_unreachable(fire):
     """The probe does not query the storage; it responds immediately with the result of the last renewals."""
     from firelock.errors import StorageUnavailable
 
@@ -441,14 +441,14 @@ def test_a_storage_that_is_away_makes_a_server_unready_until_it_is_back(fire):
     assert "failed storage: it responded" in said
 
 
-def test_a_server_is_ready_while_one_of_its_worker_processes_claims():
+def test_server_is_ready_while_one_worker_process_claims():
     """The other worker process may have lost only its own connection."""
     children = (attrs.evolve(PROCESS, failing=12.0), PROCESS)
 
     assert all(check.is_ok for check in readiness(server_with(processes=children)))
 
 
-def test_a_storage_that_refuses_claims_makes_a_server_unready(fire):
+def test_server_is_not_ready_while_the_storage_refuses_claims(fire):
     """For example, a full disk refuses claims although sessions can still be renewed."""
     from firelock.errors import StorageUnavailable
 
@@ -464,13 +464,13 @@ def test_a_storage_that_refuses_claims_makes_a_server_unready(fire):
 
 
 @pytest.mark.parametrize("port", [0, 70_000, "8081", True])
-def test_a_port_that_is_none_is_refused(fire, port):
+def test_invalid_port_raises_an_error(fire, port):
     """The error names the parameter and is raised before anything starts."""
     with pytest.raises(ConfigurationError, match="probe_port must be an integer"):
         fire.server(probe_port=port)
 
 
-def test_a_port_that_is_taken_stops_the_start(fire, listen):
+def test_port_that_is_in_use_prevents_the_start(fire, listen):
     """Nothing of the server remains, so it can be started elsewhere."""
     port = listen({"/a": well})
     server = fire.server(probe_port=port)
@@ -493,7 +493,7 @@ class WatchedStorage(FailingStorage):
         return super().call(verb, args, kwargs)
 
 
-def test_a_probe_asks_no_storage_and_waits_for_none():
+def test_probe_does_not_use_the_storage():
     """A probe neither queries the storage nor waits for a renewal that hangs."""
     port, goes_on = free_port(), threading.Event()
     with Firelock(WatchedStorage(), settings=Settings(heartbeat=0.1, session_timeout=2)) as fire:

@@ -104,7 +104,7 @@ def test_removed_group_outlives_the_process(start):
     assert removed.poll() is None
 
 
-def test_guard_runs_while_there_are_groups(start, guard):
+def test_guard_runs_as_long_as_groups_exist(start, guard):
     """The guard stops when the last group ends."""
     first, second = start(), start()
 
@@ -119,7 +119,7 @@ def test_guard_runs_while_there_are_groups(start, guard):
     assert [first.wait(30), second.wait(30)] == [-signal.SIGKILL] * 2
 
 
-def test_guard_that_was_killed_is_replaced(start, guard):
+def test_killed_guard_is_replaced(start, guard):
     """The next group starts another guard, which also guards the earlier groups."""
     first, second = start(), start()
     guard.add(first.pid)

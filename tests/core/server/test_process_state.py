@@ -22,7 +22,7 @@ def recursion():
     sys.setrecursionlimit(limit)
 
 
-def test_a_stream_of_the_process_stays_open():
+def test_standard_stream_stays_open_if_a_job_closes_it():
     """A job that closes a standard stream does not affect other jobs."""
     program = """
 import sys
@@ -40,7 +40,7 @@ sys.stderr.write("so am I")
     assert ("still here\n", "so am I") == (done.stdout, done.stderr)
 
 
-def test_a_copy_of_the_process_ends():
+def test_forked_copy_of_the_process_ends():
     """A task that forks and returns in the copy as well does not create a second server."""
     program = """
 import os, sys
@@ -56,7 +56,7 @@ os.write(1, b"one")
     assert "one" == done.stdout
 
 
-def test_a_lowered_recursion_limit_is_raised_again(recursion):
+def test_lowered_recursion_limit_is_restored(recursion):
     """A job that lowers the limit must not restrict other jobs."""
     surroundings = ProcessState()
     sys.setrecursionlimit(recursion - 100)
@@ -66,7 +66,7 @@ def test_a_lowered_recursion_limit_is_raised_again(recursion):
     assert recursion == sys.getrecursionlimit()
 
 
-def test_a_raised_recursion_limit_is_left_alone(recursion):
+def test_raised_recursion_limit_is_kept(recursion):
     """Another job may need the higher limit at this moment."""
     surroundings = ProcessState()
     sys.setrecursionlimit(recursion + 100)
@@ -76,7 +76,7 @@ def test_a_raised_recursion_limit_is_left_alone(recursion):
     assert recursion + 100 == sys.getrecursionlimit()
 
 
-def test_a_process_of_its_own_goes_back_to_its_folder(monkeypatch, tmp_path):
+def test_job_process_returns_to_its_working_folder(monkeypatch, tmp_path):
     """If a process runs one job at a time, each job begins in the folder in which the server was started."""
     monkeypatch.chdir(tmp_path)
     surroundings = ProcessState()
@@ -87,7 +87,7 @@ def test_a_process_of_its_own_goes_back_to_its_folder(monkeypatch, tmp_path):
     assert tmp_path == Path.cwd()
 
 
-def test_a_folder_that_was_removed_is_no_obstacle(monkeypatch, tmp_path):
+def test_removed_working_folder_does_not_cause_an_error(monkeypatch, tmp_path):
     """A server whose folder was deleted has no folder to return to."""
     folder = tmp_path / "gone"
     folder.mkdir()
@@ -111,7 +111,7 @@ sys.stdin.read()
 """
 
 
-def test_a_process_whose_parent_lives_goes_on():
+def test_process_continues_while_its_parent_is_alive():
     """`die_with_parent` changes nothing while the parent lives."""
     program = LIVES + "print('on')"
 
@@ -122,7 +122,7 @@ def test_a_process_whose_parent_lives_goes_on():
     assert (0, "on\n") == (done.returncode, done.stdout)
 
 
-def test_a_process_whose_parent_is_gone_already_ends():
+def test_process_ends_if_its_parent_has_already_died():
     """The process that started it has died in the meantime, so it now has another parent."""
     program = LIVES + "print('on')"
 
@@ -134,7 +134,7 @@ def test_a_process_whose_parent_is_gone_already_ends():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the end of a pipe has to do")
-def test_a_process_dies_with_its_parent():
+def test_process_dies_with_its_parent():
     """The kernel ends the process, however busy it is and whatever killed the parent."""
     busy = LIVES + "print('busy', flush=True)\nwhile True: pass"
     parent = subprocess.Popen(

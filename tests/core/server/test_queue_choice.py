@@ -11,7 +11,7 @@ from firelock.server.queue_choice import QueueChoice, parse_queues
 
 
 @pytest.mark.parametrize("queues", [["critical", "default"], "critical,default", " critical , default ,"])
-def test_a_list_is_a_strict_order(queues):
+def test_listed_queues_are_checked_in_order(queues):
     """Queues that are named in a list or a string are checked in this order each time."""
     choice = parse_queues(queues)
 
@@ -20,7 +20,7 @@ def test_a_list_is_a_strict_order(queues):
 
 
 @pytest.mark.parametrize("queues", ["critical:3,default:1", ["critical:3", "default:1"]])
-def test_weights_are_shares_of_first_places(queues):
+def test_weight_is_a_share_of_first_places(queues):
     """The weight of a queue is its share of first places; every claim checks all queues."""
     choice = parse_queues(queues)
 
@@ -52,7 +52,7 @@ def test_weights_are_shares_of_first_places(queues):
         (5, "queues must be a list or a string, got 5"),
     ],
 )
-def test_a_wrong_choice_is_refused(queues, words):
+def test_invalid_queue_name_or_weight_raises_an_error(queues, words):
     """An invalid name or weight raises a configuration error that contains it."""
     with pytest.raises(ConfigurationError, match=words.replace("*", r"\*")):
         parse_queues(queues)

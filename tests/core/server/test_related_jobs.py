@@ -64,7 +64,7 @@ def taking(fire, *parents, path=("numbers", 1)):
     return new_job(fire, "take", '{"numbers":[1,null,3]}', State.AWAITING, edges, inputs=inputs), given
 
 
-def test_a_result_stands_where_it_was_referred_to(fire, storage):
+def test_results_of_parents_are_passed_as_arguments(fire, storage):
     """All results are read with one call, before the arguments are decoded."""
     parent = fire.task(name="two")(lambda: 2).enqueue()
     _, given = taking(fire, parent)
@@ -86,7 +86,7 @@ def test_a_result_stands_where_it_was_referred_to(fire, storage):
         (lambda: "two", ("numbers", 1), ": str where int is annotated"),
     ],
 )
-def test_a_result_that_is_not_there_fails_the_job(fire, returned, path, words):
+def test_missing_result_of_a_parent_fails_the_job(fire, returned, path, words):
     """The job fails with the reason and is not retried."""
     parent = fire.task(name="parent")(returned).enqueue()
     job_id, given = taking(fire, parent, path=path)
@@ -100,7 +100,7 @@ def test_a_result_that_is_not_there_fails_the_job(fire, returned, path, words):
         raise AssertionError(record.reason)
 
 
-def test_a_result_that_went_with_its_job_is_missed(fire):
+def test_removed_result_of_a_parent_fails_the_job(fire):
     """A requeue of the parent, for example, removes its result."""
     parent = fire.task(name="parent")(lambda: 2).enqueue()
     job_id, _ = taking(fire, parent)
@@ -115,7 +115,7 @@ def test_a_result_that_went_with_its_job_is_missed(fire):
     assert "which is not available: it is enqueued" in ended.transition.reason
 
 
-def test_who_cannot_read_a_result_gives_the_job_back(fire, storage):
+def test_job_is_handed_back_if_a_result_cannot_be_read(fire, storage):
     """An unreachable storage is not a failure of the job."""
     parent = fire.task(name="parent")(lambda: 2).enqueue()
     taking(fire, parent)
@@ -138,7 +138,7 @@ def member(fire, batch):
     return new_job(fire, "work", batch_id=batch)
 
 
-def test_a_member_is_not_started_once_its_batch_is_cancelled(fire, storage):
+def test_member_of_a_cancelled_batch_is_not_started(fire, storage):
     """The jobs were claimed before the cancellation and would start after it.
 
     A batch is checked at most once a second.
@@ -167,7 +167,7 @@ def test_a_member_is_not_started_once_its_batch_is_cancelled(fire, storage):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_called_job_is_not_started_once_its_caller_has_ended(fire, is_async):
+def test_called_job_is_not_started_after_its_caller_has_ended(fire, is_async):
     """Nothing waits for the result of a called job after its caller has ended."""
     ran = []
 
@@ -197,7 +197,7 @@ def fail_first(fire):
     fire.storage.apply([worker.attempt(worker.claim()[0]).transition])
 
 
-def test_a_member_that_runs_again_is_not_stopped_by_what_was_seen_before(fire):
+def test_requeued_member_starts_despite_an_outdated_check(fire):
     """Requeueing the failed member resets its batch. The earlier check of the batch is then outdated."""
     batch = new_job(fire, BATCH_TASK, state=State.AWAITING, batch=BatchRules("import", fails_fast=True))
     failing = new_job(fire, "work", batch_id=batch)
@@ -212,7 +212,7 @@ def test_a_member_that_runs_again_is_not_stopped_by_what_was_seen_before(fire):
     assert related.refusal(Relations(batch)) is None
 
 
-def test_a_job_of_a_caller_that_runs_again_is_not_stopped_by_what_was_seen_before(fire):
+def test_called_job_of_a_requeued_caller_starts_despite_an_outdated_check(fire):
     caller = new_job(fire, "work")
     fail_first(fire)
     related = RelatedJobs(fire.storage, fire.client.serializers)
@@ -223,7 +223,7 @@ def test_a_job_of_a_caller_that_runs_again_is_not_stopped_by_what_was_seen_befor
     assert related.refusal(Relations(caller_id=caller)) is None
 
 
-def test_a_called_job_starts_while_its_caller_waits(fire):
+def test_called_job_starts_while_its_caller_waits(fire):
     """A called job on an event loop also starts while its caller waits."""
 
     @fire.task(name="work")
@@ -240,7 +240,7 @@ def test_a_called_job_starts_while_its_caller_waits(fire):
 
 
 @pytest.mark.parametrize("is_related", [False, True], ids=["plain", "related"])
-def test_a_job_that_the_loop_cannot_start_is_put_off_alone(fire, is_related):
+def test_job_that_the_event_loop_cannot_start_is_snoozed(fire, is_related):
     """A task factory of the host may raise any error.
 
     The job gets this reason and occupies no worker, and the other jobs run.
@@ -276,7 +276,7 @@ def test_a_job_that_the_loop_cannot_start_is_put_off_alone(fire, is_related):
     assert "RuntimeError: no more tasks" in record.reason
 
 
-def test_an_async_job_that_is_stopped_leaves_its_place(fire, storage):
+def test_async_job_stopped_before_its_start_frees_its_worker(fire, storage):
     """A job that is stopped before its start frees its worker, like one whose relations cannot be read."""
 
     @fire.task(name="work")

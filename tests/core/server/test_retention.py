@@ -85,7 +85,7 @@ def test_lease_of_a_process_that_died_goes_to_the_next_one(storage, process):
     assert [1, 2] == pruned
 
 
-def test_process_that_has_lost_its_lease_removes_nothing_more(storage, process):
+def test_process_that_has_lost_its_lease_removes_no_more_jobs(storage, process):
     """The lease is renewed before each slice."""
     other = Process(storage)
     process.slice()
@@ -108,7 +108,7 @@ def test_lease_is_renewed_by_each_slice(storage, process):
     assert SELDOM == other.slice()
 
 
-def test_process_that_stops_hands_its_lease_over(storage, process):
+def test_stopping_process_releases_its_lease(storage, process):
     """The next process does not have to wait until the lease expires."""
     other = Process(storage)
     process.slice()
@@ -120,7 +120,7 @@ def test_process_that_stops_hands_its_lease_over(storage, process):
     assert storage.acquire_lock(LEASE, "somebody else", 1) is None
 
 
-def test_handing_over_what_is_not_held_asks_nothing(storage, process):
+def test_process_without_the_lease_does_not_call_the_storage(storage, process):
     """A process without the lease releases nothing. An outage during the release is harmless."""
     process.retention.hand_over()
     before = len(storage.called["release_lock"])
@@ -158,7 +158,7 @@ def test_slices_that_leave_jobs_follow_each_other_faster(process):
     assert sorted(rests, reverse=True) == pytest.approx(rests)
 
 
-def test_rests_stay_short_while_jobs_expire_nearly_as_fast_as_they_are_removed(process):
+def test_pauses_stay_short_while_jobs_expire_quickly(process):
     """A single slice that has caught up lengthens the pause by one step only.
 
     Otherwise, the backlog would oscillate.
@@ -176,7 +176,7 @@ def test_rests_stay_short_while_jobs_expire_nearly_as_fast_as_they_are_removed(p
     assert rest <= 2
 
 
-def test_rests_grow_long_again_after_a_backlog(process):
+def test_pauses_grow_again_after_a_backlog(process):
     """Some time after the last slice that left jobs, a new backlog starts with long pauses again."""
     process.lasting(0.001)
     for _ in range(100):
@@ -193,7 +193,7 @@ def test_rests_grow_long_again_after_a_backlog(process):
 
 
 @pytest.mark.parametrize(("seconds", "jobs"), [(0.01, 100), (0.0002, 200), (0.0000001, 500)])
-def test_call_removes_as_many_jobs_as_take_a_moment(process, seconds, jobs):
+def test_number_of_jobs_per_call_depends_on_their_removal_time(process, seconds, jobs):
     """A call delays other work, so it removes few jobs if they are slow to remove."""
     process.lasting(seconds, left=50_000)
 
@@ -203,7 +203,7 @@ def test_call_removes_as_many_jobs_as_take_a_moment(process, seconds, jobs):
     assert jobs / 2 <= process.asked[-1] <= jobs
 
 
-def test_storage_without_expired_jobs_is_looked_at_more_and_more_seldom(process):
+def test_pauses_grow_while_no_job_expires(process):
     """The pauses grow from one second to six sweeps."""
     process.lasting(0, left=0)
 
@@ -228,7 +228,7 @@ def test_pause_is_a_second_while_jobs_expire_or_end(process, reason):
     assert process.slice() <= 1.2
 
 
-def test_outage_is_followed_by_longer_and_longer_pauses(storage, process):
+def test_pauses_grow_during_an_outage(storage, process):
     """The duty continues when the storage is reachable again."""
     storage.fail_always("prune", StorageUnavailable("down"))
 
@@ -240,7 +240,7 @@ def test_outage_is_followed_by_longer_and_longer_pauses(storage, process):
     assert 7 == len(storage.called["prune"])
 
 
-def test_process_that_stops_ends_its_slice(process):
+def test_stopping_process_ends_its_slice(process):
     """A stopping process does not make another call."""
     process.lasting(0.0001)
     process.is_over = True

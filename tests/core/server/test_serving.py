@@ -144,7 +144,7 @@ def test_many_jobs_take_few_round_trips(make_crew):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-def test_an_end_is_settled_without_waiting_for_the_poll(crew, is_async):
+def test_end_is_settled_without_waiting_for_the_poll(crew, is_async):
     """Ends are settled while other jobs continue, perhaps for hours. New work is found immediately."""
 
     async def nothing(): ...
@@ -174,7 +174,7 @@ def test_no_more_is_claimed_than_there_are_workers(make_crew):
     assert (2, 8) == (crew.count(State.PROCESSING), crew.count(State.ENQUEUED))
 
 
-def test_what_waits_behind_a_long_job_is_handed_back(make_crew):
+def test_jobs_waiting_for_a_long_job_are_handed_back(make_crew):
     """Jobs that have waited for 50 ms return to their places, as if they had never been claimed."""
     crew = make_crew(workers=1)
     task, gated = crew.task(), crew.gated()
@@ -197,7 +197,7 @@ def test_what_waits_behind_a_long_job_is_handed_back(make_crew):
     assert {(0, 1)} == {(job.attempt, len(job.history())) for job in left if job.priority == 8}
 
 
-def test_without_the_right_to_run_nothing_is_claimed(make_crew, caplog):
+def test_server_without_the_right_to_run_claims_nothing(make_crew, caplog):
     """A server that cannot renew its session in time starts nothing until it can renew again."""
     crew = make_crew(settings=Settings(poll=0.02, heartbeat=0.1, session_timeout=0.6))
     task = crew.task()
@@ -214,7 +214,7 @@ def test_without_the_right_to_run_nothing_is_claimed(make_crew, caplog):
     assert State.ENQUEUED is meanwhile
 
 
-def test_every_kind_of_end_is_told_and_counted(make_crew):
+def test_every_kind_of_end_is_reported_and_counted(make_crew):
     """Each end is reported once to observers and counted with its name.
 
     A snooze is reported, but is not counted as an end.
@@ -244,7 +244,7 @@ def test_every_kind_of_end_is_told_and_counted(make_crew):
     assert sorted((job.id, job.refresh().state) for job in jobs) == sorted(seen)
 
 
-def test_a_failed_release_costs_no_claimed_job_its_place(make_crew):
+def test_claimed_jobs_start_although_the_release_failed(make_crew):
     """Continuations follow their parent immediately.
 
     If their release fails, the jobs claimed by the same exchange still start.
@@ -262,7 +262,7 @@ def test_a_failed_release_costs_no_claimed_job_its_place(make_crew):
     assert 1 == other.refresh().record().fence
 
 
-def test_a_policy_that_ends_in_nonsense_fails_the_job(crew, caplog):
+def test_invalid_decision_of_a_policy_fails_the_job(crew, caplog):
     """The worker continues, whatever a policy decides about a failure."""
 
     class Nonsense:
@@ -303,7 +303,7 @@ def test_coroutines_and_threads_share_the_queue(crew, our_threads):
     assert ("firelock-loop", [], []) == (seen["async def"], before, our_threads("firelock-loop"))
 
 
-def test_more_coroutines_than_places_lose_no_job(make_crew):
+def test_claimed_coroutines_without_a_free_place_are_not_lost(make_crew):
     """A claim for idle threads may return coroutines.
 
     These wait for a place or return to the queue for another server.
@@ -320,7 +320,7 @@ def test_more_coroutines_than_places_lose_no_job(make_crew):
     assert 20 == len(set(crew.came))
 
 
-def test_a_callback_of_a_job_does_not_end_the_loop(crew, caplog):
+def test_exception_in_a_callback_does_not_end_the_event_loop(crew, caplog):
     """A callback's exception that would end a program does not end the coroutines of other jobs."""
 
     async def leaves():
@@ -338,7 +338,7 @@ def test_a_callback_of_a_job_does_not_end_the_loop(crew, caplog):
     assert "SystemExit: 3" in caplog.text
 
 
-def test_a_coroutine_that_blocks_the_loop_is_named(crew, caplog):
+def test_coroutine_that_blocks_the_event_loop_is_logged(crew, caplog):
     """The warning is logged once per blockade."""
 
     async def block():
@@ -353,7 +353,7 @@ def test_a_coroutine_that_blocks_the_loop_is_named(crew, caplog):
     assert f"by job {job.id} task-0; use a `def` task, or await." in caplog.text
 
 
-def test_a_plugin_that_may_block_the_loop_is_not_left_out(make_crew, caplog):
+def test_warning_about_a_blocked_loop_mentions_plugins(make_crew, caplog):
     """A plugin's context runs in the coroutine of the job, so the job may be innocent."""
 
     def block():
@@ -370,7 +370,7 @@ def test_a_plugin_that_may_block_the_loop_is_not_left_out(make_crew, caplog):
     assert f"by job {job.id} task-0 or by a plugin's job_context; use a `def` task" in caplog.text
 
 
-def test_a_coroutine_that_crashed_is_run_where_no_process_can_be_had(crew):
+def test_suspect_coroutine_runs_on_the_loop_without_a_job_process(crew):
     """No job process can load an app that is not in a module.
 
     Its suspects run on the event loop as usual.
@@ -409,7 +409,7 @@ class SlowJson(JsonSerializer):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
 @pytest.mark.parametrize("what", ["deleted", "lost"])
-def test_a_job_that_is_no_longer_ours_before_it_starts_does_not_start(make_crew, is_async, what):
+def test_job_lost_before_its_start_does_not_start(make_crew, is_async, what):
     """A job that has not started cannot be cancelled yet.
 
     The worker therefore checks once more just before the start and reports the loss.
@@ -437,7 +437,7 @@ def test_a_job_that_is_no_longer_ours_before_it_starts_does_not_start(make_crew,
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-def test_cancelled_batch_ends_with_a_member_that_never_started(make_crew, is_async):
+def test_cancelled_batch_ends_when_its_unstarted_member_is_dropped(make_crew, is_async):
     """The member was claimed and is dropped before its start.
 
     The upkeep would check the batch only much later.
@@ -459,7 +459,7 @@ def test_cancelled_batch_ends_with_a_member_that_never_started(make_crew, is_asy
     assert [] == crew.came
 
 
-def test_a_job_deleted_while_it_runs_is_no_failure(make_crew, caplog):
+def test_job_deleted_while_it_runs_is_not_logged_as_failed(make_crew, caplog):
     """A failure of a deleted job is not logged, so that it does not raise an alarm."""
     crew = make_crew(settings=QUICK)
 
@@ -557,7 +557,7 @@ def test_coroutine_is_cancelled_by_a_refused_write_of_its_stream(lost, is_async,
     assert State.DELETED is job.refresh().state
 
 
-def test_coroutine_is_cancelled_when_a_background_task_of_it_loses_the_job(lost):
+def test_coroutine_is_cancelled_when_its_background_task_loses_the_job(lost):
     """No code awaits the exception that the step raises in the background task."""
 
     async def nothing(): ...
@@ -576,7 +576,7 @@ def test_coroutine_is_cancelled_when_a_background_task_of_it_loses_the_job(lost)
     assert [asyncio.CancelledError] == lost.told
 
 
-def test_coroutine_that_a_step_tells_of_its_loss_may_clean_up(lost):
+def test_coroutine_can_clean_up_after_a_step_reports_the_loss(lost):
     """The exception of the step is enough: nothing interrupts the coroutine again."""
     cleaned = []
 
@@ -612,7 +612,7 @@ def test_timeout_ends_a_coroutine_that_ignores_the_loss_of_its_job(lost):
     assert [asyncio.CancelledError] == lost.told
 
 
-def test_a_long_run_is_shown_as_started(make_crew):
+def test_start_of_a_long_run_is_stored(make_crew):
     """After one second, the start is stored once while the job still runs."""
     crew = make_crew(settings=QUICK)
     job = crew.gated().enqueue()
@@ -631,7 +631,7 @@ def test_a_long_run_is_shown_as_started(make_crew):
 # ---- outages ---------------------------------------------------------------------------------------------
 
 
-def test_an_outage_is_told_once(crew, caplog):
+def test_outage_is_logged_once(crew, caplog):
     """The beginning and the end of an outage are each logged once.
 
     Ends are kept in the meantime and sent later.
@@ -663,7 +663,7 @@ def test_longer_pauses_on_a_full_disk_are_logged(crew, caplog):
     until(lambda: "The storage logs each refused call, so retries are up to 30 s apart." in caplog.messages)
 
 
-def test_a_claim_that_is_refused_loses_no_end(crew, caplog):
+def test_refused_claim_does_not_lose_ends(crew, caplog):
     """If an exchange is refused, its ends are settled alone."""
     job = crew.gated().enqueue()
     crew.start()
@@ -676,7 +676,7 @@ def test_a_claim_that_is_refused_loses_no_end(crew, caplog):
     assert "An exchange was refused; settling first, claiming in the next turn." in caplog.text
 
 
-def test_a_claim_that_committed_without_a_reply_is_compared_in_the_next_turn(make_crew):
+def test_claim_committed_without_a_reply_is_reconciled_next_turn(make_crew):
     """The jobs of this claim return to their queue and run, long before the next heartbeat.
 
     At a heartbeat, they would be found by the reconciliation.
@@ -692,7 +692,7 @@ def test_a_claim_that_committed_without_a_reply_is_compared_in_the_next_turn(mak
     crew.until_all(State.SUCCEEDED, [first, *jobs])
 
 
-def test_an_error_that_nobody_knows_ends_no_loop(crew, caplog):
+def test_unexpected_error_does_not_end_the_loops(crew, caplog):
     """Neither the dispatcher's loop nor the loop that waits for work ends. Each error is logged."""
     task = crew.task()
     crew.storage.fail("wait", ArithmeticError("unheard of"))
@@ -723,7 +723,7 @@ class Picky(FailingStorage):
 
 
 @pytest.mark.parametrize("outages", [[], [StorageUnavailable("away")]], ids=["there", "away"])
-def test_an_end_that_cannot_be_stored_fails_its_job_alone(make_crew, caplog, outages):
+def test_end_that_cannot_be_stored_fails_only_its_job(make_crew, caplog, outages):
     """The job fails with the storage's message as soon as the storage is reachable.
 
     The ends of other jobs are stored unchanged.
@@ -745,7 +745,7 @@ def test_an_end_that_cannot_be_stored_fails_its_job_alone(make_crew, caplog, out
     assert f"The end of job {poisoned.id} cannot be stored: value too long" in caplog.text
 
 
-def test_an_end_that_cannot_be_stored_at_all_hinders_no_other(make_crew, caplog):
+def test_end_that_can_never_be_stored_does_not_block_others(make_crew, caplog):
     """The end is discarded, and the next reconciliation finds its job."""
     crew = make_crew(storage=Picky())
     task = crew.task()
@@ -776,7 +776,7 @@ class SlowClaims(FailingStorage):
         return answer
 
 
-def test_a_stop_waits_for_a_claim_that_is_under_way(make_crew):
+def test_stop_waits_for_a_claim_in_progress(make_crew):
     """The claimed jobs are handed back properly, because the server was not lost."""
     crew = make_crew(storage=SlowClaims())
 
@@ -819,7 +819,7 @@ def new_batch(crew, task, members):
 _BATCH = write_relations(Relations(batch=BatchRules("import")))
 
 
-def test_batches_are_looked_at_at_most_every_20_ms(make_crew):
+def test_batches_are_checked_at_most_every_20_ms(make_crew):
     """The interval applies however many members end.
 
     The end of the last member does not wait for a sweep.
@@ -836,7 +836,7 @@ def test_batches_are_looked_at_at_most_every_20_ms(make_crew):
     assert 1 <= len(crew.storage.called["release"]) <= most
 
 
-def test_continuations_of_plain_jobs_wait_for_nothing(crew):
+def test_continuations_of_plain_jobs_are_released_immediately(crew):
     """Continuations are released with the end of their parent."""
     task = crew.task(lambda: None)
     first = task.enqueue()
@@ -851,7 +851,7 @@ def test_continuations_of_plain_jobs_wait_for_nothing(crew):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_job_that_waits_keeps_no_worker(make_crew, is_async):
+def test_waiting_job_does_not_occupy_a_worker(make_crew, is_async):
     """One worker runs the caller, the called job, and the caller again."""
     crew = make_crew(workers=1, async_workers=1)
     child = crew.task(lambda: 7)
@@ -871,7 +871,7 @@ def test_a_job_that_waits_keeps_no_worker(make_crew, is_async):
     assert ["calls", "calls"] == [chunk.data for chunk in crew.storage.read_stream(jobs[0].id, "out")]
 
 
-def test_what_a_job_emits_is_stored_while_it_runs(crew):
+def test_emitted_output_is_stored_while_the_job_runs(crew):
     """The output is stored within a moment, even if the task emits nothing more."""
 
     def talk(job: JobContext) -> None:
@@ -885,7 +885,7 @@ def test_what_a_job_emits_is_stored_while_it_runs(crew):
     assert ("said", State.PROCESSING) == (chunk.data, job.refresh().state)
 
 
-def test_a_timeout_ends_a_job_that_waits_for_its_steps(make_crew):
+def test_timeout_ends_a_job_that_waits_for_its_steps(make_crew):
     """The timeout applies even if the job requested a suspension and another step does not end."""
     crew = make_crew()
 
@@ -902,7 +902,7 @@ def test_a_timeout_ends_a_job_that_waits_for_its_steps(make_crew):
     assert "timed out after 0.2 s" in job.error.message
 
 
-def test_a_step_under_way_is_not_garbage(make_crew):
+def test_running_step_is_not_garbage_collected(make_crew):
     """asyncio only keeps weak references to tasks.
 
     The run must therefore keep a step to which nothing else refers.
@@ -948,7 +948,7 @@ class SlowLogs(MemoryStorage):
             self.overtaken.set()
 
 
-def test_end_of_a_job_does_not_overtake_its_lines_that_another_thread_writes():
+def test_end_of_a_job_is_stored_after_its_log_lines():
     """The upkeep thread writes the lines of running jobs. A job that ends meanwhile waits for them."""
     storage = SlowLogs()
     fire = Firelock(storage, settings=Settings(poll=0.05))

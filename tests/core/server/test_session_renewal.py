@@ -91,7 +91,7 @@ def scene():
         child.close()
 
 
-def test_jobs_that_stay_locked_at_the_end_of_their_session_are_logged(caplog):
+def test_jobs_locked_at_the_end_of_their_session_are_logged(caplog):
     """The log line contains the session, the number of jobs and what happens to them."""
     scene = Scene(storage=Locked())
     child = scene.begin()
@@ -108,7 +108,7 @@ def test_jobs_that_stay_locked_at_the_end_of_their_session_are_logged(caplog):
 @pytest.mark.parametrize(
     ("timeout", "heartbeat", "margin"), [(30, 10, 1.0), (0.5, 0.1, 0.05), (600, 100, 12.0)]
 )
-def test_the_right_to_run_ends_before_the_session(timeout, heartbeat, margin):
+def test_right_to_run_ends_before_the_session(timeout, heartbeat, margin):
     """The right ends a margin before another server can consider the session expired.
 
     The time of the right starts before the renewal.
@@ -140,7 +140,7 @@ def test_all_sessions_are_renewed_in_one_call(scene):
     assert time.monotonic() < granted[-1]
 
 
-def test_a_renewal_tells_what_the_child_takes():
+def test_renewal_contains_memory_and_cpu_use():
     """A renewal contains the process's memory and its CPU use since the previous renewal.
 
     Both come from its own reports.
@@ -162,7 +162,7 @@ def test_a_renewal_tells_what_the_child_takes():
     board.close()
 
 
-def test_a_child_that_reports_nothing_is_overdue(scene):
+def test_worker_process_that_reports_nothing_is_overdue(scene):
     """A worker process is overdue after three heartbeats without a report, whatever its server reports."""
     board = scene.begin()
     board.report(NO_WORKERS)
@@ -172,7 +172,7 @@ def test_a_child_that_reports_nothing_is_overdue(scene):
     until(lambda: scene.session().state == "running")
 
 
-def test_session_that_ends_ends_the_cancelled_batches_of_its_members(scene):
+def test_end_of_a_session_ends_the_cancelled_batches_of_its_jobs(scene):
     """The deleted member was running, so nothing else would check its batch for a while."""
     fire = Firelock(scene.storage)
     with fire.batch("import") as batch:
@@ -187,7 +187,7 @@ def test_session_that_ends_ends_the_cancelled_batches_of_its_members(scene):
     assert (State.AWAITING, State.DELETED) == (before, batch.refresh().state)
 
 
-def test_session_has_ended_even_if_its_batches_could_not_be_decided(scene, caplog):
+def test_session_ends_even_if_its_batches_cannot_be_checked(scene, caplog):
     """The next sweep of a server decides about the batches, and the session is not ended again."""
     scene.begin()
     scene.storage.fail("release", StorageUnavailable("down"))
@@ -198,7 +198,7 @@ def test_session_has_ended_even_if_its_batches_could_not_be_decided(scene, caplo
     assert "the next sweep" in caplog.text
 
 
-def test_a_session_forgotten_while_it_is_renewed_gets_no_right(scene):
+def test_session_removed_during_its_renewal_gets_no_right_to_run(scene):
     """The session was lost or its process has died.
 
     The sessions of the other processes are renewed as usual.
@@ -223,7 +223,7 @@ def test_a_session_forgotten_while_it_is_renewed_gets_no_right(scene):
     ("error", "told"),
     [(StorageUnavailable("down"), 1), (StorageError("refused"), 2), (RuntimeError("a bug"), 2)],
 )
-def test_a_renewal_that_fails_is_tried_again(scene, error, told, caplog):
+def test_failed_renewal_is_retried(scene, error, told, caplog):
     """The thread continues, the session stays, and no loss is reported. Both ends of an outage are logged."""
     caplog.set_level("INFO")
     board = scene.begin()
@@ -240,7 +240,7 @@ def test_a_renewal_that_fails_is_tried_again(scene, error, told, caplog):
 
 
 @pytest.mark.parametrize("value", ['"restart"', "null", "[]", "{}", "7", "not json"])
-def test_what_is_no_order_is_passed_over(scene, value):
+def test_invalid_order_is_ignored(scene, value):
     """Sessions are renewed, whatever the record of orders contains."""
     scene.begin()
     scene.storage.put_record("server_order", "server-a", value)
@@ -254,7 +254,7 @@ def test_what_is_no_order_is_passed_over(scene, value):
     assert ["quiet"] * 2 == scene.orders
 
 
-def test_order_is_deleted_when_it_has_been_obeyed(scene):
+def test_obeyed_order_is_deleted(scene):
     """Orders to servers that have ended must not remain forever."""
     scene.begin()
 
@@ -265,7 +265,7 @@ def test_order_is_deleted_when_it_has_been_obeyed(scene):
     assert ["quiet"] == scene.orders
 
 
-def test_orders_of_one_heartbeat_are_obeyed_in_turn(scene):
+def test_orders_of_one_heartbeat_are_obeyed_in_sequence(scene):
     """The record contains all of them; an invalid order is ignored."""
     scene.begin()
 
@@ -290,7 +290,7 @@ def test_order_that_cannot_be_deleted_is_obeyed_once(scene):
     assert (["quiet"], ["quiet", "resume"]) == (obeyed, scene.orders)
 
 
-def test_orders_that_cannot_be_read_cost_no_right_to_run(scene):
+def test_renewal_counts_even_if_orders_cannot_be_read(scene):
     """If reading the orders fails after a renewal, the renewal still counts."""
     board, granted, grant = scene.begin(), [], scene.children["a"].grant
     board.grant = lambda until: granted.append(grant(until))
@@ -301,7 +301,7 @@ def test_orders_that_cannot_be_read_cost_no_right_to_run(scene):
     assert ([], True) == (scene.lost, board.may_start())
 
 
-def test_what_an_order_or_a_loss_leads_to_does_not_end_the_renewals(caplog):
+def test_error_in_a_callback_does_not_end_the_renewals(caplog):
     """An error in a callback is logged, and the other sessions are renewed."""
 
     def fail(_):

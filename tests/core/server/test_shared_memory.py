@@ -26,7 +26,7 @@ def board():
     board.close()
 
 
-def test_a_right_holds_until_its_instant(board):
+def test_right_to_run_holds_until_its_expiry_time(board):
     """A job may be started before the time up to which the right was granted, but not after it."""
     board.grant(elapsed_seconds() + 3_600)
     before = board.may_start()
@@ -36,7 +36,7 @@ def test_a_right_holds_until_its_instant(board):
     assert (True, False) == (before, after)
 
 
-def test_a_suspension_uses_up_the_right_and_does_not_silence_the_child():
+def test_suspension_uses_up_the_right_to_run_but_not_the_silence():
     """The storage's clock continues while the machine is suspended, so the right expires.
 
     A worker process cannot report during that time, so its silence does not count.
@@ -55,7 +55,7 @@ def test_a_suspension_uses_up_the_right_and_does_not_silence_the_child():
     board.close()
 
 
-def test_a_report_says_what_the_process_takes(board):
+def test_report_contains_cpu_time_and_memory(board):
     """A report contains the process's CPU time since its start, its memory and the time of the report."""
     before = (board.last_report().cpu_seconds, board.last_report().rss_bytes, board.last_report().at)
     began = time.monotonic()
@@ -71,7 +71,7 @@ def test_a_report_says_what_the_process_takes(board):
     assert began <= board.last_report().at <= time.monotonic()
 
 
-def test_what_runs_is_read_by_worker(board):
+def test_running_jobs_are_read_per_worker(board):
     """Each worker has its own place: the end of one job does not affect the others."""
     ids = [new_id() for _ in range(3)]
     for worker, job_id in enumerate(ids):
@@ -106,7 +106,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_board_outlives_the_program_that_wrote_it(memory):
+def test_memory_can_be_read_after_the_death_of_its_writer(memory):
     """Another program inherits the descriptor and sets the size.
 
     Its running jobs can be read after its death.
@@ -122,7 +122,7 @@ def test_a_board_outlives_the_program_that_wrote_it(memory):
     board.close()
 
 
-def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):
+def test_memory_is_not_stored_in_a_file(memory, monkeypatch, tmp_path):
     """The memory needs no folder for temporary files, and has no name by which others could find it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
 
@@ -133,7 +133,7 @@ def test_a_board_is_in_no_file(memory, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="there, memory is never only promised")
-def test_the_memory_of_a_board_is_there(memory):
+def test_memory_is_allocated_when_it_is_created(memory):
     """The memory is allocated and not only reserved.
 
     Otherwise, a process could be killed at its first write because no memory is left.
@@ -143,7 +143,7 @@ def test_the_memory_of_a_board_is_there(memory):
     assert os.fstat(memory).st_blocks * 512 >= 10_000 * 40
 
 
-def test_memory_that_is_not_to_be_had_is_said():
+def test_failed_memory_allocation_raises_an_error():
     """The error is raised when the server starts, and contains the requested size and a fix."""
     with (
         Path(os.devnull).open("rb") as nothing,
@@ -155,7 +155,7 @@ def test_memory_that_is_not_to_be_had_is_said():
         SharedMemory.allocate(nothing.fileno(), 3)
 
 
-def test_another_session_is_to_be_adopted_first(board):
+def test_right_to_run_belongs_to_the_adopted_session(board):
     """A right that is granted to a new session is not for jobs of the previous session that still wait."""
     board.begin_session()
     board.grant(elapsed_seconds() + 3_600)

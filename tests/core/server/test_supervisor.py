@@ -111,7 +111,7 @@ def house(monkeypatch):
     house.close()
 
 
-def test_an_order_that_a_dead_child_never_read_ends_nobody(house):
+def test_broken_pipe_of_a_dead_worker_process_is_handled(house):
     """The session of a dead process ends and a replacement is planned, although its pipe breaks.
 
     The pipe still contains an order and breaks when it is closed.
@@ -127,7 +127,7 @@ def test_an_order_that_a_dead_child_never_read_ends_nobody(house):
     assert [False] == [record.is_alive for record in house.storage.list_sessions()]
 
 
-def test_an_event_that_fails_does_not_end_the_supervisor(house, caplog):
+def test_failed_event_does_not_end_the_supervisor(house, caplog):
     """The supervisor logs the error, and the worker processes continue to run."""
 
     def fails():
@@ -139,7 +139,7 @@ def test_an_event_that_fails_does_not_end_the_supervisor(house, caplog):
     assert "unheard of" in caplog.text
 
 
-def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
+def test_job_that_ends_its_process_with_code_0_has_crashed(house):
     """The server did not stop the process, so the running job gets a crash, and another process starts."""
     child = house.with_session("pass")
     job = house.claimed(child)
@@ -160,7 +160,7 @@ def test_a_job_that_ends_its_process_with_code_0_is_a_crash(house):
     [("input()", 0), ("input(); input()", module.EXIT_FAILED)],
     ids=["in order", "killed"],
 )
-def test_a_server_that_stops_says_so_last(house, code, exit_code):
+def test_stopped_server_stores_its_last_state(house, code, exit_code):
     """A server that has stopped is not considered lost, even if it had to kill a worker process.
 
     The exit code reports a failure if a process was killed.
@@ -178,8 +178,8 @@ def test_a_server_that_stops_says_so_last(house, code, exit_code):
     assert exit_code == house.supervisor._exit_code
 
 
-def test_a_session_ends_though_its_last_word_is_not_heard(house):
-    """The session ends even if its last state cannot be stored, because releasing its jobs matters more."""
+def test_session_ends_even_if_its_last_state_cannot_be_stored(house):
+    """Releasing the session's jobs matters more than its last state."""
     child = house.with_session("input()")
     house.supervisor._stop()
     child.popen.wait()
@@ -191,7 +191,7 @@ def test_a_session_ends_though_its_last_word_is_not_heard(house):
     assert (False, True) == (server.is_alive, server.is_lost)
 
 
-def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
+def test_worker_process_started_in_an_outage_waits_for_its_session(house):
     """The server continues, and the session begins as soon as the storage is reachable."""
     child = house.child("import sys; sys.stdin.read()")  # lives regardless of the number of its orders
     house.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
@@ -205,7 +205,7 @@ def test_a_child_that_starts_in_an_outage_waits_for_its_session(house):
     assert child.popen.poll() is None
 
 
-def test_a_session_is_ended_once_the_storage_answers(house):
+def test_session_of_a_dead_process_ends_after_the_outage(house):
     """After an outage, the jobs of a process that died in it do not wait for the session's timeout.
 
     Its job was claimed but did not run, so it gets no crash.
@@ -223,7 +223,7 @@ def test_a_session_is_ended_once_the_storage_answers(house):
     assert (State.ENQUEUED, 0) == (record.state, record.crashes)
 
 
-def test_a_new_child_of_a_quiet_server_is_quiet(house):
+def test_new_worker_process_of_a_quiet_server_is_quiet(house):
     """A quiet server does not claim jobs again because of a restarted process."""
     house.supervisor._obey("quiet")
 
@@ -232,7 +232,7 @@ def test_a_new_child_of_a_quiet_server_is_quiet(house):
     assert 0 == child.popen.wait()
 
 
-def test_a_child_that_never_gets_ready_is_killed(house):
+def test_worker_process_that_never_becomes_ready_is_killed(house):
     """A process that hangs during the import of the app or before its report is killed.
 
     A process that waits for its session is not.
@@ -251,7 +251,7 @@ def test_a_child_that_never_gets_ready_is_killed(house):
     assert (None, None) == (waits.popen.poll(), begins.popen.poll())
 
 
-def test_a_child_that_is_long_in_starting_is_named_once(house, caplog):
+def test_slow_start_of_a_worker_process_is_logged_once(house, caplog):
     """The warning is needed because an import that hangs logs nothing.
 
     A process that has loaded its app is exempt.
@@ -271,7 +271,7 @@ def test_a_child_that_is_long_in_starting_is_named_once(house, caplog):
     assert quick.popen.poll() is None
 
 
-def test_a_child_that_its_server_killed_did_not_run_out_of_memory(house, caplog):
+def test_kill_by_the_server_is_not_reported_as_out_of_memory(house, caplog):
     """The kernel kills with the same signal, so the log and the job's history state which one it was."""
     caplog.set_level(logging.INFO, "firelock.server.supervisor")
     child = house.with_session("while True: pass")
@@ -317,7 +317,7 @@ def test_outage_that_delays_sessions_is_logged_once(house, caplog):
     assert 4 == len(lines)
 
 
-def test_a_child_that_cannot_be_started_is_tried_again(house, monkeypatch):
+def test_failed_start_of_a_worker_process_is_retried(house, monkeypatch):
     """While the system cannot start processes, the server waits and retries, and leaks no open files."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     open_files = len(list(Path("/dev/fd").iterdir()))
@@ -329,7 +329,7 @@ def test_a_child_that_cannot_be_started_is_tried_again(house, monkeypatch):
     assert open_files == len(list(Path("/dev/fd").iterdir()))
 
 
-def test_a_server_that_can_start_no_child_says_so(monkeypatch):
+def test_server_ends_if_its_first_worker_process_cannot_start(monkeypatch):
     """The server does not retry its first process, because the machine has a problem."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     said = []
@@ -340,7 +340,7 @@ def test_a_server_that_can_start_no_child_says_so(monkeypatch):
     assert ["firelock: cannot start a worker process: [Errno 2]"] == [line[:50] for line in said]
 
 
-def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monkeypatch, caplog):
+def test_pause_grows_if_worker_processes_end_immediately(house, monkeypatch, caplog):
     """No zombie process remains, and the log contains each end and the pause."""
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     pids = []
@@ -360,7 +360,7 @@ def test_children_that_end_at_once_are_followed_by_others_ever_later(house, monk
 
 
 @pytest.mark.parametrize(("worked", "deaths"), [(None, 4), (1.0, 4), (60.0, 0)])
-def test_what_counts_is_how_long_a_child_could_run_jobs(house, worked, deaths):
+def test_restart_pause_ignores_the_time_of_the_import(house, worked, deaths):
     """A process that imports its app for a minute and then fails is not restarted without a pause."""
     child = house.with_session("pass") if worked else house.child("pass")
     child.quick_deaths, child.started_at = 3, time.monotonic() - 90
@@ -373,7 +373,7 @@ def test_what_counts_is_how_long_a_child_could_run_jobs(house, worked, deaths):
 
 
 @pytest.mark.parametrize("lacking", [1, 2], ids=["for its end", "for what it says"])
-def test_a_child_that_no_thread_can_watch_ends_and_is_tried_again(house, monkeypatch, caplog, lacking):
+def test_worker_process_without_a_watching_thread_is_restarted(house, monkeypatch, caplog, lacking):
     """Without a free thread, the process is killed and cleaned up, and a restart is planned."""
     start, starts = threading.Thread.start, iter(range(1, 100))
 
@@ -408,7 +408,7 @@ def replacement(house, old):
     return next(child for child in house.supervisor._processes.values() if child.replaces is old)
 
 
-def test_a_worn_child_drains_once_another_works(house):
+def test_worker_process_at_its_limit_drains_after_its_successor_has_started(house):
     """The new process starts first. After it has its session, the old one is ordered to retire.
 
     The old one gets no later `resume`.
@@ -427,7 +427,7 @@ def test_a_worn_child_drains_once_another_works(house):
     assert (True, None) == (old.is_retired, new.replaces)
 
 
-def test_of_too_many_retired_children_the_oldest_one_is_stopped(house, caplog):
+def test_oldest_of_too_many_retired_processes_is_stopped(house, caplog):
     """A job that hangs must not keep every process that runs it. The other retired processes continue."""
     children = [house.child(ECHO) for _ in range(6)]
     elsewhere = house.child(ECHO)
@@ -445,7 +445,7 @@ def test_of_too_many_retired_children_the_oldest_one_is_stopped(house, caplog):
     assert 2 == caplog.text.count("was replaced and still runs jobs, as do 4 that were replaced after it")
 
 
-def test_retired_child_that_does_not_stop_is_killed(house, monkeypatch):
+def test_retired_process_that_does_not_stop_is_killed(house, monkeypatch):
     """The jobs of the killed process get a crash, like those of any other killed process."""
     monkeypatch.setattr(module, "_STOP_MARGIN", -SETTINGS.grace)
     children = [house.with_session("import time; time.sleep(600)") for _ in range(5)]
@@ -463,7 +463,7 @@ def test_retired_child_that_does_not_stop_is_killed(house, monkeypatch):
     assert [None] * 4 == [child.popen.poll() for child in children[1:]]
 
 
-def test_of_two_children_in_a_place_the_one_that_claims_is_seen(house):
+def test_status_shows_the_process_that_claims(house):
     """Neither a starting successor nor a draining process makes the server unready."""
     old = house.with_session(READS)
     house.supervisor._replace(old, "has 900 MB")
@@ -479,7 +479,7 @@ def test_of_two_children_in_a_place_the_one_that_claims_is_seen(house):
     assert (new.popen.pid, True) == (while_the_old_one_drains.pid, while_the_old_one_drains.has_session)
 
 
-def test_one_is_replaced_at_a_time(house):
+def test_worker_processes_are_replaced_one_at_a_time(house):
     """The other replacements wait until the first successor has its session."""
     first, second = house.with_session(READS), house.with_session(READS)
     house.supervisor._replace(first, "has run 1 jobs")
@@ -492,7 +492,7 @@ def test_one_is_replaced_at_a_time(house):
     assert replacement(house, second) is not None
 
 
-def test_a_drained_child_has_no_further_successor(house):
+def test_drained_process_has_no_further_successor(house):
     """A retired process ends as ordered, and a job that ran to its end has no crash."""
     old = house.with_session("input(); input()")
     house.supervisor._retire(old)
@@ -504,7 +504,7 @@ def test_a_drained_child_has_no_further_successor(house):
     assert [False] == [record.is_alive for record in house.storage.list_sessions()]
 
 
-def test_a_child_that_dies_before_its_successor_works_has_that_one(house):
+def test_existing_successor_replaces_a_process_that_dies(house):
     """The existing successor takes the place, so no third process starts.
 
     The running job gets a crash as usual.
@@ -520,7 +520,7 @@ def test_a_child_that_dies_before_its_successor_works_has_that_one(house):
     assert (None, []) == (new.replaces, house.supervisor._restarts)
 
 
-def test_a_child_whose_successor_cannot_start_goes_on(house, monkeypatch, caplog):
+def test_worker_process_continues_if_its_successor_cannot_start(house, monkeypatch, caplog):
     """Code that can no longer be imported does not cost a worker; the replacement is tried again later."""
     monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.0)
     old = house.with_session(READS)
@@ -542,7 +542,7 @@ def test_a_child_whose_successor_cannot_start_goes_on(house, monkeypatch, caplog
     assert "Cannot start a worker process" in caplog.text
 
 
-def test_a_server_that_stops_replaces_nobody(house):
+def test_stopping_server_replaces_no_worker_process(house):
     """The worker processes of a stopping server end anyway."""
     old = house.with_session(READS)
     house.supervisor._stop()
@@ -562,7 +562,7 @@ def said_by(house, *children):
     return [stored[child.session] for child in children]
 
 
-def test_child_that_an_operator_ends_does_not_wait_for_its_successor(house):
+def test_process_ended_by_an_operator_does_not_wait_for_its_successor(house):
     """The jobs of the ended process get the grace time, and the other worker processes continue."""
     old, other = house.with_session(ECHO), house.with_session(READS)
     house.told(old)
@@ -579,7 +579,7 @@ def test_child_that_an_operator_ends_does_not_wait_for_its_successor(house):
     assert 3 == len(house.supervisor._processes)
 
 
-def test_retired_child_that_an_operator_ends_has_no_second_successor(house):
+def test_retired_process_ended_by_an_operator_has_one_successor(house):
     """Before the operator's order, the jobs of the retired process had unlimited time."""
     old = house.with_session(ECHO)
     house.told(old)
@@ -593,7 +593,7 @@ def test_retired_child_that_an_operator_ends_has_no_second_successor(house):
     assert [old] == list(house.supervisor._processes.values())
 
 
-def test_child_that_an_operator_ends_while_its_successor_starts_has_that_one(house):
+def test_starting_successor_replaces_a_process_ended_by_an_operator(house):
     """When the old process ends by order, its successor has no process to retire."""
     old = house.with_session(ECHO)
     house.told(old)
@@ -606,8 +606,8 @@ def test_child_that_an_operator_ends_while_its_successor_starts_has_that_one(hou
     assert (None, [old, new]) == (new.replaces, list(house.supervisor._processes.values()))
 
 
-def test_order_to_end_a_child_that_has_ended_does_nothing(house, caplog):
-    """An order for a process that has ended arrives too late: another process already runs in its place."""
+def test_order_to_end_an_ended_worker_process_does_nothing(house, caplog):
+    """An order for a process that has ended arrives too late: another process has already replaced it."""
     caplog.set_level(logging.INFO)
     child = house.with_session(ECHO)
     house.told(child)
@@ -618,7 +618,7 @@ def test_order_to_end_a_child_that_has_ended_does_nothing(house, caplog):
     assert (["running"], [child]) == (said_by(house, child), list(house.supervisor._processes.values()))
 
 
-def test_retired_child_says_so_in_a_new_session(house):
+def test_new_session_of_a_retired_process_is_marked_as_retired(house):
     """The free workers of a retired process must not count again because its session was lost."""
     old = house.with_session(READS)
     house.supervisor._retire(old)
@@ -629,7 +629,7 @@ def test_retired_child_says_so_in_a_new_session(house):
     assert ["retired"] == said_by(house, old)
 
 
-def test_children_of_a_server_that_stops_say_that_they_stop(house):
+def test_worker_processes_report_the_stop_of_their_server(house):
     """Retired processes are included, because the server is judged by the last state of each session."""
     old = house.with_session(READS)
     house.supervisor._retire(old)
@@ -660,7 +660,7 @@ def ready(url):
     }  # fmt: skip
 
 
-def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
+def test_first_ready_worker_process_opens_the_storage(fresh, tmp_path):
     """The server prints its description, and the session contains the data that the process reported."""
     child = fresh.child()
 
@@ -680,7 +680,7 @@ def test_the_first_child_that_is_ready_opens_the_storage(fresh, tmp_path):
         ("mongo://there", module.EXIT_USAGE, "mongo"),
     ],
 )
-def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
+def test_server_ends_if_the_storage_cannot_be_used(fresh, url, code, said):
     """The server prints the reason in one line and sets the exit code; the worker process does not remain."""
     child = fresh.child("while True: pass")
 
@@ -702,7 +702,7 @@ def test_a_storage_that_cannot_serve_ends_the_server(fresh, url, code, said):
         (9, module.EXIT_FAILED, ["exit code 9"]),
     ],
 )
-def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code, answer, said):
+def test_server_ends_if_its_first_worker_process_ends_early(fresh, code, answer, said):
     """If the app cannot be imported, for example, another process could not import it either.
 
     Either the process or the server has printed the reason.
@@ -717,7 +717,7 @@ def test_a_first_child_that_ends_before_it_is_ready_ends_the_server(fresh, code,
     assert said == [line.partition("(")[2].partition(")")[0] for line in fresh.said]
 
 
-def test_a_first_child_that_is_killed_before_it_is_ready_is_replaced(fresh, caplog):
+def test_first_worker_process_killed_during_its_start_is_replaced(fresh, caplog):
     """A process that the system killed, for example for lack of memory, is replaced.
 
     If this happens again, there is a pause. The log contains the end.
@@ -742,7 +742,7 @@ def test_a_first_child_that_is_killed_before_it_is_ready_is_replaced(fresh, capl
 # ---- lost sessions ---------------------------------------------------------------------------------------
 
 
-def test_a_child_whose_session_was_lost_gets_one_other(house):
+def test_worker_process_gets_one_session_after_a_loss(house):
     """Only this process gets a session, and only once, although two sources report the loss.
 
     The process and the renewals both report it. A process that has a session keeps it.
@@ -760,7 +760,7 @@ def test_a_child_whose_session_was_lost_gets_one_other(house):
     assert lost != new
 
 
-def test_a_server_that_stops_begins_no_session(house):
+def test_stopping_server_begins_no_session(house):
     """A process that becomes ready while the server stops would only have to end its new session."""
     child = house.child("input()")
     house.supervisor._stop()
@@ -776,7 +776,7 @@ def test_a_server_that_stops_begins_no_session(house):
     [(StorageError("broken"), False), (StorageUnavailable("away"), True)],
     ids=["no hope", "no time"],
 )
-def test_a_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, error, is_stopping):
+def test_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, error, is_stopping):
     """The session waits for its timeout if a retry would fail too or the server is ending.
 
     The log reports it.
@@ -797,7 +797,7 @@ def test_a_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, err
 # ---- orders ----------------------------------------------------------------------------------------------
 
 
-def test_a_child_that_is_gone_hinders_no_order(house):
+def test_dead_worker_process_does_not_block_an_order(house):
     """The other worker processes still get the order."""
     gone, there = house.child("pass"), house.child(ECHO)
     gone.popen.wait()
@@ -807,7 +807,7 @@ def test_a_child_that_is_gone_hinders_no_order(house):
     assert [{"quiet": True}] == house.told(there)
 
 
-def test_a_second_stop_hurries_and_a_third_kills(house):
+def test_second_stop_signal_ends_the_grace_time_and_third_kills(house):
     """A repeated signal means that the server must end now."""
     heeds, ignores = house.child(ECHO), house.child("while True: pass")
 
@@ -820,7 +820,7 @@ def test_a_second_stop_hurries_and_a_third_kills(house):
     assert [-signal.SIGKILL] * 2 == [heeds.popen.wait(10), ignores.popen.wait(10)]
 
 
-def test_an_order_to_stop_hurries_nobody(house):
+def test_repeated_order_to_stop_keeps_the_grace_time(house):
     """The order can arrive twice, or after the signal. The first stop keeps its deadline."""
     house.supervisor._obey("stop")
     deadline = house.supervisor._stops_at
@@ -830,7 +830,7 @@ def test_an_order_to_stop_hurries_nobody(house):
     assert (module.ServerMode.STOPPING, deadline) == (house.supervisor._state, house.supervisor._stops_at)
 
 
-def test_a_quiet_server_resumes(house):
+def test_quiet_server_resumes(house):
     """The worker processes of a resumed server claim again, and later processes are not quiet."""
     child = house.child(ECHO)
 
@@ -843,7 +843,7 @@ def test_a_quiet_server_resumes(house):
     assert [{"session": later.session}, {"last": True}] == house.told(later, 2)
 
 
-def test_a_child_that_does_not_end_in_time_is_killed(house):
+def test_worker_process_that_does_not_end_in_time_is_killed(house):
     """The server does not wait forever: it kills the process after the grace time and the margin."""
     child = house.child("while True: pass")
     child.memory = SharedMemory.attach(child.descriptor, PLACES)

@@ -19,7 +19,7 @@ def door(tmp_path):
         yield str(tmp_path / "notify"), lambda: listening.recv(100).decode()
 
 
-def test_it_is_told_and_its_names_leave_the_environment(door):
+def test_notification_removes_its_environment_variables(door):
     """The variables are removed because the programs that a job starts are not the service's main process."""
     path, heard = door
     environment = {
@@ -36,7 +36,7 @@ def test_it_is_told_and_its_names_leave_the_environment(door):
     assert environment == {"A": "b"}
 
 
-def test_a_sign_of_life_is_due_in_a_third_of_its_time():
+def test_watchdog_notification_is_due_after_a_third_of_its_time():
     """A sign of life is not due again until another third of the watchdog time has passed."""
     manager = SystemdNotifier.of_environment({"NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "3000000"})
 
@@ -46,19 +46,19 @@ def test_a_sign_of_life_is_due_in_a_third_of_its_time():
 @pytest.mark.parametrize(
     "environment", [{}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}]
 )
-def test_nobody_who_watches_gets_no_sign_of_life(environment):
+def test_no_watchdog_notification_is_due_without_a_watchdog(environment):
     """No sign of life is due if the time is missing or invalid, or if it is meant for another process."""
     assert not SystemdNotifier.of_environment(environment).is_due(100.0)
 
 
 @pytest.mark.parametrize("path", ["/no/such/door", "@no-such-door", ""])
-def test_a_manager_that_cannot_be_told_does_no_harm(path):
+def test_unreachable_service_manager_is_ignored(path):
     """The server continues if the service manager is unreachable."""
     SystemdNotifier.of_environment({"NOTIFY_SOCKET": path}).tell("READY=1")
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux has names of sockets in no folder")
-def test_a_name_in_no_folder_is_found():
+def test_abstract_socket_is_supported():
     """The name of an abstract socket is written with an @."""
     name = f"firelock-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:

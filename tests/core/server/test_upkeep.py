@@ -123,8 +123,8 @@ def seldom():
 # ---- due times -------------------------------------------------------------------------------------------
 
 
-def test_an_instant_is_met_when_it_is_due(seldom):
-    """A due job does not wait for the next sweep, because the storage returns the time of the next check."""
+def test_due_job_does_not_wait_for_the_next_sweep(seldom):
+    """The storage returns the time of the next check."""
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["promote"])
     looks = len(seldom.storage.called["promote"])
@@ -136,7 +136,7 @@ def test_an_instant_is_met_when_it_is_due(seldom):
     assert looks + 2 >= len(seldom.storage.called["promote"])
 
 
-def test_an_instant_that_is_later_than_the_next_look_changes_nothing(seldom):
+def test_due_time_after_the_next_check_changes_nothing(seldom):
     """An unknown due time changes nothing either."""
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["promote"])
@@ -150,7 +150,7 @@ def test_an_instant_that_is_later_than_the_next_look_changes_nothing(seldom):
     assert looks == len(seldom.storage.called["promote"])
 
 
-def test_all_but_one_server_look_a_moment_later():
+def test_only_the_oldest_server_checks_due_times_immediately():
     """The oldest server checks a due time immediately, and the others a little later.
 
     Otherwise, all servers would check it at the same time.
@@ -171,7 +171,7 @@ def test_all_but_one_server_look_a_moment_later():
         scene.close()
 
 
-def test_a_full_batch_goes_on_at_once(seldom):
+def test_full_batch_of_due_jobs_continues_immediately(seldom):
     """The next call moves the remaining jobs, without waiting for the sweep."""
     moved = []
 
@@ -186,7 +186,7 @@ def test_a_full_batch_goes_on_at_once(seldom):
     assert {1_000} == set(moved)
 
 
-def test_an_instant_that_moves_nothing_is_looked_at_more_and_more_seldom(seldom):
+def test_due_time_without_due_jobs_is_checked_less_often(seldom):
     """The job may be due only by the server's clock, or its definition cannot create a job.
 
     Such a due time must not cause a busy loop.
@@ -227,7 +227,7 @@ def test_due_jobs_are_enqueued_between_recurring_jobs(seldom):
 
 
 @pytest.mark.parametrize("verb", ["due_records", "promote"])
-def test_what_is_due_is_met_by_itself(scene, verb):
+def test_due_jobs_and_recurring_jobs_are_independent(scene, verb):
     """Due jobs are enqueued even if recurring jobs fail, and vice versa. The work is announced."""
     job = scene.task.schedule(timedelta(hours=1))
     scene.task.recur("hourly", "0 * * * *")
@@ -246,7 +246,7 @@ def test_what_is_due_is_met_by_itself(scene, verb):
 # ---- the sweep -------------------------------------------------------------------------------------------
 
 
-def test_nobody_is_reaped_until_all_could_renew_after_an_outage(scene):
+def test_no_session_is_reaped_until_all_could_renew_after_an_outage(scene):
     """One full session timeout passes after the storage is reachable again."""
     scene.storage.fail_always("oldest_session", StorageUnavailable("down"))
     scene.upkeep.start()
@@ -263,7 +263,7 @@ def test_nobody_is_reaped_until_all_could_renew_after_an_outage(scene):
     assert 0.4 < time.monotonic() - answered
 
 
-def test_what_the_dispatcher_meets_counts_as_an_outage_too(seldom):
+def test_outage_reported_by_the_dispatcher_delays_reaping(seldom):
     """The dispatcher reports an outage to the upkeep.
 
     A second report that the storage is reachable changes nothing.
@@ -278,7 +278,7 @@ def test_what_the_dispatcher_meets_counts_as_an_outage_too(seldom):
     assert reaped == len(seldom.storage.called["orphans"]) == 1
 
 
-def test_who_could_not_renew_reaps_nobody(seldom):
+def test_server_without_the_right_to_run_reaps_no_session(seldom):
     """A server without the right to run was cut off, or its storage was.
 
     Other servers may be fine, so it must not end their sessions.
@@ -304,7 +304,7 @@ def test_who_could_not_renew_reaps_nobody(seldom):
         (([], [], 0), "it held no jobs."),
     ],
 )  # fmt: skip
-def test_a_sweep_logs_what_it_took_and_what_is_locked(seldom, caplog, taken, said):
+def test_sweep_logs_the_returned_and_the_locked_jobs(seldom, caplog, taken, said):
     """The line names the worker process by its session and omits zeros.
 
     A later sweep returns the other jobs.
@@ -333,7 +333,7 @@ def test_lost_session_of_the_last_running_member_ends_a_cancelled_batch(seldom):
     assert (State.AWAITING, State.DELETED) == (before, batch.refresh().state)
 
 
-def test_continuations_and_expired_jobs_are_seen_to(scene):
+def test_sweep_releases_continuations_and_removes_expired_jobs(scene):
     """Continuations that a settle has left are released, and expired jobs are removed."""
     parent = scene.task.enqueue()
     child = parent.then(scene.task)
@@ -350,7 +350,7 @@ def test_continuations_and_expired_jobs_are_seen_to(scene):
 
 
 @pytest.mark.parametrize(("keep", "days"), [(None, 1), (timedelta(hours=1), 1 / 24), (3 * 86_400, 3), (0, 0)])
-def test_a_task_says_how_long_its_succeeded_jobs_stay(keep, days):
+def test_task_can_set_the_retention_of_its_succeeded_jobs(keep, days):
     """`keep` may be shorter or longer than the setting.
 
     Failed and deleted jobs are kept as long as the settings specify.
@@ -373,7 +373,7 @@ def test_a_task_says_how_long_its_succeeded_jobs_stay(keep, days):
         assert (True, [None]) == (is_there, storage.get([done.id]))
 
 
-def test_release_of_the_dispatcher_is_followed_by_others(seldom):
+def test_release_by_the_dispatcher_is_repeated(seldom):
     """Rows may have been locked, so further releases follow after 1, 2, 4 … seconds.
 
     This continues until the duty's own turn.
@@ -387,7 +387,7 @@ def test_release_of_the_dispatcher_is_followed_by_others(seldom):
     until(lambda: len(seldom.storage.called["release"]) >= before + 2)
 
 
-def test_a_due_sweep_comes_before_the_rest_of_what_is_to_be_released(scene):
+def test_due_sweep_runs_before_further_releases(scene):
     """A call that leaves continuations is followed by another call, but first by a sweep that is due."""
     order = []
 
@@ -416,7 +416,7 @@ def test_a_due_sweep_comes_before_the_rest_of_what_is_to_be_released(scene):
 @pytest.mark.parametrize(
     "told", [FileNotFoundError(errno.ENOENT, "no /proc"), OSError(errno.EMFILE, "full"), b""]
 )
-def test_a_child_whose_memory_nobody_tells_reports_all_the_same(seldom, monkeypatch, told):
+def test_worker_process_reports_even_if_its_memory_is_unknown(seldom, monkeypatch, told):
     """The process reports even without /proc or a free file descriptor for it.
 
     A process that does not report is killed with all its jobs.
@@ -439,7 +439,7 @@ def test_a_child_whose_memory_nobody_tells_reports_all_the_same(seldom, monkeypa
     assert 0 < seldom.board.last_report().at <= time.monotonic()
 
 
-def test_the_child_reports_how_busy_it_is(scene):
+def test_worker_process_reports_every_second(scene):
     """The process reports at its start, and then about every second."""
     scene.run()
 
@@ -450,7 +450,7 @@ def test_the_child_reports_how_busy_it_is(scene):
     until(lambda: scene.board.last_report().workers.busy == 0)
 
 
-def test_what_was_counted_is_written(scene):
+def test_statistics_are_written_regularly_and_at_the_end(scene):
     """Statistics are written every other second, and at the end."""
     (ended,) = scene.task.enqueue() and scene.worker.run()
     scene.metrics.add([(ended.job, "succeeded", 0, 5)])
@@ -480,7 +480,7 @@ def test_jobs_that_must_not_overlap_end_with_the_right_to_run(scene, caplog):
     assert 1 == caplog.text.count("could not renew its session in time; starting no jobs until it can")
 
 
-def test_job_whose_process_is_not_ready_is_not_out_of_time(seldom):
+def test_job_does_not_time_out_before_its_process_is_ready(seldom):
     """The job has not started. If it must not overlap, it still ends with the right to run."""
     since = time.monotonic() - 60
     run = seldom.run(timeout_seconds=1.0, started=0.0, loading_since=since)
@@ -574,7 +574,7 @@ def test_job_without_a_timeout_or_a_start_is_not_stuck(seldom, started):
     assert not run.is_stuck
 
 
-def test_a_storage_that_hangs_keeps_no_job_beyond_its_time(scene):
+def test_hanging_storage_does_not_delay_timeouts(scene):
     """Timeouts are enforced, and the process reports, while a duty waits for the storage."""
     asked, may_answer = threading.Event(), threading.Event()
     promote = scene.storage.promote
@@ -601,7 +601,7 @@ def test_a_storage_that_hangs_keeps_no_job_beyond_its_time(scene):
 # ---- errors ----------------------------------------------------------------------------------------------
 
 
-def test_a_duty_that_fails_hinders_no_other(scene, caplog):
+def test_failed_duty_does_not_block_the_others(scene, caplog):
     """A failed duty is tried again at its next turn. An outage is not logged as an error."""
     caplog.set_level(logging.DEBUG, "firelock")
     job = scene.task.enqueue()
@@ -617,7 +617,7 @@ def test_a_duty_that_fails_hinders_no_other(scene, caplog):
     assert "Duty due: storage unavailable: down" in caplog.text
 
 
-def test_stopping_writes_what_is_left(seldom, our_threads):
+def test_stop_writes_the_last_logs_and_statistics(seldom, our_threads):
     """The last logs and statistics are stored, and no thread remains."""
     (ended,) = seldom.task.enqueue() and seldom.worker.run()
     seldom.upkeep.start()
@@ -632,7 +632,7 @@ def test_stopping_writes_what_is_left(seldom, our_threads):
     assert [] == our_threads("firelock-upkeep")
 
 
-def test_stopping_in_an_outage_says_what_is_lost(seldom, caplog):
+def test_stop_during_an_outage_logs_the_loss(seldom, caplog):
     """The log reports the loss, and the stop continues."""
     (ended,) = seldom.task.enqueue() and seldom.worker.run()
     seldom.upkeep.start()

@@ -31,7 +31,7 @@ def histogram(**buckets):
 @pytest.mark.parametrize(
     ("duration", "bucket"), [(0, 0), (1_000, 0), (1_001, 1), (300 * SECOND, 11), (300 * SECOND + 1, 12)]
 )
-def test_a_bucket_holds_its_upper_bound(duration, bucket):
+def test_bucket_includes_its_upper_bound(duration, bucket):
     """A duration counts in the first bucket whose bound it does not exceed. The last bucket has no bound."""
     metrics, storage = MinuteRollups(), MemoryStorage()
 
@@ -41,7 +41,7 @@ def test_a_bucket_holds_its_upper_bound(duration, bucket):
     assert histogram(**{f"b{bucket}": 1}) == storage.timeline(0, MINUTE)[0].histogram
 
 
-def test_a_failed_flush_loses_nothing():
+def test_failed_flush_loses_no_counts():
     """Counts whose write failed are written by the next flush, together with newer ones."""
     metrics, storage = MinuteRollups(), FailingStorage()
     storage.fail("record_metrics", StorageUnavailable("down"))

@@ -186,14 +186,14 @@ def session(fire, name="session-a"):
     return name
 
 
-def test_a_child_that_is_told_to_stop_before_it_began_ends_in_order(child):
+def test_worker_process_stopped_before_its_session_ends_properly(child):
     """A process without a session holds no jobs."""
     child.tell('{"stop": 0}')
 
     assert EXIT_OK == child.process.wait(20)
 
 
-def test_a_child_that_cannot_obey_ends(child):
+def test_worker_process_that_cannot_read_orders_ends(child):
     """A process that cannot read an order could not read the order to stop either."""
     child.tell("{")
 
@@ -201,7 +201,7 @@ def test_a_child_that_cannot_obey_ends(child):
     assert b"could not be carried out" in child.process.stderr.read()
 
 
-def test_a_retired_child_ends_after_its_last_job(child, fire, tmp_path):
+def test_retired_process_ends_after_its_last_job(child, fire, tmp_path):
     """A retired process claims nothing more and ignores `quiet: false`.
 
     It does not report the server's stop.
@@ -217,7 +217,7 @@ def test_a_retired_child_ends_after_its_last_job(child, fire, tmp_path):
     assert not (tmp_path / "stopped").exists()
 
 
-def test_a_retired_child_that_waits_for_a_job_stops_with_its_server(child, fire):
+def test_retired_process_that_waits_for_a_job_stops_with_its_server(child, fire):
     """The grace time also applies to a retired process; its running job is handed back."""
     job = fire.task(name="stuck")(lambda: None).enqueue()
     child.grant()
@@ -257,7 +257,7 @@ def stubborn(start, fire, tmp_path, monkeypatch):
     return run
 
 
-def test_a_child_ends_a_deleted_job_that_does_not_stop_after_its_other_jobs(stubborn):
+def test_deleted_job_that_does_not_stop_ends_after_the_other_jobs(stubborn):
     """Only the end of its process ends a thread. The other jobs have all the time they need."""
     stuck, other, log = stubborn(None, lambda job: job.delete())
 
@@ -265,7 +265,7 @@ def test_a_child_ends_a_deleted_job_that_does_not_stop_after_its_other_jobs(stub
     assert re.search(rf"Job {stuck.id} of task 'stuck' still runs \d+ s after its cancellation", log)
 
 
-def test_a_child_settles_a_job_that_ignored_its_timeout_as_timed_out(stubborn):
+def test_job_that_ignores_its_timeout_is_settled_as_timed_out(stubborn):
     """A job that is handed back would start immediately, again and again."""
     stuck, other, _ = stubborn(0.1, lambda job: None)  # one of two threads, which is half of them
 
@@ -278,7 +278,7 @@ def test_a_child_settles_a_job_that_ignored_its_timeout_as_timed_out(stubborn):
     [({"max_jobs_per_process": 1}, "has run 1 jobs"), ({"max_memory_per_process": 1}, " MB")],
     ids=["jobs", "memory"],
 )
-def test_a_child_says_once_that_it_has_reached_a_limit(start, fire, options, told):
+def test_worker_process_reports_once_that_it_has_reached_a_limit(start, fire, options, told):
     """The process does not report before its first job, however large it is.
 
     It then continues until it gets an order.
@@ -297,7 +297,7 @@ def test_a_child_says_once_that_it_has_reached_a_limit(start, fire, options, tol
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the system has no such limit")
-def test_a_child_without_file_descriptors_says_so_after_a_job(start, fire):
+def test_worker_process_without_file_descriptors_requests_a_replacement(start, fire):
     """A job has left files open. Another process takes its place before all further jobs fail."""
     child = start()
     assert "ready" in child.report()
@@ -311,7 +311,7 @@ def test_a_child_without_file_descriptors_says_so_after_a_job(start, fire):
     assert EXIT_OK == child.process.wait(20)
 
 
-def test_a_child_keeps_its_imports_out_of_garbage_collections(start, fire):
+def test_garbage_collections_skip_imported_objects(start, fire):
     """Garbage collections check objects that jobs create.
 
     They do not check the classes and functions that were imported before.
@@ -369,7 +369,7 @@ def fail():
 
 
 @pytest.mark.parametrize(("how", "lines"), [("import", 0), ("hook", 1)])
-def test_an_app_that_configures_logging_silences_no_failure(start, fire, how, lines):
+def test_logging_config_of_the_app_does_not_disable_failure_logs(start, fire, how, lines):
     """`dictConfig` disables loggers that existed before the app.
 
     A level that the app sets on purpose remains.
@@ -392,7 +392,7 @@ def test_an_app_that_configures_logging_silences_no_failure(start, fire, how, li
 # ---- getting ready ---------------------------------------------------------------------------------------
 
 
-def test_the_first_child_tells_what_the_server_is(start, tmp_path):
+def test_first_worker_process_describes_the_server(start, tmp_path):
     """The report contains the name, workers, queues, tasks and storage of the server.
 
     It includes tasks of the modules that the command line names.
@@ -417,7 +417,7 @@ def test_the_first_child_tells_what_the_server_is(start, tmp_path):
     ],
     ids=["app", "storage", "task"],
 )
-def test_a_child_that_cannot_get_ready_says_why(start, source, code, said):
+def test_worker_process_that_cannot_start_prints_the_reason(start, source, code, said):
     """The process prints one line to standard error, and its exit code becomes that of the server."""
     child = start(source=source, is_first=True)
 
@@ -429,7 +429,7 @@ def test_a_child_that_cannot_get_ready_says_why(start, source, code, said):
     assert "Traceback" not in error
 
 
-def test_a_child_whose_storage_has_another_layout_ends_with_a_usage_error(start, fire, tmp_path):
+def test_storage_with_another_layout_is_a_usage_error(start, fire, tmp_path):
     """A restart does not fix this: with this exit code, systemd does not start the server again."""
     fire.storage.migrate()
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
@@ -446,7 +446,7 @@ def test_a_child_whose_storage_has_another_layout_ends_with_a_usage_error(start,
 # ---- orders ----------------------------------------------------------------------------------------------
 
 
-def test_a_child_runs_jobs_from_its_session_to_its_stop(start, fire, tmp_path):
+def test_worker_process_runs_jobs_from_its_session_to_its_stop(start, fire, tmp_path):
     """The process notifies plugins of the server's start and end, and ends properly."""
     child = start(is_first=True)
     child.report()
@@ -461,7 +461,7 @@ def test_a_child_runs_jobs_from_its_session_to_its_stop(start, fire, tmp_path):
     assert ["host:a"] * 2 == [(tmp_path / name).read_text() for name in ("started", "stopped")]
 
 
-def test_a_quiet_child_claims_again_when_told(child, fire):
+def test_quiet_worker_process_claims_again_after_resume(child, fire):
     """Orders before the session have no effect; later ones are obeyed in their order."""
     task = fire.task(name="noop")(lambda: None)
     child.grant()
@@ -473,7 +473,7 @@ def test_a_quiet_child_claims_again_when_told(child, fire):
     until(lambda: job.refresh().state is State.SUCCEEDED)
 
 
-def test_a_child_goes_on_with_another_session(child, fire):
+def test_worker_process_continues_with_another_session(child, fire):
     """The first session was lost, so jobs now run for the second one."""
     task = fire.task(name="noop")(lambda: None)
     child.grant()
@@ -489,7 +489,7 @@ def test_a_child_goes_on_with_another_session(child, fire):
     until(lambda: job.refresh().state is State.SUCCEEDED)
 
 
-def test_a_child_reports_a_session_that_it_finds_lost(child, fire):
+def test_worker_process_reports_a_lost_session(child, fire):
     """The process may detect the loss before its supervisor does."""
     child.grant()
     name = session(fire)
@@ -500,7 +500,7 @@ def test_a_child_reports_a_session_that_it_finds_lost(child, fire):
     assert {"session_lost": name} == child.report()
 
 
-def test_a_child_with_a_stuck_job_ends_all_the_same(child, fire):
+def test_worker_process_with_a_stuck_job_ends(child, fire):
     """A thread cannot be ended: its job returns to its queue, and the process ends with the thread."""
     job = fire.task(name="stuck")(lambda: None).enqueue()
     child.grant()
@@ -515,7 +515,7 @@ def test_a_child_with_a_stuck_job_ends_all_the_same(child, fire):
     assert State.ENQUEUED == job.refresh().state
 
 
-def test_a_child_whose_supervisor_is_gone_ends(child, fire):
+def test_worker_process_ends_if_its_supervisor_has_died(child, fire):
     """Without a supervisor, the session is no longer renewed, so the process must not run jobs."""
     child.grant()
     child.tell_all({"session": session(fire)})
@@ -525,7 +525,7 @@ def test_a_child_whose_supervisor_is_gone_ends(child, fire):
     assert EXIT_FAILED == child.process.wait(20)
 
 
-def test_a_child_that_cannot_report_ends(child, fire):
+def test_worker_process_that_cannot_report_ends(child, fire):
     """A process that cannot report the loss of its session would not get another one."""
     child.grant()
     name = session(fire)

@@ -39,7 +39,7 @@ def workers():
         ([False] * 3, [False] * 4, False),
     ],
 )
-def test_half_of_the_threads_or_of_the_coroutines(workers, threads, coroutines, are_half):
+def test_process_is_replaced_if_half_of_the_workers_do_not_stop(workers, threads, coroutines, are_half):
     """Threads and coroutines are counted separately. A running job that reacts to its stop does not count."""
     for running, deaf in ((workers.threads.running, threads), (workers.coroutines.running, coroutines)):
         running.update((place, SimpleNamespace(is_deaf=one)) for place, one in enumerate(deaf))
