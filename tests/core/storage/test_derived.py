@@ -93,7 +93,7 @@ def test_oldest_session_is_found_in_the_list():
 # ---- compare-and-set -------------------------------------------------------------------------------------
 
 
-def test_a_change_that_was_overtaken_is_made_again(storage):
+def test_conflicting_change_is_repeated(storage):
     """The change is repeated on the result of the concurrent write, so that neither is lost."""
     job, line = insert(storage), LogLine(0, 5, "info", "hello")
     storage.rivals.append(lambda: storage.append_logs({job: [line]}, {}))
@@ -103,7 +103,7 @@ def test_a_change_that_was_overtaken_is_made_again(storage):
     assert [1, 2] == [line.number for line in storage.read_log(job)]
 
 
-def test_a_change_that_is_always_overtaken_gives_up(storage):
+def test_change_that_always_conflicts_raises_an_error(storage):
     """The storage counts as unavailable, so the caller can try again later."""
     job, line = insert(storage), LogLine(0, 5, "info", "hello")
 
@@ -117,7 +117,7 @@ def test_a_change_that_is_always_overtaken_gives_up(storage):
         storage.append_logs({job: [line]}, {})
 
 
-def test_a_lock_that_a_rival_takes_meanwhile_is_not_had(storage):
+def test_lock_acquired_by_another_caller_is_refused(storage):
     """Both callers saw that the lock was free, but only one gets it."""
     storage.rivals.append(lambda: storage.acquire_lock("report", "rival", 60))
 
@@ -128,7 +128,7 @@ def test_a_lock_that_a_rival_takes_meanwhile_is_not_had(storage):
 # ---- waiting ---------------------------------------------------------------------------------------------
 
 
-def test_a_storage_that_does_not_notify_lets_the_time_run_out(storage):
+def test_wait_without_notifications_lasts_until_its_timeout(storage):
     """The storage has no notifications, so polling finds the job."""
     insert(storage)
 
@@ -153,7 +153,7 @@ def test_an_interrupt_ends_every_wait(storage):
 # ---- methods derived from the tables ---------------------------------------------------------------------
 
 
-def test_groups_reach_beyond_a_page(storage, monkeypatch):
+def test_failure_groups_include_all_pages(storage, monkeypatch):
     """Every failure counts, up to a limit that bounds the duration."""
     monkeypatch.setattr(derived, "_PAGE", 2)
     fail(storage, "f1", *"abcde")
@@ -181,7 +181,7 @@ class Circling(SmallStorage):
         return FoundJobs([], "again")
 
 
-def test_a_list_that_begins_where_it_ended_is_told():
+def test_list_that_repeats_its_last_key_raises_an_error():
     """Methods that read lists of records do not loop for ever. The error names the wrong list."""
     storage = Inclusive()
     histogram = (0,) * (len(DURATION_BUCKETS) + 1)
@@ -192,7 +192,7 @@ def test_a_list_that_begins_where_it_ended_is_told():
         storage.timeline(0, 120_000_000)
 
 
-def test_pages_that_never_end_are_told():
+def test_repeated_cursor_raises_an_error():
     """If `find` returns the cursor that it was given, an error is raised instead of an endless loop."""
     with pytest.raises(StorageError, match="find must return a cursor that continues"):
         Circling().failure_groups(5)

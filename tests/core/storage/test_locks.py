@@ -79,7 +79,7 @@ def make(locks, keeper):
 # ---- holding ---------------------------------------------------------------------------------------------
 
 
-def test_a_lock_is_held_within_its_block(locks, make):
+def test_lock_is_held_within_its_block(locks, make):
     """Inside the block the lock has a token. After the block it is free."""
     with make() as lock:
         inside = (lock.fence, lock.lost, list(locks.held))
@@ -88,7 +88,7 @@ def test_a_lock_is_held_within_its_block(locks, make):
     assert ({}, False) == (locks.held, lock.lost)
 
 
-def test_a_taken_lock_times_out(make):
+def test_waiting_for_a_held_lock_times_out(make):
     """The error contains the name and the duration."""
     with (
         make(),
@@ -98,7 +98,7 @@ def test_a_taken_lock_times_out(make):
         raise AssertionError
 
 
-def test_whoever_waits_gets_it_when_it_is_left(make):
+def test_waiter_gets_the_lock_when_it_is_released(make):
     """A waiter in the same process gets a released lock immediately."""
     taken = threading.Event()
 
@@ -115,7 +115,7 @@ def test_whoever_waits_gets_it_when_it_is_left(make):
     assert (False, True) == (was_taken, taken.is_set())
 
 
-def test_a_lock_object_is_used_by_one_at_a_time(locks, make):
+def test_lock_object_is_not_reentrant(locks, make):
     """Entering a lock that the same object holds is refused, and the outer block keeps the lock."""
     lock = make()
 
@@ -129,7 +129,7 @@ def test_a_lock_object_is_used_by_one_at_a_time(locks, make):
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\nb", "a\0b", 7, None, b"a"])
-def test_a_bad_name_is_refused(make, name):
+def test_invalid_name_raises_an_error(make, name):
     """The message contains the name and the rule."""
     with pytest.raises(ConfigurationError, match=r"lock name must have 1 to 200 printable characters, got"):
         make(name=name)
@@ -142,7 +142,7 @@ def test_a_bad_name_is_refused(make, name):
         *[(5, ttl) for ttl in (0, math.nan, "30", 1e300)],
     ],
 )
-def test_bad_spans_are_refused(make, timeout, ttl):
+def test_invalid_durations_raise_an_error(make, timeout, ttl):
     """The message contains both durations and their valid ranges."""
     with pytest.raises(
         ConfigurationError, match=r"timeout must be at least 0 seconds, and its ttl from 0.001 s to 366 days"
@@ -153,7 +153,7 @@ def test_bad_spans_are_refused(make, timeout, ttl):
 # ---- renewal ---------------------------------------------------------------------------------------------
 
 
-def test_a_held_lock_is_renewed(locks, make):
+def test_held_lock_is_renewed(locks, make):
     """A lock is renewed after a third of its lifetime, and not after its block."""
     with make(ttl=0.6) as lock:
         until(lambda: len(locks.renewals) >= 3)
@@ -163,7 +163,7 @@ def test_a_held_lock_is_renewed(locks, make):
     assert {("invoice:7", 1, 0.6)} == set(locks.renewals)
 
 
-def test_the_keeper_s_thread_lives_while_locks_are_held(locks, make, our_threads):
+def test_renewing_thread_runs_while_locks_are_held(locks, make, our_threads):
     """No thread remains after the last lock, and a later lock starts a new one."""
     for _ in range(2):
         with make():
@@ -180,7 +180,7 @@ def test_several_locks_share_a_thread(locks, make):
     assert "c" not in {name for name, _, _ in locks.renewals}
 
 
-def test_a_failed_renewal_is_tried_again(locks, make, caplog):
+def test_failed_renewal_is_retried(locks, make, caplog):
     """If the provider is briefly unreachable, a lock that has not expired is kept."""
     locks.answers = [StorageUnavailable("down")]
 
@@ -191,7 +191,7 @@ def test_a_failed_renewal_is_tried_again(locks, make, caplog):
     assert "could not be renewed; retrying until it expires" in caplog.text
 
 
-def test_a_provider_that_raises_anything_stops_no_other_lock(locks, make):
+def test_exception_of_a_provider_does_not_affect_other_locks(locks, make):
     """The renewing thread continues, whatever a plugin's provider does."""
     locks.answers = [RuntimeError("a bug of a plugin")]
 
@@ -201,7 +201,7 @@ def test_a_provider_that_raises_anything_stops_no_other_lock(locks, make):
     assert {} == locks.held
 
 
-def test_a_lock_that_cannot_be_renewed_ends(locks, make):
+def test_lock_that_cannot_be_renewed_is_lost(locks, make):
     """When its lifetime ends without a renewal, it counts as lost, and leaving the block raises an error."""
     lock = make(ttl=0.03)
     lock.__enter__()
@@ -215,7 +215,7 @@ def test_a_lock_that_cannot_be_renewed_ends(locks, make):
     assert lock.lost
 
 
-def test_suspension_that_outlives_a_lock_loses_it(locks, keeper):
+def test_lock_is_lost_if_a_suspension_exceeds_its_lifetime(locks, keeper):
     """The storage's clock continues during a suspension, so another process may hold the lock."""
     host = Host()
     lock = Lock(locks, keeper, "invoice:7", timeout=0, ttl=1_000.0, elapsed=host.clocks.elapsed)
@@ -228,7 +228,7 @@ def test_suspension_that_outlives_a_lock_loses_it(locks, keeper):
     assert [False, True] == seen
 
 
-def test_a_lock_that_another_took_is_lost(locks, make):
+def test_lock_is_lost_if_its_renewal_is_refused(locks, make):
     """A refused renewal marks the lock as lost immediately, and is not repeated."""
     lock = make(ttl=1.0)  # refused long before it expires
     lock.__enter__()
@@ -243,7 +243,7 @@ def test_a_lock_that_another_took_is_lost(locks, make):
     assert {"invoice:7": ("somebody", 2)} == locks.held
 
 
-def test_the_block_s_exception_wins_over_a_lost_lock(locks, make):
+def test_exception_of_the_block_takes_precedence_over_a_lost_lock(locks, make):
     """The caller gets the first error."""
 
     def work():
@@ -256,7 +256,7 @@ def test_the_block_s_exception_wins_over_a_lost_lock(locks, make):
         work()
 
 
-def test_a_renewal_that_crosses_the_leaving_loses_nothing(locks, make, our_threads):
+def test_renewal_refused_after_the_release_is_not_a_loss(locks, make, our_threads):
     """If a renewal reaches the provider after the release, it is refused, but the lock was not lost."""
     lock, began, left = make(ttl=1.0), threading.Event(), threading.Event()
 
@@ -273,7 +273,7 @@ def test_a_renewal_that_crosses_the_leaving_loses_nothing(locks, make, our_threa
     assert not lock.lost
 
 
-def test_a_renewal_answered_during_the_release_loses_nothing(locks, make):
+def test_renewal_refused_during_the_release_is_not_a_loss(locks, make):
     """The provider's result of the release decides: the lock was held until then."""
     lock = make()
     release = locks.release_lock
@@ -290,7 +290,7 @@ def test_a_renewal_answered_during_the_release_loses_nothing(locks, make):
     assert not lock.lost
 
 
-def test_a_release_that_fails_is_raised(locks, make):
+def test_failed_release_raises_an_error(locks, make):
     """If a lock is left during an outage, the caller gets an error, because the lock has to expire."""
     locks.refusal = StorageUnavailable("down")
 
@@ -298,7 +298,7 @@ def test_a_release_that_fails_is_raised(locks, make):
         pass
 
 
-def test_a_release_that_fails_hides_no_exception(locks, make, caplog):
+def test_failed_release_does_not_hide_the_exception_of_the_block(locks, make, caplog):
     """The block's own exception is raised, and the failed release is logged."""
     locks.refusal = StorageError("refused")
 
@@ -311,7 +311,7 @@ def test_a_release_that_fails_hides_no_exception(locks, make, caplog):
 # ---- coroutines ------------------------------------------------------------------------------------------
 
 
-def test_many_coroutines_take_turns(make):
+def test_many_coroutines_can_wait_for_a_lock(make):
     """Waiting coroutines do not occupy the threads that a release needs, even if there are many of them."""
     inside, most = 0, 0
 
@@ -331,7 +331,7 @@ def test_many_coroutines_take_turns(make):
     assert (1, 0) == (most, inside)
 
 
-def test_a_cancelled_wait_holds_nothing(locks, make):
+def test_cancelled_wait_does_not_acquire_the_lock(locks, make):
     """A coroutine that is cancelled while it waits does not get the lock later."""
 
     async def work(lock):
@@ -353,7 +353,7 @@ def test_a_cancelled_wait_holds_nothing(locks, make):
 
 
 @pytest.mark.parametrize("refusal", [None, StorageUnavailable("down")])
-def test_a_lock_that_comes_after_the_cancellation_is_given_back(locks, make, refusal):
+def test_lock_granted_after_the_cancellation_is_released(locks, make, refusal):
     """A pending request may still get the lock after its coroutine was cancelled.
 
     The lock is then released.
@@ -381,7 +381,7 @@ def test_a_lock_that_comes_after_the_cancellation_is_given_back(locks, make, ref
     assert locks.held == {} or refusal
 
 
-def test_a_lock_that_came_just_before_the_cancellation_is_given_back(locks, make):
+def test_lock_granted_just_before_the_cancellation_is_released(locks, make):
     """A cancellation may occur between the grant and its delivery to the coroutine. The lock is released."""
 
     async def give_up():
@@ -409,7 +409,7 @@ def test_a_lock_that_came_just_before_the_cancellation_is_given_back(locks, make
 # ---- slots -----------------------------------------------------------------------------------------------
 
 
-def test_as_many_hold_it_as_it_has_slots(locks, make):
+def test_number_of_holders_is_the_number_of_slots(locks, make):
     """Each has its own slot, numbered from 0. The next one waits for the first slot that becomes free."""
     first, second, third = (make("gpu", slots=2, timeout=0) for _ in range(3))
 
@@ -427,7 +427,7 @@ def test_as_many_hold_it_as_it_has_slots(locks, make):
     assert ({0, 1}, {"gpu#0", "gpu#1"}, {}) == (slots, held, locks.held)
 
 
-def test_a_slot_is_renewed_and_lost_as_a_lock(locks, make):
+def test_slot_is_renewed_and_lost_like_a_lock(locks, make):
     """The provider uses the slot's own name, and the other slots are not affected."""
     lock = make("gpu", slots=1, ttl=0.03)
 
@@ -441,13 +441,13 @@ def test_a_slot_is_renewed_and_lost_as_a_lock(locks, make):
     assert "gpu#0" == locks.renewals[0][0]
 
 
-def test_one_slot_is_another_lock_than_none(locks, make):
+def test_lock_with_one_slot_differs_from_a_lock_without_slots(locks, make):
     """Slots are always numbered from 0, so that their number can grow."""
     with make("gpu", slots=1) as lock:
         assert (["gpu#0"], 0) == (list(locks.held), lock.slot)
 
 
-def test_a_waiting_one_looks_at_every_slot_in_the_end(locks, make):
+def test_waiter_checks_every_slot(locks, make):
     """However many slots there are, one check costs a few round trips, and each slot is checked in turn."""
     holders = [make("gpu", slots=30).__enter__() for _ in range(30)]
     waiting, got = make("gpu", slots=30, timeout=20), []
@@ -482,20 +482,20 @@ def test_coroutines_share_slots():
 
 
 @pytest.mark.parametrize("slots", [0, -1, 1_001, True, 1.5, "2"], ids=repr)
-def test_bad_slots_are_refused(make, slots):
+def test_invalid_number_of_slots_raises_an_error(make, slots):
     """The message contains the value and the valid range."""
     with pytest.raises(ConfigurationError, match="from 1 to 1,000"):
         make("gpu", slots=slots)
 
 
-def test_a_name_that_leaves_no_room_for_a_slot_is_refused(make):
+def test_name_too_long_for_a_slot_number_raises_an_error(make):
     """The names of its slots would be too long."""
     with pytest.raises(ConfigurationError, match="too long for a lock with slots"):
         make("x" * 199, slots=2)
 
 
 @pytest.mark.parametrize(("other", "words"), [(3, "with slots=3"), (None, "without slots")])
-def test_a_name_has_one_number_of_slots_in_an_app(other, words):
+def test_different_numbers_of_slots_for_one_name_are_refused(other, words):
     """With two numbers, more holders than either number would be possible."""
     with Firelock("memory://") as fire:
         fire.lock("gpu", slots=2)
@@ -509,7 +509,7 @@ def test_a_name_has_one_number_of_slots_in_an_app(other, words):
 # ---- locks of an app -------------------------------------------------------------------------------------
 
 
-def test_an_app_s_lock_is_its_storage_s():
+def test_lock_of_an_app_is_a_lock_of_its_storage():
     """`fire.lock` and `fire.alock` are the same lock in the storage."""
 
     async def work(fire):
@@ -523,7 +523,7 @@ def test_an_app_s_lock_is_its_storage_s():
         assert (1, True) == (lock.fence, asyncio.run(work(fire)))
 
 
-def test_an_unreachable_storage_is_said_while_waiting():
+def test_unreachable_storage_is_reported_while_waiting():
     """An outage is not reported as a timeout, because it is temporary."""
     storage = FailingStorage()
     storage.fail("acquire_lock", StorageUnavailable("down"))

@@ -68,7 +68,7 @@ def storage():
 # ---- handles ---------------------------------------------------------------------------------------------
 
 
-def test_handles_of_one_name_share_a_store():
+def test_handles_with_the_same_name_share_data():
     """Handles with the same name share the data while one of them is open.
 
     Handles with another name or no name share nothing.
@@ -88,7 +88,7 @@ def test_handles_of_one_name_share_a_store():
     assert [None] == MemoryStorage("orders").get([id])
 
 
-def test_a_handle_says_what_it_is():
+def test_handle_describes_its_storage():
     """The URL of a handle contains the name, it wakes waiters, and its data exists only in this process."""
     storage = MemoryStorage("orders")
 
@@ -116,7 +116,7 @@ def pause(storage):
         (["default"], True, False),
     ],
 )
-def test_only_work_that_a_claim_would_take_counts(storage, queues, is_paused, is_woken):
+def test_wait_ends_only_for_claimable_jobs(storage, queues, is_paused, is_woken):
     """A job in another queue, or in a paused one, does not end a wait."""
     if is_paused:
         pause(storage)
@@ -125,7 +125,7 @@ def test_only_work_that_a_claim_would_take_counts(storage, queues, is_paused, is
     assert is_woken is storage.wait(queues, 0)
 
 
-def test_an_earlier_due_instant_ends_a_wait_once(storage):
+def test_earlier_due_time_ends_a_wait_once(storage):
     """A wait until the next due time ends when a job with an earlier time is stored, but only once."""
     now = storage.clock()
     insert(storage, state=State.SCHEDULED, due_at=now + 3 * DAY)
@@ -142,7 +142,7 @@ def test_an_earlier_due_instant_ends_a_wait_once(storage):
 # ---- removal of data -------------------------------------------------------------------------------------
 
 
-def test_pruned_jobs_leave_nothing_behind(storage):
+def test_pruning_removes_all_data_of_the_jobs(storage):
     """When all jobs are pruned, none of their indexes, logs or progress remain."""
     parent = insert(storage, queue="a", tags=("red",))
     ids = [

@@ -28,7 +28,7 @@ def yard(request):
 # ---- batches ---------------------------------------------------------------------------------------------
 
 
-def test_a_batch_ends_with_its_last_member(yard):
+def test_batch_ends_with_its_last_member(yard):
     """A batch succeeds in the release after its last end, whose result announces this."""
     batch = yard.batch()
     yard.put(batch, yard.job(batch=batch.id), yard.job(batch=batch.id))
@@ -46,7 +46,7 @@ def test_a_batch_ends_with_its_last_member(yard):
     )
 
 
-def test_what_waits_for_a_failure_lets_the_batch_end_failed(yard):
+def test_batch_fails_although_a_member_waits_for_the_failure(yard):
     """A requeue of the failed member opens the batch again, and the waiting member runs then."""
     batch = yard.batch()
     first = yard.job(batch=batch.id)
@@ -68,7 +68,7 @@ def test_what_waits_for_a_failure_lets_the_batch_end_failed(yard):
     assert State.SUCCEEDED is yard.state(batch.id)
 
 
-def test_a_batch_that_ends_otherwise_unseen_was_open_in_between(yard):
+def test_history_of_a_batch_contains_the_unreleased_reopening(yard):
     """Nothing was released while the member was requeued and ran, so the history adds the missing state."""
     batch = yard.batch()
     member = yard.job(batch=batch.id)
@@ -85,7 +85,7 @@ def test_a_batch_that_ends_otherwise_unseen_was_open_in_between(yard):
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
-def test_a_cancelled_batch_is_deleted_when_nobody_runs(yard, limit):
+def test_cancelled_batch_is_deleted_when_no_member_runs(yard, limit):
     """Members are deleted in steps of the requested size. A running member keeps the batch open."""
     batch = yard.batch()
     inner = yard.batch(batch=batch.id)
@@ -106,7 +106,7 @@ def test_a_cancelled_batch_is_deleted_when_nobody_runs(yard, limit):
 
 
 @pytest.mark.parametrize("limit", [1, 100])
-def test_members_of_a_batch_behind_something_wait_for_it(yard, limit):
+def test_members_of_an_awaiting_batch_wait(yard, limit):
     """The members of inner batches wait too. A delayed member then waits for its due time."""
     source = yard.job()
     batch = yard.batch(after=[source.id])
@@ -128,7 +128,7 @@ def test_members_of_a_batch_behind_something_wait_for_it(yard, limit):
     assert (State.SCHEDULED, later) == (yard.state(delayed.id), yard.record(delayed.id).due_at)
 
 
-def test_a_failure_stops_the_rest_where_that_is_wanted(yard):
+def test_failure_stops_the_other_members_if_requested(yard):
     """A running member is cancelled and waiting members are deleted.
 
     A requeued member is not stopped again.
@@ -154,7 +154,7 @@ def test_a_failure_stops_the_rest_where_that_is_wanted(yard):
     assert State.SUCCEEDED is yard.state(batch.id)
 
 
-def test_a_requeue_comes_before_the_sweep_that_would_have_stopped_it(yard):
+def test_requeue_before_the_sweep_keeps_the_members(yard):
     """After the requeue, the earlier failure no longer stops any members."""
     batch = yard.batch(fails_fast=True)
     failing, other = yard.job(batch=batch.id), yard.job(batch=batch.id)
@@ -167,7 +167,7 @@ def test_a_requeue_comes_before_the_sweep_that_would_have_stopped_it(yard):
     assert [State.ENQUEUED, State.PROCESSING] == [yard.state(failing.id), yard.state(other.id)]
 
 
-def test_whoever_fills_a_batch_holds_it(yard):
+def test_hold_keeps_a_batch_open(yard):
     """A held batch stays open although no member can run. If the hold expires, the batch is cancelled."""
     now = yard.storage.clock()
     kept, lost = yard.batch(hold=now + 10**9), yard.batch(hold=now + 10**9)
@@ -186,7 +186,7 @@ def test_whoever_fills_a_batch_holds_it(yard):
     assert Applied.REFUSED is yard.hold(lost.id, None)
 
 
-def test_nothing_is_added_to_what_has_ended(yard):
+def test_adding_jobs_to_an_ended_batch_is_refused(yard):
     """Nothing can be added to a cancelled batch or a job that is not a batch.
 
     Either all or no jobs are stored.
@@ -204,7 +204,7 @@ def test_nothing_is_added_to_what_has_ended(yard):
     assert yard.record(stray.id) is None
 
 
-def test_a_batch_whose_source_was_deleted_before_ends_as_if_it_was_deleted_later(yard):
+def test_batch_that_depends_on_a_deleted_job_is_deleted(yard):
     """The call that creates such a batch gets no error, its members are swept, and no member can be added."""
     source = yard.job()
     yard.put(source)
@@ -220,7 +220,7 @@ def test_a_batch_whose_source_was_deleted_before_ends_as_if_it_was_deleted_later
         yard.put(yard.job(batch=batch.id))
 
 
-def test_who_was_requeued_before_the_release_is_left_as_he_is(yard):
+def test_job_requeued_before_the_release_is_not_changed(yard):
     """The list of jobs to examine is older than the requeue."""
     source = yard.job()
     batch = yard.batch(after=[source.id])
@@ -235,7 +235,7 @@ def test_who_was_requeued_before_the_release_is_left_as_he_is(yard):
     assert State.ENQUEUED is yard.state(child.id)
 
 
-def test_what_gets_free_while_its_batch_is_shut_waits_for_the_opening(yard):
+def test_member_released_in_an_awaiting_batch_waits_for_the_batch(yard):
     """The freed member waits like all members that do not depend on another member."""
     source = yard.job()
     batch = yard.batch(after=[source.id])
@@ -255,7 +255,7 @@ def test_what_gets_free_while_its_batch_is_shut_waits_for_the_opening(yard):
     assert State.ENQUEUED is yard.state(child.id)
 
 
-def test_an_inner_batch_is_a_member_like_any_other(yard):
+def test_inner_batch_is_a_member_like_any_other(yard):
     """A continuation of the inner batch waits for all of its members.
 
     Requeues also open the outer batches again.
@@ -284,7 +284,7 @@ def test_an_inner_batch_is_a_member_like_any_other(yard):
 
 
 @pytest.mark.parametrize("is_early", [True, False])
-def test_a_signal_wakes_who_waits_for_it(yard, is_early):
+def test_signal_wakes_the_waiting_job(yard, is_early):
     """An early signal is stored, and the suspension checks for it."""
     job = yard.job()
     yard.put(job)
@@ -304,7 +304,7 @@ def test_a_signal_wakes_who_waits_for_it(yard, is_early):
     assert [('"yes"', "ann")] == [(memo.value, memo.author) for memo in yard.storage.recall(job.id)]
 
 
-def test_a_called_job_wakes_its_caller(yard):
+def test_end_of_the_last_called_job_wakes_the_caller(yard):
     """The last of the called jobs to end wakes the caller. A job that had already ended is not waited for."""
     caller, *children = yard.job(), yard.job(), yard.job(), yard.job()
     yard.put(caller, *children)
@@ -321,7 +321,7 @@ def test_a_called_job_wakes_its_caller(yard):
     assert () == yard.record(caller.id).parents
 
 
-def test_a_wait_times_out(yard):
+def test_waiting_job_continues_after_its_timeout(yard):
     """The job continues at its due time, and no longer waits."""
     job = yard.job()
     yard.put(job)
@@ -338,7 +338,7 @@ def test_a_wait_times_out(yard):
 # ---- memos -----------------------------------------------------------------------------------------------
 
 
-def test_memos_stand_in_order_and_are_forgotten_from_one_on(yard):
+def test_memos_are_ordered_and_removed_from_a_position(yard):
     """A started memo keeps its place when it is completed.
 
     The places of removed memos are not reused.
@@ -364,7 +364,7 @@ def test_memos_stand_in_order_and_are_forgotten_from_one_on(yard):
     assert 3 == yard.step(again, "a").memo.place
 
 
-def test_an_old_run_neither_remembers_nor_recalls(yard):
+def test_memos_of_an_old_run_are_refused(yard):
     """The fence of an old run is refused."""
     job = yard.job()
     yard.put(job)

@@ -72,7 +72,7 @@ class NarrowStorage(RowStorage):
 
 
 @pytest.mark.parametrize("text", ["x" * 3_000, "\ud800", "a/b", ""], ids=["long", "lone", "slash", "empty"])
-def test_what_cannot_be_an_id_is_unknown(text):
+def test_invalid_id_is_not_found(text):
     """An invalid id is not used in a key, because users can paste any string into a URL or a command."""
     storage = NarrowStorage()
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_an_id_is_unknown(text):
     assert [] == storage.find(JobFilter(id_prefix=text or "none"), limit=10).jobs
 
 
-def test_longer_name_than_any_is_unknown():
+def test_name_that_is_too_long_is_not_found():
     """A name that is too long for a key is looked up in rows with short keys without an error."""
     storage, text = NarrowStorage(), "x" * 3_000
 
@@ -118,7 +118,7 @@ def test_rows_keep_the_fields_of_a_newer_release():
 # ---- custom methods ----------------------------------------------------------------------------------------
 
 
-def test_a_verb_of_ones_own_refuses_a_later_layout():
+def test_custom_method_refuses_a_newer_layout():
     """As in every other method, the function does not run on rows that it cannot read."""
     storage = NarrowStorage()
     storage.rows["layout"] = "2"
@@ -132,7 +132,7 @@ def test_a_verb_of_ones_own_refuses_a_later_layout():
     assert [] == seen
 
 
-def test_rows_of_ones_own_lie_beside_the_others():
+def test_custom_rows_are_separate_from_other_rows():
     """The keys of custom rows start with `own/`. No other method finds them, and `clear` deletes them."""
     storage = NarrowStorage()
 

@@ -120,13 +120,13 @@ def costs_of_the_page():
     return [(row[0], tuple(map(int, row[1:5]))) for row in rows]
 
 
-def test_page_has_every_call():
+def test_documented_calls_are_the_measured_calls():
     """The table of the page lists exactly the calls that are measured here."""
     assert list(CALLS) == [call for call, _ in costs_of_the_page()]
 
 
 @pytest.mark.parametrize(("verb", "cost"), costs_of_the_page())
-def test_page_says_what_a_call_costs(scene, verb, cost):
+def test_documented_costs_are_the_measured_costs(scene, verb, cost):
     """The steps, rows read, scans and rows written are those of the page."""
     call = CALLS[verb](scene, scene.begin(), scene.add_many(100))
     calls = scene.storage.store.calls

@@ -38,7 +38,7 @@ def walk(jobs, where, limit, *, oldest_first=False):
 # ---- pages -----------------------------------------------------------------------------------------------
 
 
-def test_a_job_without_an_error_is_none_of_a_failure():
+def test_filter_by_fingerprint_excludes_jobs_without_an_error():
     """Only jobs that failed with this fingerprint are listed."""
     failed = job("failed", error=ErrorInfo("builtins.ValueError", "no", "f1"))
 
@@ -48,7 +48,7 @@ def test_a_job_without_an_error_is_none_of_a_failure():
 @pytest.mark.parametrize(
     ("where", "oldest_first"), [(JobFilter(queue="mail"), False), (ALL, True)], ids=["filter", "direction"]
 )
-def test_a_cursor_opens_no_page_of_another_list(where, oldest_first):
+def test_cursor_of_another_list_is_refused(where, oldest_first):
     """The cursor of another list would lead to a page of a different list."""
     cursor = write_cursor((5, "a"), ALL, oldest_first=False)
 
@@ -59,7 +59,7 @@ def test_a_cursor_opens_no_page_of_another_list(where, oldest_first):
 @pytest.mark.parametrize(
     "time", ["", "-", "--5", "5-", "²", "1e9", "9" * 19, "9" * 5_000], ids=lambda time: time[:20] or "nothing"
 )
-def test_a_damaged_cursor_is_refused(time):
+def test_damaged_cursor_is_refused(time):
     """A cursor with the right seal but an invalid time, which no driver would accept, is refused too."""
     seal, _, _ = write_cursor((5, "a"), ALL, oldest_first=False).partition(".")
 
@@ -67,7 +67,7 @@ def test_a_damaged_cursor_is_refused(time):
         read_cursor(f"{seal}.{time}.a", ALL, oldest_first=False)
 
 
-def test_a_cursor_without_an_id_is_refused():
+def test_cursor_without_an_id_is_refused():
     """A cursor without an id was cut off."""
     with pytest.raises(StorageError, match="Start without a cursor"):
         read_cursor(write_cursor((5, ""), ALL, oldest_first=False), ALL, oldest_first=False)

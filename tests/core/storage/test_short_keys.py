@@ -43,7 +43,7 @@ def key_of(chance):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_rows_with_long_keys_behave_as_any_others(seed):
+def test_rows_with_long_keys_behave_like_a_dictionary(seed):
     """After random puts and deletes, every key is read and scanned as in a plain dictionary."""
     chance = random.Random(seed)
     rows, plain = Rows(), {}
@@ -75,7 +75,7 @@ def test_rows_with_long_keys_behave_as_any_others(seed):
     assert {} == rows
 
 
-def test_short_key_is_stored_as_it_is():
+def test_short_key_is_stored_unchanged():
     """A key of up to 496 bytes is stored as one row with that key."""
     rows = Rows()
 
@@ -84,7 +84,7 @@ def test_short_key_is_stored_as_it_is():
     assert {"é" * 248: "value"} == rows
 
 
-def test_key_that_utf_8_does_not_hold_is_unknown():
+def test_key_that_is_not_valid_utf_8_is_not_found():
     """A string with lone surrogates, which users can paste into a URL, finds nothing."""
     long_keys = ShortKeys(Rows())
 

@@ -29,7 +29,7 @@ def waiting():
     ],
     ids=["its queue", "another", "any", "too many to remember"],
 )
-def test_what_arrived_since_the_claim_ends_a_wait(waiting, arrived, ends):
+def test_event_since_the_claim_ends_a_wait(waiting, arrived, ends):
     """An event ends only one wait; the next wait is for later events."""
     waiting.note(arrived)
 
@@ -37,7 +37,7 @@ def test_what_arrived_since_the_claim_ends_a_wait(waiting, arrived, ends):
     assert [False, False] == [waiting.wait(None, 0), waiting.wait(["mail"], 0)]
 
 
-def test_what_a_claim_is_about_to_see_ends_no_wait(waiting):
+def test_event_before_the_claim_does_not_end_a_wait(waiting):
     """The event was recorded before the claim."""
     waiting.note({"mail"})
     waiting.mark(["mail"])
@@ -45,7 +45,7 @@ def test_what_a_claim_is_about_to_see_ends_no_wait(waiting):
     assert not waiting.wait(["mail"], 0)
 
 
-def test_a_wait_before_any_claim_is_for_what_comes(waiting):
+def test_wait_before_any_claim_ignores_earlier_events(waiting):
     """An event from before the first claim of a queue is left to that claim."""
     waiting.note({"pdf"})
 
@@ -71,7 +71,7 @@ class Slow(Waiting):
     [(lambda waiting: waiting.note({"mail"}), True), (lambda waiting: waiting.interrupt(), False)],
     ids=["work", "interrupt"],
 )
-def test_a_wait_under_way_is_ended(end, answer):
+def test_event_or_interrupt_ends_a_current_wait(end, answer):
     """Either a new job or an interrupt ends it. An interrupt returns False."""
     waiting, answers = Slow(), []
     thread = threading.Thread(target=lambda: answers.append(waiting.wait(["mail"], 60)))
@@ -86,7 +86,7 @@ def test_a_wait_under_way_is_ended(end, answer):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_process_waits_for_itself(waiting):
+def test_forked_process_has_its_own_waits(waiting):
     """A lock that another thread held does not block the child, and the child has no earlier events."""
     is_held, goes_on = threading.Event(), threading.Event()
 

@@ -44,7 +44,7 @@ def failure(assertion, *args, **kwargs):
     return str(caught.value)
 
 
-def test_what_was_enqueued_is_found(tester, pay, greet):
+def test_enqueued_job_is_found(tester, pay, greet):
     """A job is found by the task, by its name, and by its arguments in any form of the call."""
     job = pay.enqueue(1, note="a")
     greet.enqueue("b")
@@ -60,7 +60,7 @@ def test_what_was_enqueued_is_found(tester, pay, greet):
     assert [[job]] * 5 == [[one.job for one in each] for each in found]
 
 
-def test_what_was_not_enqueued_is_not_found(tester, pay, greet):
+def test_different_job_is_not_found(tester, pay, greet):
     """Another task, other arguments, and fewer arguments than the call had do not match."""
     pay.enqueue(1, note="a")
 
@@ -90,7 +90,7 @@ def test_options_are_compared(tester, pay):
         tester.refute_enqueued(pay, **{**asked, name: other})
 
 
-def test_a_count_is_exact(tester, pay):
+def test_count_must_match_exactly(tester, pay):
     """Both more and fewer jobs than the count fail. Without a count, at least one job is required."""
     pay.enqueue_many([(1,), (1,), (2,)])
 
@@ -103,7 +103,7 @@ def test_a_count_is_exact(tester, pay):
     assert [] == tester.assert_enqueued(pay, args=(3,), count=0)
 
 
-def test_a_failure_lists_what_was_enqueued_instead(tester, pay, greet):
+def test_failure_message_lists_the_enqueued_jobs(tester, pay, greet):
     """The expected and the found jobs are shown in the same format."""
     none = failure(tester.assert_enqueued, pay)
     pay.using(queue="bulk", priority=-3, tags=["eu"], meta={"tenant": "acme"}).schedule(60, 1, note="a")
@@ -132,8 +132,8 @@ def test_a_failure_lists_what_was_enqueued_instead(tester, pay, greet):
     )
 
 
-def test_a_long_list_is_cut(tester, pay):
-    """The first twenty jobs are enough."""
+def test_long_list_is_truncated(tester, pay):
+    """Only the first twenty jobs are listed."""
     pay.enqueue_many([(number,) for number in range(23)])
 
     message = failure(tester.assert_enqueued, pay, args=(99,))
@@ -141,7 +141,7 @@ def test_a_long_list_is_cut(tester, pay):
     assert message.endswith("  pay(19)  queue=default  state=enqueued\n  … and 3 more")
 
 
-def test_no_job_at_all_can_be_expected(tester, pay, greet):
+def test_assertion_can_expect_no_jobs(tester, pay, greet):
     """The message shows only the jobs that were found."""
     tester.refute_enqueued()
     greet.enqueue("b")
@@ -153,8 +153,7 @@ def test_no_job_at_all_can_be_expected(tester, pay, greet):
     )
 
 
-def test_jobs_count_whatever_has_become_of_them(tester, pay):
-    """A job that has run still counts as enqueued."""
+def test_jobs_that_have_run_count_as_enqueued(tester, pay):
     with tester.inline():
         pay.enqueue(1)
 
@@ -163,14 +162,13 @@ def test_jobs_count_whatever_has_become_of_them(tester, pay):
     assert State.SUCCEEDED == found.job.state
 
 
-def test_more_jobs_than_a_page_are_listed(tester, pay):
-    """No job is omitted."""
+def test_jobs_of_all_pages_are_listed(tester, pay):
     pay.enqueue_many([(number,) for number in range(501)])
 
     assert list(range(501)) == [one.args[0] for one in tester.enqueued(pay)]
 
 
-def test_what_cannot_be_decoded_is_shown_as_it_is(tester, pay, greet):
+def test_undecodable_arguments_are_shown_unchanged(tester, pay, greet):
     """Jobs are listed in the order of their creation, with decoded arguments if possible."""
     tester.storage.insert([
         NewJob("damaged", "pay", "{", "json", "default", 0, State.ENQUEUED, 0),
@@ -183,7 +181,7 @@ def test_what_cannot_be_decoded_is_shown_as_it_is(tester, pay, greet):
     ]
 
 
-def test_an_expectation_that_no_call_could_meet_is_an_error(tester, pay):
+def test_expectation_that_matches_no_call_is_an_error(tester, pay):
     """A mistake in the test is not reported as a missing job."""
     with pytest.raises(SignatureMismatch):
         tester.assert_enqueued(pay, args=(1, 2, 3))

@@ -23,7 +23,7 @@ def job(name="a"):
     return NewJob(name, "task", "{}", "json", "default", 0, State.ENQUEUED, 0)
 
 
-def test_a_verb_fails_as_often_as_told(storage):
+def test_method_fails_the_requested_number_of_times(storage):
     """The requested number of calls raises without an effect, and the next call works."""
     storage.fail_next("insert", times=2)
 
@@ -35,7 +35,7 @@ def test_a_verb_fails_as_often_as_told(storage):
     assert [True] == storage.insert([job()]).is_new
 
 
-def test_a_verb_can_fail_after_its_effect(storage):
+def test_method_can_fail_after_its_effect(storage):
     """The change is stored, but the caller gets an error, as after a lost reply."""
     storage.fail_next("insert", after_effect=True)
 
@@ -46,7 +46,7 @@ def test_a_verb_can_fail_after_its_effect(storage):
     assert [False] == storage.insert([job()]).is_new
 
 
-def test_faults_of_one_verb_come_in_turn(storage):
+def test_failures_of_a_method_are_raised_in_order(storage):
     """Each failure raises the error that was chosen for it."""
     errors = [StorageError("first"), StorageError("second")]
     for error in errors:
@@ -59,7 +59,7 @@ def test_faults_of_one_verb_come_in_turn(storage):
     assert {} == storage.counts().by_state
 
 
-def test_a_storage_that_is_away_does_nothing(storage):
+def test_unreachable_storage_does_nothing(storage):
     """Within the block every method raises. After the block, the storage is unchanged."""
     with storage.away():
         with pytest.raises(StorageUnavailable, match="is away"):
@@ -72,20 +72,20 @@ def test_a_storage_that_is_away_does_nothing(storage):
 
 
 @pytest.mark.parametrize("verb", ["enqueue", "_closing", "close", "interrupt", "new_ids"])
-def test_what_is_no_verb_that_can_fail_is_refused(storage, verb):
+def test_unknown_method_name_is_refused(storage, verb):
     """A misspelled name would never cause a failure."""
     with pytest.raises(ConfigurationError, match=f"'{verb}'.*claim, .*insert"):
         storage.fail_next(verb)
 
 
-def test_every_verb_of_the_contract_is_passed_on():
+def test_every_method_of_the_contract_is_delegated():
     """No method of the contract runs its default body, which would bypass the wrapped storage."""
     verbs = {name for name, value in vars(Storage).items() if callable(value) and not name.startswith("_")}
 
     assert verbs <= set(vars(FaultyStorage))
 
 
-def test_it_has_the_clock_and_the_features_of_the_storage_inside(storage):
+def test_wrapper_has_the_clock_and_features_of_the_storage(storage):
     """Tests move the clocks of both storages together."""
     storage.clock_offset = 5_000_000
 
@@ -94,7 +94,7 @@ def test_it_has_the_clock_and_the_features_of_the_storage_inside(storage):
     assert storage.inside.url == storage.url
 
 
-def test_threads_share_the_faults(storage):
+def test_failures_are_shared_by_threads(storage):
     """Of many concurrent calls, exactly this number fails."""
     storage.fail_next("counts", times=7)
     failed = []

@@ -52,7 +52,7 @@ def note(fire, clock, seen):
     return fire.task(name="note")(note)
 
 
-def test_a_scheduled_job_runs_at_its_instant(clock, note, seen):
+def test_scheduled_job_runs_at_its_due_time(clock, note, seen):
     """The job runs exactly then, because time stands still until the test moves it."""
     job = note.schedule(HOUR)
 
@@ -65,7 +65,7 @@ def test_a_scheduled_job_runs_at_its_instant(clock, note, seen):
     assert START + timedelta(days=2, minutes=59) == clock.now
 
 
-def test_what_is_due_now_runs_before_time_goes_on(clock, note, seen):
+def test_due_jobs_run_before_the_clock_advances(clock, note, seen):
     """An enqueued job runs at the time before the advance."""
     note.enqueue()
 
@@ -74,7 +74,7 @@ def test_what_is_due_now_runs_before_time_goes_on(clock, note, seen):
     assert [(timedelta(0), timedelta(0))] == seen
 
 
-def test_retries_are_waited_for(fire, clock):
+def test_advance_runs_the_retries(fire, clock):
     """Each retry runs when its delay has passed. The job is failed after the last retry."""
 
     def fails() -> None:
@@ -89,7 +89,7 @@ def test_retries_are_waited_for(fire, clock):
     assert [0, 60, 660] == [(one.at - job.created_at).total_seconds() for one in job.errors()]
 
 
-def test_a_recurring_job_fires_at_each_instant_on_the_way(clock, note, seen):
+def test_advance_fires_a_recurring_job_at_each_time(clock, note, seen):
     """A recurring job fires as often as with servers in the same time."""
     note.recur("hourly", Cron("0 * * * *"))
 
@@ -99,7 +99,7 @@ def test_a_recurring_job_fires_at_each_instant_on_the_way(clock, note, seen):
     assert [(HOUR * n, HOUR * n) for n in (1, 2, 3)] == seen
 
 
-def test_a_jump_runs_nothing_and_counts_as_an_outage(tester, clock, note, seen):
+def test_jump_runs_no_jobs_and_counts_as_an_outage(tester, clock, note, seen):
     """Missed times follow the misfire policy: one run for many times."""
     note.recur("hourly", Every(HOUR))
 
@@ -110,7 +110,7 @@ def test_a_jump_runs_nothing_and_counts_as_an_outage(tester, clock, note, seen):
     assert [(5 * HOUR, 5 * HOUR)] == seen
 
 
-def test_time_never_goes_back(clock):
+def test_clock_cannot_go_back(clock):
     """A negative duration and a time in the past are refused."""
     with pytest.raises(ConfigurationError, match="forward only"):
         clock.advance(hours=-1)
@@ -122,14 +122,14 @@ def test_time_never_goes_back(clock):
     assert START == clock.now
 
 
-def test_units_add_up(clock):
+def test_units_of_an_advance_are_added(clock):
     """A duration and units can be combined."""
     clock.advance(HOUR, days=1, hours=1, minutes=1, seconds=1.5)
 
     assert START + timedelta(days=1, hours=2, minutes=1, seconds=1.5) == clock.now
 
 
-def test_an_advance_raises_what_a_task_raised_if_asked(fire, clock):
+def test_advance_can_raise_the_exception_of_a_task(fire, clock):
     """The clock stops at the time of the failure."""
 
     def fails() -> None:
@@ -143,7 +143,7 @@ def test_an_advance_raises_what_a_task_raised_if_asked(fire, clock):
     assert START + HOUR == clock.now
 
 
-def test_too_many_instants_are_noticed(clock, note):
+def test_advance_with_too_many_due_times_raises_an_error(clock, note):
     """Advancing a year in seconds does not block the test run."""
     note.recur("seconds", Every(timedelta(seconds=1)))
 
@@ -151,7 +151,7 @@ def test_too_many_instants_are_noticed(clock, note):
         clock.advance(days=365)
 
 
-def test_a_running_job_lets_time_pass(fire, tester, clock, note, seen):
+def test_running_job_can_advance_the_clock(fire, tester, clock, note, seen):
     """Inside a job the clock moves and nothing else runs. Jobs that became due run afterwards."""
 
     def slow() -> None:
@@ -167,7 +167,7 @@ def test_a_running_job_lets_time_pass(fire, tester, clock, note, seen):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-def test_a_job_above_its_timeout_by_this_clock_times_out(fire, tester, clock, is_async):
+def test_job_times_out_by_the_manual_clock(fire, tester, clock, is_async):
     """The task is cancelled as on a server, and its job fails with TimeoutError."""
 
     def slow(context: JobContext) -> None:
@@ -187,7 +187,7 @@ def test_a_job_above_its_timeout_by_this_clock_times_out(fire, tester, clock, is
     assert "timed out after 60 s" == job.error.message
 
 
-def test_a_job_within_its_timeout_goes_on(fire, tester, clock):
+def test_job_within_its_timeout_continues(fire, tester, clock):
     """A run of exactly a minute does not exceed a timeout of a minute."""
 
     def slow(context: JobContext) -> bool:
@@ -201,8 +201,8 @@ def test_a_job_within_its_timeout_goes_on(fire, tester, clock):
     assert job.result(timeout=0) is False
 
 
-def test_time_moves_on_a_running_loop(fire, clock, seen):
-    """`aadvance` and `aadvance_to` run coroutines in the loop in which they are awaited."""
+def test_aadvance_runs_coroutines_on_the_running_loop(fire, clock, seen):
+    """This also holds for `aadvance_to`."""
 
     async def anote() -> None:
         await one_turn()

@@ -55,7 +55,7 @@ def test_pytest_finds_the_plugin():
     assert "firelock.testing.plugin" == entry.value
 
 
-def test_the_fixture_gives_testers_that_end_with_their_test(tmp_path):
+def test_fixture_creates_testers_that_end_with_their_test(tmp_path):
     """Jobs run, the next test starts empty, and a failed assertion points to the user's test."""
     (tmp_path / "app.py").write_text(APP)
     (tmp_path / "test_app.py").write_text(TESTS)
@@ -68,7 +68,7 @@ def test_the_fixture_gives_testers_that_end_with_their_test(tmp_path):
     assert "tester.py" not in outcome.stdout
 
 
-def test_a_pytest_that_does_not_use_it_pays_nothing(tmp_path):
+def test_unused_plugin_does_not_load_the_app(tmp_path):
     """The plugin does not load the app, the storage contract or attrs."""
     (tmp_path / "test_cheap.py").write_text(
         "import sys\n"

@@ -66,7 +66,7 @@ def tester(shop):
 # ---- draining --------------------------------------------------------------------------------------------
 
 
-def test_nothing_runs_before_it_is_drained(shop, tester):
+def test_enqueued_job_runs_only_in_a_drain(shop, tester):
     """An enqueued job waits until the test runs it, and then has its end."""
     job = shop.note.enqueue("a")
     before = list(shop.notes)
@@ -79,7 +79,7 @@ def test_nothing_runs_before_it_is_drained(shop, tester):
     assert ["a"] == shop.notes
 
 
-def test_a_drain_goes_on_until_nothing_is_due(shop, tester):
+def test_drain_continues_until_no_job_is_due(shop, tester):
     """Jobs that jobs enqueue, their continuations and immediate retries run in the same drain."""
 
     def fails_once(context: JobContext) -> None:
@@ -96,7 +96,7 @@ def test_a_drain_goes_on_until_nothing_is_due(shop, tester):
     assert ["run 1", "run 2", "then"] == shop.notes
 
 
-def test_a_job_that_waits_for_another_goes_behind_it(shop, tester):
+def test_requeued_job_runs_after_the_enqueued_jobs(shop, tester):
     """A requeued job is placed after the enqueued jobs, although no time has passed."""
 
     def waits() -> None:
@@ -111,7 +111,7 @@ def test_a_job_that_waits_for_another_goes_behind_it(shop, tester):
     assert Drained(succeeded=2, retried=1) == drained
 
 
-def test_a_result_is_there_or_it_never_will_be(shop, tester):
+def test_waiting_for_a_missing_result_fails_immediately(shop, tester):
     """No server runs the job while a test waits, so the wait fails immediately and says what to do."""
     job = shop.note.enqueue("a")
 
@@ -122,7 +122,7 @@ def test_a_result_is_there_or_it_never_will_be(shop, tester):
     assert "A" == job.result()
 
 
-def test_a_drain_counts_every_way_to_end(shop, tester):
+def test_drain_counts_every_kind_of_end(shop, tester):
     """Each attempt is counted once, by the new state of its job."""
 
     def snoozes(context: JobContext) -> Snooze | None:
@@ -149,7 +149,7 @@ def test_a_drain_counts_every_way_to_end(shop, tester):
     assert 7 == drained.total
 
 
-def test_a_drain_can_be_limited(shop, tester):
+def test_drain_can_be_limited_to_a_number_of_jobs(shop, tester):
     """With a limit, the remaining jobs stay enqueued."""
     jobs = shop.note.enqueue_many([("a",), ("b",), ("c",)])
 
@@ -160,7 +160,7 @@ def test_a_drain_can_be_limited(shop, tester):
     assert State.ENQUEUED == jobs[2].refresh().state
 
 
-def test_a_drain_can_be_kept_to_queues(shop, tester):
+def test_drain_can_be_limited_to_queues(shop, tester):
     """Only jobs in the named queues run, in the order of the queues."""
     shop.note.enqueue("default")
     shop.note.using(queue="second").enqueue("second")
@@ -171,7 +171,7 @@ def test_a_drain_can_be_kept_to_queues(shop, tester):
     assert ["first", "second"] == shop.notes
 
 
-def test_a_drain_raises_what_a_task_raised_if_asked(shop, tester):
+def test_drain_can_raise_the_exception_of_a_task(shop, tester):
     """The drain raises the original error. The job has its end, and the remaining jobs stay enqueued."""
     job = shop.fail.enqueue("a")
     rest = shop.note.enqueue("b")
@@ -184,7 +184,7 @@ def test_a_drain_raises_what_a_task_raised_if_asked(shop, tester):
     assert State.ENQUEUED == rest.refresh().state
 
 
-def test_a_job_that_cannot_be_read_fails_and_raises_if_asked(shop, tester):
+def test_unreadable_job_fails_and_can_raise_job_failed(shop, tester):
     """No task raised an error, so JobFailed contains the reason."""
     broken = NewJob("broken", "note", "{", "json", "default", 0, State.ENQUEUED, 0)
     tester.storage.insert([broken])
@@ -195,7 +195,7 @@ def test_a_job_that_cannot_be_read_fails_and_raises_if_asked(shop, tester):
     assert State.FAILED == shop.fire.jobs.get("broken").state
 
 
-def test_an_endless_chain_of_jobs_is_noticed(shop, tester):
+def test_endless_chain_of_jobs_raises_an_error(shop, tester):
     """A job that enqueues itself repeatedly does not block the test run."""
 
     def again() -> None:
@@ -210,7 +210,7 @@ def test_an_endless_chain_of_jobs_is_noticed(shop, tester):
     assert 1 == shop.fire.jobs.counts().by_state[State.ENQUEUED]
 
 
-def test_pytests_own_outcomes_end_the_test_at_once(shop, tester):
+def test_pytest_outcome_in_a_task_ends_the_test(shop, tester):
     """A skip, a failure or Ctrl-C inside a task does not count as a failure of the task."""
 
     def skips() -> None:
@@ -222,7 +222,7 @@ def test_pytests_own_outcomes_end_the_test_at_once(shop, tester):
         tester.drain()
 
 
-def test_what_a_job_says_is_stored(shop, tester):
+def test_log_and_progress_of_a_job_are_stored(shop, tester):
     """The log and progress of such a job can be read as usual."""
 
     def speaks(context: JobContext) -> None:
@@ -237,7 +237,7 @@ def test_what_a_job_says_is_stored(shop, tester):
     assert (1, 2) == ((progress := job.progress()).done, progress.total)
 
 
-def test_hooks_are_asked_as_on_a_server():
+def test_hooks_are_called_as_on_a_server():
     """A plugin wraps the run and is notified of the end."""
     seen = []
     watching = plugin(
@@ -253,7 +253,7 @@ def test_hooks_are_asked_as_on_a_server():
     assert ["note", State.SUCCEEDED] == seen
 
 
-def test_inside_a_loop_an_async_task_asks_for_the_awaited_form(shop, tester):
+def test_drain_of_an_async_task_in_an_event_loop_is_refused(shop, tester):
     """`drain` cannot wait for a coroutine there. The job does not change, and `adrain` runs it."""
 
     async def use():
@@ -281,7 +281,7 @@ def test_adrain_runs_tasks_of_both_kinds(shop, tester):
     assert ["a", "b"] == shop.notes
 
 
-def test_adrain_raises_what_a_task_raised_if_asked(shop, tester):
+def test_adrain_can_raise_the_exception_of_a_task(shop, tester):
     """`adrain` raises the original error as `drain` does."""
 
     async def use():
@@ -295,7 +295,7 @@ def test_adrain_raises_what_a_task_raised_if_asked(shop, tester):
 # ---- inline runs -----------------------------------------------------------------------------------------
 
 
-def test_inline_every_way_to_enqueue_runs_the_job(shop, tester):
+def test_inline_every_kind_of_enqueue_runs_the_job(shop, tester):
     """One job, many jobs, a continuation and calls of several tasks run inline."""
     with tester.inline():
         job = shop.note.enqueue("one")
@@ -307,7 +307,7 @@ def test_inline_every_way_to_enqueue_runs_the_job(shop, tester):
     assert (State.SUCCEEDED, "ONE") == (job.state, job.result(timeout=0))
 
 
-def test_inline_runs_the_continuations_it_sets_free(shop, tester):
+def test_inline_runs_released_continuations(shop, tester):
     """A continuation that is created inside its parent runs when the parent has ended."""
 
     def parent(context: JobContext) -> None:
@@ -322,7 +322,7 @@ def test_inline_runs_the_continuations_it_sets_free(shop, tester):
     assert ["parent", "child"] == shop.notes
 
 
-def test_inline_a_failure_leaves_the_enqueue(shop, tester):
+def test_inline_failure_is_raised_by_the_enqueue(shop, tester):
     """The task's own error is raised after its job has its end."""
     with tester.inline(), pytest.raises(ValueError, match=r"^a$"):
         shop.fail.enqueue("a")
@@ -330,7 +330,7 @@ def test_inline_a_failure_leaves_the_enqueue(shop, tester):
     assert State.SCHEDULED == tester.enqueued("fail")[0].job.state
 
 
-def test_inline_failures_can_stay_with_their_jobs(shop, tester):
+def test_inline_failures_can_be_suppressed(shop, tester):
     """With raises=False, the state of the job shows the failure."""
     with tester.inline(raises=False):
         job = shop.fail.enqueue("a")
@@ -339,7 +339,7 @@ def test_inline_failures_can_stay_with_their_jobs(shop, tester):
     assert "ValueError: a" in job.reason
 
 
-def test_inline_an_inner_job_does_not_fail_the_outer_one(shop, tester):
+def test_inline_inner_failure_does_not_fail_the_outer_job(shop, tester):
     """As on a server, the outer job succeeds. The outermost enqueue raises the error."""
 
     def outer() -> None:
@@ -355,7 +355,7 @@ def test_inline_an_inner_job_does_not_fail_the_outer_one(shop, tester):
     assert State.SUCCEEDED == tester.enqueued("outer")[0].job.state
 
 
-def test_inline_leaves_what_was_enqueued_before_or_after_and_what_is_scheduled(shop, tester):
+def test_inline_runs_only_jobs_made_due_inside_the_block(shop, tester):
     """Only jobs that an enqueue inside the block makes due run there."""
     before = shop.note.enqueue("before")
 
@@ -379,7 +379,7 @@ def test_inline_respects_a_paused_queue(shop, tester):
     assert State.ENQUEUED == job.state
 
 
-def test_inline_an_awaited_enqueue_awaits_the_job(shop, tester):
+def test_inline_aenqueue_awaits_the_job(shop, tester):
     """Async code uses `aenqueue`. When it returns, both kinds of tasks have run."""
 
     async def use():
@@ -392,7 +392,7 @@ def test_inline_an_awaited_enqueue_awaits_the_job(shop, tester):
     assert [State.SUCCEEDED, State.SUCCEEDED] == [job.state for job in jobs]
 
 
-def test_inline_an_async_task_that_enqueues_does_not_wait_for_itself(shop, tester):
+def test_inline_async_task_can_enqueue_another_job(shop, tester):
     """The inner job runs on the same loop, inside the outer one."""
 
     async def outer() -> None:
@@ -410,7 +410,7 @@ def test_inline_an_async_task_that_enqueues_does_not_wait_for_itself(shop, teste
 # ---- failures --------------------------------------------------------------------------------------------
 
 
-def test_the_next_runs_of_a_task_can_be_made_to_fail(shop, tester):
+def test_next_runs_of_a_task_can_be_made_to_fail(shop, tester):
     """The requested number of runs raises an error instead of running, and the next retry runs."""
     tester.fail_next(shop.note, ConnectionError("down"), times=1)
     tester.fail_next("anote", TimeoutError)
@@ -425,13 +425,13 @@ def test_the_next_runs_of_a_task_can_be_made_to_fail(shop, tester):
     assert "TimeoutError" == other.errors()[0].error.type
 
 
-def test_failing_a_task_that_is_not_there_is_refused(shop, tester):
+def test_failing_an_unknown_task_is_refused(shop, tester):
     """A misspelled name would never cause a failure."""
     with pytest.raises(UnknownTask, match="'mote' is not registered"):
         tester.fail_next("mote", ValueError())
 
 
-def test_a_job_survives_a_lost_server(shop, tester):
+def test_job_survives_the_loss_of_a_server(shop, tester):
     """The job is enqueued again without having run; a crash is counted and the attempt is not."""
     shop.note.enqueue("a")
 
@@ -443,7 +443,7 @@ def test_a_job_survives_a_lost_server(shop, tester):
     assert Drained(succeeded=1) == tester.drain()
 
 
-def test_a_server_can_be_lost_after_the_task_ran(shop, tester):
+def test_server_can_be_lost_after_the_task_has_run(shop, tester):
     """The end of the job was never stored, so the task runs twice, which an idempotent task must tolerate."""
     shop.note.enqueue("a")
 
@@ -463,7 +463,7 @@ def test_losing_a_server_needs_a_due_job(shop, tester):
     assert "note('a')" in str(caught.value)
 
 
-def test_the_storage_can_be_made_to_fail(shop, tester):
+def test_storage_can_be_made_to_fail(shop, tester):
     """The code under test gets StorageUnavailable, but the tester itself continues."""
     job = shop.note.enqueue("a")
     tester.storage.fail_next("insert", times=2)  # a call that fails once is sent again
@@ -481,7 +481,7 @@ def test_the_storage_can_be_made_to_fail(shop, tester):
 # ---- apps ------------------------------------------------------------------------------------------------
 
 
-def test_an_app_has_its_own_storage_back(shop):
+def test_app_gets_its_own_storage_back(shop):
     """After the block, the app has its own storage, clock and jobs again."""
     storage, clock = shop.fire.storage, shop.fire.client.clock
     job = shop.note.enqueue("own")
@@ -497,7 +497,7 @@ def test_an_app_has_its_own_storage_back(shop):
     assert [] == shop.notes
 
 
-def test_locks_go_with_the_storage(shop):
+def test_locks_belong_to_the_storage_of_the_tester(shop):
     """A lock that is held in the block is not held outside of it."""
     with Tester(shop.fire), shop.fire.lock("a") as inside:
         fences = [inside.fence]
@@ -507,7 +507,7 @@ def test_locks_go_with_the_storage(shop):
     assert [1, 1] == fences
 
 
-def test_testers_nest(shop):
+def test_testers_can_be_nested(shop):
     """The inner block has its own jobs. After it, the outer block has its jobs again."""
     with Tester(shop.fire) as outer:
         shop.note.enqueue("outer")
@@ -519,7 +519,7 @@ def test_testers_nest(shop):
     assert ["inner", "outer"] == shop.notes
 
 
-def test_apps_share_a_tester():
+def test_apps_can_share_a_tester():
     """The app that has the task runs a job from a client's stub."""
     client, server = Firelock("memory://"), Firelock("memory://")
 
@@ -537,7 +537,7 @@ def test_apps_share_a_tester():
         assert -7 == job.result(timeout=0)
 
 
-def test_a_transaction_is_accepted(shop, tester):
+def test_enqueue_in_a_transaction_is_accepted(shop, tester):
     """Code that enqueues in its own transaction can be tested without its database."""
     job = shop.note.using(within=object()).enqueue("a")
 
@@ -546,7 +546,7 @@ def test_a_transaction_is_accepted(shop, tester):
     assert State.SUCCEEDED == job.refresh().state
 
 
-def test_a_tester_needs_an_app():
+def test_tester_needs_an_app():
     """Without an app there is nothing to test."""
     with pytest.raises(ConfigurationError, match="no app"):
         Tester()

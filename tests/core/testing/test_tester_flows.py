@@ -26,7 +26,7 @@ def approval(fire):
     return fire.signal("approval", Approval)
 
 
-def test_a_drain_runs_a_flow_to_its_end(fire, tester):
+def test_drain_runs_a_flow_to_its_end(fire, tester):
     """Members run in the order of their dependencies, then the continuation of the batch runs."""
     ran = []
 
@@ -54,7 +54,7 @@ def test_a_drain_runs_a_flow_to_its_end(fire, tester):
     assert 3 == batch.counts().succeeded
 
 
-def test_batch_that_its_running_member_cancels_ends_with_it(fire, tester):
+def test_batch_cancelled_by_its_running_member_ends_with_it(fire, tester):
     """The end of that run, which is refused, ends the batch, as on a server."""
 
     @fire.task(name="cancels")
@@ -69,7 +69,7 @@ def test_batch_that_its_running_member_cancels_ends_with_it(fire, tester):
     assert (1, State.DELETED) == (drained.refused, batch.refresh().state)
 
 
-def test_an_approval_flow_waits_for_a_person(fire, tester, approval):
+def test_job_waits_for_a_signal_or_its_timeout(fire, tester, approval):
     """The job continues after the signal, or without it after the timeout."""
 
     @fire.task(name="order")
@@ -89,7 +89,7 @@ def test_an_approval_flow_waits_for_a_person(fire, tester, approval):
     assert not approval.named("manager").send(fire.jobs.get(job.id), Approval(ok=True))
 
 
-def test_a_job_joins_a_batch_that_it_has_made_in_a_step(fire, tester):
+def test_job_can_join_a_batch_created_in_a_step(fire, tester):
     """The batch is created once, and its counts are the result."""
     load = fire.task(name="load")(lambda: 1)
 
@@ -112,7 +112,7 @@ def test_a_job_joins_a_batch_that_it_has_made_in_a_step(fire, tester):
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-def test_a_batch_that_does_not_succeed_fails_who_joins_it(fire, tester, is_cancelled):
+def test_failed_batch_raises_an_error_in_the_joining_job(fire, tester, is_cancelled):
     """The task can handle the exception in another way."""
 
     @fire.task(name="load", retry=Retry.never())
@@ -137,7 +137,7 @@ def test_a_batch_that_does_not_succeed_fails_who_joins_it(fire, tester, is_cance
     assert ("JobDeleted" if is_cancelled else "JobFailed") == job.result(0)
 
 
-def test_a_member_adds_to_its_batch_and_waits_for_no_end_of_it(fire, tester):
+def test_member_can_add_to_its_batch_but_not_join_it(fire, tester):
     """A member cannot join its own batch. A job that is not a member has no batch."""
     more = fire.task(name="more")(lambda: None)
     told = []
@@ -164,7 +164,7 @@ def test_a_member_adds_to_its_batch_and_waits_for_no_end_of_it(fire, tester):
     assert "is not a member of a batch. Create a batch with fire.batch" in job.refresh().error.message
 
 
-def test_in_line_a_flow_runs_at_once(fire, tester, approval):
+def test_inline_flow_runs_immediately(fire, tester, approval):
     """The batch, its members and callbacks run. A job that waits for a signal continues when it is sent."""
     ran = []
 
@@ -186,7 +186,7 @@ def test_in_line_a_flow_runs_at_once(fire, tester, approval):
     assert [Approval(ok=True), "report"] == ran
 
 
-def test_a_member_that_sleeps_keeps_its_batch_open(fire, tester):
+def test_sleeping_member_keeps_its_batch_open(fire, tester):
     """A suspended member is active, because it continues by itself."""
 
     @fire.task(name="naps")
@@ -203,7 +203,7 @@ def test_a_member_that_sleeps_keeps_its_batch_open(fire, tester):
     assert State.SUCCEEDED is batch.refresh().state
 
 
-def test_from_a_step_on_all_is_done_again(fire, tester):
+def test_rerun_from_a_step_repeats_later_steps(fire, tester):
     """Earlier steps are kept."""
     ran = []
 
@@ -220,7 +220,7 @@ def test_from_a_step_on_all_is_done_again(fire, tester):
     assert ["a", "b", "c", "b", "c"] == ran
 
 
-def test_a_server_that_dies_forgets_nothing(fire, tester):
+def test_steps_and_calls_survive_the_loss_of_a_server(fire, tester):
     """Steps are not repeated. A job that was called before its caller could wait is called only once."""
     ran = []
 

@@ -31,7 +31,7 @@ def fire():
         yield fire
 
 
-def test_a_declared_rate_holds_in_a_test_and_the_clock_opens_it(fire):
+def test_declared_rate_applies_in_a_tester(fire):
     """The tester stores the settings from the code, as a server does when it starts."""
     with Tester(fire) as tester:
         fire.call.enqueue_many([(7, number) for number in range(4)])
@@ -57,7 +57,7 @@ def test_tenants_take_turns(fire):
     assert 10 == sum(tenant == 2 for tenant, _ in fire.ran)
 
 
-def test_a_duplicate_is_not_enqueued(fire):
+def test_duplicate_is_not_enqueued(fire):
     """A duplicate is not stored, reported to plugins, or counted by assertions."""
     with Tester(fire) as tester:
         first, second = fire.rebuild.enqueue(), fire.rebuild.enqueue()
@@ -71,7 +71,7 @@ def test_a_duplicate_is_not_enqueued(fire):
         tester.assert_enqueued(fire.rebuild, count=2)
 
 
-def test_plugins_are_told_of_jobs_that_were_made():
+def test_plugins_are_notified_only_of_created_jobs():
     """Duplicates are not reported, neither alone nor in bulk."""
     created = []
 
@@ -90,7 +90,7 @@ def test_plugins_are_told_of_jobs_that_were_made():
     assert [first.id] == created
 
 
-def test_a_debounced_job_runs_once_after_the_last_call(fire):
+def test_debounced_job_runs_once_after_the_last_call(fire):
     """Each call postpones it. It runs with the last arguments when the clock reaches its due time."""
     with Tester(fire) as tester:
         fire.save.enqueue(1, "a")
@@ -104,7 +104,7 @@ def test_a_debounced_job_runs_once_after_the_last_call(fire):
     assert (0, 1, [(1, "b")]) == (early, late, fire.ran)
 
 
-def test_debounced_jobs_run_at_last_while_calls_go_on(fire):
+def test_debounced_jobs_run_although_calls_continue(fire):
     """Debounced jobs run after ten waits, however often they are called."""
     with Tester(fire) as tester:
         for number in range(20):
@@ -114,7 +114,7 @@ def test_debounced_jobs_run_at_last_while_calls_go_on(fire):
     assert 1 <= len(fire.ran) <= 2
 
 
-def test_inline_runs_what_is_new_alone(fire):
+def test_inline_does_not_run_duplicates(fire):
     """A duplicate does not run, and its handle is that of the job that has the key."""
     with Tester(fire) as tester:
         waiting = fire.rebuild.enqueue()
@@ -129,7 +129,7 @@ def test_inline_runs_what_is_new_alone(fire):
     assert [(7, 0)] == fire.ran
 
 
-def test_what_starts_too_late_is_deleted_unrun(fire):
+def test_job_past_its_start_deadline_is_deleted(fire):
     """The clock of the test counts."""
     with Tester(fire) as tester:
         job = fire.call.using(limits=[], start_before=timedelta(minutes=1)).enqueue(7)
@@ -140,7 +140,7 @@ def test_what_starts_too_late_is_deleted_unrun(fire):
         assert job.reason.startswith("not started before 2030-01-01 00:01:00")
 
 
-def test_an_assertion_s_message_shows_what_jobs_ask(fire):
+def test_assertion_message_shows_limit_keys_and_unique_key(fire):
     """The message contains the limit keys and the unique key, so that a wrong key is visible."""
     with Tester(fire) as tester:
         fire.call.enqueue(7)

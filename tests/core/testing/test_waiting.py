@@ -7,14 +7,14 @@ import pytest
 from firelock.testing import eventually
 
 
-def test_what_the_condition_returned_is_returned():
+def test_value_of_the_condition_is_returned():
     """`eventually` returns as soon as the value is true."""
     answers = iter([None, 0, "", [], "there", "too late"])
 
     assert "there" == eventually(lambda: next(answers))
 
 
-def test_a_failed_assertion_is_not_yet():
+def test_condition_is_checked_again_after_a_failed_assertion():
     """A condition may contain assertions, and is checked again after a failure."""
     tries = []
 
@@ -26,13 +26,13 @@ def test_a_failed_assertion_is_not_yet():
     assert eventually(condition)
 
 
-def test_the_deadline_says_what_the_condition_returned():
+def test_timeout_message_contains_the_returned_value():
     """The failure is therefore easier to understand."""
     with pytest.raises(AssertionError, match=r"Not within 0 s: the condition still returned \[\]\."):
         eventually(list, within=0)
 
 
-def test_the_deadline_says_what_the_condition_raised():
+def test_timeout_message_contains_the_failed_assertion():
     """The condition's own assertion is the cause."""
 
     def condition():
@@ -44,7 +44,7 @@ def test_the_deadline_says_what_the_condition_raised():
     assert "three of four" == str(caught.value.__cause__)
 
 
-def test_another_error_passes():
+def test_other_errors_are_raised():
     """Only a failed assertion counts as not yet fulfilled."""
 
     def condition():

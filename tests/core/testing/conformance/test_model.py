@@ -34,14 +34,14 @@ def counting():
     settings.load_profile(before)
 
 
-def test_as_many_runs_are_taken_as_were_asked_for(counting):
+def test_number_of_runs_is_the_requested_number(counting):
     """A profile that only determines how examples are generated does not affect their number."""
     run_machine(counting, runs=6)
 
     assert 12 <= counting.runs <= 20  # each of the two stages also plays the simplest run
 
 
-def test_a_profile_with_numbers_of_its_own_counts_instead(counting):
+def test_profile_can_set_the_number_of_runs(counting):
     """A user may want many more runs overnight."""
     settings.register_profile(
         "night", max_examples=30, stateful_step_count=12, derandomize=True, database=None
