@@ -40,7 +40,7 @@ def failed_batch(app, members=2):
     return batch
 
 
-def test_batches_are_listed_with_how_far_they_are(command, app):
+def test_batches_are_listed_with_their_progress(command, app):
     """The newest batch is first, and an open batch is shown as "open"."""
     failed_batch(app)
     flows.add(app, flows.new_batch(app, "letters"))
@@ -56,7 +56,7 @@ def test_batches_are_listed_with_how_far_they_are(command, app):
     assert (only["name"], only["total"], only["failed"], only["progress"]) == ("import", 2, 1, 1.0)
 
 
-def test_the_list_names_the_batch_around_each(command, app):
+def test_list_shows_the_outer_batch(command, app):
     """The column exists only if a batch has an outer batch; the JSON contains its id."""
     outer = flows.new_batch(app, "year")
     flows.new_batch(app, "january", outer=outer)
@@ -70,7 +70,7 @@ def test_the_list_names_the_batch_around_each(command, app):
     assert inner["batch"] == outer
 
 
-def test_pages_of_batches_follow_each_other(command, app):
+def test_pages_of_batches_are_consecutive(command, app):
     for number in range(3):
         flows.new_batch(app, f"b{number}")
 
@@ -81,7 +81,7 @@ def test_pages_of_batches_follow_each_other(command, app):
     assert second["cursor"] is None
 
 
-def test_show_says_how_far_it_is_and_what_failed(command, app):
+def test_show_prints_progress_and_failed_members(command, app):
     batch = failed_batch(app)
 
     shown = command("batches show", batch)
@@ -94,7 +94,7 @@ def test_show_says_how_far_it_is_and_what_failed(command, app):
     assert 1 == len(command("batches show", batch, "--json").json["failed_members"])
 
 
-def test_show_tells_own_members_from_jobs_of_batches_within(command, app):
+def test_show_counts_members_and_inner_jobs_separately(command, app):
     """An inner batch counts as one member; the jobs of all inner batches have their own line."""
     outer = flows.new_batch(app, "year")
     for name in ("january", "february"):
@@ -117,7 +117,7 @@ def test_show_tells_own_members_from_jobs_of_batches_within(command, app):
     assert row[3:5] == ["0/3", "2"]
 
 
-def test_show_finds_failed_members_behind_pages_without_any(command, app, monkeypatch):
+def test_show_finds_failed_members_after_empty_pages(command, app, monkeypatch):
     """A storage may return an empty page although more members follow."""
     batch = failed_batch(app)
     kind, find = type(app.storage), type(app.storage).find
@@ -138,11 +138,11 @@ def test_show_finds_failed_members_behind_pages_without_any(command, app, monkey
     assert "shop.load" in command("batches show", batch).out
 
 
-def test_show_has_no_counts_within_a_batch_without_others(command, app):
+def test_show_has_no_inner_counts_without_inner_batches(command, app):
     assert command("batches show", failed_batch(app), "--json").json["within"] is None
 
 
-def test_what_failed_runs_again(command, app):
+def test_failed_members_are_requeued(command, app):
     batch = failed_batch(app)
 
     assert "open again" in command("batches requeue", batch).out
@@ -151,7 +151,7 @@ def test_what_failed_runs_again(command, app):
     assert 1 == app.jobs.counts().by_state[State.ENQUEUED]
 
 
-def test_a_batch_is_cancelled(command, app):
+def test_batch_is_cancelled(command, app):
     batch = flows.new_batch(app)
     member = flows.add(app, batch)
 
@@ -163,7 +163,7 @@ def test_a_batch_is_cancelled(command, app):
     assert State.DELETED is app.batches.get(batch).state
 
 
-def test_an_unknown_batch_is_refused(command, job):
+def test_unknown_batch_is_not_found(command, job):
     for verb in ("show", "cancel", "requeue"):
         told = command(f"batches {verb}", job.id)
         assert 0 != told.code
@@ -185,7 +185,7 @@ def test_steps_are_listed(command, app, job):
     ]
 
 
-def test_the_audit_tells_who_changed_a_batch(command, app, monkeypatch):
+def test_change_of_a_batch_has_an_audit_entry(command, app, monkeypatch):
     """A given reason is in the audit entry, and also in the histories of the members."""
     monkeypatch.setenv("LOGNAME", "ada")
     batch = failed_batch(app)
@@ -199,7 +199,7 @@ def test_the_audit_tells_who_changed_a_batch(command, app, monkeypatch):
     assert ("jobs.delete", f"batch {batch}", "cli") == (cancel.action, cancel.target, cancel.origin)
 
 
-def test_a_signal_is_answered_once(command, app, job):
+def test_signal_is_sent_once(command, app, job):
     flows.end(app, job, State.AWAITING, waits_for="signal approval", gives_back=True)
 
     first = command("jobs signal", job.id, "approval", '{"ok": true}')
@@ -215,7 +215,7 @@ def test_a_signal_is_answered_once(command, app, job):
     assert ("signal.send", job.id, "cli") == (entry.action, entry.target, entry.origin)
 
 
-def test_a_signal_for_which_the_job_does_not_wait_is_refused(command, app, job):
+def test_signal_for_which_the_job_does_not_wait_is_refused(command, app, job):
     """A misspelled signal would be stored forever; a signal for a later wait requires `--early`."""
     flows.end(app, job, State.AWAITING, waits_for="signal approval", gives_back=True)
 
@@ -228,7 +228,7 @@ def test_a_signal_for_which_the_job_does_not_wait_is_refused(command, app, job):
     assert ["manager"] == [memo.name for memo in app.storage.recall(job.id)]
 
 
-def test_waits_are_shown_in_time(command, app, job):
+def test_waits_are_shown_with_their_end(command, app, job):
     """The output contains the end of a sleep, and the time until which a signal is awaited."""
     flows.remember(app, job, "signal", "approval", "1893456000000000", is_done=False)
     flows.remember(app, job, "signal", "manager", None, is_done=False)
@@ -243,7 +243,7 @@ def test_waits_are_shown_in_time(command, app, job):
     assert [(day, None), (None, None), (day, None)] == [(one["until"], one["value"]) for one in steps]
 
 
-def test_an_argument_that_another_job_gives_says_so(command, app):
+def test_argument_from_another_job_names_that_job(command, app):
     """The output names the other job before and after it has run; null would look like a value."""
 
     @app.task(name="count")
@@ -266,7 +266,7 @@ def test_an_argument_that_another_job_gives_says_so(command, app):
 @pytest.mark.parametrize(
     ("words", "said"), [(("a", "{"), "must be JSON"), (("a", "1"), "cannot receive a signal")]
 )
-def test_a_signal_that_cannot_be_sent_is_refused(command, app, job, words, said):
+def test_invalid_signal_is_refused(command, app, job, words, said):
     flows.end(app, job)
 
     told = command("jobs signal", job.id, *words)
@@ -276,11 +276,11 @@ def test_a_signal_that_cannot_be_sent_is_refused(command, app, job, words, said)
     assert [] == app.storage.recall(job.id)
 
 
-def test_a_signal_to_nobody_is_refused(command):
+def test_signal_to_an_unknown_job_is_refused(command):
     assert "was not found" in command("jobs signal nobody approval true").error
 
 
-def test_a_job_runs_again_from_a_step(command, app, job):
+def test_job_runs_again_from_a_step(command, app, job):
     for name in ("a", "b", "c"):
         flows.remember(app, job, "step", name, "1")
     flows.end(app, job, State.FAILED)
@@ -291,7 +291,7 @@ def test_a_job_runs_again_from_a_step(command, app, job):
     assert "exactly one job id" in command("jobs requeue --all --state failed --from b").error
 
 
-def test_what_a_job_emits_is_printed(command, app, job):
+def test_output_of_a_stream_is_printed(command, app, job):
 
     chunks = [
         Chunk("out", chunk_offset(job.fence, number), text) for number, text in enumerate(("a ", "b\n"))

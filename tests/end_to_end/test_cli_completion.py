@@ -71,7 +71,7 @@ def test_bash_suggests(bash, words, suggested):
     assert suggested == bash(words)
 
 
-def test_every_command_and_option_is_known(every):
+def test_every_command_and_option_is_completed(every):
     """Commands of plugins are included, and each command has a summary."""
     assert {"server", "jobs", "top", "completion", "dashboard"} <= every["firelock"].commands.keys()
     assert "List jobs, newest first." == every["firelock jobs"].commands["list"]
@@ -82,7 +82,7 @@ def test_every_command_and_option_is_known(every):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_script_names_everything(run, every, shell):
+def test_script_contains_every_command(run, every, shell):
     """An installed shell can parse the script."""
     ran = run("completion", shell)
 
@@ -97,7 +97,7 @@ def test_a_script_names_everything(run, every, shell):
         assert (0, "") == (read.returncode, read.stderr)
 
 
-def test_a_shell_that_is_not_known_is_refused(run):
+def test_unknown_shell_is_refused(run):
     """The error lists the known shells."""
     ran = run("completion tcsh")
 
@@ -105,6 +105,6 @@ def test_a_shell_that_is_not_known_is_refused(run):
     assert "invalid choice: 'tcsh' (choose from" in ran.error
 
 
-def test_json_holds_the_script(run):
+def test_json_contains_the_script(run):
     """Like the output of every command, the script is available as JSON."""
     assert run("completion bash").out == run("completion bash --json").json["script"]

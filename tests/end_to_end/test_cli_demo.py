@@ -80,7 +80,7 @@ def begun(*words, until="succeeded"):
 # ---- the demo --------------------------------------------------------------------------------------------
 
 
-def test_the_demo_shows_all_kinds_of_jobs(folder, run):
+def test_demo_shows_all_kinds_of_jobs(folder, run):
     """The kinds are fire-and-forget, delayed, recurring and continuation; one job recovers and one fails.
 
     The file is deleted at the end.
@@ -104,7 +104,7 @@ def test_the_demo_shows_all_kinds_of_jobs(folder, run):
     assert list(folder.iterdir()) == []
 
 
-def test_a_kept_demo_can_be_looked_at(folder, run):
+def test_file_of_a_kept_demo_can_be_opened(folder, run):
     """--keep leaves the file, whose jobs match the output of --json; no server is left alive."""
     ran = run("demo --seconds 3 --keep --json")
 
@@ -119,7 +119,7 @@ def test_a_kept_demo_can_be_looked_at(folder, run):
     assert Path(answer["file"]).is_relative_to(folder)
 
 
-def test_a_kept_demo_on_a_terminal_names_its_file(folder, terminal, monkeypatch):
+def test_kept_demo_on_a_terminal_prints_its_file(folder, terminal, monkeypatch):
     """The terminal shows the end of the jobs, and the commands for a later look."""
     monkeypatch.setattr("sys.stdout", terminal)
 
@@ -146,7 +146,7 @@ def drawn(terminal, *scenes):
         return COLOURS.sub("", terminal.getvalue()).replace("\r", "").splitlines()
 
 
-def test_a_scene_keeps_its_height_and_no_text_of_a_job_moves_the_cursor(terminal):
+def test_live_view_keeps_its_height_and_escapes_control_characters(terminal):
     """The picture has the same number of lines for any number of events.
 
     Control characters in task names, messages and logs are visible.
@@ -179,7 +179,7 @@ def test_a_scene_keeps_its_height_and_no_text_of_a_job_moves_the_cursor(terminal
         ("pytest", False, ["firelock"]),
     ],
 )
-def test_the_next_commands_work_in_the_shell_at_hand(tmp_path, monkeypatch, called, on_path, said):
+def test_printed_commands_are_quoted_for_the_shell(tmp_path, monkeypatch, called, on_path, said):
     """The command contains the program as it was called, unless the path has it, quoted for a shell."""
     place = tmp_path / "a folder"
     place.mkdir()
@@ -204,7 +204,7 @@ def read(terminal):
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
+def test_demo_with_a_dashboard_runs_until_ctrl_c(folder):
     """On a terminal, the link is printed and no browser opens; Ctrl-C ends everything cleanly."""
     ours, its = pty.openpty()
     demo = subprocess.Popen(
@@ -249,7 +249,7 @@ def test_the_shop_is_at_work_beside_its_dashboard_until_ctrl_c(folder):
         ),
     ],
 )
-def test_what_the_demo_lacks_is_said(folder, run, monkeypatch, case):
+def test_missing_package_or_invalid_options_are_reported(folder, run, monkeypatch, case):
     """One sentence names the package to install, or the options that cannot be combined."""
     words, plugins, said = case
     monkeypatch.setenv("FIRELOCK_PLUGINS", plugins)
@@ -261,7 +261,7 @@ def test_what_the_demo_lacks_is_said(folder, run, monkeypatch, case):
     assert list(folder.iterdir()) == []
 
 
-def test_the_demo_runs_on_a_storage_that_is_named(folder, run):
+def test_demo_runs_on_the_given_storage(folder, run):
     """The demo's jobs stay in this storage; a second demo would mix with them, so it is refused."""
     url = f"sqlite:///{folder}/own.db"
 
@@ -285,7 +285,7 @@ def test_the_demo_runs_on_a_storage_that_is_named(folder, run):
         ("--app shop:fire", "The demo runs its own app."),
     ],
 )
-def test_a_demo_that_cannot_run_where_it_was_told_to_says_so(folder, run, words, said):
+def test_demo_with_an_unusable_storage_is_an_error(folder, run, words, said):
     """The demo does not silently use another storage."""
     ran = run(f"demo {words}")
 
@@ -299,7 +299,7 @@ def test_a_demo_that_cannot_run_where_it_was_told_to_says_so(folder, run, words,
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_demo_that_is_interrupted_cleans_up(folder, number, code):
+def test_interrupted_demo_cleans_up(folder, number, code):
     """Ctrl-C and SIGTERM stop the server and delete the file."""
     demo = begun("--seconds", "60")
 
@@ -310,7 +310,7 @@ def test_a_demo_that_is_interrupted_cleans_up(folder, number, code):
     assert list(folder.iterdir()) == []
 
 
-def test_a_demo_whose_server_does_not_start_says_so(folder, monkeypatch, run):
+def test_demo_whose_server_does_not_start_is_an_error(folder, monkeypatch, run):
     """The error contains the server's exit code, and no files remain."""
     monkeypatch.setenv("PYTHONHASHSEED", "no number")  # no interpreter starts with this value
 
@@ -323,7 +323,7 @@ def test_a_demo_whose_server_does_not_start_says_so(folder, monkeypatch, run):
     assert list(folder.iterdir()) == []
 
 
-def test_a_demo_whose_server_dies_ends(folder):
+def test_demo_ends_if_its_server_dies(folder):
     """If the server is killed, the demo ends with an error instead of a table of jobs that never run."""
     demo = begun("--seconds", "60")
     (file,) = folder.glob("*/demo.db")
@@ -339,7 +339,7 @@ def test_a_demo_whose_server_dies_ends(folder):
     assert error.startswith("firelock: The demo's server ended with exit code -9.\n")
 
 
-def test_a_server_that_does_not_stop_is_killed():
+def test_server_that_does_not_stop_is_killed():
     """If an order to stop is not sufficient, the server is killed."""
     server = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
     server.stdout.readline()

@@ -74,7 +74,7 @@ def processes_in(folder):
 
 
 @pytest.mark.heavy("starts a server and a dashboard, three times each")
-def test_code_that_changed_runs_and_no_job_is_lost(folder, app):
+def test_changed_code_is_loaded_and_no_job_is_lost(folder, app):
     """There is one terminal and one link. A broken change is reported and replaces nothing.
 
     One Ctrl-C ends everything.
@@ -128,7 +128,7 @@ def is_answering(port):
 
 
 @pytest.mark.heavy("starts a server")
-def test_a_server_alone_ends_with_its_own_error(folder):
+def test_server_without_reload_ends_with_its_own_error(folder):
     """Without reloading, nothing can fix the error."""
     (folder / "dev_shop.py").write_text(
         "from firelock import Firelock\nfire = Firelock('sqlite:///jobs.db')\n"
@@ -151,7 +151,7 @@ def test_a_server_alone_ends_with_its_own_error(folder):
         ("firelock_dashboard", "No installed plugin offers a dashboard."),
     ],
 )
-def test_what_is_not_installed_is_said_in_a_sentence(folder, module, message):
+def test_missing_package_is_reported(folder, module, message):
     """The error contains the command to install it, and the option to do without it."""
     environment = {**os.environ, "FIRELOCK_PLUGINS": "-dashboard" * (module == "firelock_dashboard")}
 
@@ -173,7 +173,7 @@ def test_what_is_not_installed_is_said_in_a_sentence(folder, module, message):
         ("dev dev_shop:fire --watch nowhere", "nowhere'."),
     ],
 )
-def test_bad_input_is_refused_before_anything_starts(folder, run, words, message):
+def test_invalid_option_is_refused_before_the_start(folder, run, words, message):
     """The error is one sentence and a hint."""
     ran = run(words)
 
@@ -181,7 +181,7 @@ def test_bad_input_is_refused_before_anything_starts(folder, run, words, message
     assert message in ran.error
 
 
-def test_a_port_that_is_taken_is_said(folder, run):
+def test_port_in_use_is_reported_before_the_start(folder, run):
     """The error comes before a server starts."""
     import socket
 

@@ -45,7 +45,7 @@ def found(app, *, knows_tasks=False):
     return [(finding.is_error, finding.what) for finding in diagnosis.findings]
 
 
-def test_a_healthy_storage_has_no_findings(app):
+def test_healthy_storage_has_no_findings(app):
     """A living server serves all queues, and no job waits in vain."""
     begin_session(app)
     app.add.enqueue(1)
@@ -53,7 +53,7 @@ def test_a_healthy_storage_has_no_findings(app):
     assert found(app, knows_tasks=True) == []
 
 
-def test_a_silent_server_is_an_error(app):
+def test_silent_server_is_an_error(app):
     """An expired session that no sweep has ended belongs to a server that is unreachable or stuck."""
     begin_session(app, timeout_seconds=-5.0)
 
@@ -72,7 +72,7 @@ def test_a_silent_server_is_an_error(app):
     ],
     ids=["ended", "killed: it never said that it stops", "replaced by another one"],
 )
-def test_a_lost_server_without_a_successor_is_an_error(app, stops, successor, expected):
+def test_lost_server_without_a_successor_is_an_error(app, stops, successor, expected):
     """A server that ended in order, or whose queues another server serves, is part of a deployment."""
     begin_session(app, server="vm:1", queues="mail")
     if stops:
@@ -86,7 +86,7 @@ def test_a_lost_server_without_a_successor_is_an_error(app, stops, successor, ex
     assert all(what.startswith("Server vm:1 has not sent a heartbeat") for _, what in told)
 
 
-def test_a_queue_nobody_listens_to_is_an_error(app):
+def test_queue_without_a_server_is_an_error(app):
     """Jobs in a queue that no living server serves would never run."""
     begin_session(app, queues="critical:3,default:1")
     app.add.enqueue(1)
@@ -95,7 +95,7 @@ def test_a_queue_nobody_listens_to_is_an_error(app):
     assert found(app) == [(True, "Queue mail: 1 job is enqueued, but no server listens to it.")]
 
 
-def test_a_paused_queue_is_a_warning(app):
+def test_paused_queue_is_a_warning(app):
     """A pause is shown with its note and the number of waiting jobs."""
     begin_session(app)
     app.queues.pause("mail", note="provider is down")
@@ -114,7 +114,7 @@ def test_a_paused_queue_is_a_warning(app):
         ),
     ],
 )
-def test_jobs_that_servers_put_off_are_an_error(app, wait, lacks):
+def test_jobs_postponed_by_servers_are_an_error(app, wait, lacks):
     """The finding names the task or serializer that no server has, and the number of its jobs."""
     holder = begin_session(app)
     app.add.enqueue(1)
@@ -177,7 +177,7 @@ def test_continuations_of_failed_parents_are_a_warning(app):
     ]
 
 
-def test_a_storage_of_one_process_is_a_warning():
+def test_storage_of_one_process_is_a_warning():
     """memory:// is suitable for tests; the finding states its limitations."""
     with Firelock("memory://") as app:
         [(is_error, what)] = found(app)
@@ -186,7 +186,7 @@ def test_a_storage_of_one_process_is_a_warning():
     assert what.startswith("This storage belongs to one process")
 
 
-def test_what_the_storage_finds_is_told():
+def test_findings_of_the_storage_are_included():
     """The result includes `diagnose()` and `describe()` of the storage."""
 
     class Ailing(SharedMemory):
@@ -208,7 +208,7 @@ def test_what_the_storage_finds_is_told():
     ("found_version", "is_error", "said"),
     [(0, False, "The storage has no schema yet"), (1, True, "needs 2"), (3, True, "supports 2")],
 )
-def test_a_schema_of_another_version_is_found(found_version, is_error, said):
+def test_schema_of_another_version_is_an_error(found_version, is_error, said):
     """Older and newer schemas are errors; a missing schema is only a note."""
     assert check_schema(SchemaState(2, 2)) is None
     finding = check_schema(SchemaState(found_version, 2))
@@ -226,12 +226,12 @@ def test_a_schema_of_another_version_is_found(found_version, is_error, said):
         (-90 * SECOND, ["The storage's clock is 2 min behind this host's clock."]),
     ],
 )
-def test_clocks_that_disagree_are_found(skew, what):
+def test_clock_difference_is_reported(skew, what):
     """A difference of more than two seconds is reported, with its direction."""
     assert [finding.what for finding in list_findings(Sight(0, skew=skew))] == what
 
 
-def test_the_skew_is_measured_from_the_middle_of_the_round_trip(app):
+def test_clock_difference_is_measured_from_the_middle_of_the_round_trip(app):
     """The storage's time is compared with the middle of the host times before and after the read."""
     here = app.storage.clock() - 10 * SECOND
 
@@ -286,7 +286,7 @@ def test_failed_jobs_are_reported_with_the_command_that_lists_them(run):
     assert "firelock jobs list --state failed" in ran.out
 
 
-def test_all_is_well(run, tmp_path):
+def test_no_problems_found(run, tmp_path):
     """The report about a storage without findings ends with "No problems found.", and the exit code is 0."""
     (tmp_path / "sound_shop.py").write_text(
         "from firelock import Firelock\n"
@@ -302,7 +302,7 @@ def test_all_is_well(run, tmp_path):
     assert ran.out.endswith("\nNo problems found.\n")
 
 
-def test_an_unreachable_storage_is_examined_all_the_same(run):
+def test_unreachable_storage_is_a_finding(run):
     """The doctor reports a finding instead of exiting with code 3, as other commands do."""
     ran = run("doctor --storage sqlite:////no/such/folder/jobs.db")
 
@@ -310,7 +310,7 @@ def test_an_unreachable_storage_is_examined_all_the_same(run):
     assert "the folder /no/such/folder does not exist" in ran.out
 
 
-def test_an_app_is_compared_with_its_jobs(run, tmp_path):
+def test_app_is_compared_with_its_jobs(run, tmp_path):
     """--app imports the tasks, so that a renamed task is found."""
     (tmp_path / "renamed_shop.py").write_text(
         "from firelock import Firelock\n"

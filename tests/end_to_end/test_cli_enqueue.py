@@ -39,7 +39,7 @@ def enqueue(run, app):
     return lambda *words: run("enqueue", *words, "--storage", app.storage.url)
 
 
-def test_a_job_is_made_without_the_code(enqueue, app):
+def test_job_is_created_without_the_code(enqueue, app):
     """The job has the queue, priority and tags of its task; standard output contains only the id."""
     ran = enqueue("shop.notify", "--args", '{"user_id": 42}')
 
@@ -54,7 +54,7 @@ def test_a_job_is_made_without_the_code(enqueue, app):
     )  # fmt: skip
 
 
-def test_options_of_the_call_win(enqueue, app):
+def test_options_of_the_command_override_the_task(enqueue, app):
     """The options are the queue, the priority, tags and the time."""
     ran = enqueue(
         "notify", "--args", '[42, "x"]', "--queue", "bulk", "--priority", "-5", "--tags", "eu, slow",
@@ -70,8 +70,7 @@ def test_options_of_the_call_win(enqueue, app):
     assert "shop.notify" == job["task"] == app.jobs.get(job["id"]).record().task
 
 
-def test_a_span_is_counted_from_now(enqueue, app):
-    """A duration is counted from the storage's present time."""
+def test_delay_counts_from_the_time_of_the_storage(enqueue, app):
     before = app.storage.clock()
 
     job = enqueue("shop.notify", "--args", "[1]", "--in", "10m", "--json").json
@@ -84,7 +83,7 @@ def test_a_span_is_counted_from_now(enqueue, app):
     ("text", "before"), [("2h", {"start_within_seconds": 7200.0}),
                          ("2126-11-25T14:30Z", {"start_before": "2126-11-25T14:30:00.000000Z"})],
 )  # fmt: skip
-def test_a_start_may_be_limited_to_a_span_or_an_instant(enqueue, app, text, before):
+def test_start_deadline_is_a_duration_or_a_time(enqueue, app, text, before):
     """After this time the job is deleted without a run."""
     ran = enqueue("notify", "--args", "[42]", "--start-before", text, "--json")
 
@@ -92,7 +91,7 @@ def test_a_start_may_be_limited_to_a_span_or_an_instant(enqueue, app, text, befo
     assert before.items() <= ran.json["admission"].items()
 
 
-def test_a_duplicate_is_told(run, app, tmp_path, monkeypatch):
+def test_duplicate_is_reported(run, app, tmp_path, monkeypatch):
     """Standard output has the id of the job with this key; a note states that no other job was created."""
     code = """
     from firelock import Firelock, Unique
@@ -136,7 +135,7 @@ def test_arguments_are_read_from_standard_input(enqueue, app, monkeypatch):
         (["--at", "2026-11-25T10:00Z", "--in", "5m"], 2, "firelock enqueue: argument --in: not allowed with"),
     ],
 )  # fmt: skip
-def test_bad_input_is_refused_before_anything_is_stored(enqueue, app, words, code, error):
+def test_invalid_input_is_refused_before_the_job_is_stored(enqueue, app, words, code, error):
     """The error is one sentence about the cause, and the exit code is 2."""
     ran = enqueue("shop.notify", *words)
 
@@ -145,7 +144,7 @@ def test_bad_input_is_refused_before_anything_is_stored(enqueue, app, words, cod
     assert 0 == sum(app.jobs.counts().values())
 
 
-def test_what_a_worker_opens_is_no_argument(run, app, tmp_path, monkeypatch):
+def test_resource_is_refused_as_an_argument(run, app, tmp_path, monkeypatch):
     """A resource is not an argument, with or without the code, by name or by position."""
     (tmp_path / "enqueue_pool.py").write_text(
         textwrap.dedent(f"""
@@ -180,7 +179,7 @@ def test_what_a_worker_opens_is_no_argument(run, app, tmp_path, monkeypatch):
     assert "count(table: str) has no parameter 'pool'" in without.error
 
 
-def test_a_task_that_nobody_knows_has_a_hint(enqueue):
+def test_unknown_task_suggests_similar_names(enqueue):
     """The hint contains similar names, and the exit code is 4."""
     ran = enqueue("shop.notfy")
 
@@ -189,7 +188,7 @@ def test_a_task_that_nobody_knows_has_a_hint(enqueue):
     assert "Did you mean shop.notify? Known tasks: shop.notify." in ran.error
 
 
-def test_a_task_that_an_older_release_told_of_is_refused(enqueue, app):
+def test_task_described_by_an_older_release_is_refused(enqueue, app):
     """The task's parameters are unknown, so the job is not stored."""
     record = app.storage.get_record("task", "shop.notify")
     assert isinstance(record, Record)
@@ -202,7 +201,7 @@ def test_a_task_that_an_older_release_told_of_is_refused(enqueue, app):
     assert "it was published by a server of an older release" in ran.error
 
 
-def test_the_code_is_asked_where_it_is(run, app, tmp_path, monkeypatch):
+def test_available_code_is_used_to_check_arguments(run, app, tmp_path, monkeypatch):
     """The code has more details than a stored description, for example the fields of a class."""
     (tmp_path / "enqueue_shop.py").write_text(
         textwrap.dedent(f"""
@@ -234,7 +233,7 @@ def test_the_code_is_asked_where_it_is(run, app, tmp_path, monkeypatch):
     assert "shop.notify" == app.jobs.get(elsewhere.out.strip()).record().task
 
 
-def test_a_person_is_told_what_was_made(enqueue, monkeypatch):
+def test_message_about_the_created_job_is_on_standard_error(enqueue, monkeypatch):
     """The message is on standard error, so that standard output contains only the id."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)

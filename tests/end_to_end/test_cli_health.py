@@ -81,8 +81,8 @@ def get(port, path):
         return 0, ""
 
 
-@pytest.mark.heavy("real servers, whose children are killed or replaced")
-def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
+@pytest.mark.heavy("real servers, whose worker processes are killed or replaced")
+def test_probes_from_start_to_end_of_a_server(folder, serve, run):
     """A killed worker process is replaced while the server stays alive and ready; after SIGTERM it drains.
 
     The service manager gets the same information.
@@ -139,7 +139,7 @@ def test_a_server_is_watched_from_its_start_to_its_end(folder, serve, run):
 @pytest.mark.heavy("real servers")
 @pytest.mark.parametrize("named_by", ["option", "environment", "settings"])
 @pytest.mark.parametrize("plugins", ["", ", plugins=[Prometheus()]"], ids=["no plugin", "plugin"])
-def test_jobs_are_counted_as_soon_as_a_port_is_named(folder, serve, named_by, plugins):
+def test_jobs_are_counted_if_a_probe_port_is_set(folder, serve, named_by, plugins):
     """Each job is counted once, with and without the Prometheus plugin."""
     port = free_port()
     settings = f", settings=Settings(probe_port={port})" if named_by == "settings" else ""
@@ -158,8 +158,8 @@ def test_jobs_are_counted_as_soon_as_a_port_is_named(folder, serve, named_by, pl
         eventually(lambda: finished(port, "add") == 20.0, within=DEADLINE)
 
 
-@pytest.mark.heavy("real servers, whose children are killed or replaced")
-def test_counters_survive_the_children_that_counted(folder, serve):
+@pytest.mark.heavy("real servers, whose worker processes are killed or replaced")
+def test_counters_survive_their_worker_process(folder, serve):
     """A job kills its worker process.
 
     Its counts remain, its successor adds to them, and no counter decreases.
@@ -188,8 +188,8 @@ def test_counters_survive_the_children_that_counted(folder, serve):
     assert server.returncode == 0
 
 
-@pytest.mark.heavy("real servers, whose children are killed or replaced")
-def test_children_that_are_replaced_in_turn_lose_no_count(folder, serve):
+@pytest.mark.heavy("real servers, whose worker processes are killed or replaced")
+def test_replaced_worker_processes_lose_no_counts(folder, serve):
     """While the old process drains, two processes of one place count, each in its own memory.
 
     A worker process checks once a second whether it must be replaced, so it runs any number of jobs until
@@ -238,7 +238,7 @@ def ps_children(pid):
     ).stdout.replace(" ", "")
 
 
-def test_health_asks_where_the_environment_says(run, monkeypatch):
+def test_health_reads_the_port_from_the_environment(run, monkeypatch):
     """The exit code is 3 without a listener, and 1 with the reasons if the server is not ready."""
     from firelock.server.probes import Check, ProbeAnswer, ProbeListener
 
@@ -258,7 +258,7 @@ def test_health_asks_where_the_environment_says(run, monkeypatch):
     assert (strange.code, "does not have /livez: 404" in strange.error) == (3, True)
 
 
-def test_health_without_a_port_says_what_to_do(run, folder):
+def test_health_without_a_port_explains_how_to_set_one(run, folder):
     """The error explains how to start the server with a port if option, environment and project name none."""
     ran = run("health")
 
@@ -267,7 +267,7 @@ def test_health_without_a_port_says_what_to_do(run, folder):
     assert "--probe-port 8081 or FIRELOCK_PROBE_PORT=8081" in ran.error
 
 
-def test_the_project_names_the_port(run, folder):
+def test_project_file_sets_the_probe_port(run, folder):
     """The setting is in [tool.firelock], as for the server."""
     port = free_port()
     (folder / "pyproject.toml").write_text(
@@ -277,7 +277,7 @@ def test_the_project_names_the_port(run, folder):
     assert f"at 127.0.0.1:{port}" in run("health").error
 
 
-def test_a_port_that_is_taken_ends_the_start(serve):
+def test_port_in_use_prevents_the_start(serve):
     """The error is a sentence, before any process of the app starts."""
     port = free_port()
     with socket.create_server((HOST, port)):
@@ -288,7 +288,7 @@ def test_a_port_that_is_taken_ends_the_start(serve):
     assert f"Cannot listen for probes at http://{HOST}:{port}: Address already in use" in out + error
 
 
-def test_settings_of_the_app_name_the_port_too(folder, serve):
+def test_settings_of_the_app_set_the_probe_port(folder, serve):
     """The supervisor gets the port from the first worker process."""
     port = free_port()
     (folder / "health_shop.py").write_text(

@@ -104,7 +104,7 @@ def states(jobs):
 # ---- list ------------------------------------------------------------------------------------------------
 
 
-def test_a_list_in_a_pipe_is_aligned_text(command, app):
+def test_list_in_a_pipe_is_aligned_text(command, app):
     """Titles and values are aligned, and the last column contains the reason."""
     parent = app.add.enqueue(1)
     child = parent.then(app.add, 2)
@@ -119,14 +119,14 @@ def test_a_list_in_a_pipe_is_aligned_text(command, app):
     assert first.index("shop.add") == second.index("shop.add") == title.index("TASK")
 
 
-def test_no_match_is_said_beside_the_answer(command):
+def test_missing_match_is_reported_on_standard_error(command):
     """Standard output is empty for an empty list, and the exit code is 0."""
     ran = command("list")
 
     assert (ran.code, ran.out, ran.error) == (0, "", "No jobs match.\n")
 
 
-def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
+def test_list_shows_reasons_and_holders(command, app):
     """The last column contains the due time, retry, holder or error, depending on the job's state."""
     now = app.storage.clock()
     error = ErrorInfo("builtins.ValueError", "no ink", "f1", None)
@@ -155,7 +155,7 @@ def test_a_list_says_what_jobs_wait_for_and_who_runs_them(command, app):
     ]
 
 
-def test_a_list_in_json_gives_jobs_as_they_are_stored(command, app):
+def test_list_in_json_contains_stored_values(command, app):
     """Arguments are JSON values, times are ISO 8601 in UTC, and missing values are null."""
     job = app.add.using(meta={"tenant": "acme"}).enqueue(1, "x")
 
@@ -187,7 +187,7 @@ def test_a_list_in_json_gives_jobs_as_they_are_stored(command, app):
         ("--until 2999-01-01T00:00+03:00 --queue mail", {"mail"}),
     ],
 )
-def test_filters_choose(command, app, words, expected):
+def test_filters_are_combined(command, app, words, expected):
     """A job must match all given filters."""
     jobs = {
         "plain": app.add.enqueue(1),
@@ -200,7 +200,7 @@ def test_filters_choose(command, app, words, expected):
     assert set(listed(ran)) == {jobs[name].id for name in expected}
 
 
-def test_a_time_that_is_none_is_a_usage_error(command):
+def test_invalid_time_is_a_usage_error(command):
     """The error lists the valid formats."""
     ran = command("list --since yesterday")
 
@@ -208,7 +208,7 @@ def test_a_time_that_is_none_is_a_usage_error(command):
     assert "--since must be a time or a duration, got 'yesterday'." in ran.error
 
 
-def test_pages_follow_each_other_by_cursor(command, app):
+def test_cursor_opens_the_next_page(command, app):
     """The cursor of one page opens the next one, and together they contain all jobs."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
 
@@ -219,7 +219,7 @@ def test_pages_follow_each_other_by_cursor(command, app):
     assert second.json["cursor"] is None
 
 
-def test_a_longer_list_says_how_to_go_on(command, app):
+def test_partial_list_prints_a_hint_for_the_next_page(command, app):
     """Without --json, the hint on standard error contains the cursor."""
     app.add.enqueue_many([(number,) for number in range(3)])
 
@@ -229,7 +229,7 @@ def test_a_longer_list_says_how_to_go_on(command, app):
     assert "--cursor " in ran.error
 
 
-def test_counts_name_every_state(command, app):
+def test_counts_include_every_state(command, app):
     """All seven states are counted in total and per queue, including states without jobs."""
     app.add.enqueue(1)
     app.add.schedule(60, 2)
@@ -246,7 +246,7 @@ def test_counts_name_every_state(command, app):
 # ---- show ------------------------------------------------------------------------------------------------
 
 
-def test_show_tells_everything_of_a_job(command, app):
+def test_show_prints_all_details_of_a_job(command, app):
     """The output contains arguments, error, traceback, history, log, progress and continuations."""
     job = app.add.using(meta={"tenant": "acme", "trace": "00-1"}).enqueue(1, "ş")
     child = job.then(app.add, 2)
@@ -266,7 +266,7 @@ def test_show_tells_everything_of_a_job(command, app):
         assert told in ran.out
 
 
-def test_show_tells_a_former_error_from_the_end(command, app):
+def test_show_marks_an_error_of_an_earlier_attempt(command, app):
     """A job that was requeued still shows an error, which belongs to an earlier attempt."""
     job = app.add.enqueue(1, "x")
     fail(app, traceback="here")
@@ -280,7 +280,7 @@ def test_show_tells_a_former_error_from_the_end(command, app):
     assert "\n  error " not in requeued
 
 
-def test_show_says_what_a_job_asks_and_what_it_waits_for(command, app):
+def test_show_prints_limits_keys_and_deadline(command, app):
     """The output has the limits with their costs, the unique key and the start deadline.
 
     It also names the limit that blocks the job.
@@ -308,7 +308,7 @@ def test_show_says_what_a_job_asks_and_what_it_waits_for(command, app):
     assert (None, 3600.0) == (asked["start_before"], asked["start_within_seconds"])
 
 
-def test_a_requeue_whose_key_is_taken_says_so(command, app):
+def test_requeue_with_a_unique_key_in_use_is_refused(command, app):
     """The exit code is that of a refusal, and the other job is not affected."""
     task = app.task(name="shop.unique", unique=Unique("day"))(lambda: None)
     first = task.enqueue()
@@ -321,7 +321,7 @@ def test_a_requeue_whose_key_is_taken_says_so(command, app):
     assert ["deleted", "enqueued"] == states([first, second])
 
 
-def test_a_page_has_only_what_there_is(command, app):
+def test_show_omits_empty_sections(command, app):
     """A job that has not run, failed or logged anything shows no sections for these."""
     job = app.add.enqueue(1)
 
@@ -332,7 +332,7 @@ def test_a_page_has_only_what_there_is(command, app):
         assert part not in ran.out
 
 
-def test_a_long_history_says_how_much_is_left_out(command, app):
+def test_long_history_states_the_number_of_dropped_entries(command, app):
     """A line contains the number of dropped steps."""
     job = app.add.enqueue(1)
     for _ in range(150):
@@ -346,7 +346,7 @@ def test_a_long_history_says_how_much_is_left_out(command, app):
     assert f"{left_out} entries are omitted\n" in ran.out
 
 
-def test_a_number_that_no_json_holds_is_null(command, app):
+def test_number_that_json_does_not_support_is_null(command, app):
     """The output of --json is valid JSON for any number that a job reports."""
     job = app.add.enqueue(1)
     app.storage.append_logs({}, {job.id: Progress(math.inf, math.nan, 0)})
@@ -357,7 +357,7 @@ def test_a_number_that_no_json_holds_is_null(command, app):
     assert (progress["done"], progress["total"]) == (None, None)
 
 
-def test_show_in_json_has_what_belongs_to_the_job(command, app):
+def test_show_in_json_contains_all_details(command, app):
     """The job's object contains its history, errors, log, progress and continuations."""
     job = app.add.enqueue(1)
     child = job.then(app.add, 2)
@@ -372,7 +372,7 @@ def test_show_in_json_has_what_belongs_to_the_job(command, app):
     assert shown["progress"] is None
 
 
-def test_arguments_that_no_json_can_hold_stay_text():
+def test_arguments_that_are_not_json_stay_strings():
     """Data of another serializer, or with a number that JSON does not support, is returned unparsed."""
     from firelock.cli.answers import json_text
 
@@ -386,7 +386,7 @@ def test_arguments_that_no_json_can_hold_stay_text():
 # ---- requeue and delete ----------------------------------------------------------------------------------
 
 
-def test_requeue_by_id_answers_for_each(command, app):
+def test_requeue_by_id_reports_each_result(command, app):
     """One job is requeued, one is in the wrong state, and one is not stored.
 
     The last one determines the exit code.
@@ -405,7 +405,7 @@ def test_requeue_by_id_answers_for_each(command, app):
     ]
 
 
-def test_a_batch_is_passed_over_with_its_reason(command, app):
+def test_requeue_skips_a_batch_with_a_reason(command, app):
     """A batch has no task that could run.
 
     The reason is given for a single batch and for `--all`.
@@ -423,8 +423,8 @@ def test_a_batch_is_passed_over_with_its_reason(command, app):
     assert "1 skipped: a batch itself does not run, only its members do.\n0 jobs requeued.\n" == every.out
 
 
-def test_a_refused_job_fails_the_command(command, app):
-    """The exit code is 1 if all jobs are stored but some could not be changed."""
+def test_refused_job_sets_exit_code_1(command, app):
+    """The exit code is 1 although all jobs exist, because some could not be changed."""
     job = app.add.enqueue(1)
 
     ran = command("requeue", job.id, "--json")
@@ -434,7 +434,7 @@ def test_a_refused_job_fails_the_command(command, app):
     assert ran.json == {"results": [{"id": job.id, "result": "refused", "why": why}]}
 
 
-def test_requeue_all_means_failed_jobs(command, app):
+def test_requeue_all_selects_failed_jobs(command, app):
     """Without a state, only failed jobs are requeued, and not succeeded or waiting ones."""
     app.add.enqueue(1)
     failed = fail(app)
@@ -446,7 +446,7 @@ def test_requeue_all_means_failed_jobs(command, app):
     assert states([app.jobs.get(failed), later]) == ["enqueued", "scheduled"]
 
 
-def test_delete_all_walks_every_page(command, app):
+def test_delete_all_includes_every_page(command, app):
     """All jobs are deleted and counted, even if they fill more than one page."""
     app.add.enqueue_many([(number,) for number in range(1_100)])
     kept = app.add.using(queue="other").enqueue(0)
@@ -457,7 +457,7 @@ def test_delete_all_walks_every_page(command, app):
     assert states([kept]) == ["enqueued"]
 
 
-def test_above_a_thousand_jobs_a_number_is_expected(command, app):
+def test_change_of_over_a_thousand_jobs_requires_expect(command, app):
     """If more jobs than expected match, none is changed; `--dry-run` shows the number for `--expect`."""
     jobs = app.add.enqueue_many([(number,) for number in range(1_002)])
     words = "delete --all --queue default"
@@ -471,7 +471,7 @@ def test_above_a_thousand_jobs_a_number_is_expected(command, app):
     assert command(words, "--expect", "1002").out == "1,002 jobs deleted.\n"
 
 
-def test_what_has_ended_well_is_met_by_its_number(command, app):
+def test_requeue_of_deleted_jobs_requires_expect(command, app):
     """A requeue of deleted jobs requires their number; a requeue of failed jobs does not."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
     command("delete", *(job.id for job in jobs))
@@ -485,7 +485,7 @@ def test_what_has_ended_well_is_met_by_its_number(command, app):
     assert done.out == "3 jobs requeued.\n"
 
 
-def test_delete_all_passes_over_what_is_deleted(command, app):
+def test_delete_all_skips_deleted_jobs(command, app):
     """A second run finds no jobs."""
     app.add.enqueue_many([(number,) for number in range(3)])
     command("delete --all --queue default")
@@ -495,7 +495,7 @@ def test_delete_all_passes_over_what_is_deleted(command, app):
     assert ran.json == {"is_dry_run": False, "done": 0, "refused": 0, "missing": 0}
 
 
-def test_a_dry_run_changes_nothing(command, app):
+def test_dry_run_changes_nothing(command, app):
     """--dry-run counts the jobs that would be changed."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
 
@@ -505,7 +505,7 @@ def test_a_dry_run_changes_nothing(command, app):
     assert states(jobs) == ["enqueued"] * 3
 
 
-def test_what_changes_meanwhile_is_left_alone(run, tmp_path):
+def test_concurrently_changed_jobs_are_refused(run, tmp_path):
     """Jobs that another operator requeued between the read and the change are counted as refused."""
     (tmp_path / "rivals.py").write_text(RIVALS)
 
@@ -521,7 +521,7 @@ def test_what_changes_meanwhile_is_left_alone(run, tmp_path):
 @pytest.mark.parametrize(
     ("option", "expected"), [("", "500 jobs deleted.\n"), ("--json", '"done": 500')], ids=["text", "json"]
 )
-def test_an_outage_among_all_says_what_was_done(run, tmp_path, option, expected):
+def test_outage_during_a_bulk_change_reports_the_changed_jobs(run, tmp_path, option, expected):
     """The jobs of the pages before the outage are counted.
 
     The exit code is that of an unreachable storage.
@@ -536,7 +536,7 @@ def test_an_outage_among_all_says_what_was_done(run, tmp_path, option, expected)
 
 
 @pytest.mark.parametrize("is_json", [False, True])
-def test_an_outage_among_some_says_what_became_of_each(run, tmp_path, is_json):
+def test_outage_during_a_change_by_id_reports_each_result(run, tmp_path, is_json):
     """The ids without a result are listed, so that they can be checked again."""
     path = tmp_path / "leaving_too.py"
     path.write_text(LEAVING)
@@ -554,7 +554,7 @@ def test_an_outage_among_some_says_what_became_of_each(run, tmp_path, is_json):
         assert [f"{ids[499]}  not found", f"{ids[500]}  unknown: check this job again"] == lines[499:]
 
 
-def test_restore_by_id_answers_for_each(command, app):
+def test_restore_by_id_reports_each_result(command, app):
     """One job is restored, one is refused with the reason, and one is not stored."""
     app.add.enqueue(0)
     failed, parent = fail(app), app.add.enqueue(1)
@@ -572,7 +572,7 @@ def test_restore_by_id_answers_for_each(command, app):
     assert app.jobs.get(failed).reason == "restored from the command line"
 
 
-def test_a_refused_restore_says_why_in_json(command, app):
+def test_refused_restore_has_a_reason_in_json(command, app):
     """The result is "refused", with the reason as a sentence."""
     job = app.add.enqueue(1)
 
@@ -584,7 +584,7 @@ def test_a_refused_restore_says_why_in_json(command, app):
     }
 
 
-def test_restore_all_takes_deleted_jobs_alone(command, app):
+def test_restore_all_selects_only_deleted_jobs(command, app):
     """The filters select among deleted jobs; jobs that cannot be restored are counted."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
     jobs[0].then(app.add, 9)
@@ -596,7 +596,7 @@ def test_restore_all_takes_deleted_jobs_alone(command, app):
     assert states(jobs) == ["deleted", "enqueued", "enqueued"]
 
 
-def test_a_dry_run_of_restore_counts_what_would_be_left_alone(command, app):
+def test_dry_run_of_restore_counts_jobs_that_stay_deleted(command, app):
     """The dry run returns the same numbers as the command, and restores no job."""
     jobs = app.add.enqueue_many([(number,) for number in range(2)])
     jobs[0].then(app.add, 9)
@@ -610,7 +610,7 @@ def test_a_dry_run_of_restore_counts_what_would_be_left_alone(command, app):
     assert "1 job would be restored.\n2 would not be changed.\n" == said.out
 
 
-def test_a_refusal_among_all_says_what_was_done(run, tmp_path):
+def test_refusal_during_a_bulk_change_reports_the_changed_jobs(run, tmp_path):
     """The jobs changed before the refusal are counted.
 
     A refusal is not an outage, so the exit code differs.
@@ -622,8 +622,7 @@ def test_a_refusal_among_all_says_what_was_done(run, tmp_path):
     assert (1, "500 jobs deleted.\n") == (ran.code, ran.out)
 
 
-def test_until_chooses_among_all(command, app):
-    """With `--until`, only earlier jobs are selected."""
+def test_until_selects_earlier_jobs(command, app):
     job = app.add.enqueue(1)
 
     before = command("delete --all --until 1h")
@@ -633,7 +632,7 @@ def test_until_chooses_among_all(command, app):
     assert states([job]) == ["deleted"]
 
 
-def test_a_person_sees_how_far_a_long_change_is(app, monkeypatch):
+def test_terminal_shows_the_progress_of_a_long_change(app, monkeypatch):
     """On a terminal, the last line counts the jobs page by page, and is cleared at the end."""
     app.add.enqueue_many([(number,) for number in range(1_100)])
     terminal = Terminal()
@@ -646,7 +645,7 @@ def test_a_person_sees_how_far_a_long_change_is(app, monkeypatch):
     assert terminal.getvalue() == ("\rdeleted: 500\x1b[K\rdeleted: 1,000\x1b[K\rdeleted: 1,100\x1b[K\r\x1b[K")
 
 
-def test_deleting_says_who_did_it(command, app):
+def test_reason_of_a_deleted_job_names_the_command_line(command, app):
     """The job's reason states that it was deleted from the command line."""
     job = app.add.enqueue(1)
 
@@ -655,7 +654,7 @@ def test_deleting_says_who_did_it(command, app):
     assert job.refresh().reason == "deleted from the command line"
 
 
-def test_the_audit_tells_who_changed_what(command, app, monkeypatch):
+def test_change_of_a_job_has_an_audit_entry(command, app, monkeypatch):
     """The audit entry equals that of the dashboard's action, with the shell's user.
 
     A given reason is also in the job's history.
@@ -693,7 +692,7 @@ def test_the_audit_tells_who_changed_what(command, app, monkeypatch):
         ("delete x --dry-run", "accepts filters, --dry-run and --expect only with --all"),
     ],
 )
-def test_bulk_changes_are_asked_for_plainly(command, words, said):
+def test_bulk_change_without_ids_or_filter_is_a_usage_error(command, words, said):
     """No ids and no filter, or both, is a usage error; `requeue --all` alone selects the failed jobs."""
     ran = command(words)
 
@@ -701,7 +700,7 @@ def test_bulk_changes_are_asked_for_plainly(command, words, said):
     assert said is None or said in ran.error
 
 
-def test_move_by_id_answers_for_each(command, app):
+def test_move_by_id_reports_each_result(command, app):
     """Waiting jobs are moved, and a running one is refused with the reason.
 
     The unknown job determines the exit code.
@@ -721,7 +720,7 @@ def test_move_by_id_answers_for_each(command, app):
     assert first.history()[-1].reason.endswith(": moved from the command line")
 
 
-def test_move_all_moves_the_waiting_jobs_of_the_filters(command, app):
+def test_move_all_moves_matching_waiting_jobs(command, app):
     """A dry run counts the jobs; ended jobs stay in their queue."""
     app.add.enqueue(0)
     failed = fail(app)
@@ -744,7 +743,7 @@ def test_move_all_moves_the_waiting_jobs_of_the_filters(command, app):
         ("move --all --to-queue bulk", "--all needs a filter"),
     ],
 )
-def test_move_is_asked_for_plainly(command, words, said):
+def test_move_without_required_options_is_a_usage_error(command, words, said):
     """The usage error names the missing or wrong option."""
     ran = command(*shlex.split(words))
 
@@ -752,7 +751,7 @@ def test_move_is_asked_for_plainly(command, words, said):
     assert said in ran.error
 
 
-def test_a_jobs_text_moves_no_cursor(command, app):
+def test_control_characters_of_a_job_are_escaped(command, app):
     """Escape sequences, bidi marks and line ends in job data are always written as escape sequences."""
     hostile = "\x1b[2J \u202egpj.exe \x07 [red]no[/red] \r\n\u2028 \x9b"
     job = app.add.enqueue(1, hostile)

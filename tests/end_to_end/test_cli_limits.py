@@ -30,7 +30,7 @@ def command(run, app):
     return lambda *words: run(*words, "--storage", app.storage.url)
 
 
-def test_limits_are_listed_with_numbers_and_names_without_a_key_last(command, app):
+def test_limits_are_listed_with_their_settings(command, app):
     """A key shows its state; a name shows its template, and that no job uses one of its keys yet."""
     app.limits.pause("smtp", "provider is down")
 
@@ -60,7 +60,7 @@ def test_limits_in_json_have_every_field(command, app):
     assert listed["cursor"] is None
 
 
-def test_pages_follow_each_other(command, app):
+def test_hint_after_a_page_opens_the_next_one(command, app):
     """The hint after a full page contains its last key, and the next page begins after that key.
 
     A prefix filters the keys.
@@ -77,7 +77,7 @@ def test_pages_follow_each_other(command, app):
     assert "" == second.error
 
 
-def test_show_says_whose_the_number_is_and_what_the_code_says(command, app):
+def test_show_prints_the_settings_of_operator_and_code(command, app):
     """The setting of an operator is shown next to that in the code."""
     app.limits.set("tenant", concurrent=8)
 
@@ -90,7 +90,7 @@ def test_show_says_whose_the_number_is_and_what_the_code_says(command, app):
     )  # fmt: skip
 
 
-def test_showing_an_unknown_limit_is_not_found(command):
+def test_unknown_limit_is_not_found(command):
     """The exit code is 4, and the error suggests what to look at."""
     shown = command("limits show nobody:7")
 
@@ -98,7 +98,7 @@ def test_showing_an_unknown_limit_is_not_found(command):
     assert "Limit 'nobody:7' was not found" in shown.error
 
 
-def test_set_changes_what_is_given_and_reset_gives_it_back(command, app):
+def test_set_changes_a_limit_and_reset_restores_it(command, app):
     """The output contains the settings that apply from then on; the audit has the user and the origin."""
     raised = command("limits set tenant:7 --concurrent 8 --rate 500 --per 1m --burst 50")
     less = command("limits set tenant:7 --rate none --json")
@@ -110,7 +110,7 @@ def test_set_changes_what_is_given_and_reset_gives_it_back(command, app):
     assert ["cli"] * 3 == [entry.origin for entry in app.audit.list()]
 
 
-def test_pause_and_resume_hold_for_all_that_are_named(command, app):
+def test_pause_and_resume_apply_to_all_given_limits(command, app):
     """The output lists each of them, and the note is stored."""
     paused = command("limits pause tenant smtp --note 'moving house'")
     notes = [app.limits.get(key).note for key in ("tenant:1", "smtp")]
@@ -135,7 +135,7 @@ def test_pause_and_resume_hold_for_all_that_are_named(command, app):
         ("limits pause ''", "A limit key must have"),
     ],
 )
-def test_what_is_typed_wrongly_is_one_sentence(command, app, words, said):
+def test_invalid_input_is_a_usage_error(command, app, words, said):
     """The exit code is 2, and nothing changes."""
     before = app.storage.list_records("limit")
 
@@ -146,7 +146,7 @@ def test_what_is_typed_wrongly_is_one_sentence(command, app, words, said):
     assert before == app.storage.list_records("limit")
 
 
-def test_a_name_shows_how_its_keys_are_made_and_no_holders(command, app):
+def test_name_shows_its_key_template_and_no_holders(command, app):
     """No job uses the name itself; jobs hold its keys."""
     shown = command("limits show tenant")
 
@@ -155,7 +155,7 @@ def test_a_name_shows_how_its_keys_are_made_and_no_holders(command, app):
     assert "Run firelock limits list tenant: to see" in shown.error
 
 
-def test_a_name_of_two_parts_says_how_its_keys_begin(command, app):
+def test_name_of_two_parts_shows_the_prefix_of_its_keys(command, app):
     """The keys begin with the part of the template before its first parameter."""
     said = {"smtp/tenant": DeclaredLimit("smtp/tenant", "smtp/tenant:{tenant_id}", LimitNumbers(4))}
     Limits(app.client, lambda: said).sync()
@@ -165,7 +165,7 @@ def test_a_name_of_two_parts_says_how_its_keys_begin(command, app):
     assert "Run firelock limits list smtp/tenant: to see" in shown.error
 
 
-def test_a_slip_of_the_pen_is_asked_about(command, app):
+def test_unknown_name_similar_to_another_prints_a_hint(command, app):
     """The change is still made, because the code with this name may follow later."""
     slips = [command("limits set tenat --concurrent 2"), command("limits pause smpt:7")]
     known = [command("limits set tenant:7 --concurrent 2"), command("limits pause smtp")]
@@ -175,7 +175,7 @@ def test_a_slip_of_the_pen_is_asked_about(command, app):
     assert 2 == app.limits.get("tenat").concurrent
 
 
-def test_without_limits_the_list_says_so(run):
+def test_empty_list_of_limits_prints_a_message(run):
     """Standard output is empty, and the exit code is 0."""
     listed = run("limits list --storage memory://")
 
@@ -202,7 +202,7 @@ def waiting(app):
     return [job.id for job in jobs]
 
 
-def test_a_key_with_waiting_jobs_is_never_listed_as_open(command, app):
+def test_key_with_waiting_jobs_is_never_listed_as_open(command, app):
     """The row names the key that holds the jobs, and so does the JSON."""
     waiting(app)
 
@@ -252,7 +252,7 @@ def test_waiting_jobs_are_listed_in_order_with_what_holds_them(command, app):
     assert "No job waits for this key." in command("limits waiting nobody").error
 
 
-def test_timeouts_bound_a_start_without_an_estimate(command, app):
+def test_timeouts_limit_a_start_without_an_estimate(command, app):
     """The list and the JSON have the latest start if no job of the task has ended in the last hour."""
 
     @app.task(name="train", limits=[Limit("gpu", concurrent=1)])
@@ -272,7 +272,7 @@ def test_timeouts_bound_a_start_without_an_estimate(command, app):
 
 
 @pytest.mark.parametrize("after", ["-1", "10001", "x"])
-def test_a_page_of_waiting_jobs_begins_within_its_bounds(command, after):
+def test_invalid_start_of_the_waiting_list_is_a_usage_error(command, after):
     """Any other value is a usage error that contains the bounds."""
     refused = command(f"limits waiting openai --after={after}")
 

@@ -97,7 +97,7 @@ def queues_seen(ran):
     ],
     ids=str,
 )
-def test_every_command_explains_itself(run, words):
+def test_every_command_has_a_help_text(run, words):
     """The help text of each command lists its arguments and the options for the storage."""
     ran = run(words, "--help")
 
@@ -106,7 +106,7 @@ def test_every_command_explains_itself(run, words):
     assert ran.error == ""
 
 
-def test_the_bare_program_shows_its_commands(run):
+def test_program_without_arguments_prints_its_help(run):
     """Without arguments, the program shows the same text as with --help."""
     bare, asked = run(), run("--help")
 
@@ -114,7 +114,7 @@ def test_the_bare_program_shows_its_commands(run):
     assert "requeue" in bare.out
 
 
-def test_help_loads_nothing_heavy(run):
+def test_help_does_not_import_large_packages(run):
     """The help imports no terminal library, driver or application."""
     code = (
         "import sys; from firelock.cli import main; main(['--help']); "
@@ -128,7 +128,7 @@ def test_help_loads_nothing_heavy(run):
     assert ran.stderr == "[]\n"
 
 
-def test_python_m_firelock_is_the_command_line(run):
+def test_python_m_firelock_runs_the_command_line(run):
     """`python -m firelock` runs the same program as `firelock`."""
     ran = subprocess.run(
         [sys.executable, "-m", "firelock", "version", "--json"], capture_output=True, text=True, check=True
@@ -140,7 +140,7 @@ def test_python_m_firelock_is_the_command_line(run):
 # ---- usage -----------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_command_is_answered_with_a_near_one(run):
+def test_unknown_command_suggests_a_similar_one(run):
     """A misspelled command is a usage error that suggests a similar command."""
     ran = run("recuring list")
 
@@ -163,7 +163,7 @@ def test_an_unknown_command_is_answered_with_a_near_one(run):
         ("migrate down", "invalid choice: 'down'"),
     ],
 )
-def test_what_cannot_be_meant_is_a_usage_error(run, words, said):
+def test_invalid_argument_is_a_usage_error(run, words, said):
     """A wrong argument is reported on one line with a hint, and the exit code is 2."""
     ran = run(words)
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_meant_is_a_usage_error(run, words, said):
 # ---- storage ---------------------------------------------------------------------------------------------
 
 
-def test_without_a_storage_the_hint_names_every_way_to_give_one(run):
+def test_missing_storage_explains_how_to_set_one(run):
     """A command without a storage explains how to name one."""
     ran = run("queues list")
 
@@ -185,7 +185,7 @@ def test_without_a_storage_the_hint_names_every_way_to_give_one(run):
         assert way in ran.error
 
 
-def test_the_storage_comes_from_option_app_environment_project(run, monkeypatch, tmp_path, queue_of):
+def test_precedence_of_storage_settings(run, monkeypatch, tmp_path, queue_of):
     """--storage has priority over --app, --app over FIRELOCK_STORAGE, and that over pyproject.toml."""
     option, own, environment, project = (
         queue_of(name) for name in ("option", "own", "environment", "project")
@@ -208,7 +208,7 @@ def test_the_storage_comes_from_option_app_environment_project(run, monkeypatch,
     assert queues_seen(from_option) == ["option"]
 
 
-def test_the_projects_app_is_found(run, tmp_path, queue_of):
+def test_app_of_the_project_file_is_used(run, tmp_path, queue_of):
     """`app` in pyproject.toml is used if nothing else names a storage."""
     url = queue_of("theirs")
     (tmp_path / "their_shop.py").write_text(f"from firelock import Firelock\nfire = Firelock({url!r})\n")
@@ -219,7 +219,7 @@ def test_the_projects_app_is_found(run, tmp_path, queue_of):
     assert queues_seen(ran) == ["theirs"]
 
 
-def test_an_app_sees_the_projects_settings(run, tmp_path):
+def test_settings_of_the_project_file_apply_to_the_app(run, tmp_path):
     """Settings in pyproject.toml apply if the app does not set them, and the environment does not change."""
     (tmp_path / "set_shop.py").write_text(
         "from firelock import Firelock\nfire = Firelock('memory://set')\nassert fire.settings.poll == 0.25\n"
@@ -245,7 +245,7 @@ def test_an_app_sees_the_projects_settings(run, tmp_path):
         ),
     ],
 )
-def test_a_wrong_project_file_is_a_usage_error(run, tmp_path, text, said):
+def test_invalid_project_file_is_a_usage_error(run, tmp_path, text, said):
     """Invalid content of pyproject.toml is reported and never ignored."""
     (tmp_path / "pyproject.toml").write_text(text)
 
@@ -266,7 +266,7 @@ def test_a_wrong_project_file_is_a_usage_error(run, tmp_path, text, said):
     ],
     ids=["imported", "made on demand"],
 )
-def test_the_lines_of_a_broken_application_are_shown(run, tmp_path, source, said):
+def test_error_of_the_application_shows_its_own_lines(run, tmp_path, source, said):
     """If importing or finding the app raises, the app's own lines are shown; the message is last."""
     (tmp_path / "odd_shop.py").write_text(source)
 
@@ -278,7 +278,7 @@ def test_the_lines_of_a_broken_application_are_shown(run, tmp_path, source, said
     assert said in ran.error
 
 
-def test_a_file_that_is_no_database_cannot_be_reached(run, tmp_path):
+def test_file_that_is_not_a_database_counts_as_unreachable(run, tmp_path):
     """The exit code is 3, and the hint recommends the doctor, as for any unreachable storage."""
     (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 20)
 
@@ -290,7 +290,7 @@ def test_a_file_that_is_no_database_cannot_be_reached(run, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["sqlite+x", "postgresql+x", "mysql+x", "oracle", "rediss+x", "mongodb"])
-def test_a_hint_names_only_extras_that_there_are(run, scheme):
+def test_hints_name_only_existing_extras(run, scheme):
     """Every extra in a hint exists."""
     offered = importlib.metadata.metadata("firelock").get_all("Provides-Extra")
 
@@ -358,7 +358,7 @@ RAISER = """
         ("sys.exit()", 0, ""),
     ],
 )
-def test_what_a_command_raises_has_its_exit_code(run, install, line, code, said):
+def test_firelock_error_of_a_command_sets_its_exit_code(run, install, line, code, said):
     """An error of Firelock is printed as a sentence, with the exit code of its kind.
 
     `sys.exit()` keeps its code.
@@ -375,7 +375,7 @@ def test_what_a_command_raises_has_its_exit_code(run, install, line, code, said)
 @pytest.mark.parametrize(
     ("line", "error"), [("raise RuntimeError('broken')", RuntimeError), ("sys.exit('broken')", SystemExit)]
 )
-def test_what_is_no_error_of_firelock_passes(install, line, error):
+def test_other_exception_of_a_command_is_raised(install, line, error):
     """A bug in a command keeps its traceback, and Python prints the text of an exit."""
     install("stumbling", RAISER.format(line=line))
 
@@ -383,7 +383,7 @@ def test_what_is_no_error_of_firelock_passes(install, line, error):
         main(["stumble"])
 
 
-def test_an_interrupt_is_quiet(run, install):
+def test_interrupt_prints_no_message(run, install):
     """Ctrl-C ends a command with exit code 130 and without a message."""
     install(
         "interrupted",
@@ -420,7 +420,7 @@ def run_apart(words, **streams):
 
 
 @pytest.mark.parametrize("words", ["--help", "jobs list --help", "version"])
-def test_a_reader_that_stops_reading_is_no_error(unread, words):
+def test_closed_pipe_is_not_an_error(unread, words):
     """`firelock … | head` ends without an error, whether argparse or a command has written the output."""
     ran = run_apart(words, stdout=unread)
 
@@ -439,7 +439,7 @@ def unread_app(monkeypatch, unread):
         yield app
 
 
-def test_a_long_answer_that_nobody_reads_is_no_error(capsys, unread_app):
+def test_long_output_to_a_closed_pipe_is_not_an_error(capsys, unread_app):
     """The command ends without an error, even if it writes more than the buffer holds."""
     unread_app.task(name="shop.add")(lambda number: None).enqueue_many([(number,) for number in range(200)])
 
@@ -448,7 +448,7 @@ def test_a_long_answer_that_nobody_reads_is_no_error(capsys, unread_app):
     assert (code, capsys.readouterr().err) == (0, "")
 
 
-def test_a_problem_is_said_though_nobody_reads_the_answer(capsys, unread_app):
+def test_error_is_printed_although_the_output_is_not_read(capsys, unread_app):
     """The earlier output is lost with its reader, but the error is printed and sets the exit code."""
     unread_app.task(name="shop.add")(lambda: None).recur("nightly", "0 2 * * *")
 
@@ -467,7 +467,7 @@ def test_a_problem_is_said_though_nobody_reads_the_answer(capsys, unread_app):
         ("queues list --storage nonsense >&- 2>&-", 2, ""),
     ],
 )
-def test_streams_that_are_closed_are_no_error(words, code, said):
+def test_closed_standard_streams_are_not_an_error(words, code, said):
     """A command that is started without standard output or standard error has its usual exit code."""
     ran = run_apart(words)
 
@@ -499,7 +499,7 @@ TAKER = """
 """
 
 
-def test_a_plugins_command_runs(run, install):
+def test_command_of_a_plugin_runs(run, install):
     """The command has its own and the common arguments, opens the app that these name, and is in the help."""
     install("sweeper", SWEEPER)
 
@@ -510,7 +510,7 @@ def test_a_plugins_command_runs(run, install):
     assert "Sweep 100% of it." in run("--help").out
 
 
-def test_a_plugin_cannot_take_a_command(run, install):
+def test_plugin_cannot_replace_a_built_in_command(run, install):
     """The error names the plugin; the help and the built-in commands still work."""
     install("taker", TAKER)
 
@@ -523,7 +523,7 @@ def test_a_plugin_cannot_take_a_command(run, install):
     assert "FIRELOCK_PLUGINS=-taker" in helped.error
 
 
-def test_broken_plugins_are_listed_beside_the_others(run, install, monkeypatch):
+def test_broken_plugins_are_listed_with_their_problems(run, install, monkeypatch):
     """Each broken plugin is listed with its problem, and the exit code shows that one is broken."""
     install("cracked", "1 / 0")
     install("sweeper", SWEEPER)
@@ -540,7 +540,7 @@ def test_broken_plugins_are_listed_beside_the_others(run, install, monkeypatch):
     assert ("cracked", "cracked", "1.0") == (broken["name"], broken["distribution"], broken["version"])
 
 
-def test_a_broken_plugin_hides_no_help(run, install):
+def test_broken_plugin_does_not_break_the_help(run, install):
     """The plugin's command is missing from the help, which reports the plugin.
 
     Other commands explain how to disable it.
@@ -565,7 +565,7 @@ def test_a_broken_plugin_hides_no_help(run, install):
     ],
     ids=["no command", "configure raises"],
 )
-def test_a_wrong_command_is_no_traceback(run, install, source):
+def test_invalid_command_of_a_plugin_prints_no_traceback(run, install, source):
     """Neither the help nor a call of the command prints a traceback."""
     install("greeter", source)
 
@@ -578,7 +578,7 @@ def test_a_wrong_command_is_no_traceback(run, install, source):
         assert "Traceback" not in ran.error
 
 
-def test_a_dashboard_takes_the_place_of_its_hint(run, install):
+def test_dashboard_command_replaces_its_hint(run, install):
     """The plugin's command replaces the built-in hint."""
     install(
         "board",
@@ -606,7 +606,7 @@ def test_plugins_are_listed_with_their_hooks(run):
     assert "register_storages" in core["hooks"]
 
 
-def test_plugins_are_a_table_in_the_order_of_their_hooks(run, install):
+def test_plugins_are_listed_in_the_order_of_their_hooks(run, install):
     """Installed plugins run first and the core's own last.
 
     Each line has the name, distribution, version and hooks of a plugin.
@@ -621,7 +621,7 @@ def test_plugins_are_a_table_in_the_order_of_their_hooks(run, install):
     assert last.split() == ["core", "firelock", "register_serializers,", "register_storages"]
 
 
-def test_an_apps_own_plugins_are_listed(run, tmp_path):
+def test_plugins_of_the_app_are_listed(run, tmp_path):
     """--app lists the app's plugins between the installed ones and the core's own."""
     (tmp_path / "plugged_shop.py").write_text(
         "from firelock import Firelock, hookimpl\n"
@@ -638,7 +638,7 @@ def test_an_apps_own_plugins_are_listed(run, tmp_path):
     }  # fmt: skip
 
 
-def test_version_names_what_is_installed(run, monkeypatch, tmp_path):
+def test_version_lists_installed_packages(run, monkeypatch, tmp_path):
     """The output contains Firelock's own installed packages, and Python."""
     for name, version in (("firelock", "9.8"), ("firelock_sql", "9.7"), ("stranger", "1.0")):
         info = tmp_path / f"{name}-{version}.dist-info"
@@ -653,7 +653,7 @@ def test_version_names_what_is_installed(run, monkeypatch, tmp_path):
     assert dict(line.split() for line in text.out.splitlines()) == expected
 
 
-def test_version_names_the_packages_of_plugins(run, install):
+def test_version_lists_the_packages_of_plugins(run, install):
     """A support case needs these packages."""
     install("sweeper", SWEEPER)
 
@@ -663,7 +663,7 @@ def test_version_names_the_packages_of_plugins(run, install):
     assert {"name": "sweeper", "distribution": "sweeper", "version": "1.0"} in answer.json["plugins"]
 
 
-def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):
+def test_missing_dashboard_names_other_commands(run, install):
     """If no plugin provides a dashboard, the error names the commands that show jobs."""
     install("sweeper", SWEEPER)
 
@@ -694,7 +694,7 @@ def test_without_a_dashboard_the_command_says_what_shows_jobs(run, install):
         ("the firelock servers of app:fire", "x:y", "the mine servers of x:y"),
     ],
 )
-def test_advised_commands_are_written_as_this_one_was_called(text, app, said):
+def test_suggested_commands_use_the_called_program(text, app, said):
     """The program and the app replace `firelock` and `app:fire`; other text does not change."""
     with called_as("mine") as called:
         called.find_app = lambda: app
@@ -702,7 +702,7 @@ def test_advised_commands_are_written_as_this_one_was_called(text, app, said):
         assert said == as_called(text)
 
 
-def test_doctor_names_the_app_that_it_was_given(tmp_path, monkeypatch, capsys):
+def test_suggested_commands_of_the_doctor_contain_the_app(tmp_path, monkeypatch, capsys):
     """The command in the message can be copied."""
     (tmp_path / "shop_called.py").write_text(
         "from firelock import Firelock\nfire = Firelock('sqlite:///shop.db')\n"

@@ -62,7 +62,7 @@ def test_recurring_jobs_in_json_have_their_schedule_as_a_value(command):
     assert only["next_at"].endswith("Z")
 
 
-def test_a_trigger_enqueues_a_run(command, app):
+def test_trigger_enqueues_a_job(command, app):
     """The output contains the id of the new job, and the schedule does not change."""
     before = app.recurring.get("nightly").next_at
 
@@ -87,7 +87,7 @@ def test_pause_resume_and_remove_change_the_definition(command, app):
     assert app.recurring.list() == []
 
 
-def test_without_recurring_jobs_the_list_says_so(run):
+def test_empty_list_of_recurring_jobs_prints_a_message(run):
     """Standard output is empty, and the exit code is 0."""
     listed = run("recurring list --storage memory://")
     upcoming = run("recurring next --storage memory://")
@@ -96,7 +96,7 @@ def test_without_recurring_jobs_the_list_says_so(run):
     assert (upcoming.code, upcoming.out, upcoming.error) == (0, "", "No due times.\n")
 
 
-def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
+def test_unreadable_schedule_does_not_hide_the_others(command, app):
     """The list reports the problem, and the agenda continues without the definition.
 
     The definition can be removed.
@@ -115,7 +115,7 @@ def test_a_schedule_that_cannot_be_read_hides_nothing(command, app):
     assert removed.code == 0
 
 
-def test_the_audit_tells_who_changed_a_definition(command, app, monkeypatch):
+def test_change_of_a_definition_has_an_audit_entry(command, app, monkeypatch):
     """The audit contains each verb under the name that the dashboard uses."""
     monkeypatch.setenv("LOGNAME", "ada")
 
@@ -130,7 +130,7 @@ def test_the_audit_tells_who_changed_a_definition(command, app, monkeypatch):
     assert {"job": app.jobs.find().jobs[0].id} == entries[0].detail
 
 
-def test_the_audit_tells_who_paused_a_queue(command, app, monkeypatch):
+def test_pause_of_a_queue_has_an_audit_entry(command, app, monkeypatch):
     """The entry has the note, and the queue itself contains the name too."""
     monkeypatch.setenv("LOGNAME", "ada")
 
@@ -144,7 +144,7 @@ def test_the_audit_tells_who_paused_a_queue(command, app, monkeypatch):
     assert ("queue.resume", "mail", "ada") == (resume.action, resume.target, resume.by)
 
 
-def test_triggers_are_told_one_by_one(command, app):
+def test_each_trigger_prints_its_own_line(command, app):
     """Each line has the id of the definition and the id of the new job."""
     app.report.recur("weekly", Cron.daily(3))
 
@@ -157,7 +157,7 @@ def test_triggers_are_told_one_by_one(command, app):
     ]
 
 
-def test_changes_in_json_are_one_answer(command, app):
+def test_changes_in_json_are_one_value(command, app):
     """Standard output is one JSON value for any number of definitions."""
     app.report.recur("weekly", Cron.daily(3))
 
@@ -167,7 +167,7 @@ def test_changes_in_json_are_one_answer(command, app):
     assert [one.is_paused for one in app.recurring.list()] == [True, True]
 
 
-def test_next_shows_instants_of_one(command):
+def test_next_prints_the_times_of_one_definition(command):
     """The next times are shown in UTC and in the zone of the schedule."""
     ran = command("recurring next nightly --count 2")
 
@@ -176,7 +176,7 @@ def test_next_shows_instants_of_one(command):
     assert " 02:00:00 Europe/Istanbul" in second
 
 
-def test_next_of_all_is_one_agenda(command, app):
+def test_next_prints_the_times_of_all_definitions(command, app):
     """Without an id, the times of all running definitions are listed in order."""
     app.report.recur("often", Every(timedelta(hours=12)))
     app.report.recur("stopped", Every(timedelta(seconds=1)))
@@ -190,7 +190,7 @@ def test_next_of_all_is_one_agenda(command, app):
     assert len(agenda) == 6
 
 
-def test_next_of_a_paused_one_says_that_it_is(command, app):
+def test_next_of_a_paused_definition_prints_a_hint(command, app):
     """The times of a paused definition are listed with a hint that it does not run."""
     app.recurring.pause("nightly")
 
@@ -201,7 +201,7 @@ def test_next_of_a_paused_one_says_that_it_is(command, app):
 
 
 @pytest.mark.parametrize("schedule", [Cron.daily(2), Every(timedelta(hours=1))])
-def test_instants_in_utc_are_told_once(command, app, schedule):
+def test_times_of_a_utc_schedule_are_printed_once(command, app, schedule):
     """A schedule without its own zone has no second time."""
     app.report.recur("plain", schedule)
 
@@ -212,7 +212,7 @@ def test_instants_in_utc_are_told_once(command, app, schedule):
     assert line[title.index("LOCAL") : title.index("IN")].strip() == ""
 
 
-def test_next_of_all_shows_none_of_those_that_are_paused(command, app):
+def test_next_of_all_excludes_paused_definitions(command, app):
     """If every definition is paused, nothing is due, and each definition is named."""
     app.report.recur("weekly", Cron.daily(3))
     for name in ("nightly", "weekly"):
@@ -231,7 +231,7 @@ def test_next_of_all_shows_none_of_those_that_are_paused(command, app):
 # ---- queues ----------------------------------------------------------------------------------------------
 
 
-def test_queues_are_listed_with_what_they_hold(command, app):
+def test_queues_are_listed_with_their_job_counts(command, app):
     """Enqueued and scheduled jobs are counted; a pause is shown with its note."""
     app.report.using(queue="mail").enqueue()
     app.report.using(queue="mail").schedule(60)
@@ -242,7 +242,7 @@ def test_queues_are_listed_with_what_they_hold(command, app):
     assert ran.out.splitlines()[1].split() == ["mail", "1", "0", "1", "paused", "down"]
 
 
-def test_a_paused_queue_is_resumed(command, app):
+def test_paused_queue_is_resumed(command, app):
     """Resuming removes the pause and its note."""
     app.queues.pause("mail", note="down")
 
@@ -256,7 +256,7 @@ def test_a_paused_queue_is_resumed(command, app):
 # ---- servers ---------------------------------------------------------------------------------------------
 
 
-def test_servers_are_listed_with_what_they_say(command, app):
+def test_servers_are_listed_with_their_states(command, app):
     """A living server has its reported state; servers that ended or were lost are listed for a day."""
     begin_session(app, "s1", server="vm:1", queues="critical:3,default:1")
     begin_session(app, "s2", server="vm:2")
@@ -277,7 +277,7 @@ def test_servers_are_listed_with_what_they_say(command, app):
     assert second.split()[:5] == ["vm:2", "ended", "vm", "*", "0"]
 
 
-def test_a_server_whose_time_ran_out_is_silent(command, app):
+def test_server_with_an_expired_session_is_silent(command, app):
     """The session has not been renewed in time, but no sweep has ended it yet."""
     begin_session(app, "s1", server="vm:1", timeout_seconds=-1.0)
 
@@ -288,7 +288,7 @@ def test_a_server_whose_time_ran_out_is_silent(command, app):
     assert (answer["name"], answer["is_alive"]) == ("vm:1", False)
 
 
-def test_no_server_is_said_beside_the_answer(command, app):
+def test_empty_list_of_servers_prints_a_hint(command, app):
     """Without servers, the hint shows how to start one."""
     ran = command("servers list")
 

@@ -31,7 +31,7 @@ def without_colours(text):
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def test_a_terminal_gets_colours(terminal):
+def test_output_to_a_terminal_has_colours(terminal):
     """Each state has a colour."""
     Screen(out=terminal).line("Job 1  ", state_cell("failed"))
 
@@ -39,7 +39,7 @@ def test_a_terminal_gets_colours(terminal):
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_colours_can_be_turned_off(terminal, monkeypatch, name, value):
+def test_colours_can_be_disabled(terminal, monkeypatch, name, value):
     """With NO_COLOR or a dumb terminal, the output has no colours."""
     monkeypatch.setenv(name, value)
 
@@ -50,14 +50,13 @@ def test_colours_can_be_turned_off(terminal, monkeypatch, name, value):
     assert "failed" in terminal.getvalue()
 
 
-def test_a_pipe_gets_no_colours(capsys):
-    """Output to a pipe is plain text."""
+def test_output_to_a_pipe_has_no_colours(capsys):
     Screen().line(Cell("red", "red"))
 
     assert capsys.readouterr().out == "red\n"
 
 
-def test_a_table_fits_the_terminal(terminal):
+def test_table_fits_the_terminal(terminal):
     """No line is wider than the terminal; ids and numbers are whole, and the last columns are truncated."""
     Screen(out=terminal).table(COLUMNS, ROWS)
 
@@ -69,7 +68,7 @@ def test_a_table_fits_the_terminal(terminal):
     assert lines[1].rstrip().endswith("…")
 
 
-def test_a_table_in_a_pipe_is_never_cut(capsys):
+def test_table_in_a_pipe_is_not_truncated(capsys):
     """Programs get every character."""
     Screen().table(COLUMNS, ROWS)
 
@@ -78,7 +77,7 @@ def test_a_table_in_a_pipe_is_never_cut(capsys):
     assert title.index("NOTE") == first.index("xxx") == second.rindex("y")
 
 
-def test_json_goes_to_terminals_as_well(terminal):
+def test_json_is_printed_on_a_terminal_too(terminal):
     """The output of --json is JSON on a terminal too, with ASCII characters only."""
     Screen(is_json=True, out=terminal).json({"text": "ş\x1b\u202e\ud800"})
 
@@ -86,14 +85,14 @@ def test_json_goes_to_terminals_as_well(terminal):
     assert json.loads(terminal.getvalue()) == {"text": "ş\x1b\u202e\ud800"}
 
 
-def test_markup_of_a_job_is_text_on_a_terminal(terminal):
+def test_markup_in_job_data_is_printed_literally(terminal):
     """Brackets, emoji names and links have no effect."""
     Screen(out=terminal).line("[bold red]x[/bold red] :boom: [link=https://x.test]y[/link]")
 
     assert terminal.getvalue() == "[bold red]x[/bold red] :boom: [link=https://x.test]y[/link]\n"
 
 
-def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, run, monkeypatch):
+def test_escape_sequences_in_job_data_are_escaped(terminal, run, monkeypatch):
     """Apart from the command's own colours, no escape sequence from job data reaches the terminal."""
     monkeypatch.setattr("sys.stdout", terminal)
     with Firelock("memory://hostile") as app:
@@ -128,12 +127,12 @@ def test_a_command_draws_hostile_jobs_on_a_terminal(terminal, run, monkeypatch):
         ("1\u00a0000", "1 000"),
     ],
 )
-def test_what_cannot_be_seen_is_written_out(text, shown):
+def test_invisible_characters_are_escaped(text, shown):
     """Control, format, surrogate and separator characters are escaped; letters of all scripts are not."""
     assert visible(text) == shown
 
 
-def test_lines_stay_lines():
+def test_traceback_keeps_its_lines():
     """A traceback keeps its lines; hidden characters in them are escaped."""
     assert visible_lines("a\r\n\tb\x1b\n") == ["a", "    b\\x1b", ""]
 
@@ -156,12 +155,12 @@ def test_width_counts_columns(text, columns):
         (4 * 86_400 * SECOND, "4 d"),
     ],
 )
-def test_spans_are_short(micros, shown):
+def test_durations_are_short(micros, shown):
     """A duration has about two digits and one unit."""
     assert span(micros) == shown
 
 
-def test_ages_say_on_which_side_of_now():
+def test_ages_distinguish_past_and_future():
     """Past times end with "ago", future times begin with "in", and a missing time is empty."""
     assert [age(at, 60 * SECOND) for at in (0, 60 * SECOND, 90 * SECOND, None)] == [
         "1 min ago",
@@ -171,7 +170,7 @@ def test_ages_say_on_which_side_of_now():
     ]
 
 
-def test_instants_are_utc():
+def test_times_are_in_utc():
     """The format for people has seconds, and that for programs microseconds."""
     assert clock_time(1_795_572_276_560_455) == "2026-11-25 02:04:36 UTC"
     assert isoformat(1_795_572_276_560_455) == "2026-11-25T02:04:36.560455Z"

@@ -73,7 +73,7 @@ def stop(process):
     return process.returncode, out, error
 
 
-def test_a_server_runs_jobs_until_told_to_stop(folder, serve):
+def test_server_runs_jobs_until_sigterm(folder, serve):
     """The server prints its settings, runs enqueued jobs, and exits with 0 on SIGTERM."""
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="cli_shop.add")(lambda left, right: left + right)
@@ -91,7 +91,7 @@ def test_a_server_runs_jobs_until_told_to_stop(folder, serve):
     assert error.rstrip().endswith("Stopped, with exit code 0.")
 
 
-def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
+def test_project_file_sets_app_and_settings_of_the_server(folder, serve, run):
     """pyproject.toml contains the app and settings, and the server's processes use both."""
     (folder / "pyproject.toml").write_text(
         '[tool.firelock]\napp = "cli_shop:fire"\nsession_timeout = 7\nheartbeat = 2\n'
@@ -128,7 +128,7 @@ def test_the_projects_app_and_settings_reach_the_server(folder, serve, run):
         ),
     ],
 )
-def test_a_server_that_cannot_start_says_why(serve, words, code, said):
+def test_failed_start_prints_the_reason(serve, words, code, said):
     """The server writes a sentence to standard error, and exits with the code for this kind of error."""
     server = serve(*shlex.split(words))
 
@@ -148,7 +148,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere this limit is not the shared memory's")
-def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder, run):
+def test_lack_of_memory_for_the_workers_prevents_the_start(folder, run):
     """The server exits at its start with a sentence that contains the numbers.
 
     Otherwise, jobs would be killed later.
@@ -167,7 +167,7 @@ def test_a_server_without_memory_for_its_workers_says_so_at_its_start(folder, ru
 # ---- migrate ---------------------------------------------------------------------------------------------
 
 
-def test_migrate_makes_the_schema_once(run, folder):
+def test_migrate_creates_the_schema_once(run, folder):
     """The first run lists its steps, and the second run reports that there is nothing to do."""
     storage = ["--storage", f"sqlite:///{folder / 'new.db'}"]
 
@@ -181,7 +181,7 @@ def test_migrate_makes_the_schema_once(run, folder):
     assert second.json == {"steps": [], "found": 1, "wanted": 1, "is_current": True}
 
 
-def test_a_new_database_is_no_alarm(run, folder):
+def test_doctor_reports_a_new_database_without_an_error(run, folder):
     """The doctor reports that there is no schema yet, and does not create one."""
     ran = run("doctor --storage", f"sqlite:///{folder / 'new.db'}")
 
@@ -233,7 +233,7 @@ def said_of_failures(folder, serve):
 
 
 @pytest.mark.parametrize("is_verbose", [False, True])
-def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(said_of_failures, is_verbose):
+def test_jobs_in_the_server_and_in_job_processes_log_alike(said_of_failures, is_verbose):
     """INFO lines, and DEBUG lines with `--verbose`, arrive in the same format, and so do failures."""
     error = said_of_failures(*["--verbose"] * is_verbose)
 
@@ -251,7 +251,7 @@ def test_jobs_log_alike_in_the_server_and_in_processes_of_their_own(said_of_fail
     assert "topsecret" not in error
 
 
-def test_lines_about_failed_jobs_are_turned_off_in_the_project_s_table(folder, said_of_failures):
+def test_project_file_can_disable_lines_about_failed_jobs(folder, said_of_failures):
     """The setting applies in the server and in the processes of jobs; the tasks' own log lines remain."""
     (folder / "pyproject.toml").write_text("[tool.firelock]\nlog_failures = false\n")
 
@@ -286,7 +286,7 @@ def fall() -> None:
 """
 
 
-def test_a_server_logs_json(folder, serve):
+def test_server_logs_json(folder, serve):
     """Each line is a JSON object, whether the server, a job in a thread or process, or Python wrote it."""
     (folder / "loud_shop.py").write_text(LOUD)
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
@@ -320,7 +320,7 @@ def test_a_server_logs_json(folder, serve):
 FIELDS = ("job_id", "task", "queue", "attempt")
 
 
-def test_a_server_that_cannot_start_says_so_in_json(folder, serve):
+def test_failed_start_is_reported_in_json(folder, serve):
     """The error about a failed start is a JSON object too."""
     server = serve("nowhere:fire", "--log-format", "json")
 
@@ -331,7 +331,7 @@ def test_a_server_that_cannot_start_says_so_in_json(folder, serve):
     assert ("CRITICAL", "No module 'nowhere' in this folder") == (said["level"], said["message"][:34])
 
 
-def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
+def test_worker_process_is_replaced_after_max_jobs_per_process(folder, serve):
     """No job is lost, runs twice or counts a crash, and another process continues."""
     (folder / "cli_shop.py").write_text(SHOP + PID)
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
@@ -349,7 +349,7 @@ def test_a_server_replaces_a_child_after_so_many_jobs(folder, serve):
 
 
 @pytest.mark.heavy("starts two processes of a server, one after the other")
-def test_a_server_reloads_its_code_on_sighup(folder, serve):
+def test_server_reloads_its_code_on_sighup(folder, serve):
     """The server continues: later jobs run the new code, no job is lost and no crash is counted.
 
     The new code is longer, because Python considers compiled code current if the source has the same size and

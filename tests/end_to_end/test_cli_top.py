@@ -59,7 +59,7 @@ def terminal(app, folder, *words):
     return PseudoTerminal([*TOP, "--storage", app.storage.url, *words], folder=folder)
 
 
-def test_in_a_pipe_it_looks_once(run, app):
+def test_output_to_a_pipe_is_a_single_view(run, app):
     """The output has the counts on one line, then queues, servers, running jobs and failures."""
     failed, running = fill(app)
 
@@ -78,7 +78,7 @@ def test_in_a_pipe_it_looks_once(run, app):
     assert "\x1b" not in ran.out
 
 
-def test_what_awaits_is_said_to_be_of_several_kinds(run, app):
+def test_awaiting_jobs_are_counted_together(run, app):
     """A storage counts by state, so jobs that wait for jobs, signals or batches are one number."""
     failed, _ = fill(app)
     app.jobs.get(failed.id).then(app.task(name="after")(lambda: None))
@@ -90,8 +90,8 @@ def test_what_awaits_is_said_to_be_of_several_kinds(run, app):
     assert "awaiting 2 (other jobs, signals, batches)   failed 1" in ran.out.splitlines()[0]
 
 
-def test_where_nothing_is_a_sentence_stands(run, app):
-    """Each empty list is a sentence; without servers, it shows how to start one."""
+def test_empty_list_is_replaced_by_a_sentence(run, app):
+    """Without servers, the sentence explains how to start one."""
     ran = run("top --once --storage", app.storage.url)
 
     assert "No queues exist yet." in ran.out
@@ -100,7 +100,7 @@ def test_where_nothing_is_a_sentence_stands(run, app):
     assert "No jobs have failed." in ran.out
 
 
-def test_json_has_all_that_was_seen(run, app):
+def test_json_contains_the_whole_view(run, app):
     """The names are those in the code, and times are in ISO 8601."""
     failed, running = fill(app)
     app.queues.pause("bulk", note="later", by="ann")
@@ -119,7 +119,7 @@ def test_json_has_all_that_was_seen(run, app):
     assert {} == seen["ended_in_the_last_minute"]
 
 
-def test_a_queue_says_how_many_of_its_first_jobs_limits_hold(run, app):
+def test_queue_shows_how_many_first_jobs_limits_block(run, app):
     """The number is shown next to the note; the first job without a blocking limit ends the count.
 
     The JSON has the same number.
@@ -139,7 +139,7 @@ def test_a_queue_says_how_many_of_its_first_jobs_limits_hold(run, app):
     assert [2] == [queue["held_by_limits"] for queue in seen["queues"]]
 
 
-def test_a_failed_batch_is_shown_by_its_name(run, app):
+def test_failed_batch_is_shown_with_its_name(run, app):
     """A batch has no task."""
     batch = flows.new_batch(app, "import")
     flows.add(app, batch)
@@ -152,7 +152,7 @@ def test_a_failed_batch_is_shown_by_its_name(run, app):
 
 
 @pytest.mark.parametrize("every", ["0.1", "soon", "1e9", "nan"])
-def test_a_pause_between_looks_has_bounds(run, every):
+def test_refresh_interval_has_bounds(run, every):
     """The pause is between half a second and an hour."""
     ran = run(f"top --every {every}")
 
@@ -184,7 +184,7 @@ def test_keys_pause_a_queue_and_requeue_a_job(shared, tmp_path):
     assert failed.record().reason.endswith(", in firelock top")
 
 
-def test_what_changes_is_seen_without_a_key(shared, tmp_path):
+def test_view_is_refreshed_without_a_key_press(shared, tmp_path):
     """After a resize, the view fills the terminal again."""
     app, failed = shared
     with terminal(app, tmp_path, "--read-only") as screen:
@@ -200,7 +200,7 @@ def test_what_changes_is_seen_without_a_key(shared, tmp_path):
 
 
 @pytest.mark.parametrize("leave", ["q", "\x03", signal.SIGTERM, signal.SIGHUP])
-def test_the_terminal_is_left_as_it_was(shared, tmp_path, leave):
+def test_terminal_is_restored_at_the_end(shared, tmp_path, leave):
     """However the program ends, the alternate screen is closed, and the cursor and the echo are restored."""
     app, _ = shared
     with terminal(app, tmp_path) as screen:
@@ -219,7 +219,7 @@ def test_the_terminal_is_left_as_it_was(shared, tmp_path, leave):
     assert screen.raw.rindex("\x1b[?25l") < screen.raw.rindex("\x1b[?25h")
 
 
-def test_a_shell_has_the_terminal_while_it_is_suspended(shared, tmp_path):
+def test_suspension_restores_the_terminal(shared, tmp_path):
     """Ctrl-Z restores the terminal, and after SIGCONT the view is shown again."""
     app, _ = shared
     with terminal(app, tmp_path) as screen:
@@ -278,7 +278,7 @@ def pictures(monkeypatch):
     return view
 
 
-def test_a_storage_that_goes_away_is_told_and_awaited(pictures):
+def test_outage_is_shown_until_the_next_reading(pictures):
     """The last values stay visible until the next successful reading."""
     storage = FailingStorage()
     with Firelock(storage) as app:
@@ -292,7 +292,7 @@ def test_a_storage_that_goes_away_is_told_and_awaited(pictures):
     assert [False, True, False] == ["Cannot read the storage, retrying: " in picture for picture in shown]
 
 
-def test_lists_longer_than_the_room_move_with_the_choice(pictures, app):
+def test_long_lists_scroll_with_the_selection(pictures, app):
     """The titles of the lists state the visible part."""
     for number in range(30):
         app.queues.pause(f"q{number:02}")
@@ -315,12 +315,12 @@ def test_lists_longer_than_the_room_move_with_the_choice(pictures, app):
         ([50, 50, 50, 50], 3, [2, 2, 2, 2]),
     ],
 )
-def test_lists_share_the_room(wanted, room, given):
+def test_lists_share_the_space(wanted, room, given):
     """Rows that one list does not need go to the others; each list has at least two rows."""
     assert given == shares(wanted, room)
 
 
-def test_a_choice_follows_its_row():
+def test_selection_follows_its_row():
     """If rows move, the selection follows its row.
 
     If the row was removed, the one in its place is selected.

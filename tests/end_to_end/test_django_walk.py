@@ -127,7 +127,7 @@ def with_words(page, words):
     return page if words in page else None
 
 
-def test_the_page_leads_from_an_empty_folder_to_a_job_on_the_dashboard(tmp_path, python):
+def test_page_leads_from_an_empty_folder_to_the_dashboard(tmp_path, python):
     """The steps are those of a reader: startproject, the page's files, migrate, two terminals, a browser."""
     walk = Walk(tmp_path, python)
     walk.run("-m", "django", "startproject", "mysite", ".")

@@ -104,7 +104,7 @@ def suspect(folder, name):
 # ---- the app in a module ---------------------------------------------------------------------------------
 
 
-def test_a_job_s_process_imports_the_app_s_module_and_not_the_script(folder, run):
+def test_job_process_imports_the_app_module_and_not_the_script(folder, run):
     """A script that starts its server at the top level runs only once, whatever processes its jobs need."""
     ended = run(
         COUNT + "import os\nfrom shop import fire, apart\njob = apart.enqueue()\n"
@@ -116,7 +116,7 @@ def test_a_job_s_process_imports_the_app_s_module_and_not_the_script(folder, run
     assert 1 == len(stored(folder))
 
 
-def test_a_suspect_s_process_imports_the_app_s_module_and_not_the_script(folder, run):
+def test_process_of_a_suspect_imports_the_app_module_and_not_the_script(folder, run):
     """A job that runs alone after two crashes is found in the same way."""
     job = suspect(folder, "shop.beside")
 
@@ -129,7 +129,7 @@ def test_a_suspect_s_process_imports_the_app_s_module_and_not_the_script(folder,
     assert 1 == runs(folder)
 
 
-def test_a_job_s_process_knows_the_tasks_of_modules_that_the_app_does_not_import(folder, run):
+def test_job_process_imports_the_module_of_the_task(folder, run):
     """The job's process imports the module in which its task is registered."""
     (folder / "mail.py").write_text("from shop import fire\n" + TASK_OF_THE_SCRIPT)
 
@@ -141,7 +141,7 @@ def test_a_job_s_process_knows_the_tasks_of_modules_that_the_app_does_not_import
     assert_prints(ended, "mail\n")
 
 
-def test_a_job_s_process_finds_modules_where_the_server_does(folder, run):
+def test_job_process_has_the_import_path_of_the_server(folder, run):
     """For example, the process finds modules next to the script if it was started from another folder."""
     (folder / "parts").mkdir()
     (folder / "parts" / "elsewhere.py").write_text(APP)
@@ -155,11 +155,9 @@ def test_a_job_s_process_finds_modules_where_the_server_does(folder, run):
     assert_prints(ended, "True\n")
 
 
-def test_an_app_is_found_where_it_was_made(folder, run):
-    """The app is found in the module that creates it, not in one that imports it.
-
-    A module that only imports it may not be suitable for another process, for example if it starts the
-    server.
+def test_app_is_found_in_the_module_that_creates_it(folder, run):
+    """A module that only imports the app may be unsuitable for another process, for example if it starts
+    the server.
     """
     (folder / "web.py").write_text("from shop import fire\nserver = fire.server(workers=1).start()\n")
 
@@ -174,7 +172,7 @@ def test_an_app_is_found_where_it_was_made(folder, run):
 # ---- processes of jobs -----------------------------------------------------------------------------------
 
 
-def test_jobs_in_a_row_share_one_process(run):
+def test_consecutive_jobs_share_one_process(run):
     """An idle process is used again, by any worker."""
     ended = run(
         "from shop import fire, apart\nwith fire.server(workers=6):\n"
@@ -215,7 +213,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("word", ["", "fork"])
-def test_a_job_s_process_ends_with_its_server(folder, word):
+def test_job_process_ends_with_its_server(folder, word):
     """All processes that the job started end too.
 
     This holds without the help of the kernel, and if a fork of the server is left.
@@ -253,7 +251,7 @@ GUARDED = (
 
 
 @pytest.mark.parametrize("command", [["script.py"], ["-m", "script"]])
-def test_a_script_that_guards_its_top_level_serves_its_own_tasks(folder, run, command):
+def test_script_with_a_main_guard_runs_its_own_tasks(folder, run, command):
     """The processes of its jobs import the file.
 
     A log line reports this, and the code below the guard does not run there.
@@ -265,7 +263,7 @@ def test_a_script_that_guards_its_top_level_serves_its_own_tasks(folder, run, co
     assert 1 == len(stored(folder))
 
 
-def test_a_program_of_a_package_serves_its_own_tasks(folder, run):
+def test_program_in_a_package_runs_its_own_tasks(folder, run):
     """`python -m package.program` is imported by name; as a plain file it could not import its neighbours."""
     (folder / "parts").mkdir()
     (folder / "parts" / "__init__.py").touch()
@@ -277,7 +275,7 @@ def test_a_program_of_a_package_serves_its_own_tasks(folder, run):
     assert_prints(ended, "True\n")
 
 
-def test_a_script_without_a_guard_makes_no_jobs_and_no_server_in_a_job_s_process(folder, run):
+def test_script_without_a_main_guard_fails_its_first_job(folder, run):
     """The script's first job fails with an error that explains the fix.
 
     Its top level has run a second time, but only once.
@@ -295,7 +293,7 @@ def test_a_script_without_a_guard_makes_no_jobs_and_no_server_in_a_job_s_process
     assert (2, 1) == (runs(folder), len(stored(folder)))
 
 
-def test_a_server_is_refused_in_a_job_s_process(folder, run):
+def test_server_in_a_job_process_is_refused(folder, run):
     """The error occurs at the top level of an imported module, and in the job itself."""
     text = APP + "@fire.task(executor='process', retry=Retry.never())\ndef serve():\n    fire.server()\n"
 
@@ -317,7 +315,7 @@ def test_a_server_is_refused_in_a_job_s_process(folder, run):
     assert 2 == runs(folder)
 
 
-def test_a_task_of_a_script_runs_apart_although_the_app_stands_elsewhere(folder, run):
+def test_task_of_a_script_runs_in_a_job_process(folder, run):
     """The script is imported only for its own tasks, which a log line reports, and not for other jobs."""
     ended = run(
         COUNT + "import os\nfrom shop import fire, apart\n" + TASK_OF_THE_SCRIPT
@@ -333,7 +331,7 @@ def test_a_task_of_a_script_runs_apart_although_the_app_stands_elsewhere(folder,
 
 
 @pytest.mark.parametrize("words", [["server", "script.py:fire"], ["jobs", "list", "--app", "script.py:fire"]])
-def test_a_job_is_refused_while_a_command_imports_the_app(folder, run, words):
+def test_enqueue_while_a_command_imports_the_app_is_refused(folder, run, words):
     """Every process of the server, and every command, would create the job again."""
     ended = run(APP + "apart.enqueue()\n", "-m", "firelock", *words)
 
@@ -345,7 +343,7 @@ def test_a_job_is_refused_while_a_command_imports_the_app(folder, run, words):
 
 
 @pytest.mark.parametrize("words", [["server", "script.py:fire"], ["jobs", "list", "--app", "script.py:fire"]])
-def test_a_server_is_refused_while_a_command_imports_the_app(folder, run, words):
+def test_server_while_a_command_imports_the_app_is_refused(folder, run, words):
     """The command needs no other server next to it, and must not run jobs while it lists them."""
     ended = run(APP + "with fire.server(workers=1):\n    print('served')\n", "-m", "firelock", *words)
 
@@ -355,7 +353,7 @@ def test_a_server_is_refused_while_a_command_imports_the_app(folder, run, words)
 
 
 @pytest.mark.parametrize(("blocks", "tasks"), [(1, 1), (2, 3)])
-def test_the_examples_of_the_readme_may_be_saved_as_one_file(folder, run, blocks, tasks):
+def test_readme_examples_can_be_saved_as_one_file(folder, run, blocks, tasks):
     """The README's first example works alone, and with the second one added.
 
     Running the program creates its jobs; a server that imports it creates none.

@@ -43,7 +43,7 @@ def visitor(request, served, open_context):
     assert set(request.function.acts) <= visitor.posted
 
 
-def test_every_action_is_acted_here():
+def test_every_action_is_tested_here():
     """Every action in the table is tested in a browser, in both ways."""
     assert ACTIONS == acted
 
@@ -71,7 +71,7 @@ def row_of(page, job):
 
 
 @acts("/jobs/requeue")
-def test_a_failed_job_is_requeued(visitor, stocked):
+def test_failed_job_is_requeued(visitor, stocked):
     """The button is on the job's own page."""
     job = one_in(stocked, State.FAILED)
 
@@ -83,7 +83,7 @@ def test_a_failed_job_is_requeued(visitor, stocked):
 
 
 @acts("/jobs/delete")
-def test_a_job_is_deleted_when_somebody_is_sure(visitor, stocked):
+def test_job_is_deleted_after_a_confirmation(visitor, stocked):
     """The job's own page requires confirmation."""
     job = one_in(stocked, State.SUCCEEDED)
 
@@ -93,7 +93,7 @@ def test_a_job_is_deleted_when_somebody_is_sure(visitor, stocked):
 
 
 @acts("/jobs/restore")
-def test_a_delete_is_undone(visitor, stocked):
+def test_delete_can_be_undone(visitor, stocked):
     """The button next to the message undoes the delete, and later the button on the job's page."""
     job = one_in(stocked, State.FAILED)
     place = visitor.page.locator(".toast" if visitor.has_script else "main > .banner")
@@ -110,7 +110,7 @@ def test_a_delete_is_undone(visitor, stocked):
 
 @pytest.mark.parametrize("visitor", [True], ids=["script"], indirect=True)
 @acts("/jobs/delete")
-def test_a_running_job_is_kept_or_stopped(visitor, stocked):
+def test_running_job_is_kept_or_stopped(visitor, stocked):
     """The two answers do not both sound like "cancel"."""
     job = stocked.jobs.get(Worker(stocked, timeout=3_600.0).claim().id)
     dialog = visitor.page.locator("dialog[open]")
@@ -123,7 +123,7 @@ def test_a_running_job_is_kept_or_stopped(visitor, stocked):
 
 
 @acts("/jobs/copy")
-def test_a_job_is_copied(visitor, stocked):
+def test_job_is_copied(visitor, stocked):
     """The copy is a new job, and the message links to it."""
     job = one_in(stocked, State.FAILED)
 
@@ -135,7 +135,7 @@ def test_a_job_is_copied(visitor, stocked):
 
 
 @acts("/jobs/reschedule")
-def test_a_scheduled_job_is_rescheduled(visitor, stocked):
+def test_scheduled_job_is_rescheduled(visitor, stocked):
     """The visitor types a duration or a time."""
     job = next(one for one in stocked.jobs.find(state=State.SCHEDULED) if one.task.endswith("add"))
     due_at = job.next_due_at
@@ -150,7 +150,7 @@ def test_a_scheduled_job_is_rescheduled(visitor, stocked):
 
 
 @acts("/jobs/move")
-def test_a_waiting_job_is_moved(visitor, stocked):
+def test_waiting_job_is_moved(visitor, stocked):
     """The job's page has a field for the queue, and the job keeps its id."""
     job = one_in(stocked, State.ENQUEUED)
 
@@ -164,7 +164,7 @@ def test_a_waiting_job_is_moved(visitor, stocked):
 
 
 @acts("/jobs/requeue")
-def test_a_job_is_acted_on_from_its_row(visitor, stocked):
+def test_menu_of_a_row_contains_actions(visitor, stocked):
     """The action is in the menu of the row."""
     job = one_in(stocked, State.FAILED)
 
@@ -177,7 +177,7 @@ def test_a_job_is_acted_on_from_its_row(visitor, stocked):
 
 @pytest.mark.parametrize("visitor", [False], ids=["form"], indirect=True)
 @acts()
-def test_without_a_script_a_row_leads_to_the_actions(visitor, stocked):
+def test_row_without_javascript_links_to_the_actions(visitor, stocked):
     """The menu is a plain link to the job's page, which has all actions."""
     job = one_in(stocked, State.FAILED)
 
@@ -189,7 +189,7 @@ def test_without_a_script_a_row_leads_to_the_actions(visitor, stocked):
 
 @pytest.mark.parametrize("visitor", [True], ids=["script"], indirect=True)
 @acts()
-def test_a_menu_is_as_the_job_is_when_it_is_opened(visitor, stocked):
+def test_menu_shows_the_current_actions_of_the_job(visitor, stocked):
     """The menu is requested again each time it is opened."""
     job = one_in(stocked, State.FAILED)
     row = row_of(visitor.go("/jobs?state=failed").page, job)
@@ -208,7 +208,7 @@ def test_a_menu_is_as_the_job_is_when_it_is_opened(visitor, stocked):
 
 
 @acts("/jobs/requeue")
-def test_the_selected_jobs_are_requeued(visitor, stocked):
+def test_selected_jobs_are_requeued(visitor, stocked):
     """Only the selected jobs change."""
     jobs = list(stocked.jobs.find(state=State.FAILED))
 
@@ -254,19 +254,19 @@ def is_done_to_everything(visitor, stocked, verb, state):
 
 
 @acts("/jobs/all/requeue")
-def test_everything_that_matches_is_requeued(visitor, stocked):
+def test_all_matching_jobs_are_requeued(visitor, stocked):
     """A confirmation page shows the number of jobs."""
     is_done_to_everything(visitor, stocked, "Requeue", State.ENQUEUED)
 
 
 @acts("/jobs/all/delete")
-def test_everything_that_matches_is_deleted(visitor, stocked):
+def test_all_matching_jobs_are_deleted(visitor, stocked):
     """A confirmation page shows the number of jobs."""
     is_done_to_everything(visitor, stocked, "Delete", State.DELETED)
 
 
 @acts("/jobs/all/move")
-def test_everything_that_waits_is_moved(visitor, stocked):
+def test_all_waiting_jobs_are_moved(visitor, stocked):
     """The confirmation page has a field for the queue."""
     page = visitor.go("/jobs/all?verb=move&state=enqueued").page
     page.get_by_label("Queue").fill("elsewhere")
@@ -278,7 +278,7 @@ def test_everything_that_waits_is_moved(visitor, stocked):
 
 
 @acts("/activity/cancel")
-def test_an_operation_is_cancelled(visitor, stocked):
+def test_operation_is_cancelled(visitor, stocked):
     """Jobs that the operation has not reached do not change.
 
     The test holds the operation's lock, so that the operation does not end first.
@@ -296,7 +296,7 @@ def test_an_operation_is_cancelled(visitor, stocked):
 
 
 @acts("/failures/requeue")
-def test_a_cause_of_failures_is_requeued(visitor, stocked):
+def test_jobs_of_a_failure_cause_are_requeued(visitor, stocked):
     """All jobs with this cause are requeued after a confirmation."""
     visitor.go("/failures").press("Requeue")
     visitor.is_sure("Requeue the 3 jobs that failed with ValueError?", "Requeue")
@@ -306,7 +306,7 @@ def test_a_cause_of_failures_is_requeued(visitor, stocked):
 
 
 @acts("/failures/delete")
-def test_a_cause_of_failures_is_deleted(visitor, stocked):
+def test_jobs_of_a_failure_cause_are_deleted(visitor, stocked):
     """The button is on the page of the cause, and the action requires confirmation."""
     page = visitor.go("/failures").page
     page.locator("td.cause a").click()
@@ -317,7 +317,7 @@ def test_a_cause_of_failures_is_deleted(visitor, stocked):
 
 
 @acts("/failures/mute", "/failures/unmute")
-def test_a_cause_of_failures_is_muted_and_unmuted(visitor, stocked):
+def test_failure_cause_is_muted_and_unmuted(visitor, stocked):
     """A cause is muted for a period on its page, and unmuted in the list of muted causes."""
     visitor.go("/failures").page.locator("td.cause a").click()
     visitor.page.locator("form[action$='/failures/mute'] button:not([type=button])").click()
@@ -336,7 +336,7 @@ def queue(fire, name):
 
 
 @acts("/queues/pause", "/queues/resume")
-def test_a_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
+def test_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
     """The note is shown wherever the queue is shown."""
     page = visitor.go("/queues").page
 
@@ -354,7 +354,7 @@ def test_a_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
 
 
 @acts("/limits/set", "/limits/reset")
-def test_the_numbers_of_a_limit_are_set_and_reset(visitor, stocked):
+def test_settings_of_a_limit_are_changed_and_reset(visitor, stocked):
     """The page of the name has the form and shows the present settings."""
     page = visitor.go("/limits/key?key=tenant").page
 
@@ -370,7 +370,7 @@ def test_the_numbers_of_a_limit_are_set_and_reset(visitor, stocked):
 
 
 @acts("/limits/set")
-def test_a_limit_is_set_in_its_row_by_enter(visitor, stocked):
+def test_limit_is_changed_in_its_row_with_enter(visitor, stocked):
     """The form is in the list, so the limit's page need not be opened."""
     stocked.limits.set("tenant", concurrent=3)
     page = visitor.go("/limits").page
@@ -383,7 +383,7 @@ def test_a_limit_is_set_in_its_row_by_enter(visitor, stocked):
 
 
 @acts("/limits/pause", "/limits/resume")
-def test_a_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
+def test_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
     """The note is shown wherever the limit is shown."""
     page = visitor.go("/limits/key?key=tenant:7").page
 
@@ -404,7 +404,7 @@ def test_a_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
 
 
 @acts("/queues/delete")
-def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
+def test_queue_is_emptied_after_its_name_was_typed(visitor, stocked):
     """An operation deletes the waiting jobs."""
     page = visitor.go("/queues/mail").page
 
@@ -418,7 +418,7 @@ def test_a_queue_is_emptied_when_its_name_was_typed(visitor, stocked):
 
 
 @acts("/recurring/trigger")
-def test_a_recurring_job_is_run_now(visitor, stocked):
+def test_recurring_job_is_run_now(visitor, stocked):
     """The action enqueues a job of the definition, and the message links to it."""
     visitor.go("/recurring/view?id=nightly").press("Run now").is_told("Run of nightly enqueued.")
 
@@ -426,7 +426,7 @@ def test_a_recurring_job_is_run_now(visitor, stocked):
 
 
 @acts("/recurring/pause", "/recurring/resume")
-def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
+def test_recurring_job_is_paused_and_resumed(visitor, stocked):
     """The actions are in the list."""
     row = visitor.go("/recurring").page.locator("tr", has_text="hand-made")
 
@@ -438,7 +438,7 @@ def test_a_recurring_job_is_paused_and_resumed(visitor, stocked):
 
 
 @acts("/recurring/edit", "/recurring/reset")
-def test_a_recurring_job_is_edited_and_reset(visitor, stocked):
+def test_recurring_job_is_edited_and_reset(visitor, stocked):
     """The edit applies until it is reset to the definition in the code."""
     page = visitor.go("/recurring/edit?id=nightly").page
 
@@ -457,7 +457,7 @@ def test_a_recurring_job_is_edited_and_reset(visitor, stocked):
 
 
 @acts("/recurring/create", "/recurring/remove")
-def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
+def test_recurring_job_is_created_and_removed(visitor, stocked, guard):
     """Errors are shown next to their fields, and the typed values are kept."""
     guard.allow("status of 400")
     page = visitor.go("/recurring").page
@@ -485,7 +485,7 @@ def test_a_recurring_job_is_created_and_removed(visitor, stocked, guard):
 
 
 @acts("/tasks/run")
-def test_a_task_is_run_by_its_form(visitor, stocked, guard):
+def test_task_is_run_with_its_form(visitor, stocked, guard):
     """The typed values become arguments; an error is shown, and the values are kept."""
     guard.allow("status of 400")
     page = visitor.go("/tasks/view?name=shop.orders.add").page
@@ -510,7 +510,7 @@ def server_states(fire, name):
 
 
 @acts("/servers/tell")
-def test_a_server_is_made_quiet_and_resumed(visitor, stocked):
+def test_server_is_made_quiet_and_resumed(visitor, stocked):
     """The server gets the order, and claims no jobs until it is resumed."""
     with stocked.server(name="web-9", workers=1):
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
@@ -524,7 +524,7 @@ def test_a_server_is_made_quiet_and_resumed(visitor, stocked):
 
 
 @acts("/servers/tell")
-def test_a_server_is_stopped(visitor, stocked):
+def test_server_is_stopped(visitor, stocked):
     """The action requires confirmation."""
     with stocked.server(name="web-9", workers=1) as server:
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
@@ -535,7 +535,7 @@ def test_a_server_is_stopped(visitor, stocked):
 
 
 @acts("/servers/end-process")
-def test_a_worker_process_with_a_job_that_does_not_stop_is_ended(visitor, stocked):
+def test_worker_process_of_a_job_that_does_not_stop_is_ended(visitor, stocked):
     """The action is on the page of the deleted job; the question names the other jobs of the process."""
     worker = Worker(stocked, timeout=3_600.0)
     job, other = (stocked.jobs.get(worker.claim().id) for _ in range(2))
@@ -553,7 +553,7 @@ def test_a_worker_process_with_a_job_that_does_not_stop_is_ended(visitor, stocke
 
 
 @acts("/settings")
-def test_settings_are_kept_in_this_browser(visitor):
+def test_settings_are_stored_in_the_browser(visitor):
     """Each setting changes pages and is kept."""
     page = visitor.go("/settings").page
 
@@ -572,7 +572,7 @@ def test_settings_are_kept_in_this_browser(visitor):
 
 
 @acts("/batches/requeue")
-def test_what_failed_of_a_batch_runs_again(visitor, stocked):
+def test_failed_members_of_a_batch_are_requeued(visitor, stocked):
     batch = flows.new_batch(stocked)
     flows.add(stocked, batch, queue="flows")
     (job,) = flows.claim(stocked, queues=["flows"])
@@ -584,7 +584,7 @@ def test_what_failed_of_a_batch_runs_again(visitor, stocked):
 
 
 @acts("/jobs/signal")
-def test_a_signal_that_a_job_waits_for_is_answered(visitor, stocked):
+def test_signal_is_sent_to_a_waiting_job(visitor, stocked):
     flows.add(stocked, flows.new_batch(stocked), queue="flows")
     (job,) = flows.claim(stocked, queues=["flows"])
     flows.end(stocked, job, State.AWAITING, waits_for="signal approval", gives_back=True)
@@ -597,7 +597,7 @@ def test_a_signal_that_a_job_waits_for_is_answered(visitor, stocked):
 
 
 @acts("/jobs/again")
-def test_a_job_runs_again_from_a_step(visitor, stocked):
+def test_job_runs_again_from_a_step(visitor, stocked):
     flows.add(stocked, flows.new_batch(stocked), queue="flows")
     (job,) = flows.claim(stocked, queues=["flows"])
     for name in ("charge", "mail"):
@@ -617,7 +617,7 @@ def test_a_job_runs_again_from_a_step(visitor, stocked):
 
 
 @acts("/sign-out")
-def test_a_session_is_ended(visitor, guard):
+def test_visitor_session_is_ended(visitor, guard):
     """The button is on the settings page, which is also available on a phone."""
     guard.allow("401")
     visitor.go("/settings").press("Sign out")
@@ -634,7 +634,7 @@ class Approval:
     amount: int
 
 
-def test_a_signal_is_answered_by_its_fields(stocked, served, open_page, guard):
+def test_signal_is_sent_with_its_form_fields(stocked, served, open_page, guard):
     """An invalid field has its error next to it, and the others keep their values; then the job continues."""
     guard.allow("status of 400")
     stocked.signal("approval", Approval)

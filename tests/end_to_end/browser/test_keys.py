@@ -19,7 +19,7 @@ def page(served, open_page):
 # ---- the palette -----------------------------------------------------------------------------------------
 
 
-def test_the_palette_goes_anywhere(page):
+def test_palette_opens_any_section(page):
     """Ctrl K, some letters and Enter open any section."""
     page.keyboard.press("Control+k")
     expect(page.locator("#palette")).to_be_visible()
@@ -32,7 +32,7 @@ def test_the_palette_goes_anywhere(page):
     page.wait_for_url("**/queues")
 
 
-def test_the_palette_is_walked_with_arrows(page):
+def test_arrow_keys_select_palette_options(page):
     """The arrow keys move down and up, and wrap around. Screen readers announce the selected option."""
     page.keyboard.press("Control+k")
     field = page.locator("#palette-input")
@@ -49,7 +49,7 @@ def test_the_palette_is_walked_with_arrows(page):
     )
 
 
-def test_the_palette_opens_a_job_by_its_id(page, stocked):
+def test_palette_opens_a_job_by_its_id(page, stocked):
     """The id may be pasted."""
     job = next(iter(stocked.jobs.find(state=State.FAILED, limit=1)))
 
@@ -60,7 +60,7 @@ def test_the_palette_opens_a_job_by_its_id(page, stocked):
     page.wait_for_url(f"**/jobs/{job.id}")
 
 
-def test_the_palette_searches_for_what_nothing_is_called(page):
+def test_palette_offers_a_search_if_no_name_matches(page):
     """Without a matching name, the palette searches the jobs for the text."""
     page.keyboard.press("Control+k")
     page.keyboard.insert_text("the bank said no")
@@ -71,7 +71,7 @@ def test_the_palette_searches_for_what_nothing_is_called(page):
 
 
 @pytest.mark.parametrize("opener", ["Control+k", "?"])
-def test_a_dialog_keeps_the_focus_and_gives_it_back(page, opener):
+def test_dialog_keeps_the_focus_and_returns_it(page, opener):
     """Tab stays in the dialog; Escape closes it and returns the focus."""
     link = page.locator("tbody tr[id] a").first
     link.focus()
@@ -97,7 +97,7 @@ def test_a_dialog_keeps_the_focus_and_gives_it_back(page, opener):
         ("t", "/tasks"), ("s", "/servers"), ("a", "/activity"), ("y", "/system"),
     ],
 )  # fmt: skip
-def test_g_and_a_letter_go_to_a_section(page, served, key, path):
+def test_g_and_a_letter_open_a_section(page, served, key, path):
     """The sheet of shortcuts lists these keys."""
     page.keyboard.press("g")
     page.keyboard.press(key)
@@ -105,7 +105,7 @@ def test_g_and_a_letter_go_to_a_section(page, served, key, path):
     page.wait_for_url(f"{served.origin}{path}")
 
 
-def test_rows_are_walked_selected_and_opened(page):
+def test_keys_move_select_and_open_rows(page):
     """j and k move, x selects, Shift x selects a range, and Enter opens."""
     rows = page.locator("tbody tr[id]")
     page.keyboard.press("j")
@@ -131,7 +131,7 @@ def test_rows_are_walked_selected_and_opened(page):
         ("#", "Delete this job?", State.DELETED),
     ],
 )
-def test_a_key_requeues_or_deletes_the_row(page, stocked, key, question, state):
+def test_key_requeues_or_deletes_the_row(page, stocked, key, question, state):
     """The key acts on the current row if no job is selected; a delete requires confirmation."""
     page.keyboard.press("j")
     job = page.locator("tr.is-current").get_attribute("id").removeprefix("job-")
@@ -146,7 +146,7 @@ def test_a_key_requeues_or_deletes_the_row(page, stocked, key, question, state):
 
 
 @pytest.mark.parametrize("key", ["Enter", " "])
-def test_a_menu_is_opened_and_closed_by_keys(page, key):
+def test_keys_open_and_close_a_menu(page, key):
     """Enter and Space open it, Tab moves into it, and Escape closes it and returns the focus."""
     opener = page.locator("tbody a[data-menu]").first
     menu = page.locator("tbody .menu > .list").first
@@ -164,7 +164,7 @@ def test_a_menu_is_opened_and_closed_by_keys(page, key):
     expect(opener).to_be_focused()
 
 
-def test_a_number_sign_deletes_what_is_selected(page, stocked):
+def test_number_sign_deletes_the_selected_jobs(page, stocked):
     """The delete requires confirmation."""
     for _ in range(2):
         page.keyboard.press("j")
@@ -178,7 +178,7 @@ def test_a_number_sign_deletes_what_is_selected(page, stocked):
     assert 1 == stocked.jobs.counts().by_state[State.FAILED]
 
 
-def test_the_filter_the_sheet_the_theme_and_the_pause_have_keys(page):
+def test_filter_shortcuts_theme_and_pause_have_keys(page):
     """The keys are /, ?, t and p."""
     page.keyboard.press("/")
     expect(page.locator("#filter")).to_be_focused()
@@ -194,7 +194,7 @@ def test_the_filter_the_sheet_the_theme_and_the_pause_have_keys(page):
     expect(page.locator("[data-live-chip]")).to_have_text("Paused")
 
 
-def test_keys_are_letters_where_somebody_types(page):
+def test_keys_in_a_field_are_typed(page):
     """Keys that are pressed in a field are typed into it."""
     page.locator("#filter").click()
 
@@ -204,7 +204,7 @@ def test_keys_are_letters_where_somebody_types(page):
     expect(page.locator("dialog[open]")).to_have_count(0)
 
 
-def test_single_keys_can_be_switched_off(page):
+def test_single_keys_can_be_disabled(page):
     """Ctrl K still works."""
     page.goto("/settings")
     page.get_by_role("radio", name="Off").check()
@@ -222,7 +222,7 @@ def test_single_keys_can_be_switched_off(page):
     expect(page.locator("#palette")).to_be_visible()
 
 
-def test_the_first_tab_leads_past_the_sections(page):
+def test_first_tab_focuses_the_skip_link(page):
     """The first Tab focuses a link that skips to the content."""
     page.keyboard.press("Tab")
     expect(page.locator("a.skip")).to_be_focused()
@@ -233,7 +233,7 @@ def test_the_first_tab_leads_past_the_sections(page):
     expect(page.locator("#main")).to_be_focused()
 
 
-def test_suggestions_are_walked_and_taken(page):
+def test_suggestions_are_selected_with_keys(page):
     """Suggestions for the filter are shown while the visitor types."""
     page.locator("#filter").click()
     page.keyboard.type("state:sch")

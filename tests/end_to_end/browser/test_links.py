@@ -19,7 +19,7 @@ def stranger(served, open_context):
     return context.new_page()
 
 
-def test_a_link_leads_to_a_button_and_in(served, stranger, guard):
+def test_link_admits_the_visitor_after_a_button_press(served, stranger, guard):
     """Pressing the button admits the visitor; the address bar and the earlier requests contain no token."""
     guard.allow("401")
     link = served.dashboard.link(served.origin)
@@ -36,7 +36,7 @@ def test_a_link_leads_to_a_button_and_in(served, stranger, guard):
     assert stranger.evaluate("document.cookie") == ""
 
 
-def test_the_link_of_a_command_goes_in_by_itself(served, stranger, guard):
+def test_link_opened_by_the_command_admits_without_a_click(served, stranger, guard):
     """The link of `firelock dashboard --open` needs no click, because only that browser receives it."""
     guard.allow("401")
 
@@ -46,7 +46,7 @@ def test_the_link_of_a_command_goes_in_by_itself(served, stranger, guard):
     expect(stranger).to_have_url(re.compile(r"/$"))
 
 
-def test_who_asked_for_a_page_comes_to_it(served, stranger, guard):
+def test_visitor_reaches_the_requested_page_after_the_link(served, stranger, guard):
     """The visitor pastes the link into the page that replaced the requested one."""
     guard.allow("401")
 
@@ -59,7 +59,7 @@ def test_who_asked_for_a_page_comes_to_it(served, stranger, guard):
 
 
 @pytest.mark.parametrize("width", [1_280, 390])
-def test_the_button_keeps_its_distance(stranger, guard, width):
+def test_button_does_not_overlap_the_field(stranger, guard, width):
     """The field is next to the button or above it."""
     guard.allow("401")
     stranger.set_viewport_size({"width": width, "height": 800})
@@ -97,7 +97,7 @@ def token_of(link):
     return link.rpartition("#")[2]
 
 
-def test_an_approval_link_shows_its_question_and_no_request_holds_its_token(served, stranger, link, asking):
+def test_token_of_an_approval_link_is_only_in_the_form(served, stranger, link, asking):
     """Neither URLs, nor Referer headers, nor the browser's history contain the token, only the form."""
     requested = []
     stranger.on("request", lambda request: requested.append((request.url, request.headers.get("referer"))))
@@ -114,7 +114,7 @@ def test_an_approval_link_shows_its_question_and_no_request_holds_its_token(serv
     assert served.fire.jobs.get(asking[0].id).state is State.ENQUEUED
 
 
-def test_an_approval_link_can_be_pasted_without_javascript(served, open_context, link):
+def test_approval_link_can_be_pasted_without_javascript(served, open_context, link):
     context = open_context(served, is_in=False, java_script_enabled=False)
     page = context.new_page()
 
@@ -127,7 +127,7 @@ def test_an_approval_link_can_be_pasted_without_javascript(served, open_context,
     expect(page.get_by_text("Answered: Approve")).to_be_visible()
 
 
-def test_a_link_of_before_is_in_no_referer(served, stranger, link):
+def test_earlier_link_is_not_in_a_referer(served, stranger, link):
     """The URL contains the token, but the requests of its page and form do not."""
     referers = []
     stranger.on("request", lambda request: referers.append(request.headers.get("referer")))
@@ -142,14 +142,14 @@ def test_a_link_of_before_is_in_no_referer(served, stranger, link):
 
 
 @pytest.mark.parametrize("address", ["/approval", "/approval#too-short"])
-def test_an_incomplete_approval_link_asks_for_the_whole_one(stranger, address):
+def test_incomplete_approval_link_requests_the_whole_link(stranger, address):
     stranger.goto(address)
 
     expect(stranger.get_by_role("button", name="Show question")).to_be_visible()
     assert stranger.get_by_label("Approval link").input_value() == ""
 
 
-def test_a_visitor_signs_out(served, open_page, guard):
+def test_visitor_signs_out(served, open_page, guard):
     """After the visitor presses the button in the bar, no page opens without another link."""
     guard.allow("401")
     page = open_page(served, "/queues")

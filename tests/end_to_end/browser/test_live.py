@@ -61,7 +61,7 @@ def is_same(page):
 # ---- changes ---------------------------------------------------------------------------------------------
 
 
-def test_a_number_changes_without_a_reload(page, mail):
+def test_number_changes_without_a_reload(page, mail):
     """The number changes as soon as any client enqueues jobs."""
     mark(page)
     expect_waiting(page, 5)
@@ -83,7 +83,7 @@ def test_numbers_change_without_a_stream(stocked, mail, serve, open_page):
     expect_waiting(page, 6)
 
 
-def test_a_running_job_tells_how_far_it_is(stocked, tasks, served, open_page):
+def test_page_of_a_running_job_is_updated(stocked, tasks, served, open_page):
     """The job's state, progress and log are updated, and finally its end."""
     job = tasks.work.using(queue="now").enqueue(4)
     page = open_page(served, f"/jobs/{job.id}")
@@ -98,7 +98,7 @@ def test_a_running_job_tells_how_far_it_is(stocked, tasks, served, open_page):
         expect(badge).to_have_text("Succeeded")
 
 
-def test_what_had_nothing_to_say_is_heard_when_it_has(tmp_path, serve, open_page):
+def test_hidden_region_appears_with_a_new_problem(tmp_path, serve, open_page):
     """A region that is hidden while there are no problems shows a new problem."""
     fire, tasks = seeds.small(f"sqlite:///{tmp_path / 'quiet.db'}")
     with closing(fire):
@@ -120,7 +120,7 @@ def test_what_had_nothing_to_say_is_heard_when_it_has(tmp_path, serve, open_page
             opened.close()
 
 
-def test_a_chart_goes_on_by_itself(stocked, tasks, served, open_page):
+def test_live_chart_is_updated(stocked, tasks, served, open_page):
     """The live chart shows what ended within the last seconds."""
     page = open_page(served, "/?span=live")
     expect(page.locator("fl-chart canvas")).to_be_visible()
@@ -155,7 +155,7 @@ TYPING = """() => {
     ],
     ids=["typing", "selecting text"],
 )
-def test_a_region_is_left_alone_while_somebody_is_at_it(page, mail, begin, is_so, end):
+def test_region_in_use_is_not_updated(page, mail, begin, is_so, end):
     """Typed text is kept and text can be copied; the region is updated afterwards."""
     page.evaluate(begin)
 
@@ -168,7 +168,7 @@ def test_a_region_is_left_alone_while_somebody_is_at_it(page, mail, begin, is_so
     expect_waiting(page, 6)
 
 
-def test_an_open_dialog_is_not_taken_away(page, mail):
+def test_open_dialog_stays_open(page, mail):
     """Typed text is kept, and the numbers behind the dialog are updated when it is closed."""
     page.locator("tr#queue-mail [data-open]").click()
     note = page.locator("#note-mail")
@@ -184,7 +184,7 @@ def test_an_open_dialog_is_not_taken_away(page, mail):
     expect_waiting(page, 6)
 
 
-def test_the_focus_survives_a_swap(page, mail):
+def test_focus_survives_an_update(page, mail):
     """The same link, found by the id of its row, keeps the focus."""
     page.locator("tr#queue-mail a").first.focus()
     mail()
@@ -194,7 +194,7 @@ def test_the_focus_survives_a_swap(page, mail):
     expect(page.locator("tr#queue-mail a").first).to_be_focused()
 
 
-def test_new_jobs_wait_behind_a_pill(served, mail, open_page):
+def test_new_jobs_are_inserted_by_a_button(served, mail, open_page):
     """Rows do not move under the pointer.
 
     A button shows the number of new jobs, and inserts them when it is pressed.
@@ -214,7 +214,7 @@ def test_new_jobs_wait_behind_a_pill(served, mail, open_page):
     expect(pill).to_have_count(0)
 
 
-def test_a_job_that_moved_on_turns_grey(stocked, served, open_page):
+def test_row_of_a_job_that_changed_state_turns_grey(stocked, served, open_page):
     """The row stays in its place until the list is opened again."""
     page = open_page(served, "/jobs?state=enqueued")
     job = next(iter(stocked.jobs.find(state=State.ENQUEUED, limit=1)))
@@ -257,7 +257,7 @@ class HeldClaim:
         self._page.evaluate("() => new Promise((done) => setTimeout(done))")
 
 
-def test_a_row_that_moves_keeps_its_menu_open(stocked, served, open_page):
+def test_menu_stays_open_while_its_row_moves(stocked, served, open_page):
     """An open menu stays in its place and works while the rows around it are refreshed."""
     page = open_page(served, "/jobs?state=failed")
     job = next(iter(stocked.jobs.find(state=State.FAILED, limit=1)))
@@ -277,7 +277,7 @@ def test_a_row_that_moves_keeps_its_menu_open(stocked, served, open_page):
 
 
 @pytest.mark.parametrize("answer", [{}, {"status": 500, "body": "no"}], ids=["menu", "error"])
-def test_a_menu_that_was_closed_stays_closed(served, open_page, guard, answer):
+def test_closed_menu_stays_closed_after_a_late_response(served, open_page, guard, answer):
     """The late response, or an error, changes nothing."""
     guard.allow("status of 500")
     page = open_page(served, "/jobs?state=failed")
@@ -292,7 +292,7 @@ def test_a_menu_that_was_closed_stays_closed(served, open_page, guard, answer):
     expect(page.locator("tbody .menu > .list:visible, .toast")).to_have_count(0)
 
 
-def test_of_two_menus_the_last_is_open(served, open_page):
+def test_only_the_last_opened_menu_is_open(served, open_page):
     """The response for the first menu arrives after the second one was opened."""
     page = open_page(served, "/jobs?state=failed")
     held, openers = HeldClaim(page), page.locator("tbody a[data-menu]")
@@ -308,7 +308,7 @@ def test_of_two_menus_the_last_is_open(served, open_page):
     expect(page.locator("tbody .menu > .list:visible")).to_have_count(1)
 
 
-def test_a_menu_of_what_is_gone_says_so(stocked, served, open_page, guard):
+def test_menu_of_a_removed_job_shows_an_error(stocked, served, open_page, guard):
     """A toast shows the error, and the menu is closed."""
     guard.allow("status of 404")
     page = open_page(served, "/jobs?state=failed")
@@ -323,7 +323,7 @@ def test_a_menu_of_what_is_gone_says_so(stocked, served, open_page, guard):
     expect(opener).to_have_attribute("aria-expanded", "false")
 
 
-def test_a_menu_says_that_nobody_answers(served, open_page, guard):
+def test_menu_shows_an_error_if_the_server_is_unreachable(served, open_page, guard):
     """A toast shows the error."""
     guard.allow("Failed to load resource")
     page = open_page(served, "/jobs?state=failed")
@@ -341,7 +341,7 @@ _WHOLE_MENU = """(list) => [...list.querySelectorAll("a, button")].map((one) => 
 
 
 @pytest.mark.parametrize("address", ["/recurring", "/jobs?state=failed", "/jobs?state=scheduled"])
-def test_the_menu_of_every_row_is_whole(served, open_page, address):
+def test_menu_of_every_row_is_completely_visible(served, open_page, address):
     """The scrolling table does not cut off any menu, not even that of its last row."""
     page = open_page(served, address)
     openers = page.locator("tbody a[data-menu]")
@@ -358,7 +358,7 @@ def test_the_menu_of_every_row_is_whole(served, open_page, address):
 
 
 @pytest.mark.parametrize(("address", "region"), [("/", "#region-figures"), ("/servers", "#region-servers")])
-def test_what_is_unfolded_stays_so(stocked, served, open_page, address, region):
+def test_open_details_element_stays_open(stocked, served, open_page, address, region):
     """An open `details` element stays open while its region is refreshed."""
     with stocked.server(queues=["nothing"], workers=1):
         eventually(lambda: bool(stocked.servers.list()))
@@ -383,7 +383,7 @@ def test_what_is_unfolded_stays_so(stocked, served, open_page, address, region):
 # ---- the chip --------------------------------------------------------------------------------------------
 
 
-def test_the_chip_pauses_and_goes_on(page, mail):
+def test_chip_pauses_and_resumes_updates(page, mail):
     """While paused, the page does not change; after resuming, it is updated."""
     chip = page.locator("[data-live-chip]")
     chip.click()
@@ -398,7 +398,7 @@ def test_the_chip_pauses_and_goes_on(page, mail):
     expect_waiting(page, 6)
 
 
-def test_the_chip_says_that_nobody_answers(page, served, mail, guard):
+def test_chip_shows_that_the_server_is_unreachable(page, served, mail, guard):
     """The page continues by itself as soon as a server responds again."""
     guard.allow("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
     mark(page)
@@ -424,7 +424,7 @@ _SHOWN = """() => {
 }"""
 
 
-def test_overview_shows_one_reading_while_jobs_come(served, mail, open_page):
+def test_overview_shows_consistent_numbers_while_jobs_arrive(served, mail, open_page):
     """Navigation, tiles and tables are replaced together, even those outside the visible part."""
     page = open_page(served, "/")
     page.wait_for_function("() => firelock.isStreaming()")
@@ -451,7 +451,7 @@ def test_overview_shows_one_reading_while_jobs_come(served, mail, open_page):
         (418, [0, 100, 200, 300, 400, 500]), (502, [0, 200, 400, 600]), (900, [0, 200, 400, 600, 800, 1_000]),
     ],
 )  # fmt: skip
-def test_no_bar_of_a_chart_is_above_its_top_label(served, open_page, most, labels):
+def test_bars_of_a_chart_stay_below_its_top_label(served, open_page, most, labels):
     page = open_page(served, "/?span=24h")
     page.wait_for_function("() => document.querySelector('fl-chart').plot")
     page.evaluate(
@@ -486,7 +486,7 @@ def test_facts_of_a_job_change_with_its_state(stocked, served, open_page):
     expect(page.locator("#region-facts")).to_contain_text("Ended", timeout=1_000)
 
 
-def test_the_button_of_the_theme_shows_the_other_one(served, open_page):
+def test_theme_button_shows_the_other_theme(served, open_page):
     """A moon switches to dark, and a sun to light."""
     page = open_page(served, "/queues")
     page.emulate_media(color_scheme="light")
@@ -500,7 +500,7 @@ def test_the_button_of_the_theme_shows_the_other_one(served, open_page):
     expect(button.locator(".in-light")).to_be_hidden()
 
 
-def test_storage_time_of_the_footer_goes_on(page):
+def test_storage_time_in_the_footer_is_updated(page):
     """The footer shows the storage's present time, not that of the last reload."""
     clock = page.locator("time[data-clock]")
     before = clock.text_content()
@@ -511,7 +511,7 @@ def test_storage_time_of_the_footer_goes_on(page):
 # ---- costs -----------------------------------------------------------------------------------------------
 
 
-def test_a_tab_asks_at_most_twice_a_second(stocked, tasks, served, open_page):
+def test_tab_sends_at_most_two_requests_per_second(stocked, tasks, served, open_page):
     """Every page keeps this limit while everything changes; a stream counts as one request."""
     job = tasks.work.using(queue="now").enqueue(4)
     asked, pages = {}, {}
@@ -537,7 +537,7 @@ def test_a_tab_asks_at_most_twice_a_second(stocked, tasks, served, open_page):
         assert len(asked[address]) <= 2 * (seconds_of(page) - began), (address, asked[address])
 
 
-def test_a_hidden_tab_asks_nothing(page, mail, served):
+def test_hidden_tab_sends_no_requests(page, mail, served):
     """The page is updated when the tab is visible again."""
     hide = """(is) => {
       Object.defineProperty(document, "hidden", { get: () => is, configurable: true });
@@ -555,7 +555,7 @@ def test_a_hidden_tab_asks_nothing(page, mail, served):
     expect_waiting(page, 6)
 
 
-def test_the_windows_of_a_browser_share_one_stream(served, stocked, open_context):
+def test_windows_of_a_browser_share_one_stream(served, stocked, open_context):
     """One window listens for all windows; when it closes, another one takes over."""
     context = open_context(served)
     first, second, third = (context.new_page() for _ in range(3))
@@ -577,7 +577,7 @@ def test_the_windows_of_a_browser_share_one_stream(served, stocked, open_context
     assert 2 == len([path for path in served.asked if path == "/live"])
 
 
-def test_where_there_are_no_locks_each_window_listens(served, open_context):
+def test_each_window_listens_if_locks_are_not_available(served, open_context):
     """Browsers provide locks only in a secure context; without them, each window works on its own."""
     context = open_context(served)
     context.add_init_script("Object.defineProperty(Navigator.prototype, 'locks', { value: undefined })")
@@ -589,7 +589,7 @@ def test_where_there_are_no_locks_each_window_listens(served, open_context):
     assert 2 == len([path for path in served.asked if path == "/live"])
 
 
-def test_a_stream_is_followed(stocked, served, open_page):
+def test_output_of_a_stream_is_appended(stocked, served, open_page):
     """The panel appears with the first output of the job, and later output is appended as text."""
     stocked.queues.resume("reports")
     stocked.tasks_of_test.work.enqueue(1)

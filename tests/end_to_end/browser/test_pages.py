@@ -19,13 +19,13 @@ def places(shop):
     return addresses(shop.fire)
 
 
-def test_every_page_has_an_address_here(places):
+def test_every_page_is_tested_here(places):
     """A new page is tested, or is declared not to be a page."""
     assert sorted(PAGES) == sorted(places)
 
 
 @pytest.mark.parametrize("route", PAGES)
-def test_a_page_is_whole(shop, places, open_context, route):
+def test_page_is_complete_and_fits(shop, places, open_context, route):
     """The page has one h1, a title and landmarks, and fits wide and narrow windows, in light and in dark."""
     page = open_context(shop, color_scheme="light").new_page()
 
@@ -48,7 +48,7 @@ def test_a_page_is_whole(shop, places, open_context, route):
         assert overflow(page) == []
 
 
-def test_a_page_never_waits_for_its_graph_to_fit(shop, open_page):
+def test_chart_never_widens_the_page(shop, open_page):
     """A chart adapts to its container a moment later.
 
     Until then, it is cut off instead of widening the page.
@@ -71,7 +71,7 @@ def test_a_page_never_waits_for_its_graph_to_fit(shop, open_page):
         "/jobs?nonsense=1",
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_said(shop, guard, open_page, address):
+def test_unknown_page_or_invalid_request_shows_an_error_page(shop, guard, open_page, address):
     """An unknown page or an invalid request also results in a whole page, with an h1 and a link back."""
     guard.allow("status of 40")
 
@@ -83,7 +83,7 @@ def test_what_is_not_there_is_said(shop, guard, open_page, address):
 
 
 @pytest.mark.parametrize("route", PAGES)
-def test_axe_finds_nothing_serious(shop, places, open_context, route):
+def test_axe_finds_no_serious_violations(shop, places, open_context, route):
     """Nothing critical is found either: with all rules in light and narrow, and with colour rules in dark."""
     context = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light")
     page = context.new_page()
@@ -104,7 +104,7 @@ def test_axe_finds_nothing_serious(shop, places, open_context, route):
 
 
 @pytest.mark.parametrize("address", ["/jobs?state=failed", "/recurring"])
-def test_axe_finds_nothing_in_an_open_menu(shop, open_context, address):
+def test_axe_finds_no_violations_in_an_open_menu(shop, open_context, address):
     """The menu of a row is checked wide and narrow, and it does not widen the page."""
     page = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light").new_page()
     page.goto(address)
@@ -162,7 +162,7 @@ _OUT_OF_SIGHT = """() => [...document.querySelectorAll("main table.stacked > tbo
 
 
 @pytest.mark.parametrize("route", PAGES)
-def test_a_row_is_in_sight_on_a_phone(shop, places, open_context, route):
+def test_row_is_completely_visible_on_a_phone(shop, places, open_context, route):
     """A row's figures and buttons are visible without scrolling sideways, and each figure has its label."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
@@ -173,7 +173,7 @@ def test_a_row_is_in_sight_on_a_phone(shop, places, open_context, route):
         assert page.evaluate(_OUT_OF_SIGHT) == []
 
 
-def test_a_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
+def test_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
     """The labels that are in the head of the table on wider screens are next to the figures."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
@@ -201,7 +201,7 @@ def test_button_next_to_a_search_field_stays_within_the_page(shop, open_context)
 
 
 @pytest.mark.parametrize("state", ["enqueued", "deleted"])
-def test_the_open_tab_is_scrolled_in(shop, open_context, state):
+def test_open_tab_is_scrolled_into_view(shop, open_context, state):
     """The tab is visible even if the tabs are wider than the window."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
@@ -251,7 +251,7 @@ _FOCUS = """() => {
 
 @pytest.mark.parametrize("look", ["light", "dark", "forced"])
 @pytest.mark.parametrize("route", PAGES)
-def test_focus_is_one_outline(shop, places, open_context, route, look):
+def test_focus_is_shown_by_one_outline(shop, places, open_context, route, look):
     """A focused element has exactly one outline, and nothing else changes."""
     options = (
         {"color_scheme": "dark", "forced_colors": "active"} if look == "forced" else {"color_scheme": look}

@@ -56,7 +56,7 @@ _CUT = """() => [...document.querySelectorAll("main .two-lines, main .call")]
 
 @pytest.mark.parametrize("address", ["/jobs?state=failed", "/jobs"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_failed_jobs_can_be_told_apart(billing, open_context, width, address):
+def test_rows_show_complete_arguments_and_errors(billing, open_context, width, address):
     """At every width, a row shows its arguments and its error completely, including the number at the end."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": width, "height": 900})
@@ -69,7 +69,7 @@ def test_failed_jobs_can_be_told_apart(billing, open_context, width, address):
     assert page.evaluate(_CUT) == []
 
 
-def test_the_overview_shows_the_whole_message_of_a_cause(billing, open_page):
+def test_overview_shows_the_whole_message_of_a_cause(billing, open_page):
     """A message of ordinary length is not truncated in the list of top failures."""
     page = open_page(billing, "/")
 
@@ -77,7 +77,7 @@ def test_the_overview_shows_the_whole_message_of_a_cause(billing, open_page):
     assert page.evaluate(_CUT) == []
 
 
-def test_the_dark_colours_of_what_runs_and_what_waits_differ(billing, open_context):
+def test_dark_colours_of_running_and_waiting_jobs_differ(billing, open_context):
     """In dark mode, one colour is a deep blue and the other pale, so parts of a bar are distinguishable."""
     page = open_context(billing, color_scheme="dark").new_page()
 
@@ -103,7 +103,7 @@ _RECORD = """() => {
 }"""
 
 
-def test_an_axis_that_counts_jobs_has_whole_numbers(billing, open_page):
+def test_axis_that_counts_jobs_has_whole_numbers(billing, open_page):
     """The axis for a single ended job does not have labels such as 0.3, 0.5 and 0.8."""
     page = open_page(billing)
     page.add_init_script(f"({_RECORD})()")
@@ -127,7 +127,7 @@ _COLOURED = """() => {
 }"""
 
 
-def test_the_latency_of_a_single_minute_is_seen(billing, open_page):
+def test_latency_of_a_single_minute_is_visible(billing, open_page):
     """A minute without neighbours has a dot, even at the bottom of the axis for runs below a millisecond."""
     page = open_page(billing, "/?kind=latency")
 
@@ -135,7 +135,7 @@ def test_the_latency_of_a_single_minute_is_seen(billing, open_page):
     page.wait_for_function(f"() => ({_COLOURED})() > 10")
 
 
-def test_a_toast_can_be_closed_and_scrolled_clear_of(billing, open_page):
+def test_toast_can_be_closed_and_scrolled_past(billing, open_page):
     """A toast covers nothing permanently: it has a close button, and the page has space at its end."""
     page = open_page(billing, "/jobs?state=failed")
     height = "() => document.scrollingElement.scrollHeight"
@@ -152,7 +152,7 @@ def test_a_toast_can_be_closed_and_scrolled_clear_of(billing, open_page):
 
 
 @pytest.mark.parametrize("width", [1_440, 1_024])
-def test_a_toast_covers_no_button_of_a_row(shop, open_context, width):
+def test_toast_does_not_cover_row_buttons(shop, open_context, width):
     """After "Run now" in one row, the button in the next row can still be pressed."""
     page = open_context(shop).new_page()
     page.set_viewport_size({"width": width, "height": 900})
@@ -175,7 +175,7 @@ _COVERED = """() => {
 
 
 @pytest.mark.parametrize("state", ["failed", "deleted"])
-def test_a_desktop_shows_every_state_tab(shop, open_page, state):
+def test_desktop_shows_every_state_tab(shop, open_page, state):
     """No tab is cut off at either end, whichever is selected, with a thousand jobs in each state."""
     page = open_page(shop, f"/jobs?state={state}")
 
@@ -218,7 +218,7 @@ _LINES = """(found) => found.map((one) => {
         ("/tasks", "td.lead > a"),
     ],
 )
-def test_a_name_has_one_line_on_a_desktop(shop, open_page, address, selector):
+def test_name_has_one_line_on_a_desktop(shop, open_page, address, selector):
     """Names of ordinary length do not wrap next to half-empty columns, and the table fits."""
     page = open_page(shop, address)
 
@@ -232,7 +232,7 @@ def test_a_name_has_one_line_on_a_desktop(shop, open_page, address, selector):
     assert all(fits)
 
 
-def test_a_phone_shows_the_dates_of_a_history_in_one_column(billing, open_context):
+def test_phone_shows_history_dates_in_one_column(billing, open_context):
     """Each date has its own line, whatever is next to it on wider screens."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": 390, "height": 844})
@@ -247,7 +247,7 @@ def test_a_phone_shows_the_dates_of_a_history_in_one_column(billing, open_contex
     assert len(set(starts)) == 1
 
 
-def test_figures_of_a_row_begin_below_its_name(billing, open_context):
+def test_figures_of_a_row_are_below_its_name(billing, open_context):
     """On a phone, no figure of a job is to the left of its name."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": 390, "height": 844})
@@ -260,7 +260,7 @@ def test_figures_of_a_row_begin_below_its_name(billing, open_context):
     assert all(box is None or box["x"] >= left - 1 for box in figures)
 
 
-def test_what_scrolls_sideways_shows_where_there_is_more(billing, open_context):
+def test_scrollable_tabs_have_shadows_at_hidden_ends(billing, open_context):
     """On a phone, the tabs have a shadow at each end with further tabs beyond it."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": 390, "height": 844})
@@ -283,8 +283,8 @@ def guarded(tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_the_environment_can_be_read_at_every_width(guarded, open_context, width):
-    """On a phone, nobody must mistake production for staging.
+def test_environment_is_visible_at_every_width(guarded, open_context, width):
+    """On a phone too, a visitor must not mistake production for staging.
 
     The page also shows that the dashboard is read-only.
     """

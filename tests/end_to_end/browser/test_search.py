@@ -45,7 +45,7 @@ def look_for(page, text):
         ("zoe@example", "Jobs with this argument", "**/jobs/*"),
     ],
 )
-def test_the_palette_finds_by_kind(page, text, kind, address):
+def test_palette_groups_results_by_kind(page, text, kind, address):
     """Tasks, queues, recurring jobs and arguments are grouped; an arrow selects one, and Enter opens it."""
     found = look_for(page, text)
     group = found.get_by_role("group", name=kind)
@@ -61,7 +61,7 @@ def test_the_palette_finds_by_kind(page, text, kind, address):
     page.wait_for_url(address)
 
 
-def test_enter_waits_for_what_is_called_so(page):
+def test_enter_waits_for_an_exact_name_match(page):
     """If the name is typed and sent immediately, the queue with this name opens instead of a search."""
     look_for(page, "billing")
     page.keyboard.press("Enter")
@@ -69,7 +69,7 @@ def test_enter_waits_for_what_is_called_so(page):
     page.wait_for_url("**/queues/billing")
 
 
-def test_enter_takes_an_exact_tag(page, tasks):
+def test_enter_opens_an_exact_tag(page, tasks):
     """One customer's jobs need one step: Ctrl K, the tag, Enter. No list is searched for the tag."""
     tasks.add.enqueue(77)
     look_for(page, "order:77")
@@ -79,7 +79,7 @@ def test_enter_takes_an_exact_tag(page, tasks):
     expect(page.locator("tbody tr[id]")).to_have_count(1)
 
 
-def test_an_exact_match_stands_at_the_top(page, tasks):
+def test_exact_match_is_at_the_top(page, tasks):
     """An exact match is above the pages and the search, and it is selected; other results are below them."""
     tasks.add.enqueue(77)
     found = look_for(page, "order:77")
@@ -90,7 +90,7 @@ def test_an_exact_match_stands_at_the_top(page, tasks):
     expect(page.locator("#palette-list > li").last).to_have_attribute("id", "palette-found")
 
 
-def test_what_is_called_exactly_so_comes_before_what_begins_so(page):
+def test_exact_match_is_above_other_matches(page):
     """The queue `mail` is above the task `shop.mail.send`."""
     look_for(page, "mail")
     page.keyboard.press("Enter")
@@ -98,7 +98,7 @@ def test_what_is_called_exactly_so_comes_before_what_begins_so(page):
     page.wait_for_url("**/queues/mail")
 
 
-def test_a_new_text_takes_away_what_another_found(page):
+def test_new_text_removes_earlier_results(page):
     """No result of the earlier text remains, so none can be opened."""
     found = look_for(page, "nightly")
     expect(found.get_by_role("option")).not_to_have_count(0)
@@ -108,7 +108,7 @@ def test_a_new_text_takes_away_what_another_found(page):
     expect(found.get_by_role("option")).to_have_count(0)
 
 
-def test_the_palette_works_on_a_phone(served, open_context):
+def test_palette_works_on_a_phone(served, open_context):
     """The palette fits, a result can be tapped, and a button closes the palette."""
     page = open_context(served, has_touch=True).new_page()
     page.set_viewport_size(NARROW)
@@ -132,7 +132,7 @@ def test_the_palette_works_on_a_phone(served, open_context):
     page.wait_for_url("**/queues/mail")
 
 
-def test_axe_finds_nothing_in_the_palette(served, open_context):
+def test_axe_finds_no_violations_in_the_palette(served, open_context):
     """The palette has groups of options, and is checked in light and in dark."""
     page = open_context(served, bypass_csp=True, reduced_motion="reduce").new_page()
     page.goto("/")
@@ -147,7 +147,7 @@ def test_axe_finds_nothing_in_the_palette(served, open_context):
 # ---- lists -----------------------------------------------------------------------------------------------
 
 
-def test_a_search_goes_on_by_itself(served, open_page, many):
+def test_search_continues_by_itself(served, open_page, many):
     """The list searches part by part until no jobs are left.
 
     It shows its progress, and results stay visible.
@@ -164,7 +164,7 @@ def test_a_search_goes_on_by_itself(served, open_page, many):
     expect(page.locator(".empty")).to_have_count(0)
 
 
-def test_a_search_that_ends_with_nothing_offers_the_others(served, open_page, many):
+def test_search_without_results_offers_other_searches(served, open_page, many):
     """After the last part, the list offers to search for the same text elsewhere."""
     page = open_page(served, "/jobs?arg=mail")
 
@@ -172,7 +172,7 @@ def test_a_search_that_ends_with_nothing_offers_the_others(served, open_page, ma
     expect(page.locator(".offers a", has_text="as a queue")).to_be_visible()
 
 
-def test_a_search_is_stopped_and_goes_on_by_a_link(served, open_page, open_context, many):
+def test_search_can_be_stopped_and_continued_with_a_link(served, open_page, open_context, many):
     """The button stops the search after the present part, and the link continues where it ended."""
     page = open_context(served).new_page()
     held = []
@@ -191,7 +191,7 @@ def test_a_search_is_stopped_and_goes_on_by_a_link(served, open_page, open_conte
     expect(page.locator(f"#job-{many.id}")).to_be_visible(timeout=_WHOLE)
 
 
-def test_without_a_script_a_link_goes_on(served, open_context, many):
+def test_search_without_javascript_continues_with_a_link(served, open_context, many):
     """Each page searches one part and links to the next."""
     page = open_context(served, java_script_enabled=False).new_page()
     page.goto("/jobs?arg=424242")

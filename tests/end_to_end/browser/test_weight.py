@@ -21,7 +21,7 @@ def weight(response):
 
 
 @pytest.mark.parametrize("address", list(LIGHT))
-def test_the_first_page_is_light(shop, open_context, address):
+def test_first_page_is_small(shop, open_context, address):
     """The overview is at most 68 kB compressed and a list of jobs at most 50 kB, with an empty cache."""
     page = open_context(shop).new_page()
     responses = []

@@ -42,7 +42,7 @@ def lines(text):
 
 
 @pytest.mark.parametrize("path", sorted(parts()))
-def test_a_block_is_a_part_of_its_file(path):
+def test_block_is_a_part_of_its_file(path):
     """Each block on the page is in its file, line by line."""
     content = (FOLDER / path).read_text("utf-8")
 
@@ -55,14 +55,14 @@ def test_a_block_is_a_part_of_its_file(path):
     ["pyproject.toml", "tests/test_storage.py"]
     + [f"src/firelock_files/{path.name}" for path in sorted(FOLDER.glob("src/firelock_files/*.py"))],
 )
-def test_the_page_shows_the_whole_file(path):
+def test_page_shows_the_whole_file(path):
     """The blocks of a file, one after another, are the whole file."""
     content = (FOLDER / path).read_text("utf-8")
 
     assert lines(content) == lines("".join(parts().get(path, [])))
 
 
-def test_the_page_names_every_file():
+def test_page_lists_every_file():
     """The tree on the page lists exactly the files of the distribution."""
     text = PAGE.read_text("utf-8")
     tree = text[text.index("```text") : text.index("The package imports")]
@@ -89,7 +89,7 @@ def rules_named(text):
     return [one for one in found if one[0] in RULES]
 
 
-def test_the_page_speaks_of_what_exists():
+def test_rules_and_methods_on_the_pages_exist():
     """Every rule on the pages exists, and the methods to write are those on the page."""
     text = text_of_pages()
     named = rules_named(text)
@@ -105,7 +105,7 @@ def test_the_page_speaks_of_what_exists():
     assert "You write three methods" in text
 
 
-def test_the_page_names_every_verb():
+def test_pages_contain_every_method():
     """Every verb of the contract is on the pages, and so are the methods with which a claim reads lanes."""
     text = text_of_pages()
     verbs = [name for name in {**vars(Storage), **vars(KeyedLanes)} if not name.startswith("_")]
@@ -116,7 +116,7 @@ def test_the_page_names_every_verb():
     ]
 
 
-def test_the_page_counts_the_kits_faults():
+def test_number_of_faults_on_the_page_is_correct():
     """The number on the page is correct to within 15."""
     said = re.search(r"About (\d+) faults", PAGE.read_text("utf-8"))
     planted = sum(not mutation.legal for mutation in mutations())

@@ -106,7 +106,7 @@ def runs(environment):
         process.communicate()
 
 
-def test_what_is_published_is_complete(environment):
+def test_distributions_are_complete(environment):
     """A wheel contains only the package and the entry point; the source also has the tests and the README."""
     for name in DISTRIBUTIONS:
         package = name.replace("-", "_")
@@ -123,7 +123,7 @@ def test_what_is_published_is_complete(environment):
         assert {"src", "tests", "README.md", "pyproject.toml"} <= places
 
 
-def test_an_installed_plugin_is_found(environment):
+def test_installed_plugin_is_found(environment):
     """Firelock finds both plugins by their entry points, and lists their names, versions and hooks."""
     listing = json.loads(environment.run("-m", "firelock", "plugins", "--json"))["plugins"]
 
@@ -134,7 +134,7 @@ def test_an_installed_plugin_is_found(environment):
     ) == found["extras"]  # fmt: skip
 
 
-def test_a_plugin_can_be_left_out(environment):
+def test_plugin_can_be_disabled(environment):
     """Without the plugin its scheme is unknown, and the error explains why."""
     program = "import os; os.environ['FIRELOCK_PLUGINS'] = '-files'; import firelock as fl; fl.Firelock('files:///x')"
 
@@ -153,7 +153,7 @@ def test_a_plugin_can_be_left_out(environment):
         ("locks", "FolderLocks", ""),
     ],
 )
-def test_the_kit_passes_from_the_command_line(runs, run, subject, not_offered):
+def test_kit_passes_from_the_command_line(runs, run, subject, not_offered):
     """`pytest --pyargs` tests a storage and locks by their URLs.
 
     All tests pass, except for features that they do not offer.
@@ -170,7 +170,7 @@ def test_the_kit_passes_from_the_command_line(runs, run, subject, not_offered):
         ("firelock-extras", ["FolderLocks", "retry policy RetryAfter", "serializer zjson"]),
     ],
 )
-def test_a_distribution_passes_its_own_tests(runs, distribution, subjects):
+def test_distribution_passes_its_own_tests(runs, distribution, subjects):
     """The distributions' own tests include the classes of the kit."""
     written = output(runs[distribution])
 
@@ -206,7 +206,7 @@ fire.close()
 """
 
 
-def test_a_job_travels_between_processes(environment, tmp_path):
+def test_job_is_shared_by_several_processes(environment, tmp_path):
     """One program enqueues a job and waits, a server runs it, and another program reads it.
 
     All of them use the third-party storage, serializer and locks.

@@ -45,7 +45,7 @@ def test_processes_never_get_one_token_twice(tmp_path):
     assert list(range(1, 91)) == sorted(one for some in tokens for one in some)
 
 
-def test_an_app_locks_by_the_folder(tmp_path):
+def test_app_uses_locks_in_a_folder(tmp_path):
     """`Firelock(locks=…)` finds the provider by its scheme."""
     fire = Firelock("memory://", locks=f"flock://{tmp_path}/locks")
 
@@ -56,7 +56,7 @@ def test_an_app_locks_by_the_folder(tmp_path):
     fire.close()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_folder_that_cannot_be_created_raises_a_firelock_error(tmp_path):
     """An error of the operating system is raised as an error of Firelock."""
     (tmp_path / "file").write_text("")
 
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["flock://", "flock:///", "flock://host/path", "flock:///path?x=1"])
-def test_a_url_without_a_folder_is_refused(url):
+def test_url_without_a_folder_is_refused(url):
     """An ambiguous or incomplete URL is an immediate error."""
     with pytest.raises(ConfigurationError):
         FolderLocks(url)

@@ -52,7 +52,7 @@ class Refused(Exception):
         (Refused("Fri, 01 May 2026 11:00:00 GMT"), 0),
     ],
 )
-def test_the_wait_is_the_one_that_was_asked_for(error, wait):
+def test_delay_is_the_requested_one(error, wait):
     """The wait is in seconds, a timedelta or either form of the header; it is from 0 to a day."""
     decision = RetryAfter(lambda: NOW).decide(JobContext.fake(), error)
 
@@ -64,20 +64,20 @@ def test_the_wait_is_the_one_that_was_asked_for(error, wait):
     "error",
     [ValueError("boom"), Limited(None), Limited(float("nan")), Refused("soon"), Refused("-1"), Refused("")],
 )
-def test_other_errors_are_not_its_business(error):
+def test_other_errors_are_ignored(error):
     """Errors that do not request a wait are left to the task's own policy."""
     assert RetryAfter(lambda: NOW).decide(JobContext.fake(), error) is None
 
 
-def test_it_gives_up_in_the_end():
-    """After twenty retries the task's own policy decides, so that no service is called forever."""
+def test_policy_returns_none_after_twenty_retries():
+    """Otherwise the service would be called forever; the task's own policy decides instead."""
     decisions = [RetryAfter().decide(JobContext.fake(retries=number), Limited(1)) for number in (19, 20)]
 
     assert [True, False] == [decision is not None for decision in decisions]
 
 
 @pytest.mark.parametrize("of_call", [None, Retry.never()], ids=["task", "call"])
-def test_the_hook_respects_who_wants_no_retry(of_call):
+def test_hook_adds_no_retries(of_call):
     """A job whose task or caller permits no retry fails, whatever its error requests."""
     fire = Firelock("memory://")
 
@@ -94,7 +94,7 @@ def test_the_hook_respects_who_wants_no_retry(of_call):
     fire.close()
 
 
-def test_the_hook_says_when_a_retry_comes():
+def test_hook_sets_the_time_of_a_retry():
     """With the plugin, a job runs again when its error requests it, not when its policy would."""
     fire, runs = Firelock("memory://"), []
 

@@ -19,7 +19,7 @@ class TestZjson(SerializerConformance):
         return ZjsonSerializer()
 
 
-def test_a_large_value_is_compressed():
+def test_large_value_is_compressed():
     """A long, repetitive value takes at most half the size of its JSON."""
     text = ZjsonSerializer().dumps(LARGE)
 
@@ -27,12 +27,12 @@ def test_a_large_value_is_compressed():
     assert 2 * len(text) < len(JsonSerializer().dumps(LARGE))
 
 
-def test_a_small_value_stays_readable():
+def test_small_value_stays_readable():
     """Below the limit, the result is plain JSON."""
     assert '{"a":1}' == ZjsonSerializer().dumps({"a": 1})
 
 
-def test_a_damaged_compressed_text_is_refused():
+def test_damaged_compressed_string_is_refused():
     """A changed, truncated or extended string is detected in every case."""
     text = ZjsonSerializer().dumps(LARGE)
     middle = len(text) // 2
@@ -43,7 +43,7 @@ def test_a_damaged_compressed_text_is_refused():
             ZjsonSerializer().loads(damaged)
 
 
-def test_a_small_text_does_not_become_a_huge_one():
+def test_string_that_unpacks_to_a_huge_one_is_refused():
     """A string that would unpack to more than 64 MiB is refused before it is unpacked."""
     import binascii
     import zlib
