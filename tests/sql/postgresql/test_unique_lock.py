@@ -53,7 +53,7 @@ def test_call_waits_for_a_transaction_with_its_unique_key(scene, admin, callers)
 
 def test_wait_for_a_unique_key_times_out(scene, callers, monkeypatch):
     """The error states the reason and the key. Other keys are free."""
-    monkeypatch.setattr(unique_lock, "PATIENCE", "50ms")
+    monkeypatch.setattr(unique_lock, "LOCK_TIMEOUT", "50ms")
     scene.storage.insert([call(scene)], within=callers)
 
     with pytest.raises(StorageUnavailable, match=r"Another transaction.*'k'") as refused:

@@ -20,9 +20,9 @@ class Looking:
         self.ready = {"a": ["a1"], "b": ["b1", "b2", "b3"]}
         self.asked = 0
 
-    def one(self, statement, former):
+    def one(self, statement, previous):
         """Return the row of the queue after this one, or None after the last."""
-        return min(((queue,) for queue in self.ready if queue > former), default=None)
+        return min(((queue,) for queue in self.ready if queue > previous), default=None)
 
     def all(self, statement, queue=None, most=0):
         """Return the first rows of a queue; no queue is paused."""

@@ -85,15 +85,15 @@ class LateClock:
         self._put = put
         self._read: Callable[[], int] | None = None
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Send the query for the time together with the next statements."""
         if self._read is None:
             self._read = self._put()
 
     def __call__(self) -> int:
         """Return the time."""
-        self.ask()
-        assert self._read is not None  # noqa: S101 - `ask` has set it
+        self.request()
+        assert self._read is not None  # noqa: S101 - `request` has set it
         return self._read()
 
 
@@ -284,7 +284,7 @@ class ServerDatabase(Database):
             clock = self._storage_clock(began)
             tx = Transaction(cursor, self.dialect, clock, adds_deltas=True, is_again=is_again)
             if isinstance(began, LateClock):
-                tx.send_clock_query = began.ask
+                tx.send_clock_query = began.request
             result = work(tx)
             if is_writing and not tx.may_repeat and not self.has_begun(cursor):
                 tx.now  # noqa: B018 - a round trip before the commit, because the result of a lost one is unknown

@@ -62,11 +62,11 @@ def read_product(version: str, comment: str) -> Product:
     Raises:
         StorageError: If the server is too old or is another product.
     """
-    said = f"{version} {comment}"
+    text = f"{version} {comment}"
     for other in _OTHER_PRODUCTS:
-        if other.lower() in said.lower():
+        if other.lower() in text.lower():
             raise StorageError(f"The server must be MySQL or MariaDB, got {other} ({version}).")
-    name = "MariaDB" if "mariadb" in said.lower() else "MySQL"
+    name = "MariaDB" if "mariadb" in text.lower() else "MySQL"
     # For old clients, MariaDB before 11 reports version 5.5.5, followed by its real version.
     found = _NUMBERS.search(version.removeprefix("5.5.5-") if name == "MariaDB" else version)
     if found is None:
@@ -174,7 +174,7 @@ _SENTENCES = {
     1366: "the database cannot store a character of this call",
     1406: "a value is too long for its column",
 }
-_TELLING = frozenset(
+_SHOWN_IN_FULL = frozenset(
     {*_HINTS, 1041, 1047, 1053, 1205, 1213, 1226, 1317, 1927, 1969, 2002, 2003, 2005, 2006, 2013,
      3024, 4031}
 )  # fmt: skip
@@ -193,12 +193,12 @@ def read_failure(error: BaseException) -> Failure | None:
         return Failure(Meaning.LASTING, text)
     if not _is_of_driver(error):
         return None
-    number, said = _parts(error)
-    is_full = number in _FULL or _NO_SPACE in said
-    if number == _DOES_NOT_EXIST and _SAVEPOINT not in said:  # for example, a missing function
-        return Failure(Meaning.LASTING, f"{said.rstrip('.')} (error {number}).")
+    number, message = _parts(error)
+    is_full = number in _FULL or _NO_SPACE in message
+    if number == _DOES_NOT_EXIST and _SAVEPOINT not in message:  # for example, a missing function
+        return Failure(Meaning.LASTING, f"{message.rstrip('.')} (error {number}).")
     return Failure(
-        Meaning.PASSING if is_full else _meaning(error, number), _text(number, said),
+        Meaning.PASSING if is_full else _meaning(error, number), _text(number, message),
         is_lock=number in _LOCKED, is_refusal=is_full or number in _REFUSED,
     )  # fmt: skip
 
@@ -228,12 +228,12 @@ def _meaning(error: BaseException, number: int | None) -> Meaning:
     return Meaning.PASSING if number in _PASSING else Meaning.LASTING
 
 
-def _text(number: int | None, said: str) -> str:
+def _text(number: int | None, message: str) -> str:
     """Return a one-line message without the parts of the statement that the server quotes."""
     if number in _SENTENCES:
         line = _SENTENCES[number]
     else:
-        shown = said if number in _TELLING else _QUOTED.sub("'…'", said)
+        shown = message if number in _SHOWN_IN_FULL else _QUOTED.sub("'…'", message)
         line = next(iter(shown.strip().splitlines()), "").rstrip(".") or "an error without a message"
     hint = _HINTS.get(number or -1, "")
     code = "" if number is None or number in _SENTENCES else f" (error {number})"

@@ -123,7 +123,7 @@ class MysqlDatabase(ServerDatabase):
             cursor.put(_LEVEL)
         cursor.put(_WRITE if is_writing else _SNAPSHOT)
 
-        return cursor, LateClock(lambda: _clock_asked(cursor))
+        return cursor, LateClock(lambda: _queried_clock(cursor))
 
     @override
     def query(self, work: Callable[[Transaction], _T]) -> _T:
@@ -140,7 +140,7 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def has_begun(self, cursor: Cursor) -> bool:
-        return cast("MultiStatementCursor", cursor).has_answered
+        return cast("MultiStatementCursor", cursor).has_replied
 
     @override
     def undo(self, cursor: Cursor) -> None:
@@ -263,7 +263,7 @@ class MysqlDatabase(ServerDatabase):
             return None
 
 
-def _clock_asked(cursor: MultiStatementCursor) -> Callable[[], int]:
+def _queried_clock(cursor: MultiStatementCursor) -> Callable[[], int]:
     """Add the query for the time to the waiting statements; return a function that reads its result."""
     [answer] = cursor.put(_NOW)
 

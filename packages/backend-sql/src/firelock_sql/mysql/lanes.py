@@ -81,7 +81,7 @@ class LaneMemory:
     def __init__(self) -> None:
         self._of: dict[str, list[str]] = {}
 
-    def behind(self, queue: str, after: str, limit: int) -> list[str]:
+    def next_lanes(self, queue: str, after: str, limit: int) -> list[str]:
         """Return up to `limit` known lanes after `after`."""
         known = self._of.get(queue, [])
         start = bisect_right(known, after)
@@ -179,7 +179,7 @@ class MysqlLanes(SqlLanes):
     def _glance_at(self, queue: str, after: str, limit: int, end: str = "") -> _Glance:
         """Return a read of up to `limit` lanes after `after`, up to `end` ("": all)."""
         asked = min(limit, _KNOWN_AT_ONCE)
-        known = [lane for lane in self._memory.behind(queue, after, asked) if not end or lane <= end]
+        known = [lane for lane in self._memory.next_lanes(queue, after, asked) if not end or lane <= end]
         goes_on = len(known) == asked
         return _Glance(queue, after, known, known[-1] if goes_on else end or None, goes_on)
 
@@ -227,7 +227,7 @@ class MysqlLanes(SqlLanes):
         asked = [one for step in steps[: limit - 1] for one in (step, _STEPPED)]
         found = [rows[0][0] for rows in self._cursor.each(asked)[1::2]] if asked else []
         lanes = [first, *(str(lane) for lane in found if lane is not None)]
-        known = set(self._memory.behind(queue, "", _REMEMBERED))
+        known = set(self._memory.next_lanes(queue, "", _REMEMBERED))
         self._memory.learn(queue, [lane for lane in lanes if lane not in known])
         return lanes
 
@@ -239,8 +239,8 @@ class MysqlLanes(SqlLanes):
         numbers = {} if glance is None else dict(glance.numbers)
         rows = {} if glance is None else dict(glance.rows)
         if asked := [key for key in keys if glance is None or key not in glance.keys]:
-            said, locked = self._cursor.each(self._key_questions(asked, is_patient=is_patient))
-            numbers |= _read_numbers(said)
+            stored, locked = self._cursor.each(self._key_questions(asked, is_patient=is_patient))
+            numbers |= _read_numbers(stored)
             rows |= read_keys(locked)
         busy: list[str] = []
         if missing := [key for key in keys if key not in rows and is_limited(key, numbers)]:

@@ -76,7 +76,7 @@ UPDATE firelock_jobs AS job INDEXED BY id
     LEFT JOIN firelock_edges AS edge ON edge.child_id = job.id AND edge.is_decided = 0
 SET job.state = 'enqueued', job.reason = :reason, job.changed_at = @now, job.enqueued_at = @now,
     job.due_at = NULL, job.waits_for = NULL,
-    job.history = CONCAT(job.history, :line_before, @now, :line_behind),
+    job.history = CONCAT(job.history, :line_before, @now, :line_after),
     job.history_lines = job.history_lines + 1, edge.is_decided = 1
 WHERE {_WAITED}
 """)  # noqa: S608 - our own condition
@@ -147,9 +147,9 @@ def _put_wakening(put: Callable[..., Answer], one: Wakening) -> Answer:
 
     Its row count shows whether the job has waited.
     """
-    said = attrs.asdict(one)
-    put(_COUNT, **said)
-    return put(_WAKE, **said)
+    values = attrs.asdict(one)
+    put(_COUNT, **values)
+    return put(_WAKE, **values)
 
 
 def recall_in_one_round_trip(

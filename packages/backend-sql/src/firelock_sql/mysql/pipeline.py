@@ -31,7 +31,7 @@ class Answer:
     rows: Sequence[tuple[Value, ...]] = ()
 
 
-def asked_rows(columns: Sequence[str], number: int) -> str:
+def derived_rows(columns: Sequence[str], number: int) -> str:
     """Return the SQL of a derived table with this number of rows; its parameters are the values in order."""
     first = ", ".join(f":v AS {name}" for name in columns)
     other = f" UNION ALL SELECT {', '.join([':v'] * len(columns))}"
@@ -49,7 +49,7 @@ class StatementSender:
         self._carries_several = carries_several
         self._waiting: list[tuple[Written, Answer]] = []
         self._size = 0
-        self.has_answered = False
+        self.has_replied = False
 
     def put(self, sql: str, parameters: Row = ()) -> Answer:
         """Add the statement to those that are sent next; return its future reply."""
@@ -74,7 +74,7 @@ class StatementSender:
         for number, answer in enumerate(answers):
             if number:
                 self._cursor.nextset()
-            self.has_answered = True
+            self.has_replied = True
             answer.rowcount = self._cursor.rowcount
             if self._cursor.description is not None:
                 answer.rows = list(self._cursor.fetchall())
@@ -103,9 +103,9 @@ class MultiStatementCursor:
         self._read = 0  # rows of the last answer
 
     @property
-    def has_answered(self) -> bool:
+    def has_replied(self) -> bool:
         """Whether the server has replied to anything yet."""
-        return self._sender.has_answered
+        return self._sender.has_replied
 
     @property
     def rowcount(self) -> int:
@@ -220,22 +220,22 @@ class _Many:
     before: str
     first: str
     other: str
-    behind: str
+    after: str
 
     def text(self, number: int) -> str:
         """Return the statement for this number of rows."""
-        return f"{self.before}{self.first}{self.other * (number - 1)}{self.behind}"
+        return f"{self.before}{self.first}{self.other * (number - 1)}{self.after}"
 
 
 @lru_cache(maxsize=256)
 def _listed(sql: str) -> _Many | None:
     """Return a change of a list's rows as a join with the list, its last parameter; None for others."""
     verb, _, rest = sql.partition(" ")
-    before, is_there, behind = rest.partition(_LISTED)
+    before, is_there, after = rest.partition(_LISTED)
     if verb not in {"UPDATE", "DELETE"} or not is_there:
         return None
-    assert "%s" not in behind, sql  # noqa: S101 - guarded by tests/sql/test_statements.py
-    return _joined(verb, f"{before} = new.p0{behind}", 1)
+    assert "%s" not in after, sql  # noqa: S101 - guarded by tests/sql/test_statements.py
+    return _joined(verb, f"{before} = new.p0{after}", 1)
 
 
 @lru_cache(maxsize=256)

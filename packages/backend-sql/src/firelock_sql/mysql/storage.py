@@ -96,8 +96,8 @@ _SERVER_TIMED = Text(f"SELECT server, {_LANES} AND queue IN :ids), {CLOCK} + :of
 NEXT_WITH_WORK = Text(f"""
 SELECT (
     SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
-    WHERE state = 'enqueued' AND session IS NULL AND queue > :former ORDER BY queue LIMIT 1
-), {_LANES} AND queue = :former)
+    WHERE state = 'enqueued' AND session IS NULL AND queue > :previous ORDER BY queue LIMIT 1
+), {_LANES} AND queue = :previous)
 """)  # noqa: S608 - our own conditions
 IS_WAITING = Text("""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
@@ -151,11 +151,11 @@ class Claims:
     def claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
         """Return an empty claim, or None if there may be work; end the transaction."""
         names = _once_each(request.queues)
-        questions: list[_Question] = [(NEXT_WITH_WORK, {"former": ""})]
+        questions: list[_Question] = [(NEXT_WITH_WORK, {"previous": ""})]
         if names is not None:
             questions = [(IS_WAITING, {"queue": name}) for name in names]
         serving: _Question = (SERVER, {"session": request.session})
-        known = _ask_together(tx, serving, questions, is_last=True)
+        known = _query_together(tx, serving, questions, is_last=True)
         if known.server is None:
             return Claim([], known.next_due_at, is_session_lost=True)
         if names is None:  # the first queue may be paused, but the claim itself checks the other queues
@@ -174,10 +174,10 @@ class Claims:
 
     def _find_in_all(self, tx: Transaction, request: ClaimRequest) -> ReadyRows:
         guess = self._guess
-        questions: list[_Question] = [(NEXT_WITH_WORK, {"former": name}) for name in ["", *guess]]
+        questions: list[_Question] = [(NEXT_WITH_WORK, {"previous": name}) for name in ["", *guess]]
         if len(guess) == 1 and not request.left_out:
             questions.append((READY, {"queue": guess[0], "most": request.limit}))
-        known = self._ask_first(tx, request, [], questions)
+        known = self._query_first(tx, request, [], questions)
         if known.server is None or request.limit <= 0:
             return ReadyRows(known.server, [], known.next_due_at)
         # One row per queue with work, and one after the last queue. Each row has the name of the queue, and
@@ -185,9 +185,9 @@ class Claims:
         steps = [rows[0] for rows in known.others[: len(guess) + 1]]
         is_right = [step[0] for step in steps] == [*guess, None]
         if not is_right:
-            steps = [tx.one(NEXT_WITH_WORK, former="")]
+            steps = [tx.one(NEXT_WITH_WORK, previous="")]
             while steps[-1][0] is not None:
-                steps.append(tx.one(NEXT_WITH_WORK, former=steps[-1][0]))
+                steps.append(tx.one(NEXT_WITH_WORK, previous=steps[-1][0]))
         names = [str(step[0]) for step in steps[:-1]]
         self._guess = names if len(names) <= _MOST_GUESSED else []
         opened = [name for name in names if name not in known.paused]
@@ -204,7 +204,7 @@ class Claims:
         """Return rows of the queues in their order; read the first queue together with the other facts."""
         asked = [] if request.left_out else names[:1]
         questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in asked]
-        known = self._ask_first(tx, request, names, questions)
+        known = self._query_first(tx, request, names, questions)
         rows: list[ReadyRow] = []
         if known.server is None or request.limit <= 0:
             return ReadyRows(known.server, rows, known.next_due_at)
@@ -219,12 +219,12 @@ class Claims:
             rows += first[name] if name in first else take(name, request.limit - len(rows))
         return ReadyRows(known.server, rows, known.next_due_at)
 
-    def _ask_first(
+    def _query_first(
         self, tx: Transaction, request: ClaimRequest, names: Sequence[str], questions: Sequence[_Question]
     ) -> _Answers:
         """Return the facts that a claim needs, including the time; lock the session."""
         values = {"session": request.session, "ids": list(names), "offset": self._database.clock_offset}
-        return _ask_together(tx, (_SERVER_TIMED, values), questions if request.limit > 0 else [])
+        return _query_together(tx, (_SERVER_TIMED, values), questions if request.limit > 0 else [])
 
     def _find_with_lanes(
         self,
@@ -266,7 +266,7 @@ class _PrefetchedClaim(MixedClaim):
         return super().plain_rows(queue, number) if first is None else list(first)
 
 
-def _ask_together(
+def _query_together(
     tx: Transaction, serving: _Question, questions: Sequence[_Question], *, is_last: bool = False
 ) -> _Answers:
     """Return the facts that a claim needs and the results of the queries, all in one round trip."""
@@ -531,20 +531,20 @@ class MysqlStorage(SqlStorage):
         return self._unhindered(transitions, lambda tx, ends: self._settle_in(tx, ends, lambda: None))[0]
 
     def _settle_in(
-        self, tx: Transaction, transitions: Sequence[Transition], ask: Callable[[], _T]
+        self, tx: Transaction, transitions: Sequence[Transition], query: Callable[[], _T]
     ) -> tuple[list[Applied], _T]:
-        """Settle; return the results and the result of `ask`, whose queries are sent with the plain ends.
+        """Settle; return the results and the result of `query`, whose queries are sent with the plain ends.
 
-        If an end is not plain after all, apply all transitions by reading their rows, and run `ask` again. If
-        other transactions have locked some of the jobs, settle only the others.
+        If an end is not plain after all, apply all transitions by reading their rows, and run `query` again.
+        If other transactions have locked some of the jobs, settle only the others.
         """
         split = self._claimed_jobs.split(transitions, None)
         if not split.plain:
-            return apply_transitions(tx, transitions), ask()
+            return apply_transitions(tx, transitions), query()
         ids = {transition.job_id for transition in transitions}
         if tx.checks_locks_first or (tx.skips_own and (split.others or not self._database.has_brief_updates)):
             if taken_away := ids - lock_free(tx, ids):
-                return self._settle_free(tx, transitions, taken_away, ask)
+                return self._settle_free(tx, transitions, taken_away, query)
         elif split.others:
             tx.all(LOCK, ids=sorted(ids))
         cursor = cursor_of(tx)
@@ -564,7 +564,7 @@ class MysqlStorage(SqlStorage):
         deltas, freed_keys = dict(tx.deltas), list(tx.freed_keys)
         results = self._apply_rest(tx, transitions, split.others)
         tx.freed_keys += freed_by(split.plain)
-        found = ask()
+        found = query()
         if any(answer.rowcount < 0 for answer in answers):
             cursor.send()
         if sum(answer.rowcount for answer in answers) != len(split.plain):
@@ -572,7 +572,7 @@ class MysqlStorage(SqlStorage):
             tx.deltas.clear()
             tx.deltas.update(deltas)
             tx.freed_keys[:] = freed_keys
-            return apply_transitions(tx, transitions), ask()
+            return apply_transitions(tx, transitions), query()
         for queue, number in Counter(held.queue for _, held in split.plain).items():
             tx.moved(queue, _PROCESSING, _SUCCEEDED, number)
         batches = {end.job_id: held.batch_id for end, held in split.plain if held.batch_id is not None}
@@ -590,12 +590,12 @@ class MysqlStorage(SqlStorage):
         tx: Transaction,
         transitions: Sequence[Transition],
         taken_away: Collection[str],
-        ask: Callable[[], _T],
+        query: Callable[[], _T],
     ) -> tuple[list[Applied], _T]:
         """Settle the other jobs as `_settle_in` does; the results of `taken_away` are busy or missing."""
         locked = stored_among(tx, taken_away)
         free = [one for one in transitions if one.job_id not in taken_away]
-        results, found = self._settle_in(tx, free, ask)
+        results, found = self._settle_in(tx, free, query)
         rest = iter(results)
         gone = {True: Applied.BUSY, False: Applied.MISSING}
         return [

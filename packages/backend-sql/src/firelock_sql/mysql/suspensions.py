@@ -17,7 +17,7 @@ from typing import Any, cast
 import attrs
 
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.mysql.pipeline import Answer, MultiStatementCursor, asked_rows
+from firelock_sql.mysql.pipeline import Answer, MultiStatementCursor, derived_rows
 from firelock_sql.rows.marks import HAS_CHILDREN
 from firelock_sql.verbs.suspensions import Suspension, jobs_of
 
@@ -49,7 +49,7 @@ class _Statements:
 
 @lru_cache(maxsize=64)
 def _statements(runs: int, relations: int) -> _Statements:
-    related = f"{asked_rows(_OF_TIE, relations)} AS tie STRAIGHT_JOIN firelock_jobs AS parent INDEXED BY id"
+    related = f"{derived_rows(_OF_TIE, relations)} AS tie STRAIGHT_JOIN firelock_jobs AS parent INDEXED BY id"
     is_open = f"parent.id = tie.parent AND {_IS_OPEN}"
     has_open = "0"
     if relations:
@@ -57,7 +57,7 @@ def _statements(runs: int, relations: int) -> _Statements:
     return _Statements(
         look=Text(f"""
 SELECT COALESCE(BIT_OR(1 << asked.number), 0)
-FROM {asked_rows(_OF_RUN, runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
+FROM {derived_rows(_OF_RUN, runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
     ON job.id = asked.job AND job.state = 'processing' AND job.session = asked.session
         AND job.fence = asked.fence AND job.is_plain_end = 0
 WHERE NOT EXISTS (
@@ -67,7 +67,7 @@ WHERE NOT EXISTS (
 INTO @waits
 """),  # noqa: S608 - names
         suspend=Text(f"""
-UPDATE {asked_rows(_OF_WAIT, runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
+UPDATE {derived_rows(_OF_WAIT, runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
 SET job.state = asked.state, job.reason = asked.reason, job.changed_at = asked.at, job.due_at = asked.due_at,
     job.started_at = COALESCE(asked.started_at, job.started_at),
     job.server = COALESCE(asked.server, job.server), job.attempt = job.attempt - 1, job.session = NULL,
@@ -87,7 +87,7 @@ WHERE {is_open} AND {_IS_WAITING.format("tie")}
         count=Text(f"""
 INSERT INTO firelock_count_deltas (state, queue, jobs)
 SELECT IF(moved.is_gone, 'processing', job.state), job.queue, SUM(IF(moved.is_gone, -1, 1))
-FROM {asked_rows(("number", "job"), runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
+FROM {derived_rows(("number", "job"), runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
     ON job.id = asked.job
     STRAIGHT_JOIN (SELECT 0 AS is_gone UNION ALL SELECT 1) AS moved
 WHERE {_IS_WAITING.format("asked")} GROUP BY 1, 2

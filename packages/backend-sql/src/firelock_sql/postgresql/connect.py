@@ -132,19 +132,19 @@ def _meaning_without_code(error: psycopg.Error) -> Meaning:
     """Return the meaning of an error from libpq, which has no code if no connection was established."""
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return Meaning.LASTING
-    said = _first_line(error)
-    if not said.startswith(_NEVER_CONNECTED):
+    message = _first_line(error)
+    if not message.startswith(_NEVER_CONNECTED):
         return Meaning.LOST
-    return Meaning.LASTING if _refusal(said) else Meaning.PASSING
+    return Meaning.LASTING if _refusal(message) else Meaning.PASSING
 
 
 def _text(error: psycopg.Error, code: str | None) -> str:
     """Return the server's one-line message without its details, which might contain values."""
-    said = error.diag.message_primary or _first_line(error)
-    hint = _HINTS.get(code or "") or _refusal(said) or _advice(said, _ADVICE)
+    message = error.diag.message_primary or _first_line(error)
+    hint = _HINTS.get(code or "") or _refusal(message) or _advice(message, _ADVICE)
     for noise in _NOISE:
-        said = noise.sub("", said)
-    return f"{said.rstrip('.')}{'; ' if hint else ''}{hint}."
+        message = noise.sub("", message)
+    return f"{message.rstrip('.')}{'; ' if hint else ''}{hint}."
 
 
 def _first_line(error: psycopg.Error) -> str:
@@ -152,12 +152,12 @@ def _first_line(error: psycopg.Error) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _refusal(said: str) -> str:
-    return _advice(said, _REFUSALS)
+def _refusal(message: str) -> str:
+    return _advice(message, _REFUSALS)
 
 
-def _advice(said: str, known: Sequence[tuple[str, str]]) -> str:
-    return next((advice for pattern, advice in known if re.search(pattern, said)), "")
+def _advice(message: str, known: Sequence[tuple[str, str]]) -> str:
+    return next((advice for pattern, advice in known if re.search(pattern, message)), "")
 
 
 log = logging.getLogger(__name__)
@@ -222,11 +222,11 @@ def require_usable(name: str, version: str, number: int) -> None:
         )
 
 
-class PatientConnection(psycopg.Connection[Any]):
-    """A connection that is closed when a reply takes too long, unless `is_patient` is set."""
+class ReplyTimeoutConnection(psycopg.Connection[Any]):
+    """A connection that is closed when a reply takes too long, unless `has_no_timeout` is set."""
 
-    most_seconds: ClassVar[float]
-    is_patient = False
+    reply_seconds: ClassVar[float]
+    has_no_timeout = False
 
     @override
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **named: Any) -> Any:
@@ -239,24 +239,24 @@ class PatientConnection(psycopg.Connection[Any]):
             OperationalError: If no reply arrives in time. This is detected because psycopg continues the
                 generator from time to time even without a reply.
         """
-        deadline = time.monotonic() + self.most_seconds
+        deadline = time.monotonic() + self.reply_seconds
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if not ready and not self.is_patient and time.monotonic() > deadline:
+                if not ready and not self.has_no_timeout and time.monotonic() > deadline:
                     self.pgconn.finish()
                     raise psycopg.OperationalError(
-                        f"connection timeout: no reply within {self.most_seconds:g} s"
+                        f"connection timeout: no reply within {self.reply_seconds:g} s"
                     )
                 wanted = gen.send(ready)
         except StopIteration as end:
             return end.value
 
 
-def patient_for(seconds: float) -> type[PatientConnection]:
+def connection_class(seconds: float) -> type[ReplyTimeoutConnection]:
     """Return the class of connections with this timeout."""
-    return type("PatientConnection", (PatientConnection,), {"most_seconds": seconds})
+    return type("ReplyTimeoutConnection", (ReplyTimeoutConnection,), {"reply_seconds": seconds})
 
 
 DRIVERS = {

@@ -22,7 +22,7 @@ from firelock_sql.postgresql.connect import (
     DRIVERS,
     UNPREPARED,
     ConnectionPath,
-    PatientConnection,
+    ReplyTimeoutConnection,
     dialect_of,
     read_failure,
 )
@@ -236,7 +236,7 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def has_begun(self, cursor: Cursor) -> bool:
-        return not isinstance(cursor, PipelinedCursor) or cursor.has_answered
+        return not isinstance(cursor, PipelinedCursor) or cursor.has_replied
 
     @override
     def is_spoiled(self, error: BaseException) -> bool:
@@ -266,7 +266,7 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def prepare_migration(self, tx: Transaction) -> None:
-        _set_patience(tx.cursor, is_patient=True)
+        _set_reply_timeout(tx.cursor, is_off=True)
         tx.cursor.execute(_OTHER_MIGRATION)
         tx.cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
         tx.cursor.execute(_MIGRATION)
@@ -280,7 +280,7 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def finish_migration(self, tx: Transaction) -> None:
-        _set_patience(tx.cursor, is_patient=False)
+        _set_reply_timeout(tx.cursor, is_off=False)
 
     @override
     def now(self, cursor: Cursor) -> int:
@@ -337,14 +337,14 @@ class PostgresqlDatabase(ServerDatabase):
         return health.diagnose(self)
 
 
-def _set_patience(cursor: Any, *, is_patient: bool) -> None:  # noqa: ANN401 - psycopg's
+def _set_reply_timeout(cursor: Any, *, is_off: bool) -> None:  # noqa: ANN401 - psycopg's
     """Let the connection wait for replies without a limit, or for the usual time.
 
     The operating system closes the connection if the server is unreachable: see `_connect_args`.
     """
     connection = cursor.connection
-    if isinstance(connection, PatientConnection):  # one of our own connections
-        connection.is_patient = is_patient
+    if isinstance(connection, ReplyTimeoutConnection):  # one of our own connections
+        connection.has_no_timeout = is_off
 
 
 def _is_stale(driver: psycopg.Connection[Any]) -> bool:

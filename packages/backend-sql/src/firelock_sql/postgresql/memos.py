@@ -66,7 +66,7 @@ _WAKE = Text("""
 WITH woken AS (
     UPDATE firelock_jobs AS job
     SET state = 'enqueued', reason = :reason, changed_at = clock.now, enqueued_at = clock.now, due_at = NULL,
-        waits_for = NULL, history = history || :line_before::text || clock.now || :line_behind::text,
+        waits_for = NULL, history = history || :line_before::text || clock.now || :line_after::text,
         history_lines = history_lines + 1
     FROM (
         SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + :offset AS now OFFSET 0
@@ -98,10 +98,10 @@ FROM (
 
 
 @attrs.define
-class Told:
+class StoredMemos:
     """The results of storing memos, and the jobs that were resumed."""
 
-    answers: list[Remembered]
+    results: list[Remembered]
     queues: set[str] = attrs.field(factory=set)  # of the resumed jobs
     long: list[str] = attrs.field(factory=list)  # ids of resumed jobs with a long history
 
@@ -116,7 +116,7 @@ def remember_in_one_round_trip(
     dialect: Dialect,
     memos: Sequence[NewMemo],
     offset: int,
-) -> Told:
+) -> StoredMemos:
     """Store the memos in one transaction and one round trip; return the result of each."""
     connection = cursor.connection
     answers = [connection.cursor() for _ in memos]
@@ -131,12 +131,14 @@ def remember_in_one_round_trip(
             answer.execute(
                 _WAKE.compiled(dialect).text, {**attrs.asdict(each), "offset": offset}, prepare=True
             )
-    told = Told([_remembered(one, answer.fetchone()) for one, answer in zip(memos, answers, strict=True)])
+    stored = StoredMemos(
+        [_remembered(one, answer.fetchone()) for one, answer in zip(memos, answers, strict=True)]
+    )
     for job_id, queue, lines in (row for answer in woken for row in answer.fetchall()):
-        told.queues.add(queue)
+        stored.queues.add(queue)
         if lines >= COMPACT_FROM:
-            told.long.append(job_id)
-    return told
+            stored.long.append(job_id)
+    return stored
 
 
 def _values(new: NewMemo) -> Mapping[str, object]:

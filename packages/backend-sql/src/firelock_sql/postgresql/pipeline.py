@@ -64,7 +64,7 @@ class PipelinedCursor:
         self._pipeline = self._open.enter_context(connection.pipeline())
         self._last: psycopg.Cursor[Any] = connection.cursor()
         self._waiting: list[Callable[[], object]] = []
-        self.has_answered = False  # whether the server has replied to anything yet
+        self.has_replied = False  # whether the server has replied to anything yet
 
     @property
     def connection(self) -> psycopg.Connection[Any]:
@@ -129,7 +129,7 @@ class PipelinedCursor:
         if self._waiting:
             self._run_waiting()
             self._pipeline.sync()
-            self.has_answered = True
+            self.has_replied = True
 
     def _run_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -63,23 +63,25 @@ WITH clock AS MATERIALIZED (
 ), listed AS (
     INSERT INTO firelock_members (batch_id, created_at, job_id)
     SELECT :batch, job.at, job.id FROM clock, unnest(:ids::text[], :ats::bigint[]) AS job (id, at)
-), told AS (
-    {told}
+), batch_counted AS (
+    {batch_counted}
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs) SELECT 'enqueued', :queue, number FROM clock
 )
 SELECT FROM clock
 """
-_TOLD = "INSERT INTO firelock_batch_deltas (batch_id, total, active) SELECT :batch, number, number FROM clock"
-INSERT_MEMBERS = Text(_INSERT_MEMBERS.format(**_PLAIN, told=_TOLD))
-INSERT_LIMITED_MEMBERS = Text(_INSERT_MEMBERS.format(**_LIMITED, told=_TOLD))
+_BATCH_DELTA = (
+    "INSERT INTO firelock_batch_deltas (batch_id, total, active) SELECT :batch, number, number FROM clock"
+)
+INSERT_MEMBERS = Text(_INSERT_MEMBERS.format(**_PLAIN, batch_counted=_BATCH_DELTA))
+INSERT_LIMITED_MEMBERS = Text(_INSERT_MEMBERS.format(**_LIMITED, batch_counted=_BATCH_DELTA))
 
 # Stores members of a batch that this transaction has just stored without members, so no other transaction has
 # changed its counts.
 _FILLED = """UPDATE firelock_batches
     SET total = total + number, active = active + number, is_changed = 0 FROM clock WHERE id = :batch"""
-FILL = Text(_INSERT_MEMBERS.format(**_PLAIN, told=_FILLED))
-FILL_LIMITED = Text(_INSERT_MEMBERS.format(**_LIMITED, told=_FILLED))
+FILL = Text(_INSERT_MEMBERS.format(**_PLAIN, batch_counted=_FILLED))
+FILL_LIMITED = Text(_INSERT_MEMBERS.format(**_LIMITED, batch_counted=_FILLED))
 
 _OF_JOBS = "SELECT FROM firelock_jobs WHERE"
 _READY = "state = 'enqueued' AND session IS NULL AND held_by IS NULL"
@@ -161,8 +163,8 @@ class _Ends:
         """Return the part that locks and settles the ends."""
         batches, batch_id = (", :batches::text[]", ", batch_id") if self.are_members else ("", "")
         ended_batch = ", ended.batch_id" if self.are_members else ""
-        told = (
-            """, told AS (
+        batch_counted = (
+            """, batch_counted AS (
     INSERT INTO firelock_batch_deltas (batch_id, active, succeeded)
     SELECT batch_id, -count(*), count(*) FROM settled WHERE batch_id IS NOT NULL GROUP BY batch_id
 )"""
@@ -186,7 +188,7 @@ ended AS MATERIALIZED (
         is_plain_end = 1, session = NULL, reason = NULL, due_at = NULL
     FROM ended WHERE job.ctid = ended.row
     RETURNING job.queue, job.seq{ended_batch}
-){told}"""  # noqa: S608 - our own conditions
+){batch_counted}"""  # noqa: S608 - our own conditions
 
     def unsettled(self) -> str:
         """Return the columns with the settled and the locked jobs; NULL if all jobs were settled.
@@ -261,8 +263,8 @@ _NEAR_LEAVING_OUT = f"""
 
 
 # Settles plain ends and claims as many jobs as the limit allows; each part may be used alone. If a queue may
-# have jobs with limits, the statement does not claim any job, unless `:beside` is set. In this case, `lanes`
-# claims jobs with limits, and uses this statement for the other jobs.
+# have jobs with limits, the statement does not claim any job, unless `:with_lanes` is set. In this case,
+# `lanes` claims jobs with limits, and uses this statement for the other jobs.
 #
 # The statement first locks the session, which then cannot end before this transaction. Then it locks the jobs
 # in order of id; the lists are sorted by id. It does not wait for a job that another transaction has locked.
@@ -292,7 +294,7 @@ def _exchange(queues: _Queues, near: str) -> Settling:
         SELECT ctid FROM ({near}) AS near
         LIMIT {queues.share}
     ) AS job
-    LIMIT CASE WHEN :beside OR NOT (SELECT has_lanes FROM work) THEN :limit ELSE 0 END
+    LIMIT CASE WHEN :with_lanes OR NOT (SELECT has_lanes FROM work) THEN :limit ELSE 0 END
 ), {_CLAIMED}, counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT state, queue, sum(jobs) FROM (
@@ -303,12 +305,12 @@ def _exchange(queues: _Queues, near: str) -> Settling:
     ) AS moved (state, queue, jobs)
     GROUP BY state, queue HAVING sum(jobs) <> 0
 )
-SELECT said.*, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint, claimed.*
+SELECT common.*, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint, claimed.*
 FROM (
     SELECT CASE WHEN (SELECT is_there FROM work) THEN (SELECT server FROM holder)
             ELSE (SELECT server FROM firelock_sessions WHERE id = :session AND died_at IS NULL) END,
         {_DUE}, (SELECT count(*) FROM open), {ends.unsettled()}, (SELECT has_lanes FROM work)
-) AS said LEFT JOIN claimed ON true
+) AS common LEFT JOIN claimed ON true
 """  # noqa: S608 - our own conditions
 
     return Settling.of(write)
@@ -325,7 +327,7 @@ EXCHANGE_OF_EVERY_LEAVING_OUT = _exchange(_EVERY, _NEAR_LEAVING_OUT)
 _KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
 
 
-def _beside(queues: _Queues, *, laned: str, plain: str, before: str = "") -> Settling:
+def _begin_lane_claim(queues: _Queues, *, laned: str, plain: str, before: str = "") -> Settling:
     def write(ends: _Ends) -> str:
         return f"""{queues.opened}{before}
 , gate AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({GATE})), holder AS MATERIALIZED (
@@ -344,13 +346,13 @@ SELECT (SELECT server FROM holder), {_DUE}, {ends.unsettled()}, {_IS_KNOWN} OR {
     return Settling.of(write)
 
 
-BESIDE = _beside(
+BEGIN_LANE_CLAIM = _begin_lane_claim(
     _NAMED,
     laned=f"""SELECT name FROM open
         WHERE {_KNOWN} OR EXISTS (SELECT FROM ({_first_in_lane("open.name")}) AS job)""",  # noqa: S608 - our own conditions
     plain=f"SELECT name FROM open WHERE EXISTS (SELECT FROM ({_first_plain('open.name')}) AS job)",  # noqa: S608 - our own conditions
 )
-BESIDE_OF_EVERY = _beside(
+BEGIN_LANE_CLAIM_OF_EVERY = _begin_lane_claim(
     _EVERY,
     before=f""", lane_turn AS (
     SELECT CASE WHEN NOT {_IS_KNOWN} THEN (
@@ -426,11 +428,11 @@ WITH new AS MATERIALIZED (
     SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
     UNION ALL SELECT 'processing', queue, count(*) FROM claimed GROUP BY queue
 )
-SELECT said.*, NULL, claimed.*
+SELECT common.*, NULL, claimed.*
 FROM (
     SELECT (SELECT server FROM holder), {_DUE},
         (SELECT array_agg(name) FROM open), NULL, NULL, {_HAS_LANES}
-) AS said LEFT JOIN claimed ON true
+) AS common LEFT JOIN claimed ON true
 """)  # noqa: S608 - our own conditions
 
 # The result row is: the next due time of a job, the next due time of a recurring job, the current time, and

@@ -45,7 +45,7 @@ from firelock_sql.connections.pool import EnginePool
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.connections.url import ServerUrl, parse_server_url
 from firelock_sql.postgresql.claim_start import ClaimRead, ClaimStart
-from firelock_sql.postgresql.connect import number_array, patient_for, text_array
+from firelock_sql.postgresql.connect import connection_class, number_array, text_array
 from firelock_sql.postgresql.database import PostgresqlDatabase
 from firelock_sql.postgresql.deltas import take_deltas
 from firelock_sql.postgresql.lanes import (
@@ -64,8 +64,8 @@ from firelock_sql.postgresql.memos import (
     remember_in_one_round_trip,
 )
 from firelock_sql.postgresql.statements import (
-    BESIDE,
-    BESIDE_OF_EVERY,
+    BEGIN_LANE_CLAIM,
+    BEGIN_LANE_CLAIM_OF_EVERY,
     CLAIM_BY_PROBES,
     EXCHANGE,
     EXCHANGE_LEAVING_OUT,
@@ -368,7 +368,7 @@ class PostgresqlStorage(SqlStorage):
         values: dict[str, object] = {
             "session": request.session, "limit": max(request.limit, 0), "now": request.now,
             "queues": text_array(list(dict.fromkeys(request.queues or ()))), "every": request.queues is None,
-            "served": self._turns.last, "beside": False, "due_from": self._due_floor.start,
+            "served": self._turns.last, "with_lanes": False, "due_from": self._due_floor.start,
         }  # fmt: skip
         if request.left_out:
             values["left_out"] = text_array(sorted(request.left_out))
@@ -485,7 +485,7 @@ class PostgresqlStorage(SqlStorage):
         self, tx: Transaction, request: ClaimRequest, plain: _PlainEnds, missing: set[str]
     ) -> _LaneExchange:
         """Settle plain ends and claim jobs in this transaction; add keys without a row to `missing`."""
-        statement = BESIDE if request.queues is not None else BESIDE_OF_EVERY
+        statement = BEGIN_LANE_CLAIM if request.queues is not None else BEGIN_LANE_CLAIM_OF_EVERY
         floors = self._floors if self._floors.starts_at_floors and not request.left_out else None
         known = [] if floors is None else floors.queues
         values = self._claim_values(request) | {"known": text_array(known)}
@@ -499,7 +499,7 @@ class PostgresqlStorage(SqlStorage):
         if not has_lanes:
             self._laned.discard(_queues_of(request))
         if not laned:
-            rows = self._fetch_settling(tx.cursor, _exchange_for(request), values | {"beside": True}, ())
+            rows = self._fetch_settling(tx.cursor, _exchange_for(request), values | {"with_lanes": True}, ())
             found = [] if rows[0][_FIRST] is None else self._sort_rows(request, rows)
             jobs = [claimed_job(row[_FIRST:_SEQ], row[_MARKS]) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at), [row[_FIRST:] for row in found], server)
@@ -668,14 +668,14 @@ class PostgresqlStorage(SqlStorage):
         if within is not None or not memos or not database.is_direct or not can_remember_in_one_round_trip():
             return super().remember(memos, within=within)
         offset = database.clock_offset
-        told = database.in_one_round_trip(
+        stored = database.in_one_round_trip(
             lambda cursor: remember_in_one_round_trip(cursor, database.dialect, memos, offset)
         )
-        if told.queues:
-            database.wake.notify(told.queues)
-        if told.long:
-            database.write(lambda tx: compact_long(tx, told.long))
-        return told.answers
+        if stored.queues:
+            database.wake.notify(stored.queues)
+        if stored.long:
+            database.write(lambda tx: compact_long(tx, stored.long))
+        return stored.results
 
     @override
     def recall(
@@ -698,11 +698,11 @@ class PostgresqlStorage(SqlStorage):
         return NextDue(first, firing, now + self._database.clock_offset)
 
 
-_asked_besides = attrgetter(
+_further_values = attrgetter(
     "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
     "meta_json", "parents", "relations_json",
 )  # fmt: skip
-_NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+_NO_FURTHER_VALUES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 
 
 def _are_alike(jobs: Sequence[NewJob]) -> bool:
@@ -711,8 +711,8 @@ def _are_alike(jobs: Sequence[NewJob]) -> bool:
     All of them may be members of one batch. Or, if they have no limits, all may be called by one job.
     """
     relations = jobs[0].relations_json
-    wanted = (*_NOTHING_BESIDES, relations)
-    if any(asked != wanted for asked in map(_asked_besides, jobs)):
+    wanted = (*_NO_FURTHER_VALUES, relations)
+    if any(values != wanted for values in map(_further_values, jobs)):
         return False
     if relations is not None and read_relations(relations) != Relations(read_relations(relations).batch_id):
         return is_called(relations) and all(job.admission_json is None for job in jobs)
@@ -833,7 +833,7 @@ def _make_engine(parsed: ServerUrl) -> Engine:
         pool_use_lifo=True,  # the last used connection has its statements prepared
         connect_args=_connect_args(parsed),
     )
-    kind = patient_for(SILENT_SECONDS)
+    kind = connection_class(SILENT_SECONDS)
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: object, record: object, words: Sequence[Any], named: Mapping[str, Any]) -> object:

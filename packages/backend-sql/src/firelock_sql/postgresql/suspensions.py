@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Waits briefly for locks of other transactions.
 _LOCK = Text("""
-WITH brief AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true))
+WITH brief AS MATERIALIZED (SELECT set_config('lock_timeout', :lock_timeout, true))
 SELECT FROM firelock_jobs WHERE id IN :ids AND (SELECT count(*) FROM brief) = 1 ORDER BY id FOR NO KEY UPDATE
 """)
 # A result row is a job that now waits, with the keys that it held. The lock was a separate statement, so this
@@ -87,7 +87,7 @@ def suspend_in_one_round_trip(
     answer = cursor.connection.cursor()
     ids = text_array(jobs_of(suspensions))
     with cursor.connection.pipeline():
-        locks = {"ids": ids, "patience": f"{BRIEF_SECONDS * 1_000:.0f}ms"}
+        locks = {"ids": ids, "lock_timeout": f"{BRIEF_SECONDS * 1_000:.0f}ms"}
         cursor.execute(_LOCK.compiled(dialect).text, locks, prepare=True)
         answer.execute(SUSPEND.compiled(dialect).text, _values(suspensions), prepare=True)
     return dict(answer.fetchall())

@@ -159,7 +159,7 @@ def save_batch(tx: Transaction, batch: BatchRow) -> None:
     tx.run_many(_SAVE, [{"id": batch.id, **{name: getattr(batch, name) for name in _FLAGS}}])
 
 
-def shut_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str], set[str]]:
+def unopened_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str], set[str]]:
     """Return the batches that are not open, and cannot be opened before this transaction ends.
 
     Also return the batches that might not be open, but are locked by other transactions.

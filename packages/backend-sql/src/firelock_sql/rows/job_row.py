@@ -190,7 +190,8 @@ _SUSPENDED = frozenset({State.AWAITING, State.SCHEDULED})
 _GET = Text(
     f"SELECT {', '.join(f'job.{name}' for name in (*_PLAIN, *_OF_ERROR))},"  # noqa: S608 - names of columns
     f" {', '.join(_OF_PROGRESS)}"
-    " FROM firelock_jobs AS job LEFT JOIN firelock_progress AS said ON said.job_id = job.id WHERE id IN :ids"
+    " FROM firelock_jobs AS job LEFT JOIN firelock_progress AS progress"
+    " ON progress.job_id = job.id WHERE id IN :ids"
 )
 _HISTORY = Text("""
 SELECT created_at, creation, history, is_plain_end, state, changed_at, attempt, claimed_at, started_at, server
@@ -220,9 +221,9 @@ def _read_record(row: Sequence[Any]) -> JobRecord:
     """Return a row of the columns `_RECORD` as a job."""
     fields: dict[str, Any] = dict(zip(_RECORD, row, strict=True))
     type_, message, fingerprint = (fields.pop(name) for name in _OF_ERROR)
-    done, total, at, said = (fields.pop(name) for name in _OF_PROGRESS)
+    done, total, at, message = (fields.pop(name) for name in _OF_PROGRESS)
     fields["error"] = None if type_ is None else ErrorInfo(type_, message, fingerprint)
-    fields["progress"] = None if done is None else Progress(done=done, total=total, at=at, message=said)
+    fields["progress"] = None if done is None else Progress(done=done, total=total, at=at, message=message)
     fields["state"], fields["tags"] = read_state(fields["state"]), read_list(fields["tags"])
     fields["parents"] = _read_edges(fields["parents"])
     if fields["state"] not in _SUSPENDED:

@@ -196,8 +196,8 @@ class SqliteStorage(SqlStorage):
             return self._apply_rest(tx, transitions, split.others)
         ended = Counter(str(held.batch_id) for _, held in members)
         shares = {id: Share(active=-number, succeeded=number) for id, number in ended.items()}
-        told = store_batch_changes(tx, shares)  # batches that may end because of these ends
-        releasing = {end.job_id for end, held in members if held.batch_id in told}
+        changed_batches = store_batch_changes(tx, shares)  # batches that may end because of these ends
+        releasing = {end.job_id for end, held in members if held.batch_id in changed_batches}
         results = self._apply_rest(tx, transitions, split.others)
         return [
             Applied.RELEASING if end.job_id in releasing else result

@@ -44,9 +44,9 @@ _UNENDED = frozenset(State) - FINAL_STATES
 _NO_RULES = BatchRules("")
 _OF_BATCHES = Text("SELECT id, state, due_at, relations_json FROM firelock_jobs WHERE id IN :ids")
 _CHANGED = Text("SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most")
-_CHANGED_OR_TOLD = Text("""
+_CHANGED_OR_WITH_DELTAS = Text("""
 SELECT id FROM (SELECT id FROM firelock_batches WHERE is_changed = 1 LIMIT :most) AS changed
-UNION SELECT batch_id FROM (SELECT DISTINCT batch_id FROM firelock_batch_deltas LIMIT :most) AS told
+UNION SELECT batch_id FROM (SELECT DISTINCT batch_id FROM firelock_batch_deltas LIMIT :most) AS with_deltas
 """)
 _FREE_JOBS = Text("""
 SELECT id, (SELECT count(*) FROM firelock_batches AS inner_one WHERE inner_one.id = firelock_jobs.id)
@@ -98,7 +98,7 @@ def read_batch_counts(tx: Transaction, ids: Sequence[str]) -> dict[str, BatchCou
 
 def release_batches(tx: Transaction, limit: int) -> int:
     """Check batches whose counts have changed, and move their members; return the number checked."""
-    found = tx.all(_CHANGED_OR_TOLD if tx.adds_deltas else _CHANGED, most=limit)
+    found = tx.all(_CHANGED_OR_WITH_DELTAS if tx.adds_deltas else _CHANGED, most=limit)
     looked_at = 0
     for id in sorted(str(row[0]) for row in found):
         if looked_at >= limit:

@@ -22,7 +22,7 @@ from firelock.storage import (
     waiting_reason,
 )
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
-from firelock_sql.rows.batch_row import BatchRow, MemberCounts, load_batches, save_batch, shut_among
+from firelock_sql.rows.batch_row import BatchRow, MemberCounts, load_batches, save_batch, unopened_among
 from firelock_sql.rows.job_row import (
     JobRow,
     load_briefly,
@@ -222,9 +222,9 @@ def _decide_edges(
     ended = {id: some for id, some in edges.items() if rows[id].is_final}
     wanted = {child for some in ended.values() for _, child, _ in some}
     children = {id: rows[id] for id in wanted if id in rows}
-    locked, batches, shut = _locked_among(tx, wanted, children)
+    locked, batches, unopened = _locked_among(tx, wanted, children)
     done.skipped |= locked
-    moves = _Moves(children, batches, shut)
+    moves = _Moves(children, batches, unopened)
     decided: list[int] = []
     left: dict[str, list[int]] = {id: [] for id in edges}
     for parent_id, some in ended.items():
@@ -263,9 +263,9 @@ def _locked_among(
     batches = load_batches(tx, [row.id for row in awaiting if row.is_batch], is_patient=False)
     locked |= {row.id for row in awaiting if row.is_batch and row.id not in batches}
     around = {row.id: row.relations.batch_id for row in awaiting if row.is_member}
-    shut, held = shut_among(tx, around.values())
+    unopened, held = unopened_among(tx, around.values())
     locked |= {id for id, batch_id in around.items() if batch_id in held}
-    return locked, batches, shut
+    return locked, batches, unopened
 
 
 @attrs.define
@@ -274,7 +274,7 @@ class _Moves:
 
     children: Mapping[str, JobRow]
     batches: Mapping[str, BatchRow]  # children that are batches
-    shut: Collection[str] = ()  # unopened batches, whose members therefore keep waiting
+    unopened: Collection[str] = ()  # unopened batches, whose members therefore keep waiting
     deleted: dict[str, tuple[JobRow, str]] = attrs.field(factory=dict)  # the parent, and the reason
     satisfied: dict[str, str] = attrs.field(factory=dict)  # the reason
 
@@ -303,7 +303,7 @@ def _move_children(tx: Transaction, moves: _Moves) -> None:
     waiting = {row[0] for row in tx.all(_STILL_WAITING, ids=ready)} if ready else set()
     for row in [awaiting[id] for id in ready if id not in waiting]:
         reason = moves.satisfied[row.id]
-        if row.is_member and row.relations.batch_id in moves.shut:
+        if row.is_member and row.relations.batch_id in moves.unopened:
             keep_waiting(row, Moved.SHUT_OUT.value, tx.now)
         elif row.id in batches:
             keep_waiting(row, reason, tx.now)

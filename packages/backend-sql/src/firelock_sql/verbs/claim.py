@@ -37,7 +37,7 @@ _SERVING_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {LIVING} FOR KEY SHARE")
 PAUSED = Text("SELECT key FROM firelock_records WHERE is_paused = 1")
 NEXT_WITH_WORK = Text("""
 SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
-WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :former ORDER BY queue LIMIT 1
+WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :previous ORDER BY queue LIMIT 1
 """)
 _WITH_WORK = Text("SELECT queue FROM firelock_counts WHERE state = 'enqueued' AND jobs > 0")
 DUE = Text("""
@@ -260,7 +260,7 @@ def _queues_with_work(tx: Transaction, *, has_lanes: bool) -> list[str]:
 def queues_along_the_ready(tx: Transaction) -> list[str]:
     """Return every queue with ready jobs, using one index lookup per queue."""
     names: list[str] = []
-    while found := tx.one(NEXT_WITH_WORK, former=names[-1] if names else ""):
+    while found := tx.one(NEXT_WITH_WORK, previous=names[-1] if names else ""):
         names.append(str(found[0]))
     return names
 

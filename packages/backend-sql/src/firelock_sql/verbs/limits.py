@@ -163,7 +163,9 @@ class SqlLanes(KeyedLanes[Row]):
     @override
     def present(self, key: str) -> Sequence[str]:
         rows = self._tx.all(_PRESENT)
-        found = [_listed_as(seq, asks, key) for seq, lane, asks in rows if key in keys_of(lane)]
+        found = [
+            _listed_as(seq, admission_json, key) for seq, lane, admission_json in rows if key in keys_of(lane)
+        ]
         self._note(key, found)
         return found
 
@@ -340,25 +342,25 @@ def is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
     return found.has_any or found.is_paused
 
 
-def _listed_as(seq: int, asks: str, key: str) -> str:
+def _listed_as(seq: int, admission_json: str, key: str) -> str:
     """Return the reference with which a key lists a job that holds it."""
-    is_strict = any(use.is_strict and use.key == key for use in read_admission(asks).limits)
+    is_strict = any(use.is_strict and use.key == key for use in read_admission(admission_json).limits)
     return f"{seq}{STRICT}" if is_strict else str(seq)
 
 
 # ---- queries and commands --------------------------------------------------------------------------------
 
 SHOWN_HOLDERS, SHOWN_OTHERS, COUNTED = 100, 10, 10_000
-_NEXT_QUEUE = Text(f"SELECT queue {_INDEXED} AND queue > :former ORDER BY queue LIMIT 1")
+_NEXT_QUEUE = Text(f"SELECT queue {_INDEXED} AND queue > :previous ORDER BY queue LIMIT 1")
 _COUNT = Text(f"""
 SELECT count(*) FROM (SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT :most) AS few
 """)  # noqa: S608 - our own conditions
 # A part of a lane, in the order of its index.
 _IDS = Text(f"""
 SELECT id {_INDEXED} AND queue = :queue AND held_by = :lane
-ORDER BY priority DESC, enqueued_at, seq LIMIT :most OFFSET :behind
+ORDER BY priority DESC, enqueued_at, seq LIMIT :most OFFSET :skipped
 """)
-_ASKED = Text(f"""
+_REQUESTED = Text(f"""
 SELECT queue, held_by, priority, enqueued_at, seq FROM firelock_jobs WHERE id = :id AND {IN_LANE}
 """)  # noqa: S608 - our own conditions
 # The number of jobs before a given job of a lane. Each count reads a range of the index, up to the maximum.
@@ -392,7 +394,7 @@ _FORGET = Text("DELETE FROM firelock_limit_keys WHERE key IN :ids")
 def queues_with_lanes(tx: Transaction) -> list[str]:
     """Return every queue in which jobs wait in lanes, using one index lookup per queue."""
     names: list[str] = []
-    while found := tx.one(_NEXT_QUEUE, former=names[-1] if names else ""):
+    while found := tx.one(_NEXT_QUEUE, previous=names[-1] if names else ""):
         names.append(str(found[0]))
     return names
 
@@ -541,17 +543,17 @@ class _Line:
         with_key = ((queue, lane) for queue, lane in every_lane(tx, lanes) if key in keys_of(lane))
         found = list(islice(with_key, LINE_LANES + 1))
         self._is_cut, self._lanes = len(found) > LINE_LANES, found[:LINE_LANES]
-        row = None if job_id is None else tx.one(_ASKED, id=job_id)
-        self._asked = None if row is None or key not in keys_of(row[1]) else row
+        row = None if job_id is None else tx.one(_REQUESTED, id=job_id)
+        self._requested = None if row is None or key not in keys_of(row[1]) else row
 
     def part(self, after: int, limit: int) -> WaitingJobs:
         """Return the jobs of a part of the line, and the position of the job."""
-        place = None if self._asked is None else self._place(*self._asked)
+        place = None if self._requested is None else self._place(*self._requested)
         found = spots(self._count, len(self._lanes), after, limit)
         parts = parts_of(found)
         asked = [
-            (_IDS, {**self._names(lane), "behind": behind, "most": number})
-            for lane, (behind, number) in parts.items()
+            (_IDS, {**self._names(lane), "skipped": skipped, "most": number})
+            for lane, (skipped, number) in parts.items()
         ]
         rows = self._tx.each(asked) if asked else []
         ids = {lane: [str(id) for (id,) in some] for lane, some in zip(parts, rows, strict=True)}

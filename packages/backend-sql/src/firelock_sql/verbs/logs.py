@@ -54,8 +54,8 @@ def _append_all(
     wanted = {*lines, *progress}
     free = [str(row[0]) for row in tx.all(_FREE, ids=sorted(wanted))]
     for job_id in free:
-        if said := lines.get(job_id):
-            _append(tx, job_id, said)
+        if added := lines.get(job_id):
+            _append(tx, job_id, added)
         if (one := progress.get(job_id)) is not None:
             row = {"done": one.done, "total": one.total, "at": one.at, "message": one.message}
             if not tx.changed(_REPLACE_PROGRESS, job_id=job_id, **row):

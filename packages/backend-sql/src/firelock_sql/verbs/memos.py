@@ -77,7 +77,7 @@ class Wakening:
     waits_for: str
     reason: str
     line_before: str  # of the history, up to the time, which the storage inserts
-    line_behind: str
+    line_after: str
 
 
 _INSTANT = 1_234_567_890_123_456  # a placeholder for the time that the storage inserts
@@ -90,9 +90,9 @@ def find_wakening(new: NewMemo) -> Wakening | None:
         return None
     reason = Moved.SIGNALLED.format(name=memo.name)
     line = entry_line(HistoryEntry(State.ENQUEUED, _INSTANT, reason))
-    before, _, behind = line.partition(str(_INSTANT))
+    before, _, after = line.partition(str(_INSTANT))
     words = memo_words(memo.kind, memo.name)
-    return Wakening(new.job_id, memo.name, words, reason, before, behind)
+    return Wakening(new.job_id, memo.name, words, reason, before, after)
 
 
 def compact_long(tx: Transaction, ids: Sequence[str]) -> None:

@@ -88,9 +88,9 @@ def apply_transitions(
         decide_all_of(tx, left)
     listed = follow_parents(tx, [row for row in changed.values() if row.has_children])
     listed |= {id for id, batch in batches.items() if batch.is_changed}
-    told = counts.store()
+    changed_batches = counts.store()
     for place, row in changed.items():
-        if row.id in listed or (row.is_member and row.relations.batch_id in told):
+        if row.id in listed or (row.is_member and row.relations.batch_id in changed_batches):
             results[place] = Applied.RELEASING
     return results
 

@@ -126,13 +126,15 @@ class _PointedAt:
 
 def _read_stored(tx: Transaction, keys: Iterable[str]) -> dict[str, _PointedAt]:
     found = {}
-    for key, job_id, mark, free_at, state, attempt, crashes, session, enqueued_at, asks in tx.all(
+    for key, job_id, mark, free_at, state, attempt, crashes, session, enqueued_at, admission_json in tx.all(
         _READ, ids=sorted(keys)
     ):
         job = None
         if state is not None:
             is_held = session is not None
-            job = JobFacts(read_state(state), attempt, crashes, is_held, enqueued_at, admission_in(asks))
+            job = JobFacts(
+                read_state(state), attempt, crashes, is_held, enqueued_at, admission_in(admission_json)
+            )
         found[key] = _PointedAt(UniqueRow(job_id, mark, free_at), job)
     return found
 
@@ -200,9 +202,9 @@ class UniqueCalls:
         """Record that the job is new, with its initial state."""
         if job.admission_json is not None:
             enqueued_at = self._now if state is State.ENQUEUED else None
-            asks = admission_in(job.admission_json)
+            admission = admission_in(job.admission_json)
             self._pending[job.id] = JobFacts(
-                state, 0, 0, is_held=False, enqueued_at=enqueued_at, admission=asks
+                state, 0, 0, is_held=False, enqueued_at=enqueued_at, admission=admission
             )
 
     def _of(self, key: str) -> tuple[UniqueRow | None, JobFacts | None]:
