@@ -63,14 +63,14 @@ def test_wait_for_a_unique_key_times_out(scene, callers, monkeypatch):
     assert [True] == list(scene.storage.insert([call(scene, "t other")]).is_new)
 
 
-@pytest.mark.parametrize("patience", ["0", "7s"])
-def test_lock_timeout_of_a_callers_transaction_is_kept(scene, callers, patience):
+@pytest.mark.parametrize("lock_timeout", ["0", "7s"])
+def test_lock_timeout_of_a_callers_transaction_is_kept(scene, callers, lock_timeout):
     """The timeout for a key does not apply to anything else."""
-    callers.execute("SELECT set_config('lock_timeout', %s, true)", [patience])
+    callers.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
 
     scene.storage.insert([call(scene)], within=callers)
 
-    assert (patience,) == callers.execute("SHOW lock_timeout").fetchone()
+    assert (lock_timeout,) == callers.execute("SHOW lock_timeout").fetchone()
 
 
 def test_batches_with_the_same_unique_keys_do_not_deadlock(scene):
