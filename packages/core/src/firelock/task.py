@@ -211,9 +211,21 @@ class TaskVerbs(Generic[P, R]):
             TaskError: A key contains a name that is not a parameter of the task.
         """
         given = CallOptions(
-            queue, priority, delay, at, tags, on, within, timeout, retry, meta, limits, unique, start_before,
-            after,
-        )  # fmt: skip
+            queue=queue,
+            priority=priority,
+            delay=delay,
+            at=at,
+            tags=tags,
+            on=on,
+            within=within,
+            timeout=timeout,
+            retry=retry,
+            meta=meta,
+            limits=limits,
+            unique=unique,
+            start_before=start_before,
+            after=after,
+        )
         options = attrs.evolve(self.options, **given.given())
         if given.has_admission:
             self.info.keys(options)
