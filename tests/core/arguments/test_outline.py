@@ -179,7 +179,7 @@ def test_catalogue_contains_the_limits_of_a_task():
         tell_tasks(fire.client)
 
         entry = other.catalogue.get("new")
-        told = other.told_task("new")
+        told = other.published_task("new")
         job = told.enqueue(7)
 
         assert (tuple(limits), task.info.unique, timedelta(hours=1)) == (
@@ -188,7 +188,7 @@ def test_catalogue_contains_the_limits_of_a_task():
         assert ("tenant:7/day:2026-01-02", "kind:all") == job.limits
         assert job == task.enqueue(7)
         assert {} == other.declared_limits()
-        assert told.info.is_told
+        assert told.info.is_published
 
 
 def test_task_of_another_app_can_be_enqueued():
@@ -201,12 +201,12 @@ def test_task_of_another_app_can_be_enqueued():
         fire.task(name="small", queue="q", priority=4, aliases=["little"])(small)
         tell_tasks(fire.client)
 
-        job = other.told_task("little").enqueue(1, c=None).record()
-        again = asyncio.run(other.atold_task("small"))
+        job = other.published_task("little").enqueue(1, c=None).record()
+        again = asyncio.run(other.apublished_task("small"))
 
         assert ("small", "q", 4, '{"a":1,"c":null}') == (job.task, job.queue, job.priority, job.arguments)
         assert again.info is other.registry.get("small")
         with pytest.raises(SignatureMismatch):
             again.enqueue(b="x")
         with pytest.raises(UnknownTask, match="Task 'large' is not registered in this app, and no server"):
-            other.told_task("large")
+            other.published_task("large")

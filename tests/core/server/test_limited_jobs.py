@@ -121,7 +121,7 @@ def test_repeated_empty_claims_do_not_cause_a_busy_loop():
             if len(looked_at) > 110:
                 is_over.set()
                 return Claim([])
-            return Claim([], look_again_at=self.clock() - 1)
+            return Claim([], next_claim_at=self.clock() - 1)
 
     with Firelock(Locked(), settings=PATIENT) as fire:
         fire.task(name="task")(lambda: None)

@@ -48,7 +48,7 @@ READS = {
     "Firelock": {
         "arguments_from_text", "close", "declared_limits", "diagnose", "load_imports", "lock", "parameters",
         "resource", "server", "signal", "signal_named", "task", "task_named", "tasks", "texts_from_arguments",
-        "told_task", "use_storage",
+        "published_task", "use_storage",
     },
     "Job": {
         "as_source", "errors", "explain", "history", "log", "progress", "record", "refresh",

@@ -34,7 +34,7 @@ def test_holders_of_a_key_are_counted_after_its_lock(scene, admin):
     first, *_ = scene.add_limited(3, "smtp")
     holder = scene.begin()
     assert [first] == scene.claim_ids(holder, 1)  # now the key has a row
-    scene.storage._cursors.patience = 9  # noqa: SLF001 - as after a read that found all keys locked
+    scene.storage._cursors.patient_walks = 9  # noqa: SLF001 - as after a read that found all keys locked
 
     with ThreadPoolExecutor(1) as pool:
         with admin.transaction():

@@ -196,7 +196,7 @@ class RedisStorage(
 
     def _claim_in_turn(self, asked: ClaimRequest, freed: Mapping[int, _Freed]) -> Claim:
         jobs: list[ClaimedJob] = []
-        next_due_at = look_again_at = None
+        next_due_at = next_claim_at = None
         for partition in self._turns.order(asked.queues, jobs, self.database.clock_offset):
             wanted = asked.limit - len(jobs)
             try:
@@ -209,7 +209,7 @@ class RedisStorage(
                 if not jobs:
                     raise
                 break  # return the claimed jobs; otherwise they would wait until the session ends
-            next_due_at, look_again_at = claim.next_due_at, claim.look_again_at
+            next_due_at, next_claim_at = claim.next_due_at, claim.next_claim_at
             if claim.is_session_lost:
                 # The reply for a lost session does not show whether this partition has work.
                 self._turns.note(partition)
@@ -223,7 +223,7 @@ class RedisStorage(
                 break
         if not asked.limit:  # a caller that wants no jobs requests the next due time
             next_due_at = earliest_due_at(self.database)
-        return Claim(jobs, next_due_at, look_again_at=look_again_at)
+        return Claim(jobs, next_due_at, next_claim_at=next_claim_at)
 
     def _exchange_in(
         self,
@@ -301,12 +301,12 @@ class RedisStorage(
         """
         _, next_due, look = ExchangeReply(*reply[:_ABOUT])
         next_due_at = self._turns.due(partition, int(float(next_due)) if next_due else None)
-        look_again_at = None
+        next_claim_at = None
         if look == _LOST:
             self.forget_held(asked.session)
             return Claim([], next_due_at, is_session_lost=True)
         if look or self._turns.is_looking_again:
-            look_again_at = self._turns.look_again(
+            next_claim_at = self._turns.look_again(
                 partition, self.database.clock_offset, *map(int, look.split()), has_looked=asked.limit > 0
             )
         jobs: list[ClaimedJob] = []
@@ -325,7 +325,7 @@ class RedisStorage(
             jobs.append(job)
         if unreadable:
             self._exchange_in(partition, unreadable, None)
-        return Claim(jobs, next_due_at, look_again_at=look_again_at)
+        return Claim(jobs, next_due_at, next_claim_at=next_claim_at)
 
     # ---- sessions ----------------------------------------------------------------------------------------
 

@@ -332,11 +332,11 @@ class SqlStorage(
 
     def _take_alone(self, request: ClaimRequest) -> TakenRows:
         """Claim jobs, waiting briefly for locked keys; if a key stays locked, claim again without waiting."""
-        if self._cursors.patience > 0:
+        if self._cursors.patient_walks > 0:
             try:
                 return self._database.write_briefly(lambda tx: self._take_jobs(tx, request))
             except RowLocked:
-                self._cursors.lose_patience()
+                self._cursors.stop_waiting()
         return self._database.write(lambda tx: self._take_jobs(tx, request))
 
     def _claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
@@ -352,18 +352,18 @@ class SqlStorage(
         """Claim jobs in this transaction, until whose end the session cannot end."""
         server, has_lanes = serving_with_lanes(tx, request.session)
         rows: Sequence[ReadyRow] = []
-        look_again_at = None
+        next_claim_at = None
         if server is not None and request.limit > 0:
             if has_lanes:
                 lanes = self._lanes_in(tx)
                 lanes.hold_numbers()
                 mixed = MixedClaim(tx, lanes, self._cursors, request)
                 rows = mixed.rows(self._turns)
-                look_again_at = mixed.look_again_at
+                next_claim_at = mixed.next_claim_at
             else:
                 rows = ready_rows(tx, request, self._turns)
         due_at = next_due_at(tx, self._due_floor.start)
-        return take_rows(tx, request, ReadyRows(server, rows, due_at, look_again_at))
+        return take_rows(tx, request, ReadyRows(server, rows, due_at, next_claim_at))
 
     def _remember_claim(self, request: ClaimRequest, taken: TakenRows) -> Claim:
         """Remember the claimed jobs, so that their plain ends do not read rows; return the claim."""
@@ -434,7 +434,7 @@ class SqlStorage(
             first = skipping(transitions, is_first=True)
             return self._database.write_briefly(first, seconds=self.first_wait_seconds)
         except RowLocked:
-            self._cursors.lose_patience()
+            self._cursors.stop_waiting()
         try:
             return self._database.write_briefly(skipping(transitions, is_first=False))
         except RowLocked:

@@ -448,7 +448,7 @@ class Firelock(ServedApp):
         """
         return task_of(self._client, self.recurring, self._info(name))
 
-    def told_task(self, name: str) -> TaskVerbs[Any, Any]:
+    def published_task(self, name: str) -> TaskVerbs[Any, Any]:
         """Return the task of a stored name, for enqueueing, even if its code is in another program.
 
         If the task is not registered in this app, this method builds a stub from the description that a
@@ -478,13 +478,13 @@ class Firelock(ServedApp):
             stub, name=entry.name, options={
                 "queue": entry.queue, "priority": entry.priority, "tags": entry.tags, "is_remote": True,
                 "aliases": aliases, "limits": entry.limits, "unique": entry.unique,
-                "start_before": entry.start_before, "is_told": True,
+                "start_before": entry.start_before, "is_published": True,
             },
         )  # fmt: skip
         self.registry.register(info)
         return task_of(self._client, self.recurring, info)
 
-    atold_task = twin(told_task)
+    apublished_task = twin(published_task)
 
     def parameters(self, name: str) -> list[Parameter]:
         """Return the parameters of a registered task as the fields of a form, in order.

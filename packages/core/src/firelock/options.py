@@ -311,7 +311,9 @@ class TaskInfo:
     limits: tuple[Limit | Turns, ...] = attrs.field(default=(), converter=to_limits)
     unique: Unique | Debounce | None = attrs.field(default=None, converter=_to_task_unique)
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
-    is_told: bool = False  # whether it is a stub from a server's description, with the limits of that server
+    is_published: bool = (
+        False  # whether it is a stub from a server's description, with the limits of that server
+    )
     has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # has limits, unique or start_before
 
     @has_admission.default

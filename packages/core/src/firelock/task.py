@@ -403,7 +403,7 @@ class Registry:
             if info.limits or info.name in self._by_name:
                 limits: dict[str, Limit] = {}
                 for each in (*(other for other in self._by_name.values() if other.name != info.name), info):
-                    if not each.is_told:
+                    if not each.is_published:
                         limits = check_declared(each.limits, limits)
                 self._limits = limits
             self._by_name[info.name] = info

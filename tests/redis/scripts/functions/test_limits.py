@@ -145,7 +145,7 @@ def test_claim_checks_a_bounded_number_of_lanes(scene, server):
     claims = [scene.storage.claim(scene.request(holder)) for _ in range(3)]
 
     assert [[], [], open_id] == [[job.id for job in claim.jobs] for claim in claims]
-    assert all(claim.look_again_at is not None for claim in claims[:2])
+    assert all(claim.next_claim_at is not None for claim in claims[:2])
 
 
 def test_claims_stop_after_checking_all_full_lanes(scene):
@@ -157,7 +157,7 @@ def test_claims_stop_after_checking_all_full_lanes(scene):
 
     claims = [scene.storage.claim(scene.request(holder)) for _ in range(8)]
 
-    assert None in [claim.look_again_at for claim in claims]
+    assert None in [claim.next_claim_at for claim in claims]
 
 
 def test_five_hundred_jobs_with_different_lanes_are_stored_together(scene):
@@ -367,7 +367,7 @@ def test_claim_checks_a_closed_rate_when_it_opens(scene):
     second = scene.take(holder)
 
     assert (ids[:1], ids[1:]) == ([one.id for one in first], [one.id for one in second])
-    assert HOUR - 60 * SECOND < claim.look_again_at - scene.now() + HOUR <= HOUR + SECOND
+    assert HOUR - 60 * SECOND < claim.next_claim_at - scene.now() + HOUR <= HOUR + SECOND
 
 
 # ---- various -----------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class Wake(Waiting):
         return super().wait(queues, timeout_seconds)
 
     @override
-    def look(self) -> None:
+    def poll(self) -> None:
         for message in self._mailbox.take() if self._mailbox is not None else ():
             self.note(message.decode(errors="replace").split("\n"))
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 import attrs
 from typing_extensions import override
 
-from firelock.limits import Head, KeyRow, LaneLook, LimitNumbers, keys_of, name_of
+from firelock.limits import Head, KeyRow, LaneReading, LimitNumbers, keys_of, name_of
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.mysql.pipeline import MultiStatementCursor, Written
 from firelock_sql.rows.job_row import CLAIMABLE
@@ -131,7 +131,7 @@ class MysqlLanes(SqlLanes):
     # ---- walks -------------------------------------------------------------------------------------------
 
     @override
-    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+    def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
         """Read lanes; also read the first lanes, in the same round trip, if the walk may restart there."""
         glance = None if after else self._ahead.pop(queue, None)
         if glance is None:
@@ -143,13 +143,13 @@ class MysqlLanes(SqlLanes):
             with_keys = glances[-1] if not glance.known else glance
             self._see(glances, with_keys, is_patient=is_patient)
         lanes = [lane for lane in self._walked(glance, limit) if not until or lane <= until]
-        return self._look_of(lanes, is_patient=is_patient, glance=glance)
+        return self._lane_reading(lanes, is_patient=is_patient, glance=glance)
 
     @override
-    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
+    def read_named_lanes(self, queue: str, lanes: Sequence[str]) -> LaneReading:
         [firsts] = self._cursor.each([self._written_firsts(queue, list(lanes))])
         with_work = [str(lane) for lane, seq in firsts if seq is not None]
-        return self._look_of(with_work, is_patient=False)
+        return self._lane_reading(with_work, is_patient=False)
 
     @override
     def walk(self, queue: str, after: str, limit: int) -> list[str]:
@@ -234,7 +234,9 @@ class MysqlLanes(SqlLanes):
     # ---- keys --------------------------------------------------------------------------------------------
 
     @override
-    def _look_of(self, lanes: Sequence[str], *, is_patient: bool, glance: _Glance | None = None) -> LaneLook:
+    def _lane_reading(
+        self, lanes: Sequence[str], *, is_patient: bool, glance: _Glance | None = None
+    ) -> LaneReading:
         keys = sorted({key for lane in lanes for key in keys_of(lane)})
         numbers = {} if glance is None else dict(glance.numbers)
         rows = {} if glance is None else dict(glance.rows)
@@ -249,7 +251,7 @@ class MysqlLanes(SqlLanes):
             busy = [key for key in missing if key not in made]
         for key, row in rows.items():
             self._note(key, row.holders or ())
-        return LaneLook(lanes, numbers, rows, busy)
+        return LaneReading(lanes, numbers, rows, busy)
 
     def _key_questions(self, keys: Sequence[str], *, is_patient: bool) -> list[Written]:
         if not self._holds_numbers:

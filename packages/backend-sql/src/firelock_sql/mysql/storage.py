@@ -237,7 +237,7 @@ class Claims:
         """Return the rows of the open queues while jobs wait in lanes; `first` contains rows already read."""
         mixed = _PrefetchedClaim(tx, self.lanes_in(tx), self._cursors, request, opened=opened, first=first)
         rows = mixed.rows(self._turns)
-        return ReadyRows(known.server, rows, known.next_due_at, mixed.look_again_at)
+        return ReadyRows(known.server, rows, known.next_due_at, mixed.next_claim_at)
 
 
 class _PrefetchedClaim(MixedClaim):

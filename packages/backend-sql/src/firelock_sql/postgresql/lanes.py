@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from firelock.limits import Head, KeyRow, LaneCursors, LaneLook, keys_of, numbers_for
+from firelock.limits import Head, KeyRow, LaneCursors, LaneReading, keys_of, numbers_for
 from firelock.storage import ClaimRequest
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.postgresql.connect import number_array, text_array
@@ -285,22 +285,22 @@ class PostgresqlLanes(SqlLanes):
         self._has_locked = False
 
     @override
-    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+    def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
         look = LOOK_PATIENTLY if is_patient and not self._has_locked else LOOK
         values = {"queue": queue, "after": after, "until": until, "most": limit, "lanes": "{}"}
         if self._floors is not None and look is LOOK:
             deep = self._floors.deepest(queue)
             priority, at, seq = self._floors.of(queue, deep)
             floor = {"deep": deep, "deep_priority": priority, "deep_at": at, "deep_seq": seq}
-            return self._lane_look(self._tx.all(LOOK_FROM_FLOORS, **values, **floor))
-        return self._lane_look(self._tx.all(look, **values))
+            return self._reading_from(self._tx.all(LOOK_FROM_FLOORS, **values, **floor))
+        return self._reading_from(self._tx.all(look, **values))
 
     @override
-    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
+    def read_named_lanes(self, queue: str, lanes: Sequence[str]) -> LaneReading:
         values = {"queue": queue, "after": "", "until": "", "most": 0, "lanes": text_array(lanes)}
-        return self._lane_look(self._tx.all(LOOK, **values))
+        return self._reading_from(self._tx.all(LOOK, **values))
 
-    def _lane_look(self, found: Sequence[Row]) -> LaneLook:
+    def _reading_from(self, found: Sequence[Row]) -> LaneReading:
         of: dict[str, list[Row]] = {"lane": [], "row": [], "known": [], "numbers": [], "took": []}
         for kind, *row in found:
             of[kind].append(row)
@@ -318,7 +318,7 @@ class PostgresqlLanes(SqlLanes):
         self._has_locked |= bool(rows)
         for key, one in rows.items():
             self._note(key, one.holders or ())
-        return LaneLook(lanes, numbers, rows, busy)
+        return LaneReading(lanes, numbers, rows, busy)
 
     def _create(self, missing: Sequence[str]) -> set[str]:
         """Create rows for these keys; return those that this transaction has created."""

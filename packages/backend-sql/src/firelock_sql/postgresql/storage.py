@@ -434,7 +434,7 @@ class PostgresqlStorage(SqlStorage):
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
         if request.left_out:  # another read would examine the same candidates again
-            return attrs.evolve(claim, look_again_at=min(request.now, claim.look_again_at or request.now))
+            return attrs.evolve(claim, next_claim_at=min(request.now, claim.next_claim_at or request.now))
         more = attrs.evolve(request, limit=left)
         rest = self._remember_claim(more, self._take_alone(more))
         return Claim([*claim.jobs, *rest.jobs], claim.next_due_at)
@@ -466,9 +466,9 @@ class PostgresqlStorage(SqlStorage):
             return done
 
         try:
-            done = self._write_planned(work, is_brief=self._cursors.patience > 0)
+            done = self._write_planned(work, is_brief=self._cursors.patient_walks > 0)
         except RowLocked:
-            self._cursors.lose_patience()
+            self._cursors.stop_waiting()
             done = self._write_planned(work, is_brief=False)
         if missing:
             keys = text_array(sorted(missing))
@@ -520,7 +520,7 @@ class PostgresqlStorage(SqlStorage):
             ):  # a claim that leaves out tasks skips jobs, so it must not move the floors
                 self._floors.claimed(found)
             jobs = [started_job(row, request.now) for row in found]
-            taken = TakenRows(Claim(jobs, next_due_at, look_again_at=claim.look_again_at), found, server)
+            taken = TakenRows(Claim(jobs, next_due_at, next_claim_at=claim.next_claim_at), found, server)
             has_written = bool(found or lanes.has_written or lanes.unreadable)
             done = _LaneExchange(ended, taken, has_written=has_written)
         if tx.freed_keys:

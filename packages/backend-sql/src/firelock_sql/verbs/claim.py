@@ -309,9 +309,9 @@ class MixedClaim:
         self._given: dict[str, set[str]] = {}  # by queue: jobs without limits
 
     @property
-    def look_again_at(self) -> int | None:
+    def next_claim_at(self) -> int | None:
         """The next time at which a rate admits a job, or the current time if some lanes were not examined."""
-        return self._keyed.look_again_at
+        return self._keyed.next_claim_at
 
     def rows(self, turns: QueueTurns) -> list[ReadyRow]:
         """Return the rows to claim, in the order in which to run them; store the changes of their keys."""
@@ -372,7 +372,7 @@ class ReadyRows:
     server: str | None  # of the session; None if it is dead or unknown
     rows: Sequence[Any]
     next_due_at: int | None
-    look_again_at: int | None = None
+    next_claim_at: int | None = None
 
 
 @attrs.frozen
@@ -398,7 +398,7 @@ def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> Taken
         tx.run_many(_TAKE, [{"session": request.session, "server": found.server, "now": now, "seqs": seqs}])
         for queue, number in Counter(row[_QUEUE] for row in rows).items():
             tx.moved(queue, _ENQUEUED, _PROCESSING, number)
-    claim = Claim(claimed, found.next_due_at, look_again_at=found.look_again_at)
+    claim = Claim(claimed, found.next_due_at, next_claim_at=found.next_claim_at)
     return TakenRows(claim, rows, found.server)
 
 

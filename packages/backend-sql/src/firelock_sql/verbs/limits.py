@@ -21,7 +21,7 @@ from firelock.limits import (
     HolderFacts,
     KeyedLanes,
     KeyRow,
-    LaneLook,
+    LaneReading,
     LeavingOut,
     LimitNumbers,
     Spot,
@@ -128,16 +128,16 @@ class SqlLanes(KeyedLanes[Row]):
         self.unreadable: list[str] = []
 
     @override
-    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+    def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
         lanes = self.walk(queue, after, limit)
         if until:
             lanes = [lane for lane in lanes if lane <= until]
-        return self._look_of(lanes, is_patient=is_patient)
+        return self._lane_reading(lanes, is_patient=is_patient)
 
     @override
-    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
+    def read_named_lanes(self, queue: str, lanes: Sequence[str]) -> LaneReading:
         with_work = [lane for lane in lanes if self._tx.one(_IS_IN_LANE, queue=queue, lane=lane) is not None]
-        return self._look_of(with_work, is_patient=False)
+        return self._lane_reading(with_work, is_patient=False)
 
     @override
     def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
@@ -264,16 +264,16 @@ class SqlLanes(KeyedLanes[Row]):
 
     # ---- helpers -----------------------------------------------------------------------------------------
 
-    def _look_of(self, lanes: Sequence[str], *, is_patient: bool) -> LaneLook:
+    def _lane_reading(self, lanes: Sequence[str], *, is_patient: bool) -> LaneReading:
         if not lanes:
-            return LaneLook([], {}, {})
+            return LaneReading([], {}, {})
         keys = sorted({key for lane in lanes for key in keys_of(lane)})
         numbers = numbers_of(self._tx, keys)
         limited = [key for key in keys if is_limited(key, numbers)]
         locked = self.lock(keys, limited, is_patient=is_patient)
         for key, row in locked.rows.items():
             self._note(key, row.holders or ())
-        return LaneLook(lanes, numbers, locked.rows, locked.busy)
+        return LaneReading(lanes, numbers, locked.rows, locked.busy)
 
     def _note(self, key: str, refs: Iterable[str]) -> None:
         """Remember which jobs a key lists; most claims do not read any of these jobs."""

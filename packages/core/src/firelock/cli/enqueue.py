@@ -150,7 +150,7 @@ def _task(app: Firelock, name: str) -> TaskVerbs[Any, Any]:
         Problem: If neither has the task, or a server of an older release stored it.
     """
     try:
-        return app.told_task(name)
+        return app.published_task(name)
     except UnknownTask as error:
         names = [entry.name for entry in app.catalogue.list()]
         raise Problem(str(error), hint=_guess(name, names), code=Exit.NOT_FOUND) from error

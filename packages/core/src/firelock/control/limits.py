@@ -177,7 +177,7 @@ class DeclaredLimit:
 def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
     """Return the limits that all tasks declare, by name; numbers have precedence over `Turns`."""
     declared: dict[str, DeclaredLimit] = {}
-    for limit in (limit for info in tasks if not info.is_told for limit in info.limits):
+    for limit in (limit for info in tasks if not info.is_published for limit in info.limits):
         if isinstance(limit, Limit):
             declared[limit.name] = DeclaredLimit(limit.name, limit.key, LimitNumbers(*limit.numbers))
         else:

@@ -46,7 +46,7 @@ __all__ = [
     "KeyedClaim",
     "KeyedLanes",
     "LaneCursors",
-    "LaneLook",
+    "LaneReading",
     "is_free",
     "is_late",
     "keyed_room",
@@ -58,10 +58,12 @@ __all__ = [
 
 WINDOW = 256  # lanes that one claim examines
 _STEP = 8  # the minimum number of lanes that are read together
-_DOUBTFUL = 64  # if more holders are listed, and twice as many as the last check found, the jobs are read
+_RECHECK_ABOVE = (
+    64  # if more holders are listed, and twice as many as the last check found, the jobs are read
+)
 _COUNTED = 10_000  # keys for which the number found by the last check is kept
-_PATIENT = 32  # walks that wait for locked keys, after one that found a locked key in every lane
-_IMPATIENT = 100  # walks that do not wait for locked keys, after one that has waited in vain
+_PATIENT_WALKS = 32  # walks that wait for locked keys, after one that found a locked key in every lane
+_IMPATIENT_WALKS = 100  # walks that do not wait for locked keys, after one that has waited in vain
 _PASSES = 8  # walks of one claim; repeated if costs have closed lanes that the previous walk found open
 _QUEUES = 1_000  # queues whose position in the walk is kept
 EXAMINED = 1_000  # jobs without limits, and as many in lanes, that a claim with left-out tasks examines
@@ -136,7 +138,7 @@ def is_free(job: HolderFacts, *, is_strict: bool) -> bool:
 
 
 @attrs.frozen
-class LaneLook:
+class LaneReading:
     """Lanes of a queue that have waiting jobs, with the settings and stored rows of their keys."""
 
     lanes: Sequence[str]
@@ -161,7 +163,7 @@ class Head(Generic[T]):
 class KeyedLanes(Protocol[T]):
     """The reads and writes of a claim, within one step of its storage."""
 
-    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
+    def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
         """Return up to `limit` lanes after `after`, up to and including `until` ("": all), in a fixed order.
 
         The keys must be locked, in order. Keys that other claims have locked are omitted, unless the call is
@@ -170,8 +172,8 @@ class KeyedLanes(Protocol[T]):
         """
         ...
 
-    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
-        """Return the lanes among these that have waiting jobs, with locked keys, as `look` does."""
+    def read_named_lanes(self, queue: str, lanes: Sequence[str]) -> LaneReading:
+        """Return the lanes among these that have waiting jobs, with locked keys, as `read_lanes` does."""
         ...
 
     def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
@@ -241,9 +243,9 @@ class LaneCursors:
 
     def __init__(self) -> None:
         self._of: dict[str, LaneCursor] = {}
-        self.patience = 0  # number of walks that wait for locked keys
-        self._impatient = 0  # number of walks that must not start to wait
-        self.is_odd = False  # whether the odd job of the next claim is one without limits
+        self.patient_walks = 0  # number of walks that wait for locked keys
+        self._impatient_walks = 0  # number of walks that must not start to wait
+        self.is_extra_plain = False  # whether the odd job of the next claim is one without limits
         self._counted: dict[str, int] = {}  # by key: the number of jobs that held it when they were last read
 
     def of(self, queue: str) -> LaneCursor:
@@ -252,20 +254,20 @@ class LaneCursors:
             self._of.clear()
         return self._of.setdefault(queue, LaneCursor())
 
-    def look_ended(self, *, is_shut_out: bool) -> None:
+    def walk_ended(self, *, is_locked_out: bool) -> None:
         """Let the next walks wait for locks if this walk found a locked key in every lane."""
-        if is_shut_out and not self._impatient:
-            self.patience = _PATIENT + 1
-        self.patience = max(0, self.patience - 1)
-        self._impatient = max(0, self._impatient - 1)
+        if is_locked_out and not self._impatient_walks:
+            self.patient_walks = _PATIENT_WALKS + 1
+        self.patient_walks = max(0, self.patient_walks - 1)
+        self._impatient_walks = max(0, self._impatient_walks - 1)
 
-    def lose_patience(self) -> None:
+    def stop_waiting(self) -> None:
         """Stop waiting for locks, because a patient call has waited in vain for a locked key."""
-        self.patience, self._impatient = 0, _IMPATIENT
+        self.patient_walks, self._impatient_walks = 0, _IMPATIENT_WALKS
 
-    def doubtful_from(self, key: str) -> int:
+    def recheck_above(self, key: str) -> int:
         """Return the number of holders that can be listed under the key before their jobs are read."""
-        return max(_DOUBTFUL, 2 * self._counted.get(key, 0))
+        return max(_RECHECK_ABOVE, 2 * self._counted.get(key, 0))
 
     def count(self, key: str, holders: int) -> None:
         """Remember the number of jobs that hold the key, as just computed from the jobs."""
@@ -283,7 +285,7 @@ class OpenKey:
     listed: list[str]  # the holders in its row
     running: int
     free_at: float
-    doubtful_from: (
+    recheck_above: (
         int  # if more holders are listed, the jobs are read, because some of them are probably outdated
     )
     returning: str | None = None  # the strict holder if it waits to be claimed again
@@ -306,13 +308,13 @@ class OpenKey:
         """Return whether the number of jobs that hold the key is below its concurrency."""
         return self.numbers.concurrent is None or self.running < self.numbers.concurrent
 
-    def is_doubtful(self, room: int) -> bool:
+    def needs_recheck(self, room: int) -> bool:
         """Return whether the listed jobs must be read before this many starts."""
         if self.is_exact or not self.listed:
             return False
         limit = self.numbers.concurrent
         is_short = limit is not None and self.running + room > limit
-        return is_short or len(self.listed) > self.doubtful_from or self.has_strict
+        return is_short or len(self.listed) > self.recheck_above or self.has_strict
 
     def is_open(self, now: int, cost: int) -> bool:
         """Return whether the rate of the key admits a start."""
@@ -383,8 +385,8 @@ class KeyedClaim(Generic[T]):
         self._closed: set[tuple[str, str]] = set()
         self._refused = 0  # jobs that were not started as planned, because of cost or lateness
         self._has_returning = False
-        self._is_patient = cursors.patience > 0
-        self.look_again_at: int | None = None
+        self._is_patient = cursors.patient_walks > 0
+        self.next_claim_at: int | None = None
 
     # ---- interface for the storage -----------------------------------------------------------------------
 
@@ -414,15 +416,15 @@ class KeyedClaim(Generic[T]):
                 return heads
             if self._left_out and self._left_out_of(queue).left <= 0:
                 break
-        if self._left_out and not self._is_worth_another_look(queue, has_found=bool(heads)):
+        if self._left_out and not self._is_worth_another_claim(queue, has_found=bool(heads)):
             return heads
-        self._look_again(self._now)
+        self._note_next_claim(self._now)
         return heads
 
     def _left_out_of(self, queue: str) -> LeavingOut:
         return self._leaving_out.setdefault(queue, LeavingOut(self._left_out, self._share))
 
-    def _is_worth_another_look(self, queue: str, *, has_found: bool) -> bool:
+    def _is_worth_another_claim(self, queue: str, *, has_found: bool) -> bool:
         """Return False if all lanes were examined since a claim with left-out tasks last found a job."""
         cursor = self._cursors.of(queue)
         is_over = cursor.barren > 1
@@ -464,14 +466,14 @@ class KeyedClaim(Generic[T]):
         while seen < WINDOW and len(planned) < room:
             # Read one more lane to find out whether another lane exists.
             ask = min(WINDOW - seen, max(room - len(planned), _STEP)) + 1
-            look = self._lanes.look(queue, at, until, ask, is_patient=self._is_patient)
-            new, new_locked = self._plan_first_starts(queue, look, planned, room, known)
+            reading = self._lanes.read_lanes(queue, at, until, ask, is_patient=self._is_patient)
+            new, new_locked = self._plan_first_starts(queue, reading, planned, room, known)
             seen, locked = seen + new, locked + new_locked
             if new:
-                at = look.lanes[new - 1]
-            if new < len(look.lanes):
+                at = reading.lanes[new - 1]
+            if new < len(reading.lanes):
                 break
-            if len(look.lanes) < ask:
+            if len(reading.lanes) < ask:
                 if until or not start:
                     is_all = True
                     break
@@ -481,8 +483,8 @@ class KeyedClaim(Generic[T]):
             cursor.barren += bool(until) + 2 * is_all
 
         if locked:
-            self._look_again(self._now)
-        self._cursors.look_ended(is_shut_out=0 < locked == seen)
+            self._note_next_claim(self._now)
+        self._cursors.walk_ended(is_locked_out=0 < locked == seen)
 
         if is_all or len(planned) >= room:
             cursor.rounds = 0
@@ -491,25 +493,25 @@ class KeyedClaim(Generic[T]):
         # otherwise.
         freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in planned]
         if freed:
-            self._plan_first_starts(queue, self._lanes.look_at(queue, freed), planned, room, known)
+            self._plan_first_starts(queue, self._lanes.read_named_lanes(queue, freed), planned, room, known)
         # More lanes remain, so claim again now, unless walks have examined all lanes without a result.
         cursor.rounds = 0 if planned else cursor.rounds + bool(until)
         if cursor.rounds > 1:
             cursor.rounds = 0
         else:
-            self._look_again(self._now)
+            self._note_next_claim(self._now)
         return planned
 
     def _plan_first_starts(
-        self, queue: str, look: LaneLook, planned: dict[str, int], room: int, known: Collection[str]
+        self, queue: str, reading: LaneReading, planned: dict[str, int], room: int, known: Collection[str]
     ) -> tuple[int, int]:
         """Plan one start in each lane that admits a start; lanes with a common key share its remaining room.
 
         Return the number of examined lanes, and how many of them need a key that another claim has locked.
         """
-        self._open_keys(look, room)
+        self._open_keys(reading, room)
         locked = 0
-        for seen, lane in enumerate(look.lanes):
+        for seen, lane in enumerate(reading.lanes):
             if len(planned) >= room:
                 return seen, locked
             if lane in planned or lane in known or (queue, lane) in self._closed:
@@ -519,7 +521,7 @@ class KeyedClaim(Generic[T]):
             elif self._admits(queue, lane):
                 self._plan(queue, lane)
                 planned[lane] = 1
-        return len(look.lanes), locked
+        return len(reading.lanes), locked
 
     # ---- 2. share the rest of the room -------------------------------------------------------------------
 
@@ -642,15 +644,15 @@ class KeyedClaim(Generic[T]):
 
     # ---- keys and lanes ----------------------------------------------------------------------------------
 
-    def _open_keys(self, look: LaneLook, room: int) -> None:
+    def _open_keys(self, reading: LaneReading, room: int) -> None:
         """Create the state of the keys of these lanes that are new to this claim."""
-        self._numbers.update(look.numbers)
-        self._busy.update(look.busy)
+        self._numbers.update(reading.numbers)
+        self._busy.update(reading.busy)
         new: list[OpenKey] = []
-        for key in dict.fromkeys(key for lane in look.lanes for key in keys_of(lane)):
+        for key in dict.fromkeys(key for lane in reading.lanes for key in keys_of(lane)):
             if key in self._keys or key in self._busy:
                 continue
-            numbers, row = numbers_for(key, self._numbers), look.rows.get(key)
+            numbers, row = numbers_for(key, self._numbers), reading.rows.get(key)
             if row is None and not numbers.has_any and not numbers.is_paused:
                 self._keys[key] = None
                 self._uncrowded.add(key)
@@ -662,8 +664,8 @@ class KeyedClaim(Generic[T]):
             if numbers.concurrent is None or (row.holders is not None and len(listed) < numbers.concurrent):
                 self._uncrowded.add(key)
             listed = [ref for ref in listed if ref not in self._ended]
-            doubtful_from = self._cursors.doubtful_from(key)
-            state = self._keys[key] = OpenKey(key, numbers, listed, len(listed), row.free_at, doubtful_from)
+            recheck_above = self._cursors.recheck_above(key)
+            state = self._keys[key] = OpenKey(key, numbers, listed, len(listed), row.free_at, recheck_above)
             state.was_listed = row.holders is not None
             self._has_clocks |= numbers.rate is not None or row.free_at > 0
             new.append(state)
@@ -671,12 +673,12 @@ class KeyedClaim(Generic[T]):
 
     def _drop_past_holders(self, states: Iterable[OpenKey], room: int) -> None:
         """Read the jobs listed under keys that would prevent one of `room` starts; remove past holders."""
-        doubtful = [state for state in states if state.is_doubtful(room)]
-        if not doubtful:
+        to_recheck = [state for state in states if state.needs_recheck(room)]
+        if not to_recheck:
             return
-        refs = dict.fromkeys(ref.rstrip(_STRICT) for state in doubtful for ref in state.listed)
+        refs = dict.fromkeys(ref.rstrip(_STRICT) for state in to_recheck for ref in state.listed)
         facts = self._lanes.holders(list(refs)) if refs else {}
-        for state in doubtful:
+        for state in to_recheck:
             alive = []
             for listed in state.listed:
                 one = facts.get(listed.rstrip(_STRICT))
@@ -722,7 +724,7 @@ class KeyedClaim(Generic[T]):
             opens_at = max(opens_at, state.numbers.opens_at(state.free_at, (costs or {}).get(key, 1)))
         if opens_at <= self._now:
             return True
-        self._look_again(round(opens_at + 0.5))
+        self._note_next_claim(round(opens_at + 0.5))
         return False
 
     def _plan(self, queue: str, lane: str, number: int = 1, costs: Mapping[str, int] | None = None) -> None:
@@ -737,9 +739,9 @@ class KeyedClaim(Generic[T]):
         for lane in lanes if self._has_clocks else ():
             self._admits(queue, lane)
 
-    def _look_again(self, at: int) -> None:
-        if self.look_again_at is None or at < self.look_again_at:
-            self.look_again_at = at
+    def _note_next_claim(self, at: int) -> None:
+        if self.next_claim_at is None or at < self.next_claim_at:
+            self.next_claim_at = at
 
 
 @lru_cache(maxsize=4_096)
@@ -772,8 +774,8 @@ def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
     """
     half = room // 2
     if room % 2 and plain > half:
-        cursors.is_odd = not cursors.is_odd
-        half += cursors.is_odd
+        cursors.is_extra_plain = not cursors.is_extra_plain
+        half += cursors.is_extra_plain
     return room - min(plain, half)
 
 

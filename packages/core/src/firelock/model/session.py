@@ -42,7 +42,7 @@ class Claim:
     )
     is_session_lost: bool = False  # whether the session has ended, so that it cannot claim any jobs
     # The time when a rate opens for waiting jobs; the current time if more lanes must be examined.
-    look_again_at: int | None = None
+    next_claim_at: int | None = None
 
 
 @attrs.frozen

@@ -105,7 +105,7 @@ class Dispatcher:
     _failing_since: float = 0.0  # monotonic; 0: the last exchange succeeded
     _pause: float = _FIRST_PAUSE  # after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
-    _look_again_at: int | None = None  # when a claim may find jobs that the last one missed; storage's clock
+    _next_claim_at: int | None = None  # when a claim may find jobs that the last one missed; storage's clock
     _was_refused: bool = False  # whether the last exchange was refused
     _looks: int = 0  # consecutive claims that were repeated immediately and found nothing
     _is_releasing: bool = False  # continuations wait for a release
@@ -364,7 +364,7 @@ class Dispatcher:
     def _give_out(self, claim: Claim, limit: int) -> bool:
         """Give the claimed jobs to the workers; return whether the claim got all jobs that it requested."""
         holder = self._holder
-        self._look_again_at = claim.look_again_at
+        self._next_claim_at = claim.next_claim_at
         if holder is None or not limit:  # nothing was claimed
             return False
         if claim.is_session_lost:
@@ -372,7 +372,7 @@ class Dispatcher:
             return False
         self._upkeep.next_due(claim.next_due_at)
         is_full = len(claim.jobs) >= limit
-        has_more = is_full or claim.look_again_at is not None
+        has_more = is_full or claim.next_claim_at is not None
         have_run_dry = self._workers.claimed(is_full=is_full, has_more=has_more)
         self._looks = 0 if claim.jobs else self._looks + 1
         if not is_full:
@@ -418,9 +418,9 @@ class Dispatcher:
             poll = min(poll, max(0.0, self._reconciled_at + _OFTENEST - time.monotonic()))
         if self._workers.is_passing_over:
             poll = min(poll, PASSING_POLL)
-        if self._look_again_at is None:
+        if self._next_claim_at is None:
             return poll
-        seconds = (self._look_again_at - self._runtime.clock.now()) / SECOND
+        seconds = (self._next_claim_at - self._runtime.clock.now()) / SECOND
         if seconds > 0:
             return min(poll, seconds + _CLOCK_SLACK)
         if not self._looks:

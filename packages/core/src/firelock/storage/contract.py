@@ -212,13 +212,13 @@ class Storage(ABC):
         **Limits.** Jobs with limits wait in lanes, one per set of keys. They must start as
         `admission.KeyedClaim` specifies: either all keys of a job admit it, by the settings in the records of
         the kind `limit`, or none of them is changed. If a queue has jobs with limits and jobs without, each
-        kind gets half of the claim; the other kind gets the part that one kind does not need. `look_again_at`
+        kind gets half of the claim; the other kind gets the part that one kind does not need. `next_claim_at`
         is the time at which a rate opens, or now if some lanes were not examined.
 
         **Left-out tasks.** A claim with `left_out` must skip the jobs of these tasks, in lanes as well. These
         jobs keep their places and use no key, and the other jobs come in the same order. Such a claim
         examines at most 1,000 jobs without limits and 1,000 in lanes (with partitions: per partition),
-        divided equally among its queues. So it may return fewer jobs than exist. `look_again_at` is now if it
+        divided equally among its queues. So it may return fewer jobs than exist. `next_claim_at` is now if it
         left lanes unexamined, unless claims have examined all of them and found nothing.
         """
 

@@ -14,7 +14,7 @@ from firelock.limits.admission import (
     KeyedClaim,
     KeyRow,
     LaneCursors,
-    LaneLook,
+    LaneReading,
     LeavingOut,
     examined_share,
     is_free,
@@ -82,7 +82,7 @@ def take_keyed(
         for name in names:
             rows += take(name, request.limit - len(rows))
     claim.finish()
-    return rows, claim.look_again_at
+    return rows, claim.next_claim_at
 
 
 def ready_of(
@@ -109,19 +109,19 @@ class _TableLanes:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
-    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
-        """See `KeyedLanes.look`."""
+    def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
+        """See `KeyedLanes.read_lanes`."""
         del is_patient
         return self._seen(self._tables.lanes(queue, after, until, limit))
 
-    def look_at(self, queue: str, lanes: Sequence[str]) -> LaneLook:
-        """See `KeyedLanes.look_at`."""
+    def read_named_lanes(self, queue: str, lanes: Sequence[str]) -> LaneReading:
+        """See `KeyedLanes.read_named_lanes`."""
         return self._seen([lane for lane in lanes if self._tables.in_lane(queue, lane, 0, 1)])
 
-    def _seen(self, lanes: Sequence[str]) -> LaneLook:
+    def _seen(self, lanes: Sequence[str]) -> LaneReading:
         keys = dict.fromkeys(key for lane in lanes for key in keys_of(lane))
         rows = {key: row for key in keys if (row := self._tables.key_row(key)) is not None}
-        return LaneLook(lanes, numbers_of(self._tables, keys), rows)
+        return LaneReading(lanes, numbers_of(self._tables, keys), rows)
 
     def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
         """See `KeyedLanes.holders`."""
@@ -182,8 +182,8 @@ class _JobLanes(_TableLanes):
         super().__init__(tables)
         self._row, self._lane = row, row.lane or ""
 
-    def look(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneLook:
-        """See `KeyedLanes.look`."""
+    def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
+        """See `KeyedLanes.read_lanes`."""
         del queue, limit, is_patient
         is_in_range = after < self._lane and (not until or self._lane <= until)
         return self._seen([self._lane] if is_in_range else [])

@@ -122,11 +122,11 @@ class TableStorage(DerivedStorage):
                 return Claim([], next_due_at, is_session_lost=True)
             known = tables.queues() if request.queues is None else request.queues
             names = [name for name in dict.fromkeys(known) if not tables.is_paused(name)]
-            look_again_at = None
+            next_claim_at = None
             if any(map(tables.has_lanes, names)):
                 if request.queues is None:
                     names.sort(key=lambda name: (name <= served, name))
-                rows, look_again_at = take_keyed(
+                rows, next_claim_at = take_keyed(
                     tables, request, names, self._cursors, now=self.clock(), freed=freed
                 )
             else:
@@ -138,7 +138,7 @@ class TableStorage(DerivedStorage):
             ]
             for row in claimed:
                 tables.put(row)
-            return Claim([row.claimed() for row in claimed], next_due_at, look_again_at=look_again_at)
+            return Claim([row.claimed() for row in claimed], next_due_at, next_claim_at=next_claim_at)
 
         answer = self._step(claim)
         if answer.jobs:

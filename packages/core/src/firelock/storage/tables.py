@@ -71,7 +71,7 @@ class Tables(ABC):
 
     @abstractmethod
     def lanes(self, queue: str, after: str, until: str, limit: int) -> list[str]:
-        """Return lanes with ready jobs, in a fixed order: see `KeyedLanes.look`."""
+        """Return lanes with ready jobs, in a fixed order: see `KeyedLanes.read_lanes`."""
 
     @abstractmethod
     def in_lane(self, queue: str, lane: str, behind: int, limit: int) -> list[StoredJob]:

@@ -46,7 +46,7 @@ def is_of_taken(name: str) -> bool:
 
 
 class Waiting:
-    """The waits of one handle; a storage with other notifications overrides `look` and `sleep`."""
+    """The waits of one handle; a storage with other notifications overrides `poll` and `sleep`."""
 
     def __init__(self) -> None:
         self._begin()
@@ -83,7 +83,7 @@ class Waiting:
     def mark(self, queues: Sequence[str] | None) -> None:
         """Mark the beginning of a claim, which sees everything that was noted before."""
         with self.changed:
-            self.look()
+            self.poll()
             if len(self._seen) > _REMEMBERED:
                 self._seen.clear()
             self._seen[_key(queues)] = self._number
@@ -114,7 +114,7 @@ class Waiting:
             self._waiters += 1
             try:
                 while True:
-                    self.look()
+                    self.poll()
                     if self.is_news(queues):
                         self._seen[key] = self._number
                         return True
@@ -139,7 +139,7 @@ class Waiting:
 
     # ---- hooks for a storage, called with the lock held ----------------------------------------------------
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Note the work that has arrived in other processes."""
 
     def is_news(self, queues: Sequence[str] | None) -> bool:

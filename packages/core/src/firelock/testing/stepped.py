@@ -137,7 +137,7 @@ class SteppedServer:
             claim = self._storage.claim(ClaimRequest(queues, 1, self._holder.session, now))
             if claim.jobs:
                 return claim.jobs[0]
-            self.opens_at = claim.look_again_at
+            self.opens_at = claim.next_claim_at
             if self.opens_at is None or self.opens_at > now:
                 return None
 

@@ -93,7 +93,7 @@ local function limits()
   local floor, max, min = math.floor, math.max, math.min
   local NONE = { interval = 0, units = 1 }
   local parsed, states = {}, {}
-  local look_again_at
+  local next_claim_at
   local now
 
   -- ---- keys ----------------------------------------------------------------------------------------------------
@@ -226,8 +226,8 @@ local function limits()
 
   -- ---- choice --------------------------------------------------------------------------------------------------
 
-  local function look_again(at)
-    if not look_again_at or at < look_again_at then look_again_at = at end
+  local function note_next_claim(at)
+    if not next_claim_at or at < next_claim_at then next_claim_at = at end
   end
 
   -- Return a lane of the queue, with the states of its keys.
@@ -268,7 +268,7 @@ local function limits()
       at = max(at, opens_at(state, costs and costs[state.key] or 1))
     end
     if at <= now then return true end
-    look_again(math.ceil(at))
+    note_next_claim(math.ceil(at))
     return false
   end
 
@@ -454,7 +454,7 @@ local function limits()
       call('HDEL', base .. 'cut', queue)
       return
     end
-    look_again(now)
+    note_next_claim(now)
   end
 
   -- Return up to `room` jobs of the queue's lanes: one job of each lane that admits one, in turn, then one more of
@@ -622,7 +622,7 @@ local function limits()
         if all ~= queue then call('HSET', base .. 'short', key, all) end
       end
     end
-    return look_again_at
+    return next_claim_at
   end
 
   -- Return the state of a key, even if it has no limit.

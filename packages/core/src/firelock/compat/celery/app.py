@@ -186,7 +186,7 @@ class Celery(Refusing):
         if (task := self.tasks.get(name)) is not None:
             return task.apply_async(args, kwargs, **options)
         given = self.options_of(name, options)
-        verbs = self.fire.told_task(name).using(**given)
+        verbs = self.fire.published_task(name).using(**given)
         return AsyncResult.of(self, verbs.enqueue(*args, **(kwargs or {})))
 
     def AsyncResult(self, id: str, **_: object) -> AsyncResult:  # noqa: N802 - Celery's name

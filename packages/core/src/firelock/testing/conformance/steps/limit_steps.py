@@ -268,7 +268,7 @@ class LimitSteps(SeededSteps):
         assert all(result.is_applied or result is Applied.REFUSED for result in answer.results)
         claim = answer.claim
         now = self.scene.now()
-        looks_again = claim.look_again_at is not None and claim.look_again_at <= now
+        looks_again = claim.next_claim_at is not None and claim.next_claim_at <= now
         given = ClaimAnswer([job.id for job in claim.jobs], looks_again)
         self.tell(f"  claimed {[id[-4:] for id in given.ids]}, look again {looks_again}")
         after = judge(attrs.evolve(before, until=now), given)

@@ -149,7 +149,7 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [excluded] == scene.claim_ids(holder, 10, queues)
 
     def test_claims_find_a_lane_after_many_left_out_lanes(self, scene: Scene) -> None:
-        """Repeated small claims examine all lanes; `look_again_at` is None once they have found nothing.
+        """Repeated small claims examine all lanes; `next_claim_at` is None once they have found nothing.
 
         If this fails: an idle thread waits for polls because of lanes with coroutine jobs, or its server
         never stops claiming.
@@ -194,10 +194,10 @@ class LeftOutInLanesDuty(StorageFixtures):
         for _ in range(100):
             claim = _claim(scene, holder, limit)
             claimed += _ids(claim)
-            if claim.look_again_at is None:
+            if claim.next_claim_at is None:
                 return claimed
-            assert claim.look_again_at <= scene.now()
-        raise AssertionError("claims that leave out tasks keep returning a time in `look_again_at`")
+            assert claim.next_claim_at <= scene.now()
+        raise AssertionError("claims that leave out tasks keep returning a time in `next_claim_at`")
 
     def test_claim_examines_at_most_a_thousand_jobs_of_a_lane(self, scene: Scene) -> None:
         """A claim does not find a job after 1,000 skipped jobs of its lane.
@@ -214,7 +214,7 @@ class LeftOutInLanesDuty(StorageFixtures):
         assert [far] == self._claim_until_nothing_is_left(scene, holder)
 
     def test_claim_returns_the_time_at_which_a_rate_opens(self, scene: Scene) -> None:
-        """`look_again_at` is the time at which the rate opens for a lane that has jobs to claim.
+        """`next_claim_at` is the time at which the rate opens for a lane that has jobs to claim.
 
         If this fails: jobs that were delayed by a rate start at the next poll, seconds late.
         """
@@ -227,5 +227,5 @@ class LeftOutInLanesDuty(StorageFixtures):
         second = _claim(scene, holder)
 
         assert (1, 0) == (len(first.jobs), len(second.jobs))
-        assert second.look_again_at is not None
-        assert scene.now() < second.look_again_at
+        assert second.next_claim_at is not None
+        assert scene.now() < second.next_claim_at

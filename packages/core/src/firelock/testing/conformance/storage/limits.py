@@ -249,7 +249,7 @@ class LimitDuty(StorageFixtures):
 
         claims = [scene.storage.claim(scene.request(scene.begin())) for _ in range(3)]
 
-        assert [([], None)] * 3 == [(claim.jobs, claim.look_again_at) for claim in claims]
+        assert [([], None)] * 3 == [(claim.jobs, claim.next_claim_at) for claim in claims]
         assert before == (scene.record(job_id), scene.history(job_id))
 
     def test_full_key_does_not_delay_other_jobs(self, scene: Scene) -> None:

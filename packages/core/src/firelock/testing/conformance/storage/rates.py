@@ -167,15 +167,15 @@ class RateDuty(StorageFixtures):
         scene.add_limited(1, B)
         holder = scene.begin()
 
-        def look_again_at() -> int | None:
-            return scene.storage.claim(scene.request(holder)).look_again_at
+        def next_claim_at() -> int | None:
+            return scene.storage.claim(scene.request(holder)).next_claim_at
 
-        nothing = look_again_at()
+        nothing = next_claim_at()
         before = scene.now()
         scene.add_limited(1, A)
-        alone = look_again_at()
+        alone = next_claim_at()
         scene.add_limited(2, A)
-        closed = [look_again_at(), look_again_at()]
+        closed = [next_claim_at(), next_claim_at()]
         after = scene.now()
 
         assert nothing is None
@@ -198,7 +198,7 @@ class RateDuty(StorageFixtures):
         before = scene.now()
 
         scene.claim(holder)
-        told = scene.storage.claim(scene.request(holder)).look_again_at
+        told = scene.storage.claim(scene.request(holder)).next_claim_at
 
         assert told is not None
         assert before + 2 * HOUR <= told <= scene.now() + 3 * HOUR
@@ -404,7 +404,7 @@ class RateDuty(StorageFixtures):
 
         assert (until, until) == (told, sooner)
         assert others == [job.id for job in claim.jobs]
-        assert until <= (claim.look_again_at or 0) <= until + SECOND
+        assert until <= (claim.next_claim_at or 0) <= until + SECOND
         assert [] == early
         assert scene.claim(holder)
 

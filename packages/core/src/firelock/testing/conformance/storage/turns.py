@@ -176,7 +176,7 @@ class TurnDuty(StorageFixtures):
     def test_open_lane_is_found_among_many_closed_lanes(self, scene: Scene) -> None:
         """An open lane is found within one claim per 256 lanes and one more claim.
 
-        A claim that did not examine all lanes returns the current time as `look_again_at`.
+        A claim that did not examine all lanes returns the current time as `next_claim_at`.
 
         If this fails: one open key among thousands of full ones waits forever, or for polls.
         """
@@ -189,11 +189,11 @@ class TurnDuty(StorageFixtures):
             (wanted,) = scene.add_limited(1, name)
             claims = [scene.storage.claim(scene.request(holder, 5)) for _ in range(600 // _WALK + 2)]
             assert [wanted] == [job.id for claim in claims for job in claim.jobs]
-            told = [claim.look_again_at for claim in claims]
+            told = [claim.next_claim_at for claim in claims]
             assert all(at is None or at <= scene.now() for at in told)
             assert any(at is not None for at in told)
 
-        told = [scene.storage.claim(scene.request(holder, 5)).look_again_at for _ in range(600 // _WALK + 2)]
+        told = [scene.storage.claim(scene.request(holder, 5)).next_claim_at for _ in range(600 // _WALK + 2)]
         assert None in told, "a claim that examined all lanes without a job requests another claim"
 
     def test_exchange_claims_from_the_lane_whose_turn_it_is(self, scene: Scene) -> None:
