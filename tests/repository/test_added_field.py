@@ -105,7 +105,7 @@ def run(sources, folder, url):
 
 
 @pytest.mark.parametrize("storage", ["memory", "sqlite"])
-def test_a_field_in_the_middle_of_a_job_changes_nothing_else(sources, tmp_path, storage):
+def test_added_field_of_a_job_needs_no_other_change(sources, tmp_path, storage):
     """Jobs of every kind are stored, run, and read back."""
     url = "memory://" if storage == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
 
@@ -114,7 +114,7 @@ def test_a_field_in_the_middle_of_a_job_changes_nothing_else(sources, tmp_path, 
     assert ran.returncode == 0, ran.stderr
 
 
-def test_redis_names_what_its_scripts_read(sources, tmp_path, server):
+def test_redis_scripts_read_added_words_by_name(sources, tmp_path, server):
     """New words in the middle of the scripts' arguments and replies move the others, in Python and Lua.
 
     If this fails: a script, or the Python code that reads its reply, counts positions itself.

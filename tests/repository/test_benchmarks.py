@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.heavy
-def test_a_database_is_filled_behind_firelock_s_back():
+def test_database_is_filled_without_firelock():
     scenario = [
         "--scenario",
         "growth",
@@ -34,7 +34,7 @@ def test_a_database_is_filled_behind_firelock_s_back():
 
 
 @pytest.mark.heavy
-def test_limits_are_measured_beside_jobs_without():
+def test_jobs_with_and_without_limits_are_compared():
     parts = ["statements", "behind", "bulk", "unique"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.limits", *parts, "--quick"],
@@ -48,7 +48,7 @@ def test_limits_are_measured_beside_jobs_without():
 
 
 @pytest.mark.heavy
-def test_batches_and_steps_are_measured_beside_plain_jobs():
+def test_batches_and_steps_are_compared_with_plain_jobs():
     parts = ["trips", "members", "fan-in", "steps"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.composition", *parts, "--quick", "--pairs", "1"],
@@ -62,7 +62,7 @@ def test_batches_and_steps_are_measured_beside_plain_jobs():
 
 
 @pytest.mark.heavy
-def test_a_checkout_is_compared_with_another():
+def test_two_checkouts_are_compared():
     words = ["--former", str(ROOT), "--quick", "--scenario", "enqueue_bulk", "--seed", "7", "--pairs", "2"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True, check=False
@@ -82,7 +82,7 @@ def test_a_checkout_is_compared_with_another():
         ([0.8, 0.9, 1.0, 1.1, 1.2], "inconclusive"),
     ],
 )
-def test_a_figure_is_judged_by_the_interval_of_its_median(ratios, verdict):
+def test_figure_is_judged_by_the_interval_of_its_median(ratios, verdict):
     found = interval(ratios, seed=1)
 
     assert found.verdict == verdict
@@ -90,7 +90,7 @@ def test_a_figure_is_judged_by_the_interval_of_its_median(ratios, verdict):
     assert found == interval(ratios, seed=1)
 
 
-def test_the_ratio_of_a_pair_is_above_one_where_the_new_figure_is_better():
+def test_ratio_of_a_pair_is_above_one_if_the_new_figure_is_better():
     rate, cost = Figure("jobs_per_s", "jobs/s"), Figure("p50_ms", "ms")
 
     assert ratio(rate, 20, 10) == 2
@@ -99,7 +99,7 @@ def test_the_ratio_of_a_pair_is_above_one_where_the_new_figure_is_better():
 
 
 @pytest.mark.heavy
-def test_retention_is_measured_beside_jobs_without_logs_and_tags():
+def test_retention_is_measured_with_and_without_logs_and_tags():
     parts = ["cost", "unique", "late"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.retention", *parts, "--quick"],

@@ -15,7 +15,7 @@ STORED = sorted((ROOT / "benchmarks" / "stored").glob("*.json"))
 
 
 @pytest.mark.parametrize("run", STORED, ids=lambda run: run.stem)
-def test_the_charts_show_the_stored_figures(run, tmp_path):
+def test_charts_show_the_stored_figures(run, tmp_path):
     """Charts must be drawn again after a change: `python -m benchmarks.charts RUN.json docs/charts`."""
     drawn = charts.draw(json.loads(run.read_text(encoding="utf-8")), run.stem, tmp_path)
 
@@ -24,12 +24,11 @@ def test_the_charts_show_the_stored_figures(run, tmp_path):
         assert picture.read_text(encoding="utf-8") == (CHARTS / picture.name).read_text(encoding="utf-8")
 
 
-def test_no_chart_is_left_of_figures_that_are_gone():
-    """Each chart belongs to a stored run."""
+def test_every_chart_belongs_to_a_stored_run():
     assert {picture.name.partition("-")[0] for picture in CHARTS.iterdir()} == {run.stem for run in STORED}
 
 
-def test_the_best_comes_first():
+def test_best_contender_is_first():
     """More jobs per second are better, and more time per job is worse.
 
     Contenders without the figure are omitted.

@@ -65,14 +65,14 @@ def container(deployment):
 
 @pytest.mark.parametrize("version", ["1.31", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-def test_a_manifest_is_one(path, version):
+def test_manifest_follows_the_schema(path, version):
     """Kubernetes' own schemas are applied strictly, so an unknown field is refused."""
     for document in documents(path):
         kubernetes_validate.validate(document, version, strict=True)
 
 
 @pytest.mark.parametrize("deployment", ["firelock-server", "firelock-dashboard"])
-def test_a_deployment_selects_its_own_pods_and_probes_its_own_ports(deployment):
+def test_deployment_selects_its_own_pods_and_probes_its_own_ports(deployment):
     """A deployment also runs as an unprivileged user on a read-only root."""
     spec, its = named("Deployment", deployment)["spec"], container(deployment)
     ports = {port["name"] for port in its["ports"]}
@@ -85,7 +85,7 @@ def test_a_deployment_selects_its_own_pods_and_probes_its_own_ports(deployment):
     assert callable(read_command(its["args"]).run)
 
 
-def test_a_server_s_pod_waits_for_its_jobs():
+def test_pod_of_a_server_waits_for_its_jobs():
     """The pod waits longer than the grace time and the supervisor's margin. Its port is the server's."""
     pod, its = (
         named("Deployment", "firelock-server")["spec"]["template"]["spec"],
@@ -102,7 +102,7 @@ def test_a_server_s_pod_waits_for_its_jobs():
     ]  # fmt: skip
 
 
-def test_what_names_another_manifest_finds_it():
+def test_references_between_manifests_are_valid():
     """The budget finds its pods, the service its dashboard, and the autoscaler its deployment and secret."""
     budget, service = named("PodDisruptionBudget", "firelock-server"), named("Service", "firelock-dashboard")
     scaled = named("ScaledObject", "firelock-server")
@@ -124,7 +124,7 @@ def test_what_names_another_manifest_finds_it():
     assert trigger["metadata"]["targetValue"] == server["args"][server["args"].index("--workers") + 1]
 
 
-def test_the_autoscaler_asks_what_the_dashboard_answers():
+def test_autoscaler_reads_the_dashboard_api():
     """The autoscaler uses the dashboard's path, parameters and field name."""
     (trigger,) = named("ScaledObject", "firelock-server")["spec"]["triggers"]
     url = urlsplit(trigger["metadata"]["url"])
@@ -140,7 +140,7 @@ def test_the_autoscaler_asks_what_the_dashboard_answers():
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
-def test_a_compose_file_holds_together(path):
+def test_compose_file_is_consistent(path):
     """The commands exist, each awaited service has a health check, and all volumes are declared."""
     (file,) = documents(path)
     services = file["services"]
@@ -172,7 +172,7 @@ def unit():
     return parser
 
 
-def test_the_unit_starts_a_server_that_tells_it_how_it_is():
+def test_unit_uses_notifications_of_the_server():
     """The unit uses notify, a watchdog slower than the server's notifications, and a sufficient stop timeout.
 
     A stop thus waits for the jobs.
@@ -189,7 +189,7 @@ def test_the_unit_starts_a_server_that_tells_it_how_it_is():
 
 @pytest.mark.heavy("systemd-analyze")
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_takes_the_unit(tmp_path):
+def test_systemd_accepts_the_unit(tmp_path):
     """An existing program replaces the one in the unit."""
     program = unit()["Service"]["ExecStart"].split()[0]
     here = f'"{sys.executable}"'  # quoted, because its folder might have a space in its name
@@ -218,7 +218,7 @@ def instruction(name, *, of=""):
     return found
 
 
-def test_the_image_runs_a_command_and_asks_how_it_is():
+def test_image_has_an_entry_point_and_a_health_check():
     """The entry point and the health check are commands of firelock, and the user is not root."""
     health = json.loads(instruction("HEALTHCHECK").partition("CMD ")[2])
 
@@ -228,7 +228,7 @@ def test_the_image_runs_a_command_and_asks_how_it_is():
     assert instruction("USER") not in {"0", "root"}
 
 
-def test_what_the_image_copies_is_there():
+def test_files_copied_into_the_image_exist():
     """All copied files exist, except for the wheels, which `make wheels` builds."""
     sources = [rest.split()[0] for name, rest in instructions() if name == "COPY"]
 
@@ -236,13 +236,13 @@ def test_what_the_image_copies_is_there():
     assert [source for source in sources if source != "dist/" and not (ROOT / source).is_file()] == []
 
 
-def test_the_image_s_packages_are_those_that_were_built():
+def test_image_installs_the_built_packages():
     """pip gets the files; by name, it would install any newer version from an index."""
     assert "/wheels/*.whl" in shlex.split(instruction("RUN", of="pip install"))
 
 
 @pytest.mark.heavy("builds four wheels, and installs them into an empty environment")
-def test_the_image_s_steps_make_a_server_that_is_well(tmp_path):
+def test_steps_of_the_image_result_in_a_healthy_server(tmp_path):
     """The steps run one by one: wheels, an empty environment, RUN, files and ENV, then CMD and HEALTHCHECK.
 
     Only the steps of an engine are omitted: the base image, the user, the layers.

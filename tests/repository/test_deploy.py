@@ -80,7 +80,7 @@ def board_panels():
     return [panel for panel in json.loads(BOARD.read_text())["panels"] if panel["type"] != "row"]
 
 
-def test_the_unit_of_systemd_does_not_restart_what_no_restart_mends():
+def test_unit_does_not_restart_after_a_permanent_error():
     """A usage error and an unsupported layout have one exit code, which excludes a restart by the unit."""
     unit = (DEPLOY / "systemd" / "firelock.service").read_text(encoding="utf-8")
     settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[0] != "#")
@@ -100,7 +100,7 @@ EXPRESSIONS = [
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_an_expression_asks_for_what_there_is(pages, expression):
+def test_metrics_in_expressions_exist(pages, expression):
     """Each metric in an alert or a panel is on a page, with the labels that the expression uses."""
     names = set(METRIC.findall(expression))
 
@@ -113,7 +113,7 @@ def test_an_expression_asks_for_what_there_is(pages, expression):
         assert {label.strip() for label in grouped.split(",")} - known == set()
 
 
-def test_the_page_names_every_metric_and_no_other(pages):
+def test_page_lists_exactly_the_existing_metrics(pages):
     """The tables contain the metrics of servers and of the cluster."""
     named = set(re.findall(r"^\| `(firelock_[a-z_]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in pages}
@@ -136,14 +136,14 @@ def test_limits_are_on_the_board_and_in_the_alerts(pages):
     assert {"firelock_limit_paused", "firelock_limit_waiting"} - told == set()
 
 
-def test_the_page_names_every_alert():
+def test_page_lists_every_alert():
     """The page lists each alert with its severity, in the order of the file."""
     rows = re.findall(r"^\| `(Firelock\w+)` \| (\w+) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
     assert [(rule["alert"], rule["labels"]["severity"]) for rule in alert_rules()] == rows
 
 
-def test_an_alert_says_what_is_wrong_and_what_to_do():
+def test_alert_describes_problem_and_fix():
     """An alert also has a severity and a unique name."""
     rules = alert_rules()
 
@@ -153,8 +153,8 @@ def test_an_alert_says_what_is_wrong_and_what_to_do():
         assert set(rule["annotations"]) == {"summary", "description"}, rule["alert"]
 
 
-def test_the_board_is_laid_out():
-    """No panels overlap, and each has an id and a selectable data source."""
+def test_panels_of_the_board_do_not_overlap():
+    """Each panel has an id and a selectable data source."""
     panels = json.loads(BOARD.read_text())["panels"]
     taken = set()
     for panel in panels:
@@ -188,11 +188,11 @@ class TestPromtool:
         ran = subprocess.run(["promtool", *words], cwd=cwd, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
-    def test_the_alerts_are_rules(self):
+    def test_alert_rules_are_valid(self):
         """Prometheus can read the alerts as rules."""
         self.run("check", "rules", ALERTS.name, cwd=ALERTS.parent)
 
-    def test_each_alert_fires_for_what_is_wrong_and_not_for_the_rest(self):
+    def test_each_alert_fires_only_for_its_problem(self):
         """The series are in the file next to the alerts, which covers every alert."""
         tests = ALERTS.parent / "firelock-alerts-test.yml"
 
@@ -201,7 +201,7 @@ class TestPromtool:
         )
         self.run("test", "rules", tests.name, cwd=ALERTS.parent)
 
-    def test_the_boards_expressions_are_promql(self, tmp_path):
+    def test_expressions_of_the_board_are_valid_promql(self, tmp_path):
         """Grafana's variables are replaced first."""
         expressions = [target["expr"] for panel in board_panels() for target in panel["targets"]]
         rules = [

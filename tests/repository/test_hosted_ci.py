@@ -30,7 +30,7 @@ def job(workflow):
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.parent.name)
-def test_ci_runs_on_the_pythons_of_the_packages_and_the_next_one(job, project):
+def test_ci_runs_on_supported_pythons_and_the_next_one(job, project):
     """The oldest Python is that of requires-python, and the others are those of the classifiers."""
     metadata = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     supported = [found[1] for line in metadata["classifiers"] if (found := CLASSIFIER.search(line))]
@@ -66,7 +66,7 @@ def test_workflow_runs_on_push_and_pull_request_and_only_reads(workflow, job):
     assert job["timeout-minutes"] <= 120
 
 
-def test_each_push_to_main_is_checked_to_its_end(workflow):
+def test_run_of_a_push_to_main_is_not_cancelled(workflow):
     """Each push to main has its own group, because only the newest waiting run of a group is executed.
 
     This is enough for a pull request.

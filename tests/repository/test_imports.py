@@ -75,7 +75,7 @@ def is_pure(module):
     )
 
 
-def test_the_import_contracts_hold():
+def test_import_contracts_are_kept():
     """Every contract of [tool.importlinter] is kept.
 
     The check runs in a subprocess, because it silences loggers.
@@ -127,7 +127,7 @@ def test_distributions_of_third_parties_import_public_paths():
     assert {"firelock", "firelock.storage", "firelock.testing"} <= used <= listed_paths()
 
 
-def test_what_decides_reads_no_clock():
+def test_decision_modules_read_no_clock():
     """The modules that make decisions receive the time. They never read the clock and open no files."""
     pure = [source for source in package_sources() if is_pure(source.module)]
 
@@ -154,7 +154,7 @@ def test_only_arguments_and_rows_load_cattrs():
     assert importers == LOAD_CATTRS
 
 
-def test_importing_firelock_stays_cheap():
+def test_import_of_firelock_loads_few_modules():
     """`import firelock` loads no driver and no module that only some programs use."""
     program = "import sys, firelock; print(*sorted(sys.modules))"
 

@@ -48,7 +48,7 @@ def mirroring():
     ]
 
 
-def test_each_test_has_the_path_of_its_module():
+def test_path_of_a_test_mirrors_its_module():
     """A file without a module has the marker, so that a reader can find its subject."""
     astray = []
     for source in mirroring():
@@ -78,6 +78,6 @@ def test_each_test_has_the_path_of_its_module():
         ("tests/core/flows/test_batches.py", None),
     ],
 )
-def test_a_module_is_found_by_the_path_of_its_test(name, module):
+def test_module_is_found_by_the_path_of_its_test(name, module):
     """The longest name of a module counts, but not a folder elsewhere or part of a word."""
     assert module_of(name) == module

@@ -24,7 +24,7 @@ def api():
     return PublicApi()
 
 
-def test_public_api_is_as_listed(api):
+def test_public_api_matches_the_list(api):
     """A change of a public name, a signature or a default changes the list, so a reviewer sees it."""
     listed = FILE.read_text(encoding="utf-8")
     changes = difflib.unified_diff(listed.splitlines(), text(api).splitlines(), n=0, lineterm="")

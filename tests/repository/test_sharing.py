@@ -29,7 +29,7 @@ from tests.sharing import together
         ),
     ],
 )
-def test_what_shares_something_stays_together(one, other):
+def test_tests_that_share_something_run_in_one_worker(one, other):
     """Tests share a test worker if they share the browser, syntax trees, a module's fixtures or a server."""
     assert together(one) == together(other)
 
@@ -49,6 +49,6 @@ def test_what_shares_something_stays_together(one, other):
         ("tests/faults/test_faults.py::test_a[F01-x]", "tests/faults/test_faults.py::test_a[F02-y]"),
     ],
 )
-def test_what_shares_nothing_is_shared_out(one, other):
+def test_independent_tests_are_distributed_to_workers(one, other):
     """Modules, classes and programs go to any free test worker, and so does every long test."""
     assert together(one) != together(other)

@@ -85,7 +85,7 @@ def interpolated_statements(tree):
             yield node.lineno
 
 
-def test_nothing_stored_becomes_code():
+def test_stored_data_never_becomes_code():
     """No module unpickles, evaluates or imports by name, unless it is listed with its reason."""
     used = {(source.name, name): line for source in package_sources() for line, name in dangers(source.tree)}
 
@@ -94,7 +94,7 @@ def test_nothing_stored_becomes_code():
     assert all(ALLOWED.values()), "an exception without a reason"
 
 
-def test_dangers_are_seen():
+def test_dangerous_calls_are_reported():
     """The search above finds each way to turn a string into code."""
     program = (
         "import pickle\nfrom marshal import loads\neval('1')\nimportlib.import_module('x')\nyaml.load(f)\n"
@@ -105,7 +105,7 @@ def test_dangers_are_seen():
     assert found == [(1, "pickle"), (2, "marshal"), (3, "eval"), (4, "import_module"), (5, "load")]
 
 
-def test_no_statement_is_put_together_from_texts():
+def test_no_sql_statement_is_built_from_strings():
     """Values and names are passed to SQL as parameters and constructs, never with an f-string, % or +.
 
     The dashboard is not checked: it has no SQL, and its `text` is for people.
@@ -120,7 +120,7 @@ def test_no_statement_is_put_together_from_texts():
     assert interpolated == []
 
 
-def test_interpolated_statements_are_seen():
+def test_interpolated_statements_are_reported():
     """The search above finds each way to build a statement, and ignores a plain one."""
     program = (
         "text('select 1')\n"
@@ -135,7 +135,7 @@ def test_interpolated_statements_are_seen():
     assert lines == [2, 3, 4, 5]
 
 
-def test_pages_hold_no_script_or_style_of_their_own():
+def test_pages_contain_no_inline_script_or_style():
     """The dashboard's assets need nothing that its content security policy refuses."""
     files = [path for path in ROOT.glob("packages/*/src/**/*") if path.suffix in ASSET_SUFFIXES]
     assets = [path for path in files if not OF_OTHERS & set(path.parts)]
@@ -150,7 +150,7 @@ def test_pages_hold_no_script_or_style_of_their_own():
     assert refused == []
 
 
-def test_every_source_can_be_read():
+def test_every_source_can_be_parsed():
     """The searches in this folder cover every package: each of the four has modules that can be parsed."""
     packages = {source.module.split(".")[0] for source in package_sources() if source.tree.body}
 

@@ -71,12 +71,12 @@ def is_module_or_folder(path):
     return path.suffix in {".py", ".lua"} or (path / "__init__.py").exists()
 
 
-def test_no_run_time_import_leads_in_a_circle():
+def test_run_time_imports_have_no_cycles():
     """Imports inside functions count; imports only for type checkers may lead upwards."""
     assert set() == in_a_circle(arrows(trees(package_sources())))
 
 
-def test_a_folders_first_lines_name_its_files():
+def test_docstring_of_a_folder_names_its_files():
     """The docstring names each file and folder, and everything that it calls a module exists."""
     astray = []
     for source in package_sources():
@@ -90,7 +90,7 @@ def test_a_folders_first_lines_name_its_files():
     assert astray == []
 
 
-def test_the_map_shows_the_layers():
+def test_map_shows_the_layers():
     """Each module of the core is listed once in docs/how-it-works.md, from the lowest layer up."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
         "contracts"
@@ -109,7 +109,7 @@ def test_the_map_shows_the_layers():
     assert sorted(shown, key=height.__getitem__) == shown
 
 
-def test_a_circle_of_imports_inside_functions_is_found():
+def test_import_cycle_inside_functions_is_found():
     modules = {
         "a": ast.parse("from b import B"),
         "b": ast.parse("def f():\n    from c import d"),
@@ -121,7 +121,7 @@ def test_a_circle_of_imports_inside_functions_is_found():
     assert in_a_circle(arrows(modules)) == {"a", "b", "c.d"}
 
 
-def test_an_import_for_type_checkers_closes_no_circle():
+def test_type_checking_import_does_not_close_a_cycle():
     modules = {
         "a": ast.parse("if TYPE_CHECKING:\n    from b import B\nelse:\n    import c"),
         "b": ast.parse("import a"),

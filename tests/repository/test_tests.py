@@ -31,7 +31,7 @@ def has_reason(call, position):
     return any(keyword.arg == "reason" for keyword in call.keywords) or len(call.args) > position
 
 
-def test_no_test_is_left_out_without_a_reason():
+def test_skipped_tests_have_a_reason():
     """Every skipped test and every expected failure has a reason."""
     silent = [f"{source.name}:{line}" for source in sources_of_tests() for line in unreasoned(source.tree)]
 
@@ -47,13 +47,13 @@ def test_no_test_is_left_out_without_a_reason():
         "def test_a():\n    pytest.skip()",
     ],
 )
-def test_a_missing_reason_is_seen(program):
+def test_missing_reason_is_reported(program):
     """The search above finds each way to skip a test."""
     assert list(unreasoned(ast.parse(program))) != []
 
 
-def test_a_given_reason_is_enough():
-    """A mark or call with a reason is not reported."""
+def test_given_reason_is_not_reported():
+    """A mark or a call can contain the reason."""
     program = (
         "@pytest.mark.skipif(old, reason='3.12 brought it')\ndef test_a():\n    pytest.skip('no server')"
     )
@@ -74,7 +74,7 @@ def test_no_test_sleeps():
     assert sleeping == []
 
 
-def test_nothing_of_ours_is_mocked():
+def test_own_code_is_not_mocked():
     """Tests use fakes that keep the contract; a mock only behaves as its test assumes."""
     mocked = [
         f"{source.name}:{line}"

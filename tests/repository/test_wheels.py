@@ -83,8 +83,8 @@ def description(folder):
     return metadata(folder).get_payload()
 
 
-def test_a_wheel_says_what_it_is_and_for_whom(folder):
-    """The metadata has a summary, a description, keywords, and valid classifiers."""
+def test_wheel_has_complete_metadata(folder):
+    """Complete means a summary, a description, keywords, and valid classifiers."""
     told = metadata(folder)
     classified = set(told.get_all("Classifier", []))
 
@@ -96,7 +96,7 @@ def test_a_wheel_says_what_it_is_and_for_whom(folder):
     assert classified >= {"Typing :: Typed", "Intended Audience :: Developers"}
 
 
-def test_a_wheel_says_which_pythons_it_is_for(folder):
+def test_wheel_declares_its_python_versions(folder):
     """The first classifier is the oldest Python that can install the wheel."""
     told = metadata(folder)
     pythons = re.findall(r"Python :: (3\.\d+)$", "\n".join(told.get_all("Classifier", [])), re.MULTILINE)
@@ -104,7 +104,7 @@ def test_a_wheel_says_which_pythons_it_is_for(folder):
     assert f">={pythons[0]}" == told["Requires-Python"]
 
 
-def test_a_wheel_carries_its_licence(folder):
+def test_wheel_contains_its_licence(folder):
     """The licence is an expression without a classifier, and the wheel contains the required text."""
     told = metadata(folder)
 
@@ -114,7 +114,7 @@ def test_a_wheel_carries_its_licence(folder):
     assert (ROOT / "LICENSE").read_bytes() == (folder / "LICENSE").read_bytes()
 
 
-def test_a_description_stands_alone(folder):
+def test_description_has_no_relative_links(folder):
     """An index has no other files, so the description has no relative links and no pictures."""
     text = description(folder)
 
@@ -123,7 +123,7 @@ def test_a_description_stands_alone(folder):
     assert "<img" not in text
 
 
-def test_the_core_s_description_has_the_readme_s_example():
+def test_description_of_the_core_has_the_readme_example():
     """The example in the README itself is run by other tests."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     first, *_ = python_blocks(text)

@@ -1,4 +1,4 @@
-"""One word for each thing, no meaningless names, and no text that only one machine understands."""
+"""One word for each thing, no meaningless names, and no text about a single machine."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def lines_with(pattern):
     ]
 
 
-def test_every_name_says_something():
+def test_names_are_meaningful():
     """No class is a manager, no module is a collection of utilities, and no function is only called `do`."""
     empty = []
     for source in package_sources():
@@ -75,14 +75,14 @@ def test_every_name_says_something():
     assert empty == []
 
 
-def test_there_are_seven_states_and_no_other():
+def test_job_states_match_the_glossary():
     """A job has the seven states of the glossary, in the order of its life."""
     from firelock.model.state import State
 
     assert [str(state) for state in State] == STATES
 
 
-def test_every_host_is_ours_to_name():
+def test_every_host_in_a_text_is_permitted():
     """Links lead to known hosts, examples use reserved names, and no text states where packages come from."""
     strangers = [
         f"{name}: {url}" for name, text in texts() for url in URL.findall(text) if not is_ours_to_name(url)
@@ -91,7 +91,7 @@ def test_every_host_is_ours_to_name():
     assert strangers == []
 
 
-def test_the_lock_names_no_place():
+def test_lock_file_contains_no_package_source():
     """The lock file has versions and hashes; the source of the packages is the installing person's choice."""
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
@@ -99,11 +99,11 @@ def test_the_lock_names_no_place():
     assert lock.count("--hash=sha256:") > lock.count("==") > 0
 
 
-def test_no_text_knows_somebodys_folders():
+def test_no_text_mentions_a_local_folder():
     """Nothing in the project depends on, or mentions, the machine that it was written on."""
     assert lines_with(HOME_OF_SOMEBODY) == []
 
 
-def test_no_text_sends_the_reader_to_a_tracker():
+def test_no_text_refers_to_an_issue_tracker():
     """A comment states its reason itself, because the number of an issue is not a reason."""
     assert lines_with(NUMBER_OF_AN_ISSUE) == []

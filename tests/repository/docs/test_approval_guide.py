@@ -38,7 +38,7 @@ def answer(dashboard, link, choice):
         return browser.post("/approval", {"token": link.rpartition("#")[2], "choice": choice})
 
 
-def test_the_first_link_of_an_approval_is_valid_after_a_reminder(guide):
+def test_first_approval_link_is_valid_after_a_reminder(guide):
     """Both links answer the same wait. The older one is accepted, and then the newer one is too late."""
     with Tester(guide["fire"]) as tester:
         dashboard = Dashboard(guide["fire"])

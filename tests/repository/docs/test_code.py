@@ -23,14 +23,14 @@ def run(page, folder):
 
 
 @pytest.mark.parametrize("page", code_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_the_code_of_a_page_runs(page, tmp_path):
+def test_code_of_a_page_runs(page, tmp_path):
     """Every block marked python runs after the blocks above it in the same page."""
     outcome = run(page, tmp_path)
 
     assert outcome.returncode == 0, outcome.stderr
 
 
-def test_blocks_share_the_page_s_namespace(tmp_path):
+def test_blocks_share_the_namespace_of_the_page(tmp_path):
     """A block can use names from earlier blocks, other languages are ignored, and `await` can be anywhere."""
     page = tmp_path / "page.md"
     page.write_text(
@@ -44,7 +44,7 @@ def test_blocks_share_the_page_s_namespace(tmp_path):
     assert (outcome.stdout, outcome.stderr, outcome.returncode) == ("2\n", "", 0)
 
 
-def test_a_failure_names_the_line_of_the_page(tmp_path):
+def test_failure_contains_the_line_of_the_page(tmp_path):
     """A block that fails makes its page fail, and the error has the page's line number."""
     page = tmp_path / "page.md"
     page.write_text("# Page\n\n```python\nx = 1\nassert x == 2\n```\n")
@@ -55,7 +55,7 @@ def test_a_failure_names_the_line_of_the_page(tmp_path):
     assert f'File "{page}", line 5' in outcome.stderr
 
 
-def test_a_warning_fails_a_page(tmp_path):
+def test_warning_fails_a_page(tmp_path):
     """Code in the documentation must not warn."""
     page = tmp_path / "page.md"
     page.write_text("```python\nimport warnings\nwarnings.warn('old', DeprecationWarning)\n```\n")
@@ -79,7 +79,7 @@ NEWER = {"django.tasks"}
 
 
 @pytest.mark.parametrize("code", LEFT_OUT)
-def test_a_block_that_is_left_out_is_python(code):
+def test_excluded_block_is_valid_python(code):
     """The block compiles, and all names that it imports from installed packages exist."""
     tree = ast.parse(code)
     compile(code, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -102,14 +102,14 @@ def exists(module, name):
     return hasattr(found, "__path__") and find_spec(f"{module}.{name}") is not None
 
 
-def test_a_name_that_is_gone_is_seen():
+def test_missing_name_is_reported():
     """If another project renames a function, the block is reported as wrong."""
     tree = ast.parse("from celery import shared_task, shared_tusk\nfrom shop.jobs import fire")
 
     assert [name for name in imported(tree) if not exists(*name)] == [("celery", "shared_tusk")]
 
 
-def test_a_block_is_left_out_only_with_a_reason():
+def test_block_is_excluded_only_with_a_reason():
     """`not run` needs a reason and applies only to the block directly below."""
     block = "```python\nx\n```\n"
 

@@ -32,14 +32,14 @@ SHOWN = [
 
 
 @pytest.mark.parametrize("words", SHOWN)
-def test_a_command_is_read(words):
+def test_documented_command_is_accepted(words):
     """Each shown command exists and accepts its options."""
     options = read_command(words)
 
     assert callable(options.run)
 
 
-def test_a_command_that_does_not_exist_is_seen():
+def test_unknown_option_is_reported():
     """An option that no command accepts is reported."""
     (words,) = commands("```console\n$ firelock jobs list --colour red   # a comment\n```\n")
 

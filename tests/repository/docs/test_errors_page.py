@@ -19,13 +19,13 @@ ERRORS = sorted(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_an_error_has_its_paragraph(error):
+def test_error_has_a_paragraph(error):
     """The paragraph's heading is the error's name, and the text states the cause and the fix."""
     assert error in list(headings(PAGE))
     assert len(section(PAGE, error)) > 80
 
 
-def test_no_paragraph_is_of_an_error_that_is_gone():
+def test_every_paragraph_is_about_an_existing_error():
     """When a class is removed, its paragraph must be removed too."""
     told = [heading for heading in headings(PAGE) if heading.isidentifier() and heading[:1].isupper()]
 

@@ -47,13 +47,13 @@ def test_every_code_has_one_row_with_its_severities():
     assert len(listed) == len(expected)
 
 
-def test_every_row_is_whole():
+def test_every_row_is_complete():
     """Each row states the subject of the finding, its meaning and the fix."""
     assert [] == [row[0] for row in rows() if not all(cell.strip() for cell in row)]
 
 
-def test_nothing_but_the_core_decides_what_is_wrong():
-    """Only the core's control folder and the storages create findings."""
+def test_only_the_core_and_storages_create_findings():
+    """Other packages show findings, but do not decide about them."""
     others = [
         str(file.relative_to(ROOT))
         for file in sorted((ROOT / "packages").glob("*/src/**/*.py"))

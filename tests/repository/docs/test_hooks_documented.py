@@ -83,21 +83,21 @@ def names_of_tests():
 
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
-def test_a_hook_s_heading_is_its_signature(function):
+def test_heading_of_a_hook_is_its_signature(function):
     """If a hook's arguments change, its heading must change too."""
     assert signature(function) in list(headings(PAGE))
 
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
-def test_a_hook_says_when_how_often_and_what_of_exceptions(function):
-    """Each section has the same five parts in the same order."""
+def test_section_of_a_hook_has_five_parts(function):
+    """The parts include when and how often the hook is called, and what happens on an exception."""
     text = section(PAGE, signature(function))
 
     assert re.findall("|".join(LABELS), text) == LABELS
 
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
-def test_a_hook_with_a_first_answer_says_so_in_the_same_words(function):
+def test_hook_with_a_deciding_first_result_has_the_fixed_sentence(function):
     """The fixed sentence is in the section if and only if the first result decides."""
     text = section(PAGE, signature(function))
 
@@ -105,7 +105,7 @@ def test_a_hook_with_a_first_answer_says_so_in_the_same_words(function):
 
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
-def test_a_hook_has_a_plugin_that_runs(function):
+def test_hook_has_an_example_that_runs(function):
     """The page's code, which is run, implements the hook with all of its arguments."""
     shown = implementations(PAGE)
 
@@ -113,12 +113,12 @@ def test_a_hook_has_a_plugin_that_runs(function):
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_a_hook_has_a_test(name):
+def test_hook_has_a_test(name):
     """At least one test begins with the hook's name."""
     assert [test for test in names_of_tests() if test.startswith(f"test_{name}_")] != []
 
 
-def test_a_section_ends_at_the_next_heading():
+def test_section_ends_at_the_next_heading():
     """Text of the next section does not count."""
     page = "# `a(x)`\n\n- **Called:** here\n\n## `b()`\n\nthere\n"
 

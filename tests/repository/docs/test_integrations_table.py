@@ -61,11 +61,8 @@ def asked():
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_the_versions_are_those_that_tests_run_with(row):
-    """The tested versions are those of the lock file, without the patch number.
-
-    For Django, all tested versions are listed.
-    """
+def test_tested_versions_match_the_lock_file(row):
+    """The patch number is omitted. For Django, all tested versions are listed."""
     locked = set()
     for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text(encoding="utf-8")):
         if name == row.package:
@@ -77,19 +74,19 @@ def test_the_versions_are_those_that_tests_run_with(row):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_what_is_asked_for_is_what_the_packages_say(row):
+def test_required_versions_match_the_packages(row):
     """The required versions are empty for a package that is not a dependency."""
     assert asked().get(row.package, "") == row.asked
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_each_has_tests_that_are_there(row):
+def test_listed_tests_exist(row):
     """The tests are existing files or folders."""
     assert row.tests
     assert [] == [name for name in row.tests if not list(ROOT.glob(name))]
 
 
-def test_nothing_that_is_brought_is_left_out():
+def test_table_contains_every_dependency():
     """Every dependency of an extra or a storage is in the table, and so are every integration's tests."""
     named = {row.package for row in rows()}
     text = PAGE.read_text(encoding="utf-8")

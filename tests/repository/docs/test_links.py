@@ -16,7 +16,7 @@ HOOKS = sorted(
 
 
 @pytest.mark.parametrize("page", all_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_link_leads_somewhere(page):
+def test_every_link_has_a_target(page):
     """Linked files and headings exist."""
     assert broken_links(page) == []
 
@@ -29,7 +29,7 @@ def test_every_hook_has_a_heading(hook):
     assert any(hook in heading.split("(")[0].split() for heading in headings(page))
 
 
-def test_anchors_are_those_of_a_forge():
+def test_anchors_match_those_of_hosting_services():
     """Headings become anchors as on the usual hosting services, with numbers for repeated ones."""
     page = "# What is `fire.lock()`?\n## Retry\n## Retry\n<a id='here'></a>\n"
 
@@ -38,7 +38,7 @@ def test_anchors_are_those_of_a_forge():
     assert found == {"what-is-firelock", "retry", "retry-1", "here"}
 
 
-def test_a_broken_link_is_seen(tmp_path):
+def test_broken_link_is_reported(tmp_path):
     """A missing file and a missing heading are reported, and existing ones are not."""
     page = tmp_path / "page.md"
     page.write_text("# Here\n[a](page.md#here) [b](gone.md) [c](#there) [d](https://host.example/x)\n")

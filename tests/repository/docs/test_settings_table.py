@@ -35,7 +35,7 @@ def row_of(field):
 
 
 @pytest.mark.parametrize("field", attrs.fields(Settings), ids=lambda field: field.name)
-def test_a_setting_has_its_row(field):
+def test_setting_has_a_row(field):
     """Name, default, bounds, environment name and meaning match the code."""
     expected = row_of(field)
 
@@ -44,7 +44,7 @@ def test_a_setting_has_its_row(field):
     assert found == [expected]
 
 
-def test_the_table_holds_nothing_else():
+def test_table_contains_only_settings():
     """A removed setting has no row, and the order matches the code."""
     names = [f"`{field.name}`" for field in attrs.fields(Settings)]
 

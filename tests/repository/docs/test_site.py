@@ -40,17 +40,17 @@ def site(tmp_path_factory):
     return main([str(tmp_path_factory.mktemp("site"))])
 
 
-def test_every_link_of_the_site_leads_somewhere(site):
+def test_every_link_of_the_site_has_a_target(site):
     """Pages, anchors, images, styles and scripts that a page refers to all exist."""
     assert list(site.broken_links()) == []
 
 
-def test_the_site_loads_nothing_from_another_host(site):
+def test_site_loads_nothing_from_another_host(site):
     """The site works without a network, and its readers' browsers send no requests to other hosts."""
     assert list(site.foreign()) == []
 
 
-def test_the_site_shows_what_the_pages_say(site):
+def test_site_shows_the_contents_of_the_pages(site):
     """Each page has as many headings, lists, tables and code blocks as the hosting service shows."""
     forge = MarkdownIt("commonmark").enable("table")
     differing = {}
@@ -67,7 +67,7 @@ def test_the_site_shows_what_the_pages_say(site):
     assert differing == {}
 
 
-def test_every_page_has_its_place_in_the_contents(site):
+def test_every_page_is_in_the_contents(site):
     """Every page needs a line in zensical.toml, so that readers can find it."""
     placed = {place.page for place in places(CONTENTS)}
 
@@ -76,8 +76,7 @@ def test_every_page_has_its_place_in_the_contents(site):
     assert {page for page in built if not page.startswith("source/")} == placed
 
 
-def test_no_page_has_two_places():
-    """The contents list each page only once."""
+def test_no_page_is_in_the_contents_twice():
     named = Counter(place.page for place in places(CONTENTS))
 
     assert {page: times for page, times in named.items() if times > 1} == {}
@@ -115,7 +114,7 @@ def test_every_integration_is_in_the_reference(reference):
     assert there == told
 
 
-def test_the_reference_tells_signature_errors_and_twin(reference):
+def test_reference_contains_signature_errors_and_async_twin(reference):
     """The entry matches the source and has links to the documentation of the names in it."""
     page = reference.page(DOORS[0])
 
@@ -132,27 +131,27 @@ def test_the_reference_tells_signature_errors_and_twin(reference):
     assert "_Anything" not in page
 
 
-def test_a_task_s_options_are_told_one_a_line(reference):
-    """A long signature has one line per parameter, with the star before keyword-only ones."""
+def test_long_signature_has_one_line_per_parameter(reference):
+    """The star before keyword-only parameters has its own line too."""
     _, _, told = reference.page(DOORS[0]).partition("### `Task.using` {#Task.using}")
 
     assert "def using(\n    *,\n    queue: str | None = None,\n" in told
 
 
-def test_programs_find_the_pages(site):
-    """`llms.txt` lists the pages next to it as plain text."""
+def test_llms_txt_lists_the_pages(site):
+    """The pages are next to it as plain text."""
     listed = (site.folder / "llms.txt").read_text(encoding="utf-8")
 
     assert "- [Tutorial](tutorial.md): Half an hour, one file, no service to start." in listed
     assert (site.folder / "tutorial.md").read_text(encoding="utf-8").startswith("# Tutorial")
 
 
-def test_a_page_s_lead_is_its_first_sentence():
+def test_lead_of_a_page_is_its_first_sentence():
     """Code, tables and quotes before the lead are skipped, and links lose their targets."""
     assert lead("# T\n\n```python\nx\n```\n\nSee [this](a.md) first. Then that.") == "See this first."
 
 
-def test_what_is_broken_or_foreign_is_seen(tmp_path):
+def test_broken_links_and_other_hosts_are_reported(tmp_path):
     """A missing page, a missing anchor, and a script and a font of another host are reported."""
     (tmp_path / "a.html").write_text(
         '<a href="b.html#x"></a><a href="gone.html"></a><a href="https://host.example/">y</a>'

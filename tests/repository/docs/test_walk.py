@@ -9,7 +9,7 @@ import sys
 from tests.repository.docs.pages import ROOT
 
 
-def test_the_walk_names_every_file_that_a_job_runs_through():
+def test_walk_names_every_executed_file():
     """The benchmark runs a job in memory from enqueue to succeeded, with a server in the same process."""
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     linked = set(re.findall(r"\]\(\.\./packages/core/src/([\w/]+\.py)\)", page))
@@ -24,7 +24,7 @@ def test_the_walk_names_every_file_that_a_job_runs_through():
     assert set() == crossed - linked
 
 
-def test_a_link_with_the_name_of_a_file_leads_to_it():
+def test_link_labelled_with_a_file_leads_to_it():
     """Files move, and an outdated label would send readers to a file that does not exist."""
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     links = re.findall(r"\[([^\]\n]+\.(?:py|lua))\]\(([^)\n]+)\)", page)

@@ -82,7 +82,7 @@ def test_printed_receiver_answers_a_request_whose_length_is_forged(length, capfd
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_printed_receiver_refuses_a_request_that_nobody_signed():
+def test_printed_receiver_refuses_an_unsigned_request():
     with listening(printed("Receiver")) as server, connected(server) as connection:
         connection.request("POST", "/", BODY, signed() | {"Firelock-Signature": "v1=0"})
         status = connection.getresponse().status

@@ -132,7 +132,7 @@ def fan_out(days: list[str]) -> str:
     return batch.id
 
 
-def a_flow_is_a_batch_whose_members_wait_for_each_other(session: object) -> None:
+def flow_members_wait_for_each_other(session: object) -> None:
     """An output has the type of the result, and a batch within a batch is a member."""
     with fire.batch("import", on_failure="cancel", tags=["eu"], keep=timedelta(days=9)) as b:
         assert_type(b, Batch)
@@ -176,7 +176,7 @@ def signals_are_typed_by_their_payload() -> None:
         assert_type(chunk, Chunk)
 
 
-async def every_verb_has_an_async_twin() -> None:
+async def every_method_has_an_async_twin() -> None:
     """The twins have the same arguments and results."""
     async with fire.batch("async") as b:
         assert_type(await b.aadd(merge, [], []), Job[float])

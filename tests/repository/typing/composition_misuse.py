@@ -37,7 +37,7 @@ def steps_and_waits_are_checked(job: JobContext) -> None:
     many.clear()
 
 
-async def async_steps_are_as_strict(job: JobContext) -> None:
+async def async_steps_are_equally_strict(job: JobContext) -> None:
     """An async step takes an async function and its arguments."""
     await job.astep("ask", ask_model, 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await job.astep("charge", pay, 7, key="k")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

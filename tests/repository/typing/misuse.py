@@ -31,7 +31,7 @@ def summarise(context: JobContext, day: str) -> int:
     return len(day)
 
 
-def arguments_are_the_function_s_own() -> None:
+def arguments_are_those_of_the_function() -> None:
     """A wrong type, a missing, unknown or superfluous argument is an error at the caller's line."""
     create_report.enqueue(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     create_report.enqueue()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -45,8 +45,8 @@ def arguments_are_the_function_s_own() -> None:
     create_report.call(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-async def async_verbs_are_as_strict() -> None:
-    """The twins refuse the same code as the verbs."""
+async def async_methods_are_equally_strict() -> None:
+    """The async methods refuse the same code as the sync methods."""
     await notify.aenqueue("42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     job = await notify.aenqueue(42)
     await fire.recurring.aedit("nightly", shedule="0 3 * * *")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -59,20 +59,20 @@ def maybe_within_a_job(context: JobContext | None, day: str) -> int:
     return len(day)
 
 
-def an_optional_context_is_no_argument() -> None:
-    """The verbs omit it. A direct call of the function needs one, which `JobContext.fake()` creates."""
+def optional_context_is_not_an_argument() -> None:
+    """Methods omit it. A direct call of the function needs one, which `JobContext.fake()` creates."""
     maybe_within_a_job.enqueue(None, "a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     maybe_within_a_job(None, "a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-def the_context_is_no_argument() -> None:
+def context_is_not_an_argument() -> None:
     """An enqueue passes no context, but a direct call of the function does."""
     summarise.enqueue(JobContext.fake(), "a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     summarise("a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
 
 
-def options_never_mix_with_arguments() -> None:
-    """An option in a verb's call, an unknown option and an option with a wrong type are errors."""
+def options_are_not_mixed_with_arguments() -> None:
+    """An option in a method's call, an unknown option and an option with a wrong type are errors."""
     create_report.enqueue("a", queue="bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     notify.using(qeue="bulk")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     notify.using(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -81,7 +81,7 @@ def options_never_mix_with_arguments() -> None:
     Retry(attempts="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-def limits_and_keys_say_what_they_take() -> None:
+def limits_and_keys_are_checked() -> None:
     """An unknown word, a number with a wrong type, a missing wait and a limit outside a list are errors."""
     Limit("tenant", concurrent="4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Limit("tenant", 4)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -95,7 +95,7 @@ def limits_and_keys_say_what_they_take() -> None:
     notify.using(start_before=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-def arguments_stay_typed_behind_options() -> None:
+def arguments_stay_typed_after_using() -> None:
     """`using` keeps the function's whole signature."""
     notify.using(queue="bulk").enqueue("42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -107,7 +107,7 @@ def a_state_is_one_of_seven() -> None:
     fire.jobs.iterate(limit=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
-def continuations_take_the_child_s_arguments() -> None:
+def continuations_accept_the_arguments_of_the_child() -> None:
     """`then` is checked with the child's signature, not the parent's."""
     job = create_report.enqueue("a")
     job.then(notify, "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -115,7 +115,7 @@ def continuations_take_the_child_s_arguments() -> None:
     job.then(print, 42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def results_have_the_function_s_type() -> None:
+def results_have_the_type_of_the_function() -> None:
     """A result is not Any."""
     report = create_report.enqueue("a").result()
     notify.enqueue(report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -82,7 +82,7 @@ async def poll_plain(path: str) -> float | Snooze:
     return 1.0 if path else Snooze(5)
 
 
-def snoozes_are_no_results() -> None:
+def snoozes_are_not_results() -> None:
     """The result of a task that may snooze has only the other types."""
     assert_type(import_when_ready.enqueue("a"), Job[int])
     assert_type(import_when_ready.enqueue("a").result(), int)
@@ -150,7 +150,7 @@ async def save(doc: int) -> None:
     """An asynchronous task that waits until no more calls come."""
 
 
-def limits_and_keys_are_options_as_others_are() -> None:
+def limits_and_keys_are_ordinary_options() -> None:
     """Limits and keys are options of a task and of a call, and a handle returns those of its job."""
     job = digest.enqueue(7, 350, "mon")
     assert_type(job, Job[int])
@@ -193,7 +193,7 @@ async def an_async_task_is_still_a_coroutine_function() -> None:
     assert_type(await measure("cpu", limit=2.0), float)
 
 
-def verbs_take_the_function_s_own_arguments() -> None:
+def methods_accept_the_arguments_of_the_function() -> None:
     """Arguments are passed by position or name, with defaults.
 
     A result has the function's type, awaited or not.
@@ -231,7 +231,7 @@ def continuations_are_typed_by_the_child() -> None:
     job.then(charge, "A-1", cents=100)
 
 
-async def every_verb_has_an_async_twin() -> None:
+async def every_method_has_an_async_twin() -> None:
     """The twins have the same arguments and results."""
     await notify.aenqueue(42)
     await notify.aschedule(timedelta(days=1), 42)
@@ -272,7 +272,7 @@ async def take_an_object(payload: object, *, times: int = 1) -> str:
     return str(payload) * times
 
 
-async def a_first_parameter_for_anything_is_an_argument() -> None:
+async def first_parameter_of_any_type_is_an_argument() -> None:
     """A first parameter for any object is not taken for the context.
 
     Such a task's arguments are not checked.
@@ -296,7 +296,7 @@ async def maybe_later(context: JobContext | None = None, day: str = "today") -> 
     return len(day)
 
 
-def an_optional_context_is_left_out() -> None:
+def optional_context_is_omitted() -> None:
     """`JobContext | None` is a context like `JobContext`, and a direct call of the function passes one."""
     assert_type(maybe_within_a_job.enqueue("2026-11-24").result(), int)
     assert_type(maybe_within_a_job(JobContext.fake(), "2026-11-24"), int)
@@ -406,7 +406,7 @@ async def fetch(context: JobContext, url: str, http: Pool = client, *, other: Po
     return http.count(url) + other.count(url)
 
 
-async def resources_are_no_arguments() -> None:
+async def resources_are_not_arguments() -> None:
     """Calls omit resources, a direct call may pass others, and a test replaces them."""
     assert_type(count.enqueue("orders", 5).result(), int)
     assert_type(await (await fetch.aenqueue("/")).aresult(), int)
