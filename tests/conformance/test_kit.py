@@ -40,23 +40,23 @@ class TestMine(StorageConformance):
 
 
 class _Part(Conformance):
-    def test_a_rule(self) -> None:
+    def test_rule(self) -> None:
         """A rule."""
 
 
 @pytest.mark.parametrize("replacement", [lambda _: None, None], ids=["another test", "nothing"])
-def test_a_test_is_not_silenced(replacement):
+def test_disabled_test_is_refused(replacement):
     """A test that is overridden or set to None is refused when the class is created."""
     with pytest.raises(TypeError, match="replaces the test of _Part"):
-        type("TestMine", (_Part,), {"test_a_rule": replacement})
+        type("TestMine", (_Part,), {"test_rule": replacement})
 
 
-def test_a_known_gap_is_said():
+def test_known_gap_needs_a_reason():
     """A test may be overridden with an xfail that has a reason, but not without one."""
 
     def gap(self: object) -> None: ...
 
-    named = type("TestMine", (_Part,), {"test_a_rule": pytest.mark.xfail(reason="not yet")(gap)})
+    named = type("TestMine", (_Part,), {"test_rule": pytest.mark.xfail(reason="not yet")(gap)})
 
     assert issubclass(named, _Part)
 
@@ -64,25 +64,24 @@ def test_a_known_gap_is_said():
 
     unexplained = getattr(pytest.mark, "xfail")  # noqa: B009 - a mark without a reason must be refused
     with pytest.raises(TypeError):
-        type("TestMine", (_Part,), {"test_a_rule": unexplained(silent)})
+        type("TestMine", (_Part,), {"test_rule": unexplained(silent)})
 
 
-def test_two_parts_share_no_name():
+def test_tests_of_two_parts_have_different_names():
     """Two parts of the kit must not have tests with the same name, because one would hide the other."""
-    other = type("_Other", (Conformance,), {"test_a_rule": lambda _: None})
+    other = type("_Other", (Conformance,), {"test_rule": lambda _: None})
 
     with pytest.raises(TypeError):
         type("TestBoth", (_Part, other), {})
 
 
-def test_tests_of_ones_own_are_welcome():
-    """A subclass may add tests."""
+def test_subclass_may_add_tests():
     own = type("TestMine", (_Part,), {"test_my_rule": lambda _: None})
 
-    assert {"test_a_rule", "test_my_rule"} <= set(dir(own))
+    assert {"test_rule", "test_my_rule"} <= set(dir(own))
 
 
-def test_a_feature_is_marked_on_its_test():
+def test_required_features_are_marked_on_the_test():
     """`requires` sets the features that a test needs, `needs` those of a whole part. The default is none."""
 
     @requires(Feature.NOTIFY)
@@ -91,7 +90,7 @@ def test_a_feature_is_marked_on_its_test():
     part = type("_Other", (Conformance,), {"needs": Feature.LIMITS, "test_of_a_part": needs_it})
 
     assert (Feature.NOTIFY, Feature.LIMITS) == required_features(vars(part)["test_of_a_part"])
-    assert () == required_features(_Part.test_a_rule)
+    assert () == required_features(_Part.test_rule)
 
 
 def test_every_test_of_the_kit_states_its_rule_and_its_failure():
@@ -112,7 +111,7 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure():
     assert [] == silent
 
 
-def test_random_steps_come_last(pytester):
+def test_random_steps_run_last(pytester):
     """Tests of one rule run before the one that compares everything. Tests of one duty run together."""
     pytester.makepyfile(test_mine=_SUITE.partition("    @pytest.mark.xfail")[0])
 
@@ -126,7 +125,7 @@ def test_random_steps_come_last(pytester):
 
 
 @pytest.mark.parametrize("verb", sorted(name for name in vars(Storage) if callable(vars(Storage)[name])))
-def test_a_verb_has_a_duty(verb):
+def test_every_method_belongs_to_a_part_of_the_kit(verb):
     """Each verb of the contract is named by a part of the kit, so `-k` can select the part by the verb."""
     if verb.startswith("_"):
         return
@@ -138,7 +137,7 @@ def test_a_verb_has_a_duty(verb):
 
 
 @pytest.mark.parametrize("word", ["prune", "release", "put_record"])
-def test_a_verb_selects_the_tests_of_its_duty(pytester, word):
+def test_method_name_selects_the_tests_of_its_part(pytester, word):
     """`-k VERB` runs every test of the part about the verb, whatever the tests' names are."""
     pytester.makepyfile(test_mine=_SUITE)
 
@@ -150,7 +149,7 @@ def test_a_verb_selects_the_tests_of_its_duty(pytester, word):
     assert 3 * len(selected) < len([name for name in dir(StorageConformance) if name.startswith("test")])
 
 
-def test_every_mutation_finds_what_it_changes():
+def test_source_of_every_mutation_exists():
     """The source that the heavy tests change is where their tables expect it."""
     tables = [(mutations(), path_of), (lua_mutations(), script_of)]
 
@@ -165,7 +164,7 @@ def test_every_mutation_finds_what_it_changes():
     assert [True, True] == [len(table) > 60 for table, _ in tables]
 
 
-def test_handles_move_together():
+def test_handles_share_the_clock():
     """Every handle uses the clock that the test moves, and the first handle has emptied the store."""
     keeper = MemoryStorage("kit-handles")
     keeper.put_record("kind", "key", "value")
@@ -179,7 +178,7 @@ def test_handles_move_together():
     handles.close()
 
 
-def test_a_handle_that_is_not_shared_is_the_first_again():
+def test_unshared_storage_has_only_one_handle():
     """If a storage is not shared, all handles are the same one; otherwise each handle is new."""
 
     class Shared(MemoryStorage):
@@ -195,7 +194,7 @@ def test_a_handle_that_is_not_shared_is_the_first_again():
     assert (True, False) == (opened(MemoryStorage), opened(Shared))
 
 
-def test_a_race_tells_its_errors():
+def test_race_raises_errors_and_keeps_the_order_of_results():
     """An error of any racer is raised, and results have the order of the calls."""
 
     def fails():
@@ -207,7 +206,7 @@ def test_a_race_tells_its_errors():
         race([lambda: 1, fails])
 
 
-def test_a_call_that_hangs_is_told(monkeypatch):
+def test_hanging_call_fails_the_test(monkeypatch):
     """A call that does not return fails the test, shows where it hangs, and does not hang the test."""
     monkeypatch.setattr("firelock.testing.conformance.race._DEADLINE", 0.2)
     goes_on = threading.Event()
@@ -253,7 +252,7 @@ class TestHanging(RowStorageConformance):
 """
 
 
-def test_a_step_that_hangs_ends_the_run(pytester, monkeypatch):
+def test_hanging_step_ends_the_run(pytester, monkeypatch):
     """A step that never returns fails its test. Later tests do not start, and the run ends by itself."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     pytester.makepyfile(test_mine=_HANGING)
@@ -273,13 +272,13 @@ def test_a_step_that_hangs_ends_the_run(pytester, monkeypatch):
     )
 
 
-def test_an_endless_job_is_told():
+def test_endless_steps_fail_the_test():
     """Steps that never end are a failure, and the test does not hang."""
     with pytest.raises(AssertionError, match="still something left"):
         until_none_is_left(lambda: 1)
 
 
-def test_the_summary_tells_of_each_storage(pytester):
+def test_summary_has_a_line_per_storage(pytester):
     """A run of the kit ends with the numbers of passed tests, known gaps, and features not offered."""
     pytester.makepyfile(test_mine=_SUITE)
 
@@ -290,7 +289,7 @@ def test_the_summary_tells_of_each_storage(pytester):
     result.stdout.fnmatch_lines(["memory conformance: 1 passed, 1 xfailed, 2 not offered (durable, shared)"])
 
 
-def test_the_kit_runs_without_a_file(pytester):
+def test_kit_runs_without_a_test_file(pytester):
     """A storage is tested with only its URL. Without a URL the kit requests one."""
     form = [
         "--pyargs",
@@ -309,7 +308,7 @@ def test_the_kit_runs_without_a_file(pytester):
     assert "No storage given. Pass --storage" in str(unnamed.outlines + unnamed.errlines)
 
 
-def test_the_door_opens_without_pytest_and_hypothesis():
+def test_testing_module_imports_pytest_and_hypothesis_lazily():
     """`firelock.testing` imports a module only when it is used."""
     import subprocess
     import sys

@@ -25,13 +25,13 @@ def test_every_mutant_is_caught(mutation):
 
 
 @pytest.mark.parametrize("mutation", [mutation for mutation in mutations() if mutation.legal], ids=named)
-def test_what_the_contract_allows_is_let_be(mutation):
+def test_permitted_change_fails_no_test(mutation):
     """A change that the contract allows fails no test of its duty, because the kit demands no more."""
     assert catcher(mutation, mutation.duty, rounds=1) is None, f"it is no fault: {mutation.legal}"
 
 
 @pytest.mark.parametrize("module", ["memory", "row_storage", "firelock_files.storage"])
-def test_the_unbroken_storages_are_not_caught(module):
+def test_unchanged_storages_fail_no_test(module):
     """The same runner finds nothing wrong with the unchanged storages."""
     unbroken = Mutation("nothing", "", module, "from __future__", "from __future__")
 

@@ -77,7 +77,7 @@ class TestRetry(RetryConformance):
         return request.param
 
 
-def test_the_kit_finds_a_policy_that_remembers():
+def test_kit_detects_a_policy_with_state():
     """A policy whose decision depends on the number of calls fails the kit."""
 
     class Forgetful:

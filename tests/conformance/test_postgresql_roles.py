@@ -55,7 +55,7 @@ class TestUser(kin_conformance(WANTED)):
         return roles[1]
 
 
-def test_the_user_may_not_migrate(roles):
+def test_user_may_not_migrate(roles):
     """If the tables do not exist yet, the error names the role that must create them."""
     refusal = "permission denied for schema jobs; .*run firelock migrate as the owner"
     storage = open_url(roles[1].replace("schema=jobs", "schema=jobs&prefix=other_"))
@@ -64,7 +64,7 @@ def test_the_user_may_not_migrate(roles):
         storage.migrate()
 
 
-def test_the_owner_may_migrate_again(roles):
+def test_owner_may_migrate_again(roles):
     """The owner needs no right to create schemas if its own schema exists."""
     with closing(open_url(roles[0])) as storage:
         assert [] == storage.migrate()

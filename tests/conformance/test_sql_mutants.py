@@ -27,13 +27,13 @@ def test_every_mutant_of_the_verbs_is_caught(mutation, postgresql, lock_job):
 
 
 @pytest.mark.parametrize("mutation", [one for one in sql_mutations() if one.legal], ids=named)
-def test_what_is_no_fault_is_let_be(mutation, postgresql, lock_job):
+def test_permitted_change_of_a_verb_fails_no_test(mutation, postgresql, lock_job):
     """A change that is allowed for the stated reason fails no test."""
     assert sql_catcher(mutation, postgresql, lock_job) is None, f"it is no fault: {mutation.legal}"
 
 
 @pytest.mark.parametrize("duty", sorted({mutation.duty for mutation in sql_mutations()}))
-def test_the_unbroken_verbs_are_not_caught(duty, postgresql, lock_job):
+def test_unchanged_verbs_fail_no_test(duty, postgresql, lock_job):
     """The same runner finds nothing wrong with the unchanged verbs."""
     unbroken = Mutation("nothing", duty, "sessions", "from __future__", "from __future__")
 

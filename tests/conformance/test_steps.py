@@ -14,7 +14,7 @@ pytestmark = pytest.mark.heavy("thousands of steps")
 @pytest.mark.parametrize("where", ["memory", "sqlite"])
 @pytest.mark.parametrize("kind", [LimitSteps, UniqueSteps])
 @pytest.mark.parametrize("first", range(100, 400, 100))
-def test_every_claim_is_just_and_every_call_answered(kind, where, first, tmp_path):
+def test_every_claim_and_call_in_random_steps_is_correct(kind, where, first, tmp_path):
     """A hundred runs of sixty steps, none of which the kit itself runs, are checked."""
     url = "memory://steps" if where == "memory" else f"sqlite:///{tmp_path}/steps.db"
     for seed in range(first, first + 100):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.heavy("explores batches to their last state")
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_a_batch_ends_once_and_only_when_nothing_in_it_can_move(name):
+def test_batch_ends_once_when_none_of_its_members_can_continue(name):
     """A batch's counts always match its members, and from every world it can end."""
     finding = explore(BatchModel(SCENES[name]))
 
@@ -27,7 +27,7 @@ def test_a_batch_ends_once_and_only_when_nothing_in_it_can_move(name):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_no_rule_can_be_left_out(variant):
+def test_batch_rules_fail_without_any_one_rule(variant):
     """Each broken form becomes unsafe or stuck in the steps that `schedules` plays on storages."""
     finding = explore(
         BatchModel(SCENES[variant.scene], variant.rules, looks_at_counts=variant.looks_at_counts)
@@ -37,7 +37,7 @@ def test_no_rule_can_be_left_out(variant):
     assert (variant.verdict, counter_examples("batches")[variant.name]) == (finding.verdict, finding.trail)
 
 
-def test_every_rule_is_left_out_by_a_variant():
+def test_every_batch_rule_is_disabled_by_a_variant():
     """No rule is untested."""
     rules = {field.name for field in attrs.fields(Rules)} - {"folders"}
 
@@ -51,7 +51,7 @@ def test_every_rule_is_left_out_by_a_variant():
     assert rules == changed
 
 
-def test_batches_within_batches_end_as_well():
+def test_nested_batches_end():
     """Random walks are used, because this world is too large to explore."""
     finding = wander(BatchModel(DEEP_SCENE), Random(1), 2_000)
 

@@ -19,7 +19,7 @@ class Schedules:
     """The trails on one storage."""
 
     @pytest.mark.parametrize(("kind", "name"), _TRAILS, ids=[name for _, name in _TRAILS])
-    def test_a_counter_example_goes_well(self, storage_url, kind, name):
+    def test_counter_example_of_a_broken_form_succeeds(self, storage_url, kind, name):
         """All guarantees hold after each step, and every job that can continue does, until its end."""
         scene = (_SCENES[name],) if kind == "batches" else ()
         schedule = _KINDS[kind](lambda: open_storage(storage_url), *scene)

@@ -54,7 +54,7 @@ def model_of(rules, budget=step_moves.Budget()):  # noqa: B008 - frozen
     ],
     ids=["steps, kills and losses", "steps, again from here", "steps without a time-out", "calls"],
 )
-def test_runs_agree_and_nothing_is_lost(model):
+def test_runs_agree_and_every_wait_continues(model):
     """All runs get the same value for a name, an accepted signal is used, and every waiting run continues."""
     finding = explore(model)
 
@@ -63,7 +63,7 @@ def test_runs_agree_and_nothing_is_lost(model):
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_no_rule_can_be_left_out(name):
+def test_step_rules_fail_without_any_one_rule(name):
     """Each broken form becomes unsafe, or a job waits forever, in the steps that `schedules` plays."""
     rules, verdict = WITHOUT[name]
     budget = CALM if verdict is Verdict.STUCK else step_moves.Budget()
@@ -76,7 +76,7 @@ def test_no_rule_can_be_left_out(name):
 
 
 @pytest.mark.parametrize("kind", [STEPS, CALLS])
-def test_every_rule_is_left_out_by_a_variant(kind):
+def test_every_step_rule_is_disabled_by_a_variant(kind):
     """No rule is untested, except that a wait may have no timeout."""
     changed = {
         field.name

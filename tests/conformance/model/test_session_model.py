@@ -23,7 +23,7 @@ def named(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=named)
-def test_a_variant_is_as_safe_as_its_rules_make_it(variant):
+def test_variant_has_the_expected_verdict(variant):
     """The protocol is safe and can always end; each variant fails after its expected number of steps."""
     finding = check(variant)
 
@@ -31,7 +31,7 @@ def test_a_variant_is_as_safe_as_its_rules_make_it(variant):
     assert (variant.expected, variant.steps) == (finding.verdict, len(finding.trail))
 
 
-def test_every_rule_is_one_that_something_breaks_without():
+def test_every_rule_is_necessary():
     """No rule of the protocol is untested: a variant that changes it is unsafe or gets stuck."""
     rules = {field.name for field in attrs.fields(Rules)}
 
@@ -42,7 +42,7 @@ def test_every_rule_is_one_that_something_breaks_without():
     assert rules == changed
 
 
-def test_every_bad_luck_meets_the_protocol():
+def test_every_kind_of_failure_occurs_in_a_world():
     """Each kind of failure occurs in one of the protocol's own worlds, and all of them in the deep one."""
     luck = {name for name, bound in attrs.asdict(CALM).items() if bound is False}
 
@@ -53,7 +53,7 @@ def test_every_bad_luck_meets_the_protocol():
 
 
 @pytest.mark.parametrize("shared_session", [False, True])
-def test_numbering_a_world_changes_none_of_its_steps(shared_session):
+def test_normal_form_of_a_world_has_the_same_steps(shared_session):
     """The same steps lead to the same worlds from a world as it was reached and from its normal form."""
     rules, bounds = Rules(shared_session=shared_session), Bounds(slots=2, wire=3)
     choice = Random(7)
@@ -71,6 +71,5 @@ def _next_worlds(world, rules, bounds):
     return {normalised(after) for _, _, after in moves(world, rules, bounds)} - {normalised(world)}
 
 
-def test_every_broken_variant_names_what_must_be_refused():
-    """Each broken variant has its refusal."""
+def test_every_broken_variant_has_a_refusal():
     assert [variant.name for variant in BROKEN] == list(REFUSALS)

@@ -12,7 +12,7 @@ from tests.conformance.model.variants import REFUSALS
 
 
 @pytest.mark.parametrize("names", REFUSALS.values(), ids=REFUSALS)
-def test_each_refusal_of_a_storage_has_its_test_in_the_kit(names):
+def test_each_refusal_of_a_storage_has_a_test_in_the_kit(names):
     """A new variant needs a test.
 
     If a storage cannot detect the fault, the entry names the responsible party.
@@ -21,13 +21,13 @@ def test_each_refusal_of_a_storage_has_its_test_in_the_kit(names):
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_a_session_is_never_dead_with_a_job_in_hand(kind, tmp_path):
+def test_dead_session_never_has_a_job(kind, tmp_path):
     """A session is marked dead and loses its jobs in one step, so no read can come between."""
     handles = Handles(opener("memory://refusals" if kind == "memory" else f"sqlite:///{tmp_path}/jobs.db"))
     look_at_ends(handles, lambda one: not one.is_alive)
 
 
-def test_a_dead_session_with_a_job_in_hand_is_closing(server_database):
+def test_dead_session_with_a_locked_job_is_closing(server_database):
     """If rows can be locked, a session is marked dead first and is closing until its job is taken."""
     look_at_ends(Handles(opener(server_database.url())), lambda one: not one.is_alive and not one.is_closing)
 
