@@ -28,7 +28,7 @@ def event(what, at, *, pid=0, note=""):
         ([], False),
     ],
 )
-def test_a_death_between_two_starts_explains_them(noted, is_explained):
+def test_death_between_two_starts_explains_the_repeat(noted, is_explained):
     """A death lasts from before the signal until after it."""
     deaths = _deaths([event(what, at, note="7") for what, at in noted])
 
@@ -47,7 +47,7 @@ def test_a_death_between_two_starts_explains_them(noted, is_explained):
         ([(1, 10.0, 11.0), (2, 14.0, 14.5)], True),  # its end was lost, so it had to run again
     ],
 )
-def test_a_unique_job_beside_the_one_before_is_noticed(runs, is_twin):
+def test_overlapping_unique_jobs_are_detected(runs, is_twin):
     """The last run of the earlier job must have ended when the call for the next one returns."""
     asked = [Asked(7, "job", is_new=True, back=9.0), Asked(7, "next", is_new=True, back=13.0)]
     events = [
@@ -75,6 +75,6 @@ def test_a_unique_job_beside_the_one_before_is_noticed(runs, is_twin):
         ([(5.0, 5.0)] * 4, 0.1),  # a bucket does not fill up above its burst
     ],
 )
-def test_claims_that_exceed_a_rate_are_noticed(spans, late):
+def test_claims_that_exceed_a_rate_are_detected(spans, late):
     """A claim happened between its timestamp and the start of its run."""
     assert lateness(spans, rate=10, burst=3) == pytest.approx(late)

@@ -47,7 +47,7 @@ def kill_child(server):
     [("held", kill_child), ("pheld", kill_child), ("kill-parent", lambda server: None)],
     ids=["thread", "process", "process-that-kills"],
 )
-def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, death):
+def test_job_that_runs_when_its_worker_process_dies_has_a_crash(on, task, death):
     """The crash is counted and recorded in the history, wherever the job was running."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
@@ -62,7 +62,7 @@ def test_a_job_that_runs_when_its_server_process_dies_has_a_crash(on, task, deat
 
 
 @kills
-def test_a_job_that_kills_its_server_process_wherever_it_runs_fails_at_last(on):
+def test_job_that_always_kills_the_worker_process_fails(on):
     """The third crash, alone in a job process, is the last one."""
     with arranging():
         on.serve(workers=2, app="blamed")
@@ -74,7 +74,7 @@ def test_a_job_that_kills_its_server_process_wherever_it_runs_fails_at_last(on):
     assert on.record(job_id).state is State.FAILED
 
 
-def test_a_job_that_loses_a_whole_server_each_time_ends_at_last():
+def test_job_that_always_kills_the_whole_server_fails():
     """A container's memory limit can end all its processes together, each time that the job runs."""
     with closing(Firelock("memory://")) as fire:
         job, storage = fire.task(name="hog")(lambda: None).enqueue(), fire.storage
@@ -125,7 +125,7 @@ def has_ended(pid):
 
 @kills
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
-def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_killed):
+def test_program_of_a_running_job_ends_with_its_server(on, program_of, is_killed):
     """The documentation promises this for jobs with executor="process"."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
@@ -140,7 +140,7 @@ def test_a_program_of_a_running_job_ends_with_its_server(on, program_of, is_kill
 
 @kills
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
-def test_a_program_that_a_job_has_left_behind_ends_with_its_server(on, program_of, is_killed):
+def test_program_left_by_an_ended_job_ends_with_its_server(on, program_of, is_killed):
     """The job has ended, and the server is killed or stopped with SIGTERM."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")

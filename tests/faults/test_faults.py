@@ -71,24 +71,24 @@ def _play(scenario, program, folder):
 
 
 @_on("sqlite", [None])
-def test_a_fault_does_no_harm(scenario, program, tmp_path):
+def test_scenario_passes(scenario, program, tmp_path):
     """A deliberate fault loses nothing, blocks no other process, and is recovered from in time."""
     _play(scenario, program, tmp_path)
 
 
 @_on("redis", programs_of_groups())  # the kit runs on each program, but faults take minutes
-def test_a_fault_does_no_harm_on_redis(scenario, program, tmp_path):
+def test_scenario_passes_on_redis(scenario, program, tmp_path):
     """The scenarios run on a new Redis. Scenarios of Redis failures run only here."""
     _play(scenario, program, tmp_path)
 
 
 @_on("postgresql", chosen_postgresqls()[:1])  # the kit runs on each program, but faults take minutes
-def test_a_fault_does_no_harm_on_postgresql(scenario, program, tmp_path):
+def test_scenario_passes_on_postgresql(scenario, program, tmp_path):
     """The scenarios run on a new PostgreSQL."""
     _play(scenario, program, tmp_path)
 
 
 @_on("mysql", chosen_mysqls())
-def test_a_fault_does_no_harm_on_mysql(scenario, program, tmp_path):
+def test_scenario_passes_on_mysql(scenario, program, tmp_path):
     """The scenarios run on a new MariaDB or MySQL."""
     _play(scenario, program, tmp_path)

@@ -67,7 +67,7 @@ def behind_proxy(server_database, proxy):
 DEAD = 200  # sessions, as a day of restarts leaves them
 
 
-def test_a_sweep_reads_no_dead_sessions():
+def test_sweep_reads_no_dead_sessions():
     """A server searches for lost servers every few seconds and does not need sessions that have ended."""
     storage = WatchedStorage(MemoryStorage())
     for number in range(DEAD):
@@ -80,7 +80,7 @@ def test_a_sweep_reads_no_dead_sessions():
     assert not [record for record in read if not record.is_alive]
 
 
-def test_a_sweep_receives_as_many_bytes_beside_dead_sessions_on_redis(server):
+def test_sweep_on_redis_receives_no_dead_sessions(server):
     """With a full list, Redis would build a long reply for every sweep of every server process."""
     with FaultProxy(server.address) as proxy:
         alone, beside = (bytes_of_a_sweep(server, proxy, number) for number in (0, DEAD))
@@ -104,7 +104,7 @@ def bytes_of_a_sweep(server, proxy, dead):
 # ---- streams ---------------------------------------------------------------------------------------------
 
 
-def test_an_append_to_a_long_stream_costs_as_much_as_to_a_short_one(tmp_path, monkeypatch):
+def test_cost_of_an_append_does_not_grow_with_the_stream(tmp_path, monkeypatch):
     """The cost is counted in SQLite instructions, during which all other writers wait."""
     meter = SqliteMeter(monkeypatch)
     with closing(app_at(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as fire:
@@ -127,7 +127,7 @@ def test_an_append_to_a_long_stream_costs_as_much_as_to_a_short_one(tmp_path, mo
 # ---- lists and counts ------------------------------------------------------------------------------------
 
 
-def test_a_page_of_jobs_takes_as_many_round_trips_with_many_queues(behind_proxy, proxy):
+def test_round_trips_of_a_page_do_not_grow_with_the_queues(behind_proxy, proxy):
     """The dashboard reads such a page first."""
     trips = []
     for number in (2, 30):
@@ -141,7 +141,7 @@ def test_a_page_of_jobs_takes_as_many_round_trips_with_many_queues(behind_proxy,
     assert trips[1] <= trips[0] + 10
 
 
-def test_a_queue_without_jobs_is_forgotten(tmp_path):
+def test_queue_without_jobs_is_removed(tmp_path):
     """An application may use a new queue every day."""
     path = tmp_path / "jobs.db"
     with closing(app_at(f"sqlite:///{path}?synchronous=normal", keep_deleted=0)) as fire:
@@ -157,7 +157,7 @@ def test_a_queue_without_jobs_is_forgotten(tmp_path):
     assert rows <= 5
 
 
-def test_promote_folds_a_bounded_number_of_differences(postgresql, admin):
+def test_promote_folds_a_limited_number_of_differences(postgresql, admin):
     """Each job enqueued without a server has left a difference, and due jobs wait until the call returns."""
     trips = []
     with (
@@ -193,7 +193,7 @@ def held_jobs(fire):
     return [HeldClaim(job.id, job.fence, None) for job in jobs]
 
 
-def test_a_reconciliation_reads_no_arguments_on_sqlite(tmp_path):
+def test_reconciliation_on_sqlite_reads_no_arguments(tmp_path):
     """A server process compares the jobs that it holds once per second."""
     with closing(app_at(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as fire:
         held = held_jobs(fire)
@@ -207,7 +207,7 @@ def test_a_reconciliation_reads_no_arguments_on_sqlite(tmp_path):
     assert peak < SIZE * NUMBER / 4
 
 
-def test_a_reconciliation_receives_no_arguments(behind_proxy, proxy):
+def test_reconciliation_receives_no_arguments(behind_proxy, proxy):
     """Received arguments would cross the network once per second."""
     held = held_jobs(behind_proxy)
     before = proxy.traffic
@@ -272,7 +272,7 @@ def few_full_reads(monkeypatch):
     [(claim_a_job, "due_at", "1"), (reconcile_nothing, "session", "'session'")],
     ids=["claim-and-due-jobs", "reconcile-and-held-jobs"],
 )
-def test_a_held_snapshot_makes_few_calls_read_earlier_jobs(postgresql, admin, work, column, value):
+def test_held_snapshot_makes_few_calls_read_old_row_versions(postgresql, admin, work, column, value):
     """A report or a backup keeps old versions of rows and of their index entries."""
     url = postgresql.url("listen=off")
     state = "scheduled" if column == "due_at" else "processing"
@@ -301,7 +301,7 @@ def test_a_held_snapshot_makes_few_calls_read_earlier_jobs(postgresql, admin, wo
 # ---- waits for results -----------------------------------------------------------------------------------
 
 
-def test_a_new_wait_for_a_result_does_not_make_earlier_ones_poll_again():
+def test_new_wait_for_a_result_does_not_make_earlier_ones_poll():
     """Another wait starts at each poll, as in a web process with many requests."""
     storage = WatchedStorage(MemoryStorage())
     with closing(app_at(storage)) as fire:
@@ -330,7 +330,7 @@ def test_a_new_wait_for_a_result_does_not_make_earlier_ones_poll_again():
 # ---- memory ----------------------------------------------------------------------------------------------
 
 
-def test_an_urgent_job_costs_as_much_after_many_claims_in_memory():
+def test_cost_of_an_urgent_job_does_not_grow_with_earlier_claims():
     """The cost is counted in executed lines of Python."""
     lines = []
     for number in (100, 2_000):

@@ -53,7 +53,7 @@ WAYS = {
 }
 
 
-def test_a_string_that_no_storage_takes_ends_its_job_and_stops_no_other(fire, caplog):
+def test_invalid_string_ends_only_its_job(fire, caplog):
     """The string contains NUL and a lone surrogate, and is passed wherever a job can store a string."""
     caplog.set_level(logging.CRITICAL, "firelock")  # pytest cannot print tracebacks with surrogates
     jobs = {}
@@ -77,7 +77,7 @@ def test_a_string_that_no_storage_takes_ends_its_job_and_stops_no_other(fire, ca
 LINES = 60  # lines at which the threads switch
 
 
-def test_threads_of_a_job_emit_to_new_streams_at_the_same_time(fire):
+def test_threads_of_a_job_can_emit_to_new_streams_concurrently(fire):
     """Whenever one thread runs a line of the streams module, the other thread emits to a new stream."""
     wanted, emitted = threading.Semaphore(0), threading.Semaphore(0)
     raised = []
@@ -121,7 +121,7 @@ def test_threads_of_a_job_emit_to_new_streams_at_the_same_time(fire):
 # ---- the host's event loop -------------------------------------------------------------------------------
 
 
-def test_a_server_stops_in_order_after_its_host_has_closed_the_loop(fire, our_threads):
+def test_server_stops_properly_after_its_host_has_closed_the_loop(fire, our_threads):
     """A coroutine was running on the loop. A job in a thread continues and ends."""
     began, gate = threading.Semaphore(0), threading.Event()
 

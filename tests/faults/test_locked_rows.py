@@ -130,7 +130,7 @@ def test_other_jobs_end_while_the_row_of_an_ended_job_is_locked(shop, way):
         assert shop.others_end()
 
 
-def test_other_jobs_end_when_no_row_is_locked(shop):
+def test_other_jobs_end_if_no_row_is_locked(shop):
     """The same steps pass without the lock, so only the lock makes the other tests fail."""
     shop.server.start()
     job = shop.running()
@@ -140,7 +140,7 @@ def test_other_jobs_end_when_no_row_is_locked(shop):
     assert shop.others_end()
 
 
-def test_a_server_that_stops_stores_the_ends_of_other_jobs_while_a_row_is_locked(shop):
+def test_stopping_server_stores_other_ends_while_a_row_is_locked(shop):
     """If these ends were not stored, a deployment would run the jobs a second time."""
     shop.server.start()
     job = shop.running()
@@ -157,7 +157,7 @@ def test_a_server_that_stops_stores_the_ends_of_other_jobs_while_a_row_is_locked
         eventually(lambda: shop.are(State.SUCCEEDED, others), within=WITHIN)
 
 
-def test_other_jobs_end_while_a_job_that_completes_itself_keeps_its_transaction_open(shop):
+def test_other_jobs_end_while_complete_within_keeps_a_transaction_open(shop):
     """`complete_within` locks the row. After a second, the server stores the start of the job."""
     completed = threading.Event()
 

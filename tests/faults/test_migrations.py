@@ -33,7 +33,7 @@ def migrated(postgresql, admin):
     admin.execute("DELETE FROM firelock_schema WHERE version > %s", (wanted,))
 
 
-def test_a_step_of_a_migration_on_postgresql_has_no_statement_timeout(migrated, admin, monkeypatch):
+def test_migration_step_on_postgresql_has_no_statement_timeout(migrated, admin, monkeypatch):
     """Adding an index to ten million rows takes more than 30 seconds."""
     note_in_a_step(
         monkeypatch,
@@ -48,7 +48,7 @@ def test_a_step_of_a_migration_on_postgresql_has_no_statement_timeout(migrated, 
 
 
 @pytest.mark.usefixtures("migrated")
-def test_a_migration_waits_longer_for_an_answer_than_other_transactions(postgresql, monkeypatch):
+def test_migration_waits_longer_for_a_reply_than_other_transactions(postgresql, monkeypatch):
     """Firelock closes its connections if a reply takes too long, except during a migration."""
     note_in_a_step(monkeypatch, "pg_sleep(1)::text AS slept")
     monkeypatch.setattr(postgresql_storage, "SILENT_SECONDS", 0.3)
@@ -60,7 +60,7 @@ def test_a_migration_waits_longer_for_an_answer_than_other_transactions(postgres
             storage._database.read(lambda tx: tx.cursor.execute("SELECT pg_sleep(1)"))  # noqa: SLF001 - slow
 
 
-def test_a_step_of_a_migration_on_mariadb_gives_up_waiting_for_a_table(mariadb, monkeypatch):
+def test_migration_step_on_mariadb_stops_waiting_for_a_table(mariadb, monkeypatch):
     """While a step waits for a table, all other statements on the table wait too.
 
     The connection's setting is restored afterwards.

@@ -66,7 +66,7 @@ def ask(client, line):
     return client.makefile().readline().strip()
 
 
-def test_everything_passes_and_is_counted(connect, proxy):
+def test_traffic_passes_and_is_counted(connect, proxy):
     """A trip is a request with its reply, however many lines it has. Bytes are counted in each direction."""
     client = connect()
 
@@ -79,7 +79,7 @@ def test_everything_passes_and_is_counted(connect, proxy):
     assert Traffic(trips=1, sent=6, received=15) == proxy.traffic - before
 
 
-def test_a_lost_request_never_arrives(connect, proxy, server):
+def test_lost_request_never_arrives(connect, proxy, server):
     """The client is disconnected, the server receives nothing, and the next request passes."""
     proxy.lose_request(lambda request: b"two" in request)
 
@@ -90,7 +90,7 @@ def test_a_lost_request_never_arrives(connect, proxy, server):
     assert (["one", "two"], 1) == (server.seen, proxy.lost)
 
 
-def test_a_lost_reply_was_asked_for(connect, proxy, server):
+def test_request_of_a_lost_reply_is_processed(connect, proxy, server):
     """The server processes the requests, but the client does not get the replies, as often as requested."""
     proxy.lose_reply(times=2)
 
@@ -101,7 +101,7 @@ def test_a_lost_reply_was_asked_for(connect, proxy, server):
     assert (["one", "two", "three"], 2) == (server.seen, proxy.lost)
 
 
-def test_a_reply_is_cut_in_the_middle(connect, proxy):
+def test_reply_is_cut_after_some_bytes(connect, proxy):
     """The requested number of bytes arrives before the reset."""
     proxy.lose_reply(after=3)
     client = connect()
@@ -113,7 +113,7 @@ def test_a_reply_is_cut_in_the_middle(connect, proxy):
         client.recv(1)
 
 
-def test_a_black_hole_holds_until_it_is_healed(connect, proxy, server):
+def test_black_hole_holds_data_until_it_is_healed(connect, proxy, server):
     """No data passes and no connection ends. Afterwards all held data arrives."""
     client = connect()
     ask(client, "one")
@@ -130,7 +130,7 @@ def test_a_black_hole_holds_until_it_is_healed(connect, proxy, server):
     assert "you said two" == client.makefile().readline().strip()
 
 
-def test_a_reset_ends_what_there_is(connect, proxy):
+def test_reset_ends_existing_connections(connect, proxy):
     """Connections are reset, including those held by a black hole, and new ones are served."""
     clients = [connect(), connect()]
     for client in clients:
@@ -148,7 +148,7 @@ def test_a_reset_ends_what_there_is(connect, proxy):
     assert "you said one" == ask(connect(), "one")
 
 
-def test_a_refusing_proxy_serves_nobody(connect, proxy):
+def test_refusing_proxy_serves_no_connection(connect, proxy):
     """Existing and new connections are reset until the proxy is healed."""
     client = connect()
     ask(client, "one")
@@ -163,7 +163,7 @@ def test_a_refusing_proxy_serves_nobody(connect, proxy):
     assert "you said one" == ask(connect(), "one")
 
 
-def test_a_slow_line_takes_its_time(connect, proxy):
+def test_slow_line_delays_each_piece(connect, proxy):
     """Each piece is delayed in each direction, but the reply is complete."""
     proxy.slow(Slowness(delay=0.01, jitter=0.005, rate=10_000, piece=4))
     client = connect()
@@ -175,7 +175,7 @@ def test_a_slow_line_takes_its_time(connect, proxy):
     assert time.monotonic() - began > 20 * 0.005
 
 
-def test_what_a_server_says_is_changed(connect, proxy):
+def test_data_from_the_server_is_changed(connect, proxy):
     """The client gets the return value of the function until the proxy is healed."""
     client = connect()
     proxy.alter(lambda piece: piece.replace(b"you", b"nobody"))
@@ -185,15 +185,14 @@ def test_what_a_server_says_is_changed(connect, proxy):
     assert "you said two" == ask(client, "two")
 
 
-def test_a_server_that_is_away_ends_the_connection(proxy, connect, server):
-    """If the server is unreachable, the client's connection ends."""
+def test_unreachable_server_ends_the_connection(proxy, connect, server):
     server.server_close()
 
     assert b"" == connect().recv(1)
     eventually(lambda: proxy.connections == 0)
 
 
-def test_a_piece_is_shown_before_it_goes(server):
+def test_on_sent_is_called_before_a_piece_is_sent(server):
     """The function receives each piece, with its connection's number, before the server replies to it."""
     seen = []
     with FaultProxy(server.server_address, on_sent=lambda *one: seen.append(one)) as proxy:
@@ -204,7 +203,7 @@ def test_a_piece_is_shown_before_it_goes(server):
     assert [(1, b"one\n"), (2, b"two\n")] == seen
 
 
-def test_a_socket_of_this_machine_does_as_well(tmp_path, server):
+def test_unix_sockets_are_supported(tmp_path, server):
     """The proxy can listen at a path, and connect to one."""
     with (
         FaultProxy(server.server_address, listens_at=tmp_path / "a") as inner,
@@ -216,7 +215,7 @@ def test_a_socket_of_this_machine_does_as_well(tmp_path, server):
     assert not (tmp_path / "a").exists()
 
 
-def test_who_connects_while_it_closes_is_closed_as_well(server):
+def test_connection_accepted_during_the_close_is_closed(server):
     """No client keeps a connection that the proxy has accepted but does not serve."""
     clients = []
     with FaultProxy(server.server_address) as proxy:

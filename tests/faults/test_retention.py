@@ -52,7 +52,7 @@ def app_on(storage, **settings):
 @pytest.mark.parametrize(
     ("verb", "sweep"), [("promote", 60), ("orphans", 0.1)], ids=["due-jobs", "lost-servers"]
 )
-def test_a_long_retention_delays_nothing_by_more_than_two_chunks(backlog, verb, sweep):
+def test_long_retention_delays_other_duties_by_at_most_two_chunks(backlog, verb, sweep):
     """The other duty becomes due while the first chunk is removed."""
     begun, looks = threading.Event(), []
 
@@ -76,7 +76,7 @@ def test_a_long_retention_delays_nothing_by_more_than_two_chunks(backlog, verb, 
 
 
 @pytest.mark.heavy("waits some seconds for a second round of retention")
-def test_retention_that_has_not_caught_up_goes_on_before_the_next_sweep(backlog):
+def test_retention_with_a_backlog_continues_before_the_next_sweep(backlog):
     """The sweep interval must not limit how many jobs are removed per second."""
     with closing(app_on(backlog, sweep=300)) as fire, fire.server(workers=1):
         with arranging():
@@ -111,7 +111,7 @@ def expired(server_database, proxy):
         fire.storage.clear()
 
 
-def test_pruning_tagged_jobs_takes_no_more_round_trips_than_others(expired, proxy):
+def test_pruning_tagged_jobs_needs_no_more_round_trips(expired, proxy):
     """The statements of a chunk share their round trips."""
     trips = []
     for tags in ([], [], ["a", "b"]):  # the first time, statements are prepared
@@ -124,7 +124,7 @@ def test_pruning_tagged_jobs_takes_no_more_round_trips_than_others(expired, prox
     assert trips[2] <= trips[1] + 30  # a few more if a busy server replies before all statements are sent
 
 
-def test_pruning_tagged_jobs_takes_few_more_statements_than_others_on_mariadb(mariadb):
+def test_pruning_tagged_jobs_on_mariadb_needs_few_more_statements(mariadb):
     """The server parses and plans each statement separately, which took minutes for a day's jobs."""
     statements = []
     with closing(app_on(mariadb.url(), keep_deleted=0)) as fire:
@@ -147,7 +147,7 @@ def deletes(mariadb):
         return sum(int(number) for _, number in cursor.fetchall())
 
 
-def test_expired_jobs_that_another_server_is_removing_do_not_end_the_pruning(expired, server_database):
+def test_pruning_continues_past_jobs_locked_by_another_server(expired, server_database):
     """The other server has locked the 500 jobs that expired first. There are 300 more."""
     storage = expired.fire.storage
     first = expired(500)

@@ -1,4 +1,4 @@
-"""A blocking job or plugin does not stop other jobs, or is named in the log; an outage is no failure."""
+"""A blocking job or plugin does not stop other jobs, or is named in the log; servers survive an outage."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def succeeded(jobs):
 # ---- coroutines before threads ---------------------------------------------------------------------------
 
 
-def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gate):
+def test_thread_jobs_start_while_earlier_coroutines_wait(app, gate):
     """Two long coroutines run, others wait, and plain jobs are in the queue after them."""
     fire, serve = app()
 
@@ -91,7 +91,7 @@ def test_idle_threads_get_the_jobs_behind_coroutines_that_find_no_place(app, gat
     assert handed_back() < 50
 
 
-def test_coroutines_get_the_jobs_behind_threads_that_are_busy(app, gate, caplog):
+def test_coroutines_start_while_earlier_thread_jobs_wait(app, gate, caplog):
     """Two long `def` jobs run, others wait, and `async def` jobs are after them.
 
     A single warning is logged.
@@ -147,10 +147,10 @@ def test_both_kinds_of_workers_are_busy_with_a_backlog_of_both(app, gate):
 # ---- jobs claimed ahead ----------------------------------------------------------------------------------
 
 
-def test_jobs_that_turn_out_long_are_not_handed_back_again_and_again(app, gate):
+def test_long_jobs_are_not_handed_back_repeatedly(app, gate):
     """Because of short jobs, a server claims ahead.
 
-    Jobs that it holds behind long ones are handed back and stay.
+    Jobs that wait there for long ones are handed back and then stay in the queue.
     """
     fire, serve = app()
     noop = fire.task(name="noop")(lambda: None)
@@ -198,7 +198,7 @@ class HeldStorage(WatchedStorage):
         return super().wait(queues, timeout_seconds)
 
 
-def test_no_job_that_was_claimed_ahead_starts_after_its_delete(gate):
+def test_deleted_job_that_was_claimed_ahead_does_not_start(gate):
     """One job runs and 119 wait while the dispatcher is in a round trip. All are deleted."""
     storage = HeldStorage(MemoryStorage())
     with closing(Firelock(storage, settings=SETTINGS)) as fire, ExitStack() as stack:
@@ -233,7 +233,7 @@ def test_no_job_that_was_claimed_ahead_starts_after_its_delete(gate):
 
 
 @pytest.mark.heavy("waits some seconds for a line of the log")
-def test_a_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplog):
+def test_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplog):
     """The thread of such a job cannot run other jobs meanwhile."""
     caplog.set_level(logging.WARNING)
     fire, serve = app()
@@ -256,7 +256,7 @@ def test_a_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplo
 
 
 @pytest.mark.heavy("waits some seconds for a job or a line of the log")
-def test_a_slow_observer_stops_no_job_or_is_named_in_the_log(app, gate, caplog):
+def test_slow_observer_blocks_no_job_or_is_logged(app, gate, caplog):
     """An exporter of metrics may wait for its network, for example."""
     caplog.set_level(logging.WARNING)
     observed = threading.Event()
@@ -281,7 +281,7 @@ def test_a_slow_observer_stops_no_job_or_is_named_in_the_log(app, gate, caplog):
 
 @pytest.mark.heavy("starts a real server, whose worker process another replaces")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
-def test_a_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path):
+def test_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path):
     """A thread cannot be ended. The server runs other jobs meanwhile, in as many threads as before."""
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'jobs.db'}")
     with stage(place, grace=0) as on:
@@ -302,7 +302,7 @@ def test_a_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path)
 
 @pytest.mark.heavy("starts a real server, one of whose worker processes an operator ends")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
-def test_an_operator_ends_a_worker_process_and_its_other_jobs_run_again(tmp_path):
+def test_other_jobs_of_an_ended_worker_process_run_again(tmp_path):
     """No job counts a crash, neither one that stops when it is cancelled nor one that does not."""
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'jobs.db'}")
     with stage(place, grace=0) as on:
@@ -340,7 +340,7 @@ def read_probe(port, path):
 
 @pytest.mark.heavy("starts a real server, and waits longer than a worker process may be silent")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
-def test_a_worker_process_that_starts_in_an_outage_does_not_make_its_server_dead(server, tmp_path):
+def test_server_is_alive_while_a_process_starts_in_an_outage(server, tmp_path):
     """A new server could not reach the storage either, so a restart would not help."""
     port = free_port()
     with FaultProxy(server.address) as proxy, arranging():
