@@ -30,7 +30,7 @@ class Primaries:
         self._primaries = {f"node-{number}": {**WELL, **told} for number, told in enumerate(primaries, 1)}
         self._settings = dict(settings)
 
-    def ask_primaries(self, *words):
+    def call_primaries(self, *words):
         if words == ("INFO",):
             return self._primaries
         command, verb, name = words

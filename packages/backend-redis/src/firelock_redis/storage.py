@@ -87,7 +87,7 @@ class RedisStorage(
         # The jobs that this process has claimed, by session and id: the record without its last line, and the
         # job. Each change removes the entry of its job. So if the reply is lost, the change is sent again
         # field by field.
-        self._holdings: dict[str, dict[str, HeldClaim]] = {}
+        self._claimed_jobs: dict[str, dict[str, HeldClaim]] = {}
 
     # ---- opening and closing -----------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class RedisStorage(
         self, transitions: Sequence[Transition], freed: dict[int, _Freed]
     ) -> list[Applied]:
         """Send the changes to their partitions, and note the lanes in which jobs with limits have ended."""
-        places = self._partitions.parted(range(len(transitions)), lambda at: transitions[at].job_id)
+        places = self._partitions.by_partition(range(len(transitions)), lambda at: transitions[at].job_id)
         results = [Applied.REFUSED] * len(transitions)
         failed: StorageError | None = None
         for partition, here in places.items():
@@ -183,7 +183,7 @@ class RedisStorage(
         After a wait without a notification, a claim probably finds nothing. So a smaller script checks first,
         in a third of the server's time. If there is something to claim, a second round trip is needed.
         """
-        is_quiet = self._waiting.take_quiet(request.queues)
+        is_quiet = self._waiting.pop_quiet(request.queues)
         self._waiting.mark(request.queues)
         if self._partitions.number > 1:
             freed: dict[int, _Freed] = {}
@@ -247,8 +247,8 @@ class RedisStorage(
         freed = {} if freed is None else freed
         held: list[HeldClaim | None] = []
         for transition in transitions:
-            holding = self._holdings.get(transition.session or "")
-            one = None if holding is None else holding.pop(transition.job_id, None)
+            claims = self._claimed_jobs.get(transition.session or "")
+            one = None if claims is None else claims.pop(transition.job_id, None)
             held.append(one)
             if one is not None and one[1].admission_json is not None:
                 lane = lane_of(one[1].admission)
@@ -295,23 +295,26 @@ class RedisStorage(
         return claim
 
     def _read_claim(self, partition: int, reply: Sequence[Any], asked: ClaimRequest) -> Claim:
-        """Return the claim that a reply contains, and add the claimed jobs to `_holdings`.
+        """Return the claim that a reply contains, and add the claimed jobs to `_claimed_jobs`.
 
         Jobs that cannot be read are settled as failed.
         """
-        _, next_due, look = ExchangeReply(*reply[:_ABOUT])
+        _, next_due, next_claim = ExchangeReply(*reply[:_ABOUT])
         next_due_at = self._turns.due(partition, int(float(next_due)) if next_due else None)
         next_claim_at = None
-        if look == _LOST:
+        if next_claim == _LOST:
             self.forget_held(asked.session)
             return Claim([], next_due_at, is_session_lost=True)
-        if look or self._turns.is_looking_again:
-            next_claim_at = self._turns.look_again(
-                partition, self.database.clock_offset, *map(int, look.split()), has_looked=asked.limit > 0
+        if next_claim or self._turns.has_next_claim:
+            next_claim_at = self._turns.note_next_claim(
+                partition,
+                self.database.clock_offset,
+                *map(int, next_claim.split()),
+                has_checked=asked.limit > 0,
             )
         jobs: list[ClaimedJob] = []
         unreadable: list[Transition] = []
-        held = self._holdings.setdefault(asked.session, {}) if len(reply) > _ABOUT else {}
+        held = self._claimed_jobs.setdefault(asked.session, {}) if len(reply) > _ABOUT else {}
         for place in range(_ABOUT, len(reply), _OF_EACH):
             id, record, payload = reply[place : place + _OF_EACH]
             try:
@@ -343,19 +346,19 @@ class RedisStorage(
         Changes of these jobs are sent field by field from now on.
         """
         if session is None:
-            self._holdings.clear()
+            self._claimed_jobs.clear()
         else:
-            self._holdings.pop(session, None)
+            self._claimed_jobs.pop(session, None)
 
     @override
     def note_flag(self, session: str, job_id: str, flag: str) -> None:
-        holding = self._holdings.get(session)
-        held = None if holding is None else holding.get(job_id)
-        if holding is None or held is None or flag in flags_of(held[0]):
+        claims = self._claimed_jobs.get(session)
+        held = None if claims is None else claims.get(job_id)
+        if claims is None or held is None or flag in flags_of(held[0]):
             return
         record, job = held
         attempt = len(flags_of(record)) + 1
-        holding[job_id] = record[:attempt] + flag + record[attempt:], job
+        claims[job_id] = record[:attempt] + flag + record[attempt:], job
 
 
 def _require_admission(text: str) -> None:

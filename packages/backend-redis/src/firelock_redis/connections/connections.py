@@ -71,7 +71,7 @@ class RedisConnections:
         """
         return self._with_connection(lambda connection: _replies(connection, commands))
 
-    def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
+    def call_primaries(self, *words: object) -> Mapping[str, Reply]:
         """Return each primary's reply to a command without a key, by the address of the primary."""
         return {str(self._url): self.call(*words)}
 
@@ -206,7 +206,7 @@ class ClusterConnections:
         with self._translating():
             return self._while_slots_move(lambda: self._call_at(key, commands))
 
-    def ask_primaries(self, *words: object) -> Mapping[str, Reply]:
+    def call_primaries(self, *words: object) -> Mapping[str, Reply]:
         """Return each primary's reply to a command without a key, by the address of the primary."""
         with self._translating():
             client = self._opened()

@@ -100,7 +100,7 @@ class RedisDatabase:
 
     def information(self) -> Mapping[str, Mapping[str, Any]]:
         """Return each primary's reply to INFO, by its address."""
-        return {where: _parsed(reply) for where, reply in self.connections.ask_primaries("INFO").items()}
+        return {where: _parsed(reply) for where, reply in self.connections.call_primaries("INFO").items()}
 
     def close(self) -> None:
         """Close every connection."""

@@ -36,7 +36,7 @@ def _primaries(database: RedisDatabase) -> list[_Primary]:
 def _setting(database: RedisDatabase, name: str) -> Mapping[str, str]:
     """Return the value of a setting by primary; empty if CONFIG GET is not allowed or does not exist."""
     try:
-        replies = database.connections.ask_primaries("CONFIG", "GET", name)
+        replies = database.connections.call_primaries("CONFIG", "GET", name)
     except StorageUnavailable:
         raise
     except StorageError:

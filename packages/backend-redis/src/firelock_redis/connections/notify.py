@@ -82,7 +82,7 @@ class RedisWaiting(Waiting):
             self._quiet.add(key)
         return is_notified
 
-    def take_quiet(self, queues: Sequence[str] | None) -> bool:
+    def pop_quiet(self, queues: Sequence[str] | None) -> bool:
         """Return whether the last wait for these queues received no notification, and forget this result.
 
         So the value is True at most once per wait.

@@ -37,7 +37,7 @@ _PLACE_BITS = 45  # bits that number the jobs of a queue in order of arrival; th
 _DIGITS = "0123456789"
 _DIGIT = re.compile("[0-9]")
 _NO_DIGITS = ascii_letters + "+"  # characters of a record's state and flags, which precede its attempt
-_ASKS = "[["  # the start of `asks` as this release writes it; errors and steps never start with it
+_ADMISSION = "[["  # the start of `admission` as this release writes it; errors and steps never start with it
 
 # The results of changes, as scripts return them. A script runs alone, so no change is ever busy.
 APPLIED_BY_DIGIT = {
@@ -211,7 +211,7 @@ RECORD = Text(
         Field("origin", ".", ""),
         # For the few jobs with limits, a unique key or a latest start: a blank and the string of
         # `write_admission`.
-        Field("asks", "[^\n]*", "\n"),
+        Field("admission", "[^\n]*", "\n"),
         Field("error", "[^\n]*", "\n"),  # the last error as an `ERROR`; often empty
         Field("rest", ".*", "$"),  # one line with an `ENTRY` for each step, usually none; then `LAST`
     )
@@ -295,11 +295,11 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         job.has_memos = "r" in letter
     # The last line of the record starts with a digit; most jobs have nothing before it.
     if len(words) > _WORDS and (rest := words[_WORDS])[0] not in _DIGITS:
-        if rest.startswith(_ASKS):
+        if rest.startswith(_ADMISSION):
             job.admission_json = rest.split("\n", 1)[0]
         else:  # an error, a step, or an admission written by a newer release
-            (asks,) = RECORD.read(record, "asks")
-            job.admission_json = asks[1:] or None
+            (admission,) = RECORD.read(record, "admission")
+            job.admission_json = admission[1:] or None
     return job
 
 
@@ -384,7 +384,7 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
         result=text_of(of["result"]),
         result_absent=text_of(of["absent"]),
         parents=tuple(_read_edge(*edge) for edge in rarer.parents),
-        admission_json=of["asks"][1:] or None,
+        admission_json=of["admission"][1:] or None,
         relations_json=rarer.relations_json,
         waits_for=text_of(of["waits"].partition("\t")[0]),
     )
@@ -518,7 +518,7 @@ MEMO_TEXT = Text(
         Field("place", "%d+", " "),  # the place in the order in which the names were first used
         Field("bytes", "%d+", " "),  # the size of the value
         Field("done", "%d", " "),  # 1 if the memo is complete, 0 if it has only begun
-        Field("said", ".*", "$"),  # a `MEMO`
+        Field("memo", ".*", "$"),  # a `MEMO`
     )
 )
 """A memo, stored under its name.
@@ -550,7 +550,7 @@ NUMBERS = Text(
 
 # ---- JSON of firelock.model, which scripts read ----------------------------------------------------------
 
-ASKS = Array("uses", "unique", "before", "within")  # see `write_admission`
+ADMISSION = Array("uses", "unique", "before", "within")  # see `write_admission`
 USE = Array("key", "cost", "strict")  # the use of a limit
 UNIQUE = Array("key", "kept_until", "at_least", "keeps_last", "raises", "wait", "max_wait")
 TIES = Array("batch", "caller", "inputs", "rules")  # see `write_relations`

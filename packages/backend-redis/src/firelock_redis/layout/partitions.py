@@ -67,7 +67,7 @@ class Partitions:
         place = key.partition("/")[0].rpartition(" ")[2]
         return crc_hqx(place.encode(errors="surrogatepass"), 0) % self.number
 
-    def parted(self, things: Iterable[T], id_of: Callable[[T], str] = str) -> dict[int, list[T]]:
+    def by_partition(self, things: Iterable[T], id_of: Callable[[T], str] = str) -> dict[int, list[T]]:
         """Return the things by the partition of their jobs; `id_of` returns the job id of a thing."""
         found: dict[int, list[T]] = {}
         for thing in things:
@@ -84,11 +84,11 @@ class Partitions:
         if self.number == 1:
             return ids
         if isinstance(colocate_with, str):
-            partition = self._of_either(colocate_with)
+            partition = self._of_id_or_key(colocate_with)
             return [self._placed(id, partition) for id in ids]
         if colocate_with is not None:
             return [
-                self._placed(id, self._next(1) if one is None else self._of_either(one))
+                self._placed(id, self._next(1) if one is None else self._of_id_or_key(one))
                 for id, one in zip(ids, colocate_with, strict=True)
             ]
         if count == 1:
@@ -100,7 +100,7 @@ class Partitions:
             for id in ids[start : start + _TOGETHER]
         ]
 
-    def _of_either(self, id_or_key: str) -> int:
+    def _of_id_or_key(self, id_or_key: str) -> int:
         return self.of(id_or_key) if _is_id(id_or_key) else self.of_key(id_or_key)
 
     def _next(self, count: int) -> int:
@@ -132,12 +132,12 @@ class PartitionTurns:
         self._lock = threading.Lock()
         self._next = 0
         # The partitions that might have work, by queue; None stands for claims from every queue.
-        self._hope: dict[str | None, set[int]] = {}
+        self._candidates: dict[str | None, set[int]] = {}
         # Queues for which the last claim visited every partition and found nothing.
         self._empty: set[str | None] = set()
         self._due: dict[int, int | None] = {}
         # The time of the next check by the storage's clock and by the local clock, by partition.
-        self._again: dict[int, tuple[int, float]] = {}
+        self._next_claims: dict[int, tuple[int, float]] = {}
 
     # ---- notifications and results -----------------------------------------------------------------------
 
@@ -146,12 +146,12 @@ class PartitionTurns:
         concerned = range(self._number) if partition < 0 else (partition,)
         with self._lock:
             if queue == ANY_QUEUE:
-                for hopeful in self._hope.values():
-                    hopeful.update(concerned)
+                for candidates in self._candidates.values():
+                    candidates.update(concerned)
             else:
                 for name in (queue, None):
-                    if name in self._hope:
-                        self._hope[name].update(concerned)
+                    if name in self._candidates:
+                        self._candidates[name].update(concerned)
 
     def found(
         self, queues: Sequence[str] | None, partition: int, jobs: Sequence[ClaimedJob], wanted: int
@@ -170,7 +170,7 @@ class PartitionTurns:
             if jobs and jobs[-1].queue in names:
                 names = names[names.index(jobs[-1].queue) :]
             for name in names:
-                self._hope.setdefault(name, set()).add(partition)
+                self._candidates.setdefault(name, set()).add(partition)
 
     def due(self, partition: int, next_due_at: int | None) -> int | None:
         """Store the partition's next due time; return the earliest known due time of all partitions."""
@@ -179,12 +179,12 @@ class PartitionTurns:
             return min((at for at in self._due.values() if at is not None), default=None)
 
     @property
-    def is_looking_again(self) -> bool:
+    def has_next_claim(self) -> bool:
         """Whether the lanes of at least one partition must be checked again at a known time."""
-        return bool(self._again)
+        return bool(self._next_claims)
 
-    def look_again(
-        self, partition: int, offset: int, at: int | None = None, wait: int = 0, *, has_looked: bool = True
+    def note_next_claim(
+        self, partition: int, offset: int, at: int | None = None, wait: int = 0, *, has_checked: bool = True
     ) -> int | None:
         """Store the time at which the partition's lanes must be checked again.
 
@@ -195,14 +195,14 @@ class PartitionTurns:
             offset: microseconds that tests add to the clock.
             at: the time by the storage's clock; None if no check is needed.
             wait: microseconds from now until that time.
-            has_looked: whether the claim checked the lanes; if not, None for `at` does not change anything.
+            has_checked: whether the claim checked the lanes; if not, None for `at` does not change anything.
         """
         with self._lock:
-            if at is None and has_looked:
-                self._again.pop(partition, None)
+            if at is None and has_checked:
+                self._next_claims.pop(partition, None)
             elif at is not None:
-                self._again[partition] = at, _local_micros() + offset + wait
-            return min((at for at, _ in self._again.values()), default=None)
+                self._next_claims[partition] = at, _local_micros() + offset + wait
+            return min((at for at, _ in self._next_claims.values()), default=None)
 
     # ---- order of the partitions -------------------------------------------------------------------------
 
@@ -224,22 +224,22 @@ class PartitionTurns:
         """
         names = _names(queues)
         with self._lock:
-            if len(self._hope) > _REMEMBERED:
-                self._hope.clear()
+            if len(self._candidates) > _REMEMBERED:
+                self._candidates.clear()
             turn = [(self._next + step) % self._number for step in range(self._number)]
-            hopes = [self._hope.setdefault(name, set(turn)) for name in names]
-            if self._again:
+            sets = [self._candidates.setdefault(name, set(turn)) for name in names]
+            if self._next_claims:
                 now = _local_micros() + offset
-                hopes[0].update(one for one, (_, at) in self._again.items() if at <= now)
-            hopeful = list(dict.fromkeys(one for hope in hopes for one in turn if one in hope))
-        for partition in hopeful:
+                sets[0].update(one for one, (_, at) in self._next_claims.items() if at <= now)
+            candidates = list(dict.fromkeys(one for one_set in sets for one in turn if one in one_set))
+        for partition in candidates:
             with self._lock:
-                for hope in hopes:
-                    hope.discard(partition)
+                for one_set in sets:
+                    one_set.discard(partition)
             yield partition
         if claimed:
             return
-        others = [one for one in turn if one not in hopeful]
+        others = [one for one in turn if one not in candidates]
         with self._lock:
             if is_empty := self._empty.issuperset(names):
                 self._next = (self._next + 1) % self._number

@@ -27,7 +27,7 @@ class Field:
 
     name: str
     pattern: str  # a Lua pattern
-    behind: str  # the separator after this field, as a pattern
+    separator: str  # after this field, as a pattern
 
 
 @attrs.frozen
@@ -49,7 +49,7 @@ class Text:
         """Return the string between the values of two fields if all fields between them are empty."""
         names = [field.name for field in self.fields]
         parts = self.fields[names.index(first) : names.index(last)]
-        return "".join(field.behind for field in parts)
+        return "".join(field.separator for field in parts)
 
     def write(self, **values: object) -> str:
         """Return a string of these values, one for each field.
@@ -59,7 +59,7 @@ class Text:
         """
         if values.keys() != {field.name for field in self.fields}:
             raise ValueError(f"{list(values)} are not {[field.name for field in self.fields]}")
-        return "".join(f"{values[field.name]}{field.behind.rstrip('$')}" for field in self.fields)
+        return "".join(f"{values[field.name]}{field.separator.rstrip('$')}" for field in self.fields)
 
     def read(self, text: str, *names: str) -> Captured:
         """Return these fields of a string that starts with this format; the names must be in order.
@@ -79,8 +79,8 @@ class Text:
             is_wanted = field.name == wanted[0]
             parts.append(f"({field.pattern})" if is_wanted else field.pattern)
             if is_wanted and len(wanted) == 1:
-                return "".join([*parts, field.behind])
-            parts.append(field.behind)
+                return "".join([*parts, field.separator])
+            parts.append(field.separator)
             del wanted[:is_wanted]
         raise ValueError(f"{names} are not fields in this order: {[field.name for field in self.fields]}")
 

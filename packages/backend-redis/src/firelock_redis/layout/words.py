@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from firelock_redis.layout.encoding import (
-    ASKS,
+    ADMISSION,
     EDGE,
     ENTRY,
     ERROR,
@@ -55,12 +55,12 @@ class KeyedJob(NamedTuple):
 
     id: str
     payload: str
-    asks: str  # the JSON of `write_admission`
+    admission: str  # the JSON of `write_admission`
     lane: str
-    # A line end if a claim must check more than the job's lane, see `is_odd` in functions/jobs.lua. If the
-    # job has a unique key: a blank, the microseconds for which the key is taken at least, a blank, and the
-    # key.
-    said: str
+    # A line end if a claim must check more than the job's lane, see `has_details` in functions/jobs.lua. If
+    # the job has a unique key: a blank, the microseconds for which the key is taken at least, a blank, and
+    # the key.
+    details: str
 
 
 class NewBatch(NamedTuple):
@@ -87,7 +87,7 @@ class NewJobWords(NamedTuple):
     due: Word
     reason: str  # JSON
     recurring: str
-    asks: str
+    admission: str
     relations: str
     tags: int
 
@@ -165,7 +165,7 @@ class Further(NamedTuple):
     waits: str  # the memo for which it waits
     forgets: str  # the first memo to forget; all later memos are forgotten too
     elsewhere: int  # the number of jobs in other partitions for which it waits
-    look_at: Word  # the time at which it checks those jobs again
+    check_at: Word  # the time at which it checks those jobs again
     gone: str  # the reason to continue if the last of the jobs does not exist
     parents: int  # the number of parents in this partition
 
@@ -177,7 +177,7 @@ class ExchangeReply(NamedTuple):
     results: str
     next_due: str
     # 1 if the session is lost. Otherwise the next time to check the lanes, and the microseconds until then.
-    look: str
+    next_claim: str
 
 
 class Claimed(NamedTuple):
@@ -214,7 +214,7 @@ class MemoWords(NamedTuple):
     most_bytes: int  # the maximum total number of bytes of a job's memos
     bytes: int  # the number of bytes of this memo
     is_done: int
-    said: str  # a `MEMO`
+    memo: str  # a `MEMO`
 
 
 class ChunkWords(NamedTuple):
@@ -359,7 +359,7 @@ class Walk(NamedTuple):
     place_id: str
     wanted: int
     budget: int  # the maximum cost of the search, in units of about one microsecond
-    told: str  # the time to return: the score, or the record's creation, change or due time
+    time: str  # the kind of time to return: the score, or the record's creation, change or due time
     prefix: str  # of the id
     state: str  # a letter
     queue: str
@@ -374,8 +374,8 @@ class Walk(NamedTuple):
 
 FORMATS: dict[str, Text | Words] = {
     "PAYLOAD": PAYLOAD, "RECORD": RECORD, "LAST": LAST, "RARER": RARER, "EDGE": EDGE, "ERROR": ERROR,
-    "ENTRY": ENTRY, "USE": USE, "UNIQUE": UNIQUE, "ASKS": ASKS, "TIES": TIES, "INPUT": INPUT, "RULES": RULES,
-    "LIMIT": NUMBERS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
+    "ENTRY": ENTRY, "USE": USE, "UNIQUE": UNIQUE, "ADMISSION": ADMISSION, "TIES": TIES, "INPUT": INPUT,
+    "RULES": RULES, "LIMIT": NUMBERS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
     # Arguments: places count from the first value.
     "RUN": Words(Run._fields), "PLAIN": Words(PlainJob._fields), "KEYED": Words(KeyedJob._fields),
     "BATCH": Words(NewBatch._fields), "JOB": Words(NewJobWords._fields), "TIE": Words(NewRelations._fields),

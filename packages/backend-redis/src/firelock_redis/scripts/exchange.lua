@@ -30,14 +30,14 @@ end
 local function count_ends(runs, results)
   local first = 1
   for batch, number in string.gmatch(runs, ' (%S+) (%d+)') do
-    local behind, done = first + number, 0
-    for place = first, behind - 1 do
+    local next_first, done = first + number, 0
+    for place = first, next_first - 1 do
       if results[place] == APPLIED then done = done + 1 end
     end
     if done > 0 and count_members(batch, done) then
-      for place = first, behind - 1 do results[place] = results[place] == APPLIED and RELEASING or results[place] end
+      for place = first, next_first - 1 do results[place] = results[place] == APPLIED and RELEASING or results[place] end
     end
-    first = behind
+    first = next_first
   end
 end
 
@@ -128,7 +128,7 @@ local function change(job, from, session, to, first, more)
   local runs_again = session == '' and (to == 'E' or (FINAL[job.state] and not FINAL[to]))
   if runs_again and not may_run_again(job) then return REFUSED end
   if more and more.forgets ~= '' and not remembers(job, more.forgets) then return REFUSED end
-  local lives_again = session == '' and job.asks ~= '' and FINAL[job.state] and not FINAL[to] and keys_at_hand()
+  local lives_again = session == '' and job.admission ~= '' and FINAL[job.state] and not FINAL[to] and keys_at_hand()
   if lives_again and lives_again.is_taken_by_other(job) then return TAKEN end
   if runs_again and job.flag ~= '' then batches().calm(batches().ties_of(job).batch) end
   if more and more.forgets ~= '' then forget_from(job, more.forgets) end
@@ -284,7 +284,7 @@ local function claim(reply, names, limit, session, server, now)
     if in_turn then names = queues_in_turn('work', 'laned') end
     ids, lines = limited.claim(names, limit, in_turn, freed_lanes, instant())
     local at = limited.finish()
-    if at then reply[REPLY.look] = int(at) .. ' ' .. int(at - instant()) end
+    if at then reply[REPLY.next_claim] = int(at) .. ' ' .. int(at - instant()) end
   else
     local near = {}
     ids, lines = popped(names, shares(names, limit, in_turn, near), in_turn, near)
@@ -367,7 +367,7 @@ while arg < #ARGV do
     for number = 1, count do
       ids[number], arguments[number] = ARGV[arg + CHANGE.id], arg
       arg = arg + CHANGE.width
-      if minute == '=' then arg = behind_more(arg) end
+      if minute == '=' then arg = after_more(arg) end
     end
     local stored = records(ids)
     for number = 1, count do
@@ -391,19 +391,19 @@ end
 
 local reply = { table.concat(results), '', '' }  -- a REPLY
 if limit < 0 or needs_a_look then
-  tell_freed()
+  notify_freed()
   return reply
 end
 
 local has_room = false
 local alive, server = unpack(call('HMGET', base .. 's:' .. claiming, 'alive', 'token'))
 if alive ~= '1' then
-  reply[REPLY.look] = '1'
+  reply[REPLY.next_claim] = '1'
 elseif limit > 0 then
   has_room = claim(reply, queues, limit, claiming, server, now) < limit
 end
 if next(freed) then
-  tell_freed(has_room and function(queue)
+  notify_freed(has_room and function(queue)
     if not queues then return true end
     for _, name in ipairs(queues) do
       if name == queue then return true end

@@ -12,11 +12,11 @@ local MOST = 500  -- jobs that are checked together
 
 local oldest_first, since, before = ARGV[2 + WALK.oldest_first] == '1', ARGV[2 + WALK.since], ARGV[2 + WALK.before]
 local place_score, place_id = ARGV[2 + WALK.place_score], ARGV[2 + WALK.place_id]
-local wanted, budget, told = tonumber(ARGV[2 + WALK.wanted]), tonumber(ARGV[2 + WALK.budget]), ARGV[2 + WALK.told]
+local wanted, budget, time_kind = tonumber(ARGV[2 + WALK.wanted]), tonumber(ARGV[2 + WALK.budget]), ARGV[2 + WALK.time]
 local prefix, state, queue, task = ARGV[2 + WALK.prefix], ARGV[2 + WALK.state], ARGV[2 + WALK.queue], ARGV[2 + WALK.task]
 local server, fingerprint, retrying = ARGV[2 + WALK.server], ARGV[2 + WALK.fingerprint], ARGV[2 + WALK.retrying]
 local first_set, sets = 2 + WALK.width, tonumber(ARGV[2 + WALK.sets])
-local reads_record = told == 'changed' or told == 'due' or state .. queue .. server .. fingerprint .. retrying ~= ''
+local reads_record = time_kind == 'changed' or time_kind == 'due' or state .. queue .. server .. fingerprint .. retrying ~= ''
 local spent = 0
 
 -- ---- walk ------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ local function meeting(places)
       local text = texts[number]
       if text and is_wanted_record(text) then
         left[#left + 1] = place
-        local time = told == 'changed' and match(text, LAST.captures(changed)) or told == 'due' and match(text, LAST.captures(due))
+        local time = time_kind == 'changed' and match(text, LAST.captures(changed)) or time_kind == 'due' and match(text, LAST.captures(due))
         if time and time ~= '' then place.time = time end
       end
     end
@@ -209,9 +209,9 @@ end
 
 local reply, found = { 1, '', '' }, 0
 
-local function tell(place)
+local function add_to_reply(place)
   found = found + 1
-  local time = told == 'created' and call('ZSCORE', base .. 'all', place.id)
+  local time = time_kind == 'created' and call('ZSCORE', base .. 'all', place.id)
   reply[2 * found + 2], reply[2 * found + 3] = time or place.time, place.id
 end
 
@@ -220,7 +220,7 @@ repeat
   if #places == 0 then break end
   local good, last = meeting(places), places[#places]
   for number = 1, math.min(#good, wanted - found) do
-    tell(good[number])
+    add_to_reply(good[number])
     if found == wanted then last = good[number] end
   end
   reply[1] = last == places[#places] and 1 or 0

@@ -9,12 +9,12 @@ local verbs = {}
 
 -- Read one job from the arguments; return it and the position of the next one.
 local function argued(at)
-  local asks, ties, created, count = ARGV[at + JOB.asks], ARGV[at + JOB.relations], ARGV[at + JOB.created], ARGV[at + JOB.tags]
+  local admission, ties, created, count = ARGV[at + JOB.admission], ARGV[at + JOB.relations], ARGV[at + JOB.created], ARGV[at + JOB.tags]
   local job = {
     id = ARGV[at + JOB.id], payload = ARGV[at + JOB.payload], created = created, recurring = ARGV[at + JOB.recurring],
     state = ARGV[at + JOB.state], flag = '', attempt = '0', fence = '0', place = ARGV[at + JOB.lowest],
     queue = ARGV[at + JOB.queue], session = '', retries = '0', crashes = '0', enqueued = '0', origin = '-',
-    asks = asks ~= '' and ' ' .. asks or '', error = '', history = '', changed = created, claimed = '', started = '', ended = '',
+    admission = admission ~= '' and ' ' .. admission or '', error = '', history = '', changed = created, claimed = '', started = '', ended = '',
     expires = '', due = ARGV[at + JOB.due], server = '', reason = ARGV[at + JOB.reason], result = '', absent = '', waits = '',
     tags = {}, parents = {},
   }
@@ -137,7 +137,7 @@ local function change_holder(holder, row, job, use, keys, now)
       changed[holder.id].tags = holder.tags
     end
     holder.payload, holder.tags = replaced_payload(payload, job.payload), job.tags
-    holder.asks = replaced_asks(holder.asks, job.asks)
+    holder.admission = replaced_admission(holder.admission, job.admission)
     holder.place = int(job.place + holder.place % 2 ^ 45)
   end
   if holder.history == '' and holder.is_new then holder.history = step(holder.state, holder.created, holder.reason) end
@@ -172,7 +172,7 @@ local function store(first, count, is_judged_only)
     job, at = argued(at)
     local is_new = not (known[job.id] and known[job.id].is_new) and call('HEXISTS', base .. 'jobs', job.id) == 0
     answers[number] = is_new and 1 or 0
-    local use = is_new and job.asks ~= '' and asks_of(job.asks).unique
+    local use = is_new and job.admission ~= '' and admission_of(job.admission).unique
     if use then
       keys = keys or unique_keys(tonumber(now), job_at)
       local id, holder, row, why = keys.ask(job, use)
@@ -213,7 +213,7 @@ local function store(first, count, is_judged_only)
   end
   many('HSET', base .. 'payloads', payloads)
   for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end
-  behind = {}  -- the jobs keep the places that they were given above
+  at_back = {}  -- the jobs keep the places that they were given above
   flush()
   return answers
 end

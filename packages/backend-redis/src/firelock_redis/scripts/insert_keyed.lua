@@ -17,14 +17,14 @@ local now = format('%.0f', instant)
 -- Return whether the job of a stored key still has it; nil if insert.lua must decide.
 local function is_taken(mark, free_at, text)
   if not text then return instant < tonumber(free_at) end
-  local state, attempt, session, crashes, enqueued, asks =
-    match(text, RECORD.captures(state, attempt, session, crashes, enqueued, asks))
+  local state, attempt, session, crashes, enqueued, admission =
+    match(text, RECORD.captures(state, attempt, session, crashes, enqueued, admission))
   if not state or state == 'F' or (state == 'D' and session ~= '') then return nil end
   if instant < tonumber(free_at) then return true end
   if state == 'S' or state == 'D' then return false end
-  local is_read, said = pcall(cjson.decode, asks)
-  if not is_read or type(said) ~= 'table' or said[ASKS.before] ~= cjson.null or said[ASKS.within] ~= cjson.null then return nil end
-  local use = said[ASKS.unique]
+  local is_read, decoded = pcall(cjson.decode, admission)
+  if not is_read or type(decoded) ~= 'table' or decoded[ADMISSION.before] ~= cjson.null or decoded[ADMISSION.within] ~= cjson.null then return nil end
+  local use = decoded[ADMISSION.unique]
   if type(use) ~= 'table' then return nil end
   local kept_until = use[UNIQUE.kept_until]
   if kept_until == 'ended' or kept_until == 'succeeded' then return true end
@@ -38,10 +38,10 @@ local answers, taken, is_asked = {}, {}, false  -- by place in ARGV, the job tha
 local keys, members = {}, {}
 local CREATED, MARKED = PAYLOAD.captures(created), OWNED.captures(mark, free_at, id)
 while at < last do
-  local behind = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
-  for arg = at + RUN.width, behind - 1, KEYED.width do
+  local next_at = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
+  for arg = at + RUN.width, next_at - 1, KEYED.width do
     local id, holder = ARGV[arg + KEYED.id], nil
-    local at_least, key = match(ARGV[arg + KEYED.said], '^\n? (%d+) (.*)$')
+    local at_least, key = match(ARGV[arg + KEYED.details], '^\n? (%d+) (.*)$')
     if key then
       holder = taken[key]
       local mark, free_at, owner = match(not holder and call('HGET', base .. 'unique', key) or '', MARKED)
@@ -65,7 +65,7 @@ while at < last do
       two = two + 2
     end
   end
-  at = behind
+  at = next_at
 end
 
 -- Remove the ids that were added although nothing will be stored; no other list contains them yet.
@@ -83,14 +83,14 @@ end
 
 -- Write something even if no job is new: a WAIT after a script without writes would not confirm anything.
 local place = call('INCRBY', base .. 'seq', count > 0 and count or 1) - count
-local jobs, payloads, behind_changed = {}, {}, LAST.between(changed, absent)
+local jobs, payloads, after_changed = {}, {}, LAST.between(changed, absent)
 local queues = {}  -- by queue: created_at and id of each job, and by lane the place and member of each job
 two, at = 0, 2
 while at < last do
   local queue, lowest = ARGV[at + RUN.queue], ARGV[at + RUN.lowest]
-  local behind = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
+  local next_at = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
   local middle, found = ' ' .. queue .. ' \n0 0 ' .. now .. ' E ', queues[queue]
-  for arg = at + RUN.width, behind - 1, KEYED.width do
+  for arg = at + RUN.width, next_at - 1, KEYED.width do
     if not answers[arg] then
       if not found then
         found = { listed = {}, lanes = {} }
@@ -99,7 +99,7 @@ while at < last do
       place = place + 1
       local id, created, listed = ARGV[arg + KEYED.id], places[two + 1], found.listed
       local spot, lane, size = format('%.0f', lowest + place), found.lanes[ARGV[arg + KEYED.lane]], #listed
-      jobs[two + 1], jobs[two + 2] = id, 'E0 0 ' .. spot .. middle .. ARGV[arg + KEYED.asks] .. '\n\n' .. created .. behind_changed
+      jobs[two + 1], jobs[two + 2] = id, 'E0 0 ' .. spot .. middle .. ARGV[arg + KEYED.admission] .. '\n\n' .. created .. after_changed
       payloads[two + 1], payloads[two + 2] = id, ARGV[arg + KEYED.payload]
       listed[size + 1], listed[size + 2] = created, id
       if not lane then
@@ -107,11 +107,11 @@ while at < last do
         found.lanes[ARGV[arg + KEYED.lane]] = lane
       end
       size = #lane
-      lane[size + 1], lane[size + 2] = spot, string.byte(ARGV[arg + KEYED.said]) == 10 and id .. '\n' or id
+      lane[size + 1], lane[size + 2] = spot, string.byte(ARGV[arg + KEYED.details]) == 10 and id .. '\n' or id
       two = two + 2
     end
   end
-  at = behind
+  at = next_at
 end
 if count > 0 then
   call('HSET', base .. 'payloads', unpack(payloads))
@@ -156,8 +156,8 @@ if not is_asked then return {} end
 local reply = {}
 at = 2
 while at < last do
-  local behind = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
-  for arg = at + RUN.width, behind - 1, KEYED.width do reply[#reply + 1] = answers[arg] or '' end
-  at = behind
+  local next_at = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
+  for arg = at + RUN.width, next_at - 1, KEYED.width do reply[#reply + 1] = answers[arg] or '' end
+  at = next_at
 end
 return reply

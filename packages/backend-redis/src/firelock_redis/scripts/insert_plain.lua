@@ -25,12 +25,12 @@ end
 
 local places, two, at = {}, 0, from  -- created_at, later the place in the queue, and the id of each job
 while at < last do
-  local behind = at + RUN.width + PLAIN.width * ARGV[at + RUN.size]
-  for arg = at + RUN.width, behind - 1, PLAIN.width do
+  local next_at = at + RUN.width + PLAIN.width * ARGV[at + RUN.size]
+  for arg = at + RUN.width, next_at - 1, PLAIN.width do
     places[two + 1], places[two + 2] = string.match(ARGV[arg + PLAIN.payload], PAYLOAD.captures(created)), ARGV[arg + PLAIN.id]
     two = two + 2
   end
-  at = behind
+  at = next_at
 end
 
 -- Remove the ids that were added although nothing will be stored; no other list contains them yet.
@@ -69,14 +69,14 @@ end
 
 local time, place = call('TIME'), call('INCRBY', base .. 'seq', count) - count
 local now, state = format('%.0f', time[1] * 1000000 + time[2] + ARGV[1]), 'E' .. flag .. '0 0 '
-local behind_changed = LAST.between(changed, absent)
+local after_changed = LAST.between(changed, absent)
 two, at = 0, from
 while at < last do
   local queue, lowest, jobs = ARGV[at + RUN.queue], ARGV[at + RUN.lowest], at + RUN.width
-  local behind = jobs + PLAIN.width * ARGV[at + RUN.size]
+  local next_at = jobs + PLAIN.width * ARGV[at + RUN.size]
   local middle, line, first = ' ' .. queue .. ' \n0 0 ' .. now .. ' E\n\n', base .. 'r:' .. queue, two + 1 + new
-  local upto = two + behind - jobs
-  call('HSET', base .. 'payloads', unpack(ARGV, jobs, behind - 1))
+  local upto = two + next_at - jobs
+  call('HSET', base .. 'payloads', unpack(ARGV, jobs, next_at - 1))
   call('ZADD', base .. 'l:E:' .. queue, unpack(places, first, upto))
   if new > 0 then
     place = place + 1
@@ -84,20 +84,20 @@ while at < last do
     ARGV[jobs + PLAIN.payload] = table.concat(record)
     two = two + new
   end
-  for payload = jobs + PLAIN.payload + new, behind - 1, PLAIN.width do
+  for payload = jobs + PLAIN.payload + new, next_at - 1, PLAIN.width do
     place = place + 1
     local spot = format('%.0f', lowest + place)
-    ARGV[payload] = state .. spot .. middle .. places[two + 1] .. behind_changed
+    ARGV[payload] = state .. spot .. middle .. places[two + 1] .. after_changed
     places[two + 1] = spot
     two = two + 2
   end
-  call('HSET', base .. 'jobs', unpack(ARGV, jobs, behind - 1))
+  call('HSET', base .. 'jobs', unpack(ARGV, jobs, next_at - 1))
   if call('EXISTS', line) == 0 then
     call('SADD', base .. 'work', queue)
     call('SADD', base .. 'queues', queue)
     call('PUBLISH', base .. 'wake', queue)
   end
   call('ZADD', line, unpack(places, first, upto))
-  at, new = behind, 0
+  at, new = next_at, 0
 end
 return 1

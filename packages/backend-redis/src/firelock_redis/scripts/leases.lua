@@ -24,7 +24,7 @@ function verbs.renew()
 end
 
 -- Return the session as a SESSION, nil if it was deleted.
-local function told(session)
+local function session_reply(session)
   local info, expires_at, alive, renewal, running =
     unpack(call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal', 'running'))
   return info and {
@@ -36,7 +36,7 @@ end
 -- Return the living session that comes first by started_at as a SESSION, nil for none.
 function verbs.oldest()
   local session = call('ZRANGE', base .. 'sl', 0, 0)[1]
-  return session and told(session)
+  return session and session_reply(session)
 end
 
 -- List sessions, oldest first, some at a time. ARGV from 3: the requested sessions, none for all. Return the sessions
@@ -48,7 +48,7 @@ function verbs.list(first)
     if place > 500 then
       left[#left + 1] = session
     else
-      reply[#reply + 1] = told(session) or nil
+      reply[#reply + 1] = session_reply(session) or nil
     end
   end
   return { left, reply }

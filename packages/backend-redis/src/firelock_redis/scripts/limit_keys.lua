@@ -93,12 +93,12 @@ function verbs.line(key, limit, id)
     end
   end)
   local text = id ~= '' and call('HGET', base .. 'jobs', id)
-  local queue, asks = match(text or '', RECORD.captures(queue, asks))
-  if asks and asks ~= '' then
-    asks = asks_of(asks)
-    local lane = queue .. ' ' .. asks.lane
-    local rank = call('ZRANK', base .. 'lane:' .. lane, asks.is_odd and id .. '\n' or id)
-    for other in string.gmatch(asks.lane, '[^\n]+') do
+  local queue, admission = match(text or '', RECORD.captures(queue, admission))
+  if admission and admission ~= '' then
+    admission = admission_of(admission)
+    local lane = queue .. ' ' .. admission.lane
+    local rank = call('ZRANK', base .. 'lane:' .. lane, admission.has_details and id .. '\n' or id)
+    for other in string.gmatch(admission.lane, '[^\n]+') do
       if other == key and rank then reply[LINE.own], reply[LINE.rank] = lane, rank end
     end
   end
@@ -121,9 +121,9 @@ end
 -- Return the jobs whose records show that they hold keys: by key, lists of ids with the time of the claim.
 local function holders_now()
   local found = {}
-  each_present(function(id, asks, text)
+  each_present(function(id, admission, text)
     local one = { id = id, at = tonumber(match(text, LAST.captures(claimed))) or 0 }
-    for _, use in ipairs(asks.uses) do put(found, use[USE.key], one) end
+    for _, use in ipairs(admission.uses) do put(found, use[USE.key], one) end
   end)
   return found
 end

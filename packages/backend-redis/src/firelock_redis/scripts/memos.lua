@@ -33,11 +33,11 @@ local function remember(first)
   local id, session, fence = ARGV[first + NEW_MEMO.job], ARGV[first + NEW_MEMO.session], ARGV[first + NEW_MEMO.fence]
   local name, replaces, bytes = ARGV[first + NEW_MEMO.name], ARGV[first + NEW_MEMO.replaces], ARGV[first + NEW_MEMO.bytes]
   local most, most_bytes = tonumber(ARGV[first + NEW_MEMO.most]), tonumber(ARGV[first + NEW_MEMO.most_bytes])
-  local is_done, said = ARGV[first + NEW_MEMO.is_done], ARGV[first + NEW_MEMO.said]
+  local is_done, memo = ARGV[first + NEW_MEMO.is_done], ARGV[first + NEW_MEMO.memo]
   local key = base .. 'memo:' .. id
   local stands = call('HGET', key, name)
   local job, why = writable(id, session, fence)
-  local given = bytes .. ' ' .. is_done .. ' ' .. said
+  local given = bytes .. ' ' .. is_done .. ' ' .. memo
   local place, before, was_done = match(stands or '', MEMO.captures(place, bytes, done))
   local is_repeat = stands and sub(stands, #place + 2) == given
   if not job and not (is_repeat and why == REFUSED and session == '') then return why, stands or '' end

@@ -22,14 +22,14 @@ local function move(template, first)
   if queue == '' then queue = job.queue end
   if priority == '' then priority = priority_before end
   if queue == job.queue and tonumber(priority) == tonumber(priority_before) then return '2' end
-  local said = string.gsub(template, '{([%w_]+)}', {
+  local summary = string.gsub(template, '{([%w_]+)}', {
     before = job.queue, priority_before = priority_before, after = queue, priority = priority,
   })
   put(removes, 'l:' .. job.state .. ':' .. job.queue, id)
   local is_ready = job.state == 'E' and job.session == ''
   if is_ready then put(removes, standing(job)) end
   job.queue, job.place = queue, int(order - priority * LEVEL)
-  job.history = job.history .. step(job.state, at, '"' .. said .. ': ' .. sub(reason, 2))
+  job.history = job.history .. step(job.state, at, '"' .. summary .. ': ' .. sub(reason, 2))
   add('l:' .. job.state .. ':' .. queue, job.changed, id)
   if is_ready then ready[#ready + 1] = job end
   save(job)

@@ -151,8 +151,8 @@ local function forget_rare(id)
   for _, tag in ipairs(tags) do put(removes, 't:' .. tag, id) end
   if recurring ~= cjson.null then put(removes, 'rj:' .. recurring, id) end
   for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[EDGE.parent_id], id) end
-  local is_read, said = pcall(cjson.decode, ties)
-  local batch = is_read and type(said) == 'table' and said[TIES.batch]
+  local is_read, decoded = pcall(cjson.decode, ties)
+  local batch = is_read and type(decoded) == 'table' and decoded[TIES.batch]
   if type(batch) == 'string' then put(removes, 'bm:' .. batch, id) end
 end
 
@@ -171,15 +171,15 @@ local function forget_flagged(id, flag)
 end
 
 -- Return the admission of the job, nil or false for most jobs.
-local function asks_in(text)
-  local asks = match(text, RECORD.captures(asks))
-  return asks and asks ~= '' and asks_of(asks)
+local function admission_in(text)
+  local admission = match(text, RECORD.captures(admission))
+  return admission and admission ~= '' and admission_of(admission)
 end
 
 -- Delete the unique key that points at the job, unless the key must stay taken for longer.
 local function forget_unique(id, text)
-  local asks = asks_in(text)
-  local use = asks and asks.unique
+  local admission = admission_in(text)
+  local use = admission and admission.unique
   local free_at, holder = match(use and call('HGET', base .. 'unique', use[UNIQUE.key]) or '', OWNED.captures(free_at, id))
   if holder == id and tonumber(free_at) <= now then
     call('HDEL', base .. 'unique', use[UNIQUE.key])
@@ -189,8 +189,8 @@ end
 
 -- Note that no session has the job any more, so that servers that wait for its keys are notified.
 local function free(text)
-  local asks = asks_in(text)
-  if asks and asks.lane ~= '' then freed[asks.lane] = true end
+  local admission = admission_in(text)
+  if admission and admission.lane ~= '' then freed[admission.lane] = true end
 end
 
 local function doom(id, text, state, queue, session, has_failed)
@@ -256,7 +256,7 @@ many('HDEL', base .. 'payloads', forgotten)
 forget_queues()
 
 local has_freed = next(freed) and 1 or 0
-tell_freed()
+notify_freed()
 
 local old = call('ZRANGEBYSCORE', base .. 'mz', '-inf', '(' .. int(now - 30 * DAY), 'LIMIT', 0, limit)
 local minutes = {}

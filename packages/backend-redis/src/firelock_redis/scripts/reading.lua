@@ -16,10 +16,10 @@ function verbs.get()
     local payloads = call('HMGET', base .. 'payloads', unpack(ARGV, first, last))
     local keys = {}
     for place = first, last do keys[place - first + 1] = base .. 'o:' .. ARGV[place] end
-    local told = call('MGET', unpack(keys))
+    local progress = call('MGET', unpack(keys))
     for number, text in ipairs(records) do
       local payload, before = payloads[number], FOUND.width * (first - 3 + number - 1)
-      reply[before + FOUND.record], reply[before + FOUND.payload], reply[before + FOUND.progress] = text, payload, told[number]
+      reply[before + FOUND.record], reply[before + FOUND.payload], reply[before + FOUND.progress] = text, payload, progress[number]
       size = size + #(text or '') + #(payload or '')
     end
   end
@@ -86,7 +86,7 @@ end
 function verbs.lists(states, queue)
   local reply = {}
   for number = 5, #ARGV do reply[#reply + 1] = call('ZCARD', base .. ARGV[number]) end
-  local function tell(name)
+  local function add_length(name)
     local length = call('ZCARD', base .. name)
     if length > 0 then
       reply[#reply + 1] = name
@@ -101,13 +101,13 @@ function verbs.lists(states, queue)
   end
   for state in string.gmatch(states, '.') do
     if state ~= 'P' then
-      for _, name in ipairs(queues) do tell('l:' .. state .. ':' .. name) end
+      for _, name in ipairs(queues) do add_length('l:' .. state .. ':' .. name) end
     elseif queue == '' or call('HGET', base .. 'running', queues[1]) then
       -- Every session that might hold a job here: living sessions, and dead sessions until all their jobs are taken.
       for _, sessions in ipairs({
         call('SMEMBERS', base .. 'living'), call('ZRANGE', base .. 'sx', 0, -1), call('ZRANGE', base .. 'ending', 0, -1),
       }) do
-        for _, session in ipairs(sessions) do tell('held:' .. session) end
+        for _, session in ipairs(sessions) do add_length('held:' .. session) end
       end
     end
   end

@@ -71,10 +71,10 @@ function verbs.reconcile(session)
       lost[#lost + 1] = { [LOST.number] = (arg - 4) / HELD.width }
       lost_ids[#lost_ids + 1] = id
     elseif at ~= '' then
-      local _, behind, was = find(texts[id], STARTED)
-      if behind and was ~= at then
+      local _, after, was = find(texts[id], STARTED)
+      if after and was ~= at then
         started[#started + 1] = id
-        started[#started + 1] = sub(texts[id], 1, behind - #was - 1) .. at .. sub(texts[id], behind)
+        started[#started + 1] = sub(texts[id], 1, after - #was - 1) .. at .. sub(texts[id], after)
       end
     end
   end
@@ -119,7 +119,7 @@ end
 -- ---- end -------------------------------------------------------------------------------------------------------
 
 -- Return the job to its old place in the queue: with a crash, or without a line in its history.
-local function take_back(job, has_crashed, reason, not_started, now)
+local function return_job(job, has_crashed, reason, not_started, now)
   leave(job)
   if has_crashed then
     job.history = job.history .. step('E', now, reason, job.attempt, job.claimed, job.started, job.server)
@@ -154,7 +154,7 @@ local function take(session, running, reason, not_started, limit)
     local id = ids[number]
     if job and job.state == 'P' and job.session == session then
       local has_crashed = not blamed or blamed[id] ~= nil
-      take_back(job, has_crashed, reason, not_started, now)
+      return_job(job, has_crashed, reason, not_started, now)
       local list = has_crashed and crashed or returned
       list[#list + 1] = id
     else
@@ -164,7 +164,7 @@ local function take(session, running, reason, not_started, limit)
   local taken = #ids
   if taken < tonumber(limit) then taken = taken + take_tails(session, limit - taken) end
   flush()
-  tell_freed()
+  notify_freed()
   return taken >= tonumber(limit) and 1 or 0, crashed, returned
 end
 

@@ -88,8 +88,8 @@ end
 -- kept because their children keep waiting. If the limit is reached before that, looked HASH parent -> "end dependency"
 -- stores the end of the parent and the last dependency that was checked.
 local function release_children(limit, now)
-  local looked_at, parents = 0, 0
-  while looked_at < limit and parents < limit do
+  local checked, parents = 0, 0
+  while checked < limit and parents < limit do
     local first = call('ZRANGE', base .. 'releasing', 0, 0, 'WITHSCORES')
     if not first[1] then break end
     parents = parents + 1
@@ -97,9 +97,9 @@ local function release_children(limit, now)
     local parent, is_done = known[first[1]], true
     local is_final = parent and FINAL[parent.state]
     if is_final then
-      local wanted = limit - looked_at
+      local wanted = limit - checked
       local some = look_from(parent, first[2], wanted, now)
-      looked_at, is_done = looked_at + some, some < wanted
+      checked, is_done = checked + some, some < wanted
     end
     if is_done then
       withdraw(first[1])
@@ -111,7 +111,7 @@ local function release_children(limit, now)
     end
   end
   flush()
-  return looked_at
+  return checked
 end
 
 -- ---- batches -------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ end
 
 -- Decide the batch and change some of its members accordingly; return the number of checked items. Changes that do not
 -- affect other jobs are written later, together with those of other batches.
-local function look_at(id, limit, now)
+local function check_batch(id, limit, now)
   know({ id })
   local batch, row = known[id], batches().row_of(id)
   local moved = 0
@@ -238,19 +238,19 @@ end
 function verbs.release(limit, text)
   despite_full_memory()
   read_rules(text)
-  local now, looked_at, batch = int(clock()), 0, nil
+  local now, checked, batch = int(clock()), 0, nil
   limit = tonumber(limit)
   repeat
     if announced then
       announced = false
-      looked_at = looked_at + release_children(limit - looked_at, now)
+      checked = checked + release_children(limit - checked, now)
     end
-    batch = looked_at < limit and call('ZPOPMIN', base .. 'changed')[1]
-    if batch then looked_at = looked_at + look_at(batch, limit - looked_at, now) end
+    batch = checked < limit and call('ZPOPMIN', base .. 'changed')[1]
+    if batch then checked = checked + check_batch(batch, limit - checked, now) end
   until not batch
   flush()
-  tell_freed()
-  return { looked_at, call('EXISTS', base .. 'releasing', base .. 'changed') > 0 and 1 or 0 }
+  notify_freed()
+  return { checked, call('EXISTS', base .. 'releasing', base .. 'changed') > 0 and 1 or 0 }
 end
 
 return run(verbs)

@@ -23,7 +23,7 @@ from firelock_redis.layout.words import Change, Further, Group
 from firelock_redis.verbs.memos import memo_field
 
 # Microseconds until a job checks the jobs in other partitions again for which it waits.
-_LOOK_ELSEWHERE = 5_000_000
+_CHECK_ELSEWHERE_AFTER = 5_000_000
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 _MINUTE = 60_000_000
 _FIELD_BY_FIELD = 200  # changes other than plain ends that one script makes
@@ -180,7 +180,7 @@ def _further_fields(transition: Transition, partitions: Partitions) -> list[Any]
         waits=text_word(transition.waits_for),
         forgets="" if transition.forget_from is None else memo_field(*transition.forget_from),
         elsewhere=elsewhere,
-        look_at=transition.at + _LOOK_ELSEWHERE if elsewhere else "",
+        check_at=transition.at + _CHECK_ELSEWHERE_AFTER if elsewhere else "",
         gone=_PARENT_GONE,
         parents=len(local),
     )

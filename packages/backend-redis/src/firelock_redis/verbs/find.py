@@ -99,7 +99,7 @@ class _ListWalk:
     partition: int
     lists: Sequence[str]
     sets: Sequence[str] = ()  # further lists that must contain a job
-    told: str = (
+    time_kind: str = (
         "score"  # for another value, the order of the lists is not that of the page: they are read whole
     )
     reached: rules.Place | None = None
@@ -111,7 +111,7 @@ class _ListWalk:
 
         If the lists are in another order than the page, read all places.
         """
-        if self.told != "score":
+        if self.time_kind != "score":
             self._read_whole(database, query)
             return False
         wanted = min(wanted, _AT_ONCE)
@@ -150,7 +150,7 @@ class _ListWalk:
             place_id=after[1],
             wanted=wanted,
             budget=cost,
-            told=self.told,
+            time=self.time_kind,
             prefix=where.id_prefix or "",
             state="" if state is None or are_of_state else LETTERS[state],
             queue="" if where.queue is None or are_of_queue else where.queue,
@@ -231,10 +231,10 @@ def _walks_in(database: RedisDatabase, partition: int, where: JobFilter) -> Iter
 
 
 def _merged(
-    partition: int, lists: Sequence[str], sets: Sequence[str], told: str = "score"
+    partition: int, lists: Sequence[str], sets: Sequence[str], time_kind: str = "score"
 ) -> Iterator[_ListWalk]:
     for start in range(0, len(lists), _TOGETHER):
-        yield _ListWalk(partition, lists[start : start + _TOGETHER], sets, told)
+        yield _ListWalk(partition, lists[start : start + _TOGETHER], sets, time_kind)
 
 
 def _rare_lists(where: JobFilter) -> list[str]:
@@ -406,7 +406,7 @@ class FindVerbs(RedisVerbs):
 def read_texts(database: RedisDatabase, ids: Iterable[str]) -> dict[str, Texts]:
     """Return the stored strings of the jobs by id; jobs that are not stored are missing."""
     found: dict[str, Texts] = {}
-    for partition, asked in database.partitions.parted(dict.fromkeys(ids)).items():
+    for partition, asked in database.partitions.by_partition(dict.fromkeys(ids)).items():
         while asked:
             some = asked[:_READ_AT_ONCE]
             texts, width = database.run("reading.get", partition, *some), len(Found._fields)
@@ -473,7 +473,7 @@ def _grouped(
 
     A group contains the fingerprint, the number of jobs, and the position of its first job among the places.
     """
-    for partition, here in database.partitions.parted(places, itemgetter(1)).items():
+    for partition, here in database.partitions.by_partition(places, itemgetter(1)).items():
         for start in range(0, len(here), _READ_AT_ONCE):
             some = here[start : start + _READ_AT_ONCE]
             yield some, database.run("reading.failures", partition, *(id for _, id in some))

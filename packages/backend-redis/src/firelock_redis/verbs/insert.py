@@ -93,7 +93,7 @@ class InsertVerbs(RecordVerbs):
             return self._insert_if(jobs, only_if)
         if self._partitions.number == 1 and jobs:
             return Inserted(_store_jobs(self.database, 0, jobs))
-        places = self._partitions.parted(range(len(jobs)), lambda place: jobs[place].id)
+        places = self._partitions.by_partition(range(len(jobs)), lambda place: jobs[place].id)
         results: list[bool | Duplicate] = [False] * len(jobs)
         # Partitions with jobs that might be refused come first. If there are several of them, all are checked
         # before anything is stored.
@@ -139,9 +139,11 @@ class InsertVerbs(RecordVerbs):
 
 
 def _is_refusable(job: NewJob) -> bool:
-    asks = job.admission
+    admission = job.admission
     return (
-        bool(job.parents) or job.relations_json is not None or (asks is not None and asks.unique is not None)
+        bool(job.parents)
+        or job.relations_json is not None
+        or (admission is not None and admission.unique is not None)
     )
 
 
@@ -263,36 +265,40 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     arguments: list[Any] = []
     run, count = None, 0  # as in `_plain_arguments`
     for job in jobs:  # hot path: add a `KeyedJob` for each job
-        asks = job.admission
-        if asks is None or job.relations_json is not None or _stored_separately(job) != _NOTHING_SEPARATE:
+        admission = job.admission
+        if (
+            admission is None
+            or job.relations_json is not None
+            or _stored_separately(job) != _NOTHING_SEPARATE
+        ):
             return None
-        lane_and_key = _lane_and_key(asks)
-        if lane_and_key is None:
+        lane_and_details = _lane_and_details(admission)
+        if lane_and_details is None:
             return None
         if (job.queue, job.priority) != run:
             run, count = (job.queue, job.priority), len(arguments) + _SIZE
             arguments += Run(queue=job.queue, lowest=lowest_place(job.priority), size=0)
-        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json, *lane_and_key)
+        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json, *lane_and_details)
         arguments[count] += 1
     return arguments
 
 
 @lru_cache(1_000)
-def _lane_and_key(asks: Admission) -> tuple[str, str] | None:
-    """Return the last two values of a `KeyedJob`: `lane` and `said`.
+def _lane_and_details(admission: Admission) -> tuple[str, str] | None:
+    """Return the last two values of a `KeyedJob`: `lane` and `details`.
 
     Return None if the script does not support the unique key: a duplicate call changes the job that has the
     key, or raises an error.
     """
-    lane, use = lane_of(asks), asks.unique
-    is_late = asks.start_before is not None or asks.start_within is not None
-    is_odd = is_late or any(one.cost != 1 or one.is_strict for one in asks.limits)
-    said = "\n" if lane and is_odd else ""
+    lane, use = lane_of(admission), admission.unique
+    is_late = admission.start_before is not None or admission.start_within is not None
+    has_details = is_late or any(one.cost != 1 or one.is_strict for one in admission.limits)
+    details = "\n" if lane and has_details else ""
     if use is not None:
         if use.keeps_last or use.raises or use.wait is not None:
             return None
-        said += f" {use.at_least} {use.key}"
-    return lane or "", said
+        details += f" {use.at_least} {use.key}"
+    return lane or "", details
 
 
 def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
@@ -309,7 +315,7 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
             due=number_word(job.due_at),
             reason=text_word(job.reason),
             recurring=job.recurring_id or "",
-            asks=job.admission_json or "",
+            admission=job.admission_json or "",
             relations=job.relations_json or "",
             tags=len(job.tags),
         )
@@ -344,8 +350,8 @@ def answered(jobs: Sequence[NewJob], reply: Sequence[Any]) -> list[bool | Duplic
 
 
 def _raise_duplicate(job: NewJob, holder: str, why: str) -> None:
-    asks = job.admission
-    if asks is not None and asks.unique is not None:
+    admission = job.admission
+    if admission is not None and admission.unique is not None:
         state = State.DELETED if why == "deleted" else State.ENQUEUED
-        facts = JobFacts(state, 0, 0, why == "deleted", None, asks)
-        refuse_duplicate(asks.unique, UniqueRow(holder, 0), facts)
+        facts = JobFacts(state, 0, 0, why == "deleted", None, admission)
+        refuse_duplicate(admission.unique, UniqueRow(holder, 0), facts)

@@ -100,10 +100,10 @@ def _key_state(reply: Sequence[Any]) -> KeyState:
     )
 
 
-def asked_keys(asks: Admission) -> list[str]:
+def admission_keys(admission: Admission) -> list[str]:
     """Return the keys that determine the partition of a job with this admission."""
-    keys = [use.key for use in asks.limits]
-    return keys if asks.unique is None else [*keys, asks.unique.key]
+    keys = [use.key for use in admission.limits]
+    return keys if admission.unique is None else [*keys, admission.unique.key]
 
 
 def require_keys_colocated(partitions: Partitions, jobs: Sequence[NewJob]) -> None:
@@ -113,13 +113,13 @@ def require_keys_colocated(partitions: Partitions, jobs: Sequence[NewJob]) -> No
         ConfigurationError: If a job is in another partition than one of its keys. Nothing was stored.
     """
     for job in jobs:
-        asks = job.admission
-        if asks is None:
+        admission = job.admission
+        if admission is None:
             continue
-        keys = asked_keys(asks)
+        keys = admission_keys(admission)
         if {partitions.of(job.id)}.issuperset(map(partitions.of_key, keys)):
             continue
-        unique = None if asks.unique is None else asks.unique.key
+        unique = None if admission.unique is None else admission.unique.key
         shown = " and ".join(repr(key.partition(" ")[2] if key == unique else key) for key in keys)
         raise ConfigurationError(
             f"Job {job.id} of task {job.task!r} must be in the same partition as {shown}. This Redis has "

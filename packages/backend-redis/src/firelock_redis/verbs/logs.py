@@ -25,7 +25,7 @@ class LogVerbs(RedisVerbs):
         self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
     ) -> Collection[str]:
         """See `Storage.append_logs`; one round trip per partition, more for large logs."""
-        for partition, ids in self._partitions.parted(sorted({*lines, *progress})).items():
+        for partition, ids in self._partitions.by_partition(sorted({*lines, *progress})).items():
             words: list[object] = []
             size = 0
             for piece in _pieces(ids, lines, progress):

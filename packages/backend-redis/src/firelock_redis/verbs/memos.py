@@ -41,7 +41,7 @@ class MemoVerbs(RedisVerbs):
         """See `Storage.remember`; one round trip per partition, more for many or large memos."""
         self.refuse_within(within)
         found: list[Remembered] = [Remembered(Applied.MISSING)] * len(memos)
-        places = self._partitions.parted(range(len(memos)), lambda place: memos[place].job_id)
+        places = self._partitions.by_partition(range(len(memos)), lambda place: memos[place].job_id)
         for partition, here in places.items():
             arguments: list[object] = []
             asked: list[int] = []
@@ -88,7 +88,7 @@ class MemoVerbs(RedisVerbs):
     def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
         """See `Storage.batch_counts`; one round trip per 100 batches of a partition."""
         found: dict[str, BatchCounts | None] = {}
-        for partition, here in self._partitions.parted(dict.fromkeys(ids)).items():
+        for partition, here in self._partitions.by_partition(dict.fromkeys(ids)).items():
             for first in range(0, len(here), _AT_ONCE):
                 some = here[first : first + _AT_ONCE]
                 for id, reply in zip(some, self._run("memos.batch_counts", partition, *some), strict=True):
@@ -156,10 +156,10 @@ def _memo_arguments(asked: NewMemo) -> MemoWords:
         most_bytes=MEMOS_BYTES,
         bytes=len((memo.value or "").encode(errors="surrogatepass")),
         is_done=int(memo.is_done),
-        said=MEMO.write_of(memo),
+        memo=MEMO.write_of(memo),
     )
 
 
 def _memo(kind: MemoKind, name: str, stored: str) -> Memo:
-    place, is_done, fields = MEMO_TEXT.read(stored, "place", "done", "said")
+    place, is_done, fields = MEMO_TEXT.read(stored, "place", "done", "memo")
     return Memo(kind=kind, name=name, place=int(place), is_done=is_done == "1", **MEMO.read(fields))

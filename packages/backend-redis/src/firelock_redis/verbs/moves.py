@@ -21,7 +21,7 @@ class MoveVerbs(RedisVerbs):
     @override
     def move(self, moves: Sequence[Move]) -> list[Applied]:
         """See `Storage.move`; one round trip per 250 jobs of a partition."""
-        places = self._partitions.parted(range(len(moves)), lambda at: moves[at].job_id)
+        places = self._partitions.by_partition(range(len(moves)), lambda at: moves[at].job_id)
         results = [Applied.REFUSED] * len(moves)
         for partition, here in places.items():
             for first in range(0, len(here), _AT_ONCE):

@@ -105,9 +105,9 @@ class SessionVerbs(RedisVerbs):
         is_lost = False
         lost: dict[int, LostClaim] = {}  # by the place in `held`
         unknown: list[ClaimedJob] = []
-        parted = self._partitions.parted(range(len(held)), lambda place: held[place].job_id)
+        by_partition = self._partitions.by_partition(range(len(held)), lambda place: held[place].job_id)
         for partition in range(self._partitions.number):
-            places = parted.get(partition, [])
+            places = by_partition.get(partition, [])
             arguments: list[str | int] = []
             for place in places:
                 one = held[place]

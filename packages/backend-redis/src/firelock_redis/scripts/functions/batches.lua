@@ -132,14 +132,14 @@ local function batches()
     return added
   end
 
-  local function text_in(said)
-    return type(said) == 'string' and said or nil
+  local function text_in(value)
+    return type(value) == 'string' and value or nil
   end
 
   -- Return whether these values are the rules of a batch: its name, whether it fails fast, and three numbers or nulls.
-  local function are_rules(said)
-    if type(said) ~= 'table' or type(said[RULES.name]) ~= 'string' then return false end
-    for _, keep in ipairs({ said[RULES.succeeded], said[RULES.failed], said[RULES.deleted] }) do
+  local function are_rules(decoded)
+    if type(decoded) ~= 'table' or type(decoded[RULES.name]) ~= 'string' then return false end
+    for _, keep in ipairs({ decoded[RULES.succeeded], decoded[RULES.failed], decoded[RULES.deleted] }) do
       if keep ~= cjson.null and type(keep) ~= 'number' then return false end
     end
     return true
@@ -148,14 +148,14 @@ local function batches()
   -- Return the readable relations, as `read_relations` in model/dependencies.py does; an unreadable string must not
   -- make the script fail.
   local function read_relations(text)
-    local is_read, said = pcall(cjson.decode, text or '[]')
-    if not is_read or type(said) ~= 'table' then said = {} end
+    local is_read, decoded = pcall(cjson.decode, text or '[]')
+    if not is_read or type(decoded) ~= 'table' then decoded = {} end
     local inputs = {}
-    for _, input in ipairs(type(said[TIES.inputs]) == 'table' and said[TIES.inputs] or {}) do
+    for _, input in ipairs(type(decoded[TIES.inputs]) == 'table' and decoded[TIES.inputs] or {}) do
       if type(input) == 'table' and type(input[INPUT.job]) == 'string' then inputs[#inputs + 1] = input end
     end
-    local rules = are_rules(said[TIES.rules]) and said[TIES.rules] or nil
-    return { batch = text_in(said[TIES.batch]), caller = text_in(said[TIES.caller]), inputs = inputs, rules = rules }
+    local rules = are_rules(decoded[TIES.rules]) and decoded[TIES.rules] or nil
+    return { batch = text_in(decoded[TIES.batch]), caller = text_in(decoded[TIES.caller]), inputs = inputs, rules = rules }
   end
 
   -- Return the relations of the job: its batch, its caller, the inputs that it gets from other jobs, and the rules of a

@@ -42,7 +42,7 @@ local function replaced_payload(stored, given)
 end
 
 -- Return the job's admission with the limits of the call.
-local function replaced_asks(stored, given)
+local function replaced_admission(stored, given)
   return ' [' .. sub(given, 3, array_end(given, 3)) .. sub(stored, array_end(stored, 3) + 1)
 end
 
@@ -50,6 +50,6 @@ end
 local function add_duplicate(job, at)
   local before, last = match('\n' .. job.history, '^(.*\n)([^\n]+\n)$')
   local count = last and match(last, '^%["%a+",%-?%d+,"(%d+) duplicate calls?"%]\n$')
-  local said = count and int(count + 1) .. ' duplicate calls' or '1 duplicate call'
-  job.history = (count and sub(before, 2) or job.history) .. step(job.state, at, '"' .. said .. '"')
+  local line = count and int(count + 1) .. ' duplicate calls' or '1 duplicate call'
+  job.history = (count and sub(before, 2) or job.history) .. step(job.state, at, '"' .. line .. '"')
 end

@@ -29,7 +29,7 @@
 -- Jobs with limits are not in r: but in lanes, one for each set of keys. The name of a lane consists of its keys,
 -- joined by line ends.
 --   lane:<queue> <keys> ZSET: the jobs that can be claimed, by place; a line end follows the id of a job that a claim
---     must check separately, see `is_odd`
+--     must check separately, see `has_details`
 --   ring:<queue> ZSET: the lanes that have jobs, by their turn
 --   laned SET: the queues with a ring
 --   turn: the number of the last turn
@@ -37,7 +37,7 @@
 --     line end" for each key until it is pruned
 -- The keys of claims are described in limits.lua.
 
-local WHOLE = RECORD.captures(state, flags, attempt, fence, place, queue, session, retries, crashes, enqueued, origin, asks, error, rest)
+local WHOLE = RECORD.captures(state, flags, attempt, fence, place, queue, session, retries, crashes, enqueued, origin, admission, error, rest)
 local FIELDS = LAST.captures(changed, claimed, started, ended, expires, due, server, reason, result, absent, waits)
 local NAMES = {
   W = 'awaiting', C = 'scheduled', E = 'enqueued', P = 'processing', S = 'succeeded', F = 'failed', D = 'deleted',
@@ -64,7 +64,7 @@ local function read(id, text)
   local job = { id = id }
   local rest
   job.state, job.flag, job.attempt, job.fence, job.place, job.queue, job.session, job.retries, job.crashes,
-    job.enqueued, job.origin, job.asks, job.error, rest = match(text, WHOLE)
+    job.enqueued, job.origin, job.admission, job.error, rest = match(text, WHOLE)
   job.history = match(rest, '^(.*\n)[^\n]*$') or ''
   job.changed, job.claimed, job.started, job.ended, job.expires, job.due, job.server, job.reason, job.result,
     job.absent, job.waits = match(text, FIELDS)
@@ -84,7 +84,7 @@ end
 local function written(job)
   return job.state .. job.flag .. job.attempt .. ' ' .. job.fence .. ' ' .. job.place .. ' ' .. job.queue
     .. ' ' .. job.session .. '\n' .. job.retries .. ' ' .. job.crashes .. ' ' .. job.enqueued .. ' ' .. job.origin
-    .. job.asks .. '\n' .. job.error .. '\n' .. job.history
+    .. job.admission .. '\n' .. job.error .. '\n' .. job.history
     .. table.concat({
       job.changed, job.claimed, job.started, job.ended, job.expires, job.due, job.server, job.reason,
       job.result, job.absent, job.waits ~= '' and job.waits or nil,
@@ -110,55 +110,55 @@ end
 
 -- ---- admission ------------------------------------------------------------------------------------------------
 
-local asked = {}  -- by the string in the record
+local parsed = {}  -- by the string in the record
 
 local UNTIL = { started = true, ended = true, succeeded = true, due = true }
 
-local function parse_asks(text)
-  local said, keys, null = cjson.decode(text), {}, cjson.null
-  local uses, unique, before, within = said[ASKS.uses], said[ASKS.unique], said[ASKS.before], said[ASKS.within]
-  local asks = { uses = uses, is_odd = before ~= null or within ~= null }
+local function parse_admission(text)
+  local decoded, keys, null = cjson.decode(text), {}, cjson.null
+  local uses, unique, before, within = decoded[ADMISSION.uses], decoded[ADMISSION.unique], decoded[ADMISSION.before], decoded[ADMISSION.within]
+  local admission = { uses = uses, has_details = before ~= null or within ~= null }
   for number, use in ipairs(uses) do
     assert(type(use[USE.key]) == 'string' and type(use[USE.cost]) == 'number')
     keys[number] = use[USE.key]
-    asks.is_odd = asks.is_odd or use[USE.cost] ~= 1 or use[USE.strict] ~= 0
+    admission.has_details = admission.has_details or use[USE.cost] ~= 1 or use[USE.strict] ~= 0
   end
-  asks.lane = table.concat(keys, '\n')
+  admission.lane = table.concat(keys, '\n')
   if unique ~= null then
     local key, kept_until, at_least = unique[UNIQUE.key], unique[UNIQUE.kept_until], unique[UNIQUE.at_least]
     assert(type(key) == 'string' and type(kept_until) == 'string' and type(at_least) == 'number')
-    asks.unique, asks.is_unread = unique, not UNTIL[kept_until]
+    admission.unique, admission.is_unread = unique, not UNTIL[kept_until]
   end
-  if before ~= null then asks.before = before end
-  if within ~= null then asks.within = within end
-  return asks
+  if before ~= null then admission.before = before end
+  if within ~= null then admission.within = within end
+  return admission
 end
 
 -- Return the admission of a job; it is empty if the string cannot be read. Its fields:
 --   lane: the lane of the job, empty for none
 --   uses: the uses of limits, each a USE
---   is_odd: whether a claim must check more than the lane, because the cost is not 1, the job keeps its key between
+--   has_details: whether a claim must check more than the lane, because the cost is not 1, the job keeps its key between
 --     attempts, or the job has a latest start
 --   unique: the use of a unique key, see UNIQUE
 --   before, within: `start_before` and `start_within` of `Admission`
 --   is_unread: whether only a newer release knows how long the unique key is kept
-local function asks_of(text)
-  local asks = asked[text]
-  if not asks then
-    local is_read, found = pcall(parse_asks, text)
-    asks = is_read and found or { uses = {}, lane = '', is_unread = true }
-    asked[text] = asks
+local function admission_of(text)
+  local admission = parsed[text]
+  if not admission then
+    local is_read, found = pcall(parse_admission, text)
+    admission = is_read and found or { uses = {}, lane = '', is_unread = true }
+    parsed[text] = admission
   end
-  return asks
+  return admission
 end
 
 -- ---- pending changes ------------------------------------------------------------------------------------------
 
 -- Changes are collected, and `flush` writes them. A job must not be saved twice before a flush.
-local saved, counted, behind, ready, adds, removes, running, buckets, tails, cut, gone, lanes
+local saved, counted, at_back, ready, adds, removes, running, buckets, tails, cut, gone, lanes
 
 local function begin_batch()
-  saved, behind, ready, adds, removes, running, buckets, tails, cut, gone, lanes = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+  saved, at_back, ready, adds, removes, running, buckets, tails, cut, gone, lanes = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
   counted = {}
 end
 
@@ -220,11 +220,11 @@ end
 
 -- Return the list of claimable jobs to which a job belongs, and the name of the job in this list.
 local function standing(job)
-  local asks = job.asks ~= '' and asks_of(job.asks)
-  if not asks or asks.lane == '' then return 'r:' .. job.queue, job.id end
-  local name = 'lane:' .. job.queue .. ' ' .. asks.lane
+  local admission = job.admission ~= '' and admission_of(job.admission)
+  if not admission or admission.lane == '' then return 'r:' .. job.queue, job.id end
+  local name = 'lane:' .. job.queue .. ' ' .. admission.lane
   lanes[name] = job.queue
-  return name, asks.is_odd and job.id .. '\n' or job.id
+  return name, admission.has_details and job.id .. '\n' or job.id
 end
 
 local freed = {}  -- lanes of jobs that do not hold their keys any more, or might not hold them
@@ -234,7 +234,7 @@ local function leave(job)
   if state == 'P' then
     put(removes, 'held:' .. job.session, id)
     running[queue] = (running[queue] or 0) - 1
-    if job.asks ~= '' then freed[asks_of(job.asks).lane] = true end
+    if job.admission ~= '' then freed[admission_of(job.admission).lane] = true end
     return
   end
   put(removes, 'l:' .. state .. ':' .. queue, id)
@@ -264,13 +264,13 @@ local function enter(job)
   if is(job, 'i') then batches().follow_inputs(job) end
   if FINAL[state] then
     expires(job.expires, id)
-    if job.asks ~= '' then freed[asks_of(job.asks).lane] = true end
+    if job.admission ~= '' then freed[admission_of(job.admission).lane] = true end
   end
 end
 
 -- Give the job a place after all other jobs of its queue; the jobs of one flush get their places in order of id.
 local function to_back(job)
-  behind[#behind + 1] = job
+  at_back[#at_back + 1] = job
 end
 
 -- Let the jobs expire in that minute.
@@ -299,19 +299,19 @@ end
 -- Assign places to the jobs that go to the end of their queue. The upper bits of a place contain the priority, the
 -- lower bits the order of arrival.
 local function number_places()
-  if #behind == 0 then return end
-  table.sort(behind, function(one, other) return one.id < other.id end)
-  local last = call('INCRBY', base .. 'seq', #behind)
-  for number, job in ipairs(behind) do
-    job.place = int(math.floor(job.place / 2 ^ 45) * 2 ^ 45 + last - #behind + number)
+  if #at_back == 0 then return end
+  table.sort(at_back, function(one, other) return one.id < other.id end)
+  local last = call('INCRBY', base .. 'seq', #at_back)
+  for number, job in ipairs(at_back) do
+    job.place = int(math.floor(job.place / 2 ^ 45) * 2 ^ 45 + last - #at_back + number)
   end
 end
 
 -- Notify waiting servers if claims were refused because of keys that jobs no longer hold. This is not needed if this
 -- script's own claim has requested jobs of the queue and had room left: `is_seen` returns whether this is so. It is nil
 -- if the script does not claim.
-local function tell_freed(is_seen)
-  local keys, told = {}, {}
+local function notify_freed(is_seen)
+  local keys, notified = {}, {}
   if call('EXISTS', base .. 'short') == 0 then freed = {} end
   for lane in pairs(freed) do
     for key in string.gmatch(lane, '[^\n]+') do keys[#keys + 1] = key end
@@ -320,11 +320,11 @@ local function tell_freed(is_seen)
   for first = 1, #keys, CHUNK do
     local some = { unpack(keys, first, math.min(first + CHUNK - 1, #keys)) }
     for number, queue in ipairs(call('HMGET', base .. 'short', unpack(some))) do
-      if queue and not (is_seen and is_seen(queue)) then told[#told + 1] = some[number] end
+      if queue and not (is_seen and is_seen(queue)) then notified[#notified + 1] = some[number] end
     end
   end
-  if #told == 0 then return end
-  many('HDEL', base .. 'short', told)
+  if #notified == 0 then return end
+  many('HDEL', base .. 'short', notified)
   wake('*')
 end
 
@@ -437,7 +437,7 @@ end
 
 local function clear_tail(job)
   put(cut, job.session, job.id)
-  if job.asks ~= '' then freed[asks_of(job.asks).lane] = true end
+  if job.admission ~= '' then freed[admission_of(job.admission).lane] = true end
   job.session = ''
   if job.state == 'E' then ready[#ready + 1] = job end
   save(job)

@@ -149,10 +149,10 @@ local function limits()
     end
     local texts = stored
     if not texts then
-      local asked = {}
+      local fields = {}
       texts = {}
-      for number, key in ipairs(fresh) do asked[2 * number - 1], asked[2 * number] = key, name_of(key) end
-      for number, text in ipairs(call('HMGET', base .. 'limits', unpack(asked))) do texts[asked[number]] = text end
+      for number, key in ipairs(fresh) do fields[2 * number - 1], fields[2 * number] = key, name_of(key) end
+      for number, text in ipairs(call('HMGET', base .. 'limits', unpack(fields))) do texts[fields[number]] = text end
     end
     local used = call('HMGET', base .. 'free', unpack(fresh))
     for number, key in ipairs(fresh) do
@@ -198,12 +198,12 @@ local function limits()
       elseif letter == 'S' then
         gone[#gone + 1] = member
       else
-        local queue, session, asks = match(text, RECORD.captures(queue, session, asks))
+        local queue, session, admission = match(text, RECORD.captures(queue, session, admission))
         local keeps = #member > #id and not FINAL[letter]
         if session and (session ~= '' or keeps) then
           alive[#alive + 1] = member
           if letter == 'E' and session == '' then
-            state.returning, state.returning_in = id, queue .. ' ' .. asks_of(asks).lane
+            state.returning, state.returning_in = id, queue .. ' ' .. admission_of(admission).lane
           end
         else
           gone[#gone + 1] = member
@@ -342,24 +342,24 @@ local function limits()
     return lane.members[lane.given + 1]
   end
 
-  -- Return the details of a job whose member is marked as odd: its id, its costs by key, its strict keys, and whether
-  -- its latest start has passed.
+  -- Return the details of a job whose member is marked as having some: its id, its costs by key, its strict keys, and
+  -- whether its latest start has passed.
   local function closely(member)
     local id = sub(member, 1, -2)
     local text = call('HGET', base .. 'jobs', id)
-    local attempt, crashes, enqueued, asks =
-      match(text or '', RECORD.captures(attempt, crashes, enqueued, asks))
-    if not asks then return id, nil, {}, false end
-    asks = asks_of(asks)
-    if not asks.costs then
-      asks.costs, asks.strict = {}, {}
-      for _, use in ipairs(asks.uses) do
-        asks.costs[use[USE.key]], asks.strict[use[USE.key]] = use[USE.cost], use[USE.strict] ~= 0 or nil
+    local attempt, crashes, enqueued, admission =
+      match(text or '', RECORD.captures(attempt, crashes, enqueued, admission))
+    if not admission then return id, nil, {}, false end
+    admission = admission_of(admission)
+    if not admission.costs then
+      admission.costs, admission.strict = {}, {}
+      for _, use in ipairs(admission.uses) do
+        admission.costs[use[USE.key]], admission.strict[use[USE.key]] = use[USE.cost], use[USE.strict] ~= 0 or nil
       end
     end
     local is_late = attempt == '0' and crashes == '0'
-      and ((asks.before and now > asks.before) or (asks.within and now > enqueued + asks.within)) and true or false
-    return id, asks.costs, asks.strict, is_late
+      and ((admission.before and now > admission.before) or (admission.within and now > enqueued + admission.within)) and true or false
+    return id, admission.costs, admission.strict, is_late
   end
 
   -- Start the job: charge its keys, and list it for the keys that limit concurrent jobs.
@@ -417,8 +417,8 @@ local function limits()
     return room
   end
 
-  -- Give out jobs at the head of the last remaining lane: as many as its keys admit, up to the first odd one. Return
-  -- whether any were given out.
+  -- Give out jobs at the head of the last remaining lane: as many as its keys admit, up to the first one with details.
+  -- Return whether any were given out.
   local function give_many(lane, room, given)
     if not admits(lane) or returning(lane) then return give(lane, room, given) end
     local count = 0

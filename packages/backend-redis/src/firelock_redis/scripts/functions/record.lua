@@ -36,8 +36,8 @@ local function set_pause(queue, is_paused)
   if not is_paused then wake('*') end
 end
 
--- Call `tell` with the record of each job with limits that a session has, running or as a tail.
-local function each_present(tell)
+-- Call `visit` with the record of each job with limits that a session has, running or as a tail.
+local function each_present(visit)
   local sessions, seen = {}, {}
   for _, some in ipairs({
     call('SMEMBERS', base .. 'living'), call('ZRANGE', base .. 'sx', 0, -1), call('ZRANGE', base .. 'ending', 0, -1),
@@ -48,11 +48,11 @@ local function each_present(tell)
     local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
     for _, id in ipairs(call('SMEMBERS', base .. 'tails:' .. session)) do ids[#ids + 1] = id end
     for number, text in ipairs(records(ids)) do
-      local holder, asks
-      if text then holder, asks = match(text, RECORD.captures(session, asks)) end
-      if asks and asks ~= '' and holder ~= '' and not seen[ids[number]] then
+      local holder, admission
+      if text then holder, admission = match(text, RECORD.captures(session, admission)) end
+      if admission and admission ~= '' and holder ~= '' and not seen[ids[number]] then
         seen[ids[number]] = true
-        tell(ids[number], asks_of(asks), text)
+        visit(ids[number], admission_of(admission), text)
       end
     end
   end
@@ -61,8 +61,8 @@ end
 -- List the jobs that hold these keys or keys of these names, because the number of concurrent jobs might be limited
 -- from now on.
 local function list_present(changed)
-  each_present(function(id, asks)
-    for _, use in ipairs(asks.uses) do
+  each_present(function(id, admission)
+    for _, use in ipairs(admission.uses) do
       local key = use[USE.key]
       if changed[key] or changed[(string.gsub(key, ':[^/]*', ''))] then
         call('SADD', base .. 'slots:' .. key, use[USE.strict] ~= 0 and id .. '!' or id)

@@ -72,7 +72,7 @@ end
 local function read_more(first)
   local more = {
     waits = ARGV[first + FURTHER.waits], forgets = ARGV[first + FURTHER.forgets],
-    elsewhere = tonumber(ARGV[first + FURTHER.elsewhere]), look_at = ARGV[first + FURTHER.look_at],
+    elsewhere = tonumber(ARGV[first + FURTHER.elsewhere]), check_at = ARGV[first + FURTHER.check_at],
     gone = ARGV[first + FURTHER.gone], parents = {},
   }
   local last = first + FURTHER.width - 1
@@ -80,7 +80,7 @@ local function read_more(first)
   return more
 end
 
-local function behind_more(first)
+local function after_more(first)
   return first + FURTHER.width + ARGV[first + FURTHER.parents]
 end
 
@@ -117,5 +117,5 @@ local function wait_for(job, more)
     end
   end
   if ties > 1 then call('SET', base .. 'n:' .. job.id, int(ties)) end
-  if more.elsewhere > 0 and (job.due == '' or tonumber(more.look_at) < tonumber(job.due)) then job.due = more.look_at end
+  if more.elsewhere > 0 and (job.due == '' or tonumber(more.check_at) < tonumber(job.due)) then job.due = more.check_at end
 end

@@ -41,20 +41,20 @@ local function unique_keys(now, job_at)
     return job.attempt + job.crashes
   end
 
-  local function is_late(asks, job)
+  local function is_late(admission, job)
     if job.enqueued == '0' then return false end
-    return (asks.before and now > asks.before) or (asks.within and now > job.enqueued + asks.within)
+    return (admission.before and now > admission.before) or (admission.within and now > job.enqueued + admission.within)
   end
 
   -- Return whether the job to which the key refers still has the key; `job` is false if it is not stored.
   local function is_taken(row, job)
     if now < row.free_at then return true end
-    local asks = job and job.asks ~= '' and asks_of(job.asks)
-    if not asks or not asks.unique then return false end
+    local admission = job and job.admission ~= '' and admission_of(job.admission)
+    if not admission or not admission.unique then return false end
     local state, starts = job.state, starts_of(job)
     local is_unstarted = starts == row.mark
-    if is_unstarted and state ~= 'P' and starts == 0 and is_late(asks, job) then return false end
-    local kept_until, is_held = asks.unique[UNIQUE.kept_until], job.session ~= ''
+    if is_unstarted and state ~= 'P' and starts == 0 and is_late(admission, job) then return false end
+    local kept_until, is_held = admission.unique[UNIQUE.kept_until], job.session ~= ''
     if kept_until == 'due' then return state == 'C' and is_unstarted end
     if kept_until == 'started' then return not FINAL[state] and state ~= 'P' and is_unstarted end
     if kept_until == 'succeeded' then return (state ~= 'S' and state ~= 'D') or is_held end
@@ -82,7 +82,7 @@ local function unique_keys(now, job_at)
 
   -- Return whether a call may change the job that has its key.
   local function is_changeable(row, job)
-    if asks_of(job.asks).is_unread then return false end  -- only a newer release can decide whether a change is safe
+    if admission_of(job.admission).is_unread then return false end  -- only a newer release can decide whether a change is safe
     return find('WCE', job.state, 1, true) and job.session == '' and starts_of(job) == row.mark
   end
 
@@ -95,7 +95,7 @@ local function unique_keys(now, job_at)
 
   -- Return whether another job has the key of an ended job that must run again.
   local function is_taken_by_other(job)
-    local use = asks_of(job.asks).unique
+    local use = admission_of(job.admission).unique
     local row = use and row_of(use[UNIQUE.key])
     if not row or row.id == job.id then return false end
     return is_taken({ mark = row.mark, free_at = 0, id = row.id }, job_at(row.id))
@@ -103,7 +103,7 @@ local function unique_keys(now, job_at)
 
   -- Give the key to the job that runs again.
   local function take_again(job)
-    local use = asks_of(job.asks).unique
+    local use = admission_of(job.admission).unique
     if use then set(use[UNIQUE.key], job.id, starts_of(job), (row_of(use[UNIQUE.key]) or { free_at = 0 }).free_at) end
   end
 
