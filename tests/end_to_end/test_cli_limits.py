@@ -232,7 +232,7 @@ def test_show_lists_the_running_jobs_of_a_limit(command, app):
     assert not any("Held by" in line for line in lines)
 
 
-def test_waiting_jobs_are_listed_in_order_with_what_holds_them(command, app):
+def test_waiting_jobs_are_listed_in_order_with_reasons(command, app):
     """A row has place, id, task, wait, approximate start and reason; `--after` shows the next page."""
     ids = waiting(app)
 

@@ -19,13 +19,16 @@ def main():
     parser.add_argument("name", nargs="?", choices=sorted(SCENARIOS))
     parser.add_argument(
         "--storage",
-        help="URL of an empty one; redis, valkey, postgresql, pgbouncer, mariadb to start one; SQLite",
+        help="URL of an empty storage, or a server to start: redis, valkey, postgresql, pgbouncer, mariadb "
+        "(default: a SQLite file)",
     )
     parser.add_argument("--jobs", type=int)
-    parser.add_argument("--kills", "--rounds", type=int, help="kills, restarts, repetitions")
-    parser.add_argument("--seed", type=int, help="of a scenario that prints one, to play it again")
-    parser.add_argument("--short", action="store_true", help="as with the tests")
-    parser.add_argument("--folder", type=Path, help="for logs and ledgers, and kept; a temporary one")
+    parser.add_argument("--kills", "--rounds", type=int, help="number of kills, restarts or repetitions")
+    parser.add_argument("--seed", type=int, help="seed for random values, as printed by an earlier run")
+    parser.add_argument("--short", action="store_true", help="the sizes that the tests use")
+    parser.add_argument(
+        "--folder", type=Path, help="folder in which logs and ledgers are kept (default: a temporary one)"
+    )
     options = parser.parse_args()
     if options.name is None:
         for name, scenario in sorted(SCENARIOS.items(), key=lambda item: (item[1].fault, item[0])):
@@ -40,7 +43,7 @@ def main():
     if not is_played_on(scenario.schemes, storage or "sqlite"):
         parser.error(f"{scenario.name} is for {', '.join(scenario.schemes)}")
     if options.folder is not None and (options.folder / "ledger").exists():
-        parser.error(f"{options.folder} has the ledger of another run; name a new folder")
+        parser.error(f"{options.folder} contains the ledger of another run; pass a new folder")
     seed = given.seed if options.seed is None else options.seed
     size = Size(options.jobs or given.jobs, options.kills or given.rounds, seed)
     with tempfile.TemporaryDirectory(prefix="firelock-faults-") as temporary:
@@ -51,7 +54,7 @@ def main():
             try:
                 lines = scenario.play(place, size)
             except NotHere as reason:
-                parser.exit(2, f"{scenario.name} cannot be played: {reason}\n")
+                parser.exit(2, f"{scenario.name} cannot run here: {reason}\n")
             for line in lines:
                 sys.stdout.write(f"{line}\n")
         sys.stdout.write(f"took {time.monotonic() - began:.0f} s\n")

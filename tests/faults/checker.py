@@ -56,7 +56,7 @@ class Report:
             f"lost {self.lost}, stuck {self.stuck}, failed {self.failed}, illegal histories {self.illegal}",
             f"repeats {self.repeats}, unexplained {self.unexplained}",
             f"recovery {shown}",
-            f"ends lost before they were written {len(self.unwritten)}, the oldest {oldest:.0f} ms old",
+            f"ends lost before they were stored {len(self.unwritten)}, the oldest {oldest:.0f} ms old",
         ]
 
     @property

@@ -477,7 +477,7 @@ def check(copy, path):
     with Firelock(f"sqlite:///{path}") as fire, closing(_plain(path)) as plain:
         _assert_states(fire.storage, copy.left, copy.commits)
         _assert_sound(fire.storage, plain)
-        assert digest(plain) == copy.left.digest(copy.commits), "it is not what was committed by then"
+        assert digest(plain) == copy.left.digest(copy.commits), "it differs from the intact commits"
         _work_on(fire.storage)
         _assert_sound(fire.storage, plain)
         behind = digest(plain)
@@ -485,7 +485,7 @@ def check(copy, path):
         _copy_as_it_is(path, again)
     with closing(_plain(again)) as plain:
         _assert_whole(plain)
-        assert digest(plain) == behind, "what was done on the copy is not there after a crash"
+        assert digest(plain) == behind, "later changes of the copy were lost by a crash"
     remove(again)
 
 
@@ -509,7 +509,7 @@ def _assert_states(storage, left, commits):
 def _difference(states, expected):
     ids = [id for id in {**states, **expected} if states.get(id) != expected.get(id)]
     named = [f"{id}: {states.get(id)}, not {expected.get(id)}" for id in ids[:5]]
-    return f"{len(ids)} jobs are not as they were by then: {'; '.join(named)}"
+    return f"{len(ids)} jobs do not have the states of their last intact commit: {'; '.join(named)}"
 
 
 def _assert_whole(plain):
@@ -652,7 +652,7 @@ def _outcome(copy, path):
                 return "integrity_check finds it"
             if digest(plain) in {step.digest for step in copy.left.steps}:
                 return "as after a commit"
-            return "a mixture that integrity_check does not find"
+            return "a mixture that integrity_check does not detect"
     except sqlite3.DatabaseError:
         return "integrity_check finds it"
     except StorageError as error:

@@ -401,7 +401,7 @@ def deciding(answer, asked=None):
     return plugin(retry_decision=decide)
 
 
-def test_decide_retry_hook_gets_the_decoded_arguments(make_app):
+def test_retry_decision_hook_gets_the_decoded_arguments(make_app):
     """The hook gets the positional and the named arguments, the task and the exception."""
     asked = []
     fire, worker = make_app(deciding(None, asked))
@@ -456,7 +456,7 @@ def proposing(found):
         (Retry.never(on_exceeded="delete"), None, (DecisionKind.DELETE, None)),
     ],
 )
-def test_decide_retry_hook_gets_the_decision_of_the_policies(make_app, of_task, of_call, expected):
+def test_retry_decision_hook_gets_the_decision_of_the_policies(make_app, of_task, of_call, expected):
     """`proposed` is the decision of the call's or the task's policy.
 
     It applies if no plugin returns another one.

@@ -217,7 +217,7 @@ def test_unreachable_storage_prevents_the_start(fire, verb, our_threads):
     assert [] == left
 
 
-def test_exception_in_a_startup_hook_prevents_the_start(make_app, our_threads):
+def test_exception_in_worker_process_started_prevents_the_start(make_app, our_threads):
     """The hook is called before anything has started."""
 
     def unprepared():

@@ -135,7 +135,7 @@ def test_wait_without_notifications_lasts_until_its_timeout(storage):
     assert not storage.wait(None, 0)
 
 
-def test_an_interrupt_ends_every_wait(storage):
+def test_interrupt_ends_every_wait(storage):
     """Current waits return immediately; a later wait is not affected."""
     returned = []
     waits = [threading.Thread(target=lambda: returned.append(storage.wait(None, 60))) for _ in range(3)]

@@ -56,7 +56,7 @@ class _Callers:
     async def get(self, _):
         job, _ = self.chance.choice(self.known)
         found = await self.fire.jobs.aget(job.id)
-        self.expect(found.id == job.id, f"asked for {job.id}, got {found.id}")
+        self.expect(found.id == job.id, f"requested {job.id}, got {found.id}")
 
     def expect(self, is_right, what):
         if not is_right:
@@ -116,8 +116,8 @@ def cancellations(place, size):
     assert most <= _MOST_CONNECTIONS, most
     return [
         *report.lines(),
-        f"calls {begun} in {took:.0f} s, of them cancelled {begun - answered}; answers of other calls 0",
-        f"jobs stored {stored}, {stored - report.jobs} of them by cancelled calls; results all their own",
+        f"calls {begun} in {took:.0f} s, {begun - answered} of them cancelled; results of other calls 0",
+        f"jobs stored {stored}, {stored - report.jobs} of them by cancelled calls; wrong results 0",
         f"connections at the end {most}, after close 0",
     ]
 

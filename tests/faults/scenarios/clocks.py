@@ -72,9 +72,9 @@ def wrong_clocks(place, size):
     assert stamps < 120, stamps
     return [
         *report.lines(),
-        f"bound {place.recovery_bound:.1f} s; instants {len(fired)}: missing 0, twice 0",
-        f"an instant fired {late:.1f} s late at most",
-        f"between two instants written by different servers at most {stamps:.0f} s",
+        f"bound {place.recovery_bound:.1f} s; due times {len(fired)}: missing 0, duplicate 0",
+        f"a due time fired at most {late:.1f} s late",
+        f"timestamps of different servers differed by at most {stamps:.0f} s",
     ]
 
 
@@ -86,7 +86,7 @@ def _with_clock(place, *, off, gain):
     """
     library, compiler = place.folder / "wallclock.so", shutil.which("cc")
     if compiler is None or sys.platform != "linux":
-        raise NotHere("wall clocks are changed by a library, and there is no compiler to make it")
+        raise NotHere("the library that changes wall clocks cannot be built without a compiler")
     if not library.exists():
         subprocess.run([compiler, "-shared", "-fPIC", "-o", library, _SOURCE, "-ldl"], check=True)
     variables = {
@@ -97,7 +97,7 @@ def _with_clock(place, *, off, gain):
         asked, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True, check=True
     )
     if abs(float(told.stdout) - time.time() - off) > 60:
-        raise NotHere("programs here do not take their wall clock from a library")
+        raise NotHere("programs here do not read their wall clock from a library")
     return variables
 
 
@@ -126,14 +126,16 @@ def set_clock(place, size):
     variables = _settable_clock(place, watch)
     with stage(attrs.evolve(place, variables=variables)) as on:
         servers = {f"server-{number}": server for number, server in enumerate(on.serve(2), start=1)}
-        eventually(lambda: on.said("Running jobs from now on") == 2, 30, "both servers are at work")
+        eventually(lambda: on.said("Running jobs from now on") == 2, 30, "both servers run jobs")
         now = 0
         for step in _STEPS * size.rounds:
             on.await_starts(on.enqueue(size.jobs, 0.05, task="held"))
             seen = on.said("had its clock set")
             now += step
             _set(on, watch, now)
-            eventually(lambda seen=seen: on.said("had its clock set") == seen + 2, 30, "servers see the step")
+            eventually(
+                lambda seen=seen: on.said("had its clock set") == seen + 2, 30, "servers notice the change"
+            )
             eventually(lambda: _renewed_now(on.fire) == 2, 30, "sessions are renewed")
             time.sleep(
                 place.settings.session_timeout + 2 * place.settings.sweep
@@ -183,7 +185,7 @@ def _settable_clock(place, watch):
     here = (time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))
     off = [float(there) - now for there, now in zip(told.stdout.split(), here, strict=True)]
     if abs(off[0] - 5_000) > 60 or abs(off[1]) > 60 or abs(off[2]) > 60:
-        raise NotHere(f"libfaketime moves the clocks of programs by {off}, not the wall clock alone")
+        raise NotHere(f"libfaketime moves the clocks of programs by {off}, not only the wall clock")
     _write_offset(watch, 0)
     return variables
 
@@ -232,7 +234,7 @@ def clock_jumps(place, size):
     def await_end():
         eventually(lambda: _unended(apps[0]) == 0, 30, "all jobs have ended")
         # An expired session can be considered lost until it is renewed.
-        eventually(lambda: _renewed(apps[0]) == len(apps), 30, "no server's session has run out")
+        eventually(lambda: _renewed(apps[0]) == len(apps), 30, "no server's session has expired")
 
     def await_run():
         eventually(lambda: _run_now(apps[0]) > 0, 10, "jobs run")
@@ -270,7 +272,7 @@ def clock_jumps(place, size):
     return [
         *report.lines(),
         f"back {size.rounds} times, forward {2 * size.rounds} times: repeats 0",
-        f"recurring instants {len(ticks)}, twice 0",
+        f"recurring due times {len(ticks)}, duplicate 0",
     ]
 
 

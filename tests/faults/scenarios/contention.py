@@ -131,7 +131,7 @@ def deadlock_storm(place, size):
             thread.start()
         for thread in threads:
             thread.join(size.rounds + 120)
-        assert not any(thread.is_alive() for thread in threads), "somebody waits for ever"
+        assert not any(thread.is_alive() for thread in threads), "a thread waits for ever"
         assert storm.errors == [], storm.errors[:3]
         assert storm.done["ended"] > 0, storm.done
         counted = {state: count for state, count in fire.jobs.counts().by_state.items() if count}
@@ -140,8 +140,8 @@ def deadlock_storm(place, size):
     assert counted == stored, (counted, stored)
     told = dict(sorted(storm.done.items()))
     return [
-        f"{size.rounds} s, {len(threads)} threads: {told}; errors that reached a caller 0, counts right",
-        f"tried again {dict(storm.conflicts)}; deadlocks that the server saw {deadlocks}",
+        f"{size.rounds} s, {len(threads)} threads: {told}; errors that reached a caller 0, wrong counts 0",
+        f"retried {dict(storm.conflicts)}; deadlocks that the server detected {deadlocks}",
     ]
 
 

@@ -21,7 +21,7 @@ _ODD = {
     "nothing": lambda job: attrs.evolve(job, arguments=""),
     "another shape": lambda job: attrs.evolve(job, arguments="[1, 2]"),
     "another type": lambda job: attrs.evolve(job, arguments='{"seconds":"soon"}'),
-    "an argument too many": lambda job: attrs.evolve(job, arguments='{"seconds":0,"minutes":0}'),
+    "an unexpected argument": lambda job: attrs.evolve(job, arguments='{"seconds":0,"minutes":0}'),
     "no argument": lambda job: attrs.evolve(job, arguments="{}"),
     "too deep": lambda job: attrs.evolve(job, arguments='{"seconds":' + "[" * 5_000 + "]" * 5_000 + "}"),
     "a huge number": lambda job: attrs.evolve(job, arguments='{"seconds":' + "9" * 10_000 + "}"),
@@ -36,7 +36,7 @@ _WAITING = {
 }
 # Valid jobs that run although another value of them is invalid.
 _BEARABLE = {
-    "a retry policy that is none": lambda job: attrs.evolve(job, retry="{"),
+    "an invalid retry policy": lambda job: attrs.evolve(job, retry="{"),
     "a negative timeout": lambda job: attrs.evolve(job, timeout_seconds=-1.0),
     "an odd queue": lambda job: attrs.evolve(job, queue="no queue's name; DROP TABLE"),
 }
@@ -61,13 +61,13 @@ def odd_jobs(place, size):
                     odd[job_id] = kind
         on.enqueue(20, 0.0)
         eventually(lambda: _unended(on) == 0, 60, "the good jobs have ended")
-        eventually(lambda: _left(on, odd) == 0, 60, "the odd jobs have ended")
+        eventually(lambda: _left(on, odd) == 0, 60, "the bad jobs have ended")
         report = on.report()
         report.assert_well()
         for job_id, kind in odd.items():
             _assert_quarantined(on, job_id, kind)
     return [
-        f"good {report.jobs}: all succeeded; odd {len(odd)} of {len(set(odd.values()))} kinds quarantined"
+        f"good {report.jobs}: all succeeded; bad {len(odd)} of {len(set(odd.values()))} kinds quarantined"
     ]
 
 

@@ -51,7 +51,7 @@ def restart_database(place, size):
     assert max(back) <= place.within(5.0), back
     return [
         f"{report.brief}, restarts {size.rounds}, sessions lost 0",
-        f"at work again {max(back):.2f} s after it answered at most, {feed.outage}",
+        f"at work at most {max(back):.2f} s after the database responded, {feed.outage}",
     ]
 
 
@@ -96,7 +96,7 @@ def kill_connections(place, size):
     assert killed > 0
     return [
         f"{report.brief}, connections killed {killed}, sessions lost 0, refused enqueues {refused}",
-        f"at {spans[0] / spans[1] * 100:.0f} % of the rate without ({size.jobs / spans[0]:.0f}/s)",
+        f"at {spans[0] / spans[1] * 100:.0f} % of the rate without kills ({size.jobs / spans[0]:.0f}/s)",
     ]
 
 
@@ -154,12 +154,12 @@ def no_connections_left(place, size):
             on.await_end(120)
             span = time.monotonic() - began
             time.sleep(max(0.0, began + size.rounds - time.monotonic()))
-        eventually(lambda: _is_let_in(url), 10, "a new client is let in")
+        eventually(lambda: _is_let_in(url), 10, "a new client can connect")
         report = on.finish(repeats="none")
     assert "pool_size" in refusal, refusal
     return [
-        f"{report.brief}, sessions lost 0; {taken} connections of strangers for {size.rounds} s",
-        f"{size.jobs / span:.0f} jobs/s meanwhile; a new client is told: {refusal}",
+        f"{report.brief}, sessions lost 0; {taken} connections of other programs for {size.rounds} s",
+        f"{size.jobs / span:.0f} jobs/s meanwhile; error of a new client: {refusal}",
     ]
 
 
@@ -190,7 +190,7 @@ def _refusal(url):
             fire.jobs.counts()
         except StorageUnavailable as error:
             return str(error)
-    raise AssertionError("there was a connection left")
+    raise AssertionError("a connection was still available")
 
 
 def _is_let_in(url):
@@ -218,4 +218,4 @@ def small_pools(place, size):
             assert server.stop() == 0
             log = server.log.read_text()
         assert "is in use" not in log, log[-2_000:]
-    return [*rates, "lost 0, repeats 0, sessions lost 0, nobody was refused a connection"]
+    return [*rates, "lost 0, repeats 0, sessions lost 0, refused connections 0"]

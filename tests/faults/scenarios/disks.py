@@ -69,10 +69,10 @@ def _full_disk_of_file(place, rounds):
     return [
         f"{report.brief}, full {rounds} times; integrity_check ok",
         f"refused enqueues {len(feed.refusals)}, each with one line; {feed.outage}",
-        f"the server stayed up and took {max(busy):.2f} processors meanwhile at most",
-        f"at work {max(back):.2f} s after there was space at most",
+        f"the server stayed up and used at most {max(busy):.2f} processors meanwhile",
+        f"at work at most {max(back):.2f} s after there was space",
         *sorted(set(feed.refusals)),
-        f"who is the first to open it: {first}",
+        f"error for the first client that opens the file: {first}",
     ]
 
 
@@ -81,13 +81,15 @@ def _meet_full_disk(on, feed, server, filler):
     refused, met = len(feed.refusals), _met(server)
     on.enqueue(_BACKLOG, 0.005)  # without jobs, the server would not write and not see the error
     _fill(filler)
-    eventually(lambda: len(feed.refusals) > refused and _met(server) > met, 60, "both meet the full disk")
+    eventually(
+        lambda: len(feed.refusals) > refused and _met(server) > met, 60, "client and server see the full disk"
+    )
     family = [server.pid, *server.family()]
     began, took = time.monotonic(), _processor_seconds(family)
     while time.monotonic() < began + _FULL_FOR:
         on.fire.jobs.counts()  # readers do not see the error
         time.sleep(0.1)
-    assert [server.pid, *server.family()] == family, "a process of the server is gone"
+    assert [server.pid, *server.family()] == family, "a process of the server has ended"
     return (_processor_seconds(family) - took) / (time.monotonic() - began)
 
 
@@ -147,7 +149,7 @@ def _full_disk_of_server(place, rounds):
         report = on.finish()
     assert refused, "nobody was refused"
     return [
-        f"{report.brief}, full {rounds} times, of them the server went down {down}",
+        f"{report.brief}, full {rounds} times; the server stopped {down} times",
         *sorted(refused),
     ]
 
@@ -199,7 +201,7 @@ def _small_disk(folder, mebibytes, *options):
         NotHere: if this system or this user cannot do that.
     """
     if shutil.which("mount") is None:
-        raise NotHere("No disk can be mounted here: there is no program for it")
+        raise NotHere("No disk can be mounted here: the program mount is missing")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", ",".join([f"size={mebibytes}m", *options]), "tmpfs", str(folder)],
         capture_output=True, text=True, check=False,

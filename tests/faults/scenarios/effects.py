@@ -57,6 +57,6 @@ def complete_within(place, size):
     assert after == [], after[:5]
     return [
         *report.lines(),
-        f"effects {len(found)} of {report.jobs} jobs: missing 0, twice 0; runs {sum(runs.values())}",
-        f"told of a commit {len(committed)}, run again behind one 0",
+        f"effects {len(found)} of {report.jobs} jobs: missing 0, duplicate 0; runs {sum(runs.values())}",
+        f"confirmed commits {len(committed)}, runs after a confirmed commit 0",
     ]

@@ -84,7 +84,7 @@ def standby_takes_over(place, size):
         not isinstance(place.program, PostgresqlProgram)
         or not (place.program.folder / "pg_basebackup").exists()
     ):
-        raise NotHere("pg_basebackup is not here")
+        raise NotHere("pg_basebackup is not installed")
     return [
         line
         for is_synchronous in (True, False)
@@ -120,7 +120,7 @@ def _fail_over(place, program, is_synchronous, number):
     assert back <= place.within(5.0), back
     return [
         f"{kind}: {report.brief}",
-        f"at work again {back:.2f} s after the promotion, {feed.outage}",
+        f"at work {back:.2f} s after the promotion, {feed.outage}",
     ]
 
 

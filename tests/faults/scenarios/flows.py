@@ -204,12 +204,12 @@ def kill_flows(place, size):
         try:
             eventually(is_over, 600, "all jobs have ended")
         except AssertionError as error:
-            raise AssertionError(f"{error}; left are {_left(on.fire.storage)}") from error
+            raise AssertionError(f"{error}; unfinished: {_left(on.fire.storage)}") from error
         for server in servers:
             assert server.stop(120) == 0
-        eventually(lambda: not left_over(place), place.within(20), "nothing that a server started is left")
+        eventually(lambda: not left_over(place), place.within(20), "no process that a server started is left")
         lines = _judged(on, feed)
-    return [*lines, f"clients tried {dict(tried)}", f"fire took {took:.0f} s"]
+    return [*lines, f"clients tried {dict(tried)}", f"the kills took {took:.0f} s"]
 
 
 def _left(storage):
@@ -419,17 +419,17 @@ def _judged(on, feed):
     ends = Counter(str(one.state) for one in swept)
     lines = [
         f"batches {len(feed.batches)}: {dict(states)}, not at rest or miscounted {len(restless)}",
-        f"callbacks {len(calls)}: missing {len(wanted - calls.keys())}, of two jobs {len(twice)}",
+        f"callbacks {len(calls)}: missing {len(wanted - calls.keys())}, enqueued as two jobs {len(twice)}",
         f"callbacks enqueued again {len(enqueued_again)}, early {len(early)}, rerun {len(repeated)}",
         f"stepped jobs {len(feed.orders)}: ended well {len(orders)}, wrong results {len(mistaken)}",
-        f"steps done again {again} (runs refused {refused}), unexplained {len(unexplained)}",
-        f"jobs called again {len(called_again)}, crashes or suspensions that made attempts {len(counted)}",
+        f"steps repeated {again} (runs refused {refused}), unexplained {len(unexplained)}",
+        f"jobs called again {len(called_again)}, crashes or suspensions counted as attempts {len(counted)}",
         f"signals {len(sent)}, first {sum(one.is_first for one in sent)}, lost {len(lost)}",
-        f"signals used though refused {len(invented)}",
-        f"races {len(feed.racers)}, of them time-outs {raced[True]}",
-        f"looks at one instant {feed.looks['all']} ({feed.looks['moving']} moving), wrong {len(feed.wrong)}",
-        f"batches whose filler died {dict(filled)}, decided after {longest:.1f} s at most",
-        f"batches that were half swept {dict(ends)}",
+        f"refused signals that were used {len(invented)}",
+        f"races {len(feed.racers)}, timeouts {raced[True]}",
+        f"snapshots {feed.looks['all']} ({feed.looks['moving']} moving), wrong {len(feed.wrong)}",
+        f"batches whose client died {dict(filled)}, ended after at most {longest:.1f} s",
+        f"batches that were partly swept {dict(ends)}",
         f"requeued {len(feed.requeued)}, illegal histories {len(illegal)}",
         f"servers killed {len(judge.of('kill'))}, deaths at points {sum(at_points.values())}",
         str(dict(sorted(at_points.items()))),

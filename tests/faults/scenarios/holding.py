@@ -38,8 +38,8 @@ def zombies(place, size):
     assert [record for record in records if record.result != str(record.fence)] == []
     return [
         *report.lines(),
-        f"late ends {len(late)}, all refused; every result is of the newest claim",
-        f"at work again with a new session within {max(came_back):.2f} s",
+        f"late ends {len(late)}, all refused; every result is from the newest claim",
+        f"at work with a new session within {max(came_back):.2f} s",
     ]
 
 
@@ -49,7 +49,7 @@ def _play_dead(on, zombie, other, jobs):
     pids = []
     for _ in range(20):
         on.keep_busy(jobs, lambda: chance.uniform(0.4, 0.8), by=jobs)
-        eventually(lambda: _runs(on, zombie), 20, "the zombie runs jobs")
+        eventually(lambda: _runs(on, zombie), 20, "the resumed server runs jobs")
         time.sleep(chance.uniform(0.05, 0.3))
         pids = zombie.freeze(frozen=True)
         on.note("freeze", *pids)
@@ -61,7 +61,7 @@ def _play_dead(on, zombie, other, jobs):
     else:
         raise AssertionError(pids)
     time.sleep(3 * _QUICK["session_timeout"])
-    eventually(lambda: _has_begun_anew(on, frozen), 20, "a frozen run's job is another server's")
+    eventually(lambda: _has_begun_anew(on, frozen), 20, "the job of a frozen run belongs to another server")
     zombie.freeze(frozen=False)
     awoke = time.monotonic()
     return eventually(lambda: on.starts_after(awoke, zombie.family(), 0.2), 20, "it is back")
@@ -111,7 +111,7 @@ def hold_the_interpreter(place, size):
             on.await_end(60)
         report = on.finish(repeats="none")
         _assert_no_reclaim(on)
-    return [*report.lines(), f"held for {seconds:.0f} s of a session of 1 s: sessions lost 0"]
+    return [*report.lines(), f"blocked for {seconds:.0f} s with a session timeout of 1 s: sessions lost 0"]
 
 
 @scenario("block-the-loop", "F12", full=Size(40, 10), short=Size(20, 1))
@@ -133,11 +133,11 @@ def block_the_loop(place, size):
         _assert_no_reclaim(on)
     assert warnings == size.rounds, warnings
     assert max(warned) <= place.within(1.0), warned
-    return [*report.lines(), f"named within {max(warned):.2f} s, {warnings} warnings; sessions lost 0"]
+    return [*report.lines(), f"logged within {max(warned):.2f} s, {warnings} warnings; sessions lost 0"]
 
 
 def _await_words(server, words):
-    return eventually(lambda: words in server.log.read_text(), 5, f"the log says {words!r}")
+    return eventually(lambda: words in server.log.read_text(), 5, f"the log contains {words!r}")
 
 
 def _assert_no_reclaim(on):

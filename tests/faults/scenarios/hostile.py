@@ -56,11 +56,11 @@ def hostile_python(place, size):
         server.signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
         took = time.monotonic() - began
-        eventually(lambda: left_over(place) == [], place.within(2), "nothing that a job started is left")
+        eventually(lambda: left_over(place) == [], place.within(2), "no process that a job started is left")
         report = on.report()
     assert report.stuck == 0, report.lines()
     return [
-        f"{len(_KINDS)} kinds in {len(_WHERE)} executors: all ended with text, the next clean",
+        f"{len(_KINDS)} kinds in {len(_WHERE)} executors: all ended readably, later jobs unaffected",
         f"the server ended with 0 within {took:.1f} s",
     ]
 

@@ -57,7 +57,7 @@ def kill_servers(place, size):
     late = sum(span > place.recovery_bound for span in report.recovery)
     return [
         *report.lines(),
-        f"bound with a survivor {place.recovery_bound:.1f} s, later {late}",
+        f"bound if another server survives {place.recovery_bound:.1f} s, later {late}",
         f"the rest took {tail:.1f} s",
     ]
 
@@ -100,7 +100,7 @@ def kill_children(place, size):
         server = on.server(workers=8, processes=2)
         for _ in range(size.rounds):
             on.up()
-            eventually(lambda: _every_child_runs(on, server), 20, "both children run jobs")
+            eventually(lambda: _every_child_runs(on, server), 20, "both worker processes run jobs")
             time.sleep(chance.uniform(0.0, 0.5))
             kill_one(on, chance.choice(server.children()))
         report = on.finish(300)
@@ -113,8 +113,8 @@ def kill_children(place, size):
     late = sum(span > _SOON for span in spans)
     return [
         *report.lines(),
-        f"without the {len(suspects)} that ran alone: p50 {p50:.2f} s, p99 {p99:.2f} s, max {most:.2f} s",
-        f"later than {_SOON:g} s, as on a machine of its own: {late} of {len(spans)}",
+        f"without {len(suspects)} jobs that ran alone: p50 {p50:.2f} s, p99 {p99:.2f} s, max {most:.2f} s",
+        f"later than {_SOON:g} s, the limit on an idle machine: {late} of {len(spans)}",
     ]
 
 
@@ -153,14 +153,16 @@ def kill_supervisors(place, size):
         apart += [record.id for record in on.records() if record.crashes >= 2]  # they ran alone
         for server in servers:
             assert server.stop() == 0
-        eventually(lambda: not left_over(place), place.within(2), "nothing that a server started is left")
+        eventually(lambda: not left_over(place), place.within(2), "no process that a server started is left")
     late = [one.job for one in report.recoveries if one.seconds > place.within(place.recovery_bound)]
     assert not set(late).difference(apart), report.lines()  # a job process needs time to start
-    return [*report.lines(), f"children gone within {max(gone):.2f} s, orphans 0"]
+    return [*report.lines(), f"worker processes ended within {max(gone):.2f} s, orphans 0"]
 
 
 def _await_end(pids, within):
-    return eventually(lambda: not any(map(is_running, pids)), within, "what the supervisor started has ended")
+    return eventually(
+        lambda: not any(map(is_running, pids)), within, "all processes that the supervisor started have ended"
+    )
 
 
 def left_over(place):
@@ -198,7 +200,7 @@ def lose_the_host(place, size):
     assert crashes == {size.rounds}, crashes
     return [
         *report.lines(),
-        f"{size.jobs} ran alone at last: all had ended within {took:.1f} s",
+        f"{size.jobs} jobs finally ran alone: all ended within {took:.1f} s",
     ]
 
 
@@ -211,9 +213,9 @@ def crash_points(place, size):
     results = run_program(place, "crashing", size.jobs, size.rounds)
     wrong = [result for result in results if result[2]]
     assert wrong == [], wrong
-    assert results[0][1] == 0, "the program without a death"
+    assert results[0][1] == 0, "the program failed without a death"
     reached = sum(code == CRASHED for _, code, _ in results)
     failed = [result for result in results if result[1] not in {0, CRASHED}]
     assert failed == [], failed
     verbs = {point[0] for point, _, _ in results if point is not None}
-    return [f"points {len(results) - 1} of {len(verbs)} verbs, died {reached}, lost 0, stuck 0, illegal 0"]
+    return [f"points {len(results) - 1} of {len(verbs)} methods, died {reached}, lost 0, stuck 0, illegal 0"]

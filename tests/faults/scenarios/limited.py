@@ -90,9 +90,9 @@ def kill_limited(place, size):
     over = {key: number for key, number in most.items() if number > _NUMBERS[key]}
     lines = [
         *report.lines(),
-        f"held at once: shop {most.pop('shop')} of 5, tenants {max(most.values())} of 2; over {len(over)}",
+        f"holders: shop {most.pop('shop')} of 5, tenants {max(most.values())} of 2; above {len(over)}",
         f"rate: claimed up to {late * 1000:.1f} ms earlier than {_RATE}/s with a burst of {_BURST} permits",
-        f"unique: {len(asked)} calls, {sum(one.is_new for one in asked)} jobs, two alive {len(alive)}",
+        f"unique: {len(asked)} calls, {sum(one.is_new for one in asked)} jobs, overlapping {len(alive)}",
         f"keys still held or waited for at the end: {len(left)}",
     ]
     assert not over, lines

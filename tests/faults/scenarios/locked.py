@@ -57,9 +57,9 @@ def kill_locked(place, size):
     lines = [
         *report.lines(),
         f"rows locked {rows} in {times} transactions, ends reported as parked {parked}",
-        f"of one key held at once at most {held} of 2, still held at the end {len(left)}",
-        f"batches {len(batches)}, that did not succeed {len(unended)}",
-        f"fire took {time.monotonic() - began:.0f} s",
+        f"of one key held concurrently at most {held} of 2, still held at the end {len(left)}",
+        f"batches {len(batches)}, not succeeded {len(unended)}",
+        f"the kills took {time.monotonic() - began:.0f} s",
     ]
     assert held <= 2, lines
     assert not left, lines

@@ -35,8 +35,8 @@ def lock_holders(place, size):
     lost = {event.fence for event in events if event.what == "lost"}
     return [
         f"holders {len(entries)}, killed {hit['kill']}, paused {hit['freeze']}",
-        f"fences that fell 0, writes of a holder that was overtaken 0, told that they lost it {len(lost)}",
-        f"the next one waited p50 {quantiles(waits)[0]:.2f} s, max {max(waits):.2f} s; bound {bound:.2f} s",
+        f"decreasing fences 0, writes after the loss of the lock 0, reported losses {len(lost)}",
+        f"next holder waited p50 {quantiles(waits)[0]:.2f} s, max {max(waits):.2f} s; bound {bound:.2f} s",
     ]
 
 
@@ -65,14 +65,14 @@ def _entries(events):
     """
     told = [event for event in events if event.what == "enter"]
     frozen = {int(event.note) for event in events if event.what == "freeze"}
-    assert len({event.fence for event in told}) == len(told), "two had the same fence"
+    assert len({event.fence for event in told}) == len(told), "two holders had the same fence"
     entries = []
     asleep = set()
     for event in told:
         if not entries or event.fence > entries[-1].fence:
             entries.append(event)
         else:
-            assert event.pid in frozen, f"a fence fell: {event}"
+            assert event.pid in frozen, f"a fence decreased: {event}"
             asleep.add(event.fence)
     return entries, asleep
 

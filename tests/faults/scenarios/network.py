@@ -74,7 +74,7 @@ def short_partitions(place, size):
             proxy.heal()
             eventually(lambda at=healed: on.starts_after(at), 20, "jobs start again")
         report = on.finish(repeats="none")
-    return [*report.lines(), f"cut off {size.rounds} times for {_SESSION / 2:.0f} s: sessions lost 0"]
+    return [*report.lines(), f"disconnected {size.rounds} times for {_SESSION / 2:.0f} s: sessions lost 0"]
 
 
 def _lives_for(on):
@@ -108,7 +108,7 @@ def long_partitions(place, size):
             on.await_starts([*ordinary, *careful], times=2)
             eventually(
                 lambda ids=careful: min(_leads(on.events(), ids)) > float("-inf"),
-                place.within(1.0), "the first runs of careful jobs are cancelled",
+                place.within(1.0), "the first runs of the cancellable jobs are cancelled",
             )  # fmt: skip
             lead += _leads(on.events(), careful)
             on.release(until=lambda runs=number * size.jobs: len(late_ends(on.events())) >= runs)
@@ -127,9 +127,9 @@ def long_partitions(place, size):
     assert min(lead) > -place.slack, sorted(lead)  # a busy machine may start the cancelling thread late
     return [
         *report.lines(),
-        f"cut off {size.rounds} times for 3 s of a session of 1 s; late ends {late}, all refused",
-        f"who is to be cancelled was so {min(lead):.2f} s at least before the next start",
-        f"at work again within {max(back):.2f} s",
+        f"disconnected {size.rounds} times for 3 s, session timeout 1 s; late ends {late}, all refused",
+        f"jobs were cancelled at least {min(lead):.2f} s before their next start",
+        f"at work within {max(back):.2f} s",
     ]
 
 
@@ -161,7 +161,7 @@ def half_open(place, size):
         began = time.monotonic()
         while time.monotonic() < began + size.rounds:
             asked.append(_refused_after(fire))
-        eventually(lambda: "retrying" in server.log.read_text(), 10, "the server has noticed")
+        eventually(lambda: "retrying" in server.log.read_text(), 10, "the server has noticed the failure")
         assert server.process.poll() is None
         proxy.reset()
         healed = time.monotonic()
@@ -185,7 +185,7 @@ def _refused_after(fire):
         fire.jobs.counts()
     except StorageUnavailable:
         return time.monotonic() - began
-    raise AssertionError("a call was answered through a black hole")
+    raise AssertionError("a call succeeded without a connection")
 
 
 # ---- lost replies ------------------------------------------------------------------------------------------
@@ -220,7 +220,10 @@ def lost_replies_to_enqueue(place, size):
     assert proxy.lost >= lost > 0, (lost, proxy.lost)
     assert lost == proxy.lost or not is_redis, (lost, proxy.lost)
     assert stored == size.jobs, stored
-    return [*report.lines(), f"replies lost {proxy.lost}, told {lost}; jobs stored {stored}, each run once"]
+    return [
+        *report.lines(),
+        f"replies lost {proxy.lost}, reported {lost}; jobs stored {stored}, each run once",
+    ]
 
 
 def _is_inserted(fire, job):
@@ -312,7 +315,7 @@ def found_again(place, size):
             ids = on.enqueue(size.jobs, 0.0)
             proxy.lose_reply(is_claim, times=1)
             on.fire.queues.resume("default")
-            eventually(lambda lost=before: proxy.lost > lost, 10, "an answer is lost")
+            eventually(lambda lost=before: proxy.lost > lost, 10, "a reply is lost")
             began = time.monotonic()
             on.await_starts(ids)
             waits.append(time.monotonic() - began)
@@ -320,7 +323,7 @@ def found_again(place, size):
     bound = max(1.0, place.settings.heartbeat) + place.settings.poll + 0.5
     assert max(waits) <= place.within(bound), sorted(waits)
     p50, _, most = quantiles(waits)
-    return [*report.lines(), f"found and run after p50 {p50:.2f} s, max {most:.2f} s; bound {bound:.1f} s"]
+    return [*report.lines(), f"jobs ran after p50 {p50:.2f} s, max {most:.2f} s; bound {bound:.1f} s"]
 
 
 # ---- bad lines ---------------------------------------------------------------------------------------------
@@ -329,9 +332,9 @@ def found_again(place, size):
 # whole session timeout of other scenarios.
 _FAR = {"session_timeout": 15.0, "heartbeat": 3.0}
 _LINES = {
-    "500 ms, 300 more or less": Slowness(delay=0.25, jitter=0.15),
+    "500 ms ± 300 ms": Slowness(delay=0.25, jitter=0.15),
     "10 kB a second": Slowness(rate=10_000),
-    "a byte at a time": Slowness(piece=1),
+    "single bytes": Slowness(piece=1),
 }
 
 

@@ -25,7 +25,7 @@ _REDIS = ["redis"]
 
 
 def _program(place):
-    assert isinstance(place.program, Program), "no server on this machine"
+    assert isinstance(place.program, Program), "no Redis or Valkey on this machine"
     return place.program
 
 
@@ -69,7 +69,7 @@ def _kill_redis(place, kind, rounds):
     assert report.repeats == 0 or kind == "none", report.lines()
     return [
         f"{kind}: {report.brief}, kills {rounds}",
-        f"at work again {max(back):.2f} s after it answered at most; refused enqueues {len(feed.refusals)}",
+        f"at work at most {max(back):.2f} s after Redis responded; refused enqueues {len(feed.refusals)}",
     ]
 
 
@@ -121,7 +121,7 @@ def _fail_over(place, options, rounds):
     assert max(back) <= place.within(5.0), back
     return [
         f"{options or 'without'}: {report.brief}, failovers {rounds}",
-        f"at work again {max(back):.2f} s after the promotion at most, {feed.outage}",
+        f"at work at most {max(back):.2f} s after the promotion, {feed.outage}",
     ]
 
 
@@ -164,7 +164,7 @@ def move_slots(place, size):
     return [
         f"{report.brief}, slots moved {size.rounds}",
         f"refused enqueues {len(feed.refusals)}{_first(feed.refusals)}",
-        f"servers met it away {log.count('Storage unavailable')} times",
+        f"servers logged an outage {log.count('Storage unavailable')} times",
     ]
 
 
@@ -199,7 +199,7 @@ def kill_primaries(place, size):
             report = on.finish()
     return [
         f"{report.brief}, primaries killed {size.rounds}",
-        f"at work again {max(back):.2f} s after the take-over at most, {feed.outage}",
+        f"at work at most {max(back):.2f} s after the takeover, {feed.outage}",
     ]
 
 
@@ -240,8 +240,8 @@ def full_memory(place, size):
         report = on.finish(repeats="none")
     return [
         f"jobs {report.jobs}, full {size.rounds} times: refused enqueues {refused}, each with a clear line",
-        f"lost 0, stuck 0, repeats 0, sessions lost 0; all that waited had ended {max(drained):.1f} s later",
-        f"servers' lines about it: {log.count('memory is full')}",
+        f"lost 0, stuck 0, repeats 0, sessions lost 0; all waiting jobs ended within {max(drained):.1f} s",
+        f"log lines of the servers: {log.count('memory is full')}",
     ]
 
 
@@ -301,7 +301,7 @@ def unfit_redis(place, size):
         told.append(_refusal(place, far.storage, "Firelock needs Redis 6.2 or Valkey 7.2"))
         with at(place, redis.url(), "unkept") as on:
             _assert_at_work(on, _UNKEPT)
-    return [*(f"refused: {line}" for line in told), f"said at start: {_UNKEPT}"]
+    return [*(f"refused: {line}" for line in told), f"logged at start: {_UNKEPT}"]
 
 
 def _older(piece):

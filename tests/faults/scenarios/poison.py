@@ -46,9 +46,9 @@ def poison(place, size):
     most = max(starts[job_id] for job_id in bad)  # above 3 if the death of another one ended a run alone
     return [
         f"poison {len(bad)} of {len(set(kinds.values()))} kinds: failed after {_CRASHES} crashes each",
-        f"runs of a poisonous one: {most} at most",
-        f"good {len(good)}: failed 0; by crashes {dict(sorted(crashes.items()))}; children died {deaths}",
-        f"{size.jobs} good ones took {alone:.1f} s alone, {together:.1f} s among them; all {took:.1f} s",
+        f"runs of a poisonous job: at most {most}",
+        f"good {len(good)}: failed 0; by crashes {dict(sorted(crashes.items()))}; dead processes {deaths}",
+        f"{size.jobs} good jobs alone {alone:.1f} s, with others {together:.1f} s; all {took:.1f} s",
     ]
 
 

@@ -56,7 +56,7 @@ def continuations(place, size):
         wrong = [why for pair in pairs if (why := _wrong_fate(on, pair, starts[pair.child]))]
         fates = Counter(str(record.state) for record in on.records(pair.child for pair in pairs))
     assert wrong == [], wrong[:3]
-    return [f"pairs {len(pairs)}: one fate each ({dict(fates)}), stuck 0, run twice 0"]
+    return [f"pairs {len(pairs)}: ends {dict(fates)}, stuck 0, run twice 0"]
 
 
 def _attach(on, pairs, chance, made):
@@ -92,7 +92,7 @@ def _wrong_fate(on, pair, starts):
         entry.state for entry in on.fire.storage.history(pair.parent).entries if entry.state in FINAL_STATES
     ]
     targets = {continuation_target(pair.on, end) for end in ends}
-    told = f"{pair} ended {child.state} after {starts} runs, its parent went through {ends}: {history}"
+    told = f"{pair} ended {child.state} after {starts} runs, its parent had the states {ends}: {history}"
     if child.state is State.SUCCEEDED:
         is_right = starts == 1 and State.ENQUEUED in targets
     else:
@@ -117,7 +117,9 @@ def expiring_parents(place, size):
     runs = {True: 1, False: 0}  # of a child that waits for success, and of one that waits for another state
     wrong = [pair for pair in pairs if starts[pair.child] != runs[pair.on in {On.SUCCEEDED, On.FINISHED}]]
     assert wrong == [], wrong[:3]
-    return [f"pairs {size.jobs}: attached {len(pairs)}, the others' parents were gone; stuck 0, fates right"]
+    return [
+        f"pairs {size.jobs}: attached {len(pairs)}, parents of the others were pruned; stuck 0, wrong ends 0"
+    ]
 
 
 def _attach_late(on, pairs, chance, made):

@@ -43,7 +43,7 @@ def recurring_kills(place, size):
             servers[number % _SERVERS] = on.replace(victim)
         on.up()
         last = on.fire.storage.clock() // SECOND * SECOND
-        eventually(lambda: _all_fired_until(on, last), 20, "every instant so far has fired")
+        eventually(lambda: _all_fired_until(on, last), 20, "every due time so far has fired")
         for name in names:
             on.fire.recurring.remove(name)
         on.await_end(60)
@@ -56,8 +56,8 @@ def recurring_kills(place, size):
         assert {run.state for run in one} == {State.SUCCEEDED}, name
     fired = sum(map(len, runs.values()))
     return [
-        f"definitions {size.jobs}, {size.rounds} s, kills {size.rounds // 2}: instants {fired}",
-        f"missing 0, twice 0, jobs that did not succeed 0; the latest fired {late / SECOND:.1f} s late",
+        f"definitions {size.jobs}, {size.rounds} s, kills {size.rounds // 2}: due times {fired}",
+        f"missing 0, duplicate 0, jobs that did not succeed 0; fired at most {late / SECOND:.1f} s late",
     ]
 
 

@@ -17,7 +17,7 @@ def kill_writers(place, size):
     assert figures["damaged"] == 0, figures
     assert figures["lost"] == [], figures
     return [
-        f"kills {size.rounds}, of them {figures['within']} within a write; files damaged 0",
+        f"kills {size.rounds}, {figures['within']} of them within a write; files damaged 0",
         f"jobs acknowledged {figures['acknowledged']}, inserts and ends lost 0",
     ]
 
@@ -43,8 +43,8 @@ def crowd(place, size):
     return [
         f"{size.jobs} clients, {size.rounds} s: enqueued {jobs}, errors 0",
         f"enqueue p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.0f} ms, max {most * 1e3:.0f} ms",
-        f"while the stranger held the file {size.rounds / 3:.1f} s: max {held:.2f} s",
-        f"MiB of log at most {sizes[0]}, when the reader left {sizes[1]}, a second later {sizes[2]}",
+        f"while another program locked the file {size.rounds / 3:.1f} s: max {held:.2f} s",
+        f"MiB of log: at most {sizes[0]}, when the reader ended {sizes[1]}, a second later {sizes[2]}",
     ]
 
 
@@ -66,9 +66,9 @@ def torn_log(place, size):
     told = sum(in_file.values())
     return [
         f"seed {size.seed}: copies {size.rounds} ({kinds})",
-        f"their logs had {figures['commits']} commits; behind the damage, and lost: {figures['lost']}",
-        f"copies {size.rounds - told}, jobs {figures['jobs']}: each as before the first damaged commit",
-        "of these integrity_check ok: all; half jobs 0; worked on: all",
-        f"copies damaged where the log had been folded into the file {told}: {found or 'none'}",
+        f"their logs had {figures['commits']} commits; lost after the damage: {figures['lost']}",
+        f"copies {size.rounds - told}, jobs {figures['jobs']}: all in the state before the first damage",
+        "integrity_check ok in all; incomplete jobs 0; usable: all",
+        f"copies with damage in pages that are also in the file {told}: {found or 'none'}",
         f"a server on one copy: jobs {report.jobs}, lost 0, stuck 0",
     ]

@@ -32,7 +32,7 @@ def rolling_restart(place, size):
         report = on.finish(repeats="none")
         burnt = [record for record in on.records() if record.attempt != 1]
     assert burnt == []
-    return [*report.lines(), f"attempts all 1; a server ended within {max(exits):.2f} s at most"]
+    return [*report.lines(), f"attempts all 1; servers ended within {max(exits):.2f} s"]
 
 
 def _stop(on, server, number=signal.SIGTERM):
@@ -73,7 +73,7 @@ def outlive_the_grace(place, size):
     return [
         f"jobs {report.jobs}, lost 0, stuck 0, attempts all 1",
         f"at work elsewhere: p50 {quantiles(soon)[0]:.2f} s, max {max(soon):.2f} s; bound {bound:.1f} s",
-        f"in processes of their own, which have to start: at most {max(apart):.2f} s",
+        f"in job processes, which have to start: at most {max(apart):.2f} s",
     ]
 
 
@@ -103,7 +103,7 @@ def deaf_jobs(place, size):
         report = on.finish(repeats="any")
         records = on.records()
     assert {(record.attempt, record.retries, record.crashes) for record in records} == {_ONCE_RUN}
-    return [f"jobs {report.jobs}, lost 0, stuck 0, attempts all 1; a server ended within {max(exits):.2f} s"]
+    return [f"jobs {report.jobs}, lost 0, stuck 0, attempts all 1; servers ended within {max(exits):.2f} s"]
 
 
 @scenario("impatient-stop", "F07", full=Size(60, 100), short=Size(20, 1))
@@ -155,8 +155,8 @@ def ask_twice(place, size):
     assert max(twice) < 10, twice
     return [
         f"jobs {report.jobs}, lost 0, stuck 0",
-        f"asked twice: ended with 0 within {max(twice):.2f} s",
-        f"asked three times: ended with 1 within {max(thrice):.2f} s",
+        f"two signals: ended with 0 within {max(twice):.2f} s",
+        f"three signals: ended with 1 within {max(thrice):.2f} s",
     ]
 
 
