@@ -305,7 +305,7 @@ def test_log_shows_the_date_when_it_changes(client, fire, send):
     fire.storage.clock_offset += 86_400_000_000
     worker.say(claimed, "three")
 
-    days = re.findall(r'data-day="([^"]+)".*?class="said">([^<]+)', client.get(f"/jobs/{job.id}").text)
+    days = re.findall(r'data-day="([^"]+)".*?class="message">([^<]+)', client.get(f"/jobs/{job.id}").text)
 
     assert ["one", "three"] == [text for _, text in days]
     assert days[0][0] < days[1][0]
@@ -499,11 +499,11 @@ def test_log_is_continued_after_a_line_number(client, fire, send):
     claimed = worker.claim()
     worker.say(claimed, "one", "two")
 
-    assert re.findall(r'class="said">(\w+)<', client.get(f"/jobs/{job.id}").text) == ["one", "two"]
+    assert re.findall(r'class="message">(\w+)<', client.get(f"/jobs/{job.id}").text) == ["one", "two"]
     last = re.findall(r'data-number="(\d+)"', client.part(f"/jobs/{job.id}", "log").text)[-1]
     worker.say(claimed, "three")
     assert ["three"] == re.findall(
-        r'class="said">(\w+)<', client.part(f"/jobs/{job.id}?after={last}", "log").text
+        r'class="message">(\w+)<', client.part(f"/jobs/{job.id}?after={last}", "log").text
     )
     assert 400 == client.part(f"/jobs/{job.id}?after=x", "log").status
 

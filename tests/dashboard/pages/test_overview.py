@@ -703,7 +703,7 @@ def test_jobs_that_wait_for_a_signal_have_a_banner(client, fire, task):
     client.app.invalidate()
     two = client.part("/", "health").text
 
-    assert "trouble-asking" not in nobody
+    assert "problem-awaiting_answers" not in nobody
     assert (
         "1 job is waiting for an answer to “manager”. Without an answer, its task continues with None in 2"
         in one

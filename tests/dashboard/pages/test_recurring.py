@@ -15,7 +15,7 @@ import pytest
 from firelock import Cron, Every, Misfire, Overlap, RecurringJob, Retry, ScheduleError
 from firelock.schedules.cron import schedule_to_json
 from firelock.schedules.recurring_job import RecurringRecord, put_recurring
-from firelock_dashboard.pages.recurring import lane_of, read_schedule, schedule_text
+from firelock_dashboard.pages.recurring import read_schedule, schedule_text, timeline_of
 from tests.core.fakes import Worker
 
 ODD = " a/b?c&d=<e> #1 "  # ids may be any printable text
@@ -120,7 +120,7 @@ def definition(recurring_id, schedule, *, is_paused=False):
 def test_timeline_counts_runs_per_ten_minutes():
     """The count begins now and includes frequent schedules; paused definitions do not fire."""
     now = datetime(2026, 11, 25, 14, 25, tzinfo=UTC)
-    lane = lane_of(
+    timeline = timeline_of(
         [
             definition("a", Cron("0 0 * * *")),
             definition("b", Cron("5 0 * * *")),
@@ -131,11 +131,14 @@ def test_timeline_counts_runs_per_ten_minutes():
         now,
     )
 
-    assert (144, datetime(2026, 11, 25, 14, 20, tzinfo=UTC)) == (len(lane.buckets), lane.buckets[0].starts_at)
-    assert (25, 0, False) == (lane.instants, lane.left_out, lane.has_piles)
-    (pile,) = lane.piles()
+    assert (144, datetime(2026, 11, 25, 14, 20, tzinfo=UTC)) == (
+        len(timeline.buckets),
+        timeline.buckets[0].starts_at,
+    )
+    assert (25, 0, False) == (timeline.instants, timeline.left_out, timeline.has_piles)
+    (pile,) = timeline.piles()
     assert (datetime(2026, 11, 26, tzinfo=UTC), 2, ("a", "b")) == (pile.starts_at, pile.count, pile.ids)
-    assert [15, 16] == [one.starts_at.hour for one in lane.buckets if one.count == 1][:2]
+    assert [15, 16] == [one.starts_at.hour for one in timeline.buckets if one.count == 1][:2]
 
 
 @pytest.mark.parametrize(
@@ -158,10 +161,10 @@ def test_timeline_counts_frequent_schedules_exactly(schedule):
         walked[(at - start) // timedelta(minutes=10)] += 1
         at = schedule.next_after(at)
 
-    lane = lane_of([definition("a", schedule), definition("b", schedule)], now)
+    timeline = timeline_of([definition("a", schedule), definition("b", schedule)], now)
 
     assert {place: 2 * count for place, count in walked.items()} == {
-        place: bucket.count for place, bucket in enumerate(lane.buckets) if bucket.count
+        place: bucket.count for place, bucket in enumerate(timeline.buckets) if bucket.count
     }
 
 
@@ -171,11 +174,11 @@ def test_timeline_includes_forty_frequent_definitions():
     often = [definition(f"o{number}", Cron(f"{number % 5}/5 * * * *")) for number in range(9)]
     rarer = [definition(f"r{number}", Cron(f"{number}/20 * * * *")) for number in range(7)]
 
-    lane = lane_of(nightly + often + rarer, datetime(2026, 11, 25, 14, 0, 1, tzinfo=UTC))
+    timeline = timeline_of(nightly + often + rarer, datetime(2026, 11, 25, 14, 0, 1, tzinfo=UTC))
 
-    assert 0 == lane.left_out
+    assert 0 == timeline.left_out
     assert {one.id for one in nightly + often + rarer} == {
-        recurring_id for bucket in lane.buckets for recurring_id in bucket.ids
+        recurring_id for bucket in timeline.buckets for recurring_id in bucket.ids
     }
 
 
@@ -189,11 +192,13 @@ def test_slow_timeline_omits_the_most_frequent_definitions():
         for number, zone in enumerate(sorted(available_timezones())[:40])
     ]
 
-    lane = lane_of([*often, definition("rare", Cron("0 0 * * *"))], datetime(2026, 11, 25, 14, tzinfo=UTC))
+    timeline = timeline_of(
+        [*often, definition("rare", Cron("0 0 * * *"))], datetime(2026, 11, 25, 14, tzinfo=UTC)
+    )
 
-    assert 13 == lane.left_out
-    assert "rare" in {recurring_id for bucket in lane.buckets for recurring_id in bucket.ids}
-    assert [] == lane.piles()
+    assert 13 == timeline.left_out
+    assert "rare" in {recurring_id for bucket in timeline.buckets for recurring_id in bucket.ids}
+    assert [] == timeline.piles()
 
 
 # ---- the list --------------------------------------------------------------------------------------------

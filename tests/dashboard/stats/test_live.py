@@ -225,7 +225,7 @@ def test_outage_and_its_end_are_announced(live, tick, storage):
     assert ["up", "sample", "moved"] == [name for name, _ in back]
     assert "jobs queues servers recurring operations ended" == back[-1][1]
     assert last_sample(back)["deleted"] is None
-    assert live.trouble is None
+    assert live.storage_error is None
 
 
 def test_unreachable_storage_is_polled_less_often(live, tick, storage):

@@ -159,7 +159,7 @@ def test_search_continues_by_itself(served, open_page, many):
     expect(page.locator("[data-search-text]")).to_have_text(
         re.compile(r"Searched 12,0\d\d of 12,0\d\d jobs · 1 found")
     )
-    expect(page.locator("[data-search-said]")).to_contain_text("All jobs were searched")
+    expect(page.locator("[data-search-status]")).to_contain_text("All jobs were searched")
     expect(page.locator("[data-search-stop]")).to_be_hidden()
     expect(page.locator(".empty")).to_have_count(0)
 
@@ -186,7 +186,7 @@ def test_search_can_be_stopped_and_continued_with_a_link(served, open_page, open
     held[0].continue_()
     page.unroute("**/jobs?*cursor=*")
 
-    expect(page.locator("[data-search-said]")).to_contain_text("Search stopped")
+    expect(page.locator("[data-search-status]")).to_contain_text("Search stopped")
     page.locator("[data-search-on]").click()
     expect(page.locator(f"#job-{many.id}")).to_be_visible(timeout=_WHOLE)
 

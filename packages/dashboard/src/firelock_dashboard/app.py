@@ -211,7 +211,7 @@ class Dashboard(Site):
                 return await self._answered_for(request, urls, path)
             access = await self._entrance.admit(request)
             if not self.may(access, Permission.READ):
-                raise Forbidden(self.texts("refused.nobody"))
+                raise Forbidden(self.texts("refused.no_access"))
             if path == "":
                 return RedirectResponse(urls("/"), 307)
             if path == "/live" and request.method == "GET":
@@ -337,7 +337,7 @@ class Dashboard(Site):
         message = self.redactor.text(str(error))
         if not self.may(access, Permission.READ):
             log.warning("The storage is unreachable, so visitors cannot log in: %s", message)
-            message = self.texts("refused.away")
+            message = self.texts("refused.unreachable")
         return RequestProblem(message, status=503)
 
     def _lost(self, path: str, methods: frozenset[str]) -> RequestProblem:

@@ -77,7 +77,7 @@ def decide(visit: Visit) -> Response:
         raise BadRequest(visit.text("approval.no_choice"))
     if visit.dashboard.is_read_only:
         raise Forbidden(visit.text("approval.read_only"))
-    who = visit.access.name or approval.name or visit.text("approval.somebody")
+    who = visit.access.name or approval.name or visit.text("approval.visitor")
     new = answer(
         approval.job_id, approval.signal, approval.choices[label], at=visit.now_micros, author=who
     )  # fmt: skip
@@ -153,9 +153,9 @@ def _message(visit: Visit, job: JobRecord | None, answered: _Answered | None) ->
     if answered is not None:
         return ""
     if job is None:
-        return visit.text("approval.gone")
+        return visit.text("approval.job_not_found")
     if not _is_waiting(job):
-        return visit.text("approval.over", state=job.state)
+        return visit.text("approval.job_ended", state=job.state)
     return visit.text("approval.read_only") if visit.dashboard.is_read_only else ""
 
 

@@ -475,7 +475,7 @@ class JobView:
     def ended_label(self) -> str:
         """The label of the job's last timestamp, as a key of `job.toml`."""
         if self.job.is_stopping or self.was_stopped:
-            return "told_to_stop"
+            return "stop_requested"
         return "deleted_at" if self.job.state is State.DELETED else "ended"
 
     @cached_property
@@ -699,7 +699,7 @@ class JobView:
                 found.append("warn_claimed")
         values: dict[str, object] = {"server": job.server or "–"}
         if job.is_stopping:
-            values["told"] = span(self._since_order)
+            values["since_request"] = span(self._since_order)
             found.append(self._tail(values))
         return [(key, values) for key in found]
 

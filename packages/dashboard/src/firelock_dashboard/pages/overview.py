@@ -166,12 +166,12 @@ def _still_running(visit: Visit, jobs: Sequence[Job[Any]]) -> Iterator[_Banner]:
     """Yield a banner with the number of deleted jobs that still run, and a link to the job or the servers."""
     if not jobs:
         return
-    what = visit.text("overview.still_runs", count=len(jobs), task=task_name(jobs[0].task))
+    what = visit.text("overview.still_running", count=len(jobs), task=task_name(jobs[0].task))
     one, many = _Action("to_job", f"/jobs/{jobs[0].id}"), _Action("to_servers", "/servers")
     yield _Banner("still_running", "warn", {"what": what}, None, one if len(jobs) == 1 else many)
 
 
-def _asking(visit: Visit, sight: Sight) -> Iterator[_Banner]:
+def _awaiting_answers(visit: Visit, sight: Sight) -> Iterator[_Banner]:
     """Yield a banner with the number of jobs that wait for an answer, and the first time limit of a wait."""
     jobs = sight.sampled.asking
     if not jobs:
@@ -180,14 +180,14 @@ def _asking(visit: Visit, sight: Sight) -> Iterator[_Banner]:
     named = ", ".join(f"“{name}”" for name in names[:_OF_A_KIND]) + (", …" if len(names) > _OF_A_KIND else "")
     due = [job.due_at for job in jobs if job.due_at is not None]
     number = f"{formatting.count_text(len(jobs))}{'+' if sight.has_more(State.AWAITING) else ''}"
-    what = visit.text("overview.asking", count=len(jobs), number=number, signals=named)
+    what = visit.text("overview.awaiting_answers", count=len(jobs), number=number, signals=named)
     if due:
         left = formatting.span(max(0.0, (min(due) - sight.now) / 1_000_000))
-        what += " " + visit.text("overview.asking_until", count=len(jobs), span=left)
+        what += " " + visit.text("overview.awaiting_answers_until", count=len(jobs), span=left)
     one = _Action("answer", f"/jobs/{jobs[0].id}")
     signal = names[0] if len(names) == 1 else ANY_SIGNAL
     many = _Action("to_jobs", "/jobs", {"state": "awaiting", "signal": signal, "order": "oldest"})
-    yield _Banner("asking", "note", {"what": what}, None, one if len(jobs) == 1 else many)
+    yield _Banner("awaiting_answers", "note", {"what": what}, None, one if len(jobs) == 1 else many)
 
 
 # ---- the page --------------------------------------------------------------------------------------------
@@ -203,8 +203,8 @@ def show_overview(visit: Visit) -> Response:
     return visit.page(
         "overview.html", span=span, kind=kind, wanted_span=wanted_span, nav_with="now",
         spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
-        is_new=lambda: seen.is_new, troubles=lambda: _banners(visit, seen.sight),
-        notes=lambda: [*_still_running(visit, seen.deleted), *_asking(visit, seen.sight)],
+        is_new=lambda: seen.is_new, problems=lambda: _banners(visit, seen.sight),
+        notes=lambda: [*_still_running(visit, seen.deleted), *_awaiting_answers(visit, seen.sight)],
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
         many=MANY, storage_url=_storage_url(visit),
@@ -457,7 +457,9 @@ def show_history(visit: Visit) -> Response:
 def show_samples(visit: Visit) -> Response:
     """Return the last samples, for pages that have no stream."""
     live = visit.dashboard.live
-    return visit.json({"samples": [attrs.asdict(one) for one in live.samples()], "trouble": live.trouble})
+    return visit.json(
+        {"samples": [attrs.asdict(one) for one in live.samples()], "trouble": live.storage_error}
+    )
 
 
 ROUTES = (

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _SHOWN = 30  # definitions on a page; the last runs of each are read
 _RUNS = 20
 _SEARCHED = 2_000  # definitions in which a text is searched for
-_IN_LANE = 500
+_IN_TIMELINE = 500
 _PAGE = 500
 
 
@@ -108,7 +108,7 @@ def show_recurring(visit: Visit) -> Response:
     return visit.page(
         "recurring.html", after=after, wanted=wanted,
         page=lambda: _page(visit, after, wanted), runs=lambda recurring_id: _runs(visit, recurring_id),
-        lane=lambda: lane_of(visit.fire.recurring.list(limit=_IN_LANE), visit.now),
+        timeline=lambda: timeline_of(visit.fire.recurring.list(limit=_IN_TIMELINE), visit.now),
     )  # fmt: skip
 
 
@@ -491,7 +491,7 @@ def create(visit: Visit) -> Response:
 
 _BUCKET = timedelta(minutes=10)
 _DAY = timedelta(hours=24)
-_STEPS = 4_000  # times and buckets that are computed for one lane
+_STEPS = 4_000  # times and buckets that are computed for one timeline
 _TICK = timedelta(microseconds=1)
 _PILE = 3
 
@@ -506,7 +506,7 @@ class Bucket:
 
 
 @attrs.frozen
-class Lane:
+class Timeline:
     """A day, from the start of the present ten minutes on."""
 
     buckets: tuple[Bucket, ...]
@@ -537,14 +537,14 @@ class Lane:
     def piles(self) -> list[Bucket]:
         """Return the five fullest buckets of two jobs or more, fullest first.
 
-        The list is empty if the lane leaves out any definitions.
+        The list is empty if the timeline leaves out any definitions.
         """
         if self.left_out:
             return []
         return sorted((one for one in self.buckets if one.count > 1), key=lambda one: -one.count)[:5]
 
 
-def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
+def timeline_of(jobs: Iterable[RecurringJob], now: datetime) -> Timeline:
     """Return the numbers of jobs that these definitions create within a day; paused ones create none.
 
     Equal schedules are computed once, the least frequent ones first, until 4,000 times or buckets are
@@ -571,7 +571,7 @@ def lane_of(jobs: Iterable[RecurringJob], now: datetime) -> Lane:
     buckets = [
         Bucket(start + place * _BUCKET, count, tuple(ids[place])) for place, count in enumerate(counts)
     ]
-    return Lane(tuple(buckets), left_out)
+    return Timeline(tuple(buckets), left_out)
 
 
 def _fired(schedule: Cron | Every, total: int, start: datetime, now: datetime) -> Counter[int]:

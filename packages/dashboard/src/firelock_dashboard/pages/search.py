@@ -259,7 +259,7 @@ def _arguments(visit: Visit, text: str, *, is_known: bool) -> Iterator[HitGroup]
     further = address if found.cursor else None
     hits = [_job(visit, job) for job in found.jobs]
     if not hits and found.is_cut:
-        hits = [Hit(visit.text("search.go_on"), "", address)]
+        hits = [Hit(visit.text("search.search_all"), "", address)]
         further = None
     yield HitGroup("argument", hits, further=further)
 

@@ -322,7 +322,7 @@ def end_worker_process(visit: Visit) -> Response:
             return confirmation
     ended = end_process(visit, session)
     return visit.done(
-        visit.text("servers.told_end", pid=ended.session.pid, server=ended.session.server), to="/servers"
+        visit.text("servers.requested_end", pid=ended.session.pid, server=ended.session.server), to="/servers"
     )
 
 
@@ -338,7 +338,7 @@ def order_server(visit: Visit) -> Response:
         if confirmation is not None:
             return confirmation
     send_order(visit, server, order)
-    return visit.done(visit.text(f"servers.told_{order}", server=server.name), to="/servers")
+    return visit.done(visit.text(f"servers.requested_{order}", server=server.name), to="/servers")
 
 
 ROUTES = (

@@ -234,9 +234,9 @@
         if (!this.hasSelected && this.at != null) this.open(this.at, this.at);
         this.hasSelected = false;
       });
-      this.said ||= this.appendChild(document.createElement("p"));
-      this.said.className = "visually-hidden";
-      this.said.setAttribute("aria-live", "polite");
+      this.announcement ||= this.appendChild(document.createElement("p"));
+      this.announcement.className = "visually-hidden";
+      this.announcement.setAttribute("aria-live", "polite");
     }
 
     rows(place) {
@@ -273,7 +273,7 @@
       this.card.style.left = `${x > room / 2 ? x - this.card.offsetWidth - 12 : x + 12}px`;
       if (byPointer) return;
       this.plot.setCursor({ left: x, top: 0 }, false);
-      this.said.textContent = [this.when(place), ...this.rows(place).map(([line, text]) => `${line.label} ${text}`)].join(", ");
+      this.announcement.textContent = [this.when(place), ...this.rows(place).map(([line, text]) => `${line.label} ${text}`)].join(", ");
     }
 
     steer(event) {

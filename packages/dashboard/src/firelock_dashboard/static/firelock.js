@@ -115,7 +115,7 @@ firelock.toast = (message, kind = "good", link = null, undo = null) => {
 
 // A confirmation's button has the label and the colour of the pressed button. If these would mislead, such as
 // "Cancel" next to "Cancel the job", the button or its form has its own labels: data-yes and data-no.
-firelock.ask = (question, pressed = null) => {
+firelock.confirm = (question, pressed = null) => {
   const dialog = document.createElement("dialog");
   const body = dialog.appendChild(document.createElement("div"));
   body.className = "body";
@@ -165,7 +165,7 @@ document.addEventListener("submit", async (event) => {
   if (!form.matches("form[data-act]")) return;
   event.preventDefault();
   const question = event.submitter?.dataset.confirm || form.dataset.confirm;
-  if (question && !(await firelock.ask(question, event.submitter))) return;
+  if (question && !(await firelock.confirm(question, event.submitter))) return;
   const answered = firelock.post(form, event.submitter); // reads the form first: it omits disabled buttons
   if (event.submitter) event.submitter.disabled = true;
   await answered;
@@ -270,11 +270,11 @@ const isSeen = (region) => {
 };
 
 // A tab sends at most three automatic requests in two seconds; the region with the oldest request comes first.
-let asked = [];
-const mayAsk = () => {
+let requestTimes = [];
+const mayRequest = () => {
   const now = performance.now();
-  asked = asked.filter((at) => now - at < 2000);
-  return asked.length < 3 && Boolean(asked.push(now));
+  requestTimes = requestTimes.filter((at) => now - at < 2000);
+  return requestTimes.length < 3 && Boolean(requestTimes.push(now));
 };
 const inTurn = () => {
   const at = (region) => regions.get(region.id)?.at || 0;
@@ -319,7 +319,7 @@ firelock.refresh = async (region, force = false, isWanted = () => true) => {
   if (known.busy || document.hidden) { known.waiting = true; return; }
   if (document.querySelector("dialog[open]") && !region.closest("dialog")) { known.waiting = true; return; }
   const wanted = companions(region, force, isWanted);
-  if (!wanted.includes(region) || (!force && !mayAsk())) { known.waiting = true; return; }
+  if (!wanted.includes(region) || (!force && !mayRequest())) { known.waiting = true; return; }
   const all = wanted.map(knownOf);
   for (const one of all) Object.assign(one, { busy: true, waiting: false, at: performance.now() });
   const parts = wanted.map((one) => one.dataset.live).join(",");
@@ -384,11 +384,11 @@ let stream = null;
 let pace = 1;
 let turn = null; // of this window's wait for the lock, or its hold
 let isFirst = true;
-let heardAt = -Infinity;
+let receivedAt = -Infinity;
 const SHARED = `firelock:live:${firelock.root}`;
 const others = navigator.locks && window.BroadcastChannel ? new BroadcastChannel(SHARED) : null;
 
-const heard = {
+const handlers = {
   moved: (topics) => {
     pace = 1;
     firelock.setLive("live");
@@ -404,26 +404,26 @@ const heard = {
   lost: () => { isFirst = true; firelock.setLive("lost"); },
   none: () => { firelock.hasNoStream = true; unlisten(); },
 };
-const hear = (name, data) => {
-  heardAt = name === "lost" || name === "none" ? -Infinity : performance.now();
-  heard[name](data);
+const receive = (name, data) => {
+  receivedAt = name === "lost" || name === "none" ? -Infinity : performance.now();
+  handlers[name](data);
 };
-const tell = (name, data) => { others?.postMessage({ name, data }); hear(name, data); };
+const broadcast = (name, data) => { others?.postMessage({ name, data }); receive(name, data); };
 others?.addEventListener("message", (event) => {
-  if (turn && !stream && Object.hasOwn(heard, event.data?.name)) hear(event.data.name, event.data.data);
+  if (turn && !stream && Object.hasOwn(handlers, event.data?.name)) receive(event.data.name, event.data.data);
 });
 
 const open = () => {
   stream = new EventSource(`${firelock.root}/live`);
-  for (const name of ["moved", "sample", "down", "up"]) stream.addEventListener(name, (event) => tell(name, event.data));
-  stream.addEventListener("error", () => tell(stream?.readyState === EventSource.CLOSED ? "none" : "lost"));
+  for (const name of ["moved", "sample", "down", "up"]) stream.addEventListener(name, (event) => broadcast(name, event.data));
+  stream.addEventListener("error", () => broadcast(stream?.readyState === EventSource.CLOSED ? "none" : "lost"));
 };
 const listen = () => {
   if (turn || document.hidden || !window.EventSource || firelock.hasNoStream) return;
-  const mine = (turn = { asked: new AbortController(), end: () => {} });
+  const mine = (turn = { request: new AbortController(), end: () => {} });
   isFirst = true;
   if (!others) { open(); return; }
-  navigator.locks.request(SHARED, { signal: mine.asked.signal }, () => {
+  navigator.locks.request(SHARED, { signal: mine.request.signal }, () => {
     if (turn !== mine) return null;
     open();
     return new Promise((resolve) => { mine.end = resolve; });
@@ -432,11 +432,11 @@ const listen = () => {
 const unlisten = () => {
   stream?.close();
   stream = null;
-  turn?.asked.abort();
+  turn?.request.abort();
   turn?.end();
   turn = null;
 };
-firelock.isStreaming = () => stream?.readyState === EventSource.OPEN || (turn !== null && performance.now() - heardAt < 5000);
+firelock.isStreaming = () => stream?.readyState === EventSource.OPEN || (turn !== null && performance.now() - receivedAt < 5000);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) unlisten();
   else { listen(); if (!firelock.isPaused()) firelock.refreshAll(); }
@@ -476,9 +476,9 @@ document.addEventListener("submit", (event) => {
 document.addEventListener("pointerover", (event) => {
   for (let place = event.target; place && place !== document.body; place = place.parentElement) {
     if (place.title) return;
-    const look = getComputedStyle(place);
-    const isCut = (place.scrollWidth > place.clientWidth && look.textOverflow === "ellipsis")
-      || (place.scrollHeight > place.clientHeight && look.webkitLineClamp !== "none");
+    const style = getComputedStyle(place);
+    const isCut = (place.scrollWidth > place.clientWidth && style.textOverflow === "ellipsis")
+      || (place.scrollHeight > place.clientHeight && style.webkitLineClamp !== "none");
     if (!isCut) continue;
     place.title = place.textContent.replace(/\s+/g, " ").trim();
     return;

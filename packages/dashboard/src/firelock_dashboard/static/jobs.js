@@ -122,10 +122,10 @@
     if (row.classList.contains("is-gone")) return;
     row.classList.add("is-gone");
     const when = row.querySelector("td.when");
-    const said = document.createElement("span");
-    said.className = "more";
-    said.textContent = region.dataset.gone;
-    when?.replaceChildren(said);
+    const note = document.createElement("span");
+    note.className = "more";
+    note.textContent = region.dataset.gone;
+    when?.replaceChildren(note);
   };
 
   firelock.taker = (where, text) => {
@@ -164,7 +164,7 @@
   let search = null; // { examined, found, next, isStopped }
   const state = () => region.querySelector("[data-search]");
   const counted = (number) => String(number).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
-  const tell = (place, end = null) => {
+  const showProgress = (place, end = null) => {
     const text = place.dataset.text.replace("{examined}", counted(search.examined)).replace("{found}", counted(search.found));
     place.querySelector("[data-search-text]").textContent = text;
     const bar = place.querySelector("progress");
@@ -178,7 +178,7 @@
       on.hidden = end === null || !search.next;
       if (search.next) on.href = search.next;
     }
-    if (end !== null) place.querySelector("[data-search-said]").textContent = `${text}. ${end}`;
+    if (end !== null) place.querySelector("[data-search-status]").textContent = `${text}. ${end}`;
   };
 
   // Append the rows of the next part to the shown rows; the end of the page is that of the last part.
@@ -212,7 +212,7 @@
     region.removeAttribute("data-live");
     let end = place.dataset.stopped;
     while (!one.isStopped && one.next && one.found < limit) {
-      tell(place);
+      showProgress(place);
       const address = new URL(one.next, location.href);
       address.searchParams.set("part", "rows");
       let text;
@@ -230,7 +230,7 @@
       join(page);
       if (!one.next) end = place.dataset.done;
     }
-    tell(place, one.found >= limit ? "" : end);
+    showProgress(place, one.found >= limit ? "" : end);
   };
   document.addEventListener("click", (event) => {
     if (search && event.target.closest?.("[data-search-stop]")) search.isStopped = true;

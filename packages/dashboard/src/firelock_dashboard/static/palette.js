@@ -6,7 +6,7 @@
   const sheet = document.getElementById("shortcuts");
   const input = document.getElementById("palette-input");
   const found = document.getElementById("palette-found");
-  const said = document.getElementById("palette-said");
+  const status = document.getElementById("palette-status");
   const options = () => [...palette.querySelectorAll("[role=option]")];
   const isId = (text) => /^[0-9a-f]{8}-[0-9a-f-]{4,27}$/i.test(text);
   let chosen = null;
@@ -27,15 +27,15 @@
   // Requested when the visitor pauses typing. Earlier results are removed immediately, so that Enter never opens a
   // result for another text. Results with an exact match are above the pages, others below them.
 
-  let asking = null; // { typed, done: a promise, abort, timer }
-  const ask = (typed) => {
-    asking?.abort.abort();
-    clearTimeout(asking?.timer);
+  let pending = null; // { typed, done: a promise, abort, timer }
+  const requestResults = (typed) => {
+    pending?.abort.abort();
+    clearTimeout(pending?.timer);
     found.replaceChildren();
     place();
-    said.textContent = "";
-    if (!typed) { asking = null; return; }
-    const one = (asking = { typed, abort: new AbortController() });
+    status.textContent = "";
+    if (!typed) { pending = null; return; }
+    const one = (pending = { typed, abort: new AbortController() });
     one.done = new Promise((done) => {
       one.begin = async () => {
         clearTimeout(one.timer);
@@ -44,9 +44,9 @@
         try {
           const address = `${palette.dataset.search}?${new URLSearchParams({ q: typed, part: "options" })}`;
           const response = await fetch(address, { credentials: "same-origin", signal: one.abort.signal });
-          if (response.ok && one === asking) take(await response.text());
+          if (response.ok && one === pending) take(await response.text());
         } catch { /* the shown options still work */ }
-        if (one === asking) asking = null;
+        if (one === pending) pending = null;
         done();
       };
     });
@@ -59,7 +59,7 @@
     const search = document.getElementById("palette-search"); // opens the same jobs as the tag
     if (found.querySelector("[data-exact][data-tag]")) search.hidden = true;
     const count = options().filter(isFound).length;
-    said.textContent = said.dataset.text.replace("{count}", count);
+    status.textContent = status.dataset.text.replace("{count}", count);
     palette.querySelector(".nothing").hidden ||= count > 0;
     if (!hasMoved) chooseBest();
   };
@@ -89,7 +89,7 @@
   const narrow = () => {
     const typed = input.value.trim();
     const words = typed.toLowerCase().split(/\s+/);
-    ask(typed.slice(0, 200));
+    requestResults(typed.slice(0, 200));
     for (const option of options()) {
       const kind = option.dataset.kind;
       if (kind) {
@@ -140,7 +140,7 @@
     if (step) { hasMoved = true; choose(all[(at + step + all.length) % all.length]); }
     else if (event.key === "Enter") {
       event.preventDefault();
-      const one = asking;
+      const one = pending;
       const isSure = isWhole(chosen) || chosen?.dataset.kind === "job"; // no result has precedence over it
       if (one && !hasMoved && !isSure) { one.begin(); await one.done; }
       act(chosen);

@@ -83,7 +83,7 @@ class Live:
         self._announced_at: dict[str, float] = {}
         self._pause = _EVERY
         self.checks_every = CHECKS_EVERY  # seconds between checks whether a stream's visitor may read
-        self.trouble: str | None = None  # the storage's last error, or None while it is reachable
+        self.storage_error: str | None = None  # the storage's last error, or None while it is reachable
 
     # ---- listening -----------------------------------------------------------------------------------------
 
@@ -132,8 +132,8 @@ class Live:
             self._on_changed()
         self._pause = _until_mid_second(sample.at)
         with self._lock:
-            if self.trouble is not None:
-                self.trouble = None
+            if self.storage_error is not None:
+                self.storage_error = None
                 self._add_event("up", "")
                 moved = list(TOPICS)
             self._samples.append(sample)
@@ -146,9 +146,9 @@ class Live:
 
     def _report_error(self, text: str) -> None:
         with self._lock:
-            if self.trouble is None:
+            if self.storage_error is None:
                 log.info("The storage is unreachable; open pages are not updated until it is back: %s", text)
-            self.trouble = text
+            self.storage_error = text
             self._add_event("down", json.dumps(text))
 
     def _due_topics(self, moved: Collection[str]) -> list[str]:
