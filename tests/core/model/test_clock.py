@@ -289,7 +289,7 @@ def test_host_watch_detects_clock_changes_and_suspensions(act, expected, words):
     watch = HostWatch(host.clocks)
     act(host)
 
-    first, second = watch.look(), watch.look()
+    first, second = watch.check(), watch.check()
 
     assert (expected, words, Jump()) == (first, str(first), second)
 
@@ -297,12 +297,12 @@ def test_host_watch_detects_clock_changes_and_suspensions(act, expected, words):
 def test_slow_drift_is_not_reported_as_a_jump(host, local):
     """NTP slews a clock by half a millisecond per second, which is nearly two seconds per hour."""
     watch, storage_watch = HostWatch(host.clocks), StorageWatch(host.clock_of(local))
-    storage_watch.look()
+    storage_watch.check()
     seen = []
     for _ in range(720):
         host.go_on(5)
         host.set_clock(0.0025)
-        seen.append((watch.look(), storage_watch.look().jumped))
+        seen.append((watch.check(), storage_watch.check().jumped))
 
     assert {(Jump(), 0.0)} == set(seen)
 
@@ -314,7 +314,7 @@ def test_suspension_looks_like_a_step_on_hosts_without_such_a_clock(host):
 
     host.suspend(60)
 
-    assert Jump(set_by=60) == watch.look()
+    assert Jump(set_by=60) == watch.check()
 
 
 @pytest.mark.parametrize("stalled", range(5))
@@ -330,7 +330,7 @@ def test_pause_between_two_readings_is_not_a_jump(stalled):
 
     watch = HostWatch(HostClocks(read, read, read))
 
-    assert [Jump(), Jump()] == [watch.look(), watch.look()]
+    assert [Jump(), Jump()] == [watch.check(), watch.check()]
 
 
 @pytest.mark.parametrize("act", [Host.set_clock, Host.suspend])
@@ -338,11 +338,11 @@ def test_pause_between_two_readings_is_not_a_jump(stalled):
 def test_storage_watch_detects_a_jump_of_the_host(host, local, act, seconds):
     """The storage's clock is ahead by the same amount, and the message contains the cause."""
     watch = StorageWatch(host.clock_of(local))
-    watch.look()
+    watch.check()
     host.go_on(5)
     act(host, seconds)
 
-    first, second = watch.look(), watch.look()
+    first, second = watch.check(), watch.check()
 
     assert (seconds, 0) == (first.jumped, second.jumped)
     assert str(first).startswith("This machine ")
@@ -352,13 +352,13 @@ def test_storage_watch_detects_a_jump_of_the_host(host, local, act, seconds):
 def test_storage_watch_detects_a_change_of_a_database_clock(host, store):
     """The clock of the database server is read once per minute."""
     watch = StorageWatch(host.clock_of(store))
-    watch.look()
+    watch.check()
     store.at += 61 * SECOND - 600 * SECOND
     host.go_on(61)
 
-    look = watch.look()
+    check = watch.check()
 
-    assert (-600, "The storage's clock was set back by 600.0 s") == (look.jumped, str(look))
+    assert (-600, "The storage's clock was set back by 600.0 s") == (check.jumped, str(check))
 
 
 def test_slow_reply_of_a_storage_is_not_a_jump(host):
@@ -375,9 +375,9 @@ def test_slow_reply_of_a_storage_is_not_a_jump(host):
 
     store = Slow(at=77 * SECOND)
     watch = StorageWatch(host.clock_of(store))
-    watch.look()
+    watch.check()
     Slow.takes = 0
     host.passed += 61
     store.at += 61 * SECOND
 
-    assert 0 == watch.look().jumped
+    assert 0 == watch.check().jumped

@@ -115,7 +115,9 @@ def test_history_entry_of_an_end_describes_the_attempt(end):
 def test_restore_to_a_state_with_lost_data_raises(state):
     """Such a call is a mistake of the caller."""
     with pytest.raises(ValueError, match=f"cannot be {state} again"):
-        lifecycle.restore("j1", lifecycle.Former(state), at=AT, reason="restored", expires_at=EXPIRES_AT)
+        lifecycle.restore(
+            "j1", lifecycle.PreviousState(state), at=AT, reason="restored", expires_at=EXPIRES_AT
+        )
 
 
 def test_earlier_state_is_known_only_if_the_delete_is_last():
@@ -124,7 +126,10 @@ def test_earlier_state_is_known_only_if_the_delete_is_last():
         HistoryEntry(state, at) for at, state in enumerate((State.ENQUEUED, State.DELETED, State.ENQUEUED))
     ]
 
-    assert (lifecycle.Former(State.ENQUEUED), None) == (lifecycle.former(steps[:2]), lifecycle.former(steps))
+    assert (lifecycle.PreviousState(State.ENQUEUED), None) == (
+        lifecycle.previous_state(steps[:2]),
+        lifecycle.previous_state(steps),
+    )
 
 
 # ---- crashes in the history -------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ _SESSIONS_AT_ONCE = 250  # sessions that one script deletes
 _KEYS_EVERY, _STRAYS_EVERY = 1.0, 10.0
 _KEYS_AT_ONCE = 250  # keys that one script checks
 _order = attrgetter("minute", "task", "queue", "outcome")
-_DUE, _HOLD_OVER = quoted(Moved.DUE.value), quoted(Moved.HOLD_OVER.value)
+_DUE, _HOLD_EXPIRED = quoted(Moved.DUE.value), quoted(Moved.HOLD_EXPIRED.value)
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 
 
@@ -149,7 +149,7 @@ def _promote(database: RedisDatabase, partition: int, limit: int) -> tuple[int, 
     promoted = 0
     while True:
         asked = min(limit - promoted, _AT_ONCE)
-        moved, next_due = database.run("upkeep.promote", partition, asked, _DUE, _HOLD_OVER)
+        moved, next_due = database.run("upkeep.promote", partition, asked, _DUE, _HOLD_EXPIRED)
         promoted += moved
         if moved < asked or promoted >= limit:
             return promoted, next_due

@@ -275,7 +275,7 @@ def time_out(tx: Transaction, ids: Sequence[str]) -> int:
     rows = {id: row for id, row in rows.items() if id in batches or not row.is_batch}
     for row in rows.values():
         if row.id in batches:
-            cancel_batch(tx, row, batches[row.id], Moved.HOLD_OVER.value, tx.now)
+            cancel_batch(tx, row, batches[row.id], Moved.HOLD_EXPIRED.value, tx.now)
         else:
             resume(tx, row, Moved.DUE.value)
     save_rows(tx, rows.values())

@@ -26,7 +26,7 @@ _SOURCE = "_firelock_source"  # an attribute name that results do not have
 _ANYTHING = (Any, object)
 
 
-class StandIn:
+class OutputPlaceholder:
     """The placeholder that `job.output` returns; it can only be passed to other jobs."""
 
     __slots__ = (_SOURCE,)
@@ -83,9 +83,9 @@ def put_at(arguments: JsonValue, path: Sequence[str | int], value: JsonValue) ->
             place[path[-1]] = value
 
 
-def source_of(stand_in: StandIn) -> Any:  # noqa: ANN401 - a job's handle, whose module imports this one
+def source_of(placeholder: OutputPlaceholder) -> Any:  # noqa: ANN401 - a job's handle, whose module imports this one
     """Return the job whose output the placeholder represents."""
-    return object.__getattribute__(stand_in, _SOURCE)
+    return object.__getattribute__(placeholder, _SOURCE)
 
 
 @attrs.frozen
@@ -99,7 +99,7 @@ class Reference:
 def holds_output(value: object, depth: int = 0) -> bool:
     """Return whether the value is an output, or contains one in its lists, tuples and dicts."""
     kind = type(value)
-    if kind is StandIn:
+    if kind is OutputPlaceholder:
         return True
     if depth > _DEEPEST or kind not in (list, tuple, dict):
         return False
@@ -109,8 +109,8 @@ def holds_output(value: object, depth: int = 0) -> bool:
 def sources_in(value: object, depth: int = 0) -> Iterator[Any]:
     """Yield the job handle of each output that the value is or contains in its lists, tuples and dicts."""
     kind = type(value)
-    if kind is StandIn:
-        yield source_of(cast("StandIn", value))
+    if kind is OutputPlaceholder:
+        yield source_of(cast("OutputPlaceholder", value))
     elif depth <= _DEEPEST and kind in (list, tuple, dict):
         for _, inner in _inner(value):
             yield from sources_in(inner, depth + 1)
@@ -139,7 +139,7 @@ def encode_around(
     Raises:
         Misfit: A part of the value does not match its annotation.
     """
-    if type(value) is StandIn:
+    if type(value) is OutputPlaceholder:
         found.append(Reference(source_of(value), path))
         return None
     if not holds_output(value):

@@ -18,7 +18,7 @@ from firelock.errors import (
     JobNotFound,
     TaskError,
 )
-from firelock.flows.batch_builder import CHUNK, DEEPEST, Filling, Gathered, call_of
+from firelock.flows.batch_builder import CHUNK, DEEPEST, BatchBlock, PendingJob, call_of
 from firelock.flows.nesting import deep_counts, pages_of, path_to, walk_members
 from firelock.jobs.administration import release_continuations, update_batches
 from firelock.jobs.dependencies import check_bounded, waiting_words
@@ -54,7 +54,7 @@ _LONGEST_NAME = 200
 _LONGEST_HOLD = timedelta(days=366)
 
 
-class Batch(Gathered[BatchCounts]):
+class Batch(PendingJob[BatchCounts]):
     """A job without a task, which ends when none of its members can continue; see `fire.batch`.
 
     It fails if a member has failed, or waits for an end that can no longer happen. It is deleted if it was
@@ -67,9 +67,9 @@ class Batch(Gathered[BatchCounts]):
     __slots__ = ("_depth", "_is_entered")
 
     def __init__(
-        self, client: Client, record: NewJob | JobRecord, filling: Filling | None = None, depth: int = 0
+        self, client: Client, record: NewJob | JobRecord, block: BatchBlock | None = None, depth: int = 0
     ) -> None:
-        super().__init__(client, record, filling)
+        super().__init__(client, record, block)
         self._depth = depth  # 1 for a batch that is not in another batch; 0 if unknown
         self._is_entered = False
 
@@ -120,10 +120,10 @@ class Batch(Gathered[BatchCounts]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Store all jobs; if the block raised, store no more jobs, and cancel the batch if it is stored."""
-        filling = cast("Filling", self._filling)
-        is_whole = self.id == filling.root and error is None
-        within = filling.transaction() if is_whole else filling.transaction_of_stored()
-        filling.leave(self.id, within, has_raised=error is not None)
+        block = cast("BatchBlock", self._block)
+        is_whole = self.id == block.root and error is None
+        within = block.transaction() if is_whole else block.transaction_of_stored()
+        block.leave(self.id, within, has_raised=error is not None)
 
     async def __aenter__(self) -> Self:
         """Return the batch; the jobs added to it are stored at the end of the block."""
@@ -135,22 +135,22 @@ class Batch(Gathered[BatchCounts]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Store all jobs, without blocking the event loop; see `__exit__`."""
-        filling, has_raised = cast("Filling", self._filling), error is not None
-        await filling.awaited(lambda within: filling.leave(self.id, within, has_raised=has_raised))
+        block, has_raised = cast("BatchBlock", self._block), error is not None
+        await block.awaited(lambda within: block.leave(self.id, within, has_raised=has_raised))
 
     def _enter(self, *, is_async: bool) -> Self:
-        filling = self._filling
-        if filling is None or self._is_entered or not (filling.is_open or self.id == filling.root):
+        block = self._block
+        if block is None or self._is_entered or not (block.is_open or self.id == block.root):
             raise ConfigurationError(
                 f"{self!r} is already stored, or its block was entered before; a batch has only one block. "
                 "Use batch.add(task, …) without a block."
             )
         self._is_entered = True
-        if self.id == filling.root:
+        if self.id == block.root:
             record = cast("NewJob", self._record)
             record.created_at = self._client.clock.now()
-            filling.is_open, filling.is_async = True, is_async
-            filling.begin(self, record)
+            block.is_open, block.is_async = True, is_async
+            block.begin(self, record)
         return self
 
     def add(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
@@ -173,15 +173,15 @@ class Batch(Gathered[BatchCounts]):
 
     async def aadd(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """`add` without blocking the event loop."""
-        call, filling = call_of("aadd", task, args, kwargs), self._taker()
-        if filling is None:
+        call, block = call_of("aadd", task, args, kwargs), self._collecting_block()
+        if block is None:
             await self.arequire_visible(lambda: call.options.within)
             try:
                 return await self._client.acreate(call, batch_id=self.id)
             except JobNotFound as error:
                 await in_thread(self.explain, error)
                 raise
-        return cast("Job[R2]", (await filling.aadd(filling.members([call], self.id)))[0])
+        return cast("Job[R2]", (await block.aadd(block.members([call], self.id)))[0])
 
     def add_many(self, calls: Iterable[Call[R2]], /) -> list[Job[R2]]:
         """Add a member for each call that `task.call(…)` returned, in order; return their handles.
@@ -198,9 +198,9 @@ class Batch(Gathered[BatchCounts]):
         return handles
 
     def _add(self, calls: Sequence[Call[Any]]) -> Sequence[Job[Any]]:
-        filling = self._taker()
-        if filling is not None:
-            return filling.add(filling.members(calls, self.id))
+        block = self._collecting_block()
+        if block is not None:
+            return block.add(block.members(calls, self.id))
         self.require_visible(partial(self._client.transaction, calls[0].options.within))
         try:
             return self._client.create_members(calls, self.id)
@@ -209,9 +209,9 @@ class Batch(Gathered[BatchCounts]):
             raise
 
     async def _aadd(self, calls: Sequence[Call[Any]]) -> Sequence[Job[Any]]:
-        filling = self._taker()
-        if filling is not None:
-            return await filling.aadd(filling.members(calls, self.id))
+        block = self._collecting_block()
+        if block is not None:
+            return await block.aadd(block.members(calls, self.id))
         await self.arequire_visible(lambda: calls[0].options.within)
         try:
             return await self._client.acreate_members(calls, self.id)
@@ -219,16 +219,16 @@ class Batch(Gathered[BatchCounts]):
             await in_thread(self.explain, error)
             raise
 
-    def _taker(self) -> Filling | None:
+    def _collecting_block(self) -> BatchBlock | None:
         """Return the open block that collects members of this batch; None if members are stored immediately.
 
         Raises:
             ConfigurationError: If the batch is not stored, and no block collects its members.
         """
-        filling = self._filling
-        if filling is not None and filling.takes(self.id):
-            return filling
-        if filling is not None and (why := filling.why_not_stored(self.id)) is not None:
+        block = self._block
+        if block is not None and block.takes(self.id):
+            return block
+        if block is not None and (why := block.why_not_stored(self.id)) is not None:
             raise ConfigurationError(f"No jobs can be added to {self!r}, because it is not stored: {why}.")
         return None
 
@@ -541,7 +541,7 @@ def new_batch(
     keeps = (succeeded, retention.failed, retention.deleted)
     rules = BatchRules(name, on_failure == "cancel", keeps)
     outer_id = None if outer is None else outer.id
-    filling = None if outer is None else outer._taker()  # noqa: SLF001 - of this module
+    block = None if outer is None else outer._collecting_block()  # noqa: SLF001 - of this module
     depth = 1 if outer is None else 1 + outer.depth()
     if depth > DEEPEST:
         raise ConfigurationError(
@@ -560,23 +560,23 @@ def new_batch(
         queue="default",
         priority=0,
         state=State.AWAITING,
-        created_at=client.clock.now() if filling is not None else 0,
+        created_at=client.clock.now() if block is not None else 0,
         reason=waiting_words(edges) if edges else None,
         tags=check_tags(to_tags(tags)),
         meta_json=client.batch_meta(name),
         parents=edges,
         relations_json=write_relations(Relations(outer_id, batch=rules)),
     )
-    if filling is not None:
-        batch = Batch(client, record, filling, depth)
-        filling.begin(batch, record)
+    if block is not None:
+        batch = Batch(client, record, block, depth)
+        block.begin(batch, record)
         return batch
     if not isinstance(hold, timedelta) or not timedelta(seconds=1) <= hold <= _LONGEST_HOLD:
         raise ConfigurationError(f"hold must be a timedelta from 1 second to 366 days, got {shown(hold)}.")
     waits_for = [*sources] if outer is None else [*sources, outer]
-    filling = Filling(client, record.id, within, span_micros(hold), sources=waits_for)
-    filling.promise(record.id)
-    return Batch(client, record, filling, depth)
+    block = BatchBlock(client, record.id, within, span_micros(hold), sources=waits_for)
+    block.promise(record.id)
+    return Batch(client, record, block, depth)
 
 
 def handle_of(client: Client, record: JobRecord) -> Job[Any]:

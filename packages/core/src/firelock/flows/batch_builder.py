@@ -51,40 +51,40 @@ DEEPEST = 8  # maximum depth of nested batches
 _MOVED_ON = 4  # a hold is extended when a quarter of it has passed
 
 
-class Gathered(Job[R]):
+class PendingJob(Job[R]):
     """A job that was added in the block of a batch.
 
     It is stored at the end of the block, or earlier if the block has many jobs. If another job has its unique
     key, the handle becomes that of the other job when this job would be stored.
     """
 
-    __slots__ = ("_filling",)
+    __slots__ = ("_block",)
 
-    _filling: Filling | None
+    _block: BatchBlock | None
 
     def __init__(
         self,
         client: Client,
         record: NewJob | JobRecord,
-        filling: Filling | None = None,
+        block: BatchBlock | None = None,
         job_id: str | None = None,
     ) -> None:
-        super().__init__(client, record, filling is not None, job_id)
-        self._filling = filling
+        super().__init__(client, record, block is not None, job_id)
+        self._block = block
 
     @property
-    def _gathering(self) -> Filling | None:
+    def _open_block(self) -> BatchBlock | None:
         """The block, if it is still open."""
-        filling = self._filling
-        return filling if filling is not None and filling.is_open else None
+        block = self._block
+        return block if block is not None and block.is_open else None
 
     def _read(self, way_out: str = "") -> JobRecord:
         self._require_stored()
         return super()._read(way_out)
 
     def _require_stored(self) -> None:
-        filling = self._filling
-        if filling is not None and (why := filling.why_not_stored(self.id)) is not None:
+        block = self._block
+        if block is not None and (why := block.why_not_stored(self.id)) is not None:
             raise JobNotCommitted(f"{self!r} is not stored: {why}.")
 
     def require_visible(self, transaction: Callable[[], object | None]) -> None:
@@ -104,18 +104,18 @@ class Gathered(Job[R]):
 
         The continuation is not a member of the batch.
         """
-        filling = self._gathering
-        if filling is None:
+        block = self._open_block
+        if block is None:
             return super().then(task, *args, **kwargs)
-        return cast("Job[R2]", filling.add(filling.child(self, call_of("then", task, args, kwargs)))[0])
+        return cast("Job[R2]", block.add(block.child(self, call_of("then", task, args, kwargs)))[0])
 
     async def athen(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Store a continuation without blocking the event loop."""
-        filling = self._gathering
-        if filling is None:
+        block = self._open_block
+        if block is None:
             return await super().athen(task, *args, **kwargs)
-        child = filling.child(self, call_of("athen", task, args, kwargs))
-        return cast("Job[R2]", (await filling.aadd(child))[0])
+        child = block.child(self, call_of("athen", task, args, kwargs))
+        return cast("Job[R2]", (await block.aadd(child))[0])
 
 
 def call_of(
@@ -132,11 +132,11 @@ def call_of(
     return call
 
 
-_Pair: TypeAlias = tuple[NewJob, Gathered[Any]]
+_Pair: TypeAlias = tuple[NewJob, PendingJob[Any]]
 
 
 @attrs.define(eq=False)
-class Filling:
+class BatchBlock:
     """The block of a batch, with the jobs that are not stored yet, including those of batches within it."""
 
     client: Client
@@ -164,7 +164,7 @@ class Filling:
 
     def begin(self, batch: Batch, record: NewJob) -> None:
         """Add the batch itself to the jobs to store, and allow members to be added to it."""
-        self._gather([(record, batch)])
+        self._collect([(record, batch)])
         self._open[batch.id] = None
         self._empty.add(batch.id)
 
@@ -211,21 +211,21 @@ class Filling:
 
     def _pairs(self, runs: Sequence[Sequence[NewJob]]) -> list[_Pair]:
         """Return jobs with handles; the handles of a run share its first job, so the others can be freed."""
-        return [(job, Gathered(self.client, run[0], self, job.id)) for run in runs for job in run]
+        return [(job, PendingJob(self.client, run[0], self, job.id)) for run in runs for job in run]
 
-    def add(self, pairs: Sequence[_Pair]) -> list[Gathered[Any]]:
+    def add(self, pairs: Sequence[_Pair]) -> list[PendingJob[Any]]:
         """Add the jobs, and store the first ones if there are many; return the handles.
 
         In an async block, this method stores nothing, because it would block the event loop.
         """
-        self._gather(pairs)
+        self._collect(pairs)
         if len(self._waiting) > self._size and not self.is_async:
             self._store(self.client.transaction(self.within))
         return [handle for _, handle in pairs]
 
-    async def aadd(self, pairs: Sequence[_Pair]) -> list[Gathered[Any]]:
+    async def aadd(self, pairs: Sequence[_Pair]) -> list[PendingJob[Any]]:
         """`add` without blocking the event loop."""
-        self._gather(pairs)
+        self._collect(pairs)
         if len(self._waiting) > self._size and not (self.within is not None and self._storing.locked()):
             await self.awaited(self._store)
         return [handle for _, handle in pairs]
@@ -242,7 +242,7 @@ class Filling:
         else:
             await run_sync(store)
 
-    def _gather(self, pairs: Sequence[_Pair]) -> None:
+    def _collect(self, pairs: Sequence[_Pair]) -> None:
         batches = _batches_of(pairs)
         if self._dropped:
             sources = {edge.parent_id for job, _ in pairs for edge in job.parents}
@@ -278,7 +278,7 @@ class Filling:
                 return
             with self._storing:  # the inner batch may end after all its members are stored
                 self._open.pop(batch_id, None)
-                self._let_go(self._held - self._filled_later(0))
+                self._let_go(self._held - self._added_later(0))
             return
         if has_raised:
             self._abandon(transaction)
@@ -332,7 +332,7 @@ class Filling:
 
     def _store_chunk(self, transaction: object | None) -> None:
         is_within, size = transaction is not None, self._size
-        chunk, unfilled = self._waiting[:size], self._filled_later(size)
+        chunk, unfilled = self._waiting[:size], self._added_later(size)
         jobs = [job for job, _ in chunk]
         held = [job for job in jobs if job.id in unfilled]
         if not is_within:
@@ -352,7 +352,7 @@ class Filling:
             self._held.update(job.id for job in held)
             self._let_go(self._held - unfilled)
 
-    def _filled_later(self, start: int) -> set[str]:
+    def _added_later(self, start: int) -> set[str]:
         """Return the batches whose blocks are open, or that have waiting members from this index on."""
         return {*self._open, *_batches_of(self._waiting[start:])}
 

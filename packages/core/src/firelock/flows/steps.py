@@ -154,14 +154,14 @@ class JobSteps:
 
     # ---- calls by the server -----------------------------------------------------------------------------
 
-    def fails_for_good(self, error: BaseException) -> bool:
+    def fails_permanently(self, error: BaseException) -> bool:
         """Return whether an error that left the task makes its job fail without a retry.
 
         This is true for an error about the wrong use of a step, and for the failure of a called job, also if
         task groups have wrapped it.
         """
         if isinstance(error, BaseExceptionGroup):
-            return all(map(self.fails_for_good, error.exceptions))
+            return all(map(self.fails_permanently, error.exceptions))
         return isinstance(error, StepError) or any(error is one for one in self._permanent_errors)
 
     def rest(self) -> None:

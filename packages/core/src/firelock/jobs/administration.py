@@ -135,7 +135,7 @@ def restoration(client: Client, record: JobRecord, *, reason: str) -> Transition
         return f"it is {record.state}, not deleted"
     if record.is_batch:
         return "it is a batch, and a cancelled batch cannot be restored"
-    previous = lifecycle.former(storage.history(record.id).entries)
+    previous = lifecycle.previous_state(storage.history(record.id).entries)
     if previous is None:
         return "its history does not contain its previous state"
     if previous.refusal is not None:

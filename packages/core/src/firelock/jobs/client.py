@@ -446,10 +446,10 @@ class Client:
             self._name_holder(error, jobs)
             raise
         if self.plugins.has_jobs_created:
-            self.tell_created(jobs, inserted.is_new)
+            self.notify_created(jobs, inserted.is_new)
         return inserted.is_new
 
-    def tell_created(self, jobs: Sequence[NewJob], answers: Sequence[bool | Duplicate]) -> None:
+    def notify_created(self, jobs: Sequence[NewJob], answers: Sequence[bool | Duplicate]) -> None:
         """Notify plugins of the created jobs.
 
         Jobs that were not stored, because another job has their unique key, are left out.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast, 
 
 import attrs
 
-from firelock.arguments.references import StandIn
+from firelock.arguments.references import OutputPlaceholder
 from firelock.errors import (
     ConfigurationError,
     DuplicateJob,
@@ -235,7 +235,7 @@ class Job(Generic[R]):
         succeeded. Every other use raises an ArgumentError, which is a TypeError, because the result does not
         exist yet.
         """
-        return cast("R", StandIn(self))
+        return cast("R", OutputPlaceholder(self))
 
     @property
     def created_at(self) -> datetime:

@@ -153,19 +153,19 @@ class HostWatch:
     def __attrs_post_init__(self) -> None:
         self._last = self._read()
 
-    def look(self) -> Jump:
+    def check(self) -> Jump:
         """Return the changes since the last check; the truth value of the result is False without changes."""
-        former, now = self._last, self._read()
+        previous, now = self._last, self._read()
         self._last = now
         suspended = _excess(
-            now.elapsed_first - former.elapsed_first,
-            least=now.awake_first - former.awake_last,
-            most=now.awake_last - former.awake_first,
+            now.elapsed_first - previous.elapsed_first,
+            least=now.awake_first - previous.awake_last,
+            most=now.awake_last - previous.awake_first,
         )
         set_by = _excess(
-            now.wall - former.wall,
-            least=now.elapsed_first - former.elapsed_last,
-            most=now.elapsed_last - former.elapsed_first,
+            now.wall - previous.wall,
+            least=now.elapsed_first - previous.elapsed_last,
+            most=now.elapsed_last - previous.elapsed_first,
         )
         return Jump(set_by, max(0.0, suspended))
 
@@ -238,15 +238,15 @@ class StorageClock:
         """Return the current offset that a test has added to the storage's clock; it applies immediately."""
         return getattr(self._storage, "clock_offset", 0)
 
-    def _read(self, former: _ClockReading | None) -> _ClockReading:
+    def _read(self, previous: _ClockReading | None) -> _ClockReading:
         began, wall = self._monotonic(), self._wall()
         try:
             base = self._storage.clock()
         except StorageUnavailable:
-            if former is None:
+            if previous is None:
                 raise
             self._asks_again_at = self._monotonic() + _ASK_AGAIN_SECONDS
-            return former
+            return previous
         at, ahead = self._monotonic(), wall - began
         self._reading = reading = _ClockReading(
             at, base - self._offset(), at - began, at + _SYNC_EVERY_SECONDS, ahead - _JUMP_SECONDS,
@@ -268,7 +268,7 @@ class _ClockReading:
 
 
 @attrs.frozen
-class StorageLook:
+class StorageClockCheck:
     """The state of the storage's clock at one check."""
 
     now: int  # micros
@@ -297,12 +297,12 @@ class StorageWatch:
 
     _clock: StorageClock
     _host: HostWatch = attrs.field(init=False)
-    _last: StorageLook | None = None
+    _last: StorageClockCheck | None = None
 
     def __attrs_post_init__(self) -> None:
         self._host = HostWatch(self._clock.host)
 
-    def look(self) -> StorageLook:
+    def check(self) -> StorageClockCheck:
         """Return the storage's time and its jump since the last check, usually without a round trip.
 
         Raises:
@@ -311,7 +311,7 @@ class StorageWatch:
         awake, last = self._clock.host.awake, self._last
         before = awake()
         now = self._clock.now()
-        after, uncertainty, cause = awake(), self._clock.uncertainty, self._host.look()
+        after, uncertainty, cause = awake(), self._clock.uncertainty, self._host.check()
         jumped = 0.0
         if last is not None:
             jumped = _excess(
@@ -319,5 +319,5 @@ class StorageWatch:
                 least=before - last.awake_after - uncertainty,
                 most=after - last.awake_before + last.uncertainty,
             )
-        self._last = StorageLook(now, jumped, cause, before, after, uncertainty)
+        self._last = StorageClockCheck(now, jumped, cause, before, after, uncertainty)
         return self._last

@@ -81,7 +81,7 @@ class Moved(StrEnum):
     SWEPT = "its batch was cancelled"
     STOPPED = "another member of its batch failed"
     REOPENED = "a member runs again"
-    HOLD_OVER = "its creator stopped before adding all members"
+    HOLD_EXPIRED = "its creator stopped before adding all members"
     TO_QUEUE = "moved from queue {before}, priority {priority_before}, to queue {after}, priority {priority}"
     BATCH_ENDED = "{failed:,} of {total:,} members failed"
     BATCH_STUCK = "{failed:,} of {total:,} members failed, {waiting:,} cannot start"
@@ -448,20 +448,22 @@ def move(
     return Move(job_id=job_id, from_states=from_states, at=at, reason=reason, queue=queue, priority=priority)
 
 
-def restore(job_id: str, former: Former, *, at: int, reason: str, expires_at: int | None) -> Transition:
+def restore(
+    job_id: str, previous: PreviousState, *, at: int, reason: str, expires_at: int | None
+) -> Transition:
     """Return the restoration of a deleted job to its earlier state, at the end of its queue.
 
     Retries and crashes stay counted. `expires_at` is used only if the job becomes failed again.
 
     Raises:
-        ValueError: The earlier state is not in `RESTORABLE`; see `Former.refusal`.
+        ValueError: The earlier state is not in `RESTORABLE`; see `PreviousState.refusal`.
     """
-    if former.state not in RESTORABLE:
-        raise ValueError(f"Job {job_id} cannot be {former.state} again: {former.refusal}.")
+    if previous.state not in RESTORABLE:
+        raise ValueError(f"Job {job_id} cannot be {previous.state} again: {previous.refusal}.")
     return Transition(
-        job_id, _DELETED, None, None, former.state, at, reason,
-        due_at=former.due_at if former.state is State.SCHEDULED else None,
-        expires_at=expires_at if former.state is State.FAILED else None,
+        job_id, _DELETED, None, None, previous.state, at, reason,
+        due_at=previous.due_at if previous.state is State.SCHEDULED else None,
+        expires_at=expires_at if previous.state is State.FAILED else None,
     )  # fmt: skip
 
 
@@ -473,7 +475,7 @@ _LOST = {
 
 
 @attrs.frozen
-class Former:
+class PreviousState:
     """The state of a deleted job before it was deleted."""
 
     state: State
@@ -485,7 +487,7 @@ class Former:
         return _LOST.get(self.state)
 
 
-def former(history: Sequence[HistoryEntry]) -> Former | None:
+def previous_state(history: Sequence[HistoryEntry]) -> PreviousState | None:
     """Return the state of a deleted job before its delete; None if the last history entry is not a delete.
 
     The whole history of the job must be passed.
@@ -494,8 +496,8 @@ def former(history: Sequence[HistoryEntry]) -> Former | None:
         return None
     last = history[-1]
     if last.attempt is None and last.due_at is not None:
-        return Former(State.SCHEDULED, last.due_at)
-    return Former(State.PROCESSING if last.attempt is not None else history[-2].state)
+        return PreviousState(State.SCHEDULED, last.due_at)
+    return PreviousState(State.PROCESSING if last.attempt is not None else history[-2].state)
 
 
 # ---- decisions of a storage, as data ---------------------------------------------------------------------

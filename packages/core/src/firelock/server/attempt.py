@@ -766,7 +766,7 @@ class JobRunner:
         further attempt would raise as well.
         """
         whose = ""
-        if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_for_good(error)):
+        if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_permanently(error)):
             proposed = RetryDecision.fail()
         else:
             policy = _policy(run)

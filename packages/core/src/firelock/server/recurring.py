@@ -98,7 +98,7 @@ def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
         ]
         _store_result(client, record, _skipping(definition, progress, stored, holders))
     if jobs:
-        client.tell_created(jobs, inserted.is_new)
+        client.notify_created(jobs, inserted.is_new)
     return True
 
 

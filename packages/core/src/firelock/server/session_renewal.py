@@ -186,7 +186,7 @@ class SessionRenewal:
         while (left := until - time.monotonic()) > 0:
             if self._over.wait(min(left, _CLOCK_CHECK_INTERVAL)):
                 return True
-            if jump := watch.look():  # upkeep logs the effect on the storage's clock
+            if jump := watch.check():  # upkeep logs the effect on the storage's clock
                 log.debug("This machine %s; renewing the sessions now.", jump)
                 return False
         return self._over.is_set()

@@ -19,7 +19,7 @@ import attrs
 
 from firelock.control.catalogue import tell_tasks
 from firelock.errors import StorageError, StorageUnavailable
-from firelock.model.clock import SECOND, StorageLook, StorageWatch
+from firelock.model.clock import SECOND, StorageClockCheck, StorageWatch
 from firelock.model.job import ClaimedJob
 from firelock.options import OnRisk
 from firelock.server.attempt import CancelKind, Run
@@ -321,16 +321,17 @@ class Upkeep:
     # ---- the sweep ---------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        look = self._clock_watch.look()  # first, so that `as_of` is from before any later change of the clock
-        if look.jumped:
-            self._distrust(look)
+        # Check first, so that `as_of` is from before any later change of the clock.
+        check = self._clock_watch.check()
+        if check.jumped:
+            self._distrust(check)
         first = self._runtime.storage.oldest_session()
         self._is_first = first is None or first.session.server_id == self._server.id
         self.contact(is_there=self._context.memory.may_start())  # only a renewed server judges others
-        if look.jumped or self._awake() < self._trusts_clock_from:
+        if check.jumped or self._awake() < self._trusts_clock_from:
             return
         self._jumped_at = None
-        lost = self._runtime.storage.orphans(100, as_of=look.now)
+        lost = self._runtime.storage.orphans(100, as_of=check.now)
         for taken in lost:
             log.warning(
                 "The worker process of server %s with session %s was lost or has ended; %s.",
@@ -355,7 +356,7 @@ class Upkeep:
         self._release_pause *= 2
         return self._release_pause if self._release_pause < self._releases.every else None
 
-    def _distrust(self, look: StorageLook) -> None:
+    def _distrust(self, check: StorageClockCheck) -> None:
         """Note a jump of the storage's clock: no session is declared dead for a full session timeout.
 
         In this time, all servers can renew. A clock that keeps jumping extends it to at most three timeouts.
@@ -371,7 +372,7 @@ class Upkeep:
         self._trusts_clock_from = max(self._trusts_clock_from, now + wait)
         log.warning(
             "%s; renewing the sessions of this server now. No server is declared lost for %.0f s.",
-            look, wait or _RENEWED_WITHIN,
+            check, wait or _RENEWED_WITHIN,
         )  # fmt: skip
 
     def _store_tasks(self) -> None:

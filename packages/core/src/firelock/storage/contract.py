@@ -538,8 +538,8 @@ class Storage(ABC):
         Their `enqueued_at` is the storage's time, `due_at` becomes empty, and one history entry has the
         reason `Moved.DUE`. Awaiting jobs that are due are enqueued in the same way: their wait has timed out,
         and they no longer wait for anything. A batch that is due is cancelled with the reason
-        `Moved.HOLD_OVER`, because its creator did not extend the hold. Skip jobs that another transaction has
-        locked; a later call moves them.
+        `Moved.HOLD_EXPIRED`, because its creator did not extend the hold. Skip jobs that another transaction
+        has locked; a later call moves them.
         """
 
     @abstractmethod

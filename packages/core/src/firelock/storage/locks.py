@@ -68,7 +68,7 @@ class Lock:
         _check_name(name)
         _check_durations(timeout, ttl)
         self._names = _slot_names(name, slots)
-        keeper.agree(name, slots)
+        keeper.check_slots(name, slots)
         self.name = name
         self.slot: int | None = None  # the number of the slot, from 0, while held; None without slots
         self.fence = 0  # the token, while held
@@ -284,7 +284,7 @@ class LockKeeper:
         self._slots: dict[str, int] = {}  # slots per name, for names that were used with slots
         self._reset()
 
-    def agree(self, name: str, slots: int | None) -> None:
+    def check_slots(self, name: str, slots: int | None) -> None:
         """Check that this app always uses the name with the same number of slots.
 
         Raises:

@@ -226,7 +226,7 @@ def _parent_ended(parent: JobRecord) -> str:
 def promoted(row: StoredJob, *, now: int) -> StoredJob:
     """Return a due job enqueued; a batch whose hold has ended is cancelled instead."""
     if row.record.is_batch:
-        return cancelled(row, Moved.HOLD_OVER.value, at=now)
+        return cancelled(row, Moved.HOLD_EXPIRED.value, at=now)
     return resumed(row, Moved.DUE.value, at=now, now=now)
 
 
@@ -588,9 +588,9 @@ def paged(
 # ---- records ---------------------------------------------------------------------------------------------
 
 
-def earliest(*instants: int | None) -> int | None:
+def earliest(*times: int | None) -> int | None:
     """Return the earliest of the times that are not None; None if all are None."""
-    return min((time for time in instants if time is not None), default=None)
+    return min((time for time in times if time is not None), default=None)
 
 
 def checked(stored: Record | None, change: RecordChange) -> Applied:

@@ -498,7 +498,11 @@ def restores(
 ) -> Transition:
     """Return an operator's restoration of a deleted job."""
     return lifecycle.restore(
-        job_id, lifecycle.Former(former, due_at), at=at, reason="restored by ada", expires_at=expires_at
+        job_id,
+        lifecycle.PreviousState(former, due_at),
+        at=at,
+        reason="restored by ada",
+        expires_at=expires_at,
     )
 
 

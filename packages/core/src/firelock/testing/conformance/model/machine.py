@@ -318,7 +318,7 @@ class JobRules(Ground):
 
     def _restore(self, job_id: str, at: int) -> Transition:
         """Undo a delete by the job's history, if possible; otherwise try to restore the job to its queue."""
-        former = lifecycle.former(self.twin.model.history(job_id).entries)
+        former = lifecycle.previous_state(self.twin.model.history(job_id).entries)
         if former is None or former.state not in lifecycle.RESTORABLE:
             return ends.restores(job_id, State.ENQUEUED, at=at)
         return ends.restores(job_id, former.state, due_at=former.due_at, at=at, expires_at=at + _KEPT)

@@ -852,7 +852,7 @@ class BatchCountsDuty(StorageFixtures):
         reason = flow.record(batch).reason
         flow.settle_all()
 
-        assert (1, Moved.HOLD_OVER) == (late.promoted, reason)
+        assert (1, Moved.HOLD_EXPIRED) == (late.promoted, reason)
         assert [_GONE, _GONE] == flow.states(batch, a)
         assert flow.batch_counts(batch).is_cancelled
         assert not flow.batch_counts(batch).is_held
