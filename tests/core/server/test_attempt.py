@@ -1018,7 +1018,7 @@ def test_failure_after_an_ignored_timeout_is_reported_when_stored(make_app, capl
 
     ended = worker.runner.raised(run, JobCancelled("timed out after 5 s"))
     before = lines_of(caplog)
-    ended.tell()
+    ended.log_failure()
 
     assert (State.FAILED, []) == (ended.transition.to, before)
     assert "has failed in attempt 1" in lines_of(caplog)[0].getMessage()

@@ -256,7 +256,7 @@ def test_job_process_returns_every_kind_of_end(bench):
     limited = bench.run(process, bench.start("limited"))
 
     assert (State.SUCCEEDED, '"hello!"') == (coroutine.to, coroutine.result)
-    assert (State.SCHEDULED, ("smtp", limited.transition.due_at)) == (limited.transition.to, limited.shuts)
+    assert (State.SCHEDULED, ("smtp", limited.transition.due_at)) == (limited.transition.to, limited.blocks)
     assert (State.SCHEDULED, 1, "ValueError", bench.worker.holder.session) == (
         failure.to, failure.retries, failure.error.type, failure.session
     )  # fmt: skip

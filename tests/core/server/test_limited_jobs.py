@@ -198,7 +198,7 @@ def test_rate_limited_job_is_snoozed_without_using_a_retry(fire):
     )  # fmt: skip
     assert 20 * SECOND == transition.due_at - transition.at
     assert "rate limited for 20 s: 429 of smtp.example" == transition.reason
-    assert ended.shuts is None
+    assert ended.blocks is None
 
 
 def test_rate_limited_run_is_not_reported_as_a_failure(caplog):
@@ -298,7 +298,7 @@ def test_closing_a_key_that_the_job_does_not_use_logs_a_warning(fire, caplog, ke
     (job,) = worker.claim()
     ended = worker.attempt(job)
 
-    assert key == ended.shuts[0]
+    assert key == ended.blocks[0]
     warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert bool(said) == bool(warned)
     assert said in "".join(warned)

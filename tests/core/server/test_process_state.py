@@ -47,7 +47,7 @@ import os, sys
 from firelock.server.attempt import ProcessState
 surroundings = ProcessState()
 os.fork()
-surroundings.mend()
+surroundings.repair()
 os.write(1, b"one")
 """
 
@@ -61,7 +61,7 @@ def test_lowered_recursion_limit_is_restored(recursion):
     surroundings = ProcessState()
     sys.setrecursionlimit(recursion - 100)
 
-    surroundings.mend()
+    surroundings.repair()
 
     assert recursion == sys.getrecursionlimit()
 
@@ -71,7 +71,7 @@ def test_raised_recursion_limit_is_kept(recursion):
     surroundings = ProcessState()
     sys.setrecursionlimit(recursion + 100)
 
-    surroundings.mend()
+    surroundings.repair()
 
     assert recursion + 100 == sys.getrecursionlimit()
 

@@ -38,10 +38,10 @@ class FakeWorkers:
         self.running = []
         self.watched = 0
         self.coroutines = self
-        self.half_deaf = False
+        self.half_uncancellable = False
 
-    def are_half_deaf(self):
-        return self.half_deaf
+    def are_half_uncancellable(self):
+        return self.half_uncancellable
 
     def runs(self):
         return self.running
@@ -60,7 +60,7 @@ class Inbox(DispatcherInbox):
 
     came = 0
 
-    def work_came(self):
+    def note_reported_work(self):
         self.came += 1
 
 
@@ -517,7 +517,7 @@ def test_job_that_ignores_its_timeout_is_logged_once_and_counted(seldom, caplog,
 
 
 @pytest.mark.parametrize(
-    ("cancelled", "half_deaf", "is_replaced"),
+    ("cancelled", "half_uncancellable", "is_replaced"),
     [
         (CancelKind.LOST, False, True),
         (CancelKind.TIMEOUT, False, False),
@@ -526,24 +526,24 @@ def test_job_that_ignores_its_timeout_is_logged_once_and_counted(seldom, caplog,
     ],
 )
 def test_process_with_jobs_that_do_not_stop_is_replaced_after_the_grace_time(
-    seldom, caplog, cancelled, half_deaf, is_replaced
+    seldom, caplog, cancelled, half_uncancellable, is_replaced
 ):
     """One deleted job is enough. Jobs past their timeout count only if they occupy half of the workers."""
     worn = []
     seldom.upkeep._on_worn = worn.append  # noqa: SLF001 - the callback of the supervisor
-    seldom.dispatched.half_deaf = half_deaf
+    seldom.dispatched.half_uncancellable = half_uncancellable
     seldom.task.enqueue()
     run = seldom.run(timeout_seconds=5.0, started=time.monotonic() - 60)
     run.cancel(cancelled, "told")
 
     seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
     in_time = list(worn)
-    run.told_to_stop -= seldom.fire.runtime.settings.grace + 0.1
+    run.cancelled_at -= seldom.fire.runtime.settings.grace + 0.1
     for _ in range(2):
         seldom.upkeep._watch()  # noqa: SLF001
 
     assert ([], ["runs a job that does not stop"] if is_replaced else []) == (in_time, worn)
-    assert (cancelled is not CancelKind.STOP) is run.is_deaf
+    assert (cancelled is not CancelKind.STOP) is run.ignores_cancellation
     assert is_replaced is ("another worker process replaces this one" in caplog.text)
 
 
@@ -555,7 +555,7 @@ def test_process_is_replaced_once_for_several_jobs_that_do_not_stop(seldom, capl
         seldom.task.enqueue()
         run = seldom.run(started=time.monotonic() - 60)
         run.cancel(CancelKind.LOST, "told")
-        run.told_to_stop -= seldom.fire.runtime.settings.grace + 0.1
+        run.cancelled_at -= seldom.fire.runtime.settings.grace + 0.1
 
         seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
 

@@ -2,7 +2,7 @@
 
 The path of a job: `dispatcher` claims it. `workers` run it in a thread, a coroutine or a job process.
 `attempt` runs its function and decides on its end, which `dispatcher` settles in its next exchange.
-`parked_ends` stores the ends whose rows other transactions have locked. `batch_looks` decides when batches
+`parked_ends` stores the ends whose rows other transactions have locked. `batch_releases` decides when batches
 whose members have ended are released. Before a job starts, `related_jobs` checks its batch and its inputs.
 `open_resources` opens the resources that it needs, and `memo_commit` stores the results of its steps.
 

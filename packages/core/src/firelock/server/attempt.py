@@ -85,7 +85,7 @@ class ProcessState:
     def _absolute_path(self) -> list[str]:
         return [each or self.folder or "." for each in sys.path]
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Restore a lowered recursion limit, and exit if this process is a fork that returned from a task."""
         if self._pid != os.getpid():
             os._exit(0)
@@ -94,7 +94,7 @@ class ProcessState:
 
     def restore(self) -> None:
         """Restore the state and the working directory, in a process that runs one job at a time."""
-        self.mend()
+        self.repair()
         if self.folder is not None:
             os.chdir(self.folder)
 
@@ -139,9 +139,11 @@ class Run:
     loading_since: float = 0.0  # monotonic: for a run in a job process, which must be ready first
     cancelled: CancelKind | None = None
     is_stopped: bool = False  # `cancel` was called; the run is not ended by force a second time
-    told_to_stop: float = 0.0  # monotonic time of the call of `cancel`; 0 before that
+    cancelled_at: float = 0.0  # monotonic time of the call of `cancel`; 0 before that
     is_stuck: bool = False  # it continues after its timeout, and this has been logged
-    is_deaf: bool = False  # it continues a grace period after its cancellation: only its process can end it
+    ignores_cancellation: bool = (
+        False  # it continues a grace period after its cancellation: only its process can end it
+    )
     stop: Any = None  # ends it by force; set by executors that can do so
     coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
     completion: Completion | None = None  # set by `complete`; the latest if an earlier one was rolled back
@@ -163,7 +165,7 @@ class Run:
             is_first = self.cancelled is None
             if self.is_stopped or (kind is CancelKind.LOST and not is_first):
                 return
-            self.is_stopped, self.told_to_stop = True, time.monotonic()
+            self.is_stopped, self.cancelled_at = True, time.monotonic()
             if is_first:
                 self.cancelled = kind
         if is_first:
@@ -247,8 +249,10 @@ class EndedRun:
     transition: Transition
     duration: int = 0  # microseconds of the run
     completion: Completion | None = None  # set if a transaction of the task has ended the job, or may have
-    tell: Callable[[], None] | None = None  # logs the failure if the end, which may be refused, is accepted
-    shuts: tuple[str, int] | None = None  # a limit key, and the time until which it admits no job
+    log_failure: Callable[[], None] | None = (
+        None  # logs the failure if the end, which may be refused, is accepted
+    )
+    blocks: tuple[str, int] | None = None  # a limit key, and the time until which it admits no job
     was_busy: bool = False  # when it was sent for the first time
 
 
@@ -275,7 +279,7 @@ class JobRunner:
     _memos: MemoCommit | None = None  # likewise
 
     @related.default
-    def _looks_each_second(self) -> RelatedJobs:
+    def _related_jobs(self) -> RelatedJobs:
         return RelatedJobs(self._runtime.storage, self._runtime.client.serializers)
 
     # ---- before the run ----------------------------------------------------------------------------------
@@ -440,13 +444,13 @@ class JobRunner:
         self._report(ended, what, ArgumentError(what))
         return ended
 
-    def takes_a_trip(self, job: ClaimedJob) -> bool:
+    def reads_storage(self, job: ClaimedJob) -> bool:
         """Return whether `prepare` reads the storage, for related jobs or crashes."""
         info = self._runtime.tasks.get(job.task) if job.crashes else None
         if info is not None and _may_be_its_last_crash(job, info):
             return True
         relations = job.relations
-        return relations is not None and (bool(relations.inputs) or not self.related.has_looked(relations))
+        return relations is not None and (bool(relations.inputs) or not self.related.is_cached(relations))
 
     def start(self, run: Run) -> None:
         """Note the time at which the run starts."""
@@ -516,7 +520,7 @@ class JobRunner:
             if run.begun is not None:
                 await self._arest(run.begun)
         except BaseException as error:  # noqa: BLE001 - a cancellation ends the job; the loop continues
-            await self._alook_up(run)
+            await self._acheck_completion(run)
             if run.begun is not None:
                 try:
                     await self._arest(run.begun)
@@ -526,7 +530,7 @@ class JobRunner:
         finally:
             running_job.reset(token)
         if run.cancelled is CancelKind.TIMEOUT:
-            await self._alook_up(run)
+            await self._acheck_completion(run)
         return self._suspended(run) or self.returned(run, result)
 
     async def _arun_wrapped(self, run: Run) -> object:
@@ -659,7 +663,7 @@ class JobRunner:
         if self._on_completed is not None:
             self._on_completed(run)
 
-    def look_up(self, run: Run) -> None:
+    def check_completion(self, run: Run) -> None:
         """Read from the storage whether the run's own transaction has committed, unless that is known.
 
         If the storage cannot be read, the run ends as if the transaction had not committed. The storage
@@ -680,12 +684,12 @@ class JobRunner:
         else:
             completion.is_stored = has_succeeded(run.job, record)
 
-    async def _alook_up(self, run: Run) -> None:
+    async def _acheck_completion(self, run: Run) -> None:
         if run.completion is not None and run.completion.is_stored is None:
-            await in_thread(self.look_up, run)
+            await in_thread(self.check_completion, run)
 
     def _has_completed(self, run: Run) -> bool:
-        self.look_up(run)
+        self.check_completion(run)
         return run.completion is not None and run.completion.is_stored is True
 
     def _raised_afterwards(self, run: Run, error: BaseException) -> EndedRun:
@@ -705,7 +709,7 @@ class JobRunner:
         )  # fmt: skip
         ended = completed_end(run.job, run.completion)
         if isinstance(error, RateLimited):
-            ended.shuts = _shut_by(error, self._runtime.clock.now())
+            ended.blocks = _block_by(error, self._runtime.clock.now())
         return ended
 
     # ---- the end of a failed run -------------------------------------------------------------------------
@@ -732,7 +736,7 @@ class JobRunner:
         if whose and decision.reason and ended.transition.reason == decision.reason:
             what = f"{what}; {whose} decided: {shorten(' '.join(decision.reason.split()), 200)}"
         if run.cancelled is CancelKind.LOST or run.is_stuck:  # it may be refused; then it did not fail
-            ended.tell = lambda: self._report(ended, what, error)
+            ended.log_failure = lambda: self._report(ended, what, error)
         else:
             self._report(ended, what, error)
         return ended
@@ -744,8 +748,8 @@ class JobRunner:
             run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=message_of(error)
         )
         ended = self._ended(run, transition)
-        ended.shuts = _shut_by(error, at)
-        if ended.shuts is not None:
+        ended.blocks = _block_by(error, at)
+        if ended.blocks is not None:
             own = [use.key for use in run.job.admission.limits] if run.job.admission else []
             if own and error.key not in own:
                 log.warning(
@@ -904,7 +908,7 @@ def _may_be_its_last_crash(job: ClaimedJob, info: TaskInfo) -> bool:
     return job.crashes >= min(lifecycle.CRASH_LIMIT, info.max_host_losses)
 
 
-def _shut_by(error: RateLimited, at: int) -> tuple[str, int] | None:
+def _block_by(error: RateLimited, at: int) -> tuple[str, int] | None:
     """Return the key that the error blocks, and until when; None if it names no key or has no wait."""
     wait = span_micros(error.retry_after)
     return (error.key, at + wait) if error.key is not None and wait else None

@@ -31,7 +31,7 @@ from firelock.server.attempt import (
     completed_end,
     has_succeeded,
 )
-from firelock.server.batch_looks import BatchLooks
+from firelock.server.batch_releases import BatchReleases
 from firelock.server.failure import describe_failure
 from firelock.server.outage import Outage
 from firelock.server.parked_ends import PARKED_LIMIT, ParkedEnd, ParkedEnds
@@ -107,14 +107,14 @@ class Dispatcher:
     _reconciled_at: float = attrs.Factory(time.monotonic)
     _next_claim_at: int | None = None  # when a claim may find jobs that the last one missed; storage's clock
     _was_refused: bool = False  # whether the last exchange was refused
-    _looks: int = 0  # consecutive claims that were repeated immediately and found nothing
+    _empty_claims: int = 0  # consecutive claims that were repeated immediately and found nothing
     _is_releasing: bool = False  # continuations wait for a release
     _has_parked_too_many: bool = False  # as last logged
 
     def __attrs_post_init__(self) -> None:
         self._settler = _Settler(self._runtime, self._context, self._upkeep, self._answer_parked)
         self._ahead = ClaimAhead(self._runtime.settings.claim_ahead)
-        self._batches = BatchLooks(self._runtime.storage)
+        self._batches = BatchReleases(self._runtime.storage)
         self._inbox = self._context.inbox
         self._thread = threading.Thread(target=self._run, name="firelock-dispatcher", daemon=True)
 
@@ -146,7 +146,7 @@ class Dispatcher:
 
         self._inbox.order(change)
 
-    def doubt(self) -> None:
+    def suspend_and_reconcile(self) -> None:
         """Hold the waiting jobs until a reconciliation shows which jobs the session has lost.
 
         Call it when jobs of the session were taken from it.
@@ -176,7 +176,7 @@ class Dispatcher:
             for claimed in unended:
                 run = running.get(claimed.job.id)
                 if run is not None and run.started:
-                    self._settler.owe(self._context.runner.abandoned(run, reason))
+                    self._settler.add_end(self._context.runner.abandoned(run, reason))
                 else:
                     self._hand_back([claimed], "server stopping")
 
@@ -193,12 +193,12 @@ class Dispatcher:
         return not self._workers.runs() and self._settler.unended <= 0
 
     @property
-    def is_drained_but_for_deaf(self) -> bool:
+    def is_drained_of_cancellable(self) -> bool:
         """Whether all runs have ended except those that ignore their cancellation."""
-        deaf = self._workers.runs()
-        if not all(run.is_deaf for run in deaf):
+        ignoring = self._workers.runs()
+        if not all(run.ignores_cancellation for run in ignoring):
             return False
-        ours = sum(run.cancelled is not CancelKind.LOST for run in deaf)  # these runs are still held
+        ours = sum(run.cancelled is not CancelKind.LOST for run in ignoring)  # these runs are still held
         return self._settler.unended <= ours
 
     @property
@@ -269,7 +269,7 @@ class Dispatcher:
 
     def _take_turn(self) -> None:
         if self._inbox.begin_turn():
-            self._workers.hear_news()
+            self._workers.note_new_work()
         self._inbox.parked = len(self._settler.parked)
         if self._state is not DispatcherState.STOPPED:  # after a stop, the memory may be unmapped
             self._context.memory.turn()
@@ -292,11 +292,11 @@ class Dispatcher:
         is_full = self._give_out(reply.claim, limit)
         is_stopped = self._state is DispatcherState.STOPPED
         # Last, so that the claimed jobs are already running if this fails. Upkeep does the remaining work.
-        self._is_releasing |= self._settler.look_up(self._batches)
-        if self._is_releasing or self._batches.is_due() or (is_stopped and self._batches.is_owed):
+        self._is_releasing |= self._settler.check_uncertain(self._batches)
+        if self._is_releasing or self._batches.is_due() or (is_stopped and self._batches.is_needed):
             self._is_releasing = False
-            self._inbox.look_again()
-            self._batches.look()
+            self._inbox.skip_next_wait()
+            self._batches.release()
             self._upkeep.release_again()
         self._wait(is_more_likely=is_full)
 
@@ -353,7 +353,7 @@ class Dispatcher:
             raise
         except StorageError:
             log.exception("An exchange was refused; settling first, claiming in the next turn.")
-            self._inbox.look_again()
+            self._inbox.skip_next_wait()
         was_refused, self._was_refused = self._was_refused, reply is None
         if reply is not None:
             return reply
@@ -374,7 +374,7 @@ class Dispatcher:
         is_full = len(claim.jobs) >= limit
         has_more = is_full or claim.next_claim_at is not None
         have_run_dry = self._workers.claimed(is_full=is_full, has_more=has_more)
-        self._looks = 0 if claim.jobs else self._looks + 1
+        self._empty_claims = 0 if claim.jobs else self._empty_claims + 1
         if not is_full:
             self._inbox.ran_dry()
         if claim.jobs:
@@ -400,11 +400,11 @@ class Dispatcher:
         ended = self._inbox.ended
         if len(ended) >= FLUSH_SIZE or (ended and not self._workers.threads.waiting):
             return
-        if (is_more_likely or self._workers.owes_a_claim) and self._limit() > 0:
+        if (is_more_likely or self._workers.claims_for_other_next) and self._limit() > 0:
             return
         if ended or self._settler.has_busy:
             self._inbox.wait(_FLUSH_WAIT)
-        elif self._batches.is_owed:
+        elif self._batches.is_needed:
             self._inbox.wait_for_work(self._batches.rest)
         else:
             self._inbox.wait_for_work(self._idle_time())
@@ -423,10 +423,10 @@ class Dispatcher:
         seconds = (self._next_claim_at - self._runtime.clock.now()) / SECOND
         if seconds > 0:
             return min(poll, seconds + _CLOCK_SLACK)
-        if not self._looks:
+        if not self._empty_claims:
             return 0.0
         # The last claims were repeated without a pause and found nothing: never claim in a busy loop.
-        return min(poll, _CLOCK_SLACK if self._looks <= _IMMEDIATE_CLAIMS else _CLAIM_PAUSE)
+        return min(poll, _CLOCK_SLACK if self._empty_claims <= _IMMEDIATE_CLAIMS else _CLAIM_PAUSE)
 
     def _hand_back_late(self) -> None:
         wait, coroutines = self._workers.threads.oldest_wait(), self._workers.coroutines
@@ -437,7 +437,7 @@ class Dispatcher:
             are_too_many |= len(behind) > ahead
             late += behind
         if are_too_many:
-            self._workers.found_no_place()
+            self._workers.separate_claims()
         self._hand_back(late, "waited too long behind others")
 
     def _hand_back(self, claimed: Iterable[ClaimedRun], reason: str) -> None:
@@ -611,9 +611,9 @@ class _Settler:
         """Collect the ends from the workers, to be sent."""
         ended = self._context.inbox.ended
         while ended:
-            self.owe(ended.popleft())
+            self.add_end(ended.popleft())
 
-    def owe(self, ended: EndedRun) -> None:
+    def add_end(self, ended: EndedRun) -> None:
         """Add an end to be sent."""
         self._unsent.append(ended)
 
@@ -647,7 +647,7 @@ class _Settler:
         long_ago = time.monotonic() - _SHOWN_AS_STARTED
         starts = {run.job.id: run.started_at for run in runs if run.started and run.started < long_ago}
         held = [
-            HeldClaim(job_id, claimed.job.fence, None if claimed.is_start_told else starts.get(job_id))
+            HeldClaim(job_id, claimed.job.fence, None if claimed.is_start_stored else starts.get(job_id))
             for job_id, claimed in self.held.items()
         ]
         backs = [one.end.job for one in self.parked.all() if one.is_hand_back]
@@ -660,7 +660,7 @@ class _Settler:
             if claimed is None or one.started_at is None or one.job_id in busy:
                 continue
             if claimed.job.fence == one.fence:
-                claimed.is_start_told = True
+                claimed.is_start_stored = True
 
     @property
     def has_hand_backs(self) -> bool:
@@ -684,21 +684,21 @@ class _Settler:
         Keys are blocked before the ends are stored, because an end lets the next job start.
         """
         untils: dict[str, int] = {}
-        for key, until in filter(None, (end.shuts for end in self._unsent)):
+        for key, until in filter(None, (end.blocks for end in self._unsent)):
             untils[key] = max(until, untils.get(key, 0))
         are_blocked = {key: self._block(key, until) for key, until in untils.items()}
         for end in list(self._unsent):
-            if end.shuts is None:
+            if end.blocks is None:
                 continue
-            if are_blocked[end.shuts[0]]:
-                end.shuts = None
+            if are_blocked[end.blocks[0]]:
+                end.blocks = None
             else:
                 self._unsent.remove(end)
                 self.parked.park(end)
 
     def _block_key(self, end: EndedRun) -> bool:
         """Block the limit key that an end names; return False if another transaction has locked the key."""
-        return end.shuts is None or self._block(*end.shuts)
+        return end.blocks is None or self._block(*end.blocks)
 
     def _block(self, key: str, until: int) -> bool:
         try:
@@ -711,7 +711,7 @@ class _Settler:
 
     def transitions(self) -> list[Transition]:
         """Store log lines and block keys, then return the transitions to send, ends first."""
-        if any(end.shuts is not None for end in self._unsent):
+        if any(end.blocks is not None for end in self._unsent):
             self._block_keys()
         transitions = [ended.transition for ended in self._unsent]
         transitions += [back.transition for back in self._back]
@@ -752,7 +752,7 @@ class _Settler:
             )
             return [Applied.REFUSED]
 
-    def answered(self, results: Sequence[Applied], batches: BatchLooks) -> bool:
+    def answered(self, results: Sequence[Applied], batches: BatchReleases) -> bool:
         """Remove the ends that have a result; return whether continuations must be released.
 
         `batches` is notified of the batches whose members have ended, or were deleted before and have now
@@ -790,14 +790,14 @@ class _Settler:
         """Whether busy ends wait to be sent once more; used between two exchanges."""
         return bool(self._unsent)
 
-    def answered_parked(self, parked: ParkedEnd, result: Applied, batches: BatchLooks) -> bool:
+    def answered_parked(self, parked: ParkedEnd, result: Applied, batches: BatchReleases) -> bool:
         """Handle the result for a parked end; return the same as `answered`."""
         self.parked.remove(parked)
         ended, back = ([], [parked.end]) if parked.is_hand_back else ([parked.end], [])
         return self._handle_results(ended, back, [result], batches)
 
     def _handle_results(
-        self, ended: list[EndedRun], back: list[EndedRun], results: Sequence[Applied], batches: BatchLooks
+        self, ended: list[EndedRun], back: list[EndedRun], results: Sequence[Applied], batches: BatchReleases
     ) -> bool:
         """Handle the results for ends, then for hand-backs; return the same as `answered`."""
         if Applied.REFUSED in results:
@@ -822,8 +822,8 @@ class _Settler:
                     continue
             if result in _IN_STORAGE:  # the task's own transaction, if any, was rolled back
                 accepted.append(end)
-                if end.tell is not None:
-                    end.tell()
+                if end.log_failure is not None:
+                    end.log_failure()
             elif completion is not None:
                 self._uncertain.append(end)  # if the transaction committed, only a success is accepted
             else:
@@ -836,7 +836,7 @@ class _Settler:
             ]
         return self._notify_batches(releasing + _freeing(accepted), batches)
 
-    def completed(self, ends: list[EndedRun], batches: BatchLooks) -> bool:
+    def completed(self, ends: list[EndedRun], batches: BatchReleases) -> bool:
         """Count ends that the tasks' own transactions have stored; return the same as `answered`."""
         for end in ends:
             if end.completion is not None:
@@ -844,7 +844,7 @@ class _Settler:
         self._count(ends)
         return self._notify_batches(_freeing(ends), batches)
 
-    def look_up(self, batches: BatchLooks) -> bool:
+    def check_uncertain(self, batches: BatchReleases) -> bool:
         """Check refused ends, and count those whose jobs had ended before; return the same as `answered`.
 
         They are kept until the storage is available.
@@ -888,13 +888,13 @@ class _Settler:
             observers.report([Settled(end.job, end.transition, end.duration) for end in accepted])
 
     @staticmethod
-    def _notify_batches(releasing: Sequence[EndedRun], batches: BatchLooks) -> bool:
+    def _notify_batches(releasing: Sequence[EndedRun], batches: BatchReleases) -> bool:
         """Notify `batches` of the batches of these ends; return whether continuations must be released."""
         if not releasing:
             return False
         texts = {end.job.relations_json for end in releasing}
         found = {None if text is None else read_relations(text).batch_id for text in texts}
-        batches.tell(
+        batches.record_ends(
             {id for id in found if id is not None},
             have_failed=any(end.transition.to is not State.SUCCEEDED for end in releasing),
         )
@@ -910,7 +910,7 @@ def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
     ]
 
 
-def _notify_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchLooks) -> None:
+def _notify_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchReleases) -> None:
     """Notify `batches` of the batches of jobs whose end was refused.
 
     Most likely, such a job was deleted while this server held it. The refusal means that it has stopped, and
@@ -919,7 +919,7 @@ def _notify_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batche
     refused = zip(sent, results, strict=False)
     texts = {one.job.relations_json for one, result in refused if result is Applied.REFUSED}
     found = {read_relations(text).batch_id for text in texts if text is not None}
-    batches.tell({id for id in found if id is not None}, have_failed=True)
+    batches.record_ends({id for id in found if id is not None}, have_failed=True)
 
 
 def _outcome(transition: Transition) -> str | None:

@@ -202,10 +202,10 @@ class JobProcess:
         run.stop = None
         if answer is not None:
             transition = _read_transition(answer["transition"])
-            shuts = answer["shuts"]
+            blocks = answer["shuts"]
             return EndedRun(
                 run.job, transition, int(answer["duration"]), run.completion,
-                shuts=None if shuts is None else (shuts[0], shuts[1]),
+                blocks=None if blocks is None else (blocks[0], blocks[1]),
             )  # fmt: skip
         self.close()
         if run.cancelled is not None and run.started:
@@ -542,7 +542,7 @@ def _serve(runtime: Runtime, jobs: _Orders, send: Callable[[Mapping[str, Any]], 
             {
                 "transition": _write_transition(prepared.transition),
                 "duration": prepared.duration,
-                "shuts": prepared.shuts,
+                "shuts": prepared.blocks,
             }
         )
 

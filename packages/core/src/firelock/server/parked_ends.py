@@ -57,7 +57,9 @@ class ParkedEnds:
     """
 
     _apply: Callable[[list[Transition]], Sequence[Applied]]
-    _shut: Callable[[EndedRun], bool]  # blocks the limit key that the end names; False while it is locked
+    _block_key: Callable[
+        [EndedRun], bool
+    ]  # blocks the limit key that the end names; False while it is locked
     _answered: Callable[[ParkedEnd, Applied], None]
     _clock: Callable[[], float] = time.monotonic
     ended: int = 0  # the number of parked ends of jobs that have run
@@ -184,7 +186,7 @@ class ParkedEnds:
     def _send(self, parked: ParkedEnd) -> None:
         """Try to store the end, and try again later if its row is still locked."""
         try:
-            if parked.end.shuts is not None and not self._shut(parked.end):
+            if parked.end.blocks is not None and not self._block_key(parked.end):
                 result = Applied.BUSY
             else:
                 (result,) = self._apply([parked.end.transition])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from firelock.model.job import ClaimedJob, JobRecord
     from firelock.storage import Storage
 
-LOOK_EVERY = 1.0  # seconds between two checks of the same batch or caller
+CHECK_EVERY = 1.0  # seconds between two checks of the same batch or caller
 _REMEMBERED = 10_000  # batches and callers
 
 
@@ -36,7 +36,7 @@ class RelatedJobs:
 
     _storage: Storage
     _serializers: Mapping[str, Serializer]
-    _every: float = LOOK_EVERY
+    _every: float = CHECK_EVERY
     _checked_at: dict[str, float] = attrs.Factory(dict)  # when it was last checked that its jobs may start
     _cancelled: set[str] = attrs.Factory(set)  # batches
 
@@ -53,7 +53,7 @@ class RelatedJobs:
             return why
         return None if relations.caller_id is None else self._check(relations.caller_id, is_batch=False)
 
-    def has_looked(self, relations: Relations) -> bool:
+    def is_cached(self, relations: Relations) -> bool:
         """Return whether `refusal` needs no round trip."""
         now = time.monotonic()
         return all(

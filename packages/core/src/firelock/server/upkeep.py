@@ -50,7 +50,7 @@ _COMPLETED = 0.1  # seconds after which a run that its own transaction has ended
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
 _CATALOGUE = 12 * 3_600.0  # seconds; also at the start, where nothing waits for it
 _CATALOGUE_AGAIN = 60.0
-_FIRST_LOOK = 0.01
+_FIRST_DELAY = 0.01
 _LATER = (0.020, 0.080)  # seconds that all servers but one wait after a due time before they check
 
 
@@ -204,7 +204,7 @@ class Upkeep:
     _jumped_at: float | None = None  # monotonic; the first clock jump since no session is declared dead
     _had_right: bool = True
     _release_pause: float = float("inf")  # seconds, growing until only the duty's own interval is left
-    _look_again: float = _FIRST_LOOK  # seconds, growing while due jobs are not moved
+    _promote_delay: float = _FIRST_DELAY  # seconds, growing while due jobs are not moved
 
     def __attrs_post_init__(self) -> None:
         storage, sweep = self._runtime.storage, self._runtime.settings.sweep
@@ -304,17 +304,17 @@ class Upkeep:
         except Exception as error:  # noqa: BLE001 - raised after due jobs have been enqueued
             refusal = error
         if fired:
-            self._context.inbox.work_came()
+            self._context.inbox.note_reported_work()
         promotion = self._runtime.storage.promote(_BATCH)
         if promotion.promoted:
-            self._context.inbox.work_came()
+            self._context.inbox.note_reported_work()
         next_due_at, now = promotion.next_due_at, self._runtime.clock.now()
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
-            self._look_again = _FIRST_LOOK
+            self._promote_delay = _FIRST_DELAY
             self.next_due(next_due_at)  # while more jobs are due, the duty continues immediately
         else:  # due by the local clock but not by the storage's, or a definition cannot be fired
-            self.next_due(now + int(self._look_again * SECOND))
-            self._look_again = min(self._look_again * 2, self._due.every)
+            self.next_due(now + int(self._promote_delay * SECOND))
+            self._promote_delay = min(self._promote_delay * 2, self._due.every)
         if refusal is not None:
             raise refusal
 
@@ -338,7 +338,7 @@ class Upkeep:
                 taken.server, taken.session, _describe_returned(taken),
                 extra={"session": taken.session},
             )  # fmt: skip
-            self._context.inbox.work_came()
+            self._context.inbox.note_reported_work()
         if lost:  # the last running members of cancelled batches may have stopped with these sessions
             for _ in range(_RELEASES):
                 if self._release() is None:
@@ -429,8 +429,8 @@ class Upkeep:
                     run.job.id, run.job.task, run.timeout_seconds,
                     extra={"job_id": run.job.id, "task": run.job.task, "queue": run.job.queue},
                 )  # fmt: skip
-            if run.is_stopped and not run.is_deaf and self._ignores_its_stop(run, now):
-                self._note_deaf(run)
+            if run.is_stopped and not run.ignores_cancellation and self._has_ignored_cancellation(run, now):
+                self._note_ignored_cancellation(run)
             if run.is_stopped or not run.busy_since:
                 continue
             has_ended = completion is not None and completion.is_counted
@@ -439,24 +439,24 @@ class Upkeep:
             elif not has_right and run.info.on_risk is OnRisk.CANCEL and not has_ended:
                 run.cancel(CancelKind.LOST, "the server is not certain that it still holds the job")
 
-    def _ignores_its_stop(self, run: Run, now: float) -> bool:
+    def _has_ignored_cancellation(self, run: Run, now: float) -> bool:
         """Return whether the run continues although it has had the grace period to end."""
         if run.cancelled is CancelKind.STOP:  # the stop of the server handles it
             return False
-        return now - run.told_to_stop > max(_LEAST_GRACE, self._runtime.settings.grace)
+        return now - run.cancelled_at > max(_LEAST_GRACE, self._runtime.settings.grace)
 
-    def _note_deaf(self, run: Run) -> None:
+    def _note_ignored_cancellation(self, run: Run) -> None:
         """Request that another worker process replaces this one, which then ends, and the run with it.
 
         If runs have only timed out, this waits until they occupy half of the workers, because each
         replacement might cut short long jobs of the processes that were replaced before.
         """
-        run.is_deaf = True
-        if run.cancelled is CancelKind.TIMEOUT and not self._workers.are_half_deaf():
+        run.ignores_cancellation = True
+        if run.cancelled is CancelKind.TIMEOUT and not self._workers.are_half_uncancellable():
             return
         log.warning(
             "Job %s of task %r still runs %.0f s after its cancellation (%s); %s.",
-            run.job.id, run.job.task, time.monotonic() - run.told_to_stop, run.context.cancel_reason,
+            run.job.id, run.job.task, time.monotonic() - run.cancelled_at, run.context.cancel_reason,
             "its worker is occupied until it ends" if self._on_worn is None
             else "another worker process replaces this one, which ends after its other jobs",
             extra={"job_id": run.job.id, "task": run.job.task, "queue": run.job.queue},

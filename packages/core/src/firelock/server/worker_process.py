@@ -150,7 +150,7 @@ class WorkerProcess:
                 continue
             if has_work:
                 self._is_over.wait(self._workers.rest)
-                self._inbox.work_came()
+                self._inbox.note_reported_work()
                 self._inbox.wait_until_dry(poll)  # while workers are busy, waiting work is not reported again
 
     def _watch_claims(self) -> None:
@@ -168,7 +168,7 @@ class WorkerProcess:
                 self._is_over.wait(poll)
                 continue
             if are_taken:
-                self._dispatcher.doubt()
+                self._dispatcher.suspend_and_reconcile()
                 self._is_over.wait(_DOUBT_PAUSE)
 
     # ---- stop --------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ class WorkerProcess:
         """Wait for the jobs, except those that have ignored their cancellation for a grace period."""
 
         def is_idle() -> bool:
-            return self._is_hurried.is_set() or self._dispatcher.is_drained_but_for_deaf
+            return self._is_hurried.is_set() or self._dispatcher.is_drained_of_cancellable
 
         _wait_for(is_idle, seconds)
 

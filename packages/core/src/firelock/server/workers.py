@@ -79,7 +79,7 @@ class DispatcherInbox:
         self.orders.append(action)
         self._flag.set()
 
-    def work_came(self) -> None:
+    def note_reported_work(self) -> None:
         """Note that the storage has reported work; a busy dispatcher finds it without being woken."""
         self._dry.clear()
         self._has_work = True
@@ -103,7 +103,7 @@ class DispatcherInbox:
             self.orders.popleft()()
         return has_work
 
-    def look_again(self) -> None:
+    def skip_next_wait(self) -> None:
         """Let the next turn start without a wait."""
         self._has_work = True
 
@@ -130,7 +130,7 @@ class ClaimedRun:
     job: ClaimedJob
     holder: ClaimHolder
     is_dropped: bool = False  # lost before it started: it is skipped
-    is_start_told: bool = False  # the storage has its start
+    is_start_stored: bool = False  # the storage has its start
 
 
 @attrs.frozen
@@ -203,7 +203,9 @@ class Workers:
         places = [*range(threads, threads + coroutines)]
         self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if on_loop else None
         self.left_out = _NOTHING  # tasks that the next claim excludes
-        self.owes_a_claim = False  # the other kind of worker has room as well, and gets the next claim
+        self.claims_for_other_next = (
+            False  # the other kind of worker has room as well, and gets the next claim
+        )
         self._is_loops_turn = False
         self._apart_until = 0.0  # monotonic: until then, each kind gets separate claims
         self._rests_until = 0.0  # monotonic
@@ -233,13 +235,14 @@ class Workers:
             stuck_coroutines=sum(run.is_stuck for run in on_loop), parked=self._context.inbox.parked,
         )  # fmt: skip
 
-    def are_half_deaf(self) -> bool:
+    def are_half_uncancellable(self) -> bool:
         """Return whether jobs that do not stop take at least half of the threads, or of the coroutines."""
         kinds = [(self.threads.running, self.threads.count)]
         if self.coroutines is not None:
             kinds.append((self.coroutines.running, self.coroutines.limit))
         return any(
-            0 < most <= 2 * sum(run.is_deaf for run in list(running.values())) for running, most in kinds
+            0 < most <= 2 * sum(run.ignores_cancellation for run in list(running.values()))
+            for running, most in kinds
         )
 
     @property
@@ -267,14 +270,14 @@ class Workers:
         """Return how many jobs to claim; set the tasks to exclude: those whose jobs would find no worker."""
         if for_threads:
             self._suspected.clear()
-        self.left_out, self.owes_a_claim = _NOTHING, False
+        self.left_out, self.claims_for_other_next = _NOTHING, False
         if not self._has_sync:
             return for_loop
         if for_threads and for_loop and time.monotonic() >= self._apart_until:
             return for_threads + min(for_loop, self._window)
         for_threads = 0 if self._is_idle(for_threads=True) else for_threads
         for_loop = 0 if self._is_idle(for_threads=False) else for_loop
-        self.owes_a_claim = bool(for_threads and for_loop) and not self._is_loops_turn
+        self.claims_for_other_next = bool(for_threads and for_loop) and not self._is_loops_turn
         if for_loop and (self._is_loops_turn or not for_threads):
             self.left_out = self._in_threads | self._suspected
             return for_loop
@@ -291,7 +294,7 @@ class Workers:
 
     def claiming(self) -> frozenset[str]:
         """Note the start of a claim; return the tasks that it excludes."""
-        self._is_loops_turn, self._claiming_since = self.owes_a_claim, time.monotonic()
+        self._is_loops_turn, self._claiming_since = self.claims_for_other_next, time.monotonic()
         return self.left_out
 
     def claimed(self, *, is_full: bool, has_more: bool) -> bool:
@@ -314,7 +317,7 @@ class Workers:
             self._rests_until = now + min(PASSING_POLL, _REST_FACTOR * (now - self._claiming_since))
         return is_full and self.threads.has_idle and is_for_threads
 
-    def hear_news(self) -> None:
+    def note_new_work(self) -> None:
         """Note that there may be work that the last claims did not find."""
         self._idle_until.clear()
 
@@ -328,7 +331,7 @@ class Workers:
         """The seconds for which new work does not cause a claim."""
         return max(0.0, self._rests_until - time.monotonic())
 
-    def found_no_place(self) -> None:
+    def separate_claims(self) -> None:
         """Claim for one kind at a time from now on, because jobs have waited too long for a free worker."""
         if self.coroutines is None or not self._has_sync:
             return
@@ -509,7 +512,7 @@ class ThreadWorkers:
             return context.runner.interrupted(run, error)
         finally:
             context.memory.end(worker)
-            context.state.mend()
+            context.state.repair()
             del self.running[worker]
 
     def _run_apart(self, worker: int, run: Run, pool: JobProcessPool) -> EndedRun:
@@ -679,7 +682,7 @@ class AsyncWorkers:
         runner = self._context.runner
         try:
             job = claimed_run.job
-            if (job.relations_json is not None or job.crashes) and runner.takes_a_trip(job):
+            if (job.relations_json is not None or job.crashes) and runner.reads_storage(job):
                 place = self._free[-1]
                 task = loop.create_task(self._start_tied(loop, claimed_run, place))
                 self._free.remove(place)
@@ -749,7 +752,7 @@ class AsyncWorkers:
         except BaseException as error:  # noqa: BLE001 - after any error, the place is free again
             ended = self._context.runner.interrupted(run, error)
         run.stop = None
-        self._context.state.mend()
+        self._context.state.repair()
         self._context.memory.end(place)
         del self.running[place]
         self._free.append(place)

@@ -305,8 +305,8 @@ class SteppedServer:
 
     def _settle(self, runner: _WatchedRunner, ended: EndedRun) -> tuple[Drained, BaseException | None]:
         self._console.flush(self._storage)
-        if ended.shuts is not None:
-            key, until = ended.shuts
+        if ended.blocks is not None:
+            key, until = ended.blocks
             self._storage.spend(key, until=until)
         (applied,) = self._storage.apply([ended.transition])
         completion = ended.completion

@@ -23,7 +23,7 @@ _SECOND = timedelta(seconds=1)
 # Since 1900, no zone has changed twice within 3.9 days, and no clock was put back by more than 23 hours. The
 # first fact limits the distance between two checks of the offset. The second limits the time after which wall
 # times can repeat.
-_LOOK_EVERY = timedelta(days=3)
+_CHECK_INTERVAL = timedelta(days=3)
 _LONGEST_OVERLAP = timedelta(hours=24)
 
 
@@ -131,7 +131,7 @@ class Timetable:
         """Yield the times after `after` and not after `until` at which the offset changes."""
         low = after
         while low < until:
-            high = min(low + _LOOK_EVERY, until)
+            high = min(low + _CHECK_INTERVAL, until)
             if self._offset(low) != self._offset(high):
                 yield self._change(low, high)
             low = high

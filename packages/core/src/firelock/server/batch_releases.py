@@ -29,7 +29,7 @@ def rest_after(seconds: float) -> float:
 
 
 @attrs.define(eq=False)
-class BatchLooks:
+class BatchReleases:
     """The batches that wait for a release, and the time at which it is due.
 
     A release takes locks, adds up counts and writes them. If the same few batches had members that ended
@@ -45,17 +45,17 @@ class BatchLooks:
     _is_urgent: bool = False  # a member has not succeeded, so the others might have to be stopped
     _at: float = 0.0  # monotonic time of the last release
     _rest: float = OFTEN  # pause after it
-    is_owed: bool = False
+    is_needed: bool = False
 
     @property
     def rest(self) -> float:
         """The seconds from the last release to the next one."""
         return OFTEN if self._is_urgent else self._rest
 
-    def tell(self, batches: Collection[str], *, have_failed: bool) -> None:
+    def record_ends(self, batches: Collection[str], *, have_failed: bool) -> None:
         """Record that members of these batches have ended, and whether any of them has not succeeded."""
         if batches:
-            self.is_owed = True
+            self.is_needed = True
             self._ended.update(batches)
             self._is_urgent |= have_failed
 
@@ -64,9 +64,9 @@ class BatchLooks:
 
         After the first end it is due immediately, after later ones when the pause is over.
         """
-        return self.is_owed and self._clock() - self._at >= self.rest
+        return self.is_needed and self._clock() - self._at >= self.rest
 
-    def look(self) -> None:
+    def release(self) -> None:
         """Release: move the continuations of ended jobs, and update batches whose members have ended.
 
         Raises:
@@ -74,9 +74,9 @@ class BatchLooks:
         """
         began = self._clock()
         ended, self._ended, is_urgent, self._is_urgent = self._ended, set(), self._is_urgent, False
-        previous, self._previous, self.is_owed = self._previous, ended, False
+        previous, self._previous, self.is_needed = self._previous, ended, False
         number = self._storage.release(RELEASE_LIMIT)
-        self.is_owed = number >= RELEASE_LIMIT  # there may be more
+        self.is_needed = number >= RELEASE_LIMIT  # there may be more
         left, is_all = 0, number <= len(ended)  # otherwise continuations were moved as well
         if ended and ended <= previous and len(ended) <= _FEW and is_all and not is_urgent:
             all_counts = self._storage.batch_counts(sorted(ended))

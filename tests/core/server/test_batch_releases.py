@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from firelock.server.batch_looks import OFTEN, RAREST, SELDOM, BatchLooks
+from firelock.server.batch_releases import OFTEN, RAREST, SELDOM, BatchReleases
 from firelock.storage import BatchCounts
 
 
@@ -32,12 +32,12 @@ class Batches:
 
 def _rests(storage, *told, have_failed=False):
     """Return the pause after each release of batches with ended members."""
-    looks = BatchLooks(storage, lambda: storage.now)
+    releases = BatchReleases(storage, lambda: storage.now)
     rests = []
     for batches in told:
-        looks.tell(batches, have_failed=have_failed)
-        looks.look()
-        rests.append(looks.rest)
+        releases.record_ends(batches, have_failed=have_failed)
+        releases.release()
+        rests.append(releases.rest)
     return rests
 
 
@@ -99,24 +99,24 @@ def test_remaining_members_of_a_new_batch_are_not_counted():
 def test_first_end_is_released_immediately_and_later_ones_after_a_pause():
     """A failure does not wait for a long pause. If a release was not complete, another one is due."""
     storage = Batches({"a": 100_000})
-    looks = BatchLooks(storage, lambda: storage.now)
+    releases = BatchReleases(storage, lambda: storage.now)
 
     def due_after(seconds, *, have_failed=False):
-        looks.tell({"a"}, have_failed=have_failed)
+        releases.record_ends({"a"}, have_failed=have_failed)
         storage.now += seconds
-        return looks.is_due()
+        return releases.is_due()
 
-    nobody = looks.is_due()
+    nobody = releases.is_due()
     first = due_after(0.0)
-    looks.look()
+    releases.release()
     second = due_after(0.019), due_after(0.002)
-    looks.look()
+    releases.release()
     third = due_after(0.2), due_after(0.06)
-    looks.look()
+    releases.release()
     failed = due_after(0.019, have_failed=True), due_after(0.002)
     storage.released = 1_000
-    looks.look()
-    more = looks.is_owed
+    releases.release()
+    more = releases.is_needed
 
     assert (False, True, (False, True), (False, True), (False, True), True) == (
         nobody, first, second, third, failed, more
