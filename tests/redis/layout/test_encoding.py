@@ -389,7 +389,7 @@ def test_limit_key_and_unique_key_are_read_back_completely(storage, name, concur
 def test_batch_and_members_are_read_back_unchanged(storage):
     """A batch stored with its first members and one that gets them later have the same counts.
 
-    If this fails: `NewBatch`, `NewJobWords`, `TIES` or `RULES` differ from their use in the scripts.
+    If this fails: `NewBatch`, `NewJobWords`, `RELATIONS` or `RULES` differ from their use in the scripts.
     """
     for at_once in (True, False):
         batch, *members = storage.new_ids(3, colocate_with=[None, None, None])

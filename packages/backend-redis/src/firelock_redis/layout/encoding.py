@@ -553,7 +553,7 @@ NUMBERS = Text(
 ADMISSION = Array("uses", "unique", "before", "within")  # see `write_admission`
 USE = Array("key", "cost", "strict")  # the use of a limit
 UNIQUE = Array("key", "kept_until", "at_least", "keeps_last", "raises", "wait", "max_wait")
-TIES = Array("batch", "caller", "inputs", "rules")  # see `write_relations`
+RELATIONS = Array("batch", "caller", "inputs", "rules")  # see `write_relations`
 INPUT = Array("job")  # followed by the path
 # The rules of a batch; the last three fields are its retention per final state.
 RULES = Array("name", "fast", "succeeded", "failed", "deleted")

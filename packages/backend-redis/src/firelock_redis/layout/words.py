@@ -21,8 +21,8 @@ from firelock_redis.layout.encoding import (
     PAYLOAD,
     RARER,
     RECORD,
+    RELATIONS,
     RULES,
-    TIES,
     UNIQUE,
     UNIQUE_ROW,
     USE,
@@ -374,8 +374,8 @@ class Walk(NamedTuple):
 
 FORMATS: dict[str, Text | Words] = {
     "PAYLOAD": PAYLOAD, "RECORD": RECORD, "LAST": LAST, "RARER": RARER, "EDGE": EDGE, "ERROR": ERROR,
-    "ENTRY": ENTRY, "USE": USE, "UNIQUE": UNIQUE, "ADMISSION": ADMISSION, "TIES": TIES, "INPUT": INPUT,
-    "RULES": RULES, "LIMIT": NUMBERS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
+    "ENTRY": ENTRY, "USE": USE, "UNIQUE": UNIQUE, "ADMISSION": ADMISSION, "RELATIONS": RELATIONS,
+    "INPUT": INPUT, "RULES": RULES, "LIMIT": NUMBERS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
     # Arguments: places count from the first value.
     "RUN": Words(Run._fields), "PLAIN": Words(PlainJob._fields), "KEYED": Words(KeyedJob._fields),
     "BATCH": Words(NewBatch._fields), "JOB": Words(NewJobWords._fields), "TIE": Words(NewRelations._fields),

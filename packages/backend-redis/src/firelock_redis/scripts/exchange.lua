@@ -130,7 +130,7 @@ local function change(job, from, session, to, first, more)
   if more and more.forgets ~= '' and not remembers(job, more.forgets) then return REFUSED end
   local lives_again = session == '' and job.admission ~= '' and FINAL[job.state] and not FINAL[to] and keys_at_hand()
   if lives_again and lives_again.is_taken_by_other(job) then return TAKEN end
-  if runs_again and job.flag ~= '' then batches().calm(batches().ties_of(job).batch) end
+  if runs_again and job.flag ~= '' then batches().calm(batches().relations_of(job).batch) end
   if more and more.forgets ~= '' then forget_from(job, more.forgets) end
   if session == '' and entry ~= '' then entry = taken_away(job, to, at, reason) end
   if there then
@@ -384,7 +384,7 @@ while arg < #ARGV do
     end
     flush()
     for place, job in pairs(members) do
-      if batches().is_noted(batches().ties_of(job).batch) then results[place] = RELEASING end
+      if batches().is_noted(batches().relations_of(job).batch) then results[place] = RELEASING end
     end
   end
 end

@@ -72,7 +72,7 @@ local function fetch(list, some)
 end
 
 -- Move to the next place of a list; at the end of the list, the place has no id.
-local function look(list, some)
+local function advance(list, some)
   list.at = list.at + list.step
   if not list.pairs[list.at] then fetch(list, some) end
   list.id, list.text = list.pairs[list.at], list.pairs[list.at + 1]
@@ -103,7 +103,7 @@ local function taken(count)
   local some = lists == 1 and count or math.max(8, math.ceil(2 * count / lists))
   for number = 1, count do
     for one = #waiting, 1, -1 do
-      look(waiting[one], some)
+      advance(waiting[one], some)
       if waiting[one].id then put_in_order(waiting[one]) end
       waiting[one] = nil
     end

@@ -9,7 +9,7 @@ local verbs = {}
 
 -- Read one job from the arguments; return it and the position of the next one.
 local function argued(at)
-  local admission, ties, created, count = ARGV[at + JOB.admission], ARGV[at + JOB.relations], ARGV[at + JOB.created], ARGV[at + JOB.tags]
+  local admission, relations, created, count = ARGV[at + JOB.admission], ARGV[at + JOB.relations], ARGV[at + JOB.created], ARGV[at + JOB.tags]
   local job = {
     id = ARGV[at + JOB.id], payload = ARGV[at + JOB.payload], created = created, recurring = ARGV[at + JOB.recurring],
     state = ARGV[at + JOB.state], flag = '', attempt = '0', fence = '0', place = ARGV[at + JOB.lowest],
@@ -18,7 +18,7 @@ local function argued(at)
     expires = '', due = ARGV[at + JOB.due], server = '', reason = ARGV[at + JOB.reason], result = '', absent = '', waits = '',
     tags = {}, parents = {},
   }
-  if ties ~= '' then batches().tie(job, ties) end
+  if relations ~= '' then batches().relate(job, relations) end
   at = at + JOB.width
   for number = 1, tonumber(count) do job.tags[number] = ARGV[at + number - 1] end
   at = at + #job.tags
@@ -33,7 +33,7 @@ end
 
 -- Add the member to the list of its batch; if a failure is stopping the batch, `release` must stop this member too.
 local function index_member(job)
-  local id = job.ties.batch
+  local id = job.relations.batch
   local row = batches().row_of(id)
   add('bm:' .. id, job.created, job.id)
   if row.stopping ~= '' then batches().go_through(id) end
@@ -44,34 +44,34 @@ local function index(job)
   for _, tag in ipairs(job.tags) do add('t:' .. tag, job.created, job.id) end
   if job.recurring ~= '' then add('rj:' .. job.recurring, job.created, job.id) end
   if is(job, 'm') then index_member(job) end
-  for _, tie in ipairs(job.parents) do add('c:' .. tie.id, job.created, job.id) end
+  for _, edge in ipairs(job.parents) do add('c:' .. edge.id, job.created, job.id) end
 end
 
 -- Handle the parents of an awaiting job: decide the dependencies on ended parents now. Mark each other parent as
 -- having children, and let the job wait for it.
-local function tie(job, parents, now)
+local function add_edges(job, parents, now)
   local left = #job.parents
   local waiting = {}
-  local function ties_left() left = left - 1 return left end
+  local function edges_left() left = left - 1 return left end
   for _, edge in ipairs(job.parents) do
     local parent = parents[edge.id]
     local target
-    if FINAL[parent.state] then target = decide(job, edge.on, parent, job.created, now, ties_left) end
+    if FINAL[parent.state] then target = decide(job, edge.on, parent, job.created, now, edges_left) end
     if target == 'D' then return end
     if not target then waiting[#waiting + 1] = edge end
   end
   if job.state ~= 'W' then return end
-  local ties = 0  -- a job can name the same end of the same parent twice
+  local edges = 0  -- a job can name the same end of the same parent twice
   for _, edge in ipairs(waiting) do
     local parent = parents[edge.id]
-    ties = ties + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
+    edges = edges + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
     if not is(parent, '+') then
       parent.flag = '+' .. parent.flag
       if not parent.is_new then save(parent) end
     end
   end
-  job.ties_left = ties
-  if ties > 1 then call('SET', base .. 'n:' .. job.id, ties) end
+  job.edges_left = edges
+  if edges > 1 then call('SET', base .. 'n:' .. job.id, edges) end
 end
 
 local known = {}  -- by id: the jobs of this call, and stored jobs including the changes of this script
@@ -95,7 +95,7 @@ local function find_others(jobs)
     for _, edge in ipairs(job.parents) do
       if not job_at(edge.id) then return { 'missing', job.id, edge.id } end
     end
-    local id = job.ties and job.ties.batch
+    local id = job.relations and job.relations.batch
     local batch = id and job_at(id)
     if id and not (batch and is(batch, 'b') and (batch.is_new or batches().row_of(id))) then return { 'missing', job.id, id } end
     if id and not batch.is_new and (FINAL[batch.state] or batches().row_of(id).cancelled ~= '') then
@@ -107,10 +107,10 @@ end
 
 -- Store the counts of a new batch; it is shut if it waits for parents.
 local function begin_counting(job)
-  local rules, keeps = job.ties.rules, {}
+  local rules, keeps = job.relations.rules, {}
   for number, keep in ipairs({ rules[RULES.succeeded], rules[RULES.failed], rules[RULES.deleted] }) do keeps[number] = keep == cjson.null and '-' or int(keep) end
   batches().found(job.id, {
-    fast = rules[RULES.fast] ~= 0 and '1' or '', outer = job.ties.batch or '', keeps = table.concat(keeps, ' '),
+    fast = rules[RULES.fast] ~= 0 and '1' or '', outer = job.relations.batch or '', keeps = table.concat(keeps, ' '),
     shut = #job.parents > 0 and '1' or '',
   })
 end
@@ -175,7 +175,7 @@ local function store(first, count, is_judged_only)
     local use = is_new and job.admission ~= '' and admission_of(job.admission).unique
     if use then
       keys = keys or unique_keys(tonumber(now), job_at)
-      local id, holder, row, why = keys.ask(job, use)
+      local id, holder, row, why = keys.take_key(job, use)
       if id then
         if why ~= '' then return nil, { 'duplicate', job.id, id, why } end
         if holder then change_holder(holder, row, job, use, keys, now) end
@@ -198,8 +198,8 @@ local function store(first, count, is_judged_only)
   for number, job in ipairs(jobs) do
     job.place = int(job.place + last - #jobs + number)
     if is(job, 'b') then begin_counting(job) end
-    if #job.parents > 0 and job.state == 'W' then tie(job, known, now) end
-    if is(job, 'm') and (job.ties_left or 0) == 0 then keep_out(job) end
+    if #job.parents > 0 and job.state == 'W' then add_edges(job, known, now) end
+    if is(job, 'm') and (job.edges_left or 0) == 0 then keep_out(job) end
     if job.history == '' then job.history = step(job.state, job.created, job.reason) end
     payloads[2 * number - 1], payloads[2 * number] = job.id, job.payload
     queues[job.queue] = true

@@ -59,9 +59,9 @@ end
 -- Delete some of the children that still wait for the job; return whether none is left.
 local function delete_children(parent)
   local key = base .. 'pend:' .. parent.id
-  local ties = call('ZRANGE', key, 0, CHILDREN - 1)
+  local edges = call('ZRANGE', key, 0, CHILDREN - 1)
   local ids = {}
-  for number, tie in ipairs(ties) do ids[number] = sub(tie, 3) end
+  for number, edge in ipairs(edges) do ids[number] = sub(edge, 3) end
   local seen = {}
   for _, child in ipairs(read_all(ids)) do
     if child and child.state == 'W' and not seen[child.id] then
@@ -70,10 +70,10 @@ local function delete_children(parent)
       follow(child)
     end
   end
-  many('ZREM', key, ties)
+  many('ZREM', key, edges)
   flush()
-  children = children + #ties
-  return #ties < CHILDREN
+  children = children + #edges
+  return #edges < CHILDREN
 end
 
 -- Delete some of the waiting members of the batch; return whether none is left.
@@ -129,9 +129,9 @@ end
 local function is_needed(id, text)
   local job, at = read(id, text), 0
   if is(job, 'm') or is(job, 'c') then
-    local ties = batches().ties_of(job)
-    local caller = ties.caller and call('HGET', base .. 'jobs', ties.caller)
-    at = math.max(kept_by(ties.batch), caller and not FINAL[sub(caller, 1, 1)] and now + HOUR or 0)
+    local relations = batches().relations_of(job)
+    local caller = relations.caller and call('HGET', base .. 'jobs', relations.caller)
+    at = math.max(kept_by(relations.batch), caller and not FINAL[sub(caller, 1, 1)] and now + HOUR or 0)
   end
   if call('EXISTS', base .. 'in:' .. id) == 1 then at = math.max(at, now + HOUR) end
   if at <= now then return false end
@@ -147,12 +147,12 @@ local function forget_rare(id)
   bytes = bytes + size
   if not fields then return end
   local tags, recurring = fields[RARER.tags], fields[RARER.recurring_id]
-  local parents, ties = fields[RARER.parents], fields[RARER.relations_json]
+  local parents, relations = fields[RARER.parents], fields[RARER.relations_json]
   for _, tag in ipairs(tags) do put(removes, 't:' .. tag, id) end
   if recurring ~= cjson.null then put(removes, 'rj:' .. recurring, id) end
   for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[EDGE.parent_id], id) end
-  local is_read, decoded = pcall(cjson.decode, ties)
-  local batch = is_read and type(decoded) == 'table' and decoded[TIES.batch]
+  local is_read, decoded = pcall(cjson.decode, relations)
+  local batch = is_read and type(decoded) == 'table' and decoded[RELATIONS.batch]
   if type(batch) == 'string' then put(removes, 'bm:' .. batch, id) end
 end
 
@@ -211,7 +211,7 @@ local function doom(id, text, state, queue, session, has_failed)
   pruned = pruned + 1
 end
 
-local function look(id, text)
+local function prune_if_expired(id, text)
   local state, flag, queue, session, last_error = match(text, HEADER)
   local at = FINAL[state] and tonumber(match(text, EXPIRES))
   if not at or is_doomed[id] then return end
@@ -244,7 +244,7 @@ repeat
     local text = texts[number]
     if text then
       bytes = bytes + #text
-      look(id, text)
+      prune_if_expired(id, text)
     end
   end
 until #ids == 0 or pruned >= limit or looks >= LOOKS or bytes > BYTES or children >= CHILDREN

@@ -51,10 +51,10 @@ local function know(ids)
 end
 
 -- Check one dependency on the parent; return whether this has decided it.
-local function look(tie, parent, now)
-  local child = known[sub(tie, 3)]
+local function check_edge(edge, parent, now)
+  local child = known[sub(edge, 3)]
   if not child or child.state ~= 'W' then return true end
-  local target = decide(child, sub(tie, 1, 1), parent, now, now, other_ties)
+  local target = decide(child, sub(edge, 1, 1), parent, now, now, other_edges)
   if target == 'D' or target == 'E' then
     follow(child)
   elseif not target and not child.is_saved then
@@ -66,18 +66,18 @@ end
 
 -- Check up to `wanted` dependencies on the parent, starting where the last check for this end of the parent stopped.
 -- Return their number.
-local function look_from(parent, number, wanted, now)
-  local seen, tie = match(call('HGET', base .. 'looked', parent.id) or '', '^(%S+) (%S+)$')
-  local key, after = base .. 'pend:' .. parent.id, seen == number and '(' .. tie or '-inf'
-  local ties = call('ZRANGEBYSCORE', key, after, '+inf', 'WITHSCORES', 'LIMIT', 0, wanted)
+local function check_edges(parent, number, wanted, now)
+  local seen, edge = match(call('HGET', base .. 'looked', parent.id) or '', '^(%S+) (%S+)$')
+  local key, after = base .. 'pend:' .. parent.id, seen == number and '(' .. edge or '-inf'
+  local edges = call('ZRANGEBYSCORE', key, after, '+inf', 'WITHSCORES', 'LIMIT', 0, wanted)
   local ids, done = {}, {}
-  for place = 1, #ties, 2 do ids[#ids + 1] = sub(ties[place], 3) end
+  for place = 1, #edges, 2 do ids[#ids + 1] = sub(edges[place], 3) end
   know(ids)
-  for place = 1, #ties, 2 do
-    if look(ties[place], parent, now) then done[#done + 1] = ties[place] end
+  for place = 1, #edges, 2 do
+    if check_edge(edges[place], parent, now) then done[#done + 1] = edges[place] end
   end
   many('ZREM', key, done)
-  if #ids == wanted then call('HSET', base .. 'looked', parent.id, number .. ' ' .. ties[#ties]) end
+  if #ids == wanted then call('HSET', base .. 'looked', parent.id, number .. ' ' .. edges[#edges]) end
   return #ids
 end
 
@@ -98,7 +98,7 @@ local function release_children(limit, now)
     local is_final = parent and FINAL[parent.state]
     if is_final then
       local wanted = limit - checked
-      local some = look_from(parent, first[2], wanted, now)
+      local some = check_edges(parent, first[2], wanted, now)
       checked, is_done = checked + some, some < wanted
     end
     if is_done then

@@ -58,7 +58,7 @@ class EnginePool:
         self._reserving = threading.Lock()
         # limits other work; None in a process without a server
         self._others: threading.Semaphore | None = None
-        self._apart: Pool | None = None  # for work that must never wait for a connection
+        self._extra: Pool | None = None  # for work that must never wait for a connection
         _living.add(self)
 
     @property
@@ -80,7 +80,7 @@ class EnginePool:
 
     def leave_behind(self) -> None:
         """Drop the connections after a fork, because they belong to the parent process."""
-        self._reserving, self._others, self._apart = threading.Lock(), None, None
+        self._reserving, self._others, self._extra = threading.Lock(), None, None
         if self._engine is not None:
             self._engine.dispose(close=False)
 
@@ -158,7 +158,7 @@ class EnginePool:
 
     def _pooled(self) -> PoolProxiedConnection:
         try:
-            return self._pool_apart().connect() if has_own_connection() else self.engine.raw_connection()
+            return self._extra_pool().connect() if has_own_connection() else self.engine.raw_connection()
         except NoConnectionLeft as error:
             raise _in_use(
                 f"{self._name}: all connections of the pool are in use. Increase ?pool_size= or the engine's "
@@ -176,15 +176,15 @@ class EnginePool:
             raise
         pooled.info[_SET_UP] = checkout.is_new = True
 
-    def _pool_apart(self) -> Pool:
+    def _extra_pool(self) -> Pool:
         """Return a pool like the engine's, with one connection for each thread that uses it."""
         self.check_open()
         with self._reserving:
-            if self._apart is None:
-                self._apart = self.engine.pool.recreate()
-            return self._apart
+            if self._extra is None:
+                self._extra = self.engine.pool.recreate()
+            return self._extra
 
-    def connect_apart(self) -> Any:  # noqa: ANN401 - any driver's connection
+    def connect_outside_pool(self) -> Any:  # noqa: ANN401 - any driver's connection
         """Return a new driver connection in autocommit mode, outside any pool; the caller must close it."""
         pooled = self.engine.pool.recreate().connect()
         driver: Any = pooled.driver_connection
@@ -201,8 +201,8 @@ class EnginePool:
     def close(self) -> None:
         """Close our own connections, but not those of a caller's engine."""
         self._is_closed = True
-        if self._apart is not None:
-            self._apart.dispose()
+        if self._extra is not None:
+            self._extra.dispose()
         if self._engine is not None and self.is_own:
             self._engine.dispose()
 

@@ -325,14 +325,14 @@ class _Inserts:
 
 
 def _inserts(*more: str, are_members: bool = False) -> _Inserts:
-    with_ties = _OF_MEMBERS if are_members else ()
-    columns = ", ".join((*_OWN, *more, *_ALIKE, "changed_at", "enqueued_at", "state", *with_ties))
+    of_members = _OF_MEMBERS if are_members else ()
+    columns = ", ".join((*_OWN, *more, *_ALIKE, "changed_at", "enqueued_at", "state", *of_members))
     own = "".join(f":{name}, " for name in (*_OWN, *more))
     into = f"INSERT INTO firelock_jobs ({columns}) VALUES ({own}"  # noqa: S608 - names of columns
     each = f":queue, :priority, :task, :serializer, :created_at, :created_at, {CLOCK} + :offset, 'enqueued'"
     alike = "@queue, @priority, @task, @serializer, @created_at, @created_at, @now, 'enqueued'"
-    each += "".join(f", :{name}" for name in with_ties)
-    alike += "".join(f", @{name}" for name in with_ties)
+    each += "".join(f", :{name}" for name in of_members)
+    alike += "".join(f", @{name}" for name in of_members)
     set_common = _SET_OF_MEMBERS if are_members else _SET_COMMON
     return _Inserts(Text(f"{into}{each})"), Text(f"{into}{alike})"), set_common)
 

@@ -32,7 +32,7 @@ _OF_RUN = ("number", "job", "session", "fence", "awaited", "jobs")
 _OF_WAIT = (
     "number", "job", "state", "reason", "at", "due_at", "started_at", "server", "waits_for", "line", "added",
 )  # fmt: skip
-_OF_TIE = ("number", "job", "parent", "awaited")
+_OF_EDGE = ("number", "job", "parent", "awaited")
 _WAITS = "SELECT @waits"
 
 
@@ -40,22 +40,24 @@ _WAITS = "SELECT @waits"
 class _Statements:
     """The statements for a number of suspensions and awaited jobs; their parameters are listed row by row."""
 
-    look: Text
+    find_waits: Text
     suspend: Text
-    tie: Text
+    add_edges: Text
     mark: Text
     count: Text
 
 
 @lru_cache(maxsize=64)
 def _statements(runs: int, relations: int) -> _Statements:
-    related = f"{derived_rows(_OF_TIE, relations)} AS tie STRAIGHT_JOIN firelock_jobs AS parent INDEXED BY id"
-    is_open = f"parent.id = tie.parent AND {_IS_OPEN}"
+    related = (
+        f"{derived_rows(_OF_EDGE, relations)} AS edge STRAIGHT_JOIN firelock_jobs AS parent INDEXED BY id"
+    )
+    is_open = f"parent.id = edge.parent AND {_IS_OPEN}"
     has_open = "0"
     if relations:
-        has_open = f"EXISTS (SELECT 1 FROM {related} ON {is_open} WHERE tie.number = asked.number)"  # noqa: S608 - names
+        has_open = f"EXISTS (SELECT 1 FROM {related} ON {is_open} WHERE edge.number = asked.number)"  # noqa: S608 - names
     return _Statements(
-        look=Text(f"""
+        find_waits=Text(f"""
 SELECT COALESCE(BIT_OR(1 << asked.number), 0)
 FROM {derived_rows(_OF_RUN, runs)} AS asked STRAIGHT_JOIN firelock_jobs AS job INDEXED BY id
     ON job.id = asked.job AND job.state = 'processing' AND job.session = asked.session
@@ -76,13 +78,13 @@ SET job.state = asked.state, job.reason = asked.reason, job.changed_at = asked.a
     job.history_lines = job.history_lines + asked.added
 WHERE job.id = asked.job AND {_IS_WAITING.format("asked")}
 """),  # noqa: S608 - names
-        tie=Text(f"""
+        add_edges=Text(f"""
 INSERT INTO firelock_edges (parent_id, child_id, awaited, is_decided, is_wait)
-SELECT parent.id, tie.job, tie.awaited, 0, 1 FROM {related} ON {is_open} WHERE {_IS_WAITING.format("tie")}
+SELECT parent.id, edge.job, edge.awaited, 0, 1 FROM {related} ON {is_open} WHERE {_IS_WAITING.format("edge")}
 """),  # noqa: S608 - names
         mark=Text(f"""
 UPDATE {related} SET parent.marks = parent.marks | {HAS_CHILDREN}
-WHERE {is_open} AND {_IS_WAITING.format("tie")}
+WHERE {is_open} AND {_IS_WAITING.format("edge")}
 """),  # noqa: S608 - names
         count=Text(f"""
 INSERT INTO firelock_count_deltas (state, queue, jobs)
@@ -131,15 +133,15 @@ def _put_some(tx: Transaction, cursor: MultiStatementCursor, suspensions: Sequen
         )  # fmt: skip
         for edge in asked.parents:
             relations += (number, one.job_id, edge.parent_id, edge.on.value)
-    statements = _statements(len(suspensions), len(relations) // len(_OF_TIE))
+    statements = _statements(len(suspensions), len(relations) // len(_OF_EDGE))
 
     def put(statement: Text, values: Sequence[Any]) -> None:
         cursor.put(statement.compiled(tx.dialect).text, values)
 
-    put(statements.look, [*runs, *relations])
+    put(statements.find_waits, [*runs, *relations])
     put(statements.suspend, waits)
     if relations:
-        put(statements.tie, relations)
+        put(statements.add_edges, relations)
         put(statements.mark, relations)
     jobs = [value for number, one in enumerate(suspensions) for value in (number, one.job_id)]
     put(statements.count, jobs)

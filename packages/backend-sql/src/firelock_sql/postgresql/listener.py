@@ -75,7 +75,7 @@ class Channel:
         Raises:
             Exception: If the driver fails, or a StorageError if the server is unsupported.
         """
-        driver: psycopg.Connection[Any] = self._connections.connect_apart()
+        driver: psycopg.Connection[Any] = self._connections.connect_outside_pool()
         try:
             if self.is_deaf:
                 driver.close()

@@ -35,7 +35,7 @@ _LIMITED = {
     "columns": ", held_by, admission_json", "values": ", job.held_by, job.admission_json",
     "arrays": ", :lanes::text[], :admissions::text[]", "names": ", held_by, admission_json",
 }  # fmt: skip
-_CALLED = {"columns": ", relations_json", "values": ", :ties", "arrays": "", "names": ""}
+_CALLED = {"columns": ", relations_json", "values": ", :relations", "arrays": "", "names": ""}
 INSERT = Text(_INSERT.format(**_PLAIN))
 INSERT_CALLED = Text(_INSERT.format(**_CALLED))
 INSERT_LIMITED = Text(_INSERT.format(**_LIMITED))
@@ -57,7 +57,7 @@ WITH clock AS MATERIALIZED (
         (state, enqueued_at, queue, priority, task, serializer, id, arguments, created_at,
             changed_at, relations_json, marks{columns})
     SELECT 'enqueued', clock.now, :queue, :priority::integer, :task, :serializer, job.id, job.arguments,
-        job.at, job.at, :ties, 2{values}
+        job.at, job.at, :relations, 2{values}
     FROM clock, unnest(:ids::text[], :arguments::text[], :ats::bigint[]{arrays})
         AS job (id, arguments, at{names})
 ), listed AS (

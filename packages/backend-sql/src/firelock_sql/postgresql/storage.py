@@ -309,7 +309,7 @@ class PostgresqlStorage(SqlStorage):
         relations = jobs[0].relations_json
         statement, limited = INSERT, INSERT_LIMITED
         if relations is not None:
-            values["ties"] = relations
+            values["relations"] = relations
             if (batch_id := read_relations(relations).batch_id) is None:
                 return INSERT_CALLED, values
             values["batch"] = batch_id

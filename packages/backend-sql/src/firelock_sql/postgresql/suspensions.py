@@ -32,11 +32,11 @@ WITH asked AS MATERIALIZED (
         id, session, fence, state, at, started_at, server, reason, due_at, waits_for, signal, line
     )
 ), open AS MATERIALIZED (
-    SELECT tie.child_id, tie.parent_id, tie.awaited
-    FROM unnest(:children::text[], :parents::text[], :awaited::text[]) AS tie (child_id, parent_id, awaited),
+    SELECT edge.child_id, edge.parent_id, edge.awaited
+    FROM unnest(:children::text[], :parents::text[], :awaited::text[]) AS edge (child_id, parent_id, awaited),
         LATERAL (
             SELECT FROM firelock_jobs
-            WHERE id = tie.parent_id AND state NOT IN ('succeeded', 'failed', 'deleted')
+            WHERE id = edge.parent_id AND state NOT IN ('succeeded', 'failed', 'deleted')
         ) AS parent
 ), suspended AS (
     UPDATE firelock_jobs AS job
@@ -56,14 +56,14 @@ WITH asked AS MATERIALIZED (
         )
         AND (asked.id <> ALL (:children::text[]) OR EXISTS (SELECT FROM open WHERE child_id = asked.id))
     RETURNING job.id, job.queue, job.state, job.held_by
-), tied AS MATERIALIZED (
+), waiting_for AS MATERIALIZED (
     SELECT open.* FROM open JOIN suspended ON suspended.id = open.child_id
 ), noted AS (
     INSERT INTO firelock_edges (parent_id, child_id, awaited, is_decided, is_wait)
-    SELECT parent_id, child_id, awaited, 0, 1 FROM tied
+    SELECT parent_id, child_id, awaited, 0, 1 FROM waiting_for
 ), marked AS (
     UPDATE firelock_jobs SET marks = marks | 1
-    WHERE id = ANY (ARRAY (SELECT parent_id FROM tied)) AND marks & 1 = 0
+    WHERE id = ANY (ARRAY (SELECT parent_id FROM waiting_for)) AND marks & 1 = 0
 ), counted AS (
     INSERT INTO firelock_count_deltas (state, queue, jobs)
     SELECT 'processing', queue, -count(*) FROM suspended GROUP BY queue

@@ -255,13 +255,15 @@ def with_unfolded(
 
 # ---- members ---------------------------------------------------------------------------------------------
 
-_TIED = Text("SELECT DISTINCT child_id FROM firelock_edges WHERE child_id IN :ids AND is_decided = 0")
+_WAITING_FOR_PARENTS = Text(
+    "SELECT DISTINCT child_id FROM firelock_edges WHERE child_id IN :ids AND is_decided = 0"
+)
 _RELEASING = Text("SELECT parent_id FROM firelock_releasing WHERE parent_id IN :ids")
 
 
-def tied_among(tx: Transaction, ids: Sequence[str]) -> set[str]:
+def waiting_for_parents(tx: Transaction, ids: Sequence[str]) -> set[str]:
     """Return the jobs that wait for a parent."""
-    return {row[0] for row in tx.all_now(_TIED, ids=list(ids))} if ids else set()
+    return {row[0] for row in tx.all_now(_WAITING_FOR_PARENTS, ids=list(ids))} if ids else set()
 
 
 class MemberCounts:
@@ -290,7 +292,7 @@ class MemberCounts:
 
     def _shares(self) -> dict[str, Share]:
         rows = self._rows
-        related = tied_among(
+        related = waiting_for_parents(
             self._tx, [row.id for row in rows if row.state is State.AWAITING and row.waits_for is None]
         )
         ended = [row.id for row in rows if row.is_final and row.has_children]

@@ -11,7 +11,9 @@ from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.rows.batch_row import SWEEP, BatchRow, fold, load_batches, save_batch
 from firelock_sql.rows.job_row import JobRow, relations_in
 
-_TIES = Text("SELECT id, relations_json FROM firelock_jobs WHERE id IN :ids AND relations_json IS NOT NULL")
+_RELATIONS = Text(
+    "SELECT id, relations_json FROM firelock_jobs WHERE id IN :ids AND relations_json IS NOT NULL"
+)
 _STATES = Text("SELECT id, state FROM firelock_jobs WHERE id IN :ids")
 
 
@@ -87,7 +89,7 @@ def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAr
     around = BatchesAround()
     wanted = {one.job_id for one in transitions if _may_let_run(one)}
     while wanted:
-        found = {id: relations_in(text) for id, text in tx.all_known(_TIES, ids=sorted(wanted))}
+        found = {id: relations_in(text) for id, text in tx.all_known(_RELATIONS, ids=sorted(wanted))}
         around.relations |= found
         wanted = {relations.batch_id for relations in found.values() if relations.batch_id is not None} - set(
             around.relations

@@ -32,7 +32,7 @@ from firelock_sql.rows.batch_row import (
     load_batches,
     peek_batches,
     save_batch,
-    tied_among,
+    waiting_for_parents,
     with_unfolded,
 )
 from firelock_sql.rows.job_row import JobRow, load_rows, read_state, relations_in, save_rows
@@ -214,7 +214,7 @@ def _sweep(tx: Transaction, batch: BatchRow, rules: BatchRules, ids: Sequence[st
 
 def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
     rows = load_rows(tx, ids) if ids else {}
-    related = tied_among(tx, list(rows))
+    related = waiting_for_parents(tx, list(rows))
     waiting = [
         row
         for row in rows.values()
@@ -299,7 +299,7 @@ def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, 
     return found
 
 
-def keep_tied(tx: Transaction, ids: Sequence[str]) -> set[str]:
+def keep_related(tx: Transaction, ids: Sequence[str]) -> set[str]:
     """Return the expired jobs that must be kept because related jobs are kept, and store until when.
 
     The result includes jobs that another transaction has locked.

@@ -42,7 +42,7 @@ from firelock_sql.verbs import locks
 from firelock_sql.verbs.batches import (
     delete_waiting,
     forget_relations,
-    keep_tied,
+    keep_related,
     release_batches,
     time_out,
 )
@@ -337,7 +337,7 @@ class SqlUpkeepVerbs(SqlVerbs):
             return 0, 0
         self._place = found[-1].expires_at, found[-1].seq
         related = [row.id for row in found if row.marks or row.relations_json is not None or row.carries]
-        kept = self._database.write(lambda tx: keep_tied(tx, related)) if related else set()
+        kept = self._database.write(lambda tx: keep_related(tx, related)) if related else set()
         left = [row for row in found if row.id not in kept]
         kept |= self._delete_dependents(left)
         ids = [row.id for row in left if row.id not in kept]

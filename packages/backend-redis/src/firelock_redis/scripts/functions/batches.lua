@@ -151,31 +151,31 @@ local function batches()
     local is_read, decoded = pcall(cjson.decode, text or '[]')
     if not is_read or type(decoded) ~= 'table' then decoded = {} end
     local inputs = {}
-    for _, input in ipairs(type(decoded[TIES.inputs]) == 'table' and decoded[TIES.inputs] or {}) do
+    for _, input in ipairs(type(decoded[RELATIONS.inputs]) == 'table' and decoded[RELATIONS.inputs] or {}) do
       if type(input) == 'table' and type(input[INPUT.job]) == 'string' then inputs[#inputs + 1] = input end
     end
-    local rules = are_rules(decoded[TIES.rules]) and decoded[TIES.rules] or nil
-    return { batch = text_in(decoded[TIES.batch]), caller = text_in(decoded[TIES.caller]), inputs = inputs, rules = rules }
+    local rules = are_rules(decoded[RELATIONS.rules]) and decoded[RELATIONS.rules] or nil
+    return { batch = text_in(decoded[RELATIONS.batch]), caller = text_in(decoded[RELATIONS.caller]), inputs = inputs, rules = rules }
   end
 
   -- Return the relations of the job: its batch, its caller, the inputs that it gets from other jobs, and the rules of a
   -- batch; nil for missing ones.
-  local function ties_of(job)
-    if not job.ties then
+  local function relations_of(job)
+    if not job.relations then
       local payload = call('HGET', base .. 'payloads', job.id) or ''
       local rare = match(payload, PAYLOAD.captures(rarer))
       local is_read, fields = pcall(cjson.decode, rare ~= '' and rare or '[]')
-      job.ties = read_relations(is_read and type(fields) == 'table' and text_in(fields[RARER.relations_json]))
+      job.relations = read_relations(is_read and type(fields) == 'table' and text_in(fields[RARER.relations_json]))
     end
-    return job.ties
+    return job.relations
   end
 
   -- Set the relations of a new job, and the flags that follow from them.
-  local function tie(job, text)
-    local ties = read_relations(text)
-    job.ties = ties
-    job.flag = (ties.rules and 'b' or '') .. (ties.batch and 'm' or '') .. (ties.caller and 'c' or '') .. (ties.inputs[1] and 'i' or '')
-    if ties.batch then
+  local function relate(job, text)
+    local relations = read_relations(text)
+    job.relations = relations
+    job.flag = (relations.rules and 'b' or '') .. (relations.batch and 'm' or '') .. (relations.caller and 'c' or '') .. (relations.inputs[1] and 'i' or '')
+    if relations.batch then
       job.was = {}
       for _, name in ipairs(NUMBERS) do job.was[name] = 0 end
     end
@@ -183,7 +183,7 @@ local function batches()
 
   -- Add the current share of the member to the counts, and subtract its previous share.
   local function count(job)
-    local id, after = ties_of(job).batch, share(job)
+    local id, after = relations_of(job).batch, share(job)
     local row = id and row_of(id)
     if row then
       for _, name in ipairs(NUMBERS) do
@@ -203,7 +203,7 @@ local function batches()
 
   -- Store until the job has ended that it uses these results, so that they are kept: in:<parent> SET of such jobs.
   local function follow_inputs(job)
-    for _, input in ipairs(ties_of(job).inputs) do
+    for _, input in ipairs(relations_of(job).inputs) do
       local key = base .. 'in:' .. input[INPUT.job]
       if ENDS[job.state] then call('SREM', key, job.id) else call('SADD', key, job.id) end
     end
@@ -248,7 +248,7 @@ local function batches()
   end
 
   made_batches = {
-    row_of = row_of, found = found, forget = forget, touch = touch, store = store, share = share, ties_of = ties_of, tie = tie, count = count,
+    row_of = row_of, found = found, forget = forget, touch = touch, store = store, share = share, relations_of = relations_of, relate = relate, count = count,
     note = note, is_noted = is_noted, open = open, calm = calm, is_cancelled_around = is_cancelled_around, end_of = end_of, expiry = expiry,
     go_through = go_through, follow_inputs = follow_inputs,
   }

@@ -33,14 +33,14 @@ end
 -- Write a child that no longer waits, as `decide` or `end_child` has changed it.
 local function follow(child)
   put(removes, 'l:W:' .. child.queue, child.id)
-  if call('DEL', base .. 'n:' .. child.id) == 1 or child.waits ~= '' then forget_ties(child) end
+  if call('DEL', base .. 'n:' .. child.id) == 1 or child.waits ~= '' then forget_edges(child) end
   child.waits = ''
   save(child)
   enter(child)
   announce(child)
 end
 
-local function other_ties(child)
+local function other_edges(child)
   local left = tonumber(call('GET', base .. 'n:' .. child.id) or 1) - 1
   if left > 0 then call('SET', base .. 'n:' .. child.id, int(left)) end
   return left
@@ -50,7 +50,7 @@ end
 -- wait replaces the last step in its history.
 local function keep_out(job)
   if not is(job, 'm') or FINAL[job.state] then return end
-  local outer, row = batches().row_of(batches().ties_of(job).batch), is(job, 'b') and batches().row_of(job.id)
+  local outer, row = batches().row_of(batches().relations_of(job).batch), is(job, 'b') and batches().row_of(job.id)
   if not outer or outer.shut == '' or (row and row.cancelled ~= '') then return end
   local before, at = match('\n' .. job.history, '^(.*\n)%["%a+",(%-?%d+)[^\n]*\n$')
   if at then job.history = sub(before, 2) .. step('W', at, rules.shut_out) end
@@ -61,14 +61,14 @@ end
 -- Decide an awaiting child's dependency on an ended parent. Return the new state of the child, W if other dependencies
 -- are left, nil if it keeps waiting for this parent. The caller saves the child. A batch keeps its state: for D it was
 -- cancelled, for E it was opened.
-local function decide(child, on, parent, at, now, ties_left)
+local function decide(child, on, parent, at, now, edges_left)
   local rule = rules[on .. parent.state]
   local target, reason = rule and rule[1], rules[parent.state]
   if target == 'D' then
     end_child(child, parent, reason, at)
     return 'D'
   elseif target == 'E' then
-    if ties_left(child) > 0 then return 'W' end
+    if edges_left(child) > 0 then return 'W' end
     child.reason, child.changed = reason, at
     if is(child, 'b') then
       batches().open(child.id)

@@ -199,7 +199,7 @@ end
 
 -- Remove the job from the lists of the parents for which it waits: the parents of its suspension if there are any,
 -- otherwise those of its dependencies.
-local function forget_ties(job)
+local function forget_edges(job)
   local id = job.id
   if job.waits ~= '' then
     for _, parent in ipairs(call('SMEMBERS', base .. 'w:' .. id)) do call('ZREM', base .. 'pend:' .. parent, 'X ' .. id) end
@@ -244,7 +244,7 @@ local function leave(job)
     local batch = is(job, 'b') and batches().row_of(id)
     if not batch or batch.shut ~= '' then  -- an open batch does not wait for parents
       gone[#gone + 1] = base .. 'n:' .. id
-      forget_ties(job)
+      forget_edges(job)
     end
     job.flag = string.gsub(job.flag, 'o', '')
   end

@@ -447,10 +447,10 @@ local function limits()
 
   -- Request another check now, because the walk ended before it reached all lanes. Do not request one if claims have
   -- checked all of them without success.
-  local function note_cut(queue, looked, has_found)
+  local function note_cut(queue, examined, has_found)
     if has_found then
       call('HDEL', base .. 'cut', queue)
-    elseif call('HINCRBY', base .. 'cut', queue, looked) > 2 * call('ZCARD', base .. 'ring:' .. queue) then
+    elseif call('HINCRBY', base .. 'cut', queue, examined) > 2 * call('ZCARD', base .. 'ring:' .. queue) then
       call('HDEL', base .. 'cut', queue)
       return
     end
@@ -461,7 +461,7 @@ local function limits()
   -- each, and so on. Lanes in which jobs have just ended come last; if they came first, they would starve the others.
   local function take(queue, room, freed_lanes)
     local ring = base .. 'ring:' .. queue
-    local open, given, looked, seen, is_all = {}, {}, {}, {}, false
+    local open, given, examined, seen, is_all = {}, {}, {}, {}, false
     local function first_round(names)
       know(keys_of(names))
       for number, name in ipairs(names) do
@@ -475,11 +475,11 @@ local function limits()
       return #names
     end
     sharers = max(1, min(room, WINDOW, call('ZCARD', ring)))
-    while #looked < WINDOW and #given < room and not is_all and not is_spent(queue) do
-      local ask = min(WINDOW - #looked, max(room - #given, STEP))
-      local names = call('ZRANGE', ring, #looked, #looked + ask - 1)
-      for number = 1, first_round(names) do looked[#looked + 1] = names[number] end
-      is_all = #names < ask and not is_spent(queue)
+    while #examined < WINDOW and #given < room and not is_all and not is_spent(queue) do
+      local wanted = min(WINDOW - #examined, max(room - #given, STEP))
+      local names = call('ZRANGE', ring, #examined, #examined + wanted - 1)
+      for number = 1, first_round(names) do examined[#examined + 1] = names[number] end
+      is_all = #names < wanted and not is_spent(queue)
     end
     if #given < room and not is_all then
       local some = {}
@@ -487,7 +487,7 @@ local function limits()
         if call('ZSCORE', ring, name) then some[#some + 1] = name end
       end
       first_round(some)
-      note_cut(queue, #looked, #given > 0)
+      note_cut(queue, #examined, #given > 0)
     end
     local hungry = open
     while #given < room and #hungry > 0 do
@@ -519,8 +519,8 @@ local function limits()
     end
     close_lanes(queue, empty)
     local turns = {}
-    local turn = #looked > 0 and call('INCR', base .. 'turn')
-    for _, name in ipairs(looked) do
+    local turn = #examined > 0 and call('INCR', base .. 'turn')
+    for _, name in ipairs(examined) do
       if not is_empty[name] then
         turns[#turns + 1] = turn
         turns[#turns + 1] = name

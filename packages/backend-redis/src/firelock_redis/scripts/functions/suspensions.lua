@@ -30,10 +30,10 @@ end
 -- if a result that the job uses is missing.
 local function may_run_again(job)
   if job.flag == '' then return true end
-  local ties = batches().ties_of(job)
-  if batches().is_cancelled_around(ties.batch) then return false end
+  local relations = batches().relations_of(job)
+  if batches().is_cancelled_around(relations.batch) then return false end
   if job.state == 'W' then
-    for _, input in ipairs(ties.inputs) do
+    for _, input in ipairs(relations.inputs) do
       local text = call('HGET', base .. 'jobs', input[INPUT.job])
       if not text or sub(text, 1, 1) ~= 'S' then return false end
     end
@@ -103,12 +103,12 @@ end
 -- Let the suspended job wait for these parents or this memo.
 local function wait_for(job, more)
   job.waits = more.waits
-  local ties = more.elsewhere
+  local edges = more.elsewhere
   for number, text in ipairs(records(more.parents)) do
     local id = more.parents[number]
     local parent = text and read(id, text)
     if parent and not FINAL[parent.state] then
-      ties = ties + call('ZADD', base .. 'pend:' .. id, call('INCR', base .. 'ties'), 'X ' .. job.id)
+      edges = edges + call('ZADD', base .. 'pend:' .. id, call('INCR', base .. 'ties'), 'X ' .. job.id)
       call('SADD', base .. 'w:' .. job.id, id)
       if not is(parent, '+') then
         parent.flag = '+' .. parent.flag
@@ -116,6 +116,6 @@ local function wait_for(job, more)
       end
     end
   end
-  if ties > 1 then call('SET', base .. 'n:' .. job.id, int(ties)) end
+  if edges > 1 then call('SET', base .. 'n:' .. job.id, int(edges)) end
   if more.elsewhere > 0 and (job.due == '' or tonumber(more.check_at) < tonumber(job.due)) then job.due = more.check_at end
 end

@@ -63,7 +63,7 @@ local function unique_keys(now, job_at)
 
   -- Try to give the key to a new job; return nil if this succeeds. Otherwise return the id of the job that has the key,
   -- that job, its row, and the reason to refuse the call, empty if the call need not be refused.
-  local function ask(job, use)
+  local function take_key(job, use)
     local row = row_of(use[UNIQUE.key])
     if row then
       local holder = job_at(row.id)
@@ -108,7 +108,7 @@ local function unique_keys(now, job_at)
   end
 
   return {
-    ask = ask, store = store, is_changeable = is_changeable, debounced_due = debounced_due,
+    take_key = take_key, store = store, is_changeable = is_changeable, debounced_due = debounced_due,
     is_taken_by_other = is_taken_by_other, take_again = take_again,
   }
 end
