@@ -96,8 +96,8 @@ def test_drain_continues_until_no_job_is_due(shop, tester):
     assert ["run 1", "run 2", "then"] == shop.notes
 
 
-def test_requeued_job_runs_after_the_enqueued_jobs(shop, tester):
-    """A requeued job is placed after the enqueued jobs, although no time has passed."""
+def test_retried_job_runs_after_the_enqueued_jobs(shop, tester):
+    """A job with an immediate retry is placed after the enqueued jobs, although no time has passed."""
 
     def waits() -> None:
         if not shop.notes:
