@@ -336,7 +336,7 @@ def kept_by_another_thread(engine, until):
 
 @TELLS_LOCKS
 @pytest.mark.parametrize(
-    "with_lanes", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
+    "beside", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
 )
 def test_wait_for_the_transaction_of_another_thread_is_logged(make_app, engine, caplog, beside):
     """Another thread's transaction may end at any time.
