@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _OWN = {
     "server": ("Run jobs until stopped.", "servers.configure_server"),
     "dev": ("Run a server and a dashboard, and reload both after each change.", "dev.configure"),
-    "demo": ("Run all kinds of jobs for ten seconds, as a demonstration.", "demo.configure"),
+    "demo": ("Run all kinds of jobs for a few seconds, as a demonstration.", "demo.configure"),
     "enqueue": ("Create a job of a task.", "enqueue.configure"),
     "jobs": ("List, show, requeue, delete and restore jobs.", "jobs.configure"),
     "batches": ("List, show, cancel and requeue batches.", "batches.configure"),
