@@ -10,7 +10,7 @@ import pytest
 
 from firelock import Every, Firelock
 from firelock.control.doctor import check_schema, diagnose
-from firelock.control.findings import Sight, list_findings
+from firelock.control.findings import Readings, list_findings
 from firelock.jobs.unread import RETRY
 from firelock.model import lifecycle
 from firelock.schedules.recurring_job import put_recurring
@@ -228,7 +228,7 @@ def test_schema_of_another_version_is_an_error(found_version, is_error, said):
 )
 def test_clock_difference_is_reported(skew, what):
     """A difference of more than two seconds is reported, with its direction."""
-    assert [finding.what for finding in list_findings(Sight(0, skew=skew))] == what
+    assert [finding.what for finding in list_findings(Readings(0, skew=skew))] == what
 
 
 def test_clock_difference_is_measured_from_the_middle_of_the_round_trip(app):

@@ -11,12 +11,12 @@ import pytest
 from firelock import Firelock, NumberSource, RecurringJob
 from firelock.control.findings import (
     EndedRuns,
+    Readings,
     Sampled,
-    Sight,
     Thresholds,
     Waiting,
     list_findings,
-    look,
+    take_readings,
 )
 from firelock.control.limits import LimitName, LimitView
 from firelock.control.queues import QueueView
@@ -67,18 +67,18 @@ def recurring(recurring_id="nightly", *, next_in=3_600.0, **fields):
     return RecurringJob(attrs.evolve(record, next_at=at(seconds=next_in)))
 
 
-def sight(**seen):
-    """Return a sight with these readings, whichever part of it they belong to."""
+def readings(**seen):
+    """Return these readings, whichever part of it they belong to."""
     nested = {}
     for name, kind in (("waiting", Waiting), ("sampled", Sampled)):
         own = {key: seen.pop(key) for key in [*seen] if key in attrs.fields_dict(kind)}
         nested[name] = kind(**own)
-    return Sight(at(), **nested, **seen)
+    return Readings(at(), **nested, **seen)
 
 
 def found(**seen):
     """Return the errors and warnings."""
-    return [one for one in list_findings(sight(**seen)) if one.severity is not Severity.NOTE]
+    return [one for one in list_findings(readings(**seen)) if one.severity is not Severity.NOTE]
 
 
 def kinds(**seen):
@@ -174,7 +174,7 @@ def test_server_that_died_with_jobs_is_reported_for_an_hour(lost, others, severi
     gone = server("gone", is_alive=False, **{"expires_in": -60, **lost})
     back = [server(f"server {number}", queues=queues) for number, queues in enumerate(others)]
 
-    told = list_findings(sight(servers=[*back, gone]))
+    told = list_findings(readings(servers=[*back, gone]))
 
     assert ([] if severity is None else [("server_lost", severity)]) == [
         (finding.code, finding.severity) for finding in told
@@ -342,7 +342,7 @@ def a_key(key="tenant:7", **fields):
 
 def all_of(code, **seen):
     """Return the findings of one code."""
-    return [finding for finding in list_findings(sight(**seen)) if finding.code == code]
+    return [finding for finding in list_findings(readings(**seen)) if finding.code == code]
 
 
 def test_limit_of_zero_is_reported_with_the_waiting_jobs():
@@ -411,7 +411,7 @@ def test_failed_jobs_are_a_note_that_names_the_main_task():
         FailureGroup("f2", "builtins.KeyError", "x", "pack", 3, at(minutes=-90), "j2"),
     ]
 
-    (told,) = list_findings(sight(by_state={State.FAILED: 22}, failures=groups))
+    (told,) = list_findings(readings(by_state={State.FAILED: 22}, failures=groups))
 
     assert (Severity.NOTE, "jobs_failed", "failed jobs") == (told.severity, told.code, told.subject)
     assert "22 jobs have failed, 19 of them of send." == told.what
@@ -424,9 +424,9 @@ def test_many_failed_jobs_are_a_warning_until_their_cause_is_muted():
     other = FailureGroup("f2", "builtins.KeyError", "x", "pack", 40, at(minutes=-90), "j2")
     failed = {"by_state": {State.FAILED: 543}, "failures": [group, other], "has_failed_batch": True}
 
-    (many,) = list_findings(sight(**failed))
-    (muted,) = list_findings(sight(**failed, muted_causes=frozenset({"f1"})))
-    (few,) = list_findings(sight(**{**failed, "failures": [other]}))
+    (many,) = list_findings(readings(**failed))
+    (muted,) = list_findings(readings(**failed, muted_causes=frozenset({"f1"})))
+    (few,) = list_findings(readings(**{**failed, "failures": [other]}))
 
     assert (Severity.WARNING, "jobs_failed", "charge") == (many.severity, many.code, many.values["task"])
     assert "543 jobs and batches have failed, 502 of them of charge. Newest cause: ProviderDown." == many.what
@@ -438,7 +438,7 @@ def test_failed_jobs_of_a_failing_task_are_reported_once():
     group = FailureGroup("f1", "pay.ProviderDown", "503", "charge", 502, at(), "j1")
 
     found = list_findings(
-        sight(
+        readings(
             by_state={State.FAILED: 502}, failures=[group],
             lately={"charge": EndedRuns(754, 502, 502)}, usually={"charge": EndedRuns(754, 502, hours=1)},
         )
@@ -451,8 +451,8 @@ def test_failed_jobs_of_a_failing_task_are_reported_once():
 
 def test_failed_batches_are_named_among_the_failed_jobs():
     """A batch is counted like a job, so the finding must not call all of them jobs."""
-    (several,) = list_findings(sight(by_state={State.FAILED: 3}, has_failed_batch=True))
-    (alone,) = list_findings(sight(by_state={State.FAILED: 1}, has_failed_batch=True))
+    (several,) = list_findings(readings(by_state={State.FAILED: 3}, has_failed_batch=True))
+    (alone,) = list_findings(readings(by_state={State.FAILED: 1}, has_failed_batch=True))
 
     assert "3 jobs and batches have failed." == several.what
     assert "1 batch has failed." == alone.what
@@ -503,7 +503,7 @@ def test_hours_in_which_a_task_ran_are_counted(hours, is_told):
         fire.storage.record_metrics([ended(place, hour, "succeeded") for place, hour in enumerate(hours)])
         fire.storage.record_metrics([ended(0, 0, "failed")])
 
-        findings = list_findings(look(fire.runtime, knows_tasks=False, host_clock=at))
+        findings = list_findings(take_readings(fire.runtime, knows_tasks=False, host_clock=at))
 
     (failing,) = [one for one in findings if one.code == "failing"]
     assert is_told == ("usually 0 %" in failing.what)
@@ -528,7 +528,7 @@ def test_server_is_named_once_after_several_restarts():
     gone = [server("s1", is_alive=False, busy=1, expires_in=-60 * number) for number in range(1, 5)]
     ended = [server(f"e{number}", is_alive=False, state="stopping") for number in range(5)]
 
-    told = list_findings(sight(servers=[server(queues="mail"), *gone, *ended]))
+    told = list_findings(readings(servers=[server(queues="mail"), *gone, *ended]))
 
     assert ["server s1"] == [one.subject for one in told]
 
@@ -536,7 +536,7 @@ def test_server_is_named_once_after_several_restarts():
 def test_findings_are_sorted_by_severity_and_merged_by_subject():
     """Errors come first, then warnings, then notes. Two findings of one code and subject are merged."""
     told = list_findings(
-        sight(
+        readings(
             is_shared=False, queues=[queue("mail", 120, is_paused=True), queue("bulk", 3)],
             servers=[server(queues="mail")],
             storage=[Finding(Severity.ERROR, "schema_old", "Old.", "Migrate.")] * 2,

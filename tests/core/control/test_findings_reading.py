@@ -1,4 +1,4 @@
-"""The data that `look` reads from a storage, and how long readings are kept."""
+"""The data that `take_readings` reads from a storage, and how long readings are kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from firelock import Firelock, Retry
 from firelock.control.catalogue import tell_tasks
-from firelock.control.findings import KeptReadings, look
+from firelock.control.findings import KeptReadings, take_readings
 from firelock.model.clock import SECOND
 from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock.storage.memory import MemoryStorage
@@ -34,8 +34,8 @@ def fire() -> Iterator[Firelock]:
 
 
 def seen(fire, **options):
-    """Return the current sight."""
-    return look(fire.runtime, knows_tasks=True, **options)
+    """Return the current readings."""
+    return take_readings(fire.runtime, knows_tasks=True, **options)
 
 
 def ended(fire, ago, outcome, count, *, task="noop"):
@@ -106,12 +106,13 @@ def test_recent_attempts_are_counted_per_task(fire):
     ended(fire, 20 * MINUTE, "failed", 100)
     ended(fire, 2 * MINUTE, "succeeded", 1, task="refuse")
 
-    sight = seen(fire)
+    readings = seen(fire)
 
-    counts = {task: (one.runs, one.failed_attempts, one.failed) for task, one in sight.lately.items()}
+    counts = {task: (one.runs, one.failed_attempts, one.failed) for task, one in readings.lately.items()}
     assert {"noop": (15, 6, 1), "refuse": (1, 0, 0)} == counts
     assert (115, 106, 101) == (
-        sight.usually["noop"].runs, sight.usually["noop"].failed_attempts, sight.usually["noop"].failed,
+        readings.usually["noop"].runs, readings.usually["noop"].failed_attempts,
+        readings.usually["noop"].failed,
     )  # fmt: skip
 
 
@@ -119,9 +120,9 @@ def test_daily_statistics_are_read_only_after_recent_failures(fire):
     ended(fire, 5 * MINUTE, "succeeded", 5)
     ended(fire, 20 * MINUTE, "failed", 100)
 
-    sight = seen(fire)
+    readings = seen(fire)
 
-    assert ({}, {}) == (sight.usually, sight.muted)
+    assert ({}, {}) == (readings.usually, readings.muted)
 
 
 @pytest.mark.parametrize(("until_in", "share"), [(None, 0.5), (MINUTE, 0.5), (0, 0.0)])

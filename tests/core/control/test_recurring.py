@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from firelock import Cron, Firelock, Retry
-from firelock.control.findings import list_findings, look
+from firelock.control.findings import list_findings, take_readings
 from firelock.errors import (
     ArgumentError,
     ConfigurationError,
@@ -634,7 +634,9 @@ def test_definition_of_a_newer_version_is_listed_with_an_error(fire, reporting, 
     )
     assert shown == fire.recurring.get("id") == next(iter(fire.recurring))
     (finding,) = [
-        one for one in list_findings(look(fire.runtime, knows_tasks=True)) if "id" in one.what.split()
+        one
+        for one in list_findings(take_readings(fire.runtime, knows_tasks=True))
+        if "id" in one.what.split()
     ]
     assert "newer version" in finding.what
 

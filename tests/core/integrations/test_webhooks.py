@@ -121,14 +121,14 @@ class Shop:
     def later(self, seconds=60):
         self.storage.clock_offset += seconds * 1_000_000
 
-    def look(self, seconds=60):
+    def check(self, seconds=60):
         """Wait this number of seconds, and return the types and texts of new events."""
         return [(event["event"], event["text"]) for event in self.webhooks_after(seconds)]
 
     def webhooks_after(self, seconds):
         """Wait this number of seconds, and return the new events."""
         self.later(seconds)
-        events = self.webhooks.look()
+        events = self.webhooks.check()
         return events if self.wants_findings else [one for one in events if not is_of_finding(one)]
 
     def run(self, *jobs, queues="default"):
@@ -148,7 +148,7 @@ def test_failure_is_reported_in_a_signed_request(shop, receive):
     """
     receiver = receive()
     app = shop(receiver.url, source="shop")
-    app.webhooks.look()
+    app.webhooks.check()
     job = app.charge.using(meta={"tenant": "acme"}).enqueue("4111 1111")
     app.run(job)
 
@@ -183,24 +183,24 @@ def test_failures_of_a_task_are_grouped_and_recovery_is_reported_once(shop):
     When a job of the task has succeeded, `recovered` is sent.
     """
     app = shop(quiet=TEN)
-    assert [] == app.look()
+    assert [] == app.check()
     app.run(*app.charge.enqueue_many([("1",), ("2",)]))
 
-    assert [("failed", "2 jobs of charge failed (ValueError).")] == app.look()
+    assert [("failed", "2 jobs of charge failed (ValueError).")] == app.check()
     app.run(app.charge.enqueue("3"))
-    assert [] == app.look()
-    assert [("failed", "A job of charge failed (ValueError).")] == app.look(600)
-    assert [] == app.look()
+    assert [] == app.check()
+    assert [("failed", "A job of charge failed (ValueError).")] == app.check(600)
+    assert [] == app.check()
     app.fails = False
     app.run(app.charge.enqueue("4"))
-    assert [("recovered", "charge: a job of the task has succeeded since it failed.")] == app.look()
-    assert [] == app.look()
+    assert [("recovered", "charge: a job of the task has succeeded since it failed.")] == app.check()
+    assert [] == app.check()
 
 
 def test_failed_batch_is_reported_with_its_name(shop):
     """The event contains the number of failed members. Of nested batches, only the outermost is reported."""
     app = shop(quiet=TEN)
-    app.look()
+    app.check()
     app.fire.task(name="pack")(lambda: None)
     with app.fire.batch("nightly") as batch:
         batch.add_many([app.fire.task_named("pack").call()] * 2)
@@ -208,60 +208,60 @@ def test_failed_batch_is_reported_with_its_name(shop):
             card = inner.add(app.charge, "1")
     app.run(card, batch)
     app.later()
-    (event,) = [each for each in app.webhooks.look() if "batch" in each]
+    (event,) = [each for each in app.webhooks.check() if "batch" in each]
 
     assert {
         "event": "failed", "batch": "nightly", "count": 1, "jobs": [batch.id], "failed": 1, "total": 3,
         "text": "Batch 'nightly' failed: 1 of 3.", "id": event["id"], "at": event["at"],
     } == event  # fmt: skip
-    assert [] == app.look()
+    assert [] == app.check()
     app.fails = False
     app.run(batch.requeue())
     assert {
         ("recovered", "charge: a job of the task has succeeded since it failed."),
         ("recovered", "Batch 'nightly': one of the name has succeeded since it failed."),
-    } == set(app.look())
-    assert [] == app.look()
+    } == set(app.check())
+    assert [] == app.check()
 
 
 def test_failed_batches_with_the_same_name_are_grouped(shop):
     """Batches are grouped by name, as failures of jobs are grouped by task."""
     app = shop()
-    app.look()
+    app.check()
     for name in ("hourly", "hourly", "nightly"):
         with app.fire.batch(name) as batch:
             batch.add(app.charge, "1")
         app.run(batch)
 
     assert {"2 batches 'hourly' failed.", "Batch 'nightly' failed: 1 of 1."} < {
-        text for _, text in app.look()
+        text for _, text in app.check()
     }
 
 
 def test_event_is_reported_by_only_one_server(shop):
     """A check immediately after a check by another server does nothing."""
     first, second = shop(), shop()
-    first.look()
+    first.check()
     first.run(first.charge.enqueue("1"))
 
-    assert 1 == len(second.look())
-    assert [] == first.look(0)
-    assert [] == first.look()
+    assert 1 == len(second.check())
+    assert [] == first.check(0)
+    assert [] == first.check()
     assert 1 == first.fire.jobs.counts().by_queue["webhooks"][State.ENQUEUED]
 
 
 def test_failed_delivery_is_not_reported(shop, receive):
     """Otherwise, an unreachable receiver would create more and more jobs."""
     app = shop(receive(410).url)
-    app.look()
+    app.check()
     app.run(app.charge.enqueue("1"))
-    assert 1 == len(app.look())
+    assert 1 == len(app.check())
     (delivery,) = app.fire.jobs.find(task="firelock.webhook").jobs
     app.run(delivery, queues="webhooks")
 
     assert State.FAILED is delivery.refresh().state
     assert "Webhook 'ops' was answered 410; redirects are not followed." == delivery.error.message
-    assert [] == app.look()
+    assert [] == app.check()
 
 
 def test_queue_latency_above_the_limit_is_reported(shop):
@@ -271,18 +271,18 @@ def test_queue_latency_above_the_limit_is_reported(shop):
     """
     app = shop(latency={"*": TEN, "slow": timedelta(hours=1)})
     begin_session(app.storage, "serves", timeout=1e9)
-    app.look()
+    app.check()
     for queue in ("default", "slow", "paused", "webhooks"):
         app.charge.using(queue=queue).enqueue("1")
     app.fire.queues.pause("paused")
 
-    assert [] == app.look(590)
-    assert [("queue_latency", "The first job of queue default has waited for 12 min.")] == app.look(100)
-    assert [] == app.look()
+    assert [] == app.check(590)
+    assert [("queue_latency", "The first job of queue default has waited for 12 min.")] == app.check(100)
+    assert [] == app.check()
     app.fails = False
     app.run(*app.fire.jobs.find(queue="default").jobs)
-    assert [("recovered", "default: the queue is fast enough again.")] == app.look()
-    assert ["queue_latency"] == [event for event, _ in app.look(3_600)]
+    assert [("recovered", "default: the queue is fast enough again.")] == app.check()
+    assert ["queue_latency"] == [event for event, _ in app.check(3_600)]
 
 
 def hold(app, key, *, concurrent=1):
@@ -304,13 +304,13 @@ def test_jobs_held_back_by_a_limit_are_not_a_delay(shop):
     """The first job without a limit is reported, with the number of held jobs before it."""
     app = shop(latency=TEN)
     begin_session(app.storage, "serves", timeout=1e9)
-    app.look()
+    app.check()
     task, _ = hold(app, "tenant")
     task.enqueue_many([("1",), ("2",)])
 
-    assert "queue_latency" not in dict(app.look(7_200))
+    assert "queue_latency" not in dict(app.check(7_200))
     app.charge.enqueue("1")
-    assert [] == app.look()
+    assert [] == app.check()
     (event,) = app.webhooks_after(600)
 
     assert "queue_latency" == event["event"]
@@ -324,29 +324,29 @@ def test_jobs_held_back_by_a_limit_are_not_a_delay(shop):
 def test_search_for_a_delayed_job_stops_after_100_held_jobs(shop):
     """Later jobs are not read, so nothing is reported."""
     app = shop(latency=TEN)
-    app.look()
+    app.check()
     task, _ = hold(app, "tenant")
     task.enqueue_many([(str(number),) for number in range(100)])
     app.charge.enqueue("1")
 
-    assert "queue_latency" not in dict(app.look(7_200))
+    assert "queue_latency" not in dict(app.check(7_200))
 
 
 def test_job_with_a_limit_is_reported_if_two_checks_find_it_free(shop):
     """A limit key is always free for a moment between two jobs, which is not a delay."""
     app = shop(latency=TEN)
     begin_session(app.storage, "serves", timeout=1e9)
-    app.look()
+    app.check()
     task, running = hold(app, "tenant")
     first, _ = task.enqueue("1"), task.enqueue("2")
     app.later(7_200)
     app.fire.jobs.delete([running.id])
     app.storage.end_session("s-holder", [], reason="it stopped")
 
-    assert "queue_latency" not in dict(app.look(0))
+    assert "queue_latency" not in dict(app.check(0))
     app.fire.jobs.delete([first.id])
-    assert "queue_latency" not in dict(app.look())
-    assert "The first job of queue default has waited for 2 h." == dict(app.look())["queue_latency"]
+    assert "queue_latency" not in dict(app.check())
+    assert "The first job of queue default has waited for 2 h." == dict(app.check())["queue_latency"]
 
 
 def test_late_recurring_job_is_reported(shop):
@@ -355,13 +355,13 @@ def test_late_recurring_job_is_reported(shop):
     app.charge.recur("nightly", "0 2 * * *", "1")
     app.charge.recur("paused", "* * * * *", "1")
     app.fire.recurring.pause("paused")
-    app.look()
+    app.check()
 
-    (missed,) = app.look(24 * 3_600 + 301)
+    (missed,) = app.check(24 * 3_600 + 301)
     with app.fire.server(workers=1):
         until(lambda: app.fire.recurring.get("nightly").last_at is not None)
         until(lambda: app.fire.jobs.counts().by_state.get(State.FAILED))
-    told = dict(app.look())
+    told = dict(app.check())
 
     assert "recurring_missed" == missed[0]
     assert missed[1].startswith("Recurring job nightly was due at ")
@@ -372,9 +372,9 @@ def test_chat_webhook_contains_only_the_text(shop, receive):
     """The text is in the configured field, and the request is signed like any other request."""
     receiver = receive()
     app = shop(receiver.url, hook={"chat_field": "content"}, source="shop")
-    app.look()
+    app.check()
     app.run(app.charge.enqueue("1"))
-    app.look()
+    app.check()
     app.run(*app.fire.jobs.find(task="firelock.webhook").jobs, queues="webhooks")
 
     assert [{"content": "shop: A job of charge failed (ValueError)."}] == receiver.events
@@ -392,14 +392,14 @@ def test_lost_server_is_reported_once(shop):
     app = shop()
     begin_session(app.storage, "old")
     app.later()
-    app.look(0)
+    app.check(0)
     begin_session(app.storage, "vm:1")
 
-    assert [] == app.look(10)
+    assert [] == app.check(10)
     assert [
         ("server_lost", "Server vm:1 has not sent a heartbeat for 1 min; its limit is 30 s.")
-    ] == app.look()
-    assert [] == app.look()
+    ] == app.check()
+    assert [] == app.check()
 
 
 def test_other_findings_and_their_end_are_each_reported_once(shop):
@@ -436,10 +436,10 @@ def test_webhooks_set_the_thresholds_of_the_app(shop):
 def test_webhook_receives_only_the_selected_events(shop):
     """Delivery jobs are not created for other events."""
     app = shop(hook={"on": ["server_lost"]})
-    app.look()
+    app.check()
     app.run(app.charge.enqueue("1"))
 
-    assert 1 == len(app.look())
+    assert 1 == len(app.check())
     assert [] == app.fire.jobs.find(task="firelock.webhook").jobs
 
 
@@ -447,7 +447,7 @@ def test_server_checks_periodically_and_delivers_events(shop, receive):
     """The thread for these checks ends with the server."""
     receiver = receive()
     app = shop(receiver.url, interval=timedelta(seconds=1))
-    app.look()
+    app.check()
 
     with app.fire.server(workers=1):
         with suppress(JobFailed):
@@ -631,7 +631,7 @@ def test_invalid_url_raises_without_showing_the_url(url, words):
         (lambda: Webhooks([hook()], margin=5), "margin=5 is refused"),
         (lambda: Webhooks([hook()], latency={"slow": timedelta(-1)}), "slow="),
         (lambda: Webhooks([hook()], interval=timedelta(0)), "interval="),
-        (lambda: Webhooks([hook()]).look(), "given to no app"),
+        (lambda: Webhooks([hook()]).check(), "given to no app"),
         (lambda: [Firelock("memory://", plugins=[both]) for both in [Webhooks([hook()])] * 2], "two apps"),
     ],
 )

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from firelock import Firelock, RateLimited, Settings, current_job
-from firelock.control.findings import list_findings, look
+from firelock.control.findings import list_findings, take_readings
 from firelock.errors import StorageUnavailable
 from firelock.model.job import ClaimedJob, Transition
 from firelock.model.state import State
@@ -86,9 +86,9 @@ class Shop:
         until(lambda: all(job.refresh().state is state for job in jobs))
 
 
-def parked_in(sight):
+def parked_in(readings):
     """Return how many ends are parked, for each server that the doctor finds."""
-    return [one.values["parked"] for one in list_findings(sight) if one.code == "parked_ends"]
+    return [one.values["parked"] for one in list_findings(readings) if one.code == "parked_ends"]
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_parked_ends_are_reported_with_the_session(shop):
     shop.server.start()
     shop.until_parked(job)
 
-    assert [1] == until(lambda: parked_in(look(shop.fire.runtime, knows_tasks=True)))
+    assert [1] == until(lambda: parked_in(take_readings(shop.fire.runtime, knows_tasks=True)))
 
 
 def test_returned_job_is_parked_if_its_row_is_locked(shop):

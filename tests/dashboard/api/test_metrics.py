@@ -203,11 +203,11 @@ def test_scrapes_within_five_seconds_share_a_reading(send, tick, monkeypatch):
     looks = []
 
     class Looking:
-        def sight(self):
-            from firelock.control.findings import Sight
+        def readings(self):
+            from firelock.control.findings import Readings
 
             looks.append(tick.at)
-            return Sight(0)
+            return Readings(0)
 
     gauges = Gauges(None, Looking(), lambda: None, monotonic=tick)
     monkeypatch.setattr("firelock_dashboard.stats.gauges._queue_families", lambda *_: [])

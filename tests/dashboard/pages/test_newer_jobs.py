@@ -7,7 +7,7 @@ import html
 import attrs
 import pytest
 
-from firelock.control.findings import list_findings, look
+from firelock.control.findings import list_findings, take_readings
 from firelock.errors import JobConflict
 from firelock.model.job import NewJob
 from firelock.model.state import State
@@ -50,7 +50,11 @@ def test_every_page_shows_an_unreadable_job(fire, client, ids):
         assert "cannot be read" in html.unescape(page.text), name
         state = State.FAILED if name in DAMAGED else State.SCHEDULED
         assert (state, None) == (fire.jobs.get(id).state, fire.jobs.get(id).record().started_at), name
-    found = [one.what for one in list_findings(look(fire.runtime, knows_tasks=True)) if one.code == "unread"]
+    found = [
+        one.what
+        for one in list_findings(take_readings(fire.runtime, knows_tasks=True))
+        if one.code == "unread"
+    ]
     assert len({part for part in UNKNOWN if "retry" in part}) == sum("retry policy" in what for what in found)
     assert 3 == len(found)
 

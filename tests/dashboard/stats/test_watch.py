@@ -106,7 +106,7 @@ def test_slow_readings_are_kept_after_a_change(watch, storage, tick, monkeypatch
 
 def test_diagnosis_is_shown_when_it_is_ready(watch, storage, our_threads):
     """A diagnosis may be slow, so no request waits for it."""
-    watch.sight()
+    watch.readings()
 
     until(lambda: storage.called["diagnose"])
     until(lambda: not our_threads("firelock-watch"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.control.findings import ERROR, NOTE, WARNING, host_clock, list_findings, look
+from firelock.control.findings import ERROR, NOTE, WARNING, host_clock, list_findings, take_readings
 from firelock.errors import SchemaMismatch, StorageError, StorageUnavailable
 from firelock.storage import Finding, SchemaState, Storage
 
@@ -46,9 +46,9 @@ def diagnose(runtime: Runtime, *, host_clock: Callable[[], int] = host_clock, kn
             return Diagnosis(about, [schema])
         about.update(runtime.storage.describe())
         findings += _check_writing(runtime.storage)
-        sight = look(runtime, knows_tasks=knows_tasks, host_clock=host_clock)
-        about.update(sight.about())
-        findings += list_findings(sight)
+        readings = take_readings(runtime, knows_tasks=knows_tasks, host_clock=host_clock)
+        about.update(readings.about())
+        findings += list_findings(readings)
     except SchemaMismatch as error:
         advice = "Do this first; the other checks were skipped."
         findings.append(Finding(ERROR, "schema", str(error), advice))

@@ -1,8 +1,8 @@
 """The findings: one list of problems for `firelock doctor`, dashboards, webhooks and metrics.
 
-`look` reads a storage and returns a `Sight`, and `list_findings` returns the problems in it. No other code
-decides what is a problem. Callers differ only in how old a reading may be: see `Keep`. docs/findings.md lists
-all codes.
+`take_readings` reads a storage and returns `Readings`, and `list_findings` returns the problems in them. No
+other code decides what is a problem. Callers differ only in how old a reading may be: see `Keep`.
+docs/findings.md lists all codes.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Sampled:
     unlimited: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs without limits, by task with limits
     too_costly: Mapping[str, int] = attrs.Factory(dict)  # largest cost by key, if above the key's burst
     keys_in_vain: Sequence[tuple[str, str]] = ()  # unique keys of continuations of failed parents: key, job
-    asking: Sequence[JobRecord] = ()  # jobs that wait for a signal
+    waiting_for_signal: Sequence[JobRecord] = ()  # jobs that wait for a signal
     overdue: Sequence[JobRecord] = ()  # awaiting jobs and held batches, long past their due time
     still: Sequence[StillBatch] = ()  # batches that will not end without help
     apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot be in one partition
@@ -118,7 +118,7 @@ class Sampled:
 
 
 @attrs.frozen
-class Sight:
+class Readings:
     """The values that were read from a storage; values that were not read are empty."""
 
     now: int
@@ -221,13 +221,13 @@ def host_clock() -> int:
     return time.time_ns() // 1000
 
 
-def look(
+def take_readings(
     runtime: Runtime,
     *,
     knows_tasks: bool,
     keep: Keep = _now,
     host_clock: Callable[[], int] = host_clock,
-) -> Sight:
+) -> Readings:
     """Return the current values of the storage that findings need.
 
     This takes a few round trips, samples of at most 2,000 jobs per state, and the ended attempts of each
@@ -246,7 +246,7 @@ def look(
     queues = Queues(runtime.client).list()
     lately = keep("lately", lambda: _ended_since(storage, now - _LATELY, now))
     failing = [task for task, ended in lately.items() if ended.failed_attempts]
-    return Sight(
+    return Readings(
         now,
         queues=queues,
         servers=Servers(runtime.client).list(),
@@ -365,7 +365,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
         for job in _sample(runtime, State.ENQUEUED):
             unknown[job.task] += knows_tasks and runtime.tasks.get(job.task) is None
             keyed.count(job)
-    in_vain, overdue, asking = _stuck(runtime, now)
+    in_vain, overdue, waiting_for_signal = _stuck(runtime, now)
     unregistered: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     unread: Counter[str] = Counter()
@@ -401,7 +401,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
             for job in in_vain
             if job.admission is not None and job.admission.unique is not None
         ],
-        asking=asking,
+        waiting_for_signal=waiting_for_signal,
         overdue=overdue,
         still=find_still(storage, now),
         apart=list(_apart(runtime)),
@@ -455,15 +455,15 @@ def _apart(runtime: Runtime) -> Iterator[tuple[str, str, str]]:
 
 
 def _stuck(runtime: Runtime, now: int) -> tuple[list[JobRecord], list[JobRecord], list[JobRecord]]:
-    in_vain, overdue, asking = [], [], []
+    in_vain, overdue, waiting_for_signal = [], [], []
     for job in _sample(runtime, State.AWAITING):
         if (job.reason or "").startswith(_WAITS_IN_VAIN):
             in_vain.append(job)
         if job.due_at is not None and job.due_at < now - _LATE_WAIT:
             overdue.append(job)
         if (job.waits_for or "").startswith(_WAITS_FOR_SIGNAL):
-            asking.append(job)
-    return in_vain, overdue, asking
+            waiting_for_signal.append(job)
+    return in_vain, overdue, waiting_for_signal
 
 
 def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:
@@ -498,11 +498,11 @@ def lacks_release(job: JobRecord) -> str | None:
 # ---- findings --------------------------------------------------------------------------------------------
 
 
-def list_findings(sight: Sight) -> list[Finding]:
+def list_findings(readings: Readings) -> list[Finding]:
     """Return all findings, the most severe first; each subject once per code."""
     found: dict[tuple[str, str], Finding] = {}
     for check in _CHECKS:
-        for finding in check(sight):
+        for finding in check(readings):
             key = finding.code, finding.subject if finding.subject != "storage" else finding.what
             if finding.code == "skew":  # a storage can report the same problem
                 key = finding.code, ""
@@ -510,62 +510,62 @@ def list_findings(sight: Sight) -> list[Finding]:
     return sorted(found.values(), key=lambda finding: _ORDER[finding.severity])
 
 
-def _check_storage(sight: Sight) -> Iterable[Finding]:
-    return sight.storage
+def _check_storage(readings: Readings) -> Iterable[Finding]:
+    return readings.storage
 
 
-def _check_sharing(sight: Sight) -> Iterator[Finding]:
-    if not sight.is_shared:
+def _check_sharing(readings: Readings) -> Iterator[Finding]:
+    if not readings.is_shared:
         what = "This storage belongs to one process: others cannot see its jobs, which are lost when it ends."
         yield Finding(NOTE, "not_shared", what, "Use sqlite:///jobs.db or a database server instead.")
 
 
-def _check_clock(sight: Sight) -> Iterator[Finding]:
+def _check_clock(readings: Readings) -> Iterator[Finding]:
     """Yield a finding if this host's clock and the storage's clock differ."""
-    if abs(sight.skew) > _WIDEST_SKEW:
-        word = "ahead of" if sight.skew > 0 else "behind"
-        what = f"The storage's clock is {span(sight.skew)} {word} this host's clock."
+    if abs(readings.skew) > _WIDEST_SKEW:
+        word = "ahead of" if readings.skew > 0 else "behind"
+        what = f"The storage's clock is {span(readings.skew)} {word} this host's clock."
         yield Finding(
             WARNING, "skew", what,
             "Synchronize both with a time server. Jobs use the storage's clock, logs use the host's clock.",
-            values={"seconds": abs(sight.skew) / _MICROS},
+            values={"seconds": abs(readings.skew) / _MICROS},
         )  # fmt: skip
 
 
 # ---- servers ---------------------------------------------------------------------------------------------
 
 
-def _check_no_server(sight: Sight) -> Iterator[Finding]:
-    if sight.enqueued and not sight.alive:
+def _check_no_server(readings: Readings) -> Iterator[Finding]:
+    if readings.enqueued and not readings.alive:
         yield Finding(
-            ERROR, "no_server", f"{_jobs(sight.enqueued)} enqueued, but no server is alive.",
-            "Start one: firelock server app:fire", "servers", {"count": sight.enqueued},
-            min(sight.oldest.values(), default=None),
+            ERROR, "no_server", f"{_jobs(readings.enqueued)} enqueued, but no server is alive.",
+            "Start one: firelock server app:fire", "servers", {"count": readings.enqueued},
+            min(readings.oldest.values(), default=None),
         )  # fmt: skip
 
 
-def _check_lost(sight: Sight) -> Iterator[Finding]:
+def _check_lost(readings: Readings) -> Iterator[Finding]:
     """Yield the servers that missed renewals, and those that were lost within an hour."""
-    states = {server: server.state_at(sight.now) for server in sight.servers}
+    states = {server: server.state_at(readings.now) for server in readings.servers}
     back = [server for server, state in states.items() if not state.is_gone]
     reported = set[str]()
     for server, state in states.items():
         severity = ERROR if state is ServerState.STALE else None
         if state is ServerState.LOST:
-            severity = _severity_of_lost(server, back, sight.now)
+            severity = _severity_of_lost(server, back, readings.now)
         if server.name in reported or severity is None:
             continue
         reported.add(server.name)
-        heard = max(heard_at(record, sight.now) for record in server.sessions)
+        heard = max(heard_at(record, readings.now) for record in server.sessions)
         limit = max(record.session.timeout_seconds for record in server.sessions)
         if severity is NOTE:
             what = (
-                f"was killed or cut off {span(sight.now - heard)} ago. Other servers run the jobs of its "
+                f"was killed or cut off {span(readings.now - heard)} ago. Other servers run the jobs of its "
                 "queues."
             )
             advice = "Find the cause at the end of its log. This note disappears an hour after the loss."
         else:
-            what = f"has not sent a heartbeat for {span(sight.now - heard)}; its limit is {limit:g} s."
+            what = f"has not sent a heartbeat for {span(readings.now - heard)}; its limit is {limit:g} s."
             advice = (
                 "Check the host and the server's log. If the server has ended, start another one; its jobs "
                 "return to their queues."
@@ -602,9 +602,9 @@ def _are_served(server: ServerView, back: Sequence[ServerView]) -> bool:
     return all(any(one.listens_to(queue) for one in back) for queue in server.queue_names)
 
 
-def _check_stuck(sight: Sight) -> Iterator[Finding]:
-    for server in sight.alive:
-        alive = server.living(sight.now)
+def _check_stuck(readings: Readings) -> Iterator[Finding]:
+    for server in readings.alive:
+        alive = server.living(readings.now)
         threads = sum(record.renewal.stuck_threads for record in alive)
         coroutines = sum(record.renewal.stuck_coroutines for record in alive)
         if not threads and not coroutines:
@@ -625,9 +625,9 @@ def _check_stuck(sight: Sight) -> Iterator[Finding]:
         )
 
 
-def _check_parked(sight: Sight) -> Iterator[Finding]:
-    for server in sight.alive:
-        parked = sum(record.renewal.parked for record in server.living(sight.now))
+def _check_parked(readings: Readings) -> Iterator[Finding]:
+    for server in readings.alive:
+        parked = sum(record.renewal.parked for record in server.living(readings.now))
         if parked:
             yield Finding(
                 WARNING,
@@ -644,8 +644,8 @@ def _check_parked(sight: Sight) -> Iterator[Finding]:
 # ---- queues ----------------------------------------------------------------------------------------------
 
 
-def _check_paused(sight: Sight) -> Iterator[Finding]:
-    for queue in sorted(sight.queues, key=lambda queue: -queue.enqueued):
+def _check_paused(readings: Readings) -> Iterator[Finding]:
+    for queue in sorted(readings.queues, key=lambda queue: -queue.enqueued):
         if queue.is_paused:
             note = f": {queue.note}" if queue.note else ""
             yield Finding(
@@ -653,41 +653,41 @@ def _check_paused(sight: Sight) -> Iterator[Finding]:
                 f"Queue {queue.name} is paused{note}; {_jobs(queue.enqueued)} enqueued.",
                 f"firelock queues resume {queue.name}", f"queue {queue.name}",
                 {"queue": queue.name, "count": queue.enqueued, "note": queue.note or ""},
-                sight.oldest.get(queue.name),
+                readings.oldest.get(queue.name),
             )  # fmt: skip
 
 
-def _check_listeners(sight: Sight) -> Iterator[Finding]:
-    if not sight.alive:
+def _check_listeners(readings: Readings) -> Iterator[Finding]:
+    if not readings.alive:
         return  # already reported
-    for queue in sorted(sight.queues, key=lambda queue: -queue.enqueued):
-        if queue.enqueued and not queue.is_paused and not sight.listening(queue.name):
+    for queue in sorted(readings.queues, key=lambda queue: -queue.enqueued):
+        if queue.enqueued and not queue.is_paused and not readings.listening(queue.name):
             yield Finding(
                 ERROR, "no_listener",
                 f"Queue {queue.name}: {_jobs(queue.enqueued)} enqueued, but no server listens to it.",
                 f"Start a server for it: firelock server app:fire --queues {queue.name}",
                 f"queue {queue.name}", {"queue": queue.name, "count": queue.enqueued},
-                sight.oldest.get(queue.name),
+                readings.oldest.get(queue.name),
             )  # fmt: skip
 
 
-def _check_long_waits(sight: Sight) -> Iterator[Finding]:
-    for queue in sight.queues:
-        since, allowed = sight.waits_since(queue.name), sight.thresholds.latency_of(queue.name)
-        is_long = since is not None and allowed is not None and sight.now - since >= allowed
-        if since is None or not is_long or queue.is_paused or not sight.listening(queue.name):
+def _check_long_waits(readings: Readings) -> Iterator[Finding]:
+    for queue in readings.queues:
+        since, allowed = readings.waits_since(queue.name), readings.thresholds.latency_of(queue.name)
+        is_long = since is not None and allowed is not None and readings.now - since >= allowed
+        if since is None or not is_long or queue.is_paused or not readings.listening(queue.name):
             continue
-        held = sight.held.get(queue.name)
+        held = readings.held.get(queue.name)
         that, behind = ("", "") if held is None else (
             " that no limit holds", f"; limits hold {held.count} before it",
         )  # fmt: skip
         yield Finding(
             WARNING, "long_wait",
-            f"The first job of queue {queue.name}{that} has waited for {span(sight.now - since)}{behind}.",
+            f"The first job of queue {queue.name}{that} has waited for {span(readings.now - since)}{behind}.",
             "Add workers for the queue, or find slow jobs: firelock top", f"queue {queue.name}",
-            {"queue": queue.name, "count": queue.enqueued, "seconds": (sight.now - since) // _MICROS,
+            {"queue": queue.name, "count": queue.enqueued, "seconds": (readings.now - since) // _MICROS,
              "held": 0 if held is None else held.count,
-             "limited_job": sight.waiting.limited.get(queue.name)}, since,
+             "limited_job": readings.waiting.limited.get(queue.name)}, since,
         )  # fmt: skip
 
 
@@ -695,14 +695,14 @@ def _check_long_waits(sight: Sight) -> Iterator[Finding]:
 
 
 def _counted(
-    severity: Severity, code: str, noun: str, counts: Callable[[Sight], Mapping[str, int]], *, what: str,
+    severity: Severity, code: str, noun: str, counts: Callable[[Readings], Mapping[str, int]], *, what: str,
     advice: str, of: State | None = State.SCHEDULED,
-) -> Callable[[Sight], Iterator[Finding]]:  # fmt: skip
+) -> Callable[[Readings], Iterator[Finding]]:  # fmt: skip
     """Return a check that reports counts of jobs by name; the largest count is first if all were counted."""
 
-    def check(sight: Sight) -> Iterator[Finding]:
-        for name, count in sorted(counts(sight).items(), key=lambda one: (0 if of else -one[1], one[0])):
-            jobs = _jobs(count) if of is None else _seen(sight, of, count)
+    def check(readings: Readings) -> Iterator[Finding]:
+        for name, count in sorted(counts(readings).items(), key=lambda one: (0 if of else -one[1], one[0])):
+            jobs = _jobs(count) if of is None else _seen(readings, of, count)
             yield Finding(
                 severity, code, f"{jobs} {what.format(name)}", advice, f"{noun} {name}",
                 {noun: name, "count": count},
@@ -712,56 +712,56 @@ def _counted(
 
 
 _check_unregistered = _counted(
-    ERROR, "unregistered", "task", lambda sight: sight.sampled.unregistered,
+    ERROR, "unregistered", "task", lambda readings: readings.sampled.unregistered,
     what="postponed because no claiming server has task {}.",
     advice="Deploy code that has the task, add its module with --import, or keep its old name as an alias.",
 )  # fmt: skip
 _check_unreadable = _counted(
-    ERROR, "unreadable", "serializer", lambda sight: sight.sampled.unreadable,
+    ERROR, "unreadable", "serializer", lambda readings: readings.sampled.unreadable,
     what="postponed because no claiming server has the serializer {}.",
     advice="Install the plugin with this serializer on the servers, and restart them.",
 )  # fmt: skip
 _check_unread = _counted(
-    ERROR, "unread", "part", lambda sight: sight.sampled.unread,
+    ERROR, "unread", "part", lambda readings: readings.sampled.unread,
     what="postponed because no claiming server can read {}, which a newer release may have stored.",
     advice="Upgrade the servers.",
 )  # fmt: skip
 _check_unknown_tasks = _counted(
-    ERROR, "unknown_task", "task", lambda sight: sight.waiting.unknown_tasks,
+    ERROR, "unknown_task", "task", lambda readings: readings.waiting.unknown_tasks,
     what="enqueued for task {}, which no server has.",
     advice="Deploy code that has the task, or keep its old name as an alias.", of=None,
 )  # fmt: skip
 _check_unknown_here = _counted(
     NOTE, "unknown_here", "task",
-    lambda sight: {
+    lambda readings: {
         task: count
-        for task, count in sight.sampled.unknown_here.items()
-        if task not in sight.waiting.unknown_tasks  # already reported
+        for task, count in readings.sampled.unknown_here.items()
+        if task not in readings.waiting.unknown_tasks  # already reported
     },
     what="enqueued for task {}, which this app does not have.",
     advice="If no other app has the task, check whether it was renamed or removed.", of=State.ENQUEUED,
 )  # fmt: skip
 
 
-def _check_failing(sight: Sight) -> Iterator[Finding]:
+def _check_failing(readings: Readings) -> Iterator[Finding]:
     found = []
-    for task, ended in sight.lately.items():
+    for task, ended in readings.lately.items():
         if ended.runs < _FEWEST_RUNS:
             continue
-        unmuted = ended.failed_attempts * (1 - sight.muted.get(task, 0.0))
-        rate, usual = unmuted / ended.runs, _usual_rate(ended, sight.usually.get(task))
+        unmuted = ended.failed_attempts * (1 - readings.muted.get(task, 0.0))
+        rate, usual = unmuted / ended.runs, _usual_rate(ended, readings.usually.get(task))
         threshold = _VERY_HIGH_RATE if usual is None else max(_HIGH_RATE, _TIMES_USUAL * usual)
         if rate >= min(threshold, _VERY_HIGH_RATE):
-            found.append((rate, task, usual if _is_usual(sight.usually.get(task)) else None))
+            found.append((rate, task, usual if _is_usual(readings.usually.get(task)) else None))
     for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
         normal = "" if usual is None else f" (usually {_percent(usual)})"
-        failed = sight.lately[task].failed
+        failed = readings.lately[task].failed
         final = "attempt was final: its job has" if failed == 1 else "attempts were final: their jobs have"
         jobs = f" {failed:,} {final} failed." if failed else ""
         yield Finding(
             ERROR if rate >= _VERY_HIGH_RATE else WARNING, "failing",
             f"{_percent(rate)} of the attempts of {task} failed in the last 15 minutes{normal}.{jobs}"
-            f"{_newest_cause(sight, task)}",
+            f"{_newest_cause(readings, task)}",
             f"firelock jobs list --state failed --task {task} --since 15m", f"task {task}",
             {"task": task, "rate": rate, "usual": usual, "failed": failed},
         )  # fmt: skip
@@ -771,35 +771,35 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _newest_cause(sight: Sight, task: str) -> str:
-    groups = [group for group in sight.sampled.failures if group.task == task]
+def _newest_cause(readings: Readings, task: str) -> str:
+    groups = [group for group in readings.sampled.failures if group.task == task]
     if not groups:
         return ""
     newest = max(groups, key=lambda group: group.newest_at)
     return f" Newest cause: {newest.type.rpartition('.')[2]}."  # a message might contain arguments
 
 
-def _check_failed_jobs(sight: Sight) -> Iterator[Finding]:
+def _check_failed_jobs(readings: Readings) -> Iterator[Finding]:
     """Yield a finding about failed jobs.
 
     Failed jobs are kept until a person requeues or deletes them, or until their retention ends. Many failed
     jobs of one task are a warning, unless their causes are muted or a finding reports the task as failing.
     """
-    failed = sight.by_state.get(State.FAILED, 0)
+    failed = readings.by_state.get(State.FAILED, 0)
     if not failed:
         return
     by_task, open_by_task = Counter[str](), Counter[str]()
-    for group in sight.sampled.failures:
+    for group in readings.sampled.failures:
         by_task[group.task] += group.count
-        if group.fingerprint not in sight.sampled.muted_causes:
+        if group.fingerprint not in readings.sampled.muted_causes:
             open_by_task[group.task] += group.count
-    for finding in _check_failing(sight):
+    for finding in _check_failing(readings):
         del open_by_task[finding.values["task"]]
     most, many = by_task.most_common(1), open_by_task.most_common(1)
     is_many = bool(many) and many[0][1] >= _MANY_FAILED
     detail = "".join(f", {count:,} of them of {task}" for task, count in (many if is_many else most))
-    cause = _newest_cause(sight, many[0][0]) if is_many else ""
-    if sight.sampled.has_failed_batch:
+    cause = _newest_cause(readings, many[0][0]) if is_many else ""
+    if readings.sampled.has_failed_batch:
         what = "batch has" if failed == 1 else "jobs and batches have"
     else:
         what = "job has" if failed == 1 else "jobs have"
@@ -827,8 +827,8 @@ def _is_usual(usually: EndedRuns | None) -> bool:
 # ---- recurring jobs and continuations ----------------------------------------------------------------------
 
 
-def _check_recurring(sight: Sight) -> Iterator[Finding]:
-    for one in sight.recurring:
+def _check_recurring(readings: Readings) -> Iterator[Finding]:
+    for one in readings.recurring:
         if one.error is not None:
             fix = "Upgrade the older Firelock" if is_newer(one.record) else "Fix its definition"
             yield Finding(
@@ -853,12 +853,12 @@ def _check_recurring(sight: Sight) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _check_late(sight: Sight) -> Iterator[Finding]:
-    allowed = sight.thresholds.late // timedelta(microseconds=1)
+def _check_late(readings: Readings) -> Iterator[Finding]:
+    allowed = readings.thresholds.late // timedelta(microseconds=1)
     late = sorted(
         (one.record.next_at, one.id)
-        for one in sight.recurring
-        if one.record.next_at is not None and sight.now - one.record.next_at > allowed
+        for one in readings.recurring
+        if one.record.next_at is not None and readings.now - one.record.next_at > allowed
         if not one.is_paused and not one.error
     )
     for since, name in late:
@@ -870,53 +870,53 @@ def _check_late(sight: Sight) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _check_continuations(sight: Sight) -> Iterator[Finding]:
-    count = sum(sight.sampled.in_vain.values())
+def _check_continuations(readings: Readings) -> Iterator[Finding]:
+    count = sum(readings.sampled.in_vain.values())
     if not count:
         return
-    batches = set(sight.sampled.batches_in_vain)
-    jobs = [parent for parent in sight.sampled.in_vain if parent not in batches]
+    batches = set(readings.sampled.batches_in_vain)
+    jobs = [parent for parent in readings.sampled.in_vain if parent not in batches]
     commands = [f"firelock batches requeue {batch}" for batch in sorted(batches)[:1]]
     commands += [f"firelock jobs requeue {parent}" for parent in sorted(jobs)[:1]]
     parent = (sorted(batches) or sorted(jobs))[0]
-    more = len(sight.sampled.in_vain) - len(commands)
+    more = len(readings.sampled.in_vain) - len(commands)
     others = (
         f" There {'is' if more == 1 else 'are'} {more:,} more such parent{'' if more == 1 else 's'}."
         if more
         else ""
     )
     yield Finding(
-        WARNING, "in_vain", f"{_seen(sight, State.AWAITING, count)} waiting for a parent that has failed.",
+        WARNING, "in_vain", f"{_seen(readings, State.AWAITING, count)} waiting for a parent that has failed.",
         f"Requeue the parent ({'; '.join(commands)}), or delete it together with the waiting jobs.{others}",
         "continuations",
         {
-            "count": count, "parents": len(sight.sampled.in_vain), "parent": parent,
-            "name": sight.sampled.names_in_vain.get(parent, parent), **_continuation(sight, parent),
+            "count": count, "parents": len(readings.sampled.in_vain), "parent": parent,
+            "name": readings.sampled.names_in_vain.get(parent, parent), **_continuation(readings, parent),
         },
     )  # fmt: skip
 
 
-def _continuation(sight: Sight, parent: str) -> dict[str, str]:
+def _continuation(readings: Readings, parent: str) -> dict[str, str]:
     """Return the task of a job that waits for the parent, and its batch's id and name if that is stored."""
-    job = sight.sampled.first_in_vain.get(parent)
+    job = readings.sampled.first_in_vain.get(parent)
     if job is None:
         return {}
     flow = _flow_of(job) or ""
-    name = sight.sampled.flows_in_vain.get(flow)
+    name = readings.sampled.flows_in_vain.get(flow)
     return {"task": job.task} if name is None else {"task": job.task, "batch": flow, "batch_name": name}
 
 
-def _check_overdue(sight: Sight) -> Iterator[Finding]:
-    if sight.sampled.overdue:
-        first = min(sight.sampled.overdue, key=lambda job: job.due_at or 0)
-        what = f"{_seen(sight, State.AWAITING, len(sight.sampled.overdue))} waiting past the timeout."
+def _check_overdue(readings: Readings) -> Iterator[Finding]:
+    if readings.sampled.overdue:
+        first = min(readings.sampled.overdue, key=lambda job: job.due_at or 0)
+        what = f"{_seen(readings, State.AWAITING, len(readings.sampled.overdue))} waiting past the timeout."
         advice = f"Start a server, which continues these jobs. {_UPKEEP_ADVICE}"
-        values = {"job": first.id, "count": len(sight.sampled.overdue)}
+        values = {"job": first.id, "count": len(readings.sampled.overdue)}
         yield Finding(ERROR, "wait_overdue", what, advice, "waits", values, first.due_at)
 
 
-def _check_still(sight: Sight) -> Iterator[Finding]:
-    for batch in sight.sampled.still:
+def _check_still(readings: Readings) -> Iterator[Finding]:
+    for batch in readings.sampled.still:
         name, counts, members = batch.name, batch.counts, batch.members
         values = {"batch": batch.id, "name": name}
         if batch.is_miscounted:
@@ -951,8 +951,8 @@ def _shown(counts: BatchCounts) -> str:
 # ---- limits and unique keys --------------------------------------------------------------------------------
 
 
-def _check_limit_zeros(sight: Sight) -> Iterator[Finding]:
-    for name, waiting in _of_names(sight, lambda one: one.concurrent == 0 or one.rate == 0):
+def _check_limit_zeros(readings: Readings) -> Iterator[Finding]:
+    for name, waiting in _of_names(readings, lambda one: one.concurrent == 0 or one.rate == 0):
         yield Finding(
             WARNING if waiting else NOTE, "limit_zero",
             f"Limit {name} has a setting of 0, so none of its jobs start; {_jobs(waiting)} waiting.",
@@ -962,13 +962,13 @@ def _check_limit_zeros(sight: Sight) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _check_limit_pauses(sight: Sight) -> Iterator[Finding]:
-    for name, waiting in _of_names(sight, lambda one: one.is_paused):
-        both = (*sight.sampled.limits, *sight.sampled.limit_names)
+def _check_limit_pauses(readings: Readings) -> Iterator[Finding]:
+    for name, waiting in _of_names(readings, lambda one: one.is_paused):
+        both = (*readings.sampled.limits, *readings.sampled.limit_names)
         one = next(one for one in both if _has_name(one, name) and one.is_paused)
         note = f": {one.note}" if one.note else ""
         since = None if one.paused_at is None else micros(one.paused_at)
-        is_old = since is not None and sight.now - since >= _FORGOTTEN
+        is_old = since is not None and readings.now - since >= _FORGOTTEN
         yield Finding(
             WARNING if waiting >= _MANY_PAUSED or (waiting and is_old) else NOTE, "limit_paused",
             f"Limit {name} is paused{note}; {_jobs(waiting)} waiting.", f"firelock limits resume {name}",
@@ -976,16 +976,16 @@ def _check_limit_pauses(sight: Sight) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _of_names(sight: Sight, matches: Callable[[LimitName], bool]) -> list[tuple[str, int]]:
+def _of_names(readings: Readings, matches: Callable[[LimitName], bool]) -> list[tuple[str, int]]:
     """Return names and keys that match, with the number of jobs that wait for each.
 
     The jobs of a key without its own settings are counted under its name if the name matches.
     """
     waiting: Counter[str] = Counter()
-    for name in sight.sampled.limit_names:
+    for name in readings.sampled.limit_names:
         if matches(name):
             waiting[name.name] += 0
-    for view in sight.sampled.limits:
+    for view in readings.sampled.limits:
         if matches(view):
             waiting[view.name if view.name in waiting and not view.is_own else view.key] += view.waiting
     return sorted(waiting.items(), key=lambda one: (-one[1], one[0]))
@@ -995,9 +995,9 @@ def _has_name(one: LimitName, name: str) -> bool:
     return name == (one.key if isinstance(one, LimitView) else one.name)
 
 
-def _check_costs(sight: Sight) -> Iterator[Finding]:
-    for view in sight.sampled.limits:
-        if cost := sight.sampled.too_costly.get(view.key):
+def _check_costs(readings: Readings) -> Iterator[Finding]:
+    for view in readings.sampled.limits:
+        if cost := readings.sampled.too_costly.get(view.key):
             what = (
                 f"A job of limit {view.key} costs {cost:,}, but its burst is only "
                 f"{view.numbers.units:,.0f}. The job is not lost, but it and the jobs after it wait until "
@@ -1009,7 +1009,7 @@ def _check_costs(sight: Sight) -> Iterator[Finding]:
 
 
 _check_unlimited = _counted(
-    NOTE, "unlimited", "task", lambda sight: sight.sampled.unlimited,
+    NOTE, "unlimited", "task", lambda readings: readings.sampled.unlimited,
     what="enqueued without limits for task {}, whose code declares some.",
     advice="They come from a stub (remote=True) or older code that declares no limits: declare the same "
     "limits there. If the calls passed limits=[], this is intended.",
@@ -1017,11 +1017,11 @@ _check_unlimited = _counted(
 )  # fmt: skip
 
 
-def _check_keys_in_vain(sight: Sight) -> Iterator[Finding]:
-    if sight.sampled.keys_in_vain:
-        stored, job_id = sight.sampled.keys_in_vain[0]
+def _check_keys_in_vain(readings: Readings) -> Iterator[Finding]:
+    if readings.sampled.keys_in_vain:
+        stored, job_id = readings.sampled.keys_in_vain[0]
         task, _, key = stored.partition(" ")
-        count = len(sight.sampled.keys_in_vain)
+        count = len(readings.sampled.keys_in_vain)
         more = count - 1
         more = count - 1
         others = f"; the same applies to {more:,} other unique key{'s' * (more > 1)}" if more else ""
@@ -1034,8 +1034,8 @@ def _check_keys_in_vain(sight: Sight) -> Iterator[Finding]:
         yield Finding(WARNING, "unique_in_vain", what, advice, f"unique key {key} of {task}", values)
 
 
-def _check_apart(sight: Sight) -> Iterator[Finding]:
-    for task, first, second in sight.sampled.apart:
+def _check_apart(readings: Readings) -> Iterator[Finding]:
+    for task, first, second in readings.sampled.apart:
         what = (
             f"Task {task} has keys {first} and {second}, but this storage has partitions and refuses a job "
             "whose keys differ before their first '/'."
@@ -1053,16 +1053,16 @@ def _check_apart(sight: Sight) -> Iterator[Finding]:
 # ---- words -----------------------------------------------------------------------------------------------
 
 
-def _seen(sight: Sight, state: State, count: int) -> str:
+def _seen(readings: Readings, state: State, count: int) -> str:
     """Return how many jobs of a state's sample were found; "at least" if the sample is incomplete."""
-    return f"At least {_jobs(count)}" if sight.has_more(state) else _jobs(count)
+    return f"At least {_jobs(count)}" if readings.has_more(state) else _jobs(count)
 
 
 def _jobs(count: int) -> str:
     return "1 job is" if count == 1 else f"{count:,} jobs are"
 
 
-_CHECKS: Sequence[Callable[[Sight], Iterable[Finding]]] = (
+_CHECKS: Sequence[Callable[[Readings], Iterable[Finding]]] = (
     _check_no_server, _check_storage, _check_listeners, _check_unknown_tasks, _check_lost, _check_stuck,
     _check_parked, _check_failing, _check_unregistered, _check_unreadable, _check_unread, _check_recurring,
     _check_overdue, _check_still, _check_apart, _check_late, _check_long_waits, _check_paused,

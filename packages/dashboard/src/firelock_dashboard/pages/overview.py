@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from firelock import Job, QueueView, RecurringJob
-    from firelock.control.findings import Sight
+    from firelock.control.findings import Readings
     from firelock.storage import Finding
     from firelock_dashboard.pages.failures import Requeue
     from firelock_dashboard.stats.causes import Cause
@@ -109,13 +109,13 @@ class _Banner:
         return self.kind in _WITH_DURATION
 
 
-def _banners(visit: Visit, sight: Sight) -> list[_Banner]:
+def _banners(visit: Visit, readings: Readings) -> list[_Banner]:
     """Return the errors and warnings, worst first; at most three of a kind, then the number of others.
 
     Notes are shown only on the System page.
     """
     shown: list[_Banner] = []
-    urgent = [finding for finding in list_findings(sight) if finding.severity is not Severity.NOTE]
+    urgent = [finding for finding in list_findings(readings) if finding.severity is not Severity.NOTE]
     for code, found in groupby(urgent, key=lambda finding: finding.code):
         of_kind = list(found)
         shown += [_banner(visit, finding) for finding in of_kind[:_OF_A_KIND]]
@@ -171,18 +171,18 @@ def _still_running(visit: Visit, jobs: Sequence[Job[Any]]) -> Iterator[_Banner]:
     yield _Banner("still_running", "warn", {"what": what}, None, one if len(jobs) == 1 else many)
 
 
-def _awaiting_answers(visit: Visit, sight: Sight) -> Iterator[_Banner]:
+def _awaiting_answers(visit: Visit, readings: Readings) -> Iterator[_Banner]:
     """Yield a banner with the number of jobs that wait for an answer, and the first time limit of a wait."""
-    jobs = sight.sampled.asking
+    jobs = readings.sampled.waiting_for_signal
     if not jobs:
         return
     names = sorted({(job.waits_for or "").partition(" ")[2] for job in jobs})
     named = ", ".join(f"“{name}”" for name in names[:_OF_A_KIND]) + (", …" if len(names) > _OF_A_KIND else "")
     due = [job.due_at for job in jobs if job.due_at is not None]
-    number = f"{formatting.count_text(len(jobs))}{'+' if sight.has_more(State.AWAITING) else ''}"
+    number = f"{formatting.count_text(len(jobs))}{'+' if readings.has_more(State.AWAITING) else ''}"
     what = visit.text("overview.awaiting_answers", count=len(jobs), number=number, signals=named)
     if due:
-        left = formatting.span(max(0.0, (min(due) - sight.now) / 1_000_000))
+        left = formatting.span(max(0.0, (min(due) - readings.now) / 1_000_000))
         what += " " + visit.text("overview.awaiting_answers_until", count=len(jobs), span=left)
     one = _Action("answer", f"/jobs/{jobs[0].id}")
     signal = names[0] if len(names) == 1 else ANY_SIGNAL
@@ -199,12 +199,12 @@ def show_overview(visit: Visit) -> Response:
     wanted_span: str | None = visit.query.maybe(_SPAN)
     seen = _Seen(visit)
     if visit.part is None or "," in visit.part:  # then the navigation must show the same counts as the tiles
-        visit.use_counts(seen.sight.by_state)
+        visit.use_counts(seen.readings.by_state)
     return visit.page(
         "overview.html", span=span, kind=kind, wanted_span=wanted_span, nav_with="now",
         spans=SPAN_NAMES, spans_of_kind=_spans_of(kind),
-        is_new=lambda: seen.is_new, problems=lambda: _banners(visit, seen.sight),
-        notes=lambda: [*_still_running(visit, seen.deleted), *_awaiting_answers(visit, seen.sight)],
+        is_new=lambda: seen.is_new, problems=lambda: _banners(visit, seen.readings),
+        notes=lambda: [*_still_running(visit, seen.deleted), *_awaiting_answers(visit, seen.readings)],
         tiles=seen.tiles, chart=lambda: _chart(visit, span, kind), queues=seen.queues,
         failures=seen.failures, tasks=seen.tasks, recurring=seen.recurring,
         many=MANY, storage_url=_storage_url(visit),
@@ -246,7 +246,7 @@ def _chart(visit: Visit, span: str, kind: str) -> Chart:
     return chart_of_series(visit.dashboard.history.series(span), kind)
 
 
-def _is_long(seen: Sight, queue: str, waited: int) -> bool:
+def _is_long(seen: Readings, queue: str, waited: int) -> bool:
     allowed = seen.thresholds.latency_of(queue)
     return allowed is not None and waited >= allowed
 
@@ -265,19 +265,19 @@ class _Seen:
         self._dashboard = visit.dashboard
 
     @cached_property
-    def sight(self) -> Sight:
+    def readings(self) -> Readings:
         """The state of the app for the tiles, the banners and the tables; one reading per response."""
-        return self._dashboard.watch.sight()
+        return self._dashboard.watch.readings()
 
     @cached_property
     def deleted(self) -> list[Job[Any]]:
         """The deleted jobs that still run; one read for tile and banner."""
-        return deleted_running(self._visit, self.sight.alive)
+        return deleted_running(self._visit, self.readings.alive)
 
     @property
     def is_new(self) -> bool:
         """Whether the app has no jobs and no history."""
-        counts, seen = self._visit.state_counts(), self.sight
+        counts, seen = self._visit.state_counts(), self.readings
         return not (any(counts.values()) or seen.usually or seen.recurring)
 
     # ---- tiles -------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ class _Seen:
         return formatting.count_text(number)
 
     def _processing(self, processing: int, past: Sequence[int], span: str) -> _Tile:
-        alive = self.sight.alive
+        alive = self.readings.alive
         slots = sum(one.workers for one in alive)
         deleted = len(self.deleted)  # these jobs are ordered to stop, but still occupy slots
         has_slots = slots >= max(processing + deleted, 1)
@@ -330,7 +330,7 @@ class _Seen:
         )  # fmt: skip
 
     def _oldest_wait(self) -> _Tile:
-        seen = self.sight
+        seen = self.readings
         names = [queue.name for queue in seen.queues if not queue.is_paused]
         waiting = {name: at for name in names if (at := seen.waits_since(name)) is not None}
         if not waiting:
@@ -362,7 +362,7 @@ class _Seen:
         """Return the time until the slowest queue has no waiting jobs, or the reason why it never will."""
         ended = [sum(counts) for counts in zip(*hour.by_outcome.values(), strict=True)]
         rates = self._dashboard.history.queues()
-        rows = [queue_row(view, self.sight, rates) for view in self.sight.queues]
+        rows = [queue_row(view, self.readings, rates) for view in self.readings.queues]
         order = list(Clearing)
         slowest = min(
             (row for row in rows if row.clears is not Clearing.NOTHING),
@@ -401,7 +401,7 @@ class _Seen:
         Each queue comes with the start of the wait of its first job that no limit holds, the number of jobs
         that limits hold, its rates, and the start of the wait of its first held job.
         """
-        seen = self.sight
+        seen = self.readings
         held = {name: head.count for name, head in seen.held.items()}
         fullest = sorted(seen.queues, key=lambda one: (-one.enqueued, -one.processing, one.name))[:_QUEUES]
         rates = self._dashboard.history.queues()
@@ -426,7 +426,7 @@ class _Seen:
 
     def recurring(self) -> list[RecurringJob]:
         """Return the recurring jobs that run next."""
-        coming = [one for one in self.sight.recurring if one.next_at and not one.is_paused]
+        coming = [one for one in self.readings.recurring if one.next_at and not one.is_paused]
         return sorted(coming, key=lambda one: (one.next_at or datetime.max.replace(tzinfo=UTC), one.id))[
             :_RECURRING
         ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from firelock import State
-from firelock.control.findings import Sight, Waiting
+from firelock.control.findings import Readings, Waiting
 from firelock.jobs.blocked_by import KeyReads, held_heads
 from firelock.limits import lane_of
 from firelock.storage import JobFilter
@@ -143,9 +143,9 @@ def _page(visit: Visit, after: str) -> _QueuesPage:
     views = visit.fire.queues.list()
     left = [view for view in views if view.name > after]
     shown = left[:_SHOWN]
-    sight = _sight(visit, shown)
+    readings = _readings_of(visit, shown)
     rates = visit.dashboard.history.queues(minutes=10)
-    queues = [queue_row(view, sight, rates) for view in shown]
+    queues = [queue_row(view, readings, rates) for view in shown]
     most = max((_jobs_in(view) for view in views), default=0)
     return _QueuesPage(queues, len(views), most, shown[-1].name if len(left) > _SHOWN else None)
 
@@ -154,7 +154,7 @@ def _jobs_in(view: QueueView) -> int:
     return view.processing + view.enqueued + view.scheduled
 
 
-def _sight(visit: Visit, views: Sequence[QueueView]) -> Sight:
+def _readings_of(visit: Visit, views: Sequence[QueueView]) -> Readings:
     """Return the servers, and the waits of the first jobs of these queues with their reasons."""
     jobs, now = visit.fire.jobs, visit.now_micros
     heads = {
@@ -166,16 +166,17 @@ def _sight(visit: Visit, views: Sequence[QueueView]) -> Sight:
     # The last change of an enqueued job is the time when it entered its queue, or its due time.
     oldest = {name: head.changed_at for name, head in heads.items()}
     held = held_heads(visit.fire.storage, heads.values(), now)
-    return Sight(now, servers=visit.fire.servers.list(), waiting=Waiting(oldest, held=held))
+    return Readings(now, servers=visit.fire.servers.list(), waiting=Waiting(oldest, held=held))
 
 
-def queue_row(view: QueueView, sight: Sight, rates: Mapping[str, Rates]) -> QueueRow:
+def queue_row(view: QueueView, readings: Readings, rates: Mapping[str, Rates]) -> QueueRow:
     """Return a queue as a row."""
-    rate, since, head = rates.get(view.name), sight.waits_since(view.name), sight.held.get(view.name)
+    rate, since, head = rates.get(view.name), readings.waits_since(view.name), readings.held.get(view.name)
     out, into = (0.0, None) if rate is None else (rate.out_per_minute, rate.in_per_minute)
     return QueueRow(
         view, instant(since), 0 if head is None else head.count,
-        None if head is None else instant(sight.oldest.get(view.name)), out, into, sight.listening(view.name),
+        None if head is None else instant(readings.oldest.get(view.name)), out, into,
+        readings.listening(view.name),
     )  # fmt: skip
 
 
@@ -208,12 +209,12 @@ def show_queue(visit: Visit) -> Response:
     views = {view.name: view for view in visit.fire.queues.list()}
     if name not in views:
         raise NotHere(visit.text("queues.unknown", queue=name))
-    sight = _sight(visit, [views[name]])
+    readings = _readings_of(visit, [views[name]])
     return visit.page(
         "queue.html", title=visit.text("queues.title", queue=name), section="queues", name=name,
-        queue=lambda: queue_row(views[name], sight, visit.dashboard.history.queues(minutes=10)),
+        queue=lambda: queue_row(views[name], readings, visit.dashboard.history.queues(minutes=10)),
         head=lambda: _head(visit, views[name]), waiting=lambda: views[name].enqueued,
-        others=lambda: [(one, one.state_at(sight.now)) for one in sight.alive if one.listens_to(name)],
+        others=lambda: [(one, one.state_at(readings.now)) for one in readings.alive if one.listens_to(name)],
     )  # fmt: skip
 
 

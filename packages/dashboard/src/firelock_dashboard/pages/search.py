@@ -87,7 +87,7 @@ def groups(visit: Visit, text: str) -> list[HitGroup]:
 
 def _by_name(visit: Visit, text: str) -> Iterator[HitGroup]:
     """Yield the objects with a matching name by kind, in the order of kinds for equal matches."""
-    url, sight = visit.url, visit.dashboard.watch.sight()
+    url, readings = visit.url, visit.dashboard.watch.readings()
     newest = newest_jobs(visit)
     jobs, batches = _by_id(visit, text)
     meant = known_tasks(visit).tags_of(text)
@@ -98,14 +98,14 @@ def _by_name(visit: Visit, text: str) -> Iterator[HitGroup]:
     yield _named("task", text, tasks, url("/tasks", q=text))
     queues = (
         (one.name, visit.text("search.enqueued", count=one.enqueued), url(f"/queues/{one.name}"))
-        for one in sight.queues
+        for one in readings.queues
     )
     # the search uses only the name, because the additional text is a number
     yield _named("queue", text, queues, url("/queues"), by_more=False)
     yield _limits(visit, meant[0] if meant and {" ", "="} & set(text) else text)
-    recurring = ((one.id, one.task, url("/recurring/view", id=one.id)) for one in sight.recurring)
+    recurring = ((one.id, one.task, url("/recurring/view", id=one.id)) for one in readings.recurring)
     yield _named("recurring", text, recurring, url("/recurring", q=text))
-    servers = ((one.name, one.host, f"{url('/servers')}#server-{one.id}") for one in sight.servers)
+    servers = ((one.name, one.host, f"{url('/servers')}#server-{one.id}") for one in readings.servers)
     yield _named("server", text, servers, url("/servers"))
 
 

@@ -16,7 +16,7 @@ from firelock.storage import Feature, JobFilter, State
 
 if TYPE_CHECKING:
     from firelock import Firelock, RecurringJob, ServerView
-    from firelock.control.findings import Sight
+    from firelock.control.findings import Readings
     from firelock.storage import Counts
     from firelock_dashboard.stats.watch import Watch
 
@@ -56,13 +56,13 @@ class Gauges:
         """Return the metrics, at most five seconds old."""
         with self._lock:
             if self._monotonic() - self._read_at > _AGE:
-                sight = self._watch.sight()
+                readings = self._watch.readings()
                 self._families = [
-                    *_queue_families(sight, self._counts()),
-                    *_server_families(sight),
-                    *self._recurring_families(sight),
+                    *_queue_families(readings, self._counts()),
+                    *_server_families(readings),
+                    *self._recurring_families(readings),
                     *self._limit_families(),
-                    _findings(sight),
+                    _findings(readings),
                 ]
                 self._read_at = self._monotonic()
             return self._families
@@ -99,7 +99,7 @@ class Gauges:
 
     # ---- recurring jobs ----------------------------------------------------------------------------------
 
-    def _recurring_families(self, sight: Sight) -> list[MetricFamily]:
+    def _recurring_families(self, readings: Readings) -> list[MetricFamily]:
         success = MetricFamily(
             "firelock_recurring_last_success_timestamp_seconds",
             "gauge",
@@ -116,14 +116,14 @@ class Gauges:
             "Seconds since the definition should have fired; 0 if it is not due.",
         )
         missed = MetricFamily("firelock_recurring_missed_total", "counter", "Missed runs that were skipped.")
-        self._learn_successes(sight.recurring)
-        for one in sight.recurring:
+        self._learn_successes(readings.recurring)
+        for one in readings.recurring:
             record = one.record
             if record.id in self._succeeded_at:
                 success.add(self._succeeded_at[record.id] / _MICROS, recurring=record.id)
             if record.due_at is not None:
                 next_.add(record.due_at / _MICROS, recurring=record.id)
-            late = 0 if record.due_at is None else max(0, sight.now - record.due_at)
+            late = 0 if record.due_at is None else max(0, readings.now - record.due_at)
             overdue.add(late / _MICROS, recurring=record.id)
             missed.add(record.dropped, recurring=record.id)
         return [success, next_, overdue, missed]
@@ -147,7 +147,7 @@ class Gauges:
                 self._succeeded_at[name] = found.record().ended_at or found.record().changed_at
 
 
-def _queue_families(sight: Sight, counts: Counts) -> list[MetricFamily]:
+def _queue_families(readings: Readings, counts: Counts) -> list[MetricFamily]:
     jobs = MetricFamily("firelock_jobs", "gauge", "Jobs by state.")
     for state in State:
         jobs.add(counts.by_state.get(state, 0), state=str(state))
@@ -164,20 +164,20 @@ def _queue_families(sight: Sight, counts: Counts) -> list[MetricFamily]:
     )
     paused = MetricFamily("firelock_queue_paused", "gauge", "1 if the queue is paused, otherwise 0.")
     listeners = MetricFamily("firelock_queue_listeners", "gauge", "Servers that claim from the queue.")
-    for queue in sorted(sight.queues, key=lambda each: -each.enqueued)[:_QUEUES]:
-        states, since = counts.by_queue.get(queue.name, {}), sight.waits_since(queue.name)
+    for queue in sorted(readings.queues, key=lambda each: -each.enqueued)[:_QUEUES]:
+        states, since = counts.by_queue.get(queue.name, {}), readings.waits_since(queue.name)
         for state in _WAITING:
             depth.add(states.get(state, 0), queue=queue.name, state=str(state))
-        latency.add(0 if since is None else max(0, sight.now - since) / _MICROS, queue=queue.name)
-        head = sight.held.get(queue.name)
+        latency.add(0 if since is None else max(0, readings.now - since) / _MICROS, queue=queue.name)
+        head = readings.held.get(queue.name)
         held.add(0 if head is None else head.count, queue=queue.name)
         paused.add(float(queue.is_paused), queue=queue.name)
-        listeners.add(len(sight.listening(queue.name)), queue=queue.name)
+        listeners.add(len(readings.listening(queue.name)), queue=queue.name)
     return [jobs, depth, latency, held, paused, listeners]
 
 
-def _server_families(sight: Sight) -> list[MetricFamily]:
-    states = Counter(server.state_at(sight.now) for server in sight.servers)
+def _server_families(readings: Readings) -> list[MetricFamily]:
+    states = Counter(server.state_at(readings.now) for server in readings.servers)
     servers = MetricFamily(
         "firelock_servers", "gauge", "Servers by state, including those that ended within a day."
     )
@@ -191,22 +191,22 @@ def _server_families(sight: Sight) -> list[MetricFamily]:
         "firelock_parked_ends", "gauge", "Job ends that wait for rows locked by other transactions."
     )
     by_name: dict[str, list[ServerView]] = {}  # a restarted server may have its predecessor's name
-    for server in sight.alive:
+    for server in readings.alive:
         by_name.setdefault(server.name, []).append(server)
     for name, alike in by_name.items():
         busy, workers = sum(one.busy for one in alike), sum(one.workers for one in alike)
         slots.add(busy, server=name, state="busy")
         slots.add(max(0, workers - busy), server=name, state="idle")
-        renewals = [record.renewal for one in alike for record in one.living(sight.now)]
+        renewals = [record.renewal for one in alike for record in one.living(readings.now)]
         stuck.add(sum(one.stuck_threads for one in renewals), server=name, kind="thread")
         stuck.add(sum(one.stuck_coroutines for one in renewals), server=name, kind="coroutine")
         parked.add(sum(one.parked for one in renewals), server=name)
     return [servers, slots, stuck, parked]
 
 
-def _findings(sight: Sight) -> MetricFamily:
+def _findings(readings: Readings) -> MetricFamily:
     """Return the metric of the findings, which the overview and `firelock doctor` show in words."""
-    found = Counter((one.code, one.severity.value) for one in list_findings(sight))
+    found = Counter((one.code, one.severity.value) for one in list_findings(readings))
     family = MetricFamily(
         "firelock_findings", "gauge", "Problems found in the cluster, by code and severity."
     )

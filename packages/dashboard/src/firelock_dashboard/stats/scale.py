@@ -17,7 +17,7 @@ from firelock_dashboard.web.formatting import instant
 
 if TYPE_CHECKING:
     from firelock import Firelock, LimitView, QueueView
-    from firelock.control.findings import Sight
+    from firelock.control.findings import Readings
     from firelock.storage import Rollup
     from firelock_dashboard.stats.watch import Watch
 
@@ -116,20 +116,20 @@ class Scale:
         return attrs.evolve(found, wanted_workers=wanted)
 
     def _read_demand(self, queue: str | None, within: int) -> Demand:
-        sight = self._watch.sight()
-        views = [view for view in sight.queues if queue in {None, view.name}]
+        readings = self._watch.readings()
+        views = [view for view in readings.queues if queue in {None, view.name}]
         open_views = [view for view in views if not view.is_paused]
         names = {view.name for view in open_views}
-        until = sight.now + within * _MICROS
+        until = readings.now + within * _MICROS
         due = self._due(open_views, queue, until)
         paused = {view.name for view in views} - names
         firing = sum(
             one.record.due_at is not None and one.record.due_at <= until
-            for one in sight.recurring
+            for one in readings.recurring
             if queue in {None, one.queue} and one.queue not in paused
         )
         enqueued = sum(view.enqueued for view in open_views)
-        oldest = [sight.oldest[name] for name in names if name in sight.oldest]
+        oldest = [readings.oldest[name] for name in names if name in readings.oldest]
         return Demand(
             queue=queue,
             backlog=enqueued + due + firing,
@@ -137,10 +137,10 @@ class Scale:
             due_soon=due,
             recurring_soon=firing,
             processing=sum(view.processing for view in views),
-            held_by_limits=self._held(enqueued, sum(view.enqueued for view in sight.queues) - enqueued),
-            oldest_wait_seconds=max(0, sight.now - min(oldest, default=sight.now)) / _MICROS,
-            mean_seconds=self._mean(queue, sight.now),
-            workers=_listening(sight, queue),
+            held_by_limits=self._held(enqueued, sum(view.enqueued for view in readings.queues) - enqueued),
+            oldest_wait_seconds=max(0, readings.now - min(oldest, default=readings.now)) / _MICROS,
+            mean_seconds=self._mean(queue, readings.now),
+            workers=_listening(readings, queue),
             wanted_workers=0,
             is_paused=bool(views) and not open_views,
         )
@@ -170,6 +170,6 @@ class Scale:
         return sum(one.duration for one in rollups) / count / _MICROS if count else _UNKNOWN_MEAN
 
 
-def _listening(sight: Sight, queue: str | None) -> int:
-    servers = sight.alive if queue is None else sight.listening(queue)
+def _listening(readings: Readings, queue: str | None) -> int:
+    servers = readings.alive if queue is None else readings.listening(queue)
     return sum(server.workers for server in servers)

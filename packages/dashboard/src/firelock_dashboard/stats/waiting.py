@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.control.findings import Sight, lacks_release, lacks_serializer
+from firelock.control.findings import Readings, lacks_release, lacks_serializer
 from firelock.storage import FINAL_STATES, JobRecord, State
 from firelock_dashboard.web.formatting import instant, micros, short_id, span
 
@@ -71,9 +71,9 @@ class JobWait:
     is_registered: bool | None = None  # whether any living server has registered the task; None if unknown
 
     @property
-    def sight(self) -> Sight:
+    def readings(self) -> Readings:
         """The servers at this time."""
-        return Sight(micros(self.now), servers=self.servers)
+        return Readings(micros(self.now), servers=self.servers)
 
 
 @attrs.frozen
@@ -191,7 +191,7 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
     if at.is_paused:
         key = "why_paused_note" if at.note else "why_paused"
         yield Reason(key, Weight.BAD, {"queue": queue, "note": at.note}, "/queues")
-    alive = at.sight.alive
+    alive = at.readings.alive
     if not alive:
         yield Reason("why_no_servers", Weight.BAD, {}, "/servers")
         return
@@ -199,7 +199,7 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
     if not listening:
         listeners = ", ".join(f"{one.name} ({one.queues})" for one in alive[:5])
         yield Reason("why_no_listener", Weight.BAD, {"queue": queue, "listeners": listeners}, "/servers")
-    elif not at.sight.listening(queue):
+    elif not at.readings.listening(queue):
         names = ", ".join(one.name for one in listening[:5])
         yield Reason("why_quiet", Weight.BAD, {"servers": names, "queue": queue}, "/servers")
 
@@ -264,7 +264,7 @@ def _of_limit(at: JobWait, place: KeyPlace, wait: KeyWait) -> Reason:
 
 
 def _of_line(at: JobWait) -> Iterator[Reason]:
-    listening = at.sight.listening(at.job.queue)
+    listening = at.readings.listening(at.job.queue)
     if at.is_paused or not listening or at.is_registered is False:
         return
     query = {"state": "enqueued", "queue": at.job.queue}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from firelock import FirelockError
-from firelock.control.findings import EndedRuns, Sight, look
+from firelock.control.findings import EndedRuns, Readings, take_readings
 from firelock.storage import Feature
 from firelock_dashboard.stats.causes import NO_HOURS, Cause, Causes, Hours, added, strips
 from firelock_dashboard.web.formatting import instant, micros
@@ -42,12 +42,12 @@ class _Age:
     shown: float  # seconds
 
 
-_SIGHT = _Age(2.0, 2.0)
+_READINGS_AGE = _Age(2.0, 2.0)
 _KEYS_AGE = _Age(4.0, 4.0)
 _GROUPS = _Age(10.0, 60.0)
 _STRIPS = _Age(30.0, 120.0)
 _OUTCOMES = _Age(5.0, 5.0)
-_READINGS = {  # the ages of the readings of `findings.look`
+_READINGS = {  # the ages of the readings of `take_readings`
     "waits": _Age(4.0, 15.0),
     "muted": _GROUPS,
     "storage": _Age(30.0, float("inf")),
@@ -85,9 +85,9 @@ class Watch:
         self._kept: dict[str, _Reading] = {}
         self.cause_records = Causes(fire, is_read_only=is_read_only)
 
-    def sight(self) -> Sight:
+    def readings(self) -> Readings:
         """Return the state of the app, at most two seconds old."""
-        return self._keep("sight", _SIGHT, self._read_sight)
+        return self._keep("readings", _READINGS_AGE, self._take_readings)
 
     def failure_groups(self, limit: int = 5) -> list[FailureGroup]:
         """Return the largest groups of failed jobs, about ten seconds old."""
@@ -146,7 +146,7 @@ class Watch:
             self._kept = {
                 name: reading
                 for name, reading in self._kept.items()
-                if name != "sight" and reading.took > _QUICK
+                if name != "readings" and reading.took > _QUICK
             }
 
     # ---- cache ---------------------------------------------------------------------------------------------
@@ -204,11 +204,11 @@ class Watch:
         since, kept = self._keep(name, _STRIPS, read)
         return added(kept, strips(fire, now, fingerprint=fingerprint, since=since))
 
-    def _read_sight(self) -> Sight:
+    def _take_readings(self) -> Readings:
         """Return the core's view of the app; its expensive readings are kept longer than the view itself."""
         fire = self._fire
         knows = any(True for _ in fire.registry)
-        return look(fire.runtime, knows_tasks=knows, keep=self._keep_reading)
+        return take_readings(fire.runtime, knows_tasks=knows, keep=self._keep_reading)
 
     def _keep_reading(self, name: str, read: Callable[[], Any]) -> Any:  # noqa: ANN401 - as it was read
         if name == "lately":

@@ -105,7 +105,7 @@ def _known_of(kind: type[Open], fields: dict[str, Any]) -> Open:
     return kind(**{name: fields[name] for name in attrs.fields_dict(kind) if name in fields})
 
 
-def look(
+def new_events(
     app: Firelock, memory: Memory, now: int, rules: Rules, *, task: str, is_first: bool,
     findings: Sequence[Finding],
 ) -> list[dict[str, JsonValue]]:  # fmt: skip

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import ConfigurationError, Firelock, JsonValue, Retry, ServerInfo, StorageError, hookimpl
-from firelock.control.findings import KeptReadings, list_findings
-from firelock.control.findings import look as look_at
-from firelock.integrations.webhooks.alerts import Event, Memory, Rules, look
+from firelock.control.findings import KeptReadings, list_findings, take_readings
+from firelock.integrations.webhooks.alerts import Event, Memory, Rules, new_events
 from firelock.integrations.webhooks.delivery import DeliveryRefused, Network, check_url, deliver
 from firelock.model.report import Thresholds
 
@@ -138,7 +137,7 @@ class Webhooks:
         self._source = source
         self._app: Firelock | None = None
         self._deliver: Task[..., Any] | None = None
-        self._lookers: list[tuple[threading.Thread, threading.Event]] = []  # one per server in this process
+        self._threads: list[tuple[threading.Thread, threading.Event]] = []  # one per server in this process
 
     @classmethod
     def from_environment(cls, **options: Any) -> Webhooks:  # noqa: ANN401 - as `Webhooks` takes them
@@ -169,38 +168,38 @@ class Webhooks:
     def server_started(self, server: ServerInfo) -> None:
         """Start a thread in which this server takes turns with others to check for events."""
         stopping = threading.Event()
-        looker = threading.Thread(
-            target=self._look_on, args=[stopping], name="firelock-webhooks", daemon=True
+        thread = threading.Thread(
+            target=self._check_repeatedly, args=[stopping], name="firelock-webhooks", daemon=True
         )
-        self._lookers.append((looker, stopping))
-        looker.start()
-        log.debug("Server %s looks for what webhooks are told of.", server.name)
+        self._threads.append((thread, stopping))
+        thread.start()
+        log.debug("Server %s checks for the events of webhooks.", server.name)
 
     @hookimpl
     def server_stopped(self) -> None:
         """Stop the thread of one server; those of other servers in this process continue."""
-        if self._lookers:
-            looker, stopping = self._lookers.pop()
+        if self._threads:
+            thread, stopping = self._threads.pop()
             stopping.set()
-            looker.join(timeout=5.0)
+            thread.join(timeout=5.0)
 
-    def _look_on(self, stopping: threading.Event) -> None:
+    def _check_repeatedly(self, stopping: threading.Event) -> None:
         """Check for events immediately, then at every interval.
 
         Failures before the first check of all are not reported.
         """
         while not stopping.is_set():
             try:
-                self.look()
+                self.check()
             except StorageError as error:
-                log.warning("Nobody can look for what webhooks are told of: %s", error)
+                log.warning("Cannot check for the events of webhooks; trying again later: %s", error)
             except Exception:
-                log.exception("What webhooks are told of could not be looked for; the next look may do.")
+                log.exception("The check for the events of webhooks failed; trying again later.")
             stopping.wait(self._interval.total_seconds())
 
     # ---- checks and deliveries ---------------------------------------------------------------------------
 
-    def look(self) -> list[dict[str, JsonValue]]:
+    def check(self) -> list[dict[str, JsonValue]]:
         """Enqueue a job for each new event and each webhook that wants it; return the events.
 
         Returns none if another server has checked within the last half interval. A server calls this itself.
@@ -219,9 +218,9 @@ class Webhooks:
         )
         if turn is None:  # another server checks now
             return []
-        sight = look_at(app.runtime, knows_tasks=bool(app.tasks()), keep=self._readings)
-        findings = list_findings(sight)
-        events = look(app, memory, now, self._rules, task=_TASK, is_first=is_first, findings=findings)
+        readings = take_readings(app.runtime, knows_tasks=bool(app.tasks()), keep=self._readings)
+        findings = list_findings(readings)
+        events = new_events(app, memory, now, self._rules, task=_TASK, is_first=is_first, findings=findings)
         if self._source is not None:
             events = [{**event, "source": self._source} for event in events]
         calls = [
