@@ -221,9 +221,9 @@ def _read_record(row: Sequence[Any]) -> JobRecord:
     """Return a row of the columns `_RECORD` as a job."""
     fields: dict[str, Any] = dict(zip(_RECORD, row, strict=True))
     type_, message, fingerprint = (fields.pop(name) for name in _OF_ERROR)
-    done, total, at, message = (fields.pop(name) for name in _OF_PROGRESS)
+    done, total, at, note = (fields.pop(name) for name in _OF_PROGRESS)
     fields["error"] = None if type_ is None else ErrorInfo(type_, message, fingerprint)
-    fields["progress"] = None if done is None else Progress(done=done, total=total, at=at, message=message)
+    fields["progress"] = None if done is None else Progress(done=done, total=total, at=at, message=note)
     fields["state"], fields["tags"] = read_state(fields["state"]), read_list(fields["tags"])
     fields["parents"] = _read_edges(fields["parents"])
     if fields["state"] not in _SUSPENDED:
