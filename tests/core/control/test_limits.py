@@ -432,7 +432,7 @@ def test_key_with_free_places_names_the_key_that_holds_its_jobs(shop):
         (lambda fire: fire.limits.set("gpu", concurrent=0), LimitState.CLOSED),
         (lambda fire: fire.limits.set("gpu", concurrent=1), LimitState.FULL),
         (lambda fire: fire.limits.set("gpu", concurrent=9), LimitState.WAITING),
-        (lambda fire: fire.storage.spend("gpu", until=fire.storage.clock() + MINUTE), LimitState.SHUT),
+        (lambda fire: fire.storage.spend("gpu", until=fire.storage.clock() + MINUTE), LimitState.BLOCKED),
     ],
 )
 def test_key_shows_why_it_admits_no_job(shop, change, state):

@@ -251,21 +251,21 @@ def test_key_is_closed_before_its_next_job_can_start(fire, serve):
     """The end of the job waits until the key is closed, even if the storage was unreachable at first."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
-    storage.fail("shut", StorageUnavailable("away"))
+    storage.fail("block", StorageUnavailable("away"))
     first = ask(fire, task, limits=on("smtp"))
 
     serve()
     until(lambda: fire.jobs.get(first).state is State.SCHEDULED)
 
     assert fire.limits.get("smtp").opens_at is not None
-    assert 2 == len(storage.called["shut"])
+    assert 2 == len(storage.called["block"])
 
 
 def test_end_is_stored_if_the_key_cannot_be_closed(fire, serve, caplog):
     """Only this job waits, and the log contains the reason."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
-    storage.fail("shut", StorageError("no such key"))
+    storage.fail("block", StorageError("no such key"))
     first = ask(fire, task)
 
     serve()

@@ -45,12 +45,12 @@ class LockingStorage(FailingStorage):
         results = iter(super().apply(free, within=within) if free else [])
         return [Applied.BUSY if is_busy else next(results) for is_busy in busy]
 
-    def shut(self, key, *, until):
-        """See `Storage.shut`."""
+    def block(self, key, *, until):
+        """See `Storage.block`."""
         if key in self.locked:
             self.busy.append(key)
             return False
-        return super().shut(key, until=until)
+        return super().block(key, until=until)
 
 
 class Shop:

@@ -408,7 +408,7 @@ class SqlLimitVerbs(SqlVerbs):
         return self._database.write(lambda tx: self._spend(tx, key, cost, until))
 
     @override
-    def shut(self, key: str, *, until: int) -> bool:
+    def block(self, key: str, *, until: int) -> bool:
         self._offers_limits(key)
         try:
             self._database.write_briefly(lambda tx: self._spend(tx, key, 0, until))

@@ -195,7 +195,7 @@ def _state(view: LimitView, now: int) -> Cell:
     words = {
         "paused": "paused",
         "closed": "closed by a setting of 0",
-        "shut": f"blocked, opens {opens}",
+        "blocked": f"blocked, opens {opens}",
         "rate": f"rate used up, opens {opens}",
         "full": "full",
         "held": f"jobs wait for {', '.join(view.held_by)}",
@@ -206,7 +206,7 @@ def _state(view: LimitView, now: int) -> Cell:
 
 
 _COLOURS = {
-    "paused": "yellow", "closed": "yellow", "shut": "cyan", "rate": "cyan", "full": "blue", "held": "blue",
+    "paused": "yellow", "closed": "yellow", "blocked": "cyan", "rate": "cyan", "full": "blue", "held": "blue",
     "waiting": "blue", "open": "green",
 }  # fmt: skip
 

@@ -67,7 +67,7 @@ class LimitState(StrEnum):
 
     PAUSED = "paused"  # until it is resumed
     CLOSED = "closed"  # one of its numbers is 0
-    SHUT = "shut"  # until a time that `RateLimited` has set
+    BLOCKED = "blocked"  # until a time that `RateLimited` has set
     RATE = "rate"  # its rate is used up
     FULL = "full"  # as many jobs hold it as it allows
     HELD = "held"  # it admits jobs, but another key of its waiting jobs does not
@@ -150,7 +150,7 @@ class LimitView(LimitName):
         if self.concurrent == 0 or self.rate == 0:
             return LimitState.CLOSED
         if self.opens_at is not None:
-            return LimitState.SHUT if self.rate is None else LimitState.RATE
+            return LimitState.BLOCKED if self.rate is None else LimitState.RATE
         return LimitState.FULL if self.is_full else LimitState.OPEN
 
     @property

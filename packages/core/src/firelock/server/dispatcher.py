@@ -702,7 +702,7 @@ class _Settler:
 
     def _block(self, key: str, until: int) -> bool:
         try:
-            return self._runtime.storage.shut(key, until=until)
+            return self._runtime.storage.block(key, until=until)
         except StorageUnavailable:
             raise
         except StorageError as error:

@@ -390,7 +390,7 @@ class Storage(ABC):
 
     @abstractmethod
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
-        """Use up this cost of the key's rate, and close the key until this time.
+        """Use up this cost of the key's rate, and block the key until this time.
 
         Return the time from which a start of cost 1 is admitted; it is now or earlier if the key is open. A
         negative cost is given back, until nothing is used. If the key has no rate, a positive cost uses
@@ -398,8 +398,8 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def shut(self, key: str, *, until: int) -> bool:
-        """Close the key until this time, as `spend` does.
+    def block(self, key: str, *, until: int) -> bool:
+        """Block the key until this time, as `spend` does.
 
         If another transaction has locked the key, write nothing and return False. A server calls this
         before it stores the end of a job that raised `RateLimited`, and must not wait for such a lock.

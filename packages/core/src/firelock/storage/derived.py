@@ -270,8 +270,8 @@ class DerivedStorage(Storage):
         del cost, until
         raise self._without(Feature.LIMITS, key)
 
-    def shut(self, key: str, *, until: int) -> bool:
-        """See `Storage.shut`; always closes the key, because other transactions cannot lock rows."""
+    def block(self, key: str, *, until: int) -> bool:
+        """See `Storage.block`; always blocks the key, because other transactions cannot lock rows."""
         self.spend(key, until=until)
         return True
 

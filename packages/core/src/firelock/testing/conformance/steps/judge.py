@@ -29,7 +29,7 @@ class Numbers:
     concurrent: int | None = None
     interval: int = 0  # 0: no rate
     burst: int = 1
-    is_shut: bool = False  # the key is paused, or its rate is zero
+    is_closed: bool = False  # the key is paused, or its rate is zero
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class Before:
     is_ordered: bool  # whether they are taken one after another
     waiting: Mapping[str, Mapping[Keys, Sequence[ReadyJob]]]  # by queue and lane, in order
     running: Mapping[str, int]  # by key: the number of jobs that hold it
-    free_at: Mapping[str, int]  # by key: the time until which its rate is used up, or it is shut
+    free_at: Mapping[str, int]  # by key: the time until which its rate is used up, or it is blocked
     numbers: Mapping[str, Numbers]  # by key
 
 
@@ -167,10 +167,10 @@ class _Keys:
         return self._before.numbers.get(key, Numbers())
 
     def judge(self) -> None:
-        """Check that no key has too many holders or is used too fast, and that no shut key was used."""
+        """Check that no key has too many holders or is used too fast, and that no blocked key was used."""
         for key, costs in self._costs.items():
             numbers = self._of(key)
-            _say(not numbers.is_shut, f"a job of key {key} started although the key is shut")
+            _say(not numbers.is_closed, f"a job of key {key} started although the key is closed")
             _say(
                 numbers.concurrent is None or self.running[key] <= numbers.concurrent or self._only_kept(key),
                 f"{self.running[key]} jobs hold {key}, the limit is {numbers.concurrent}",
@@ -184,7 +184,9 @@ class _Keys:
     def _judge_rate(self, key: str, numbers: Numbers, costs: Sequence[int]) -> None:
         free_at, now = self._before.free_at.get(key, 0), self._before.until + _SLACK
         if not numbers.interval:
-            _say(free_at <= now, f"a job of key {key} started before {free_at}, until which the key is shut")
+            _say(
+                free_at <= now, f"a job of key {key} started before {free_at}, until which the key is blocked"
+            )
             return
         used = max(free_at, self._before.since)
         if max(costs) > numbers.burst:
@@ -201,7 +203,7 @@ class _Keys:
 
     def _is_open(self, use: LimitUse, *, is_kept: bool) -> bool:
         numbers, free_at = self._of(use.key), self.free_at.get(use.key, 0)
-        if numbers.is_shut:
+        if numbers.is_closed:
             return False
         if numbers.concurrent is not None and self.running[use.key] >= numbers.concurrent and not is_kept:
             return False

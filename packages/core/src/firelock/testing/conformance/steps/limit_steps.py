@@ -198,16 +198,18 @@ class LimitSteps(SeededSteps):
         """Set, lower, raise, remove or pause a limit."""
         name = self.random.choice(("a", "x", "y", "b", "t", "t:2", "f", "f:1", "r"))
         if name == "r":
-            numbers = Numbers(None, 10 * _MINUTE, 4, is_shut=self.random.random() < 0.3)
+            numbers = Numbers(None, 10 * _MINUTE, 4, is_closed=self.random.random() < 0.3)
         else:
-            numbers = Numbers(self.random.choice((None, 0, 1, 2, 3, 5)), is_shut=self.random.random() < 0.1)
+            numbers = Numbers(self.random.choice((None, 0, 1, 2, 3, 5)), is_closed=self.random.random() < 0.1)
         self._put(name, numbers)
 
     def _put(self, name: str, numbers: Numbers) -> None:
         self.tell(f"set limit {name}: {numbers}")
         self.numbers[_key(name)] = numbers
         rate = {"rate": 6, "per": HOUR, "burst": numbers.burst} if numbers.interval else {}
-        self.scene.put_numbers(_key(name), concurrent=numbers.concurrent, paused=int(numbers.is_shut), **rate)
+        self.scene.put_numbers(
+            _key(name), concurrent=numbers.concurrent, paused=int(numbers.is_closed), **rate
+        )
 
     def remove(self) -> None:
         """Delete the settings of a limit."""
@@ -217,7 +219,7 @@ class LimitSteps(SeededSteps):
         self.scene.storage.delete_record("limit", _key(name))
 
     def spend(self) -> None:
-        """Use a rate, give some of it back, or shut its key."""
+        """Use a rate, give some of it back, or block its key."""
         cost, until = self.random.choice((1, 3, -2, 0)), None
         if cost == 0:
             until = self.scene.now() + self.random.choice((10, 40)) * _MINUTE
@@ -333,7 +335,9 @@ class LimitSteps(SeededSteps):
             own = self.numbers.get(_key(name), Numbers())
             named = self.numbers.get(_key(name.partition(":")[0]), Numbers())
             has_any = own.concurrent is not None or own.interval
-            found[_key(name)] = attrs.evolve(own if has_any else named, is_shut=own.is_shut or named.is_shut)
+            found[_key(name)] = attrs.evolve(
+                own if has_any else named, is_closed=own.is_closed or named.is_closed
+            )
         return found
 
     def _judge_waits(self, before: Before, after: After) -> None:

@@ -30,9 +30,9 @@ _MINUTE = 60 * SECOND
 
 
 class RateDuty(StorageFixtures):
-    """Tests of rates, and of `spend` and `shut`, which change how much of a rate is used."""
+    """Tests of rates, and of `spend` and `block`, which change how much of a rate is used."""
 
-    verbs = "rates spend shut"
+    verbs = "rates spend block"
     needs = Feature.LIMITS
 
     def test_burst_starts_immediately_and_later_jobs_wait(self, scene: Scene) -> None:
@@ -307,23 +307,23 @@ class RateDuty(StorageFixtures):
     def test_rate_of_zero_admits_no_start(self, scene: Scene) -> None:
         """A key whose rate is zero admits nothing, used or not, until it gets another rate.
 
-        If this fails: a rate of zero opens the key instead of shutting it.
+        If this fails: a rate of zero opens the key instead of blocking it.
         """
         scene.put_numbers(A, rate=0, per=DAY, burst=3)
         scene.add_limited(9, A)
         holder = scene.begin()
 
-        shut = scene.claim(holder)
+        blocked = scene.claim(holder)
         scene.put_numbers(A, rate=24, per=DAY, burst=3)
 
-        assert [] == shut
+        assert [] == blocked
         assert 3 == len(scene.claim(holder))
 
     @pytest.mark.parametrize("how", ["raised", "removed"])
     def test_negative_cost_returns_units_of_an_earlier_rate(self, scene: Scene, how: str) -> None:
         """A negative cost returns units that were used under an earlier rate, whatever the current one is.
 
-        If this fails: a rate that was raised or removed keeps its key shut for as long as the old one would.
+        If this fails: a rate that was raised or removed keeps its key blocked for as long as the old one.
         """
         scene.put_numbers(A, rate=1, per=DAY, burst=1)
         scene.add_limited(9, A)
@@ -383,8 +383,8 @@ class RateDuty(StorageFixtures):
         assert 4 == len(scene.claim(holder))
 
     @pytest.mark.parametrize("numbers", [{}, {"concurrent": 9}, {"rate": 10, "per": HOUR, "burst": 4}])
-    def test_shut_key_admits_no_start_until_its_time(self, scene: Scene, numbers: dict[str, int]) -> None:
-        """No job of a key starts before the time until which the key is shut, whatever its settings are.
+    def test_blocked_key_admits_no_start_until_its_time(self, scene: Scene, numbers: dict[str, int]) -> None:
+        """No job of a key starts before the time until which the key is blocked, whatever its settings are.
 
         If this fails: other jobs still call an API that has requested a pause.
         """
@@ -408,8 +408,8 @@ class RateDuty(StorageFixtures):
         assert [] == early
         assert scene.claim(holder)
 
-    def test_shut_has_the_effect_of_spend_with_until(self, scene: Scene) -> None:
-        """`shut` has the same effect as `spend` with `until`, for a known key and for a new one.
+    def test_block_has_the_effect_of_spend_with_until(self, scene: Scene) -> None:
+        """`block` has the same effect as `spend` with `until`, for a known key and for a new one.
 
         If this fails: other jobs call a service again that has requested a pause.
         """
@@ -418,16 +418,16 @@ class RateDuty(StorageFixtures):
             scene.add_limited(2, key)
         until = scene.now() + HOUR
 
-        are_shut = [scene.storage.shut(key, until=until) for key in (A, B)]
+        are_blocked = [scene.storage.block(key, until=until) for key in (A, B)]
 
-        assert [True, True] == are_shut
+        assert [True, True] == are_blocked
         assert [until, until] == [scene.storage.spend(key) for key in (A, B)]
         assert [] == scene.claim(scene.begin())
 
     def test_cost_of_a_key_without_a_rate_changes_nothing(self, scene: Scene) -> None:
         """A cost for a key without a rate, or for an unknown key, changes nothing.
 
-        If this fails: a call that reports its cost shuts a key forever.
+        If this fails: a call that reports its cost blocks a key forever.
         """
         scene.put_numbers(B, concurrent=3)
         for key in (A, B):
