@@ -50,9 +50,8 @@ CHANGED_IN_PLACE: Mapping[str, float] = {"fillfactor": 50, **VACUUMED_AT_ONCE}
 
 _MYSQL = frozenset({"mysql", "mariadb"})
 _POSTGRESQL = frozenset({"postgresql"})
-_FOR = (
-    "firelock: dialects"  # the key in an index's `info` for its dialects, if not all dialects have the index
-)
+# Keys in `info`: the dialects of an index that not all have; a table's storage parameters on PostgreSQL.
+_FOR, _STORED = "firelock: dialects", "firelock: storage parameters"
 
 _Columns = ColumnElement[Any] | Column[Any]
 
@@ -181,7 +180,7 @@ jobs = Table(
     Column("history", _TEXT, nullable=False, server_default=_EMPTY),  # one JSON list per line: see `job_row`
     _count("history_lines"),
     _count("is_plain_end"),  # 1: the last entry is not in `history`, because other columns contain its values
-    postgresql_with=VACUUMED_EARLY,
+    info={_STORED: VACUUMED_EARLY},
 )
 
 is_waiting = (jobs.c.state == literal_column("'enqueued'")) & jobs.c.session.is_(None)
@@ -277,7 +276,7 @@ releasing = Table(
     Column("skipped", BigInteger, primary_key=True, autoincrement=False, server_default="0"),  # an edge, or 0
     Column("after", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
-    postgresql_with=VACUUMED_AT_ONCE,
+    info={_STORED: VACUUMED_AT_ONCE},
 )
 
 # The counts of a batch. On SQLite, they are changed in place. On other databases, they are the sum of the
@@ -303,7 +302,7 @@ batches = Table(
     Column("walked_at", BigInteger, nullable=False, server_default="0"),
     Column("walked_id", _NAME, nullable=False, server_default=""),
     sqlite_with_rowid=False,
-    postgresql_with=CHANGED_IN_PLACE,
+    info={_STORED: CHANGED_IN_PLACE},
 )
 make_index(
     "changed_batches",
@@ -327,7 +326,7 @@ batch_deltas = Table(
     _count("deleted"),
     _count("batches"),
     _count("failures"),  # new failures: see `batches.Share`
-    postgresql_with=VACUUMED_AT_ONCE,
+    info={_STORED: VACUUMED_AT_ONCE},
 )
 
 # The members of a batch, in their order.
@@ -389,7 +388,7 @@ counts = Table(
     Column("queue", _NAME, primary_key=True),
     Column("jobs", BigInteger, nullable=False),
     sqlite_with_rowid=False,
-    postgresql_with=CHANGED_IN_PLACE,
+    info={_STORED: CHANGED_IN_PLACE},
 )
 
 # A shared row that every transaction changes would serialize concurrent transactions. So they insert rows
@@ -401,7 +400,7 @@ count_deltas = Table(
     Column("state", _WORD, nullable=False),
     Column("queue", _NAME, nullable=False),
     Column("jobs", BigInteger, nullable=False),
-    postgresql_with=VACUUMED_AT_ONCE,
+    info={_STORED: VACUUMED_AT_ONCE},
 )
 
 sessions = Table(
@@ -431,7 +430,7 @@ sessions = Table(
     _count("stuck_coroutines"),
     _count("parked"),
     sqlite_with_rowid=False,
-    postgresql_with=CHANGED_IN_PLACE,
+    info={_STORED: CHANGED_IN_PLACE},
 )
 
 make_index(  # for `oldest_session` and `orphans`
@@ -486,7 +485,7 @@ locks = Table(
     Column("fence", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
-    postgresql_with=CHANGED_IN_PLACE,
+    info={_STORED: CHANGED_IN_PLACE},
 )
 
 # The holders of a limit key, as a list of claimed jobs. The row of a job determines whether the job still
@@ -499,7 +498,7 @@ limit_keys = Table(
     # the time up to which its rate has been used
     Column("free_at", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
-    postgresql_with=CHANGED_IN_PLACE,
+    info={_STORED: CHANGED_IN_PLACE},
 )
 
 # The job that took a unique key last. The row of the job determines whether it still has the key.
@@ -512,7 +511,7 @@ unique_keys = Table(
     # the key stays taken until this time, whatever happens to the job
     Column("free_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
-    postgresql_with=CHANGED_IN_PLACE,
+    info={_STORED: CHANGED_IN_PLACE},
 )
 
 rollups = Table(
@@ -574,6 +573,9 @@ def _tables(dialect: Dialect) -> Iterator[str]:
     """Yield statements that create missing tables and indexes, also after an interrupted migration."""
     for table in METADATA.sorted_tables:
         yield str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip()
+        if table.info and dialect.name == "postgresql":  # SQLAlchemy 2.0 cannot create a table with them
+            parameters = ", ".join(f"{name} = {value}" for name, value in table.info[_STORED].items())
+            yield f"ALTER TABLE {table.name} SET ({parameters})"
         if getattr(dialect, "makes_indexes_with_tables", False):
             continue
         indexes = [index for index in table.indexes if is_of(index, dialect.name)]
