@@ -106,7 +106,7 @@ BAD = [
         "at must be an aware datetime, got datetime.date(2090, 1, 1).",
     ),
     (
-        lambda desk: desk.fire.servers.tell("id", "restart"),
+        lambda desk: desk.fire.servers.order("id", "restart"),
         ConfigurationError,
         "Order 'restart' is unknown; use quiet, resume or stop.",
     ),

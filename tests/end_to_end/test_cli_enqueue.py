@@ -11,7 +11,7 @@ from datetime import datetime
 import pytest
 
 from firelock import Firelock
-from firelock.control.catalogue import tell_tasks
+from firelock.control.catalogue import publish_tasks
 from firelock.storage import Record
 from tests.end_to_end.cli_run import Terminal
 
@@ -29,7 +29,7 @@ def app(request):
         @app.task(name="shop.notify", queue="mail", priority=3, tags=["user:{user_id}"], aliases=["notify"])
         def notify(user_id: int, text: str = "hello"): ...
 
-        tell_tasks(app.client)
+        publish_tasks(app.client)
         yield app
 
 
@@ -163,7 +163,7 @@ def test_resource_is_refused_as_an_argument(run, app, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     import enqueue_pool
 
-    tell_tasks(enqueue_pool.fire.client)
+    publish_tasks(enqueue_pool.fire.client)
 
     def enqueue(place, arguments):
         sys.modules.pop("enqueue_pool", None)  # each command is its own process

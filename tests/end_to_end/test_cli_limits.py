@@ -49,7 +49,7 @@ def test_limits_in_json_have_every_field(command, app):
 
     (smtp,) = listed["limits"]
     assert {
-        "key": "smtp", "name": "smtp", "template": "smtp", "whose": "code", "is_own": True, "running": 0,
+        "key": "smtp", "name": "smtp", "template": "smtp", "source": "code", "is_own": True, "running": 0,
         "holders": [], "waiting": 0, "opens_at": None, "state": "open", "held_by": [], "is_paused": False,
         "note": "", "paused_by": None,
         "paused_at": None,

@@ -197,7 +197,7 @@ def live(fire):
         eventually(lambda: fire.storage.read_log(job.id), within=20)
         (told,) = fire.servers.list()
         assert told.is_alive
-        fire.servers.tell(told.id, "quiet")
+        fire.servers.order(told.id, "quiet")
     with fire.lock("door", timeout=5) as lock:
         assert lock.fence
     fire.recurring.remove("ticking")

@@ -14,7 +14,7 @@ import pytest
 
 from firelock import Firelock, Limit, ParameterOutline, Turns, Unique
 from firelock.arguments.outline import call_of_json, outline_of, stub_of
-from firelock.control.catalogue import tell_tasks
+from firelock.control.catalogue import publish_tasks
 from firelock.errors import ArgumentError, SignatureMismatch, UnknownTask
 
 
@@ -152,7 +152,7 @@ def test_outlines_are_stored_in_the_catalogue():
     url = "memory://outlines"
     with Firelock(url) as fire, Firelock(url) as other:
         fire.task(name="small")(small)
-        tell_tasks(fire.client)
+        publish_tasks(fire.client)
 
         entry = other.catalogue.get("small")
 
@@ -176,7 +176,7 @@ def test_catalogue_contains_the_limits_of_a_task():
             name="new", aliases=["old"], limits=limits, unique=Unique(until="started", at_least=5),
             start_before=timedelta(hours=1),
         )(report)  # fmt: skip
-        tell_tasks(fire.client)
+        publish_tasks(fire.client)
 
         entry = other.catalogue.get("new")
         told = other.published_task("new")
@@ -199,7 +199,7 @@ def test_task_of_another_app_can_be_enqueued():
     url = "memory://told"
     with Firelock(url) as fire, Firelock(url) as other:
         fire.task(name="small", queue="q", priority=4, aliases=["little"])(small)
-        tell_tasks(fire.client)
+        publish_tasks(fire.client)
 
         job = other.published_task("little").enqueue(1, c=None).record()
         again = asyncio.run(other.apublished_task("small"))

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from firelock import Firelock, ParameterOutline, Retry, TaskEntry, __version__
-from firelock.control.catalogue import tell_tasks
+from firelock.control.catalogue import publish_tasks
 from firelock.errors import UnknownTask
 from firelock.model.clock import StorageClock, from_micros
 from firelock.retry import OnExceeded
@@ -54,7 +54,7 @@ def server(storage):
 
 def test_app_without_the_code_lists_the_tasks_of_servers(server, storage):
     """An entry contains all data that a page shows about a task, but no path of the machine."""
-    tell_tasks(server.client)
+    publish_tasks(server.client)
 
     (entry,) = app(storage).catalogue.list()
 
@@ -75,7 +75,7 @@ def test_app_without_the_code_lists_the_tasks_of_servers(server, storage):
 
 def test_tasks_of_this_app_and_of_servers_are_merged(server, storage):
     """Tasks are merged by name, and include tasks that no server has reported yet."""
-    tell_tasks(server.client)
+    publish_tasks(server.client)
     fire = app(storage)
     fire.task(name="bill")(charge)
 
@@ -92,7 +92,7 @@ def test_tasks_of_this_app_and_of_servers_are_merged(server, storage):
 
 def test_unknown_tasks_are_listed_by_name(server, storage):
     """Aliases of reported tasks are known as well."""
-    tell_tasks(server.client)
+    publish_tasks(server.client)
 
     assert ["gone"] == app(storage).catalogue.unknown(["charge", "gone", "bill", "gone"])
     with pytest.raises(UnknownTask, match="Task 'gone' is unknown: no server has stored it"):
@@ -101,14 +101,14 @@ def test_unknown_tasks_are_listed_by_name(server, storage):
 
 def test_start_without_changes_costs_one_read(server, storage):
     """Unchanged entries are only written again after twelve hours."""
-    tell_tasks(server.client)
+    publish_tasks(server.client)
     reads, writes = storage.called["list_records"], storage.called["put_record"]
     before = (len(reads), len(writes))
 
-    tell_tasks(server.client)
+    publish_tasks(server.client)
     after_a_restart = (len(reads) - before[0], len(writes) - before[1])
     storage.clock_offset += 12 * HOUR + 1
-    tell_tasks(server.client)
+    publish_tasks(server.client)
 
     assert (1, 0) == after_a_restart
     assert before[1] + 1 == len(writes)
@@ -117,11 +117,11 @@ def test_start_without_changes_costs_one_read(server, storage):
 
 def test_changed_definition_is_written_immediately(server, storage):
     """A deploy with a changed definition does not wait for the next regular write."""
-    tell_tasks(server.client)
+    publish_tasks(server.client)
     fire = app(storage)
     fire.task(name="charge", queue="other")(charge)
 
-    tell_tasks(fire.client)
+    publish_tasks(fire.client)
 
     assert "other" == server.catalogue.get("charge").queue
 
@@ -131,16 +131,16 @@ def test_task_without_a_server_for_thirty_days_is_removed(server, storage):
 
     If the task is still registered on that server, it is written again.
     """
-    tell_tasks(server.client)
+    publish_tasks(server.client)
     storage.put_record("task", "damaged", "[]")
     other = app(storage)
     other.task(name="other")(charge)
     storage.clock_offset += 30 * DAY
 
-    tell_tasks(other.client)
+    publish_tasks(other.client)
     at_thirty_days = {record.key for record in storage.list_records("task")}
     storage.clock_offset += 1
-    tell_tasks(other.client)
+    publish_tasks(other.client)
 
     assert {"charge", "other"} == at_thirty_days
     assert ["other"] == [record.key for record in storage.list_records("task")]
@@ -151,7 +151,7 @@ def test_server_does_not_report_tasks_without_code(storage):
     fire = app(storage)
     fire.task(name="elsewhere", remote=True)(charge)
 
-    tell_tasks(fire.client)
+    publish_tasks(fire.client)
 
     assert [] == storage.list_records("task")
     assert ["elsewhere"] == [entry.name for entry in fire.catalogue.list()]

@@ -331,7 +331,7 @@ def named(
     }  # fmt: skip
     return kind(
         name=name.partition(":")[0], template=None, numbers=LimitNumbers(**numbers), code=None,
-        whose=NumberSource.CODE, is_paused=is_paused, note=note, paused_by=None, paused_at=paused_at, **key,
+        source=NumberSource.CODE, is_paused=is_paused, note=note, paused_by=None, paused_at=paused_at, **key,
     )  # fmt: skip
 
 

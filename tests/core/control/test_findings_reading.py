@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from firelock import Firelock, Retry
-from firelock.control.catalogue import tell_tasks
+from firelock.control.catalogue import publish_tasks
 from firelock.control.findings import KeptReadings, take_readings
 from firelock.model.clock import SECOND
 from firelock.storage import DURATION_BUCKETS, Rollup
@@ -94,7 +94,7 @@ def test_first_jobs_of_unreported_tasks_are_counted(fire):
     before = seen(fire).waiting.unknown_tasks
     server = Firelock(fire.storage)
     server.task(name="noop")(lambda: None)
-    tell_tasks(server.client)
+    publish_tasks(server.client)
 
     assert ({}, {"other": 2}) == (before, seen(fire).waiting.unknown_tasks)
 

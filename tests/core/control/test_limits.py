@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from firelock import ConfigurationError, Firelock, JobNotFound, Limit, LimitState, UnsupportedFeature
-from firelock.control.catalogue import tell_tasks
+from firelock.control.catalogue import publish_tasks
 from firelock.control.limits import DeclaredLimit, Limits
 from firelock.limits import LimitNumbers
 from firelock.model import lifecycle
@@ -81,7 +81,7 @@ def test_key_shows_its_holders_and_the_source_of_its_values(fire):
         view.key, view.name, view.running, view.holders, view.waiting,
     )  # fmt: skip
     assert (2, 60, timedelta(seconds=60), None) == (view.concurrent, view.rate, view.per, view.burst)
-    assert ("code", False, True) == (view.whose, view.is_own, view.is_full)
+    assert ("code", False, True) == (view.source, view.is_own, view.is_full)
     assert "2 at once, 60 per 60 s" == view.words
     assert view.opens_at is not None
     assert view == limits.get("tenant:7")
@@ -93,7 +93,7 @@ def test_key_without_values_only_takes_turns(fire):
 
     (view,) = fire.limits.list()
 
-    assert ("none", "turns", False, None) == (view.whose, view.words, view.is_full, view.opens_at)
+    assert ("none", "turns", False, None) == (view.source, view.words, view.is_full, view.opens_at)
 
 
 def test_pages_of_keys_include_keys_that_have_only_values(fire):
@@ -125,7 +125,7 @@ def test_declared_names_are_shown_before_they_have_a_key(fire):
     api, tenant = fire.limits.names()
 
     assert ("api", "api:{id}", "90 per 60 s, 5 in a burst") == (api.name, api.template, api.words)
-    assert ("tenant", "4 at once", "code") == (tenant.name, tenant.words, tenant.whose)
+    assert ("tenant", "4 at once", "code") == (tenant.name, tenant.words, tenant.source)
 
 
 def test_unused_key_shows_the_values_of_its_name(fire):
@@ -135,7 +135,7 @@ def test_unused_key_shows_the_values_of_its_name(fire):
     view = asyncio.run(fire.limits.aget("tenant:42"))
 
     assert (0, 0, (), 3) == (view.running, view.waiting, view.holders, view.concurrent)
-    assert "operator" == view.whose
+    assert "operator" == view.source
 
 
 # ---- values ----------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_value_of_an_operator_is_kept_until_the_code_changes(fire):
 
     assert ([], 9, 4) == (again, kept.concurrent, kept.code.concurrent)
     assert (["tenant"], 5, "code") == (
-        changed, fire.limits.get("tenant").concurrent, fire.limits.get("tenant").whose,
+        changed, fire.limits.get("tenant").concurrent, fire.limits.get("tenant").source,
     )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def test_value_set_before_its_declaration_is_kept(fire):
 
     declaring(fire, tenant={"concurrent": 4}).sync()
 
-    assert (9, "operator") == (fire.limits.get("tenant").concurrent, fire.limits.get("tenant").whose)
+    assert (9, "operator") == (fire.limits.get("tenant").concurrent, fire.limits.get("tenant").source)
     assert 4 == fire.limits.reset("tenant").concurrent
 
 
@@ -186,7 +186,7 @@ def test_limit_without_values_has_no_record(fire):
 
     assert ([], []) == before
     assert (["tenant"], "none", "turns") == (
-        after, fire.limits.get("tenant").whose, fire.limits.get("tenant").words,
+        after, fire.limits.get("tenant").source, fire.limits.get("tenant").words,
     )  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def test_reset_restores_the_values_of_the_code(fire):
     key, name = fire.limits.reset("tenant:7"), fire.limits.reset("tenant")
 
     assert (False, 9) == (key.is_own, key.concurrent)
-    assert (4, "code", True, "moving") == (name.concurrent, name.whose, name.is_paused, name.note)
+    assert (4, "code", True, "moving") == (name.concurrent, name.source, name.is_paused, name.note)
     assert ["tenant"] == [record.key for record in fire.storage.list_records("limit")]
 
 
@@ -562,7 +562,7 @@ def test_timeouts_limit_the_start_without_an_estimate(shop):
 
     told = Firelock(shop.storage)
     assert [None] * 4 == [one.starts_by for one in told.limits.line("gpu").jobs]
-    tell_tasks(shop.client)
+    publish_tasks(shop.client)
     assert [1, 1, 2, 2, 2] == hours(shop) == hours(told)
     minute = shop.client.clock.now() // MINUTE * MINUTE
     shop.storage.record_metrics([Rollup(minute, "train", "default", "succeeded", 2, 2 * MINUTE, BUCKETS)])

@@ -55,10 +55,10 @@ def test_orders_of_one_heartbeat_do_not_replace_each_other(scene):
     servers = scene.fire.servers
 
     servers.end_process("old")
-    servers.tell("server", "quiet")
+    servers.order("server", "quiet")
     servers.end_process("new")
     servers.end_process("old")
-    servers.tell("server", "resume")
+    servers.order("server", "resume")
 
     assert ["end new", "end old", "resume"] == scene.pending()
 
@@ -66,7 +66,7 @@ def test_orders_of_one_heartbeat_do_not_replace_each_other(scene):
 @pytest.mark.parametrize("order", ["quiet", "resume", "stop"])
 def test_one_order_is_stored_as_a_string(scene, order):
     """A single order is stored in a form that a person can easily write."""
-    scene.fire.servers.tell("server", order)
+    scene.fire.servers.order("server", order)
 
     assert f'"{order}"' == scene.storage.get_record(ORDERS, "server").value
 

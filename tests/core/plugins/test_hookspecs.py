@@ -409,9 +409,9 @@ def test_enqueue_context_contains_jobs_that_are_stored_later(make_app):
     told = []
 
     @contextmanager
-    def context(calls, made):
+    def context(calls, created):
         yield
-        told.append((len(calls), [job.id for job in made]))
+        told.append((len(calls), [job.id for job in created]))
 
     app = make_app(plugin(enqueue_context=context))
     work = add_work(app)
@@ -756,7 +756,7 @@ def test_register_hookspecs_defines_hooks_for_other_plugins(make_app):
     brings = plugin(register_hookspecs=lambda: SimpleNamespace(greetings=greetings))
     app = make_app(brings, plugin(greetings=lambda name: [f"Hello {name}"]))
 
-    assert ["Hello Ada"] == app.plugins.ask_each("greetings", name="Ada")
+    assert ["Hello Ada"] == app.plugins.call_each("greetings", name="Ada")
     with pytest.raises(PluginError, match="greetings"):
         make_app(brings, plugin(greetings=lambda place: []))
     with pytest.raises(PluginError, match=r"greeting, .* Did you mean greetings\? Known hooks: .*greetings"):
@@ -797,7 +797,7 @@ def test_job_panels_receive_the_job_and_report_errors_per_plugin(make_app):
 
     good, bad = make_app(
         plugin(job_panels=broken), plugin(job_panels=lambda job: [f"panel of {job}"])
-    ).plugins.answers("job_panels", job=1)
+    ).plugins.results("job_panels", job=1)
 
     assert (("panel of 1",), None) == (good.offered, good.error)
     assert ("Plugin#0", ()) == (bad.plugin, bad.offered)
@@ -818,7 +818,7 @@ def test_dashboard_pages_of_a_plugin_that_raises_are_omitted(make_app, caplog):
 
     answers = [lambda: ["b", "c"], broken, halfway, lambda: 7, lambda: None, lambda: ["a"]]
 
-    offered = make_app(*[plugin(dashboard_pages=answer) for answer in answers]).plugins.ask_each(
+    offered = make_app(*[plugin(dashboard_pages=answer) for answer in answers]).plugins.call_each(
         "dashboard_pages"
     )
 
@@ -836,10 +836,10 @@ def test_dashboard_permission_uses_the_first_decision(make_app):
 
     assert "read" == make_app(
         plugin(dashboard_permission=lambda request: "read"), knows_nobody
-    ).plugins.ask_first("dashboard_permission", request="visitor")
-    assert make_app(knows_nobody).plugins.ask_first("dashboard_permission", request="visitor") is None
+    ).plugins.call_first("dashboard_permission", request="visitor")
+    assert make_app(knows_nobody).plugins.call_first("dashboard_permission", request="visitor") is None
     with pytest.raises(PluginError, match="no directory"):
-        make_app(plugin(dashboard_permission=broken)).plugins.ask_first(
+        make_app(plugin(dashboard_permission=broken)).plugins.call_first(
             "dashboard_permission", request="visitor"
         )
 
@@ -951,11 +951,11 @@ def joking(*answers):
     return [brings, *(plugin(tell_joke=answer) for answer in answers)]
 
 
-def test_ask_each_returns_only_items_of_lists(make_app, caplog):
+def test_call_each_returns_only_items_of_lists(make_app, caplog):
     """Other values and exceptions are logged and omitted. None counts as an empty list."""
     app = make_app(*joking(lambda: ["a"], lambda: 1 / 0, lambda: "text", lambda: {"a": 1}, lambda: None))
 
-    assert ["a"] == app.plugins.ask_each("tell_joke", topic="cats")
+    assert ["a"] == app.plugins.call_each("tell_joke", topic="cats")
     assert "'Plugin#2' of app raised an exception in tell_joke: ZeroDivisionError" in caplog.text
     assert (
         "'Plugin#3' of app returned a value of type str from tell_joke; return a list, or None" in caplog.text
@@ -963,14 +963,14 @@ def test_ask_each_returns_only_items_of_lists(make_app, caplog):
     assert "'Plugin#4' of app returned a value of type dict from tell_joke" in caplog.text
 
 
-@pytest.mark.parametrize("ask", ["ask_each", "ask_first", "answers"])
-def test_calling_an_undefined_hook_raises(make_app, ask):
+@pytest.mark.parametrize("verb", ["call_each", "call_first", "results"])
+def test_calling_an_undefined_hook_raises(make_app, verb):
     """Unknown arguments raise an error too."""
-    asked = getattr(make_app(*joking(lambda: ["a"])).plugins, ask)
+    call = getattr(make_app(*joking(lambda: ["a"])).plugins, verb)
 
     with pytest.raises(
         PluginError, match=r"No plugin defines a hook 'tell_jok'\. Did you mean tell_joke\? Known hooks: "
     ):
-        asked("tell_jok", topic="cats")
+        call("tell_jok", topic="cats")
     with pytest.raises(TypeError, match="tell_joke has these arguments: topic; got: subject"):
-        asked("tell_joke", subject="cats")
+        call("tell_joke", subject="cats")

@@ -333,7 +333,7 @@ def test_plugin_error_has_the_name_of_the_plugin():
     with pytest.raises(PluginError) as named:
         Plugins([Misspelt], use_entry_points=False)
     with pytest.raises(PluginError) as unnamed:
-        Plugins().ask_each("nothing")
+        Plugins().call_each("nothing")
 
     assert ("Misspelt#0", None) == (named.value.plugin, unnamed.value.plugin)
 

@@ -285,13 +285,13 @@ def test_server_obeys_quiet_resume_and_stop_orders(fire, order):
     """A quiet server claims nothing until it gets the order to resume; the order to stop stops the server."""
     with fire.server(workers=1, async_workers=1) as server:
         (view,) = fire.servers.list()
-        fire.servers.tell(view.id, order)
+        fire.servers.order(view.id, order)
         if order == "stop":
             until(lambda: not server.is_running)
         else:
             until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "quiet")
             job = fire.echo.enqueue("x")
-            fire.servers.tell(view.id, "resume")
+            fire.servers.order(view.id, "resume")
             assert "x" == job.result(timeout=10)
             until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "running")
 
@@ -422,7 +422,7 @@ def test_stop_ordered_during_the_start_is_obeyed(make_app):
     """A hook may take long, and an order that is read in the meantime is obeyed later."""
 
     def slow(server):
-        fire.servers.tell(server.id, "stop")
+        fire.servers.order(server.id, "stop")
         until(has_beaten(fire), 10)
 
     fire = make_app(plugin(server_started=slow))
@@ -446,7 +446,7 @@ def test_stopping_server_lets_its_jobs_end_and_ignores_resume(make_app):
     until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "stopping", 10)
 
     job = later.enqueue()
-    fire.servers.tell(fire.servers.list()[0].id, "resume")
+    fire.servers.order(fire.servers.list()[0].id, "resume")
     until(has_beaten(fire), 10)
     gate.opened.set()
     stopping.join(10)

@@ -165,7 +165,12 @@ def test_server_stores_the_limits_of_its_code(fire, serve):
     serve()
 
     (name,) = fire.limits.names()
-    assert ("tenant", "tenant:{tenant}", 3, "code") == (name.name, name.template, name.concurrent, name.whose)
+    assert ("tenant", "tenant:{tenant}", 3, "code") == (
+        name.name,
+        name.template,
+        name.concurrent,
+        name.source,
+    )
 
 
 # ---- rate-limited tasks ----------------------------------------------------------------------------------

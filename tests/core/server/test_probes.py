@@ -43,7 +43,7 @@ PROCESS = ProcessStatus(
     has_begun=True,
 )
 SERVER = ServerStatus(
-    name="web:1", mode="running", processes=(PROCESS,), reached=1.0, patience=300.0, heartbeat=10.0
+    name="web:1", mode="running", processes=(PROCESS,), reached=1.0, hang_timeout=300.0, heartbeat=10.0
 )
 
 
@@ -417,7 +417,7 @@ def test_embedded_server_serves_probes_while_it_runs(fire):
         until(lambda: [get(port, path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200])
 
         (server,) = fire.servers.list()
-        fire.servers.tell(server.id, "quiet")
+        fire.servers.order(server.id, "quiet")
         until(lambda: get(port, "/readyz")[0] == 503)
         assert "failed mode: draining" in get(port, "/readyz")[1]
         assert get(port, "/livez")[0] == 200

@@ -260,7 +260,7 @@ def test_orders_to_servers_that_have_ended_are_deleted(storage, process):
     storage.end_session("lost", None, reason="killed")
     with Firelock(storage) as fire:
         for name in ("living", "lost", "unknown"):
-            fire.servers.tell(f"server-{name}", "quiet")
+            fire.servers.order(f"server-{name}", "quiet")
 
         process.slice()
 

@@ -30,7 +30,7 @@ def test_notification_removes_its_environment_variables(door):
     }
 
     manager = SystemdNotifier.of_environment(environment)
-    manager.tell("READY=1")
+    manager.notify("READY=1")
 
     assert heard() == "READY=1"
     assert environment == {"A": "b"}
@@ -54,7 +54,7 @@ def test_no_watchdog_notification_is_due_without_a_watchdog(environment):
 @pytest.mark.parametrize("path", ["/no/such/door", "@no-such-door", ""])
 def test_unreachable_service_manager_is_ignored(path):
     """The server continues if the service manager is unreachable."""
-    SystemdNotifier.of_environment({"NOTIFY_SOCKET": path}).tell("READY=1")
+    SystemdNotifier.of_environment({"NOTIFY_SOCKET": path}).notify("READY=1")
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux has names of sockets in no folder")
@@ -65,6 +65,6 @@ def test_abstract_socket_is_supported():
         listening.bind(f"\0{name}")
         listening.settimeout(10)
 
-        SystemdNotifier.of_environment({"NOTIFY_SOCKET": f"@{name}"}).tell("STOPPING=1")
+        SystemdNotifier.of_environment({"NOTIFY_SOCKET": f"@{name}"}).notify("STOPPING=1")
 
         assert listening.recv(100) == b"STOPPING=1"

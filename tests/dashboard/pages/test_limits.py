@@ -88,7 +88,7 @@ def test_limit_settings_are_changed_and_reset(fire, client, report):
     changed = fire.limits.get("tenant:7")
     client.post("/limits/reset", {"key": "tenant"})
 
-    assert (3, "operator") == (changed.concurrent, changed.whose)
+    assert (3, "operator") == (changed.concurrent, changed.source)
     assert 2 == fire.limits.get("tenant:7").concurrent
     assert [("limit.reset", "tenant"), ("limit.set", "tenant")] == actions(fire)[:2]
 

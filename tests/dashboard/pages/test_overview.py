@@ -442,10 +442,10 @@ def test_tile_and_table_show_the_same_rate(client, fire, task):
 
 def test_task_unknown_to_every_server_has_a_banner(client, fire, task):
     """The tasks of the waiting jobs are compared with the tasks that servers have reported."""
-    from firelock.control.catalogue import tell_tasks
+    from firelock.control.catalogue import publish_tasks
 
     serve(fire)
-    tell_tasks(fire.client)
+    publish_tasks(fire.client)
     task.enqueue(1)
     fire.task(name="shop.unheard", queue="mail")(fail).enqueue(1)
 

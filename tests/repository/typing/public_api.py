@@ -250,7 +250,7 @@ async def every_method_has_an_async_twin() -> None:
     await fire.recurring.aedit("nightly", schedule="0 3 * * *", by="ann")
     async for recurring in fire.recurring:
         assert_type(recurring.id, str)
-    await fire.servers.atell("a server", "quiet")
+    await fire.servers.aorder("a server", "quiet")
     await fire.aclose()
     async for every in fire.jobs.aiterate(state="failed"):
         assert_type(every.id, str)

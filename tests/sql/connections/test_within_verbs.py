@@ -33,7 +33,7 @@ IMMEDIATE = {
     "Jobs": {"delete", "move", "requeue", "reschedule", "restore"},
     "Operations": {"cancel", "outcome", "run", "start"},
     "Queues": {"pause", "resume"},
-    "Servers": {"end_process", "tell"},
+    "Servers": {"end_process", "order"},
     "Audit": {"record"},
     "Limits": {"pause", "reset", "resume", "set", "spend", "sync"},
     "Recurring": {"add_or_update", "create", "edit", "pause", "remove", "reset", "resume", "sync"},

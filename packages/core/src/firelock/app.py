@@ -637,8 +637,8 @@ class Firelock(ServedApp):
         """
         from firelock.server.embedded import EmbeddedServer  # noqa: PLC0415 - clients do not need a server
 
-        if self.serves_not is not None:
-            raise ConfigurationError(f"fire.server() cannot start a server {self.serves_not}.")
+        if self.no_server_reason is not None:
+            raise ConfigurationError(f"fire.server() cannot start a server {self.no_server_reason}.")
         return EmbeddedServer(
             self, queues=queues, workers=workers, async_workers=async_workers, name=name,
             probe_port=probe_port, probe_host=probe_host, loop=loop,

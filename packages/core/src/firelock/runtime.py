@@ -37,7 +37,7 @@ class Runtime:
 class ServedApp(abc.ABC):
     """The interface of an app for a server, which finds the app by name; `Firelock` implements it."""
 
-    serves_not: ClassVar[str | None] = None
+    no_server_reason: ClassVar[str | None] = None
     """The end of the error message of `fire.server()`: why no server can be started, and the fix.
 
     Set while a command imports an app, and in a job process.

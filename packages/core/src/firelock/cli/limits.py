@@ -175,15 +175,15 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
 
 def _row(view: LimitView, now: int) -> list[Piece]:
     of = "" if view.concurrent is None else f"/{view.concurrent:,}"
-    whose = f"{view.whose}, own" if view.is_own and view.key != view.name else str(view.whose)
+    source = f"{view.source}, own" if view.is_own and view.key != view.name else str(view.source)
     return [
-        view.key, f"{view.running:,}{of}", _waiting(view), view.words, whose, _state(view, now), view.note,
+        view.key, f"{view.running:,}{of}", _waiting(view), view.words, source, _state(view, now), view.note,
     ]  # fmt: skip
 
 
 def _name_row(one: LimitName) -> list[Piece]:
     state = Cell("paused", "yellow") if one.is_paused else Cell("no key yet", "bright_black")
-    return [one.template or one.name, "", "", one.words, str(one.whose), state, one.note]
+    return [one.template or one.name, "", "", one.words, str(one.source), state, one.note]
 
 
 def _waiting(view: LimitView) -> str:
@@ -223,7 +223,7 @@ def _numbers(numbers: LimitNumbers | None) -> dict[str, object] | None:
 def _name_answer(one: LimitName) -> dict[str, object]:
     return {
         "name": one.name, "template": one.template, "numbers": _numbers(one.numbers),
-        "code": _numbers(one.code), "whose": str(one.whose), "is_paused": one.is_paused, "note": one.note,
+        "code": _numbers(one.code), "source": str(one.source), "is_paused": one.is_paused, "note": one.note,
         "paused_by": one.paused_by, "paused_at": _iso(one.paused_at),
     }  # fmt: skip
 
@@ -247,7 +247,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         view = app.limits.get(options.name)
         is_known = view.running or view.waiting or view.opens_at or view.is_paused or view.code is not None
-        if not is_known and view.whose == _NONE:
+        if not is_known and view.source == _NONE:
             raise Problem(
                 f"Limit {options.name!r} was not found: no job needs it, and it has no settings.",
                 hint="Run firelock limits list to see all limits.", code=Exit.NOT_FOUND,
@@ -345,8 +345,8 @@ def _facts(view: LimitView, now: int) -> list[tuple[str, Piece]]:
         ("name", view.name if view.name != view.key else ""),
         ("keys", view.template or "" if view.is_name else ""),
         ("limit", view.words),
-        ("set by", f"{view.whose}{', for this key only' if view.is_own and view.key != view.name else ''}"),
-        ("in code", code if view.whose != "code" else ""),
+        ("set by", f"{view.source}{', for this key only' if view.is_own and view.key != view.name else ''}"),
+        ("in code", code if view.source != "code" else ""),
         ("running", "" if view.is_name else f"{view.running:,}{of}"),
         ("waiting", "" if view.is_name else _waiting(view)),
         ("opens", opens),

@@ -168,7 +168,7 @@ def stored_timeout(storage: Storage, name: str) -> float | None:
 # ---- storing the tasks -----------------------------------------------------------------------------------
 
 
-def tell_tasks(client: Client) -> None:
+def publish_tasks(client: Client) -> None:
     """Store the tasks that this server can run; delete entries that no server has stored for 30 days.
 
     Only entries that are new, changed or older than twelve hours are written. If nothing has changed, a start

@@ -22,7 +22,7 @@ from firelock.control.limits import LimitName, Limits, LimitView
 from firelock.control.queues import Queues, QueueView
 from firelock.control.recount import StillBatch, find_still
 from firelock.control.recurring import stored_definitions
-from firelock.control.servers import Servers, ServerState, ServerView, heard_at
+from firelock.control.servers import Servers, ServerState, ServerView, renewed_at
 from firelock.jobs.blocked_by import HeldHead, held_heads
 from firelock.jobs.unread import PARTS
 from firelock.model import lifecycle
@@ -556,16 +556,16 @@ def _check_lost(readings: Readings) -> Iterator[Finding]:
         if server.name in reported or severity is None:
             continue
         reported.add(server.name)
-        heard = max(heard_at(record, readings.now) for record in server.sessions)
+        renewed = max(renewed_at(record, readings.now) for record in server.sessions)
         limit = max(record.session.timeout_seconds for record in server.sessions)
         if severity is NOTE:
             what = (
-                f"was killed or cut off {span(readings.now - heard)} ago. Other servers run the jobs of its "
-                "queues."
+                f"was killed or cut off {span(readings.now - renewed)} ago. Other servers run the jobs of "
+                "its queues."
             )
             advice = "Find the cause at the end of its log. This note disappears an hour after the loss."
         else:
-            what = f"has not sent a heartbeat for {span(readings.now - heard)}; its limit is {limit:g} s."
+            what = f"has not sent a heartbeat for {span(readings.now - renewed)}; its limit is {limit:g} s."
             advice = (
                 "Check the host and the server's log. If the server has ended, start another one; its jobs "
                 "return to their queues."
@@ -573,7 +573,7 @@ def _check_lost(readings: Readings) -> Iterator[Finding]:
         yield Finding(
             ERROR if severity is ERROR else NOTE, "server_lost", f"Server {server.name} {what}", advice,
             f"server {server.name}",
-            {"server": server.name, "queues": server.queues}, heard,
+            {"server": server.name, "queues": server.queues}, renewed,
         )  # fmt: skip
 
 
@@ -586,7 +586,7 @@ def _severity_of_lost(server: ServerView, back: Sequence[ServerView], now: int) 
     lately = [
         record
         for record in server.sessions
-        if record.renewal.state != "stopping" and now - heard_at(record, now) < _LOST_LATELY
+        if record.renewal.state != "stopping" and now - renewed_at(record, now) < _LOST_LATELY
     ]
     if not lately:
         return None

@@ -83,7 +83,7 @@ class LimitName:
     template: str | None  # as in the code; None if no server has stored it
     numbers: LimitNumbers  # times in microseconds; the properties below have readable values
     code: LimitNumbers | None  # the numbers that the code last declared; None if it never declared any
-    whose: NumberSource
+    source: NumberSource
     set_by: str | None = None  # the operator who set the numbers; None for those of the code
     is_paused: bool
     note: str  # why it is paused; empty if no reason was given
@@ -639,11 +639,11 @@ def _name(name: str, chosen: _Stored, records: Sequence[_Stored]) -> LimitName:
     template = next(
         (found["template"] for stored in records if (found := stored.code) and "template" in found), None
     )
-    whose = NumberSource(chosen.value.get("by", "operator")) if numbers.has_any else NumberSource.NONE
+    source = NumberSource(chosen.value.get("by", "operator")) if numbers.has_any else NumberSource.NONE
     return LimitName(
         name=name, template=template, numbers=numbers,
-        code=None if code is None else _numbers_of(code), whose=whose,
-        set_by=chosen.value.get("set_by") if whose is NumberSource.OPERATOR else None,
+        code=None if code is None else _numbers_of(code), source=source,
+        set_by=chosen.value.get("set_by") if source is NumberSource.OPERATOR else None,
         is_paused=paused is not None,
         note=(paused or {}).get("note") or "", paused_by=(paused or {}).get("paused_by"),
         paused_at=as_datetime((paused or {}).get("paused_at")),

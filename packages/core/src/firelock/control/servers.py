@@ -59,7 +59,7 @@ class ServerState(StrEnum):
         return self in {ServerState.ACTIVE, ServerState.STALE, ServerState.STOPPING}
 
 
-def heard_at(record: SessionRecord, now: int) -> int:
+def renewed_at(record: SessionRecord, now: int) -> int:
     """Return when a session was last renewed: its timeout before it expires, but never after now."""
     return min(now, record.expires_at - int(record.session.timeout_seconds * _MICROS))
 
@@ -119,7 +119,7 @@ class ServerView:
 
 
 class Servers:
-    """The servers that run jobs on this storage: `fire.servers`. `tell` acts immediately."""
+    """The servers that run jobs on this storage: `fire.servers`. `order` acts immediately."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -133,7 +133,7 @@ class Servers:
 
     alist = twin(list)  # noqa: A003 - the method above
 
-    def tell(self, server_id: str, order: str) -> None:
+    def order(self, server_id: str, order: str) -> None:
         """Order a server to claim no more jobs (quiet), to claim again (resume) or to stop (stop).
 
         The order takes effect within a heartbeat.
@@ -142,7 +142,7 @@ class Servers:
             raise ConfigurationError(f"Order {order!r} is unknown; use quiet, resume or stop.")
         self._put_order(server_id, order, instead_of=_MODES)
 
-    atell = twin(tell)
+    aorder = twin(order)
 
     def end_process(self, session_id: str) -> SessionRecord:
         """End a worker process within a heartbeat; its server starts another one in its place.
@@ -210,7 +210,7 @@ def forget_orders(storage: Storage) -> int:
 
 def is_stale(record: SessionRecord, now: int) -> bool:
     """Return whether a session has missed renewals but has not expired."""
-    return now - heard_at(record, now) > _STALE_AFTER * record.session.timeout_seconds * _MICROS
+    return now - renewed_at(record, now) > _STALE_AFTER * record.session.timeout_seconds * _MICROS
 
 
 def _server_view(server_id: str, sessions: list[SessionRecord]) -> ServerView:

@@ -127,7 +127,7 @@ class OpenTelemetry:
         task: TaskInfo | None,
         calls: Sequence[TaskCall],
         inherited: Mapping[str, str],
-        made: Sequence[NewJob],
+        created: Sequence[NewJob],
     ) -> _SendSpan:
         """Return the span of a call, `send QUEUE`."""
         queue = calls[0].options.get("queue") or (task.queue if task is not None else None)
@@ -136,7 +136,7 @@ class OpenTelemetry:
             ambient = propagate.extract(inherited, ambient)  # a continuation belongs to its parent's trace
         return _SendSpan(
             self, self._tracer, self._sending_seconds, ambient, None if queue is None else str(queue),
-            len(calls), made, creates=self._has_bulk_spans and len(calls) > 1,
+            len(calls), created, creates=self._has_bulk_spans and len(calls) > 1,
         )  # fmt: skip
 
     @hookimpl
@@ -161,7 +161,7 @@ class OpenTelemetry:
         """Count the jobs, and add them to their span."""
         for (queue, task), count in Counter((job.queue, job.task) for job in jobs).items():
             if task != BATCH_TASK:  # a batch is never run
-                self._sent.add(count, {**_told("send", queue), "firelock.task": task})
+                self._sent.add(count, {**_attributes("send", queue), "firelock.task": task})
         sending = _sending.get(None)
         if sending is not None and sending.plugin is self:
             sending.stored(jobs)
@@ -185,7 +185,7 @@ class OpenTelemetry:
             (span.job.queue, span.job.task) for span in list(self._running) if _is_out_of_time(span.job)
         )
         for (queue, task), count in late.items():
-            yield Observation(count, {**_told("process", queue), "firelock.task": task})
+            yield Observation(count, {**_attributes("process", queue), "firelock.task": task})
 
     def _is_child(self, job: JobContext) -> bool:
         if self._correlation is not Correlation.AUTO:
@@ -201,7 +201,7 @@ class OpenTelemetry:
         for end in settled:
             if not end.transition.started_at or end.transition.gives_back:  # not counted as an attempt
                 continue
-            words = {**_told("process", end.job.queue), "firelock.task": end.job.task}
+            words = {**_attributes("process", end.job.queue), "firelock.task": end.job.task}
             if end.transition.error is not None:
                 words["error.type"] = end.transition.error.type
             self._consumed.add(1, words)
@@ -221,7 +221,7 @@ def _flush(provider: object) -> None:
         flush()
 
 
-def _told(operation: str, queue: str | None) -> dict[str, str]:
+def _attributes(operation: str, queue: str | None) -> dict[str, str]:
     """Return the attributes that all spans and metrics of an operation have."""
     words = {
         "messaging.system": _SYSTEM,
@@ -260,15 +260,15 @@ class _SendSpan:
     _ambient: Context
     _queue: str | None  # None if it is unknown, or if there are several
     _count: int
-    _made: Sequence[NewJob]  # the jobs that are stored later
+    _created_jobs: Sequence[NewJob]  # the jobs that are stored later
     creates: bool  # whether each job has its own span
     _span: Span = trace.INVALID_SPAN
-    _created: list[Span] = attrs.Factory(list)  # of the jobs' own spans, those whose jobs are not stored yet
+    _job_spans: list[Span] = attrs.Factory(list)  # of the jobs' own spans, those whose jobs are not stored
     _begun: float = 0.0
     _tokens: tuple[Token[Context], Token[_SendSpan]] | None = None
 
     def __enter__(self) -> None:
-        words: dict[str, str | int] = {**_told("send", self._queue)}
+        words: dict[str, str | int] = {**_attributes("send", self._queue)}
         if self._count > 1:
             words["messaging.batch.message_count"] = self._count
         # If jobs have their own spans, these are the producers, and this span is the call.
@@ -286,9 +286,9 @@ class _SendSpan:
         queue = str(call.options.get("queue") or task.queue)
         span = self._tracer.start_span(
             _name("create", queue), self._ambient, kind=SpanKind.PRODUCER,
-            attributes={**_told("create", queue), "firelock.task": call.task},
+            attributes={**_attributes("create", queue), "firelock.task": call.task},
         )  # fmt: skip
-        self._created.append(span)
+        self._job_spans.append(span)
         self._span.add_link(span.get_span_context())
         return trace.set_span_in_context(span, self._ambient)
 
@@ -306,24 +306,24 @@ class _SendSpan:
         batches = {None if job.relations is None else job.relations.batch_id for job in jobs}
         if len(batches) == 1 and (batch_id := batches.pop()) is not None:
             self._span.set_attribute("firelock.batch_id", batch_id)
-        for job, span in zip(jobs, self._created, strict=False):
+        for job, span in zip(jobs, self._job_spans, strict=False):
             span.set_attribute("messaging.message.id", job.id)
             span.end()
-        del self._created[: len(jobs)]
+        del self._job_spans[: len(jobs)]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         if self._tokens is not None:
-            attached, told = self._tokens
-            _sending.reset(told)
+            attached, sending = self._tokens
+            _sending.reset(sending)
             detach(attached)
-        if self._made:
-            self.stored(self._made)
-        words = _told("send", self._queue)
+        if self._created_jobs:
+            self.stored(self._created_jobs)
+        words = _attributes("send", self._queue)
         if error is not None:
             words["error.type"] = _record(self._span, error)
-            for span in self._created:
+            for span in self._job_spans:
                 span.set_status(Status(StatusCode.ERROR, words["error.type"]))
                 span.end()
         self._span.end()
@@ -345,7 +345,7 @@ class _ProcessSpan:
     def __enter__(self) -> None:
         job = self.job
         words: dict[str, str | int | float] = {
-            **_told("process", job.queue),
+            **_attributes("process", job.queue),
             "messaging.message.id": job.id,
             "firelock.task": job.task,
             "firelock.attempt": job.attempt,

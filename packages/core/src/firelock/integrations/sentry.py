@@ -98,12 +98,12 @@ class Sentry:
 
     @hookimpl
     def enqueue_context(
-        self, task: TaskInfo | None, calls: Sequence[TaskCall], made: Sequence[NewJob]
+        self, task: TaskInfo | None, calls: Sequence[TaskCall], created: Sequence[NewJob]
     ) -> _PublishSpan | None:
         """Return the span of a call, `queue.publish`."""
         if not sentry_sdk.get_client().is_active():
             return None
-        return _PublishSpan("enqueue_many" if task is None else calls[0].task, made)
+        return _PublishSpan("enqueue_many" if task is None else calls[0].task, created)
 
     @hookimpl
     def job_options(self, call: TaskCall) -> Mapping[str, object] | None:
@@ -120,7 +120,7 @@ class Sentry:
         """Add the jobs to the span."""
         span = _publishing.get(None)
         if span is not None:
-            _tell(span, jobs)
+            _describe_span(span, jobs)
 
     # ---- runs of jobs ------------------------------------------------------------------------------------
 
@@ -277,7 +277,7 @@ def _trace() -> dict[str, str]:
     return {name: value for name, value in headers.items() if value}
 
 
-def _tell(span: Span, jobs: Sequence[NewJob]) -> None:
+def _describe_span(span: Span, jobs: Sequence[NewJob]) -> None:
     """Add the jobs to the span."""
     queues = {job.queue for job in jobs}
     if len(queues) == 1:
@@ -297,7 +297,7 @@ class _PublishSpan:
     """A call that stores jobs, as a span: `with` begins and ends it."""
 
     _name: str
-    _made: Sequence[NewJob]  # the jobs that are stored later
+    _created: Sequence[NewJob]  # the jobs that are stored later
     _contexts: ExitStack = attrs.Factory(ExitStack)
 
     def __enter__(self) -> None:
@@ -311,8 +311,8 @@ class _PublishSpan:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         span = _publishing.get(None)
-        if self._made and span is not None:
-            _tell(span, self._made)
+        if self._created and span is not None:
+            _describe_span(span, self._created)
         self._contexts.__exit__(kind, error, trace)
 
 

@@ -211,7 +211,7 @@ def job_options(task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
 
 @hookspec
 def enqueue_context(
-    task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str], made: Sequence[NewJob]
+    task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str], created: Sequence[NewJob]
 ) -> AbstractContextManager[object] | None:
     """Wrap the creation of jobs, from before their options are chosen until they are stored or refused.
 
@@ -221,8 +221,8 @@ def enqueue_context(
     of a recurring job.
 
     `task` is None if the calls are for several tasks. `inherited` is the meta of the job that the new jobs
-    continue. `made` is empty when the context is entered. When it is left, `made` contains those of the new
-    jobs that are stored later: members that a batch's block gathers, and jobs that a job calls.
+    continue. `created` is empty when the context is entered. When it is left, `created` contains those of the
+    new jobs that are stored later: members that a batch's block gathers, and jobs that a job calls.
 
     The implementation must return a context manager or None. If not all jobs were stored, the context
     is left with the error. For an async method, the context is entered in the asyncio task that

@@ -99,7 +99,7 @@ class BrokenPlugin:
 
 
 @attrs.frozen
-class Answer:
+class HookResult:
     """One plugin's result for a hook that another plugin or the dashboard defines."""
 
     plugin: str
@@ -613,14 +613,14 @@ class Plugins:
         task: TaskInfo | None,
         calls: Sequence[TaskCall],
         inherited: Mapping[str, str],
-        made: Sequence[NewJob],
+        created: Sequence[NewJob],
     ) -> list[AbstractContextManager[object]]:
         """Return the context managers in which jobs are created, outermost first.
 
         Raises:
             PluginError: If a plugin returns something other than a context manager.
         """
-        arguments = {"task": task, "calls": calls, "inherited": inherited, "made": made}
+        arguments = {"task": task, "calls": calls, "inherited": inherited, "created": created}
         contexts: list[AbstractContextManager[object]] = []
         for implementation in self._implementations("enqueue_context"):
             answer = self._answer("enqueue_context", implementation, arguments)
@@ -836,7 +836,7 @@ class Plugins:
 
     # ---- hooks that plugins and the dashboard define -----------------------------------------------------
 
-    def ask_each(self, hook: str, **arguments: object) -> list[object]:
+    def call_each(self, hook: str, **arguments: object) -> list[object]:
         """Return the values that all plugins offer, in one list, in the order of calls.
 
         If a plugin raises an exception, or returns neither an iterable nor None, this is logged and its
@@ -847,13 +847,13 @@ class Plugins:
             TypeError: If the hook has other arguments.
         """
         offered: list[object] = []
-        for answer in self.answers(hook, **arguments):
+        for answer in self.results(hook, **arguments):
             if answer.error is not None:
                 log.error("%s Its result is omitted.", answer.error, exc_info=answer.error)
             offered += answer.offered
         return offered
 
-    def answers(self, hook: str, **arguments: object) -> list[Answer]:
+    def results(self, hook: str, **arguments: object) -> list[HookResult]:
         """Return the result or the error of each plugin that implements this hook, in the order of calls.
 
         Raises:
@@ -865,12 +865,12 @@ class Plugins:
         for implementation in self._implementations(hook):
             name = implementation.plugin_name
             try:
-                answers.append(Answer(name, tuple(self._listed(hook, implementation, arguments))))
+                answers.append(HookResult(name, tuple(self._listed(hook, implementation, arguments))))
             except PluginError as error:
-                answers.append(Answer(name, error=error))
+                answers.append(HookResult(name, error=error))
         return answers
 
-    def ask_first(self, hook: str, **arguments: object) -> object | None:
+    def call_first(self, hook: str, **arguments: object) -> object | None:
         """Return the first value that is not None; None if no plugin returns one.
 
         Raises:
@@ -878,13 +878,13 @@ class Plugins:
                 this hook.
             TypeError: If the hook has other arguments.
         """
-        found = self.first_answer(hook, **arguments)
+        found = self.first_result(hook, **arguments)
         return None if found is None else found[1]
 
-    def first_answer(self, hook: str, **arguments: object) -> tuple[str, object] | None:
+    def first_result(self, hook: str, **arguments: object) -> tuple[str, object] | None:
         """Return the name of the first plugin that returns a value other than None, and this value.
 
-        Return None if no plugin returns one. Raises the same errors as `ask_first`.
+        Return None if no plugin returns one. Raises the same errors as `call_first`.
         """
         self._check_arguments(hook, arguments)
         for implementation in self._implementations(hook):

@@ -132,7 +132,7 @@ class EmbeddedServer:
         settings, running = self._app.runtime.settings, self._running
         status = ServerStatus(
             name=self.name, mode="running", processes=(ProcessStatus(place=0),),
-            patience=settings.hang_timeout, heartbeat=settings.heartbeat,
+            hang_timeout=settings.hang_timeout, heartbeat=settings.heartbeat,
         )  # fmt: skip
         return status if running is None else running.status(status)
 

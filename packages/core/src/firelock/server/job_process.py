@@ -39,7 +39,7 @@ from firelock.plugins.hookspecs import ServerInfo
 from firelock.server.attempt import Completion, EndedRun, JobRunner, ProcessDied, ProcessState, Run
 from firelock.server.job_counters import count_in
 from firelock.server.loading import load_in_job_process
-from firelock.server.logs import LogFormat, log_to_stderr, say_last
+from firelock.server.logs import LogFormat, log_to_stderr, report_exit
 from firelock.server.process_groups import GroupGuard
 from firelock.server.process_state import (
     describe_exit,
@@ -626,7 +626,7 @@ def main() -> int:
         description = (
             str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
         )
-        say_last(description, style)
+        report_exit(description, style)
         send({"unready": description})
         return 2
     send({"ready": True})

@@ -36,8 +36,8 @@ _NO_JOBS = (
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    previous = ServedApp.serves_not
-    ServedApp.serves_not = previous or f"while the app is imported by a command of firelock: {_REMEDY}"
+    previous = ServedApp.no_server_reason
+    ServedApp.no_server_reason = previous or f"while the app is imported by a command of firelock: {_REMEDY}"
     importer = threading.get_ident()  # an embedded server imports while other threads handle requests
 
     def forbid_jobs() -> str | None:
@@ -48,7 +48,7 @@ def _importing() -> Iterator[None]:
         yield
     finally:
         Client.creates_no_jobs.remove(forbid_jobs)
-        ServedApp.serves_not = previous
+        ServedApp.no_server_reason = previous
 
 
 def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str]) -> ServedApp:
@@ -57,7 +57,7 @@ def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str
     Raises:
         ConfigurationError: As for `load_app`; also if an imported module starts a server or creates jobs.
     """
-    ServedApp.serves_not = f"in a job process, because each server would start more of them: {_REMEDY}"
+    ServedApp.no_server_reason = f"in a job process, because each server would start more of them: {_REMEDY}"
 
     def forbid_jobs() -> str:  # in all threads: each job process would create jobs that need another one
         return _NO_JOBS

@@ -112,7 +112,7 @@ def has_server_log() -> bool:
     return any(isinstance(each.formatter, JobLines | JsonLines) for each in logging.getLogger().handlers)
 
 
-def say_last(text: str, style: LogFormat) -> None:
+def report_exit(text: str, style: LogFormat) -> None:
     """Write to stderr why this process ends, in the format of its log."""
     if style is LogFormat.JSON:
         logging.getLogger("firelock").critical("%s", text)

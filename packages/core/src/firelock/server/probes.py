@@ -112,7 +112,7 @@ class ServerStatus:
     reached: float | None = None  # since the storage last replied; None: not yet
     round_trips: tuple[int, ...] = ()  # renewals, by bucket of ROUND_TRIPS
     round_trip_seconds: float = 0.0  # of all renewals
-    patience: float  # the setting hang_timeout: a process that was silent for longer is not alive
+    hang_timeout: float  # the setting hang_timeout: a process that was silent for longer is not alive
     heartbeat: float
 
 
@@ -135,12 +135,12 @@ def liveness(status: ServerStatus) -> list[Check]:
     A worker process is alive while it is replaced, imports its app, waits for its session or stops. The
     storage is not checked, because a new process would not reach it either.
     """
-    loop = _turning("supervisor", status.turned, status.patience, "")
+    loop = _turning("supervisor", status.turned, status.hang_timeout, "")
     return [loop, *(_is_process_alive(process, status) for process in status.processes)]
 
 
 def _is_process_alive(process: ProcessStatus, status: ServerStatus) -> Check:
-    name, limit = f"worker process {process.place}", status.patience
+    name, limit = f"worker process {process.place}", status.hang_timeout
     if process.pid is None:
         return Check(name, True, f"it has ended; another one starts in {process.starts_in:.0f} s")
     if process.silence is None and process.has_loaded and process.waited is None:

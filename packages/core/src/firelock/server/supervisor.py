@@ -239,7 +239,7 @@ class Supervisor:
     def _tick(self) -> None:
         now = self._turned_at = time.monotonic()
         if self._manager.is_due(now) and all(check.is_ok for check in liveness(self.status())):
-            self._manager.tell("WATCHDOG=1")
+            self._manager.notify("WATCHDOG=1")
         for restart in [restart for restart in self._restarts if restart[0] <= now]:
             self._restarts.remove(restart)
             if not self._is_stopping:
@@ -397,7 +397,7 @@ class Supervisor:
         process.began_at = process.began_at or time.monotonic()
         self._places[process.place].has_begun = True
         if all(place.has_begun for place in self._places):
-            self._manager.tell("READY=1")
+            self._manager.notify("READY=1")
         if self._state is ServerMode.QUIET:
             self._send_order(process, {"quiet": True})
         if process.replaces is not None:
@@ -662,7 +662,7 @@ class Supervisor:
             reached=None if sessions is None or sessions.reached_at is None else now - sessions.reached_at,
             round_trips=() if sessions is None else tuple(sessions.round_trips),
             round_trip_seconds=0.0 if sessions is None else sessions.round_trip_seconds,
-            patience=self._settings.hang_timeout,
+            hang_timeout=self._settings.hang_timeout,
             heartbeat=self._settings.heartbeat,
         )
 
@@ -693,7 +693,7 @@ class Supervisor:
     def _enter(self, state: ServerMode, order: dict[str, Any]) -> None:
         self._state = state
         if self._is_stopping:
-            self._manager.tell("STOPPING=1")
+            self._manager.notify("STOPPING=1")
         if self._sessions is not None and state is not ServerMode.HURRYING:
             self._sessions.mark(state)
         for process in self._processes.values():

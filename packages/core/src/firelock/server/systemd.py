@@ -42,7 +42,7 @@ class SystemdNotifier:
         self._notified_at = now
         return True
 
-    def tell(self, state: str) -> None:
+    def notify(self, state: str) -> None:
         """Notify the manager of a state such as READY=1; an error does no harm."""
         if not self._address:
             return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.control.catalogue import tell_tasks
+from firelock.control.catalogue import publish_tasks
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import SECOND, StorageClockCheck, StorageWatch
 from firelock.model.job import ClaimedJob
@@ -377,7 +377,7 @@ class Upkeep:
 
     def _store_tasks(self) -> None:
         next_at, self._catalogue.at = self._catalogue.at, time.monotonic() + _CATALOGUE_AGAIN
-        tell_tasks(self._runtime.client)
+        publish_tasks(self._runtime.client)
         self._catalogue.at = next_at
 
     # ---- this worker process -----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from firelock.server.dispatcher import Dispatcher
 from firelock.server.job_counters import count_in, count_jobs
 from firelock.server.job_process import JobProcessSpec
 from firelock.server.loading import load_app, load_module
-from firelock.server.logs import LogFormat, log_to_stderr, say_last
+from firelock.server.logs import LogFormat, log_to_stderr, report_exit
 from firelock.server.process_state import die_with_parent, enable_loggers, importing, keep_streams_open
 from firelock.server.queue_choice import QueueChoice, parse_queues
 from firelock.server.shared_memory import SharedMemory
@@ -435,7 +435,7 @@ def main() -> int:
     try:
         return process.run()
     except FirelockError as error:
-        say_last(str(error), LogFormat(options.log_format))
+        report_exit(str(error), LogFormat(options.log_format))
         return exit_code_of(error)
 
 

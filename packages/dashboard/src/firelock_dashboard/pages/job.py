@@ -877,7 +877,7 @@ class JobView:
         visit, failed = self.visit, self.visit.text("job.panel_failed")
         panels: list[tuple[str, str, bool]] = []
         plugins = visit.fire.plugins
-        for answer in plugins.answers("job_panels", job=self.handle):
+        for answer in plugins.results("job_panels", job=self.handle):
             if answer.error is not None:
                 panels.append((failed, visit.redacted(str(answer.error))[:1_000], True))
             for panel in answer.offered:

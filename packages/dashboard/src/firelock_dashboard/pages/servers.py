@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from firelock import State
-from firelock.control.servers import ENDING, RETIRED, ServerState, heard_at, is_leaving
+from firelock.control.servers import ENDING, RETIRED, ServerState, is_leaving, renewed_at
 from firelock_dashboard.pages.suggestions import starts
 from firelock_dashboard.security.permissions import Permission
 from firelock_dashboard.web.actions import (
@@ -62,7 +62,7 @@ class _ServerProcess:
     busy: int
     cpu_percent: float
     rss_bytes: int
-    heard_at: int
+    renewed_at: int
     timeout_seconds: float
     is_leaving: bool  # it was replaced
 
@@ -80,9 +80,9 @@ class _Server:
     is_only: bool  # no other server claims jobs
 
     @property
-    def heard_at(self) -> int:
+    def renewed_at(self) -> int:
         """The oldest of the sessions' last heartbeats."""
-        return min(one.heard_at for one in self.sessions)
+        return min(one.renewed_at for one in self.sessions)
 
     @property
     def silence(self) -> float:
@@ -279,7 +279,7 @@ def _server(
         sessions.append(
             _ServerProcess(
                 one.session.pid, renewal.state, workers, busy, renewal.cpu_percent, renewal.rss_bytes,
-                heard_at(one, now), one.session.timeout_seconds, is_leaving(one),
+                renewed_at(one, now), one.session.timeout_seconds, is_leaving(one),
             )
         )  # fmt: skip
     busy = max(taken, reported) if living else 0

@@ -74,7 +74,7 @@ class Entrance:
         Raises:
             PluginError: If the plugin raised an exception, or returned an invalid value.
         """
-        found = self._fire.plugins.first_answer("dashboard_permission", request=request)
+        found = self._fire.plugins.first_result("dashboard_permission", request=request)
         if found is None:
             return None
         plugin, answer = found

@@ -237,7 +237,7 @@ def server_of(visit: Visit) -> ServerView:
 
 def send_order(visit: Visit, server: ServerView, order: str) -> None:
     """Order the server, at its next heartbeat, to claim no more jobs, to resume, or to stop."""
-    visit.fire.servers.tell(server.id, order)
+    visit.fire.servers.order(server.id, order)
     visit.audit(f"server.{order}", server.name, server_id=server.id)
 
 

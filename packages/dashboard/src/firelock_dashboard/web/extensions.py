@@ -68,7 +68,7 @@ def plugin_pages(fire: Firelock) -> PluginPages:
     found: dict[str, Page] = {}
     owners: dict[str, str] = {}
     problems: list[str] = []
-    for answer in fire.plugins.answers("dashboard_pages"):
+    for answer in fire.plugins.results("dashboard_pages"):
         if answer.error is not None:
             problems.append(str(answer.error))
             log.error("%s The plugin's pages are left out.", answer.error, exc_info=answer.error)
