@@ -187,6 +187,8 @@ def _row(record: JobRecord, now: int) -> list[Piece]:
 def _note(record: JobRecord, now: int) -> str:
     if record.state == "failed" and record.error is not None:
         return f"{record.error.type}: {' '.join(record.error.message.split())}"
+    if record.is_stopping:
+        return f"stopping on {record.server}"
     if record.state == "scheduled":
         retry = f"retry {record.retries}, " if record.is_retrying else ""
         return f"{retry}due {age(record.due_at, now)}"
@@ -310,10 +312,11 @@ def _end_facts(
     counts = f"{record.attempt}, {record.retries} retries, {record.crashes} crashes" if record.attempt else ""
     return [
         ("attempt", counts),
-        ("server", record.server or ""),
+        ("server", f"{record.server}, still running the job" if record.is_stopping else record.server or ""),
         ("progress", _progress(progress)),
         ("result", record.result or record.result_absent or ""),
         (error, Cell(f"{record.error.type}: {record.error.message}", "red") if record.error else ""),
+        ("fingerprint", record.error.fingerprint if record.error else ""),
         ("runs after", ", ".join(f"{edge.parent_id} ({edge.on})" for edge in record.parents)),
         ("then", ", ".join(f"{child.id} ({child.state})" for child in children)),
     ]
@@ -644,8 +647,8 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--server", metavar="NAME", help="server that claimed the job last")
     group.add_argument("--recurring", metavar="ID", help="recurring job that created the job")
     group.add_argument("--fingerprint", metavar="TEXT", help="fingerprint of the job's last error")
-    times = "in ISO 8601 (UTC unless it has an offset), or a duration before now: 30m, 2h, 7d"
-    group.add_argument("--since", metavar="TIME", help=f"earliest time, {times}")
+    times = "ISO 8601 (UTC unless it has an offset), or a duration before now: 30m, 2h, 7d"
+    group.add_argument("--since", metavar="TIME", help=f"earliest time of the jobs' last change, or of their creation without --state: {times}")
     group.add_argument("--until", metavar="TIME", help="end of the period, excluded; as for --since")
 
 

@@ -47,7 +47,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _row(queue: QueueView) -> list[Piece]:
-    state = Cell("paused", "yellow") if queue.is_paused else Cell("running", "green")
+    state = Cell("paused", "yellow") if queue.is_paused else Cell("open", "green")
     note = (queue.note or "") if queue.is_paused else ""
     return [queue.name, queue.enqueued, queue.processing, queue.scheduled, state, note]
 
