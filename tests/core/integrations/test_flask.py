@@ -186,7 +186,7 @@ def test_worker_processes_find_the_application(project, monkeypatch, caplog, is_
     with shop.fire, shop.fire.server(workers=1, async_workers=1):
         assert "hello" == shop.greet.enqueue().result(timeout=20)
 
-    assert "is another storage than this server's" in caplog.text
+    assert "differs from this server's storage" in caplog.text
     assert "own.db" in shop.fire.storage.url
 
 
@@ -194,7 +194,9 @@ def test_worker_process_without_an_application_does_not_start(project):
     """The error explains how to configure the application."""
     shop = project("flask_missing", "flask_missing:make")
 
-    with pytest.raises(ConfigurationError, match=r"none is found: .*make.*FlaskJobs\(.shop.web:create_app"):
+    with pytest.raises(
+        ConfigurationError, match=r"it was not found: .*make.*FlaskJobs\(.shop.web:create_app"
+    ):
         shop.fire.server(workers=1).start()
     shop.fire.close()
 
@@ -222,5 +224,5 @@ def test_server_command_refuses_an_app_outside_a_module():
 
     ended = shop.web().test_cli_runner().invoke(args=["firelock", "server"])
 
-    assert "is no module's global variable" in ended.output
+    assert "is not a global variable of a module" in ended.output
     assert os.environ.get("FLASK_APP") is None

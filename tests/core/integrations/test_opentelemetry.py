@@ -314,7 +314,7 @@ def test_run_of_a_recurring_job_starts_a_new_trace(traced):
 
 def test_unknown_correlation_raises():
     """The message lists the valid values."""
-    with pytest.raises(ConfigurationError, match="correlation='child' is unknown; use one of \"auto\""):
+    with pytest.raises(ConfigurationError, match='correlation must be one of "auto"'):
         OpenTelemetry(correlation="child")
 
 

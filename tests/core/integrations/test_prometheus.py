@@ -151,7 +151,7 @@ def test_registry_with_conflicting_names_raises(registry):
         fire.task(name="shop.add")(add).enqueue(1, 2)
     Gauge("firelock_jobs_enqueued", "Somebody else's.", registry=registry)
 
-    with pytest.raises(ConfigurationError, match=r"names already.*Give Prometheus\(registry=…\) another one"):
+    with pytest.raises(ConfigurationError, match=r"already has metrics.*Prometheus\(registry=…\)"):
         Prometheus(registry)
 
 

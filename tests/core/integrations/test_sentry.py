@@ -561,9 +561,9 @@ def test_monitor_slug_is_the_id_if_sentry_accepts_it():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"margin": 5}, "margin=5 is refused"),
-        ({"max_runtime": timedelta(seconds=3)}, "max_runtime="),
-        ({"monitors": "nightly"}, r"pass True, or ids: \['nightly'\]"),
+        ({"margin": 5}, "margin must be a timedelta of at least one minute, got 5"),
+        ({"max_runtime": timedelta(seconds=3)}, "max_runtime must be"),
+        ({"monitors": "nightly"}, r"Pass True or \['nightly'\]"),
     ],
 )
 def test_invalid_options_raise(options, words):

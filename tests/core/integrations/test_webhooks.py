@@ -193,7 +193,7 @@ def test_failures_of_a_task_are_grouped_and_recovery_is_reported_once(shop):
     assert [] == app.check()
     app.fails = False
     app.run(app.charge.enqueue("4"))
-    assert [("recovered", "charge: a job of the task has succeeded since it failed.")] == app.check()
+    assert [("recovered", "charge: a job of this task has succeeded since the failure.")] == app.check()
     assert [] == app.check()
 
 
@@ -218,8 +218,8 @@ def test_failed_batch_is_reported_with_its_name(shop):
     app.fails = False
     app.run(batch.requeue())
     assert {
-        ("recovered", "charge: a job of the task has succeeded since it failed."),
-        ("recovered", "Batch 'nightly': one of the name has succeeded since it failed."),
+        ("recovered", "charge: a job of this task has succeeded since the failure."),
+        ("recovered", "Batch 'nightly': a batch with this name has succeeded since the failure."),
     } == set(app.check())
     assert [] == app.check()
 
@@ -260,7 +260,10 @@ def test_failed_delivery_is_not_reported(shop, receive):
     app.run(delivery, queues="webhooks")
 
     assert State.FAILED is delivery.refresh().state
-    assert "Webhook 'ops' was answered 410; redirects are not followed." == delivery.error.message
+    assert (
+        "The receiver of webhook 'ops' returned status 410; redirects are not followed."
+        == delivery.error.message
+    )
     assert [] == app.check()
 
 
@@ -281,7 +284,7 @@ def test_queue_latency_above_the_limit_is_reported(shop):
     assert [] == app.check()
     app.fails = False
     app.run(*app.fire.jobs.find(queue="default").jobs)
-    assert [("recovered", "default: the queue is fast enough again.")] == app.check()
+    assert [("recovered", "default: jobs of this queue start in time again.")] == app.check()
     assert ["queue_latency"] == [event for event, _ in app.check(3_600)]
 
 
@@ -365,7 +368,7 @@ def test_late_recurring_job_is_reported(shop):
 
     assert "recurring_missed" == missed[0]
     assert missed[1].startswith("Recurring job nightly was due at ")
-    assert "nightly: the recurring job is fired again." == told["recovered"]
+    assert "nightly: the recurring job has been fired again." == told["recovered"]
 
 
 def test_chat_webhook_contains_only_the_text(shop, receive):
@@ -490,7 +493,7 @@ def test_delivery_is_retried_after_a_temporary_error(receive, status):
     """The attempt fails, and the retry signs the request again."""
     receiver = receive(status, 200)
 
-    with pytest.raises(DeliveryFailed, match=f"was answered {status}"):
+    with pytest.raises(DeliveryFailed, match=f"returned status {status}"):
         send(receiver.url)
 
     assert 200 == send(receiver.url)
@@ -501,7 +504,7 @@ def test_redirect_or_rejection_is_not_retried(receive, status):
     """A redirect is not followed either."""
     receiver = receive(status)
 
-    with pytest.raises(DeliveryRefused, match=f"was answered {status}; redirects are not followed"):
+    with pytest.raises(DeliveryRefused, match=f"returned status {status}; redirects are not followed"):
         send(receiver.url)
 
     assert 1 == len(receiver.requests)
@@ -571,7 +574,7 @@ def test_resolved_address_is_checked_before_connecting(receive, monkeypatch):
         lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))],
     )  # fmt: skip
 
-    with pytest.raises(DeliveryRefused, match="leads to an address that is not public"):
+    with pytest.raises(DeliveryRefused, match="has an address that is not public"):
         send(f"https://hooks.example.com:{port}/")
 
     assert [] == receiver.requests
@@ -598,14 +601,14 @@ def test_certificate_is_verified(receive, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://hooks.example.com/token", "only https is sent to another host"),
-        ("ftp://hooks.example.com/token", "is none of https"),
-        ("hooks.example.com/token", "is none of https"),
-        ("https://ann:token@hooks.example.com/", "holds a name, a password or a fragment"),
-        ("https://hooks.example.com/#token", "holds a name, a password or a fragment"),
-        ("https://hooks.example.com/to ken", "characters that a URL may not"),
-        ("https://hooks.example.com:port/token", "cannot be read"),
-        (None, "none of https|cannot be read"),
+        ("http://hooks.example.com/token", "must use https"),
+        ("ftp://hooks.example.com/token", "must be an https URL"),
+        ("hooks.example.com/token", "must be an https URL"),
+        ("https://ann:token@hooks.example.com/", "must not contain a user name, a password or a fragment"),
+        ("https://hooks.example.com/#token", "must not contain a user name, a password or a fragment"),
+        ("https://hooks.example.com/to ken", "characters that a URL must not contain"),
+        ("https://hooks.example.com:port/token", "cannot be parsed"),
+        (None, "must be an https URL|cannot be parsed"),
     ],
 )
 def test_invalid_url_raises_without_showing_the_url(url, words):
@@ -620,19 +623,28 @@ def test_invalid_url_raises_without_showing_the_url(url, words):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Webhook("", "https://hooks.example.com/", SECRET), "is no name of a webhook"),
-        (lambda: Webhook("ops", "https://hooks.example.com/", "short"), "fewer than 16 characters"),
-        (lambda: Webhook("ops", "https://hooks.example.com/", SECRET, on=["fail"]), "Events: failed, queue"),
-        (lambda: Webhook("ops", "https://hooks.example.com/", SECRET, on="failed"), "is a text"),
+        (lambda: Webhook("", "https://hooks.example.com/", SECRET), "name must be a printable"),
+        (lambda: Webhook("ops", "https://hooks.example.com/", "short"), "at least 16 characters"),
+        (
+            lambda: Webhook("ops", "https://hooks.example.com/", SECRET, on=["fail"]),
+            "Valid events: failed, queue",
+        ),
+        (
+            lambda: Webhook("ops", "https://hooks.example.com/", SECRET, on="failed"),
+            "must be a list of events",
+        ),
         (lambda: Webhook("ops", "https://hooks.example.com/", SECRET, networks=["10.1/8"]), "10.1.0.0/16"),
-        (lambda: Webhooks([]), "give at least one"),
-        (lambda: Webhooks("https://hooks.example.com/"), "Webhooks takes a list"),
-        (lambda: Webhooks([hook(), hook()]), "each its own name"),
-        (lambda: Webhooks([hook()], margin=5), "margin=5 is refused"),
-        (lambda: Webhooks([hook()], latency={"slow": timedelta(-1)}), "slow="),
-        (lambda: Webhooks([hook()], interval=timedelta(0)), "interval="),
-        (lambda: Webhooks([hook()]).check(), "given to no app"),
-        (lambda: [Firelock("memory://", plugins=[both]) for both in [Webhooks([hook()])] * 2], "two apps"),
+        (lambda: Webhooks([]), "and at least one, got"),
+        (lambda: Webhooks("https://hooks.example.com/"), "must be a list of Webhook"),
+        (lambda: Webhooks([hook(), hook()]), "must have different names"),
+        (lambda: Webhooks([hook()], margin=5), "margin must be a timedelta of zero or more, got 5"),
+        (lambda: Webhooks([hook()], latency={"slow": timedelta(-1)}), "slow must be"),
+        (lambda: Webhooks([hook()], interval=timedelta(0)), "interval must be"),
+        (lambda: Webhooks([hook()]).check(), "does not belong to an app"),
+        (
+            lambda: [Firelock("memory://", plugins=[both]) for both in [Webhooks([hook()])] * 2],
+            "belongs to another app",
+        ),
     ],
 )
 def test_invalid_settings_raise(make, words):
@@ -652,7 +664,7 @@ def test_webhooks_are_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("FIRELOCK_WEBHOOK_OPS_SECRET", SECRET)
     monkeypatch.setenv("FIRELOCK_WEBHOOK_ON_CALL_URL", "https://inside.example.net/b")
 
-    with pytest.raises(ConfigurationError, match="'on-call', and FIRELOCK_WEBHOOK_ON_CALL_SECRET is not set"):
+    with pytest.raises(ConfigurationError, match="'on-call'; set FIRELOCK_WEBHOOK_ON_CALL_SECRET for this"):
         Webhooks.from_environment()
     monkeypatch.setenv("FIRELOCK_WEBHOOK_ON_CALL_SECRET", SECRET)
     monkeypatch.setenv("FIRELOCK_WEBHOOK_ON_CALL_ON", "failed,server_lost")

@@ -121,10 +121,10 @@ said["async"] = count()
 
 outside = "No transaction is open on database 'default' in this thread. Enqueue inside"
 said["outside"] = refusal(connections["default"], outside)
-unknown = "within='gone' names no database; DATABASES has default, other."
+unknown = "within='gone' is not in DATABASES; use one of default, other."
 said["unknown"] = refusal("gone", unknown)
 with transaction.atomic(), connection.cursor() as cursor:
-    of_cursor = "within= takes an alias or a connection of Django's, not a cursor: within='default'."
+    of_cursor = "within must be an alias or a connection of Django, got a cursor; use within='default'."
     said["cursor"] = refusal(cursor, of_cursor)
 with transaction.atomic("other"):
     said["elsewhere"] = refusal("other", "within=")
@@ -184,8 +184,8 @@ print(json.dumps(said))
 TRANSACTIONS_SAID = {
     "joined": [1, 0], "rolled back": 1, "savepoint": 2, "named": 4, "many": 6, "async": 7,
     "outside": "No transaction is open on database 'default' in this thread. Enqueue inside",
-    "cursor": "within= takes an alias or a connection of Django's, not a cursor: within='default'.",
-    "unknown": "within='gone' names no database; DATABASES has default, other.",
+    "cursor": "within must be an alias or a connection of Django, got a cursor; use within='default'.",
+    "unknown": "within='gone' is not in DATABASES; use one of default, other.",
     "elsewhere": "within=",
     "broken": "TransactionManagementError",
     "on commit": [7, 8],

@@ -32,56 +32,66 @@ def test_setting_contains_the_options_of_the_app():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ([], 'E001: FIRELOCK is list, no mapping. Write FIRELOCK = {"database": "default"}.'),
+        ([], 'E001: FIRELOCK must be a mapping, got list. Use FIRELOCK = {"database": "default"}.'),
         (
             {"storge": "memory://", "database": "default"},
-            "E002: FIRELOCK has a key 'storge' that Firelock does not know. Did you mean 'storage'?",
+            "E002: FIRELOCK has an unknown key 'storge'. Did you mean 'storage'?",
         ),
-        ({"storage": 7}, "E003: FIRELOCK['storage'] is 7; it takes a text. Change it, or leave it out."),
+        (
+            {"storage": 7},
+            "E003: FIRELOCK['storage'] must be a string, got 7. Change the value or remove the key.",
+        ),
         (
             {"storage": "memory://", "autodiscover": "jobs"},
             (
-                "E003: FIRELOCK['autodiscover'] is 'jobs'; it takes a list of names of modules. "
-                "Change it, or leave it out."
+                "E003: FIRELOCK['autodiscover'] must be a list of module names, got 'jobs'. "
+                "Change the value or remove the key."
             ),
         ),
         (
             {},
             (
-                'E004: FIRELOCK names no storage. Write FIRELOCK = {"database": "default"} for the tables of '
-                'your database, or a URL: {"storage": "redis://…"}.'
+                'E004: FIRELOCK does not specify a storage. Use FIRELOCK = {"database": "default"} for '
+                'tables in your database, or a URL: {"storage": "redis://…"}.'
             ),
         ),
         (
             {"storage": "memory://", "workers": -1},
             (
                 "E005: Setting workers must be an integer from 0 to 10000, got -1. "
-                "Change it in FIRELOCK, or leave it out."
+                "Change the value in FIRELOCK or remove the key."
             ),
         ),
         (
             {"app": "shop.jobs:fire", "storage": "memory://"},
             (
-                "E006: FIRELOCK names an app, 'shop.jobs:fire', and 'storage' as well, which that app says "
-                "itself. Take 'storage' out of FIRELOCK, and give it to Firelock(…) where the app is made."
+                "E006: FIRELOCK contains 'storage', which the app 'shop.jobs:fire' must set itself. "
+                "Remove 'storage' from FIRELOCK, and pass it to Firelock(…) where the app is created."
             ),
         ),
         (
             {"app": "shop.jobs:fire", "workers": 4},
             (
-                "E006: FIRELOCK names an app, 'shop.jobs:fire', and 'workers' as well, which that app says "
-                "itself. Take 'workers' out of FIRELOCK, and give it to Firelock(settings=Settings(…)) where "
-                "the app is made."
+                "E006: FIRELOCK contains 'workers', which the app 'shop.jobs:fire' must set itself. "
+                "Remove 'workers' from FIRELOCK, and pass it to Firelock(settings=Settings(…)) where "
+                "the app is created."
             ),
         ),
         (
             {"storage": "redis://cache/1", "test_storage": "redis://cache/1"},
             (
-                "E011: FIRELOCK['test_storage'] is the storage itself, and tests empty it. Name one for "
-                'tests alone, or write {"test_storage": "database"} for the test database.'
+                "E011: FIRELOCK['test_storage'] must not be the same as FIRELOCK['storage'], because tests "
+                "delete all its jobs. Use a separate storage for tests, or "
+                '{"test_storage": "database"} for the test database.'
             ),
         ),
-        ({"app": "shop"}, "E003: FIRELOCK['app'] is 'shop'. Write module:name, such as shop.jobs:fire."),
+        (
+            {"app": "shop"},
+            (
+                "E003: FIRELOCK['app'] must have the form module:name, got 'shop'. "
+                'Use for example "shop.jobs:fire".'
+            ),
+        ),
     ],
 )
 def test_each_mistake_is_reported_with_its_fix(given, expected):

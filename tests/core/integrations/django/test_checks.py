@@ -26,10 +26,10 @@ def test_each_mistake_in_the_setting_is_an_error(check):
     said = check({"storge": "memory://", "workers": -1, "queues": 7}, code=1)
 
     for part in (
-        "?: (firelock.E002) FIRELOCK has a key 'storge' that Firelock does not know.",
+        "?: (firelock.E002) FIRELOCK has an unknown key 'storge'.",
         "HINT: Did you mean 'storage'?",
-        "?: (firelock.E003) FIRELOCK['queues'] is 7; it takes a text or a list of names.",
-        "?: (firelock.E004) FIRELOCK names no storage.",
+        "?: (firelock.E003) FIRELOCK['queues'] must be a string or a list of names, got 7.",
+        "?: (firelock.E004) FIRELOCK does not specify a storage.",
         "?: (firelock.E005) Setting workers must be an integer from 0 to 10000, got -1",
     ):
         assert part in said
@@ -46,8 +46,8 @@ def test_all_mistakes_are_reported_even_if_views_import_the_app(check):
     for part in (
         "'storge'",
         "'workres'",
-        "DATABASES has no 'defualt'",
-        "names 'shop.gone.Hooks', which cannot",
+        "DATABASES does not contain 'defualt'",
+        "'shop.gone.Hooks' in FIRELOCK['plugins'] cannot be",
     ):
         assert part in said
     assert "System check identified 4 issues" in said
@@ -76,12 +76,18 @@ def test_modules_that_fail_to_import_are_reported_together(check):
     ("block", "expected"),
     [
         ({"storage": "mongo://x"}, "No storage for scheme 'mongo'"),
-        ({"database": "gone"}, "DATABASES has no 'gone', where jobs should live; it has default."),
+        (
+            {"database": "gone"},
+            "DATABASES does not contain 'gone', the database for jobs; use one of default.",
+        ),
         (
             {"storage": "memory://", "plugins": ["shop.gone.Hooks"]},
-            "names 'shop.gone.Hooks', which cannot",
+            "'shop.gone.Hooks' in FIRELOCK['plugins'] cannot be",
         ),
-        ({"app": "shop.models:Order"}, "names 'shop.models:Order', which is ModelBase, no Firelock"),
+        (
+            {"app": "shop.models:Order"},
+            "must name a Firelock app, but 'shop.models:Order' is of type ModelBase",
+        ),
     ],
 )
 def test_failure_to_create_the_app_is_an_error(check, block, expected):
@@ -102,10 +108,10 @@ def test_risky_settings_are_warnings(check):
     own = check({"app": "shop.own:fire"}, **IMMEDIATE)
     elsewhere = check({"database": "default", "storage": "memory://"}, **IMMEDIATE)
 
-    assert "(firelock.W003) Connections of database 'default' are kept" in said
-    assert "(firelock.W004) Transactions of database 'default' begin by reading" in said
-    assert "(firelock.W001) The app 'shop.own:fire' does not close Django's connections" in own
-    assert "(firelock.W002) FIRELOCK names database 'default', and storage memory://" in elsewhere
+    assert "(firelock.W003) Connections of database 'default' are persistent" in said
+    assert "(firelock.W004) Transactions of database 'default' begin without a write lock" in said
+    assert "(firelock.W001) The app 'shop.own:fire' does not close stale database connections" in own
+    assert "(firelock.W002) FIRELOCK['database'] is 'default', but storage memory://" in elsewhere
 
 
 @pytest.mark.heavy("starts Django processes")
@@ -118,11 +124,11 @@ def test_custom_app_that_does_not_join_transactions_is_reported(check):
     joined = check({"app": "shop.own_here:fire"}, environment={"OWN_DATABASE": "default"}, **IMMEDIATE)
     named = check({"app": "shop.own_here:fire", "database": "default"}, code=1, **IMMEDIATE)
 
-    assert "(firelock.W006) Jobs live in database 'default', and an enqueue does not join" in said
-    assert "HINT: Make it with Firelock(…, plugins=[DjangoPlugin(database='default')])." in said
+    assert "(firelock.W006) Jobs are stored in database 'default', but an enqueue does not join" in said
+    assert "HINT: Create the app with Firelock(…, plugins=[DjangoPlugin(database='default')])." in said
     assert "no issues" in joined
-    assert "(firelock.E006) FIRELOCK names an app, 'shop.own_here:fire', and database 'default'" in named
-    assert "HINT: Make the app with plugins=[DjangoPlugin(database='default')]." in named
+    assert "(firelock.E006) FIRELOCK['database'] is 'default', but the app 'shop.own_here:fire'" in named
+    assert "HINT: Create the app with plugins=[DjangoPlugin(database='default')]." in named
 
 
 @pytest.mark.heavy("starts Django processes")
@@ -135,12 +141,10 @@ def test_celery_app_that_does_not_join_transactions_is_reported(check, tmp_path)
     joined = check({**celery, "database": "default"}, environment=own, **IMMEDIATE)
     nowhere = check(celery, code=1, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
 
-    assert 'HINT: Write FIRELOCK = {"app": "mysite.celery_app:app.fire", "database": "default"}.' in said
+    assert 'HINT: Set FIRELOCK = {"app": "mysite.celery_app:app.fire", "database": "default"}.' in said
     assert "no issues" in joined
-    assert (
-        "(firelock.E007) The app has no broker, so no storage is named. Set broker_url, which is " in nowhere
-    )
-    assert "CELERY_BROKER_URL in Django's settings, to a storage's URL, or FIRELOCK_STORAGE: " in nowhere
+    assert "(firelock.E007) The app has no broker, so it has no storage. Set broker_url " in nowhere
+    assert "(CELERY_BROKER_URL in Django's settings) or FIRELOCK_STORAGE to the URL of a storage: " in nowhere
     assert ".." not in nowhere
 
 
@@ -150,7 +154,7 @@ def test_shared_tasks_without_an_app_are_reported(check):
     said = check({"database": "default"}, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
 
     assert "(firelock.W007) Shared task 'celeried.buyer_of' has no app, so it cannot be called." in said
-    assert "HINT: Make mysite/celery.py, as docs/coming-from-celery.md has it" in said
+    assert "HINT: Create mysite/celery.py, as shown in docs/coming-from-celery.md" in said
     assert '{"app": "mysite.celery:app.fire", "database": "default"}' in said
 
 
@@ -167,4 +171,4 @@ def test_deploy_check_connects_to_the_storage(check, tmp_path):
 
     assert "(firelock.E009) Storage sqlite:///" in missing
     assert "Run python manage.py firelock migrate." in missing
-    assert "(firelock.W005) Jobs in memory:// are of one process alone" in alone
+    assert "(firelock.W005) Jobs in memory:// are visible only to one process" in alone

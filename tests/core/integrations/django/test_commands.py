@@ -111,7 +111,7 @@ def test_job_created_during_django_setup_is_refused(project, environment, place)
 
     line = said.strip().splitlines()[-1]
     assert "A job of eager.jobs.reindex cannot be created at " in line
-    assert f"{place} while Django is being set up: every process of the project" in line
+    assert f"{place} while Django is being set up, because every process of the project" in line
     assert line.endswith("Move the call into a function.")
     assert "A job of eager.jobs.reindex cannot be created at " in other
     assert [] == json.loads(project("firelock", "jobs", "list", "--json"))["jobs"]
@@ -135,8 +135,8 @@ def test_commands_with_wrong_settings_fail_and_list_all_mistakes(project, words)
 
     for said in (wrong("firelock", *words, code=2), wrong.firelock(*words, code=2)):
         assert "firelock: FIRELOCK in the settings has 2 mistakes:" in said
-        assert "- FIRELOCK has a key 'workres' that Firelock does not know." in said
-        assert "- DATABASES has no 'defualt', where jobs should live; it has default." in said
+        assert "- FIRELOCK has an unknown key 'workres'." in said
+        assert "- DATABASES does not contain 'defualt', the database for jobs; use one of default." in said
         assert "Traceback" not in said
 
 
@@ -155,7 +155,7 @@ def test_app_with_wrong_settings_fails_on_first_use(project):
 
     assert 3 == len(said)
     assert 1 == len(set(said))
-    assert said[0].startswith("FIRELOCK has a key 'workres' that Firelock does not know.")
+    assert said[0].startswith("FIRELOCK has an unknown key 'workres'.")
 
 
 @pytest.mark.heavy("starts Django processes")
@@ -243,7 +243,7 @@ def test_test_database_in_memory_cannot_store_jobs(tmp_path):
 
     said = project("test", "shop.rollbacks", code=1)
 
-    assert 'Give it a file: DATABASES[\'default\']["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}.' in said
+    assert 'Use a file: DATABASES[\'default\']["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}.' in said
 
 
 def test_help_shows_the_program_as_it_was_called(project):

@@ -67,9 +67,9 @@ def test_entry_that_cannot_be_converted_to_a_url_is_refused(tmp_path):
 
     said = DjangoProject(databases, {"storage": "memory://"}).shell(URLS, SHOP_PYMYSQL="1")
 
-    assert "'default' is named by a URI" in said["default"]
-    assert "'service' is named in a file of the client's library" in said["service"]
-    assert "OPTIONS['ssl'] of database 'ssl' is dict, which no URL can say." in said["ssl"]
+    assert "NAME of database 'default' must be a path, got the URI" in said["default"]
+    assert "the name of database 'service', which is in a file of the client" in said["service"]
+    assert "OPTIONS['ssl'] of database 'ssl' is of type dict, which a URL cannot contain." in said["ssl"]
     assert all('FIRELOCK = {"database": …, "storage": "…"}' in each for each in said.values())
 
 

@@ -64,7 +64,7 @@ print(json.dumps({
     "post": root.post("/admin/firelock/jobboard/", {"action": "delete_selected"}).status_code,
     "add": root.get("/admin/firelock/jobboard/add/").status_code,
     "panel": [part in page for part in (f"/firelock/jobs/{job.id}", "tasks.send_receipt", "tag=order%3A1")],
-    "no jobs": "No job bears the tag <code>order:2</code>." in
+    "no jobs": "No job has the tag <code>order:2</code>." in
         root.get(place % other.pk).content.decode(),
     "adding": "No job bears" in root.get("/admin/shop/order/add/").content.decode(),
     "editor's panel": job.id in editor.get(place % order.pk).content.decode(),

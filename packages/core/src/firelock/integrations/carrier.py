@@ -1,4 +1,4 @@
-"""Tracing data in a job's `meta`, as much of it as there is room for."""
+"""Tracing data in a job's `meta`, as many entries as fit."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from firelock import TaskCall
 
-_ROOM = 2_000  # bytes of JSON: slightly less than a job may have
-_LONGEST_ESCAPE, _SIGNS = 6, 8  # maximum bytes of a character; bytes of an entry's quotes and separators
+_ROOM = 2_000  # bytes of JSON: slightly less than the limit of a job's meta
+_LONGEST_ESCAPE = 6  # maximum bytes of one character
+_PUNCTUATION = 8  # bytes of an entry's quotes and separators
 
 
 def fitting(carrier: Mapping[str, str], call: TaskCall) -> dict[str, dict[str, str]] | None:
     """Return the result of `job_options`: the entries that fit next to the call's own meta, shortest first.
 
-    Tracing data must not cause the refusal of a job: a trace context is short, and long baggage is left out.
+    Tracing data must not cause an error when a job is created, so long baggage is left out. A trace context
+    is short enough to fit.
     """
     given = call.options.get("meta")
     meta = _chosen(carrier, dict(given) if isinstance(given, Mapping) else {})
@@ -31,7 +33,7 @@ def fitting_alone(carrier: Mapping[str, str]) -> dict[str, str] | None:
 def _chosen(carrier: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     carrier = {key: text for key, text in carrier.items() if text.isprintable()}
     every = {**own, **carrier}
-    if sum((len(key) + len(text)) * _LONGEST_ESCAPE + _SIGNS for key, text in every.items()) <= _ROOM:
+    if sum((len(key) + len(text)) * _LONGEST_ESCAPE + _PUNCTUATION for key, text in every.items()) <= _ROOM:
         return carrier
     kept: dict[str, str] = {}
     for key in sorted(carrier, key=lambda each: len(carrier[each])):

@@ -1,6 +1,6 @@
-"""FastAPI, Starlette, Litestar: an app that opens and closes with the application; request ids in jobs.
+"""FastAPI, Starlette and Litestar: open and close the app with the application; request ids in jobs.
 
-It uses only ASGI: none of the three frameworks is imported, and each of them works.
+This module uses only ASGI, so it imports none of the three frameworks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["RequestIdMiddleware", "RequestMeta", "dependency", "lifespan", "request_id"]
 
 ASGIApp: TypeAlias = Callable[..., Awaitable[None]]
-"""Each framework has its own types for a scope and its messages, which do not match those of the others."""
+"""An ASGI application. Its parameters are untyped because the frameworks' own types do not match."""
 Message: TypeAlias = MutableMapping[str, Any]
 Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -43,8 +43,8 @@ def lifespan(
         fire: the app.
         inner: your own lifespan. It begins before the server and ends after it, so that jobs can use the
             objects that it opens; its state is kept.
-        server: whether jobs run in this process as well, with `fire.server(…)`; it has the grace time to
-            stop.
+        server: whether jobs run in this process as well, with `fire.server(…)`. When the application stops,
+            running jobs have the grace time to end.
         host_loop: whether the server's `async def` jobs run on the application's own event loop. Otherwise
             they run on a separate loop in a thread, where a blocking job does not delay requests.
         queues: for the server, like `workers` and `async_workers`: see `Firelock.server`.
@@ -52,10 +52,13 @@ def lifespan(
         async_workers: see `queues`.
 
     Raises:
-        ConfigurationError: an option of the server is given without `server=True`.
+        ConfigurationError: If an option of the server is given without `server=True`.
     """
     if not server and (host_loop or (queues, workers, async_workers) != (None, None, None)):
-        raise ConfigurationError("lifespan(…) describes a server and has none; add server=True.")
+        raise ConfigurationError(
+            "host_loop, queues, workers and async_workers of lifespan(…) have no effect without a server; "
+            "add server=True."
+        )
 
     @asynccontextmanager
     async def life(application: Any) -> AsyncIterator[Mapping[str, Any]]:  # noqa: ANN401 - each framework's
@@ -95,8 +98,8 @@ class RequestIdMiddleware:
     Args:
         app: the application.
         header: the header of received and sent ids. A received id is kept if it consists of up to 128
-            letters, digits and marks, so that the id of a proxy or a client is passed on. None neither reads
-            nor sends an id.
+            letters, digits and marks, so that the id of a proxy or a client is passed on. If None, ids are
+            neither read nor sent.
     """
 
     def __init__(self, app: ASGIApp, *, header: str | None = HEADER) -> None:

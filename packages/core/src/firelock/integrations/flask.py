@@ -47,9 +47,9 @@ class FlaskJobs(RequestMeta):
     `meta`: see `RequestMeta`.
 
     Args:
-        application: where workers find the application, as for `flask --app`. The default is `FLASK_APP`, or
-            else `wsgi.py` or `app.py` in the current folder.
-        sources: of further meta, as for `RequestMeta`: `tenant=lambda: g.get("tenant")`.
+        application: the place of the application for worker processes, as for `flask --app`. The default is
+            `FLASK_APP`, or else `wsgi.py` or `app.py` in the current folder.
+        sources: sources of further meta, as for `RequestMeta`: `tenant=lambda: g.get("tenant")`.
     """
 
     def __init__(
@@ -58,27 +58,27 @@ class FlaskJobs(RequestMeta):
         super().__init__(**sources)
         self._place = application
         self._application: Flask | None = None
-        self._works_here = False  # True: this process runs jobs, so its storage is chosen already
+        self._runs_jobs = False  # if so, the storage of this process has already been chosen
 
-    # ---- Flask's side ------------------------------------------------------------------------------------
+    # ---- Flask's interface -------------------------------------------------------------------------------
 
     def init_app(self, application: Flask, fire: Firelock) -> None:
         """Use `fire` for the application's jobs, and add the command `flask firelock …`.
 
         The application's configuration can contain `FIRELOCK_STORAGE`, a URL that replaces the app's own
         storage; call this method before any job is created. It can also contain `FIRELOCK_REQUEST_ID_HEADER`,
-        which is "X-Request-ID" by default; None neither reads nor sends an id.
+        which is "X-Request-ID" by default; if it is None, ids are neither read nor sent.
         """
         application.config.setdefault("FIRELOCK_REQUEST_ID_HEADER", HEADER)
         application.extensions["firelock"] = fire
         self._application = application
         url = application.config.get("FIRELOCK_STORAGE")
-        if url is not None and not self._works_here:
+        if url is not None and not self._runs_jobs:
             fire.use_storage(url)
         elif url is not None and url not in {fire.storage.url, fire.storage.connect_url}:
             log.warning(
-                "FIRELOCK_STORAGE of the Flask configuration is another storage than this server's, %s. "
-                "Start servers by `flask firelock server`, which asks the configuration.",
+                "FIRELOCK_STORAGE of the Flask configuration differs from this server's storage, %s. "
+                "Start servers with `flask firelock server`, which reads the configuration.",
                 fire.storage.url,
             )
         application.wsgi_app = _with_request_id(application, application.wsgi_app)  # type: ignore[method-assign]
@@ -87,7 +87,7 @@ class FlaskJobs(RequestMeta):
     def _command(self, fire: Firelock) -> click.Command:
         @click.command(
             "firelock",
-            help="Run jobs, look at them and mend them: firelock's command line for this application.",
+            help="Run and manage jobs: the firelock command line for this application.",
             context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
             add_help_option=False,
         )
@@ -97,7 +97,10 @@ class FlaskJobs(RequestMeta):
             self._be_found_by_children(info)
             spec = locate_app(fire)
             if spec is None:
-                raise click.UsageError("The Firelock app is no module's global variable; make it one.")
+                raise click.UsageError(
+                    "The Firelock app is not a global variable of a module, so worker processes cannot "
+                    "import it; assign it to one."
+                )
             url = info.load_app().config.get("FIRELOCK_STORAGE")
             before = ["--app", spec, *([] if url is None else ["--storage", url])]
             given = [*before, *words] if words else ["--help"]
@@ -106,32 +109,32 @@ class FlaskJobs(RequestMeta):
         return command
 
     def _be_found_by_children(self, info: ScriptInfo) -> None:
-        """Make a server's processes find the application, and its modules, as this process did."""
+        """Set the environment so that a server's processes find the application and its modules."""
         if info.app_import_path is not None:
             os.environ["FLASK_APP"] = info.app_import_path
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if sys.path[0] and sys.path[0] not in paths:
             os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], *filter(None, paths)])
 
-    # ---- Firelock's side ---------------------------------------------------------------------------------
+    # ---- hooks of Firelock -------------------------------------------------------------------------------
 
     @hookimpl
     def worker_process_started(self) -> None:
         """Load the application in every process that runs jobs.
 
         Raises:
-            ConfigurationError: it cannot be found.
+            ConfigurationError: If the application cannot be found.
         """
         if self._application is not None:
             return
-        self._works_here = True
+        self._runs_jobs = True
         place = self._place or os.environ.get("FLASK_APP")
         try:
             self._application = ScriptInfo(app_import_path=place).load_app()
         except NoAppException as error:
             raise ConfigurationError(
-                f"Jobs run within a Flask application, and none is found: {error.format_message()} Name it "
-                'as flask --app does: FlaskJobs("shop.web:create_app"), or set FLASK_APP.'
+                f"Jobs need a Flask application, but it was not found: {error.format_message()} Pass its "
+                'place as for flask --app: FlaskJobs("shop.web:create_app"), or set FLASK_APP.'
             ) from error
 
     @hookimpl
@@ -139,21 +142,21 @@ class FlaskJobs(RequestMeta):
         """Return an application context for one job.
 
         Raises:
-            ConfigurationError: there is no application, for example in a `Tester` without `init_app`.
+            ConfigurationError: If `init_app` was not called, for example in a test with a `Tester`.
         """
         if self._application is None:
-            raise ConfigurationError("Jobs run within a Flask application: call init_app(app, fire) first.")
+            raise ConfigurationError("Jobs need a Flask application; call init_app(app, fire) first.")
         return self._application.app_context()
 
 
 def _program(words: Sequence[str]) -> str:
-    """Return the command line of this command, with the options of Flask that were given."""
+    """Return this command's own command line, with the options of Flask that were given."""
     before = sys.argv[1 : len(sys.argv) - len(words)]
     return shlex.join(["flask", *(before if before[-1:] == ["firelock"] else ["firelock"])])
 
 
 def _with_request_id(application: Flask, inner: _WSGI) -> Any:  # noqa: ANN401 - a method, for Flask
-    """Return the WSGI application with an id for each request, which its response contains."""
+    """Wrap the WSGI application so that each request has an id, which is sent with the response."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         header = application.config["FIRELOCK_REQUEST_ID_HEADER"]

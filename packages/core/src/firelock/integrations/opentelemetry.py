@@ -1,9 +1,9 @@
-"""OpenTelemetry: traces from a request to its jobs, and to their jobs; metrics of counts and durations.
+"""OpenTelemetry: traces from a request to its jobs and to the jobs that these create; metrics.
 
-Needs only `opentelemetry-api` (`pip install "firelock[otel]"`). The SDK of the process exports spans and
-metrics; without an SDK they are discarded. Names are those of the messaging conventions in version 1.44 of
-OpenTelemetry's semantic conventions. These are still marked "Development", so names might change with a
-version of Firelock. Names that the conventions do not define begin with `firelock.`
+This module needs only `opentelemetry-api` (`pip install "firelock[otel]"`). The SDK of the process exports
+spans and metrics; without an SDK they are discarded. Names are those of the messaging conventions in version
+1.44 of OpenTelemetry's semantic conventions. These are still marked "Development", so names might change in a
+later version of Firelock. Names that the conventions do not define begin with `firelock.`
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ DURATION_BUCKETS: Final = (
 
 _SCHEMA = f"https://opentelemetry.io/schemas/{CONVENTIONS}"
 _SYSTEM = "firelock"
-_LONGEST_CHILD = timedelta(hours=1)  # since its creation; a longer trace is not useful
+_LONGEST_CHILD = timedelta(hours=1)  # since the job's creation; a longer trace is not useful
 
 
 class Correlation(StrEnum):
@@ -70,8 +70,8 @@ class Correlation(StrEnum):
 class OpenTelemetry:
     """A plugin: `Firelock(url, plugins=[OpenTelemetry()])`.
 
-    The trace context of the enqueuing code travels in the job's `meta`. The process's own propagator writes
-    and reads it: `traceparent`, `tracestate` and, as far as there is room, `baggage`.
+    The trace context of the enqueuing code is stored in the job's `meta`. The process's own propagator writes
+    and reads it: `traceparent`, `tracestate` and, if it fits, `baggage`.
 
     Args:
         correlation: "parent" makes a run a child of the span that sent its job. "link" starts a separate
@@ -82,7 +82,7 @@ class OpenTelemetry:
         meter_provider: by default the process's own.
 
     Raises:
-        ConfigurationError: the correlation is unknown.
+        ConfigurationError: If the correlation is unknown.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class OpenTelemetry:
             self._correlation = Correlation(correlation)
         except ValueError:
             known = ", ".join(f'"{each}"' for each in Correlation)
-            raise ConfigurationError(f"correlation={correlation!r} is unknown; use one of {known}.") from None
+            raise ConfigurationError(f"correlation must be one of {known}, got {correlation!r}.") from None
         self._has_bulk_spans = bulk_spans
         self._providers = (tracer_provider, meter_provider)
         self._tracer = trace.get_tracer(__name__, CONVENTIONS, tracer_provider, _SCHEMA)
@@ -107,15 +107,15 @@ class OpenTelemetry:
             "messaging.client.consumed.messages", "{message}", "Attempts that ended."
         )
         self._sending_seconds = meter.create_histogram(
-            "messaging.client.operation.duration", "s", "How long a verb took that stores jobs."
+            "messaging.client.operation.duration", "s", "Duration of calls that store jobs."
         )
         self._running: set[_ProcessSpan] = set()
         meter.create_observable_up_down_counter(
             "firelock.workers.stuck", [self._count_stuck], "{worker}",
-            "Workers that are occupied by a job past its timeout.",
+            "Workers occupied by a job past its timeout.",
         )  # fmt: skip
         self._process_seconds = meter.create_histogram(
-            "messaging.process.duration", "s", "How long an attempt took.",
+            "messaging.process.duration", "s", "Duration of attempts.",
             explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )  # fmt: skip
 
@@ -133,7 +133,7 @@ class OpenTelemetry:
         queue = calls[0].options.get("queue") or (task.queue if task is not None else None)
         ambient = get_current()
         if inherited and not trace.get_current_span(ambient).get_span_context().is_valid:
-            ambient = propagate.extract(inherited, ambient)  # a continuation belongs to its parent's trace
+            ambient = propagate.extract(inherited, ambient)  # a continuation is part of its parent's trace
         return _SendSpan(
             self, self._tracer, self._sending_seconds, ambient, None if queue is None else str(queue),
             len(calls), created, creates=self._has_bulk_spans and len(calls) > 1,
@@ -160,7 +160,7 @@ class OpenTelemetry:
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
         """Count the jobs, and add them to their span."""
         for (queue, task), count in Counter((job.queue, job.task) for job in jobs).items():
-            if task != BATCH_TASK:  # a batch is never run
+            if task != BATCH_TASK:  # a batch never runs
                 self._sent.add(count, {**_attributes("send", queue), "firelock.task": task})
         sending = _sending.get(None)
         if sending is not None and sending.plugin is self:
@@ -175,7 +175,7 @@ class OpenTelemetry:
         creation = trace.get_current_span(created).get_span_context()
         links = []
         if creation.is_valid and not self._is_child(job):
-            created = trace.set_span_in_context(trace.INVALID_SPAN, created)  # other data is kept
+            created = trace.set_span_in_context(trace.INVALID_SPAN, created)  # keep baggage
             links = [Link(creation)]
         return _ProcessSpan(self._tracer, job, created, links, self._running)
 
@@ -201,11 +201,11 @@ class OpenTelemetry:
         for end in settled:
             if not end.transition.started_at or end.transition.gives_back:  # not counted as an attempt
                 continue
-            words = {**_attributes("process", end.job.queue), "firelock.task": end.job.task}
+            attributes = {**_attributes("process", end.job.queue), "firelock.task": end.job.task}
             if end.transition.error is not None:
-                words["error.type"] = end.transition.error.type
-            self._consumed.add(1, words)
-            self._process_seconds.record(end.duration / 1_000_000, words)
+                attributes["error.type"] = end.transition.error.type
+            self._consumed.add(1, attributes)
+            self._process_seconds.record(end.duration / 1_000_000, attributes)
 
     @hookimpl
     def worker_process_stopped(self) -> None:
@@ -216,21 +216,21 @@ class OpenTelemetry:
 
 
 def _flush(provider: object) -> None:
-    flush = getattr(provider, "force_flush", None)  # only the SDK has it, not the API
+    flush = getattr(provider, "force_flush", None)  # only providers of the SDK have it, not those of the API
     if flush is not None:
         flush()
 
 
 def _attributes(operation: str, queue: str | None) -> dict[str, str]:
     """Return the attributes that all spans and metrics of an operation have."""
-    words = {
+    attributes = {
         "messaging.system": _SYSTEM,
         "messaging.operation.name": operation,
         "messaging.operation.type": operation,
     }
     if queue is not None:
-        words["messaging.destination.name"] = queue
-    return words
+        attributes["messaging.destination.name"] = queue
+    return attributes
 
 
 def _name(operation: str, queue: str | None) -> str:
@@ -252,29 +252,29 @@ _sending: ContextVar[_SendSpan] = ContextVar("firelock_opentelemetry_sending")
 
 @attrs.define(eq=False)
 class _SendSpan:
-    """A call that stores jobs, as a span: `with` begins and ends it, even if nothing is stored."""
+    """The span of a call that stores jobs. `with` begins and ends it, even if nothing is stored."""
 
-    plugin: OpenTelemetry  # the plugin that created it: an app may have two, for two providers
+    plugin: OpenTelemetry  # the plugin that created this span: an app may have two, for two providers
     _tracer: trace.Tracer
     _seconds: metrics.Histogram
     _ambient: Context
-    _queue: str | None  # None if it is unknown, or if there are several
+    _queue: str | None  # None if the queue is unknown, or if there are several
     _count: int
-    _created_jobs: Sequence[NewJob]  # the jobs that are stored later
+    _created_jobs: Sequence[NewJob]  # jobs that the caller stores later
     creates: bool  # whether each job has its own span
     _span: Span = trace.INVALID_SPAN
-    _job_spans: list[Span] = attrs.Factory(list)  # of the jobs' own spans, those whose jobs are not stored
+    _job_spans: list[Span] = attrs.Factory(list)  # the spans of jobs that are not stored yet
     _begun: float = 0.0
     _tokens: tuple[Token[Context], Token[_SendSpan]] | None = None
 
     def __enter__(self) -> None:
-        words: dict[str, str | int] = {**_attributes("send", self._queue)}
+        attributes: dict[str, str | int] = {**_attributes("send", self._queue)}
         if self._count > 1:
-            words["messaging.batch.message_count"] = self._count
-        # If jobs have their own spans, these are the producers, and this span is the call.
+            attributes["messaging.batch.message_count"] = self._count
+        # If jobs have their own spans, those are the producers, and this span is the call.
         kind = SpanKind.CLIENT if self.creates else SpanKind.PRODUCER
         self._span = self._tracer.start_span(
-            _name("send", self._queue), self._ambient, kind=kind, attributes=words
+            _name("send", self._queue), self._ambient, kind=kind, attributes=attributes
         )
         self._begun = perf_counter()
         self._tokens = (attach(trace.set_span_in_context(self._span, self._ambient)), _sending.set(self))
@@ -320,31 +320,31 @@ class _SendSpan:
             detach(attached)
         if self._created_jobs:
             self.stored(self._created_jobs)
-        words = _attributes("send", self._queue)
+        attributes = _attributes("send", self._queue)
         if error is not None:
-            words["error.type"] = _record(self._span, error)
+            attributes["error.type"] = _record(self._span, error)
             for span in self._job_spans:
-                span.set_status(Status(StatusCode.ERROR, words["error.type"]))
+                span.set_status(Status(StatusCode.ERROR, attributes["error.type"]))
                 span.end()
         self._span.end()
-        self._seconds.record(perf_counter() - self._begun, words)
+        self._seconds.record(perf_counter() - self._begun, attributes)
 
 
 @attrs.define(eq=False)
 class _ProcessSpan:
-    """An attempt as a span, in the job's own context only: `with` begins and ends it."""
+    """The span of an attempt, which is active only in the job's own context. `with` begins and ends it."""
 
     _tracer: trace.Tracer
     job: JobContext
     _context: Context
     _links: list[Link]
-    _running: set[_ProcessSpan]  # of the plugin: the spans that have begun and not ended
+    _running: set[_ProcessSpan]  # all open spans of the plugin
     _span: Span = trace.INVALID_SPAN
     _token: Token[Context] | None = None
 
     def __enter__(self) -> None:
         job = self.job
-        words: dict[str, str | int | float] = {
+        attributes: dict[str, str | int | float] = {
             **_attributes("process", job.queue),
             "messaging.message.id": job.id,
             "firelock.task": job.task,
@@ -352,11 +352,11 @@ class _ProcessSpan:
             "firelock.queue_wait": max(0.0, (job.claimed_at - job.enqueued_at).total_seconds()),
         }
         if job.server:
-            words["messaging.client.id"] = job.server
+            attributes["messaging.client.id"] = job.server
         if job.recurring_id is not None:
-            words["firelock.recurring_id"] = job.recurring_id
+            attributes["firelock.recurring_id"] = job.recurring_id
         self._span = self._tracer.start_span(
-            _name("process", job.queue), self._context, SpanKind.CONSUMER, words, self._links
+            _name("process", job.queue), self._context, SpanKind.CONSUMER, attributes, self._links
         )
         self._token = attach(trace.set_span_in_context(self._span, self._context))
         self._running.add(self)
@@ -379,9 +379,9 @@ class _ProcessSpan:
             self._span.set_attribute("error.type", "timeout")
             self._span.set_status(Status(StatusCode.ERROR, reason))
         elif reason and (isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"):
-            self._span.set_attribute("firelock.cancelled", reason)  # deleted, or its server stops: no failure
+            self._span.set_attribute("firelock.cancelled", reason)  # deleted, or the server stops
         elif isinstance(error, RateLimited):
-            self._span.set_attribute("firelock.rate_limited", str(error))  # not a failure: it waits
+            self._span.set_attribute("firelock.rate_limited", str(error))  # not a failure: the job waits
         else:
             _record(self._span, error)
 

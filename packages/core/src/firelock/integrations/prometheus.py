@@ -1,4 +1,4 @@
-"""Prometheus: job counters by queue and task, for a server's `/metrics` or a registry of this process."""
+"""Prometheus: job counters by queue and task, for `/metrics` of a server or a registry of this process."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _registered: WeakKeyDictionary[CollectorRegistry, object] = WeakKeyDictionary()
 class Prometheus:
     """A plugin that counts jobs: `Firelock(url, plugins=[Prometheus()])`.
 
-    In the processes of `firelock server`, it counts in memory that the supervisor reads, and `/metrics` of
-    the probe port shows all processes together; prometheus-client is not needed there. In any other process,
-    such as a web application that only enqueues, the counters are in a registry of prometheus-client, along
-    with your own metrics. However many apps have this plugin, a process has one set of counters, and a
-    registry shows it once.
+    In the processes of `firelock server`, the counters are in memory that the supervisor reads, and
+    `/metrics` of the probe port shows the sums of all processes; prometheus-client is not needed there. In
+    any other process, such as a web application that only enqueues, the counters are in a registry of
+    prometheus-client, along with your own metrics. A process has one set of counters even if several apps
+    have this plugin, and a registry shows it once.
 
     If `PROMETHEUS_MULTIPROC_DIR` is set and no registry is given, as for a web server with several processes,
     the counters are metrics of prometheus-client itself, which adds up the processes.
@@ -52,14 +52,14 @@ class Prometheus:
         registry: the registry of the counters; by default that of prometheus-client.
 
     Raises:
-        ConfigurationError: prometheus-client is not installed, and this is not a process of a server; or the
-            registry has other metrics with these names.
+        ConfigurationError: If prometheus-client is not installed and this is not a process of a server, or if
+            the registry has other metrics with these names.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._counters: Callable[[], JobCounters | _LibraryCounters] = process_counters
         if registry is None and is_read_by_others():
-            process_counters()  # created now, so that the supervisor shows that jobs are counted
+            process_counters()  # create them now, so that the supervisor knows that jobs are counted
         elif registry is None and _FOLDER in os.environ:
             library = _library_counters()
             self._counters = lambda: library
@@ -68,14 +68,14 @@ class Prometheus:
 
     @hookimpl
     def jobs_created(self, jobs: Sequence[NewJob]) -> None:
-        """Count the jobs, unless the server's process does so itself."""
+        """Count the jobs, unless a server's process counts them in its own memory."""
         if not counts_all_jobs():
             self._counters().count_created(jobs)
 
     @hookimpl
     @counts_in_memory
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """Count the attempts, unless the server's process does so itself."""
+        """Count the attempts, unless a server's process counts them in its own memory."""
         if not counts_all_jobs():
             self._counters().count_settled(settled)
 
@@ -93,7 +93,7 @@ class JobCollector:
 
 
 def _metrics(counted: Counted) -> Iterable[Metric]:
-    from prometheus_client import Metric  # noqa: PLC0415 - a registry comes from it
+    from prometheus_client import Metric  # noqa: PLC0415 - installed if there is a registry
 
     for family in job_families(counted):
         metric = Metric(family.name.removesuffix("_total"), family.help, family.kind)
@@ -151,7 +151,7 @@ class _LibraryCounters:
 
 @cache
 def _library_counters() -> _LibraryCounters:
-    """Return the only instance that a process can have."""
+    """Return the only instance of the process."""
     try:
         return _LibraryCounters()
     except ImportError as error:
@@ -160,7 +160,7 @@ def _library_counters() -> _LibraryCounters:
 
 def _missing() -> ConfigurationError:
     return ConfigurationError(
-        "Prometheus() shows its numbers in a registry of prometheus-client, which is not installed. "
+        "Prometheus() needs prometheus-client outside of a server, and it is not installed. Run "
         'pip install "firelock[prometheus]".'
     )
 
@@ -179,7 +179,7 @@ def _register(registry: CollectorRegistry | None) -> None:
             chosen.register(collector)
         except ValueError as error:
             raise ConfigurationError(
-                f"This registry of prometheus-client has metrics of Firelock's names already: {error}. Give "
-                "Prometheus(registry=…) another one."
+                f"This registry of prometheus-client already has metrics with Firelock's names: {error}. "
+                "Pass another registry: Prometheus(registry=…)."
             ) from error
         _registered[chosen] = collector

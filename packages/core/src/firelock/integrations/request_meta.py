@@ -23,15 +23,15 @@ class RequestMeta:
     """A plugin: `Firelock(url, plugins=[RequestMeta(tenant=current_tenant)])`.
 
     The `meta` of each job contains the request's id, as `request_id`, and the value of each further source at
-    the time of the enqueue. If a source returns None, its value is taken from the meta of the job that runs
-    here, so that jobs created by a job have it as well. `using(meta=…)` takes precedence.
+    the time of the enqueue. If a source returns None, its value is taken from the meta of the running job, so
+    that jobs created by a job have it as well. `using(meta=…)` takes precedence.
 
     Args:
-        sources: by key of the meta: a context variable, or a function without parameters. None is unknown;
-            any other value is stored as a string.
+        sources: by key of the meta: a context variable, or a function without parameters. The value None
+            means unknown; any other value is stored as a string.
 
     Raises:
-        ConfigurationError: a source is neither.
+        ConfigurationError: If a source is neither a context variable nor callable.
     """
 
     def __init__(self, **sources: ContextVar[Any] | Callable[[], object]) -> None:
@@ -60,7 +60,8 @@ def _reader(key: str, source: object) -> Callable[[], object]:
         return lambda: source.get(None)
     if not callable(source):
         raise ConfigurationError(
-            f"RequestMeta({key}={source!r}): pass a context variable, or a function that returns the text."
+            f"RequestMeta({key}=…) must be a context variable or a function that returns the value, "
+            f"got {source!r}."
         )
     return source
 
@@ -73,5 +74,5 @@ def _meta_of_running_job() -> Mapping[str, str]:
 
 
 def to_request_id(given: str | None) -> str:
-    """Return the id that a request came with, or a new one if it has none that is safe to log."""
+    """Return the id that the request contains, or a new id if it has none that is safe to log."""
     return given if given is not None and _ID.match(given) else uuid.uuid4().hex

@@ -1,7 +1,7 @@
-"""Sentry: one event for the error of a failed job; spans of queues; check-ins of recurring jobs.
+"""Sentry: an event for the error of each failed job, spans for queues, check-ins for recurring jobs.
 
-Needs `sentry-sdk` (`pip install "firelock[sentry]"`), which the program initializes itself with
-`sentry_sdk.init`; without that, this plugin does nothing. No code is patched.
+This module needs `sentry-sdk` (`pip install "firelock[sentry]"`). Your program must call `sentry_sdk.init`;
+without that call, this plugin does nothing. The plugin does not patch any code.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 _ORIGIN: Final = "auto.queue.firelock"
 _LOST: Final = frozenset({State.FAILED, State.DELETED})
 _OVER: Final = _LOST | {State.SUCCEEDED}
-_KNOWN_FOR = 60.0  # seconds for which a definition is not read again
+_KNOWN_FOR = 60.0  # seconds for which a definition is cached
 _LONGEST_SLUG = 50
 _UNITS = (("week", 604_800), ("day", 86_400), ("hour", 3_600), ("minute", 60))
 
@@ -61,7 +61,8 @@ class Sentry:
     """A plugin: `Firelock(url, plugins=[Sentry()])`, along with `sentry_sdk.init(…)`.
 
     Args:
-        every_attempt: whether an error is reported for each attempt; otherwise once, when the job has ended.
+        every_attempt: whether the error of every failed attempt is reported; otherwise only the error with
+            which the job ended.
         monitors: the recurring jobs that have a monitor: True for all, their ids, or False for none. A
             monitor is created by its first check-in, and Sentry might charge for it.
         margin: how late a run may begin before Sentry reports it as missed; whole minutes.
@@ -69,7 +70,7 @@ class Sentry:
             timeout.
 
     Raises:
-        ConfigurationError: a duration is less than a minute, or `monitors` is a string.
+        ConfigurationError: If a duration is less than a minute, or `monitors` is a string.
     """
 
     def __init__(
@@ -81,17 +82,19 @@ class Sentry:
         max_runtime: timedelta = timedelta(minutes=30),
     ) -> None:
         if isinstance(monitors, str):
-            raise ConfigurationError(f"monitors={monitors!r} is a text; pass True, or ids: [{monitors!r}].")
+            raise ConfigurationError(
+                f"monitors must be a bool or a list of ids, got {monitors!r}. Pass True or [{monitors!r}]."
+            )
         self._is_for_every_attempt = every_attempt
         self._monitors = monitors
         self._margin, self._max_runtime = _minutes("margin", margin), _minutes("max_runtime", max_runtime)
         self._app: Firelock | None = None
         self._known: dict[str, tuple[float, RecurringJob | None]] = {}
-        ignore_logger("firelock.jobs")  # its log lines about failures would each be a second event
+        ignore_logger("firelock.jobs")  # Sentry would create a second event from each failure's log line
 
     @hookimpl
     def configure_app(self, app: Firelock) -> None:
-        """Keep the app, in which the definitions of recurring jobs are found."""
+        """Keep the app, which has the definitions of recurring jobs."""
         self._app = app
 
     # ---- creation of jobs --------------------------------------------------------------------------------
@@ -135,7 +138,7 @@ class Sentry:
 
     @hookimpl
     def attempt_failed(self, job: ClaimedJob, error: BaseException, transition: Transition) -> None:
-        """Report the error, in the scope of its run if that has just ended here."""
+        """Report the error, in the scope of its run if the run has just ended in this process."""
         client = sentry_sdk.get_client()
         if not client.is_active() or not (self._is_for_every_attempt or transition.to in _LOST):
             return
@@ -147,7 +150,7 @@ class Sentry:
             if ended is not None and ended.run == (job.id, job.fence):
                 scopes.enter_context(use_isolation_scope(ended.isolation))
                 scopes.enter_context(use_scope(ended.current))
-            else:  # its process was killed, or its run never began
+            else:  # the job's process was killed, or its run never began
                 scope = scopes.enter_context(sentry_sdk.isolation_scope())
                 _describe(scope, job.id, job.task, job.queue, job.attempt)
             sentry_sdk.capture_event(event, hint=hint)
@@ -177,9 +180,9 @@ class Sentry:
         return self._monitors is True or (self._monitors is not False and recurring_id in self._monitors)
 
     def check_in(self, job: JobContext, task: TaskInfo) -> None:
-        """Report to the monitor of a recurring job that a run begins; create the monitor if necessary.
+        """Report the start of a run to the monitor of its recurring job; create the monitor if necessary.
 
-        Reads the definition, at most once a minute, and the history of a job that was claimed before.
+        This reads the definition, at most once a minute, and the history of a job that was claimed before.
         """
         if job.recurring_id is None:
             return
@@ -187,7 +190,7 @@ class Sentry:
             definition = None if self._has_begun(job) else self._definition(job.recurring_id)
             config = None if definition is None else self._config(definition, task)
         except Exception as error:  # noqa: BLE001 - a failed report must not fail the job
-            log.warning("No check-in for recurring job %r: %s", job.recurring_id, error)
+            log.warning("Check-in of recurring job %r failed; continuing: %s", job.recurring_id, error)
             return
         if config is not None:
             capture_checkin(slug_of(job.recurring_id), _check_in_of(job.id), "in_progress", None, config)
@@ -195,8 +198,8 @@ class Sentry:
     def _has_begun(self, job: JobContext) -> bool:
         """Return whether an earlier part of this run has begun.
 
-        A snooze and a wait give their attempt back. So does a server that stops, which might have claimed the
-        job without starting it.
+        After a snooze, a wait or a server's stop, the job has the same attempt number again. A server that
+        stopped might have claimed the job without starting it, so the history is checked.
         """
         if job.fence == 1 or self._app is None:
             return False
@@ -232,7 +235,7 @@ _FIELDS_WITH_SECONDS = 6
 
 
 def slug_of(recurring_id: str) -> str:
-    """Return a monitor's name: the id itself if Sentry accepts it, otherwise a similar name and a digest."""
+    """Return a monitor's slug: the id itself if Sentry accepts it, otherwise a similar name and a digest."""
     slug = re.sub(r"[^a-z0-9_-]+", "-", recurring_id.lower()).strip("-")
     if slug == recurring_id and len(slug) <= _LONGEST_SLUG:
         return slug
@@ -247,7 +250,7 @@ def _check_in_of(job_id: str) -> str:
 
 def _minutes(name: str, span: timedelta) -> int:
     if not isinstance(span, timedelta) or span < timedelta(minutes=1):
-        raise ConfigurationError(f"{name}={span!r} is refused; pass a timedelta of a minute or more.")
+        raise ConfigurationError(f"{name} must be a timedelta of at least one minute, got {span!r}.")
     return round(span / timedelta(minutes=1))
 
 
@@ -294,10 +297,10 @@ _publishing: ContextVar[Span] = ContextVar("firelock_sentry_publishing")
 
 @attrs.define(eq=False)
 class _PublishSpan:
-    """A call that stores jobs, as a span: `with` begins and ends it."""
+    """The span of a call that stores jobs. `with` begins and ends it."""
 
     _name: str
-    _created: Sequence[NewJob]  # the jobs that are stored later
+    _created: Sequence[NewJob]  # jobs that the caller stores later
     _contexts: ExitStack = attrs.Factory(ExitStack)
 
     def __enter__(self) -> None:
@@ -330,7 +333,7 @@ _ended: ContextVar[_EndedRun] = ContextVar("firelock_sentry_ended")
 
 @attrs.define(eq=False)
 class _ProcessScope:
-    """An attempt with its own scope, as a transaction: `with` or `async with` begins and ends it."""
+    """The scope and the transaction of an attempt. `with` or `async with` begins and ends them."""
 
     _plugin: Sentry
     _job: JobContext
@@ -375,13 +378,13 @@ class _ProcessScope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, RateLimited):  # not a failure: it waits
+        if isinstance(error, RateLimited):  # not a failure: the job waits
             kind = error = trace = None
         if self._span is not None:
             self._span.set_status("ok" if error is None else "internal_error")
         isolation, current = sentry_sdk.get_isolation_scope(), sentry_sdk.get_current_scope().fork()
         self._contexts.__exit__(kind, error, trace)
-        if error is not None:  # the scope is needed once more, when the job's next state is decided
+        if error is not None:  # attempt_failed needs the scope after the job's next state is decided
             _ended.set(_EndedRun((self._job.id, self._job.fence), isolation, current))
 
     async def __aexit__(

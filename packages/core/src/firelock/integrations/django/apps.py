@@ -29,7 +29,7 @@ from firelock.integrations.django.project import (
 
 
 def register_django_tasks() -> None:
-    """Register all tasks that are declared by now, if TASKS names a backend of Firelock."""
+    """Register all tasks that have been declared so far, if a backend in TASKS is Firelock's."""
     place = f"{FirelockConfig.name}.task_backend"
     backends = [each.get("BACKEND", "") for each in getattr(settings, "TASKS", {}).values()]
     if place in sys.modules or any(each.startswith(FirelockConfig.name) for each in backends):
@@ -70,7 +70,8 @@ class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django has no types
 def import_tasks(names: Sequence[str]) -> None:
     """Import the modules with these names from every installed app.
 
-    `manage.py check` reports all mistakes that Firelock found in them; otherwise the first one is raised.
+    With `manage.py check`, report all of Firelock's errors from these imports, then exit. Otherwise raise the
+    first one.
     """
     errors: list[Error] = []
     for config in apps.get_app_configs():
@@ -83,9 +84,9 @@ def import_tasks(names: Sequence[str]) -> None:
             except FirelockError as error:
                 if sys.argv[1:2] != ["check"]:
                     raise
-                hint = "Change the module."
+                hint = "Fix the module."
                 errors.append(Error(f"{module} cannot be imported: {error}", hint=hint, id="firelock.E010"))
-    # The command must end here: modules of views would import these again, after the set-up.
+    # The command must end here. Otherwise modules of views would import these modules again after the setup.
     if errors:
         listed = "\n".join(map(str, errors))
         sys.exit(f"SystemCheckError: System check identified some issues:\n\nERRORS:\n{listed}")
@@ -94,9 +95,9 @@ def import_tasks(names: Sequence[str]) -> None:
 def _make_tables(using: str, verbosity: int, **_: object) -> None:
     """Create the tables of the jobs in `manage.py migrate` as well, if they are in that database.
 
-    Django's tests migrate a separate database: there, the jobs move to the storage of tests. The tests flush
-    it after each TransactionTestCase, which also calls this function: no job of a test is left for the next
-    one.
+    When Django's tests migrate their separate database, the app switches to the storage of tests. The tests
+    flush this database after each TransactionTestCase, which also calls this function. So no job of a test is
+    left for the next test.
     """
     if project_block()[1]:
         return
@@ -109,11 +110,11 @@ def _make_tables(using: str, verbosity: int, **_: object) -> None:
 
 
 def _follow_connection(connection: BaseDatabaseWrapper, **_: object) -> None:
-    """Move the jobs of a process of parallel tests to its own test database."""
+    """In a process of parallel tests, use this process's own test database for jobs."""
     follow_test_database(connection.alias)
 
 
 def _follow_setting(setting: str, **_: object) -> None:
-    """Move the jobs of a test that overrides the block to the storage in that block."""
+    """If a test overrides the block FIRELOCK, use the storage of that block."""
     if setting == "FIRELOCK":
         change_storage()

@@ -13,13 +13,13 @@ from firelock.settings import Settings
 
 _NUMBERS = frozenset(field.name for field in attrs.fields(Settings))
 _OF_AN_APP = ("storage", "serializer", "locks", "plugins")  # arguments of an app
-TEST_DATABASE = "database"  # as `test_storage`: the test database of the alias that stores the jobs
+TEST_DATABASE = "database"  # value of `test_storage`: the test database of the alias that stores the jobs
 _EXAMPLE = 'FIRELOCK = {"database": "default"}'
 
 
 @attrs.frozen
 class BlockMistake:
-    """One mistake in the block, for system checks or for the error of code that needs the app."""
+    """A mistake in the block, which becomes a message of a system check or part of an error."""
 
     code: str
     sentence: str
@@ -32,10 +32,10 @@ class BlockMistake:
 
 @attrs.frozen(kw_only=True)
 class Block:
-    """The project's settings for its jobs; None and empty if they are not set."""
+    """The project's settings for its jobs. Settings that are not set are None or empty."""
 
     storage: str | None = None  # a storage's URL
-    database: str | None = None  # an alias of DATABASES: jobs are stored there, and join its transactions
+    database: str | None = None  # an alias of DATABASES: jobs are stored there and join its transactions
     app: str | None = None  # "shop.jobs:fire", an app that the project creates itself
     plugins: tuple[object, ...] = ()  # objects, or their dotted paths
     serializer: str = "json"
@@ -47,17 +47,19 @@ class Block:
 
 
 def read_block(given: object, *, has_storage: bool = False) -> tuple[Block, list[BlockMistake]]:
-    """Return the block, and all mistakes in it; wrong values are left out of the block.
+    """Return the block, and all mistakes in it; invalid values are left out of the block.
 
     Args:
         given: the setting's value; None if it is not set.
-        has_storage: whether a storage is named elsewhere, by `FIRELOCK_STORAGE`.
+        has_storage: whether `FIRELOCK_STORAGE` specifies a storage.
     """
     if given is None:
         given = {}
     if not isinstance(given, Mapping):
         return Block(), [
-            BlockMistake("E001", f"FIRELOCK is {type(given).__name__}, no mapping.", f"Write {_EXAMPLE}.")
+            BlockMistake(
+                "E001", f"FIRELOCK must be a mapping, got {type(given).__name__}.", f"Use {_EXAMPLE}."
+            )
         ]
     mistakes: list[BlockMistake] = []
     values: dict[str, Any] = {}
@@ -76,8 +78,9 @@ def read_block(given: object, *, has_storage: bool = False) -> tuple[Block, list
         mistakes.append(
             BlockMistake(
                 "E011",
-                "FIRELOCK['test_storage'] is the storage itself, and tests empty it.",
-                'Name one for tests alone, or write {"test_storage": "database"} for the test database.',
+                "FIRELOCK['test_storage'] must not be the same as FIRELOCK['storage'], because tests delete "
+                "all its jobs.",
+                'Use a separate storage for tests, or {"test_storage": "database"} for the test database.',
             )
         )
     return block, [*mistakes, *_contradictions(block, given, has_storage=has_storage)]
@@ -103,8 +106,8 @@ def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(map(_is_text, value))
 
 
-# By key, except for the numbers: the required value in words, its conversion for the block, and the check.
-_TEXT = ("a text", str, _is_text)
+# By key, except for the numbers: a description of valid values, the conversion for the block, and the check.
+_TEXT = ("a string", str, _is_text)
 _READERS: Mapping[str, tuple[str, Any, Any]] = {
     "storage": _TEXT,
     "database": _TEXT,
@@ -114,53 +117,57 @@ _READERS: Mapping[str, tuple[str, Any, Any]] = {
     "test_storage": _TEXT,
     "plugins": ("a list", _tuple, _is_list),
     "queues": (
-        "a text or a list of names",
+        "a string or a list of names",
         _queues,
         lambda value: _is_text(value) or _is_list_of_texts(value),
     ),
-    "autodiscover": ("a list of names of modules", _tuple, _is_list_of_texts),
+    "autodiscover": ("a list of module names", _tuple, _is_list_of_texts),
 }
 
 
 def _wrong(key: str, value: object) -> BlockMistake | None:
-    wanted, _, is_so = _READERS[key]
-    if value is None or is_so(value):
+    wanted, _, is_valid = _READERS[key]
+    if value is None or is_valid(value):
         return None
     return BlockMistake(
-        "E003", f"FIRELOCK[{key!r}] is {value!r}; it takes {wanted}.", "Change it, or leave it out."
+        "E003", f"FIRELOCK[{key!r}] must be {wanted}, got {value!r}.", "Change the value or remove the key."
     )
 
 
 def _unknown(key: object) -> BlockMistake:
     known = (*_READERS, *sorted(_NUMBERS))
     near = get_close_matches(str(key), known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
-    return BlockMistake("E002", f"FIRELOCK has a key {key!r} that Firelock does not know.", hint)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Use one of {', '.join(known)}."
+    return BlockMistake("E002", f"FIRELOCK has an unknown key {key!r}.", hint)
 
 
 def _contradictions(block: Block, given: Mapping[object, object], *, has_storage: bool) -> list[BlockMistake]:
     if block.app is not None:
-        return _beside_app(block.app, given)
+        return _app_conflicts(block.app, given)
     found = []
     if not (block.storage or block.database or has_storage or given.get("storage") or given.get("database")):
         found.append(
             BlockMistake(
                 "E004",
-                "FIRELOCK names no storage.",
-                f'Write {_EXAMPLE} for the tables of your database, or a URL: {{"storage": "redis://…"}}.',
+                "FIRELOCK does not specify a storage.",
+                f'Use {_EXAMPLE} for tables in your database, or a URL: {{"storage": "redis://…"}}.',
             )
         )
     try:
-        Settings(**block.numbers)  # type: ignore[arg-type]  # it checks them itself
+        Settings(**block.numbers)  # type: ignore[arg-type]  # Settings checks the types
     except ConfigurationError as error:
-        found.append(BlockMistake("E005", str(error), "Change it in FIRELOCK, or leave it out."))
+        found.append(BlockMistake("E005", str(error), "Change the value in FIRELOCK or remove the key."))
     return found
 
 
-def _beside_app(app: str, given: Mapping[object, object]) -> list[BlockMistake]:
+def _app_conflicts(app: str, given: Mapping[object, object]) -> list[BlockMistake]:
     if ":" not in app and "." not in app:
         return [
-            BlockMistake("E003", f"FIRELOCK['app'] is {app!r}.", "Write module:name, such as shop.jobs:fire.")
+            BlockMistake(
+                "E003",
+                f"FIRELOCK['app'] must have the form module:name, got {app!r}.",
+                'Use for example "shop.jobs:fire".',
+            )
         ]
     own = [key for key in given if key in {*_OF_AN_APP, *_NUMBERS}]
     if not own:
@@ -169,7 +176,7 @@ def _beside_app(app: str, given: Mapping[object, object]) -> list[BlockMistake]:
     return [
         BlockMistake(
             "E006",
-            f"FIRELOCK names an app, {app!r}, and {own[0]!r} as well, which that app says itself.",
-            f"Take {own[0]!r} out of FIRELOCK, and give it to {place} where the app is made.",
+            f"FIRELOCK contains {own[0]!r}, which the app {app!r} must set itself.",
+            f"Remove {own[0]!r} from FIRELOCK, and pass it to {place} where the app is created.",
         )
     ]

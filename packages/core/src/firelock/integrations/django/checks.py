@@ -26,7 +26,7 @@ from firelock.storage import Feature
 
 
 def check_project(app_configs: object = None, **_: object) -> list[CheckMessage]:  # noqa: ARG001 - API
-    """Return the mistakes in the block; if there are none, recommendations for the project."""
+    """Return the mistakes in the block FIRELOCK; if there are none, recommendations for the project."""
     block, mistakes = project_block()
     if mistakes := [*mistakes, *find_mistakes(block)]:
         mistakes += filter(None, [find_storage_mistake(block)])
@@ -53,8 +53,8 @@ def _about_app(app: Firelock, block: Block) -> list[CheckMessage]:
         wanted = "DjangoPlugin()" if alias is None else f"DjangoPlugin(database={alias!r})"
         found.append(
             checks.Warning(
-                f"The app {block.app!r} does not close Django's connections round its jobs.",
-                hint=f"Make it with Firelock(…, plugins=[{wanted}]).",
+                f"The app {block.app!r} does not close stale database connections of Django around its jobs.",
+                hint=f"Create the app with Firelock(…, plugins=[{wanted}]).",
                 id="firelock.W001",
             )
         )
@@ -63,9 +63,9 @@ def _about_app(app: Firelock, block: Block) -> list[CheckMessage]:
     if block.database is not None and Feature.TRANSACTIONAL_ENQUEUE not in app.storage.features:
         found.append(
             checks.Warning(
-                f"FIRELOCK names database {block.database!r}, and storage {app.storage.url}, which joins no "
-                "transaction.",
-                hint="Take 'database' out of FIRELOCK; enqueue_on_commit(task, …) waits for a commit.",
+                f"FIRELOCK['database'] is {block.database!r}, but storage {app.storage.url} cannot join its "
+                "transactions.",
+                hint="Remove 'database' from FIRELOCK; to wait for a commit, use enqueue_on_commit(task, …).",
                 id="firelock.W002",
             )
         )
@@ -73,16 +73,16 @@ def _about_app(app: Firelock, block: Block) -> list[CheckMessage]:
 
 
 def _unjoined(app: Firelock, block: Block, alias: str) -> CheckMessage:
-    """Return the warning that an app has its jobs in a database of Django without joining transactions."""
+    """Return the warning that an app stores jobs in a database of Django without joining transactions."""
     if block.app is None:
-        hint = f'Write FIRELOCK = {{"database": "{alias}"}} for the storage.'
+        hint = f'Set FIRELOCK = {{"database": "{alias}"}} instead of the storage.'
     elif isinstance(app.holder, tuple):  # the app of another object, such as Celery's interface
-        hint = f'Write FIRELOCK = {{"app": "{block.app}", "database": "{alias}"}}.'
+        hint = f'Set FIRELOCK = {{"app": "{block.app}", "database": "{alias}"}}.'
     else:
-        hint = f"Make it with Firelock(…, plugins=[DjangoPlugin(database={alias!r})])."
+        hint = f"Create the app with Firelock(…, plugins=[DjangoPlugin(database={alias!r})])."
     return checks.Warning(
-        f"Jobs live in database {alias!r}, and an enqueue does not join its transactions: on SQLite it fails "
-        "inside atomic(), elsewhere a rollback leaves the job.",
+        f"Jobs are stored in database {alias!r}, but an enqueue does not join its transactions. On SQLite, "
+        "an enqueue inside atomic() fails; on other databases, a rollback does not remove the job.",
         hint=hint,
         id="firelock.W006",
     )
@@ -97,7 +97,7 @@ def _about_shared_tasks() -> list[CheckMessage]:
     return [
         checks.Warning(
             f"Shared task {names[0]!r} has no app, so it cannot be called.",
-            hint=f"Make {package}/celery.py, as docs/coming-from-celery.md has it, with app = "
+            hint=f"Create {package}/celery.py, as shown in docs/coming-from-celery.md, with app = "
             f'Celery("{package}"), and set FIRELOCK = {{"app": "{package}.celery:app.fire", "database": '
             '"default"}.',
             id="firelock.W007",
@@ -108,8 +108,8 @@ def _about_shared_tasks() -> list[CheckMessage]:
 def _about_databases(app: Firelock) -> list[CheckMessage]:
     kept = [
         checks.Warning(
-            f"Connections of database {alias!r} are kept (CONN_MAX_AGE) and not tried before they are used.",
-            hint="Set CONN_HEALTH_CHECKS to True: else a connection that was cut off costs a job an attempt.",
+            f"Connections of database {alias!r} are persistent (CONN_MAX_AGE), but not checked before use.",
+            hint="Set CONN_HEALTH_CHECKS to True. Otherwise an attempt fails if its connection was closed.",
             id="firelock.W003",
         )
         for alias, entry in settings.DATABASES.items()
@@ -125,37 +125,38 @@ def _about_databases(app: Firelock) -> list[CheckMessage]:
     return [
         *kept,
         checks.Warning(
-            f"Transactions of database {alias!r} begin by reading; SQLite refuses one that writes "
-            "later, after a server has written.",
-            hint='Set "OPTIONS": {"transaction_mode": "IMMEDIATE"} for it in DATABASES.',
+            f"Transactions of database {alias!r} begin without a write lock. SQLite rejects a transaction "
+            "that reads first and writes later if a server has written in between.",
+            hint='Set "OPTIONS": {"transaction_mode": "IMMEDIATE"} for this database in DATABASES.',
             id="firelock.W004",
         ),
     ]
 
 
 def check_deployment(app_configs: object = None, **_: object) -> list[CheckMessage]:  # noqa: ARG001 - API
-    """Return the problems that production would have; this reads the storage."""
+    """Return problems that matter in production; this reads the storage."""
     if project_block()[1]:
-        return []  # reported already
+        return []  # check_project reports these mistakes
     try:
         app = get_app()
         schema = app.storage.schema()
     except FirelockError as error:
-        return [Error(str(error), hint="python manage.py firelock doctor looks closer.", id="firelock.E008")]
+        hint = "Run python manage.py firelock doctor for details."
+        return [Error(str(error), hint=hint, id="firelock.E008")]
     found: list[CheckMessage] = []
     if Feature.SHARED not in app.storage.features:
         found.append(
             checks.Warning(
-                f"Jobs in {app.storage.url} are of one process alone, and gone with it.",
-                hint='Name another storage: FIRELOCK = {"database": "default"}.',
+                f"Jobs in {app.storage.url} are visible only to one process and are lost when it ends.",
+                hint='Use another storage: FIRELOCK = {"database": "default"}.',
                 id="firelock.W005",
             )
         )
     if schema.found != schema.wanted:
-        have = f"schema {schema.found}" if schema.found else "no schema yet"
+        state = f"has schema {schema.found}" if schema.found else "has no schema yet"
         found.append(
             Error(
-                f"Storage {app.storage.url} has {have}; this Firelock needs {schema.wanted}.",
+                f"Storage {app.storage.url} {state}; this version of Firelock needs schema {schema.wanted}.",
                 hint="Run python manage.py firelock migrate.",
                 id="firelock.E009",
             )

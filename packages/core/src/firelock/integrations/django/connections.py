@@ -1,8 +1,8 @@
-"""Django's connections around jobs: one that the database has closed must not fail a later job.
+"""Django's database connections around jobs: a connection that was closed must not fail a later job.
 
-Django closes connections that are too old or broken when a request begins and ends, but a job is not a
-request. A connection in a transaction is not changed: a test's own transaction continues after a job that the
-test runs.
+Django closes old and broken connections when a request begins and ends, but a job is not a request. So this
+module closes them before and after each job. It leaves connections in a transaction open, for example that of
+a test which runs a job.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ def close_stale_connections() -> None:
 
 
 class FreshConnections(ThreadSensitiveContext):
-    """A context without stale connections for a job, in a thread or as a coroutine.
+    """A context in which a job, in a thread or as a coroutine, has no stale connections.
 
-    A `def` task has the connections of its thread. An `async def` task uses the database in asgiref's
-    threads, also if it calls `await Order.objects.aget(…)`. Each such job has its own thread, as each request
-    under ASGI has; it is created when it is first needed. Otherwise the jobs of a process would share one
-    thread and one connection, wait for each other, and close each other's cursors.
+    A `def` task uses the connections of its thread. An `async def` task uses the database in a thread of
+    asgiref, even if it calls `await Order.objects.aget(…)`. Each such job has its own thread, like each
+    request under ASGI; the thread is created when it is first needed. Otherwise the jobs of a process would
+    share one thread and one connection, wait for each other, and close each other's cursors.
     """
 
     def __enter__(self) -> None:
-        """Close connections that became stale since the last job of this thread, and clear query logs."""
+        """Close connections that have become stale since this thread's last job, and clear query logs."""
         for connection in connections.all(initialized_only=True):
-            if not connection.force_debug_cursor:  # no test is counting queries
-                connection.queries_log.clear()  # with DEBUG, it would grow to thousands
+            if not connection.force_debug_cursor:  # unless a test is counting queries
+                connection.queries_log.clear()  # with DEBUG, it would grow to thousands of entries
         close_stale_connections()
 
     def __exit__(self, _kind: _Kind, _error: BaseException | None, _lines: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""The handler that writes to the console of a server's process: Firelock's or Django's, not both."""
+"""The choice of the log handler for the console of a server's process: Firelock's or Django's, not both."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from firelock.server.logs import has_server_log
 
 
 def leave_console_to_server() -> None:
-    """With DEBUG, write each line of a logger below `django` once, in the form of the server's log.
+    """Remove Django's default console handler, so that each record is written once, in the server's format.
 
-    Django's default LOGGING gives `django` a handler for the console and passes its records on to the root
-    logger, which has Firelock's handler in a server's process. Handlers that a project configures itself, and
-    processes that belong to the project, are not changed.
+    With DEBUG, Django's default LOGGING gives the logger `django` a handler for the console and also passes
+    its records on to the root logger, which has Firelock's handler in a server's process. Handlers that a
+    project configures itself, and processes that are not a server's, are not changed.
     """
     if not has_server_log():
         return

@@ -1,4 +1,4 @@
-"""The URL of a storage in a database of Django: jobs are stored in tables next to those of the models."""
+"""The URL of a storage in a database of Django, whose tables are next to those of the models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from firelock.errors import ConfigurationError
 
-# Options of Django's own use of its connections, which do not belong in a URL.
+# Options for Django's own connections, which must not be part of a URL.
 _DJANGOS_OWN = {
     "postgresql": {
         "pool", "isolation_level", "server_side_binding", "cursor_factory", "client_encoding",
@@ -23,7 +23,7 @@ _DJANGOS_OWN = {
     "mysql": {"charset", "isolation_level", "init_command", "sql_mode", "autocommit", "use_unicode", "conv"},
 }  # fmt: skip
 _PORTS = {"postgresql": 5432, "mysql": 3306}
-_GIVE_URL = 'Give the URL of the storage as well: FIRELOCK = {"database": …, "storage": "…"}.'
+_GIVE_URL = 'Set the URL of the storage as well: FIRELOCK = {"database": …, "storage": "…"}.'
 
 
 def url_of_database(alias: str) -> str:
@@ -32,14 +32,14 @@ def url_of_database(alias: str) -> str:
     An SQLite database in memory, as in Django's tests, belongs to one process; its URL is `memory://`.
 
     Raises:
-        ConfigurationError: the alias does not exist, or there is no storage for its kind of database.
+        ConfigurationError: If the alias does not exist, or there is no storage for its kind of database.
     """
     try:
         connection = connections[alias]
     except ConnectionDoesNotExist as error:
         known = ", ".join(connections.settings)
         raise ConfigurationError(
-            f"DATABASES has no {alias!r}, where jobs should live; it has {known}."
+            f"DATABASES does not contain {alias!r}, the database for jobs; use one of {known}."
         ) from error
     settings: Mapping[str, Any] = connection.settings_dict
     match connection.vendor:
@@ -49,8 +49,8 @@ def url_of_database(alias: str) -> str:
             return _server_url(vendor, alias, settings)
         case vendor:
             raise ConfigurationError(
-                f"Database {alias!r} is {vendor}, in which jobs cannot live; SQLite, PostgreSQL, MySQL and "
-                'MariaDB can hold them. Name another storage: FIRELOCK = {"storage": "redis://…"}.'
+                f"Jobs cannot be stored in database {alias!r}, because it is {vendor}; use SQLite, "
+                'PostgreSQL, MySQL or MariaDB, or another storage: FIRELOCK = {"storage": "redis://…"}.'
             )
 
 
@@ -58,36 +58,38 @@ def url_of_test_database(alias: str) -> str:
     """Return the URL of a storage in the test database that Django has created for the alias.
 
     Raises:
-        ConfigurationError: it is in memory, or Django's tests have not created it.
+        ConfigurationError: If the test database is in memory, or Django's tests have not created it.
     """
     settings: Mapping[str, Any] = connections[alias].settings_dict
     name, wanted = str(settings["NAME"]), str(settings["TEST"].get("NAME") or "")
     if connections[alias].vendor == "sqlite" and (":memory:" in name or "mode=memory" in name):
         raise ConfigurationError(
-            f"The test database of {alias!r} is in memory, where no job can live. Give it a file: "
+            f"The test database of {alias!r} is in memory, where jobs cannot be stored. Use a file: "
             f'DATABASES[{alias!r}]["TEST"] = {{"NAME": BASE_DIR / "test.sqlite3"}}.'
         )
     # Processes of `test --parallel` have test_shop_1, or test_1.sqlite3.
     if not name.startswith(wanted.removesuffix(PurePath(wanted).suffix) if wanted else TEST_DATABASE_PREFIX):
-        raise ConfigurationError(f"Database {alias!r} is {name}, which is no test database.")
+        raise ConfigurationError(
+            f"Database {alias!r} is {name}, which is not a test database; run this in Django's tests."
+        )
     return url_of_database(alias)
 
 
 def alias_of_url(url: str) -> str | None:
-    """Return the alias in DATABASES for the database of a storage's URL; None if there is none."""
-    return next((alias for alias in connections if _leads_to(alias, url)), None)
+    """Return the alias in DATABASES of the database in a storage's URL; None if there is none."""
+    return next((alias for alias in connections if _is_database_of(alias, url)), None)
 
 
-def _leads_to(alias: str, url: str) -> bool:
+def _is_database_of(alias: str, url: str) -> bool:
     try:
         own = url_of_database(alias)
-    except (ConfigurationError, ImproperlyConfigured):  # its kind cannot hold jobs, or its driver is missing
+    except (ConfigurationError, ImproperlyConfigured):  # a kind without a storage, or its driver is missing
         return False
     return not own.startswith("memory:") and _place(own) == _place(url)
 
 
 def _place(url: str) -> tuple[str, str, int | None, str]:
-    """Return the kind of database, the host, the port and the name of a URL."""
+    """Return the kind of database, the host, the port and the database's name in a URL."""
     parts = urlsplit(url)
     kind = parts.scheme.partition("+")[0].replace("mariadb", "mysql")
     if kind == "sqlite":
@@ -104,7 +106,7 @@ def _sqlite_url(alias: str, name: str) -> str:
         return "memory://"
     if name.startswith("file:"):
         raise ConfigurationError(
-            f"Database {alias!r} is named by a URI, {name!r}, not by a path. {_GIVE_URL}"
+            f"NAME of database {alias!r} must be a path, got the URI {name!r}. {_GIVE_URL}"
         )
     return f"sqlite:///{quote(name)}"
 
@@ -116,7 +118,8 @@ def _server_url(vendor: str, alias: str, settings: Mapping[str, Any]) -> str:
         query["options"] = f"{query.get('options', '')} -c role={role}".lstrip()
     if not settings["NAME"] or "service" in query or "read_default_file" in query:
         raise ConfigurationError(
-            f"Database {alias!r} is named in a file of the client's library, not in DATABASES. {_GIVE_URL}"
+            f"DATABASES does not contain the name of database {alias!r}, which is in a file of the client "
+            f"library. {_GIVE_URL}"
         )
     if host.startswith("/"):
         query["host" if vendor == "postgresql" else "unix_socket"] = host
@@ -137,8 +140,8 @@ def _options(vendor: str, alias: str, options: Mapping[str, Any]) -> dict[str, s
             continue
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ConfigurationError(
-                f"OPTIONS[{name!r}] of database {alias!r} is {type(value).__name__}, which no URL can say. "
-                f"{_GIVE_URL}"
+                f"OPTIONS[{name!r}] of database {alias!r} is of type {type(value).__name__}, which a URL "
+                f"cannot contain. {_GIVE_URL}"
             )
         found[name] = str(value)
     return found

@@ -1,4 +1,4 @@
-"""The URL of the dashboard in the project, and of its pages; for the pages of the admin."""
+"""Links from pages of the admin to the dashboard in the project."""
 
 from __future__ import annotations
 

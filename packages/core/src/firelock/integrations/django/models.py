@@ -6,17 +6,17 @@ from django.db import models
 
 
 class JobBoard(models.Model):  # type: ignore[misc]  # Django has no types
-    """All the project's jobs, as one object that users may view, operate or administer."""
+    """The object of the permissions to view, operate and administer all jobs of the project."""
 
     class Meta:
-        """No table, and only these permissions."""
+        """The options of a model without a table, with only these permissions."""
 
         managed = False
         default_permissions = ()
         permissions = (
-            ("view_jobs", "Can look at jobs"),
+            ("view_jobs", "Can view jobs"),
             ("operate_jobs", "Can requeue and delete jobs, pause queues, trigger recurring jobs"),
-            ("administer_jobs", "Can do everything with jobs, run any task among it"),
+            ("administer_jobs", "Can do everything with jobs, including running any task"),
         )
         verbose_name = "job"
         verbose_name_plural = "jobs"

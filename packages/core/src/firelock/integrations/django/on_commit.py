@@ -18,12 +18,12 @@ def enqueue_on_commit(task: TaskVerbs[P, Any], /, *args: P.args, **kwargs: P.kwa
 
     The call is checked immediately, so an error in it is raised here and not at the end of the transaction.
     If the process dies between the commit and the enqueue, the job is never created. Set options with
-    `using`: `enqueue_on_commit(send.using(queue="mail"), order.pk)`. For another alias:
+    `using`: `enqueue_on_commit(send.using(queue="mail"), order.pk)`. For another alias, use
     `transaction.on_commit(partial(send.enqueue, order.pk), using="other")`.
 
     Raises:
-        SignatureMismatch: the arguments do not match the function.
-        ArgumentError: an argument cannot be stored.
+        SignatureMismatch: If the arguments do not match the function.
+        ArgumentError: If an argument cannot be stored.
     """
     client = get_app().client
     client.registry.binder(task.info).encode_text(args, kwargs, client.serializer)

@@ -23,7 +23,7 @@ _FIELD = "jobs_of_object"
 class JobsPanel:
     """A mixin for a ModelAdmin: `class OrderAdmin(JobsPanel, admin.ModelAdmin)`.
 
-    It shows the newest jobs with the object's tag, to users who may view jobs. Tasks set the tag:
+    The panel shows the newest jobs with the object's tag to users who may view jobs. Tasks set the tag:
     `@task(tags=["order:{order_id}"])`.
     """
 
@@ -32,17 +32,14 @@ class JobsPanel:
 
     def jobs_tag(self, obj: Any) -> str:  # noqa: ANN401 - an instance of the admin's model
         """Return the tag of an object's jobs: the model's name and the key, such as `order:7`."""
-        return f"{obj._meta.model_name}:{obj.pk}"  # noqa: SLF001 - Django's own name for it
+        return f"{obj._meta.model_name}:{obj.pk}"  # noqa: SLF001 - Django documents _meta
 
     def get_readonly_fields(self, request: HttpRequest, obj: object = None) -> Sequence[str]:
         """Return the read-only fields, including the panel."""
         return (*super().get_readonly_fields(request, obj), _FIELD)  # type: ignore[misc]  # the ModelAdmin's
 
     def get_fieldsets(self, request: HttpRequest, obj: object = None) -> Sequence[Any]:
-        """Return the fieldsets with the jobs last, under their own heading.
-
-        There are no jobs if an object is being added.
-        """
+        """Return the fieldsets, followed by one for the jobs unless an object is being added."""
         own = super().get_fieldsets(request, obj)  # type: ignore[misc]  # the ModelAdmin's
         others = [(title, {**options, "fields": _without_jobs(options["fields"])}) for title, options in own]
         if obj is None or not may_see_jobs(request.user):
@@ -57,7 +54,7 @@ class JobsPanel:
         except FirelockError as error:
             return format_html("<p>{}</p>", str(error))
         if not jobs:
-            return format_html("<p>No job bears the tag <code>{}</code>.</p>", tag)
+            return format_html("<p>No job has the tag <code>{}</code>.</p>", tag)
         rows = format_html_join(
             "", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", (_row(job) for job in jobs)
         )

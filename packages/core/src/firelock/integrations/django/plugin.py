@@ -16,11 +16,11 @@ from firelock.storage import OpenTransaction, Storage
 class DjangoPlugin:
     """A plugin that lets jobs use Django as requests do: `Firelock(…, plugins=[DjangoPlugin()])`.
 
-    The project's app, if it is created from the settings, has this plugin already.
+    An app that is created from the settings already has this plugin.
 
     Args:
-        database: the alias of the database that stores the jobs: an enqueue inside its `atomic()` joins the
-            transaction. Without an alias, an enqueue joins a transaction only if it names one:
+        database: the alias of the database that stores the jobs. An enqueue inside its `atomic()` joins the
+            transaction. Without an alias, an enqueue joins a transaction only if the call names it:
             `task.using(within="default").enqueue(…)`.
     """
 
@@ -30,7 +30,7 @@ class DjangoPlugin:
 
     @hookimpl
     def job_transaction(self, storage: Storage, within: object | None) -> OpenTransaction | None:
-        """Return the transaction of Django that jobs join: the named one, or that of their database."""
+        """Return Django's transaction that new jobs join: the named one, or the one in their database."""
         if within is None:
             return surrounding_transaction(self.database, storage)
         return named_transaction(within)

@@ -23,69 +23,70 @@ from firelock.integrations.django.plugin import DjangoPlugin
 from firelock.settings import Settings
 from firelock.storage import CONTRACT, Storage
 
-PLACE = "firelock.integrations.django"  # the app's module: "firelock.integrations.django:fire" names it
+PLACE = "firelock.integrations.django"  # the app's module; the app is PLACE:fire
 
 _CHANGE_BLOCK = "Change FIRELOCK in the settings."
 _NAME_DATABASE = (
-    'Write FIRELOCK = {"database": "default", …}, or DjangoPlugin(database="default") in your app.'
+    'Set FIRELOCK = {"database": "default", …}, or use DjangoPlugin(database="default") in your app.'
 )
 
-_followed: dict[str, str] = {}  # by alias: the URL of the test database that the jobs were last moved to
+_followed: dict[str, str] = {}  # by alias: the URL of the test database that the app last switched to
 _copied: set[str] = set()  # the test databases that have been prepared for copying
-_made: list[Firelock] = []  # at most one: a process has one set of settings, and so one app
-_is_under_way = False  # whether it is being created, by the thread that holds the lock
-_making = threading.RLock()
+_created: list[Firelock] = []  # at most one, as a process has one set of settings
+_is_creating = False  # whether the thread that holds the lock is creating the app
+_creating = threading.RLock()
 
 
 def project_block() -> tuple[Block, list[BlockMistake]]:
     """Return the block of the project's settings, and all mistakes in it.
 
     Raises:
-        ConfigurationError: Django has no settings here.
+        ConfigurationError: If Django has no settings in this process.
     """
     try:
         given = getattr(settings, "FIRELOCK", None)
     except ImproperlyConfigured as error:
         raise ConfigurationError(
-            "Django has no settings here, so there is no FIRELOCK block: set DJANGO_SETTINGS_MODULE, or run "
-            "python manage.py firelock …"
+            "Django has no settings in this process, so there is no FIRELOCK block; set "
+            "DJANGO_SETTINGS_MODULE, or run python manage.py firelock …"
         ) from error
     return read_block(given, has_storage=bool(os.environ.get("FIRELOCK_STORAGE")))
 
 
 def get_app() -> Firelock:
-    """Return the project's app, which is the same in the whole process; this opens no connection.
+    """Return the project's app, of which a process has one; this does not open a connection.
 
-    It needs Django's settings, but not its registry of apps and models, so any `tasks.py` can call it.
+    The app needs Django's settings, but not its registry of apps and models, so any `tasks.py` can call this
+    function.
 
     Raises:
-        ConfigurationError: the settings are wrong; the message names every mistake.
-        UnknownScheme: no installed plugin offers the storage.
-        PluginError: a plugin cannot be loaded.
+        ConfigurationError: If the settings are invalid. The message names every mistake.
+        UnknownScheme: If no installed plugin supports the storage's URL.
+        PluginError: If a plugin cannot be loaded.
     """
-    global _is_under_way  # noqa: PLW0603 - one app per process
-    with _making:
-        if not _made:
-            former, _is_under_way = _is_under_way, True
+    global _is_creating  # noqa: PLW0603 - one app per process
+    with _creating:
+        if not _created:
+            previous, _is_creating = _is_creating, True
             try:
-                _made.append(_checked_app())
+                _created.append(_checked_app())
             finally:
-                _is_under_way = former
-        return _made[0]
+                _is_creating = previous
+        return _created[0]
 
 
 def get_app_for_modules() -> Firelock:
     """Return the app for `from firelock.integrations.django import fire`.
 
-    Wrong settings do not raise here: system checks import modules that import the app, and must be able to
-    report the mistakes. With wrong settings the app registers tasks, and everything else raises an error, as
-    with Django's dummy database.
+    Invalid settings do not raise an error here, because system checks import modules that import the app, and
+    must be able to report the mistakes. With invalid settings, the returned app can register tasks, but
+    everything else raises an error, as with Django's dummy database.
 
     Raises:
-        ConfigurationError: Django has no settings, or the module of the app imports the app.
+        ConfigurationError: If Django has no settings, or the app's own module imports the app.
     """
-    with _making:
-        if _is_under_way:
+    with _creating:
+        if _is_creating:
             return get_app()
         project_block()
         try:
@@ -95,7 +96,7 @@ def get_app_for_modules() -> Firelock:
 
 
 def find_mistakes(block: Block) -> list[BlockMistake]:
-    """Return the mistakes in the block's names of a database, of plugins and of an app."""
+    """Return the mistakes in the block's `database`, `plugins` and `app`, which name things elsewhere."""
     checks: list[Callable[[], object]] = [
         partial(_attribute, "plugins", each) for each in block.plugins if isinstance(each, str)
     ]
@@ -107,10 +108,7 @@ def find_mistakes(block: Block) -> list[BlockMistake]:
 
 
 def find_storage_mistake(block: Block) -> BlockMistake | None:
-    """Return why no app can be created with the block's storage, serializer and locks.
-
-    All other mistakes are ignored.
-    """
+    """Return the mistake that prevents an app with the block's storage, serializer and locks, or None."""
 
     def try_app() -> None:
         Firelock(block.storage, serializer=block.serializer, locks=block.locks, settings=Settings()).close()
@@ -127,13 +125,13 @@ def _mistake_of(check: Callable[[], object]) -> BlockMistake | None:
 
 
 def mistake_of_error(error: FirelockError) -> BlockMistake:
-    """Return the mistake for an error that was raised while the app was created."""
-    if isinstance(error, _BesideApp):
+    """Return the mistake that describes an error during the creation of the app."""
+    if isinstance(error, _AppConflict):
         return error.mistake
     return BlockMistake("E007", str(error), "" if isinstance(error, _OfModule) else _CHANGE_BLOCK)
 
 
-class _BesideApp(ConfigurationError):
+class _AppConflict(ConfigurationError):
     """The block and the app that it names contradict each other."""
 
     def __init__(self, mistake: BlockMistake) -> None:
@@ -142,7 +140,7 @@ class _BesideApp(ConfigurationError):
 
 
 class _OfModule(ConfigurationError):
-    """An error that the module of an app has raised; the block is right."""
+    """An error that was raised by an app's module, so the block is not the cause."""
 
 
 def _checked_app() -> Firelock:
@@ -168,76 +166,73 @@ def _unusable_app(reason: str) -> Firelock:
 
 
 def is_testing() -> bool:
-    """Return whether Django's tests are running: they set up an environment, which has mail's outbox."""
+    """Return whether Django's tests are running; their environment adds `outbox` to `django.core.mail`."""
     return hasattr(sys.modules.get("django.core.mail"), "outbox")
 
 
 def change_storage(*, is_idle: bool = False) -> None:
-    """Move the app's jobs to the storage that the block names now; in tests this is a separate storage.
+    """Make the app use the storage that the block currently specifies; in tests, the storage of tests.
 
     Called when settings have changed, and when tests have created their database. Outside of tests, an app
-    that the project creates itself keeps its storage. In tests, the storage has its tables afterwards.
+    that the project creates itself keeps its storage. In tests, missing tables are created.
 
     Args:
-        is_idle: whether it has its tables already, and must not be connected to before its first use.
+        is_idle: whether the storage already has its tables and must not be connected to before its first use.
     """
-    with _making:
+    with _creating:
         block, mistakes = project_block()
-        if mistakes or not _made:
+        if mistakes or not _created:
             return
         if block.app is None or is_testing():
-            _made[0].use_storage(_storage_of(block, database_of_jobs()))
+            _created[0].use_storage(_storage_of(block, database_of_jobs()))
         if is_testing() and not is_idle:
-            _make_tables_of_tests(_made[0].storage)
+            _make_tables_of_tests(_created[0].storage)
 
 
 def empty_test_storage(using: str) -> None:
-    """Remove the jobs of other tests; called when Django has created or emptied the tables of the models.
+    """Remove the jobs of other tests; called when Django has created or emptied the models' tables.
 
     Args:
         using: the alias of the models' database.
     """
     block, mistakes = project_block()
-    if mistakes or not _made:
+    if mistakes or not _created:
         return
     alias = database_of_jobs()
-    is_beside = block.test_storage == TEST_DATABASE
-    if is_beside and alias not in {None, using}:
+    is_in_test_database = block.test_storage == TEST_DATABASE
+    if is_in_test_database and alias not in {None, using}:
         return  # the test database of the jobs is unchanged, or not created yet
     change_storage()
-    _made[0].storage.clear()
-    if not is_beside:
+    _created[0].storage.clear()
+    if not is_in_test_database:
         return
     # Do not connect now: a database server does not copy or drop a database that has connections.
     change_storage(is_idle=True)
-    if _made[0].storage.url not in _copied:
-        _copied.add(_made[0].storage.url)
+    if _created[0].storage.url not in _copied:
+        _copied.add(_created[0].storage.url)
         _make_copiable(using)
 
 
 def _make_copiable(alias: str) -> None:
-    """Keep all data of an SQLite database in its one file, which `test --parallel` copies.
-
-    This disables the write-ahead log.
-    """
+    """Disable the write-ahead log of an SQLite database, as `test --parallel` copies only its main file."""
     if connections[alias].vendor == "sqlite":
         with connections[alias].cursor() as cursor:
             cursor.execute("PRAGMA journal_mode = DELETE")
 
 
 def follow_test_database(alias: str) -> None:
-    """Follow a new connection of tests to its database.
+    """Make the app use the database of a new connection in tests.
 
-    A process of `test --parallel` has its own test database.
+    Each process of `test --parallel` has its own test database.
     """
-    if not (_made and is_testing()):
+    if not (_created and is_testing()):
         return
     block, mistakes = project_block()
     if mistakes or block.test_storage != TEST_DATABASE or alias != database_of_jobs():
         return
     try:
         url = url_of_test_database(alias)
-    except ConfigurationError:  # not created yet, or not for jobs: `empty_test_storage` reports this
+    except ConfigurationError:  # not created yet or unusable, which empty_test_storage reports
         return
     if url != _followed.get(alias):
         _followed[alias] = url
@@ -245,14 +240,14 @@ def follow_test_database(alias: str) -> None:
 
 
 def database_of_jobs() -> str | None:
-    """Return the alias of the database that stores the jobs of the project's app; None if there is none."""
+    """Return the alias of the Django database that stores the project's jobs; None if there is none."""
     plugin = get_app().plugins.of_kind(DjangoPlugin)
     return None if plugin is None else plugin.database
 
 
 def _make_tables_of_tests(storage: Storage) -> None:
     schema = storage.schema()
-    # Migrate only if necessary: it writes, and an open transaction of the test might have written already.
+    # Migrate only if necessary: a migration writes, and could wait for an open transaction of the test.
     if schema.found != schema.wanted:
         list(storage.migrate())
 
@@ -261,7 +256,7 @@ def _storage_of(block: Block, database: str | None) -> str:
     if is_testing() and block.test_storage == TEST_DATABASE:
         if database is None:
             raise ConfigurationError(
-                "FIRELOCK['test_storage'] is 'database', and no database is named in which the jobs live. "
+                "FIRELOCK['test_storage'] is 'database', but no database is specified for the jobs. "
                 f"{_NAME_DATABASE}"
             )
         return url_of_test_database(database)
@@ -292,16 +287,16 @@ def _find_app(block: Block) -> Firelock:
     app = _attribute("app", block.app or "")
     if not isinstance(app, Firelock):
         raise ConfigurationError(
-            f"FIRELOCK['app'] names {block.app!r}, which is {type(app).__name__}, no Firelock."
+            f"FIRELOCK['app'] must name a Firelock app, but {block.app!r} is of type {type(app).__name__}."
         )
     plugin = app.plugins.of_kind(DjangoPlugin)
     if block.database is not None and (plugin is None or plugin.database != block.database):
-        raise _BesideApp(
+        raise _AppConflict(
             BlockMistake(
                 "E006",
-                f"FIRELOCK names an app, {block.app!r}, and database {block.database!r}, of which that app "
-                "does not know.",
-                f"Make the app with plugins=[DjangoPlugin(database={block.database!r})].",
+                f"FIRELOCK['database'] is {block.database!r}, but the app {block.app!r} has no DjangoPlugin "
+                "for this database.",
+                f"Create the app with plugins=[DjangoPlugin(database={block.database!r})].",
             )
         )
     return app
@@ -316,6 +311,6 @@ def _attribute(key: str, place: str) -> object:
         raise _OfModule(str(error)) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(
-            f"FIRELOCK[{key!r}] names {place!r}, which cannot be imported: {str(error).rstrip('.')}. Write "
-            "module:name, and import in that module nothing that needs the app."
+            f"{place!r} in FIRELOCK[{key!r}] cannot be imported: {str(error).rstrip('.')}. Use module:name, "
+            "and do not import anything in that module that needs the app."
         ) from error

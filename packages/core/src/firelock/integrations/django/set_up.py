@@ -1,7 +1,4 @@
-"""Forbid creating jobs while Django is being set up.
-
-Otherwise every process of a project would create them again.
-"""
+"""Forbid creating jobs while Django is being set up, because every process would create them again."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from django.apps import apps
 from firelock.jobs.client import Client
 
 _REASON = (
-    "while Django is being set up: every process of the project, manage.py check too, would create this job. "
-    "Move the call into a function."
+    "while Django is being set up, because every process of the project, including manage.py check, would "
+    "create this job. Move the call into a function."
 )
 
 

@@ -36,11 +36,13 @@ except ImportError:
         NAMESPACE = "django_tasks"
     except ImportError as error:
         raise ImportError(
-            "Django has its task API from 6.0 on; Django 5.2 needs the backport: "
+            "Django has a task API since 6.0; Django 5.2 needs the backport. Run "
             'pip install "django-tasks>=0.12".'
         ) from error
     if not hasattr(TaskResultStatus, "SUCCESSFUL"):
-        raise ImportError('This django-tasks is too old; pip install "django-tasks>=0.12".') from None
+        raise ImportError(
+            'The installed django-tasks is too old; run pip install "django-tasks>=0.12".'
+        ) from None
 
 __all__ = [
     "NAMESPACE",

@@ -1,8 +1,8 @@
 """Django's tasks on Firelock: the backend that enqueues them and reads their results.
 
-The code that declares a task registers it with the app under its own path, such as `shop.tasks.send_receipt`.
-A server runs the tasks that its code has declared, which autodiscovery finds. A path that is only in the
-storage is never imported.
+A declared task is registered with the app under its path, such as `shop.tasks.send_receipt`. A server runs
+the tasks that its own code has declared, which autodiscovery imports. It never imports a path because of a
+name in the storage.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ _PACKAGE = "firelock.integrations.django"
 class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
     """A Task with options of Firelock: `@task(max_attempts=5, backoff=…)`; `using` cannot change them.
 
-    None leaves an option to `OPTIONS`: see `task_options`.
+    If an option is None, its value comes from `OPTIONS`: see `task_options`.
     """
 
-    max_attempts: int | None = None  # in total, including the first
+    max_attempts: int | None = None  # including the first
     backoff: Backoff | timedelta | float | str | None = None
     timeout: timedelta | float | None = None  # of an attempt
-    keep: timedelta | float | None = None  # how long its succeeded jobs, and so their results, are kept
+    keep: timedelta | float | None = None  # how long succeeded jobs and their results are kept
     tags: Sequence[str] | None = None  # can contain parameters: "order:{order_id}"
     executor: str | None = None  # "process": in a separate process
     limits: Sequence[Limit | Turns] | None = None
@@ -83,7 +83,7 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
         """Validate the task, and register it with the app of its backend."""
         for name in ("tags", "limits"):
             if isinstance(value := getattr(self, name), list | set | frozenset):
-                object.__setattr__(self, name, tuple(value))  # a frozen value must be hashable
+                object.__setattr__(self, name, tuple(value))  # a frozen task must be hashable
         Task.__post_init__(self)
         _declare(self)
 
@@ -91,10 +91,11 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
 class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no types
     """`TASKS = {"default": {"BACKEND": "firelock.integrations.django.TaskBackend", "QUEUES": […]}}`.
 
-    `OPTIONS` can contain `max_attempts`, `backoff`, `timeout` and other options for all tasks, the same
-    options by queue in `queues` and by path in `tasks`, and `app` for an app other than the project's own.
+    `OPTIONS` can contain `max_attempts`, `backoff`, `timeout` and other options for all tasks. It can contain
+    the same options by queue in `queues` and by path in `tasks`, and an app other than the project's own in
+    `app`.
 
-    Signals are sent with `send_robust`: an error of a receiver is logged and does not affect the job.
+    Signals are sent with `send_robust`, so an error of a receiver is logged and does not affect the job.
     """
 
     task_class = FirelockTask
@@ -113,7 +114,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
         """The app whose storage contains the jobs.
 
         Raises:
-            InvalidTaskBackend: the settings are wrong; the message names the mistake.
+            InvalidTaskBackend: If the settings are invalid. The message names the mistake.
         """
         if self._read.mistakes:
             raise InvalidTaskBackend(f"TASKS[{self.alias!r}]: {' '.join(self._read.mistakes)}")
@@ -135,12 +136,12 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
         strange = sorted(self._read.tasks.keys() - known)
         return [
             *([] if self._read.app or apps.is_installed(_PACKAGE) else [checks.Warning(
-                f"{_PACKAGE} is not in INSTALLED_APPS, so that no server finds the tasks of your apps.",
-                hint=f'INSTALLED_APPS = [..., "{_PACKAGE}"]', id="firelock.W101",
+                f"{_PACKAGE} is not in INSTALLED_APPS, so servers do not find the tasks of your apps.",
+                hint=f'Set INSTALLED_APPS = [..., "{_PACKAGE}"].', id="firelock.W101",
             )]),
             *(checks.Warning(
-                f"OPTIONS['tasks'] of TASKS[{self.alias!r}] names {path!r}, and no such task is declared.",
-                hint="Write the path of the function, such as shop.tasks.charge.", id="firelock.W102",
+                f"OPTIONS['tasks'] of TASKS[{self.alias!r}] contains {path!r}, but no such task is declared.",
+                hint="Use the path of the function, such as shop.tasks.charge.", id="firelock.W102",
             ) for path in strange),
         ]  # fmt: skip
 
@@ -150,15 +151,15 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
     # ---- options and runners of tasks --------------------------------------------------------------------
 
     def options_of(self, task: Task, queue: str | None = None) -> TaskOptions:
-        """Return the options of a task in its queue, or in another one.
+        """Return the options of a task in its own queue, or in the given queue.
 
         Raises:
-            ConfigurationError: an option of the task itself is wrong.
+            ConfigurationError: If an option of the task itself is invalid.
         """
         path, queue, own = task.module_path, queue or task.queue_name, own_options(task)
         try:
             found = self._options.get((path, queue, own))
-        except TypeError:  # a valid option has a hash; an invalid one is refused below
+        except TypeError:  # every valid option is hashable; an invalid one raises below
             found = None
         if found is None:
             found = self._read.of(path, queue, TaskOptions(**dict(zip(FIELDS, own, strict=True))))
@@ -169,7 +170,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
         """Check that Firelock can run the task.
 
         Raises:
-            InvalidTask: it cannot, by Django's rules or by Firelock's rules for names and options.
+            InvalidTask: If the task violates Django's rules, or Firelock's rules for names and options.
         """
         super().validate_task(task)
         try:
@@ -179,10 +180,11 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
             raise InvalidTask(f"{task.module_path}: {error}") from error
 
     def runner_of(self, task: Task) -> TaskRunner:
-        """Return the runner of a task, which is registered with the app if necessary.
+        """Return the runner of a task; register the task with the app if necessary.
 
         Raises:
-            InvalidTask: no other process could find the task, or it was declared before with other options.
+            InvalidTask: If other processes could not find the task, or it was declared before with other
+                options.
         """
         app = self.app
         known = app.registry.get(task.module_path)
@@ -200,12 +202,12 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
     # ---- enqueuing ---------------------------------------------------------------------------------------
 
     def enqueue(self, task: Task, args: Sequence[object], kwargs: Mapping[str, object]) -> FirelockTaskResult:
-        """Store a job, and send `task_enqueued`; for a duplicate, the result is that of the existing job.
+        """Store a job, and send `task_enqueued`; for a duplicate, return the existing job's result instead.
 
         Raises:
-            InvalidTask: this backend does not accept the task.
-            TypeError: an argument is not JSON, or the call does not match the function.
-            StorageError: nothing was stored.
+            InvalidTask: If this backend does not accept the task.
+            TypeError: If an argument is not JSON, or the call does not match the function.
+            StorageError: If the job could not be stored.
         """
         call, args, kwargs = self._call(task, args, kwargs)
         job = call.enqueue(*args, **kwargs)
@@ -230,7 +232,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
         args, kwargs = normalize_json(list(args)), normalize_json(dict(kwargs))
         runner = self.runner_of(task)
         info, priority, timeout = runner.verbs.info, int(task.priority), self.options_of(task).timeout
-        chosen: dict[str, Any] = {  # only values that differ from the task's registration
+        chosen: dict[str, Any] = {  # only values that differ from those of the registered task
             "queue": None if task.queue_name == info.queue else task.queue_name,
             "priority": None if priority == info.priority else priority,  # Django also accepts 3.0
             "at": aware_instant(task.run_after),
@@ -260,12 +262,12 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
     # ---- results -----------------------------------------------------------------------------------------
 
     def get_result(self, result_id: str) -> FirelockTaskResult:
-        """Return a job as it is now.
+        """Return the current result of a job.
 
-        This takes one round trip, and a second one if the job has failed or was repeated.
+        This takes one round trip, and a second one if the job has failed or has had several attempts.
 
         Raises:
-            TaskResultDoesNotExist: no such job is stored, or its task was not declared in this process.
+            TaskResultDoesNotExist: If no such job is stored, or its task was not declared in this process.
         """
         app = self.app
         _register_waiting()
@@ -277,8 +279,8 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
         runner = None if info is None else TaskRunner.behind(info.function)
         if runner is None:
             raise TaskResultDoesNotExist(
-                f"Job {record.id} is of {record.task}, which is no Django task that this process has "
-                "declared. Import its module: nothing is imported because of a name in the storage."
+                f"Job {record.id} belongs to {record.task}, which is not a Django task declared in this "
+                "process. Import the task's module; Firelock does not import it from its stored name."
             )
         return read_result(app, record, runner.task, self.alias)
 
@@ -289,7 +291,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
 
 # ---- declared tasks --------------------------------------------------------------------------------------
 
-# Declared while Django was being set up, when the app's own module might not be complete yet.
+# Tasks declared while Django was being set up, when the app's own module might not be complete yet.
 _waiting: list[FirelockTask] = []
 _registering = threading.RLock()
 
@@ -314,7 +316,7 @@ def _register_waiting() -> None:
             task = _waiting.pop(0)
             try:
                 _register(task)
-            except InvalidTaskBackend:  # the settings are wrong, not the task
+            except InvalidTaskBackend:  # the mistake is in the settings, not in the task
                 _waiting.insert(0, task)
                 raise
 
@@ -322,9 +324,9 @@ def _register_waiting() -> None:
 def register_declared() -> None:
     """Register every task in an imported module with the app of every Firelock backend.
 
-    Called when Django is set up and has discovered the project's modules. A task that is declared for another
-    backend can be enqueued here with `using(backend=…)`, so a server must have it as well. Wrong settings are
-    reported by `manage.py check` and by the first enqueue.
+    Called when Django has been set up and has discovered the project's modules. A task that is declared for
+    another backend can be enqueued with this one by `using(backend=…)`, so a server must have it as well.
+    `manage.py check` and the first enqueue report invalid settings.
     """
     ours = [backend for backend in map(_opened, task_backends.settings) if isinstance(backend, TaskBackend)]
     try:
@@ -335,7 +337,7 @@ def register_declared() -> None:
         return
     modules = [module for module in sys.modules.values() if type(module) is ModuleType]
     for module in modules:
-        # Only the type is checked, because any other check would evaluate a lazy object of Django.
+        # Check only the type, because any other check would evaluate Django's lazy objects.
         for task in [value for value in vars(module).values() if issubclass(type(value), Task)]:
             for backend in ours:
                 with suppress(InvalidTask, InvalidTaskBackend):
@@ -345,7 +347,7 @@ def register_declared() -> None:
 def _opened(alias: str) -> BaseTaskBackend | None:
     try:
         return task_backends[alias]
-    except InvalidTaskBackend:  # another backend's settings are wrong, which is not reported here
+    except InvalidTaskBackend:  # the settings of another backend are not checked here
         return None
 
 
@@ -353,7 +355,7 @@ def _open_app(place: object) -> Firelock:
     """Return the app that `OPTIONS["app"]` names.
 
     Raises:
-        ConfigurationError: it does not exist, or is not an app.
+        ConfigurationError: If the app does not exist, or the object is not an app.
     """
     if place is None:
         from firelock.integrations.django.project import get_app  # noqa: PLC0415 - needs Django's settings
@@ -366,6 +368,7 @@ def _open_app(place: object) -> Firelock:
             raise ConfigurationError(f"OPTIONS['app'] cannot be imported: {error}") from error
     if not isinstance(place, Firelock):
         raise ConfigurationError(
-            f"OPTIONS['app'] is {shown(place)}, no Firelock; write the place of one: \"shop.jobs:fire\"."
+            f"OPTIONS['app'] must be a Firelock app or its place, such as \"shop.jobs:fire\", got "
+            f"{shown(place)}."
         )
     return place

@@ -1,8 +1,9 @@
-"""The options of a Django task beyond Django's own fields, and where they are looked up.
+"""The options of a Django task beyond Django's own fields, and the places where they can be set.
 
-The order is: the task itself (`@task(max_attempts=5)`, if Django's decorator passes it on: 6.1 and the
-backport), `OPTIONS["tasks"]` by its path, `OPTIONS["queues"]` by its queue, then `OPTIONS` itself. A new
-option needs a field of `TaskOptions` and of `FirelockTask`, and a line where it is used.
+The places are, in order of precedence: the task itself (`@task(max_attempts=5)`, if Django's decorator passes
+the option on, as in 6.1 and the backport), `OPTIONS["tasks"]` by the task's path, `OPTIONS["queues"]` by its
+queue, and `OPTIONS` itself. A new option needs a field in `TaskOptions` and in `FirelockTask`, and a line
+where it is used.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from firelock.options import Executor, check_queue, to_choice, to_keep_seconds, 
 from firelock.retry import Retry
 
 Backoff = Callable[[BaseException, Any], float | timedelta | None]
-"""Called with the exception and the TaskResult; returns the wait until the next attempt, None for none."""
+"""A function of the exception and the TaskResult that returns the delay of the next attempt, None to fail."""
 
-_DEFAULT_ATTEMPTS = 1  # as in Django's own backends: a task might not be safe to repeat
+_DEFAULT_ATTEMPTS = 1  # as in Django's own backends, because a task might not be safe to repeat
 _MOST_ATTEMPTS = 1_001
 
 
@@ -35,8 +36,7 @@ def _to_max_attempts(value: int | None) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_ATTEMPTS:
         raise ConfigurationError(
-            f"max_attempts={shown(value)} is refused; use a whole number from 1, the first attempt alone, "
-            f"to {_MOST_ATTEMPTS}."
+            f"max_attempts must be an integer from 1 (no retries) to {_MOST_ATTEMPTS}, got {shown(value)}."
         )
     return value
 
@@ -45,13 +45,13 @@ def _to_backoff(value: object) -> Backoff | timedelta | str | None:
     if value is None or callable(value):
         return value
     if isinstance(value, str) and "." in value:
-        return value  # imported when it is first needed: tasks can be in the same module
+        return value  # imported at the first use, because tasks can be in the same module
     try:
-        return Retry.fixed(value).waits[0]  # type: ignore[arg-type]  # it checks what it is given
+        return Retry.fixed(value).waits[0]  # type: ignore[arg-type]  # fixed() checks the type
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"backoff={shown(value)} is refused; pass a function of exception and task_result, its dotted "
-            "path, a timedelta, or seconds from 0 to a year."
+            "backoff must be a function of exception and task_result, its dotted path, a timedelta, or a "
+            f"number of seconds from 0 to one year, got {shown(value)}."
         ) from error
 
 
@@ -59,14 +59,14 @@ def to_executor(value: str) -> Executor:
     """Return the executor of a task's jobs.
 
     Raises:
-        ConfigurationError: it is unknown; the message names the choices.
+        ConfigurationError: If the executor is unknown. The message lists the choices.
     """
     return to_choice(Executor, "executor", value)
 
 
 @attrs.frozen
 class TaskOptions:
-    """The options of a task in one place; None leaves an option to the next place."""
+    """The options of a task in one place. If an option is None, the next place decides."""
 
     max_attempts: int | None = attrs.field(default=None, converter=_to_max_attempts)
     backoff: Backoff | timedelta | str | None = attrs.field(default=None, converter=_to_backoff)
@@ -81,22 +81,22 @@ class TaskOptions:
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
 
     def over(self, other: TaskOptions) -> TaskOptions:
-        """Return these options; those that are None are taken from the other."""
+        """Return these options, with those that are None taken from `other`."""
         given = attrs.asdict(self, recurse=False).items()
         return attrs.evolve(other, **{name: value for name, value in given if value is not None})
 
     @property
     def attempts(self) -> int:
-        """The number of attempts of a job; with only a backoff, that of Firelock's own policy."""
+        """The maximum number of attempts; if only a backoff is set, that of Firelock's own policy."""
         if self.max_attempts is not None:
             return self.max_attempts
         return _DEFAULT_ATTEMPTS if self.backoff is None else Retry().attempts + 1
 
     def backoff_function(self) -> Backoff | None:
-        """Return the function, imported if its path was given; None for a fixed wait, or without a backoff.
+        """Return the backoff function, imported if its path was given; None for a fixed wait or no backoff.
 
         Raises:
-            ConfigurationError: the path does not lead to a function.
+            ConfigurationError: If the path does not lead to a function.
         """
         function = self.backoff
         if isinstance(function, str):
@@ -105,12 +105,12 @@ class TaskOptions:
             except ImportError as error:
                 raise ConfigurationError(f"backoff={shown(function)} cannot be imported: {error}") from error
             if not callable(function):
-                raise ConfigurationError(f"backoff={shown(self.backoff)} is no function.")
+                raise ConfigurationError(f"backoff={shown(self.backoff)} is not a function.")
         return None if isinstance(function, timedelta) else function
 
     @property
     def retry(self) -> Retry:
-        """The policy without a backoff function."""
+        """The retry policy that is used without a backoff function."""
         retries, wait = self.attempts - 1, self.backoff
         return (
             Retry.fixed(wait, attempts=retries, jitter=0) if isinstance(wait, timedelta) else Retry(retries)
@@ -127,16 +127,16 @@ def own_options(task: object) -> tuple[Any, ...]:
 
 @attrs.frozen
 class BackendOptions:
-    """The options of a backend, as read; mistakes are in `mistakes`, and left out of the other fields."""
+    """The options of a backend. Invalid values are described in `mistakes`, and left out of other fields."""
 
-    app: object = None  # a Firelock or its place, "shop.jobs:fire"; None for the project's own
+    app: object = None  # a Firelock or its place, "shop.jobs:fire"; None for the project's own app
     all_tasks: TaskOptions = TaskOptions()
     queues: Mapping[str, TaskOptions] = attrs.Factory(dict)
     tasks: Mapping[str, TaskOptions] = attrs.Factory(dict)
     mistakes: tuple[str, ...] = ()
 
     def of(self, path: str, queue: str, own: TaskOptions) -> TaskOptions:
-        """Return the options of a task with that path in that queue; its own options come first."""
+        """Return the options of a task with this path in this queue; its own options take precedence."""
         found = own
         for place in (self.tasks.get(path), self.queues.get(queue), self.all_tasks):
             found = found if place is None else found.over(place)
@@ -144,7 +144,7 @@ class BackendOptions:
 
 
 def check_paths(options: BackendOptions) -> list[str]:
-    """Return the mistakes in the paths of functions, which are imported only here and after a failure."""
+    """Return the mistakes in paths of backoff functions; only this check and a failed attempt import them."""
     mistakes = []
     for each in (options.all_tasks, *options.queues.values(), *options.tasks.values()):
         try:
@@ -159,7 +159,7 @@ def read_options(params: Mapping[str, Any]) -> BackendOptions:
     mistakes: list[str] = []
     given = params.get("OPTIONS", {})
     if not isinstance(given, Mapping):
-        return BackendOptions(mistakes=(f"OPTIONS is {shown(given)}, no mapping.",))
+        return BackendOptions(mistakes=(f"OPTIONS must be a mapping, got {shown(given)}.",))
     rest = {key: value for key, value in given.items() if key not in {"app", "queues", "tasks"}}
     options = BackendOptions(
         app=given.get("app"),
@@ -169,7 +169,7 @@ def read_options(params: Mapping[str, Any]) -> BackendOptions:
     )
     names = {str(name) for name in params.get("QUEUES", ("default",))}
     mistakes += [
-        f"OPTIONS['queues'] has {name!r}, which is not in QUEUES."
+        f"OPTIONS['queues'] contains {name!r}, which is not in QUEUES."
         for name in options.queues
         if names and name not in names
     ]
@@ -186,14 +186,14 @@ def _read_each(key: str, given: object, mistakes: list[str]) -> dict[str, TaskOp
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        mistakes.append(f"{place} is {shown(given)}; it takes a mapping of names to options.")
+        mistakes.append(f"{place} must be a mapping of names to options, got {shown(given)}.")
         return {}
     return {str(name): _read(f"{place}[{name!r}]", each, mistakes) for name, each in given.items()}
 
 
 def _read(place: str, given: object, mistakes: list[str], also: tuple[str, ...] = ()) -> TaskOptions:
     if not isinstance(given, Mapping):
-        mistakes.append(f"{place} is {shown(given)}; it takes a mapping of options.")
+        mistakes.append(f"{place} must be a mapping of options, got {shown(given)}.")
         return TaskOptions()
     values: dict[str, Any] = {}
     for key, value in given.items():
@@ -211,5 +211,5 @@ def _read(place: str, given: object, mistakes: list[str], also: tuple[str, ...] 
 
 def _unknown(place: str, key: object, known: tuple[str, ...]) -> str:
     near = get_close_matches(str(key).lower(), known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
-    return f"{place} has a key {key!r} that Firelock does not know. {hint}"
+    hint = f"Did you mean {near[0]!r}?" if near else f"Use one of {', '.join(known)}."
+    return f"{place} has an unknown key {key!r}. {hint}"

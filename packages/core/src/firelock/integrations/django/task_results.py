@@ -1,4 +1,4 @@
-"""A job as Django's `TaskResult`: four states instead of seven, the project's times, `TaskError`s."""
+"""A job as Django's `TaskResult`: four states instead of seven, times as in the project, `TaskError`s."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STATUSES = {
 
 @attrs.frozen
 class AbsentResult:
-    """A replacement for a returned value that was not stored, with the reason."""
+    """A placeholder for a returned value that was not stored, with the reason."""
 
     reason: str
 
@@ -49,8 +49,8 @@ class FirelockTaskResult(TaskResult):  # type: ignore[misc]  # Any: Django has n
         """The value that the task returned.
 
         Raises:
-            ValueError: it has not succeeded.
-            ResultUnavailable: it has succeeded, but the returned value was not stored.
+            ValueError: If the task has not succeeded.
+            ResultUnavailable: If the task has succeeded, but the returned value was not stored.
         """
         value = TaskResult.return_value.fget(self)
         if isinstance(value, AbsentResult):
@@ -67,7 +67,7 @@ def shown_instant(instant: datetime | None) -> datetime | None:
 
 
 def shown_micros(at: int | None) -> datetime | None:
-    """Return a time in micros in Django's form."""
+    """Return a time in Django's form; `at` is in micros."""
     return shown_instant(as_datetime(at))
 
 
@@ -108,8 +108,8 @@ def error_of_exception(error: BaseException) -> AttemptError:
 
 def _error_of_stored(error: ErrorInfo) -> AttemptError:
     path = error.type if "." in error.type else f"builtins.{error.type}"
-    told = f"{error.type}: {error.message}" if error.traceback is None else error.traceback
-    lines = [f"  {line[2:]}" if line.startswith("→ ") else line for line in told.split("\n")]
+    text = f"{error.type}: {error.message}" if error.traceback is None else error.traceback
+    lines = [f"  {line[2:]}" if line.startswith("→ ") else line for line in text.split("\n")]
     return AttemptError(exception_class_path=path, traceback="\n".join((*lines, "")))
 
 
@@ -129,8 +129,8 @@ def _errors(record: JobRecord, history: JobHistory | None) -> list[AttemptError]
 def read_result(app: Firelock, record: JobRecord, task: Task, backend: str) -> FirelockTaskResult:
     """Return a stored job as a TaskResult.
 
-    The storage is read a second time if the job has failed or has run more than once: tracebacks, earlier
-    workers and the first start are in its history.
+    If the job has failed or has had several attempts, this also reads its history, which has the tracebacks,
+    the earlier workers and the first start.
     """
     history = None
     if record.attempt > 1 or record.error is not None:
@@ -173,7 +173,7 @@ def _start(entry: HistoryEntry | None, otherwise: int | None) -> int | None:
     return entry.claimed_at if entry.started_at is None else entry.started_at
 
 
-POSITIONAL = "django.positional"  # in a job's meta: the number of positional arguments, if it matters
+POSITIONAL = "django.positional"  # key in a job's meta: the number of positional arguments, if needed
 
 
 def meta_of_call(
@@ -200,7 +200,8 @@ def as_called(
 def _call_of(app: Firelock, record: JobRecord) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments of a job.
 
-    They are all by name if the function has other parameters now. There are none if they cannot be read.
+    If the function's parameters have changed, all arguments are returned by name. If the arguments cannot be
+    decoded in this process, none are returned.
     """
     serializer = app.client.serializers.get(record.serializer)
     info = app.registry.get(record.task)

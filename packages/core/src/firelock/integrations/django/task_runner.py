@@ -1,4 +1,4 @@
-"""The code that a server runs for a Django task: its function between Django's signals, and retries."""
+"""The code that a server runs for a Django task: the function, Django's signals around it, and retries."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ _under_way: ContextVar[AttemptUnderWay] = ContextVar("firelock_django_attempt")
 
 @attrs.define(eq=False)
 class TaskRunner:
-    """Runs one Django task as a Firelock task; it is the task's retry policy as well."""
+    """The function and the retry policy of a Firelock task that runs a Django task."""
 
     app: Firelock
     task: Task
-    alias: str  # of the backend that declared the task
-    sender: type  # that backend's class, for signals
+    alias: str  # the alias of the backend for which the task was declared
+    sender: type  # the class of this backend, for signals
     options_in: Callable[[str], TaskOptions]  # the options in a queue
     verbs: TaskVerbs[..., Any] = attrs.field(init=False)
     positional: tuple[str, ...] = attrs.field(init=False)  # the parameters that can be positional
 
     @classmethod
     def behind(cls, function: Callable[..., Any]) -> TaskRunner | None:
-        """Return the runner whose function this is; None for any other function."""
+        """Return the runner that created this function; None for any other function."""
         runner = getattr(function, "firelock_runner", None)
         return runner if isinstance(runner, cls) else None
 
@@ -84,8 +84,8 @@ class TaskRunner:
         """Register the task with the app under its path.
 
         Raises:
-            FirelockError: no other process could find it, its name is taken, or its tags name an unknown
-                parameter.
+            FirelockError: If other processes could not find the task, its name is already in use, or its tags
+                name an unknown parameter.
         """
         task, options = self.task, self.options_in(self.task.queue_name)
         function = self._arun if inspect.iscoroutinefunction(task.func) else self._run
@@ -105,7 +105,7 @@ class TaskRunner:
         self.positional = self.app.registry.binder(self.verbs.info).signature.positional
 
     def _as_function(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function with the task's parameters, without annotations: its arguments are plain JSON."""
+        """Return a function with the task's parameters, without annotations, as arguments are plain JSON."""
         if inspect.iscoroutinefunction(method):
 
             async def function(*args: object, **kwargs: object) -> object:
@@ -126,10 +126,10 @@ class TaskRunner:
         return wrapped
 
     def check_alike(self, task: Task) -> None:
-        """Check that the task was declared with the same options as this one.
+        """Check that the task was declared with the same options as this runner's task.
 
         Raises:
-            InvalidTask: it was not, so it would be undefined which options a job gets.
+            InvalidTask: If the options differ, because it would be undefined which of them a job gets.
         """
         given, declared = own_options(task), own_options(self.task)
         if given == declared:
@@ -137,8 +137,8 @@ class TaskRunner:
         for name, now, before in zip(FIELDS, given, declared, strict=True):
             if now not in (before, None):
                 raise InvalidTask(
-                    f"{task.module_path} was declared with {name}={before!r} and is now with {now!r}. A "
-                    "function is one task: write a second function for other options."
+                    f"{task.module_path} was declared with {name}={before!r} before and with {name}={now!r} "
+                    "now, but a function can be only one task; use a second function for other options."
                 )
 
     # ---- running -----------------------------------------------------------------------------------------
@@ -176,9 +176,9 @@ class TaskRunner:
         return returned
 
     async def _asend(self, signal: Signal, result: FirelockTaskResult) -> None:
-        """Send the signal in Django's thread for sync code.
+        """Send the signal in Django's thread for sync code, where receivers can use the database.
 
-        There, the exception that is being handled is available too.
+        The exception that is being handled is available there too.
         """
         await sync_to_async(signal.send_robust)(self.sender, task_result=result)
 
@@ -186,14 +186,14 @@ class TaskRunner:
         return (TaskContext(task_result=attempt.result), *args) if self.task.takes_context else args
 
     def _begin(self, job: JobContext) -> AttemptUnderWay:
-        """Return the running attempt; if there were earlier attempts, their results are read."""
+        """Return the attempt that begins now, with the results of earlier attempts, which are read."""
         result = None
         if job.attempt > 1:
             try:
                 record = self.app.jobs.get(job.id).record()
                 result = read_result(self.app, record, self.task, self.alias)
             except FirelockError as error:
-                log.warning("Job %s runs without word of its earlier attempts: %s", job.id, error)
+                log.warning("Job %s runs without the results of its earlier attempts: %s", job.id, error)
         if result is None:
             result = self._first_result(job)
         now = shown_micros(self.app.client.clock.now())
@@ -235,13 +235,13 @@ class TaskRunner:
     def _succeeded(self, attempt: AttemptUnderWay, returned: object) -> object:
         """Return the value as JSON.
 
-        A value that is not JSON fails the job without a retry, since its work is done.
+        If the value is not JSON, the job fails without a retry, because its work is done.
         """
         try:
             value = normalize_json(returned)
         except (TypeError, ValueError) as error:
             attempt.error = error
-            attempt.decision = RetryDecision.fail("what it returned cannot be stored, so it is not run again")
+            attempt.decision = RetryDecision.fail("its returned value cannot be stored; not retried")
             raise
         self._finish(attempt, TaskResultStatus.SUCCESSFUL)
         object.__setattr__(attempt.result, "_return_value", value)
@@ -272,23 +272,23 @@ class TaskRunner:
                 return options.retry.decide(job, error)
             wait = backoff(error, attempt.result)
             if wait is None:
-                return RetryDecision.fail("its backoff says that it is not run again")
+                return RetryDecision.fail("its backoff returned None; not retried")
             return RetryDecision.retry(wait, reason=retry_reason(job.retries + 1, retries, error))
         except Exception as broken:
-            log.exception("The backoff of task %r raised; the job is failed.", self.task.module_path)
+            log.exception("The backoff of task %r raised an error; the job fails.", self.task.module_path)
             return RetryDecision.fail(f"its backoff raised {type(broken).__name__}")
 
-    # ---- as the task's retry policy ------------------------------------------------------------------------
+    # ---- retry policy ------------------------------------------------------------------------------------
 
     @property
     def attempts(self) -> int:
-        """The number of retries after the first attempt."""
+        """The maximum number of retries after the first attempt."""
         return self.options_in(self.task.queue_name).attempts - 1
 
     def decide(self, job: ClaimedJob, error: BaseException, /) -> RetryDecision:
-        """Return the decision of the attempt.
+        """Return the decision about the failed attempt.
 
-        An attempt that ended outside of the function, for example by its timeout, is ended here.
+        If the attempt ended outside of the function, for example by its timeout, its signal is sent here.
         """
         attempt = _under_way.get(None)
         if attempt is None or (attempt.job.id, attempt.job.attempt) != (job.id, job.attempt):
@@ -302,7 +302,8 @@ class TaskRunner:
     def _send_from_here(self, signal: Signal, result: FirelockTaskResult) -> None:
         """Send the signal.
 
-        If an event loop is running, a thread sends it, because receivers cannot use the database on the loop.
+        If an event loop is running in this thread, another thread sends the signal, because receivers cannot
+        use the database on the loop.
         """
         try:
             asyncio.get_running_loop()
@@ -317,15 +318,15 @@ class TaskRunner:
 
 
 def _is_over(job: JobContext, returned: object) -> bool:
-    """Return whether a task that returned has ended, so that it will not run later."""
+    """Return whether a job whose function returned has ended, and will not run again."""
     return type(returned) is not Snooze and not job.suspended
 
 
 def _is_failure(job: JobContext, error: BaseException) -> bool:
     """Return whether an error is the task's own failure.
 
-    A wait and a request to stop are not: the server handles them. In a run that waits, no exception is a
-    failure, because tasks might wrap the exception of the wait.
+    Waits and requests to stop are not failures: the server handles them. In a suspended run, no exception is
+    a failure, because the task might have wrapped the exception that suspended it.
     """
-    told = (JobCancelled, JobSuspended, asyncio.CancelledError, GeneratorExit)
-    return not isinstance(error, told) and not job.suspended
+    not_failures = (JobCancelled, JobSuspended, asyncio.CancelledError, GeneratorExit)
+    return not isinstance(error, not_failures) and not job.suspended

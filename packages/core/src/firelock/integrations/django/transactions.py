@@ -1,8 +1,8 @@
 """The transaction of Django that an enqueue joins.
 
-Django's `atomic()` belongs to a thread, in which each alias has one connection. If jobs are stored in the
+Django's `atomic()` applies to a thread, in which each alias has one connection. If jobs are stored in the
 database of an alias, an enqueue inside its `atomic()` joins the transaction: the job is committed or rolled
-back with the models. With any other storage, an enqueue joins nothing by itself.
+back with the models. With any other storage, an enqueue does not join a transaction by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from firelock.storage import Feature, OpenTransaction, Storage
 
 
 def surrounding_transaction(alias: str | None, storage: Storage) -> OpenTransaction | None:
-    """Return this thread's transaction in the database of the jobs; None if there is none."""
+    """Return this thread's open transaction in the database of the jobs; None if there is none."""
     if alias is None or Feature.TRANSACTIONAL_ENQUEUE not in storage.features:
         return None
     connection = connections[alias]
@@ -32,7 +32,7 @@ def named_transaction(within: object) -> OpenTransaction | None:
     """Return the transaction of an alias or a connection of Django; None for any other object.
 
     Raises:
-        ConfigurationError: the alias does not exist, it is in no transaction, or a cursor was passed.
+        ConfigurationError: If the alias does not exist, has no open transaction, or a cursor was passed.
     """
     if isinstance(within, str):
         connection = connections[_known(within)]
@@ -42,7 +42,8 @@ def named_transaction(within: object) -> OpenTransaction | None:
         connection = within
     elif isinstance(within, CursorWrapper):
         raise ConfigurationError(
-            f"within= takes an alias or a connection of Django's, not a cursor: within={within.db.alias!r}."
+            "within must be an alias or a connection of Django, got a cursor; use "
+            f"within={within.db.alias!r}."
         )
     else:
         return None
@@ -57,12 +58,12 @@ def named_transaction(within: object) -> OpenTransaction | None:
 def _known(alias: str) -> str:
     if alias not in connections.settings:
         known = ", ".join(connections.settings)
-        raise ConfigurationError(f"within={alias!r} names no database; DATABASES has {known}.")
+        raise ConfigurationError(f"within={alias!r} is not in DATABASES; use one of {known}.")
     return alias
 
 
 def _opened(connection: Any) -> OpenTransaction:  # noqa: ANN401 - Django has no types
-    """Return the connection's transaction; raise Django's own error if it is broken already."""
+    """Return the connection's transaction; if it is already broken, raise Django's own error."""
     connection.validate_no_broken_transaction()
     connection.ensure_connection()
     is_open = partial(_is_open, connection, _block_of(connection))
@@ -72,7 +73,7 @@ def _opened(connection: Any) -> OpenTransaction:  # noqa: ANN401 - Django has no
 def _block_of(connection: Any) -> tuple[int, object] | None:  # noqa: ANN401 - Django has no types
     """Return the outermost `atomic()` of the project; None if only those of Django's TestCase are open."""
     for depth, block in enumerate(connection.atomic_blocks):
-        if not block._from_testcase:  # noqa: SLF001 - Django's own durable blocks check this too
+        if not block._from_testcase:  # noqa: SLF001 - Django checks this for durable blocks
             return depth, _mark(connection, depth)
     return None
 
@@ -94,5 +95,5 @@ def _is_open(connection: Any, block: tuple[int, object] | None) -> bool:  # noqa
     return block is not None and _mark(connection, block[0]) is block[1]
 
 
-def _on_commit(alias: str, tell: Callable[[], None]) -> None:
-    transaction.on_commit(tell, using=alias, robust=True)  # a late notification does no harm
+def _on_commit(alias: str, notify: Callable[[], None]) -> None:
+    transaction.on_commit(notify, using=alias, robust=True)  # a late notification does no harm

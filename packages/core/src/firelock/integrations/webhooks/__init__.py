@@ -1,4 +1,4 @@
-"""Signed HTTP webhooks for events that need attention: failures, waits, missed schedules, lost servers.
+"""Signed HTTP webhooks for events that need attention: failures, long waits, missed schedules, lost servers.
 
 Read `hooks` first: it contains the plugin. `alerts` finds the events, and `delivery` sends them.
 """

@@ -1,7 +1,7 @@
 """The events of webhooks: new failures of jobs, and the findings of the app, each reported once.
 
-Only `firelock.control.findings` decides what is a problem. Open problems are kept in one record, so that each
-is reported once for all servers, and again when it has ended.
+Only `firelock.control.findings` decides whether something is a problem. Open problems are stored in one
+record that all servers share. So each problem is reported once when it begins and once when it has ended.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from firelock.storage import Finding, JobRecord
 
 _SECOND = 1_000_000
-_LAG = 5 * _SECOND  # a job's end can be stored this long after its own timestamp
-_PAGE, _MOST_FAILURES = 200, 1_000  # of one check
+_LAG = 5 * _SECOND  # a job's end can be stored this much later than its timestamp
+_PAGE, _MOST_FAILURES = 200, 1_000  # failures per request, failures per check
 _MOST_OPEN = 200
-_NAMED = 10  # jobs named in an event
+_NAMED = 10  # maximum number of job ids, and of error types, in an event
 _FORGOTTEN = 7 * 24 * 3_600 * _SECOND
-_BATCH = f"{BATCH_TASK} "  # followed by a batch's name: the subject of failed batches
+_BATCH = f"{BATCH_TASK} "  # with a batch's name appended, the subject of failed batches
 
 
 class Event(StrEnum):
@@ -47,15 +47,15 @@ _EVENTS = {
     "recurring_late": Event.RECURRING_MISSED,
     "server_lost": Event.SERVER_LOST,
 }
-"""By code of a finding: its own event; the other findings share one."""
+"""The event of each finding's code; all other findings share `FINDING`."""
 
 
 @attrs.frozen
 class Rules:
-    """The rules for what is reported, and how often."""
+    """The rules that decide which events are reported, and how often."""
 
     quiet: timedelta  # the time between two events about the failures of one task
-    left_out: Collection[str]  # queues that are not reported: those of the webhooks
+    left_out: Collection[str]  # queues that are not reported, namely the queue of the webhooks
 
 
 @attrs.define
@@ -64,26 +64,26 @@ class Open:
 
     since: int
     told_at: int = 0
-    last_at: int = 0  # for a task: its newest failure
+    last_at: int = 0  # time of the task's newest failure
     count: int = 0  # failures that are not reported yet
-    jobs: list[str] = attrs.Factory(list)  # ids of some of them
+    jobs: list[str] = attrs.Factory(list)  # ids of some of the failed jobs
     error_types: list[str] = attrs.Factory(list)
 
 
 @attrs.define
 class Memory:
-    """The data that is kept between two checks, whichever servers do them."""
+    """The data that is stored between two checks, which different servers can do."""
 
     looked_at: int = 0
     failures_until: int = 0
-    seen: dict[str, str] = attrs.Factory(dict)  # by queue: the late job that no limit held at the last check
+    seen: dict[str, str] = attrs.Factory(dict)  # by queue: its late job with limits at the last check
     pending: list[str] = attrs.Factory(list)  # subjects of findings that are reported if they persist
     open: dict[str, Open] = attrs.Factory(dict)  # by event and subject: "failed shop.charge"
-    more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release, which are kept unchanged
+    more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release, which are stored again unchanged
 
     @classmethod
     def read(cls, text: str | None) -> Memory:
-        """Return the stored data; empty data if it cannot be read."""
+        """Return the stored data; empty data if the string cannot be read."""
         try:
             kept = json.loads(text or "{}")
             opened = {name: _known_of(Open, each) for name, each in kept.pop("open", {}).items()}
@@ -109,15 +109,16 @@ def new_events(
     app: Firelock, memory: Memory, now: int, rules: Rules, *, task: str, is_first: bool,
     findings: Sequence[Finding],
 ) -> list[dict[str, JsonValue]]:  # fmt: skip
-    """Return the events since the last check; the memory is updated.
+    """Return the events since the last check, and update the memory.
 
     Args:
         app: the app whose storage is checked.
-        memory: the data of the last check; it is changed.
-        now: micros of the storage's clock.
+        memory: the data of the last check, which this function updates.
+        now: the time of the storage's clock, in micros.
         rules: the rules for what is reported.
         task: the task that delivers webhooks; its own failures are not events.
-        is_first: whether this is the first check of all, which does not report problems that ended long ago.
+        is_first: whether no server has checked before. If so, earlier failures and lost servers are not
+            reported.
         findings: the problems, as `list_findings` returned them.
     """
     watch = _Watch(app, memory, now, rules)
@@ -136,7 +137,8 @@ class _Watch:
     def failures(self, own_task: str, *, is_first: bool) -> Iterator[dict[str, JsonValue]]:
         """Yield an event for each task with new failures, and for each task that has recovered.
 
-        A task has at most one event about failures per `quiet`. The same is done for failed batches, by name.
+        A task has at most one event about failures in each period of `quiet`. Failed batches are treated in
+        the same way, by name.
         """
         until = self.now - _LAG
         since = until if is_first else min(self.memory.failures_until, until)
@@ -148,7 +150,7 @@ class _Watch:
             if opened.count and self.now - opened.told_at >= _micros(self.rules.quiet):
                 yield self._failed_event(name, opened)
             elif not opened.count and self._has_succeeded(name, opened.last_at):
-                yield self._failed_no_more(name)
+                yield self._recovered_event(name)
             elif self.now - opened.last_at > _FORGOTTEN:  # the task no longer runs
                 del self.memory.open[f"{Event.FAILED} {name}"]
 
@@ -169,7 +171,7 @@ class _Watch:
         if (batch := _batch_name(job)) is not None:
             if (
                 job.relations is not None and job.relations.batch_id is not None
-            ):  # the batch around it fails as well
+            ):  # the outer batch fails as well
                 return
             subject = f"{_BATCH}{batch}"
         name = f"{Event.FAILED} {subject}"
@@ -194,22 +196,22 @@ class _Watch:
         if subject.startswith(_BATCH):
             return self._failed_batches(subject, count, jobs)
         some = "A job" if count == 1 else f"{count:,} jobs"
-        told = f" ({', '.join(kinds)})" if kinds else ""
+        types = f" ({', '.join(kinds)})" if kinds else ""
         return self._event(
-            Event.FAILED, subject, f"{some} of {subject} failed{told}.",
+            Event.FAILED, subject, f"{some} of {subject} failed{types}.",
             {"task": subject, "count": count, "jobs": [*jobs], "error_types": [*kinds]},
         )  # fmt: skip
 
     def _failed_batches(self, subject: str, count: int, jobs: Sequence[str]) -> dict[str, JsonValue]:
-        """Return the event for failed batches of a name.
+        """Return the event for failed batches of one name.
 
-        For a single batch, it contains the number of its failed members.
+        The event for a single batch contains the number of its failed members.
         """
         name = subject.removeprefix(_BATCH)
         fields: dict[str, JsonValue] = {"batch": name, "count": count, "jobs": [*jobs]}
-        text = f"{count:,} batches {name!r} failed."
+        text = f"{count:,} batches named {name!r} failed."
         if count == 1:
-            counts = self.app.storage.batch_counts(jobs)[0]  # the present counts; None if it was removed
+            counts = self.app.storage.batch_counts(jobs)[0]  # current; None if the batch was removed
             of = f": {counts.failed:,} of {counts.total:,}" if counts is not None and counts.failed else ""
             text = f"Batch {name!r} failed{of}."
             if counts is not None:
@@ -224,11 +226,11 @@ class _Watch:
         name = subject.removeprefix(_BATCH)
         return any(_batch_name(job) == name for job in self.app.storage.find(where, limit=_PAGE).jobs)
 
-    def _failed_no_more(self, subject: str) -> dict[str, JsonValue]:
+    def _recovered_event(self, subject: str) -> dict[str, JsonValue]:
         if not subject.startswith(_BATCH):
             return self._over(Event.FAILED, subject, {"task": subject})
         name = subject.removeprefix(_BATCH)
-        text = f"Batch {name!r}: one of the name has succeeded since it failed."
+        text = f"Batch {name!r}: a batch with this name has succeeded since the failure."
         return self._over(Event.FAILED, subject, {"batch": name}, text)
 
     # ---- findings ----------------------------------------------------------------------------------------
@@ -244,14 +246,14 @@ class _Watch:
             for subject, _ in self._opened(event):
                 if (event, subject) in urgent:
                     continue
-                if event is Event.SERVER_LOST:  # not a recovery: another server may have its name
+                if event is Event.SERVER_LOST:  # not a recovery: a new server may have the same name
                     del self.memory.open[f"{event} {subject}"]
                 else:
                     yield self._over(event, subject, _named(event, subject))
         pending, self.memory.pending = set(self.memory.pending), []
         for (event, subject), one in urgent.items():
             if event is Event.FINDING:
-                # Reported by the second check, because the effects of a start or a deployment pass.
+                # Only the second check reports it, because problems during a start or a deployment are short.
                 if len(self.memory.pending) < _MOST_OPEN:
                     self.memory.pending.append(subject)
                 if subject not in pending:
@@ -267,8 +269,8 @@ class _Watch:
     def _is_reported(self, one: Finding, seen: Mapping[str, str]) -> bool:
         """Return whether a finding is reported.
 
-        A key is free between the end of one job and the start of the next. So a late job with limits counts
-        only if it is the first job at two checks.
+        A limit key is free for a moment between the end of one job and the start of the next. So a late job
+        with limits is reported only if two successive checks find it as the queue's first job.
         """
         queue = str(one.values.get("queue", ""))
         if queue in self.rules.left_out:
@@ -290,7 +292,7 @@ class _Watch:
         ]
 
     def _opens(self, event: Event, subject: str) -> bool:
-        """Return whether the problem is new, and store it; if there is no room, it is ignored."""
+        """Store the problem and return True if it is new; ignore it if too many problems are open."""
         name = f"{event} {subject}"
         if name in self.memory.open or len(self.memory.open) >= _MOST_OPEN:
             return False
@@ -310,9 +312,9 @@ class _Watch:
     def _event(
         self, event: Event, subject: str, text: str, fields: dict[str, JsonValue]
     ) -> dict[str, JsonValue]:
-        told = f"{event} {subject} {self.now}"
+        identity = f"{event} {subject} {self.now}"
         return {
-            "id": hashlib.sha256(told.encode()).hexdigest()[:32],
+            "id": hashlib.sha256(identity.encode()).hexdigest()[:32],
             "event": str(event),
             "at": _iso(self.now),
             "text": text,
@@ -321,7 +323,7 @@ class _Watch:
 
 
 def _subject(one: Finding) -> str:
-    """Return the string that distinguishes findings of one event."""
+    """Return the string that distinguishes a finding from others with the same event."""
     if one.code in _EVENTS:
         return one.subject.partition(" ")[2]
     return f"{one.code} {one.subject}"
@@ -337,7 +339,7 @@ def _named(event: Event, subject: str) -> dict[str, JsonValue]:
 
 
 def _fields(event: Event, one: Finding) -> dict[str, JsonValue]:
-    """Return the further fields of a finding that has its own event."""
+    """Return the additional fields of a finding that has its own event."""
     values: Mapping[str, Any] = one.values
     if event is Event.FINDING:
         return {}
@@ -352,10 +354,10 @@ def _fields(event: Event, one: Finding) -> dict[str, JsonValue]:
 
 
 _OVER = {
-    Event.FAILED: "a job of the task has succeeded since it failed",
-    Event.QUEUE_LATENCY: "the queue is fast enough again",
-    Event.RECURRING_MISSED: "the recurring job is fired again",
-    Event.FINDING: "this is no longer the case",
+    Event.FAILED: "a job of this task has succeeded since the failure",
+    Event.QUEUE_LATENCY: "jobs of this queue start in time again",
+    Event.RECURRING_MISSED: "the recurring job has been fired again",
+    Event.FINDING: "this problem no longer exists",
 }
 
 

@@ -1,6 +1,6 @@
-"""One signed request: to the address that was checked, without redirects, within a time limit.
+"""One signed request to an address that was checked before, without redirects and within a time limit.
 
-A webhook's URL is as secret as its key: the errors that are raised here contain neither.
+A webhook's URL is as secret as its key, so the errors of this module contain neither.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_M
 
 
 class DeliveryFailed(FirelockError):
-    """A webhook could not be delivered now; another try might succeed."""
+    """The delivery of a webhook failed; another try might succeed."""
 
 
 class DeliveryRefused(FirelockError):
-    """A webhook was refused permanently: its address may not be reached, or the receiver refused it."""
+    """The delivery of a webhook failed permanently: its address is not allowed or the receiver refused it."""
 
 
 def sign(secret: str, timestamp: int, body: bytes) -> str:
@@ -53,14 +53,14 @@ def sign(secret: str, timestamp: int, body: bytes) -> str:
 def verify(
     headers: Mapping[str, str], body: bytes, secret: str, *, tolerance: float = 300, now: float | None = None
 ) -> bool:
-    """Return whether a request comes from a holder of the secret, and is recent; for receivers in Python.
+    """Return whether a request is recent and was signed with the secret; for receivers in Python.
 
     Args:
         headers: the headers of the request, in upper or lower case.
-        body: the bytes as they were received, before they are parsed.
+        body: the received bytes, before they are parsed.
         secret: the webhook's secret.
-        tolerance: how many seconds the request may be old, or ahead of this host's clock.
-        now: seconds since 1970; by default this host's time.
+        tolerance: the maximum difference between the request's time and this host's clock, in seconds.
+        now: the current time, in seconds since 1970; by default this host's clock.
     """
     given = {name.lower(): value for name, value in headers.items()}
     timestamp, signature = given.get(TIMESTAMP.lower(), ""), given.get(SIGNATURE.lower(), "")
@@ -74,31 +74,33 @@ def verify(
 
 
 def check_url(url: str, name: str) -> SplitResult:
-    """Return the parts of a webhook's URL.
+    """Check a webhook's URL and return its parts.
 
     Raises:
-        ConfigurationError: it is neither an https URL nor an http URL of this host itself; or it contains a
-            password or a fragment. The message does not contain the URL.
+        ConfigurationError: If the URL is neither an https URL nor an http URL of this host itself, or if it
+            contains a password or a fragment. The message does not contain the URL.
     """
-    what = f"The URL of webhook {name!r}"
+    subject = f"The URL of webhook {name!r}"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except (ValueError, AttributeError, TypeError):
-        raise ConfigurationError(f"{what} cannot be read; look at its brackets and its port.") from None
+        raise ConfigurationError(f"{subject} cannot be parsed; check its brackets and its port.") from None
     if parts.scheme not in {"http", "https"} or not host:
-        raise ConfigurationError(f"{what} is none of https; write https://host/path.")
+        raise ConfigurationError(f"{subject} must be an https URL with a host; use https://host/path.")
     if parts.scheme == "http" and not is_this_host(host):
-        raise ConfigurationError(f"{what} is http; only https is sent to another host.")
+        raise ConfigurationError(f"{subject} must use https, because its host is not this host.")
     if parts.username is not None or parts.password is not None or parts.fragment:
-        raise ConfigurationError(f"{what} holds a name, a password or a fragment; put a token into its path.")
+        raise ConfigurationError(
+            f"{subject} must not contain a user name, a password or a fragment; put a token into its path."
+        )
     if not url.isascii() or not url.isprintable() or " " in url:
-        raise ConfigurationError(f"{what} holds characters that a URL may not; encode them.")
+        raise ConfigurationError(f"{subject} contains characters that a URL must not contain; encode them.")
     return parts
 
 
 def is_this_host(host: str) -> bool:
-    """Return whether a URL's host always means this host, whatever a name server returns."""
+    """Return whether a URL's host always means this host, regardless of name servers."""
     if host == "localhost":
         return True
     try:
@@ -141,12 +143,13 @@ def deliver(
     """Send the event, or only its text in the chat field; return the status of the response.
 
     Raises:
-        DeliveryFailed: the receiver did not respond in time, or requests another try.
-        DeliveryRefused: it returned any other status, such as a redirect, or it may not be reached.
+        DeliveryFailed: If the receiver did not respond in time, or requests another try.
+        DeliveryRefused: If the receiver returned any other status, such as a redirect, or its address is not
+            allowed.
     """
     parts = check_url(url, name)
-    said = event if chat_field is None else {chat_field: _text_of(event)}
-    body = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+    payload = event if chat_field is None else {chat_field: _text_of(event)}
+    body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
     timestamp = int(time.time())
     headers = {
         "Content-Type": "application/json",
@@ -165,7 +168,7 @@ def deliver(
         connection.request("POST", path, body, headers)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        # Without the error's own message, which can contain the host.
+        # The message does not include the error's own message, which can contain the host.
         raise DeliveryFailed(f"Webhook {name!r} could not be delivered: {type(error).__name__}.") from None
     finally:
         timer.cancel()
@@ -173,8 +176,10 @@ def deliver(
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return status
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN:
-        raise DeliveryFailed(f"Webhook {name!r} was answered {status}.")
-    raise DeliveryRefused(f"Webhook {name!r} was answered {status}; redirects are not followed.")
+        raise DeliveryFailed(f"The receiver of webhook {name!r} returned status {status}.")
+    raise DeliveryRefused(
+        f"The receiver of webhook {name!r} returned status {status}; redirects are not followed."
+    )
 
 
 def _text_of(event: Mapping[str, JsonValue]) -> str:
@@ -183,11 +188,11 @@ def _text_of(event: Mapping[str, JsonValue]) -> str:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to a checked address: it connects to the very address that was checked."""
+    """A connection to exactly the address that was checked, so that DNS cannot change it in between."""
 
     def __init__(self, parts: SplitResult, networks: Sequence[Network], name: str) -> None:
         self._is_secure = parts.scheme == "https"
-        self.default_port = 443 if self._is_secure else 80  # the Host header omits it
+        self.default_port = 443 if self._is_secure else 80  # the Host header omits the default port
         super().__init__(parts.hostname or "", parts.port or self.default_port, timeout=_CONNECT_SECONDS)
         self._networks, self._name = networks, name
         self._is_given_up = False
@@ -198,7 +203,7 @@ class _Connection(http.client.HTTPConnection):
         allowed = [each for each in found if self._may_be_reached(str(each[4][0]))]
         if not allowed:
             raise DeliveryRefused(
-                f"Webhook {self._name!r} leads to an address that is not public; if that is meant, allow its "
+                f"The host of webhook {self._name!r} has an address that is not public. To allow it, add its "
                 'network: Webhook(…, networks=["10.1.0.0/16"]).'
             )
         failure = OSError()
@@ -219,7 +224,7 @@ class _Connection(http.client.HTTPConnection):
         raise failure
 
     def _may_be_reached(self, text: str) -> bool:
-        address = ipaddress.ip_address(text.partition("%")[0])  # a link-local address without its interface
+        address = ipaddress.ip_address(text.partition("%")[0])  # the address without the interface
         return may_be_reached(address, self.host, self._networks)
 
     def _secure(self, plain: socket.socket) -> None:

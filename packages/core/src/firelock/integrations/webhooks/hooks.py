@@ -1,6 +1,6 @@
 """The plugin: the receivers and their events, and the thread that checks for events.
 
-One server at a time checks, because each check stores the next version of a record. The events that it finds
+Each check stores the next version of a record, so only one server checks at a time. The events that it finds
 become jobs of a separate queue. A job contains the name of the webhook; its URL and its secret are only in
 the settings.
 """
@@ -36,42 +36,43 @@ _RETRY = Retry.exponential(
     timedelta(seconds=10), attempts=12, longest=timedelta(hours=1), except_on=[DeliveryRefused]
 )
 _ENVIRONMENT = "FIRELOCK_WEBHOOKS"
-# Seconds for which costly readings are kept.
+# Seconds for which expensive readings are cached.
 _AGES = {"storage": 60.0, "samples": 300.0, "usually": 300.0, "muted": 60.0}
 
 
 def _events(value: Collection[str]) -> frozenset[Event]:
     if isinstance(value, str):
-        raise ConfigurationError(f"on={value!r} is a text; pass a list of events: on=[{value!r}].")
+        raise ConfigurationError(f"on must be a list of events, got {value!r}. Pass on=[{value!r}].")
     try:
         return frozenset(Event(each) for each in value)
     except ValueError as error:
         known = ", ".join(Event)
-        raise ConfigurationError(f"on={sorted(value)!r}: {error}. Events: {known}.") from None
+        raise ConfigurationError(f"on={sorted(value)!r}: {error}. Valid events: {known}.") from None
 
 
 def _networks(value: Iterable[str]) -> tuple[Network, ...]:
     try:
         return tuple(ipaddress.ip_network(each) for each in value)
     except ValueError as error:
-        raise ConfigurationError(f"networks={value!r}: {error}; write them as 10.1.0.0/16.") from None
+        raise ConfigurationError(f"networks={value!r}: {error}. Use the form 10.1.0.0/16.") from None
 
 
 @attrs.frozen
 class Webhook:
-    """A receiver, and its events. Neither its URL nor its secret is in its repr, in a job or in a log.
+    """A receiver and its events. Its URL and its secret do not appear in its repr, in jobs or in logs.
 
     Args:
-        name: the name in jobs, for people.
-        url: an https URL; http only to this host itself.
-        secret: the key of the signature, 16 characters or more; the receiver has it as well.
-        on: the events; by default all of them.
-        chat_field: for chats, whose body format is fixed: only the event's text is sent, in this field:
-            "text" for Slack, Mattermost and Google Chat, "content" for Discord.
-        networks: addresses that are not public, such as private or link-local ones, but may be reached.
+        name: the webhook's name in jobs, for people.
+        url: an https URL; http is allowed only for this host itself.
+        secret: the key of the signature, at least 16 characters; the receiver has it as well.
+        on: the events that the receiver gets; by default all.
+        chat_field: the field for the event's text in the body, if the receiver is a chat: "text" for Slack,
+            Mattermost and Google Chat, "content" for Discord. Only the text is sent then.
+        networks: networks with addresses that are not public, such as private or link-local ones, to which
+            the webhook may connect.
 
     Raises:
-        ConfigurationError: one of the values is refused.
+        ConfigurationError: If one of the values is invalid.
     """
 
     name: str
@@ -83,12 +84,14 @@ class Webhook:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
-            raise ConfigurationError(f"{self.name!r} is no name of a webhook; pass a text.")
+            raise ConfigurationError(
+                f"A webhook's name must be a printable, non-empty string, got {self.name!r}."
+            )
         check_url(self.url, self.name)
         if not isinstance(self.secret, str) or len(self.secret) < _SHORTEST_SECRET:
             raise ConfigurationError(
-                f"The secret of webhook {self.name!r} has fewer than {_SHORTEST_SECRET} characters; make one "
-                'by: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+                f"The secret of webhook {self.name!r} must have at least {_SHORTEST_SECRET} characters. "
+                'Create one: python -c "import secrets; print(secrets.token_urlsafe(32))"'
             )
 
 
@@ -100,15 +103,16 @@ class Webhooks:
         latency: how long the first job of a queue may wait if no limit holds it: for all queues, or by queue,
             with "*" for the other queues. It is set on the app, so doctor, dashboard and metrics use it too.
         margin: how late a recurring job may be fired; also set on the app.
-        quiet: the first failure of a task is reported immediately; later ones are counted and reported
-            together, once in this time.
-        interval: the time between two checks; each takes about a dozen round trips, on one of all servers.
-        queue: the queue of the jobs that deliver. A server must process it: `--queues default,webhooks`.
-        source: the name of this system in events, for receivers that get events from several.
+        quiet: the minimum time between two reports about failures of the same task. The first failure is
+            reported immediately; later failures are counted and reported together.
+        interval: the time between two checks. One of the servers does each check, which takes about a dozen
+            round trips.
+        queue: the queue of the delivery jobs. A server must process it: `--queues default,webhooks`.
+        source: the name of this system in events, for receivers that get events from several systems.
 
     Raises:
-        ConfigurationError: two hooks have the same name, there is none, or a duration is negative or too
-            short.
+        ConfigurationError: If two hooks have the same name, no hook is given, or a duration is negative or
+            too short.
     """
 
     def __init__(
@@ -126,9 +130,11 @@ class Webhooks:
         spans = {"*": latency} if isinstance(latency, timedelta) else dict(latency)
         for name, span in {"margin": margin, "quiet": quiet, **spans}.items():
             if not isinstance(span, timedelta) or span < timedelta(0):
-                raise ConfigurationError(f"{name}={span!r} is refused; pass a timedelta of zero or more.")
+                raise ConfigurationError(f"{name} must be a timedelta of zero or more, got {span!r}.")
         if not isinstance(interval, timedelta) or interval < _SHORTEST_INTERVAL:
-            raise ConfigurationError(f"interval={interval!r} is refused; pass a second or more.")
+            raise ConfigurationError(
+                f"interval must be a timedelta of at least one second, got {interval!r}."
+            )
         self._thresholds = Thresholds(spans, margin)
         self._rules = Rules(quiet, frozenset({queue}))
         self._readings = KeptReadings(_AGES)
@@ -141,10 +147,10 @@ class Webhooks:
 
     @classmethod
     def from_environment(cls, **options: Any) -> Webhooks:  # noqa: ANN401 - as `Webhooks` takes them
-        """Return the plugin with the hooks that environment variables define.
+        """Return the plugin with the hooks that are defined by environment variables.
 
         `FIRELOCK_WEBHOOKS=ops,chat` contains the names. For each name, set `FIRELOCK_WEBHOOK_OPS_URL` and
-        `…_SECRET`, and optionally `…_ON` and `…_NETWORKS`, lists with commas, and `…_CHAT_FIELD`.
+        `…_SECRET`. You can also set `…_ON` and `…_NETWORKS`, comma-separated lists, and `…_CHAT_FIELD`.
         """
         names = [name.strip() for name in os.environ.get(_ENVIRONMENT, "").split(",") if name.strip()]
         return cls([_hook_of_environment(name) for name in names], **options)
@@ -153,9 +159,9 @@ class Webhooks:
 
     @hookimpl
     def configure_app(self, app: Firelock) -> None:
-        """Register the task that delivers with the app."""
+        """Register the task that delivers webhooks with the app."""
         if self._app is not None:
-            raise ConfigurationError("One Webhooks is given to two apps; make one for each.")
+            raise ConfigurationError("This Webhooks object belongs to another app; create one for each app.")
 
         def webhook(hook: str, event: dict[str, JsonValue]) -> int:
             return self._send(hook, event)
@@ -173,7 +179,7 @@ class Webhooks:
         )
         self._threads.append((thread, stopping))
         thread.start()
-        log.debug("Server %s checks for the events of webhooks.", server.name)
+        log.debug("Server %s checks for webhook events.", server.name)
 
     @hookimpl
     def server_stopped(self) -> None:
@@ -184,29 +190,32 @@ class Webhooks:
             thread.join(timeout=5.0)
 
     def _check_repeatedly(self, stopping: threading.Event) -> None:
-        """Check for events immediately, then at every interval.
+        """Check for events immediately, then at every interval until `stopping` is set.
 
-        Failures before the first check of all are not reported.
+        Failures from before any server's first check are not reported.
         """
         while not stopping.is_set():
             try:
                 self.check()
             except StorageError as error:
-                log.warning("Cannot check for the events of webhooks; trying again later: %s", error)
+                log.warning("Check for webhook events failed; retrying at the next interval: %s", error)
             except Exception:
-                log.exception("The check for the events of webhooks failed; trying again later.")
+                log.exception("Unexpected error in the webhook check; retrying at the next interval.")
             stopping.wait(self._interval.total_seconds())
 
     # ---- checks and deliveries ---------------------------------------------------------------------------
 
     def check(self) -> list[dict[str, JsonValue]]:
-        """Enqueue a job for each new event and each webhook that wants it; return the events.
+        """Check for events; enqueue a job for each new event and each webhook subscribed to it.
 
-        Returns none if another server has checked within the last half interval. A server calls this itself.
+        Servers call this by themselves. Returns the events, or an empty list if another server has checked
+        within the last half interval.
         """
         app, task = self._app, self._deliver
         if app is None or task is None:
-            raise ConfigurationError("These Webhooks are given to no app: Firelock(…, plugins=[webhooks]).")
+            raise ConfigurationError(
+                "This Webhooks object does not belong to an app; pass it: Firelock(…, plugins=[webhooks])."
+            )
         storage = app.storage
         record, now = storage.get_record(*_RECORD), storage.clock()
         memory = Memory.read(None if record is None else record.value)
@@ -229,7 +238,7 @@ class Webhooks:
             for hook in self._hooks.values()
             if event["event"] in hook.on and (event.get("of") != Event.FINDING or Event.FINDING in hook.on)
         ]
-        if calls:  # before the memory is stored: an event might come twice, but none is lost
+        if calls:  # before the memory is stored, so an event might be sent twice, but none is lost
             app.enqueue_many(calls)
         storage.put_record(*_RECORD, memory.write(), expected_version=turn)
         return events
@@ -238,18 +247,20 @@ class Webhooks:
         hook = self._hooks.get(name)
         if hook is None:
             raise DeliveryRefused(
-                f"Webhook {name!r} is not among this server's: {', '.join(sorted(self._hooks))}."
+                f"Webhook {name!r} is not defined on this server, which has {', '.join(sorted(self._hooks))}."
             )
         return deliver(hook.name, hook.url, hook.secret, event, hook.networks, chat_field=hook.chat_field)
 
 
 def _by_name(hooks: Sequence[Webhook]) -> dict[str, Webhook]:
     if not isinstance(hooks, list | tuple) or not all(isinstance(each, Webhook) for each in hooks):
-        raise ConfigurationError("Webhooks takes a list: Webhooks([Webhook(name, url, secret)]).")
+        raise ConfigurationError(
+            "hooks must be a list of Webhook objects; pass Webhooks([Webhook(name, url, secret)])."
+        )
     by_name = {hook.name: hook for hook in hooks}
     if not by_name or len(by_name) != len(hooks):
         names = [hook.name for hook in hooks]
-        raise ConfigurationError(f"Webhooks {names} are refused; give at least one, each its own name.")
+        raise ConfigurationError(f"Webhooks must have different names, and at least one, got {names}.")
     return by_name
 
 
@@ -257,7 +268,9 @@ def _hook_of_environment(name: str) -> Webhook:
     prefix = f"FIRELOCK_WEBHOOK_{name.upper().replace('-', '_')}_"
     missing = [prefix + each for each in ("URL", "SECRET") if not os.environ.get(prefix + each)]
     if missing:
-        raise ConfigurationError(f"{_ENVIRONMENT} names {name!r}, and {' and '.join(missing)} is not set.")
+        raise ConfigurationError(
+            f"{_ENVIRONMENT} contains {name!r}; set {' and '.join(missing)} for this webhook as well."
+        )
 
     def listed(variable: str) -> list[str]:
         return [each.strip() for each in os.environ.get(prefix + variable, "").split(",") if each.strip()]

@@ -1,1 +1,1 @@
-"""Django finds commands here, in `commands/`."""
+"""The package in which Django looks for `commands/`."""

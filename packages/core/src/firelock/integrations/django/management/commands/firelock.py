@@ -16,21 +16,21 @@ from firelock.app import Firelock
 from firelock.cli import main
 from firelock.integrations.django.project import PLACE, get_app, project_block
 
-_DJANGOS_OWN = ("--settings", "--pythonpath")  # Django has processed these options before
+_DJANGOS_OWN = ("--settings", "--pythonpath")  # Django has already processed these options
 
 
 class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django has no types
     """Every command of `firelock`: `server`, `jobs list`, `doctor`, `migrate`, `dashboard` and the others."""
 
-    help = "Run jobs, look at them and mend them: firelock's command line for this project."
+    help = "Run and manage jobs: the firelock command line for this project."
     requires_system_checks: Sequence[str] = ()  # warnings of checks must not stop a server
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Accept all further words; they are for firelock."""
-        parser.add_argument("words", nargs=REMAINDER, help="as behind firelock: server, jobs list, doctor, …")
+        """Accept all further arguments and pass them to firelock."""
+        parser.add_argument("words", nargs=REMAINDER, help="firelock command: server, jobs list, doctor, …")
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Run firelock with all words, including `--help`, and exit with its exit code."""
+        """Run firelock with all arguments, including `--help`, and exit with its exit code."""
         _be_found_by_children(argv)
         sys.exit(run(argv[2:]))
 
@@ -42,7 +42,7 @@ class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django has no types
         """Run a command from code: `call_command("firelock", "jobs", "list")`.
 
         Raises:
-            CommandError: the command failed; it has printed the reason, and `returncode` is its exit code.
+            CommandError: If the command failed. It has printed the reason, and `returncode` is its exit code.
         """
         with _kept_open(get_app()):
             code = run(words)
@@ -54,7 +54,7 @@ Command = FirelockCommand  # the name that Django looks up
 
 
 def run(words: Sequence[str]) -> int:
-    """Run the words with the project's app; return the exit code."""
+    """Run a command of firelock with the project's app; return the exit code."""
     given = _without_djangos_own(words)
     if given[:1] == ["server"] and not any(word.split("=")[0] == "--queues" for word in given):
         queues = project_block()[0].queues
@@ -64,7 +64,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _command_line() -> str:
-    """Return the command line that leads here, as it was called; for a call from code, manage.py's."""
+    """Return the command line of this command, as it was called; for a call from code, that of manage.py."""
     called = Path(sys.argv[0])
     if sys.argv[1:2] != ["firelock"] or called.suffix == ".pyc":
         return "python manage.py firelock"
@@ -77,10 +77,7 @@ def _command_line() -> str:
 
 @contextmanager
 def _kept_open(app: Firelock) -> Iterator[None]:
-    """Prevent commands from closing the app within the block.
-
-    A command closes its app at its end, but this process continues.
-    """
+    """Prevent commands from closing the app within the block, because this process continues to use it."""
     app.close = lambda: None  # type: ignore[method-assign]  # only on this app, and only in the block
     try:
         yield
@@ -99,9 +96,9 @@ def _without_djangos_own(words: Sequence[str]) -> list[str]:
 
 
 def _be_found_by_children(argv: Sequence[str]) -> None:
-    """Make a server's processes import the modules next to `manage.py`, wherever that was started.
+    """Set PYTHONPATH so that a server's processes can import the modules next to `manage.py`.
 
-    The same applies to the path of `--pythonpath`, which Django has put in front of it.
+    The path of `--pythonpath` is included: Django has inserted it at the beginning of `sys.path`.
     """
     is_more = any(word.split("=")[0] == "--pythonpath" for word in argv)
     own = [os.path.abspath(each) for each in sys.path[: 1 + is_more] if each]  # noqa: PTH100 - keeps links
