@@ -1,5 +1,5 @@
 """Interfaces of other systems, for programs that migrate to Firelock: one module per system. Experimental.
 
-Each is built on the public API. Nothing in the core imports one of them, and none of them imports the system
-that it follows. `celery/` is the only one so far.
+Each module uses only the public API. The core imports none of them, and they do not import the systems that
+they imitate. `celery/` is the only one so far.
 """

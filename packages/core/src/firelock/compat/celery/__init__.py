@@ -2,13 +2,13 @@
 
     from firelock.compat.celery import Celery, chain, crontab, get_task_logger, shared_task
 
-`app.fire` is the Firelock app behind it: `firelock server shop.tasks:app.fire` replaces the worker and beat.
-A feature of Celery without a counterpart raises `NotMapped`, which shows what to write instead. See
+`app.fire` is the underlying Firelock app: `firelock server shop.tasks:app.fire` replaces the worker and beat.
+A feature of Celery without a counterpart raises `NotMapped`, whose message contains the replacement. See
 docs/coming-from-celery.md.
 
-Read `app` first: it contains the app and the tasks. `canvas` has calls as values, `async_result` their ends,
-`beat` schedules and `config` settings. `errors` contains the exceptions, and `refused` the names without a
-counterpart.
+Read `app` first: it contains the app and the tasks. `canvas` contains calls as values, `async_result` their
+results, `beat` the schedules and `config` the settings. `errors` contains the exceptions, and `refused` the
+names without a counterpart.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> NoReturn:
-    """Raise an error that shows what to write instead of a missing name.
+    """Raise an error for a missing name; its message contains the replacement.
 
     Raises:
-        NotMapped: Celery has the name.
-        AttributeError: Celery does not have it either.
+        NotMapped: If Celery has the name.
+        AttributeError: If Celery does not have the name either.
     """
     if name in REFUSED_NAMES:
-        raise NotMapped(f"{name} of Celery has no counterpart here: {REFUSED_NAMES[name]}.")
+        raise NotMapped(f"{name} of Celery has no counterpart: {REFUSED_NAMES[name]}.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def get_task_logger(name: str) -> logging.Logger:
-    """Return the logger of a name; the records of a job contain its id automatically."""
+    """Return the logger with this name; log records of a job contain the job's id automatically."""
     return logging.getLogger(name)

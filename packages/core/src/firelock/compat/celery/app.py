@@ -64,10 +64,10 @@ log = logging.getLogger(__name__)
 _ASKED = "__celery_retry__"
 _LOWEST, _HIGHEST = 0, 9
 _EXAMPLES: Final = "postgresql://app@db/app, sqlite:///jobs.db or redis://cache:6379/1"
-_NAME_ONE: Final = f"Set FIRELOCK_STORAGE, such as {_EXAMPLES}."
+_SET_STORAGE: Final = f"Set FIRELOCK_STORAGE, for example to {_EXAMPLES}."
 _UNKNOWN_WAIT: Final = 15.0  # seconds
 _OURS: Final = ("limits", "unique", "start_before")  # options of `@fire.task` that Celery does not have
-# Options of a decorator without any effect: Firelock does this anyway, or has no such feature.
+# Options of a decorator without any effect, because Firelock does this anyway or has no such feature.
 _SILENT_OPTIONS: Final = {
     "acks_on_failure_or_timeout", "ignore_result", "reject_on_worker_lost", "send_events",
     "store_eager_result", "store_errors_even_if_ignored", "throws", "track_started", "trail",
@@ -80,15 +80,15 @@ _SILENT_OPTIONS: Final = {
 class Celery(Refusing):
     """Celery's app: settings, tasks and beat entries; `fire` is the Firelock app that is created from them.
 
-    Its storage is FIRELOCK_STORAGE, or the broker's URL if Firelock has a storage with this scheme.
+    The storage is FIRELOCK_STORAGE, or the broker's URL if Firelock has a storage with this scheme.
 
     Args:
         main: the module's name in the names of tasks, if the module runs as a program.
-        broker: a URL.
-        backend: has no effect: results are stored with the jobs.
-        include: modules that register tasks.
-        set_as_current: whether shared tasks belong to it.
-        config_source: as for `config_from_object`.
+        broker: the URL of the broker.
+        backend: no effect, because results are stored with the jobs.
+        include: the modules that register tasks.
+        set_as_current: whether shared tasks belong to this app.
+        config_source: the source of settings, as for `config_from_object`.
         options: further settings.
     """
 
@@ -121,14 +121,15 @@ class Celery(Refusing):
             _Shared.adopt(self)
 
     def __repr__(self) -> str:
-        """Return the name and the number of tasks."""
+        """Return a string with the app's name and the number of its tasks."""
         return f"<Celery {self.main or '__main__'} on Firelock, {len(self.tasks)} tasks>"
 
     def config_from_object(self, source: object, *, namespace: str | None = None) -> None:
-        """Take the settings of an object or module; a string "module" or "module:name" is imported.
+        """Read the settings from an object or module; a string "module" or "module:name" is imported.
 
         Raises:
-            NotMapped, ConfigurationError: a setting is refused.
+            NotMapped: If a setting has no counterpart.
+            ConfigurationError: If a setting is unknown or invalid.
         """
         if isinstance(source, str):
             place, _, attribute = source.partition(":")
@@ -141,10 +142,7 @@ class Celery(Refusing):
         packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
         related_name: str = "tasks",
     ) -> None:
-        """Make servers import the module `tasks` of each package.
-
-        If no package is given, the packages are Django's apps.
-        """
+        """Make servers import the module `tasks` of each package; by default, of each of Django's apps."""
         names = packages if callable(packages) else functools.partial(_packages, packages)
         self._found.append((names, related_name))
 
@@ -154,8 +152,8 @@ class Celery(Refusing):
         """Register a function as a task and return the CeleryTask; a decorator with or without options.
 
         Raises:
-            NotMapped: an option has no counterpart.
-            ConfigurationError: an option is unknown or wrong.
+            NotMapped: If an option has no counterpart.
+            ConfigurationError: If an option is unknown or invalid.
         """
         if function is None:
             return lambda target: self.task(target, **options)
@@ -176,12 +174,12 @@ class Celery(Refusing):
         name: str,
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
-        **options: Any,  # noqa: ANN401 - as of a task
+        **options: Any,  # noqa: ANN401 - as for a task
     ) -> AsyncResult:
-        """Store a job of a task by the task's name; the task's code can be elsewhere.
+        """Store a job of the task with this name; the task's code can be in another program.
 
         Raises:
-            UnknownTask: this app does not have the task, and no server has reported it.
+            UnknownTask: If this app does not have the task, and no server has reported it.
         """
         if (task := self.tasks.get(name)) is not None:
             return task.apply_async(args, kwargs, **options)
@@ -200,7 +198,7 @@ class Celery(Refusing):
         """The Firelock app, created at the first use with the settings at that time.
 
         Raises:
-            ConfigurationError: neither FIRELOCK_STORAGE nor the broker names a storage.
+            ConfigurationError: If neither FIRELOCK_STORAGE nor the broker specifies a storage.
         """
         with self._lock:
             if self._fire is None:
@@ -223,9 +221,9 @@ class Celery(Refusing):
         except UnknownScheme as error:
             scheme, _, rest = (storage or "").partition(":")
             if not rest or "pip install" in str(error):
-                raise  # chosen for Firelock, or only not installed
+                raise  # the storage was chosen for Firelock, or its package is not installed
             raise ConfigurationError(
-                f"The broker's scheme {scheme!r} is no storage of Firelock. {_NAME_ONE}"
+                f"Firelock has no storage for the broker's scheme {scheme!r}. {_SET_STORAGE}"
             ) from error
         fire.holder = (self, "fire")  # a job process imports it as shop.tasks:app.fire
         return fire
@@ -242,11 +240,11 @@ class Celery(Refusing):
             return url_of_database(database)
         if not broker:
             raise ConfigurationError(
-                "The app has no broker, so no storage is named. Set broker_url, which is CELERY_BROKER_URL "
-                f"in Django's settings, to a storage's URL, or FIRELOCK_STORAGE: {_EXAMPLES}."
+                "The app has no broker, so it has no storage. Set broker_url (CELERY_BROKER_URL in Django's "
+                f"settings) or FIRELOCK_STORAGE to the URL of a storage: {_EXAMPLES}."
             )
         if not isinstance(broker, str) or ";" in broker:
-            raise ConfigurationError(f"The broker is a list of several. {_NAME_ONE}")
+            raise ConfigurationError(f"The broker must be a single URL, got a list. {_SET_STORAGE}")
         return broker
 
     def _imports(self) -> list[str]:
@@ -274,7 +272,7 @@ class Celery(Refusing):
                 self._declare(fire, name, entry, verbs)
 
     def runs_apart(self, task: CeleryTask) -> bool:
-        """Return whether the task runs in a process that can be killed, as Celery kills at a time limit."""
+        """Return whether the task runs in its own process, which can be killed as at Celery's time limit."""
         if task.executor is not None:
             return task.executor == "process"
         return self.options_of(task.name, {}).get("timeout") is not None
@@ -282,7 +280,7 @@ class Celery(Refusing):
     def _with_result(self) -> Callable[..., Any]:
         def with_result(task: str, parent: str, args: list[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
             """Run a task of a chain with the result of the previous task as its first argument."""
-            if task not in self.tasks:  # wait, as jobs of unknown tasks wait for another server
+            if task not in self.tasks:  # wait for another server, like jobs of unknown tasks
                 return Snooze(_UNKNOWN_WAIT, f"task {task!r} is not registered on this server")
             result = self.fire.jobs.get(parent).result(timeout=60)
             return self.tasks[task].run_job(current_job(), (result, *args), kwargs)
@@ -294,7 +292,7 @@ class Celery(Refusing):
     def add_periodic_task(
         self, schedule: object, sig: CelerySignature, *, name: str | None = None, **options: object
     ) -> None:
-        """Add a beat entry: the signature runs according to the schedule."""
+        """Add a beat entry, which runs the signature according to the schedule."""
         entry = {
             "task": sig.task.name, "schedule": schedule, "args": sig.args, "kwargs": sig.kwargs,
             "options": {**sig.options, **options},
@@ -315,21 +313,21 @@ class Celery(Refusing):
         self, fire: Firelock, name: str, entry: Mapping[str, Any], verbs: TaskVerbs[Any, Any]
     ) -> None:
         if entry.get("relative"):
-            raise NotMapped(f"Beat entry {name!r} is relative; write Firelock's Every(…, anchor=…) instead.")
+            raise NotMapped(f"Beat entry {name!r} is relative; use Firelock's Every(…, anchor=…) instead.")
         given = dict(entry.get("options") or {})
         expires = given.pop("expires", None)
         options = self.options_of(verbs.name, given)
         if isinstance(expires, int | float | timedelta):
             options["meta"] = {EXPIRES: f"+{_seconds(expires):g}"}
         elif expires is not None:
-            raise NotMapped(f"Beat entry {name!r} expires at an instant; give seconds.")
+            raise NotMapped(f"expires of beat entry {name!r} must be a number of seconds or a timedelta.")
         when = to_schedule(entry["schedule"], self.timezone)
         args, kwargs = tuple(entry.get("args") or ()), dict(entry.get("kwargs") or {})
         fire.recurring(name, when, *args, **kwargs)(verbs.using(**options))
         self._beat.pop(name, None)
 
     def undeclared(self) -> dict[str, str]:
-        """Return the beat entries whose task no module has registered, each with the task's name."""
+        """Return the tasks' names, by beat entry, of the entries whose task is not registered."""
         return {name: str(entry.get("task")) for name, entry in self._beat.items()}
 
     # ---- options -----------------------------------------------------------------------------------------
@@ -337,25 +335,25 @@ class Celery(Refusing):
     def options_of(self, name: str, given: Mapping[str, object]) -> dict[str, Any]:
         """Return the options of `using(…)` for a call.
 
-        Each option is taken from the call, the task, the routes or the settings: the first of these that sets
-        it.
+        The value of each option comes from the call, the task, the routes or the settings, in this order of
+        precedence.
 
         Raises:
-            NotMapped: an option has no counterpart.
-            ConfigurationError: an option is unknown or wrong.
+            NotMapped: If an option has no counterpart.
+            ConfigurationError: If an option is unknown or invalid.
         """
         task = self.tasks.get(name)
         own = {} if task is None else dict(task.call_options)
-        said = {key: one for key, one in given.items() if one is not None}
-        options: dict[str, Any] = {**self._route(name), **own, **said}
+        passed = {key: one for key, one in given.items() if one is not None}
+        options: dict[str, Any] = {**self._route(name), **own, **passed}
         found: dict[str, Any] = {"queue": options.pop("queue", None) or self.conf.task_default_queue}
         priority = options.pop("priority", self.conf.task_default_priority)
         found["priority"] = None if priority is None else self._priority(cast("int", priority))
         found["timeout"] = options.pop("time_limit", self.conf.task_time_limit)
-        if "time_limit" in said and (task is None or not self.runs_apart(task)):
+        if "time_limit" in passed and (task is None or not self.runs_apart(task)):
             raise NotMapped(
-                f"time_limit={shown(said['time_limit'])} of a call of {name} could not end it, as it runs in "
-                'a thread: give time_limit= or executor="process" to the task.'
+                f"time_limit={shown(passed['time_limit'])} has no effect on a call of {name}, because the "
+                'task runs in a thread; pass time_limit= or executor="process" to the task instead.'
             )
         found["delay"] = options.pop("countdown", None)
         found["at"] = self._instant(options.pop("eta", None))
@@ -371,23 +369,25 @@ class Celery(Refusing):
     def _route(self, name: str) -> dict[str, object]:
         routes = self.conf.task_routes or {}
         if not isinstance(routes, Mapping):
-            raise NotMapped("task_routes is no mapping; write {'shop.mail.*': {'queue': 'mail'}}.")
+            raise NotMapped("task_routes must be a mapping; use {'shop.mail.*': {'queue': 'mail'}}.")
         for pattern, route in routes.items():
             if isinstance(pattern, str) and fnmatchcase(name, pattern):
                 return {"queue": route} if isinstance(route, str) else dict(route)
         return {}
 
     def _priority(self, value: int) -> int:
-        """Return Celery's priority as Firelock's: 9 is the highest; with Redis, 0 is the highest."""
+        """Return Celery's priority as Firelock's. In Celery, 9 is the highest, or 0 with a Redis broker."""
         if isinstance(value, bool) or not isinstance(value, int) or not _LOWEST <= value <= _HIGHEST:
-            raise ConfigurationError(f"priority={shown(value)} is no whole number from 0 to 9, as in Celery.")
+            raise ConfigurationError(
+                f"priority must be an integer from 0 to 9, as in Celery, got {shown(value)}."
+            )
         return -value if str(self.conf.broker_url).startswith(("redis", "sentinel")) else value
 
     def _instant(self, value: object) -> datetime | None:
         if value is None:
             return None
         if not isinstance(value, datetime):
-            raise ConfigurationError(f"eta={shown(value)} is no datetime.")
+            raise ConfigurationError(f"eta must be a datetime, got {shown(value)}.")
         return value if value.tzinfo else value.replace(tzinfo=ZoneInfo(self.timezone))
 
     def _until(self, value: object) -> datetime:
@@ -395,13 +395,15 @@ class Celery(Refusing):
             return cast("datetime", self._instant(value))
         if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
             return datetime.now(UTC) + timedelta(seconds=_seconds(value))
-        raise ConfigurationError(f"expires={shown(value)} is neither seconds nor a datetime.")
+        raise ConfigurationError(
+            f"expires must be a datetime, a timedelta or a number of seconds, got {shown(value)}."
+        )
 
     # ---- replaced commands -------------------------------------------------------------------------------
 
     def worker_main(self, _: object = None) -> NoReturn:
-        """Raise an error that names the command to use instead."""
-        raise NotMapped("Run jobs by the command: firelock server module:app.fire")
+        """Raise an error whose message contains the command to use instead."""
+        raise NotMapped("worker_main() has no counterpart; run jobs with firelock server module:app.fire.")
 
     start = worker_main
 
@@ -411,10 +413,7 @@ def _seconds(value: float | timedelta) -> float:
 
 
 def _django_plugins() -> list[object]:
-    """Return the plugin that keeps Django's connections fresh around jobs.
-
-    It is used if DJANGO_SETTINGS_MODULE is set, as in Celery.
-    """
+    """Return the plugin for Django's connections if DJANGO_SETTINGS_MODULE is set, as in Celery."""
     if not os.environ.get("DJANGO_SETTINGS_MODULE") or importlib.util.find_spec("django") is None:
         return []
     from firelock.integrations.django.plugin import DjangoPlugin  # noqa: PLC0415 - Django is optional
@@ -423,7 +422,7 @@ def _django_plugins() -> list[object]:
 
 
 def _django_database() -> str | None:
-    """Return the database that a Django project's block names next to an app, to store the app's jobs."""
+    """Return the `database` of a Django project's block `FIRELOCK` if the block also names an app."""
     if not os.environ.get("DJANGO_SETTINGS_MODULE") or importlib.util.find_spec("django") is None:
         return None
     from firelock.integrations.django.project import project_block  # noqa: PLC0415 - Django is optional
@@ -444,53 +443,55 @@ def _refuse_option(option: str, value: object) -> None:
     if option in REFUSED_OPTIONS:
         raise NotMapped(f"The option {option}={shown(value)} has no counterpart: {REFUSED_OPTIONS[option]}.")
     if option == "serializer" and value != "json":
-        raise NotMapped(f"serializer={shown(value)} is refused: arguments are JSON, nothing is pickled.")
+        raise NotMapped(f'serializer must be "json", got {shown(value)}: Firelock does not pickle arguments.')
     if option not in _SILENT_OPTIONS and option not in {"serializer", "retry", "retry_policy", "acks_late"}:
-        raise ConfigurationError(f"The option {option!r} of Celery is not known here.")
+        raise ConfigurationError(f"Option {option!r} is unknown in Firelock's interface for Celery.")
 
 
 class Callbacks(list[Callable[..., object]]):
-    """A signal of Celery's app: functions that are called with the app when it is created."""
+    """A signal of Celery's app: functions that are called with the app when its Firelock app is created."""
 
     def connect(self, function: Callable[..., object], **_: object) -> Callable[..., object]:
-        """Add a function that is called once."""
+        """Add a function, which is called once."""
         self.append(function)
         return function
 
 
 @attrs.frozen
 class Control:
-    """`app.control`, as far as it is supported here."""
+    """The supported part of `app.control`."""
 
     _app: Celery
 
     def revoke(self, task_id: str, **_: object) -> None:
-        """Delete the job; if it runs, it is notified to stop."""
+        """Delete the job; a running job is requested to stop."""
         AsyncResult(task_id, app=self._app).revoke()
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Raise an error that names the replacement.
+        """Raise an error whose message contains the replacement.
 
         Raises:
-            NotMapped: always.
+            NotMapped: Always.
         """
         if name.startswith("__"):
             raise AttributeError(name)
-        raise NotMapped(f"app.control.{name} is done by app.fire.queues, app.fire.servers, or firelock top.")
+        raise NotMapped(
+            f"app.control.{name} has no counterpart; use app.fire.queues, app.fire.servers, or firelock top."
+        )
 
 
 @attrs.frozen
 class BeatCheck:
-    """A plugin of the app, with which a server logs the beat entries that it cannot fire."""
+    """A plugin of the app that logs the beat entries that a server cannot fire."""
 
     _app: Celery
 
     @hookimpl
     def server_started(self, server: ServerInfo) -> None:
-        """Log the entries whose task no module has registered."""
+        """Log the entries whose task is not registered."""
         for name, task in self._app.undeclared().items():
             log.warning(
-                "Beat entry %r names task %r, which no module has registered.",
+                "Beat entry %r does not run, because no imported module has registered its task %r.",
                 name, task, extra={"server": server.name},
             )  # fmt: skip
 
@@ -499,12 +500,12 @@ class BeatCheck:
 
 
 def shared_tasks_without_app() -> list[str]:
-    """Return the names of the shared tasks that cannot be called, because no app was created."""
+    """Return the names of the shared tasks that cannot be called because no app was created."""
     return [task.name for task in _Shared.tasks] if _Shared.current is None else []
 
 
 class _Shared:
-    """The shared tasks of the process, which belong to any app that is created."""
+    """The shared tasks of the process, which belong to every app that is created."""
 
     tasks: Final[list[CeleryTask]] = []
     current: Celery | None = None
@@ -518,7 +519,7 @@ class _Shared:
 
 
 def shared_task(function: Callable[..., Any] | None = None, /, **options: object) -> Any:  # noqa: ANN401
-    """Register a function as a task of the app that is created before or after; return the CeleryTask."""
+    """Register a function as a task of every app, created earlier or later; return the CeleryTask."""
     if function is None:
         return lambda target: shared_task(target, **options)
     task = CeleryTask(function, options, None)
@@ -534,7 +535,7 @@ def shared_task(function: Callable[..., Any] | None = None, /, **options: object
 class CeleryTask(Refusing):
     """A task with Celery's interface: `delay`, `apply_async` and `s`.
 
-    A bound task also uses it as `self`, with `retry` and `request`.
+    The function of a bound task gets this object as `self`, with `retry` and `request`.
     """
 
     MaxRetriesExceededError = MaxRetriesExceededError
@@ -543,7 +544,7 @@ class CeleryTask(Refusing):
         self, function: Callable[..., Any], options: Mapping[str, object], app: Celery | None
     ) -> None:
         if inspect.iscoroutinefunction(function):
-            raise NotMapped(f"{function.__qualname__} is async; register it as app.fire.task, which runs it.")
+            raise NotMapped(f"{function.__qualname__} must not be async; register it with app.fire.task.")
         given = dict(options)
         self.run = function
         self.bind = bool(given.pop("bind", False))
@@ -573,20 +574,20 @@ class CeleryTask(Refusing):
         """The app that the task belongs to; for a shared task, the app that was created last.
 
         Raises:
-            ConfigurationError: no app was created.
+            ConfigurationError: If no app was created.
         """
         app = self._app or _Shared.current
         if app is None:
             raise ConfigurationError(
-                f"Shared task {self.name!r} has no app: make one by Celery(…), in a module that is imported. "
-                'In a Django project that is mysite/celery.py, named by FIRELOCK = {"app": '
-                '"mysite.celery:app.fire"} in the settings.'
+                f"Shared task {self.name!r} has no app; create one with Celery(…) in a module that is "
+                "imported. In a Django project, create it in mysite/celery.py and set FIRELOCK = "
+                '{"app": "mysite.celery:app.fire"}.'
             )
         return app
 
     # ---- calling -----------------------------------------------------------------------------------------
 
-    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
+    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - the function's own type
         """Run the function directly, without a job."""
         return self.run(self, *args, **kwargs) if self.bind else self.run(*args, **kwargs)
 
@@ -609,30 +610,31 @@ class CeleryTask(Refusing):
             args: the positional arguments.
             kwargs: the keyword arguments.
             link: a signature that runs after the job has succeeded, with its result as the first argument.
-            link_error: a signature that runs after the job has failed; it must be immutable: task.si(…).
+            link_error: an immutable signature, task.si(…), that runs after the job has failed.
             options: countdown, eta, expires, queue, priority, time_limit.
 
         Raises:
-            SignatureMismatch: a TypeError: the arguments do not match the signature.
-            ArgumentError: an argument is not JSON, and its parameter has no annotation.
-            NotMapped, ConfigurationError: an option is refused.
+            SignatureMismatch: If the arguments do not match the signature; also a TypeError.
+            ArgumentError: If an argument is not JSON, and its parameter has no annotation.
+            NotMapped: If an option has no counterpart.
+            ConfigurationError: If an option is unknown or invalid.
         """
         verbs = self.verbs.using(**self.app.options_of(self.name, options))
-        behind = [*links(link), *links(link_error, "failed")]  # can refuse, so before a job is stored
+        linked = [*links(link), *links(link_error, "failed")]  # can raise, so before a job is stored
         result = AsyncResult.of(self.app, verbs.enqueue(*(args or ()), **(kwargs or {})))
-        for store in behind:
+        for store in linked:
             store(result)
         return result
 
     def delay_on_commit(self, *args: object, **kwargs: object) -> None:
-        """Store a job when Django's transaction has committed, or immediately if none is open."""
+        """Store a job after Django's transaction has committed, or immediately if none is open."""
         self.apply_async_on_commit(args, kwargs)
 
     def apply_async_on_commit(
         self,
         args: Sequence[object] | None = None,
         kwargs: Mapping[str, object] | None = None,
-        **options: Any,  # noqa: ANN401 - as of apply_async
+        **options: Any,  # noqa: ANN401 - as for apply_async
     ) -> None:
         """Do the same as `delay_on_commit`, with the options of `apply_async`."""
         from django.db import transaction  # noqa: PLC0415 - Django is optional
@@ -640,9 +642,9 @@ class CeleryTask(Refusing):
         transaction.on_commit(functools.partial(self.apply_async, args, kwargs, **options))
 
     def apply(self, *_: object, **__: object) -> NoReturn:
-        """Raise an error that explains how tests run jobs."""
+        """Raise an error whose message explains how tests run jobs."""
         raise NotMapped(
-            "apply() runs no job here: call the task, or use firelock.testing, see docs/testing.md."
+            "apply() has no counterpart; call the task, or use firelock.testing (see docs/testing.md)."
         )
 
     @property
@@ -651,11 +653,11 @@ class CeleryTask(Refusing):
         return self.app.fire.task_named(self.name)
 
     def s(self, *args: object, **kwargs: object) -> CelerySignature:
-        """Return the call as a value; in a chain, it receives the previous result as its first argument."""
+        """Return the call as a value; in a chain, the previous result becomes its first argument."""
         return CelerySignature(self, args, kwargs)
 
     def si(self, *args: object, **kwargs: object) -> CelerySignature:
-        """Return the call as a value that receives no result."""
+        """Return the call as a value that does not receive a previous result."""
         return CelerySignature(self, args, kwargs, immutable=True)
 
     signature = s
@@ -669,14 +671,14 @@ class CeleryTask(Refusing):
 
     @property
     def request(self) -> TaskRequest:
-        """The information about the present run; empty for a direct call."""
+        """The information about the current run; empty for a direct call."""
         return running.get()
 
     def as_function(self) -> Callable[..., Any]:
-        """Return the function that Firelock runs: without `self`, and with its annotations."""
+        """Return the function that Firelock runs, without the parameter `self` but with its annotations."""
 
         @functools.wraps(self.run)
-        def run(*args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
+        def run(*args: object, **kwargs: object) -> Any:  # noqa: ANN401 - the function's own type
             return self.run_job(current_job(), args, kwargs)
 
         signature = inspect.signature(self.run)
@@ -685,14 +687,14 @@ class CeleryTask(Refusing):
         return run
 
     def run_job(self, job: JobContext, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:  # noqa: ANN401
-        """Run the function for a job; errors that request a retry or another end are handled by `ObeyTask`.
+        """Run the function for a job; `ObeyTask` handles errors that request a retry or another end.
 
         Raises:
-            TaskExpired: the task had expired before it began.
-            Exception: the error that the function raised.
+            TaskExpired: If the task had expired before it began.
+            Exception: The error that the function raised.
         """
-        if _is_over(job):
-            raise TaskExpired(f"{self.name} was to run until {job.meta[EXPIRES]}")
+        if _has_expired(job):
+            raise TaskExpired(f"{self.name} expired at {job.meta[EXPIRES]}")
         request = TaskRequest(
             job.id, self.name, args, kwargs, job.retries,
             {"routing_key": job.queue, "priority": job.priority}, job.meta, called_directly=False,
@@ -726,21 +728,24 @@ class CeleryTask(Refusing):
         max_retries: int | None = None,
         **options: object,
     ) -> NoReturn:
-        """Run the job again, with the same arguments; this method never returns, as in Celery.
+        """Run the job again with the same arguments. As in Celery, this method always raises an error.
 
         Raises:
-            RetryAsked: the job runs again; do not catch it.
-            Exception: no retry is left, or no job is running: this is `exc`, if it is given.
-            MaxRetriesExceededError: no retry is left, and `exc` is not given.
-            NotMapped: a different call is requested.
+            RetryAsked: If the job runs again. Do not catch it.
+            Exception: If no retry is left or no job is running, and `exc` is given: `exc` itself.
+            MaxRetriesExceededError: If no retry is left, and `exc` is not given.
+            NotMapped: If a call with other arguments is requested.
         """
         if args is not None or kwargs is not None or options:
             raise NotMapped(
-                "A retry is another run of the same job. To call otherwise, enqueue a new one and return: "
-                "self.apply_async(…)."
+                "retry() must not change the arguments or options, because a retry runs the same job again; "
+                "to change them, enqueue a new job with self.apply_async(…) and return."
             )
         if not throw:
-            raise NotMapped("retry(throw=False) would both return and run again; enqueue a new job instead.")
+            raise NotMapped(
+                "retry(throw=False) has no counterpart, because a job cannot both return and run again; "
+                "enqueue a new job instead."
+            )
         request, limit = self.request, self.max_retries if max_retries is None else max_retries
         if not request.called_directly and (limit is None or request.retries < limit):
             wait = self.default_retry_delay if countdown is None else countdown
@@ -760,15 +765,15 @@ class CeleryTask(Refusing):
         While the task runs, `AsyncResult.state` is "PROGRESS" and `AsyncResult.info` has these values.
 
         Raises:
-            NotMapped: another state, or another value in `meta`.
+            NotMapped: If another state is given, or `meta` contains other values.
         """
         given = dict(meta or {})
         done, total, status = given.pop("current", None), given.pop("total", None), given.pop("status", None)
         is_progress = state in {None, PROGRESS} and isinstance(status, str | None) and not given
         if not is_progress or not isinstance(done, int | float) or not isinstance(total, int | float):
             raise NotMapped(
-                f"update_state(state={state!r}, meta={shown(meta)}): only progress is kept, as "
-                "state='PROGRESS', meta={'current': 3, 'total': 10, 'status': '…'}; write the rest with "
+                f"update_state(state={state!r}, meta={shown(meta)}): only progress is stored, for example "
+                "state='PROGRESS', meta={'current': 3, 'total': 10, 'status': '…'}; log other values with "
                 "current_job().log(…)."
             )
         current_job().progress(done, total, cast("str | None", status) or None)
@@ -785,13 +790,14 @@ def _warn_of_second_runs(task: CeleryTask, *, is_late: bool) -> None:
     if not is_late:
         code = task.run.__code__
         warnings.warn_explicit(
-            f"Task {task.name!r} may run twice here. Celery runs it at most once, as acks_late is not set; "
-            "Firelock runs a job again whose server died. Make it safe to repeat, then write acks_late=True.",
+            f"Task {task.name!r} might run twice. Celery runs it at most once, because acks_late is not set, "
+            "but Firelock runs a job again if its server dies. Make it safe to repeat, then pass "
+            "acks_late=True.",
             RunsTwiceWarning, code.co_filename, code.co_firstlineno, module=task.run.__module__,
         )  # fmt: skip
 
 
-def _is_over(job: JobContext) -> bool:
+def _has_expired(job: JobContext) -> bool:
     expires = job.meta.get(EXPIRES, NEVER)
     if expires == NEVER:
         return False
@@ -799,7 +805,7 @@ def _is_over(job: JobContext) -> bool:
         until = job.due_at + timedelta(seconds=float(expires))
     else:
         until = datetime.fromisoformat(expires)
-    return job.claimed_at > until  # both by, or close to, the storage's clock
+    return job.claimed_at > until  # both are times of the storage's clock, or close to it
 
 
 # ---- retries ---------------------------------------------------------------------------------------------
@@ -807,12 +813,12 @@ def _is_over(job: JobContext) -> bool:
 
 @attrs.frozen
 class _AutoRetry:
-    """`autoretry_for` and the related options."""
+    """The options of automatic retries: `autoretry_for` and related ones."""
 
     errors: tuple[type[BaseException], ...]
     not_for: tuple[type[BaseException], ...]
-    options: Mapping[str, Any]  # of `retry`
-    backoff: float  # the first wait in seconds; 0 if waits do not grow
+    options: Mapping[str, Any]  # arguments of `retry`
+    backoff: float  # the first wait, in seconds; 0 if waits do not grow
     longest: float
     jitter: bool
 
@@ -836,12 +842,9 @@ class _AutoRetry:
 
 
 def _marked(asked: RetryAsked) -> BaseException:
-    """Return the error that the attempt ends with, marked for a retry.
-
-    It is the task's own error if there is one.
-    """
+    """Return the error with which the attempt ends, marked for a retry; the task's own error if possible."""
     error = asked.exc if isinstance(asked.exc, BaseException) else asked
-    with contextlib.suppress(AttributeError):  # a class with slots
+    with contextlib.suppress(AttributeError):  # raised if the class has slots
         setattr(error, _ASKED, asked)
         return error
     return asked
@@ -849,10 +852,10 @@ def _marked(asked: RetryAsked) -> BaseException:
 
 @attrs.frozen
 class ObeyTask:
-    """The retry policy of all tasks in this module: the task itself has decided."""
+    """The retry policy of all tasks in this module, which follows the decision of the task itself."""
 
     def decide(self, job: ClaimedJob, error: BaseException) -> RetryDecision:
-        """Return the decision that the task requested; an error without a request fails the job."""
+        """Return the decision that the task requested; without a request, the error fails the job."""
         asked = error if isinstance(error, RetryAsked) else getattr(error, "__dict__", {}).pop(_ASKED, None)
         if asked is not None:
             reason = retry_reason(job.retries + 1, None, error)

@@ -1,4 +1,4 @@
-"""Celery's results: the end of a job, found by its id and awaited, with the error that the task raised."""
+"""Celery's results: find a job by its id, wait for its end, and get its value or its error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SUCCESS, _FAILURE, _REVOKED = "SUCCESS", "FAILURE", "REVOKED"
 _FINAL = {_SUCCESS, _FAILURE, _REVOKED}
 _STATES: Final = {
     State.AWAITING: _PENDING,
-    State.SCHEDULED: _PENDING,  # RETRY if it waits for a retry
+    State.SCHEDULED: _PENDING,  # RETRY if the job waits for a retry
     State.ENQUEUED: _PENDING,
     State.PROCESSING: _STARTED,
     State.SUCCEEDED: _SUCCESS,
@@ -44,14 +44,14 @@ _STATES: Final = {
 
 
 class CurrentApp:
-    """The app that was created last: shared tasks, and results without an app, belong to it."""
+    """The app that was created last, to which shared tasks and results without an app belong."""
 
     made: Celery | None = None
 
 
 @attrs.frozen
 class TaskRequest(Refusing):
-    """`self.request`: the information about a run for its task."""
+    """The value of `self.request`: information about a run for its task."""
 
     id: str | None = None
     task: str | None = None
@@ -90,7 +90,7 @@ class AsyncResult(Refusing):
         return result
 
     def __repr__(self) -> str:
-        """Return the id."""
+        """Return a string with the id."""
         return f"<AsyncResult: {self.id}>"
 
     def __str__(self) -> str:
@@ -115,16 +115,16 @@ class AsyncResult(Refusing):
         """The Firelock handle of the job.
 
         Raises:
-            JobNotFound: it is not stored.
-            ConfigurationError: no app was created.
+            JobNotFound: If the job does not exist.
+            ConfigurationError: If no app was created.
         """
         if self._job is None:
             if self._app is None:
-                raise ConfigurationError("AsyncResult needs an app: app.AsyncResult(id).")
+                raise ConfigurationError("AsyncResult needs an app; use app.AsyncResult(id).")
             self._job = self._app.fire.jobs.get(self.id)
         return self._job
 
-    def _look(self) -> Job[Any] | None:
+    def _find_job(self) -> Job[Any] | None:
         try:
             return self.job.refresh()
         except JobNotFound:
@@ -133,7 +133,7 @@ class AsyncResult(Refusing):
     @property
     def state(self) -> str:
         """One of PENDING, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED; PENDING for an unknown id."""
-        job = self._look()
+        job = self._find_job()
         if job is None:
             return _PENDING
         if job.state is State.SCHEDULED and job.retries:
@@ -147,36 +147,36 @@ class AsyncResult(Refusing):
     status = state
 
     def _before(self) -> AsyncResult | None:
-        """Return the previous result of its chain, also for a result created from an id; otherwise None."""
+        """Return the result of the previous task in the chain, even if only the id is known; None if none."""
         if self.parent is None and self.job.state is State.AWAITING:
             waits = [edge for edge in self.job.record().parents if edge.on == On.SUCCEEDED]
             return AsyncResult(waits[0].parent_id, app=self._app) if waits else None
         return self.parent
 
     def _broken_by(self) -> AsyncResult | None:
-        """Return the previous result of its chain if that has failed, so that this job never runs.
+        """Return the result of an earlier task in the chain that has failed, so that this job never runs.
 
-        This is what Celery does.
+        Celery also reports the end of the chain in this way.
         """
         before = self._before()
         return before if before is not None and before.failed() else None
 
     def ready(self) -> bool:
-        """Return whether it has ended."""
+        """Return whether the job has ended."""
         return self.state in _FINAL
 
     def successful(self) -> bool:
-        """Return whether it has succeeded."""
+        """Return whether the job has succeeded."""
         return self.state == _SUCCESS
 
     def failed(self) -> bool:
-        """Return whether it has failed."""
+        """Return whether the job has failed."""
         return self.state == _FAILURE
 
     @property
-    def result(self) -> Any:  # noqa: ANN401 - whatever it returned
-        """The returned value, or the error that it failed with; before its end its progress, or None."""
-        job = self._look()
+    def result(self) -> Any:  # noqa: ANN401 - the function's own type
+        """The returned value, or the error of a failed job; before its end, its progress or None."""
+        job = self._find_job()
         if job is not None and job.state is State.AWAITING and (broken := self._broken_by()) is not None:
             return broken.result
         if job is not None and job.state is State.PROCESSING:
@@ -189,8 +189,8 @@ class AsyncResult(Refusing):
 
     @property
     def traceback(self) -> str | None:
-        """The traceback of its last failure."""
-        job = self._look()
+        """The traceback of the job's last failure."""
+        job = self._find_job()
         attempts = [] if job is None else job.errors()
         return attempts[-1].error.traceback if attempts else None
 
@@ -201,24 +201,26 @@ class AsyncResult(Refusing):
         propagate: bool = True,
         disable_sync_subtasks: bool = True,
         **_: object,
-    ) -> Any:  # noqa: ANN401 - whatever it returned
-        """Wait for the end, and return the value that the task returned.
+    ) -> Any:  # noqa: ANN401 - the function's own type
+        """Wait for the job's end, and return the value that the task returned.
 
         Raises:
-            TimeoutError: it did not end in time.
-            TaskRevokedError: it was revoked or has expired.
-            Exception: it failed, or a task before it in its chain failed. This is the error itself if its
-                class is loaded in this process and accepts a message, otherwise JobFailed.
-            RuntimeError: a task waits for another task, which might wait for the same worker.
+            TimeoutError: If the job did not end in time.
+            TaskRevokedError: If the job was revoked or has expired.
+            Exception: If the job failed, or an earlier task in its chain failed. This is the error itself if
+                its class is loaded in this process and accepts a message, otherwise JobFailed.
+            RuntimeError: If a task calls this method, because the other task might wait for the same worker.
         """
         if disable_sync_subtasks and not running.get().called_directly:
-            raise RuntimeError("A task that waits for another one may wait for ever; use a chain or link=.")
+            raise RuntimeError(
+                "A task must not wait for another task, because it might wait forever; use a chain or link=."
+            )
         left = _left(timeout)
         before = self._before()
         if before is not None:
             end = before.get(left(), propagate=propagate, disable_sync_subtasks=disable_sync_subtasks)
             if not propagate and before.failed():
-                return end  # this one never runs
+                return end  # this job never runs
         try:
             return self.job.result(left())
         except JobDeleted as error:
@@ -232,16 +234,16 @@ class AsyncResult(Refusing):
     wait = get
 
     def revoke(self, **_: object) -> None:
-        """Delete the job; if it runs, it is notified to stop. A deleted job is left as it is."""
+        """Delete the job; a running job is requested to stop. Do nothing if the job is already deleted."""
         with contextlib.suppress(JobConflict, JobNotFound):
             self.job.delete()
 
     def forget(self) -> None:
-        """Do nothing: a result is removed with its job, according to `keep=` or the retention."""
+        """Do nothing, because a result is removed with its job, according to `keep=` or the retention."""
 
 
 def _progress_of(job: Job[Any]) -> dict[str, object] | None:
-    """Return the progress that this run has stored with `update_state`; None before that."""
+    """Return the progress that the current run has stored with `update_state`; None before the first call."""
     record = job.record()
     progress, began = record.progress, record.claimed_at
     if progress is None or (began is not None and progress.at < began):
@@ -251,7 +253,7 @@ def _progress_of(job: Job[Any]) -> dict[str, object] | None:
 
 
 def _left(timeout: float | None) -> Callable[[], float | None]:
-    """Return a function that returns the time left of a timeout that begins now."""
+    """Return a function that returns the remaining seconds of a timeout that begins now."""
     if timeout is None:
         return lambda: None
     until = time.monotonic() + timeout
@@ -259,24 +261,23 @@ def _left(timeout: float | None) -> Callable[[], float | None]:
 
 
 def _error_of(error: ErrorInfo | None) -> BaseException | None:
-    """Return the stored error as an exception.
+    """Return the stored error as an exception of its own class if that is already loaded, else a JobFailed.
 
-    It has its own class if that is already loaded, because nothing is imported for it; otherwise it is
-    JobFailed.
+    No module is imported for the class.
     """
     if error is None:
         return None
     module, _, name = error.type.rpartition(".")
     kind = getattr(sys.modules.get(module or "builtins"), name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        with contextlib.suppress(Exception):  # a class that needs more than a message
+        with contextlib.suppress(Exception):  # the class requires other arguments than a message
             return kind(error.message)
     return JobFailed(f"{error.type}: {error.message}")
 
 
 @attrs.frozen
 class GroupResult(Refusing):
-    """The results of a group, in its order."""
+    """The results of a group, in the order of its tasks."""
 
     results: Sequence[AsyncResult]
 
@@ -293,33 +294,33 @@ class GroupResult(Refusing):
         return self.results[index]
 
     def get(self, timeout: float | None = None, *, propagate: bool = True, **_: object) -> list[Any]:
-        """Wait for all, and return their values."""
+        """Wait for all jobs, and return their values."""
         left = _left(timeout)
         return [each.get(left(), propagate=propagate) for each in self.results]
 
     join = get
 
     def ready(self) -> bool:
-        """Return whether all have ended."""
+        """Return whether all jobs have ended."""
         return all(each.ready() for each in self.results)
 
     def waiting(self) -> bool:
-        """Return whether any of them has not ended."""
+        """Return whether any job has not ended."""
         return not self.ready()
 
     def successful(self) -> bool:
-        """Return whether all have succeeded."""
+        """Return whether all jobs have succeeded."""
         return all(each.successful() for each in self.results)
 
     def failed(self) -> bool:
-        """Return whether any of them has failed."""
+        """Return whether any job has failed."""
         return any(each.failed() for each in self.results)
 
     def completed_count(self) -> int:
-        """Return how many have succeeded."""
+        """Return the number of jobs that have succeeded."""
         return sum(each.successful() for each in self.results)
 
     def revoke(self) -> None:
-        """Delete all the jobs."""
+        """Delete all jobs."""
         for each in self.results:
             each.revoke()

@@ -34,14 +34,14 @@ class crontab:  # noqa: N801 - Celery's name
         """Return the schedule that fires at the same times.
 
         Raises:
-            NotMapped: both day fields are restricted; Celery requires both to match, cron only one.
-            ScheduleError: a field is wrong.
+            NotMapped: If both day fields are restricted: Celery requires both to match, but cron only one.
+            ScheduleError: If a field is invalid.
         """
         days = (self.day_of_month, self.day_of_week)
         if "*" not in days:
             raise NotMapped(
-                f"{self} restricts both days: Celery fires where both match, cron where either does. Keep "
-                "one of them, and return from the task on the other days."
+                f"{self} restricts both day fields: Celery fires if both match, but cron if either matches. "
+                "Use only one of them, and return from the task on other days."
             )
         fields = (self.minute, self.hour, self.day_of_month, self.month_of_year, self.day_of_week)
         return Cron(" ".join(fields), tz=timezone)
@@ -55,11 +55,11 @@ class schedule:  # noqa: N801 - Celery's name
 
 
 def to_schedule(value: object, timezone: str) -> Cron | Every:
-    """Return the schedule of a beat entry as one of Firelock's.
+    """Return the schedule of a beat entry as a schedule of Firelock.
 
     Raises:
-        NotMapped: it is of another kind, such as solar.
-        ScheduleError: it is out of range.
+        NotMapped: If the schedule is of another kind, such as solar.
+        ScheduleError: If the schedule is out of range.
     """
     match value:
         case crontab():
@@ -75,6 +75,6 @@ def to_schedule(value: object, timezone: str) -> Cron | Every:
         case Cron() | Every():
             return value
     raise NotMapped(
-        f"{shown(value)} is no schedule here; write crontab(…), a timedelta, seconds, or Firelock's Cron or "
-        "Every."
+        "A schedule must be a crontab(…), a timedelta, a number of seconds, or Firelock's Cron or Every, got "
+        f"{shown(value)}."
     )

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from firelock.options import Call
 
 WITH_RESULT: Final = "celery.with_result"
-"""The task whose jobs run another task, with the result of their parent as its first argument."""
+"""The name of the task that runs another task with the result of the parent job as its first argument."""
 WITH_RESULT_APART: Final = "celery.with_result_apart"
-"""The same for a task that runs in its own process."""
-EXPIRES: Final = "celery.expires"  # in a job's meta: a time, or "+15" for seconds after its due time
+"""The name of the variant of `WITH_RESULT` for tasks that run in their own process."""
+EXPIRES: Final = "celery.expires"  # key in a job's meta: a time, or "+15" for 15 s after its due time
 NEVER: Final = "never"
 
 
@@ -42,7 +42,7 @@ class CelerySignature(Refusing):
     def clone(
         self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None
     ) -> CelerySignature:
-        """Return the signature with further arguments; positional ones are put in front."""
+        """Return the signature with additional arguments; positional ones are put first."""
         return attrs.evolve(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
 
     def delay(self, *args: object, **kwargs: object) -> AsyncResult:
@@ -53,22 +53,22 @@ class CelerySignature(Refusing):
         self,
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
-        **options: Any,  # noqa: ANN401 - as of the task
+        **options: Any,  # noqa: ANN401 - as for the task
     ) -> AsyncResult:
         """Store a job of the call, with further arguments and options."""
         call = self if self.immutable else self.clone(args, kwargs)
         return self.task.apply_async(call.args, call.kwargs, **{**self.options, **options})
 
-    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - whatever it returns
+    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - the function's own type
         """Run the function directly, without a job."""
         return self.task(*(*args, *self.args), **{**self.kwargs, **kwargs})
 
     def __or__(self, other: CelerySignature | chain) -> chain:
-        """Return the chain of both."""
+        """Return a chain of this signature and the other."""
         return chain(self, other)
 
     def to_call(self, args: Sequence[object], options: Mapping[str, object]) -> Call[Any]:
-        """Return the call, with further arguments and options, to be stored with others."""
+        """Return the call with additional arguments and options, to be stored together with other calls."""
         call = self if self.immutable else self.clone(args)
         given = self.task.app.options_of(self.task.name, {**self.options, **options})
         return self.task.verbs.using(**given).call(*call.args, **call.kwargs)
@@ -76,16 +76,17 @@ class CelerySignature(Refusing):
     def behind(self, on: str = "succeeded") -> Callable[[AsyncResult], AsyncResult]:
         """Return a function that stores a job that runs after another job has ended in the state `on`.
 
-        A mutable signature receives the result of the other job. Everything that can be refused is refused
-        here, before the other job is stored.
+        A mutable signature receives the result of the other job. All errors are raised here, before the other
+        job is stored.
         """
         app = self.task.app
         options = app.options_of(self.task.name, self.options)
         if {"delay", "at"} & options.keys():
             raise NotMapped(
-                f"{self} has a countdown or an eta behind another task; let that task enqueue it."
+                f"{self} must not have a countdown or an eta, because it follows another task; let that task "
+                "enqueue it."
             )
-        options["meta"] = options.get("meta") or {EXPIRES: NEVER}  # else it would inherit the parent's
+        options["meta"] = options.get("meta") or {EXPIRES: NEVER}  # otherwise it would inherit the parent's
         verbs = self.task.verbs
         if not self.immutable:
             inspect.signature(self.task.as_function()).bind(None, *self.args, **self.kwargs)
@@ -106,7 +107,7 @@ class CelerySignature(Refusing):
         return store
 
     def _arguments(self, parent_id: str) -> tuple[tuple[object, ...], Mapping[str, object]]:
-        """Return the arguments with which its job is stored if it runs after another job."""
+        """Return the arguments of its job if the job runs after another job."""
         if self.immutable:
             return self.args, self.kwargs
         return (self.task.name, parent_id, list(self.args), dict(self.kwargs)), {}
@@ -118,14 +119,14 @@ def links(
     """Return the functions that store the jobs of `link=` or `link_error=`.
 
     Raises:
-        NotMapped: a signature would receive the error as an argument.
+        NotMapped: If a signature would receive the error as an argument.
     """
     signatures = [given] if isinstance(given, CelerySignature) else list(given or ())
     for each in signatures:
         if on == "failed" and not each.immutable:
             raise NotMapped(
-                f"link_error={each} would get the error as an argument; write {each.task.name}"
-                ".si(…) with what it needs, or the hook jobs_settled."
+                f"link_error={each} cannot receive the error as an argument; use {each.task.name}"
+                ".si(…) with the arguments that it needs, or the hook jobs_settled."
             )
     return [each.behind(on) for each in signatures]
 
@@ -135,19 +136,19 @@ def _links_of(signature: CelerySignature) -> bool:
 
 
 class chain(Refusing):  # noqa: N801 - Celery's name
-    """Tasks in sequence, as continuations: each receives the result of the previous one."""
+    """Tasks in sequence, as continuations; each task receives the result of the previous one."""
 
     def __init__(self, *tasks: CelerySignature | chain | Iterable[CelerySignature]) -> None:
         self.tasks: list[CelerySignature] = []
         for each in tasks:
             if isinstance(each, group):
-                raise NotMapped(f"A group inside a chain is a chord: {CHORD}.")
+                raise NotMapped(f"A group inside a chain is a chord, which has no counterpart: {CHORD}.")
             if isinstance(each, CelerySignature):
                 self.tasks.append(each)
             else:
                 self.tasks += each.tasks if isinstance(each, chain) else each
         if not self.tasks:
-            raise ConfigurationError("The chain has no task.")
+            raise ConfigurationError("A chain must have at least one task.")
 
     def apply_async(
         self,
@@ -155,12 +156,12 @@ class chain(Refusing):  # noqa: N801 - Celery's name
         *,
         link: CelerySignature | Iterable[CelerySignature] | None = None,
         link_error: CelerySignature | Iterable[CelerySignature] | None = None,
-        **options: Any,  # noqa: ANN401 - as of a task
+        **options: Any,  # noqa: ANN401 - as for a task
     ) -> AsyncResult:
         """Store a job for each task; return the result of the last one.
 
-        Other options are those of the first task. `link` runs after the last task, `link_error` after each
-        that failed.
+        `link` runs after the last task, and `link_error` after each failed task. The other options apply to
+        the first task.
         """
         first, *rest = self.tasks
         steps, after, failed = [each.behind() for each in rest], links(link), links(link_error, "failed")
@@ -181,12 +182,12 @@ class chain(Refusing):  # noqa: N801 - Celery's name
     __call__ = delay
 
     def __or__(self, other: CelerySignature | chain) -> chain:
-        """Return the longer chain."""
+        """Return this chain with the other appended."""
         return chain(self, other)
 
 
 class group(Refusing):  # noqa: N801 - Celery's name
-    """Tasks in parallel: a job for each, and one result for all of them."""
+    """Tasks in parallel, with a job for each task and one result for the group."""
 
     def __init__(self, *tasks: CelerySignature | chain | Iterable[CelerySignature]) -> None:
         self.tasks: list[CelerySignature | chain] = []
@@ -194,7 +195,7 @@ class group(Refusing):  # noqa: N801 - Celery's name
             self.tasks += [each] if isinstance(each, CelerySignature | chain) else list(each)
 
     def apply_async(self, args: Sequence[object] = (), **options: Any) -> GroupResult:  # noqa: ANN401
-        """Store a job for each task; in one call if none of them has links or is a chain."""
+        """Store a job for each task; this is one call unless a member has links or is a chain."""
         plain = [each for each in self.tasks if isinstance(each, CelerySignature) and not _links_of(each)]
         if not plain or len(plain) < len(self.tasks) or {"link", "link_error"} & options.keys():
             return GroupResult([each.apply_async(args, **options) for each in self.tasks])
@@ -209,9 +210,9 @@ class group(Refusing):  # noqa: N801 - Celery's name
     __call__ = delay
 
     def __or__(self, other: object) -> NoReturn:
-        """Raise an error that shows how to write a chord.
+        """Raise an error whose message contains the replacement of a chord.
 
         Raises:
-            NotMapped: always.
+            NotMapped: Always.
         """
-        raise NotMapped(f"A task behind a group is a chord: {CHORD}.")
+        raise NotMapped(f"A task after a group is a chord, which has no counterpart: {CHORD}.")

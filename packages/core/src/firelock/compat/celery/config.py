@@ -1,4 +1,4 @@
-"""The settings of a program written for Celery: those with an effect, those without, refused ones."""
+"""The settings of a program written for Celery: those with an effect, those without one, and refused ones."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _WITHOUT_EFFECT: Final = (
     "task_send_sent_event", "task_store_errors_even_if_ignored", "task_track_started",
 )  # fmt: skip
 _REFUSED: Final = {
-    "task_always_eager": "run jobs in tests with firelock.testing, see docs/testing.md",
-    "task_eager_propagates": "run jobs in tests with firelock.testing, see docs/testing.md",
-    "task_annotations": "give each task its options where it is declared",
-    "task_cls": "write a plugin, see docs/plugins.md",
-    "task_default_rate_limit": "give the tasks limits=[firelock.Limit('NAME', rate=10, per=60)]",
-    "task_queues": "name queues at tasks or in task_routes; firelock server --queues says which it takes",
+    "task_always_eager": "in tests, run jobs with firelock.testing (see docs/testing.md)",
+    "task_eager_propagates": "in tests, run jobs with firelock.testing (see docs/testing.md)",
+    "task_annotations": "pass the options to each task where it is declared",
+    "task_cls": "use a plugin (see docs/plugins.md)",
+    "task_default_rate_limit": "pass limits=[firelock.Limit('NAME', rate=10, per=60)] to the tasks",
+    "task_queues": "set queues on tasks or in task_routes, and start servers with firelock server --queues",
     "task_soft_time_limit": (
-        'use task_time_limit and executor="auto" at the tasks, by which they are not killed, and call '
+        'use task_time_limit, pass executor="auto" to the tasks, so that they are not killed, and call '
         "current_job().raise_if_cancelled() in them"
     ),
 }
@@ -51,12 +51,12 @@ _JSON: Final = ("task_serializer", "result_serializer")
 
 
 class CeleryConfig(MutableMapping[str, Any]):
-    """`app.conf`: settings by attribute or by key, checked when they are set."""
+    """The value of `app.conf`: settings by attribute or by key, which are checked when they are set."""
 
     def __init__(self) -> None:
         self.__dict__["_given"] = {}
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - a setting may be anything
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - a setting can have any type
         if name in self._given:
             return self._given[name]
         if name in _MEANT:
@@ -76,7 +76,7 @@ class CeleryConfig(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len({**_MEANT, **self._given})
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - a setting may be anything
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - a setting can have any type
         try:
             return self[name]
         except KeyError:
@@ -88,12 +88,13 @@ class CeleryConfig(MutableMapping[str, Any]):
         self[name] = value
 
     def read(self, source: object, namespace: str | None) -> None:
-        """Take the settings of an object, such as a module, a class or Django's settings.
+        """Read the settings from an object, such as a module, a class or Django's settings.
 
-        With a namespace, only the settings with this prefix are taken.
+        With a namespace, only the settings with this prefix are read.
 
         Raises:
-            NotMapped, ConfigurationError: one of the settings is refused.
+            NotMapped: If a setting has no counterpart.
+            ConfigurationError: If a setting is unknown or invalid.
         """
         prefix = f"{namespace}_" if namespace else ""
         given = source if isinstance(source, Mapping) else vars_of(source)
@@ -102,7 +103,7 @@ class CeleryConfig(MutableMapping[str, Any]):
             if name.startswith(prefix) and (prefix or _is_known(setting)):
                 self[setting] = value
             elif not prefix and name.startswith("CELERY"):
-                self._check(name, value)  # otherwise a route in old spelling would be ignored silently
+                self._check(name, value)  # otherwise a setting with an old name would be ignored silently
 
     @staticmethod
     def _check(name: str, value: object) -> None:
@@ -110,19 +111,19 @@ class CeleryConfig(MutableMapping[str, Any]):
             raise NotMapped(f"The setting {name}={shown(value)} has no counterpart: {_REFUSED[name]}.")
         if name in _JSON and value != "json":
             raise NotMapped(
-                f"The setting {name}={shown(value)} is refused: arguments and results are JSON, and nothing "
-                "is ever pickled. Annotate parameters, and dates and dataclasses come back as they were."
+                f"The setting {name}={shown(value)} has no counterpart, because arguments and results are "
+                "JSON and are never pickled. To pass dates and dataclasses, annotate the parameters."
             )
         if name == "enable_utc" and not value:
-            raise NotMapped("The setting enable_utc=False is refused: instants are stored in UTC.")
+            raise NotMapped("enable_utc must be True, because times are stored in UTC.")
         if not _is_known(name):
             near = get_close_matches(_to_new_spelling(name), [*_MEANT, *_REFUSED], n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise ConfigurationError(f"The setting {name!r} of Celery is not known here.{hint}")
+            raise ConfigurationError(f"Setting {name!r} is unknown in Firelock's interface for Celery.{hint}")
 
 
 def _to_new_spelling(name: str) -> str:
-    """Return a setting from before Celery 4, such as CELERY_TASK_SERIALIZER, in its present spelling."""
+    """Return the current name of a setting from before Celery 4, such as CELERY_TASK_SERIALIZER."""
     old, new = name.lower(), {"celerybeat_": "beat_", "celeryd_": "worker_", "celery_": ""}
     prefix = next((each for each in new if old.startswith(each)), "")
     return new.get(prefix, "") + old.removeprefix(prefix)
@@ -133,5 +134,5 @@ def _is_known(name: str) -> bool:
 
 
 def vars_of(source: object) -> Mapping[str, object]:
-    """Return the public attributes of an object; for Django's settings, those that are set."""
+    """Return the public attributes of an object; for Django's settings, only those that are set."""
     return {name: getattr(source, name) for name in dir(source) if not name.startswith("_")}

@@ -6,7 +6,7 @@ from firelock.errors import FirelockError, ResultTimeout
 
 
 class NotMapped(FirelockError, NotImplementedError):
-    """A feature of Celery that this module does not have; the message shows what to write with Firelock."""
+    """An error for a feature of Celery that has no counterpart; the message contains the replacement."""
 
 
 class NotMappedAttribute(NotMapped, AttributeError):
@@ -14,7 +14,7 @@ class NotMappedAttribute(NotMapped, AttributeError):
 
 
 class RunsTwiceWarning(UserWarning):
-    """Warning that a task that Celery runs at most once might run twice here, if its server dies."""
+    """A warning about a task that Celery runs at most once, but Firelock twice if its server dies."""
 
 
 class CeleryError(Exception):
@@ -22,7 +22,7 @@ class CeleryError(Exception):
 
 
 class RetryAsked(CeleryError):
-    """The task requested another run; `Retry` is the name for programs."""
+    """A task's request for another run; programs use it by the name `Retry`."""
 
     def __init__(self, exc: BaseException | None, seconds: float) -> None:
         super().__init__(f"retry in {seconds:g} s" if exc is None else f"retry in {seconds:g} s: {exc!r}")
@@ -31,15 +31,15 @@ class RetryAsked(CeleryError):
 
 
 class Ignore(CeleryError):
-    """The task ends without a result; its job is deleted."""
+    """A task's request to end without a result; its job is deleted."""
 
 
 class MaxRetriesExceededError(CeleryError):
-    """The task requested more retries than it has."""
+    """The task requested a retry, but none is left."""
 
 
 class TaskRevokedError(CeleryError):
-    """The task was revoked or has expired, so that it has no result."""
+    """The task was revoked or has expired, so it has no result."""
 
 
 class TaskExpired(CeleryError):
