@@ -125,7 +125,7 @@ def test_failure_message_lists_the_enqueued_jobs(tester, pay, greet):
         "Expected at least 1 job, found 0:\n"
         "  pay(2)  queue=critical  due_at=2030-01-01T00:00:00+00:00  priority=1  tags=['us']"
         "  meta={'a': 'b'}\n"
-        "Enqueued were:\n"
+        "Enqueued jobs:\n"
         "  pay(1, note='a')  queue=bulk  state=scheduled  due_at=2030-01-01T00:01:00+00:00  priority=-3"
         "  tags=['eu']  meta={'tenant': 'acme'}\n"
         "  greet('b')  queue=default  state=enqueued"
@@ -149,7 +149,7 @@ def test_assertion_can_expect_no_jobs(tester, pay, greet):
 
     assert failure(tester.refute_enqueued).startswith("Expected no job, found 2:\n  any job\n")
     assert failure(tester.refute_enqueued, pay) == (
-        "Expected no job, found 1:\n  pay(…)\nEnqueued were:\n  pay(1)  queue=default  state=enqueued"
+        "Expected no job, found 1:\n  pay(…)\nEnqueued jobs:\n  pay(1)  queue=default  state=enqueued"
     )
 
 

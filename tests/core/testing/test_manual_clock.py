@@ -112,11 +112,11 @@ def test_jump_runs_no_jobs_and_counts_as_an_outage(tester, clock, note, seen):
 
 def test_clock_cannot_go_back(clock):
     """A negative duration and a time in the past are refused."""
-    with pytest.raises(ConfigurationError, match="forward only"):
+    with pytest.raises(ConfigurationError, match="duration must not be negative"):
         clock.advance(hours=-1)
-    with pytest.raises(ConfigurationError, match="forward only"):
+    with pytest.raises(ConfigurationError, match="duration must not be negative"):
         clock.jump(seconds=-1)
-    with pytest.raises(ConfigurationError, match="has passed"):
+    with pytest.raises(ConfigurationError, match="must not go back to"):
         clock.advance_to(START - HOUR)
 
     assert START == clock.now
@@ -147,7 +147,7 @@ def test_advance_with_too_many_due_times_raises_an_error(clock, note):
     """Advancing a year in seconds does not block the test run."""
     note.recur("seconds", Every(timedelta(seconds=1)))
 
-    with pytest.raises(AssertionError, match=r"2,000 instants were passed.*or jump"):
+    with pytest.raises(AssertionError, match=r"passed 2,000 due times.*or jump"):
         clock.advance(days=365)
 
 

@@ -28,7 +28,9 @@ def test_condition_is_checked_again_after_a_failed_assertion():
 
 def test_timeout_message_contains_the_returned_value():
     """The failure is therefore easier to understand."""
-    with pytest.raises(AssertionError, match=r"Not within 0 s: the condition still returned \[\]\."):
+    with pytest.raises(
+        AssertionError, match=r"The condition was not met within 0 s; it last returned \[\]\."
+    ):
         eventually(list, within=0)
 
 
@@ -38,7 +40,7 @@ def test_timeout_message_contains_the_failed_assertion():
     def condition():
         raise AssertionError("three of four")
 
-    with pytest.raises(AssertionError, match="still raised three of four") as caught:
+    with pytest.raises(AssertionError, match="it last raised three of four") as caught:
         eventually(condition, within=0)
 
     assert "three of four" == str(caught.value.__cause__)

@@ -1,11 +1,11 @@
-"""Tools for testing an app, and the conformance kit for the parts of which an app consists.
+"""Tools for testing an app, and the conformance kit for storages, lock providers and servers.
 
 Names are loaded when they are first used, so that this module can be imported without pytest and hypothesis.
 Read `tester` first, then `private` (its storage), `uncommitted` (the jobs that it hides), `manual_clock` (its
 time), `stepped` (its server) and `enqueued` (the enqueued jobs). `plugin` is the module that pytest loads.
-`faults` is a storage that fails on demand, and `waiting` waits for a condition. `conformance/` is the kit:
-`movable_clock` is what it requires of a storage, and `test_storage`, `test_locks` and `test_server` run it
-from here.
+`faults` contains a storage that fails on demand, and `waiting` a function that waits for a condition.
+`conformance/` is the kit: `movable_clock` describes the clock that it requires of a storage, and
+`test_storage`, `test_locks` and `test_server` run it without a test file.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def __getattr__(name: str) -> object:
 
 
 def _explain_assertions() -> None:
-    """Let pytest show the values of the kit's failed assertions, as it does for a user's own tests."""
+    """Make pytest show the values in the kit's failed assertions, as it does for a user's own tests."""
     import pytest
 
     parts = ("locks", "model", "retries", "scene", "serializers", "server", "steps", "storage")

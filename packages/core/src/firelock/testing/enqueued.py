@@ -1,4 +1,4 @@
-"""The enqueued jobs with their decoded calls, and the values that a test expects of them."""
+"""The enqueued jobs with their decoded calls, and the values that a test expects."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Enqueued:
 
 @attrs.frozen(kw_only=True)
 class Expected:
-    """The values that a job must have to match; None matches any value."""
+    """The values that a matching job must have; None matches any value."""
 
     arguments: Mapping[str, JsonValue] | None  # in stored form, with defaults filled in
     call: str
@@ -102,8 +102,8 @@ def expected(
     """Return the values that a test passed, in the form in which they are compared.
 
     Raises:
-        SignatureMismatch: the task cannot be called with these arguments.
-        ArgumentError: a value could not have been enqueued.
+        SignatureMismatch: If the task cannot be called with these arguments.
+        ArgumentError: If an argument could not have been enqueued.
     """
     arguments, call = None, f"{info.name}(…)"
     if args is not None or kwargs is not None:
@@ -137,11 +137,11 @@ def find_task(app: Firelock, task: TaskVerbs[..., Any] | str) -> TaskInfo:
     """Return the registration of the task that a test passed.
 
     Raises:
-        UnknownTask: the app has no task with this name.
+        UnknownTask: If the app has no task with this name.
     """
     if isinstance(task, TaskVerbs):
         return task.info
-    info = app.registry.get(getattr(task, "name", task))  # a task of the Celery module has its name
+    info = app.registry.get(getattr(task, "name", task))  # tasks of the Celery interface have a name too
     if info is None:
         known = ", ".join(sorted(one.name for one in app.tasks())) or "none"
         raise UnknownTask(f"Task {task!r} is not registered in this app. Registered: {known}.")
@@ -149,7 +149,7 @@ def find_task(app: Firelock, task: TaskVerbs[..., Any] | str) -> TaskInfo:
 
 
 def decoded(app: Firelock, record: JobRecord) -> Enqueued:
-    """Return the job with its call; arguments that cannot be decoded here stay the stored string."""
+    """Return the job with its call; arguments that cannot be decoded are the stored string."""
     job: Job[Any] = Job(app.client, record)
     info, serializer = app.registry.get(record.task), app.client.serializers.get(record.serializer)
     if info is None or serializer is None:
@@ -168,4 +168,4 @@ def listed(calls: Sequence[Enqueued]) -> str:
     lines = [f"  {call}" for call in calls[:_SHOWN]]
     if len(calls) > _SHOWN:
         lines.append(f"  … and {len(calls) - _SHOWN} more")
-    return "\n".join(["Enqueued were:", *lines])
+    return "\n".join(["Enqueued jobs:", *lines])

@@ -1,4 +1,4 @@
-"""A storage that fails on demand, for tests of a program whose storage is unreachable."""
+"""A storage that fails on demand, to test how a program behaves when its storage is unreachable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Kind = TypeVar("_Kind", bound=type)
 _VERBS = tuple(
     name for name, value in vars(Storage).items() if inspect.isfunction(value) and not name.startswith("_")
 )
-_NEVER_FAIL = frozenset({"close", "interrupt", "new_ids"})  # an unreachable storage can do these too
+_NEVER_FAIL = frozenset({"close", "interrupt", "new_ids"})  # an unreachable storage can carry out these too
 
 
 @attrs.define(eq=False)
@@ -32,7 +32,7 @@ class _Fault:
 
 
 def _passes_on(verb: str) -> Callable[..., object]:
-    """Return a method that calls the verb of the inner storage, unless it must fail."""
+    """Return a method that calls the verb of the inner storage, unless this call must fail."""
 
     @wraps(getattr(Storage, verb), updated=())  # without its __dict__, so that the method is not abstract
     def call(self: FaultyStorage, *args: object, **kwargs: object) -> object:
@@ -42,7 +42,7 @@ def _passes_on(verb: str) -> Callable[..., object]:
 
 
 def _passes_on_every_verb(kind: _Kind) -> _Kind:
-    """Add every verb of the contract to the class, including verbs that a later version introduces."""
+    """Add every verb of the storage contract to the class, including verbs of later versions."""
     for verb in _VERBS:
         if verb not in vars(kind):
             setattr(kind, verb, _passes_on(verb))
@@ -73,11 +73,11 @@ class FaultyStorage(Storage):
         self._lock = threading.Lock()
         self._faults: dict[str, list[_Fault]] = {}
         self._is_away = False
-        self.refusals = 0  # calls that were made while the storage was unreachable
+        self.refusals = 0  # the number of calls while the storage was unreachable
 
     @classmethod
     def around(cls, storage: Storage) -> Self:
-        """Return the storage wrapped for faults; use and close it through the returned object."""
+        """Return a wrapper of the storage; use and close the storage through the wrapper."""
         return cls(storage)
 
     @property
@@ -98,17 +98,17 @@ class FaultyStorage(Storage):
 
         Args:
             verb: a method of `firelock.storage.Storage`: `insert`, `claim`, `apply`, `exchange`, …
-            error: the error to raise, the same object each time.
-            times: how many calls fail, after those that earlier calls of this method make fail.
-            after_effect: the storage carries out the call, and only its result is lost.
+            error: the error to raise; each call raises the same object.
+            times: the number of calls that fail, after the failures planned by earlier calls of this method.
+            after_effect: whether the storage carries out the call, and only its result is lost.
 
         Raises:
-            ConfigurationError: a storage has no such verb.
+            ConfigurationError: If a storage has no such verb.
         """
         if verb not in _VERBS or verb in _NEVER_FAIL:
             known = ", ".join(sorted(set(_VERBS) - _NEVER_FAIL))
-            raise ConfigurationError(f"No verb {verb!r} of a storage can fail; use one of {known}.")
-        fault = _Fault(error or StorageUnavailable(f"{verb} was told to fail"), times, after_effect)
+            raise ConfigurationError(f"verb must be one of {known}, got {verb!r}.")
+        fault = _Fault(error or StorageUnavailable(f"{verb} fails, see fail_next()"), times, after_effect)
         with self._lock:
             self._faults.setdefault(verb, []).append(fault)
 
@@ -128,7 +128,7 @@ class FaultyStorage(Storage):
         if verb not in _NEVER_FAIL and self._is_away:
             with self._lock:
                 self.refusals += 1
-            raise StorageUnavailable(f"{self.url} is away")
+            raise StorageUnavailable(f"{self.url} is unreachable within away()")
         fault = self._take(verb)
         if fault is not None and not fault.after_effect:
             raise fault.error

@@ -1,4 +1,4 @@
-"""A clock that a test moves by hand, which runs the jobs that become due on the way."""
+"""A clock that a test moves manually, and that runs the jobs that become due in the meantime."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from firelock.model.clock import from_micros, micros, span_micros
 from firelock.testing.private import StillStorage
 from firelock.testing.stepped import Drained, SteppedServer
 
-_ENDLESS = 2_000  # stops of one advance, after which an error suggests jump()
+_ENDLESS = 2_000  # maximum number of due times in one advance; beyond it, an error suggests jump()
 
 
 class ManualClock:
-    """The time of a `Tester`'s apps, which stands still until it is moved here.
+    """The clock of a `Tester`'s apps, which only these methods move.
 
-    `advance` goes from one due time to the next and runs what is due there, as servers would have done in all
-    that time. `jump` sets the time directly and runs nothing, as if all servers had been down.
+    `advance` goes from one due time to the next and runs the due jobs at each, as servers would have done in
+    this time. `jump` sets the time directly and does not run any job, as if all servers had been down.
     """
 
     def __init__(self, storage: StillStorage, server: SteppedServer) -> None:
@@ -39,9 +39,9 @@ class ManualClock:
         seconds: float = 0,
         raises: bool = False,
     ) -> Drained:
-        """Move the clock forward by a duration, and run everything at its own due time on the way.
+        """Move the clock forward by a duration, and run each job at its due time in this period.
 
-        If a running job calls this, only the time passes, and runs above their timeout are cancelled.
+        If a running job calls this method, no jobs are run, but runs that exceed their timeout are cancelled.
 
         Args:
             span: the duration, in addition to or instead of the units.
@@ -49,10 +49,10 @@ class ManualClock:
             hours: a part of the duration.
             minutes: a part of the duration.
             seconds: a part of the duration.
-            raises: stop at the first error of a task, and raise it here.
+            raises: whether to stop at the first error of a task and raise it.
 
         Raises:
-            ConfigurationError: the duration is negative.
+            ConfigurationError: If the duration is negative.
         """
         return self.advance_to(self.now + _span(span, days, hours, minutes, seconds), raises=raises)
 
@@ -70,10 +70,10 @@ class ManualClock:
         return await self.aadvance_to(self.now + _span(span, days, hours, minutes, seconds), raises=raises)
 
     def advance_to(self, instant: datetime, *, raises: bool = False) -> Drained:
-        """Move the clock forward to this aware time, and run everything at its own due time on the way.
+        """Move the clock forward to this aware time, and run each job at its due time in this period.
 
         Raises:
-            ConfigurationError: the time has passed.
+            ConfigurationError: If the time has passed.
         """
         drained = Drained()
         for _ in self._stops(instant):
@@ -96,12 +96,12 @@ class ManualClock:
         minutes: float = 0,
         seconds: float = 0,
     ) -> None:
-        """Move the clock forward by a duration without running anything on the way.
+        """Move the clock forward by a duration without running any jobs.
 
-        Misfires are treated as after an outage.
+        Misfires of recurring jobs are handled as after an outage.
 
         Raises:
-            ConfigurationError: the duration is negative.
+            ConfigurationError: If the duration is negative.
         """
         self._set(micros(self.now + _span(span, days, hours, minutes, seconds)))
 
@@ -112,7 +112,7 @@ class ManualClock:
         target = micros(until)
         if target < self._storage.clock():
             raise ConfigurationError(
-                f"{until.isoformat()} has passed: it is {self.now.isoformat()}. Time goes forward only."
+                f"The clock must not go back to {until.isoformat()}; it shows {self.now.isoformat()}."
             )
         if not self._server.running:
             for _ in range(_ENDLESS):
@@ -124,8 +124,8 @@ class ManualClock:
                 self._set(max(due_at, self._storage.clock()))
             else:
                 raise AssertionError(
-                    f"{_ENDLESS:,} instants were passed, the last one {self.now.isoformat()}, and more are "
-                    "due. Advance by less, or jump."
+                    f"The clock passed {_ENDLESS:,} due times, the last at {self.now.isoformat()}, and there "
+                    "are more. Use a shorter duration, or jump()."
                 )
         self._set(target)
 
@@ -138,5 +138,5 @@ def _span(span: timedelta | None, days: float, hours: float, minutes: float, sec
     units = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     total = units if span is None else span + units
     if span_micros(total) < 0:
-        raise ConfigurationError(f"{total} is negative: time goes forward only.")
+        raise ConfigurationError(f"The duration must not be negative, got {total}.")
     return total

@@ -1,4 +1,4 @@
-"""The pytest plugin; every pytest run with Firelock installed loads it, so it imports little."""
+"""The pytest plugin. It imports little, because every pytest run loads it if Firelock is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest_plugins = ["firelock.testing.conformance.reporting"]
 
 
 class StartTester(Protocol):
-    """The value of the fixture `firelock_tester`: a function that takes apps as `Tester` does."""
+    """The type of the fixture `firelock_tester`: a function with the same parameters as `Tester`."""
 
     def __call__(self, *apps: Firelock, start: datetime | None = None) -> Tester:
         """Return a tester of the apps, which is closed at the end of the test."""
@@ -27,7 +27,7 @@ class StartTester(Protocol):
 
 @pytest.fixture
 def firelock_tester() -> Iterator[StartTester]:
-    """Yield a function that returns a `firelock.testing.Tester` of your app, until the end of the test.
+    """Yield a function that returns a `firelock.testing.Tester` of your app; it ends with the test.
 
     ::
 

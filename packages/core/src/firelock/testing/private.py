@@ -1,4 +1,4 @@
-"""The storage of a `Tester`: private, in memory, with a clock that stands still until it is moved."""
+"""The storage of a `Tester`: private, in memory, with a clock that only tests move."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from firelock.testing.uncommitted import Uncommitted, check_transaction
 
 
 class StillStorage(MemoryStorage):
-    """An in-memory storage whose clock stands still; only `clock_offset` moves it.
+    """An in-memory storage whose clock is moved only by `clock_offset`.
 
-    Jobs that are enqueued at the same time still keep their order, and a requeued job comes after the others:
-    in each call of a verb that enqueues jobs, the clock is one microsecond ahead of the previous call.
+    In each call of a verb that enqueues jobs, the clock is one microsecond ahead of the previous call. So
+    jobs that are enqueued at the same time keep their order, and a requeued job comes after the others.
     """
 
     features = MemoryStorage.features | {Feature.TRANSACTIONAL_ENQUEUE}
@@ -55,7 +55,7 @@ class StillStorage(MemoryStorage):
     def insert(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
     ) -> Inserted:
-        """See `Storage.insert`; a transaction is accepted but ignored, so the jobs exist immediately."""
+        """See `Storage.insert`; a transaction is accepted but ignored, so the jobs are stored immediately."""
         del within
         with self._tick():
             inserted = super().insert(jobs, only_if=only_if)
@@ -65,7 +65,7 @@ class StillStorage(MemoryStorage):
             return inserted
 
     def _put_off(self, job_id: str, use: UniqueUse | None) -> None:
-        """Set the exact due time of a debounced job that a call has deferred, without this call's tick."""
+        """Set the exact due time of a debounced job that this call has deferred, without the call's tick."""
         with self._open() as store:
             row = store.table.rows.get(job_id)
             wait = None if use is None else use.wait
@@ -91,25 +91,25 @@ class StillStorage(MemoryStorage):
             return super().release(limit)
 
     def claim_only(self, job_id: str, session: str, now: int) -> ClaimedJob | None:
-        """Claim this job for the session out of turn; return None if no claim would take it."""
+        """Claim this job for the session out of turn; return None if a claim could not return it."""
         with self._open() as store:
             living, row = store.table.living(session), store.table.rows.get(job_id)
-            if row is None or living is None or not row.is_ready:  # None: a duplicate, which was not stored
+            if row is None or living is None or not row.is_ready:  # no row: not stored, as a duplicate
                 return None
             if store.table.is_paused(row.record.queue):
                 return None
             if row.lane is not None and take_one(store.table, row, now=self.clock()) is None:
-                return None  # the job waits for its limits
+                return None  # its limits do not admit the job
             name = living.session.server
             claimed = rules.claimed_by(row, session, name, now=now)
             store.table.put(claimed)
             return claimed.claimed()
 
     def followers(self, job_id: str) -> list[str]:
-        """Return the ids of the jobs that may continue because of this one, in the order of creation.
+        """Return the ids of the jobs that might continue because of this job, in the order of creation.
 
-        These are its continuations and theirs, the members of a batch that it opens, its batch and its
-        caller, and the jobs that follow from those.
+        These are its direct and indirect continuations, the members of a batch that it opens, its batch and
+        its caller, and the jobs that these in turn release.
         """
         with self._open() as store:
             found: dict[str, None] = {}
@@ -134,7 +134,7 @@ _MEMBERS = 1_000
 
 
 class PrivateStorage(FaultyStorage):
-    """A `StillStorage` as an app under test sees it, which can be made to fail and reports new jobs."""
+    """The storage of an app under test: a `StillStorage` that can be made to fail and reports new jobs."""
 
     on_insert: Callable[[Sequence[NewJob]], None]
     on_signal: Callable[[Sequence[str]], None]
@@ -144,7 +144,7 @@ class PrivateStorage(FaultyStorage):
         self._uncommitted = Uncommitted(inside.get)
 
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """See `Storage.get`; jobs stored by an open transaction are not found."""
+        """See `Storage.get`; jobs of open transactions are not found."""
         records = self.pass_on("get", ids)
         assert isinstance(records, list)
         return [
@@ -152,7 +152,7 @@ class PrivateStorage(FaultyStorage):
         ]
 
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        """See `Storage.apply`; jobs stored by another, open transaction are missing."""
+        """See `Storage.apply`; jobs of other open transactions are not found."""
         is_hidden = [self._uncommitted.is_hidden(change.job_id, within) for change in transitions]
         shown = [change for change, hidden in zip(transitions, is_hidden, strict=True) if not hidden]
         applied = self.pass_on("apply", shown, within=within)
@@ -161,7 +161,7 @@ class PrivateStorage(FaultyStorage):
         return [Applied.MISSING if hidden else next(answers) for hidden in is_hidden]
 
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """See `Storage.remember`; memos from outside are reported, because jobs may wait for them."""
+        """See `Storage.remember`; memos from outside of jobs are reported, as jobs might wait for them."""
         if within is not None:
             check_transaction(within)
         is_hidden = [self._uncommitted.is_hidden(memo.job_id, within) for memo in memos]
@@ -187,18 +187,18 @@ class PrivateStorage(FaultyStorage):
         """Store the jobs without reporting them.
 
         Raises:
-            ConfigurationError: `within` is not a transaction.
-            JobNotFound: a parent or batch is stored in another transaction that is still open.
+            ConfigurationError: If `within` is not a transaction.
+            JobNotFound: If a parent or batch is stored in another transaction that is still open.
         """
         if within is not None:
             check_transaction(within)
-        self._check_ties(jobs, within)
+        self._check_relations(jobs, within)
         answer = self.pass_on("insert", jobs, within=within, only_if=only_if)
         assert isinstance(answer, Inserted)
         self._uncommitted.keep((job for job, new in zip(jobs, answer.is_new, strict=True) if new), within)
         return answer
 
-    def _check_ties(self, jobs: Sequence[NewJob], within: object | None) -> None:
+    def _check_relations(self, jobs: Sequence[NewJob], within: object | None) -> None:
         own = {job.id for job in jobs}
         for job in jobs:
             related = [edge.parent_id for edge in job.parents]
@@ -207,15 +207,12 @@ class PrivateStorage(FaultyStorage):
             for one in related:
                 if one not in own and self._uncommitted.is_hidden(one, within):
                     raise JobNotFound(
-                        f"Job {job.id} is tied to {one}, which is not stored. Nothing was stored."
+                        f"Job {job.id} refers to job {one}, which is not stored. Nothing was stored."
                     )
 
 
 class DirectCommit(GroupCommit):
-    """A group commit that stores each job in the awaiting coroutine.
-
-    The app's own group commit collects the jobs in a thread.
-    """
+    """A group commit that stores each job in the awaiting coroutine, not in a thread that collects jobs."""
 
     def __init__(
         self, storage: PrivateStorage, on_insert: Callable[[Sequence[NewJob]], Awaitable[None]]
@@ -232,9 +229,9 @@ class DirectCommit(GroupCommit):
 
 
 class DirectResults(Results):
-    """Results that are read once.
+    """Results that are read only once, because no job ends while a test waits.
 
-    The app's own results are polled in a thread, but while the clock stands still no job ends by waiting.
+    The app's own results are polled in a thread.
     """
 
     def __init__(self, storage: StillStorage) -> None:
@@ -249,7 +246,7 @@ class DirectResults(Results):
             future.set_result(Observation(began, record))
         else:
             message = (
-                f"Job {job_id} ({record.task}) is {record.state}, and nobody runs it while you wait. Call "
+                f"Job {job_id} ({record.task}) is {record.state}, and no server runs it while you wait. Call "
                 "tester.drain() or tester.clock.advance(…) before result()."
             )
             future.set_exception(AssertionError(message))

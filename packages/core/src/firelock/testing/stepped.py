@@ -1,4 +1,4 @@
-"""A server without threads, which runs one job at a time when it is called, as a real server would."""
+"""A server without threads that runs one job at a time on demand, in the same way as a real server."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from firelock.testing.private import StillStorage
 _NAME = "tester"
 _BATCH = 1_000
 _ENDLESS = 5_000  # runs of one drain, after which the test is assumed to be in an endless loop
-_FOR_EVER = 1e10  # seconds; the session's timeout, which no manual clock reaches
+_FOREVER = 1e10  # seconds; the session's timeout, which no manual clock reaches
 
 
 @attrs.frozen
 class Drained:
-    """The numbers of attempts that were run, by result."""
+    """The number of attempts that were run, by result."""
 
     succeeded: int = 0
-    failed: int = 0  # permanently: no retry is left
-    retried: int = 0  # failed, and will run again or already has
+    failed: int = 0  # permanently, as no retry is left
+    retried: int = 0  # failed, but the job runs again or has already done so
     snoozed: int = 0
-    deleted: int = 0  # by their policy, or because they did not start in time
-    unknown: int = 0  # no app here has the task, so the job waits for a server that has it
-    refused: int = 0  # deleted or requeued during the run, so the end was refused
+    deleted: int = 0  # by the retry policy, or because the job did not start in time
+    unknown: int = 0  # none of the apps has the task, so the job waits for a server that has it
+    refused: int = 0  # deleted or requeued during the run, so the storage refused the end
     suspended: int = 0  # waiting for a time, a signal or another job, after which they continue
 
     @property
@@ -57,12 +57,12 @@ class Drained:
         return sum(attrs.astuple(self))
 
     def __add__(self, other: Drained) -> Drained:
-        """Return the sums of both."""
+        """Return the sums of both sets of numbers."""
         return Drained(*map(sum, zip(attrs.astuple(self), attrs.astuple(other), strict=True)))
 
 
 class _PlannedErrors:
-    """The errors that the next runs of a task raise instead of running."""
+    """The errors that the next runs of a task raise instead of calling its function."""
 
     def __init__(self) -> None:
         self._by_task: defaultdict[str, list[BaseException | type[BaseException]]] = defaultdict(list)
@@ -76,11 +76,11 @@ class _PlannedErrors:
 
 
 class _WatchedRunner(JobRunner):
-    """The server's runner, which also keeps the errors of tasks and raises planned errors."""
+    """The server's job runner, which also records the errors of tasks and raises planned errors."""
 
     def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
         super().__init__(app.runtime, console, in_place=0)  # micros; a wait in place would never end
-        self.related = RelatedJobs(app.storage, app.client.serializers, 0.0)  # 0 s, as time stands still
+        self.related = RelatedJobs(app.storage, app.client.serializers, 0.0)  # 0 s, as the clock is still
         self._planned = planned
         self.errors: dict[str, BaseException] = {}
 
@@ -107,7 +107,7 @@ def _raises(error: BaseException | type[BaseException], *, is_async: bool) -> Ca
 
 
 class SteppedServer:
-    """A server that claims, runs and settles jobs of apps that share a storage; users call `Tester`."""
+    """The server of a `Tester`, which claims, runs and settles jobs of apps that share a storage."""
 
     def __init__(self, apps: Sequence[Firelock], storage: StillStorage) -> None:
         self._apps = apps
@@ -118,11 +118,11 @@ class SteppedServer:
         self._runners = [_WatchedRunner(app, self._console, self.planned) for app in apps]
         self.running: list[Run] = []
         self._declared: dict[int, Mapping[str, Limit]] = {}  # the stored settings of each app's limits
-        self.opens_at: int | None = None  # when a rate allows a job that the last claim had to leave
+        self.opens_at: int | None = None  # when a rate limit admits a job that the last claim left
         self._holder = self._begin_session()
 
     def _begin_session(self) -> ClaimHolder:
-        session = NewSession(new_id(), _NAME, _NAME, _NAME, 0, self._clock.now(), _FOR_EVER, 1)
+        session = NewSession(new_id(), _NAME, _NAME, _NAME, 0, self._clock.now(), _FOREVER, 1)
         self._storage.begin_session(session)
         return ClaimHolder(session.id, session.server)
 
@@ -155,7 +155,7 @@ class SteppedServer:
                 app.limits.sync()
 
     def bring_due(self) -> int | None:
-        """Enqueue everything that is due by now; return the next due time."""
+        """Enqueue all due jobs; return the next due time."""
         while True:
             fired = fire_due(self._apps[0].client)
             promotion = self._storage.promote(_BATCH)
@@ -172,15 +172,15 @@ class SteppedServer:
             if limit is None and ran > _ENDLESS:
                 self.hand_back(job)
                 raise AssertionError(
-                    f"{_ENDLESS:,} jobs were run and more are due, {job.task} next: does a job enqueue "
-                    "itself again and again? Give a limit to run only so many."
+                    f"{_ENDLESS:,} jobs were run and more are due, next a job of {job.task}. A job might "
+                    "enqueue itself in an endless loop. To run a fixed number of jobs, pass limit=…."
                 )
             yield job
 
     # ---- running -----------------------------------------------------------------------------------------
 
     def drain(self, queues: Sequence[str] | None, limit: int | None, *, raises: bool) -> Drained:
-        """Run the due jobs in their order until no job is due."""
+        """Run the due jobs in order until no job is due."""
         drained = Drained()
         for job in self._due(queues, limit):
             outcome, error = self.run(job)
@@ -214,7 +214,7 @@ class SteppedServer:
             ended = prepared
         elif prepared.info.is_async:
             ended = await self._await(runner, prepared)
-            if not self.running:  # an enclosing job might use these resources too
+            if not self.running:  # otherwise an enclosing job might use these resources too
                 await runner.resources.aclose()
         else:
             ended = await in_thread(self._attempt, runner, prepared)
@@ -246,23 +246,23 @@ class SteppedServer:
     def _run_coroutine(self, runner: JobRunner, run: Run) -> EndedRun:
         import asyncio
 
-        if not _loop_runs():  # in a function, so that its RuntimeError is not the context of a task's error
+        if not _loop_runs():  # a function, so that its RuntimeError is not the context of a task's error
             return asyncio.run(self._await_alone(runner, run))
         self.hand_back(run.job)
         raise ConfigurationError(
-            f"{run.job.task} is an async task, and an event loop is running here already. Use the awaited "
-            "form: await tester.adrain(), await tester.clock.aadvance(…), await task.aenqueue(…)."
+            f"{run.job.task} is an async task, but an event loop is already running in this thread. Use the "
+            "async form: await tester.adrain(), await tester.clock.aadvance(…), await task.aenqueue(…)."
         )
 
     async def _await_alone(self, runner: JobRunner, run: Run) -> EndedRun:
-        """Run the job, and close the resources that it opened on this event loop, which ends with it."""
+        """Run the job, and close the resources that it opened on this event loop, which ends with the job."""
         try:
             return await self._await(runner, run)
         finally:
             await runner.resources.aclose()
 
     def close_resources(self) -> None:
-        """Close the resources of jobs; those of an event loop were already closed with their job."""
+        """Close the resources of jobs; async resources were already closed at the end of their job."""
         for runner in self._runners:
             runner.resources.close()
 
@@ -275,14 +275,14 @@ class SteppedServer:
         def stop() -> None:
             if threading.get_ident() == thread:
                 task.cancel()
-            else:  # called by the thread that stores the emitted output
+            else:  # the thread that stores emitted output calls this function
                 loop.call_soon_threadsafe(task.cancel)
 
         run.stop, run.coroutine = stop, task
         self.running.append(run)
         try:
             await asyncio.wait([task])
-        finally:  # the awaiting caller may have been cancelled; the job's own cancellation is in its result
+        finally:  # the caller might be cancelled; the job's own cancellation is in its result
             run.stop = None
             task.cancel()
             self.running.remove(run)
@@ -313,7 +313,7 @@ class SteppedServer:
         if completion is not None and self._has_completed(ended, applied):
             ended = completed_end(ended.job, completion)
             applied = Applied.RELEASING if completion.frees_children else Applied.ALREADY
-        # A refused end may have ended the run of the last running member of a cancelled batch.
+        # A refused end might be that of the last running member of a cancelled batch.
         while applied in {Applied.RELEASING, Applied.REFUSED} and self._storage.release(_BATCH):
             continue
         error = runner.errors.pop(ended.job.id, None)
@@ -327,7 +327,7 @@ class SteppedServer:
         return _outcome(ended), error or _undecodable(ended)
 
     def _has_completed(self, ended: EndedRun, applied: Applied) -> bool:
-        """Return whether the task's own transaction has ended the job, given the result of the run's end."""
+        """Return whether the task's own transaction has completed the job; `applied` is its end's result."""
         if applied.is_applied:
             return applied is Applied.ALREADY and ended.transition.to is State.SUCCEEDED
         (record,) = self._storage.get([ended.job.id])
@@ -350,7 +350,7 @@ def _loop_runs() -> bool:
 
 
 def _ends_the_job(error: BaseException) -> bool:
-    """Return whether the error ends only the job; Ctrl-C and pytest's skip and fail end the whole test."""
+    """Return whether the error ends only the job, unlike Ctrl-C or pytest's skip and fail."""
     is_cancellation = isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"
     return is_cancellation or isinstance(error, Exception | SystemExit)
 

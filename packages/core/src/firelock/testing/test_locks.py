@@ -1,4 +1,4 @@
-"""The lock kit for use without a test file.
+"""The lock kit, for use without a test file.
 
 Run it with `pytest --pyargs firelock.testing.test_locks --storage URL`.
 """
@@ -18,4 +18,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class TestLocks(LockConformance):
-    """The lock providers given by `--storage`, or storages, which also keep locks."""
+    """The lock kit's tests of the lock providers or storages given by `--storage`."""

@@ -1,4 +1,4 @@
-"""The server kit for use without a test file.
+"""The server kit, for use without a test file.
 
 Run it with `pytest --pyargs firelock.testing.test_server --storage URL`.
 """
@@ -18,4 +18,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class TestServer(ServerConformance):
-    """Servers that use the stores given by `--storage`."""
+    """The server kit's tests of servers that use the stores given by `--storage`."""

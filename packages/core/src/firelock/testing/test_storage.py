@@ -1,4 +1,4 @@
-"""The storage kit for use without a test file.
+"""The storage kit, for use without a test file.
 
 Run it with `pytest --pyargs firelock.testing.test_storage --storage URL`.
 """
@@ -18,4 +18,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class TestStorage(StorageConformance):
-    """The stores given by `--storage`."""
+    """The storage kit's tests of the stores given by `--storage`."""

@@ -1,4 +1,4 @@
-"""`Tester`: apps under test keep their jobs in memory, with their own clock, and run them on demand."""
+"""`Tester`: the jobs of apps under test are in memory, have their own clock, and run on demand."""
 
 from __future__ import annotations
 
@@ -27,46 +27,46 @@ _PAGE = 500
 
 
 class Tester:
-    """A context in which the apps' jobs are in memory, and the time stands still until `clock` moves it.
+    """A context in which the apps' jobs are in memory, and only `clock` moves the time.
 
     ::
 
         with Tester(fire) as tester:
             place_order(42)                                   # enqueues
             tester.assert_enqueued(notify, args=(42,))
-            assert tester.drain().succeeded == 1              # runs what is due, here and now
-            tester.clock.advance(hours=1)                     # and what becomes due within an hour
+            assert tester.drain().succeeded == 1              # runs the due jobs in this thread
+            tester.clock.advance(hours=1)                     # runs the jobs due within the next hour
 
-    Jobs run one at a time, as on a server: arguments are encoded and decoded, hooks are called, retries wait
-    for their delay, and continuations are released. A job that sleeps continues when the clock is moved. A
-    job that waits continues after `signal.send`, or when a drain has run the jobs that it called. A batch
-    ends when its members have ended.
+    Jobs run one at a time, but otherwise as on a server: arguments are encoded and decoded, hooks are called,
+    retries wait for their delay, and continuations are released. A job that sleeps continues when the clock
+    is moved. A job that waits continues after `signal.send`, or when a drain has run the jobs that it called.
+    A batch ends when its members have ended.
 
-    Only a real server has overlapping runs, job processes, and timeouts other than by the manual clock.
+    Only a real server has overlapping runs, job processes, and timeouts by real time.
 
-    `within=` is accepted, but the job exists immediately, and a rollback does not remove it. While the
-    transaction is open, code outside of it does not see the job, as with a real storage.
+    `within=` is accepted, but the job is stored immediately, and a rollback does not remove it. While the
+    transaction is open, code outside of it does not find the job, as with a real storage.
 
     As always, declared recurring jobs exist after `fire.recurring.sync()`. The settings of declared limits
-    apply from the first run on, and rate limits follow the clock. Resources are really opened unless
-    `replaced` supplies others: async resources for each job, all others once.
+    apply from the first run on, and rate limits follow the clock. Real resources are opened unless
+    `replaced` supplies others: async resources are opened for each job, all others once.
 
     Args:
-        apps: one app, or several that share their jobs; each runs the tasks that it has. They get their own
-            storages back at the end of the block.
+        apps: one app, or several apps that share their jobs; each app runs its own tasks. The apps get their
+            own storages back at the end of the block.
         start: the initial time of the clock, an aware datetime; by default 2030-01-01 00:00 UTC.
     """
 
-    __test__ = False  # by its conventions, pytest would collect a class of this name
+    __test__ = False  # otherwise pytest would collect this class because of its name
 
     def __init__(self, *apps: Firelock, start: datetime = _START) -> None:
         if not apps:
-            raise ConfigurationError("Tester() has no app to test; write Tester(fire).")
+            raise ConfigurationError("Tester() needs at least one app; use Tester(fire).")
         self._apps = apps
         self._start = micros(start)
         self._restore = ExitStack()
         self._is_inline = self._is_raising = False
-        self._depth = 0  # of jobs that run inside other jobs
+        self._depth = 0  # the nesting depth of jobs that run inside other jobs
         self._errors: list[BaseException] = []
 
     def __enter__(self) -> Self:
@@ -84,8 +84,8 @@ class Tester:
         return self
 
     def _take_over(self, app: Firelock) -> Callable[[], None]:
-        """Give the app the private storage; return a function that restores its own."""
-        app.load_imports()  # as a server does when it starts
+        """Make the app use the private storage; return a function that restores the app's own storage."""
+        app.load_imports()  # a server does this when it starts
         former = app.client.access
         app.client.use(
             StorageAccess(
@@ -113,18 +113,18 @@ class Tester:
     def drain(
         self, *, queues: Sequence[str] | None = None, limit: int | None = None, raises: bool = False
     ) -> Drained:
-        """In this thread, run everything that is due until nothing is left; return the results.
+        """Run all due jobs in this thread until no job is due; return the number of attempts by result.
 
-        That includes the jobs that these jobs enqueue and call, continuations, and retries without a delay.
+        This includes the jobs that these jobs enqueue and call, continuations, and retries without a delay.
         The order is that of claims: by priority, then in the order of enqueueing.
 
         Args:
-            queues: run jobs of these queues only; jobs of a queue run when the queues before it are empty.
-            limit: stop after this number of runs.
-            raises: stop at the first error of a task and raise it here, after its job was settled.
+            queues: the queues whose jobs are run; jobs of a queue run when the queues before it are empty.
+            limit: the maximum number of runs.
+            raises: whether to stop at the first error of a task and raise it, after its job was settled.
 
         Raises:
-            AssertionError: no limit is given, and more jobs are due after 5,000 runs.
+            AssertionError: If no limit is given, and more jobs are due after 5,000 runs.
         """
         return self._server.drain(queues, limit, raises=raises)
 
@@ -138,13 +138,13 @@ class Tester:
     def inline(self, *, raises: bool = True) -> Iterator[None]:
         """Within the block, run each job as soon as it is enqueued, and the continuations that it releases.
 
-        Scheduled jobs still wait for the clock. So does a job that sleeps or waits for a signal: it continues
-        when the clock is moved, or as soon as the signal is sent. Jobs that were enqueued before the block
+        Scheduled jobs still wait for the clock. A job that sleeps continues when the clock is moved, and a
+        job that waits for a signal as soon as the signal is sent. Jobs that were enqueued before the block
         wait for `drain`.
 
         Args:
-            raises: raise the error of a task from the outermost enqueue. By then the job has been settled, as
-                a retry if it has any left. If False, check the job's state.
+            raises: whether the outermost enqueue raises the error of a task. By then the job has been
+                settled, as a retry if one is left. If False, check the job's state instead.
         """
         former = self._is_inline, self._is_raising
         self._is_inline, self._is_raising = True, raises
@@ -172,7 +172,7 @@ class Tester:
                     self._note(await self._server.arun(job))
 
     def _ready(self, jobs: Sequence[str]) -> Iterator[ClaimedJob]:
-        """Claim one after another the jobs that are ready among these and those that follow from them."""
+        """Claim, one after another, those of these jobs and of the jobs released by them that are ready."""
         while True:
             ids = list(jobs)
             ids += [child for job_id in ids for child in self._inside.followers(job_id)]
@@ -189,7 +189,7 @@ class Tester:
 
     @contextmanager
     def _nested(self, jobs: Sequence[NewJob]) -> Iterator[None]:
-        """Raise a job's error from the outermost call, not from the job that enqueued it."""
+        """Raise a job's error from the outermost call, not in the job that enqueued the failed job."""
         self._depth += 1
         try:
             yield
@@ -199,7 +199,7 @@ class Tester:
             if self._depth == 0:
                 self._errors = []
             for job, record in zip(jobs, self._inside.get([job.id for job in jobs]), strict=True):
-                if record is not None:  # show the result in the handle that the caller gets
+                if record is not None:  # show the result in the caller's handle
                     job.state, job.reason, job.due_at = record.state, record.reason, record.due_at
         if errors and self._depth == 0 and self._is_raising:
             raise errors[0]
@@ -213,31 +213,31 @@ class Tester:
         *,
         times: int = 1,
     ) -> None:
-        """Make the next runs of the task raise the error instead of running; retries follow as usual."""
+        """Make the next runs of the task raise the error instead of calling its function; retry as usual."""
         self._server.planned.add(self._info_name(task), error, times)
 
     def lose_server(self, *, queues: Sequence[str] | None = None, after_running: bool = False) -> Job[Any]:
-        """Claim the next due job for a server that dies with it, which counts as a crash; return its handle.
+        """Claim the next due job for a server that then dies, which counts as a crash; return its handle.
 
-        The job is enqueued again, and its attempt does not count. For a storage that fails, use
+        The job is enqueued again, and its attempt does not count. To make the storage fail, use
         `self.storage.fail_next`.
 
         Args:
-            queues: consider these queues only.
-            after_running: the server dies after the task has run and before its end is stored, so the job
-                will run twice. Otherwise it dies before the task's first line.
+            queues: the queues from which a job is claimed; by default all.
+            after_running: whether the server dies after the task has run and before its end is stored, so
+                that the job runs twice. Otherwise the server dies before the task's first line.
 
         Raises:
-            AssertionError: no job is due.
-            ConfigurationError: a running job has called this.
+            AssertionError: If no job is due.
+            ConfigurationError: If a running job calls this method.
         """
         if self._server.running:
             raise ConfigurationError(
-                "A running job cannot lose the server it runs on; call lose_server() from the test."
+                "lose_server() must not be called by a running job; call it from the test."
             )
         job = self._server.next_job(queues)
         if job is None:
-            raise AssertionError(f"No job is due that a server could die with. {listed(self.enqueued())}")
+            raise AssertionError(f"lose_server() needs a due job, but none is due. {listed(self.enqueued())}")
         if after_running:
             self._server.run_unsettled(job)
         self._server.lose([job.id])
@@ -246,7 +246,7 @@ class Tester:
     # ---- enqueued jobs -----------------------------------------------------------------------------------
 
     def enqueued(self, task: TaskVerbs[..., Any] | str | None = None) -> list[Enqueued]:
-        """Return every job created so far, whatever its current state is, in the order of creation."""
+        """Return all jobs created so far, in any state, in the order of creation."""
         records = self._records(None if task is None else self._info_name(task))
         return [decoded(self._app_of(record.task), record) for record in records]
 
@@ -263,7 +263,7 @@ class Tester:
         meta: Mapping[str, str] = NO_META,
         count: int | None = None,
     ) -> list[Enqueued]:
-        """Check that a job of the task was created that matches all given values; return the matching jobs.
+        """Check that a job of the task with all given values was created; return the matching jobs.
 
         Args:
             task: the task or its name.
@@ -272,12 +272,12 @@ class Tester:
             queue: the job's queue.
             due_at: the time for which the job was scheduled; a timedelta counts from now.
             priority: the job's priority.
-            tags: the job must have all of these, and may have others.
-            meta: the job must have all of these, and may have others.
+            tags: tags that the job must have; it may have others too.
+            meta: entries that the job's meta must have; it may have others too.
             count: the exact number of matching jobs; by default at least one.
 
         Raises:
-            AssertionError: no job matches, or the number differs; the message lists the enqueued jobs.
+            AssertionError: If no job matches, or the number differs. The message lists the enqueued jobs.
         """
         __tracebackhide__ = True
         found, wanted = self._matching(
@@ -307,10 +307,10 @@ class Tester:
         tags: Sequence[str] = (),
         meta: Mapping[str, str] = NO_META,
     ) -> None:
-        """Check that no job was created that matches all given values; without a task, no job at all.
+        """Check that no job with all given values was created; without a task, that no job was created.
 
         Raises:
-            AssertionError: such a job was created.
+            AssertionError: If such a job was created.
         """
         __tracebackhide__ = True
         if task is None:

@@ -1,8 +1,8 @@
 """Jobs that an app under test has stored in transactions that are still open.
 
-A `Tester` keeps every job in memory, where it exists as soon as it is enqueued. Before the commit, a real
-storage shows such a job only to its own transaction. `Uncommitted` makes this difference visible to the app,
-so that a test fails if production would.
+A `Tester` stores every job in memory as soon as it is enqueued. Before the commit, a real storage shows such
+a job only to its own transaction. `Uncommitted` hides these jobs from the app in the same way, so that a test
+fails if production would fail.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _PLAIN = (str, bytes, int, float, list, tuple, dict, set, frozenset)
 
 @attrs.frozen
 class Caller:
-    """A transaction of the caller, as far as it can be distinguished from others."""
+    """A transaction of the caller, with the data that distinguishes it from others."""
 
     owner: object  # the session or connection of the transaction
-    kind: str  # of the owner; a session and its own connection cannot be compared
+    kind: str  # the kind of owner, because a session and its own connection cannot be compared
     is_open: Callable[[], bool]
 
 
 @attrs.frozen
 class _Unseen:
-    """A job that was stored in a transaction."""
+    """A job that was stored in an open transaction."""
 
     caller: Caller
     state: State  # the state in which the job was stored
@@ -40,12 +40,12 @@ class _Unseen:
 class Uncommitted:
     """The jobs that other transactions cannot see yet.
 
-    A job is removed when its transaction ends, also by a rollback, or when the test has run the job.
-    Transactions that do not report whether they are open, such as those of a driver's own connection, count
-    as ended.
+    A job is removed from this set when its transaction ends, also by a rollback, or when the test has run the
+    job. Transactions that do not report whether they are open, such as those of a driver's own connection,
+    count as ended.
 
     Args:
-        get: returns the record of each id as it is in memory.
+        get: returns the record of each id from memory.
     """
 
     def __init__(self, get: Callable[[Sequence[str]], list[JobRecord | None]]) -> None:
@@ -53,7 +53,7 @@ class Uncommitted:
         self._kept: dict[str, _Unseen] = {}
 
     def keep(self, jobs: Iterable[NewJob], within: object | None) -> None:
-        """Add jobs that were just stored in this transaction."""
+        """Add the jobs that were just stored in this transaction."""
         caller = None if within is None else caller_of(within)
         if caller is None or not caller.is_open():
             return
@@ -62,7 +62,7 @@ class Uncommitted:
                 self._kept[record.id] = _Unseen(caller, record.state)
 
     def is_hidden(self, job_id: str, within: object | None = None) -> bool:
-        """Return whether this transaction cannot see the job; None means outside of any transaction."""
+        """Return whether the job is hidden from this transaction; None means outside of any transaction."""
         kept = self._kept.get(job_id)
         if kept is None:
             return False
@@ -83,30 +83,30 @@ def check_transaction(within: object) -> None:
     """Check that the object can be a transaction.
 
     Raises:
-        ConfigurationError: it cannot, so every storage would refuse it.
+        ConfigurationError: If the object is not a transaction that a storage would accept.
     """
     if hasattr(within, "run_sync"):
         raise ConfigurationError(
-            f"within= takes no {type(within).__name__} in this verb. An AsyncSession or AsyncConnection is "
-            "taken by aenqueue and athen."
+            f"within must not be {type(within).__name__} for this method; only aenqueue and athen accept an "
+            "AsyncSession or AsyncConnection."
         )
     is_djangos = type(within).__module__.startswith("django.")
     if is_djangos or isinstance(within, _PLAIN):
         raise ConfigurationError(
-            f"within= takes a Session or a Connection, not {type(within).__name__}. For an alias or a "
-            "connection of Django's, make the app with plugins=[DjangoPlugin()]."
+            f"within must be a Session or a Connection, got {type(within).__name__}. To pass an alias or a "
+            "connection of Django, create the app with plugins=[DjangoPlugin()]."
         )
 
 
 def caller_of(within: object) -> Caller | None:
-    """Return the transaction; None if nothing is known about it."""
+    """Return the transaction, or None if it cannot be identified."""
     if isinstance(within, OpenTransaction):
         return Caller(within.connection, "driver", within.is_open or _before_commit(within))
     if not any(kind.__module__.partition(".")[0] == "sqlalchemy" for kind in type(within).__mro__):
         return None
     owner: Any = within if hasattr(within, "get_transaction") else within()  # type: ignore[operator]
     if owner.get_transaction() is None:
-        owner.begin()  # as the first statement of a real storage does
+        owner.begin()  # the first statement of a real storage does this too
     current = owner.get_transaction()
     return Caller(
         owner, "session" if hasattr(owner, "expunge") else "connection", _is_current(owner, current)

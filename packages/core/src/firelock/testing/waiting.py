@@ -1,4 +1,4 @@
-"""Waiting for a condition that other threads and processes fulfil, with a deadline."""
+"""Wait, with a deadline, for a condition that other threads and processes fulfil."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 
-_LOOK = 0.01
+_INTERVAL = 0.01
 
 
 def eventually(condition: Callable[[], _T | None], *, within: float = 10) -> _T:
     """Return the first true value of the condition, which is called a hundred times per second.
 
     Args:
-        condition: returns a true value when it is met; an `AssertionError` that it raises means not yet.
+        condition: a function that returns a true value when the condition is met. It can raise an
+            `AssertionError` until then.
         within: seconds after which the test fails.
 
     Raises:
-        AssertionError: the condition was never met; the message has its last value or error.
+        AssertionError: If the condition was never met. The message contains its last value or error.
     """
     __tracebackhide__ = True
     deadline, pause = time.monotonic() + within, threading.Event()
@@ -34,6 +35,8 @@ def eventually(condition: Callable[[], _T | None], *, within: float = 10) -> _T:
         if reason is None and answer:
             return answer
         if time.monotonic() > deadline:
-            said = f"raised {reason}" if reason else f"returned {answer!r}"
-            raise AssertionError(f"Not within {within:g} s: the condition still {said}.") from reason
-        pause.wait(_LOOK)
+            outcome = f"raised {reason}" if reason else f"returned {answer!r}"
+            raise AssertionError(
+                f"The condition was not met within {within:g} s; it last {outcome}."
+            ) from reason
+        pause.wait(_INTERVAL)
