@@ -233,7 +233,7 @@ def test_failed_batches_with_the_same_name_are_grouped(shop):
             batch.add(app.charge, "1")
         app.run(batch)
 
-    assert {"2 batches 'hourly' failed.", "Batch 'nightly' failed: 1 of 1."} < {
+    assert {"2 batches named 'hourly' failed.", "Batch 'nightly' failed: 1 of 1."} < {
         text for _, text in app.check()
     }
 
