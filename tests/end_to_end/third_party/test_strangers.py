@@ -143,13 +143,13 @@ def test_plugin_can_be_disabled(environment):
 
     assert process.returncode != 0
     assert "UnknownScheme: No storage for scheme 'files'" in written
-    assert "FIRELOCK_PLUGINS=-files leaves out files." in written
+    assert "FIRELOCK_PLUGINS=-files excludes files." in written
 
 
 @pytest.mark.parametrize(
     ("run", "subject", "not_offered"),
     [
-        ("storage", "files", r", 3 skipped, \d+ not offered \(notify, transactional enqueue\)"),
+        ("storage", "files", r", 3 skipped, \d+ not offered \(notify, row locks, transactional enqueue\)"),
         ("locks", "FolderLocks", ""),
     ],
 )
