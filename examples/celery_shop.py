@@ -1,9 +1,9 @@
 """A shop's background work, written for Celery: retries, a chain, a schedule, routes, progress, results.
 
-    celery -A examples.celery_shop worker --beat       # by Celery, with a broker
+    celery -A examples.celery_shop worker --beat       # with Celery and a broker
     python examples/celery_shop.py
 
-`docs/coming-from-celery.md` moves it to Firelock by changing its imports.
+`docs/coming-from-celery.md` migrates it to Firelock by changing its imports.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ app = Celery(
     backend=os.environ.get("SHOP_RESULTS", "cache+memory://"),
 )
 app.conf.update(
-    task_acks_late=True,  # every task here may be run again
+    task_acks_late=True,  # every task in this module can safely run again
     task_serializer="json",
     accept_content=["json"],
     timezone="Europe/Istanbul",
@@ -50,11 +50,11 @@ SENT: list[str] = []
 
 
 class OutOfStock(Exception):
-    """The shop has no more of it."""
+    """The shop has no more pieces of the item."""
 
 
 class ProviderDown(ConnectionError):
-    """Somebody else's server does not answer."""
+    """The payment provider does not respond."""
 
 
 # ---- one order: a chain of three tasks ----------------------------------------------------------------
@@ -62,9 +62,9 @@ class ProviderDown(ConnectionError):
 
 @app.task(name="celery_shop.reserve", throws=(OutOfStock,))
 def reserve(order_id: int, item: str) -> int:
-    """Take one piece off the shelf, once an order; return the order's number."""
+    """Reserve one piece, once per order; return the order's number."""
     if order_id in ORDERS:
-        return order_id  # this run is not the first
+        return order_id  # the task has run before
     if STOCK.get(item, 0) < 1:
         raise OutOfStock(f"no more {item}")
     STOCK[item] -= 1
@@ -79,7 +79,7 @@ def reserve(order_id: int, item: str) -> int:
     default_retry_delay=0,
 )
 def charge(self, order_id: int, fails: int = 0) -> int:
-    """Charge the customer; the provider is down for the first `fails` times."""
+    """Charge the customer; the provider does not respond to the first `fails` attempts."""
     if ORDERS[order_id]["paid"]:
         return order_id
     try:
@@ -93,7 +93,7 @@ def charge(self, order_id: int, fails: int = 0) -> int:
 
 @app.task(name="celery_shop.send_receipt", autoretry_for=(ProviderDown,), retry_backoff=True, max_retries=5)
 def send_receipt(order_id: int, to: str) -> str:
-    """Send a mail; what goes wrong is tried again by itself."""
+    """Send a mail; errors are retried automatically."""
     text = f"order {order_id} for {to}"
     if text not in SENT:
         SENT.append(text)
@@ -102,7 +102,7 @@ def send_receipt(order_id: int, to: str) -> str:
 
 @app.task(name="celery_shop.apologise", ignore_result=True)
 def apologise(order_id: int) -> None:
-    """Tell the customer that nothing came of it."""
+    """Notify the customer that the order has failed."""
     SENT.append(f"sorry about {order_id}")
 
 
@@ -113,28 +113,28 @@ def buy(order_id: int, item: str, to: str, *, fails: int = 0):
 
 
 def buy_or_apologise(order_id: int, item: str):
-    """Reserve an item; where there is none, the customer is told."""
+    """Reserve an item; if none is left, notify the customer."""
     return reserve.apply_async((order_id, item), link_error=apologise.si(order_id))
 
 
-# ---- work beside the orders ----------------------------------------------------------------------------
+# ---- other work ----------------------------------------------------------------------------------------
 
 
 @shared_task(name="celery_shop.report")
 def report(day: str) -> dict[str, int]:
-    """Return how many orders there are, and how many are paid."""
+    """Return the number of orders, and of paid orders."""
     log.info("report of %s", day)
     return {"orders": len(ORDERS), "paid": sum(bool(one["paid"]) for one in ORDERS.values())}
 
 
 @shared_task(name="celery_shop.clean_carts", ignore_result=True)
 def clean_carts() -> None:
-    """Drop carts that nobody came back to."""
+    """Delete abandoned carts."""
 
 
 @app.task(bind=True, name="celery_shop.import_prices")
 def import_prices(self, prices: dict[str, float]) -> int:
-    """Take new prices in, one by one."""
+    """Import new prices, one after another."""
     for done, _ in enumerate(prices, start=1):
         self.update_state(state="PROGRESS", meta={"current": done, "total": len(prices)})
     return len(prices)
@@ -142,12 +142,12 @@ def import_prices(self, prices: dict[str, float]) -> int:
 
 @app.task(name="celery_shop.price")
 def price(item: str, pieces: int) -> float:
-    """Return what so many pieces cost."""
+    """Return the price of a number of pieces."""
     return {"tea": 4.5, "cup": 9.0}[item] * pieces
 
 
 def total(basket: dict[str, int]) -> float:
-    """Return what a basket costs, each line worked out by a task."""
+    """Return the price of a basket; a task calculates each line."""
     lines = group(price.s(item, pieces) for item, pieces in basket.items())
     return sum(lines.apply_async().get(timeout=10))
 

@@ -45,7 +45,7 @@ def send_receipt(order_id: int) -> str:
 
 
 def buy(_request: HttpRequest, order_id: int) -> JsonResponse:
-    """The order is taken at once; its receipt is a job."""
+    """Accept the order immediately, and send its receipt as a job."""
     return JsonResponse({"job": send_receipt.enqueue(order_id).id})
 
 

@@ -1,10 +1,10 @@
-"""A shop on FastAPI with its dashboard at /jobs; only whoever has the operators' token may come in.
+"""A shop on FastAPI with its dashboard at /jobs, which only users with the operators' token may open.
 
     FIRELOCK_STORAGE=sqlite:///shop.db uvicorn examples.dashboard_fastapi:app
     FIRELOCK_STORAGE=sqlite:///shop.db firelock server examples.dashboard_fastapi:fire
 
-The page asks for a name and a password; programs send the token to /jobs/api. Without
-`auth=` the dashboard would let in by a one-time link alone, on this machine.
+The page requires a name and a password; programs send the token to /jobs/api. Without `auth=`, users on this
+machine could log in only with a one-time link.
 """
 
 from __future__ import annotations
@@ -32,6 +32,6 @@ def send_receipt(order_id: int, locale: str = "en") -> str:
 
 @app.post("/orders/{order_id}")
 async def buy(order_id: int) -> dict[str, str]:
-    """The order is taken at once; its receipt is a job."""
+    """Accept the order immediately, and send its receipt as a job."""
     job = await send_receipt.aenqueue(order_id)
     return {"job": job.id}

@@ -1,4 +1,4 @@
-"""A shop on Flask with its dashboard at /jobs, for whom Flask-Login knows.
+"""A shop on Flask with its dashboard at /jobs, for users who are logged in with Flask-Login.
 
 FIRELOCK_STORAGE=sqlite:///shop.db flask --app examples.dashboard_flask run
 """
@@ -21,7 +21,7 @@ logins = LoginManager(app)
 
 
 class Operator(UserMixin):
-    """Somebody who may operate the shop's jobs."""
+    """A user who may operate the shop's jobs."""
 
     def __init__(self, name: str) -> None:
         self.id = name
@@ -29,13 +29,13 @@ class Operator(UserMixin):
 
 @logins.user_loader
 def load(name: str) -> Operator:
-    """Return who is logged in."""
+    """Return the logged-in user."""
     return Operator(name)
 
 
 @app.post("/login/<name>")
 def log_in(name: str) -> Response:
-    """An application of yours asks for a password here."""
+    """Log in a user; your own application must check a password here."""
     login_user(Operator(name))
     return redirect("/jobs/")
 
@@ -48,7 +48,7 @@ def send_receipt(order_id: int) -> str:
 
 @app.post("/orders/<int:order_id>")
 def buy(order_id: int) -> dict[str, str]:
-    """The order is taken at once; its receipt is a job."""
+    """Accept the order immediately, and send its receipt as a job."""
     return {"job": send_receipt.enqueue(order_id).id}
 
 

@@ -1,4 +1,4 @@
-"""A shop on Starlette with two dashboards: one to operate, one for everybody in the house to look at.
+"""A shop on Starlette with two dashboards: one for operators, and a read-only one for all employees.
 
 FIRELOCK_STORAGE=sqlite:///shop.db uvicorn examples.dashboard_starlette:app
 firelock dashboard link --storage sqlite:///shop.db --at http://127.0.0.1:8000/jobs
@@ -26,20 +26,20 @@ def send_receipt(order_id: int) -> str:
 
 
 async def buy(request: Request) -> JSONResponse:
-    """The order is taken at once; its receipt is a job."""
+    """Accept the order immediately, and send its receipt as a job."""
     job = await send_receipt.aenqueue(int(request.path_params["order_id"]))
     return JSONResponse({"job": job.id})
 
 
 async def everybody(request: Request) -> Access | str:
-    """Whoever comes through the house's own proxy may look; it tells who that is."""
+    """Allow users who come through the company's own proxy to view jobs; the proxy sends the user's name."""
     return "read" if request.headers.get("x-house-user") else "none"
 
 
 app = Starlette(
     routes=[
         Route("/orders/{order_id:int}", buy, methods=["POST"]),
-        Mount("/jobs", Dashboard(fire)),  # this machine, by a link
+        Mount("/jobs", Dashboard(fire)),  # only on this machine, with a link
         Mount("/board", Dashboard(fire, auth=everybody, read_only=True, title="What runs")),
     ]
 )

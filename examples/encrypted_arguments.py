@@ -1,13 +1,13 @@
-"""Arguments and results that only key holders can read: a plugin of one class, with rotation of keys.
+"""Encrypted arguments and results that only programs with a key can read: a small plugin with key rotation.
 
     python examples/encrypted_arguments.py
 
-Whoever reads the database, a backup or the dashboard's page sees the task's name and Fernet tokens. Tokens
-are signed as well: a changed one is refused before anything runs. Tags, queue and task name stay readable,
-so keep secrets out of tags. A token is a third longer than its JSON; limits count the token.
+The database, backups and the dashboard's pages contain only the task's name and Fernet tokens. Tokens are
+also signed, so a job with a changed token does not run. Tags, queue and task name are not encrypted, so keep
+secrets out of tags. A token is a third longer than its JSON, and size limits apply to the token.
 
-To rotate, put a new key first and deploy: new jobs are written with it, waiting jobs are read with the old
-ones. Drop an old key once the jobs and results written with it are gone.
+To rotate keys, put a new key first and deploy: new jobs are encrypted with it, and waiting jobs are decrypted
+with the old keys. Remove an old key when the jobs and results that use it have been deleted.
 """
 
 from __future__ import annotations
@@ -24,53 +24,53 @@ from firelock import ArgumentError, ConfigurationError, Firelock, Serializer, ho
 
 
 class EncryptedSerializer(Serializer):
-    """JSON inside of Fernet tokens; the first key writes, all keys read."""
+    """JSON in Fernet tokens, which are encrypted with the first key and can be decrypted with all keys."""
 
     name = "encrypted"
 
     def __init__(self, keys: Sequence[str]) -> None:
         if not keys:
-            raise ConfigurationError("No encryption key. Make one: Fernet.generate_key().decode()")
+            raise ConfigurationError("No encryption key is set. Create one: Fernet.generate_key().decode()")
         try:
             self._keys = MultiFernet([Fernet(key) for key in keys])
         except ValueError as error:
-            # The key itself is never shown.
+            # The message must not contain the key itself.
             raise ConfigurationError(
-                "An encryption key is not 32 bytes in base64. Make one: Fernet.generate_key().decode()"
+                "An encryption key must be 32 bytes in base64. Create one: Fernet.generate_key().decode()"
             ) from error
 
     def dumps(self, value: object) -> str:
-        """Return the value as a token of the first key."""
+        """Return the value as a token that is encrypted with the first key."""
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         return self._keys.encrypt(text.encode()).decode("ascii")
 
     def loads(self, text: str) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the value of a token that any of the keys has made, and nobody else."""
+        """Return the value of a token that was encrypted with one of the keys."""
         try:
             token = text.encode("ascii")
-            if urlsafe_b64encode(urlsafe_b64decode(token)) != token:  # Fernet passes over what stands behind
+            if urlsafe_b64encode(urlsafe_b64decode(token)) != token:  # Fernet ignores trailing data
                 raise InvalidToken
             return json.loads(self._keys.decrypt(token))
         except (InvalidToken, ValueError) as error:
             raise ArgumentError(
-                "The text cannot be decrypted: its key is missing here, or it was changed."
+                "The stored string cannot be decrypted, because its key is missing or the string was changed."
             ) from error
 
 
 class EncryptedArguments:
-    """The plugin: Firelock(serializer="encrypted", plugins=[EncryptedArguments(keys)])."""
+    """A plugin: Firelock(serializer="encrypted", plugins=[EncryptedArguments(keys)])."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._serializer = EncryptedSerializer(keys)
 
     @classmethod
     def from_environment(cls, variable: str = "APP_ENCRYPTION_KEYS") -> EncryptedArguments:
-        """Take the keys from the environment, newest first, separated by commas."""
+        """Read the keys from an environment variable: comma-separated, newest first."""
         return cls([key for key in os.environ.get(variable, "").split(",") if key])
 
     @hookimpl
     def register_serializers(self) -> Mapping[str, Serializer]:
-        """Offer the serializer under the name that is stored with each job."""
+        """Return the serializer by the name that is stored with each job."""
         return {self._serializer.name: self._serializer}
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# After this .venv holds what requirements.lock names and the workspace's packages in editable form, tests/dashboard
-# what its own lock names, and .venv/ready says so. Only what is locked is installed; nothing is resolved. PYTHON names
-# the interpreter, else a fitting one is found.
+# Install the versions in requirements.lock and the workspace's packages (editable) in .venv, and the npm packages of
+# tests/dashboard; then write .venv/ready. Only locked versions are installed, and no dependencies are resolved.
+# PYTHON is the interpreter; by default, the first suitable one.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,14 +12,14 @@ version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
-        fits "$PYTHON" || fail "PYTHON=$PYTHON is not a Python of 3.11 or newer. Name another one."
+        fits "$PYTHON" || fail "PYTHON must be Python 3.11 or newer, got $PYTHON."
         printf '%s\n' "$PYTHON"
         return
     fi
     for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
         if fits "$name"; then printf '%s\n' "$name"; return; fi
     done
-    fail "No Python of 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3"
+    fail "Python 3.11 or newer was not found. Install it, or pass its path: make PYTHON=/path/to/python3"
 }
 
 wants_environment() {
@@ -27,12 +27,12 @@ wants_environment() {
     [ -n "${PYTHON:-}" ] && [ "$(version "$python")" != "$(version .venv/bin/python)" ]
 }
 
-make_environment() {
-    say "Making .venv with Python $(version "$python") ($python)"
+create_environment() {
+    say "Creating .venv with Python $(version "$python") ($python)"
     if "$python" -c 'import ensurepip' >/dev/null 2>&1; then
         "$python" -m venv --clear .venv
     elif "$python" -m pip --version >/dev/null 2>&1; then
-        # Debian may have Python without ensurepip; the pip beside it installs into the environment just as well.
+        # Debian can have Python without ensurepip; its own pip can install packages in the environment.
         "$python" -m venv --clear --without-pip .venv
     else
         fail "$python has neither ensurepip nor pip. Install pip for it (on Debian: python3-pip)."
@@ -40,8 +40,8 @@ make_environment() {
 }
 
 install_uv() {
-    say "Installing uv into .venv"
-    # The hashes of the lock bind the installer too: its block is cut out of it.
+    say "Installing uv in .venv"
+    # The lock file also contains the hashes of uv; extract its entry.
     awk '/^[^ #]/ { inside = /^uv==/ } inside && !/^ *#/' requirements.lock >.venv/uv.txt
     set -- install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .venv/uv.txt
     if .venv/bin/python -m pip --version >/dev/null 2>&1; then
@@ -58,21 +58,21 @@ install_all() {
     for package in packages/*/; do
         set -- "$@" --editable "$package"
     done
-    # Built without isolation: hatchling comes from the lock as well. The dashboard's build fetches its scripts by npm.
+    # Build without isolation, because hatchling is locked too. The dashboard's build downloads its scripts with npm.
     ./scripts/uv.sh pip install --quiet --no-deps --no-build-isolation "$@"
 }
 
-# What the browser tests load beside the dashboard is no part of a package.
+# The browser tests load scripts in addition to the dashboard's, which are not part of any package.
 install_for_browser_tests() {
     cmp -s tests/dashboard/package-lock.json tests/dashboard/node_modules/.installed && return
-    say "Installing what the browser tests load"
+    say "Installing scripts for the browser tests"
     (cd tests/dashboard && ../../scripts/npm.sh ci --silent --ignore-scripts --no-audit --no-fund) ||
-        fail "npm could not install what tests/dashboard/package-lock.json names. Try: cd tests/dashboard && npm ci"
+        fail "npm could not install tests/dashboard/package-lock.json. Run: cd tests/dashboard && npm ci"
     cp tests/dashboard/package-lock.json tests/dashboard/node_modules/.installed
 }
 
 python=$(find_python)
-if wants_environment; then make_environment; fi
+if wants_environment; then create_environment; fi
 if [ ! -x .venv/bin/uv ]; then install_uv; fi
 install_all
 install_for_browser_tests

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run .venv's uv with what this machine has taught pip: whose certificates it trusts and where it finds packages.
+# Run the uv in .venv with the machine's trusted certificates and the package index that is configured for pip.
 set -eu
 cd "$(dirname "$0")/.."
 

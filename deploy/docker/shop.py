@@ -1,4 +1,4 @@
-"""A shop in a container: its storage is named by FIRELOCK_STORAGE, its numbers stand on /metrics."""
+"""A shop in a container. FIRELOCK_STORAGE is its storage, and /metrics shows its metrics."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def send_receipt(order_id: int) -> str:
 @fire.recurring("hourly-report", "0 * * * *")
 @fire.task
 def report() -> str:
-    """Report what was sold."""
+    """Report the sales."""
     return "reported"

@@ -1,5 +1,5 @@
-"""Builds the site of the documentation: `python -m scripts.site`, which is `make site`.
+"""Build the documentation site: `python -m scripts.site`, or `make site`.
 
-`staging` puts the pages together, `reference` makes those of the API from docstrings, Zensical builds the
-site, `texts` writes it once more as plain text, `checks` reads what was built.
+`staging` collects the pages, `reference` creates the API reference from docstrings, Zensical builds the site,
+`texts` writes the pages as plain text too, and `checks` checks the built site.
 """

@@ -1,4 +1,4 @@
-"""Build the site of the documentation into a folder and check it: `python -m scripts.site [FOLDER]`."""
+"""Build the documentation site in a folder and check it: `python -m scripts.site [FOLDER]`."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from scripts.site.staging import stage
 
 
 def build(folder: Path) -> BuiltSite:
-    """The site is in the folder's `site`; whatever the folder held is gone."""
+    """Delete the folder, build the site in its subfolder `site`, and return the site."""
     shutil.rmtree(folder, ignore_errors=True)
     staged = folder / "docs"
     stage(staged)
     configuration = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     (folder / "zensical.toml").write_text(configuration, encoding="utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
-    built = subprocess.run(  # noqa: S603 - our own words
+    built = subprocess.run(  # noqa: S603 - a fixed command
         command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"NO_COLOR": "1"}
     )
     if built.returncode:
-        raise SystemExit(f"{built.stdout}{built.stderr}\nZensical could not build the site; see above.")
+        raise SystemExit(f"{built.stdout}{built.stderr}\nZensical failed; fix the problems above.")
     texts.write(staged, folder / "site", configuration)
     return BuiltSite(folder / "site")
 
 
 def main(words: Sequence[str] | None = None) -> BuiltSite:
-    """Build, check and say what there is; return it."""
+    """Build and check the site, print a summary, and return the site."""
     parser = argparse.ArgumentParser(prog="python -m scripts.site", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "build" / "documents")
     site = build(parser.parse_args(words).folder)

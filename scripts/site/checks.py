@@ -1,4 +1,4 @@
-"""What was built is read again: every link leads somewhere, nothing is asked of another host."""
+"""Checks of the built site: all links have a target, and nothing is loaded from another host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FOREIGN = re.compile(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//")
 
 
 class BuiltPage(HTMLParser):
-    """A page of the site as a browser finds it: what it loads, where it leads, what may be led to."""
+    """A page of the built site, with the files that it loads, its links and its anchors."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class BuiltPage(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note what an element names."""
+        """Collect the anchors, links and files of an element."""
         named = {name: value or "" for name, value in attrs}
         self.anchors |= {named[name] for name in ("id", "name") if name in named}
         if tag == "article":
@@ -43,32 +43,32 @@ class BuiltPage(HTMLParser):
             self.links.append(named["href"])
 
     def handle_endtag(self, tag: str) -> None:
-        """Leave an article."""
+        """Note the end of an article."""
         if tag == "article":
             self._depth_of_article -= 1
 
 
 class BuiltSite:
-    """A folder of HTML."""
+    """The folder of a built site."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @cached_property
     def pages(self) -> dict[Path, BuiltPage]:
-        """Its pages by their paths, but for the one that is shown at the address of any missing page."""
+        """The pages by path, except the page that is shown for missing addresses."""
         paths = [path for path in sorted(self.folder.rglob("*.html")) if path.name != "404.html"]
         return {path: BuiltPage(path) for path in paths}
 
     def broken_links(self) -> Iterator[str]:
-        """Yield each link, script, style and image that leads nowhere within the site."""
+        """Yield each link, script, style and image whose target does not exist in the site."""
         for path, page in self.pages.items():
             for target in [*page.links, *page.loads]:
-                if not self._leads_somewhere(path, target):
+                if not self._has_target(path, target):
                     yield f"{path.relative_to(self.folder)}: {target}"
 
     def foreign(self) -> Iterator[str]:
-        """Yield whatever a page or a style would load from another host."""
+        """Yield each address on another host from which a page or a style would load a file."""
         for path, page in self.pages.items():
             for target in page.loads:
                 if urlsplit(target).netloc:
@@ -78,13 +78,13 @@ class BuiltSite:
                 yield f"{style.relative_to(self.folder)}: {found}"
 
     def size(self) -> int:
-        """Return the bytes of all files."""
+        """Return the total size of all files, in bytes."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
-    def _leads_somewhere(self, path: Path, target: str) -> bool:
+    def _has_target(self, path: Path, target: str) -> bool:
         parts = urlsplit(target)
         if parts.scheme or parts.netloc:
-            return True  # another host's, which nobody asks here
+            return True  # links to other hosts are not checked
         file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
         if file.is_dir():
             file /= "index.html"

@@ -1,4 +1,4 @@
-"""A page of the documentation as a forge reads it: its headings with their anchors, its links."""
+"""The headings, anchors and links of a Markdown page, as GitHub and similar sites determine them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def headings(text: str) -> Iterator[str]:
 
 
 def heading_anchors(text: str) -> Iterator[tuple[int, str]]:
-    """Yield line, from 0, and anchor of each heading: in lower case with hyphens, numbered when repeated."""
+    """Yield the line, counted from 0, and the anchor of each heading.
+
+    An anchor is the heading in lower case with hyphens, and a number if the heading is repeated.
+    """
     found: set[str] = set()
     for line, heading in _headings_by_line(text):
         slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -42,12 +45,12 @@ def heading_anchors(text: str) -> Iterator[tuple[int, str]]:
 
 
 def anchors(text: str) -> set[str]:
-    """Return what a link may name after the #: headings, and anchors written as such."""
+    """Return the valid fragments of links to the page: the anchors of headings, and explicit anchors."""
     return {anchor for _, anchor in heading_anchors(text)} | set(_HTML_ANCHOR.findall(text))
 
 
 def links(text: str) -> list[str]:
-    """Return where the page's links and images lead, those written in HTML as well."""
+    """Return the targets of the page's links and images, including those in HTML."""
     inside = [child for token in tokens(text) for child in (token, *(token.children or []))]
     targets = [str(child.attrs["href"]) for child in inside if child.type == "link_open"]
     targets += [str(child.attrs["src"]) for child in inside if child.type == "image"]

@@ -1,4 +1,4 @@
-"""The site's table of contents, as `zensical.toml` names it."""
+"""The site's table of contents, from `zensical.toml`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 @attrs.frozen
 class Place:
-    """A page's place in the table of contents."""
+    """A page's entry in the table of contents."""
 
     section: str
     title: str
@@ -18,7 +18,7 @@ class Place:
 
 
 def places(configuration: str) -> Iterator[Place]:
-    """Yield every page that has a place, in order."""
+    """Yield the entries of all pages in the table of contents, in order."""
     for section in tomllib.loads(configuration)["project"]["nav"]:
         ((name, inside),) = section.items()
         for title, page in _leaves(name, inside):

@@ -1,4 +1,4 @@
-"""The reference of the API: a Markdown page for each public door, made of signatures and docstrings alone."""
+"""The API reference: a Markdown page for each public module, created from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import griffe
 _SIGNATURE_WIDTH = 88
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _FOLDERS_OF_DOORS = ("integrations", "compat")
-_SHARED = ("carrier", "request_meta")  # what several integrations are made of: each shows what it takes of it
+_SHARED = (
+    "carrier",
+    "request_meta",
+)  # without a page: integrations show the names that they re-export
 _LITERAL = re.compile(r"^::\n\n(?P<code>(?:(?: {4}.*)?\n?)+)", re.MULTILINE)
 _NOTHING_TO_SHOW = ("__init__", "__call__", "__slots__", "__repr__")
 
@@ -23,22 +26,28 @@ class Door:
     """A module whose public names are documented on one page; its title is the module's name."""
 
     module: str
-    page: str  # its file below reference/
+    page: str  # its file in reference/
     lead: str
 
 
 DOORS = (
-    Door("firelock", "firelock.md", "The users' door: apps, tasks, jobs and everything that a task may ask."),
-    Door("firelock.errors", "errors.md", "One tree; a class exists only where a caller would catch it."),
+    Door(
+        "firelock", "firelock.md", "For applications: apps, tasks, jobs, and everything that a task can use."
+    ),
+    Door(
+        "firelock.errors",
+        "errors.md",
+        "All errors, which form one class tree; each class is an error that a caller might catch.",
+    ),
     Door(
         "firelock.testing",
         "testing.md",
-        "What tests of an application use, and the kit that proves storages and plugins.",
+        "Tools for tests of an application, and the conformance kit for storages and plugins.",
     ),
     Door(
         "firelock.storage",
         "storage.md",
-        "The storage authors' door; [Writing a storage](../writing-a-storage.md) leads through it.",
+        "For authors of storages; [Writing a storage](../writing-a-storage.md) is a guide.",
     ),
     Door(
         "firelock.limits",
@@ -48,14 +57,14 @@ DOORS = (
     Door(
         "firelock_dashboard",
         "dashboard.md",
-        "The dashboard as an application mounts it; [its page](../dashboard.md) shows how.",
+        "The dashboard, for applications that mount it: see [its page](../dashboard.md).",
     ),
 )
 
 
 @attrs.frozen
 class Entry:
-    """A public name of a door, with the object behind it."""
+    """A public name of a module, with the object that it refers to."""
 
     name: str
     target: griffe.Object
@@ -64,7 +73,7 @@ class Entry:
 
 
 class Reference:
-    """What the pages are made from: the packages as they stand in the sources, read and never imported."""
+    """The data of the pages: the packages' source code, which is parsed but not imported."""
 
     def __init__(self, sources: Sequence[Path]) -> None:
         self._loader = griffe.GriffeLoader(
@@ -76,31 +85,31 @@ class Reference:
             self._loader.load(package)
         self._loader.resolve_aliases(implicit=False, external=False)
         self._entries = {door: self._entries_of(door) for door in [*DOORS, *self._integrations()]}
-        self._places: dict[str, str] = {}  # where a name is documented: page#anchor
+        self._places: dict[str, str] = {}  # the place of each name's documentation: page#anchor
         for door, entries in self._entries.items():
             for entry in entries:
                 self._take_place(door, entry)
 
     def doors(self) -> list[Door]:
-        """Return the doors that have anything behind them."""
+        """Return the modules that have public names."""
         return [door for door, entries in self._entries.items() if entries]
 
     def names(self, door: Door) -> list[str]:
-        """Return the public names of a door, sorted."""
+        """Return the public names of a module, sorted."""
         return sorted(entry.name for entry in self._entries[door])
 
     def page(self, door: Door) -> str:
-        """Return the Markdown page of a door."""
+        """Return the Markdown page of a module."""
         entries = self._entries[door]
         here = [entry for entry in entries if self._is_at_home(door, entry)]
         parts = [f"# {door.module}", door.lead, self._table(door, entries)]
         parts += [self._section(door, entry) for entry in here]
         return "\n\n".join(part for part in parts if part) + "\n"
 
-    # ---- what there is -----------------------------------------------------------------------------------
+    # ---- modules and names -------------------------------------------------------------------------------
 
     def _integrations(self) -> Iterator[Door]:
-        """Yield a door for each integration and each shim; its lead is the module's own docstring."""
+        """Yield each integration and compatibility module; its lead is the module's own docstring."""
         for folder in _FOLDERS_OF_DOORS:
             package = self._loader.modules_collection["firelock"].modules.get(folder)
             modules = package.modules if package else {}
@@ -126,7 +135,7 @@ class Reference:
         return [*entries, *self._reached_by_the_app(entries)]
 
     def _reached_by_the_app(self, entries: Sequence[Entry]) -> Iterator[Entry]:
-        """Yield what an app has and no door names: `fire.jobs`, `fire.queues` and others."""
+        """Yield the classes that only an app's attributes refer to, such as `fire.jobs` and `fire.queues`."""
         app = next((entry.target for entry in entries if entry.name == "Firelock"), None)
         for name, member in app.members.items() if app else ():
             call = _call_of(getattr(member, "value", None)) if _is_public(name) else None
@@ -154,7 +163,7 @@ class Reference:
         by_name = sorted(entries, key=lambda entry: (entry.name.startswith("fire."), entry.name.lower()))
         links = [(entry, _from(door, self._places[entry.target.path])) for entry in by_name]
         rows = [f"| [`{entry.name}`]({link}) | {self._first_line(door, entry)} |" for entry, link in links]
-        return "\n".join(["| Name | What it is |", "|---|---|", *rows])
+        return "\n".join(["| Name | Description |", "|---|---|", *rows])
 
     def _first_line(self, door: Door, entry: Entry) -> str:
         text = entry.target.docstring.value if entry.target.docstring else ""
@@ -175,7 +184,9 @@ class Reference:
         bases = [str(base) for base in target.bases if not str(base).startswith(("Generic", "Protocol"))]
         heads = f"class {target.name}({', '.join(bases)})" if bases else f"class {target.name}"
         made = target.all_members.get("__init__")
-        if isinstance(made, griffe.Function) and _tells_of_arguments(target):  # else the library makes it
+        if isinstance(made, griffe.Function) and _tells_of_arguments(
+            target
+        ):  # otherwise the library creates the objects
             heads = f"{heads}\n\n{_signature_text(made, target.name)}"
         yield _block(heads)
         yield from self._docstring(door, target)
@@ -191,10 +202,10 @@ class Reference:
                 yield _signature(one)
                 yield from self._docstring(door, one)
                 if f"a{name}" in twins:
-                    yield f"`a{name}` is its async twin."
+                    yield f"`a{name}` is the async variant."
 
     def _attributes(self, door: Door, attributes: Sequence[tuple[str, griffe.Attribute]]) -> str:
-        rows = ["| Attribute | Type | Start | Meaning |", "|---|---|---|---|"]
+        rows = ["| Attribute | Type | Default | Meaning |", "|---|---|---|---|"]
         for name, one in attributes:
             meaning = one.docstring.value.replace("\n", " ") if one.docstring else _meaning(one)
             kind = f"`{one.annotation}`" if one.annotation else ""
@@ -209,12 +220,12 @@ class Reference:
                 case griffe.DocstringSectionText():
                     yield self._linked(door, _LITERAL.sub(_fenced, section.value))
                 case griffe.DocstringSectionParameters():
-                    told = ((f"`{one.name}`", one.description) for one in section.value)
-                    yield "\n".join(f"- {name}: {self._linked(door, _line(text))}" for name, text in told)
+                    entries = ((f"`{one.name}`", one.description) for one in section.value)
+                    yield "\n".join(f"- {name}: {self._linked(door, _line(text))}" for name, text in entries)
                 case griffe.DocstringSectionRaises():
                     yield "**Raises**"
-                    told = ((f"`{one.annotation}`", one.description) for one in section.value)
-                    yield "\n".join(self._linked(door, f"- {name}: {_line(text)}") for name, text in told)
+                    entries = ((f"`{one.annotation}`", one.description) for one in section.value)
+                    yield "\n".join(self._linked(door, f"- {name}: {_line(text)}") for name, text in entries)
                 case griffe.DocstringSectionAdmonition():
                     yield f"**{section.title or 'Note'}**"
                     yield _block(section.value.description)
@@ -222,25 +233,23 @@ class Reference:
                     yield from (_block(text) for _, text in section.value)
                 case _:
                     kind = section.kind.value
-                    raise ValueError(f"{target.path}: no page shows a docstring's section of kind {kind!r}.")
+                    raise ValueError(f"{target.path}: docstring sections of kind {kind!r} are not supported.")
 
     def _linked(self, door: Door, text: str) -> str:
-        """Return the text with each public name in code made a link to its place."""
+        """Return the text, in which each public name in code links to its documentation."""
 
         def link(code: re.Match[str]) -> str:
             name = code[1].removesuffix("()")
             place = self._places.get(name)
             if place and name.islower() and "." not in name and not place.startswith(f"{door.page}#"):
-                return code[
-                    0
-                ]  # `fire`, `task` and the like mean the reader's own, but where they are documented
+                return code[0]  # on other pages, `fire`, `task` and similar names are the reader's own
             return f"[{code[0]}]({_from(door, place)})" if place else code[0]
 
         return _CODE.sub(link, text)
 
 
 def pages(sources: Sequence[Path]) -> Mapping[str, str]:
-    """Return the reference's pages by their names below reference/."""
+    """Return the pages of the reference by their file names in reference/."""
     reference = Reference(sources)
     return {door.page: reference.page(door) for door in reference.doors()}
 
@@ -258,14 +267,14 @@ def _behind(one: griffe.Object | griffe.Alias) -> griffe.Object:
 
 
 def _members(target: griffe.Class) -> Iterator[tuple[str, griffe.Object]]:
-    """Yield what a class has for its users, in the order of the source; what strangers gave it is not."""
+    """Yield the public members of a class in source order, without those inherited from other libraries."""
     found = {**target.inherited_members, **target.members}
     for name, member in found.items():
         one = _behind(member)
         if not _is_public(name) or name in _NOTHING_TO_SHOW or not one.path.startswith("firelock"):
             continue
-        is_told = bool(one.docstring) or "class-attribute" in one.labels
-        if isinstance(one, griffe.Attribute | griffe.Function) and is_told:
+        is_documented = bool(one.docstring) or "class-attribute" in one.labels
+        if isinstance(one, griffe.Attribute | griffe.Function) and is_documented:
             yield name, one
 
 
@@ -285,7 +294,7 @@ def _line(text: str) -> str:
 
 
 def _fenced(literal: re.Match[str]) -> str:
-    """Return an indented block of code, which reStructuredText announces by two colons, as Markdown's."""
+    """Return an indented code block, which follows two colons in reStructuredText, as a Markdown block."""
     return f"{_block(textwrap.dedent(literal['code']))}\n\n"
 
 
@@ -300,14 +309,13 @@ def _signature(target: griffe.Function) -> str:
         f"{marks}{'async ' if 'async' in one.labels else ''}def {_signature_text(one, target.name)}: ..."
         for one in target.overloads or [target]
     ]
-    told = [
-        one for one in written if not re.search(r"\b_[A-Z]", one)
-    ]  # the others are for type checkers alone
-    return _block("\n".join(told or written))
+    # Overloads with private types are only for type checkers.
+    shown = [one for one in written if not re.search(r"\b_[A-Z]", one)]
+    return _block("\n".join(shown or written))
 
 
 def _signature_text(target: griffe.Function, name: str) -> str:
-    """Return `name(parameters) -> result`, one parameter a line where one line does not hold them."""
+    """Return `name(parameters) -> result`, with one parameter per line if it is too long for one line."""
     parameters: list[str] = []
     previous = None
     for one in target.parameters:
@@ -353,7 +361,7 @@ def _given(call: griffe.ExprCall, name: str) -> str | None:
 
 
 def _start(one: griffe.Attribute) -> str:
-    """Return what a field starts as, where the source says so in its own words."""
+    """Return the default value of a field as it is written in the source, or an empty string."""
     if one.value is None or "property" in one.labels:
         return ""
     call = _call_of(one.value)
@@ -365,23 +373,21 @@ def _start(one: griffe.Attribute) -> str:
             return _given(call, "default") or (f"{factory}()" if factory else "")
         case "attrs.Factory" | "Factory":
             return f"{call.arguments[0]}()"
-        case function if function.startswith(
-            "_"
-        ):  # a field of a kind of the module's own: its first argument
+        case function if function.startswith("_"):  # the module's own field function: its first argument
             first = call.arguments[0] if call.arguments else ""
             return "" if isinstance(first, griffe.ExprKeyword) else str(first)
     return str(call)
 
 
 def _with_constants(start: str, module: griffe.Module) -> str:
-    """Return the text with what the module alone calls by name replaced by what it is."""
+    """Return the text, in which the module's private constants are replaced by their values."""
 
     def value(name: re.Match[str]) -> str:
         constant = module.members.get(name[0])
         return str(constant.value) if isinstance(constant, griffe.Attribute) and constant.value else name[0]
 
-    told = re.sub(r"\b_[A-Z_]+\b", value, start)
-    return "" if re.search(r"\b_[A-Z]", told) else told
+    shown = re.sub(r"\b_[A-Z_]+\b", value, start)
+    return "" if re.search(r"\b_[A-Z]", shown) else shown
 
 
 def _meaning(one: griffe.Attribute) -> str:

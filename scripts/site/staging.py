@@ -1,4 +1,4 @@
-"""Pages of the repository become pages of the site: their links, headings and lists are adapted."""
+"""Convert the repository's pages to pages of the site: adapt their links, headings and lists."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from scripts.site import reference
 from scripts.site.markdown import ROOT, heading_anchors, links, tokens
 
-# Pages outside of docs/, by their names on the site.
-_BESIDE_DOCS = {
+# The names on the site of pages outside of docs/.
+_OUTSIDE_DOCS = {
     "README.md": "why.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -21,16 +21,16 @@ _BESIDE_DOCS = {
     "benchmarks/claims/README.md": "claims.md",
     "tests/README.md": "tests.md",
 }
-_SOURCES = "source"  # the folder of the site in which linked files of the repository are shown
+_SOURCES = "source"  # the site's folder for pages that show linked files of the repository
 _SHOWN = {".py": "python", ".toml": "toml", ".txt": "text", ".lua": "lua", ".yml": "yaml", ".yaml": "yaml",
           ".json": "json", ".service": "ini", ".sh": "bash", "": "text"}  # fmt: skip
 _UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n"
 
 
 def stage(folder: Path) -> None:
-    """Every page of the site is in the folder, as Markdown, with its pictures."""
+    """Write all pages of the site to the folder, as Markdown, with their images."""
     site = {page: name_on_site(page) for page in sorted(ROOT.glob("docs/**/*.md"))}
-    site |= {ROOT / page: name for page, name in _BESIDE_DOCS.items() if (ROOT / page).exists()}
+    site |= {ROOT / page: name for page, name in _OUTSIDE_DOCS.items() if (ROOT / page).exists()}
     shown: dict[Path, str] = {}
     for page, name in site.items():
         _write(folder / name, adapted(page, name, site, shown))
@@ -46,13 +46,13 @@ def stage(folder: Path) -> None:
 
 
 def name_on_site(page: Path) -> str:
-    """Return the path of a page of docs on the site; the README of a folder becomes its index."""
+    """Return the path on the site of a page in docs; the README of a folder becomes its index."""
     name = page.relative_to(ROOT / "docs")
     return (name.with_name("index.md") if name.name == "README.md" else name).as_posix()
 
 
 def adapted(page: Path, name: str, site: Mapping[Path, str], shown: dict[Path, str]) -> str:
-    """Return the page's text for the site; files that it links to and that are to be shown are noted."""
+    """Return the page's text for the site; add linked files that the site must show to `shown`."""
     text = page.read_text(encoding="utf-8")
     lines = _with_wide_lists(_with_anchors(text))
     text = "\n".join(lines)
@@ -63,7 +63,7 @@ def adapted(page: Path, name: str, site: Mapping[Path, str], shown: dict[Path, s
 
 
 def _with_anchors(text: str) -> list[str]:
-    """Return the lines, each heading with the anchor by which pages link to it."""
+    """Return the lines, in which each heading has the anchor that links use."""
     lines = text.split("\n")
     for line, anchor in heading_anchors(text):
         if lines[line].startswith("#"):
@@ -72,7 +72,7 @@ def _with_anchors(text: str) -> list[str]:
 
 
 def _with_wide_lists(lines: list[str]) -> list[str]:
-    """Return the lines with the insides of lists four columns in a level, as Python-Markdown wants them."""
+    """Return the lines, in which list items are indented by four columns, as Python-Markdown requires."""
     inside = [(token, token.map) for token in tokens("\n".join(lines)) if token.map]
     shifts = dict.fromkeys(range(len(lines)), 0)
     for token, (first, end) in inside:
@@ -92,7 +92,7 @@ def _with_wide_lists(lines: list[str]) -> list[str]:
 def _place(
     page: Path, name: str, target: str, site: Mapping[Path, str], shown: dict[Path, str]
 ) -> str | None:
-    """Return where a link of the page leads on the site, or None where the site has nothing to show."""
+    """Return the target of a page's link on the site, or None if the site does not have the target."""
     path, _, anchor = target.partition("#")
     file = (page.parent / path).resolve()
     here = PurePosixPath(name).parent

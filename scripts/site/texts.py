@@ -1,4 +1,4 @@
-"""The site once more as plain text for programs: `llms.txt`, `llms-full.txt`, each page's Markdown."""
+"""The site as plain text for programs: `llms.txt`, `llms-full.txt`, and the Markdown of each page."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from scripts.site.navigation import places
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 _ANCHOR = re.compile(r" \{#[^}\n]+\}$", re.MULTILINE)
-_APART = ("Reference", "Project")  # sections of which the full text has the titles alone: they are long
+_APART = ("Reference", "Project")  # long sections, which llms-full.txt leaves out
 
 
 def write(staged: Path, site: Path, configuration: str) -> None:
-    """Beside each page lies its Markdown; `llms.txt` lists the contents, `llms-full.txt` holds them."""
+    """Write the Markdown of each page next to it, `llms.txt` with the contents, and `llms-full.txt`."""
     project = tomllib.loads(configuration)["project"]
     for page in staged.rglob("*.md"):
-        beside = site / page.relative_to(staged)
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(page, beside)
+        target = site / page.relative_to(staged)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(page, target)
     head = f"# {project['site_name']}\n\n> {project['site_description']}\n"
     lines, whole = [head], [head]
     for section, inside in groupby(places(configuration), key=lambda place: place.section):
@@ -36,12 +36,12 @@ def write(staged: Path, site: Path, configuration: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Return a page without what is for the site's builder alone."""
+    """Return a page without the parts that only the site's builder uses."""
     return _ANCHOR.sub("", _FRONT_MATTER.sub("", text))
 
 
 def lead(text: str) -> str:
-    """Return the first sentence below the title."""
+    """Return the first sentence after the title."""
     paragraphs = [part.strip() for part in text.split("\n\n")[1:]]
     first = next((part for part in paragraphs if part and part[0] not in "#`<|!-"), "")
     sentence = re.split(r"(?<=[.:])\s", " ".join(first.split()), maxsplit=1)[0]

@@ -46,7 +46,7 @@ def test_value_of_a_removed_key_raises_an_error():
     waiting = BINDER.encode_text(("4111 1111", 995), {}, EncryptedSerializer([OLD]))
 
     with pytest.raises(
-        ArgumentError, match="cannot be decrypted: its key is missing here, or it was changed"
+        ArgumentError, match="cannot be decrypted, because its key is missing or the string was changed"
     ):
         BINDER.decode_text(waiting, EncryptedSerializer([NEW]))
 

@@ -126,7 +126,7 @@ def test_reference_contains_signature_errors_and_async_twin(reference):
         in told
     )
     assert "- [`JobConflict`](errors.md#JobConflict): " in told
-    assert "`arequeue` is its async twin." in told
+    assert "`arequeue` is the async variant." in told
     assert "## `fire.queues` {#fire.queues}" in page
     assert "_Anything" not in page
 
