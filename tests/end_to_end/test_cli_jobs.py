@@ -374,7 +374,7 @@ def test_show_in_json_contains_all_details(command, app):
 
 def test_arguments_that_are_not_json_stay_strings():
     """Data of another serializer, or with a number that JSON does not support, is returned unparsed."""
-    from firelock.cli.answers import json_text
+    from firelock.cli.json_output import json_text
 
     assert json_text('{"x":NaN}', "json") == '{"x":NaN}'
     assert json_text("[" * 100_000, "json") == "[" * 100_000

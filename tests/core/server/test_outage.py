@@ -21,7 +21,7 @@ def test_outage_is_reported_every_five_minutes():
 
     reports = []
     for _ in range(130):
-        reports.append(outage.met())
+        reports.append(outage.note_failure())
         clock.now += 5.0
 
     assert REPORT_INTERVAL == 300.0
@@ -33,12 +33,12 @@ def test_next_outage_is_reported_separately():
     clock = Clock()
     outage = Outage(clock)
 
-    outage.met()
+    outage.note_failure()
     clock.now += 299.0
     first = outage.end()
     clock.now += 1_000.0
-    begins = outage.met()
+    begins = outage.note_failure()
     clock.now += 299.0
 
-    assert (299.0, None, None, 299.0) == (first, begins, outage.met(), outage.end())
+    assert (299.0, None, None, 299.0) == (first, begins, outage.note_failure(), outage.end())
     assert outage.end() == 0.0

@@ -271,7 +271,7 @@ def test_outage_reported_by_the_dispatcher_delays_reaping(seldom):
     seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
     reaped = len(seldom.storage.called["orphans"])
 
-    seldom.upkeep.contact(is_there=False)
+    seldom.upkeep.contact(is_available=False)
     for _ in range(3):
         seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
 
@@ -367,10 +367,10 @@ def test_task_can_set_the_retention_of_its_succeeded_jobs(keep, days):
         assert [days, 2, 1] == [(one.expires_at - one.ended_at) / (86_400 * SECOND) for one in kept.values()]
         storage.clock_offset = kept[done].expires_at - storage.clock() - 1
         storage.prune(10)
-        is_there = storage.get([done.id]) != [None]
+        is_available = storage.get([done.id]) != [None]
         storage.clock_offset += 1
         storage.prune(10)
-        assert (True, [None]) == (is_there, storage.get([done.id]))
+        assert (True, [None]) == (is_available, storage.get([done.id]))
 
 
 def test_release_by_the_dispatcher_is_repeated(seldom):

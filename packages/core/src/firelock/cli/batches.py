@@ -93,7 +93,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     if outer:
         rows = [[*row, outer.get(batch.id, "")] for row, (batch, _) in zip(rows, pairs, strict=True)]
     screen.listing(
-        "batches", (_answer(batch.record(), counts) for batch, counts in pairs),
+        "batches", (_json(batch.record(), counts) for batch, counts in pairs),
         (*_COLUMNS, _WITHIN_COLUMN) if outer else _COLUMNS, rows,
         empty="No batches found.", cursor=page.cursor,
     )  # fmt: skip
@@ -129,7 +129,7 @@ def _state(record: JobRecord) -> Cell:
     return Cell("open", "magenta") if record.state is State.AWAITING else state_cell(record.state)
 
 
-def _answer(record: JobRecord, counts: BatchCounts) -> dict[str, object]:
+def _json(record: JobRecord, counts: BatchCounts) -> dict[str, object]:
     relations = record.relations
     name = "" if relations is None or relations.batch is None else relations.batch.name
     return {
@@ -148,7 +148,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     record = batch.record()
     if screen.is_json:
         screen.json({
-            **_answer(record, counts), "within": _within_answer(within),
+            **_json(record, counts), "within": _within_json(within),
             "failed_members": [job.id for job in failed],
         })  # fmt: skip
         return
@@ -175,7 +175,7 @@ def _failed_members(batch: Batch) -> JobPage:
     return page
 
 
-def _within_answer(within: DeepBatchCounts | None) -> dict[str, object] | None:
+def _within_json(within: DeepBatchCounts | None) -> dict[str, object] | None:
     return None if within is None else {**attrs.asdict(within), "progress": round(within.progress, 6)}
 
 

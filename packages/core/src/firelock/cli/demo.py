@@ -25,9 +25,9 @@ import attrs
 
 from firelock.app import Firelock
 from firelock.cli import demo_shop as shop
-from firelock.cli.answers import job_answer
 from firelock.cli.called import as_called, program_of_shell
 from firelock.cli.commands import Exit, Problem, describe, seconds_between
+from firelock.cli.json_output import job_json
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, visible
 from firelock.errors import UnknownScheme
 from firelock.model.job import HistoryEntry, JobRecord, LogLine, Progress
@@ -463,7 +463,7 @@ class Story:
     def read(self, *, is_last: bool = False) -> Moment:
         """Return the current moment; its events are those since the previous one."""
         records = self._storage.find(JobFilter(), limit=_MOST, oldest_first=True).jobs
-        events = [event for record in records for event in self._news_of(record)]
+        events = [event for record in records for event in self._events_of(record)]
         events = _merged(sorted(events, key=lambda event: event.seconds))
         self.records = {record.id: record for record in records}
         running = [record for record in records if record.state is State.PROCESSING]
@@ -478,7 +478,7 @@ class Story:
             is_last,
         )
 
-    def _news_of(self, record: JobRecord) -> list[Happened]:
+    def _events_of(self, record: JobRecord) -> list[Happened]:
         if self.records.get(record.id) == record and record.state is not State.PROCESSING:
             return []
         steps = self._storage.history(record.id).entries
@@ -541,7 +541,7 @@ def _run_story(story: Story, place: Place, screen: Screen, server: subprocess.Po
     if server.poll() is not None:
         raise _died(server)
     if screen.is_json:
-        screen.json(_answer(story, place))
+        screen.json(_json(story, place))
     else:
         _conclude(screen, story, place)
 
@@ -712,7 +712,7 @@ def _conclude(screen: Screen, story: Story, place: Place) -> None:
     ], indent=2)  # fmt: skip
 
 
-def _answer(story: Story, place: Place) -> dict[str, object]:
+def _json(story: Story, place: Place) -> dict[str, object]:
     return {
         "file": str(place.file) if place.is_kept and not place.given else None,
         "storage": str(place) if place.given else None,
@@ -720,5 +720,5 @@ def _answer(story: Story, place: Place) -> dict[str, object]:
             {"kind": act.kind, "task": act.task, "jobs": [record.id for record in story.jobs_of(act)]}
             for act in story.acts
         ],
-        "jobs": [job_answer(record) for record in story.records.values()],
+        "jobs": [job_json(record) for record in story.records.values()],
     }

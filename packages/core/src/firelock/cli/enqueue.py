@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from firelock.cli.answers import job_answer
 from firelock.cli.commands import Exit, Problem, describe, record_change
+from firelock.cli.json_output import job_json
 from firelock.cli.screen import Screen
 from firelock.cli.source import connected
 from firelock.errors import UnknownTask
@@ -121,7 +121,7 @@ def _enqueue(options: argparse.Namespace, screen: Screen) -> int:
         if job.is_new:
             record_change(app, "task.run", record.task, job=record.id)
     if screen.is_json:
-        screen.json({**job_answer(record), "is_new": job.is_new})
+        screen.json({**job_json(record), "is_new": job.is_new})
     else:
         screen.line(record.id)
         if not job.is_new:

@@ -65,7 +65,7 @@ def _steps(options: argparse.Namespace, screen: Screen) -> None:
         steps = app.jobs.get(options.id).steps()
         now = app.client.clock.now()
     screen.listing(
-        "steps", map(_answer, steps), _COLUMNS, [_row(step, now) for step in steps],
+        "steps", map(_json, steps), _COLUMNS, [_row(step, now) for step in steps],
         empty="The job has no stored steps.",
     )  # fmt: skip
 
@@ -94,7 +94,7 @@ def micros_of(step: Step) -> int:
     return 0 if step.took is None else int(step.took.total_seconds() * 1_000_000)
 
 
-def _answer(step: Step) -> dict[str, object]:
+def _json(step: Step) -> dict[str, object]:
     return {
         "name": step.name, "kind": step.kind, "is_done": step.is_done, "at": isoformat(micros(step.at)),
         "took_seconds": None if step.took is None else step.took.total_seconds(), "attempt": step.attempt,

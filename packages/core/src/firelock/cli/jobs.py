@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.cli.answers import answer_of, job_answer, shown_arguments
 from firelock.cli.commands import (
     Exit,
     Problem,
@@ -24,6 +23,7 @@ from firelock.cli.commands import (
     whole,
 )
 from firelock.cli.job_steps import add_step_commands
+from firelock.cli.json_output import job_json, json_value, shown_arguments
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell, visible_lines
 from firelock.cli.source import connected
 from firelock.errors import StorageError
@@ -166,7 +166,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
         )  # fmt: skip
     records = [job.record() for job in page.jobs]
     screen.listing(
-        "jobs", map(job_answer, records), _COLUMNS, (_row(record, now) for record in records),
+        "jobs", map(job_json, records), _COLUMNS, (_row(record, now) for record in records),
         empty="No jobs match.", cursor=page.cursor,
     )  # fmt: skip
     if page.cursor is not None and not screen.is_json:
@@ -235,9 +235,10 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
         log = storage.read_log(job.id, limit=_LOG_LINES)
     if screen.is_json:
         screen.json({
-            **job_answer(job.record()),
-            "history": answer_of(history.entries), "errors": answer_of(history.errors), "log": answer_of(log),
-            "progress": answer_of(progress), "continuations": [child.id for child in children],
+            **job_json(job.record()),
+            "history": json_value(history.entries), "errors": json_value(history.errors),
+            "log": json_value(log), "progress": json_value(progress),
+            "continuations": [child.id for child in children],
             "waits_for": job.waits_for,
         })  # fmt: skip
         return
@@ -648,7 +649,11 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--recurring", metavar="ID", help="recurring job that created the job")
     group.add_argument("--fingerprint", metavar="TEXT", help="fingerprint of the job's last error")
     times = "ISO 8601 (UTC unless it has an offset), or a duration before now: 30m, 2h, 7d"
-    group.add_argument("--since", metavar="TIME", help=f"earliest time of the jobs' last change, or of their creation without --state: {times}")
+    group.add_argument(
+        "--since",
+        metavar="TIME",
+        help=f"earliest time of the jobs' last change, or of their creation without --state: {times}",
+    )
     group.add_argument("--until", metavar="TIME", help="end of the period, excluded; as for --since")
 
 

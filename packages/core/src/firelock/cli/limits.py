@@ -164,10 +164,10 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     alone = [one for one in alone if one.name > options.after]
     cursor = None if is_last else keys[-1].key
     screen.listing(
-        "limits", map(_answer, keys), _COLUMNS,
+        "limits", map(_json, keys), _COLUMNS,
         [*(_row(view, now) for view in keys), *map(_name_row, alone)],
         empty="No limit is declared or set, and no job needs one.",
-        names=list(map(_name_answer, alone)), cursor=cursor,
+        names=list(map(_name_json, alone)), cursor=cursor,
     )  # fmt: skip
     if cursor is not None and not screen.is_json:
         screen.note(f"There may be more keys; use --after {cursor!r} for the next page.")
@@ -220,7 +220,7 @@ def _numbers(numbers: LimitNumbers | None) -> dict[str, object] | None:
     }  # fmt: skip
 
 
-def _name_answer(one: LimitName) -> dict[str, object]:
+def _name_json(one: LimitName) -> dict[str, object]:
     return {
         "name": one.name, "template": one.template, "numbers": _numbers(one.numbers),
         "code": _numbers(one.code), "source": str(one.source), "is_paused": one.is_paused, "note": one.note,
@@ -228,9 +228,9 @@ def _name_answer(one: LimitName) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _answer(view: LimitView) -> dict[str, object]:
+def _json(view: LimitView) -> dict[str, object]:
     return {
-        "key": view.key, **_name_answer(view), "is_own": view.is_own, "running": view.running,
+        "key": view.key, **_name_json(view), "is_own": view.is_own, "running": view.running,
         "holders": list(view.holders), "waiting": view.waiting, "opens_at": _iso(view.opens_at),
         "state": str(view.state), "held_by": list(view.held_by),
     }  # fmt: skip
@@ -256,7 +256,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
         now = app.client.clock.now()
     if screen.is_json:
         screen.json(
-            {**_answer(view), "waiting_jobs": [_waiting_answer(one) for one in line.jobs] if line else []}
+            {**_json(view), "waiting_jobs": [_waiting_json(one) for one in line.jobs] if line else []}
         )
         return
     of_keys = view.is_name and not view.is_paused  # its keys have their own states
@@ -289,7 +289,7 @@ def _waiting_jobs(options: argparse.Namespace, screen: Screen) -> None:
         line = app.limits.line(options.key, options.after, options.limit)
         now = app.client.clock.now()
     screen.listing(
-        "jobs", map(_waiting_answer, line.jobs), _WAITING_COLUMNS,
+        "jobs", map(_waiting_json, line.jobs), _WAITING_COLUMNS,
         [_waiting_row(one, now) for one in line.jobs],
         empty="No job waits for this key.", cursor=line.after, is_cut=line.is_cut,
     )  # fmt: skip
@@ -318,7 +318,7 @@ def _starts(one: WaitingJob, now: int) -> str:
     return age(micros(one.starts_at), now) if one.waits and one.starts_at is not None else ""
 
 
-def _waiting_answer(one: WaitingJob) -> dict[str, object]:
+def _waiting_json(one: WaitingJob) -> dict[str, object]:
     held_by = [
         {
             "key": wait.key, "is_paused": wait.is_paused, "is_full": wait.is_full, "running": wait.running,
@@ -377,7 +377,7 @@ def _set(options: argparse.Namespace, screen: Screen) -> None:
         view = app.limits.set(options.name, **changes, by=user_name(), origin=ORIGIN)
         _note_unknown(app, [view], screen)
     if screen.is_json:
-        screen.json(_answer(view))
+        screen.json(_json(view))
     else:
         screen.line(options.name, "  ", Cell(view.words, "green"))
 

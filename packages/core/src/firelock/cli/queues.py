@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from firelock.cli.answers import answer_of
 from firelock.cli.commands import add_command, add_group, record_change, user_name
+from firelock.cli.json_output import json_value
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 
@@ -41,7 +41,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         queues = app.queues.list()
     screen.listing(
-        "queues", map(answer_of, queues), _COLUMNS, map(_row, queues),
+        "queues", map(json_value, queues), _COLUMNS, map(_row, queues),
         empty="No queues exist yet; the first job creates one.",
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from firelock.cli.answers import recurring_answer
 from firelock.cli.commands import add_command, add_group, record_change, whole
+from firelock.cli.json_output import recurring_json
 from firelock.cli.screen import Cell, Column, Piece, Screen
 from firelock.cli.source import connected
 from firelock.errors import ScheduleError
@@ -79,7 +79,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
         now = app.client.clock.now()
         definitions = list(all_recurring(app))
     screen.listing(
-        "recurring", (recurring_answer(one.record) for one in definitions),
+        "recurring", (recurring_json(one.record) for one in definitions),
         _COLUMNS, (_row(one, now) for one in definitions), empty="No recurring jobs exist.",
     )  # fmt: skip
 

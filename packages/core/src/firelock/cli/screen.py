@@ -81,12 +81,12 @@ class Screen:
         self._out.write(json.dumps(answer, indent=2) + "\n")
 
     def listing(
-        self, name: str, answers: Iterable[object], columns: Sequence[Column],
+        self, name: str, values: Iterable[object], columns: Sequence[Column],
         rows: Iterable[Sequence[Piece]], *, empty: str, **more: object,
     ) -> None:  # fmt: skip
-        """Write the answers as JSON under this name, or the rows as a table, or `empty` if none exist."""
+        """Write the values as JSON under this name, or the rows as a table, or `empty` if none exist."""
         if self.is_json:
-            self.json({name: list(answers), **more})
+            self.json({name: list(values), **more})
         elif shown := list(rows):
             self.table(columns, shown)
         else:

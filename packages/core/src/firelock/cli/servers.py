@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from firelock.cli.answers import server_answer
 from firelock.cli.called import as_called
 from firelock.cli.commands import Problem, add_command, add_group, describe, record_change, whole
 from firelock.cli.health import add_probe_options, probe_place
+from firelock.cli.json_output import server_json
 from firelock.cli.screen import Cell, Column, Piece, Screen, visible
 from firelock.cli.source import app_spec, connected, project_table, table_in_environment
 from firelock.control.servers import is_leaving
@@ -156,7 +156,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
         now = app.client.clock.now()
         servers = app.servers.list()
     screen.listing(
-        "servers", (server_answer(server, now) for server in servers),
+        "servers", (server_json(server, now) for server in servers),
         _COLUMNS, (_row(server, now) for server in servers),
         empty=as_called("No server has run within a day; start one: firelock server app:fire"),
     )  # fmt: skip

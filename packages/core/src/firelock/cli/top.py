@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from firelock.cli.answers import answer_of, job_answer, server_answer
 from firelock.cli.called import as_called
 from firelock.cli.commands import Exit, describe, record_change, seconds_between, user_name
+from firelock.cli.json_output import job_json, json_value, server_json
 from firelock.cli.screen import STATE_STYLES, Cell, Column, Piece, Screen, width
 from firelock.cli.source import connected
 from firelock.errors import FirelockError
@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _watch(options: argparse.Namespace, screen: Screen) -> int:
     with connected(options) as app:
         if screen.is_json:
-            screen.json(_answer(read_snapshot(app)))
+            screen.json(_json(read_snapshot(app)))
         elif options.once or not screen.is_terminal:
             _show(read_snapshot(app), screen)
         else:
@@ -127,7 +127,7 @@ def read_snapshot(app: Firelock) -> Snapshot:
     )  # fmt: skip
 
 
-def _answer(seen: Snapshot) -> dict[str, object]:
+def _json(seen: Snapshot) -> dict[str, object]:
     return {
         "at": isoformat(seen.now),
         "states": {str(state): count for state, count in seen.states.items()},
@@ -140,14 +140,14 @@ def _answer(seen: Snapshot) -> dict[str, object]:
             }
             for queue in seen.queues
         ],
-        "servers": [server_answer(server, seen.now) for server in seen.servers],
-        "running": [job_answer(job) for job in seen.running],
-        "failed": [job_answer(job) for job in seen.failed],
+        "servers": [server_json(server, seen.now) for server in seen.servers],
+        "running": [job_json(job) for job in seen.running],
+        "failed": [job_json(job) for job in seen.failed],
     }
 
 
 def _fields(queue: QueueView) -> dict[str, object]:
-    answer = answer_of(queue)
+    answer = json_value(queue)
     assert isinstance(answer, dict)  # noqa: S101 - an attrs value always is
     return answer
 

@@ -678,12 +678,13 @@ def _check_long_waits(readings: Readings) -> Iterator[Finding]:
         if since is None or not is_long or queue.is_paused or not readings.listening(queue.name):
             continue
         held = readings.held.get(queue.name)
-        that, behind = ("", "") if held is None else (
+        that, held_up = ("", "") if held is None else (
             " that no limit holds", f"; limits hold {held.count} before it",
         )  # fmt: skip
         yield Finding(
             WARNING, "long_wait",
-            f"The first job of queue {queue.name}{that} has waited for {span(readings.now - since)}{behind}.",
+            f"The first job of queue {queue.name}{that} has waited for {span(readings.now - since)}"
+            f"{held_up}.",
             "Add workers for the queue, or find slow jobs: firelock top", f"queue {queue.name}",
             {"queue": queue.name, "count": queue.enqueued, "seconds": (readings.now - since) // _MICROS,
              "held": 0 if held is None else held.count,

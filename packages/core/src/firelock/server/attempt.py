@@ -434,13 +434,13 @@ class JobRunner:
     def _unreadable(
         self, job: ClaimedJob, holder: ClaimHolder, error: Exception, part: str = "arguments"
     ) -> EndedRun:
-        at, told = self._runtime.clock.now(), describe_failure(error)
+        at, info = self._runtime.clock.now(), describe_failure(error)
         expires_at = self._runtime.client.retention.until(State.FAILED, at)
         ended = EndedRun(
-            job, lifecycle.undecodable(job, holder, at=at, error=told, expires_at=expires_at, what=part)
+            job, lifecycle.undecodable(job, holder, at=at, error=info, expires_at=expires_at, what=part)
         )
         # Without the error's message, which might contain arguments: more people read the log than the jobs.
-        what = f"its {part.removeprefix('its ')} cannot be read ({told.type}); see its history for the reason"
+        what = f"its {part.removeprefix('its ')} cannot be read ({info.type}); see its history for the reason"
         self._report(ended, what, ArgumentError(what))
         return ended
 
@@ -730,11 +730,11 @@ class JobRunner:
         if isinstance(error, RateLimited):
             return self._rate_limited(run, error)
         at = self._runtime.clock.now()
-        decision, whose = self._decide(run, error)
+        decision, author = self._decide(run, error)
         ended = self._ended(run, self._transition_of(run, error, decision, at))
         what = describe_error(error)
-        if whose and decision.reason and ended.transition.reason == decision.reason:
-            what = f"{what}; {whose} decided: {shorten(' '.join(decision.reason.split()), 200)}"
+        if author and decision.reason and ended.transition.reason == decision.reason:
+            what = f"{what}; {author} decided: {shorten(' '.join(decision.reason.split()), 200)}"
         if run.cancelled is CancelKind.LOST or run.is_stuck:  # it may be refused; then it did not fail
             ended.log_failure = lambda: self._report(ended, what, error)
         else:
@@ -769,7 +769,7 @@ class JobRunner:
         If the policy returns nothing, the default policy decides. No policy is called for an error that every
         further attempt would raise as well.
         """
-        whose = ""
+        author = ""
         if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_permanently(error)):
             proposed = RetryDecision.fail()
         else:
@@ -782,19 +782,19 @@ class JobRunner:
                 )
                 answer = RetryDecision.fail("the retry policy raised an exception")
             if isinstance(answer, RetryDecision):
-                proposed, whose = answer, "" if isinstance(policy, Retry) else "the retry policy"
+                proposed, author = answer, "" if isinstance(policy, Retry) else "the retry policy"
             else:
                 proposed = Retry().decide(run.job, error)
         if self._runtime.plugins.has_retry_decision:
             found = self._runtime.plugins.retry_decision(run.context, run.info, error, proposed)
             if found is not None and found[1] != proposed:
                 return found[1], f"plugin {found[0]!r}"
-        return proposed, whose
+        return proposed, author
 
     def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
         """Return the transition that ends a failed run as decided."""
         info = describe_failure(error)
-        told = decision.reason or f"{info.type}: {info.message}"[:200]
+        reason = decision.reason or f"{info.type}: {info.message}"[:200]
         wait = span_micros(decision.after) if decision.after is not None else 0
         job, holder, started_at = run.job, run.holder, run.started_at
         if decision.kind is DecisionKind.RETRY:
@@ -803,11 +803,13 @@ class JobRunner:
                 job, holder, at=at, started_at=started_at, wait=wait, reason=reason, error=info
             )
         if decision.kind is DecisionKind.SNOOZE:
-            return lifecycle.snoozed(job, holder, at=at, started_at=started_at, wait=wait, reason=told)
+            return lifecycle.snoozed(job, holder, at=at, started_at=started_at, wait=wait, reason=reason)
         is_deleted = decision.kind is DecisionKind.DELETE
         end = lifecycle.deleted_by_policy if is_deleted else lifecycle.failed
         expires_at = self._runtime.client.retention.until(State.DELETED if is_deleted else State.FAILED, at)
-        return end(job, holder, at=at, started_at=started_at, reason=told, error=info, expires_at=expires_at)
+        return end(
+            job, holder, at=at, started_at=started_at, reason=reason, error=info, expires_at=expires_at
+        )
 
     def interrupted(self, run: Run, error: BaseException) -> EndedRun:
         """Return the end of a run after an error outside of its task.
@@ -887,12 +889,12 @@ class JobRunner:
         job, transition = ended.job, ended.transition
         verb = "failed" if transition.crashes is None else "crashed"
         is_over = transition.to in {State.FAILED, State.DELETED}
-        told = f"has failed in attempt {job.attempt}"
+        outcome = f"has failed in attempt {job.attempt}"
         if transition.to is not State.FAILED:
-            told = f"{verb} in attempt {job.attempt}{_what_follows(transition)}"
+            outcome = f"{verb} in attempt {job.attempt}{_what_follows(transition)}"
         failures.log(
             logging.ERROR if is_over else logging.WARNING,
-            "Job %s of task %r %s: %s", job.id, job.task, told, what,
+            "Job %s of task %r %s: %s", job.id, job.task, outcome, what,
             exc_info=error if is_over and error.__traceback__ is not None else None,
             extra={
                 "event": f"job_{_EVENTS.get(transition.to, 'retried')}",

@@ -244,7 +244,7 @@ class Dispatcher:
         if isinstance(error, StorageUnavailable):
             seconds = random.uniform(0, seconds)  # noqa: S311 - jitter
             longest = max(longest, error.longest_pause)
-            if (lasted := self._outage.met()) is not None:
+            if (lasted := self._outage.note_failure()) is not None:
                 log.warning("Storage still unavailable after %.0f min; retrying: %s", lasted / 60, error)
             if self._is_reachable:
                 self._is_reachable = False
@@ -253,7 +253,7 @@ class Dispatcher:
                     log.warning(
                         "The storage logs each refused call, so retries are up to %g s apart.", longest
                     )
-            self._upkeep.contact(is_there=False)
+            self._upkeep.contact(is_available=False)
         else:
             log.error("Unexpected error in the dispatcher; continuing.", exc_info=error)
         self._reconciled_at = 0.0  # the reply to a claim may have been lost: reconcile as soon as possible
@@ -284,7 +284,7 @@ class Dispatcher:
         if not self._is_reachable:
             self._is_reachable = True
             log.info("Storage available again after %.0f s.", self._outage.end())
-            self._upkeep.contact(is_there=True)
+            self._upkeep.contact(is_available=True)
         if self._failing_since and (limit or reply.results):  # otherwise neither a claim nor an end was sent
             self._note_failing(0.0)
         self._pause = _FIRST_PAUSE
@@ -433,9 +433,9 @@ class Dispatcher:
         late = [] if coroutines is None else coroutines.take_back_late()
         ahead, are_too_many = self._ahead.ahead, bool(late)
         if wait and self._ahead.observe(wait):
-            behind = self._workers.threads.take_back()
-            are_too_many |= len(behind) > ahead
-            late += behind
+            waiting = self._workers.threads.take_back()
+            are_too_many |= len(waiting) > ahead
+            late += waiting
         if are_too_many:
             self._workers.separate_claims()
         self._hand_back(late, "waited too long behind others")

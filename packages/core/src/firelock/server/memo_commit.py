@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     _Waiting: TypeAlias = tuple[NewMemo, asyncio.Future[Remembered]]
 
 _MEMOS, _BYTES = 100, 1_000_000  # per round trip; a larger single request is sent as it is
-PATIENCE = 0.05  # seconds after which a waiting thread sends concurrently with others
+SENDER_WAIT = 0.05  # seconds after which a waiting thread sends concurrently with others
 
 
 @attrs.define(eq=False)
@@ -49,12 +49,12 @@ class MemoCommit:
 
     Args:
         storage: the storage of the memos.
-        patience: seconds for which a waiting thread leaves the sending to others.
+        sender_wait: seconds for which a waiting thread leaves the sending to others.
     """
 
-    def __init__(self, storage: Storage, patience: float = PATIENCE) -> None:
+    def __init__(self, storage: Storage, sender_wait: float = SENDER_WAIT) -> None:
         self._storage = storage
-        self._patience = patience
+        self._sender_wait = sender_wait
         self._lock = threading.Lock()
         self._waiting: list[_Request] = []
         self._senders = 0
@@ -104,18 +104,18 @@ class MemoCommit:
 
     def _await_answer(self, request: _Request) -> None:
         """Wait until the request has its result or must be sent alone."""
-        is_patient = True
+        may_wait = True
         while request.answer is None and not request.is_alone:
-            if some := self._taken(request, is_patient=is_patient):
+            if some := self._taken(request, may_wait=may_wait):
                 self._send(some, request)
             else:
-                is_patient = request.is_notified.wait(self._patience)
+                may_wait = request.is_notified.wait(self._sender_wait)
                 request.is_notified.clear()
 
-    def _taken(self, request: _Request, *, is_patient: bool) -> list[_Request]:
+    def _taken(self, request: _Request, *, may_wait: bool) -> list[_Request]:
         """Return the requests that the calling thread must send now, including its own; often none."""
         with self._lock:
-            if request not in self._waiting or (is_patient and self._senders):
+            if request not in self._waiting or (may_wait and self._senders):
                 return []
             some, memos, size = {request}, len(request.memos), request.size
             for one in self._waiting:

@@ -22,7 +22,7 @@ class Outage:
         self._since: float | None = None
         self._reported_at = 0.0
 
-    def met(self) -> float | None:
+    def note_failure(self) -> float | None:
         """Note that the storage is unavailable; return the seconds of the outage if a log line is due."""
         now = self._clock()
         if self._since is None:

@@ -405,10 +405,10 @@ class Supervisor:
             process.replaces = None
 
     def _begin_when_possible(
-        self, process: _KnownProcess, former: str | None, *, is_repeat: bool = False
+        self, process: _KnownProcess, previous: str | None, *, is_repeat: bool = False
     ) -> None:
         """Begin a new session of the worker process; if the storage is unreachable, try again."""
-        if process.session != former or process.popen.poll() is not None:
+        if process.session != previous or process.popen.poll() is not None:
             return
         try:
             self._begin(process)
@@ -419,9 +419,9 @@ class Supervisor:
                     process.popen.pid,
                     error,
                 )
-            self._later(lambda: self._begin_when_possible(process, former, is_repeat=True))
+            self._later(lambda: self._begin_when_possible(process, previous, is_repeat=True))
             return
-        if is_repeat and process.session != former:
+        if is_repeat and process.session != previous:
             log.info("Worker process %d has a new session.", process.popen.pid)
 
     def _replace_session(self, lost: str) -> None:

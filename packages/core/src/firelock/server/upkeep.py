@@ -229,7 +229,7 @@ class Upkeep:
         near = [_Duty("report", _REPORT, self._report), _Duty("watch", _WATCH, self._watch)]
 
         def distrust() -> None:
-            self.contact(is_there=False)
+            self.contact(is_available=False)
 
         def ignore() -> None:
             """Do nothing.
@@ -274,14 +274,14 @@ class Upkeep:
                     log.warning("The last logs or statistics were not written: %s", error)
             self._retention.hand_over()
 
-    def contact(self, *, is_there: bool) -> None:
+    def contact(self, *, is_available: bool) -> None:
         """Note whether the storage is reachable.
 
         After an outage, no session is declared dead until all servers have had a full session timeout to
         renew.
         """
         with self._trusting:
-            if not is_there:
+            if not is_available:
                 self._trusts_clock_from = float("inf")
             elif self._trusts_clock_from == float("inf"):
                 self._trusts_clock_from = self._awake() + self._runtime.settings.session_timeout
@@ -327,7 +327,7 @@ class Upkeep:
             self._distrust(check)
         first = self._runtime.storage.oldest_session()
         self._is_first = first is None or first.session.server_id == self._server.id
-        self.contact(is_there=self._context.memory.may_start())  # only a renewed server judges others
+        self.contact(is_available=self._context.memory.may_start())  # only a renewed server judges others
         if check.jumped or self._awake() < self._trusts_clock_from:
             return
         self._jumped_at = None
@@ -415,7 +415,7 @@ class Upkeep:
         if has_right is not self._had_right:
             self._had_right = has_right
             if not has_right:
-                self.contact(is_there=False)
+                self.contact(is_available=False)
                 log.warning("This server could not renew its session in time; starting no jobs until it can.")
         for run in self._workers.runs():
             completion = run.completion

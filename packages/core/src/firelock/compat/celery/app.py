@@ -44,7 +44,7 @@ from firelock.compat.celery.errors import (
     Ignore,
     MaxRetriesExceededError,
     NotMapped,
-    RetryAsked,
+    RetryRequested,
     RunsTwiceWarning,
     TaskExpired,
 )
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ASKED = "__celery_retry__"
+_REQUESTED = "__celery_retry__"
 _LOWEST, _HIGHEST = 0, 9
 _EXAMPLES: Final = "postgresql://app@db/app, sqlite:///jobs.db or redis://cache:6379/1"
 _SET_STORAGE: Final = f"Set FIRELOCK_STORAGE, for example to {_EXAMPLES}."
@@ -702,15 +702,15 @@ class CeleryTask(Refusing):
         token = running.set(request)
         try:
             result = self(*args, **kwargs)
-        except RetryAsked as asked:
-            raise _marked(asked) from asked.exc
+        except RetryRequested as retry:
+            raise _marked(retry) from retry.exc
         except self._again.not_for:
             raise
         except self._again.errors as error:
             try:
                 self.retry(exc=error, **self._again.wait(job.retries))
-            except RetryAsked as asked:
-                raise _marked(asked) from None
+            except RetryRequested as retry:
+                raise _marked(retry) from None
         finally:
             running.reset(token)
         is_ignored = self.app.conf.task_ignore_result if self.ignore_result is None else self.ignore_result
@@ -731,7 +731,7 @@ class CeleryTask(Refusing):
         """Run the job again with the same arguments. As in Celery, this method always raises an error.
 
         Raises:
-            RetryAsked: If the job runs again. Do not catch it.
+            RetryRequested: If the job runs again. Do not catch it.
             Exception: If no retry is left or no job is running, and `exc` is given: `exc` itself.
             MaxRetriesExceededError: If no retry is left, and `exc` is not given.
             NotMapped: If a call with other arguments is requested.
@@ -752,11 +752,11 @@ class CeleryTask(Refusing):
             if eta is not None:
                 due = cast("datetime", self.app._instant(eta))  # noqa: SLF001 - of the same module
                 wait = max(0.0, (due - datetime.now(UTC)).total_seconds())
-            raise RetryAsked(exc, wait)
+            raise RetryRequested(exc, wait)
         if exc is not None:
             raise exc
         if request.called_directly:
-            raise RetryAsked(None, 0)
+            raise RetryRequested(None, 0)
         raise MaxRetriesExceededError(f"Can't retry {self.name}[{request.id}]: {limit} retries were made.")
 
     def update_state(self, *, state: str | None = None, meta: Mapping[str, object] | None = None) -> None:
@@ -841,13 +841,13 @@ class _AutoRetry:
         return {**self.options, "countdown": random.uniform(0, wait) if self.jitter else wait}  # noqa: S311
 
 
-def _marked(asked: RetryAsked) -> BaseException:
+def _marked(retry: RetryRequested) -> BaseException:
     """Return the error with which the attempt ends, marked for a retry; the task's own error if possible."""
-    error = asked.exc if isinstance(asked.exc, BaseException) else asked
+    error = retry.exc if isinstance(retry.exc, BaseException) else retry
     with contextlib.suppress(AttributeError):  # raised if the class has slots
-        setattr(error, _ASKED, asked)
+        setattr(error, _REQUESTED, retry)
         return error
-    return asked
+    return retry
 
 
 @attrs.frozen
@@ -856,10 +856,14 @@ class ObeyTask:
 
     def decide(self, job: ClaimedJob, error: BaseException) -> RetryDecision:
         """Return the decision that the task requested; without a request, the error fails the job."""
-        asked = error if isinstance(error, RetryAsked) else getattr(error, "__dict__", {}).pop(_ASKED, None)
-        if asked is not None:
+        retry = (
+            error
+            if isinstance(error, RetryRequested)
+            else getattr(error, "__dict__", {}).pop(_REQUESTED, None)
+        )
+        if retry is not None:
             reason = retry_reason(job.retries + 1, None, error)
-            return RetryDecision.retry(max(0.0, float(asked.when)), reason=reason)
+            return RetryDecision.retry(max(0.0, float(retry.when)), reason=reason)
         if isinstance(error, Ignore | TaskExpired):
             return RetryDecision.delete(describe_error(error))
         return RetryDecision.fail(f"{describe_error(error)} (not retried by the task)")

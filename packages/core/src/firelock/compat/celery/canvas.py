@@ -73,7 +73,7 @@ class CelerySignature(Refusing):
         given = self.task.app.options_of(self.task.name, {**self.options, **options})
         return self.task.verbs.using(**given).call(*call.args, **call.kwargs)
 
-    def behind(self, on: str = "succeeded") -> Callable[[AsyncResult], AsyncResult]:
+    def continuation(self, on: str = "succeeded") -> Callable[[AsyncResult], AsyncResult]:
         """Return a function that stores a job that runs after another job has ended in the state `on`.
 
         A mutable signature receives the result of the other job. All errors are raised here, before the other
@@ -128,7 +128,7 @@ def links(
                 f"link_error={each} cannot receive the error as an argument; use {each.task.name}"
                 ".si(…) with the arguments that it needs, or the hook jobs_settled."
             )
-    return [each.behind(on) for each in signatures]
+    return [each.continuation(on) for each in signatures]
 
 
 def _links_of(signature: CelerySignature) -> bool:
@@ -164,7 +164,11 @@ class chain(Refusing):  # noqa: N801 - Celery's name
         the first task.
         """
         first, *rest = self.tasks
-        steps, after, failed = [each.behind() for each in rest], links(link), links(link_error, "failed")
+        steps, after, failed = (
+            [each.continuation() for each in rest],
+            links(link),
+            links(link_error, "failed"),
+        )
         results = [first.apply_async(args, **options)]
         for step in steps:
             results.append(step(results[-1]))

@@ -21,7 +21,7 @@ class CeleryError(Exception):
     """The base class of the errors below, as in Celery."""
 
 
-class RetryAsked(CeleryError):
+class RetryRequested(CeleryError):
     """A task's request for another run; programs use it by the name `Retry`."""
 
     def __init__(self, exc: BaseException | None, seconds: float) -> None:
@@ -47,4 +47,4 @@ class TaskExpired(CeleryError):
 
 
 TimeoutError = ResultTimeout  # noqa: A001 - Celery's name; the built-in one is its base
-Retry = RetryAsked
+Retry = RetryRequested

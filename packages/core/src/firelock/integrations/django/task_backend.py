@@ -188,7 +188,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
         """
         app = self.app
         known = app.registry.get(task.module_path)
-        runner = None if known is None else TaskRunner.behind(known.function)
+        runner = None if known is None else TaskRunner.of(known.function)
         if runner is not None and runner.task.func is task.func:
             runner.check_alike(task)
             return runner
@@ -276,7 +276,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
         except JobNotFound as error:
             raise TaskResultDoesNotExist(str(error)) from None
         info = app.registry.get(record.task)
-        runner = None if info is None else TaskRunner.behind(info.function)
+        runner = None if info is None else TaskRunner.of(info.function)
         if runner is None:
             raise TaskResultDoesNotExist(
                 f"Job {record.id} belongs to {record.task}, which is not a Django task declared in this "

@@ -75,7 +75,7 @@ class TaskRunner:
     positional: tuple[str, ...] = attrs.field(init=False)  # the parameters that can be positional
 
     @classmethod
-    def behind(cls, function: Callable[..., Any]) -> TaskRunner | None:
+    def of(cls, function: Callable[..., Any]) -> TaskRunner | None:
         """Return the runner that created this function; None for any other function."""
         runner = getattr(function, "firelock_runner", None)
         return runner if isinstance(runner, cls) else None

@@ -63,8 +63,8 @@ class Timetable:
             wall = self._overlap_end(here, start)
         total = 0
         for change in self._changes(start, end):
-            before, behind = self._offset(change - _SECOND), self._offset(change)
-            old, new = change.replace(tzinfo=None) + before, change.replace(tzinfo=None) + behind
+            old_offset, new_offset = self._offset(change - _SECOND), self._offset(change)
+            old, new = change.replace(tzinfo=None) + old_offset, change.replace(tzinfo=None) + new_offset
             total += self.walls.count(wall, old)
             if new > old:
                 # All times in the gap fire once, at its end, unless the schedule fires then anyway.

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from firelock.schedules.recurring_job import RecurringRecord
 
 
-def answer_of(value: object) -> object:
+def json_value(value: object) -> object:
     """Return a frozen value in a form that JSON can represent."""
     if attrs.has(type(value)):
         return _fields(value)
     if isinstance(value, StrEnum):
         return str(value)
     if isinstance(value, list | tuple):
-        return [answer_of(one) for one in value]
+        return [json_value(one) for one in value]
     if isinstance(value, datetime):
         return isoformat(micros(value))
     if isinstance(value, float) and not math.isfinite(value):
@@ -46,7 +46,7 @@ def _fields(value: object) -> dict[str, object]:
 def _field(name: str, value: object) -> object:
     if name.endswith("_at") and isinstance(value, int):
         return isoformat(value)
-    return isoformat(value) if name == "at" and isinstance(value, int) else answer_of(value)
+    return isoformat(value) if name == "at" and isinstance(value, int) else json_value(value)
 
 
 def json_text(text: str | None, serializer: str) -> object:
@@ -65,7 +65,7 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def job_answer(record: JobRecord) -> dict[str, object]:
+def job_json(record: JobRecord) -> dict[str, object]:
     """Return a job as a dictionary; arguments and result are decoded if its serializer is JSON.
 
     An argument that another job supplies is shown as the name of that job's output.
@@ -80,7 +80,7 @@ def shown_arguments(record: JobRecord) -> object:
     return arguments if record.relations is None else with_outputs(arguments, record.relations.inputs)
 
 
-def recurring_answer(record: RecurringRecord) -> dict[str, object]:
+def recurring_json(record: RecurringRecord) -> dict[str, object]:
     """Return a recurring definition as a dictionary, with its schedule and arguments decoded."""
     arguments = json_text(record.arguments, record.serializer)
     return {
@@ -94,10 +94,10 @@ def _fields_with_meta(record: JobRecord | RecurringRecord) -> dict[str, object]:
     fields = _fields(record)
     del fields["meta_json"], fields["admission_json"]
     admission = None if record.admission_json is None else read_admission(record.admission_json)
-    return {**fields, "meta": dict(read_meta(record.meta_json)), "admission": _admission_answer(admission)}
+    return {**fields, "meta": dict(read_meta(record.meta_json)), "admission": _admission_json(admission)}
 
 
-def _admission_answer(admission: Admission | None) -> dict[str, object] | None:
+def _admission_json(admission: Admission | None) -> dict[str, object] | None:
     """Return the limits, unique key and start deadline of a job.
 
     Durations are in seconds; the unique key does not contain its task's name.
@@ -110,7 +110,7 @@ def _admission_answer(admission: Admission | None) -> dict[str, object] | None:
         for name in ("at_least", "wait", "max_wait"):
             unique[f"{name}_seconds"] = _seconds(unique.pop(name))
     return {
-        "limits": answer_of(admission.limits), "unique": unique,
+        "limits": json_value(admission.limits), "unique": unique,
         "start_before": isoformat(admission.start_before),
         "start_within_seconds": _seconds(admission.start_within),
     }  # fmt: skip
@@ -120,12 +120,12 @@ def _seconds(duration: object) -> float | None:
     return duration / SECOND if isinstance(duration, int) else None
 
 
-def server_answer(server: ServerView, now: int) -> dict[str, object]:
+def server_json(server: ServerView, now: int) -> dict[str, object]:
     """Return a server as a dictionary, with the sessions of its worker processes."""
     return {
         **{name: getattr(server, name) for name in ("id", "name", "host", "queues", "workers", "busy")},
         "is_alive": server.is_alive and any(session.expires_at > now for session in server.sessions),
         "is_lost": server.is_lost,
         "started_at": isoformat(min(session.session.started_at for session in server.sessions)),
-        "sessions": answer_of(server.sessions),
+        "sessions": json_value(server.sessions),
     }
