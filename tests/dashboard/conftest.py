@@ -8,7 +8,7 @@ import pytest
 
 from firelock import Firelock
 from firelock_dashboard import Dashboard
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.hostile_texts import HOSTILE
 
 

@@ -80,7 +80,7 @@ def claim(fire, limit=100, queues=None):
     return storage.claim(ClaimRequest(queues, limit, SESSION, storage.clock())).jobs
 
 
-def end(fire, job, to=State.SUCCEEDED, **said):
+def end(fire, job, to=State.SUCCEEDED, **fields):
     """End a claimed job in this state, or suspend it."""
     storage = fire.storage
     (answer,) = storage.apply(
@@ -88,7 +88,7 @@ def end(fire, job, to=State.SUCCEEDED, **said):
             Transition(
                 job.id, frozenset({State.PROCESSING}), SESSION, job.fence, to, storage.clock(),
                 attempt=job.attempt, claimed_at=job.claimed_at, started_at=job.claimed_at,
-                server="here:1", **said,
+                server="here:1", **fields,
             )
         ]
     )  # fmt: skip

@@ -11,7 +11,7 @@ import attrs
 from werkzeug.test import Client
 
 from firelock_dashboard import Dashboard, dashboard_urls
-from tests.dashboard.asking import FORM, Answer, Browser
+from tests.dashboard.browser import FORM, Answer, Browser
 from tests.django_process import configure_django
 
 
@@ -127,16 +127,16 @@ class WsgiVisitor:
         self.cookies = SimpleCookie()
 
     def get(self, address, *, only_start=False):
-        return self._ask("GET", address)
+        return self._send("GET", address)
 
     def post(self, address, form, *, headers=None):
         own = {"Content-Type": FORM, "Sec-Fetch-Site": "same-origin", **(headers or {})}
-        return self._ask("POST", address, headers=own, data=urlencode(form, doseq=True))
+        return self._send("POST", address, headers=own, data=urlencode(form, doseq=True))
 
     def close(self):
         pass
 
-    def _ask(self, method, address, **sent):
+    def _send(self, method, address, **sent):
         assert address.startswith(self.place.outside), f"{address} leads out of {self.place.outside}"
         path, _, query = address[len(self.place.outside) :].partition("?")
         cookies = "; ".join(f"{name}={one.value}" for name, one in self.cookies.items())

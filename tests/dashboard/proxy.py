@@ -12,7 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import uvicorn
 
-from tests.dashboard.asking import FORM, Answer
+from tests.dashboard.browser import FORM, Answer
 
 HOST = "127.0.0.1"
 OUTSIDE = "jobs.example.com"  # the proxy's host name in visitors' requests
@@ -99,7 +99,7 @@ def silent_proxy(upstream):
         loop.close()
 
 
-def asked(port, method, path, headers=(), form=()):
+def fetch(port, method, path, headers=(), form=()):
     """Send a request as a remote browser does, with the proxy's host name."""
     connection = http.client.HTTPConnection(HOST, port, timeout=_DEADLINE)
     sent = {"Host": OUTSIDE, **dict(headers)}

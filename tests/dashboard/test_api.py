@@ -15,7 +15,7 @@ from firelock_dashboard.app import TABLE
 from firelock_dashboard.security.redaction import MASK
 from tests.core.fakes import Worker
 from tests.dashboard import worker as dashboard_worker
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def test_json_bodies_are_read_like_forms(client, fire, send):
 
     own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
     body = json.dumps({"id": [job.id]}).encode()
-    answer = client.ask("POST", "/api/jobs/delete", headers=own, body=body)
-    nested = client.ask("POST", "/api/jobs/delete", headers=own, body=b'{"id": {"of": 1}}')
+    answer = client.request("POST", "/api/jobs/delete", headers=own, body=body)
+    nested = client.request("POST", "/api/jobs/delete", headers=own, body=b'{"id": {"of": 1}}')
 
     assert 1 == answer.json()["changed"]
     assert 400 == nested.status

@@ -22,7 +22,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from firelock_dashboard.security.links import COOKIE, Links
-from tests.dashboard.asking import FORM, Browser
+from tests.dashboard.browser import FORM, Browser
 from tests.dashboard.hosts import Place, WsgiVisitor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -320,7 +320,7 @@ def test_fastapi_example_requires_credentials(example):
     shop = example("dashboard_fastapi")
     browser = Browser(shop.app)
 
-    bought = browser.ask("POST", "/orders/7", headers={"accept": "application/json"})
+    bought = browser.request("POST", "/orders/7", headers={"accept": "application/json"})
     stranger = browser.get("/jobs/queues")
     program = browser.get("/jobs/api/jobs", headers={"authorization": "Bearer only-for-this-example"})
     browser.close()

@@ -80,7 +80,7 @@ class Worker:
             )
         )
 
-    def say(self, job, *texts, level="info", done=None):
+    def log(self, job, *texts, level="info", done=None):
         now = self.storage.clock()
         lines = [LogLine(0, now, level, text, job.attempt) for text in texts]
         progress = {} if done is None else {job.id: Progress(done, 10.0, now + 2_000_000, "half way")}

@@ -22,7 +22,7 @@ from firelock.server.supervisor import EXIT_USAGE, exit_code_of
 from firelock.testing.movable_clock import movable
 from firelock_dashboard import Dashboard
 from tests.core.fakes import until
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.ports import HOST, free_port
 from tests.repository.sources import ROOT
 

@@ -15,7 +15,7 @@ from firelock.testing.movable_clock import movable
 from firelock_dashboard import Dashboard, Permission, any_of, basic_auth, bearer_tokens, hash_password
 from firelock_dashboard.stats.scale import wanted_workers
 from tests.core.fakes import FailingStorage
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.worker import Worker
 
 SECOND = 1_000_000

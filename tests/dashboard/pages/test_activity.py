@@ -12,7 +12,7 @@ from firelock import State
 from firelock.storage import JobFilter
 from firelock_dashboard import Dashboard
 from firelock_dashboard.security.redaction import MASK
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.flows import claim, end, remember
 from tests.dashboard.hostile_texts import assert_literal
 from tests.dashboard.worker import Worker

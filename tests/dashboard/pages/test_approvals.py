@@ -13,7 +13,7 @@ from firelock.flows.approval import ApprovalLink, make_link
 from firelock.storage import MemoKind, State
 from firelock_dashboard import Dashboard
 from firelock_dashboard.security.permissions import LEVELS, Access
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.flows import claim, end, remember
 
 CHOICES = {"Approve": "true", "Refuse": "false"}
@@ -120,7 +120,7 @@ def test_approval_link_can_be_pasted_without_javascript(fire, job, stranger):
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/approval", "/approval/{token}"])
 def test_request_by_a_mail_scanner_sends_no_answer(fire, job, stranger, method, path):
-    assert stranger.ask(method, path.format(token=token_of(fire, job))).status == 200
+    assert stranger.request(method, path.format(token=token_of(fire, job))).status == 200
     assert answer_of(fire, job) is None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from firelock.storage import Edge, ErrorInfo, FoundJobs, Input, State
 from firelock_dashboard import Access, Dashboard, Permission
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.flows import add, claim, end, new_batch, remember
 
 

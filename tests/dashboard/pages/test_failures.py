@@ -15,7 +15,7 @@ from firelock.storage import JobFilter
 from firelock_dashboard import Dashboard
 from firelock_dashboard.stats.causes import HOURS, KEPT, Cause, Causes, Mute, strips
 from tests.core.fakes import Worker
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.flows import claim, end
 
 

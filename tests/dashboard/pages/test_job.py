@@ -21,7 +21,7 @@ from firelock_dashboard.pages.tracebacks import markdown, read_traceback
 from firelock_dashboard.security.redaction import MASK
 from firelock_dashboard.web.payloads import call_of, literal, pieces, summary, tree
 from tests.core import fakes
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.hostile_texts import assert_literal
 from tests.dashboard.worker import TRACE, Worker, failure, job_in
 
@@ -157,7 +157,7 @@ def test_deleted_job_that_still_runs_has_a_warning(client, fire, send, seconds, 
     worker = Worker(fire)
     job = send.enqueue(1)
     claimed = worker.claim()
-    worker.say(claimed, "before")
+    worker.log(claimed, "before")
     job.delete()
     if seconds is not None:
         at = fire.storage.clock() + seconds * 1_000_000
@@ -250,7 +250,7 @@ def test_stopped_run_shows_its_last_activity_instead_of_an_end(client, fire, sen
     fire.storage.clock_offset += 250_000_000
     job.delete()
     fire.storage.clock_offset += 380_000_000
-    worker.say(claimed, "page 40 of 40")
+    worker.log(claimed, "page 40 of 40")
     now = fire.storage.clock()
     fire.storage.apply(
         [
@@ -301,9 +301,9 @@ def test_log_shows_the_date_when_it_changes(client, fire, send):
     """Log lines contain only the time of day, so the day is shown before the first line of each day."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     claimed = worker.claim()
-    worker.say(claimed, "one", "two")
+    worker.log(claimed, "one", "two")
     fire.storage.clock_offset += 86_400_000_000
-    worker.say(claimed, "three")
+    worker.log(claimed, "three")
 
     days = re.findall(r'data-day="([^"]+)".*?class="message">([^<]+)', client.get(f"/jobs/{job.id}").text)
 
@@ -497,11 +497,11 @@ def test_log_is_continued_after_a_line_number(client, fire, send):
     job = send.enqueue(1)
     worker = Worker(fire)
     claimed = worker.claim()
-    worker.say(claimed, "one", "two")
+    worker.log(claimed, "one", "two")
 
     assert re.findall(r'class="message">(\w+)<', client.get(f"/jobs/{job.id}").text) == ["one", "two"]
     last = re.findall(r'data-number="(\d+)"', client.part(f"/jobs/{job.id}", "log").text)[-1]
-    worker.say(claimed, "three")
+    worker.log(claimed, "three")
     assert ["three"] == re.findall(
         r'class="message">(\w+)<', client.part(f"/jobs/{job.id}?after={last}", "log").text
     )
@@ -512,7 +512,7 @@ def test_log_is_downloaded_as_text(client, fire, send):
     """Each line is one line of the file; unprintable characters are escaped."""
     job = send.enqueue(1)
     worker = Worker(fire)
-    worker.say(worker.claim(), "one\nline\x1b[31m", level="warning")
+    worker.log(worker.claim(), "one\nline\x1b[31m", level="warning")
 
     answer = client.get(f"/jobs/{job.id}/log")
 
@@ -525,7 +525,7 @@ def test_progress_shows_rate_and_remaining_time(client, fire, send):
     """The values are those that the job reported."""
     job = send.enqueue(1)
     worker = Worker(fire)
-    worker.say(worker.claim(), done=5.0)
+    worker.log(worker.claim(), done=5.0)
 
     text = seen(client.part(f"/jobs/{job.id}", "now"))
 
@@ -628,9 +628,9 @@ def test_job_with_output_counts_as_started(client, fire, send, says):
     worker = Worker(fire)
     claimed = worker.claim(started=False)
     if says == "progress":
-        worker.say(claimed, done=5.0)
+        worker.log(claimed, done=5.0)
     else:
-        worker.say(claimed, "sending")
+        worker.log(claimed, "sending")
     fire.storage.clock_offset += 5_000_000
 
     page, rows = client.part(f"/jobs/{job.id}", "now"), client.get("/jobs?state=processing")

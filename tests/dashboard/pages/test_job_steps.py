@@ -12,7 +12,7 @@ import pytest
 
 from firelock.storage import MemoKind, State
 from firelock_dashboard import Dashboard
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.flows import claim, end, remember
 from tests.dashboard.pages.test_batch import text_of
 

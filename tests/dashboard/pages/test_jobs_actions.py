@@ -15,7 +15,7 @@ from firelock import State
 from firelock.storage import JobFilter
 from firelock_dashboard import Dashboard
 from firelock_dashboard.pages.jobs import defused
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.worker import Worker
 
 

@@ -10,7 +10,7 @@ import pytest
 from firelock import Firelock
 from firelock_dashboard import Dashboard
 from firelock_dashboard.web.request import SETTINGS
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 
 PAIRS = [(name, choice) for name, choices in SETTINGS.items() for choice in choices]
 

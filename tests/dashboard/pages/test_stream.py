@@ -15,7 +15,7 @@ import pytest
 from firelock.model.memo import chunk_offset
 from firelock.storage import Chunk, State
 from firelock_dashboard import Dashboard
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.flows import SESSION, claim, end
 
 

@@ -15,7 +15,7 @@ from firelock_dashboard import Dashboard
 from firelock_dashboard.pages import tasks
 from firelock_dashboard.security.redaction import MASK
 from tests.dashboard import flows
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 
 
 class Size(enum.Enum):

@@ -33,7 +33,7 @@ from firelock_dashboard.problems import Forbidden, RequestProblem, Unauthorized
 from firelock_dashboard.security import passwords as credentials
 from firelock_dashboard.security.auth import access_from
 from firelock_dashboard.security.permissions import LEVELS, to_access
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 
 HASHED = hash_password("hashed", salt=b"0" * 16)
 TOKEN, OTHER = "0123456789abcdef", "fedcba9876543210"

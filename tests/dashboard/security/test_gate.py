@@ -14,7 +14,7 @@ from firelock_dashboard import Access, Dashboard, Permission
 from firelock_dashboard.security.csrf import PROTECTION
 from firelock_dashboard.security.permissions import LEVELS
 from firelock_dashboard.web.routes import Route, Routes
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -143,8 +143,8 @@ def test_forwarded_request_is_refused_without_auth(ask, header, value):
 
 def test_http_1_0_is_refused_without_auth(ask):
     """Browsers do not use HTTP/1.0, but unconfigured proxies do."""
-    assert 403 == ask().ask("GET", "/queues", http_version="1.0").status
-    assert 200 == ask().ask("GET", "/queues", http_version="2").status
+    assert 403 == ask().request("GET", "/queues", http_version="1.0").status
+    assert 200 == ask().request("GET", "/queues", http_version="2").status
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_http_1_0_is_refused_without_auth(ask):
 )  # fmt: skip
 def test_refusal_shows_the_configuration_to_add(ask, framework, scope, words):
     """The advice is for the framework, which is known from the mount or from the request."""
-    answer = ask(framework=framework).ask("GET", "/queues", headers={"host": "evil.example"}, **scope)
+    answer = ask(framework=framework).request("GET", "/queues", headers={"host": "evil.example"}, **scope)
 
     assert 403 == answer.status
     assert words in answer.text
@@ -264,7 +264,7 @@ def test_invalid_options_raise_on_creation(fire, options):
 )
 def test_other_methods_are_refused(ask, method, target):
     """Only GET, HEAD and POST are accepted, as the response's Allow header states."""
-    answer = ask().ask(method, target, headers={"sec-fetch-site": "same-origin"})
+    answer = ask().request(method, target, headers={"sec-fetch-site": "same-origin"})
 
     assert (405, "GET, HEAD, POST") == (answer.status, answer.header("allow"))
 
@@ -282,7 +282,7 @@ def test_wrong_method_for_a_known_url_is_refused(dashboard, client):
 def test_head_is_get_without_the_body(client):
     """The status and headers are the same, without a body."""
     for target in ("/queues", "/nothing", "/settings"):
-        got, head = client.get(target), client.ask("HEAD", target)
+        got, head = client.get(target), client.request("HEAD", target)
 
         assert (got.status, b"") == (head.status, head.body)
         assert got.header("content-type") == head.header("content-type")
@@ -328,7 +328,7 @@ FOLLOWED = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 )
 def test_cross_site_get_is_answered_only_for_a_followed_link(ask, site, fetch, status):
     for method in ("GET", "HEAD"):
-        assert status == ask().ask(method, "/queues", headers={"sec-fetch-site": site, **fetch}).status
+        assert status == ask().request(method, "/queues", headers={"sec-fetch-site": site, **fetch}).status
 
 
 @pytest.mark.parametrize(
@@ -402,8 +402,8 @@ def test_unknown_path_is_not_found(client, target):
 
 def test_path_with_invalid_characters_is_refused(client):
     """A path that is not a valid string cannot be looked up."""
-    assert 400 == client.ask("GET", "/a", path="/a\udcff").status
-    assert 400 == client.ask("GET", "/a", path="a").status
+    assert 400 == client.request("GET", "/a", path="/a\udcff").status
+    assert 400 == client.request("GET", "/a", path="a").status
 
 
 def test_mount_ends_at_its_slash(ask):
@@ -412,7 +412,7 @@ def test_mount_ends_at_its_slash(ask):
 
     assert (307, "/dash/") == (browser.get("").status, browser.get("").location)
     assert 200 == browser.get("/queues").status
-    assert 404 == browser.ask("GET", "X/queues").status
+    assert 404 == browser.request("GET", "X/queues").status
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_mount_ends_at_its_slash(ask):
 def test_invalid_mount_prefix_is_in_no_link(ask, root):
     """A SCRIPT_NAME or prefix that is not a path of plain names appears in no link (bad input 112)."""
     answers = [
-        ask(auth=everybody).ask("GET", "", path=root, root_path=root),
+        ask(auth=everybody).request("GET", "", path=root, root_path=root),
         ask(auth=everybody, trusts_proxy=True).get(
             "", headers={"x-forwarded-prefix": root}, root_path="/jobs", path="/jobs"
         ),
@@ -507,7 +507,7 @@ def test_every_response_has_the_security_headers(ask, method, target, headers, s
 
     No header permits sharing the response with other origins.
     """
-    answer = ask(root="/dash").ask(method, target, headers=headers, only_start=True)
+    answer = ask(root="/dash").request(method, target, headers=headers, only_start=True)
 
     assert status == answer.status
     assert {name: answer.header(name.lower()) for name in PROTECTION} == PROTECTION

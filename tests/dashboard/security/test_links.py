@@ -16,9 +16,9 @@ from firelock_dashboard import Dashboard
 from firelock_dashboard.problems import NoSession
 from firelock_dashboard.security.links import COOKIE, Links
 from tests.core.fakes import FailingStorage
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.hosts import HOSTS, PLACES, mounted, visitor
-from tests.dashboard.proxy import OUTSIDE, asked, served_by_asgi, served_by_wsgi, silent_proxy
+from tests.dashboard.proxy import OUTSIDE, fetch, served_by_asgi, served_by_wsgi, silent_proxy
 
 HERE = "http://localhost"
 
@@ -90,10 +90,10 @@ def test_silent_proxy_makes_no_visitor_local(framework, kind):
         fire.task(name="send")(lambda: None).using(queue="secretqueue").enqueue()
         form = {"queue": "secretqueue"}
 
-        read = asked(port, "GET", f"{prefix}/queues")
-        program = asked(port, "GET", f"{prefix}/api/jobs")
+        read = fetch(port, "GET", f"{prefix}/queues")
+        program = fetch(port, "GET", f"{prefix}/api/jobs")
         posted = [
-            asked(port, "POST", f"{prefix}/queues/pause", headers, form)
+            fetch(port, "POST", f"{prefix}/queues/pause", headers, form)
             for headers in (own, {"Sec-Fetch-Site": "same-origin"}, {})
         ]
 
@@ -108,7 +108,7 @@ def test_link_grants_access_through_a_silent_proxy():
     with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
         session = session_of(dashboard)
         with served_by_asgi(dashboard) as upstream, silent_proxy(upstream) as port:
-            answer = asked(port, "GET", "/queues", {"Cookie": f"{COOKIE}_80={session}"})
+            answer = fetch(port, "GET", "/queues", {"Cookie": f"{COOKIE}_80={session}"})
 
     assert 200 == answer.status
 
@@ -186,11 +186,15 @@ def test_get_request_does_not_use_up_a_link(dashboard, stranger):
     """Link previews use GET, which does not use up the link; a token in the query has no effect either."""
     token = token_of(dashboard.link(HERE))
 
-    looked = [stranger.get("/enter"), stranger.get(f"/enter?token={token}"), stranger.ask("HEAD", "/enter")]
+    pages = [
+        stranger.get("/enter"),
+        stranger.get(f"/enter?token={token}"),
+        stranger.request("HEAD", "/enter"),
+    ]
 
-    assert [401, 401, 401] == [answer.status for answer in looked]
-    assert [] == [value for answer in looked for value in answer.every("set-cookie")]
-    assert token not in "".join(answer.text for answer in looked)
+    assert [401, 401, 401] == [answer.status for answer in pages]
+    assert [] == [value for answer in pages for value in answer.every("set-cookie")]
+    assert token not in "".join(answer.text for answer in pages)
     assert 303 == stranger.post("/enter", {"token": token}).status
 
 

@@ -19,7 +19,7 @@ from firelock_dashboard import Access, Dashboard, Permission
 from firelock_dashboard.app import TABLE
 from firelock_dashboard.security.permissions import LEVELS
 from firelock_dashboard.stats.causes import Mute
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.dashboard.hostile_texts import HOSTILE, assert_literal
 from tests.dashboard.worker import TRACE, Worker, failure
 
@@ -117,7 +117,7 @@ def ask_cell(browser, path, cell, more=()):
         **dict(more),
     }
     body = b"_method=DELETE" if method == "POST" else b""
-    return browser.ask(method, address(path), headers=headers, body=body, only_start=True).status
+    return browser.request(method, address(path), headers=headers, body=body, only_start=True).status
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -237,7 +237,7 @@ def seeded():
             if state == "enqueued":
                 continue
             job = worker.claim()
-            worker.say(job, f"{LOG} connected to redis://ops:{SECRET}@cache:6379/0", done=5.0)
+            worker.log(job, f"{LOG} connected to redis://ops:{SECRET}@cache:6379/0", done=5.0)
             if state == "failed":
                 worker.fail(job, failure(f"login with password={SECRET} failed", traceback=trace))
             elif state == "succeeded":
@@ -399,10 +399,10 @@ def test_hostile_texts_are_shown_literally():
                 send.using(tags=[printable], meta={"a": printable}).enqueue(text[:4_000])
             send.using(limits=[Turns("note:{note}")], queue="held", tags=[printable]).enqueue(printable)
             failed, done = worker.claim(), worker.claim()
-            worker.say(failed, text, level=printable[:10])
+            worker.log(failed, text, level=printable[:10])
             trace = f'{TRACE}\n→ File "{printable}", line 1, in {printable}\n    {text}\n{text}'
             worker.fail(failed, ErrorInfo(printable, text[:1_000], f"f{place}", trace), reason=text[:500])
-            worker.say(done, done=1.0)
+            worker.log(done, done=1.0)
             worker.succeed(done, value)
             fire.queues.pause(f"q{place}", note=text[:500], by=text)
             fire.audit.record("jobs.delete", text, by=text, detail={"note": text})

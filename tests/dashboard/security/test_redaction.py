@@ -20,7 +20,7 @@ from firelock_dashboard.web.payloads import IN_DETAIL, IN_LISTS
 from firelock_dashboard.web.routes import Route, Routes
 from tests.core.fakes import Worker
 from tests.dashboard import worker as dashboard_worker
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 
 CARD = "4111 1111 1111 1111"
 

@@ -17,7 +17,7 @@ from firelock.storage import DURATION_BUCKETS, Rollup
 from firelock_dashboard import Dashboard
 from firelock_dashboard.stats.live import Live
 from tests.core.fakes import FailingStorage, until
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from firelock import Firelock, hookimpl
 from firelock_dashboard import Access, Dashboard, JobPanel, Page, Permission, Visit
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 
 
 class Tenants:

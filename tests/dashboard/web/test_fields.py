@@ -120,7 +120,7 @@ def test_empty_filter_affects_no_job(waiting, client, body, named):
     kind = "application/json" if body.startswith(b"{") else "application/x-www-form-urlencoded"
     headers = {"content-type": kind, "accept": "application/json", "sec-fetch-site": "same-origin"}
 
-    answer = client.ask("POST", "/api/operations", headers=headers, body=body)
+    answer = client.request("POST", "/api/operations", headers=headers, body=body)
 
     assert 400 == answer.status
     assert named in answer.json()["message"]

@@ -35,7 +35,7 @@ from firelock_dashboard.web.fields import (
 )
 from firelock_dashboard.web.routes import Route
 from tests.core.fakes import Worker
-from tests.dashboard.asking import FORM, Browser
+from tests.dashboard.browser import FORM, Browser
 from tests.dashboard.flows import claim, end, remember
 
 # Wrong values of each type, percent-encoded as in a query or a form.
@@ -249,7 +249,7 @@ def ask(browser, route, path, query, body, *, json_body=None):
         "content-type": FORM if json_body is None else "application/json",
     }
     form = "&".join(f"{name}={value}" for name, value in body).encode()
-    return browser.ask("POST", target, headers=headers, body=form if json_body is None else json_body)
+    return browser.request("POST", target, headers=headers, body=form if json_body is None else json_body)
 
 
 def split(route, good):
@@ -461,7 +461,7 @@ def test_bulk_delete_in_json_requires_a_boolean_retrying(fire, client, dashboard
     body = json.dumps({"verb": "delete", "state": "scheduled", "retrying": value}).encode()
     own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
 
-    answer = client.ask("POST", "/api/operations", headers=own, body=body)
+    answer = client.request("POST", "/api/operations", headers=own, body=body)
     dashboard.runner.join()
 
     assert (202 if value is False else 400) == answer.status
@@ -550,7 +550,7 @@ def test_lone_surrogate_in_json_is_refused_with_its_field(client, path, field):
     body = json.dumps({**others, field: value}).encode()
     own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
 
-    answer = client.ask("POST", path, headers=own, body=body)
+    answer = client.request("POST", path, headers=own, body=body)
 
     assert 400 == answer.status
     assert f"{field} must be valid UTF-8" in answer.text
@@ -577,7 +577,7 @@ def test_forms_without_a_session_accept_only_strings(dashboard, path, field):
         for value in (*NO_TEXT, "x" * 5_000):
             others = "token=x&" if field == "back" else ""
             headers = {"sec-fetch-site": "same-origin", "content-type": FORM, "accept": "application/json"}
-            answer = stranger.ask("POST", path, headers=headers, body=f"{others}{field}={value}".encode())
+            answer = stranger.request("POST", path, headers=headers, body=f"{others}{field}={value}".encode())
             assert 400 == answer.status
             assert field in answer.text
 

@@ -11,7 +11,7 @@ PROGRAM = """
 import sys
 from firelock import Firelock
 from firelock_dashboard import Dashboard
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 
 opened = []
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from firelock_dashboard import Dashboard
 from firelock_dashboard.problems import RequestProblem
 from firelock_dashboard.web.request import read_body
-from tests.dashboard.asking import FORM, Browser
+from tests.dashboard.browser import FORM, Browser
 
 MEBI = 1024 * 1024
 OWN = {"sec-fetch-site": "same-origin", "content-type": FORM}
@@ -21,7 +21,7 @@ OWN = {"sec-fetch-site": "same-origin", "content-type": FORM}
 
 def send(client, body, **headers):
     given = {**OWN, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return client.ask("POST", "/queues/pause", headers=given, body=body)
+    return client.request("POST", "/queues/pause", headers=given, body=body)
 
 
 def paused(fire):
@@ -212,4 +212,4 @@ def test_small_responses_and_files_are_not_compressed(client):
 
     assert packed_length(client.get("/api/jobs/counts", headers=headers)) is None
     assert packed_length(client.get("/jobs/export", headers=headers)) is None
-    assert packed_length(client.ask("HEAD", "/api/jobs/counts", headers=headers)) is None
+    assert packed_length(client.request("HEAD", "/api/jobs/counts", headers=headers)) is None

@@ -10,7 +10,7 @@ import pytest
 
 from firelock.testing import Tester
 from firelock_dashboard import Dashboard
-from tests.dashboard.asking import Browser
+from tests.dashboard.browser import Browser
 from tests.repository.docs.pages import ROOT, python_blocks
 
 PAGE = ROOT / "docs" / "flows-guide.md"

@@ -88,7 +88,7 @@ class Browser:
         return loop
 
     def get(self, target, **options):
-        return self.ask("GET", target, **options)
+        return self.request("GET", target, **options)
 
     def part(self, target, name, **options):
         """Request one live region of a page."""
@@ -101,13 +101,13 @@ class Browser:
         """
         body = urlencode(form, doseq=True).encode()
         own = {"sec-fetch-site": "same-origin", "content-type": FORM}
-        return self.ask("POST", target, body=body, headers={**own, **(headers or {})}, **options)
+        return self.request("POST", target, body=body, headers={**own, **(headers or {})}, **options)
 
     def act(self, target, form=()):
         """Post a form as a page's script does, with a JSON response."""
         return self.post(target, form, headers={"accept": "application/json"})
 
-    def ask(self, method, target, *, headers=None, body=b"", only_start=False, **scope):
+    def request(self, method, target, *, headers=None, body=b"", only_start=False, **scope):
         """Send a request for a path and query below the root, both in their wire form.
 
         `body` may be an iterable of chunks, even an endless one. `only_start` disconnects when the response
@@ -116,12 +116,12 @@ class Browser:
         exchange = _Exchange([body] if isinstance(body, bytes) else body, only_start)
         scope = self._scope(method, target, headers or {}) | scope
         loop = self._open_loop()
-        asked = loop.create_task(self._ask(scope, exchange))
-        asked.add_done_callback(lambda _: loop.stop())
+        task = loop.create_task(self._send(scope, exchange))
+        task.add_done_callback(lambda _: loop.stop())
         loop.run_forever()
-        return asked.result()
+        return task.result()
 
-    async def _ask(self, scope, exchange):
+    async def _send(self, scope, exchange):
         await asyncio.wait_for(self.app(scope, exchange.receive, exchange.send), 60)
         answer = Answer(exchange.status, exchange.headers, b"".join(exchange.chunks))
         for line in answer.every("set-cookie"):
