@@ -1,3 +1,3 @@
-"""How fast Firelock is, measured beside a bare floor and beside its peers in one run."""
+"""Measurements of Firelock's speed, compared with its peers and with the floor, the minimum work."""
 
 from __future__ import annotations

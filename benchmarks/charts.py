@@ -1,7 +1,7 @@
-"""Draws a run's figures: `python -m benchmarks.charts RUN.json FOLDER`, an SVG a figure, medians as bars.
+"""Draw charts of a run's figures as SVG, with medians as bars: `python -m benchmarks.charts RUN.json FOLDER`.
 
-RUN.json is what a run wrote to benchmarks/results, or the medians of one that are kept in benchmarks/stored.
-The pictures follow the reader's light or dark and need no script, no font and no other file.
+RUN.json is a result of a run in benchmarks/results, or stored medians in benchmarks/stored. The charts use
+the reader's light or dark color scheme and do not need a script, a font or another file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CHARTS = (
 
 
 def medians(run: Mapping[str, object], chart: Chart) -> dict[str, float]:
-    """Return the median of each contender that has the figure, the best first."""
+    """Return the median of each contender that has the figure, best first."""
     scenarios = run["scenarios"]
     assert isinstance(scenarios, dict)
     summary = scenarios.get(chart.scenario, {}).get("summary", {})
@@ -57,7 +57,7 @@ def medians(run: Mapping[str, object], chart: Chart) -> dict[str, float]:
 
 
 def drawn(chart: Chart, figures: Mapping[str, float], note: str) -> str:
-    """Return the SVG of a chart: a bar a contender, as long as its figure is of the largest."""
+    """Return the SVG of a chart, with a bar for each contender, relative to the largest figure."""
     height = _TOP + _ROW * len(figures) + 12
     longest = max(figures.values())
     rows = [_bar(number, *one, longest) for number, one in enumerate(figures.items())]
@@ -90,7 +90,7 @@ def _text(value: float) -> str:
 
 
 def draw(run: Mapping[str, object], name: str, folder: Path) -> Sequence[Path]:
-    """Every chart of which the run has two contenders or more is in the folder; return the files."""
+    """Write all charts for which the run has at least two contenders to the folder; return the files."""
     machine = run["machine"]
     assert isinstance(machine, dict)
     note = str(machine.get("storage", name))
@@ -105,10 +105,10 @@ def draw(run: Mapping[str, object], name: str, folder: Path) -> Sequence[Path]:
 
 
 def main() -> None:
-    """Draw what the command line names."""
+    """Draw the charts of the run on the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.charts", description=__doc__)
-    parser.add_argument("run", type=Path, help="a run's JSON")
-    parser.add_argument("folder", type=Path, help="where the pictures are put")
+    parser.add_argument("run", type=Path, help="JSON file of a run")
+    parser.add_argument("folder", type=Path, help="folder for the charts")
     options = parser.parse_args()
     for path in draw(json.loads(options.run.read_text(encoding="utf-8")), options.run.stem, options.folder):
         print(path)

@@ -1,8 +1,8 @@
-"""Whether a queue grows slower the more jobs went through it, also while an old state is kept in sight.
+"""Measure whether a queue becomes slower with the number of processed jobs, also with an old snapshot open.
 
-As long as a transaction may still see them, PostgreSQL removes no row that was changed since: queues in
-tables are known to collapse then. An hour's jobs are enqueued and run as fast as they are, behind a backlog
-that stays the same, and the last tenth of them is compared with the first.
+As long as a transaction can still see old row versions, PostgreSQL does not remove them. Queues in tables are
+known to collapse in this case. The jobs of an hour are enqueued and run as fast as possible, behind a backlog
+of constant size, and the last tenth of the jobs is compared with the first.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from benchmarks.entry import Figures, Load
 from benchmarks.postgresql_server import STATEMENT_TIMES, PostgresqlServer, tells_statement_times
 
 BACKLOG = 20_000
-"""Jobs that wait at most."""
+"""The maximum number of waiting jobs."""
 CHUNK = 500
 LOOK_SECONDS = 0.5
 LONGEST_SECONDS = 3_600.0
-"""What has not run by then is left: it came in an hour, so whoever needs more than one has fallen behind."""
+"""The time limit. The jobs are those of an hour, so a contender that needs more time has fallen behind."""
 
 KEPT = """
 select coalesce(max(age(backend_xmin)), 0) from pg_stat_activity
@@ -40,27 +40,27 @@ Connection = psycopg.Connection[tuple[float, ...]]
 
 @attrs.frozen
 class Look:
-    """What had come to pass by an instant."""
+    """A reading at one time."""
 
     at: float
     ended: int
     storage_seconds: float
-    """Of processor, of the server of the database."""
+    """Processor time of the database's server."""
     worker_seconds: float
-    """Of processor, of whoever runs the jobs."""
+    """Processor time of the processes that run the jobs."""
     claims: int
     claim_ms: float
-    """That the statements which claim have taken together."""
+    """The total time of all claiming statements."""
 
 
 class Watch:
-    """Looks at a queue under way twice a second."""
+    """Readings of a queue, twice per second while its jobs run."""
 
     def __init__(self, server: PostgresqlServer, *, jobs: int, times_claims: bool) -> None:
         self.server = server
         self.jobs = jobs
         self.worker_seconds: Callable[[], float] = time.process_time
-        """Tells what runs the jobs has used of the processors: this process, or a server that it starts."""
+        """Returns the processor time of the process that runs the jobs: this process, or a server."""
         self._connection: Connection = psycopg.connect(server.url, autocommit=True)
         self._times_claims = times_claims
         self._begun = time.monotonic()
@@ -69,15 +69,15 @@ class Watch:
             self._connection.execute("create extension pg_stat_statements")
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Close the connection."""
         self._connection.close()
 
     def is_due(self) -> bool:
-        """Tell whether the last look is half a second ago."""
+        """Return whether half a second has passed since the last reading."""
         return not self._looks or time.monotonic() - self._looks[-1].at >= LOOK_SECONDS
 
     def goes_on(self, ended: int) -> bool:
-        """Look, and tell whether there are jobs to be run, and time."""
+        """Take a reading; return whether jobs and time are left."""
         [(claims, claim_ms)] = self.ask(CLAIMS) if self._times_claims else [(0, 0.0)]
         worker_seconds = self.worker_seconds()
         now = time.monotonic()
@@ -86,21 +86,21 @@ class Watch:
         return ended < self.jobs and now - self._begun < LONGEST_SECONDS
 
     def ask(self, question: str) -> list[tuple[float, ...]]:
-        """Return rows of numbers."""
+        """Return the rows of a query for numbers."""
         return self._connection.execute(question).fetchall()
 
     def figures(self) -> Figures:
-        """Return the first tenth of what has run, the last, and the last as a share of the first.
+        """Return the figures of the first and the last tenth, and the last as a share of the first.
 
         Raises:
-            RuntimeError: too little has run to tell them apart.
+            RuntimeError: If too few jobs have run to compare them.
         """
         total = self._looks[-1].ended
         early = [look for look in self._looks if look.ended > 0]
         until = next(look for look in early if look.ended >= total / 10)
         since = [look for look in early if look.ended <= total * 9 / 10][-1:]
         if until is early[0] or not since:
-            message = f"{total} jobs ran in {len(early)} looks: too few to tell the first from the last"
+            message = f"{total} jobs ran in {len(early)} readings, which is too few for a comparison"
             raise RuntimeError(message)
         first, last = tenth(early[0], until), tenth(since[0], self._looks[-1])
         return {
@@ -114,7 +114,7 @@ class Watch:
 
 
 def tenth(begin: Look, end: Look) -> Figures:
-    """Return what lies between two looks, a second or a job."""
+    """Return the difference of two readings, per second or per job."""
     jobs = end.ended - begin.ended
     figures = {
         "jobs_per_s": jobs / (end.at - begin.at),
@@ -128,7 +128,7 @@ def tenth(begin: Look, end: Look) -> Figures:
 
 @contextmanager
 def watched(load: Load) -> Iterator[Watch]:
-    """Watch a database of a run's own for as long as the block lasts."""
+    """Take readings of the run's own database within the block."""
     times_claims = tells_statement_times()
     settings = STATEMENT_TIMES if times_claims else {}
     with postgresql_server.running(load.directory, settings) as server:
@@ -141,7 +141,7 @@ def watched(load: Load) -> Iterator[Watch]:
 
 @contextmanager
 def old_state_kept(url: str) -> Iterator[None]:
-    """Keep the state of a database as it is now in sight of a transaction until the block ends."""
+    """Keep a transaction open that sees the current state of the database, until the block ends."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("begin isolation level repeatable read read only")
         connection.execute("select count(*) from pg_class")

@@ -1,4 +1,4 @@
-"""A session that claims and ends jobs of a bare storage, without a server."""
+"""A session that claims and settles jobs in a storage without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _sessions = count(1)
 
 
 class Claimer:
-    """A session that claims and ends jobs, which do not run."""
+    """A session that claims and settles jobs without running them."""
 
     def __init__(self, fire: Firelock) -> None:
         self.storage = fire.storage
@@ -25,7 +25,7 @@ class Claimer:
         self.storage.begin_session(NewSession(self._session, name, name, "bench", 1, now, 3_600.0))
 
     def claim(self, limit: int, *, fails: bool = False) -> list[ClaimedJob]:
-        """End what is held, succeeded or failed, and hold more."""
+        """Settle the claimed jobs as succeeded or failed, and claim others."""
         now, holder = self.storage.clock(), ClaimHolder(self._session, self._server)
         times: dict[str, Any] = {"at": now, "started_at": now, "expires_at": now + 86_400_000_000}
         if fails:
@@ -42,7 +42,7 @@ class Claimer:
         return self.held
 
     def timed(self, limit: int) -> float:
-        """Return how many ms a claim takes that must yield what is asked for."""
+        """Return the duration, in ms, of a claim that must return exactly `limit` jobs."""
         begun = time.perf_counter()
         got = self.claim(limit)
         taken = (time.perf_counter() - begun) * 1_000

@@ -1,10 +1,10 @@
-"""What Firelock stores and runs on a Redis Cluster whose nodes are all on this machine.
+"""Measure the jobs that Firelock stores and runs per second on a Redis Cluster whose nodes are all here.
 
-`python -m benchmarks.cluster_rates` prints a row for each number of partitions on three nodes, beside one
-server without a cluster. `--nodes 1 2 4 8` prints a row for each number of nodes with 64 partitions instead,
-medians of `--repeat` rounds, and how many scripts an idle server calls a second. `--core 0` puts everything
-on one core. The nodes, the client and the server share the machine: what a second machine would add is not in
-these figures.
+`python -m benchmarks.cluster_rates` prints a row for each number of partitions on three nodes, and a row for
+one server without a cluster. `--nodes 1 2 4 8` instead prints a row for each number of nodes with 64
+partitions: medians of `--repeat` rounds, and how many scripts an idle server calls per second. `--core 0`
+runs everything on one core. The nodes, the client and the server share the machine, so the figures do not
+show the effect of more machines.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from benchmarks.redis_server import RedisServer
 from benchmarks.storage_server import with_storage
 
 PARTITIONS = (0, 1, 4, 16)
-"""Those of the cluster; 0 for one server without a cluster."""
+"""The partitions of the cluster; 0 for one server without a cluster."""
 PROCESSES = (1, 2)
 SHARED = 64
-"""Partitions of a cluster that has room to grow: see docs/scale.md."""
+"""The number of partitions of a cluster that can grow: see docs/scale.md."""
 IDLE_SECONDS = 20.0
 
 
 @attrs.frozen
 class Setting:
-    """Where jobs are stored, and how many processes run them."""
+    """The storage of the jobs, and the number of processes that run them."""
 
     partitions: int
     processes: int
@@ -51,7 +51,7 @@ class Setting:
 
 @contextmanager
 def storage(directory: Path, setting: Setting) -> Iterator[tuple[RedisServer | Cluster, str]]:
-    """Run what the jobs are stored in; yield it with its URL."""
+    """Run the storage of a setting; yield it with its URL."""
     if not setting.partitions:
         with redis_server.running(directory) as server:
             yield server, server.url
@@ -61,7 +61,7 @@ def storage(directory: Path, setting: Setting) -> Iterator[tuple[RedisServer | C
 
 
 def measure(setting: Setting, directory: Path) -> Figures:
-    """Return the rates of storing jobs in bulk and of running them, and what each costs of the processor."""
+    """Return the rates and the processor time of storing jobs in bulk and of running them."""
     jobs = setting.jobs
     load = Load(jobs, 0, 0, 0, 0, 0, 0, directory)
     with storage(directory, setting) as (server, url), ours.opened(url) as app:
@@ -75,7 +75,7 @@ def measure(setting: Setting, directory: Path) -> Figures:
 
 
 def at_rest(cluster: Cluster, load: Load) -> Figures:
-    """Return how many scripts an idle server of one process calls a second, on all nodes together."""
+    """Return how many scripts an idle server with one process calls per second, on all nodes together."""
     with ours.serving(load):
         time.sleep(ours.SETTLING_SECONDS)
         called, begun = cluster.scripts_run(), time.monotonic()
@@ -84,7 +84,7 @@ def at_rest(cluster: Cluster, load: Load) -> Figures:
 
 
 def measured(setting: Setting) -> Figures:
-    """Measure a setting in a process and a folder of its own."""
+    """Measure a setting in a separate process and folder."""
     directory = Path(tempfile.mkdtemp(prefix="cluster-", dir=RESULTS))
     try:
         asked = [str(value) for value in attrs.astuple(setting)]
@@ -97,7 +97,7 @@ def measured(setting: Setting) -> Figures:
 
 
 def print_nodes(counts: Sequence[int], *, jobs: int, repeat: int) -> None:
-    """Measure each number of nodes in turns, and print a row of medians for it."""
+    """Measure the numbers of nodes in turns, and print a row of medians for each."""
     rounds: dict[int, list[Figures]] = {count: [] for count in counts}
     for turn in range(repeat):
         for count in counts[:: 1 if turn % 2 == 0 else -1]:
@@ -118,7 +118,7 @@ def print_nodes(counts: Sequence[int], *, jobs: int, repeat: int) -> None:
 
 
 def print_table(settings: list[Setting]) -> None:
-    """Measure each setting in a process and a folder of its own, and print a row for it."""
+    """Measure each setting in a separate process and folder, and print a row for it."""
     print("partitions  processes   bulk/s  µs (nodes)   run/s  µs (nodes)")
     for setting in settings:
         figures = measured(setting)
@@ -132,14 +132,14 @@ def print_table(settings: list[Setting]) -> None:
 
 
 def main() -> None:
-    """Print the table, or measure the one setting that is asked for."""
+    """Print the table, or measure a single setting."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster_rates", description=__doc__)
-    parser.add_argument("--core", type=int, help="the core that everything shares (default: every core)")
+    parser.add_argument("--core", type=int, help="core that all processes share (default: all cores)")
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument(
-        "--nodes", type=int, nargs="+", metavar="NUMBER", help="of 64 partitions, on so many nodes"
+        "--nodes", type=int, nargs="+", metavar="NUMBER", help="numbers of nodes, with 64 partitions"
     )
-    parser.add_argument("--repeat", type=int, default=3, help="rounds of --nodes (default 3)")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds of --nodes (default: 3)")
     parser.add_argument("--one", type=int, nargs=4, metavar="NUMBER", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Who is measured, with which interpreter, and in which scenarios."""
+"""The measured systems, with their interpreters and scenarios."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ RESULTS = Path(__file__).parent / "results"
 ADAPTERS = Path(__file__).parent / "peers"
 BULLMQ = RESULTS / ".bullmq"
 NEWEST_MINOR = 20
-"""Of Python 3: newer ones are not looked for."""
+"""The newest minor version of Python 3 that is searched for."""
 
 
 @attrs.frozen
 class Contender:
-    """One that is measured, and the command that runs a scenario of it."""
+    """A measured system, and the command that runs one of its scenarios."""
 
     name: str
     command: tuple[str, ...]
     scenarios: frozenset[str]
     about: dict[str, object] = attrs.field(factory=dict)
-    """Of a peer: versions, settings and what else a reader must know."""
+    """Information about a peer for readers, such as versions and settings."""
     environment: dict[str, str] = attrs.field(factory=dict)
     folder: Path = ROOT
-    """The checkout whose benchmarks the command runs."""
+    """The checkout whose benchmarks are run by the command."""
     amounts: tuple[str, ...] = AMOUNTS
-    """What of a load the command takes."""
+    """The fields of a load that the command accepts."""
 
 
 def own(name: str, module: str, *scenarios: str) -> Contender:
@@ -74,7 +74,7 @@ OWN = {
 
 
 def find_python(least: tuple[int, int]) -> str | None:
-    """Return a Python from a version on that can make environments: this one, else the newest on the path."""
+    """Return a Python of at least this version that can create environments: this one, or the newest one."""
     if sys.version_info[:2] >= least:
         return sys.executable
     for minor in range(NEWEST_MINOR, least[1] - 1, -1):
@@ -85,7 +85,7 @@ def find_python(least: tuple[int, int]) -> str | None:
 
 
 def install(requirements: Path, place: Path, base: str = sys.executable) -> Path:
-    """Install requirements into an environment of their own, where they are not yet; return its Python."""
+    """Install requirements in a separate environment, if necessary; return its Python."""
     python = place / "bin" / "python"
     if not python.exists():
         subprocess.run([base, "-m", "venv", str(place)], check=True)
@@ -113,16 +113,16 @@ def install_on_sqlite() -> tuple[Contender, ...]:
 
 @attrs.frozen
 class Readied:
-    """What a peer is run with."""
+    """The interpreter and the versions of an installed peer."""
 
     python: Path
-    """Runs the adapter."""
+    """The Python that runs the adapter."""
     versions: dict[str, str]
     environment: dict[str, str] = attrs.field(factory=dict)
 
 
 def ready(peer: Peer) -> Readied | None:
-    """Install a peer where it is not yet; None where what it is written for, or it itself, is not here."""
+    """Install a peer if necessary; return None if it or its platform is not available."""
     here = Path(sys.executable)
     match peer.language:
         case "Python":
@@ -136,7 +136,7 @@ def ready(peer: Peer) -> Readied | None:
 
 
 def ready_python(peer: Peer) -> Readied | None:
-    """Install a peer into the environment of its requirements; None where no Python is new enough."""
+    """Install a peer in the environment of its requirements; return None if no Python is new enough."""
     base = find_python(peer.python)
     if base is None:
         return None
@@ -147,11 +147,11 @@ def ready_python(peer: Peer) -> Readied | None:
 
 
 def install_peers(peers: Mapping[str, Peer], *, module: str) -> tuple[Contender, ...]:
-    """Return those peers that can be here; `module` of the adapters runs one of them."""
+    """Return the available peers; `module` is the adapters' module that runs one of them."""
     found: list[Contender] = []
     for name, peer in peers.items():
         if (readied := ready(peer)) is None:
-            print(f"{name} is left out: it is not installed, or {peer.platform} is not.", file=sys.stderr)
+            print(f"{name} is left out, because it or {peer.platform} is not installed.", file=sys.stderr)
             continue
         about: dict[str, object] = {
             "versions": readied.versions,
@@ -165,14 +165,14 @@ def install_peers(peers: Mapping[str, Peer], *, module: str) -> tuple[Contender,
 
 
 def read_ruby() -> dict[str, str]:
-    """Return the versions of Ruby and of the Sidekiq that it finds."""
+    """Return the versions of Ruby and of the installed Sidekiq."""
     program = "require 'sidekiq'; puts RUBY_VERSION, Sidekiq::VERSION, RedisClient::VERSION"
     said = subprocess.run(["ruby", "-e", program], capture_output=True, text=True, check=True).stdout
     return dict(zip(("ruby", "sidekiq", "redis-client"), said.split(), strict=True))
 
 
 def install_bullmq() -> dict[str, str]:
-    """Install BullMQ as its lock says, where it is not yet; return the versions."""
+    """Install BullMQ from its lock file, if necessary; return the versions."""
     BULLMQ.mkdir(parents=True, exist_ok=True)
     lock = ADAPTERS / "bullmq" / "package-lock.json"
     is_whole = (BULLMQ / "node_modules" / ".package-lock.json").exists()  # npm writes it last

@@ -1,7 +1,8 @@
-"""What crosses the wire between clients and the storage's server, counted by somebody in between.
+"""A proxy that counts the traffic between clients and the storage's server.
 
-A round trip is a turn: a client has sent something and the server answers it. However much is sent before the
-answer begins, as in a pipeline, it is one; what the server sends unasked is none.
+A round trip is a request of a client followed by a response of the server. Everything that is sent before the
+response begins counts as one round trip, as in a pipeline. Messages that the server sends by itself do not
+count.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ SIZE = 1 << 16
 
 
 class Wire:
-    """Counts what passes through one port on its way to another."""
+    """A proxy that counts the traffic from one port to another."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -30,12 +31,12 @@ class Wire:
         self.bytes = 0
 
     def meters(self) -> Mapping[str, int]:
-        """Return the round trips and bytes until now."""
+        """Return the number of round trips and bytes so far."""
         with self._lock:
             return {"trips": self.trips, "bytes": self.bytes}
 
     def serve(self) -> None:
-        """Take up connections until the listener is shut."""
+        """Accept connections until the listener is closed."""
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
@@ -50,7 +51,7 @@ class Wire:
                     ).start()
 
     def pass_on(self, source: socket.socket, sink: socket.socket, turn: Turn, is_request: bool) -> None:
-        """Hand on whatever comes from one side until it ends."""
+        """Forward the data from one side until its connection ends."""
         with suppress(OSError):
             while data := source.recv(SIZE):
                 with self._lock:
@@ -64,7 +65,7 @@ class Wire:
                 end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Shut every connection."""
+        """Close all connections."""
         for end in self._sockets:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -72,14 +73,14 @@ class Wire:
 
 
 class Turn:
-    """Whether the last word on a connection was a client's."""
+    """Whether the last data on a connection came from the client."""
 
     is_requested = False
 
 
 @contextmanager
 def counting(target: int) -> Iterator[Wire]:
-    """Count what goes to and comes from a port for as long as the block lasts."""
+    """Count the traffic of a port within the block."""
     wire = Wire(target)
     thread = threading.Thread(target=wire.serve, daemon=True)
     thread.start()
@@ -91,14 +92,14 @@ def counting(target: int) -> Iterator[Wire]:
 
 
 Step = tuple[int, Callable[[], object]]
-"""A number of jobs, and what is done with them."""
+"""A number of jobs, and the action on them."""
 
 
 def measure(steps: Mapping[str, Step], server: StorageServer, wire: Wire) -> Figures:
-    """Return what each step costs a job: round trips, bytes on the wire, and what the server counts.
+    """Return the cost per job of each step: round trips, bytes on the wire, and the server's own counts.
 
-    Also how much more the server stores a job after the last enqueuing step and after all: of steps named
-    `one`, `bulk` and `process`, a waiting job and a finished one.
+    The result also has the server's additional storage per job, after the last enqueuing step and after all
+    steps. With the steps `one`, `bulk` and `process`, these are the sizes of a waiting and of a finished job.
     """
     figures: Figures = {}
     empty, stored = server.stored_bytes(), 0

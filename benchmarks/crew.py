@@ -1,8 +1,8 @@
-"""Workers of some job system beside a client of it, what their jobs write down, and one that is killed.
+"""Workers and a client of a job system, with the records that their jobs write; a worker can be killed.
 
-The adapter, a module, offers COMMAND, which starts a worker, and is itself the client: run with a number of
-jobs and perhaps more, it stores them, and may say how many seconds that took. Both read from the environment
-what they need; `peers.spans` has the names.
+The adapter is a module with COMMAND, which starts a worker. The module itself is the client: run with a
+number of jobs and optional arguments, it stores the jobs, and can print how many seconds this took. Both read
+their settings from environment variables, whose names are in `peers.spans`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Spans = Sequence[tuple[str, int, int, float]]
 
 @attrs.frozen
 class Contestant:
-    """One that is measured, and by what Python."""
+    """A measured system, and its Python."""
 
     name: str
     module: str
@@ -43,28 +43,28 @@ class Contestant:
 
 
 def ready(name: str, module: str, peer: Peer) -> Contestant | None:
-    """Return a peer, installed where it is not yet; None, and a word about it, where it cannot be."""
+    """Install a peer if necessary and return it; if that is not possible, print a message and return None."""
     readied = contenders.ready(peer)
     if readied is None:
-        print(f"{name} is left out: it is not installed", file=sys.stderr)
+        print(f"{name} is left out, because it is not installed.", file=sys.stderr)
         return None
     return Contestant(name, module, str(readied.python), readied.environment)
 
 
 @attrs.frozen
 class Seen:
-    """What jobs wrote down, and what was done to their workers."""
+    """The records that jobs wrote, and information about a killed worker."""
 
     spans: Spans
     killed_at: float
-    """0 where no worker was killed."""
+    """The time of the kill; 0 if no worker was killed."""
     killed: frozenset[int]
-    """Processes of the worker that was killed."""
+    """The processes of the killed worker."""
     client_seconds: float
-    """How long its client stored them, as it said; 0 where it did not."""
+    """The seconds that the client reported for storing the jobs; 0 if it did not report them."""
 
     def instants(self, what: str) -> list[float]:
-        """Return when something was written down, in order."""
+        """Return the times of one kind of record, in order."""
         return sorted(at for word, _, _, at in self.spans if word == what)
 
 
@@ -79,18 +79,17 @@ def run(
     kill_from: int = 0,
     values: Mapping[str, object],
 ) -> Seen:
-    """Return what was seen until it is done, or until nothing more was written for so many seconds.
+    """Return the records of a run, which ends when it is done or has no new record for `quiet` seconds.
 
     Args:
-        plan: where and on which storage.
-        one: who.
-        words: the client's.
-        is_done: asked with the file and how many lines it has, whenever it has more.
-        quiet: seconds.
-        workers: how many.
-        kill_from: one that has jobs in hand is killed, and begun anew, once so many lines are written; 0 for
-            never.
-        values: of the environment.
+        plan: the folder and the storage.
+        one: the measured system.
+        words: the arguments of the client.
+        is_done: a function that is called with the file and its number of lines whenever the file grows.
+        quiet: seconds without a new record after which the run ends.
+        workers: the number of workers.
+        kill_from: the number of lines after which a busy worker is killed and restarted; 0 for never.
+        values: environment variables.
     """
     folder = plan.folder / f"{one.name.replace(' ', '-')}-{time.monotonic_ns()}"
     with places.opened(plan.storage, folder) as place:
@@ -129,7 +128,7 @@ def run(
 
 
 def _lines(path: Path, is_done: Callable[[int], bool], quiet: float) -> Iterator[int]:
-    """Yield how many lines are written, every 50 ms, until it is done, or no more were written for long."""
+    """Yield the number of lines every 50 ms, until the run is done or has no new line for `quiet` seconds."""
     last, seen = time.monotonic(), 0
     while time.monotonic() - last < quiet:
         lines = path.read_bytes().count(b"\n") if path.exists() else 0
@@ -142,7 +141,7 @@ def _lines(path: Path, is_done: Callable[[int], bool], quiet: float) -> Iterator
 
 
 def _kill_if_busy(worker: subprocess.Popen[bytes], pids: frozenset[int], path: Path) -> bool:
-    """Kill a worker with all its processes if it has jobs in hand; it stands still for the look."""
+    """Kill a worker with all its processes if it is running jobs; it is stopped during the check."""
     _send(pids, signal.SIGSTOP)
     if not pids & set(open_in(spans.read(path))):
         _send(pids, signal.SIGCONT)
@@ -160,7 +159,7 @@ def _send(pids: frozenset[int], number: signal.Signals) -> None:
 
 
 def open_in(found: Spans) -> Counter[int]:
-    """Return how many jobs each process has begun and not ended."""
+    """Return the number of unfinished jobs of each process."""
     counts = Counter[int]()
     for what, _, pid, _ in found:
         if what in {"start", "end"}:

@@ -1,7 +1,7 @@
-"""How long the dashboard takes to answer beside a million jobs: every page, live region, filter and list.
+"""Measure the dashboard's response times with a million jobs: all pages, live regions, filters and lists.
 
-It is asked in this process, without a network. The addresses take turns, a round asks each of them once: what
-is kept for some seconds has to be read again as often as it is when people look.
+The requests are made in this process, without a network. Each round requests every address once, so cached
+data expires as often as with real users.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ WARM = 3
 
 @attrs.frozen
 class Timed:
-    """One address and how long each of its answers took, in milliseconds."""
+    """An address and the durations of its responses, in milliseconds."""
 
     address: Address
     first: float
-    """The answer of a dashboard that has just been started."""
+    """The first response of a dashboard that has just been started."""
     times: Sequence[float]
     cpu: float
-    """The median of what an answer cost this process of a processor, whatever else the machine did."""
+    """The median processor time of a response in this process."""
 
     @property
     def p50(self) -> float:
-        """Half of the answers took no longer."""
+        """The median duration."""
         return statistics.median(self.times)
 
     @property
     def p95(self) -> float:
-        """Of twenty answers one took longer."""
+        """The 95th percentile of the durations."""
         ordered = sorted(self.times)
         return ordered[math.ceil(0.95 * len(ordered)) - 1]
 
     @property
     def is_met(self) -> bool:
-        """Tell whether the goal is met."""
+        """Whether the goal is met."""
         return self.p95 <= GOAL_MS
 
 
 def ask_all(fire: Firelock, *, rounds: int) -> tuple[list[Timed], int]:
-    """Return how long each address takes, and the bytes of the first page on the wire."""
+    """Return the durations of each address, and the size of the first page on the wire, in bytes."""
     with closing(Dashboard(fire)) as dashboard, closing(Visitor(dashboard)) as visitor:
         asked = list(dict.fromkeys(addresses(fire, visitor)))
         weight = visitor.weigh("/")
@@ -79,7 +79,7 @@ def _ask(visitor: Visitor, address: Address) -> tuple[float, float]:
 
 
 def table(found: Sequence[Timed]) -> str:
-    """Return the addresses as a table, the slowest first."""
+    """Return the addresses as a table, slowest first."""
     lines = ["   p50    p95    max  first    cpu  kind      address"]
     for one in sorted(found, key=lambda each: -each.p95):
         times = f"{one.p50:6.1f} {one.p95:6.1f} {max(one.times):6.1f} {one.first:6.1f} {one.cpu:6.1f}"
@@ -89,7 +89,7 @@ def table(found: Sequence[Timed]) -> str:
 
 
 def summary(found: Sequence[Timed]) -> str:
-    """Return the slowest of each kind, a line each."""
+    """Return a line for each kind of address, with its slowest address."""
     lines = []
     for kind in dict.fromkeys(one.address.kind for one in found):
         of_kind = [one for one in found if one.address.kind == kind]
@@ -104,7 +104,7 @@ def summary(found: Sequence[Timed]) -> str:
 
 
 def record(found: Sequence[Timed], weight: int) -> dict[str, object]:
-    """Return what was measured as what is written to a file."""
+    """Return the measurements in the form that is written to a file."""
     answers = [
         {
             **attrs.asdict(one.address),
@@ -121,7 +121,7 @@ def record(found: Sequence[Timed], weight: int) -> dict[str, object]:
 
 
 def measure(storage: str, options: argparse.Namespace) -> dict[str, object]:
-    """Print and return what is asked for of one storage."""
+    """Print and return the selected measurements of one storage."""
     found: dict[str, object] = {"load_average_before": os.getloadavg()}
     if "pages" in options.part:
         with dashboard_stage.filled(storage, options.jobs, options.seed) as (url, _):
@@ -140,7 +140,7 @@ def measure(storage: str, options: argparse.Namespace) -> dict[str, object]:
 
 
 def shop(url: str) -> Firelock:
-    """Return the app of the jobs that are stored."""
+    """Return the app of the stored jobs."""
     from benchmarks.seed import shop
 
     fire = Firelock(url)
@@ -152,13 +152,13 @@ def shop(url: str) -> Firelock:
 def main() -> None:
     """Print the tables and write the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard", description=__doc__)
-    parser.add_argument("--storage", action="append", choices=dashboard_stage.STORAGES, help="default: each")
-    parser.add_argument("--part", action="append", choices=("pages", "requeue"), help="default: both")
-    parser.add_argument("--jobs", type=int, default=1_000_000, help="jobs of the shop (default 1,000,000)")
-    parser.add_argument("--requeued", type=int, default=100_000, help="jobs requeued (default 100,000)")
-    parser.add_argument("--rounds", type=int, default=40, help="answers an address (default 40)")
-    parser.add_argument("--seed", type=Path, help="a seed made before, instead of the one beside the results")
-    parser.add_argument("--out", type=Path, help="a file for everything, as JSON")
+    parser.add_argument("--storage", action="append", choices=dashboard_stage.STORAGES, help="default: all")
+    parser.add_argument("--part", action="append", choices=("pages", "requeue"), help="part (default: both)")
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="jobs of the shop (default: 1,000,000)")
+    parser.add_argument("--requeued", type=int, default=100_000, help="requeued jobs (default: 100,000)")
+    parser.add_argument("--rounds", type=int, default=40, help="responses per address (default: 40)")
+    parser.add_argument("--seed", type=Path, help="existing seed (default: the one next to the results)")
+    parser.add_argument("--out", type=Path, help="JSON file for all results")
     options = parser.parse_args()
     options.part = options.part or ["pages", "requeue"]
     exit_when_told()

@@ -1,4 +1,4 @@
-"""Every address of the dashboard that only looks, with its places filled from what is stored."""
+"""All read-only addresses of the dashboard, with parameters from the stored jobs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LIVE = re.compile(rb'data-live="([a-z_]+)"')
 
 @attrs.frozen
 class Address:
-    """One thing to ask for."""
+    """An address that can be requested."""
 
     kind: str  # page, fragment, filter or api
     target: str
 
 
 def addresses(fire: Firelock, visitor: Visitor) -> Iterator[Address]:
-    """Yield every page and each live region of it, lists by each condition, lists of the JSON API."""
+    """Yield all pages and their live regions, lists by each condition, and lists of the JSON API."""
     jobs = _jobs(fire)
     for page in _pages(fire, jobs):
         yield Address("page", page)
@@ -39,7 +39,7 @@ def addresses(fire: Firelock, visitor: Visitor) -> Iterator[Address]:
 
 
 def _jobs(fire: Firelock) -> dict[State, Job[object]]:
-    """Return the newest job of each state that has any."""
+    """Return the newest job in each state that has jobs."""
     return {state: job for state in State for job in fire.jobs.find(state=state, limit=1)}
 
 
@@ -62,7 +62,7 @@ def _pages(fire: Firelock, jobs: dict[State, Job[object]]) -> Iterator[str]:
 
 
 def _filters(fire: Firelock, jobs: dict[State, Job[object]]) -> Iterator[dict[str, str]]:
-    """Yield conditions that are looked up, conditions that each job is tested for, and both together."""
+    """Yield conditions that use an index, conditions that are tested for each job, and both together."""
     job, failed = jobs[State.SUCCEEDED], jobs[State.FAILED]
     tagged = next(
         one for one in fire.jobs.find(state=State.SUCCEEDED, limit=500) if "order:" in str(one.tags)

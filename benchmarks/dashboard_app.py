@@ -1,4 +1,4 @@
-"""The application of the stream beside which jobs are requeued: one task that does nothing, in two queues."""
+"""The application for measuring requeues next to other jobs: tasks that do nothing, in two queues."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ def noop(number: int) -> None:
 
 @fire.task(queue=FAILING, retry=Retry.never())
 def charge(number: int) -> None:
-    """Do nothing; what is stored of it has failed."""
+    """Do nothing; the stored jobs of this task have failed."""

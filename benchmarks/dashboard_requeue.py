@@ -1,8 +1,8 @@
-"""Requeueing many jobs from the dashboard while workers run a stream of others: how long, and at whose cost.
+"""Measure requeueing many jobs while workers run other jobs: its duration, and its effect on the workers.
 
-The stream never ends: another process stores what a server with ten workers runs as fast as it can. The
-operation is let run and held in turns, and what the workers do meanwhile is compared with what they do before
-and after: a machine that grows slower meets both alike. All processes share the machine.
+Another process continuously stores jobs, which a server with ten workers runs as fast as possible. The
+operation alternately runs and pauses. The workers' rate while it runs is compared with the rates before and
+after, so that a machine that becomes slower affects both equally. All processes share the machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from firelock.model.session import ClaimHolder
 from firelock.storage import ClaimRequest, ErrorInfo, JobFilter, NewSession
 
 SECONDS = 2.0
-"""The length of a window: short, so that a busy machine is much the same in two that follow one another."""
+"""The length of a window, in seconds; it is short, so that two successive windows have a similar load."""
 SETTLING_SECONDS = 5.0
 _FEW, _MANY = 10_000, 20_000
 _CHUNK = 500
@@ -39,22 +39,22 @@ _ERROR = ErrorInfo("builtins.ValueError", "no", "fingerprint", "Traceback (most 
 
 @attrs.frozen
 class Requeued:
-    """What came out."""
+    """The results of the measurement."""
 
     jobs: int
-    seconds: float  # in which the operation ran, without those in which it was held
-    before: Sequence[float]  # jobs a second that the workers ran while it was held, a window each
-    during: Sequence[float]  # … while it ran
+    seconds: float  # duration of the operation without its pauses
+    before: Sequence[float]  # the workers' rates in the pauses, jobs per second
+    during: Sequence[float]  # the same while the operation ran
 
     @property
     def shares(self) -> list[float]:
-        """Return what was left of the workers' rate, each window beside the two around it."""
+        """Return the workers' rate of each window as a share of the rates before and after it."""
         around = zip(self.before, self.before[1:], strict=False)
         return [run / statistics.mean(pair) for run, pair in zip(self.during, around, strict=True)]
 
 
 def text(found: Requeued) -> str:
-    """Return it as some words."""
+    """Return the results as text."""
     shares = ", ".join(f"{share:.2f}" for share in found.shares)
     before, during = statistics.median(found.before), statistics.median(found.during)
     return (
@@ -65,7 +65,7 @@ def text(found: Requeued) -> str:
 
 
 def run(url: str, directory: Path, *, jobs: int) -> Requeued:
-    """Measure it on a storage that is this run's own."""
+    """Measure requeueing on the run's own storage."""
     with _opened(url) as app, _feeding(url, directory), _serving(directory):
         fail(app, jobs)
         operation = app.fire.operations.start(
@@ -85,7 +85,7 @@ def run(url: str, directory: Path, *, jobs: int) -> Requeued:
 
 
 def fail(app: ModuleType, number: int) -> None:
-    """So many jobs have failed."""
+    """Store this number of failed jobs."""
     storage, holder = app.fire.storage, ClaimHolder("benchmark-session", "benchmark:1")
     for first in range(0, number, _CHUNK):
         app.charge.enqueue_many([(each,) for each in range(first, min(first + _CHUNK, number))])
@@ -100,7 +100,7 @@ def fail(app: ModuleType, number: int) -> None:
 
 
 def _run_for(app: ModuleType, operation: Operation) -> tuple[Operation, float, float]:
-    """Let the operation run for a window; return it, for how long it did, and the workers' rate meanwhile."""
+    """Run the operation for a window; return it, its duration, and the workers' rate in the meantime."""
     stop, begun = threading.Event(), time.monotonic()
     ended: list[float] = []
 
@@ -133,7 +133,7 @@ def _count(fire: Firelock, queue: str, state: State) -> int:
 @contextmanager
 def _opened(url: str) -> Iterator[ModuleType]:
     os.environ["FIRELOCK_STORAGE"] = url
-    from benchmarks import dashboard_app  # it reads its storage's place when it is imported
+    from benchmarks import dashboard_app  # it reads the storage's URL when it is imported
 
     yield dashboard_app
     dashboard_app.fire.close()
@@ -159,7 +159,7 @@ def _feeding(url: str, directory: Path) -> Iterator[None]:
 
 
 def feed(app: ModuleType) -> None:
-    """Keep work before the workers, for ever."""
+    """Keep jobs enqueued for the workers, endlessly."""
     number = 0
     while True:
         waiting = _count(app.fire, app.QUEUE, State.ENQUEUED)
@@ -172,9 +172,9 @@ def feed(app: ModuleType) -> None:
 
 
 def main() -> None:
-    """Feed the workers of another process's measurement."""
+    """Store jobs for the measurement of another process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard_requeue", description=__doc__)
-    parser.add_argument("--feed", required=True, metavar="URL", help="where the workers look for their jobs")
+    parser.add_argument("--feed", required=True, metavar="URL", help="URL of the workers' storage")
     options = parser.parse_args()
     exit_when_told()
     with _opened(options.feed) as app:

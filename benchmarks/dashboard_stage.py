@@ -1,7 +1,7 @@
-"""Storages full of the shop's jobs, for what looks at them and what changes them.
+"""Storages with the shop's jobs, for measurements of pages and of operations.
 
-What `python -m benchmarks.seed` makes is kept beside the results, as a SQLite file, a dump of Redis or the
-folder of a database's server; each run works on a copy.
+The seeds created by `python -m benchmarks.seed` are kept next to the results, as an SQLite file, a Redis dump
+or the folder of a database server. Each run uses a copy.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ STORAGES = tuple(_KEPT)
 
 
 def seed_path(storage: str, jobs: int) -> Path:
-    """Return where a seed of so many jobs is kept."""
+    """Return the path of the seed with this number of jobs."""
     return RESULTS / f"seed-{jobs}-{_KEPT[storage]}"
 
 
 @contextmanager
 def filled(storage: str, jobs: int, seed: Path | None) -> Iterator[tuple[str, Path]]:
-    """Yield the URL of a storage of its own with so many jobs, and a folder; both go with the block."""
+    """Yield the URL of a new storage with this number of jobs, and a folder; delete both after the block."""
     kept = seed or seed_path(storage, jobs)
     if not kept.exists():
         make(storage, jobs, kept)
@@ -74,7 +74,7 @@ _OPENED: Mapping[str, Callable[[Path, Path], AbstractContextManager[str]]] = {
 
 
 def make(storage: str, jobs: int, path: Path) -> None:
-    """A seed is kept at the path: some minutes for a million jobs."""
+    """Create a seed at the path; this takes some minutes for a million jobs."""
     with tempfile.TemporaryDirectory(prefix="seed-", dir=RESULTS) as name:
         directory = Path(name)
         match storage:

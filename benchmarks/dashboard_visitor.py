@@ -1,4 +1,4 @@
-"""Whoever looks at a dashboard in this process: asks its ASGI app as a server would, without a network."""
+"""A client that sends requests to a dashboard's ASGI app in this process, without a network."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ _LIMIT_SECONDS = 120
 
 
 class Refused(Exception):
-    """A page did not answer with what was asked for."""
+    """A page did not return the expected response."""
 
 
 @attrs.frozen
 class Answer:
-    """What came back."""
+    """The response to a request."""
 
     sent: bytes
-    coding: str  # empty where it was sent as it was made
+    coding: str  # empty if the body is not compressed
 
     @property
     def body(self) -> bytes:
-        """What was made; of a file in br nobody here reads it."""
+        """The uncompressed body; bodies compressed with br are not supported."""
         return gzip.decompress(self.sent) if self.coding == "gzip" else self.sent
 
     @property
     def packed_bytes(self) -> int:
-        """How long it is on the wire: packed by a proxy where the dashboard itself does not."""
+        """The compressed size, in bytes, as sent by the dashboard or by a compressing proxy."""
         return len(self.sent) if self.coding else len(gzip.compress(self.sent, 6))
 
 
 class Visitor:
-    """Asks a dashboard for addresses; close it."""
+    """A client for a dashboard's addresses, which must be closed."""
 
     def __init__(self, dashboard: Dashboard) -> None:
         self._dashboard = dashboard
@@ -50,21 +50,21 @@ class Visitor:
         self._runner = asyncio.Runner()
 
     def get(self, target: str) -> Answer:
-        """Return the answer.
+        """Return the response.
 
         Raises:
-            Refused: its status is another than 200.
+            Refused: If the status is not 200.
         """
         return self._runner.run(asyncio.wait_for(self._get(target), _LIMIT_SECONDS))
 
     def weigh(self, target: str) -> int:
-        """Return the bytes that a page and the files that it names take on the wire."""
+        """Return the size on the wire of a page and the files that it loads, in bytes."""
         page = self.get(target)
         names = dict.fromkeys(name.decode() for name in _LINKED.findall(page.body))
         return page.packed_bytes + sum(self.get(name).packed_bytes for name in names)
 
     def close(self) -> None:
-        """Give up what asking needs."""
+        """Release the resources of the client."""
         self._runner.close()
 
     async def _get(self, target: str) -> Answer:
@@ -98,6 +98,6 @@ class Visitor:
         await self._dashboard(scope, receive, send)
         answer = Answer(b"".join(chunks), coding)
         if status != 200:
-            message = f"{target} answered {status}: {answer.body[:300]!r}"
+            message = f"{target} returned status {status}: {answer.body[:300]!r}"
             raise Refused(message)
         return answer

@@ -1,6 +1,7 @@
-"""One scenario of one contender, run in a process of its own and printed as JSON.
+"""One scenario of one contender, run in a separate process, with its figures printed as JSON.
 
-Only the standard library is imported here: peers run from a virtual environment of their own, without attrs.
+This module imports only the standard library, because peers run in separate virtual environments without
+attrs.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Load:
-    """How much one run does, and where."""
+    """The amounts and the folder of one run."""
 
     jobs: int
-    """Jobs stored or run; a scenario whose jobs cost a commit each uses `singles` instead."""
+    """Stored or run jobs; scenarios with one commit per job use `singles` instead."""
     singles: int
-    """Jobs enqueued with a commit each."""
+    """Jobs that are enqueued with one commit per job."""
     stored: int
     """Finished jobs that a growth scenario stores beforehand."""
     waiting: int
@@ -32,11 +33,11 @@ class Load:
     churned: int
     """Jobs that a churn scenario runs."""
     samples: int
-    """Jobs timed for a latency, and starts timed for an import."""
+    """Measured jobs of a latency scenario, and measured starts of an import scenario."""
     seconds: int
-    """How long an idle server is watched."""
+    """Seconds for which an idle server is observed."""
     directory: Path
-    """An empty folder that is this run's alone."""
+    """An empty folder that only this run uses."""
 
     @property
     def database(self) -> Path:
@@ -49,7 +50,7 @@ ScenarioFunction = Callable[[Load], Figures]
 
 
 def timed(action: Callable[[], object], *, jobs: int) -> Figures:
-    """Return jobs a second and processor time a job, in this process, of one action over `jobs` jobs."""
+    """Return the jobs per second and this process's processor time per job, of an action on `jobs` jobs."""
     cpu = time.process_time()
     begun = time.perf_counter()
     action()
@@ -58,12 +59,12 @@ def timed(action: Callable[[], object], *, jobs: int) -> Figures:
 
 
 def exit_when_told() -> None:
-    """Make the signal that tells this process to end an exit that leaves nothing behind."""
+    """Handle SIGTERM as a normal exit, so that this process stops everything that it has started."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
 
 
 def run(scenarios: Mapping[str, ScenarioFunction]) -> None:
-    """Run the scenario that the command line names; its figures are the last line of standard output."""
+    """Run the scenario on the command line; print its figures as the last line of standard output."""
     parser = argparse.ArgumentParser()
     parser.add_argument("scenario", choices=sorted(scenarios))
     parser.add_argument("--directory", type=Path, required=True)

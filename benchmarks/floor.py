@@ -1,4 +1,4 @@
-"""What the floors share, whatever they store in: ids, the job that does nothing, ten threads, batches."""
+"""The code that the floors on all storages share: ids, a job that does nothing, ten threads, batches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SESSION = "floor-session"
 RETENTION = 86_400_000_000
 
 Claimed = tuple[str, str, str, int, int, int]
-"""Of a row: id, task, arguments, attempt, fence, claimed_at."""
+"""A claimed row: id, task, arguments, attempt, fence, claimed_at."""
 Ended = tuple[int, int, str, str, int, str, str, int]
-"""Of a row: started_at, ended_at, result, entry of the history, expires_at, id, session, fence."""
+"""The values of an ended row: started_at, ended_at, result, history entry, expires_at, id, session, fence."""
 C = TypeVar("C")
 E = TypeVar("E")
 Pace = Callable[[int], int]
-"""Told how many jobs have ended, returns how many to claim next; none ends it."""
+"""A function of the number of ended jobs that returns how many jobs to claim next; 0 ends the run."""
 
 
 def micros() -> int:
@@ -31,7 +31,7 @@ def micros() -> int:
 
 
 def job_ids() -> Iterator[str]:
-    """Yield time-ordered ids of 36 characters: milliseconds, a counter, this process's own random."""
+    """Yield time-ordered ids of 36 characters: milliseconds, a counter, a random part of this process."""
     origin = os.urandom(6).hex()
     for number in count():
         instant = f"{time.time_ns() // 1_000_000:012x}"
@@ -40,11 +40,11 @@ def job_ids() -> Iterator[str]:
 
 
 def noop(_arguments: str) -> None:
-    """Do nothing: the job."""
+    """Do nothing, as the job."""
 
 
 def work(inbox: queue.SimpleQueue[Claimed | None], outbox: queue.SimpleQueue[Ended]) -> None:
-    """Run every job of the inbox once and lay it in the outbox, ready to be settled as a row."""
+    """Run each job from the inbox, and put the values to settle it into the outbox."""
     while (claimed := inbox.get()) is not None:
         job_id, _, arguments, attempt, fence, claimed_at = claimed
         started_at = micros()
@@ -56,7 +56,7 @@ def work(inbox: queue.SimpleQueue[Claimed | None], outbox: queue.SimpleQueue[End
 
 
 def in_batches(_ended: int) -> int:
-    """Claim a batch whatever has ended."""
+    """Return the size of a full batch."""
     return BATCH
 
 
@@ -66,9 +66,9 @@ def drain(
     *,
     pace: Pace = in_batches,
 ) -> None:
-    """Run ready jobs on ten threads until none are left, or none are to be claimed any more.
+    """Run ready jobs on ten threads until no job is left, or the pace is 0.
 
-    `exchange` settles the ended ones of the former batch and claims so many of the next.
+    `exchange` settles the ended jobs of the previous batch and claims the next batch.
     """
     inbox: queue.SimpleQueue[C | None] = queue.SimpleQueue()
     outbox: queue.SimpleQueue[E] = queue.SimpleQueue()

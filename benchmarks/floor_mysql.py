@@ -1,10 +1,11 @@
-"""The floor on MariaDB: the same durable work per job as Firelock does, and nothing else.
+"""The floor on MariaDB: the same durable work per job as in Firelock, and nothing else.
 
-No framework, no hook, no validation: PyMySQL and ten threads. The work per job is that of the floor on
-PostgreSQL: one row inserted ready; claimed (state, attempt, session, fence, instant) in its place in the
-queue, past rows that others hold; settled (state, instants, result, history, expiry) only where state,
-session and fence still hold; two indexes beside the key; rows of differences for the counts. One transaction
-settles the former batch and claims the next, in two round trips: MariaDB returns no rows from an UPDATE.
+It uses PyMySQL and ten threads, without a framework, hooks or validation. The work per job is that of the
+floor on PostgreSQL. A row is inserted as ready. It is claimed (state, attempt, session, fence, time) in queue
+order, skipping locked rows, and settled (state, times, result, history, expiry) only if state, session and
+fence are unchanged. There are two indexes besides the key, and rows of differences for the counts. One
+transaction settles the previous batch and claims the next, in two round trips, because an UPDATE in MariaDB
+does not return rows.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ select id, task, arguments, attempt + 1, fence + 1, %s from jobs force index (re
 where state = 'enqueued' and queue = 'default' order by priority desc, id limit %s for update skip locked
 """
 
-# Without its index named, a small table is read as a whole, and every row that somebody holds is waited for.
+# Without this index hint, a small table is read completely, and the statement waits for locked rows.
 CLAIM = """
 update jobs force index (primary) set state = 'processing', attempt = attempt + 1, session = %s,
     fence = fence + 1, claimed_at = %s, changed_at = %s
@@ -72,13 +73,13 @@ NAMES = ("started_at", "ended_at", "result", "entry", "expires_at", "id", "sessi
 
 @lru_cache
 def insert_text(jobs: int) -> str:
-    """Return the statements that store so many jobs, which are a transaction."""
+    """Return the statements of a transaction that stores this number of jobs."""
     return f"begin; {INSERT}{', '.join([ROW] * jobs)}; {COUNT}{DELTA}; commit"
 
 
 @lru_cache
 def settle_text(jobs: int) -> str:
-    """Return the statement that settles so many jobs; a row that is none names the columns of the others."""
+    """Return the statement that settles this number of jobs; an empty first row names the columns."""
     names = ", ".join(f"null as {name}" for name in NAMES)
     row = f"({', '.join(['%s'] * len(NAMES))})"
     return SETTLE.format(ended=f"select {names} where false union all values {', '.join([row] * jobs)}")
@@ -86,12 +87,12 @@ def settle_text(jobs: int) -> str:
 
 @lru_cache
 def claim_text(jobs: int) -> str:
-    """Return the statement that claims so many jobs."""
+    """Return the statement that claims this number of jobs."""
     return CLAIM.format(ids=", ".join(["%s"] * jobs))
 
 
 class Floor(floor_sql.Floor):
-    """One connection, which takes several statements in one round trip."""
+    """A queue with one connection, which sends several statements in one round trip."""
 
     def __init__(self, connection: pymysql.Connection) -> None:
         self._connection = connection
@@ -134,7 +135,7 @@ class Floor(floor_sql.Floor):
             return list(cursor.fetchall())
 
     def _run(self, text: str, values: Sequence[object]) -> None:
-        with self._connection.cursor() as cursor:  # whose end reads the answer to every statement
+        with self._connection.cursor() as cursor:  # its end reads the results of all statements
             cursor.execute(text, values)
 
     @override
@@ -146,7 +147,7 @@ class Floor(floor_sql.Floor):
 
 @contextmanager
 def opened(url: str) -> Iterator[Floor]:
-    """Open an empty queue, closed when its block ends."""
+    """Open an empty queue, and close it after the block."""
     place = urlsplit(url)
     connection = pymysql.connect(
         host=place.hostname,

@@ -1,10 +1,10 @@
-"""The floor on PostgreSQL: the same durable work per job as Firelock does, and nothing else.
+"""The floor on PostgreSQL: the same durable work per job as in Firelock, and nothing else.
 
-No framework, no hook, no validation: psycopg and ten threads. The work per job is that of the floor on
-SQLite: one row inserted ready; claimed (state, attempt, session, fence, instant) in its place in the queue,
-past rows that others hold; settled (state, instants, result, history, expiry) only where state, session and
-fence still hold; two indexes beside the key; rows of differences for the counts. One transaction settles the
-former batch and claims the next.
+It uses psycopg and ten threads, without a framework, hooks or validation. The work per job is that of the
+floor on SQLite. A row is inserted as ready. It is claimed (state, attempt, session, fence, time) in queue
+order, skipping locked rows, and settled (state, times, result, history, expiry) only if state, session and
+fence are unchanged. There are two indexes besides the key, and rows of differences for the counts. One
+transaction settles the previous batch and claims the next.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ where ctid = any (array (select ctid from ready))
 returning id, task, arguments, attempt, fence, claimed_at
 """
 
-# The key is looked up for each: a join that the planner orders by what it believes may read the whole table.
+# The lateral join looks up each key. With a plain join, a wrong estimate could cause a scan of all rows.
 SETTLE = """
 with ended as materialized (
     select job.*, place.ctid as place
@@ -83,7 +83,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 
 class Floor(floor_sql.Floor):
-    """One connection."""
+    """A queue with one connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -91,7 +91,7 @@ class Floor(floor_sql.Floor):
 
     @override
     def enqueue(self, *, jobs: int, batch: int, queue: str = "default") -> None:
-        """Store so many ready jobs more, `batch` in a statement, which is a transaction."""
+        """Store additional ready jobs, `batch` per statement, which is a transaction."""
         numbers = iter(range(jobs))
         cursor = self._connection.cursor()
         while numbered := list(islice(numbers, batch)):
@@ -128,14 +128,14 @@ class Floor(floor_sql.Floor):
 
 @contextmanager
 def opened(url: str) -> Iterator[Floor]:
-    """Open an empty queue, closed when its block ends."""
+    """Open an empty queue, and close it after the block."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(SCHEMA)
         yield Floor(connection)
 
 
 def grown(load: Load) -> Figures:
-    """Compare the three verbs beside many finished and many waiting jobs with the same beside few."""
+    """Compare the three verbs with many finished and waiting jobs in the storage to those with few."""
     with postgresql_server.running(load.directory) as server, opened(server.url) as floor:
         floor.enqueue(jobs=growth.SOURCES, batch=500)
         floor.drain()

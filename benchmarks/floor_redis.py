@@ -1,10 +1,10 @@
-"""The floor on Redis: the same durable work per job as Firelock does, and nothing else.
+"""The floor on Redis: the same durable work per job as in Firelock, and nothing else.
 
-No framework, no hook, no validation: a connection of redis-py with hiredis, two Lua scripts, ten threads. The
-work per job is that of the floor on SQLite: a record stored ready, with its arguments; claimed (state,
-attempt, session, fence, instant) in its place in the queue; settled (state, instants, result, one history
-entry, expiry) only where state, session and fence still hold; a sorted set a state lists the jobs in order of
-time, its size is the count. One script settles the former batch and claims the next.
+It uses a connection of redis-py with hiredis, two Lua scripts and ten threads, without a framework, hooks or
+validation. The work per job is that of the floor on SQLite. A record with its arguments is stored as ready.
+It is claimed (state, attempt, session, fence, time) in queue order, and settled (state, times, result, one
+history entry, expiry) only if state, session and fence are unchanged. Each state has a sorted set of its jobs
+in order of time, whose size is the count. One script settles the previous batch and claims the next.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ Ended = tuple[str, str, int]
 
 
 class Floor(floor_served.Floor):
-    """One connection and the two scripts."""
+    """A queue with one connection and two scripts."""
 
     def __init__(self, port: int) -> None:
         self._connection = CONNECT(host=HOST, port=port, protocol=2)
@@ -107,13 +107,13 @@ class Floor(floor_served.Floor):
         self._connection.disconnect()
 
     def call(self, *words: object) -> object:
-        """Return the reply to one command; an error is raised."""
+        """Return the reply to a command; raise it if it is an error."""
         self._connection.send_packed_command(self._connection.pack_command(*words))
         return self._connection.read_response(disable_decoding=True)
 
     @override
     def enqueue(self, *, jobs: int, batch: int, queue: str = "default") -> None:
-        """Store so many ready jobs more, `batch` a round trip."""
+        """Store additional ready jobs, `batch` per round trip."""
         numbers = iter(range(jobs))
         while numbered := list(islice(numbers, batch)):
             words = chain.from_iterable((next(self._ids), f"[{number}]") for number in numbered)
@@ -153,22 +153,22 @@ class Floor(floor_served.Floor):
         return ended, self.read_end(since, "+inf"), self.read_end("+inf", since, "REV")
 
     def count(self, command: str, key: str, *words: object) -> int:
-        """Return the number that a command answers with."""
+        """Return the number that a command returns."""
         return int(str(self.call(command, f"{BASE}:{key}", *words)))
 
     def read_end(self, first: object, last: object, *order: str) -> int:
-        """Return the end of the first job that ended between two instants, in micros."""
+        """Return the end, in micros, of the first job that ended between two times."""
         words = (first, last, "BYSCORE", *order, "LIMIT", 0, 1, "WITHSCORES")
         reply = self.call("ZRANGE", f"{BASE}:succeeded", *words)
         return int(reply[1]) if isinstance(reply, list) and reply else 0
 
 
 def work(inbox: queue.SimpleQueue[Claimed | None], outbox: queue.SimpleQueue[Ended]) -> None:
-    """Run every job of the inbox once and lay it in the outbox, ready to be settled."""
+    """Run each job from the inbox, and put the values to settle it into the outbox."""
     while (claimed := inbox.get()) is not None:
         job_id, record, claimed_at = claimed
         attempt, _, common = record.partition(" ")
-        arguments = common.split(" ", 4)[4]  # behind task, queue, priority and the instant it was stored
+        arguments = common.split(" ", 4)[4]  # after the task, the queue, the priority and the creation time
         started_at = micros()
         noop(arguments)
         ended_at = micros()
@@ -178,13 +178,13 @@ def work(inbox: queue.SimpleQueue[Claimed | None], outbox: queue.SimpleQueue[End
 
 @contextmanager
 def opened(url: str) -> Iterator[Floor]:
-    """Open an empty queue, closed when its block ends."""
+    """Open an empty queue, and close it after the block."""
     with closing(Floor(urlsplit(url).port or 0)) as floor:
         yield floor
 
 
 def grown(load: Load) -> Figures:
-    """Compare the three verbs beside many finished and as many waiting jobs with the same beside few."""
+    """Compare the three verbs with many finished and waiting jobs in the storage to those with few."""
     with redis_server.running(load.directory) as server, opened(server.url) as floor:
         empty = floor_served.verbs(server, floor, load)
         floor.enqueue(jobs=load.stored, batch=500)

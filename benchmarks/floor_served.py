@@ -1,4 +1,4 @@
-"""The floors on storages with a server of their own, whichever: their scenarios."""
+"""The scenarios of the floors on storages with a server."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ class Floor(ABC):
 
     @abstractmethod
     def enqueue(self, *, jobs: int, batch: int, queue: str = "default") -> None:
-        """Store so many ready jobs more, `batch` in a transaction or call."""
+        """Store additional ready jobs, `batch` per transaction or call."""
 
     @abstractmethod
     def drain(self) -> None:
-        """Run all ready jobs on ten threads, in batches that settle the former one and claim the next."""
+        """Run all ready jobs on ten threads; each batch settles the previous one and claims the next."""
 
     @abstractmethod
     def assert_counts(self, **expected: int) -> None:
-        """Raise unless the counts and the jobs themselves both say so many jobs a state."""
+        """Raise an error unless the counts and the jobs themselves match the expected number per state."""
 
     @abstractmethod
     def read_ends(self, *, since: int) -> tuple[int, int, int]:
-        """Return how many jobs have ended since an instant, and the first and the last end, in micros."""
+        """Return the number of jobs that ended since a time, and the first and the last end, in micros."""
 
 
 Opened = Callable[[str], AbstractContextManager[Floor]]
-"""Opens an empty queue at a URL, closed when its block ends."""
+"""A context manager that opens an empty queue at a URL."""
 
 
 def scenarios(running: Running, opened: Opened) -> dict[str, ScenarioFunction]:
-    """Return the scenarios on servers that are run, and in queues that are opened, in these ways."""
+    """Return the scenarios, given the functions that run a server and open a queue."""
     return {
         "enqueue_bulk_100": partial(enqueue_bulk_100, running, opened),
         "enqueue_bulk": partial(enqueue_bulk, running, opened),
@@ -49,7 +49,7 @@ def scenarios(running: Running, opened: Opened) -> dict[str, ScenarioFunction]:
 
 
 def enqueued(running: Running, opened: Opened, load: Load, *, jobs: int, batch: int) -> Figures:
-    """Measure storing so many jobs in batches of one size."""
+    """Measure storing jobs in batches of one size."""
     with running(load.directory) as server, opened(server.url) as floor:
         cpu = server.cpu_seconds()
         figures = timed(lambda: floor.enqueue(jobs=jobs, batch=batch), jobs=jobs)
@@ -69,12 +69,12 @@ def enqueue_bulk(running: Running, opened: Opened, load: Load) -> Figures:
 
 
 def enqueue_one(running: Running, opened: Opened, load: Load) -> Figures:
-    """Measure storing jobs with a commit each."""
+    """Measure storing jobs with one commit per job."""
     return enqueued(running, opened, load, jobs=load.singles, batch=1)
 
 
 def drained(server: StorageServer, floor: Floor, *, jobs: int) -> Figures:
-    """Measure running the ready jobs; the rate is taken between the first and the last end of one."""
+    """Measure running the ready jobs; the rate is that between the first and the last end of a job."""
     before, cpu = micros(), server.cpu_seconds()
     figures = timed(floor.drain, jobs=jobs)
     figures = with_storage(figures, server.cpu_seconds() - cpu, jobs=jobs)
@@ -86,7 +86,7 @@ def drained(server: StorageServer, floor: Floor, *, jobs: int) -> Figures:
 
 
 def verbs(server: StorageServer, floor: Floor, load: Load) -> Figures:
-    """Measure the three verbs beside whatever is stored."""
+    """Measure the three verbs with the currently stored jobs."""
     bulk = timed(lambda: floor.enqueue(jobs=load.jobs, batch=500), jobs=load.jobs)
     processed = drained(server, floor, jobs=load.jobs)
     single = timed(lambda: floor.enqueue(jobs=load.singles, batch=1), jobs=load.singles)
@@ -104,7 +104,7 @@ def process(running: Running, opened: Opened, load: Load) -> Figures:
 
 
 def footprint(running: Running, opened: Opened, load: Load) -> Figures:
-    """Count what a job costs of the wire and of what the server counts and stores."""
+    """Count the traffic, the server's work and the stored bytes per job."""
     with (
         running(load.directory) as server,
         counting.counting(server.port) as wire,

@@ -1,4 +1,4 @@
-"""What the floors on servers of SQL share: how their rows are asked, and how they are drained."""
+"""The code that the floors on SQL servers share: queries for checks, and running all jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ where state = 'succeeded' and changed_at > {since}
 
 
 class Floor(floor_served.Floor):
-    """An open queue in tables."""
+    """An open queue in SQL tables."""
 
     @abstractmethod
     def exchange(self, ended: Sequence[Ended], limit: int) -> Sequence[Claimed]:
@@ -27,7 +27,7 @@ class Floor(floor_served.Floor):
 
     @abstractmethod
     def ask(self, statement: str) -> Sequence[tuple[object, ...]]:
-        """Return the rows of a statement that only reads."""
+        """Return the rows of a read-only statement."""
 
     @override
     def drain(self, *, pace: Pace = in_batches) -> None:

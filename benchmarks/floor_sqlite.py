@@ -1,10 +1,10 @@
-"""The floor on SQLite: the same durable work per job as Firelock does, and nothing else.
+"""The floor on SQLite: the same durable work per job as in Firelock, and nothing else.
 
-No framework, no hook, no validation: `sqlite3` and ten threads. What a job costs here is what
-the storage costs, so a framework's figure is read as a share of this one. The work per job: one row inserted
-ready; claimed (state, attempt, session, fence, instant) in its place in the queue; settled (state, instants,
-result, history, expiry) only where state, session and fence still hold; two indexes and the counter rows kept
-in step; every transaction synced to the disk.
+It uses `sqlite3` and ten threads, without a framework, hooks or validation. So its cost per job is that of
+the storage, and the figures of frameworks are compared with it. The work per job: a row is inserted as ready,
+claimed (state, attempt, session, fence, time) in queue order, and settled (state, times, result, history,
+expiry) only if state, session and fence are unchanged. Two indexes and the counter rows are kept up to date,
+and every transaction is synced to the disk.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ COUNT = "update counts set jobs = jobs + ? where state = ? and queue = 'default'
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Return a connection with the settings of a durable queue: WAL, synced at each commit."""
+    """Return a connection with the settings of a durable queue: WAL, and a sync at each commit."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = full")
@@ -74,7 +74,7 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 
 def create_database(path: Path) -> closing[sqlite3.Connection]:
-    """Open an empty queue, closed when its block ends."""
+    """Open an empty queue, and close it after the block."""
     connection = open_database(path)
     connection.executescript(SCHEMA)
     return closing(connection)
@@ -82,7 +82,7 @@ def create_database(path: Path) -> closing[sqlite3.Connection]:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Cursor]:
-    """Make everything inside durable when the block ends, or nothing of it."""
+    """Commit all changes of the block durably when it ends; roll them back after an error."""
     cursor = connection.cursor()
     cursor.execute("begin immediate")
     try:
@@ -94,7 +94,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Cursor]:
 
 
 def enqueue(connection: sqlite3.Connection, *, jobs: int, batch: int) -> None:
-    """Store so many ready jobs more, in transactions of `batch`."""
+    """Store additional ready jobs, in transactions of `batch`."""
     ids = job_ids()
     numbers = iter(range(jobs))
     while numbered := list(islice(numbers, batch)):
@@ -121,12 +121,12 @@ def exchange(connection: sqlite3.Connection, ended: Sequence[Ended], limit: int)
 
 
 def drain(connection: sqlite3.Connection) -> None:
-    """Run all ready jobs on ten threads, in batches that settle the former one and claim the next."""
+    """Run all ready jobs on ten threads; each batch settles the previous one and claims the next."""
     floor.drain(partial(exchange, connection), work)
 
 
 def assert_counts(connection: sqlite3.Connection, **expected: int) -> None:
-    """Raise unless the counter rows and the rows themselves both say so many jobs a state."""
+    """Raise an error unless the counter rows and the jobs' rows match the expected number per state."""
     counters = dict(connection.execute("select state, jobs from counts where jobs <> 0").fetchall())
     rows = dict(connection.execute("select state, count(*) from jobs group by state").fetchall())
     if not counters == rows == expected:
@@ -135,7 +135,7 @@ def assert_counts(connection: sqlite3.Connection, **expected: int) -> None:
 
 
 def enqueued(load: Load, *, jobs: int, batch: int) -> Figures:
-    """Measure storing so many jobs in batches of one size."""
+    """Measure storing jobs in batches of one size."""
     with create_database(load.database) as connection:
         figures = timed(lambda: enqueue(connection, jobs=jobs, batch=batch), jobs=jobs)
         assert_counts(connection, enqueued=jobs)
@@ -153,12 +153,12 @@ def enqueue_bulk(load: Load) -> Figures:
 
 
 def enqueue_one(load: Load) -> Figures:
-    """Measure storing jobs with a commit each."""
+    """Measure storing jobs with one commit per job."""
     return enqueued(load, jobs=load.singles, batch=1)
 
 
 def drained(connection: sqlite3.Connection, *, jobs: int) -> Figures:
-    """Measure running the ready jobs; the rate is taken between the first and the last end of one."""
+    """Measure running the ready jobs; the rate is that between the first and the last end of a job."""
     before = micros()
     figures = timed(lambda: drain(connection), jobs=jobs)
     window = "select min(ended_at), max(ended_at) from jobs where state = 'succeeded' and changed_at > ?"
@@ -177,7 +177,7 @@ def process(load: Load) -> Figures:
 
 
 def commits(load: Load) -> Figures:
-    """Count the commits a job in the write-ahead log."""
+    """Count the commits per job in the write-ahead log."""
     with create_database(load.database) as connection, wal.kept(load.database):
         enqueue(connection, jobs=load.singles, batch=1)
         single = wal.count_commits(load.database)
@@ -193,7 +193,7 @@ def commits(load: Load) -> Figures:
 
 
 def growth_of(path: Path, load: Load, *, stored: int) -> Figures:
-    """Measure the three verbs beside so many finished jobs."""
+    """Measure the three verbs with this number of finished jobs in the database."""
     with create_database(path) as connection:
         if stored:
             enqueue(connection, jobs=growth.SOURCES, batch=500)
@@ -212,7 +212,7 @@ def growth_of(path: Path, load: Load, *, stored: int) -> Figures:
 
 
 def grown(load: Load) -> Figures:
-    """Compare the three verbs beside many finished jobs with the same in an empty database."""
+    """Compare the three verbs in a database with many finished jobs to those in an empty one."""
     empty = growth_of(load.directory / "empty.db", load, stored=0)
     return growth.shares(empty, growth_of(load.database, load, stored=load.stored))
 

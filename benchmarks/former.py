@@ -1,4 +1,4 @@
-"""Firelock beside another checkout of itself: what has become faster or slower, and how surely.
+"""Compare Firelock with another checkout of itself: what became faster or slower, and how certain this is.
 
 Each pair is one run of this checkout and one of the other; each checkout runs its own benchmarks with its own
 environment. Of two pairs each checkout goes first in one; the seed draws in which. The ratio of a pair is
@@ -28,7 +28,7 @@ RESAMPLES = 10_000
 LEAST_UPPER_END = 0.97
 MOST_WIDTH = 0.10
 MOST_ROUNDS = 3
-"""How many times `--pairs` a figure gets while its interval is too wide."""
+"""The maximum number of pairs of a figure with a wide interval, as a multiple of `--pairs`."""
 
 LOADS = {
     "jobs": 20_000,
@@ -111,7 +111,7 @@ class Comparison:
         self._chance = random.Random(self.seed)
 
     def measure(self, pairs: int) -> None:
-        """Add so many pairs."""
+        """Add this number of pairs."""
         for _ in range(pairs):
             if len(self.pairs) % 2 == 0:
                 self._order = self._chance.sample((self.ours, self.former), 2)
@@ -179,7 +179,7 @@ def other(ours: Contender, folder: Path) -> Contender:
     """Return the same contender of another checkout, with the scenarios and amounts that its programs have.
 
     Raises:
-        SystemExit: the folder has no environment that could run it.
+        SystemExit: If the folder has no environment that can run the contender.
     """
     folder = folder.resolve()
     python = folder / ".venv" / "bin" / "python"
@@ -212,5 +212,5 @@ def line(row: Mapping[str, object]) -> str:
 
 
 def progress(text: str) -> None:
-    """Print a line for the people who wait."""
+    """Print a line about the progress."""
     print(f"  {text}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""A database with a million finished jobs, made in seconds by copying some that really ran.
+"""A database with a million finished jobs, created in seconds by copying jobs that really ran.
 
-The copies are made by SQL behind the contender's back: the rows of the jobs, the rows of other tables that
-name a job, and the counter rows. Tables are recognised by their columns, so the floor and Firelock share this
-code; what cannot be recognised stops the run.
+SQL statements copy the rows of the jobs and the rows of other tables that refer to a job, and set the counter
+rows, without the contender's code. Tables are recognised by their columns, so the floor and Firelock share
+this code; an unknown table stops the run.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import attrs
 from benchmarks.entry import Figures
 
 SOURCES = 1_000
-"""Jobs that really run before they are copied."""
+"""The number of jobs that really run and are then copied."""
 ROUND_MICROS = 100_000
-"""Time between two rounds of copies: a thousand jobs are enqueued and run in a tenth of a second."""
+"""Time between two rounds of copies, as if a thousand jobs were enqueued and run in a tenth of a second."""
 WAITING = "waiting"
-"""A queue that no server is told to serve."""
+"""A queue that no server processes."""
 
 
 @attrs.frozen
 class Table:
-    """A table and what of it is copied."""
+    """A table and its copied columns."""
 
     name: str
     columns: tuple[str, ...]
-    """Without a number that the database itself gives out."""
+    """The columns without a number that the database generates."""
     keys: frozenset[str]
 
 
@@ -41,7 +41,7 @@ def read_tables(connection: sqlite3.Connection) -> list[Table]:
 
 
 def read_table(connection: sqlite3.Connection, table: str) -> Table:
-    """Return the columns of a table, without a primary key that is a number given out by SQLite."""
+    """Return the columns of a table, without a primary key that SQLite generates."""
     columns = connection.execute("select name, type, pk from pragma_table_info(?)", (table,)).fetchall()
     keys = frozenset(name for name, _, place in columns if place)
     copied = tuple(
@@ -54,7 +54,7 @@ INTEGERS = ("INTEGER", "BIGINT")
 
 
 def find_table(tables: Collection[Table], *columns: str) -> Table:
-    """Return the one table that has all these columns."""
+    """Return the only table that has all these columns."""
     found = [table for table in tables if set(columns) <= set(table.columns)]
     if len(found) != 1:
         message = f"expected one table with {', '.join(columns)}, found {[table.name for table in found]}"
@@ -63,7 +63,7 @@ def find_table(tables: Collection[Table], *columns: str) -> Table:
 
 
 def multiply(database: Path, *, stored: int) -> None:
-    """Leave `stored` finished jobs where at least `SOURCES` are, and counter rows that say so.
+    """Copy jobs until `stored` finished jobs exist, and set the counter rows; needs at least `SOURCES` jobs.
 
     The copies keep the first part of their ids, the time, so new jobs still sort after all of them. Each
     round of copies is `ROUND_MICROS` older than the next, so lists have as many different times as usual.
@@ -87,7 +87,7 @@ def multiply(database: Path, *, stored: int) -> None:
 
 
 def count_finished(connection: sqlite3.Connection, jobs: Table) -> int:
-    """Return how many jobs have succeeded, by counting their rows."""
+    """Return the number of succeeded jobs, by counting their rows."""
     count: int = connection.execute(f"select count(*) from {jobs.name} where state = 'succeeded'").fetchone()[
         0
     ]
@@ -95,7 +95,7 @@ def count_finished(connection: sqlite3.Connection, jobs: Table) -> int:
 
 
 def prepare_copies(connection: sqlite3.Connection, jobs: Table, *, copies: int) -> None:
-    """Fill a table of this connection with the id of each copy beside that of its source."""
+    """Fill a temporary table with the ids of each copy and its source."""
     connection.execute("create temp table copies (source text not null, copy text not null, micros integer)")
     connection.execute(
         f"""
@@ -119,7 +119,7 @@ def prepare_copies(connection: sqlite3.Connection, jobs: Table, *, copies: int) 
 
 
 def copy_rows(connection: sqlite3.Connection, table: Table, *, key: str) -> None:
-    """Store a copy of each source's rows under each copy's id, with earlier times."""
+    """Store copies of each source's rows with the ids of its copies and with earlier times."""
     others = [column for column in table.columns if column != key]
     names = ", ".join(f'"{column}"' for column in others)
     values = ", ".join(f'"{name}" - micros' if name.endswith("_at") else f'"{name}"' for name in others)
@@ -133,7 +133,7 @@ def copy_rows(connection: sqlite3.Connection, table: Table, *, key: str) -> None
 
 
 def add_counts(connection: sqlite3.Connection, tables: Collection[Table], jobs: Table) -> None:
-    """Set the counter row of the finished jobs of each queue to what is stored; no change is left to add."""
+    """Set the counter row of the finished jobs of each queue to the stored number, and delete all changes."""
     counters = [table for table in tables if table != jobs and {"state", "queue"} <= set(table.columns)]
     counts = find_table([table for table in counters if table.keys == {"state", "queue"}])
     for changes in counters:

@@ -1,8 +1,8 @@
-"""A PostgreSQL with millions of jobs, made in minutes by copying some that were really stored and run.
+"""A PostgreSQL database with millions of jobs, created in minutes by copying jobs that really ran.
 
-The copies are rows of the same table, written by SQL behind the contender's back, with a row of differences
-that counts them. They begin a tenth of a second earlier a round of copies, so that lists by time have what to
-sort. Afterwards everything is as autovacuum and a checkpoint would have left it by then.
+SQL statements write the copies to the same table, with a row of differences that counts them, without the
+contender's code. Each round of copies is a tenth of a second older than the next, so that lists by time have
+different times to sort. Afterwards, the database is in the state after autovacuum and a checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from benchmarks.growth import ROUND_MICROS, SOURCES, WAITING
 from benchmarks.postgresql_server import PostgresqlServer
 
 ORIGINS = {"succeeded": "7000-8000-", "enqueued": "7000-8001-"}
-"""What copies in a state have in their ids, behind the instant, so that new jobs sort behind all of them."""
+"""The part of copies' ids after the time, by state; it makes new jobs sort after all copies."""
 
 COLUMNS = """
 select column_name from information_schema.columns
@@ -36,21 +36,21 @@ where table_schema = current_schema() and column_name in ('job_id', 'parent_id')
 
 
 def settle(server: PostgresqlServer) -> None:
-    """Dead rows are gone, statistics are true, and nothing is left to write back."""
+    """Remove dead rows, update the statistics, and write all changes to the disk."""
     server.ask("vacuum (analyze); checkpoint;")
 
 
 def fill(server: PostgresqlServer, *, prefix: str, stored: int, waiting: int) -> None:
-    """Leave `stored` finished jobs, and `waiting` ones in a queue of their own, where some of both are.
+    """Copy jobs until there are `stored` finished jobs, and `waiting` jobs in a separate queue.
 
-    `prefix` is what the names of the contender's tables begin with.
+    Some jobs of both kinds must exist. `prefix` is the common prefix of the contender's tables.
 
     Raises:
-        RuntimeError: another table tells of jobs too, or there are more finished ones already.
+        RuntimeError: If another table also has rows of jobs, or more finished jobs already exist.
     """
     for table in server.ask(OTHERS).splitlines():
         if server.ask(f"select exists (select from {table})") != "f":
-            message = f"{table} has rows of jobs, which nobody copies"
+            message = f"{table} has rows of jobs, which are not copied"
             raise RuntimeError(message)
     multiply(server, prefix=prefix, state="succeeded", queue="default", stored=stored)
     multiply(server, prefix=prefix, state="enqueued", queue=WAITING, stored=waiting)
@@ -58,7 +58,7 @@ def fill(server: PostgresqlServer, *, prefix: str, stored: int, waiting: int) ->
 
 
 def multiply(server: PostgresqlServer, *, prefix: str, state: str, queue: str, stored: int) -> None:
-    """Leave so many jobs of one queue in one state, and counts that say so."""
+    """Copy jobs until one state of one queue has `stored` jobs, and count the copies."""
     table = f"{prefix}jobs"
     where = f"state = '{state}' and queue = '{queue}'"
     copies = stored - int(server.ask(f"select count(*) from {table} where {where}"))
@@ -74,7 +74,7 @@ def multiply(server: PostgresqlServer, *, prefix: str, state: str, queue: str, s
 
 
 def value_of(name: str, *, state: str, copies: int) -> str:
-    """Return what a column of a copy holds, as SQL."""
+    """Return the value of a copy's column, as SQL."""
     if name == "id":
         number = f"lpad(to_hex(round.number * {SOURCES} + source.place), 12, '0')"
         return f"substr(source.id, 1, 14) || '{ORIGINS[state]}' || {number}"

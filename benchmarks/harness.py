@@ -1,7 +1,7 @@
-"""Runs contenders in turns, each scenario in a process of its own on one core, and writes down what came out.
+"""Run contenders in turns, each scenario in a separate process on one core, and store the results.
 
-Within a scenario the order is floor, ours, peers, floor, ours, peers…: a machine that grows slower meets all
-of them alike, and each ratio is taken between runs that followed one another.
+Within a scenario, the order is floor, ours, peers, floor, ours, peers… So a machine that becomes slower
+affects all contenders equally, and each ratio compares successive runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FULL = {
     "singles": 10_000,
     "stored": 1_000_000,
     "waiting": 1_000_000,
-    "churned": 1_800_000,  # an hour of 500 a second
+    "churned": 1_800_000,  # one hour with 500 per second
     "samples": 500,
     "seconds": 30,
 }
@@ -52,15 +52,15 @@ DESCRIBE = {
 
 
 class RunFailed(Exception):
-    """A scenario's process did not yield figures."""
+    """A scenario's process did not return figures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for; return 1 where a run failed, else 0."""
+    """Run the measurements on the command line; return 1 if a run failed, otherwise 0."""
     options = parse(arguments)
     exit_when_told()
     if options.core is not None:
-        os.sched_setaffinity(0, {options.core})  # inherited by everything that is started from here
+        os.sched_setaffinity(0, {options.core})  # inherited by all child processes
     RESULTS.mkdir(exist_ok=True)
     if options.former:
         return measure_former(options)
@@ -89,29 +89,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = sorted({scenario.name for scenarios in BY_STORAGE.values() for scenario in scenarios})
-    parser.add_argument("--storage", choices=sorted(BY_STORAGE), default="sqlite", help="default sqlite")
-    parser.add_argument("--scenario", action="append", choices=names, help="only this one; may be repeated")
-    parser.add_argument("--contender", action="append", metavar="NAME", help="only this one; may be repeated")
-    parser.add_argument("--jobs", type=int, help=f"jobs stored or run a scenario (default {FULL['jobs']:,})")
+    parser.add_argument("--storage", choices=sorted(BY_STORAGE), default="sqlite", help="default: sqlite")
+    parser.add_argument("--scenario", action="append", choices=names, help="run only this one (repeatable)")
+    parser.add_argument("--contender", action="append", metavar="NAME", help="run only this one (repeatable)")
+    parser.add_argument("--jobs", type=int, help=f"jobs per scenario (default: {FULL['jobs']:,})")
+    parser.add_argument("--churned", type=int, help=f"jobs per churn scenario (default: {FULL['churned']:,})")
     parser.add_argument(
-        "--churned", type=int, help=f"jobs run a scenario of churn (default {FULL['churned']:,})"
+        "--stored", type=int, help=f"finished jobs in growth scenarios (default: {FULL['stored']:,})"
     )
     parser.add_argument(
-        "--stored", type=int, help=f"finished jobs stored before growth (default {FULL['stored']:,})"
+        "--waiting", type=int, help=f"waiting jobs in growth scenarios (default: {FULL['waiting']:,})"
+    )
+    parser.add_argument("--repeat", type=int, help="repetitions (default: 3, with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="use small loads, only to test the benchmarks")
+    parser.add_argument("--former", metavar="DIR", help="compare with this checkout, in pairs")
+    parser.add_argument(
+        "--pairs", type=int, default=20, help="with --former: pairs per scenario (default: 20)"
     )
     parser.add_argument(
-        "--waiting", type=int, help=f"waiting jobs stored before growth (default {FULL['waiting']:,})"
+        "--seed", type=int, default=1, help="with --former: seed of the order and the bootstrap (default: 1)"
     )
-    parser.add_argument("--repeat", type=int, help="repetitions (default 3, quick 1)")
-    parser.add_argument("--quick", action="store_true", help="small loads: shows that it runs, not how fast")
-    parser.add_argument("--former", metavar="DIR", help="compare with this checkout, by pairs and intervals")
-    parser.add_argument("--pairs", type=int, default=20, help="with --former: pairs a scenario (default: 20)")
     parser.add_argument(
-        "--seed", type=int, default=1, help="with --former: of order and bootstrap (default: 1)"
+        "--peers", action="store_true", help="also measure other job systems, installed separately"
     )
-    parser.add_argument("--peers", action="store_true", help="also other job systems, installed apart")
-    parser.add_argument("--core", type=int, help="the core that everything shares (default the last)")
-    parser.add_argument("--unpinned", action="store_true", help="use every core")
+    parser.add_argument("--core", type=int, help="core that all processes share (default: the last)")
+    parser.add_argument("--unpinned", action="store_true", help="use all cores")
     options = parser.parse_args(arguments)
     if options.repeat is None:
         options.repeat = 1 if options.quick else 3
@@ -149,17 +151,19 @@ def measure_former(options: argparse.Namespace) -> int:
 
 
 def select(contenders: Sequence[Contender], names: Sequence[str] | None) -> list[Contender]:
-    """Return the contenders of these names, all where none is named; end the program on an unknown name."""
+    """Return the contenders with these names, by default all; exit if a name is unknown."""
     known = {contender.name: contender for contender in contenders}
     if unknown := sorted(set(names or ()) - set(known)):
-        sys.exit(f"No contender {', '.join(unknown)}; there are {', '.join(known)}, and more with --peers.")
+        sys.exit(
+            f"Unknown contender {', '.join(unknown)}; use one of {', '.join(known)}, or add --peers for more."
+        )
     return [contender for contender in contenders if not names or contender.name in names]
 
 
 def measure(
     scenario: Scenario, contenders: Sequence[Contender], amounts: dict[str, int], *, repeat: int
 ) -> Measured:
-    """Run one scenario of every contender, in turns; one that fails is not run again."""
+    """Run a scenario of all contenders in turns; a contender that fails is not run again."""
     repeats: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
     failures: dict[str, str] = {}
     for _ in range(repeat):
@@ -174,9 +178,9 @@ def measure(
 
 
 def run_once(contender: Contender, scenario: Scenario, amounts: dict[str, int]) -> Figures:
-    """Run one scenario of one contender in an empty folder and a process of its own; return its figures.
+    """Run a scenario of a contender in an empty folder and a separate process; return its figures.
 
-    The folder lies beside the results and not in the system's temporary one, which may be in memory.
+    The folder is next to the results, because the system's temporary folder might be in memory.
     """
     directory = Path(tempfile.mkdtemp(prefix=f"{scenario.name}-", dir=RESULTS))
     try:
@@ -199,9 +203,10 @@ def run_to_end(
     folder: Path = ROOT,
     limit: int = LIMIT_SECONDS,
 ) -> str:
-    """Return what a scenario's process has printed.
+    """Return the output of a scenario's process.
 
-    However this ends, by an error, a signal or the clock, the process is told to stop what it has started.
+    After an error, a signal or a timeout too, the process is requested to stop everything that it has
+    started.
     """
     output = subprocess.PIPE
     environment = {**os.environ, **environment}

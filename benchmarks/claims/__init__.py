@@ -1,5 +1,5 @@
-"""What our documents say of others: each claim a program that runs the other one and fails if it is not so.
+"""Programs that check statements in our documentation about other systems; each runs the other system.
 
-`python -m benchmarks.claims` runs them, by hand; no test and no CI does. `programs/` has them, one a file;
-the first line of each is the claim.
+Run them manually with `python -m benchmarks.claims`; neither tests nor CI run them. `programs/` contains one
+program per claim, whose first line is the claim. A program fails if its claim is false.
 """

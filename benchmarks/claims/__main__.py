@@ -1,4 +1,4 @@
-"""Checks claims about others: `python -m benchmarks.claims [NAME…]`; without names all but the slow ones."""
+"""Check claims about other systems: `python -m benchmarks.claims [NAME…]`; by default, all fast ones."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SLOW = ("killed_workers",)  # minutes
 
 
 def claim(program: Path) -> str:
-    """Return what a program claims: the first line of its docstring."""
+    """Return the claim of a program, which is the first line of its docstring."""
     return (ast.get_docstring(ast.parse(program.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def check(python: Path, program: Path, redis_url: str) -> tuple[bool, str]:
-    """Return whether the claim holds, and what was seen."""
+    """Return whether the claim is true, and the program's output."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "CLAIMS_REDIS": redis_url, "CLAIMS_DOCS": str(HERE.parents[1] / "docs")}
         run = subprocess.run(
@@ -37,7 +37,7 @@ def check(python: Path, program: Path, redis_url: str) -> tuple[bool, str]:
 
 
 def main() -> int:
-    """Check what the command line names; the exit code is 1 where a claim does not hold."""
+    """Check the claims on the command line; return the exit code, 1 if a claim is false."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME", help=", ".join(PROGRAMS))
     names = parser.parse_args().names or [name for name in PROGRAMS if name not in SLOW]

@@ -1,5 +1,5 @@
-"""What batches, steps and waits cost, beside jobs that use none: `python -m benchmarks.composition --help`.
+"""Measure the cost of batches, steps and waits in comparison: `python -m benchmarks.composition --help`.
 
-What is compared takes turns in one run, and of each pair the quotient counts: the median of all pairs is told
-between its quarters.
+The compared loads take turns in one run. Each pair yields a quotient, and the result is the median of all
+pairs with its quartiles.
 """

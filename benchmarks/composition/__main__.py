@@ -1,4 +1,4 @@
-"""`python -m benchmarks.composition`: batches, steps and waits, beside plain jobs and a former checkout.
+"""Compare batches, steps and waits with plain jobs and another checkout: `python -m benchmarks.composition`.
 
 python -m benchmarks.composition --storage sqlite --former ../former
 python -m benchmarks.composition members fan-in --storage postgresql --pairs 20 --core 1

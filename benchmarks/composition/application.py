@@ -1,4 +1,4 @@
-"""The application that is measured; a Firelock of before batches and steps can run its plain jobs too."""
+"""The measured application; a version of Firelock without batches and steps can run its plain jobs too."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def plain(number: int) -> None:
 
 @fire.task(name="after")
 def after(number: int) -> None:
-    """Be what follows a batch."""
+    """Do nothing, as the continuation of a batch."""
 
 
 def same(number: int) -> int:
-    """Be a step."""
+    """Return the number, as a step."""
     return number
 
 
 @fire.task(name="steps")
 def steps(job: JobContext, number: int) -> int:
-    """Take steps that do nothing."""
+    """Run steps that do nothing."""
     context: Any = job
     return number + sum(int(context.step(f"step:{index}", same, index)) for index in range(STEPS))
 
@@ -44,6 +44,6 @@ def waits(job: JobContext, number: int) -> int:
 
 @fire.task(name="calls")
 def calls(job: JobContext, number: int) -> None:
-    """Call a job, and wait for it."""
+    """Call another job, and wait for it."""
     context: Any = job
     context.run("called", plain, number)

@@ -1,4 +1,4 @@
-"""Plain jobs beside those of the former checkout, and batches beside plain jobs."""
+"""Comparisons of plain jobs with those of an earlier checkout, and of batches with plain jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATES = {
 
 
 def former(plan: Plan) -> Iterator[Row]:
-    """Yield rates of plain jobs beside those of the former checkout; nothing where none is given."""
+    """Yield rates of plain jobs compared with those of the earlier checkout, if one is given."""
     if not plan.former:
         return
     jobs = plan.scaled(PLAIN[plan.storage])
@@ -36,7 +36,7 @@ def former(plan: Plan) -> Iterator[Row]:
 
 
 def members(plan: Plan) -> Iterator[Row]:
-    """Yield rates of members beside those of plain jobs, in the same storages."""
+    """Yield rates of members compared with those of plain jobs, in the same storages."""
     jobs = plan.scaled(PLAIN[plan.storage])
     loads = {
         "members": Load("members", jobs),
@@ -50,7 +50,7 @@ def members(plan: Plan) -> Iterator[Row]:
 
 
 def batch(plan: Plan) -> Iterator[Row]:
-    """Yield how long a batch of 100,000 takes, stored while servers run it, beside so many plain jobs."""
+    """Yield the duration of a batch of 100,000, stored while servers run it, compared with plain jobs."""
     jobs = plan.scaled(MANY)
     loads = {"batch": Load("batch-at-once", jobs), "plain": Load("at-once", jobs)}
     taken = take(plan, loads, rounds=max(1, plan.pairs // 4), shown="ended_s")
@@ -59,7 +59,7 @@ def batch(plan: Plan) -> Iterator[Row]:
 
 
 def fan_in(plan: Plan) -> Iterator[Row]:
-    """Yield how long after the end of its last member a batch of 10,000 ends, and its callback comes."""
+    """Yield the delay from the last member's end to the end of a batch of 10,000, and to its callback."""
     jobs = plan.scaled(FAN)
     loads = {"fan-in": Load("fan-in", jobs)}
     taken = take(plan, loads, rounds=plan.pairs, shown="callback_enqueued_ms")["fan-in"]

@@ -1,7 +1,7 @@
-"""A storage with servers, or a bare one, that one load after another is put on.
+"""A storage, with or without servers, on which loads are run one after another.
 
-`python -m benchmarks.composition.loads STORAGE SERVERS FOLDER` is a stage: each line is a kind of load and a
-number of jobs. It runs in the checkout whose Python this is, also in one of before batches.
+`python -m benchmarks.composition.loads STORAGE SERVERS FOLDER` is a stage. Each input line is a kind of
+load and a number of jobs. The stage runs in the checkout of its interpreter, even in one without batches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 600.0
 
 
 class Loads:
-    """What can be put on a storage."""
+    """The loads that can be run on a storage."""
 
     def __init__(self, app: ModuleType, place: Place, group: Sequence[Server]) -> None:
         self._app, self._fire, self._place, self._group = app, app.fire, place, group
@@ -57,7 +57,7 @@ class Loads:
         self._app.plain.enqueue_many([(number,) for number in range(jobs)])
 
     def _store_batch(self, jobs: int, *, follows: bool = False) -> tuple[Any, Any]:
-        """Return the batch, and what follows it."""
+        """Store a batch; return it and its continuation."""
         call, following = self._app.plain.call, None
         with self._fire.batch("measured") as batch:
             batch.add_many([call(number) for number in range(jobs)])
@@ -65,14 +65,14 @@ class Loads:
                 following = batch.then(self._app.after, 0)
         return batch, following
 
-    # ---- through servers ---------------------------------------------------------------------------------
+    # ---- with servers ------------------------------------------------------------------------------------
 
     def _used(self) -> float:
         servers = sum(server.cpu_seconds() for server in self._group)
         return self._place.cpu_seconds() + servers + time.process_time()
 
     def _queued(self, store: Callable[[int], object], batches: int, jobs: int) -> Figures:
-        """Store all while the queue is paused, then let servers run it."""
+        """Store all jobs while the queue is paused, then let servers run them."""
         wanted = ours.count_succeeded(self._fire) + jobs + batches
         self._fire.queues.pause(self._app.QUEUE)
         used, begun = self._used(), time.perf_counter()
@@ -92,7 +92,7 @@ class Loads:
         }
 
     def _end(self, task: str, *, since: datetime | None = None) -> datetime:
-        """Return the last end of a job of a task, or the first since an instant."""
+        """Return the time of the last end of a task's job, or of the first end since a time."""
         where: dict[str, Any] = {"task": task, "state": "succeeded", "limit": 1}
         if since is not None:
             where |= {"since": since, "oldest_first": True}
@@ -100,7 +100,7 @@ class Loads:
         return ours.end_of(job)
 
     def _at_once(self, jobs: int) -> Figures:
-        """Store plain jobs while servers run them; seconds until the last has ended."""
+        """Store plain jobs while servers run them; return the seconds until the last job has ended."""
         wanted, begun = ours.count_succeeded(self._fire) + jobs, datetime.now(UTC)
         self._store_plain(jobs)
         stored = datetime.now(UTC)
@@ -108,7 +108,7 @@ class Loads:
         return _seconds(begun, stored, self._end("plain"))
 
     def _batch_at_once(self, jobs: int) -> Figures:
-        """Store a batch while servers run its members; seconds until it has ended."""
+        """Store a batch while servers run its members; return the seconds until the batch has ended."""
         begun = datetime.now(UTC)
         batch, _ = self._store_batch(jobs)
         stored = datetime.now(UTC)
@@ -116,7 +116,7 @@ class Loads:
         return _seconds(begun, stored, ours.end_of(batch))
 
     def _fan_in(self, jobs: int) -> Figures:
-        """Return how many ms after its last member a batch ended, and its callback was enqueued."""
+        """Return the ms from the last member's end to the batch's end, and to the enqueue of its callback."""
         self._fire.queues.pause(self._app.QUEUE)
         batch, following = self._store_batch(jobs, follows=True)
         self._fire.queues.resume(self._app.QUEUE)
@@ -131,7 +131,7 @@ class Loads:
         }
 
     def _steps(self, jobs: int) -> Figures:
-        """Run jobs of 20 steps each."""
+        """Run jobs with 20 steps each."""
         wanted = ours.count_succeeded(self._fire) + jobs
         self._fire.queues.pause(self._app.QUEUE)
         self._app.steps.enqueue_many([(number,) for number in range(jobs)])
@@ -146,7 +146,7 @@ class Loads:
         }
 
     def _waits(self, jobs: int) -> Figures:
-        """Let jobs wait for a signal each, send them all, and let them go on."""
+        """Let each job wait for a signal, send all signals, and let the jobs continue."""
         wanted, asleep = ours.count_succeeded(self._fire) + jobs, self._awaiting() + jobs
         self._fire.queues.pause(self._app.QUEUE)
         handles = self._app.waits.enqueue_many([(number,) for number in range(jobs)])
@@ -172,7 +172,7 @@ class Loads:
         }
 
     def _calls(self, jobs: int) -> Figures:
-        """Run jobs that call another one each, and wait for it."""
+        """Run jobs that each call another job and wait for it."""
         wanted = ours.count_succeeded(self._fire) + 2 * jobs
         self._fire.queues.pause(self._app.QUEUE)
         self._app.calls.enqueue_many([(number,) for number in range(jobs)])
@@ -189,7 +189,7 @@ class Loads:
         return int(self._fire.jobs.counts().by_state.get("awaiting", 0))
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        """Return once the condition holds, looked at every 10 ms."""
+        """Wait until the condition holds, which is checked every 10 ms."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             self._group[0].assert_running(what)
@@ -200,7 +200,7 @@ class Loads:
     # ---- without servers ---------------------------------------------------------------------------------
 
     def _bare(self, store: Callable[[int], object], jobs: int) -> Figures:
-        """Store jobs, then claim and end them by a hundred, which is what servers ask of a storage."""
+        """Store jobs, then claim and settle them by the hundred, as servers do."""
         assert self._claimer is not None
         used, begun = self._used(), time.perf_counter()
         store(jobs)
@@ -228,13 +228,13 @@ def _seconds(begun: datetime, stored: datetime, ended: datetime) -> Figures:
 
 
 def main() -> None:
-    """Serve the lines of standard input."""
+    """Run the loads that standard input contains, one per line."""
     storage, number, folder = sys.argv[1:]
     exit_when_told()
     with places.opened(storage, Path(folder)) as place:
         os.environ["FIRELOCK_STORAGE"] = place.url
         from benchmarks.composition import (
-            application as app,  # it reads its storage's place when it is imported
+            application as app,  # it reads the storage's URL when it is imported
         )
 
         app.fire.storage.migrate()

@@ -1,7 +1,7 @@
-"""Batches and steps of other job systems beside ours: how fast they are, and what becomes of them at a kill.
+"""Batches and steps of other job systems compared with ours: their speed, and the effect of a killed worker.
 
-A worker of ten jobs at once where speed is measured, two where one of them is killed. All watch their workers
-as they ship.
+Speed is measured with one worker that runs ten jobs concurrently, and kills with two such workers. All
+systems use their default detection of dead workers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.peers.redis_peers import PEERS as ON_REDIS
 from benchmarks.plan import Plan
 
 BATCH = {"firelock": 20_000, "celery": 4_000, "dramatiq": 4_000, "rq": 2_000}
-"""Members, of which each has its callback in the same run: the slower, the fewer."""
+"""The numbers of members of the batches in a run; slower systems get smaller batches."""
 FLOWS = {"firelock": 500, "dbos": 100, "absurd": 200}
 STEPS = 20
 KILLED_BATCH, KILLED_FLOWS = 1_000, 100
@@ -29,7 +29,7 @@ ROUNDS = 3
 
 
 def batches(plan: Plan) -> Iterator[Row]:
-    """Yield of each contestant on Redis how fast a batch is, and what a kill does to it; ours anywhere."""
+    """Yield the speed of a batch and the effect of a kill, for each contestant on Redis and for ours."""
     for one in _contestants("grouped", ["celery", "rq", "dramatiq"] if plan.storage == "redis" else []):
         jobs = plan.scaled(BATCH[one.name])
         whole, run, stored = [], [], []
@@ -49,7 +49,7 @@ def batches(plan: Plan) -> Iterator[Row]:
 
 
 def steps(plan: Plan) -> Iterator[Row]:
-    """Yield of each contestant how many steps it takes a second, and what a kill does to them."""
+    """Yield the number of steps per second and the effect of a kill, for each contestant."""
     for one in _contestants("stepped", list(STEPPED) if plan.storage == "postgresql" else []):
         jobs = plan.scaled(FLOWS[one.name]) if plan.scale >= 1 else 20
         rates = []
@@ -62,7 +62,7 @@ def steps(plan: Plan) -> Iterator[Row]:
 
 
 def _contestants(kind: str, others: list[str]) -> Iterator[Contestant]:
-    """Yield ours and those that can be here; peers are installed where they are not yet."""
+    """Yield ours and the available peers, which are installed if necessary."""
     yield Contestant("firelock", f"benchmarks.peers.{kind}_firelock")
     for name in others:
         known = ON_REDIS | STEPPED
@@ -83,7 +83,7 @@ def _batch(
 
 
 def _killed_batch(plan: Plan, one: Contestant) -> Row:
-    """Return what became of a batch when one of two workers was killed, a third of its members run."""
+    """Return the fate of a batch if one of two workers is killed after a third of the members has run."""
     jobs = KILLED_BATCH if plan.scale >= 1 else 300
     seen = _batch(plan, one, jobs, workers=2, seconds=JOB_SECONDS, kill_from=2 * jobs // 3)
     called = seen.instants("callback")
@@ -114,7 +114,7 @@ def _flows(
 
 
 def _killed_flows(plan: Plan, one: Contestant) -> Row:
-    """Return what became of steps when one of two workers was killed, a third of the steps run."""
+    """Return the fate of steps if one of two workers is killed after a third of the steps has run."""
     jobs = KILLED_FLOWS if plan.scale >= 1 else 40
     kill_from = jobs * (STEPS + 2) // 3
     seen = _flows(plan, one, jobs, workers=2, seconds=STEP_SECONDS, kill_from=kill_from)
@@ -134,6 +134,6 @@ def _after_kill(seen: Seen, at: float) -> float | str:
 
 
 def _killed_runs(seen: Seen) -> int:
-    """Return how many jobs the killed worker had in hand."""
+    """Return the number of jobs that the killed worker was running."""
     of_killed = [one for one in seen.spans if one[2] in seen.killed]
     return sum(crew.open_in(of_killed).values())

@@ -1,4 +1,4 @@
-"""Loads that take turns, round by round, on stages that are made anew after some of them."""
+"""Loads that take turns, round by round, on stages that are replaced after a number of rounds."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from benchmarks.pairs import Row, quarters, ratio
 from benchmarks.plan import Plan
 
 LIVES = 5
-"""Rounds before storages and servers are made anew, so that no process's luck is in all pairs."""
+"""Rounds after which storages and servers are replaced, so that a lucky process does not affect all pairs."""
 WARM = 1_000
 PLAIN = {"sqlite": 20_000, "postgresql": 12_000, "mariadb": 6_000, "redis": 40_000}
-"""Jobs of a load, about a second."""
+"""The number of jobs of a load, which takes about a second."""
 Taken = Mapping[str, Mapping[str, list[float]]]
-"""Of each load the figures of all rounds, by their names."""
+"""The figures of all rounds, by load and by name."""
 
 
 @attrs.frozen
 class Load:
-    """What is put on a stage."""
+    """A load that is run on a stage."""
 
     kind: str
     """See `loads`."""
     jobs: int
     servers: int = 1
     is_former: bool = False
-    """Whether the former checkout runs it."""
+    """Whether the earlier checkout runs the load."""
 
     @property
     def stage(self) -> str:
-        """Return the name of the stage that it is put on: there others may take their turns."""
+        """Return the name of the load's stage, which other loads can share."""
         return f"{'former' if self.is_former else 'ours'}-{self.servers}"
 
 
 def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> Taken:
-    """Return the figures of loads by the names that they are given; one of each round is told as it comes.
+    """Return the figures of loads by their names; print one figure of each round.
 
-    When the part's time is over they are those of the rounds until then, one at least.
+    If the part's time runs out, only the completed rounds are returned, at least one.
     """
     taken: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in loads}
     done = 0
@@ -74,13 +74,13 @@ def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> T
 
 
 def beside(what: str, taken: Taken, ours: str, base: str, figures: Mapping[str, str]) -> Iterator[Row]:
-    """Yield a row for each figure of one load beside another; `figures` tells what they are."""
+    """Yield a row for each figure that compares two loads; `figures` contains their descriptions."""
     for figure, told in figures.items():
         yield ratio(f"{what}, {told}", taken[ours][figure], taken[base][figure])
 
 
 def alone(what: str, values: list[float]) -> Row:
-    """Return a row of a figure that stands for itself."""
+    """Return a row of a figure that is not compared with another."""
     low, middle, high = quarters(values)
     return {
         "what": what,

@@ -1,7 +1,7 @@
-"""How many round trips and statements a member, a step, a suspension and a signal take.
+"""Count the round trips and statements of a member, a step, a suspension and a signal.
 
 `python -m benchmarks.composition.trips STORAGE FOLDER` counts as `benchmarks.limits.statements` does. Jobs
-run here and now, one after another, as a server's thread would run them.
+run one after another in this thread, in the same way as in a server's thread.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def measure(plan: Plan) -> Iterator[Row]:
 
 
 class Runs(Claimer):
-    """A session that also runs what it claims, in this thread."""
+    """A session that also runs its claimed jobs, in this thread."""
 
     def __init__(self, fire: Any) -> None:  # noqa: ANN401 - an application's
         super().__init__(fire)
@@ -43,7 +43,7 @@ class Runs(Claimer):
         self._runner = JobRunner(fire.runtime, self._console, in_place=0)
 
     def run_held(self) -> None:
-        """Run what is held, and write how it ended."""
+        """Run the claimed jobs, and settle them."""
         holder = ClaimHolder(self._session, self._server)
         prepared = [self._runner.prepare(job, holder) for job in self.held]
         ended = [run if isinstance(run, EndedRun) else self._runner.run(run) for run in prepared]
@@ -52,12 +52,12 @@ class Runs(Claimer):
 
 
 def count_here(storage: str, folder: Path) -> Counts:
-    """Return what each action costs: the least of three times, after one in which things are learnt once."""
+    """Return the cost of each action: the minimum of three runs, after a first run that fills caches."""
     counts: Counts = {}
     with metered(storage, folder) as (url, meters):
         os.environ["FIRELOCK_STORAGE"] = url
         from benchmarks.composition import (
-            application as app,  # it reads its storage's place when it is imported
+            application as app,  # it reads the storage's URL when it is imported
         )
 
         fire = app.fire
@@ -85,7 +85,7 @@ def count_here(storage: str, folder: Path) -> Counts:
             while fire.storage.release(1_000):
                 pass
 
-        # What is done first and not counted, and what is.
+        # By action: a preparation that is not counted, and the counted action.
         actions: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
             "a plain job, run and ended": (hold("plain"), worker.run_held),
             f"a job of {STEPS} steps, run and ended": (hold("steps"), worker.run_held),
@@ -120,7 +120,7 @@ def count_here(storage: str, folder: Path) -> Counts:
 
 
 def _with_steps(counts: Counts) -> Counts:
-    """Add what one step costs, and one suspension."""
+    """Add the costs of one step and of one suspension."""
     plain, steps = counts["a plain job, run and ended"], counts[f"a job of {STEPS} steps, run and ended"]
     step = {name: round((steps[name] - plain[name]) / STEPS) for name in plain}
     return {"a step": step, **counts}

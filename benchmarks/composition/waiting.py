@@ -1,4 +1,4 @@
-"""Steps, suspensions, resumes and calls a second, of a server with ten workers, beside a former checkout."""
+"""Steps, suspensions, resumes and calls per second of a server with ten workers, also in another checkout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from benchmarks.pairs import Row, ratio
 from benchmarks.plan import Plan
 
 JOBS = {"sqlite": 500, "postgresql": 500, "mariadb": 250, "redis": 1_000}
-"""Of 20 steps each; four times as many wait for a signal, or call another one."""
+"""The number of jobs with 20 steps each. Four times as many wait for a signal, or call another job."""
 
 
 def measure(plan: Plan) -> Iterator[Row]:
-    """Yield how many a second, each load by itself; beside the former checkout's where one is given."""
+    """Yield the rate of each load, also compared with that of the earlier checkout if one is given."""
     jobs = max(20, int(JOBS[plan.storage] * plan.scale))
     kinds = {
         "steps": (jobs, "steps_per_s"),

@@ -1,4 +1,4 @@
-"""A failed header of a Celery chord fails the body; run again well, that header does not bring it back."""
+"""A failed header of a Celery chord fails the body, which does not run even if the header later succeeds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from celery.exceptions import ChordError
 from celery.result import AsyncResult
 
 URL = os.environ["CLAIMS_REDIS"]
-PATIENCE = 10  # seconds; the body of a chord without a failure comes within one
+TIMEOUT = 10  # seconds; the body of a chord without a failure comes within one
 
 app = celery.Celery("claims", broker=URL, backend=URL)
 broken = {"stock"}
-sent: dict[str, dict[str, object]] = {}  # by table: what the chord has sent its header with
+sent: dict[str, dict[str, object]] = {}  # by table: the message of the header task
 
 
 @app.task(bind=True)
@@ -35,27 +35,27 @@ def summary(counts: list[int]) -> int:
 
 
 def chord(*tables: str) -> AsyncResult:
-    """Return the result of a chord that is under way."""
+    """Start a chord and return its result."""
     return celery.chord([count.s(table) for table in tables])(summary.s())
 
 
 with start_worker(app, pool="solo", perform_ping_check=False):
-    assert chord("orders", "users").get(timeout=PATIENCE) == 11
+    assert chord("orders", "users").get(timeout=TIMEOUT) == 11
 
     body = chord("orders", "stock", "users").id
     try:
-        app.AsyncResult(body).get(timeout=PATIENCE)  # the chord's own handle raises the header's error
+        app.AsyncResult(body).get(timeout=TIMEOUT)  # the chord's own handle raises the header's error
         raise AssertionError("the body ran")
     except ChordError as error:
         print("the body:", error)
 
     broken.clear()
     for known in (body, sent["stock"]["task_id"]):
-        app.AsyncResult(known).forget()  # what is read below is new
+        app.AsyncResult(known).forget()  # so that the result below is a new one
     again = count.apply_async(("stock",), **sent["stock"])
-    assert again.get(timeout=PATIENCE) == 5
+    assert again.get(timeout=TIMEOUT) == 5
     try:
-        app.AsyncResult(body).get(timeout=PATIENCE)
+        app.AsyncResult(body).get(timeout=TIMEOUT)
         raise AssertionError("the body ran")
     except celery.exceptions.TimeoutError:
         print("its header gave 5 then, and the body did not run")

@@ -1,6 +1,7 @@
-"""After kill -9 of its worker a job of Celery, Huey or RQ runs no more; Dramatiq's after a random wait.
+"""After kill -9 of its worker, a job of Celery, Huey or RQ does not run again; Dramatiq's does after a while.
 
-Dramatiq's workers look for dead ones by chance, one command in a thousand, after 60 seconds of silence.
+Dramatiq's workers check for dead workers at random, in one of a thousand commands, after 60 seconds of
+silence.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 URL = os.environ["CLAIMS_REDIS"]
-PATIENCE = {"dramatiq": 900}  # seconds; of the others 120
+TIMEOUTS = {"dramatiq": 900}  # seconds; 120 for the others
 
 CELERY = """
 import celery, os, time
@@ -53,25 +54,25 @@ SYSTEMS = {
 
 
 def marks(name: str) -> int:
-    """Return how often a job has left this mark."""
+    """Return how often jobs have written this mark."""
     return Path(name).stat().st_size if Path(name).exists() else 0
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all that it started, also those in a session of their own, as RQ's are."""
+    """Return a process and all its descendants, including those in a separate session, as RQ's are."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(one for child in children for one in family(int(child)))]
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """A worker and its children are gone at once."""
+    """Kill a worker and its child processes."""
     for pid in family(process.pid):
         os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
 def lasts(name: str) -> float | None:
-    """Return after how many seconds the job of a killed worker had ended; None where it had not."""
+    """Return the seconds until the job of a killed worker had ended; None if it did not end in time."""
     program, send, worker = SYSTEMS[name]
     for file in ("started", "ended"):
         Path(file).unlink(missing_ok=True)
@@ -90,7 +91,7 @@ def lasts(name: str) -> float | None:
     killed = time.monotonic()
     second = start()
     try:
-        while time.monotonic() - killed < PATIENCE.get(name, 120):
+        while time.monotonic() - killed < TIMEOUTS.get(name, 120):
             if marks("ended"):
                 return time.monotonic() - killed
             time.sleep(0.5)

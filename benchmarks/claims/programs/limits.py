@@ -1,4 +1,4 @@
-"""RQ limits how many jobs of a key run, Huey how many run in a time, Dramatiq both within a job."""
+"""RQ limits how many jobs of a key run, Huey how many run in a period, Dramatiq both from within a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What our pages for people who come from elsewhere import of the other libraries is there."""
+"""All names that our migration pages import from other libraries exist."""
 
 from __future__ import annotations
 

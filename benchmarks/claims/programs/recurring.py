@@ -1,4 +1,4 @@
-"""Huey's cron goes by the minute, Celery's beat keeps a file of its own, Taskiq adds schedules as it runs."""
+"""Huey's cron has a resolution of a minute, Celery's beat its own file, Taskiq adds schedules at run time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ import taskiq
 
 assert next(iter(inspect.signature(huey.crontab).parameters)) == "minute"
 assert "second" not in inspect.signature(huey.crontab).parameters
-assert celery.Celery("claims").conf.beat_scheduler == "celery.beat:PersistentScheduler"  # a file of its own
+assert celery.Celery("claims").conf.beat_scheduler == "celery.beat:PersistentScheduler"  # its own file
 assert inspect.iscoroutinefunction(taskiq.ScheduleSource.add_schedule)
 print("crontab", inspect.signature(huey.crontab))

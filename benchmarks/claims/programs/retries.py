@@ -1,4 +1,4 @@
-"""Celery, RQ, Huey and Procrastinate retry nothing unless asked; Dramatiq twenty times, by growing waits."""
+"""Celery, RQ, Huey and Procrastinate do not retry by default; Dramatiq does 20 times, with growing waits."""
 
 from __future__ import annotations
 

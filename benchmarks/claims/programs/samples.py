@@ -1,4 +1,4 @@
-"""The other side of each program in our pages for people who come from elsewhere runs as it is printed."""
+"""The programs for other systems in our migration pages run as they are printed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 URL = os.environ["CLAIMS_REDIS"]
-# What differs here: where Redis is; and nobody works, so nothing waits for a result or runs for ever.
+# The changes to the programs: the URL of Redis, and no waiting for results or endless loops without a worker.
 CHANGES = {
     "rq": [("connection=Redis()", f"connection=Redis.from_url({URL!r})")],
     "dramatiq": [("redis://localhost:6379/0", URL)],

@@ -1,4 +1,4 @@
-"""Two APSchedulers on one job store each fire: an instant makes as many runs as there are processes."""
+"""Two APSchedulers with one job store both fire: each due time causes as many runs as there are processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ RUNS = Path("runs.txt")
 
 
 def tick() -> None:
-    """Leave a mark."""
+    """Write a mark."""
     with RUNS.open("a") as file:
         file.write(f"{os.getpid()}\n")
 
 
 def main() -> None:
-    """Run two schedulers in processes of their own for four seconds."""
+    """Run two schedulers in separate processes for four seconds."""
     sys.modules["schedulers"] = sys.modules["__main__"]
     scheduler = BackgroundScheduler(jobstores={"default": SQLAlchemyJobStore(url="sqlite:///jobs.db")})
     scheduler.add_job("__main__:tick", "interval", seconds=1, id="tick", replace_existing=True)

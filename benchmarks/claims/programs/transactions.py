@@ -1,4 +1,4 @@
-"""Procrastinate enqueues on a connection of yours; Celery, RQ, Dramatiq and Huey have no such option."""
+"""Procrastinate can enqueue on your own connection; Celery, RQ, Dramatiq and Huey have no such option."""
 
 from __future__ import annotations
 

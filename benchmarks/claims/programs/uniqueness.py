@@ -1,4 +1,4 @@
-"""RQ refuses a second job of one id, Procrastinate a second one that waits by a queueing lock."""
+"""RQ rejects a second job with the same id, Procrastinate a second waiting job with the same lock."""
 
 from __future__ import annotations
 

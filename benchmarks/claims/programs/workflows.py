@@ -15,7 +15,7 @@ app.conf.task_always_eager = True
 
 
 def double(number: int) -> int:
-    """Return it twice."""
+    """Return the doubled number."""
     return number * 2
 
 
