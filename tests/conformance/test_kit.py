@@ -274,7 +274,7 @@ def test_hanging_step_ends_the_run(pytester, monkeypatch):
 
 def test_endless_steps_fail_the_test():
     """Steps that never end are a failure, and the test does not hang."""
-    with pytest.raises(AssertionError, match="still something left"):
+    with pytest.raises(AssertionError, match="work is still left"):
         until_none_is_left(lambda: 1)
 
 

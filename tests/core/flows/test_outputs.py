@@ -1,4 +1,4 @@
-"""Complete flows across modules, from the results of members to the jobs that wait for them."""
+"""Across modules: complete flows, from the results of members to the jobs that wait for them."""
 
 from __future__ import annotations
 

@@ -91,12 +91,12 @@ def test_error_of_a_lost_prepared_statement_names_the_page(code):
     """The name is lost, or another client has used it for its own statement."""
     failure = read_failure(OfAsyncpg(code))
 
-    assert failure.text.startswith(f"error {code} of the caller's connection; behind a pooler ")
+    assert failure.text.startswith(f"error {code} of the caller's connection; for asyncpg behind a pooler, ")
 
 
 def test_error_of_a_lost_statement_names_the_engine_arguments(fire, task, pgbouncer):
     """By default, asyncpg keeps prepared statements for the next transaction."""
-    with pytest.raises(StorageError, match=r"error 26000 .*; behind a pooler .*docs/sql\.md"):
+    with pytest.raises(StorageError, match=r"error 26000 .*; for asyncpg behind a pooler, .*docs/sql\.md"):
         asyncio.run(enqueue_on_two(task, pgbouncer))
 
     assert {State.ENQUEUED: 1} == fire.storage.counts().by_state

@@ -127,7 +127,7 @@ with transaction.atomic(), connection.cursor() as cursor:
     of_cursor = "within must be an alias or a connection of Django, got a cursor; use within='default'."
     said["cursor"] = refusal(cursor, of_cursor)
 with transaction.atomic("other"):
-    said["elsewhere"] = refusal("other", "within=")
+    said["elsewhere"] = refusal("other", "within ")
 try:
     with transaction.atomic():
         try:
@@ -151,7 +151,7 @@ except SignatureMismatch as error:
 
 with transaction.atomic():
     send_receipt.enqueue(order.pk)
-    said["told"] = any("tell" in repr(each) for each in connection.run_on_commit)
+    said["told"] = any("notify" in repr(each) for each in connection.run_on_commit)
 
 @fire.task(name="pay", retry=Retry.never(), queue="pay")
 def pay(job: JobContext, fails: bool) -> None:
@@ -186,7 +186,7 @@ TRANSACTIONS_SAID = {
     "outside": "No transaction is open on database 'default' in this thread. Enqueue inside",
     "cursor": "within must be an alias or a connection of Django, got a cursor; use within='default'.",
     "unknown": "within='gone' is not in DATABASES; use one of default, other.",
-    "elsewhere": "within=",
+    "elsewhere": "within ",
     "broken": "TransactionManagementError",
     "on commit": [7, 8],
     "refused early": "SignatureMismatch",

@@ -96,7 +96,7 @@ except StorageUnavailable as error:
     print(json.dumps(str(error)))
 """)
 
-    assert 'in Django within="default"' in said
+    assert 'within="default" in Django' in said
     assert "after the commit" in said
 
 
