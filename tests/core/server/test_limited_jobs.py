@@ -316,7 +316,7 @@ def test_closing_a_key_that_the_job_does_not_use_logs_a_warning(fire, caplog, ke
 )  # fmt: skip
 def test_invalid_argument_of_rate_limited_raises_an_error(given):
     """The task fails with this error as with any other."""
-    with pytest.raises(ValueError, match="^(retry_after|key) must be "):
+    with pytest.raises(ValueError, match=r"^(retry_after|key) must be "):
         RateLimited(**given)
 
 
