@@ -224,7 +224,7 @@ def run_to_end(
 
 
 def write(about: dict[str, object], measured: Sequence[Measured]) -> Path:
-    """Write everything to a new file named for the instant, and return its path."""
+    """Write all results to a new file that is named after the current time, and return its path."""
     path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     scenarios = {one.scenario.name: report.record(one) for one in measured}
     goals = {

@@ -1,8 +1,8 @@
-"""What idle worker processes cost a storage: `python -m benchmarks.idle_calls --storage redis`.
+"""Measure the load of idle worker processes on a storage: `python -m benchmarks.idle_calls --storage redis`.
 
-The calls of one idle server are recorded beside the sessions of many, and then replayed as often as so many
-worker processes would send them. The result is their share of one core of the storage's server; for SQLite,
-which has none, that of the process that sends them.
+The calls of one idle server are recorded with the sessions of many servers in the storage. Then they are
+replayed as often as this number of worker processes would send them. The result is their share of one core of
+the storage's server or, for SQLite, of the sending process.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from firelock.plugins.loader import open_storage
 from firelock.storage import NewSession, Storage
 from firelock.testing import FaultyStorage
 
-LIFE = 86_400.0  # seconds that a session lives without renewal
+LIFE = 86_400.0  # seconds until a session expires without renewal
 BLOCKING = {"wait", "interrupt", "close"}  # verbs without work for the storage
-OF_ONE = {"prune"}  # verbs that one process of all calls
+OF_ONE = {"prune"}  # verbs that only one of all processes calls
 
 
 @attrs.frozen
 class Call:
-    """A call of a verb."""
+    """A recorded call of a verb."""
 
     verb: str
     args: tuple[Any, ...]
@@ -43,7 +43,7 @@ class Call:
 
 
 class RecordedStorage(FaultyStorage):
-    """Another storage, whose calls are listed while `is_recording`."""
+    """A wrapper of a storage that records its calls while `is_recording`."""
 
     def __init__(self, inside: Storage) -> None:
         super().__init__(inside)
@@ -52,7 +52,7 @@ class RecordedStorage(FaultyStorage):
         self._listing = threading.Lock()
 
     def pass_on(self, verb: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of any verb
-        """List the call, then pass it on."""
+        """Record the call, then pass it on."""
         if self.is_recording and verb not in BLOCKING:
             with self._listing:
                 self.calls.append(Call(verb, args, kwargs))
@@ -60,13 +60,13 @@ class RecordedStorage(FaultyStorage):
 
 
 def main() -> int:
-    """Measure what the command line asks for, and print it."""
+    """Run the measurements on the command line, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.idle_calls", description=__doc__)
     parser.add_argument("--storage", choices=places.STORAGES, default="redis")
-    parser.add_argument("--processes", type=int, default=500, help="idle worker processes (default 500)")
-    parser.add_argument("--dead", type=int, default=5_000, help="dead sessions (default 5,000)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of recording (default 60)")
-    parser.add_argument("--rounds", type=int, default=50, help="replays of the recording (default 50)")
+    parser.add_argument("--processes", type=int, default=500, help="idle worker processes (default: 500)")
+    parser.add_argument("--dead", type=int, default=5_000, help="dead sessions (default: 5,000)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of recording (default: 60)")
+    parser.add_argument("--rounds", type=int, default=50, help="replays of the recording (default: 50)")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="idle-calls-", dir=RESULTS))
@@ -80,14 +80,14 @@ def main() -> int:
 
 
 def measure(place: Place, options: argparse.Namespace) -> None:
-    """Record, replay, and print the share of a core."""
+    """Record and replay calls, and print their share of a core."""
     storage = RecordedStorage.around(open_storage(place.url))
     with Firelock(storage) as fire:
         storage.migrate()
         tasks.declare(fire)
         store_sessions(storage, options.processes - 1, options.dead)
         with fire.server(workers=1):
-            time.sleep(5)  # its start
+            time.sleep(5)  # the start of the server
             storage.is_recording = True
             time.sleep(options.seconds)
             storage.is_recording = False
@@ -95,7 +95,7 @@ def measure(place: Place, options: argparse.Namespace) -> None:
             used, begun = spent(place), time.perf_counter()
             for _ in range(options.rounds):
                 for call in calls:
-                    if call.verb == "claim":  # an idle process claims after a wait that heard of nothing
+                    if call.verb == "claim":  # an idle process claims after a wait without a notification
                         storage.inside.wait(call.args[0].queues, 0.0)
                     getattr(storage.inside, call.verb)(*call.args, **call.kwargs)
             used, lasted = spent(place) - used, time.perf_counter() - begun
@@ -111,12 +111,12 @@ def measure(place: Place, options: argparse.Namespace) -> None:
 
 
 def spent(place: Place) -> float:
-    """Return the seconds of processor of the storage's server, or of this process where there is none."""
+    """Return the processor time of the storage's server, or of this process if there is no server."""
     return place.cpu_seconds() if place.server else time.process_time()
 
 
 def store_sessions(storage: Storage, living: int, dead: int) -> None:
-    """Store sessions: ten worker processes a server, all that died as a deploy leaves them."""
+    """Store sessions of servers with ten worker processes each; dead ones are as after a deployment."""
     for number in range(dead + living):
         server = f"server-{number // 10}"
         now = storage.clock()

@@ -1,4 +1,4 @@
-"""From the call that enqueues to the first line of the task, on a server with little else to do."""
+"""Measure the time from the enqueueing call to the first line of the task, on a server with little work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.entry import Figures
 from benchmarks.servers import Server
 
 Gaps = Callable[[int], list[float]]
-"""How many seconds lie between so many calls and the ones before them."""
+"""A function of the number of calls that returns the seconds between successive calls."""
 
 SPACING_SECONDS = 0.01
 BUSY_SPACING_SECONDS = 0.005
@@ -21,12 +21,12 @@ WARM_UP = -1
 
 
 def even(samples: int) -> list[float]:
-    """Return calls 10 ms apart: each finds the server idle unless it is slower than that."""
+    """Return gaps of 10 ms, so that the server is idle before each call unless it is slower."""
     return [SPACING_SECONDS] * samples
 
 
 def busy(samples: int) -> list[float]:
-    """Return twice as many calls, 200 a second, that come by chance: often close together, as users do."""
+    """Return random gaps for twice as many calls, 200 per second, often close together as with real users."""
     chance = random.Random(4_711)
     return [chance.expovariate(1 / BUSY_SPACING_SECONDS) for _ in range(2 * samples)]
 

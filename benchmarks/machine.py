@@ -1,4 +1,4 @@
-"""Where the figures were taken: without it an absolute figure says nothing."""
+"""A description of the machine, without which absolute figures are meaningless."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def describe(folder: Path, *, core: int | None) -> dict[str, object]:
-    """Return versions, processor, disk and load, as they are before the first measurement."""
+    """Return versions, processor, disk and load, as of before the first measurement."""
     return {
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
@@ -41,7 +41,7 @@ def describe(folder: Path, *, core: int | None) -> dict[str, object]:
 
 
 def read_versions(names: Iterable[str], *, path: Iterable[Path] | None = None) -> dict[str, str]:
-    """Return the versions of those distributions that are installed here, or under `path`."""
+    """Return the versions of those distributions that are installed in this environment, or under `path`."""
     places = sys.path if path is None else [str(place) for place in path]
     wanted = {name.lower() for name in names}
     found = {one.metadata["Name"]: one.version for one in metadata.distributions(path=places)}
@@ -49,7 +49,7 @@ def read_versions(names: Iterable[str], *, path: Iterable[Path] | None = None) -
 
 
 def read_processor() -> str:
-    """Return the processor's model as the system names it."""
+    """Return the name of the processor's model."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text().splitlines():
@@ -59,7 +59,7 @@ def read_processor() -> str:
 
 
 def read_filesystem(folder: Path) -> str:
-    """Return the type of the file system below a folder: on one in memory, durable figures mean nothing."""
+    """Return the type of a folder's file system; in memory, figures of durable work are meaningless."""
     mounts = Path("/proc/mounts")
     if not mounts.exists():
         return "unknown"
@@ -71,7 +71,7 @@ def read_filesystem(folder: Path) -> str:
 def measure_sync(folder: Path, *, times: int = 200) -> dict[str, float]:
     """Return how long the disk takes to make 4 KiB durable, in µs.
 
-    Written into a file that has its size already, as a write-ahead log has after its first checkpoint.
+    The data is written to a file that has its size already, as a write-ahead log after its first checkpoint.
     """
     path = folder / f"sync-{os.getpid()}"
     synced = getattr(os, "fdatasync", os.fsync)

@@ -1,4 +1,4 @@
-"""A MariaDB server of a run's own: started in the run's folder, asked by a client, ended with the run."""
+"""A MariaDB server that a run starts in its own folder, queries with a client, and stops at its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import storage_server
 from benchmarks.storage_server import HOST, NoServer, copying, find_port, run_to_end, without_rights
 
-# Debian keeps servers where only root's path leads.
+# Debian installs servers in a folder that is only on root's path.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 USER, DATABASE = "bench", "bench"
 SETTINGS: Mapping[str, str] = {
@@ -24,7 +24,7 @@ SETTINGS: Mapping[str, str] = {
     "innodb_doublewrite": "1",
     "innodb_monitor_enable": "trx_rw_commits",
 }
-"""Full durability. Memory and log are larger than as it ships, so that checkpoints do not come by chance."""
+"""Full durability. Memory and log are larger than by default, to avoid checkpoints at random times."""
 USERS = f"""
 create database {DATABASE};
 create user '{USER}'@'{HOST}';
@@ -38,25 +38,25 @@ class MariadbServer(storage_server.Process):
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
         return self.url_at(self.port)
 
     def url_at(self, port: int) -> str:
-        """Where clients find it by a port that leads to it."""
+        """Return the URL for clients through another port that forwards to the server."""
         return f"mariadb://{USER}@{HOST}:{port}/{DATABASE}"
 
     def ask(self, statements: str) -> str:
-        """Return the rows of some statements as lines.
+        """Run statements; return their rows as lines.
 
         Raises:
-            NoServer: one of them failed; those behind it are not run.
+            NoServer: If a statement failed. The statements after it are not run.
         """
         place = ["--host", HOST, "--port", self.port, "--user", USER, "--skip-ssl", DATABASE]
         command = [find_program("mariadb"), "--no-defaults", "--skip-column-names", "--batch", *place]
         return run_to_end(command, place=self.folder.parent, identity={}, given=statements).strip()
 
     def meters(self) -> Mapping[str, int]:
-        """Return how many transactions have written something."""
+        """Return the number of transactions that have written data."""
         return {"commits": int(self.ask(COMMITS))}
 
     def stored_bytes(self) -> int:
@@ -65,20 +65,20 @@ class MariadbServer(storage_server.Process):
 
 
 def find_program(name: str) -> str:
-    """Return where a program of MariaDB's is.
+    """Return the path of a program of MariaDB.
 
     Raises:
-        NoServer: it is not here.
+        NoServer: If the program is not installed.
     """
     found = shutil.which(name, path=PATH)
     if found is None:
-        message = f"No {name} is here. Install MariaDB, for instance Debian's package mariadb-server."
+        message = f"{name} was not found. Install MariaDB, for example Debian's package mariadb-server."
         raise NoServer(message)
     return found
 
 
 def describe() -> dict[str, object]:
-    """Return the version and the settings of the server that runs would start."""
+    """Return the version and the settings of the server that a run would start."""
     command = [find_program("mariadbd"), "--version"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"Ver ([\w.]+)-MariaDB", said)
@@ -89,12 +89,12 @@ def describe() -> dict[str, object]:
 
 @contextmanager
 def running(directory: Path, *, kept: Path | None = None) -> Iterator[MariadbServer]:
-    """Run a server with an empty database for as long as the block lasts.
+    """Run a server with an empty database within the block.
 
-    Its data are a copy of those that another one has left, where `kept` is the folder of these.
+    If `kept` is the data folder of an earlier server, the server starts with a copy of it.
 
     Raises:
-        NoServer: there is none, or it does not answer.
+        NoServer: If no server is installed, or it does not respond.
     """
     place, port = directory / "mariadb", find_port()
     place.mkdir()
@@ -105,7 +105,7 @@ def running(directory: Path, *, kept: Path | None = None) -> Iterator[MariadbSer
     folders = [f"--datadir={place / 'data'}", f"--tmpdir={place}"]
     made = [find_program("mariadb-install-db"), "--no-defaults", *folders, *options, "--skip-test-db"]
     run_to_end(made if kept is None else copying(kept, place / "data"), place=place, identity=identity)
-    # A path of its folder of data: one from the root may be longer than a socket's may be.
+    # The path is relative to the data folder, because an absolute path might be too long for a socket.
     files = ["--socket=socket", f"--pid-file={place / 'pid'}"]
     if kept is None:
         files.append(f"--init-file={users}")

@@ -1,4 +1,4 @@
-"""Firelock through its public door, on whatever storage: the scenarios that need no look below it.
+"""Firelock through its public API, on any storage: the scenarios that do not need internals.
 
 The client runs in this process, the server as the command line starts it.
 """
@@ -24,7 +24,7 @@ from firelock import Firelock, Job, State
 APPLICATION = "benchmarks.ours_app"
 WORKERS = 10
 CHUNK = 500
-COMPUTING_SHARE = 20  # one of so many jobs of other scenarios: each takes a millisecond
+COMPUTING_SHARE = 20  # this scenario has 1/20 of the jobs of others, because each takes a millisecond
 SETTLING_SECONDS = 5.0
 QUEUES = 1_000
 DAY_MICROS = 24 * 3_600 * 1_000_000
@@ -33,10 +33,10 @@ Clock = Callable[[], float]
 
 
 class Enqueue(Protocol):
-    """Stores so many jobs of an application in one way."""
+    """A function that stores a number of jobs of an application."""
 
     def __call__(self, app: ModuleType, /, *, jobs: int) -> None:
-        """Store the jobs; return when all are stored."""
+        """Store the jobs."""
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def opened(url: str) -> Iterator[ModuleType]:
 
 @contextmanager
 def serving(load: Load, *options: str, **environment: str) -> Iterator[Server]:
-    """Run a server of one process and ten workers beside the block."""
+    """Run a server with one process and ten workers during the block."""
     size = ("--workers", str(WORKERS), "--processes", "1")
     command = [COMMAND, "server", "benchmarks.ours_app:fire", *size, *options]
     with servers.running(command, environment=environment, log=load.directory / "server.log") as server:
@@ -63,40 +63,40 @@ def serving(load: Load, *options: str, **environment: str) -> Iterator[Server]:
 
 
 def count_succeeded(fire: Firelock) -> int:
-    """Return how many jobs have succeeded."""
+    """Return the number of succeeded jobs."""
     return fire.jobs.counts().by_state.get(State.SUCCEEDED, 0)
 
 
 def enqueue_bulk_of(app: ModuleType, *, jobs: int, size: int) -> None:
-    """Enqueue so many jobs, `size` a call; a call of more than 500 is stored in chunks of 500."""
+    """Enqueue jobs, `size` per call; a call with more than 500 is stored in chunks of 500."""
     for begin in range(0, jobs, size):
         app.noop.enqueue_many([(number,) for number in range(begin, min(begin + size, jobs))])
 
 
 def enqueue_bulk(app: ModuleType, *, jobs: int) -> None:
-    """Enqueue so many jobs in one call, which stores them in chunks of 500."""
+    """Enqueue jobs in one call, which stores them in chunks of 500."""
     enqueue_bulk_of(app, jobs=jobs, size=jobs)
 
 
 def enqueue_limited(app: ModuleType, *, jobs: int) -> None:
-    """Enqueue so many jobs with a limit that is never reached."""
+    """Enqueue jobs with a limit that is never reached."""
     app.limited.enqueue_many([(number,) for number in range(jobs)])
 
 
 def enqueue_members(app: ModuleType, *, jobs: int) -> None:
-    """Enqueue one batch, which is a job itself, and its members: so many jobs in all."""
+    """Enqueue a batch with members; the batch itself counts as one of the jobs."""
     with app.fire.batch("measured") as batch:
         batch.add_many(app.noop.call(number) for number in range(jobs - 1))
 
 
 def enqueue_singly(app: ModuleType, *, jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     for number in range(jobs):
         app.noop.enqueue(number)
 
 
 def read_window(fire: Firelock, *, since: datetime) -> timedelta:
-    """Return the time between the first and the last end of a job since an instant."""
+    """Return the time between the first and the last end of a job since a time."""
     ends = []
     for oldest_first in (True, False):
         (job,) = fire.jobs.find(state="succeeded", since=since, oldest_first=oldest_first, limit=1)
@@ -105,7 +105,7 @@ def read_window(fire: Firelock, *, since: datetime) -> timedelta:
 
 
 def end_of(job: Job[object]) -> datetime:
-    """Return when a job ended."""
+    """Return the time at which a job ended."""
     if job.ended_at is None:
         message = f"{job} has succeeded and has no end"
         raise RuntimeError(message)
@@ -120,9 +120,9 @@ def drained(
     storage: Clock | None = None,
     cores: Collection[int] = (),
 ) -> Figures:
-    """Measure a server that starts with `jobs` jobs ready, from the first end of one to the last.
+    """Measure a server that starts with `jobs` ready jobs, from the first end to the last.
 
-    Where `cores` are named, the server runs on these, whatever the rest may use.
+    If `cores` are given, the server runs on them, independently of the other processes.
     """
     fire = app.fire
     target = count_succeeded(fire) + jobs
@@ -130,7 +130,7 @@ def drained(
     begun = datetime.now(UTC)
     with serving(load, *options) as server:
         if cores:
-            os.sched_setaffinity(server.pids()[0], cores)  # before it has started another process
+            os.sched_setaffinity(server.pids()[0], cores)  # before the server has started other processes
         cpu = servers.watch_drain(server, lambda: count_succeeded(fire) - before, jobs=jobs, storage=storage)
     if (succeeded := count_succeeded(fire)) != target:
         message = f"{target} jobs should have succeeded by now, {succeeded} have"
@@ -146,7 +146,7 @@ def start_to_start(load: Load, url: str, *, gaps: latency.Gaps = latency.even) -
 
 
 def verbs(app: ModuleType, load: Load) -> Figures:
-    """Measure the three verbs on whatever is stored already."""
+    """Measure the three verbs with the currently stored jobs."""
     bulk = timed(lambda: enqueue_bulk_of(app, jobs=load.jobs, size=load.jobs), jobs=load.jobs)
     processed = drained(app, load, *SERVED, jobs=load.jobs)
     single = timed(lambda: enqueue_singly(app, jobs=load.singles), jobs=load.singles)
@@ -155,7 +155,7 @@ def verbs(app: ModuleType, load: Load) -> Figures:
 
 
 def grown_verbs(app: ModuleType, load: Load) -> Figures:
-    """Measure the three verbs, running jobs of many queues, and removing expired ones, on what is stored.
+    """Measure the three verbs, running jobs of many queues, and removing expired jobs.
 
     The unserved queue is paused, because the server of many queues serves all of them.
     """
@@ -172,7 +172,7 @@ def grown_verbs(app: ModuleType, load: Load) -> Figures:
 
 
 def prune(fire: Firelock, *, jobs: int) -> None:
-    """Remove so many finished jobs, as if two days had passed."""
+    """Remove a number of finished jobs, as if two days had passed."""
     storage: Any = fire.storage
     storage.clock_offset = 2 * DAY_MICROS
     try:
@@ -185,7 +185,7 @@ def prune(fire: Firelock, *, jobs: int) -> None:
 
 
 def slowest_list_ms(app: ModuleType) -> float:
-    """Return the longest that a first look at any list takes: pages of 50, counts, queues."""
+    """Return the longest duration of the first read of any list: pages of 50, counts, queues."""
     jobs = app.fire.jobs
     lists: tuple[Callable[[], object], ...] = (
         lambda: jobs.find(limit=50),
@@ -201,7 +201,7 @@ def slowest_list_ms(app: ModuleType) -> float:
 
 @contextmanager
 def on_all_cores() -> Iterator[None]:
-    """Let what the block starts run on every core, although the harness has pinned this process to one."""
+    """Run processes of the block on all cores, although the harness has pinned this process to one."""
     pinned = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     try:
@@ -232,9 +232,9 @@ def spread(app: ModuleType, load: Load) -> Figures:
 
 
 def watch_rest(server: Server, *, driver: str, seconds: int) -> Figures:
-    """Return memory and processor use of a server, once it has settled, over some seconds.
+    """Return the memory and processor use of an idle server over some seconds.
 
-    `driver` is the statement that imports what the storage's driver needs, for the memory beyond that.
+    `driver` is the statement that imports the storage's driver, whose memory is subtracted.
     """
     time.sleep(SETTLING_SECONDS)
     cpu = server.cpu_seconds()

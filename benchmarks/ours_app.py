@@ -1,4 +1,4 @@
-"""The application that the benchmarks run: tasks that do nothing, and one that stores when it started."""
+"""The application that the benchmarks run: tasks that do nothing, and one that records its start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def noop(number: int) -> None:
 
 @fire.task(limits=[Limit("benchmarks", concurrent=1_000)])
 def limited(number: int) -> None:
-    """Do nothing, below a limit that ten workers never reach."""
+    """Do nothing, with a limit that ten workers never reach."""
 
 
 @fire.task
@@ -32,5 +32,5 @@ def compute(number: int) -> None:
 
 @fire.task
 def stamp(number: int) -> None:
-    """Write down when this job started."""
+    """Record when this job started."""
     stamps.write(number)

@@ -1,4 +1,4 @@
-"""Firelock on a storage with a server of its own, whichever: the scenarios that all of them share."""
+"""Firelock on a storage with a server: the scenarios that all these storages share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRIVERS = {
 
 
 def scenarios(running: Running) -> dict[str, ScenarioFunction]:
-    """Return the scenarios on servers that are run in this way."""
+    """Return the scenarios, given the function that runs a server."""
     return {
         "enqueue_bulk_100": partial(enqueue_bulk_100, running),
         "enqueue_bulk": partial(enqueue_bulk, running),
@@ -38,7 +38,7 @@ def scenarios(running: Running) -> dict[str, ScenarioFunction]:
 
 
 def enqueued(running: Running, load: Load, action: Callable[[ModuleType], object], *, jobs: int) -> Figures:
-    """Measure storing so many jobs in one way; the server's share is in the figures."""
+    """Measure storing jobs; the figures include the server's share."""
     with running(load.directory) as server, ours.opened(server.url) as app:
         cpu = server.cpu_seconds()
         figures = timed(lambda: action(app), jobs=jobs)
@@ -50,18 +50,18 @@ def enqueued(running: Running, load: Load, action: Callable[[ModuleType], object
 
 
 def enqueue_bulk_100(running: Running, load: Load) -> Figures:
-    """Measure `enqueue_many` of 100 jobs a call."""
+    """Measure `enqueue_many` with 100 jobs per call."""
     return enqueued(running, load, partial(ours.enqueue_bulk_of, jobs=load.jobs, size=100), jobs=load.jobs)
 
 
 def enqueue_bulk(running: Running, load: Load) -> Figures:
-    """Measure one `enqueue_many` of all the jobs, which stores them in chunks of 500."""
+    """Measure one `enqueue_many` with all jobs, which stores them in chunks of 500."""
     action = partial(ours.enqueue_bulk_of, jobs=load.jobs, size=load.jobs)
     return enqueued(running, load, action, jobs=load.jobs)
 
 
 def enqueue_one(running: Running, load: Load) -> Figures:
-    """Measure `enqueue`: a round trip each, and where the storage commits, a commit."""
+    """Measure `enqueue`, with one round trip per job and, if the storage commits, one commit."""
     return enqueued(running, load, partial(ours.enqueue_singly, jobs=load.singles), jobs=load.singles)
 
 
@@ -73,15 +73,15 @@ def drained(running: Running, enqueue: ours.Enqueue, load: Load) -> Figures:
 
 
 def spread(running: Running, load: Load) -> Figures:
-    """Measure jobs that compute in two processes on two cores, beside one process on one core."""
+    """Compare computing jobs in two processes on two cores with those in one process on one core."""
     with ours.on_all_cores(), running(load.directory) as server, ours.opened(server.url) as app:
         return ours.spread(app, load)
 
 
 def footprint(running: Running, load: Load) -> Figures:
-    """Count what a job costs of the wire and of what the server counts and stores.
+    """Count the traffic, the server's work and the stored bytes per job.
 
-    The server's own round trips are among those of processing, from its start on; whoever looks on is not.
+    The round trips of processing include the server's own from its start on, but not those of this process.
     """
     jobs = load.jobs + load.singles
     with running(load.directory) as server, counting.counting(server.port) as wire:
@@ -112,12 +112,12 @@ def start_to_start(running: Running, load: Load, *, gaps: latency.Gaps) -> Figur
 
 
 def driver_of(url: str) -> str:
-    """Return the statement that imports what a storage needs beside Firelock."""
+    """Return the statement that imports the driver of a storage."""
     return next(statement for scheme, statement in DRIVERS.items() if url.startswith(scheme))
 
 
 def rest(running: Running, load: Load) -> Figures:
-    """Measure what a server without work costs: memory, processor, round trips, what the storage counts."""
+    """Measure the cost of an idle server: memory, processor, round trips, and the storage's counts."""
     with (
         running(load.directory) as server,
         counting.counting(server.port) as wire,

@@ -14,18 +14,18 @@ TRACE = Path(__file__).parent / "trace"
 
 
 def url_of(load: Load) -> str:
-    """Return the storage's place of a run."""
+    """Return the URL of a run's storage."""
     return f"sqlite:///{load.database}"
 
 
 def enqueue_bulk_100(load: Load) -> Figures:
-    """Measure `enqueue_many` of 100 jobs a call."""
+    """Measure `enqueue_many` with 100 jobs per call."""
     with ours.opened(url_of(load)) as app:
         return timed(lambda: ours.enqueue_bulk_of(app, jobs=load.jobs, size=100), jobs=load.jobs)
 
 
 def enqueue_bulk(load: Load) -> Figures:
-    """Measure one `enqueue_many` of all the jobs, which stores them in chunks of 500."""
+    """Measure one `enqueue_many` with all jobs, which stores them in chunks of 500."""
     with ours.opened(url_of(load)) as app:
         return timed(lambda: ours.enqueue_bulk_of(app, jobs=load.jobs, size=load.jobs), jobs=load.jobs)
 
@@ -44,7 +44,7 @@ def drained(enqueue: ours.Enqueue, load: Load) -> Figures:
 
 
 def commits(load: Load) -> Figures:
-    """Count the commits a job in the write-ahead log; the server's own, from its start on, are among them."""
+    """Count the commits per job in the write-ahead log, including the server's own from its start on."""
     jobs = load.jobs + load.singles
     with ours.opened(url_of(load)) as app, wal.kept(load.database):
         begun = wal.count_commits(load.database)
@@ -68,7 +68,7 @@ def start_to_start(load: Load) -> Figures:
 
 
 def grown(load: Load) -> Figures:
-    """Compare verbs beside many finished and many waiting jobs with the same in a database with few."""
+    """Compare the verbs with many finished and waiting jobs in the database to those with few."""
     with ours.opened(url_of(load)) as app:
         ours.enqueue_bulk_of(app, jobs=growth.SOURCES, size=ours.CHUNK)
         ours.drained(app, load, jobs=growth.SOURCES)
@@ -85,7 +85,7 @@ def grown(load: Load) -> Figures:
 
 
 def rest(load: Load) -> Figures:
-    """Measure what a server without work costs: memory, processor, storage calls."""
+    """Measure the cost of an idle server: memory, processor, storage calls."""
     with ours.opened(url_of(load)) as app:
         ours.enqueue_singly(app, jobs=1)
         with ours.serving(load) as server:
@@ -101,7 +101,7 @@ def rest(load: Load) -> Figures:
 
 
 def started(load: Load) -> Figures:
-    """Measure what starting costs: imports, commands, and a server until its first job has ended."""
+    """Measure the cost of starts: imports, commands, and a server until its first job has ended."""
     with ours.opened(url_of(load)) as app:
 
         def first_job_ms() -> float:
@@ -117,7 +117,7 @@ def started(load: Load) -> Figures:
 
 
 def spread(load: Load) -> Figures:
-    """Measure jobs that compute in two processes on two cores, beside one process on one core."""
+    """Compare computing jobs in two processes on two cores with those in one process on one core."""
     with ours.opened(url_of(load)) as app:
         return ours.spread(app, load)
 

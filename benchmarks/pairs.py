@@ -1,4 +1,4 @@
-"""Pairs of figures, and what is told of them."""
+"""Pairs of figures, and the results that are printed for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Row = dict[str, object]
 
 
 def quarters(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median between the lower and the upper quarter."""
+    """Return the lower quartile, the median and the upper quartile."""
     if len(values) < 2:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -17,7 +17,7 @@ def quarters(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ratio(what: str, ours: Sequence[float], base: Sequence[float]) -> Row:
-    """Return a row that tells the quotients of pairs, with their spread, and both medians."""
+    """Return a row with the median quotient of the pairs, its quartiles, and both medians."""
     low, middle, high = quarters([one / other for one, other in zip(ours, base, strict=True)])
     figures = {"ratio": middle, "low": low, "high": high}
     medians = {"median": statistics.median(ours), "beside": statistics.median(base)}

@@ -1,6 +1,6 @@
-"""The command line of measurements that come in parts, each of them on every storage asked for.
+"""The command line of measurements with several parts, each of which runs on all selected storages.
 
-A line is printed for each figure as it comes, and all that is known by then stands in a file after each part.
+Each figure is printed immediately, and all results so far are written to a file after each part.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ QUICK_PAIRS, QUICK_SCALE = 2, 0.02
 
 @attrs.frozen
 class Parts:
-    """What can be measured, and how it is called."""
+    """The parts of a measurement by name."""
 
     name: str
-    """Of the package below `benchmarks`, and so of the command and of its files."""
+    """The name of the package in `benchmarks`, of the command and of its files."""
     description: str | None
     by_name: Mapping[str, Callable[[Plan], Iterator[Row]]]
     only_named: frozenset[str]
-    """Parts that are left out unless they are asked for."""
+    """Parts that run only if they are named."""
 
     def main(self) -> int:
-        """Measure what the command line asks for, print a line a figure, write all to a file."""
+        """Run the measurements on the command line, print each figure, and write all to a file."""
         options = self._options()
         exit_when_told()
         places.pin(options.core)
@@ -63,22 +63,22 @@ class Parts:
         style = argparse.RawDescriptionHelpFormatter
         parser = argparse.ArgumentParser(prog=program, description=self.description, formatter_class=style)
         left_out = f" but {', '.join(sorted(self.only_named))}" if self.only_named else ""
-        parser.add_argument("part", nargs="*", help=f"default all{left_out}: {', '.join(self.by_name)}")
+        parser.add_argument("part", nargs="*", help=f"default: all{left_out}; {', '.join(self.by_name)}")
         parser.add_argument(
-            "--storage", action="append", choices=places.STORAGES, help="default sqlite; may repeat"
+            "--storage", action="append", choices=places.STORAGES, help="default: sqlite (repeatable)"
         )
-        parser.add_argument("--former", default="", help="folder of a former checkout with its .venv")
-        parser.add_argument("--pairs", type=int, help=f"default 20, quick {QUICK_PAIRS}")
-        parser.add_argument("--scale", type=float, default=1.0, help="of the jobs (default 1)")
+        parser.add_argument("--former", default="", help="folder of an earlier checkout with its .venv")
+        parser.add_argument("--pairs", type=int, help=f"pairs (default: 20, with --quick {QUICK_PAIRS})")
+        parser.add_argument("--scale", type=float, default=1.0, help="factor of the jobs (default: 1)")
         parser.add_argument(
             "--minutes",
             type=float,
             default=float("inf"),
-            help="of a part: then it begins no more rounds",
+            help="time after which a part does not begin another round",
         )
-        parser.add_argument("--core", type=int, help="the core that everything shares (default: every core)")
+        parser.add_argument("--core", type=int, help="core that all processes share (default: all cores)")
         parser.add_argument(
-            "--quick", action="store_true", help="small loads: shows that it runs, not how fast"
+            "--quick", action="store_true", help="use small loads, only to test the benchmarks"
         )
         options = parser.parse_args()
         if unknown := set(options.part) - set(self.by_name):
@@ -86,9 +86,9 @@ class Parts:
         return options
 
     def _measure(self, name: str, storage: str, options: argparse.Namespace, rows: list[Row]) -> None:
-        """Add the rows of one part, printed as they come."""
+        """Add the rows of one part, and print each immediately."""
         folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-{name}-", dir=RESULTS))
-        folder.chmod(0o755)  # servers of databases run as somebody else
+        folder.chmod(0o755)  # database servers run as another user
         pairs = options.pairs or (QUICK_PAIRS if options.quick else 20)
         scale = QUICK_SCALE if options.quick else options.scale
         ends_at = time.monotonic() + options.minutes * 60

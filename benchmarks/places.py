@@ -1,4 +1,4 @@
-"""Storages of a run's own, and servers of Firelock beside them."""
+"""Separate storages for runs, and servers of Firelock for them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Place:
 
     url: str
     folder: Path
-    server: StorageServer | None  # none for SQLite
+    server: StorageServer | None  # None for SQLite
 
     def cpu_seconds(self) -> float:
-        """Return what the storage's server has used of the processors."""
+        """Return the processor time of the storage's server."""
         return self.server.cpu_seconds() if self.server else 0.0
 
 
 @contextmanager
 def opened(storage: str, folder: Path) -> Iterator[Place]:
-    """Run an empty storage in a folder that is made for it, for as long as the block lasts."""
+    """Run an empty storage in a new folder within the block."""
     folder.mkdir(parents=True)
     if storage == "sqlite":
         yield Place(f"sqlite:///{folder / 'jobs.db'}", folder, None)
@@ -49,7 +49,7 @@ def opened(storage: str, folder: Path) -> Iterator[Place]:
 
 @contextmanager
 def client(url: str, *, keep_deleted: float | None = None) -> Iterator[Firelock]:
-    """Open a client of a storage whose tables are made; it keeps deleted jobs for so many seconds."""
+    """Open a client of a storage and create its tables; `keep_deleted` is in seconds."""
     fire = Firelock(url, settings=None if keep_deleted is None else Settings(keep_deleted=keep_deleted))
     fire.storage.migrate()
     try:
@@ -62,7 +62,7 @@ def client(url: str, *, keep_deleted: float | None = None) -> Iterator[Firelock]
 def serving(
     place: Place, app: str, *, number: int = 1, processes: int = 1, **environment: str
 ) -> Iterator[list[Server]]:
-    """Run so many servers of an app, `module:name`, of ten workers a process, beside the block."""
+    """Run servers of an app, `module:name`, with ten workers per process, during the block."""
     options = ("--workers", str(ours.WORKERS), "--processes", str(processes))
     command = [COMMAND, "server", app, *options]
     environment = {"FIRELOCK_STORAGE": place.url, **environment}
@@ -76,17 +76,17 @@ def serving(
 
 
 def wait_for(server: Server, fire: Firelock, succeeded: int) -> None:
-    """Return once so many jobs have succeeded."""
+    """Wait until this number of jobs has succeeded."""
     server.wait_until(lambda: ours.count_succeeded(fire) >= succeeded, what=f"{succeeded} jobs had ended")
 
 
 def wait_for_servers(server: Server, fire: Firelock, number: int) -> None:
-    """Return once so many servers have begun."""
+    """Wait until this number of servers has started."""
     is_there: Callable[[], bool] = lambda: len(fire.servers.list()) >= number  # noqa: E731 - waits for it
     server.wait_until(is_there, what=f"{number} servers had begun")
 
 
 def pin(core: int | None) -> None:
-    """Leave this process and all that it starts one core, where one is named."""
+    """Restrict this process and its child processes to a core, if one is given."""
     if core is not None:
         os.sched_setaffinity(0, {core})

@@ -1,4 +1,4 @@
-"""What is asked of a run."""
+"""The options of a run."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import attrs
 
 @attrs.frozen
 class Plan:
-    """A storage, how much is done, and where."""
+    """The storage, the amount of work and the folder of a run."""
 
     storage: str
     pairs: int
-    scale: float  # of the jobs of a full run
+    scale: float  # share of the jobs of a full run
     former: str  # folder of another checkout with its .venv; empty for none
     folder: Path  # empty
-    ends_at: float = float("inf")  # monotonic: no further round is begun then
+    ends_at: float = float("inf")  # monotonic time after which no round begins
 
     def scaled(self, jobs: int) -> int:
-        """Return how many jobs stand for so many."""
+        """Return the scaled number of jobs."""
         return max(100, int(jobs * self.scale))
 
     def has_time(self) -> bool:
-        """Tell whether another round may begin."""
+        """Return whether another round may begin."""
         return time.monotonic() < self.ends_at
 
     def progress(self, line: str) -> None:
-        """Tell those who wait."""
+        """Print the progress."""
         print(f"  {self.storage}: {line}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a run's own: started in the run's folder, asked by psql, ended with the run."""
+"""A PostgreSQL server that a run starts in its own folder, queries with psql, and stops at its end."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ SETTINGS: Mapping[str, str] = {
     "synchronous_commit": "on",
     "full_page_writes": "on",
 }
-"""Full durability. Memory and log are larger than as it ships, so that checkpoints do not come by chance."""
+"""Full durability. Memory and log are larger than by default, to avoid checkpoints at random times."""
 STATEMENT_TIMES: Mapping[str, str] = {"shared_preload_libraries": "pg_stat_statements"}
-"""What a server needs besides so that it tells how long statements take."""
-# The next transaction that writes; to ask takes no number, as a transaction that only reads never does.
+"""The additional settings with which a server measures the duration of statements."""
+# The number of the next writing transaction; this query is read-only, so it does not use a number.
 WRITERS = "select pg_snapshot_xmax(pg_current_snapshot())"
 
 
 class PostgresqlServer(storage_server.Process):
-    """A running server and its processes."""
+    """A running server."""
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
         return self.url_at(self.port)
 
     def url_at(self, port: int) -> str:
-        """Where clients find it by a port that leads to it."""
+        """Return the URL for clients through another port that forwards to the server."""
         return f"postgresql://{USER}@{HOST}:{port}/{DATABASE}"
 
     def ask(self, statements: str) -> str:
-        """Return the rows of some statements as lines, each a transaction of its own.
+        """Run statements, each in its own transaction; return their rows as lines.
 
         Raises:
-            NoServer: one of them failed; those behind it are not run.
+            NoServer: If a statement failed. The statements after it are not run.
         """
         command = [find_folder() / "psql", "--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1", "-d", self.url]
         return run_to_end(command, place=self.folder.parent, identity={}, given=statements).strip()
 
     def meters(self) -> Mapping[str, int]:
-        """Return how many transactions have written something."""
+        """Return the number of transactions that have written data."""
         return {"commits": int(self.ask(WRITERS))}
 
     def stored_bytes(self) -> int:
@@ -60,16 +60,16 @@ class PostgresqlServer(storage_server.Process):
 
 
 def find_folder() -> Path:
-    """Return where the programs of the newest PostgreSQL here are.
+    """Return the folder with the programs of the newest installed PostgreSQL.
 
     Raises:
-        NoServer: there is none.
+        NoServer: If none is installed.
     """
     on_path = shutil.which("postgres")
     found = [place.parent for place in PACKAGES.glob("*/bin/postgres")]
     found += [Path(on_path).resolve().parent] if on_path else []
     if not found:
-        message = "No PostgreSQL is here. Install one, for instance Debian's package postgresql."
+        message = "PostgreSQL was not found. Install it, for example Debian's package postgresql."
         raise NoServer(message)
     return max(found, key=read_version)
 
@@ -84,13 +84,13 @@ def read_version(folder: Path) -> tuple[int, ...]:
 
 
 def tells_statement_times() -> bool:
-    """Tell whether the PostgreSQL here has the module that `STATEMENT_TIMES` asks for."""
+    """Return whether the installed PostgreSQL has the module for `STATEMENT_TIMES`."""
     folder = run_to_end([find_folder() / "pg_config", "--pkglibdir"], place=PACKAGES, identity={}).strip()
     return (Path(folder) / "pg_stat_statements.so").exists()
 
 
 def describe() -> dict[str, object]:
-    """Return the version and the settings of the server that runs would start."""
+    """Return the version and the settings of the server that a run would start."""
     version = ".".join(str(part) for part in read_version(find_folder()))
     return {"version": version, "settings": {**SETTINGS, "connections": "TCP on loopback"}}
 
@@ -99,12 +99,12 @@ def describe() -> dict[str, object]:
 def running(
     directory: Path, settings: Mapping[str, str] | None = None, *, kept: Path | None = None
 ) -> Iterator[PostgresqlServer]:
-    """Run a server with an empty database for as long as the block lasts, with some settings besides.
+    """Run a server with an empty database and additional settings within the block.
 
-    Its data are a copy of those that another one has left, where `kept` is the folder of these.
+    If `kept` is the data folder of an earlier server, the server starts with a copy of it.
 
     Raises:
-        NoServer: there is none, or it does not answer.
+        NoServer: If no server is installed, or it does not respond.
     """
     programs, place, port = find_folder(), directory / "postgresql", find_port()
     place.mkdir()

@@ -1,9 +1,9 @@
-"""How much of the product one job crosses: `python -m benchmarks.reading_path [STORAGE …]`.
+"""Measure how much of the code one job passes through: `python -m benchmarks.reading_path [STORAGE …]`.
 
-The job goes from enqueue to succeeded, with a server inside this process, whose start, upkeep and end are
-included. A profiler sees every thread: printed are the product's files in which a function ran, with the
-lines of code of these functions, docstrings and comments left out. A warm-up before has imported whatever is
-imported once. It is a sign of how far a reader has to go, not an aim.
+The job goes from enqueue to succeeded with a server in this process, including the server's start, upkeep and
+end. A profiler observes all threads. The output lists the product's files in which a function ran, with these
+functions' lines of code, without docstrings and comments. A warm-up run has imported all modules before. The
+result indicates how much a reader must read; it is not a goal.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from firelock import Firelock, Settings
 PACKAGES = ("firelock", "firelock_sql", "firelock_redis", "firelock_dashboard")
 STORAGES = ("memory", "sqlite", "postgresql", "redis", "mariadb")
 _SETTINGS = Settings(sweep=0.1, poll=0.1, heartbeat=0.2, workers=2)
-_ROUND = 1.5  # seconds in which each task of the upkeep has its turn
+_ROUND = 1.5  # seconds in which all duties of the upkeep run
 
 
 @contextmanager
 def opened(storage: str) -> Iterator[str]:
-    """Yield the URL of a storage, on a server of the block's own where it needs one."""
+    """Yield the URL of a storage; run a server for it during the block if necessary."""
     with tempfile.TemporaryDirectory(prefix="fl-") as name:
         folder = Path(name)
         match storage:
@@ -51,19 +51,19 @@ def opened(storage: str) -> Iterator[str]:
 
 
 class Profiler:
-    """Collects the code of every function that is called or resumed, in whichever thread."""
+    """A profiler that collects the code of all called or resumed functions in all threads."""
 
     def __init__(self) -> None:
         self.seen: set[CodeType] = set()
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        """A function is called."""
+        """Note the call of a function."""
         if event == "call":
             self.seen.add(frame.f_code)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Threads that begin in the block are seen, and this one."""
+        """Profile this thread and the threads that begin in the block."""
         threading.setprofile(self)
         sys.setprofile(self)
         try:
@@ -74,7 +74,7 @@ class Profiler:
 
 
 def run_one(url: str, profiler: Profiler | None = None) -> None:
-    """One job has succeeded on the storage; from its enqueuing on the profiler looks on."""
+    """Run one job on the storage until it has succeeded; profile it from its enqueueing on."""
     fire = Firelock(url, settings=_SETTINGS)
     fire.storage.migrate()
 
@@ -91,7 +91,7 @@ def run_one(url: str, profiler: Profiler | None = None) -> None:
 
 
 def lines_read(seen: set[CodeType]) -> Mapping[str, int]:
-    """Return the product's files in which a function ran, and how many lines of code these functions have."""
+    """Return the product's files in which functions ran, and the number of lines of these functions."""
     roots = [Path(sys.modules[name].__file__ or "").parent for name in PACKAGES if name in sys.modules]
     found: dict[str, set[int]] = {}
     for code in seen:
@@ -104,12 +104,12 @@ def lines_read(seen: set[CodeType]) -> Mapping[str, int]:
 
 
 def main() -> None:
-    """Print the files of each storage asked for."""
+    """Print the files of the selected storages."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reading_path", description=__doc__)
     parser.add_argument(
         "storage", nargs="*", default=["memory", "sqlite"], help=f"{', '.join(STORAGES)}, or a URL"
     )
-    parser.add_argument("--totals", action="store_true", help="the totals alone")
+    parser.add_argument("--totals", action="store_true", help="print only the totals")
     options = parser.parse_args()
     for storage in options.storage:
         with opened(storage) as url:

@@ -1,4 +1,4 @@
-"""A Redis Cluster of a run's own: nodes on loopback that share the slots, ended with the run."""
+"""A Redis Cluster that a run starts on loopback and stops at its end."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ OPTIONS = ("--cluster-enabled", "yes", "--cluster-node-timeout", "30000", "--log
 
 @attrs.frozen
 class Cluster:
-    """Running nodes that agree on who has which slot."""
+    """Running nodes that agree on the distribution of slots."""
 
     nodes: Sequence[RedisServer]
 
     def url(self, partitions: int) -> str:
-        """Return Firelock's URL of it."""
+        """Return the cluster's URL for Firelock."""
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
         return f"redis+cluster://{hosts}?partitions={partitions}"
 
     def cpu_seconds(self) -> float:
-        """Return what all nodes have used of the processors."""
+        """Return the processor time of all nodes."""
         return sum(node.cpu_seconds() for node in self.nodes)
 
     def scripts_run(self) -> int:
-        """Return how many scripts clients have called, on all nodes."""
+        """Return the number of script calls by clients on all nodes."""
         return sum(calls_of(node, "evalsha") + calls_of(node, "eval") for node in self.nodes)
 
 
 @contextmanager
 def running(directory: Path, count: int = NODES) -> Iterator[Cluster]:
-    """Run an empty cluster of so many nodes for as long as the block lasts.
+    """Run an empty cluster with this number of nodes within the block.
 
     Raises:
-        NoRedis: there is none, or its nodes do not find one another.
+        NoRedis: If Redis is not installed, or the nodes do not find each other.
     """
     with ExitStack() as stack:
         nodes = []
@@ -62,27 +62,27 @@ def running(directory: Path, count: int = NODES) -> Iterator[Cluster]:
 
 
 def calls_of(node: RedisServer, command: str) -> int:
-    """Return how many times the node was asked for the command."""
+    """Return how many times the node has received the command."""
     said = node.read_info("commandstats").get(f"cmdstat_{command}", "calls=0")
     return int(said.split(",")[0].removeprefix("calls="))
 
 
 def await_agreement(nodes: Sequence[RedisServer]) -> None:
-    """Every node knows all others and has the cluster for whole.
+    """Wait until every node knows all others and considers the cluster complete.
 
     Raises:
-        NoRedis: they never do.
+        NoRedis: If this does not happen in time.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not all(is_in(node, len(nodes)) for node in nodes):
         if time.monotonic() > deadline:
-            message = f"The nodes do not find one another: {nodes[0].call('CLUSTER', 'INFO')}"
+            message = f"The nodes do not find each other: {nodes[0].call('CLUSTER', 'INFO')}"
             raise NoRedis(message)
         time.sleep(0.05)
 
 
 def is_in(node: RedisServer, count: int) -> bool:
-    """Tell whether the node finds every slot served, by as many nodes as there are."""
+    """Return whether all slots are served and all nodes are known, according to this node."""
     lines = node.call("CLUSTER", "INFO").splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     return facts["cluster_state"] == "ok" and facts["cluster_size"] == str(count)

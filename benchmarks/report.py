@@ -1,4 +1,4 @@
-"""What was measured, as values, as JSON and as a table."""
+"""The measurements as values, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ HEADINGS = ("figure", "contender", "unit", "min", "median", "max", "÷ floor", "
 
 @attrs.frozen
 class Measured:
-    """One scenario: per contender its figures, one mapping a repetition in the order they were run."""
+    """One scenario, with a mapping of figures per repetition for each contender, in the order of the runs."""
 
     scenario: Scenario
     repeats: Mapping[str, Sequence[Figures]]
     failures: Mapping[str, str]
-    """Per contender that failed, why; it has no figures then."""
+    """The reasons of failed contenders, which have no figures."""
 
     def values(self, contender: str, figure: str) -> list[float]:
-        """Return one figure of every repetition; empty unless each yields it."""
+        """Return a figure of all repetitions, or an empty list if a repetition does not have it."""
         repeats = self.repeats.get(contender, ())
         found = [figures[figure] for figures in repeats if figure in figures]
         return found if len(found) == len(repeats) else []
 
     def ratio(self, above: str, below: str, figure: str) -> float | None:
-        """Return the median of the quotients of each repetition, whose two runs followed one another.
+        """Return the median quotient of the repetitions, whose two runs were successive.
 
-        None where one of the two lacks the figure, or they are the same.
+        None if one of the two lacks the figure, or both are the same.
         """
         pairs = list(zip(self.values(above, figure), self.values(below, figure), strict=False))
         if above == below or not pairs or any(divisor == 0 for _, divisor in pairs):
@@ -68,16 +68,16 @@ def row(measured: Measured, figure: Figure, contender: str, values: Sequence[flo
 
 
 def text(value: float) -> str:
-    """Return a number with about four digits that mean something."""
+    """Return a number with about four significant digits."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
 
 
 def read_lead(measured: Measured, lead: Lead) -> tuple[str, float] | None:
-    """Return the strongest of the peers that a lead is over and how many times its figure Firelock reaches.
+    """Return the best of a lead's peers, and the ratio of Firelock's figure to its figure.
 
-    None where nobody of them was measured in the same run.
+    None if none of these peers was measured in the same run.
     """
     figure = measured.scenario.figures[0].name
     ratios = {name: measured.ratio(OURS, name, figure) for name in lead.over}
@@ -86,7 +86,7 @@ def read_lead(measured: Measured, lead: Lead) -> tuple[str, float] | None:
 
 
 def text_of_lead(measured: Measured, lead: Lead) -> str:
-    """Return a lead as a line, empty where it was not measured."""
+    """Return a lead as a line, or an empty string if it was not measured."""
     if (found := read_lead(measured, lead)) is None:
         return ""
     name, ratio = found
@@ -114,7 +114,7 @@ def table(measured: Measured) -> str:
 
 
 def record(measured: Measured) -> dict[str, object]:
-    """Return one scenario as what is written to the results' file."""
+    """Return one scenario in the form that is written to the results file."""
     summary = {
         contender: {
             figure.name: {

@@ -1,4 +1,4 @@
-"""What is measured, in which unit, and what is wanted of it."""
+"""The scenarios, with the units and goals of their figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LIMIT_SECONDS = 1_800
 
 @attrs.frozen
 class Figure:
-    """One number that a scenario yields."""
+    """A number that a scenario yields."""
 
     name: str
     unit: str
@@ -20,10 +20,10 @@ class Figure:
     at_most: float | None = None
     """The goal for a figure that is better when smaller."""
     is_share: bool = False
-    """Whether the goal is a share of the floor's figure of the same run, and not a figure itself."""
+    """Whether the goal is a share of the floor's figure in the same run, instead of an absolute figure."""
 
     def is_met(self, *, figure: float, share: float | None) -> bool | None:
-        """Tell whether the goal is met; None where there is no goal, or no floor to compare with."""
+        """Return whether the goal is met; None if there is no goal, or no floor to compare with."""
         reached = share if self.is_share else figure
         if reached is None or (self.at_least is None and self.at_most is None):
             return None
@@ -33,7 +33,7 @@ class Figure:
 
     @property
     def goal(self) -> str:
-        """Return the goal as text, empty where there is none."""
+        """The goal as text, empty if there is none."""
         limit = self.at_least if self.at_least is not None else self.at_most
         if limit is None:
             return ""
@@ -42,7 +42,7 @@ class Figure:
 
 @attrs.frozen
 class Lead:
-    """How many times the best of some peers Firelock reaches in a scenario's first figure."""
+    """The ratio of Firelock to the best of some peers, in a scenario's first figure."""
 
     title: str
     over: frozenset[str]
@@ -51,14 +51,14 @@ class Lead:
 
 @attrs.frozen
 class Scenario:
-    """A scenario and the figures that its contenders yield; one may yield fewer."""
+    """A scenario and the figures of its contenders; a contender can yield fewer figures."""
 
     name: str
     title: str
     figures: tuple[Figure, ...]
     leads: tuple[Lead, ...] = ()
     limit_seconds: int = LIMIT_SECONDS
-    """How long one run of one contender may take."""
+    """The time limit of one contender's run."""
 
 
 CPU = Figure("cpu_us_per_job", "µs of CPU")
@@ -224,7 +224,7 @@ SQL_BULK = (
 
 
 def footprint(*, trips: int) -> Scenario:
-    """Return the scenario of a database where storing takes so many round trips a transaction."""
+    """Return the scenario of a database that needs this number of round trips per storing transaction."""
     return Scenario(
         "footprint",
         "What a job costs: round trips and bytes on the wire, commits, bytes of the database's files",

@@ -1,7 +1,7 @@
-"""How long each script holds the server, by its own clock, in batches of the usual sizes, beside many jobs.
+"""Measure how long each script blocks the Redis server, in batches of usual sizes and with many stored jobs.
 
-The server's slow log notes every command while something is measured. Of an action's scripts the longest run
-counts, and of several rounds the shortest: the same work, least disturbed by what else the machine does.
+The server's slow log records all commands of a measurement. The result of an action is the longest run of
+each script, and of several rounds the shortest one, which is disturbed least by other work of the machine.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from firelock_redis.scripts import script
 
 ROUNDS = 5
 BATCH = 500
-"""Jobs that a client stores, and a server claims and settles, at a time."""
+"""The number of jobs that are stored, claimed or settled together."""
 PAGE = 50
 SECOND = 1_000_000
 LIVES_LONG = 100_000.0
@@ -62,18 +62,18 @@ Action = Callable[[], object]
 
 @attrs.define
 class Stage:
-    """A storage, and what is arranged on it before something is measured."""
+    """A storage, with methods that prepare it for a measurement."""
 
     storage: Storage
     holder: ClaimHolder = attrs.field(init=False)
     _sessions: int = 0
 
     def __attrs_post_init__(self) -> None:
-        """A session holds what is claimed from now on."""
+        """Begin a session for claims."""
         self.begin()
 
     def begin(self) -> ClaimHolder:
-        """Another session holds it from now on."""
+        """Begin another session for claims."""
         self._sessions += 1
         name = f"session-{self._sessions}"
         self.storage.begin_session(NewSession(name, "server", "host:1", "host", 1, 0, LIVES_LONG))
@@ -81,7 +81,7 @@ class Stage:
         return self.holder
 
     def jobs(self, number: int = BATCH, **fields: object) -> list[NewJob]:
-        """Return so many new jobs, these fields of them changed; children lie beside their parent."""
+        """Return new jobs with these fields; children are in the partition of their parent."""
         now = self.storage.clock()
         common: dict[str, Any] = {
             "task": "benchmarks.ours_app.noop", "arguments": "[17]", "serializer": "json", "queue": QUEUE,
@@ -90,21 +90,21 @@ class Stage:
         return [NewJob(id=id, **common) for id in self.storage.new_ids(number)]
 
     def stored(self, number: int = BATCH, **fields: object) -> list[NewJob]:
-        """So many new jobs are stored, at most 500 a call; return them."""
+        """Store new jobs, at most 500 per call; return them."""
         jobs = self.jobs(number, **fields)
         for first in range(0, number, BATCH):
             self.storage.insert(jobs[first : first + BATCH])
         return jobs
 
     def claimed(self, number: int = BATCH) -> list[ClaimedJob]:
-        """So many new jobs are in the hands of the session."""
+        """Store new jobs and claim them for the session."""
         self.stored(number)
         return self.storage.claim(
             ClaimRequest([QUEUE], number, self.holder.session, self.storage.clock())
         ).jobs
 
     def ends(self, jobs: Sequence[ClaimedJob], *, kept: int = 86_400) -> list[Transition]:
-        """Return how these succeed, to be kept so many seconds."""
+        """Return the transitions with which these jobs succeed; `kept` is in seconds."""
         now = self.storage.clock()
         return [
             lifecycle.succeeded(
@@ -115,7 +115,7 @@ class Stage:
         ]  # fmt: skip
 
     def failures(self, jobs: Sequence[ClaimedJob]) -> list[Transition]:
-        """Return how these fail, with their tracebacks."""
+        """Return the transitions with which these jobs fail, with tracebacks."""
         now = self.storage.clock()
         return [
             lifecycle.failed(
@@ -125,66 +125,66 @@ class Stage:
         ]  # fmt: skip
 
     def exchanged(self, ends: Sequence[Transition]) -> list[ClaimedJob]:
-        """These are settled and as many others claimed."""
+        """Settle these jobs and claim as many others."""
         now, session = self.storage.clock(), self.holder.session
         return self.storage.exchange(ends, ClaimRequest([QUEUE], BATCH, session, now)).claim.jobs
 
     def finished(self, number: int, *, kept: int = 86_400) -> None:
-        """So many jobs have succeeded."""
+        """Store jobs that have succeeded."""
         for _ in range(0, number, BATCH):
             self.storage.apply(self.ends(self.claimed(), kept=kept))
 
 
-# ---- what is measured ------------------------------------------------------------------------------------
+# ---- measured actions ------------------------------------------------------------------------------------
 #
-# Each function arranges a round and returns what is measured of it.
+# Each function prepares a round and returns its measured action.
 
 
 def insert(stage: Stage) -> Action:
-    """A batch of plain jobs is stored."""
+    """Store a batch of plain jobs."""
     return partial(stage.storage.insert, stage.jobs())
 
 
 def insert_one(stage: Stage) -> Action:
-    """A plain job is stored."""
+    """Store a plain job."""
     return partial(stage.storage.insert, stage.jobs(1))
 
 
 def store_tagged(stage: Stage) -> Action:
-    """A batch of jobs with tags is stored."""
+    """Store a batch of jobs with tags."""
     jobs = stage.jobs(tags=("customer:1", "month:1"), priority=3)
     return partial(stage.storage.insert, jobs)
 
 
 def store_children(stage: Stage) -> Action:
-    """A batch of continuations of one job is stored."""
+    """Store a batch of continuations of one job."""
     (parent,) = stage.stored(1)
     return partial(stage.storage.insert, stage.jobs(state=State.AWAITING, parents=(Edge(parent.id),)))
 
 
 def exchange(stage: Stage) -> Action:
-    """A batch is settled and another claimed."""
+    """Settle a batch and claim another."""
     ends = stage.ends(stage.claimed())
     stage.stored()
     return partial(stage.exchanged, ends)
 
 
 def exchange_failures(stage: Stage) -> Action:
-    """A batch fails, with its tracebacks, and another is claimed."""
+    """Settle a batch of failures with tracebacks, and claim another batch."""
     failures = stage.failures(stage.claimed())
     stage.stored()
     return partial(stage.exchanged, failures)
 
 
 def claim_everywhere(stage: Stage) -> Action:
-    """A batch is claimed from every queue."""
+    """Claim a batch from all queues."""
     stage.stored()
     request = ClaimRequest(None, BATCH, stage.holder.session, stage.storage.clock())
     return partial(stage.storage.claim, request)
 
 
 def requeue(stage: Stage) -> Action:
-    """A batch of failed jobs is requeued by hand."""
+    """Requeue a batch of failed jobs manually."""
     jobs = stage.claimed()
     stage.storage.apply(stage.failures(jobs))
     now = stage.storage.clock()
@@ -193,14 +193,14 @@ def requeue(stage: Stage) -> Action:
 
 
 def promote(stage: Stage) -> Action:
-    """Jobs are due."""
+    """Enqueue due jobs."""
     due_at = stage.storage.clock()
     stage.stored(1_000, state=State.SCHEDULED, due_at=due_at, nominal_at=due_at)
     return partial(stage.storage.promote, 1_000)
 
 
 def release(stage: Stage) -> Action:
-    """The parent of many has succeeded."""
+    """Release many children of a parent that has succeeded."""
     (parent,) = stage.claimed(1)
     for _ in range(2):
         stage.stored(BATCH, state=State.AWAITING, parents=(Edge(parent.id),))
@@ -209,7 +209,7 @@ def release(stage: Stage) -> Action:
 
 
 def release_deleting(stage: Stage) -> Action:
-    """The parent of many that waited for its failure has succeeded."""
+    """Delete many children that waited for the failure of a parent that has succeeded."""
     (parent,) = stage.claimed(1)
     for _ in range(2):
         stage.stored(BATCH, state=State.AWAITING, parents=(Edge(parent.id, On.FAILED),))
@@ -218,13 +218,13 @@ def release_deleting(stage: Stage) -> Action:
 
 
 def prune(stage: Stage) -> Action:
-    """Jobs have expired."""
+    """Remove expired jobs."""
     stage.finished(1_000, kept=-60)
     return partial(stage.storage.prune, 1_000)
 
 
 def prune_tagged(stage: Stage) -> Action:
-    """Jobs with a tag have expired."""
+    """Remove expired jobs with a tag."""
     stage.stored(1_000, tags=("customer:2",))
     for _ in range(0, 1_000, BATCH):
         now, session = stage.storage.clock(), stage.holder.session
@@ -234,7 +234,7 @@ def prune_tagged(stage: Stage) -> Action:
 
 
 def end_session(stage: Stage) -> Action:
-    """A session ends that holds more than a batch, half of it running."""
+    """End a session with more than a batch of jobs, half of them running."""
     stage.begin()
     jobs = [*stage.claimed(), *stage.claimed()]
     session = stage.holder.session
@@ -244,7 +244,7 @@ def end_session(stage: Stage) -> Action:
 
 
 def reconcile(stage: Stage) -> Action:
-    """A server names all that it holds."""
+    """Reconcile a session with all its jobs."""
     stage.begin()
     jobs = [*stage.claimed(), *stage.claimed(50)]
     now = stage.storage.clock()
@@ -253,24 +253,24 @@ def reconcile(stage: Stage) -> Action:
 
 
 def reconcile_unknown(stage: Stage) -> Action:
-    """A server does not know of what it holds."""
+    """Reconcile a session whose server does not know its jobs."""
     stage.begin()
     stage.claimed()
     return partial(stage.storage.reconcile, stage.holder.session, [])
 
 
 def renew(stage: Stage) -> Action:
-    """A session is renewed."""
+    """Renew a session."""
     return partial(stage.storage.renew, [Renewal(stage.holder.session)])
 
 
 def read_jobs(stage: Stage) -> Action:
-    """A batch is read."""
+    """Read a batch of jobs."""
     return partial(stage.storage.get, [job.id for job in stage.stored()])
 
 
 def find(stage: Stage) -> Action:
-    """Lists from either end, by what is common, by what is rare and by what nobody has."""
+    """Read lists from both ends, by common, by rare and by missing values."""
     storage, now = stage.storage, stage.storage.clock()
     filters = [
         JobFilter(),
@@ -299,17 +299,17 @@ def find(stage: Stage) -> Action:
 
 
 def groups(stage: Stage) -> Action:
-    """The failed jobs are grouped."""
+    """Group the failed jobs."""
     return partial(stage.storage.failure_groups, 50)
 
 
 def counts(stage: Stage) -> Action:
-    """Jobs are counted."""
+    """Count jobs."""
     return stage.storage.counts
 
 
 def figures_of_minutes(stage: Stage) -> Action:
-    """A hundred rollups are added, then a day of them is read."""
+    """Add a hundred rollups, then read those of a day."""
     storage = stage.storage
     minutes = [minute * 60 * SECOND for minute in range(29_000_000, 29_000_100)]
     histogram = tuple(range(len(DURATION_BUCKETS) + 1))
@@ -323,7 +323,7 @@ def figures_of_minutes(stage: Stage) -> Action:
 
 
 def logs(stage: Stage) -> Action:
-    """The lines that a server writes at once, and a page of them."""
+    """Write log lines as a server does, and read a page of them."""
     storage, jobs = stage.storage, stage.claimed(50)
     lines = [LogLine(0, 0, "INFO", "a line of the log, as long as many are") for _ in range(20)]
     progress = Progress(1, 2, 0, "half of it")
@@ -336,7 +336,7 @@ def logs(stage: Stage) -> Action:
 
 
 def recurring(stage: Stage) -> Action:
-    """A hundred definitions are due, read and listed."""
+    """Fire, read and list a hundred definitions."""
     storage, now = stage.storage, stage.storage.clock()
     for number in range(100):
         value = '{"schedule": {"every": 60}, "note": "as long as a short definition"}'
@@ -360,7 +360,7 @@ ACTIONS = (
 
 
 def fill(stage: Stage, *, stored: int) -> None:
-    """So many jobs are stored: half of them wait in another queue, the others have succeeded or failed."""
+    """Store jobs: half of them wait in another queue, the others have succeeded or failed."""
     stage.stored(stored // 2, queue=OTHERS)
     stage.finished(stored // 2 - 10 * BATCH)
     for _ in range(10):
@@ -368,7 +368,7 @@ def fill(stage: Stage, *, stored: int) -> None:
 
 
 def longest_runs(client: redis.Redis, action: Action, names: dict[str, str]) -> dict[str, float]:
-    """Return the longest run in milliseconds of each script in an action."""
+    """Return the longest run of each script in an action, in milliseconds."""
     client.slowlog_reset()
     client.config_set("slowlog-log-slower-than", 0)
     action()
@@ -392,14 +392,14 @@ def digests() -> dict[str, str]:
 
 
 def measured(server: RedisServer, stage: Stage, *, stored: int) -> Figures:
-    """Fill the storage and measure every action, several rounds of it."""
+    """Fill the storage, and measure several rounds of each action."""
     fill(stage, stored=stored)
     names = digests()
     least: dict[str, float] = {}
     with redis.Redis(port=server.port) as client:
         client.config_set("slowlog-max-len", 10_000)
         for arrange in ACTIONS:
-            arrange(stage)()  # the scripts are there
+            arrange(stage)()  # loads the scripts
             for _ in range(ROUNDS):
                 runs = longest_runs(client, arrange(stage), names)
                 for name, milliseconds in runs.items():
@@ -409,9 +409,9 @@ def measured(server: RedisServer, stage: Stage, *, stored: int) -> Figures:
 
 
 def main() -> None:
-    """Print each action's scripts, the longest run first."""
+    """Print each action's scripts, longest run first."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.script_times", description=__doc__)
-    parser.add_argument("--stored", type=int, default=1_000_000, help="jobs beside which it is measured")
+    parser.add_argument("--stored", type=int, default=1_000_000, help="stored jobs (default: 1,000,000)")
     options = parser.parse_args()
     exit_when_told()
     RESULTS.mkdir(exist_ok=True)

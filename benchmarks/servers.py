@@ -1,7 +1,7 @@
-"""A contender's server as a child process: started, watched from the outside, stopped.
+"""A contender's server as a child process, which is started, observed from outside and stopped.
 
-Only the standard library is imported here, since peers use it from a virtual environment of their own. What a
-server uses of the machine is read from /proc, so these measures need Linux.
+This module imports only the standard library, because peers use it in separate virtual environments. The
+server's use of resources is read from /proc, so these measurements need Linux.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ PR_SET_PDEATHSIG = 1
 
 
 class ServerFailed(Exception):
-    """A server ended by itself, never got its work done, or did not stop; its log is in the message."""
+    """A server ended by itself, did not finish its work, or did not stop; the message contains its log."""
 
 
 class Server:
-    """A running server with all the processes that it has started."""
+    """A running server with all its child processes."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self._process = process
@@ -44,15 +44,15 @@ class Server:
         return ServerFailed(f"{what}\n{self._log.read_text(errors='replace')[-4000:]}")
 
     def assert_running(self, what: str) -> None:
-        """Raise ServerFailed where the server has ended by itself before something."""
+        """Raise ServerFailed if the server has ended by itself before this event."""
         if (code := self._process.poll()) is not None:
             raise self.failed(f"the server ended with {code} before {what}")
 
     def wait_until(self, condition: Callable[[], bool], *, what: str) -> None:
-        """Return once the condition holds; looked at every 50 ms.
+        """Wait until the condition holds, which is checked every 50 ms.
 
         Raises:
-            ServerFailed: the server has ended, or the condition does not hold within ten minutes.
+            ServerFailed: If the server has ended, or the condition does not hold within ten minutes.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
@@ -62,7 +62,7 @@ class Server:
             time.sleep(POLL_SECONDS)
 
     def pids(self) -> list[int]:
-        """Return the ids of the server's processes, the first started first."""
+        """Return the ids of the server's processes, in the order of their starts."""
         parents = read_parents()
         found = [self._process.pid]
         for pid in found:
@@ -70,31 +70,31 @@ class Server:
         return found
 
     def cpu_seconds(self) -> float:
-        """Return what the server's processes have used of the processors, those already ended included."""
+        """Return the processor time of the server's processes, including ended ones."""
         return sum(read_cpu_seconds(pid) for pid in self.pids())
 
     def stop(self) -> None:
-        """End the server in its own orderly way.
+        """Stop the server gracefully.
 
         Raises:
-            ServerFailed: it did not end within its grace time, and was killed.
+            ServerFailed: If it did not end within its grace time, and was killed.
         """
         if not end(self._process):
             raise self.failed("the server did not stop when told to")
 
 
-def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - those of Popen
-    """Start a program in a group of its own that is killed when this thread ends, in whatever way."""
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - as for Popen
+    """Start a program in its own process group, which is killed when this thread ends for any reason."""
     return subprocess.Popen(
         command,
         process_group=0,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into C that takes no lock
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into C, without a lock
         **options,
     )
 
 
 def end(process: subprocess.Popen[Any], *, grace: float = GRACE_SECONDS) -> bool:
-    """Tell a program to end, and kill it and all it has started when it does not in time: False then."""
+    """Request a program to end; if it does not, kill it and its child processes and return False."""
     if process.poll() is not None:
         return True
     process.send_signal(signal.SIGTERM)
@@ -108,13 +108,13 @@ def end(process: subprocess.Popen[Any], *, grace: float = GRACE_SECONDS) -> bool
 
 
 def die_with_parent() -> None:
-    """Ask Linux, in a child before it becomes another program, to kill it when its parent is gone."""
+    """In a child process before it executes a program, make Linux kill it when its parent ends."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager
 def running(command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> Iterator[Server]:
-    """Run a server for as long as the block lasts, with the checkout importable."""
+    """Run a server within the block; it can import the checkout."""
     environment = {**os.environ, **environment}
     paths = [environment["PYTHONPATH"]] if "PYTHONPATH" in environment else []
     environment["PYTHONPATH"] = os.pathsep.join([*paths, str(ROOT)])
@@ -130,11 +130,11 @@ def running(command: Sequence[str], *, environment: Mapping[str, str], log: Path
 def watch_drain(
     server: Server, ended: Callable[[], int], *, jobs: int, storage: Callable[[], float] | None = None
 ) -> Figures:
-    """Return the server's processor time a job, once all the jobs have ended.
+    """Wait until all jobs have ended; return the server's processor time per job.
 
-    Taken from the first look that finds some of them ended, so that starting the server counts for none.
-    Nothing is returned where all had ended by then: there were too few. `storage` tells what a storage with
-    processes of its own has used; it is in the sum, and a figure of its own.
+    The measurement begins at the first check that finds ended jobs, so it does not include the server's
+    start. If all jobs had ended by then, they were too few, and nothing is returned. `storage` returns the
+    processor time of the storage's own processes, which is included in the sum and is a separate figure.
     """
     first: list[tuple[int, float, float]] = []
 
@@ -158,24 +158,24 @@ def watch_drain(
 
 
 def read_parents() -> dict[int, int]:
-    """Return each process's parent."""
+    """Return the parent of each process."""
     parents = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 parents[int(folder.name)] = int(read_stat(int(folder.name))[1])
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended while we looked
+                continue  # the process has ended in the meantime
     return parents
 
 
 def read_stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on; the name before it may hold blanks."""
+    """Return the fields of /proc/PID/stat from the state on; the name before it can contain spaces."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def read_cpu_seconds(pid: int) -> float:
-    """Return what a process and its ended children have used; nothing for one that is gone."""
+    """Return the processor time of a process and its ended children; 0 if the process has ended."""
     try:
         return sum(int(ticks) for ticks in read_stat(pid)[11:15]) / TICK
     except (FileNotFoundError, ProcessLookupError):
@@ -183,7 +183,7 @@ def read_cpu_seconds(pid: int) -> float:
 
 
 def bare_memory_mib(statement: str) -> float:
-    """Return the resident memory of a Python that has run one statement and nothing else, in MiB."""
+    """Return the resident memory of a Python process that has only run one statement, in MiB."""
     reads = f"{statement}; print(open('/proc/self/smaps_rollup').read())"
     printed = subprocess.run([sys.executable, "-c", reads], check=True, capture_output=True, text=True).stdout
     (resident,) = (line.split()[1] for line in printed.splitlines() if line.startswith("Rss:"))
@@ -191,7 +191,7 @@ def bare_memory_mib(statement: str) -> float:
 
 
 def read_memory_mib(pid: int) -> tuple[float, float]:
-    """Return resident memory of a process, and its share of it where pages are shared, in MiB."""
+    """Return the resident and the proportional memory of a process, in MiB; shared pages are divided."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.endswith("kB")}
     return sizes["Rss"], sizes["Pss"]

@@ -1,8 +1,8 @@
-"""How big the product is, in tokens: `python -m benchmarks.sizes [FOLDER …] [--since COMMIT] [--files]`.
+"""Count the product's size in tokens: `python -m benchmarks.sizes [FOLDER …] [--since COMMIT] [--files]`.
 
-Python is counted by its own tokenizer, without comments, docstrings and line ends; SQL and Lua by words,
-texts and signs, without comments. Lines can be folded without a change of what has to be read, tokens cannot.
-The seed, which is no part of what users get, is left out on both sides of a comparison.
+Python is counted with its own tokenizer, without comments, docstrings and line ends; SQL and Lua by words,
+strings and symbols, without comments. Unlike lines, tokens cannot be merged without changing the amount to
+read. The seed, which users do not get, is left out on both sides of a comparison.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SEED = re.compile(r"/cli/(seed_\w+|demo_seed)\.py\Z|/seed/")
 
 
 def count_tokens(name: str, text: str) -> int:
-    """Return how many tokens a file has."""
+    """Return the number of tokens in a file."""
     if not name.endswith(".py"):
         return sum(1 for word in _WORDS.findall(text) if not word.startswith("--"))
     docstrings = {
@@ -51,13 +51,13 @@ def count_files(texts: Mapping[str, str]) -> Mapping[str, int]:
 
 
 def files_here(folder: str) -> Mapping[str, str]:
-    """Return the texts of a folder as they are now."""
+    """Return the current texts of a folder."""
     names = _git("ls-files", "--cached", "--others", "--exclude-standard", folder).splitlines()
     return {name: Path(name).read_text(encoding="utf-8") for name in _counted(names) if Path(name).is_file()}
 
 
 def files_then(folder: str, commit: str) -> Mapping[str, str]:
-    """Return the texts of a folder as they were at a commit."""
+    """Return the texts of a folder at a commit."""
     names = _git("ls-tree", "-r", "--name-only", commit, folder).splitlines()
     return {name: _git("show", f"{commit}:{name}") for name in _counted(names)}
 
@@ -81,9 +81,9 @@ def _told(folder: str, counts: Mapping[str, int]) -> str:
 def main() -> None:
     """Print the sizes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sizes", description=__doc__)
-    parser.add_argument("folder", nargs="*", default=["packages", "tests"], help="packages and tests")
+    parser.add_argument("folder", nargs="*", default=["packages", "tests"], help="default: packages, tests")
     parser.add_argument("--since", metavar="COMMIT", help="compare with a commit")
-    parser.add_argument("--files", action="store_true", help="each file as well")
+    parser.add_argument("--files", action="store_true", help="also list each file")
     options = parser.parse_args()
     for folder in options.folder:
         now = count_files(files_here(folder))

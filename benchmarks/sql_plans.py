@@ -1,8 +1,8 @@
-"""What PostgreSQL does for the statements that run for every job, beside few finished jobs and beside many.
+"""Measure PostgreSQL's work for the statements of every job, with few and with many finished jobs.
 
-Each verb is run on a database whose finished jobs are copies, twice, and the second run counts. Buffers are
-those of `pg_stat_statements`; which indexes were read, and what was written, tell the plans of `auto_explain`
-in the server's log. Times are left out: buffers are what a plan costs on any machine.
+Each verb runs twice on a database whose finished jobs are copies, and the second run counts. Buffers come
+from `pg_stat_statements`; used indexes and writes come from the plans of `auto_explain` in the server's log.
+Times are left out, because buffers are the cost of a plan on any machine.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ HIT, MISSED = "Shared Hit Blocks", "Shared Read Blocks"
 
 @attrs.frozen
 class Cost:
-    """What a verb cost the server."""
+    """The cost of a verb for the server."""
 
     buffers: int
-    written: int  # of them, to write rows and the entries of their indexes
-    indexes: Sequence[str]  # that were read
-    reads_all: bool  # it read the table of jobs row by row
+    written: int  # of these, for writing rows and index entries
+    indexes: Sequence[str]  # the indexes that were read
+    reads_all: bool  # whether it scanned the table of jobs
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield each node of a plan that ran."""
+    """Yield the executed nodes of a plan."""
     if plan["Actual Loops"]:
         yield plan
     for one in plan.get("Plans", []):
@@ -67,13 +67,13 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def own_buffers(node: dict[str, Any]) -> int:
-    """Return what a node that writes took itself: what it is a part of is not in it, what it is fed by is."""
+    """Return the buffers of a writing node itself, without those of the nodes from which it reads."""
     fed = [one for one in node.get("Plans", []) if one["Parent Relationship"] != "InitPlan"]
     return sum(node[name] - sum(one[name] for one in fed) for name in (HIT, MISSED))
 
 
 def measure(server: PostgresqlServer, verb: Callable[[], object]) -> Cost:
-    """Run a verb and return what it cost."""
+    """Run a verb and return its cost."""
     log = server.folder / "log"
     server.ask(RESET)
     begin = log.stat().st_size
@@ -92,27 +92,27 @@ def measure(server: PostgresqlServer, verb: Callable[[], object]) -> Cost:
 
 @attrs.define
 class Verbs:
-    """The verbs, in an order in which each finds what it needs."""
+    """The verbs, in an order in which each has the jobs that it needs."""
 
     flow: FlowScene
     holder: ClaimHolder = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        """One session claims all of it."""
+        """Begin the session that claims all jobs."""
         self.holder = self.flow.begin()
 
     def request(self, limit: int, *, is_named: bool = True) -> ClaimRequest:
-        """Return what a claim asks for."""
+        """Return the request of a claim."""
         queues = ["default"] if is_named else None
         return ClaimRequest(queues, limit, self.holder.session, self.flow.stamp())
 
     def claim(self, limit: int, *, is_named: bool = True) -> list[Running]:
-        """Return claimed jobs in the session's hands."""
+        """Claim jobs for the session, and return them."""
         found = self.flow.storage.claim(self.request(limit, is_named=is_named)).jobs
         return [Running(job, self.holder) for job in found]
 
     def empty(self) -> None:
-        """Nothing is left to claim."""
+        """Claim and settle all jobs."""
         while jobs := self.claim(500):
             self.flow.storage.apply([succeeds(job) for job in jobs])
 
@@ -149,7 +149,7 @@ class Verbs:
 
 
 def measured(stored: int) -> dict[str, Cost]:
-    """Return what each verb costs beside so many finished jobs."""
+    """Return the cost of each verb with this number of finished jobs."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         with running(Path(folder), SETTINGS) as server:

@@ -1,4 +1,4 @@
-"""A process of a checkout that does one load after another: a line to it each, its figures a line from it."""
+"""A process of a checkout that runs loads; it reads a line per load, and prints a line with its figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.servers import ROOT
 
 
 class Stage:
-    """The other end of a stage's process."""
+    """The connection to a stage's process."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process, self._log = process, log
@@ -43,7 +43,7 @@ def _stream(stream: IO[str] | None) -> IO[str]:
 
 @contextmanager
 def standing(python: str, module: str, words: Sequence[object], folder: Path) -> Iterator[Stage]:
-    """Run a module with these words and its folder as a stage for as long as the block lasts."""
+    """Run a module with these arguments and its folder as a stage within the block."""
     log = folder.with_suffix(".log")
     command = [python, "-m", module, *map(str, words), str(folder)]
     pipe = subprocess.PIPE
@@ -58,7 +58,7 @@ def standing(python: str, module: str, words: Sequence[object], folder: Path) ->
 
 
 def serve(run: Callable[..., Figures]) -> None:
-    """Say that this process is ready, then answer each line of standard input, until it ends."""
+    """Print that this process is ready, then run a load for each line of standard input."""
     print("{}", flush=True)
     for line in sys.stdin:
         print(json.dumps(run(*line.split())), flush=True)

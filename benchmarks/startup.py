@@ -1,4 +1,4 @@
-"""What starting costs: an import above bare Python, commands, and a server until its first job has ended."""
+"""Measure the cost of starts: an import, commands, and a server until its first job has ended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from benchmarks.entry import Figures, Load
 PYTHON = sys.executable
 COMMAND = str(Path(sys.executable).with_name("firelock"))
 DRIVER = "import sqlite3, sqlalchemy.dialects.sqlite"
-"""What every process that uses a SQLite storage has to import beside Firelock."""
+"""The modules that every process with an SQLite storage must import in addition to Firelock."""
 
 
 def elapsed_ms(command: Sequence[str]) -> float:
-    """Return how long a command takes from its start to its end."""
+    """Return the duration of a command."""
     begun = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return (time.perf_counter() - begun) * 1000

@@ -1,7 +1,7 @@
-"""What servers of storages have in common: each is a run's own, in the run's folder, ended with the run.
+"""The common code of storage servers, which a run starts in its own folder and stops at its end.
 
-Only the standard library is imported here: peers use it from environments of their own, and what measures
-must not depend on a driver that is measured.
+This module imports only the standard library, because peers use it in separate environments, and measuring
+code must not depend on a measured driver.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ HOST = "127.0.0.1"
 
 
 class NoServer(Exception):
-    """A server's programs are not installed, or one of them failed."""
+    """The programs of a server are not installed, or one of them failed."""
 
 
 class StorageServer(Protocol):
-    """A running server, whatever it stores jobs in."""
+    """A running server of any storage."""
 
     port: int
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
         ...
 
     def url_at(self, port: int) -> str:
-        """Where clients find it by a port that leads to it."""
+        """Return the URL for clients through another port that forwards to the server."""
         ...
 
     def cpu_seconds(self) -> float:
-        """Return what it has used of the processors."""
+        """Return the server's processor time."""
         ...
 
     def meters(self) -> Mapping[str, int]:
-        """Return what it counts by itself and never counts down; being asked is not counted."""
+        """Return the server's own counters, which only increase; this query does not count."""
         ...
 
     def stored_bytes(self) -> int:
-        """Return how much it keeps, in memory or on the disk, wherever its storage is."""
+        """Return the number of stored bytes, in memory or on disk."""
         ...
 
 
 Running = Callable[[Path], AbstractContextManager[StorageServer]]
-"""Runs an empty server in a folder for as long as the block lasts."""
+"""A context manager that runs an empty server in a folder."""
 
 
 class Process:
-    """A running server of a database, with whatever processes it has."""
+    """A running database server with its processes."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
         self.pid = process.pid
@@ -69,7 +69,7 @@ class Process:
         self.folder = folder
 
     def cpu_seconds(self) -> float:
-        """Return what the server's processes have used of the processors, those already ended included."""
+        """Return the processor time of the server's processes, including ended ones."""
         children = [pid for pid, parent in read_parents().items() if parent == self.pid]
         return sum(read_cpu_seconds(pid) for pid in (self.pid, *children))
 
@@ -78,10 +78,10 @@ class Process:
 def running(
     command: Sequence[object], *, place: Path, port: int, ready: bytes, identity: Mapping[str, object]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in a folder, from its word in the log that it is ready to the end of the block.
+    """Run a program in a folder, from the log line that it is ready to the end of the block.
 
     Raises:
-        NoServer: it does not start.
+        NoServer: If it does not start.
     """
     with (place / "log").open("wb") as log:
         words = [str(word) for word in command]
@@ -90,13 +90,13 @@ def running(
             wait_for(process, port, ready=ready, log=place / "log")
             yield process
         finally:
-            process.kill()  # told to end, it would wait for those who are connected
+            process.kill()  # a graceful end would wait for connected clients
             process.wait()
             end_orphans(place)
 
 
 def without_rights(place: Path, account: str) -> dict[str, object]:
-    """Return the options that start a program as somebody other than root, who owns the folder."""
+    """Return the options that start a program as the folder's owner, not as root."""
     if os.getuid() != 0:
         return {}
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -107,17 +107,17 @@ def without_rights(place: Path, account: str) -> dict[str, object]:
 
 
 def copying(kept: Path, data: Path) -> list[object]:
-    """Return the command that copies a folder; the copy is whose who runs it."""
+    """Return the command that copies a folder; the copy belongs to the user who runs it."""
     return ["cp", "-R", kept, data]
 
 
 def run_to_end(
     command: Sequence[object], *, place: Path, identity: Mapping[str, object], given: str = ""
 ) -> str:
-    """Return what a program says, run in a folder with some input.
+    """Run a program in a folder with some input, and return its output.
 
     Raises:
-        NoServer: it failed.
+        NoServer: If the program failed.
     """
     ended = subprocess.run(  # type: ignore[call-overload]  # options by name
         [str(word) for word in command],
@@ -134,7 +134,7 @@ def run_to_end(
 
 
 def wait_for(process: subprocess.Popen[bytes], port: int, *, ready: bytes, log: Path) -> None:
-    """Return once the server says that it is ready, and accepts connections."""
+    """Wait until the server logs that it is ready, and accepts connections."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         if ready in log.read_bytes():
@@ -146,7 +146,7 @@ def wait_for(process: subprocess.Popen[bytes], port: int, *, ready: bytes, log: 
 
 
 def find_port(*, last: int = LAST_PORT) -> int:
-    """Return a port of the loopback address that nobody listens on."""
+    """Return a free port of the loopback address."""
     while True:
         with socket.socket() as found:
             found.bind((HOST, 0))
@@ -156,7 +156,7 @@ def find_port(*, last: int = LAST_PORT) -> int:
 
 
 def end_orphans(place: Path) -> None:
-    """Return once none of the server's processes has its folder any more: they end when it is killed."""
+    """Wait until all processes of a killed server, which use its folder, have ended."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if not any(is_in(pid, place) for pid in read_parents()):
@@ -165,7 +165,7 @@ def end_orphans(place: Path) -> None:
 
 
 def is_in(pid: int, place: Path) -> bool:
-    """Tell whether a process works in a folder or below it."""
+    """Return whether a process's working directory is in a folder."""
     try:
         return Path(f"/proc/{pid}/cwd").readlink().is_relative_to(place)
     except OSError:
@@ -173,7 +173,7 @@ def is_in(pid: int, place: Path) -> bool:
 
 
 def with_storage(figures: Figures, cpu: float, *, jobs: int) -> Figures:
-    """Return the figures of a client with the server's processor time in the sum and on a line of its own."""
+    """Return a client's figures with the server's processor time, in the sum and as a separate figure."""
     of_storage = cpu / jobs * 1e6
     total = figures["cpu_us_per_job"] + of_storage
     return {**figures, "cpu_us_per_job": total, "storage_us_per_job": of_storage}

@@ -1,7 +1,8 @@
-"""What a job costs with OpenTelemetry on and off, in one run: `python -m benchmarks.telemetry [JOBS]`.
+"""Compare the cost of a job with and without OpenTelemetry: `python -m benchmarks.telemetry [JOBS]`.
 
-Processor time of the whole process, in memory, where a job is cheapest and a span so dearest; enqueued one by
-one and run by a server beside it. The kinds take turns, and of each the median counts.
+It measures the processor time of the whole process. Jobs are in memory, where a job is cheapest and the
+relative cost of a span is highest; they are enqueued singly and run by a server in this process. The kinds
+take turns, and the result of each is its median.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def untraced() -> tuple[list[object], Callable[[], None]]:
 
 
 def without_sdk() -> tuple[list[object], Callable[[], None]]:
-    """Return the plugin as it is where the process has set up no SDK."""
+    """Return the plugin for a process without an SDK."""
     from firelock.integrations.opentelemetry import OpenTelemetry
 
     return [OpenTelemetry()], lambda: None
@@ -39,7 +40,7 @@ def _with_sdk(*, is_sampled: bool) -> tuple[list[object], Callable[[], None]]:
     from firelock.integrations.opentelemetry import OpenTelemetry
 
     class Nowhere(SpanExporter):
-        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 - they go nowhere
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 - discarded
             return SpanExportResult.SUCCESS
 
     tracers = TracerProvider(ALWAYS_ON if is_sampled else ALWAYS_OFF)
@@ -62,7 +63,7 @@ KINDS: dict[str, Callable[[], tuple[list[object], Callable[[], None]]]] = {
 
 
 def cost(kind: str, jobs: int) -> tuple[float, float]:
-    """Return microseconds of processor time a job: to enqueue it, to run it."""
+    """Return the processor time per job for enqueueing and for running, in microseconds."""
     plugins, end = KINDS[kind]()
     with Firelock("memory://", plugins=plugins) as app:
 

@@ -1,4 +1,4 @@
-"""Commits counted from the outside, in SQLite's write-ahead log: no contender can miscount its own.
+"""Count commits from outside, in SQLite's write-ahead log, so that no contender can miscount its own.
 
 Format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
@@ -18,10 +18,10 @@ MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 @contextmanager
 def kept(database: Path) -> Iterator[None]:
-    """Keep every commit made inside in the log, and nothing older.
+    """Keep all commits of the block, and no older ones, in the log.
 
-    The log is emptied, then a read transaction is held open: while a reader looks at the database below an
-    empty log, a checkpoint can copy nothing back, so no writer starts the log anew, whatever its settings.
+    The log is emptied, then a read transaction is kept open. As long as it reads the database without the
+    log, a checkpoint cannot copy anything back, so no writer restarts the log, whatever its settings are.
     """
     with closing(sqlite3.connect(database, isolation_level=None)) as reader:
         blocked, _, _ = reader.execute("pragma wal_checkpoint(truncate)").fetchone()
@@ -35,7 +35,7 @@ def kept(database: Path) -> Iterator[None]:
 
 
 def count_commits(database: Path) -> int:
-    """Return how many transactions the log holds: the last frame of each carries the database's new size."""
+    """Return the number of transactions in the log; the last frame of each has the database's new size."""
     with database.with_name(database.name + "-wal").open("rb") as log:
         header = log.read(HEADER.size)
         if not header:

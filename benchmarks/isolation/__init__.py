@@ -1,1 +1,1 @@
-"""What locked rows cost all other jobs, and how long the end of a job waits until it is stored."""
+"""Measure the effect of locked rows on other jobs, and how long the end of a job waits until it is stored."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.isolation`: locked rows beside other jobs and a stop, and how long ends wait.
+"""Measure locked rows, their effect on jobs and stops, and waiting ends: `python -m benchmarks.isolation`.
 
 python -m benchmarks.isolation locks --storage postgresql --storage mariadb
 python -m benchmarks.isolation stop --storage postgresql --storage mariadb

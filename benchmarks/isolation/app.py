@@ -1,4 +1,4 @@
-"""The application that servers run: it measures its exchanges, and how long ends wait for them."""
+"""The application that servers run; it measures its exchanges, and how long ends wait for them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from firelock.storage import Exchange, Storage
 
 
 class Measures:
-    """What one process has measured, in seconds: each exchange, and each end until it was stored."""
+    """The measurements of one process, in seconds: each exchange, and each end until it was stored."""
 
     def __init__(self) -> None:
-        self.exchanges: list[tuple[float, float]] = []  # when it ended, how long it took
-        self.ends: list[tuple[float, float]] = []  # until it was stored; of that the exchange that stored it
+        self.exchanges: list[tuple[float, float]] = []  # time of the end, duration
+        self.ends: list[tuple[float, float]] = []  # total wait, and the part of the exchange that stored it
         self._ended: dict[str, float] = {}
 
     def note_end(self, job_id: str) -> None:
-        """The task of a job returns now."""
+        """Note that the task of a job returns now."""
         self._ended[job_id] = time.monotonic()
 
     def watch(self, storage: Storage) -> None:
@@ -32,7 +32,7 @@ class Measures:
             setattr(storage, verb, self._timed(verb, getattr(storage, verb)))
 
     def _timed(self, verb: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the verb returns
+        def timed(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the verb's own type
             began = time.monotonic()
             answer = call(*args, **kwargs)
             now = time.monotonic()
@@ -53,7 +53,7 @@ class Measures:
 
     @hookimpl
     def worker_process_stopped(self) -> None:
-        """Write what was measured."""
+        """Write the measurements to a file."""
         content = json.dumps({"exchanges": self.exchanges, "ends": self.ends})
         (Path(os.environ[tasks.MEASURES]) / f"{os.getpid()}.json").write_text(content)
 

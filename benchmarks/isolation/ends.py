@@ -1,4 +1,4 @@
-"""How long the end of a job waits until it is stored, beside many short jobs in four worker processes."""
+"""Measure how long ends of jobs wait until they are stored, with many short jobs in four worker processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHUNK = 1_000
 
 
 def until_stored(plan: Plan) -> Iterator[Row]:
-    """Yield how long ends wait, and the exchanges that store them; in milliseconds."""
+    """Yield the waits of ends and the durations of the exchanges that store them, in milliseconds."""
     yield from _measure(plan, "noop", plan.scaled(JOBS), f"{plan.scaled(JOBS):,} jobs of no length")
     brief = plan.scaled(BRIEF_JOBS)
     yield from _measure(plan, "brief", brief, f"{brief:,} jobs of {1_000 * tasks.BRIEF:g} ms")
@@ -44,10 +44,10 @@ def _measure(plan: Plan, task: str, number: int, jobs: str) -> Iterator[Row]:
 
 
 def read_measures(folder: Path) -> list[dict[str, list[tuple[float, float]]]]:
-    """Return what each worker process has measured."""
+    """Return the measurements of each worker process."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 def quantile(values: Sequence[float], place: float) -> float:
-    """Return the value at this place, from 0 to 1, of all values in order."""
+    """Return the quantile of the values; `place` is from 0 to 1."""
     return sorted(values)[min(len(values) - 1, int(len(values) * place))]

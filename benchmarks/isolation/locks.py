@@ -1,4 +1,4 @@
-"""Other jobs while rows of some jobs are locked, as by a long transaction of an application."""
+"""Measure other jobs while rows of some jobs are locked, as by a long transaction of an application."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from benchmarks.servers import Server
 from firelock import Firelock, Job, State
 
 NUMBERS = (1, 10, 100)
-SECONDS = 25.0  # that rows are locked; half as long before, and half afterwards
+SECONDS = 25.0  # duration of the locks; the times before and after are half as long
 _BACKLOG, _CHUNK = 4_000, 500
-_PATIENCE = 120.0  # seconds for what was locked to end afterwards
+_PATIENCE = 120.0  # seconds in which the locked jobs must end afterwards
 
 _JOBS = "SELECT 1 FROM firelock_jobs WHERE id IN ({}) FOR UPDATE"
 _BATCHES = "SELECT 1 FROM firelock_batches WHERE id IN ({}) FOR UPDATE"
@@ -33,16 +33,16 @@ _UNIQUE = "SELECT 1 FROM firelock_unique_keys WHERE key IN ({}) FOR UPDATE"
 
 @attrs.frozen
 class Scene:
-    """Jobs that run until a gate opens, and the rows to lock before."""
+    """Jobs that run until a gate opens, and the rows that are locked before."""
 
-    jobs: Sequence[Job[Any]]  # each ends once when its row is free
+    jobs: Sequence[Job[Any]]  # each ends when its row is unlocked
     statement: str
     locked: Sequence[str]
-    afterwards: Callable[[], bool] = lambda: True  # whether what depends on them has happened, too
+    afterwards: Callable[[], bool] = lambda: True  # whether dependent jobs have run too
 
 
 def beside_locked_rows(plan: Plan) -> Iterator[Row]:
-    """Yield the other jobs' rate while rows are locked beside their rate without, and what claims take."""
+    """Yield the other jobs' rate with and without locked rows, and the durations of claims."""
     seconds = max(3.0, SECONDS * plan.scale)
     for name, make in _SCENES.items():
         for number in NUMBERS:
@@ -77,7 +77,7 @@ def _measure(
                 busy = _window(others, seconds)
             _await(server, lambda: _all_in(scene.jobs, State.SUCCEEDED), "the locked jobs had ended")
             _await(server, scene.afterwards, "what waited for them had run")
-            free.append(_window(others, seconds / 2))  # the tables have grown meanwhile
+            free.append(_window(others, seconds / 2))  # the tables have grown in the meantime
     ran = [line for line in tasks.runs(gates) if line.startswith("gate ")]
     if len(ran) != number or len(set(ran)) != number:
         message = f"{number} jobs ran {len(ran)} times: {sorted(ran)[:5]}"
@@ -96,7 +96,7 @@ def _measure(
 
 @attrs.frozen
 class Window:
-    """A time and how many other jobs ended in it."""
+    """A period, and the number of other jobs that ended in it."""
 
     began: float  # monotonic
     ended: float
@@ -104,18 +104,18 @@ class Window:
 
     @property
     def rate(self) -> float:
-        """Jobs a second."""
+        """The jobs per second."""
         return self.number / (self.ended - self.began)
 
 
 class Others:
-    """The load: jobs that do nothing, kept waiting in some thousands."""
+    """The load: jobs that do nothing, of which some thousands always wait."""
 
     def __init__(self, fire: Firelock, declared: tasks.Tasks) -> None:
         self._fire, self._noop = fire, declared.noop
         self._is_over = threading.Event()
         self._sent = 0
-        self.ended = 0  # as last seen
+        self.ended = 0  # at the last check
 
     def feed(self) -> None:
         """Keep jobs in the queue until `stop` is called."""
@@ -151,7 +151,7 @@ def _window(others: Others, seconds: float) -> Window:
 
 
 def _claims(gates: Path, windows: Sequence[Window]) -> float:
-    """Return the milliseconds that the longest hundredth of all claims took at least."""
+    """Return the 99th percentile of the claims' durations, in milliseconds."""
     took = [
         1_000 * seconds
         for one in ends.read_measures(gates)
@@ -174,7 +174,7 @@ def _all_in(jobs: Sequence[Job[Any]], state: State) -> bool:
 
 @contextmanager
 def locked(place: Place, storage: str, scene: Scene) -> Iterator[None]:
-    """Lock the rows of the scene as another program's transaction would."""
+    """Lock the rows of the scene in the same way as a transaction of another program."""
     connection: Any
     if storage == "postgresql":
         import psycopg
@@ -205,11 +205,11 @@ def locked(place: Place, storage: str, scene: Scene) -> Iterator[None]:
         connection.rollback()
 
 
-# ---- what is locked ----------------------------------------------------------------------------------------
+# ---- locked rows -------------------------------------------------------------------------------------------
 
 
 def running_jobs(declared: tasks.Tasks, gate: str, number: int) -> Scene:
-    """Return so many jobs that run until the gate opens; their own rows are locked."""
+    """Return jobs that run until the gate opens; their own rows are locked."""
     jobs = declared.held.enqueue_many([(gate, each) for each in range(number)])
     return Scene(jobs, _JOBS, [job.id for job in jobs])
 
@@ -241,7 +241,9 @@ def _batches(declared: tasks.Tasks, gate: str, number: int) -> Scene:
 
 def _unique(declared: tasks.Tasks, gate: str, number: int) -> Scene:
     jobs = declared.unique.enqueue_many([(gate, each) for each in range(number)])
-    return Scene(jobs, _UNIQUE, [f"unique {job.unique_key}" for job in jobs])  # stored behind the task's name
+    return Scene(
+        jobs, _UNIQUE, [f"unique {job.unique_key}" for job in jobs]
+    )  # keys begin with the task's name
 
 
 def _limits(declared: tasks.Tasks, gate: str, number: int) -> Scene:

@@ -1,4 +1,4 @@
-"""An orderly stop at load while the row of a job that has ended is locked."""
+"""Measure a graceful stop under load while the row of an ended job is locked."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmarks.servers import Server
 from firelock import Firelock, State
 
 GRACE = 5.0  # seconds
-_SLACK = 5.0  # seconds beyond it within which the server has to be gone
+_SLACK = 5.0  # seconds after the grace time in which the server must have ended
 _JOBS, _CHUNK = 20_000, 500
 
 
 def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
-    """Yield how long a stop takes, and how many jobs run again although they had ended before it."""
+    """Yield the duration of a stop, and the number of jobs that run again although they had ended before."""
     number = max(_CHUNK, plan.scaled(_JOBS) // _CHUNK * _CHUNK)
     folder = plan.folder / "stop"
     gates = folder / "gates"

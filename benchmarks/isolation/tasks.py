@@ -1,4 +1,4 @@
-"""The tasks that are stored, and run by servers."""
+"""The tasks whose jobs are stored and run by servers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import attrs
 from firelock import Firelock, JobContext, Limit, Unique, current_job
 
 GATES = "BENCHMARK_GATES"
-"""The environment variable with the folder of gates; a file there opens the gate of that name."""
+"""The environment variable with the folder of gates; a file in it opens the gate with its name."""
 
 MEASURES = "BENCHMARK_MEASURES"
-"""The environment variable with the folder of what servers have measured."""
+"""The environment variable with the folder of the servers' measurements."""
 
 BRIEF = 0.010  # seconds
-_LOOK = 0.05  # seconds between two looks at a gate
+_LOOK = 0.05  # seconds between two checks of a gate
 
 
 @attrs.frozen
@@ -29,16 +29,16 @@ class Tasks:
 
     fire: Firelock
     noop: Any
-    brief: Any  # takes `BRIEF` seconds
-    after: Any  # runs after another one
+    brief: Any  # runs for `BRIEF` seconds
+    after: Any  # runs after another job
     held: Any  # runs until its gate is open
-    limited: Any  # the same, with a limit's key for each number
-    unique: Any  # the same, with a unique key for each number
-    stepped: Any  # the same, and remembers a step before its end
+    limited: Any  # the same, with a limit key per number
+    unique: Any  # the same, with a unique key per number
+    stepped: Any  # the same, and stores a step before its end
 
 
 def declare(fire: Firelock, note_end: Callable[[str], None] | None = None) -> Tasks:
-    """Give an application the tasks; `note_end` gets the id of each `noop` and `brief` job at its end."""
+    """Declare the tasks; `note_end` is called with the id of each `noop` and `brief` job at its end."""
 
     def noop() -> None:
         if note_end is not None:
@@ -73,7 +73,7 @@ def declare(fire: Firelock, note_end: Callable[[str], None] | None = None) -> Ta
 
 
 def runs(folder: Path) -> list[str]:
-    """Return a line for each run that has come to its end."""
+    """Return a line for each run that has ended."""
     path = folder / "runs"
     return path.read_text().splitlines() if path.exists() else []
 

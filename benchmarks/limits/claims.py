@@ -1,4 +1,4 @@
-"""Claims of a storage, without servers: behind a full key, and while an old snapshot is held open."""
+"""Measure claims without servers: behind jobs of a full key, and while an old snapshot is open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOKS = 60
 
 
 def behind_full_key(plan: Plan) -> Iterator[Row]:
-    """Yield what a claim of others costs behind many jobs of a full key, beside only the others stored."""
+    """Yield the cost of claiming other jobs behind many jobs of a full key, and without those."""
     looks = max(plan.pairs, LOOKS if plan.scale >= 1 else 5)
     for others in ("others", "keyless"):
         with (
@@ -50,7 +50,7 @@ def behind_full_key(plan: Plan) -> Iterator[Row]:
 
 
 def beside_snapshot(plan: Plan) -> Iterator[Row]:
-    """Yield what a lane's last claims cost beside the first while a snapshot is held open; PostgreSQL."""
+    """Yield the cost of a lane's last claims relative to the first while a snapshot is open (PostgreSQL)."""
     if plan.storage != "postgresql":
         return
     for name in ("others", "keyless"):

@@ -1,4 +1,4 @@
-"""Real servers: one tenant's many jobs beside a hundred tenants' few, and what a rate lets through."""
+"""Measure with real servers: fairness between one large and a hundred small tenants, and rate limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = 10
 
 
 def tenants(plan: Plan) -> Iterator[Row]:
-    """Yield after how many jobs the few of each small tenant had all begun."""
+    """Yield the number of jobs after which all jobs of the small tenants had begun."""
     many = plan.scaled(MANY)
     with (
         places.opened(plan.storage, plan.folder / "tenants") as place,
@@ -37,9 +37,9 @@ def tenants(plan: Plan) -> Iterator[Row]:
 
 
 def rates(plan: Plan) -> Iterator[Row]:
-    """Yield how far a rate is off, and the most in any window, by the instants of the claims.
+    """Yield the error of a rate, and the maximum in any window, by the times of the claims.
 
-    Three processes claim; each stamps a claim by the storage's clock as it knows it, just before it is made.
+    Three processes claim. Each notes the time, by its estimate of the storage's clock, just before a claim.
     """
     seconds = SECONDS if plan.scale >= 1 else 2
     with (

@@ -1,7 +1,7 @@
-"""A storage with servers that run one load after another, in a process of the checkout whose Python this is.
+"""A storage with servers that run one load after another, in a process of its interpreter's checkout.
 
-`python -m benchmarks.limits.loads STORAGE TASK SERVERS FOLDER` says `{}` once it is ready; for each line
-with a number of jobs it stores them, lets the servers run them, and prints the figures.
+`python -m benchmarks.limits.loads STORAGE TASK SERVERS FOLDER` prints `{}` when it is ready. For each line,
+which is a number of jobs, it stores the jobs, lets the servers run them, and prints the figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from firelock import Firelock
 
 
 def run_load(fire: Firelock, task: Any, jobs: int, place: Place, group: Sequence[Server]) -> Figures:  # noqa: ANN401 - a task
-    """Return jobs a second, from the first end to the last, and processor time a job, storage and servers."""
+    """Return the jobs per second from the first to the last end, and the processor time per job of all."""
     done = ours.count_succeeded(fire)
     fire.queues.pause("default")
     task.enqueue_many(tasks.calls(task.name, jobs))
@@ -38,7 +38,7 @@ def run_load(fire: Firelock, task: Any, jobs: int, place: Place, group: Sequence
 
 
 def main() -> None:
-    """Serve the lines of standard input."""
+    """Run a load for each line of standard input."""
     storage, name, number, folder = sys.argv[1:]
     exit_when_told()
     with (

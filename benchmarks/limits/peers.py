@@ -1,7 +1,7 @@
-"""Limits of other job systems beside ours: what one costs, whether it holds, and what a killed worker leaves.
+"""Limits of other job systems and ours: their cost, their correctness, and the effect of a killed worker.
 
-Two workers of ten jobs at once. All watch their workers as they ship; of Dramatiq alone a setting is changed,
-as its waits between tries would be 15 s and more.
+Two workers run ten concurrent jobs each. All systems use their default detection of dead workers. Only for
+Dramatiq one setting is changed, because its waits between tries would be 15 s or more.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ ADAPTERS = "benchmarks.peers.limited_"
 
 @attrs.frozen
 class Limited:
-    """One with limits, and what it can be measured by."""
+    """A job system with limits, and its possible measurements."""
 
     one: Contestant
-    jobs: int  # that do nothing
+    jobs: int  # jobs that do nothing
     has_number: bool = True
     has_rate: bool = True
 
 
 def _contestants(storage: str) -> Iterator[Limited]:
-    """Yield those of a storage that can be here; peers are installed where they are not yet."""
+    """Yield the available job systems on a storage; peers are installed if necessary."""
     jobs = {"redis": 20_000, "postgresql": 10_000}.get(storage, 10_000)
     yield Limited(Contestant("firelock", f"{ADAPTERS}firelock"), jobs)
     others = {
@@ -82,7 +82,7 @@ def _run(
     seconds: float = 0.0,
     kills: bool = False,
 ) -> Seen:
-    """Return what jobs wrote down until all or no more ended, and when a worker was killed."""
+    """Return the records of jobs until all or no more ended, and the time at which a worker was killed."""
 
     def is_done(path: Path, lines: int) -> bool:
         if lines < 2 * jobs:
@@ -102,7 +102,7 @@ def _rate(found: Spans) -> float:
 
 
 def _killed(plan: Plan, one: Limited) -> Row:
-    """Return what became of a limit of 8 when one of two workers was killed, a third of the jobs done."""
+    """Return the effect on a limit of 8 if one of two workers is killed after a third of the jobs."""
     jobs = max(200, int(2_000 * plan.scale))
     seen = _run(plan, one, jobs, limit=LIMIT, seconds=JOB_SECONDS, kills=True)
     found, killed_at, killed = seen.spans, seen.killed_at, seen.killed
@@ -132,12 +132,12 @@ def _killed(plan: Plan, one: Limited) -> Row:
 
 
 def _rated(plan: Plan, one: Limited) -> Row:
-    """Return what came of 200 starts a second."""
+    """Return the results of a limit of 200 starts per second."""
     jobs = RATE * (6 if plan.scale >= 1 else 3)
     found = _run(plan, one, jobs, rate=RATE).spans
     starts = sorted(at for what, _, _, at in found if what == "start")
     most = max(bisect.bisect_left(starts, at + 1) - index for index, at in enumerate(starts))
-    steady = [at for at in starts if at >= starts[0] + 1]  # behind what may start at once
+    steady = [at for at in starts if at >= starts[0] + 1]  # without the initial burst
     reached = (len(steady) - 1) / (steady[-1] - steady[0])
     return {
         "what": f"{one.one.name}, {RATE} a second",

@@ -1,4 +1,4 @@
-"""Real servers: jobs a second beside those of the former Firelock, and beside jobs that use no limit."""
+"""Measure with real servers: jobs per second in an earlier checkout, and with and without limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.plan import Plan
 from benchmarks.stage import Stage
 
 JOBS = {"sqlite": 20_000, "postgresql": 12_000, "mariadb": 6_000, "redis": 40_000}
-# What runs: its task and how many servers. `former` is keyless too, in the former checkout.
+# The loads: task and number of servers. `former` is keyless too, but in the earlier checkout.
 STAGES = {
     "former": ("keyless", 1),
     "keyless": ("keyless", 1),
@@ -34,11 +34,11 @@ COMPARED = {
     ("keys", "keyless"): "100 keys with a number never reached, a job each in turn",
 }
 ROUNDS = 5
-"""Before storages and servers are made anew, so that no process's luck is in all pairs."""
+"""Rounds after which storages and servers are replaced, so that a lucky process does not affect all pairs."""
 
 
 def measure(plan: Plan) -> Iterator[Row]:
-    """Yield the rows of a storage, all taken in the same rounds, whose order turns."""
+    """Yield the rows of a storage; all loads run in the same rounds, in rotating order."""
     names = [name for name in STAGES if plan.former or name != "former"]
     speed: dict[str, list[float]] = defaultdict(list)
     cost: dict[str, list[float]] = defaultdict(list)

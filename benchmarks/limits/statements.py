@@ -1,9 +1,9 @@
-"""How many statements and round trips jobs without limits take, in this checkout and in the former one.
+"""Count the statements and round trips of jobs without limits, in this checkout and in an earlier one.
 
-`python -m benchmarks.limits.statements STORAGE FOLDER` counts in the checkout whose Python runs it: on SQLite
-by the driver's trace, on PostgreSQL by the server's log, without the wake-ups, which come by chance, on
-MariaDB by its count of questions, on Redis by that of commands, those inside scripts included. Somebody in
-between counts the round trips, on PostgreSQL with the wake-ups.
+`python -m benchmarks.limits.statements STORAGE FOLDER` counts in the checkout of its interpreter. It uses the
+driver's trace on SQLite, the server's log on PostgreSQL (without the wake-ups, whose number is random), the
+count of questions on MariaDB, and the count of commands on Redis, including those in scripts. A proxy counts
+the round trips, on PostgreSQL including the wake-ups.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Counts = dict[str, dict[str, int]]
 
 
 def measure(plan: Plan) -> Iterator[Row]:
-    """Yield the counts of each step, beside those of the former checkout where there is one."""
+    """Yield the counts of each step, compared with those of the earlier checkout if one is given."""
     ours = _counted(sys.executable, plan, "ours")
     former = _counted(f"{plan.former}/.venv/bin/python", plan, "former") if plan.former else {}
     for step, counts in ours.items():
@@ -47,7 +47,7 @@ def _counted(python: str, plan: Plan, folder: str) -> Counts:
 
 @contextmanager
 def metered(storage: str, folder: Path) -> Iterator[tuple[str, Meters]]:
-    """Run an empty storage; yield its URL and what counts the statements and round trips until now."""
+    """Run an empty storage; yield its URL and the counters of statements and round trips."""
     folder.mkdir(parents=True)
     with ExitStack() as stack:
         match storage:
@@ -70,7 +70,7 @@ def metered(storage: str, folder: Path) -> Iterator[tuple[str, Meters]]:
                 seen = [0]
 
                 def count() -> int:
-                    seen[0] += 1  # asks by a client of its own: its statements are told below
+                    seen[0] += 1  # uses a separate client, whose statements are subtracted below
                     said = asked.ask("show global status like 'Questions'")
                     return int(said.split()[-1]) - seen[0] * each
 
@@ -87,7 +87,7 @@ def metered(storage: str, folder: Path) -> Iterator[tuple[str, Meters]]:
 
 
 def _trace_sqlite() -> Meters:
-    """Count every statement that a connection opened from now on runs."""
+    """Count all statements of connections that are opened from now on."""
     connect, seen = sqlite3.connect, [0]
 
     def note(_: str) -> None:
@@ -103,7 +103,7 @@ def _trace_sqlite() -> Meters:
 
 
 def count_here(storage: str, folder: Path) -> Counts:
-    """Return what each step costs: the least of three times, after one in which things are learnt once."""
+    """Return the cost of each step: the minimum of three runs, after a first run that fills caches."""
     counts: Counts = {}
     with metered(storage, folder) as (url, meters), places.client(url) as fire:
         claimer = Claimer(fire)

@@ -1,4 +1,4 @@
-"""The tasks that are measured; also a Firelock of before limits knows those that use none."""
+"""The measured tasks; versions of Firelock without limits have those that do not use limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.servers import Server
 from firelock import Firelock
 
 VARIABLE = "FIRELOCK_BENCH_STARTS"
-"""Of the environment: the file in which tasks write their starts down."""
+"""The environment variable with the file to which tasks write their starts."""
 KEYS = 100
 RATE, BURST = 500, 50
 
@@ -21,26 +21,26 @@ _files: dict[str, int] = {}
 
 
 def write_start(note: str) -> None:
-    """Write a line down; lines of several threads and processes never mix."""
+    """Write a line to the file; lines of several threads and processes do not mix."""
     if VARIABLE not in _files:
         _files[VARIABLE] = os.open(os.environ[VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(_files[VARIABLE], note.encode() + b"\n")
 
 
 def read_starts(path: Path) -> list[str]:
-    """Return what was written down, in order."""
+    """Return the written lines, in order."""
     return path.read_text().splitlines() if path.exists() else []
 
 
 def declare(fire: Firelock) -> dict[str, Any]:
-    """Give an application the tasks; return them by name."""
+    """Declare the tasks in an app; return them by name."""
 
     def do_nothing(number: int) -> None: ...
 
     tasks = {"keyless": fire.task(name="keyless")(do_nothing)}
     try:
         from firelock import JobContext, Limit, Turns, Unique
-    except ImportError:  # from before there were limits
+    except ImportError:  # a version without limits
         return tasks
 
     def of_key(number: int) -> None: ...
@@ -70,13 +70,13 @@ def declare(fire: Firelock) -> dict[str, Any]:
 
 
 def calls(name: str, jobs: int, *, keys: int = KEYS) -> list[tuple[int, ...]]:
-    """Return the arguments of so many jobs of a task; those with keys have each in turn."""
+    """Return the arguments of a number of a task's jobs; tasks with keys use the keys in turn."""
     if name in {"turns", "keys", "unique"}:
         return [(number, number % keys) for number in range(jobs)]
     return [(number,) for number in range(jobs)]
 
 
 def serving(place: Place, *, number: int = 1, processes: int = 1) -> AbstractContextManager[list[Server]]:
-    """Run so many servers of these tasks beside a block."""
+    """Run a number of servers with these tasks during the block."""
     starts = {VARIABLE: str(place.folder / "starts")}
     return places.serving(place, "benchmarks.limits.app:fire", number=number, processes=processes, **starts)

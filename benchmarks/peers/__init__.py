@@ -1,3 +1,3 @@
-"""Other job systems, run in a virtual environment of their own: none is a dependency of Firelock."""
+"""Other job systems, which run in separate virtual environments and are not dependencies of Firelock."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Celery on whatever broker: its two tasks, its worker and its calls."""
+"""Celery on any broker: its two tasks, its worker and its calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def do_nothing(_number: int) -> None:
 
 
 class App:
-    """An application that a module below this package holds as `app`."""
+    """The application of a module in this package."""
 
     def __init__(self, module: str, broker: str, **options: object) -> None:
         self.celery = Celery("bench", broker=broker)
@@ -37,10 +37,10 @@ class App:
         self._stamped = self.celery.task(name="stamp")(stamps.write)
 
     def enqueue(self, jobs: int) -> None:
-        """Enqueue so many jobs, one a call."""
+        """Enqueue jobs, one per call."""
         for number in range(jobs):
             self._noop.delay(number)
 
     def stamp(self, number: int) -> None:
-        """Enqueue a job that writes its start down."""
+        """Enqueue a job that records its start."""
         self._stamped.delay(number)

@@ -1,4 +1,4 @@
-"""Celery on PostgreSQL by Kombu's transport over PGMQ's functions."""
+"""Celery on PostgreSQL with Kombu's transport for PGMQ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.peers.celery_app import App
 
 URL = os.environ["FIRELOCK_BENCH_POSTGRESQL"]
 
-# Told of what is stored it looks at once, where by itself it would ask ten times a second.
+# With notifications, it checks for jobs immediately; otherwise it would poll ten times per second.
 bench = App(
     "celery_pgmq",
     URL.replace("postgresql:", "pgmq:", 1),
@@ -24,5 +24,5 @@ COMMAND, enqueue, stamp = bench.command, bench.enqueue, bench.stamp
 
 
 def open_client() -> None:
-    """Make its tables and functions."""
+    """Create its tables and functions."""
     install_pgmq_from_sql(dsn=URL)

@@ -1,4 +1,4 @@
-"""Celery on PostgreSQL by Kombu's SQLAlchemy transport; that it looks each second, nothing sets."""
+"""Celery on PostgreSQL with Kombu's SQLAlchemy transport, whose polling interval is always a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dramatiq on PostgreSQL by dramatiq-pg: its two tasks, its worker and its calls."""
+"""Dramatiq on PostgreSQL with dramatiq-pg: its two tasks, its worker and its calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ stamped = dramatiq.actor(stamps.write, actor_name="stamp")
 
 
 def open_client() -> None:
-    """Make its tables, as `dramatiq-pg init` does, which wants packages that Python no longer has."""
+    """Create its tables like `dramatiq-pg init`, which needs packages that Python no longer has."""
     connection = psycopg2.connect(URL)
     with connection, connection.cursor() as cursor:
         cursor.execute(generate_init_sql())
@@ -39,11 +39,11 @@ def open_client() -> None:
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     for number in range(jobs):
         noop.send(number)
 
 
 def stamp(number: int) -> None:
-    """Enqueue a job that writes its start down."""
+    """Enqueue a job that records its start."""
     stamped.send(number)

@@ -29,11 +29,11 @@ stamped = dramatiq.actor(stamps.write, actor_name="stamp")
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     for number in range(jobs):
         noop.send(number)
 
 
 def stamp(number: int) -> None:
-    """Enqueue a job that writes its start down."""
+    """Enqueue a job that records its start."""
     stamped.send(number)

@@ -1,6 +1,6 @@
-"""How far a worker has come, written down by its tasks: at the first end, the last and some between.
+"""The progress of a worker, recorded by its tasks at the first and last end, and at some ends in between.
 
-Few lines, so that writing them costs a job nothing worth measuring.
+Only few lines are written, so that they do not affect the measurement.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def count_end() -> None:
 
 
 def read_reached(path: Path) -> int:
-    """Return how many ends are known of."""
+    """Return the number of recorded ends."""
     return max(stamps.read(path), default=0)

@@ -26,11 +26,11 @@ member = app.task(name="member")(spans.run)
 
 @app.task(name="follow")  # type: ignore[untyped-decorator]
 def follow(number: int) -> None:
-    """Be the callback."""
+    """Record the run of the callback."""
     spans.write("callback", number)
 
 
 if __name__ == "__main__":
     with spans.storing():
         chord([member.si(number) for number in range(int(sys.argv[1]))])(follow.si(0))
-    os._exit(0)  # else each result that nobody waits for asks Redis to forget it, when Python is half gone
+    os._exit(0)  # otherwise each unused result would send a command to Redis while Python shuts down

@@ -23,7 +23,7 @@ member = dramatiq.actor(spans.run, actor_name="member")
 
 @dramatiq.actor(actor_name="follow")  # type: ignore[untyped-decorator]
 def follow(number: int) -> None:
-    """Be the callback."""
+    """Record the run of the callback."""
     spans.write("callback", number)
 
 

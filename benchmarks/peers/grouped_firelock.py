@@ -1,4 +1,4 @@
-"""Firelock with a batch and what follows it: its worker and its client."""
+"""Firelock with a batch and its continuation: its worker and its client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ member = fire.task(name="member")(spans.run)
 
 @fire.task(name="follow")
 def follow(number: int) -> None:
-    """Be the callback."""
+    """Record the run of the callback."""
     spans.write("callback", number)
 
 

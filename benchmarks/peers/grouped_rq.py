@@ -1,4 +1,4 @@
-"""RQ on Redis with a group and a job that depends on all of it: its worker and its client."""
+"""RQ on Redis with a group and a job that depends on all its members: its worker and its client."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MEMBER, FOLLOW = "benchmarks.peers.grouped_rq.member", "benchmarks.peers.grouped
 
 
 def member(number: int) -> None:
-    """Be one of the group."""
+    """Run a member of the group."""
     spans.run(number)
 
 
 def follow(number: int) -> None:
-    """Be the callback."""
+    """Record the run of the callback."""
     spans.write("callback", number)
 
 

@@ -18,7 +18,7 @@ _last = int(os.environ["HUEY_BENCH_LAST"])
 
 
 def do_nothing(_number: int) -> None:
-    """Do nothing; the first and the last end in this process are written down, for Huey keeps no instant."""
+    """Do nothing; record the first and the last end in this process, because Huey does not store times."""
     ended = next(_ends)
     if ended in {1, _last}:
         stamps.write(ended)

@@ -27,6 +27,6 @@ stamp = huey.task()(stamps.write)
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     for number in range(jobs):
         noop(number)

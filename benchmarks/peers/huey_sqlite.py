@@ -25,40 +25,40 @@ WORKERS = 10
 
 
 def open_app(load: Load, *, fsync: bool, last: int = 0) -> ModuleType:
-    """Import the application; a consumer started from this process finds the same settings."""
+    """Import the application; a consumer that this process starts gets the same settings."""
     os.environ["HUEY_BENCH_FILE"] = str(load.database)
     os.environ["HUEY_BENCH_FSYNC"] = "yes" if fsync else "no"
     os.environ["HUEY_BENCH_LAST"] = str(last)
     os.environ[stamps.VARIABLE] = str(load.directory / "stamps")
-    from benchmarks.peers import huey_app  # it reads its settings when it is imported
+    from benchmarks.peers import huey_app  # it reads its settings at import
 
     return huey_app
 
 
 @contextmanager
 def consuming(load: Load) -> Iterator[Server]:
-    """Run a consumer of ten threads beside the block."""
+    """Run a consumer with ten threads during the block."""
     command = [CONSUMER, "benchmarks.peers.huey_app.huey", "-k", "thread", "-w", str(WORKERS), "--quiet"]
     with servers.running(command, environment={}, log=load.directory / "consumer.log") as server:
         yield server
 
 
 def enqueue(app: ModuleType, *, jobs: int) -> None:
-    """Enqueue so many jobs, one a call: Huey has no call for many."""
+    """Enqueue jobs, one per call, because Huey has no bulk call."""
     for number in range(jobs):
         app.noop(number)
 
 
 def enqueue_one(load: Load, *, fsync: bool) -> Figures:
-    """Measure enqueuing, a commit each."""
+    """Measure enqueueing, with one commit per job."""
     app = open_app(load, fsync=fsync)
     return timed(lambda: enqueue(app, jobs=load.singles), jobs=load.singles)
 
 
 def process(load: Load, *, fsync: bool) -> Figures:
-    """Measure running jobs that were all stored before, from the first end of one to the last.
+    """Measure running jobs that were all stored before, from the first end to the last.
 
-    A tenth of our jobs: Huey is that much slower, and its rate does not depend on the number.
+    Huey gets a tenth of our jobs, because it is slower; its rate does not depend on their number.
     """
     jobs = max(load.jobs // 10, 1_000)
     app = open_app(load, fsync=fsync, last=jobs)

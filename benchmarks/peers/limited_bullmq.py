@@ -1,4 +1,4 @@
-"""BullMQ on Redis with its global concurrency and its limiter: worker and client, which are one program."""
+"""BullMQ on Redis with its global concurrency and its limiter: its worker and client, in one program."""
 
 from __future__ import annotations
 

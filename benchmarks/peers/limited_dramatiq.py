@@ -23,7 +23,7 @@ _rate = WindowRateLimiter(_backend, "api", limit=max(1, spans.rate()), window=1)
 
 
 def run(number: int) -> None:
-    """Run inside its limits; where they refuse, it fails and is tried again, as its documents show."""
+    """Run within the limits; if they refuse, fail and retry, as its documentation shows."""
     with ExitStack() as stack:
         if spans.limit():
             stack.enter_context(_held.acquire())
@@ -32,7 +32,7 @@ def run(number: int) -> None:
         spans.run(number)
 
 
-# Its own waits are 15 s to 7 days; these are the least that make it try at once and for as long as it takes.
+# Its default waits are 15 s to 7 days; with these, it retries immediately and without an end.
 work = dramatiq.actor(run, actor_name="work", max_retries=None, min_backoff=50, max_backoff=500)
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Firelock with a limit, as the peers beside it: its worker and its client."""
+"""Firelock with a limit like those of the peers: its worker and its client."""
 
 from __future__ import annotations
 

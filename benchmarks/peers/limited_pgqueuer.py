@@ -1,4 +1,4 @@
-"""PgQueuer with its limit of an entrypoint: its worker and its client."""
+"""PgQueuer with the limit of an entrypoint: its worker and its client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRAM = str(Path(sys.executable).with_name("pgq"))
 
 
 async def work() -> None:
-    """Run the worker until it is told to end."""
+    """Run the worker until it is stopped."""
     queue = PgQueuer(AsyncpgDriver(await asyncpg.connect(spans.url())))
 
     @queue.entrypoint("work", concurrency_limit=spans.limit())  # type: ignore[untyped-decorator]
@@ -39,7 +39,7 @@ async def work() -> None:
 
 
 async def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs."""
+    """Enqueue jobs."""
     client = Queries(AsyncpgDriver(await asyncpg.connect(spans.url())))
     for begin in range(0, jobs, 500):
         payloads = [str(number).encode() for number in range(begin, min(begin + 500, jobs))]

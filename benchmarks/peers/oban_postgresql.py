@@ -22,7 +22,7 @@ runners: list[Any] = []
 
 
 def command(limit: int) -> list[str]:
-    """Return what starts its worker, with so many jobs at once; told a module, it looks for none in files."""
+    """Return the command of a worker with `limit` concurrent jobs; it does not search for modules."""
     queues = ("--queues", f"default:{limit}", "--cron-modules", "benchmarks.peers.oban_postgresql")
     return [PROGRAM, "start", "--dsn", URL, *queues, "--log-level", "ERROR"]
 
@@ -30,10 +30,10 @@ def command(limit: int) -> list[str]:
 COMMAND = command(LIMIT)
 
 
-# Classes: the wrong arguments reach a function of one parameter in version 0.7.0.
+# Classes, because version 0.7.0 passes wrong arguments to a function with one parameter.
 @worker()
 class Noop:
-    """Does nothing."""
+    """A job that does nothing."""
 
     async def process(self, _job: object) -> None:
         """Count the end."""
@@ -42,24 +42,24 @@ class Noop:
 
 @worker()
 class Stamp:
-    """Writes down when it started."""
+    """A job that records its start."""
 
     async def process(self, job: Any) -> None:  # noqa: ANN401 - its own job
-        """Write the instant."""
+        """Record the time."""
         stamps.write(job.args["number"])
 
 
 noop: Any = Noop
-stamped: Any = Stamp  # both have got the calls that enqueue
+stamped: Any = Stamp  # both have the methods that enqueue
 
 
 async def connect() -> Any:  # noqa: ANN401 - its own client
-    """Return a client, which jobs find by themselves."""
+    """Return a client, which jobs find automatically."""
     return Oban(pool=await Oban.create_pool(URL))
 
 
 def open_client() -> None:
-    """Make its tables and a client."""
+    """Create its tables and a client."""
     subprocess.run([PROGRAM, "install", "--dsn", URL], check=True, capture_output=True)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     runners[:] = [runner]
@@ -67,7 +67,7 @@ def open_client() -> None:
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
 
     async def singly() -> None:
         for number in range(jobs):
@@ -77,7 +77,7 @@ def enqueue(jobs: int) -> None:
 
 
 def enqueue_bulk(jobs: int, size: int) -> None:
-    """Enqueue so many jobs, `size` a call."""
+    """Enqueue jobs, `size` per call."""
 
     async def in_bulk() -> None:
         oban = Oban.get_instance()
@@ -90,5 +90,5 @@ def enqueue_bulk(jobs: int, size: int) -> None:
 
 
 def stamp(number: int) -> None:
-    """Enqueue a job that writes its start down."""
+    """Enqueue a job that records its start."""
     runners[0].run(stamped.enqueue({"number": number}))

@@ -1,4 +1,4 @@
-"""Oban with more jobs at once, and so larger batches, than its documentation's examples have."""
+"""Oban with more concurrent jobs, and so larger batches, than in the examples of its documentation."""
 
 from __future__ import annotations
 

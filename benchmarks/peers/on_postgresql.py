@@ -1,4 +1,4 @@
-"""One peer on PostgreSQL in one scenario, whichever it is: `on_storage` tells what an adapter offers."""
+"""One peer on PostgreSQL in one scenario; `on_storage` describes the adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One peer on Redis in one scenario, whichever it is: `on_storage` tells what an adapter offers."""
+"""One peer on Redis in one scenario; `on_storage` describes the adapters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ REDIS = Storage(redis_server.running, "FIRELOCK_BENCH_REDIS")
 
 
 def footprint(storage: Storage, peer: Peer, load: Load) -> Figures:
-    """Count what a job costs of the wire and of the server's memory."""
+    """Count the traffic and the server's memory per job."""
     figures = on_storage.footprint(storage, peer, load)
-    del figures["finished_bytes"]  # none keeps a record of it: this is the server's own growth, or a stream's
+    del figures["finished_bytes"]  # no peer keeps a record; this is the growth of the server or a stream
     return figures
 
 

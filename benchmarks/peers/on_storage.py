@@ -1,8 +1,8 @@
-"""One peer on a storage with a server of its own in one scenario, whichever they are.
+"""One peer in one scenario, on a storage with a server.
 
-An adapter offers COMMAND, `enqueue(jobs)` and `stamp(number)`, perhaps `enqueue_bulk(jobs, size)` and
-`open_client()`. A client that is a program of its own returns the figures that it measured itself. The
-adapter reads the server's place from the environment when it is imported, as its worker does.
+An adapter has COMMAND, `enqueue(jobs)` and `stamp(number)`, and can have `enqueue_bulk(jobs, size)` and
+`open_client()`. A client that is a separate program returns its own figures. The adapter, like its worker,
+reads the server's URL from the environment when it is imported.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class Storage:
-    """Where peers store their jobs."""
+    """A storage for the jobs of peers."""
 
     running: Callable[[Path], AbstractContextManager[StorageServer]]
-    """Runs an empty server in a folder for as long as the block lasts."""
+    """A context manager that runs an empty server in a folder."""
     variable: str
-    """Of the environment: there adapters and their workers read where the server is."""
+    """The environment variable with the server's URL for adapters and their workers."""
 
     def open_adapter(self, peer: Peer, load: Load, url: str, *, last: int = 0) -> Any:  # noqa: ANN401 - a module
-        """Import the adapter, with what it and its worker read from the environment in place."""
+        """Import the adapter, after setting the environment variables for it and its worker."""
         os.environ[self.variable] = url
         os.environ[ends.VARIABLE] = str(last)
         os.environ[stamps.VARIABLE] = str(load.directory / "stamps")
@@ -53,7 +53,7 @@ PeerScenario = Callable[[Storage, Peer, Load], Figures]
 
 @contextmanager
 def working(adapter: Any, load: Load) -> Iterator[Server]:  # noqa: ANN401 - a module
-    """Run the peer's worker beside the block."""
+    """Run the peer's worker during the block."""
     environment = getattr(adapter, "ENVIRONMENT", {})
     with servers.running(
         adapter.COMMAND, environment=environment, log=load.directory / "worker.log"
@@ -62,7 +62,7 @@ def working(adapter: Any, load: Load) -> Iterator[Server]:  # noqa: ANN401 - a m
 
 
 def measured(action: Callable[[], Figures | None], server: StorageServer, *, jobs: int) -> Figures:
-    """Return what the client measured itself, else what is measured here; the server's share is in it."""
+    """Return the figures of the client or, if it has none, of this process, including the server's share."""
     own: list[Figures | None] = []
     cpu = server.cpu_seconds()
     here = timed(lambda: own.append(action()), jobs=jobs)
@@ -70,7 +70,7 @@ def measured(action: Callable[[], Figures | None], server: StorageServer, *, job
 
 
 def enqueue_one(storage: Storage, peer: Peer, load: Load) -> Figures:
-    """Measure enqueuing one by one."""
+    """Measure enqueueing single jobs."""
     jobs = peer.singles(load)
     with storage.running(load.directory) as server:
         adapter = storage.open_adapter(peer, load, server.url)
@@ -78,7 +78,7 @@ def enqueue_one(storage: Storage, peer: Peer, load: Load) -> Figures:
 
 
 def enqueue_bulk(storage: Storage, peer: Peer, load: Load) -> Figures:
-    """Measure the peer's call for many, 500 at a time."""
+    """Measure the peer's bulk call, with 500 jobs per call."""
     jobs = peer.amount(load)
     with storage.running(load.directory) as server:
         adapter = storage.open_adapter(peer, load, server.url)
@@ -86,7 +86,7 @@ def enqueue_bulk(storage: Storage, peer: Peer, load: Load) -> Figures:
 
 
 def fill(adapter: Any, jobs: int) -> None:  # noqa: ANN401 - a module
-    """Enqueue so many jobs in the fastest way."""
+    """Enqueue jobs in the fastest way."""
     if hasattr(adapter, "enqueue_bulk"):
         adapter.enqueue_bulk(jobs, CHUNK)
     else:
@@ -94,7 +94,7 @@ def fill(adapter: Any, jobs: int) -> None:  # noqa: ANN401 - a module
 
 
 def process(storage: Storage, peer: Peer, load: Load) -> Figures:
-    """Measure running jobs that were all stored before, from the first end of one to the last."""
+    """Measure running jobs that were all stored before, from the first end to the last."""
     jobs = peer.amount(load)
     path = load.directory / "stamps"
     with storage.running(load.directory) as server:
@@ -108,9 +108,9 @@ def process(storage: Storage, peer: Peer, load: Load) -> Figures:
 
 
 def footprint(storage: Storage, peer: Peer, load: Load) -> Figures:
-    """Count what a job costs of the wire and of what the server counts and stores.
+    """Count the traffic, the server's work and the stored bytes per job.
 
-    The worker's own round trips are among those of processing, from its start to its end.
+    The round trips of processing include the worker's own, from its start to its end.
     """
     jobs = peer.singles(load)
     stored = 2 * jobs if peer.has_bulk else jobs
@@ -149,12 +149,12 @@ SCENARIOS: Mapping[str, PeerScenario] = {
 
 
 def scenarios(peer: Peer) -> frozenset[str]:
-    """Return the names of the scenarios that a peer takes part in."""
+    """Return the names of a peer's scenarios."""
     return frozenset(name for name in SCENARIOS if peer.has_bulk or name != "enqueue_bulk")
 
 
 def main(storage: Storage, peers: Mapping[str, Peer], **others: PeerScenario) -> None:
-    """Run the scenario of the peer that the command line names; `others` take the place of those above."""
+    """Run the scenario of the peer on the command line; `others` replace scenarios of this module."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--peer", choices=sorted(peers), required=True)
     options, sys.argv[1:] = parser.parse_known_args()

@@ -1,4 +1,4 @@
-"""What is noted of a peer, and how much it is given to do."""
+"""The description of a peer, and its number of jobs."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ class Peer:
     """A job system on one storage."""
 
     module: str
-    """Its adapter, below `benchmarks.peers`."""
+    """The peer's adapter, a module in `benchmarks.peers`."""
     language: str
     packages: tuple[str, ...]
-    """Those whose versions are written down."""
+    """The packages whose versions are recorded."""
     is_acknowledging: bool
-    """Whether a job in hand outlives the crash of its worker."""
+    """Whether a running job survives the crash of its worker."""
     settings: str
     share: int
-    """It is given one job of so many: the slower, the fewer."""
+    """The divisor of the number of jobs; slower peers get fewer jobs."""
     environment: str
-    """Of requirements-ENVIRONMENT.txt: one where nothing conflicts."""
+    """The name in requirements-ENVIRONMENT.txt, for requirements that do not conflict."""
     has_bulk: bool = False
     python: tuple[int, int] = (3, 11)
-    """The least version that it runs on."""
+    """The minimum version of Python."""
 
     @property
     def platform(self) -> str:
-        """Return what it runs on, as those are told who lack it."""
+        """The required platform, for messages if it is missing."""
         return f"Python {self.python[0]}.{self.python[1]}" if self.language == "Python" else self.language
 
     def amount(self, load: Load) -> int:
-        """Return how many jobs it is given."""
+        """Return the peer's number of jobs."""
         return max(load.jobs // self.share, LEAST)
 
     def singles(self, load: Load) -> int:
-        """Return how many jobs it is given one by one."""
+        """Return the peer's number of jobs that are enqueued singly."""
         return max(min(load.singles, load.jobs // self.share), LEAST)

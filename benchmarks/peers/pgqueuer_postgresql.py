@@ -27,7 +27,7 @@ clients: list[Any] = []
 
 
 def command(batch: int) -> list[str]:
-    """Return what starts its worker: its own command fails on every level of its log in version 1.6.0."""
+    """Return the worker's command; PgQueuer's own command fails with every log level in version 1.6.0."""
     return [sys.executable, "-m", "benchmarks.peers.pgqueuer_postgresql", str(batch)]
 
 
@@ -35,7 +35,7 @@ COMMAND = command(BATCH)
 
 
 async def make() -> Any:  # noqa: ANN401 - its own application
-    """Return the application that its worker runs."""
+    """Return the application of its worker."""
     queue = PgQueuer(AsyncpgDriver(await asyncpg.connect(URL)))
 
     @queue.entrypoint("noop")  # type: ignore[untyped-decorator]
@@ -55,14 +55,14 @@ async def connect() -> Any:  # noqa: ANN401 - its own client
 
 
 def open_client() -> None:
-    """Make its tables and a client."""
+    """Create its tables and a client."""
     subprocess.run([PROGRAM, "--pg-dsn", URL, "install"], check=True, stdout=subprocess.DEVNULL)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     clients[:] = [runner, runner.run(connect())]
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     runner, client = clients
 
     async def singly() -> None:
@@ -73,7 +73,7 @@ def enqueue(jobs: int) -> None:
 
 
 def enqueue_bulk(jobs: int, size: int) -> None:
-    """Enqueue so many jobs, `size` a call."""
+    """Enqueue jobs, `size` per call."""
     runner, client = clients
 
     async def in_bulk() -> None:
@@ -85,13 +85,13 @@ def enqueue_bulk(jobs: int, size: int) -> None:
 
 
 def stamp(number: int) -> None:
-    """Enqueue a job that writes its start down."""
+    """Enqueue a job that records its start."""
     runner, client = clients
     runner.run(client.enqueue("stamp", str(number).encode()))
 
 
 async def work(batch: int) -> None:
-    """Run the worker until it is told to end."""
+    """Run the worker until it is stopped."""
     queue = await make()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, queue.shutdown.set)
     await queue.run(batch_size=batch, dequeue_timeout=timedelta(seconds=1))

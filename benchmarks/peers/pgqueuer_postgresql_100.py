@@ -1,4 +1,4 @@
-"""PgQueuer with larger batches than it has by itself."""
+"""PgQueuer with larger batches than its default."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The peers on PostgreSQL: who they are, what is noted of them, and how much each is given to do.
+"""The peers on PostgreSQL, with their descriptions and numbers of jobs.
 
-Those of `STEPPED` remember steps; they are measured beside them alone.
+Those in `STEPPED` store steps; they are used only for the measurements of steps.
 """
 
 from __future__ import annotations

@@ -27,24 +27,24 @@ async def do_nothing(number: int) -> None:
 
 @app.task(name="stamp")  # type: ignore[untyped-decorator]
 async def write_stamp(number: int) -> None:
-    """Write down when this job started."""
+    """Record when this job started."""
     stamps.write(number)
 
 
 def open_client() -> None:
-    """Make its tables and a client."""
+    """Create its tables and a client."""
     app.open()
     app.schema_manager.apply_schema()
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     for number in range(jobs):
         app.tasks["noop"].defer(number=number)
 
 
 def enqueue_bulk(jobs: int, size: int) -> None:
-    """Enqueue so many jobs, `size` a call."""
+    """Enqueue jobs, `size` per call."""
     for begin in range(0, jobs, size):
         app.tasks["noop"].batch_defer(
             *({"number": number} for number in range(begin, min(begin + size, jobs)))
@@ -52,5 +52,5 @@ def enqueue_bulk(jobs: int, size: int) -> None:
 
 
 def stamp(number: int) -> None:
-    """Enqueue a job that writes its start down."""
+    """Enqueue a job that records its start."""
     app.tasks["stamp"].defer(number=number)

@@ -1,9 +1,8 @@
-"""A client that is no Python: a program that enqueues and measures itself.
+"""A client in another language: a program that enqueues jobs and measures itself.
 
-It is started with `jobs NUMBER SIZE` and prints two numbers, seconds of the clock and of the processor, for
-so many jobs enqueued, SIZE a call, where 1 is the call for a single one. Started with `stamps` it prints a
-line when it is ready, then enqueues a job for each number that it reads and prints the instant before, in
-nanoseconds.
+With the arguments `jobs NUMBER SIZE`, the program enqueues jobs, SIZE per call, and prints two numbers: elapsed
+and processor seconds. SIZE 1 means the call for a single job. With `stamps`, it prints a line when it is ready.
+Then it enqueues a job for each number that it reads, and prints the time before the call, in nanoseconds.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from benchmarks.servers import ROOT
 
 
 class Program:
-    """A client program, and what it prints."""
+    """A client program and its output."""
 
     def __init__(self, *command: str, **environment: str) -> None:
         self._command = command
@@ -25,7 +24,7 @@ class Program:
         self._stamping: subprocess.Popen[str] | None = None
 
     def start(self, words: Sequence[str]) -> subprocess.Popen[str]:
-        """Start it with a text stream on both sides."""
+        """Start the program with text streams for input and output."""
         return subprocess.Popen(
             [*self._command, *words],
             cwd=ROOT,
@@ -36,7 +35,7 @@ class Program:
         )
 
     def enqueue(self, jobs: int, size: int) -> Figures:
-        """Have it enqueue so many jobs; return its own figures."""
+        """Make the program enqueue jobs; return its own figures."""
         with self.start(["jobs", str(jobs), str(size)]) as process:
             said, _ = process.communicate()
         if process.returncode:
@@ -46,7 +45,7 @@ class Program:
         return {"jobs_per_s": jobs / seconds, "cpu_us_per_job": cpu / jobs * 1e6}
 
     def stamp(self, number: int) -> int:
-        """Have it enqueue a job that writes its start down; return when it did."""
+        """Make the program enqueue a job that records its start; return the time of the enqueue."""
         if self._stamping is None:
             self._stamping = self.start(["stamps"])
             self.read_line()
@@ -57,7 +56,7 @@ class Program:
         return int(self.read_line())
 
     def read_line(self) -> str:
-        """Return the next line that it prints."""
+        """Return the next line of the program's output."""
         assert self._stamping is not None
         assert self._stamping.stdout is not None
         return self._stamping.stdout.readline()

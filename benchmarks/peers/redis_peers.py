@@ -1,4 +1,4 @@
-"""The peers on Redis: who they are, what is noted of them, and how much each is given to do."""
+"""The peers on Redis, with their descriptions and numbers of jobs."""
 
 from __future__ import annotations
 

@@ -24,18 +24,18 @@ def noop(_number: int) -> None:
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     for number in range(jobs):
         queue.enqueue_call(noop, (number,), result_ttl=0)
 
 
 def enqueue_bulk(jobs: int, size: int) -> None:
-    """Enqueue so many jobs, `size` a call."""
+    """Enqueue jobs, `size` per call."""
     for begin in range(0, jobs, size):
         numbers = range(begin, min(begin + size, jobs))
         queue.enqueue_many([Queue.prepare_data(noop, (number,), result_ttl=0) for number in numbers])
 
 
 def stamp(number: int) -> None:
-    """Enqueue a job that writes its start down."""
+    """Enqueue a job that records its start."""
     queue.enqueue_call(stamps.write, (number,), result_ttl=0)

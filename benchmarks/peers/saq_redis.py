@@ -19,13 +19,13 @@ runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 COMMAND = [str(Path(sys.executable).with_name("saq")), "benchmarks.peers.saq_redis.settings", "--quiet"]
 
 
-async def noop(_context: object, *, number: int) -> None:  # noqa: ARG001 - it comes with the job
+async def noop(_context: object, *, number: int) -> None:  # noqa: ARG001 - part of the job
     """Do nothing."""
     ends.count_end()
 
 
 async def stamped(_context: object, *, number: int) -> None:
-    """Write down when this job started."""
+    """Record when this job started."""
     stamps.write(number)
 
 
@@ -33,16 +33,16 @@ settings = {"queue": queue, "functions": [noop, stamped], "concurrency": 20}
 
 
 async def enqueue_singly(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     for number in range(jobs):
         await queue.enqueue("noop", number=number, ttl=-1)
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs on this process's loop."""
+    """Enqueue jobs on this process's event loop."""
     runner.run(enqueue_singly(jobs))
 
 
 def stamp(number: int) -> None:
-    """Enqueue a job that writes its start down."""
+    """Enqueue a job that records its start."""
     runner.run(queue.enqueue("stamped", number=number, ttl=-1))

@@ -17,10 +17,10 @@ stamp = program.stamp
 
 
 def enqueue(jobs: int) -> Figures:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     return program.enqueue(jobs, 1)
 
 
 def enqueue_bulk(jobs: int, size: int) -> Figures:
-    """Enqueue so many jobs, `size` a call."""
+    """Enqueue jobs, `size` per call."""
     return program.enqueue(jobs, size)

@@ -1,6 +1,6 @@
-"""What jobs of workers write down: each start and end, with process and instant; also what they are asked.
+"""The records of jobs, with process and time of each start and end; the settings of workers.
 
-Only the standard library is imported here: peers run it in environments of their own.
+This module imports only the standard library, because peers run it in separate environments.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ SPANS, LIMIT, RATE, SECONDS, URL, WORKER = (
     "FIRELOCK_BENCH_WORKER",
 )
 MOST_STEPS = 1_000
-"""Of a job: the number of its step is behind that of the job."""
+"""The factor by which a job's number is multiplied before the number of a step is added."""
 
 
 def limit() -> int:
-    """Return how many jobs may run at once; 0 for any number."""
+    """Return the maximum number of concurrent jobs; 0 for no limit."""
     return int(os.environ[LIMIT])
 
 
 def rate() -> int:
-    """Return how many may start in a second; 0 for any number."""
+    """Return the maximum number of starts per second; 0 for no limit."""
     return int(os.environ[RATE])
 
 
 def seconds() -> float:
-    """Return how long a job takes."""
+    """Return the duration of a job, in seconds."""
     return float(os.environ.get(SECONDS, "0"))
 
 
 def worker() -> str:
-    """Return the name of this worker, which one that takes its place has as well."""
+    """Return the name of this worker, which its replacement has too."""
     return os.environ.get(WORKER, "client")
 
 
 def url() -> str:
-    """Return where the storage is."""
+    """Return the URL of the storage."""
     return os.environ[URL]
 
 
@@ -59,12 +59,12 @@ def opened() -> int:
 
 
 def write(what: str, number: int) -> None:
-    """Write something down, such as a start or an end."""
+    """Write a record, such as a start or an end."""
     os.write(opened(), b"%s %d %d %d\n" % (what.encode(), number, os.getpid(), time.time_ns()))
 
 
 def run(number: int) -> None:
-    """Be a job."""
+    """Run a job."""
     write("start", number)
     if seconds():
         time.sleep(seconds())
@@ -72,7 +72,7 @@ def run(number: int) -> None:
 
 
 def take_steps(number: int, steps: int, step: Callable[[str, Callable[[], int]], object]) -> None:
-    """Be a job of so many steps; `step` runs one of a name, which writes down that it ran."""
+    """Run a job with steps; `step` runs a named step, which writes a record."""
     write("start", number)
 
     def run_step(index: int) -> int:
@@ -88,14 +88,14 @@ def take_steps(number: int, steps: int, step: Callable[[str, Callable[[], int]],
 
 @contextmanager
 def storing() -> Iterator[None]:
-    """Say how many seconds the block took."""
+    """Print how many seconds the block took."""
     begun = time.perf_counter()
     yield
     print(time.perf_counter() - begun, flush=True)
 
 
 def read(path: Path) -> list[tuple[str, int, int, float]]:
-    """Return what was written down: start or end, number, process, instant in seconds."""
+    """Return the records: start or end, number, process, time in seconds."""
     lines = path.read_text().splitlines() if path.exists() else []
     words = (line.split() for line in lines)
     return [(what, int(number), int(pid), int(at) / 1e9) for what, number, pid, at in words]

@@ -15,7 +15,7 @@ COMMAND = [sys.executable, "-m", "benchmarks.peers.stepped_absurd", "worker"]
 
 
 def work(arguments: dict[str, int], context: Any) -> None:  # noqa: ANN401 - Absurd's context
-    """Take so many steps."""
+    """Run a number of steps."""
     spans.take_steps(arguments["number"], arguments["steps"], context.step)
 
 

@@ -12,17 +12,17 @@ from benchmarks.peers import spans
 COMMAND = [sys.executable, "-m", "benchmarks.peers.stepped_dbos", "worker"]
 THREADS, IN_HAND = 10, 20
 POLL_SECONDS = 0.1
-"""Its own second would be most of what is measured."""
+"""The default of a second would be most of the measured time."""
 
 
 @DBOS.workflow(name="work")  # type: ignore[untyped-decorator]
 def work(number: int, steps: int) -> None:
-    """Take so many steps."""
+    """Run a number of steps."""
     spans.take_steps(number, steps, lambda name, step: DBOS.run_step({"name": name}, step))
 
 
 def launch() -> None:
-    """Begin; whoever takes a worker's place recovers what that one had in hand."""
+    """Start; the replacement of a worker recovers the jobs that it was running."""
     DBOS(
         config={
             "name": "bench",

@@ -21,7 +21,7 @@ fire = Firelock(os.environ.get(spans.URL))
 
 @fire.task(name="work")
 def work(job: JobContext, number: int, steps: int) -> None:
-    """Take so many steps."""
+    """Run a number of steps."""
     spans.take_steps(number, steps, job.step)
 
 

@@ -27,7 +27,7 @@ async def do_nothing(_number: int) -> None:
 
 
 async def write_stamp(number: int) -> None:
-    """Write down when this job started."""
+    """Record when this job started."""
     stamps.write(number)
 
 
@@ -36,38 +36,38 @@ stamped = worker.task(ttl=0, silent=True, name="stamp")(write_stamp)
 
 
 def open_client() -> None:
-    """Open the connections that calls use, on this process's loop; they close with the process."""
+    """Open the connections for calls on this process's event loop; they close with the process."""
     runner.run(client.enter_async_context(worker))
 
 
 async def enqueue_singly(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     for number in range(jobs):
         await noop.enqueue(number)
 
 
 async def enqueue_in_batches(jobs: int, size: int) -> None:
-    """Enqueue so many jobs, `size` a call."""
+    """Enqueue jobs, `size` per call."""
     for begin in range(0, jobs, size):
         numbers = range(begin, min(begin + size, jobs))
         await worker.enqueue_many([noop.enqueue(number) for number in numbers])
 
 
 async def enqueue_stamp(number: int) -> None:
-    """Enqueue a job that writes its start down."""
+    """Enqueue a job that records its start."""
     await stamped.enqueue(number)
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs on this process's loop."""
+    """Enqueue jobs on this process's event loop."""
     runner.run(enqueue_singly(jobs))
 
 
 def enqueue_bulk(jobs: int, size: int) -> None:
-    """Enqueue so many jobs, `size` a call."""
+    """Enqueue jobs, `size` per call."""
     runner.run(enqueue_in_batches(jobs, size))
 
 
 def stamp(number: int) -> None:
-    """Enqueue a job that writes its start down, on this process's loop."""
+    """Enqueue a job that records its start, on this process's event loop."""
     runner.run(enqueue_stamp(number))

@@ -26,7 +26,7 @@ async def do_nothing(_number: int) -> None:
 
 
 async def write_stamp(number: int) -> None:
-    """Write down when this job started."""
+    """Record when this job started."""
     stamps.write(number)
 
 
@@ -35,21 +35,21 @@ stamped = broker.task(task_name="stamp")(write_stamp)
 
 
 async def enqueue_singly(jobs: int) -> None:
-    """Enqueue so many jobs, one a call."""
+    """Enqueue jobs, one per call."""
     for number in range(jobs):
         await noop.kiq(number)
 
 
 def open_client() -> None:
-    """Make ready what the first call would make."""
+    """Prepare the broker, which the first call would otherwise do."""
     runner.run(broker.startup())
 
 
 def enqueue(jobs: int) -> None:
-    """Enqueue so many jobs on this process's loop."""
+    """Enqueue jobs on this process's event loop."""
     runner.run(enqueue_singly(jobs))
 
 
 def stamp(number: int) -> None:
-    """Enqueue a job that writes its start down."""
+    """Enqueue a job that records its start."""
     runner.run(stamped.kiq(number))

@@ -1,1 +1,1 @@
-"""What retention costs and delays, and whether it keeps pace: `python -m benchmarks.retention --help`."""
+"""Measure the cost, delays and throughput of retention: `python -m benchmarks.retention --help`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.retention`: expired jobs, and what waits while they are removed.
+"""`python -m benchmarks.retention`: measure removing expired jobs, and its effect on other work.
 
 python -m benchmarks.retention --storage sqlite --storage mariadb
 python -m benchmarks.retention cost late --storage postgresql --pairs 20 --core 1

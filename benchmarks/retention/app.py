@@ -15,10 +15,10 @@ tasks.declare(fire)
 
 if sweeps := os.environ.get("BENCHMARK_SWEEPS"):  # the path of a file
     path = Path(sweeps)
-    look = fire.storage.oldest_session  # with which each sweep begins
+    look = fire.storage.oldest_session  # the first call of each sweep
 
     def noted() -> SessionRecord | None:
-        """Note the time, then look."""
+        """Note the time, then call the storage."""
         with path.open("a", encoding="ascii") as times:
             times.write(f"{time.monotonic()}\n")
         return look()

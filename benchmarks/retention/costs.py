@@ -1,4 +1,4 @@
-"""What it costs to remove an expired job, and to look at all unique keys, as each process does hourly."""
+"""Measure the cost of removing an expired job, and of each process's hourly check of all unique keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = 200_000
 
 
 def store_expired(fire: Firelock, task: Any, jobs: int, *, is_rich: bool) -> None:  # noqa: ANN401 - any task
-    """Store so many deleted jobs, which are kept for as long as the app's settings say.
+    """Store deleted jobs, which are kept according to the app's settings.
 
     Rich ones have ten lines in their log and two tags.
     """
@@ -36,7 +36,7 @@ def store_expired(fire: Firelock, task: Any, jobs: int, *, is_rich: bool) -> Non
 
 
 def of_a_job(plan: Plan) -> Iterator[Row]:
-    """Yield what removing a rich job costs beside a plain one, in time and in processor of the server."""
+    """Yield the cost of removing a rich and a plain job, in time and in processor time of the server."""
     kinds = ("rich", "plain")
     micros: dict[str, list[float]] = {kind: [] for kind in kinds}
     processor: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -60,7 +60,7 @@ def of_a_job(plan: Plan) -> Iterator[Row]:
 
 
 def _removed(fire: Firelock, place: Place) -> tuple[float, float]:
-    """Remove all that has expired; return the seconds that this took, and those of the server's processor."""
+    """Remove all expired jobs; return the duration and the server's processor time, in seconds."""
     used, begun = place.cpu_seconds(), time.perf_counter()
     while fire.storage.prune(CHUNK):
         continue
@@ -68,7 +68,7 @@ def _removed(fire: Firelock, place: Place) -> tuple[float, float]:
 
 
 def of_unique_keys(plan: Plan) -> Iterator[Row]:
-    """Yield how long a process's first `prune`, which looks at all unique keys, takes beside the next."""
+    """Yield the duration of a process's first `prune`, which checks all unique keys, and of the next one."""
     keys = plan.scaled(KEYS)
     with places.opened(plan.storage, plan.folder / "unique") as place:
         with places.client(place.url) as fire:

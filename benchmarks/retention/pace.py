@@ -1,4 +1,4 @@
-"""Real servers: how late due jobs start while expired ones are removed, and whether removal keeps pace."""
+"""Measure with real servers: delays of due jobs while expired ones are removed; pace of the removal."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ BEATS = 50  # recurring jobs, each of them once a second
 SWEEP, JITTER = 0.5, 1.2  # seconds between two sweeps; the longest time between two is so many times that
 LONG = 3_600.0  # seconds
 RATE = 3_000  # jobs enqueued a second
-SECONDS = 600  # that they are
-MOST = 15_000  # stored jobs with which retention keeps pace
-FULL = 2_000  # waiting jobs with which servers are busy
+SECONDS = 600  # duration of the enqueueing
+MOST = 15_000  # maximum number of stored jobs if retention keeps pace
+FULL = 2_000  # waiting jobs that keep servers busy
 
 
-# ---- what waits ------------------------------------------------------------------------------------------
+# ---- delays ----------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Late:
-    """By how many seconds what waits for retention was late, each in order."""
+    """The delays that retention caused, in seconds, each in order."""
 
     due: list[float]
     recurring: list[float]
@@ -46,7 +46,7 @@ class Late:
 
 
 def of_due_jobs(plan: Plan) -> Iterator[Row]:
-    """Yield how late due and recurring jobs and sweeps are beside a backlog of expired jobs, and beside none.
+    """Yield the delays of due and recurring jobs and of sweeps, with and without a backlog of expired jobs.
 
     The due jobs begin with the retention. Also yield how many expired jobs are left when they have run.
     """
@@ -111,7 +111,7 @@ def _lateness(plan: Plan, expired: int) -> Late:
 
 
 def _await_server(server: Server, fire: Firelock, noop: Any) -> None:  # noqa: ANN401 - any task
-    """Return when the server has run a job."""
+    """Wait until the server has run a job."""
     noop.enqueue()
     server.wait_until(lambda: _waiting(fire) == 0, what="the server had begun")
 
@@ -132,7 +132,7 @@ def _started_at(job: Job[None]) -> float:
 
 
 def of_removal(plan: Plan) -> Iterator[Row]:
-    """Yield how many succeeded jobs are stored at most with `keep_succeeded` of a second, and the throughput.
+    """Yield the maximum number of stored succeeded jobs if they are kept for a second, and the throughput.
 
     The throughput is compared with that of a run that removes nothing. On MariaDB the rate is what a run
     without retention reached before.
@@ -152,9 +152,9 @@ def of_removal(plan: Plan) -> Iterator[Row]:
 
 
 def _ended(plan: Plan, name: str, seconds: float, rate: int | None, *, keep: str) -> tuple[float, int]:
-    """Return how many jobs ended per second, and how many succeeded ones were stored at most.
+    """Return the number of ended jobs per second, and the maximum number of stored succeeded jobs.
 
-    Jobs are enqueued at the rate; without one, so that the server never runs out of them.
+    Jobs are enqueued at the rate or, if it is None, fast enough that the server always has jobs.
     """
     most = sent = 0
     with places.opened(plan.storage, plan.folder / name) as place, places.client(place.url) as fire:

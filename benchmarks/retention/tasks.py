@@ -1,4 +1,4 @@
-"""The tasks that are stored, and run by servers."""
+"""The tasks whose jobs are stored and run by servers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Tasks:
     """The tasks of an application."""
 
     noop: Any
-    tick: Any  # due at a given time; when it started is stored with the job
+    tick: Any  # due at a given time; the start is stored with the job
     beat: Any  # recurring
-    unique: Any  # with a key for each number
+    unique: Any  # with a unique key per number
 
 
 def declare(fire: Firelock) -> Tasks:
-    """Give an application the tasks."""
+    """Declare the tasks in an app."""
 
     def nothing() -> None: ...
 

@@ -1,7 +1,7 @@
-"""Loaded by Python itself at the start of a traced process: each storage call leaves a line in a file.
+"""A module that Python loads at the start of a traced process, to record each storage call in a file.
 
-A call is a transaction, or a statement outside of one. It is seen in the driver, below everything that the
-contender does, and in every process of the server.
+A call is a transaction, or a statement outside of one. It is recorded in the driver, below all of the
+contender's code, and in every process of the server.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _file = os.open(os.environ["FIRELOCK_BENCH_TRACE"], os.O_WRONLY | os.O_APPEND | 
 
 
 class Counter:
-    """The calls of one connection."""
+    """The counter of a connection's calls."""
 
     def __init__(self) -> None:
         self._is_in_transaction = False
 
     def __call__(self, statement: str) -> None:
-        """Write a line down unless the statement belongs to a transaction that has one already."""
+        """Write a line, unless the statement belongs to a transaction that already has a line."""
         verb = statement.lstrip().partition(" ")[0].upper().rstrip(";")
         if not self._is_in_transaction:
             os.write(_file, b"%d %s\n" % (os.getpid(), verb.encode()))
@@ -34,7 +34,7 @@ class Counter:
 
 
 def traced(connect: Callable[P, sqlite3.Connection]) -> Callable[P, sqlite3.Connection]:
-    """Return a function that opens the same connections, each with a counter."""
+    """Return a function that opens the same connections with a counter."""
 
     def connect_traced(*arguments: P.args, **options: P.kwargs) -> sqlite3.Connection:
         connection = connect(*arguments, **options)
@@ -44,5 +44,5 @@ def traced(connect: Callable[P, sqlite3.Connection]) -> Callable[P, sqlite3.Conn
     return connect_traced
 
 
-# The overloads are lost: nothing reads types from a traced process.
+# The overloads are lost, because no tool reads types from a traced process.
 sqlite3.connect = sqlite3.dbapi2.connect = traced(sqlite3.connect)  # type: ignore[assignment]
