@@ -34,10 +34,10 @@ def busy(samples: int) -> list[float]:
 def measure(
     server: Server, enqueue: Callable[[int], object], path: Path, *, samples: int, gaps: Gaps = even
 ) -> Figures:
-    """Return percentiles of the time from just before each call of `enqueue` to the task's own stamp.
+    """Return percentiles of the time from just before each call of `enqueue` to the task's own timestamp.
 
-    One job warms both sides up, then the server rests a second. Where `enqueue` returns a number, it is the
-    instant before the call, in nanoseconds since the epoch: a client that is another program takes it itself.
+    One job warms up both sides, then the server is idle for a second. If `enqueue` returns a number, it is
+    the time before the call, in nanoseconds since the epoch, as measured by a client that is another program.
     """
     enqueue(WARM_UP)
     server.wait_until(lambda: WARM_UP in stamps.read(path), what="the first job had started")
@@ -57,5 +57,5 @@ def measure(
 
 
 def rank(waits: list[float], share: float) -> float:
-    """Return the smallest of the sorted waits that at least this share of them does not exceed."""
+    """Return the quantile of the sorted waits: the smallest that at least this share does not exceed."""
     return waits[max(0, -int(-len(waits) * share // 1) - 1)]

@@ -1,5 +1,5 @@
-"""What limits, turns and unique keys cost, beside jobs that use none: `python -m benchmarks.limits --help`.
+"""Measure the cost of limits, turns and unique keys: `python -m benchmarks.limits --help`.
 
-What is compared takes turns in one run, and of each pair the quotient counts: the median of all pairs is told
-between its quarters.
+The compared loads take turns in one run. Each pair yields a quotient, and the result is the median of all
+pairs with its quartiles.
 """

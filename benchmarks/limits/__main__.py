@@ -1,4 +1,4 @@
-"""`python -m benchmarks.limits`: limits and unique keys beside jobs that use none, on each storage asked for.
+"""`python -m benchmarks.limits`: compare jobs with and without limits and unique keys, on each storage.
 
 python -m benchmarks.limits --storage sqlite --former ../former
 python -m benchmarks.limits rates behind --storage postgresql --pairs 20 --core 1

@@ -1,4 +1,4 @@
-"""Calls that enqueue: with limits in bulk beside without, and with unique keys beside without."""
+"""Measure enqueueing calls: in bulk with and without limits, and with and without unique keys."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CLIENTS, DOCUMENTS, CALLS = 16, 20, 25
 
 
 def rate_of(action: Callable[[], object], number: int) -> float:
-    """Return how many a second."""
+    """Return the rate per second."""
     begun = time.perf_counter()
     action()
     return number / (time.perf_counter() - begun)
 
 
 def in_bulk(plan: Plan) -> Iterator[Row]:
-    """Yield the rates of `enqueue_many` with limits beside without."""
+    """Yield the rates of `enqueue_many` with and without limits."""
     number = plan.scaled(BULK)
     kinds = {"keyless": 1, "never": 1, "keys": tasks.KEYS, "many keys": 10_000, "turns": tasks.KEYS}
     rates: dict[str, list[float]] = defaultdict(list)
@@ -47,7 +47,7 @@ def in_bulk(plan: Plan) -> Iterator[Row]:
 
 
 def unique_alone(plan: Plan) -> Iterator[Row]:
-    """Yield what a call for a unique job, new or a duplicate, costs one client beside a plain one."""
+    """Yield the cost of a call for a unique job, new or duplicate, and of a plain call, for one client."""
     number = plan.scaled(SINGLES)
     speed: dict[str, list[float]] = defaultdict(list)
     with places.opened(plan.storage, plan.folder / "unique") as place, places.client(place.url) as fire:
@@ -68,7 +68,7 @@ def unique_alone(plan: Plan) -> Iterator[Row]:
 
 
 def unique_contended(plan: Plan) -> Iterator[Row]:
-    """Yield what 16 clients reach with 20 unique keys beside plain calls, while a server runs the jobs."""
+    """Yield the rates of 16 clients with 20 unique keys and of plain calls, while a server runs the jobs."""
     calls = max(2, int(CALLS * min(1.0, plan.scale)))
     speed: dict[str, list[float]] = defaultdict(list)
     news = 0
@@ -96,7 +96,7 @@ def unique_contended(plan: Plan) -> Iterator[Row]:
 
 
 def _race(known: Sequence[dict[str, Any]], kind: str, calls: int) -> tuple[float, int]:
-    """Return how many calls a second all clients made together, and how many jobs were new."""
+    """Return the calls per second of all clients, and the number of new jobs."""
     start = threading.Barrier(len(known) + 1)
     new: list[int] = []
 

@@ -1,8 +1,9 @@
 """A client in another language: a program that enqueues jobs and measures itself.
 
-With the arguments `jobs NUMBER SIZE`, the program enqueues jobs, SIZE per call, and prints two numbers: elapsed
-and processor seconds. SIZE 1 means the call for a single job. With `stamps`, it prints a line when it is ready.
-Then it enqueues a job for each number that it reads, and prints the time before the call, in nanoseconds.
+With the arguments `jobs NUMBER SIZE`, the program enqueues jobs, SIZE per call, and prints two numbers:
+elapsed and processor seconds. SIZE 1 means the call for a single job. With `stamps`, it prints a line when it
+is ready. Then it enqueues a job for each number that it reads, and prints the time before the call, in
+nanoseconds.
 """
 
 from __future__ import annotations

@@ -18,21 +18,24 @@ _SHOWN_EVERY = 0.2  # seconds
 
 
 def main() -> None:
-    """The storage that was named has the jobs; Ctrl-C breaks off at whole jobs."""
+    """Write the jobs to the storage; Ctrl-C stops without leaving incomplete jobs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seed", description=__doc__)
-    parser.add_argument("jobs", type=int, help="how many, from 1,000 on")
+    parser.add_argument("jobs", type=int, help="number of jobs (minimum: 1,000)")
     parser.add_argument(
-        "--storage", metavar="URL", required=True, help="as sqlite:///shop.db?synchronous=normal"
+        "--storage", metavar="URL", required=True, help="for example sqlite:///shop.db?synchronous=normal"
     )
     parser.add_argument(
-        "--random-seed", type=int, default=RANDOM_SEED, help="another number makes up other jobs"
+        "--random-seed",
+        type=int,
+        default=RANDOM_SEED,
+        help="seed of the random numbers; another seed creates other jobs",
     )
     parser.add_argument(
-        "--yes", action="store_true", help="also where the storage has jobs already; they stay"
+        "--yes", action="store_true", help="add the jobs even if the storage already has some"
     )
     options = parser.parse_args()
     if options.jobs < 1_000:
-        parser.error("a year has 1,000 jobs at least")
+        parser.error("the number of jobs must be at least 1,000")
     began = time.monotonic()
     with closing(open_storage(options.storage)) as storage:
         storage.migrate()
@@ -48,11 +51,11 @@ def main() -> None:
 def _check_free(storage: Storage, *, is_sure: bool) -> None:
     by_state = storage.counts().by_state
     if any(session.is_alive for session in storage.list_sessions()):
-        sys.exit(f"A server works on {storage.url}: it would run what is made up.")
+        sys.exit(f"A server uses {storage.url} and would run the fictional jobs; stop it first.")
     if by_state.get(State.ENQUEUED):
-        sys.exit(f"{storage.url} has enqueued jobs, which a seed would take for its own.")
+        sys.exit(f"{storage.url} has enqueued jobs, which the seed would claim; use another storage.")
     if any(by_state.values()) and not is_sure:
-        sys.exit(f"{storage.url} has jobs already; --yes adds to them.")
+        sys.exit(f"{storage.url} already has jobs; to add the seed to them, pass --yes.")
 
 
 def _fill(storage: Storage, jobs: int, random_seed: int) -> Seeded:

@@ -1,4 +1,4 @@
-"""How made-up jobs fail: some 25 kinds of failure, with the traceback that each would leave."""
+"""About 25 kinds of failure of fictional jobs, with their tracebacks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Raised:
 
 
 class Failure:
-    """One kind of failure: which tasks it befalls, how often, after how long."""
+    """A kind of failure, with its tasks, its frequency and the time until it occurs."""
 
     def __init__(
         self, tasks: str, weight: float, seconds: float, raised: Raised, *, cause: Raised | None = None
@@ -74,7 +74,7 @@ def _told(raised: Raised) -> str:
 
 
 class Failures:
-    """Kinds of failure, by the tasks that they befall."""
+    """The kinds of failure by task."""
 
     def __init__(self, kinds: Sequence[Failure]) -> None:
         self.kinds = kinds
@@ -83,11 +83,11 @@ class Failures:
         }
 
     def of_task(self, random: Random, task: str) -> Failure:
-        """Return a kind that befalls the task; where none does, any."""
+        """Return a kind of failure of the task, or any kind if the task has none."""
         return random.choice(self._by_task.get(task) or self.kinds)
 
 
-# ---- frames that several share ---------------------------------------------------------------------------
+# ---- shared frames ---------------------------------------------------------------------------------------
 
 _HTTP = (
     "@httpx/_client.py:1540:request:return await self.send(request, auth=auth, follow_redirects=follow)",

@@ -1,4 +1,4 @@
-"""What made-up jobs of each of the shop's tasks look like: arguments, tags, result, duration."""
+"""The values of fictional jobs of each task: arguments, tags, result, duration."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _LAST_NAMES = (
 
 
 def whole(low: int, high: int) -> Fragment:
-    """Return whole numbers between the two, both included."""
+    """Return integers between the two, both included."""
     span = high - low + 1
     return lambda random, _: str(low + int(random.random() * span))
 
 
 def one_of(*texts: str) -> Fragment:
-    """Return one of the texts."""
+    """Return one of the strings."""
     quoted = [f'"{text}"' for text in texts]
     return lambda random, _: quoted[int(random.random() * len(quoted))]
 
@@ -76,12 +76,12 @@ def amount(random: Random, _: int) -> str:
 
 
 def day(days_ago: int) -> Fragment:
-    """Return the date so many days before."""
+    """Return the date a number of days before."""
     return lambda _, at: f'"{from_micros(at - days_ago * 86_400 * SECOND):%Y-%m-%d}"'
 
 
 def path(random: Random, at: int) -> str:
-    """Return where a supplier put a catalogue on that day."""
+    """Return the path of a supplier's catalogue on that day."""
     number = 1_000 + int(random.random() * 9_000)
     return f'"s3://supplier-files/{from_micros(at):%Y/%m/%d}/catalogue-{number}.csv"'
 
@@ -255,7 +255,7 @@ class Drawn:
 
 
 class Look:
-    """What jobs of one task look like."""
+    """The values of one task's jobs."""
 
     __slots__ = (
         "_arguments", "_fragments", "_result", "_tags", "name", "noun", "priority", "queue", "retry",
@@ -287,12 +287,12 @@ class Look:
         return Drawn(arguments, self._result % own, tags)
 
     def duration(self, random: Random) -> int:
-        """Return how long a run takes, in micros."""
+        """Return the duration of a run, in micros."""
         return int(self.seconds * random.lognormvariate(0, 0.45) * SECOND)
 
 
 class Looks:
-    """The looks of all the shop's tasks."""
+    """The values of the jobs of all tasks."""
 
     def __init__(self, infos: list[TaskInfo]) -> None:
         self.by_name = {info.name: Look(info, _SKETCHES[info.name]) for info in infos}

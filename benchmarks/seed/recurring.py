@@ -1,4 +1,4 @@
-"""The recurring jobs of a seed: 30 definitions, their last runs, and some that are not well."""
+"""The recurring jobs of a seed: 30 definitions with their last runs, some of which have problems."""
 
 from __future__ import annotations
 

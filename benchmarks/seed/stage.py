@@ -1,4 +1,4 @@
-"""Where made-up jobs are stored: a storage whose clock travels, and three servers to hold them."""
+"""The storage of fictional jobs, whose clock can be moved, and three servers that claim them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _LATE = 200_000  # micros from a burst's instant to its claim, where it was stor
 
 
 class Disturbed(Exception):
-    """The storage does not answer as one that nobody else works on."""
+    """Another process uses the storage, so its results are unexpected."""
 
 
 @attrs.frozen
 class Server:
-    """One made-up server: its session, and what it says of itself."""
+    """A fictional server: its session and its description."""
 
     session: NewSession
     is_stale: bool
@@ -47,12 +47,12 @@ class Server:
 
     @property
     def holder(self) -> ClaimHolder:
-        """Who holds the jobs that it runs."""
+        """The holder of the server's claimed jobs."""
         return ClaimHolder(self.session.id, self.session.server)
 
 
 class Stage:
-    """A storage on which one moves through time."""
+    """A storage whose clock can be moved."""
 
     def __init__(self, storage: Storage, now: int | None) -> None:
         self.storage = storage
@@ -82,7 +82,7 @@ class Stage:
         self._clock.clock_offset = at + _AHEAD - self._real - elapsed
 
     def come_back(self) -> None:
-        """The storage's clock is right again."""
+        """Reset the storage's clock."""
         self._clock.clock_offset, self._there = self._offset, None
 
     # ---- servers -----------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class Stage:
         except BaseException:
             self.come_back()
             for server in self.servers:
-                self.storage.end_session(server.session.id, (), reason="the seed was broken off")
+                self.storage.end_session(server.session.id, (), reason="the seed was cancelled")
             raise
         finally:
             self.come_back()
@@ -117,7 +117,7 @@ class Stage:
     # ---- verbs that see to it that all is done -----------------------------------------------------------
 
     def claim(self, count: int, server: Server, at: int) -> list[ClaimedJob]:
-        """So many enqueued jobs are the server's; there are no others."""
+        """Claim this number of enqueued jobs, which are all enqueued jobs, for the server."""
         taken: list[ClaimedJob] = []
         claimed_at = max(at + _LATE, self.storage.clock())
         for _ in range(_TRIES):
@@ -131,12 +131,12 @@ class Stage:
         return taken
 
     def promote(self, count: int, at: int) -> None:
-        """So many scheduled jobs that are due are enqueued at this instant."""
+        """Enqueue this number of due jobs at this time."""
         self.travel(at)
         self._repeat(count, lambda left: self.storage.promote(left).promoted, "due")
 
     def release(self, count: int, at: int) -> None:
-        """So many continuations of ended parents are enqueued at this instant."""
+        """Release this number of continuations at this time."""
         self.travel(at)
         self._repeat(count, self.storage.release, "to be released")
 
@@ -149,13 +149,13 @@ class Stage:
         raise Disturbed(f"{count} jobs were {what}, {done} were found")
 
     def insert(self, jobs: Sequence[NewJob], at: int) -> None:
-        """The jobs are stored at this instant."""
+        """Store the jobs at this time."""
         self.travel(at)
         if jobs and not all(self.storage.insert(jobs).is_new):
-            raise Disturbed("a job's id was there before")
+            raise Disturbed("a job with the same id already exists")
 
     def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """The transitions are written."""
+        """Apply the transitions."""
         results = self.storage.apply(transitions) if transitions else []
         if refused := [result for result in results if not result.is_applied]:
             raise Disturbed(f"{len(refused)} of {len(results)} changes were {refused[0]}")

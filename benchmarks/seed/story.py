@@ -1,4 +1,4 @@
-"""A year of a shop's jobs, written into a storage through the verbs of its contract alone."""
+"""A year of a shop's jobs, written to a storage only through the verbs of the storage contract."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _NOTED_FULLY = 100_000  # of more jobs only younger ones have one: some hundred,
 
 @attrs.frozen
 class Seeded:
-    """How far a seed has come."""
+    """The progress of a seed."""
 
     jobs: int
     rollups: int = 0
@@ -125,7 +125,7 @@ def _burst_size(jobs: int) -> int:
 
 @attrs.frozen
 class Moment:
-    """An instant at which jobs are stored and claimed: those of a burst, or runs of recurring jobs."""
+    """A time at which jobs are stored and claimed: those of a burst, or runs of recurring jobs."""
 
     at: int
     burst: Burst | None = None
@@ -134,7 +134,7 @@ class Moment:
 
 @attrs.define
 class Expected:
-    """What earlier moments leave for a later one: so many jobs of each kind."""
+    """The numbers of jobs of each kind that earlier moments leave for a later one."""
 
     due: int = 0
     released: int = 0
@@ -142,7 +142,7 @@ class Expected:
 
 
 class Agenda:
-    """The moments in order of time, each known by its place."""
+    """The moments in order of time, identified by their positions."""
 
     def __init__(self, moments: Sequence[Moment]) -> None:
         self.moments = moments
@@ -150,23 +150,23 @@ class Agenda:
         self._expected: dict[int, Expected] = {}
 
     def __len__(self) -> int:
-        """Return how many moments there are."""
+        """Return the number of moments."""
         return len(self._times)
 
     def at(self, place: int) -> int:
-        """Return the moment's instant."""
+        """Return the time of the moment."""
         return self._times[place]
 
     def expected(self, place: int) -> Expected:
-        """Return what the moment will find, to be added to."""
+        """Return the jobs that are left for the moment, for adding others."""
         return self._expected.setdefault(place, Expected())
 
     def take(self, place: int) -> Expected:
-        """Return what the moment finds; it is asked once."""
+        """Return the jobs that are left for the moment; may be called once."""
         return self._expected.pop(place, Expected())
 
     def gap(self, place: int) -> int:
-        """Return how long it is from this moment to the next; 0 for the last."""
+        """Return the time from this moment to the next; 0 for the last."""
         return self._times[place + 1] - self._times[place] if place + 1 < len(self._times) else 0
 
     def next_run(self, at: int, wait: int, *, more: int) -> int | None:
@@ -188,7 +188,7 @@ _FARTHEST = 60  # so many moments ahead a delayed job may be due
 
 
 class Past:
-    """Writes the moments, one after the other."""
+    """A writer of the moments, one after another."""
 
     def __init__(self, stage: Stage, year: Year, agenda: Agenda, ends: Ends, *, random: Random) -> None:
         self.made = 0
@@ -199,7 +199,7 @@ class Past:
         self._random = random
 
     def write(self, place: int) -> None:
-        """The moment's jobs are stored, and all that is to be run at it has ended."""
+        """Store the moment's jobs, and end all jobs that run at this moment."""
         moment, stage, ends = self._agenda.moments[place], self._stage, self._ends
         expected = self._agenda.take(place)
         jobs = self._new_jobs(place, moment)
@@ -214,7 +214,7 @@ class Past:
         wanted = ready + expected.due + expected.released + expected.enqueued
         if wanted:
             claimed = stage.claim(wanted, server, moment.at)
-            # In an order of our own: what is drawn for each job is then the same on every storage.
+            # In a fixed order, so that the random values of each job are the same on every storage.
             claimed.sort(key=lambda job: (job.created_at, job.task, job.arguments))
             transitions += [ends.end(job, server, place) for job in claimed]
         stage.apply(transitions)
@@ -288,7 +288,7 @@ _DELETIONS = ("deleted in the dashboard", "deleted from the command line", "dele
 
 
 class Ends:
-    """Makes the transitions that end runs, counts them, and asks for those that follow."""
+    """A builder of the transitions that end runs; it counts them and plans those that follow."""
 
     def __init__(self, now: int, agenda: Agenda, *, rollups: Rollups, notes: Notes, random: Random) -> None:
         self.open: dict[str, Plan] = {}  # by id: jobs that are still to end
@@ -301,7 +301,7 @@ class Ends:
         self._killed = failure_of_text("firelock.server.attempt.ProcessDied", KILLED)
 
     def delete(self, job: NewJob) -> Transition:
-        """Somebody deletes the job before it is run."""
+        """Delete the job before it runs."""
         del self.open[job.id]
         at = min(job.created_at + int((20 + 3_000 * self._random.random()) * SECOND), self._now - _SOONEST)
         return lifecycle.delete(
@@ -309,7 +309,7 @@ class Ends:
         )
 
     def end(self, job: ClaimedJob, server: Server, place: int) -> Transition:
-        """The run that begins at this moment ends."""
+        """End the run that begins at this moment."""
         plan = self.open[job.id]
         started_at = job.claimed_at + int(self._random.random() ** 3 * _LONGEST_QUEUEING * SECOND)
         if plan.fate is Fate.CRASHES:
@@ -392,7 +392,7 @@ class Ends:
 
 
 def _more(job: ClaimedJob, plan: Plan) -> int:
-    """Return how many moments the job needs after its next one."""
+    """Return the number of moments that the job needs after its next one."""
     return min(plan.failing - 1, plan.look.retry.attempts - job.retries)
 
 
@@ -423,7 +423,7 @@ _ONS = (On.SUCCEEDED, On.SUCCEEDED, On.SUCCEEDED, On.FINISHED, On.FAILED)
 
 
 class Present:
-    """Writes what has not ended."""
+    """A writer of jobs that have not ended."""
 
     def __init__(self, stage: Stage, looks: Looks, sizes: Sizes, notes: Notes, random: Random) -> None:
         self._stage = stage
@@ -434,7 +434,7 @@ class Present:
         self._parents: list[str] = []  # ids of jobs that have not ended
 
     def run(self) -> int:
-        """Each server has jobs in hand; return how many."""
+        """Let each server run jobs; return their number."""
         share = {"worker-1": 0.4, "web-1": 0.2}
         left = self._sizes.processing
         for server in self._stage.servers:
@@ -465,7 +465,7 @@ class Present:
             self._notes.flush(self._stage.storage)
 
     def enqueue(self) -> int:
-        """Jobs wait in several queues, two of them deep; return how many."""
+        """Enqueue jobs in several queues, two of them long; return their number."""
         made, share = 0, 0.0
         for part, tasks, oldest in _WAITING:
             share += part
@@ -482,7 +482,7 @@ class Present:
             self._parents.append(jobs[0].id)
 
     def schedule(self) -> int:
-        """Jobs are due within the next days; return how many."""
+        """Schedule jobs for the next days; return their number."""
 
         def scheduled() -> NewJob:
             job = self._job(self._one_of(_LATER), self._stage.now - int(self._random.random() * 2 * DAY))
@@ -495,7 +495,7 @@ class Present:
         return self._insert_all(self._sizes.scheduled, scheduled)
 
     def wait(self, failed: Sequence[str]) -> int:
-        """Jobs wait for parents that have not ended, or have failed; return how many."""
+        """Store jobs that wait for unfinished or failed parents; return their number."""
         parents = [*self._parents, *failed[-max(1, self._sizes.awaiting // 6) :]]
         hopeless = set(failed)
 
@@ -517,7 +517,7 @@ class Present:
         return count
 
     def pause(self) -> None:
-        """One queue is paused, and says why."""
+        """Pause a queue with a note."""
         value = json.dumps({"paused": True, "note": _NOTE})
         self._stage.storage.put_record("queue", _PAUSED, value)
 
@@ -573,7 +573,7 @@ class Notes:
         )
 
     def flush(self, storage: Storage) -> None:
-        """What was collected is stored."""
+        """Store the collected lines and progress."""
         if self._lines:
             storage.append_logs(self._lines, self._progress)
             self._lines, self._progress = {}, {}
@@ -588,18 +588,18 @@ _SLOTS = ((1, MINUTE), (2, 5 * MINUTE), (30, 30 * MINUTE))
 
 
 class Rollups:
-    """Counts what ended, as servers do."""
+    """A counter of ended attempts, as in servers."""
 
     def __init__(self, now: int) -> None:
         self._now = now
         self._sums: dict[tuple[int, str, str, str], list[int]] = {}
 
     def __len__(self) -> int:
-        """Return how many rows there are."""
+        """Return the number of rows."""
         return len(self._sums)
 
     def add(self, job: ClaimedJob, outcome: str, at: int, duration: int) -> None:
-        """An ended attempt is counted."""
+        """Count an ended attempt."""
         age = self._now - at
         if age >= _KEPT - DAY // 24:
             return
@@ -613,7 +613,7 @@ class Rollups:
         sums[2 + bisect_left(_BUCKETS, duration)] += 1
 
     def write(self, storage: Storage) -> Iterator[int]:
-        """The rows are stored; yield after each batch how many are."""
+        """Store the rows; yield the number of stored rows after each batch."""
         rows = (
             Rollup(minute, task, queue, outcome, count, duration, tuple(histogram))
             for (minute, task, queue, outcome), (count, duration, *histogram) in sorted(self._sums.items())

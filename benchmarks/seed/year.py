@@ -1,4 +1,4 @@
-"""The made-up jobs of a year, drawn from one random number: when each comes, how each ends."""
+"""The fictional jobs of a year, with their times and ends, from one random seed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Burst:
 
 
 class Rhythm:
-    """Spreads jobs over the year that ends now."""
+    """A distribution of jobs over the year that ends now."""
 
     def __init__(self, now: int, jobs: int) -> None:
         self.now = now
@@ -79,7 +79,7 @@ class Rhythm:
         return _BY_HOUR[at.hour] * _BY_WEEKDAY[at.weekday()] * growth * wobble
 
     def instant(self, place: float) -> int:
-        """Return when the job of this place among all comes."""
+        """Return the time of the job at this position."""
         wanted = place / self.jobs * self._edges[-1]
         hour = min(len(self._edges) - 2, bisect_right(self._edges, wanted) - 1)
         low, high = self._edges[hour], self._edges[hour + 1]
@@ -87,7 +87,7 @@ class Rhythm:
         return self._start + int((hour + inside) * HOUR)
 
     def place(self, instant: int) -> int:
-        """Return how many jobs come before the instant."""
+        """Return the number of jobs before a time."""
         hours = (instant - self._start) / HOUR
         hour = int(hours)
         low, high = self._edges[hour], self._edges[hour + 1]
@@ -126,7 +126,7 @@ _CHILD_SHARE = 0.12
 
 
 class Fate(IntEnum):
-    """How a job ends."""
+    """The fates of a job."""
 
     SUCCEEDS = 0
     FAILS = 1
@@ -142,7 +142,7 @@ class Fate(IntEnum):
 
 @attrs.frozen
 class Sizes:
-    """How many jobs of each kind a seed of some size has."""
+    """The numbers of jobs of each kind in a seed."""
 
     jobs: int
     processing: int
@@ -154,7 +154,7 @@ class Sizes:
 
     @classmethod
     def of(cls, jobs: int) -> Sizes:
-        """Return the sizes for so many jobs in all."""
+        """Return the sizes for a total number of jobs."""
         return cls(
             jobs,
             processing=30,
@@ -173,7 +173,7 @@ class Sizes:
 
 @attrs.define
 class Plan:
-    """What one job is and what is still to happen to it."""
+    """The plan of a job: its kind and its remaining events."""
 
     look: Look
     fate: Fate
@@ -285,7 +285,7 @@ class Year:
         return plan
 
     def failure_of(self, task: str) -> Failure:
-        """Return a kind of failure that befalls the task."""
+        """Return a kind of failure of the task."""
         return self._failures.of_task(self._random, task)
 
 

@@ -1,6 +1,6 @@
 "use strict";
 
-// Enqueues and measures itself, as ../program.py says.
+// A client that enqueues jobs and measures itself: see ../program.py.
 
 const readline = require("node:readline");
 const { Queue } = require("bullmq");

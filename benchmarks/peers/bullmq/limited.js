@@ -1,6 +1,6 @@
 "use strict";
 
-// BullMQ's worker and client with its limits; what jobs write down is told in ../spans.py.
+// BullMQ's worker and client with its limits; ../spans.py describes the records of jobs.
 
 const fs = require("node:fs");
 const { performance } = require("node:perf_hooks");

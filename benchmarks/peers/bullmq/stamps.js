@@ -1,6 +1,6 @@
 "use strict";
 
-// What the two tasks write down; see ../ends.py and ../../stamps.py.
+// The records of the two tasks: see ../ends.py and ../../stamps.py.
 
 const fs = require("node:fs");
 const { performance } = require("node:perf_hooks");

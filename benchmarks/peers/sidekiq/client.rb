@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# Enqueues and measures itself, as ../program.py says.
+# A client that enqueues jobs and measures itself: see ../program.py.
 
 require_relative "jobs"
 

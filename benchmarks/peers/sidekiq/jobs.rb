@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# The two tasks, as sidekiq loads them; see ../ends.py and ../../stamps.py for what they write down.
+# The two tasks for sidekiq; see ../ends.py and ../../stamps.py for their records.
 
 require "sidekiq"
 
