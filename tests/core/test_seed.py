@@ -116,7 +116,7 @@ def test_command_line_seeds_a_storage_only_once(tmp_path):
     made, refused = ask(), ask()
 
     assert (made.returncode, made.stdout[:10]) == (0, "1,000 jobs"), made.stderr
-    assert (refused.returncode, "A server works on" in refused.stderr) == (1, True)
+    assert (refused.returncode, "A server uses" in refused.stderr) == (1, True)
 
 
 def test_clock_of_a_slow_storage_never_goes_back(monkeypatch):
