@@ -104,7 +104,7 @@ _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def find_resource(value: object) -> Resource:
-    """Return the resource that a placeholder in a module represents.
+    """Return a resource, or the resource that a placeholder in a module represents.
 
     Raises:
         ConfigurationError: The value is not a resource.

@@ -139,8 +139,8 @@ class Tester:
         """Within the block, run each job as soon as it is enqueued, and the continuations that it releases.
 
         Scheduled jobs still wait for the clock. A job that sleeps continues when the clock is moved, and a
-        job that waits for a signal as soon as the signal is sent. Jobs that were enqueued before the block
-        wait for `drain`.
+        job that waits for a signal as soon as the signal is sent, or when the clock reaches its timeout. Jobs
+        that were enqueued before the block wait for `drain`.
 
         Args:
             raises: whether the outermost enqueue raises the error of a task. By then the job has been

@@ -610,7 +610,7 @@ def read_schedule(
     anchor of an interval.
 
     Raises:
-        ScheduleError: If the string is not a valid schedule.
+        ScheduleError: If the string, the zone or an option is not valid.
     """
     limit = 100 if before is None else before.misfire_limit
     if span := _EVERY.fullmatch(text.strip()):
