@@ -39,7 +39,7 @@ from firelock_redis.connections.notify import RedisWaiting
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claim_of, claimed_job, flags_of, task_head
 from firelock_redis.layout.partitions import EVERYWHERE
 from firelock_redis.layout.words import Claimed, ExchangeReply, ExchangeWords, Group, LaneEnds
-from firelock_redis.verbs.changes import HeldClaim, write_changes
+from firelock_redis.verbs.changes import ClaimedRecord, write_changes
 from firelock_redis.verbs.find import FindVerbs
 from firelock_redis.verbs.insert import InsertVerbs
 from firelock_redis.verbs.limits import LimitVerbs
@@ -65,9 +65,9 @@ class RedisStorage(
     HealthVerbs,  # describe, diagnose
     InsertVerbs,  # insert
     MoveVerbs,  # move
-    MemoVerbs,  # remember, recall, counts, append_stream, read_stream
+    MemoVerbs,  # remember, recall, batch_counts, append_stream, read_stream
     LimitVerbs,  # spend, find_keys, find_waiting, find_unique
-    SessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions
+    SessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions, oldest_session
     UpkeepVerbs,  # promote, release, prune; record_metrics, timeline
     FindVerbs,  # get, find, history, counts, failure_groups
     LogVerbs,  # append_logs, read_log
@@ -87,7 +87,7 @@ class RedisStorage(
         # The jobs that this process has claimed, by session and id: the record without its last line, and the
         # job. Each change removes the entry of its job. So if the reply is lost, the change is sent again
         # field by field.
-        self._claimed_jobs: dict[str, dict[str, HeldClaim]] = {}
+        self._claimed_jobs: dict[str, dict[str, ClaimedRecord]] = {}
 
     # ---- opening and closing -----------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class RedisStorage(
             claim = ExchangeWords(asked.session, now=asked.now, limit=max(asked.limit, 0), queues=number)
             arguments = [*claim, *names]
         freed = {} if freed is None else freed
-        held: list[HeldClaim | None] = []
+        held: list[ClaimedRecord | None] = []
         for transition in transitions:
             claims = self._claimed_jobs.get(transition.session or "")
             one = None if claims is None else claims.pop(transition.job_id, None)

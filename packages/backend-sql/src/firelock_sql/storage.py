@@ -97,7 +97,7 @@ SETTLE, SETTLE_MEMBERS = (
 )
 
 
-def settle_values(end: Transition, held: HeldClaim) -> tuple[Value, ...]:
+def settle_values(end: Transition, held: RememberedClaim) -> tuple[Value, ...]:
     """Return the parameters of `SETTLE` and `SETTLE_MEMBERS`."""
     return (
         end.at, end.at, end.started_at, end.expires_at, end.result, end.result_absent, held.seq, end.job_id,
@@ -105,7 +105,7 @@ def settle_values(end: Transition, held: HeldClaim) -> tuple[Value, ...]:
     )  # fmt: skip
 
 
-class HeldClaim(NamedTuple):
+class RememberedClaim(NamedTuple):
     """The remembered values of a claimed job, with which it is settled without reading its row."""
 
     seq: int
@@ -116,14 +116,14 @@ class HeldClaim(NamedTuple):
     batch_id: str | None
 
 
-def held_of(job: ClaimedJob, seq: int) -> HeldClaim:
+def held_of(job: ClaimedJob, seq: int) -> RememberedClaim:
     """Return the values of a claimed job to remember."""
     batch_id = None if job.relations_json is None else read_relations(job.relations_json).batch_id
     # A call of the class takes twice as long.
-    return HeldClaim._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
+    return RememberedClaim._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
 
 
-def freed_by(plain: Sequence[tuple[Transition, HeldClaim]]) -> list[FreedKeys]:
+def freed_by(plain: Sequence[tuple[Transition, RememberedClaim]]) -> list[FreedKeys]:
     """Return the jobs of these plain ends that held limit keys; other jobs may wait for these keys."""
     keyed = [held for _, held in plain if held.admission_json is not None]
     return [
@@ -136,14 +136,14 @@ def freed_by(plain: Sequence[tuple[Transition, HeldClaim]]) -> list[FreedKeys]:
 @attrs.define
 class _SessionClaims:
     server: str
-    jobs: dict[str, HeldClaim] = attrs.field(factory=dict)
+    jobs: dict[str, RememberedClaim] = attrs.field(factory=dict)
 
 
 @attrs.define
 class SplitTransitions:
     """Transitions, split into plain ends and the positions of all others."""
 
-    plain: list[tuple[Transition, HeldClaim]] = attrs.field(factory=list)
+    plain: list[tuple[Transition, RememberedClaim]] = attrs.field(factory=list)
     others: list[int] = attrs.field(factory=list)
 
 
@@ -160,7 +160,7 @@ class ClaimedJobs:
         else:
             self._of.pop(session, None)
 
-    def remember(self, session: str, server: str, claimed: Iterable[tuple[str, HeldClaim]]) -> None:
+    def remember(self, session: str, server: str, claimed: Iterable[tuple[str, RememberedClaim]]) -> None:
         """Remember the jobs, by id, that a session of this server has claimed in a committed transaction."""
         claims = self._of.get(session)
         if claims is None:
@@ -211,11 +211,11 @@ class ClaimedJobs:
 class SqlStorage(
     SqlMoveVerbs,  # move
     SqlMemoVerbs,  # remember, recall
-    SqlBatchVerbs,  # counts
+    SqlBatchVerbs,  # batch_counts
     SqlStreamVerbs,  # append_stream, read_stream
-    SqlLimitVerbs,  # spend, find_keys, find_waiting
+    SqlLimitVerbs,  # spend, block, find_keys, find_waiting
     SqlUniqueVerbs,  # find_unique
-    SqlSessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions
+    SqlSessionVerbs,  # begin_session, renew, reconcile, end_session, orphans, list_sessions, oldest_session
     SqlUpkeepVerbs,  # promote, release, prune; record_metrics, timeline
     SqlReadingVerbs,  # find, counts, failure_groups
     SqlLogVerbs,  # append_logs, read_log

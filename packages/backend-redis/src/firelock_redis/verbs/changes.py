@@ -30,14 +30,14 @@ _FIELD_BY_FIELD = 200  # changes other than plain ends that one script makes
 _further = attrgetter("waits_for", "parents", "forget_from")
 _NOTHING_FURTHER = (None, (), None)
 
-HeldClaim: TypeAlias = tuple[str, ClaimedJob]
+ClaimedRecord: TypeAlias = tuple[str, ClaimedJob]
 """A job that this process has claimed: the record without its last line, and the job."""
 
 
 def write_changes(
     arguments: list[Any],
     transitions: Sequence[Transition],
-    held: Sequence[HeldClaim | None],
+    held: Sequence[ClaimedRecord | None],
     partitions: Partitions,
 ) -> tuple[list[int], list[list[int]]]:
     """Append changes to the arguments in groups; return their positions in the order of the groups.

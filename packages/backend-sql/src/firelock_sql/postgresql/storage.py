@@ -89,7 +89,7 @@ from firelock_sql.rows.batch_row import TAKERS
 from firelock_sql.rows.job_row import CLAIMED, LOCK, claimed_job, lock_free, stored_among
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.schema.names import Names
-from firelock_sql.storage import KIND, HeldClaim, SplitTransitions, SqlStorage, freed_by, held_of, kind
+from firelock_sql.storage import KIND, RememberedClaim, SplitTransitions, SqlStorage, freed_by, held_of, kind
 from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
 from firelock_sql.verbs.insert import count_first_members, insert_jobs, is_called
 from firelock_sql.verbs.limits import SqlLanes
@@ -117,7 +117,7 @@ _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _MARKS = map(
 )
 _AT_LEVEL = itemgetter(_QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ)
 
-_PlainEnds = Sequence[tuple[Transition, HeldClaim]]
+_PlainEnds = Sequence[tuple[Transition, RememberedClaim]]
 
 
 @attrs.frozen

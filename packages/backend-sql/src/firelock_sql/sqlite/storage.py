@@ -45,7 +45,7 @@ from firelock_sql.storage import (
     KIND,
     SETTLE,
     SETTLE_MEMBERS,
-    HeldClaim,
+    RememberedClaim,
     SqlStorage,
     freed_by,
     kind,
@@ -223,7 +223,7 @@ def are_members_of_one_batch(jobs: Sequence[NewJob]) -> bool:
     )
 
 
-def _write_ends(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, HeldClaim]]) -> bool:
+def _write_ends(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, RememberedClaim]]) -> bool:
     """Write plain ends; return whether all of them were plain."""
     if not ends:
         return True

@@ -14,7 +14,7 @@ class Applied(StrEnum):
     """The result of one transition."""
 
     APPLIED = "applied"
-    RELEASING = "releasing"  # applied; the caller must now call `release` to move continuations
+    RELEASING = "releasing"  # applied; the caller must now call `release` to move continuations and batches
     ALREADY = "already"  # a repetition: the job is already in the target state with this fence
     REFUSED = "refused"  # a guard does not hold; nothing was written
     MISSING = "missing"  # no job with this id was found

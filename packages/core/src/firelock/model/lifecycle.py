@@ -247,7 +247,7 @@ def slept(
 def stopped(
     job: ClaimedJob, holder: ClaimHolder, *, at: int, reason: str, expires_at: int | None
 ) -> Transition:
-    """Return the deletion of a job that never ran because its batch was cancelled or its caller ended."""
+    """Return the deletion of a claimed job that does not start, because its batch or its caller has ended."""
     return _end(job, holder, State.DELETED, at, None, reason=reason, expires_at=expires_at)
 
 

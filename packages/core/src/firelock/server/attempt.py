@@ -408,7 +408,7 @@ class JobRunner:
         """Return the end of a job that must not start any more."""
         at = self._runtime.clock.now()
         expires_at = self._runtime.client.retention.until(State.DELETED, at)
-        log.info("Job %s is deleted before its first start: %s.", job.id, why, extra={"job_id": job.id})
+        log.info("Job %s is deleted instead of started: %s.", job.id, why, extra={"job_id": job.id})
         return EndedRun(job, lifecycle.stopped(job, holder, at=at, reason=why, expires_at=expires_at))
 
     def _put_off(self, job: ClaimedJob, transition: Transition) -> EndedRun:

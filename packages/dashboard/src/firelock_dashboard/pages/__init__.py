@@ -1,6 +1,7 @@
 """The pages, each with a module of routes and views, and a template and a file of texts of the same name.
 
-Read `job` first, which has most elements of a page; `stream` shows the output of a job. `jobs` and
+To write a page, copy `system`, which is short; `job` has most elements of a page. `stream` shows the output
+of a job. `jobs` and
 `recurring` also have lists and forms. The other pages, in the order of the `navigation`, are `overview`,
 `batches` (and `batch` for a single one), `failures`, `queues`, `limits`, `tasks`, `servers`, `activity`,
 `system` and `settings`. In addition there are `search`, and `approvals`, which a link opens for people who
