@@ -323,7 +323,7 @@ class SqlStorage(
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        """Claim jobs; take no lock if a first read finds no jobs."""
+        """Claim jobs; do not lock anything if a first read finds no jobs."""
         self._database.wake.mark(request.queues)
         nothing = self._database.read(lambda tx: self._claim_nothing(tx, request))
         if nothing is not None:
@@ -349,7 +349,7 @@ class SqlStorage(
         return Claim([], next_due_at(tx, self._due_floor.start))
 
     def _take_jobs(self, tx: Transaction, request: ClaimRequest) -> TakenRows:
-        """Claim jobs in this transaction, until whose end the session cannot end."""
+        """Claim jobs in this transaction; the session cannot end before the transaction does."""
         server, has_lanes = serving_with_lanes(tx, request.session)
         rows: Sequence[ReadyRow] = []
         next_claim_at = None

@@ -25,7 +25,7 @@ _CLEARED_AT_ONCE = 1_000
 
 
 class RedisDatabase:
-    """A Redis server or cluster, and the keys with one prefix in it."""
+    """A Redis server or cluster, and the keys in it that start with one prefix."""
 
     def __init__(self, url: RedisUrl) -> None:
         self.url = url
@@ -62,7 +62,7 @@ class RedisDatabase:
         return [self.run(name, partition, *arguments) for partition in range(self.partitions.number)]
 
     def run_replicated(self, name: str, partition: int, *arguments: object) -> Reply:
-        """Run a script as `run` does; if the URL sets replicas, wait until that many have the written data.
+        """Run a script like `run`; if the URL sets a number of replicas, wait until that many have the data.
 
         Raises:
             StorageUnavailable: If too few replicas confirmed the write in time; a failover might lose it.
@@ -139,7 +139,7 @@ class RedisDatabase:
         """Return the stored layout version and number of partitions; 0 and 0 if none are stored.
 
         Args:
-            is_written: whether to store those of this code and URL first if none are stored.
+            is_written: whether to store this code's version and the URL's number first if none are stored.
 
         Raises:
             SchemaMismatch: If a Firelock version before the first release wrote the layout.

@@ -1,4 +1,4 @@
-"""Translation of Redis's errors into storage errors of one line, without secrets.
+"""Translation of Redis's errors into one-line storage errors without secrets.
 
 The class of the error shows whether a retry might succeed.
 """
@@ -82,7 +82,7 @@ def translated(error: Exception, url: RedisUrl) -> StorageError:
 def _is_refusal(error: BaseException) -> bool:
     """Return whether the server refused the call before it wrote anything.
 
-    A script can fail with these errors only up to its first write. After that, the server lets it finish.
+    A script can fail with these errors only before its first write. After that, the server lets it finish.
     """
     if getattr(error, _PARTLY, False):
         return False

@@ -12,7 +12,7 @@ from typing_extensions import override
 from firelock.storage import Finding, Severity, StorageError, StorageUnavailable
 from firelock_redis.connections.database import KEEPING, RedisDatabase, RedisVerbs, product_of
 
-_FULL = 0.9  # of maxmemory; a finding is reported if more is used
+_FULL = 0.9  # share of maxmemory; a finding is reported if more memory is used
 
 
 @attrs.frozen
@@ -85,7 +85,7 @@ class HealthVerbs(RedisVerbs):
 
 
 def _together(texts: Iterable[str]) -> str:
-    """Return the string of a single primary; for several, each string with its number of primaries."""
+    """Return the only string, or for several primaries, each string with its number of primaries."""
     counted = Counter(texts)
     number = counted.total()
     if number == 1:

@@ -27,7 +27,7 @@ _OPTIONS = frozenset(
 
 @attrs.frozen
 class RedisUrl:
-    """The address and the options of a Redis, parsed from a URL; `str()` returns it without passwords."""
+    """The address and the options in a Redis URL; `str()` returns the URL without passwords."""
 
     text: str  # as given, including the password
     scheme: str
@@ -61,7 +61,7 @@ class RedisUrl:
 
 
 def shown(text: str) -> str:
-    """Return a URL without any password, including those in its options."""
+    """Return a URL without its passwords, which may also be in its options."""
     bare, mark, query = shown_url(text).partition("?")
     if "password" not in query:
         return bare + mark + query

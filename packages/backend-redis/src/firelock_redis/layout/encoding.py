@@ -33,7 +33,7 @@ LETTERS = dict(zip(State, "WCEPSFD", strict=True))
 _STATES = {letter: state for state, letter in LETTERS.items()}
 _NAMES = {state.value: state for state in State}
 _ON = {on.value: on for on in On}
-_PLACE_BITS = 45  # bits that number the jobs of a queue in order of arrival; the priority is above them
+_PLACE_BITS = 45  # bits that number the jobs of a queue in order of arrival; higher bits contain the priority
 _DIGITS = "0123456789"
 _DIGIT = re.compile("[0-9]")
 _NO_DIGITS = ascii_letters + "+"  # characters of a record's state and flags, which precede its attempt
@@ -122,7 +122,7 @@ def _from_one_line(text: str) -> str:
 
 
 def task_head(task: str) -> str:
-    """Return the start that all payloads of this task's jobs have, and no other payloads."""
+    """Return the prefix that the payloads of all jobs of this task share, and no other payloads have."""
     return f"{_on_one_line(task)}\t"
 
 
@@ -235,7 +235,7 @@ LAST = Text(
         Field("reason", "[^\t\n]*", "\t"),
         Field("result", "[^\t\n]*", "\t"),
         Field("absent", "[^\t\n]*", "\t?"),  # the reason why a succeeded job has no result
-        # The memo for which a suspended job waits. Without one, the tab before it is missing too.
+        # The memo for which a suspended job waits. If there is none, the tab before it is missing too.
         Field("waits", ".*", "$"),
     ),
     begins="^.*\n",
@@ -339,7 +339,7 @@ def _read_whole(record: str) -> tuple[dict[str, str], list[str]]:
 
 
 def record_of(id: str, record: str, payload: str) -> JobRecord:
-    """Return a job with all its fields, as people read it.
+    """Return a job with all its fields, for display.
 
     Raises:
         ValueError: If the record or the payload does not have the expected format.

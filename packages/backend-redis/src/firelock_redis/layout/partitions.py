@@ -46,11 +46,11 @@ class Partitions:
         self.begin_anywhere()
 
     def begin_anywhere(self) -> None:
-        """Continue at a random partition, not at the next one, which is often on the same node."""
+        """Continue at a random partition, because the next one is often on the same node."""
         self._created = SystemRandom().randrange(self.number) * _TOGETHER
 
     def of(self, id: str) -> int:
-        """Return the partition of a job id; a string that is not an id also has a partition, by its hash."""
+        """Return the partition of a job id; for any other string, its hash determines the partition."""
         if self.number == 1 or id[14:15] == _DERIVED:
             return 0
         try:
@@ -61,14 +61,15 @@ class Partitions:
     def of_key(self, key: str) -> int:
         """Return the partition of a limit key or unique key.
 
-        Only the part up to the first / decides, so keys with the same beginning share a partition. In that
-        part, everything up to the last blank is ignored, because a unique key contains its task there.
+        Only the part before the first / determines the partition, so keys with the same beginning share one.
+        In that part, everything up to the last blank is ignored, because a unique key contains its task
+        there.
         """
         place = key.partition("/")[0].rpartition(" ")[2]
         return crc_hqx(place.encode(errors="surrogatepass"), 0) % self.number
 
     def by_partition(self, things: Iterable[T], id_of: Callable[[T], str] = str) -> dict[int, list[T]]:
-        """Return the things by the partition of their jobs; `id_of` returns the job id of a thing."""
+        """Group things by the partition of their jobs; `id_of` returns the job id of a thing."""
         found: dict[int, list[T]] = {}
         for thing in things:
             found.setdefault(self.of(id_of(thing)), []).append(thing)
@@ -212,9 +213,9 @@ class PartitionTurns:
         """Yield the partitions to claim from; partitions that might have work come first.
 
         These are ordered by the first queue for which they might have work, and then in turn. If they had no
-        jobs, other partitions follow: the first time all of them, because a notification might be late; after
-        that only the next one in turn. A yielded partition no longer counts as having work, until `found`
-        notes more.
+        jobs, other partitions follow. The first time, these are all other partitions, because a notification
+        might be late; afterwards, only the next one in turn. A yielded partition no longer counts as having
+        work, until `found` notes more.
 
         Args:
             queues: the queues of the claim, None for all.

@@ -1,4 +1,4 @@
-"""The means to declare wire formats, so that the fields of each are listed once for Python and the scripts.
+"""Declarations of wire formats, which list the fields of a format once for Python and the scripts.
 
 A `Text` declares the fields of a string and their separators, and an `Array` the fields of a JSON array. A
 NamedTuple declares consecutive values, such as the arguments and replies of scripts. `encoding` declares the

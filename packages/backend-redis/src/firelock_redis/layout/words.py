@@ -124,7 +124,7 @@ class Group(NamedTuple):
     states: str  # letters
     session: str
     to: str  # a letter
-    expiry: Word  # of plain ends: the minute, empty if they do not expire
+    expiry: Word  # for plain ends: the minute of expiry, empty if they do not expire
     queue: str
     size: int
 
@@ -156,7 +156,7 @@ class Change(NamedTuple):
     absent: str  # JSON
     error: str  # an `ERROR`
     failure: str  # a `FAILURE`, for the list of failed attempts
-    attempt: Word  # the failed one
+    attempt: Word  # the failed attempt
 
 
 class Further(NamedTuple):

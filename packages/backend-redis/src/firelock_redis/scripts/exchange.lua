@@ -11,8 +11,8 @@
 local lane_of_end = {}  -- by id: the lanes of jobs with limits that end here
 
 -- Count this number of running members of the batch as succeeded; no job may wait for them. Return whether `release`
--- must check the batch. This is so if no other member is active: as long as one is, these ends do not change the state
--- of the batch.
+-- must check the batch, which is true if no other member is active. While another member is active, these ends do not
+-- change the state of the batch.
 local function count_members(batch, number)
   local key = base .. 'b:' .. batch
   call('HINCRBY', key, 'succeeded', number)
@@ -173,9 +173,9 @@ end
 
 -- ---- claims --------------------------------------------------------------------------------------------------------
 
--- Return the number of jobs to take from each queue, together at most the limit. For queues in order this is as many
--- as each queue has; for queues in turn, an equal share. If tasks are left out, add the jobs that may be taken to
--- `near`, by the queue's position in `names`.
+-- Return the number of jobs to take from each queue, together at most the limit. If the queues are in order, take as
+-- many jobs as each queue has; if they take turns, take an equal share from each. If tasks are left out, add the jobs
+-- that may be taken to `near`, by the queue's position in `names`.
 local function shares(names, limit, in_turn, near)
   local sizes, taking, left = {}, {}, limit
   for number, queue in ipairs(names) do
@@ -259,7 +259,8 @@ local function set_aside(ids, names, lines)
   many('SADD', base .. 'broken', ids)
 end
 
--- Return the number plus one as a string. Most numbers are 0; for these, this saves the 0.3 µs of formatting a number.
+-- Return the number plus one as a string. Most numbers are 0, for which this function saves the 0.3 µs of formatting a
+-- number.
 local function following(number)
   return number == '0' and '1' or number + 1
 end

@@ -84,7 +84,7 @@ local function comes_first(one, other)
   return precedes(one.id, other.id) == oldest_first
 end
 
--- Lists ordered by their next places, with the first place of all at the end; and lists whose next place is not read.
+-- Lists in descending order of their next places, and lists whose next place has not been read yet.
 local ordered, waiting = {}, {}
 for number = first_set + sets, #ARGV do waiting[#waiting + 1] = opened(ARGV[number]) end
 local lists = #waiting

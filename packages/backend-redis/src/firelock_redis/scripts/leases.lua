@@ -55,9 +55,9 @@ function verbs.list(first)
 end
 
 -- Return the sessions that must be ended. First come living sessions that have expired, longest expired first. Then
--- come dead sessions whose end began so many microseconds ago that the process that has not finished it is considered
--- dead. A session has expired if its expiry has passed by this clock and by the caller's clock, or if the expiry is
--- further in the future than any session can be renewed.
+-- come dead sessions with an unfinished end that began so many microseconds ago that the process that began it is
+-- considered dead. A session has expired if its expiry has passed by this clock and by the caller's clock, or if the
+-- expiry is further in the future than any session can be renewed.
 function verbs.orphans(limit, given_up, as_of)
   local now = clock()
   as_of = as_of == '1' and now or tonumber(as_of)

@@ -31,7 +31,7 @@ function verbs.record()
 end
 
 -- Return the statistics of the minutes from `since` on and before `till`, in order of minute. The reply has only whole
--- minutes: as many as have five hundred rollups together, but at least one and at most five hundred minutes. `task` is
+-- minutes: at least one, at most five hundred, and otherwise as many as have five hundred rollups in total. `task` is
 -- the start of the fields of a task, or empty; `queue` is a part of the fields of a queue, or empty. Return the minute
 -- at which to continue, empty at the end; then for each minute: the minute, its fields and figures.
 function verbs.timeline(since, till, task, queue)

@@ -101,7 +101,7 @@ local function delete_members(batch)
   return false
 end
 
--- Return whether no child or member needs this job any more, which has children or is a batch.
+-- Return whether this job, which has children or is a batch, is no longer needed by any child or member.
 local function is_childless(id, text)
   if call('ZSCORE', base .. 'releasing', id) then return false end
   local parent = read(id, text)
@@ -187,7 +187,7 @@ local function forget_unique(id, text)
   end
 end
 
--- Note that no session has the job any more, so that servers that wait for its keys are notified.
+-- Note that the job no longer belongs to a session, so that servers that wait for its keys are notified.
 local function free(text)
   local admission = admission_in(text)
   if admission and admission.lane ~= '' then freed[admission.lane] = true end

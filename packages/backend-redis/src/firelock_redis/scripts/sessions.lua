@@ -50,9 +50,9 @@ end
 
 -- ---- reconciliation --------------------------------------------------------------------------------------------
 
--- Compare the jobs that the session holds in this partition with those that its worker process believes it holds.
--- ARGV from 4: a HELD for each of the latter. Return 1 if the session is alive here; a LOST for each of these jobs
--- that it does not hold; an UNKNOWN for each job of the session that is not among them.
+-- Compare the jobs that the session holds in this partition with the jobs that its worker process believes it holds.
+-- ARGV from 4: a HELD for each job that the worker process believes it holds. Return 1 if the session is alive here; a
+-- LOST for each of these jobs that the session does not hold; and an UNKNOWN for each other job of the session.
 function verbs.reconcile(session)
   local STARTED = LAST.captures(started)
   local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
@@ -103,7 +103,7 @@ end
 
 -- ---- expiry ----------------------------------------------------------------------------------------------------
 
--- Return the earlier and the later of two times: that of Redis's clock and that of the caller. `as_of` is 1 if the
+-- Return the earlier and the later of two times: the time of Redis's clock and the caller's time. `as_of` is 1 if the
 -- caller has not passed a time.
 local function clocks(now, as_of)
   as_of = as_of == '1' and now or tonumber(as_of)
@@ -118,7 +118,7 @@ end
 
 -- ---- end -------------------------------------------------------------------------------------------------------
 
--- Return the job to its old place in the queue: with a crash, or without a line in its history.
+-- Return the job to its old place in the queue. After a crash, add a line to its history and count the crash.
 local function return_job(job, has_crashed, reason, not_started, now)
   leave(job)
   if has_crashed then
@@ -225,8 +225,8 @@ function verbs.finished(session)
 end
 
 -- Delete up to `limit` dead sessions: one hour after their death if their server has begun another session since,
--- otherwise after one day. ARGV from 4: the sessions that are alive in other partitions. Return those of them that are
--- dead or unknown here and whose end is not in progress.
+-- otherwise after one day. ARGV from 4: the sessions that are alive in other partitions. Return the sessions among
+-- these that are dead or unknown here, and whose end is not in progress.
 function verbs.prune(limit)
   despite_full_memory()
   local strays = {}

@@ -124,8 +124,8 @@ local function grouped(number)
   return (string.gsub(string.reverse(text), '^,', ''))
 end
 
--- Give the batch the state that follows from its counts. If a batch has already ended in another state, it was open
--- in between.
+-- Give the batch the state that follows from its counts. If a batch has already ended in another state, its history
+-- shows that it was open in between.
 local function decide_batch(batch, row, now)
   local state = batches().end_of(row, batch.state == 'W' and batch.due ~= '')
   if state == batch.state then return end

@@ -22,7 +22,7 @@ from firelock_redis.layout.partitions import Partitions
 from firelock_redis.layout.words import Change, Further, Group
 from firelock_redis.verbs.memos import memo_field
 
-# Microseconds until a job checks the jobs in other partitions again for which it waits.
+# Microseconds until a waiting job checks again the jobs in other partitions for which it waits.
 _CHECK_ELSEWHERE_AFTER = 5_000_000
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 _MINUTE = 60_000_000

@@ -6,8 +6,8 @@ Each partition has these lists: one per state and queue, ordered by the time of 
 parent, batch and recurring job, ordered by creation; one of its scheduled jobs, ordered by due time; and one
 of all its jobs. If few jobs match one part of the filter, their list is read whole and sorted. Otherwise
 lists in the order of the page are walked, and the rest of the filter is checked job by job, up to a maximum
-cost. So the time for a page is bounded, however many jobs are stored. If the cost is reached, the page is
-short but has a cursor.
+cost. So the time for a page is bounded, regardless of the number of stored jobs. If the maximum cost is
+reached, the page is short but has a cursor.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SCRIPT_COST = 2_500
 """The maximum cost of one script, in the same units."""
 
 _AT_ONCE = 1_000  # places in one reply
-_LEAST = 8  # jobs that are first requested from each of several walks
+_LEAST = 8  # jobs that are requested from each walk at first, if there are several walks
 _LEAST_COST = 300
 _TOGETHER = 32  # lists that one script walks together
 _ALL = ("all",)
@@ -100,7 +100,7 @@ class _ListWalk:
     lists: Sequence[str]
     sets: Sequence[str] = ()  # further lists that must contain a job
     time_kind: str = (
-        "score"  # for another value, the order of the lists is not that of the page: they are read whole
+        "score"  # for other values, the lists are not in the order of the page and are read whole
     )
     reached: rules.Place | None = None
     is_done: bool = False

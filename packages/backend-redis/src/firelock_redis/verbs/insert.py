@@ -151,7 +151,7 @@ def _is_refusable(job: NewJob) -> bool:
 def require_word(queue: str) -> None:
     """Check that the queue's name can be stored in a record, in which white space separates the fields.
 
-    Clients reject other names too.
+    Clients already reject such names.
 
     Raises:
         StorageError: If the name is empty or contains white space. The job could be neither read nor claimed.

@@ -262,9 +262,9 @@ def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason:
 def prune_sessions(database: RedisDatabase, limit: int) -> None:
     """Delete up to `limit` dead sessions that need not be kept any longer.
 
-    Also end sessions as lost that are alive in another partition but not in the first one. A failover has
-    lost their begin in the first partition or their end in the other partition, and no other verb would find
-    their jobs.
+    Also end, as lost, sessions that are alive in another partition but not in the first one. A failover has
+    lost either the begin of such a session in the first partition or its end in the other one, and no other
+    verb would find its jobs.
     """
     living = {
         session

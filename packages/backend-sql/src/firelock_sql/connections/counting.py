@@ -89,7 +89,7 @@ def add_deltas(tx: Transaction) -> None:
 
 
 class Folding:
-    """A process's folding of differences into the counts, with the position at which the next run begins.
+    """The state of a process that folds differences into the counts: where its next run begins.
 
     While a snapshot is held open, folded rows stay in the table, and a read from its beginning steps over all
     of them. After a slow read, the next reads begin after the last folded row for some time. A row that a

@@ -43,11 +43,11 @@ class Connections(Protocol):
     """The connections to one database."""
 
     def check_open(self) -> None:
-        """Raise `StorageError` if they are closed."""
+        """Raise `StorageError` if the connections are closed."""
         ...
 
     def close(self) -> None:
-        """Close them."""
+        """Close the connections."""
         ...
 
 
@@ -99,7 +99,7 @@ class Database(ABC):
         """Lock out other migrations until the transaction ends; create the tables' schema if needed."""
 
     def finish_migration(self, tx: Transaction) -> None:  # noqa: B027 - few databases override it
-        """Allow other migrations again, if the end of the transaction alone does not."""
+        """Allow other migrations again, unless the end of the transaction already does."""
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
@@ -189,7 +189,7 @@ class Database(ABC):
         self._is_checked = True
 
     def schema_state(self) -> SchemaState:
-        """Return the stored version and the wanted one."""
+        """Return the stored schema version and the version that this code needs."""
         return SchemaState(self.transact(self._stored_schema, is_writing=False)[0], version.WANTED)
 
     def _stored_schema(self, tx: Transaction) -> tuple[int, int]:
@@ -252,7 +252,7 @@ class Database(ABC):
 
     @staticmethod
     def tables_created_at(tx: Transaction) -> int:
-        """Return the time when these tables were created, which distinguishes them from all others."""
+        """Return the time when these tables were created, which distinguishes them from all other tables."""
         return int(tx.one(_TABLES_CREATED_AT)[0] or 0)
 
     def clear(self) -> None:

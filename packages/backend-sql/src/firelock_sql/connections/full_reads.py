@@ -59,7 +59,7 @@ class FullReadSchedule:
             self._next_full_at = self.clock() + seconds * self._rest
 
     def read_fully_next(self) -> None:
-        """Make the next read a full one, because it may find something."""
+        """Make the next read a full one, because a full read may find something."""
         self._next_full_at = self.clock()
 
 

@@ -42,7 +42,7 @@ class Checkout:
     driver: Any
     is_lost: bool = False  # must not be used again
     is_new: bool = False  # just opened, not taken from the pool
-    is_last: bool = False  # the last try: a dead connection is not replaced by another one
+    is_last: bool = False  # this is the last try, so a dead connection is not replaced
 
 
 class EnginePool:

@@ -39,7 +39,7 @@ _RETRY_SECONDS = 15.0  # for conflicts; each try waits at most two seconds for a
 _LONGEST_PAUSE = 0.1
 _LOGGED_PAUSE = 30.0  # seconds between two tries on a full disk, where the server logs each refused statement
 _MOST_PLACES = 64
-_TRIES = 3  # for a key that another transaction was first to write
+_TRIES = 3  # for a key that another transaction has written first
 STALE_LIMIT = 64  # connections of a pool that may all be dead after a restart of the server
 
 
@@ -359,7 +359,7 @@ class ServerDatabase(Database):
 
     @override
     def run_joined(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
-        """Run Firelock's part; repeat it if another transaction was first to write a key."""
+        """Run Firelock's part; repeat it if another transaction has written a key first."""
         for tries in range(_TRIES):
             try:
                 return super().run_joined(callers, work)

@@ -172,7 +172,7 @@ class Transaction:
         factory=list
     )  # jobs that held limit keys and have ended or were requeued
     adds_deltas: bool = False  # changes of the counts are inserted as rows of differences
-    is_ended: bool = False  # the work has only read, and has committed by itself
+    is_ended: bool = False  # the work has only read data, and has already committed
     has_written: bool = True  # False: only locks were taken, so the commit need not wait for the disk
     skips_own: bool = False  # a settle reports a job with a locked row as busy instead of waiting
     skips_all: bool = False  # the same for every job's row that a settle needs

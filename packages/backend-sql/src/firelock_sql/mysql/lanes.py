@@ -104,7 +104,7 @@ class LaneMemory:
 
 @attrs.define
 class _Glance:
-    """A read of the lanes after a given one, and its results; several reads may share a round trip."""
+    """A read of the lanes after a given lane, and its results; several reads may share a round trip."""
 
     queue: str
     after: str
@@ -276,7 +276,7 @@ class MysqlLanes(SqlLanes):
     def _first_heads(
         self, queue: str, wanted: Mapping[str, tuple[int, int]]
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Return the first heads of the lanes.
+        """Return the first heads of each lane.
 
         If only the first job of a lane is wanted, read it by its number. If another transaction has taken
         that job, read the lane like all others.

@@ -317,7 +317,7 @@ _SET_OF_MEMBERS = f"{_SET_COMMON}, {', '.join(f'@{name} = %s' for name in _OF_ME
 
 @attrs.frozen
 class _Inserts:
-    """The statements for jobs that need only a queue, a priority and, with more columns, limits."""
+    """The statements for jobs that need only a queue, a priority and (with more columns) limits."""
 
     each: Text
     alike: Text
@@ -356,7 +356,7 @@ _NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None
 
 
 def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
-    """Return the batch of all jobs if they are its members and need only limits otherwise; otherwise None."""
+    """Return the batch if all jobs are members of it and need at most limits besides; otherwise None."""
     relations = jobs[0].relations_json
     if relations is None or any(
         job.relations_json != relations or _besides_limits(job) != _NOTHING_BESIDES for job in jobs

@@ -54,8 +54,8 @@ _NOISE = (
     re.compile(r"^connection (failed|is bad): "),
     re.compile(r"^connection to server .* failed: FATAL: +"),  # the message starts with the URL
 )
-# Messages of refused connections that cannot succeed until a person changes something. Messages of a server
-# in another language than English do not match; then the connection is retried.
+# Messages of refused connections that cannot succeed until a person changes something. Messages in languages
+# other than English do not match, so the connection is retried.
 _REFUSALS = (
     ("password authentication failed|SASL authentication failed", _HINTS["28P01"]),
     ("no password supplied", "add one to the URL or to a password file"),

@@ -68,7 +68,7 @@ _SESSION = "; ".join(
     + ["SET idle_in_transaction_session_timeout = '10s'"]
     + [f"SET {name} = {value}" for name, value in _PLANNING.items()]
 )
-_PREPARED = 300  # statements per connection; more than exist, so that none is prepared repeatedly
+_PREPARED = 300  # statements per connection; more than Firelock has, so that none is prepared repeatedly
 _ASK_PLANNING = "SELECT " + ", ".join(f"current_setting('{name}')" for name in _PLANNING)
 _PLAN_AS_USUAL = "SELECT " + ", ".join(
     f"set_config('{name}', %s, true)" for name in ("lock_timeout", *_PLANNING)

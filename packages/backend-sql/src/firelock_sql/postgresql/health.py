@@ -21,9 +21,9 @@ class HealthBounds:
     old_seconds: int = 300  # age of a transaction; transactions of upkeep take a few seconds
     idle_seconds: int = 60
     dead_rows: int = 50_000
-    dead_share: float = 0.2  # of the live rows
-    crowded: float = 0.8  # of max_connections
-    full_queue: float = 0.1  # of the server's notification queue, which contains unread notifications
+    dead_share: float = 0.2  # share of the live rows
+    crowded: float = 0.8  # share of max_connections
+    full_queue: float = 0.1  # share of the server's queue of unread notifications
 
 
 _SETTINGS = (

@@ -153,7 +153,7 @@ class Coalescing:
 
     def __init__(self) -> None:
         self._waiting: set[str] = set()
-        self._named_at: dict[str, float] = {}  # those of the last GAP_SECONDS
+        self._named_at: dict[str, float] = {}  # queues that were named in the last GAP_SECONDS
 
     def add(self, queues: Collection[str]) -> bool:
         """Schedule the queues; return whether one of them was not scheduled before."""
@@ -278,7 +278,7 @@ class ChannelMailbox:
         self._nudge: tuple[socket.socket, socket.socket] | None = None
         # closed by the listening thread, which may still use them
         self._dead: list[psycopg.Connection[Any]] = []
-        self._news: list[bytes] = []  # messages that arrived, or that stand in for missed ones
+        self._news: list[bytes] = []  # received messages, and substitutes for missed ones
         self._state = ""  # the current problem, for display
         # a claim or a second wait has begun without a connection, so messages may have been missed
         self._may_have_missed = False

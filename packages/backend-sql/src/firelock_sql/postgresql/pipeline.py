@@ -1,4 +1,4 @@
-"""Statements without a result that is needed; they are sent with the next statement, in its round trip."""
+"""Statements whose result is not needed; they are sent with the next statement, in its round trip."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class _LaneExchange:
     ended: _Ended
     taken: TakenRows
     open_queues: int | None = None  # number of queues that `EXCHANGE` read; None if lanes were read
-    has_written: bool = True  # other than ends
+    has_written: bool = True  # anything other than ends
 
 
 class _NothingStored(Exception):

@@ -276,8 +276,8 @@ class FileConnections:
         """Run the work and commit it; repeat it as a whole while another transaction writes.
 
         Raises:
-            StorageUnavailable: If another transaction writes for the whole time; or, after a second, if this
-                thread itself has opened that transaction, because nothing else runs in this process.
+            StorageUnavailable: If another transaction writes for the whole time; or, after a second, if it
+                must be this thread's own transaction, because nothing else runs in this process.
         """
         if timeout_seconds is None:
             timeout_seconds = self._url.busy_timeout_seconds
@@ -305,7 +305,7 @@ class FileConnections:
         """Log a warning if the writer is a transaction of this process.
 
         Raises:
-            StorageUnavailable: If this thread waits for its own transaction, because no other thread exists.
+            StorageUnavailable: If the transaction must be this thread's own, as no other thread exists.
         """
         path = self._url.path
         if not is_written_here(path):
@@ -575,7 +575,7 @@ def is_written_here(path: Path) -> bool | None:
 def is_alone() -> bool:
     """Return whether nothing else in this process could end a transaction while this thread waits.
 
-    Another thread could do this, however it was started, or a greenlet, to which a patched `time.sleep`
-    switches.
+    Another thread could do this, regardless of how it was started. So could a greenlet, to which a patched
+    `time.sleep` switches.
     """
     return len(sys._current_frames()) == 1 and isbuiltin(time.sleep)  # noqa: SLF001 - documented

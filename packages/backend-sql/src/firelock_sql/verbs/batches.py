@@ -1,7 +1,7 @@
 """Batches: their counts, and the work of `release` on batches whose counts have changed.
 
-A transaction locks the batch, then decides its state by all counts that are known under the lock. It also
-holds the lock while it moves members, a limited number at a time, in their listed order.
+A transaction locks the batch, and then determines its state from all counts that it reads under the lock. It
+also holds the lock while it moves members in their listed order, a limited number at a time.
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, 
 
 
 def keep_related(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Return the expired jobs that must be kept because related jobs are kept, and store until when.
+    """Return the expired jobs that must be kept because of related jobs, and store their new expiry times.
 
     The result includes jobs that another transaction has locked.
     """

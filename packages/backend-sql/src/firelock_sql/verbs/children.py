@@ -204,7 +204,7 @@ def _is_new(listed: tuple[str, int]) -> bool:
 
 
 def _load_free(tx: Transaction, ids: Iterable[str], awaited: Collection[str]) -> dict[str, JobRow]:
-    """Return the rows of the jobs that no other transaction has locked; wait for those in `awaited`."""
+    """Return the rows of the jobs that no other transaction has locked; wait for the jobs in `awaited`."""
     wanted = set(ids)
     waited_for = wanted.intersection(awaited)
     rows = load_rows(tx, sorted(wanted - waited_for), is_patient=False)
@@ -363,7 +363,7 @@ def _delete_free(
 
 
 def delete_with(tx: Transaction, owner: JobRow, ids: Sequence[str], reason: str) -> int:
-    """Delete waiting jobs, and keep their rows for the same time after their end as the owner after its end.
+    """Delete waiting jobs; their rows are kept for the same duration after their end as the owner's.
 
     Jobs that other transactions have locked are skipped. Return the number of all others.
     """

@@ -37,7 +37,7 @@ RARE = 5_000
 
 _CHUNK = 2_000
 _SMALLEST_CHUNK = 8
-_HOPEFUL = 8  # rows in the first read per wanted row, if each row must be tested
+_HOPEFUL = 8  # rows to read first for each requested row, if each row must be tested
 _RETRYING = "state = 'scheduled' AND retries > 0 AND waits_for IS NULL"
 _LAST_CHARACTER = "\U0010ffff"
 
@@ -95,7 +95,7 @@ class _Walk:
 
     index: str | None
     led_by: frozenset[str]  # conditions that every row of the scan meets
-    tested: frozenset[str]  # conditions that each row is tested for
+    tested: frozenset[str]  # conditions that are tested on each row
     time: str  # the column that determines the order
     is_oldest_first: bool
     has_since: bool

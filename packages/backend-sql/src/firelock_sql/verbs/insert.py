@@ -293,7 +293,7 @@ def _start_of(job: NewJob, known: dict[str, _Start]) -> _Start:
 
 
 def _begin_batch(job: NewJob, start: _Start) -> None:
-    """Make the batch awaiting, whatever the states of its parents; cancel it if they require its deletion."""
+    """Make the batch awaiting, regardless of its parents' states; cancel it if they require its deletion."""
     is_cancelled = start.state is State.DELETED
     if is_cancelled:
         start.due_at = start.ended_at = start.expires_at = None

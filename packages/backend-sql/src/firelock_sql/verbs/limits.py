@@ -608,7 +608,7 @@ def idle_limits(tx: Transaction, after: str, limit: int) -> tuple[list[str], str
 
 
 def forget_limits(tx: Transaction, keys: Sequence[str]) -> None:
-    """Delete those of the keys that are still idle and that no other transaction has locked."""
+    """Delete the given keys that are still idle and that no other transaction has locked."""
     gone = _idle(tx, read_keys(tx.all(_LOCK_SOME, ids=list(keys))))
     if gone:
         tx.run(_FORGET, ids=gone)

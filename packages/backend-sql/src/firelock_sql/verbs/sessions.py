@@ -44,8 +44,8 @@ from firelock_sql.verbs.settle import clear_tail, return_to_queue
 _SECOND = 1_000_000
 _LONGEST_WAIT = _SECOND // 4  # for the database; a longer wait may have delayed renewals as well
 _MOMENT = 0.05  # seconds; longer than a short transaction of Firelock takes
-_LONG_CLOSING = 60 * _SECOND  # after which `firelock doctor` names the locked jobs
-_CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # sessions, and jobs of each
+_LONG_CLOSING = 60 * _SECOND  # after which `firelock doctor` lists the locked jobs
+_CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # number of sessions, and of jobs per session
 _TAKEN_AT_ONCE = 500  # jobs of a dead session per transaction, if the database locks rows
 
 _FIELDS = tuple(field.name for field in attrs.fields(NewSession))
@@ -430,8 +430,8 @@ def mark_expired_dead(
 ) -> _Dead | None:
     """Mark a session as dead if it is still expired and is not locked.
 
-    If this transaction had to wait for the database, renewals may have waited too. They must have a chance to
-    be stored, so the session is left to the next sweep.
+    If this transaction had to wait for the database, renewals may have waited too. The session is left to the
+    next sweep, so that the renewals can still be stored.
     """
     if tx.now - asked_at > _LONGEST_WAIT:
         return None

@@ -351,7 +351,7 @@ def idle_unique(tx: Transaction, after: str, limit: int) -> tuple[list[str], str
 
 
 def forget_unique(tx: Transaction, keys: Sequence[str]) -> None:
-    """Delete those of the keys that no stored job has and that no other transaction has locked."""
+    """Delete the given keys that no stored job has and that no other transaction has locked."""
     rows = tx.all(_LOCK_IDLE, ids=list(keys))
     known = {id for (id,) in tx.all(_KNOWN, ids=[id for _, id, _ in rows])}
     gone = [key for key, id, _ in rows if id not in known]

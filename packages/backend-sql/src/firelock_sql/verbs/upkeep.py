@@ -187,11 +187,11 @@ class SqlUpkeepVerbs(SqlVerbs):
     _due_floor: DueFloor
     _seen_locked: frozenset[str] | set[str] = frozenset()  # jobs that the last release has skipped
     _place = _FIRST  # of the expired job that `prune` checked last
-    _began_at_first = 0.0  # monotonic time when it last started at the first one
+    _began_at_first = 0.0  # monotonic time when `prune` last started at the first expired job
 
     @override
     def promote(self, limit: int) -> Promotion:
-        """Enqueue up to `limit` due jobs; take no lock if a first read finds none."""
+        """Enqueue up to `limit` due jobs; do not lock anything if a first read finds none."""
         self._database.tidy()
         floor = self._due_floor
         begin = floor.begin()

@@ -84,7 +84,7 @@ local function batches()
     return (row.failed > 0 or row.waiting > 0) and 'F' or 'S'
   end
 
-  -- Return whether `release` must decide the batch with this record, or change members of it.
+  -- Return whether `release` must decide the batch with this record, or change its members.
   local function has_news(row, text)
     local state = sub(text, 1, 1)
     if state == 'D' then return false end
@@ -201,7 +201,8 @@ local function batches()
     job.was = after
   end
 
-  -- Store until the job has ended that it uses these results, so that they are kept: in:<parent> SET of such jobs.
+  -- Until the job has ended, store that it uses these results, so that they are kept. in:<parent> is the SET of jobs
+  -- that use a parent's result.
   local function follow_inputs(job)
     for _, input in ipairs(relations_of(job).inputs) do
       local key = base .. 'in:' .. input[INPUT.job]

@@ -21,7 +21,8 @@ local function read_rules(text)
   rules = cjson.decode(text)
 end
 
--- Delete the waiting child, and keep it as long as its parent is kept after its own end. Cancel a batch instead.
+-- Delete the waiting child, which is then kept for the same time after its end as its parent. A batch is cancelled
+-- instead.
 local function end_child(child, parent, reason, at)
   if is(child, 'b') then return cancel(child, reason, at) end
   child.state, child.reason, child.changed, child.ended = 'D', reason, at, at
@@ -46,8 +47,8 @@ local function other_edges(child)
   return left
 end
 
--- Shut out a member that does not wait for other members if its batch has not opened: it waits until then, and this
--- wait replaces the last step in its history.
+-- If the batch of a member has not opened, and the member does not wait for other members, shut it out. It waits until
+-- the batch opens, and this wait replaces the last step in its history.
 local function keep_out(job)
   if not is(job, 'm') or FINAL[job.state] then return end
   local outer, row = batches().row_of(batches().relations_of(job).batch), is(job, 'b') and batches().row_of(job.id)
@@ -59,8 +60,8 @@ local function keep_out(job)
 end
 
 -- Decide an awaiting child's dependency on an ended parent. Return the new state of the child, W if other dependencies
--- are left, nil if it keeps waiting for this parent. The caller saves the child. A batch keeps its state: for D it was
--- cancelled, for E it was opened.
+-- are left, nil if it keeps waiting for this parent. The caller saves the child. A batch keeps its state: D means that
+-- it was cancelled, and E that it was opened.
 local function decide(child, on, parent, at, now, edges_left)
   local rule = rules[on .. parent.state]
   local target, reason = rule and rule[1], rules[parent.state]

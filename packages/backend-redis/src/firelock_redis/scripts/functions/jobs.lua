@@ -307,9 +307,9 @@ local function number_places()
   end
 end
 
--- Notify waiting servers if claims were refused because of keys that jobs no longer hold. This is not needed if this
--- script's own claim has requested jobs of the queue and had room left: `is_seen` returns whether this is so. It is nil
--- if the script does not claim.
+-- Notify waiting servers if claims were refused because of keys that jobs no longer hold. This is not needed for a
+-- queue from which this script's own claim has requested jobs and had room left. `is_seen` returns whether a queue
+-- meets this condition; it is nil if the script does not claim.
 local function notify_freed(is_seen)
   local keys, notified = {}, {}
   if call('EXISTS', base .. 'short') == 0 then freed = {} end

@@ -215,7 +215,7 @@ local function limits()
   end
 
   -- Return whether fewer jobs hold the key than its limit. The list is an upper bound, so the jobs are read only if the
-  -- list refuses, and only once.
+  -- list is full, and only once.
   local function has_room(state)
     local most = state.numbers.concurrent
     if not most or state.running < most then return true end
@@ -342,7 +342,7 @@ local function limits()
     return lane.members[lane.given + 1]
   end
 
-  -- Return the details of a job whose member is marked as having some: its id, its costs by key, its strict keys, and
+  -- Return the details of a job whose member shows that it has details: its id, its costs by key, its strict keys, and
   -- whether its latest start has passed.
   local function closely(member)
     local id = sub(member, 1, -2)

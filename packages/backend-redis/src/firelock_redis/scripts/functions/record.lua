@@ -4,8 +4,8 @@
 --   kz:<kind> ZSET: its keys, to keep them in order
 --   due:<kind> ZSET: keys by due_at
 --   kf:<kind>: the highest version of the deleted records
--- A new record of any key continues from this highest version. So versions never decrease; some only grow faster. Times
--- remain strings, because a Lua number keeps at most sixteen digits.
+-- A new record of any key continues from this highest version. So versions never decrease, although some grow faster
+-- than others. Times remain strings, because a Lua number keeps at most sixteen digits.
 
 -- Return the stored record and its version; nil and '0' if there is none.
 local function stored_record(kind, key)
@@ -71,7 +71,7 @@ local function list_present(changed)
   end)
 end
 
--- Return whether holders of keys might be listed from now on that were not listed before. The arguments are settings
+-- Return whether holders of keys that were not listed before might be listed from now on. The arguments are settings
 -- from `limits`, empty for none.
 local function begins_to_list(before, after)
   local counted, had_any = match(before, '^%d') ~= nil, match(before, '^[^-]') or match(before, '^- [^-]')

@@ -26,7 +26,7 @@ local function change_batch(batch, session, to, at, reason, due)
   return RELEASING
 end
 
--- Return whether a person may run this job again, which is not running. This is refused if its batch is cancelled, or
+-- Return whether a person may restart this job, which is not running. This is refused if its batch is cancelled, or
 -- if a result that the job uses is missing.
 local function may_run_again(job)
   if job.flag == '' then return true end
