@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    __version__: str  # the installed version; empty in an archive or a frozen program
+    __version__: str  # the installed version; empty if the package is in an archive or frozen
     from firelock.app import Firelock
     from firelock.arguments.forms import FieldKind, Parameter
     from firelock.arguments.outline import ParameterOutline

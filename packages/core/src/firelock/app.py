@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     @final
     class _Anything:
-        """A type that fits only a parameter that accepts anything, such as `Any`.
+        """A type that is compatible only with a parameter that accepts any value, such as `Any`.
 
         Without it, type checkers would treat such a first parameter as the context.
         """
@@ -134,7 +134,7 @@ class Firelock(ServedApp):
     ) -> None:
         self.module = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - as namedtuple does
         self.settings = settings or Settings.from_environment()
-        self.thresholds = Thresholds()  # for the doctor's findings; a plugin may change them
+        self.thresholds = Thresholds()  # used by `firelock doctor`; a plugin may change them
         if self.settings.probe_port:
             for call in on_probe_port:
                 call()
@@ -147,7 +147,7 @@ class Firelock(ServedApp):
         self._signals: dict[str, Signal[Any]] = {}
         opened = self._open_storage(storage)
         self._given = storage
-        self._closed: StorageAccess | None = None  # closed by `close`, and opened again later
+        self._closed: StorageAccess | None = None  # the access that `close` closed, for a later reopening
         self.registry = Registry(self.settings, self.plugins.configure_converter)
         self._locks: LockProvider | None = self.plugins.open_locks(locks) if locks else None
         self._keeper = LockKeeper()
@@ -416,7 +416,7 @@ class Firelock(ServedApp):
         return signal
 
     def signal_named(self, name: str) -> Signal[Any] | None:
-        """Return the signal of a stored name, with or without a key; None if this app has not created it."""
+        """Return the signal with this stored name, which may contain a key; None if it was not created."""
         base = name
         while base and base not in self._signals:
             base = base.rpartition(":")[0]
@@ -441,7 +441,7 @@ class Firelock(ServedApp):
     # ---- tasks by stored name, and arguments as strings: for forms, pages and commands ---------------------
 
     def task_named(self, name: str) -> TaskVerbs[Any, Any]:
-        """Return the registered task of a stored name, which can be an alias.
+        """Return the registered task with this stored name, which can be an alias.
 
         Raises:
             UnknownTask: No task with this name is registered in this app.
@@ -449,11 +449,11 @@ class Firelock(ServedApp):
         return task_of(self._client, self.recurring, self._info(name))
 
     def published_task(self, name: str) -> TaskVerbs[Any, Any]:
-        """Return the task of a stored name, for enqueueing, even if its code is in another program.
+        """Return the task with this stored name, for enqueueing, even if its code is in another program.
 
         If the task is not registered in this app, this method builds a stub from the description that a
-        server has published, and registers it as a remote task. The stub checks arguments only as far as
-        their JSON form shows their types.
+        server has published, and registers it as a remote task. The stub checks the type of an argument only
+        if its JSON form shows this type.
 
         Raises:
             UnknownTask: The task is neither registered nor published, or it was published by a server of an
@@ -532,15 +532,15 @@ class Firelock(ServedApp):
     ) -> Job[Any]:
         """Store a job of a registered task, with arguments from the strings of a form.
 
-        The strings are converted as in `arguments_from_text`, and the arguments are checked as in every
-        enqueue. `reason` appears in the job's history as the reason for its creation.
+        The strings are converted as in `arguments_from_text`, and the arguments are checked as in every call
+        that enqueues a job. `reason` appears in the job's history as the reason for its creation.
 
         Raises:
             UnknownTask: No task with this name is registered in this app.
             FormError: A string is invalid, as in `arguments_from_text`. The error is an ArgumentError that
                 names each invalid field.
-            ArgumentError, ConfigurationError, ScheduleError: Any other enqueue would fail with the same
-                error.
+            ArgumentError, ConfigurationError, ScheduleError: Any other call that enqueues this job would
+            raise the same error.
             StorageError: The job was not stored.
         """
         options = CallOptions(queue, priority, delay, tags=tags, meta=meta)
@@ -629,7 +629,7 @@ class Firelock(ServedApp):
             probe_host: the address on which this port listens.
             loop: the event loop that runs `async def` jobs, for example that of the web application. It must
                 run until the server has stopped: `async with fire.server(loop=asyncio.get_running_loop())`.
-                By default, they run on a separate loop in a thread.
+                By default, `async def` jobs run on a separate loop in a thread.
 
         Raises:
             ConfigurationError: A queue or number is invalid, a server started this process to run a job, or a
@@ -645,12 +645,12 @@ class Firelock(ServedApp):
         )  # fmt: skip
 
     def diagnose(self, *, knows_tasks: bool | None = None) -> Diagnosis:
-        """Find problems of the storage, servers, queues and recurring jobs, as `firelock doctor` does.
+        """Find problems with the storage, servers, queues and recurring jobs, as `firelock doctor` does.
 
         The check costs a handful of round trips and reads samples of at most 2,000 jobs per state. An
         unavailable storage is a finding. Pass `knows_tasks=True` if this app has registered all its tasks;
-        the tasks of waiting jobs are then looked up among them. By default, this is assumed if any task is
-        registered.
+        the check then also finds waiting jobs whose task is not registered. By default, this is assumed if
+        any task is registered.
         """
         from firelock.control.doctor import diagnose  # noqa: PLC0415 - most programs never call it
 

@@ -81,8 +81,8 @@ class JobContext:
 
         Steps run, and this context stores their values. `complete_within` accepts any session and adds the
         result to `completions`. A wait raises `StepError` because there is no server, unless `answers`
-        contains its name. In that case, it immediately returns that answer. A step whose name is in `answers`
-        returns its answer in the same way.
+        contains its name. In that case, the wait immediately returns that answer. A step whose name is in
+        `answers` returns its answer in the same way.
 
         Args:
             id: the id of the job.
@@ -227,7 +227,7 @@ class JobContext:
             raise JobCancelled(self.cancel_reason)
 
     def cancel(self, reason: str) -> None:
-        """Request the end of the job. The server calls this method."""
+        """Request that the job stops. The server calls this method."""
         if not self._cancelled:
             self.cancel_reason = reason
             self._cancelled = True
@@ -238,8 +238,9 @@ class JobContext:
         """Mark the job as succeeded if and only if the transaction of `session` commits.
 
         Use this method in a task that writes to the database of its jobs. The task's writes and the end of
-        the job are in one commit, so they happen exactly once, even after a crash. Call the method last
-        before the commit, because the job's row is locked from this call until the transaction ends.
+        the job are in one commit, so they happen exactly once, even after a crash. Call this method
+        immediately before the commit, because the job's row is locked from this call until the transaction
+        ends.
 
         After the commit, the task may continue within its timeout and the grace period of a stop. The job has
         succeeded by then, so an exception is only logged and neither fails nor repeats the job. After a
@@ -334,7 +335,8 @@ class JobContext:
     def key(self, name: str, /) -> str:
         """Return a UUID string that is the same in every run of this job, and unique to this job and name.
 
-        Pass it as the idempotency key to a service: two requests with the same key have an effect only once.
+        Pass it as the idempotency key to a service: the service then performs two requests with the same key
+        only once.
         """
         import uuid  # noqa: PLC0415 - loaded when first used
 
@@ -448,8 +450,8 @@ class JobContext:
         """Append the string to a stream of this job, which others can read with `Job.stream()` as it grows.
 
         The string is stored within 100 ms, and before the run ends. Later runs, including those after a wait,
-        continue with higher offsets. They emit the output of repeated code again, but not that of stored
-        steps.
+        continue with higher offsets. They emit the output of repeated code again, but not the output of
+        stored steps.
 
         Raises:
             StepError: `data` is not a string, or the stream would be larger than 4 MiB.
@@ -457,7 +459,7 @@ class JobContext:
         self._steps.emit(stream, data)
 
     async def aemit(self, data: str, /, *, stream: str = "out") -> None:
-        """Call `emit` without blocking the event loop, even if much output waits to be stored."""
+        """Call `emit` without blocking the event loop, even if a lot of output is waiting to be stored."""
         await self._steps.aemit(stream, data)
 
     @property
@@ -543,7 +545,7 @@ LEVELS = ("debug", "info", "warning", "error")
 _TEXT_LIMIT = 4_096
 _LONGEST_WAIT = 2.0  # seconds to wait for the flush of another thread
 _LOCKED_REST = 1.0  # seconds after which the lines of a locked job are sent again
-_JOB_LIMIT = 1_000  # maximum number of waiting lines per job; a storage does not keep more of them either
+_JOB_LIMIT = 1_000  # maximum number of waiting lines per job; a storage does not keep more lines either
 
 
 @attrs.define(eq=False)
@@ -591,10 +593,10 @@ class Console:
     def flush(self, storage: Storage) -> None:
         """Write the buffered lines and progress; keep them if the storage is unavailable.
 
-        Ends of jobs are sent after a flush. Therefore a flush waits up to two seconds for a flush in another
-        thread; otherwise an end could be stored before lines that are still being sent. If the storage
-        rejects lines for another reason, they are dropped, and this is logged, because a line must not delay
-        an end.
+        The end of a job is sent after a flush. Therefore a flush waits up to two seconds for a flush in
+        another thread. Otherwise the end of a job could be stored before log lines that are still being sent.
+        If the storage rejects lines for another reason, they are dropped, and this is logged, because a line
+        must not delay an end.
 
         Raises:
             StorageUnavailable: The storage is unavailable, so nothing was written.

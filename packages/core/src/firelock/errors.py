@@ -202,11 +202,11 @@ class StorageUnavailable(StorageError):
     """The storage is unreachable or busy; trying again might help."""
 
     is_untouched: bool = False
-    """Whether the call certainly did not write anything; otherwise only its reply might have been lost."""
+    """Whether the call certainly wrote nothing. If False, it might have succeeded and lost only its reply."""
     has_waited: bool = False
-    """Whether the call has already waited for its full timeout, so that it is not repeated immediately."""
+    """Whether the call has already waited for its full timeout and must not be repeated immediately."""
     longest_pause: float = 5.0
-    """The maximum seconds between two tries of a server; more if the tries use space on a full disk."""
+    """The maximum seconds between two tries of a server; higher if tries use space on a full disk."""
 
 
 class UnsupportedFeature(StorageError):

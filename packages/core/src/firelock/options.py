@@ -31,7 +31,7 @@ _PRIORITY = 100
 _TIMEOUT_LIMIT = 366 * 86_400.0
 _MOST_HOST_LOSSES = 1_000
 _KEEP_LIMIT = 3_650 * 86_400.0  # as in the settings
-MOST_SOURCES = 100  # maximum number of jobs that one job can wait for; a batch can group more of them
+MOST_SOURCES = 100  # maximum number of jobs that one job can wait for; a batch can group more jobs
 
 
 # Options of tasks in other job libraries, and their replacements.
@@ -259,7 +259,7 @@ class Executor(StrEnum):
 
 
 class OnRisk(StrEnum):
-    """The behavior of a running job when its server is no longer certain that it still holds the job."""
+    """The behavior of a running job when its server cannot be sure that it still holds the job."""
 
     CONTINUE = "continue"
     CANCEL = "cancel"
@@ -302,7 +302,7 @@ class TaskInfo:
     executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)
     on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=_to_on_risk)
     max_host_losses: int = attrs.field(default=MAX_HOST_LOSSES, converter=check_host_losses)
-    is_remote: bool = False  # a stub: it can enqueue, but is never run here
+    is_remote: bool = False  # a stub, which can be enqueued but never runs here
     is_async: bool = False
     takes_context: bool = False
     resources: Mapping[str, Resource] = attrs.field(
@@ -326,7 +326,7 @@ class TaskInfo:
         return self.aliases[0] if self.aliases else self.name
 
     def keys(self, options: CallOptions = NO_OPTIONS) -> KeyMaker:
-        """Return the object that makes the keys of calls with these options.
+        """Return the object that builds the keys of calls with these options.
 
         Raises:
             TaskError: A template contains a name that is not a parameter.

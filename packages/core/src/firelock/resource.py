@@ -53,7 +53,7 @@ class UnopenedResource:
         Raises:
             AttributeError: Always.
         """
-        if attribute.startswith("__"):  # Python itself checks whether an object is wrapped or can be copied
+        if attribute.startswith("__"):  # Python looks up names such as __wrapped__ and __deepcopy__
             raise AttributeError(attribute)
         name = self.__resource.name
         raise AttributeError(
@@ -125,7 +125,7 @@ def resources_in(function: Callable[..., object], *, owner: str, is_async: bool)
             be passed by name, or a `def` uses a resource that is opened on the event loop.
     """
     found: dict[str, Resource] = {}
-    last = ""  # the last resource that an additional positional argument would replace
+    last = ""  # the latest resource that a positional argument could replace
     for parameter in inspect.signature(function).parameters.values():
         resource = UnopenedResource.resource_of(parameter.default)
         name = parameter.name

@@ -94,10 +94,10 @@ class RetryPolicy(Protocol):
     """An object that decides about failed attempts: the type of a task's `retry=`."""
 
     def decide(self, job: ClaimedJob, error: BaseException, /) -> RetryDecision | None:
-        """Return the decision about the job; None leaves it to the default policy.
+        """Return the decision about the job, or None to use the default policy.
 
-        The server calls this method once per failed attempt, regardless of the number of retries, which is
-        `job.retries`. If the method raises an exception, the job fails.
+        The server calls this method once per failed attempt, regardless of the number of retries
+        (`job.retries`). If the method raises an exception, the job fails.
         """
 
 
@@ -230,7 +230,7 @@ class Retry:
     )
     jitter: float = attrs.field(
         default=0.1, kw_only=True, converter=_to_jitter
-    )  # share of the wait, in both directions
+    )  # fraction of the wait that is randomly added or subtracted
     only_on: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=_to_names)
     except_on: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=_to_names)
     on_exceeded: OnExceeded = attrs.field(default=OnExceeded.FAIL, kw_only=True, converter=_to_on_exceeded)
@@ -329,7 +329,7 @@ class Retry:
         Fields that were added by a newer release are ignored.
 
         Raises:
-            ConfigurationError: The string does not come from `to_json`, or contains a value out of range.
+            ConfigurationError: The string was not written by `to_json`, or contains a value out of range.
         """
         try:
             if len(text) > _JSON_LIMIT:

@@ -31,11 +31,11 @@ class Runtime:
     plugins: Plugins
     client: Client
     settings: Settings
-    thresholds: Thresholds = attrs.Factory(Thresholds)  # for the doctor's findings
+    thresholds: Thresholds = attrs.Factory(Thresholds)  # used by `firelock doctor`
 
 
 class ServedApp(abc.ABC):
-    """The interface of an app for a server, which finds the app by name; `Firelock` implements it."""
+    """The interface through which a server uses an app that it found by name; `Firelock` implements it."""
 
     no_server_reason: ClassVar[str | None] = None
     """The end of the error message of `fire.server()`: why no server can be started, and the fix.
@@ -46,7 +46,7 @@ class ServedApp(abc.ABC):
     module: str | None
     unusable: str | None = None  # the reason why commands and servers cannot use the imported app
     holder: tuple[object, str] | None = (
-        None  # an object in a module, and its attribute that contains this app
+        None  # an object in a module, and the name of its attribute that contains this app
     )
     imports: Sequence[str]
     recurring: Recurring

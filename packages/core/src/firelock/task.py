@@ -196,10 +196,10 @@ class TaskVerbs(Generic[P, R]):
             timeout: the longest time that an attempt may run.
             retry: the retry policy, stored with the job.
             meta: short strings by name that are stored with the job, at most 2 KiB in total, and available as
-                `JobContext.meta`. They override values of the same names from a plugin, or from the parent of
-                a continuation.
-            limits: the limits, instead of the task's; [] for none. Their values are those that a task
-                declares.
+                `JobContext.meta`. They override values with the same names from a plugin, or from the parent
+                of a continuation.
+            limits: the limits, instead of the task's; [] for none. Their settings must match those that a
+                task declares.
             unique: the unique key, instead of the task's; False for none.
             start_before: a deadline for the start: a timedelta after the job becomes enqueued, or an aware
                 datetime. A job that no server has claimed by then is deleted and does not run.

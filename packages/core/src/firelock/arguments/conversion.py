@@ -93,7 +93,7 @@ def _change(value: object, back: object, annotation: object) -> Misfit:
 
 
 def _as_misfit(error: Exception, value: object, annotation: object) -> Misfit:
-    """Return the error of cattrs or of a type's own code as a Misfit, with the path that cattrs noted."""
+    """Convert an error from cattrs or from a type's own code to a Misfit with the path from cattrs."""
     if isinstance(error, Misfit):
         return error
     if isinstance(error, ExceptionGroup):
@@ -210,7 +210,7 @@ def strict_converter() -> Converter:
     # JSON inside other types is checked like JSON arguments.
     structures(_is_json, lambda annotation: _reader(_json(annotation)))
     unstructures(_is_json, _json)
-    # cattrs looks these up by class, also for subclasses, before it checks a predicate.
+    # cattrs looks these up by class, including for subclasses, before it checks a predicate.
     for kind in EXACT_TYPES:
         structure_by(kind, _structure_plain)
         unstructure_by(kind, _unstructure_plain)
@@ -400,7 +400,7 @@ def _unstructure_enum(kind: type[Enum]) -> _Unstructure:
 
 
 def _is_pydantic(annotation: object) -> bool:
-    pydantic = sys.modules.get("pydantic")  # a model cannot exist before its library is loaded
+    pydantic = sys.modules.get("pydantic")  # if it is not loaded, no model exists
     return (
         pydantic is not None and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
     )

@@ -297,7 +297,7 @@ def _binder_of(
     name: str, owner: str, fields: Sequence[inspect.Parameter], converter: Callable[[], Converter]
 ) -> Binder:
     def stub(**_: object) -> None:
-        """Replace the class, whose own signature lacks the defaults that factories create."""
+        """Represent the class, because its own signature lacks the defaults from factories."""
 
     stub.__name__ = stub.__qualname__ = name
     stub.__signature__ = inspect.Signature(list(fields))  # type: ignore[attr-defined]

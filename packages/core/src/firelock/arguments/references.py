@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock.model.dependencies import Input
 
 _DEEPEST = 64  # maximum nesting depth of a stored argument
-_SOURCE = "_firelock_source"  # an attribute name that results do not have
+_SOURCE = "_firelock_source"  # an attribute name that no result has
 _ANYTHING = (Any, object)
 
 
@@ -198,7 +198,7 @@ def check_made_of(what: str, names: Sequence[str | None], found: Sequence[Refere
 
     Args:
         what: the tag or key, for the message: "Limit key 'tenant:{tenant}'".
-        names: the parameters that it is built from; a None among them means all parameters.
+        names: the parameters from which it is built; if None is among them, all parameters.
         found: the outputs among the arguments.
 
     Raises:

@@ -66,7 +66,7 @@ def _parts(value: object) -> list[tuple[str | int, object]]:
 
 
 def advice_for(value: object) -> str:
-    """Return the advice for a value that is not plain JSON, or not within its limits."""
+    """Return the advice for a value that is not plain JSON, or that exceeds the limits of stored JSON."""
     refused, kind = refusal(value), type(value)
     if refused is not None:
         return refused.advice

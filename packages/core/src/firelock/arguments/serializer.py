@@ -142,7 +142,7 @@ def _check_text(value: str) -> None:
 
 def _check_integer(value: int) -> None:
     if not _MIN_INTEGER <= value <= _MAX_INTEGER:
-        # The message omits the integer because Python cannot format one with thousands of digits.
+        # The message omits the integer because Python cannot format integers with thousands of digits.
         bits = value.bit_length()
         raise Misfit(f"integer out of range: {bits} bits; must be -2^63 to 2^63 - 1", value)
 

@@ -634,7 +634,7 @@ class Binder:
     def encode_both(
         self, args: tuple[object, ...], kwargs: Mapping[str, object], serializer: Serializer
     ) -> tuple[Mapping[str, JsonValue], str]:
-        """Return the results of `encode` and `encode_text` together; raise as they do."""
+        """Return the results of `encode` and `encode_text` together; raise the same errors."""
         try:
             value = self._encode(args, kwargs)
             text = write_text(serializer, value)

@@ -14,7 +14,7 @@ MAX_TAG_LENGTH: Final = 100
 
 
 def check_tag_templates(templates: Sequence[str], parameter_names: Collection[str]) -> None:
-    """Check that every template is a possible tag and contains only names of parameters, as `{name}`.
+    """Check that every template is a valid tag and contains only names of parameters, as `{name}`.
 
     Raises:
         TaskError: The number of templates is too large, or a template contains an unknown name or a field
@@ -56,7 +56,7 @@ def format_tags(
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Check plain tags like formatted tags and return them; braces are ordinary characters in them."""
+    """Check plain tags by the same rules, and return them; braces have no special meaning in plain tags."""
     return format_tags([tag.replace("{", "{{").replace("}", "}}") for tag in tags], {}, defaults={})
 
 

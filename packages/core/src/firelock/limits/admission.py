@@ -13,8 +13,8 @@ jobs and fills it from the lanes of a queue (`KeyedClaim.take`):
 2. Share the rest of the room. The open lanes get further starts in turn; the lanes with the fewest starts
    come first.
 3. Draw. Read as many jobs of each lane as planned. If every job costs one unit of its keys and is not late,
-   the plan is kept. Otherwise the plan is undone, and the jobs are charged one by one with their real cost.
-   Jobs that their keys do not admit stay in their lane.
+   the plan is kept. Otherwise the plan is undone, and the real cost of each job is charged, one job after
+   another. Jobs that their keys do not admit stay in their lane.
 4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its room (2). If the cost of a
    job closes its lane, the walk first searches for lanes that it has not examined yet (1).
 
@@ -58,15 +58,13 @@ __all__ = [
 
 WINDOW = 256  # lanes that one claim examines
 _STEP = 8  # the minimum number of lanes that are read together
-_RECHECK_ABOVE = (
-    64  # if more holders are listed, and twice as many as the last check found, the jobs are read
-)
+_RECHECK_ABOVE = 64  # with more listed holders, and twice as many as the last check found, the jobs are read
 _COUNTED = 10_000  # keys for which the number found by the last check is kept
-_PATIENT_WALKS = 32  # walks that wait for locked keys, after one that found a locked key in every lane
-_IMPATIENT_WALKS = 100  # walks that do not wait for locked keys, after one that has waited in vain
-_PASSES = 8  # walks of one claim; repeated if costs have closed lanes that the previous walk found open
+_PATIENT_WALKS = 32  # walks that wait for locked keys, after a walk found one in every lane
+_IMPATIENT_WALKS = 100  # walks that do not wait for locked keys, after a walk waited in vain
+_PASSES = 8  # maximum number of walks per claim; costs can close lanes, which requires another walk
 _QUEUES = 1_000  # queues whose position in the walk is kept
-EXAMINED = 1_000  # jobs without limits, and as many in lanes, that a claim with left-out tasks examines
+EXAMINED = 1_000  # per kind (with and without limits): jobs that a claim with left-out tasks examines
 _BETWEEN = "\n"
 _STRICT = "!"
 
@@ -234,7 +232,7 @@ class LaneCursor:
     """The position at which the walk through a queue's lanes continues."""
 
     at: str = ""  # after this lane
-    rounds: int = 0  # how often incomplete walks without a result have passed the end of the lanes
+    rounds: int = 0  # number of times that walks without a result have passed the last lane
     barren: int = 0  # the same count since a claim that left out tasks last found a job
 
 
@@ -245,7 +243,7 @@ class LaneCursors:
         self._of: dict[str, LaneCursor] = {}
         self.patient_walks = 0  # number of walks that wait for locked keys
         self._impatient_walks = 0  # number of walks that must not start to wait
-        self.is_extra_plain = False  # whether the odd job of the next claim is one without limits
+        self.is_extra_plain = False  # whether the next extra job is one without limits: see `shared_out`
         self._counted: dict[str, int] = {}  # by key: the number of jobs that held it when they were last read
 
     def of(self, queue: str) -> LaneCursor:
@@ -285,9 +283,7 @@ class OpenKey:
     listed: list[str]  # the holders in its row
     running: int
     free_at: float
-    recheck_above: (
-        int  # if more holders are listed, the jobs are read, because some of them are probably outdated
-    )
+    recheck_above: int  # if more holders are listed, the jobs are read, because the list is probably outdated
     returning: str | None = None  # the strict holder if it waits to be claimed again
     returning_in: tuple[str, str] | None = None
     taken: list[str] = attrs.Factory(list)
@@ -337,11 +333,11 @@ class OpenKey:
         self.free_at = self.numbers.charged(self.free_at, cost * number, now)
 
     def confirm(self) -> None:
-        """Make the planned starts certain."""
+        """Confirm the planned starts."""
         self.sure_running, self.sure_free_at = self.running, self.free_at
 
     def forget(self) -> None:
-        """Undo the planned starts that are not certain."""
+        """Undo the planned starts that are not confirmed."""
         self.running, self.free_at = self.sure_running, self.sure_free_at
 
 
@@ -352,8 +348,7 @@ class KeyedClaim(Generic[T]):
         lanes: the lanes of the storage.
         cursors: the cursors of the handle.
         now: the storage's time.
-        ended: the jobs that ended in this step and no longer hold keys, as they are called in lists of
-            holders.
+        ended: the jobs that ended in this step and no longer hold keys, by their names in lists of holders.
         freed: the lanes of these jobs, by queue.
         left_out: the tasks whose jobs are left out.
         share: the number of candidates that may be examined in each queue if tasks are left out.
@@ -444,7 +439,7 @@ class KeyedClaim(Generic[T]):
             self._lanes.keep(dict(sorted(rows.items())))
 
     def is_awaited(self, lane: str) -> bool:
-        """Return whether another claim might have found a key full that a job of this lane no longer holds.
+        """Return whether a key of this lane was full before this step, so another claim might have failed.
 
         Such a claim locked the key and found it full. So the next claim that ends a job of this key also
         finds that the key was full before that end.
@@ -713,7 +708,7 @@ class KeyedClaim(Generic[T]):
         return next(found, None)
 
     def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
-        """Return whether all keys of the lane admit a start; if only a rate delays it, record its opening."""
+        """Return whether the lane's keys admit a start; if only a rate delays it, record when it opens."""
         states = self._states(lane)
         self._drop_past_holders(states.values(), 1)
         returning, opens_at = self._returning(queue, lane), 0.0
@@ -768,7 +763,7 @@ _NOBODY = object()
 
 
 def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
-    """Return the part of a claim's room for jobs with limits if `plain` jobs without limits could start.
+    """Return how many jobs with limits a claim may take if `plain` jobs without limits could start.
 
     Each kind gets half. If the room is odd, the kinds alternate in getting the extra job.
     """

@@ -165,7 +165,7 @@ def start_bound(
     if timeout is None:
         return None
     free = [0.0] * (numbers.concurrent - len(left))
-    # If more jobs hold the key than its concurrency allows, the first ends do not make room.
+    # If more jobs hold the key than its concurrency allows, the first jobs that end do not make room.
     ends = sorted([*free, *left])[-numbers.concurrent :]
     rounds, place = divmod(ahead, numbers.concurrent)
     return max(starts_at, now + ends[place] + rounds * timeout)

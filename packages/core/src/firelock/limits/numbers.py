@@ -59,7 +59,7 @@ class LimitNumbers:
         """Return the time when a key that is used up to `free_at` admits a start of this cost.
 
         A start that costs more than a burst waits until the key is completely free, and then uses future
-        units. So it is late, but it never starves.
+        units. It therefore starts late, but it never starves.
         """
         return free_at - max(0.0, self.units - cost) * self.interval
 

@@ -21,7 +21,7 @@ class UniqueRow:
     """The stored row of a unique key."""
 
     job_id: str
-    mark: int  # `starts_of` the job at the time when it took the key
+    mark: int  # the job's `starts_of` when it took the key
     free_at: int = 0  # the key is taken until this time, regardless of the job
 
 

@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 _THREADS = 16  # for all calls together; a connection pool has about this size
 _IDLE = 10.0  # seconds after which an idle thread ends
-_STALL = 0.1  # seconds without any start of a waiting call, after which one more thread is started
+_STALL = 0.1  # one more thread starts if no waiting call has started for this number of seconds
 
 
 class BlockingCalls:
@@ -35,9 +35,9 @@ class BlockingCalls:
     the waiting calls could start for a moment.
 
     Args:
-        threads: the number of threads, unless they stall.
+        threads: the number of threads; more are started only if they stall.
         idle: seconds after which an idle thread ends.
-        stall: seconds without a start after which one more thread is started.
+        stall: if no waiting call starts for this number of seconds, one more thread is started.
     """
 
     def __init__(self, threads: int = _THREADS, *, idle: float = _IDLE, stall: float = _STALL) -> None:
@@ -113,7 +113,7 @@ class BlockingCalls:
         return thread.taken()
 
     def _watch(self) -> None:
-        """Start one more thread each time no waiting call could start for `stall` seconds."""
+        """Start one more thread whenever no waiting call has started for `stall` seconds."""
         pause = threading.Event()
         while True:
             with self._lock:

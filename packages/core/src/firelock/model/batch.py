@@ -9,7 +9,7 @@ from firelock.model.state import State
 
 @attrs.frozen
 class BatchRules:
-    """The part of a job that makes it a batch, which has no task, never runs and groups its members.
+    """The fields that make a job a batch. A batch has no task and never runs; it groups its members.
 
     A batch ends when none of its members can continue.
     """
@@ -44,7 +44,7 @@ class BatchCounts:
     deleted: int = 0
     is_held: bool = False  # its creator is still adding members
     is_shut: bool = False  # it has not opened because a job that it waits for has not ended
-    is_cancelled: bool = False  # this cannot be undone
+    is_cancelled: bool = False  # permanent
     is_stopping: bool = False  # a member has failed, so the remaining members are being stopped
     batches: int = 0  # members that are batches
 
@@ -63,8 +63,8 @@ class BatchCounts:
 class DeepBatchCounts:
     """The number of jobs in a batch and all its inner batches; batches themselves are not counted.
 
-    The batches are read one after another, so the counts do not show one point in time. While jobs run, the
-    counts can differ by the jobs that changed during the reading.
+    The batches are read one after another, so the counts do not describe a single point in time. While jobs
+    run, the counts can be off by the number of jobs that changed during the reading.
     """
 
     total: int  # jobs

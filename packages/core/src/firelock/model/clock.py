@@ -123,8 +123,8 @@ class Jump:
 class _HostReading:
     """One reading of the host's clocks, in the order of the fields.
 
-    Each clock is read between two readings of another clock. This measures the time that passes between two
-    readings because another thread or process had the processor, so that it does not look like a jump.
+    Each clock is read between two readings of another clock. Another thread or process can use the processor
+    between two readings. The extra readings measure this delay, so that it does not look like a jump.
     """
 
     awake_first: float
@@ -135,7 +135,7 @@ class _HostReading:
 
 
 def _excess(moved: float, *, least: float, most: float) -> float:
-    """Return the seconds by which a clock moved more (or less, negative) than possible; 0 without a jump."""
+    """Return how many seconds too far a clock moved (negative: not far enough); 0 without a jump."""
     excess = moved - most if moved > most else min(0.0, moved - least)
     return excess if abs(excess) > _JUMP_SECONDS else 0.0
 
@@ -154,7 +154,7 @@ class HostWatch:
         self._last = self._read()
 
     def check(self) -> Jump:
-        """Return the changes since the last check; the truth value of the result is False without changes."""
+        """Return the changes since the last check; the result is false if there are none."""
         previous, now = self._last, self._read()
         self._last = now
         suspended = _excess(
@@ -182,8 +182,8 @@ class StorageClock:
     """The storage's time, which is read about once a minute and advanced by this host's clock in between.
 
     The time is read again if the wall clock was set, because the storage might use the same clock. After the
-    first reading, it also advances during an outage of the storage, so that a run can end while the storage
-    is unreachable.
+    first reading, this time also advances during an outage of the storage, so that a run can end while the
+    storage is unreachable.
 
     Args:
         storage: the storage whose time is read.
@@ -206,7 +206,7 @@ class StorageClock:
 
     @property
     def uncertainty(self) -> float:
-        """The maximum seconds by which `now` is behind because of the duration of the last reading."""
+        """The maximum number of seconds by which `now` is behind because the last reading took time."""
         return 0.0 if self._reading is None else self._reading.took
 
     @property
@@ -263,7 +263,7 @@ class _ClockReading:
     base: int  # the storage's time, without the offset of a test
     took: float  # seconds
     until: float  # elapsed seconds
-    wall_least: float  # seconds by which the wall clock is ahead of elapsed seconds, unless it is set
+    wall_least: float  # seconds by which the wall clock is ahead of elapsed seconds, until it is set
     wall_most: float
 
 
@@ -276,7 +276,7 @@ class StorageClockCheck:
     cause: Jump  # the changes of this host's clocks
     awake_before: float
     awake_after: float
-    uncertainty: float  # seconds by which it can be behind
+    uncertainty: float  # maximum number of seconds by which it is behind
 
     def __str__(self) -> str:
         """Return a description of the jump."""

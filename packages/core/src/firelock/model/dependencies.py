@@ -55,7 +55,7 @@ class Relations:
 
     batch_id: str | None = None  # the batch of which it is a member; never changes
     caller_id: str | None = None  # the job that created it within a step and waits for its result
-    inputs: tuple[Input, ...] = ()  # from parents whose edges have `carries`
+    inputs: tuple[Input, ...] = ()  # the results of the parents whose edges have `carries`
     batch: BatchRules | None = None  # set if the job is a batch
     unread: str | None = (
         None  # the stored string, if this release cannot read all of it: see `read_relations`

@@ -51,7 +51,7 @@ def new_id() -> str:
 
 
 def new_ids(count: int) -> list[str]:
-    """Return this number of new ids, ascending, in half the time of as many calls of `new_id`."""
+    """Return this number of ascending new ids, in half the time that separate `new_id` calls would take."""
     global _last  # noqa: PLW0603 - as in new_id
     stamp = time.time_ns() * 4096 // 1_000_000
     with _lock:
@@ -65,12 +65,12 @@ def new_ids(count: int) -> list[str]:
 
 
 def derived_id(*parts: str) -> str:
-    """Return the id for these parts, always the same, so that two servers create one job per due time."""
+    """Return the same id for the same parts, so that two servers create only one job per due time."""
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
 
 
 def newest_first_key(at: int) -> str:
-    """Return a new key for a record at this time (microseconds); the key of a later time sorts first.
+    """Return a new key for a record at this time (microseconds); keys of later times sort first.
 
     If one process creates several keys for the same time, the newest key sorts first.
     """

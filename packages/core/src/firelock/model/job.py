@@ -131,7 +131,7 @@ class HistoryEntry:
     claimed_at: int | None = None
     started_at: int | None = None  # None if the attempt had not started, or its start was not stored
     server: str | None = None
-    elided: int = 0  # above 0 if this entry replaces this number of omitted entries
+    elided: int = 0  # number of omitted entries that this entry replaces
     due_at: int | None = None  # set if an operator changed a scheduled job: its due time before the change
 
 
@@ -188,7 +188,7 @@ class Standing:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether a session that lost the job, for example by a delete, may still be running it."""
+        """Whether a session that lost the job, for example by its deletion, may still be running it."""
         return self.session is not None and self.state is not State.PROCESSING
 
 
@@ -271,7 +271,7 @@ class Transition:
     with exactly this `fence`. A change without a session comes from an operator. If it takes a job out of
     `processing`, the session and fence remain on the job as its tail.
 
-    A suspension has a session and the target `awaiting`, or `scheduled` for a sleep, and gives the attempt
+    A suspension has a session. Its target is `awaiting`, or `scheduled` for a sleep. It gives the attempt
     back. `waits_for` is the memo, and `parents` are the jobs, for which the job waits.
     """
 
@@ -303,11 +303,11 @@ class Transition:
 
     @property
     def is_plain_success(self) -> bool:
-        """Whether the transition only ends a job whose task returned, without any special case."""
+        """Whether the transition is a success that sets only the fields that every success sets."""
         return _odd(self) == _NOTHING_ODD
 
     def entry(self) -> HistoryEntry:
-        """Return the history entry of this transition; `Storage.apply` completes that of an operator."""
+        """Return the history entry of this transition; `Storage.apply` completes an operator's entry."""
         return HistoryEntry(
             state=self.to,
             at=self.at,
@@ -339,7 +339,7 @@ class Move:
 
 @attrs.frozen
 class Settled:
-    """A job whose attempt ended and whose end the storage accepted."""
+    """A job with an attempt whose end the storage has accepted."""
 
     job: ClaimedJob
     transition: Transition
@@ -359,7 +359,7 @@ class JobFilter:
     recurring_id: str | None = None
     id_prefix: str | None = None
     parent_id: str | None = None  # the continuations of a job
-    since: int | None = None  # inclusive; about the time by which the list is ordered: see `Storage.find`
+    since: int | None = None  # inclusive; for the time by which the list is ordered: see `Storage.find`
     until: int | None = None  # exclusive
     is_retrying: bool | None = None
     by_due: bool | None = None  # True: only scheduled jobs, ordered by `due_at`
@@ -368,7 +368,7 @@ class JobFilter:
 
 @attrs.frozen
 class FoundJobs:
-    """One page of jobs; `cursor` opens the next page, and is None on the last one."""
+    """One page of jobs; `cursor` opens the next page, and is None on the last page."""
 
     jobs: list[JobRecord]
     cursor: str | None

@@ -29,7 +29,7 @@ _HISTORY_HEAD = HISTORY_LIMIT // 2
 _SECOND = 1_000_000
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 
-_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # only a batch: its hold changes, or it ends
+_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # for batches only: a changed hold, or an end
 
 # The permitted next states of each state, for an independent check of the functions below and of the
 # histories that storages write.
@@ -47,7 +47,7 @@ ALLOWED: dict[State, frozenset[State]] = {
             State.ENQUEUED,
             State.AWAITING,
         ),
-        State.SUCCEEDED: (State.ENQUEUED, State.DELETED, State.AWAITING),  # the last: a batch is open again
+        State.SUCCEEDED: (State.ENQUEUED, State.DELETED, State.AWAITING),  # AWAITING: a batch reopens
         State.FAILED: (State.ENQUEUED, State.DELETED, State.AWAITING),
         State.DELETED: (State.ENQUEUED, State.SCHEDULED, State.FAILED),
     }.items()
@@ -57,7 +57,7 @@ HELD = frozenset({State.PROCESSING})
 RESTORABLE = frozenset({State.SCHEDULED, State.ENQUEUED, State.FAILED})
 """The states to which a deleted job can be restored, because the delete did not remove any data they need."""
 WAITING = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})
-"""The states in which a job can be moved to another queue, because no worker holds it and one will run it."""
+"""The states in which a job can be moved to another queue: no worker holds it yet, but one will run it."""
 _WAITING_FOR_TIME = frozenset({State.SCHEDULED})
 _DELETED = frozenset({State.DELETED})
 _DELETABLE = frozenset(State) - _DELETED
@@ -88,7 +88,7 @@ class Moved(StrEnum):
 
 
 def batch_failure_reason(*, failed: int, total: int, waiting: int) -> str:
-    """Return the reason with which a batch fails, from its counts.
+    """Return the reason for the failure of a batch with these counts.
 
     The waiting members can never start, because the jobs for which they wait have not ended as required.
     """
@@ -123,7 +123,7 @@ def succeeded(
     result_absent: str | None,
     expires_at: int | None,
 ) -> Transition:
-    """Return the success of a job whose task returned, with its result or the reason for its absence."""
+    """Return the success of a job whose task returned, with its result or the reason why it has none."""
     return _end(
         job, holder, State.SUCCEEDED, at, started_at, result=result, result_absent=result_absent,
         expires_at=expires_at,
@@ -198,7 +198,7 @@ def snoozed(
     """Return the snooze of a job: the job is scheduled to run again later, and its attempt is given back.
 
     The job is scheduled even if the wait is zero. If it were enqueued directly, it would keep its place ahead
-    of all jobs that were waiting in the meantime.
+    of all jobs that have been waiting in the meantime.
     """
     return _end(
         job, holder, State.SCHEDULED, at, started_at, reason=reason, gives_back=True, due_at=at + wait
@@ -336,7 +336,7 @@ def crashed_alone(
     error: ErrorInfo,
     expires_at: int | None,
 ) -> Transition:
-    """Return the crash of a job whose job process died, which is the only crash that it certainly caused.
+    """Return the crash of a job whose job process died; only such a crash was certainly caused by the job.
 
     With the third crash, the job fails. Before that, it is enqueued and the attempt is given back.
     """
@@ -404,7 +404,7 @@ def _end(
 def delete(job_id: str, *, at: int, reason: str, expires_at: int | None) -> Transition:
     """Return an operator's deletion of a job in any state.
 
-    A running job is notified to stop and leaves a tail.
+    A running job is cancelled and leaves a tail.
     """
     return Transition(job_id, _DELETABLE, None, None, State.DELETED, at, reason, expires_at=expires_at)
 
@@ -483,7 +483,7 @@ class PreviousState:
 
     @property
     def refusal(self) -> str | None:
-        """The reason why the job cannot be restored to this state, as part of a sentence; None if it can."""
+        """Why the job cannot be restored to this state, as part of a sentence; None if it can be restored."""
         return _LOST.get(self.state)
 
 
@@ -569,7 +569,7 @@ def is_legal(before: State, after: State) -> bool:
 
 
 def add_duplicate(entries: Sequence[HistoryEntry], state: State, at: int) -> list[HistoryEntry]:
-    """Return the history with one more duplicate call that changed the job; duplicates share an entry."""
+    """Return the history with one more changing duplicate call; all duplicate calls share one entry."""
     last = entries[-1] if entries else None
     count = re.fullmatch(r"([0-9]+) duplicate calls?", (last.reason or "") if last is not None else "")
     number = int(count[1]) + 1 if count else 1

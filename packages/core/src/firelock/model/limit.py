@@ -27,7 +27,7 @@ class Until(StrEnum):
     """The time until which a job keeps its unique key; the value is the stored string."""
 
     STARTED = "started"  # until it is claimed
-    ENDED = "ended"  # until it has succeeded, failed or was deleted, and no server runs it any more
+    ENDED = "ended"  # until it has succeeded, failed or was deleted, and no server is still running it
     SUCCEEDED = "succeeded"  # as above, but a failed job keeps it
     DUE = "due"  # while it is scheduled and has never been claimed: a debounced job
 
@@ -84,7 +84,7 @@ class WaitingJobs:
 
 @attrs.frozen
 class UniqueState:
-    """The job to which a unique key points; whether the job still has the key follows from the job."""
+    """The job to which a unique key points; the job's fields determine whether it still has the key."""
 
     key: str
     job_id: str

@@ -54,7 +54,7 @@ class NewMemo:
     memo: Memo  # its place is ignored
     session: str | None = None
     fence: int | None = None
-    replaces: bool = True  # whether to replace an unfinished memo; otherwise such a memo is final too
+    replaces: bool = True  # whether it replaces an unfinished memo; if not, that memo is final too
 
 
 @attrs.frozen
@@ -79,7 +79,7 @@ class Chunk:
 
     @property
     def run(self) -> int:
-        """The fence of the run that emitted the chunk; each run has a higher fence, also after a wait.
+        """The fence of the run that emitted the chunk; later runs, even after a wait, have higher fences.
 
         A later run does not emit the output of stored steps again, but it emits all output of an interrupted
         step again.

@@ -1,4 +1,4 @@
-"""The metadata of a job, which are short strings by name: the check, and the conversion to a JSON string."""
+"""The metadata of a job (short strings by name): its validation, and its conversion to a JSON string."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class Record:
     key: str
     value: str  # a JSON string
     version: int  # starts at 1; each change adds 1, and it never decreases, even after a delete and a new put
-    due_at: int | None = None  # when `due_records` returns it; None for never
+    due_at: int | None = None  # `due_records` returns it from this time on; None for never
 
 
 @attrs.frozen

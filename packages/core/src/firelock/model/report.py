@@ -58,7 +58,7 @@ class Severity(StrEnum):
 
 @attrs.frozen
 class Thresholds:
-    """The longest acceptable delays, above which an app has findings."""
+    """The longest acceptable delays; every longer delay is a finding."""
 
     latency: Mapping[str, timedelta] = attrs.field(factory=lambda: {"*": timedelta(minutes=10)})
     """The longest wait of the first job of a queue if no limit delays it; "*" applies to all other queues."""

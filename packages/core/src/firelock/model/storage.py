@@ -21,7 +21,7 @@ class Feature(StrEnum):
 
 @attrs.frozen
 class OpenTransaction:
-    """A caller's transaction on a driver's own connection, with a way to be notified of its commit."""
+    """A caller's transaction on a driver's connection, with a function that registers commit callbacks."""
 
     connection: object  # as `within=` accepts it; the transaction has begun, or begins automatically
     # This function registers a callback that is called only after the commit.

@@ -32,7 +32,7 @@ RECURRING = "recurring"
 """The kind of the records that contain definitions."""
 
 _ID_LIMIT = 200
-_OF_CALLS = "call:"  # precedes the digest of a definition from `recur()`, to distinguish it from declarations
+_OF_CALLS = "call:"  # prefix of the digest of a definition from `recur()`, unlike that of a declaration
 _RESET = "reset"  # replaces a digest and differs from all digests, so the code's next definition applies
 
 

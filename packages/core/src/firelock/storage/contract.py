@@ -62,7 +62,8 @@ CONTRACT = 1
 class Storage(ABC):
     """A place where jobs are stored.
 
-    Opening a storage must not do any I/O. The first verb connects, and creates the schema if it may.
+    Opening a storage must not do any I/O. The first call of a verb connects to the store, and creates the
+    schema if it has permission.
     """
 
     # The version of the contract for which the storage was written. Each storage class must set a number.
@@ -192,11 +193,11 @@ class Storage(ABC):
     def claim(self, request: ClaimRequest) -> Claim:
         """Claim up to `limit` enqueued jobs for a session; return them in the order in which they must run.
 
-        **Order.** Named queues are claimed from in the given order, a later one only if the earlier ones are
-        empty. None means every queue, and each queue gets its share. A claim of at least as many jobs as
-        there are queues with work must then take jobs from each of them, and smaller claims must take turns,
-        so that no queue starves. Within a queue, a higher priority comes first, then an older `enqueued_at`,
-        then the order of insertion.
+        **Order.** If queues are named, they are used in the given order: jobs of a later queue are claimed
+        only if the earlier queues are empty. None means every queue, and each queue gets its share. A claim
+        of at least as many jobs as there are queues with work must then take jobs from each of them, and
+        smaller claims must take turns, so that no queue starves. Within a queue, a higher priority comes
+        first, then an older `enqueued_at`, then the order of insertion.
 
         **Skipped jobs.** Jobs with a tail and jobs of paused queues must not be claimed. A queue is paused if
         its record (kind "queue", key its name) contains `"paused": true`.
@@ -212,8 +213,8 @@ class Storage(ABC):
         **Limits.** Jobs with limits wait in lanes, one per set of keys. They must start as
         `admission.KeyedClaim` specifies: either all keys of a job admit it, by the settings in the records of
         the kind `limit`, or none of them is changed. If a queue has jobs with limits and jobs without, each
-        kind gets half of the claim; the other kind gets the part that one kind does not need. `next_claim_at`
-        is the time at which a rate opens, or now if some lanes were not examined.
+        kind gets half of the claim; the part that one kind does not need goes to the other kind.
+        `next_claim_at` is the time at which a rate opens, or now if some lanes were not examined.
 
         **Left-out tasks.** A claim with `left_out` must skip the jobs of these tasks, in lanes as well. These
         jobs keep their places and use no key, and the other jobs come in the same order. Such a claim
@@ -255,10 +256,10 @@ class Storage(ABC):
 
         **Suspensions.** A suspension to `awaiting` must check in the same step whether the awaited event has
         already happened: whether the signal of that name is stored and done, or whether all its `parents`
-        have ended. An unknown parent counts as ended. These parents are not those of a continuation: neither
-        `JobRecord.parents` nor `find` returns them. If the event has already happened, the job is enqueued at
-        the end of its queue instead, with the reason `Moved.SIGNALLED` or `Moved.PARENT_ENDED`, and with at
-        most one history entry.
+        have ended. An unknown parent counts as ended. These parents are not the parents of a continuation:
+        neither `JobRecord.parents` nor `find` returns them. If the event has already happened, the job is
+        enqueued at the end of its queue instead, with the reason `Moved.SIGNALLED` or `Moved.PARENT_ENDED`,
+        and with at most one history entry.
 
         **`forget_from`** deletes this memo and all later ones (by `place`) in the same step. The result is
         REFUSED if there is no such memo, or if the job is processing.
@@ -296,8 +297,8 @@ class Storage(ABC):
     def move(self, moves: Sequence[Move]) -> list[Applied]:
         """Put each job whose guard holds into another queue or priority; return one result per move.
 
-        The result is REFUSED for a job in none of `from_states` and for a batch. It is ALREADY for a job that
-        already has this queue and priority; nothing is written then.
+        The result is REFUSED for a job whose state is not in `from_states`, and for a batch. It is ALREADY
+        for a job that already has this queue and priority; nothing is written then.
 
         Everything else must stay unchanged: state and reason, `changed_at`, `due_at`, `enqueued_at` and the
         number in the order of insertion, and therefore the place among jobs of the same priority; also
@@ -346,15 +347,16 @@ class Storage(ABC):
 
     @abstractmethod
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """Store each memo unless a completed one of its kind and name exists; see `NewMemo`.
+        """Store each memo unless a completed memo of its kind and name exists; see `NewMemo`.
 
         Return for each memo, in order, the result and the memo that is stored now.
 
         For a memo from outside (without `session`) that is already stored, the result is ALREADY in every
-        state of the job, so that a sender who repeats a call gets the same result. A signal that is done must
-        enqueue a job that waits for it (`waits_for`), in the same step, with the reason `Moved.SIGNALLED`. A
-        job keeps at most MEMOS_LIMIT memos, with at most MEMOS_BYTES of values; a memo beyond that is
-        REFUSED. For `within`, see `insert`: the job's row stays locked until that transaction ends.
+        state of the job, so that a sender that repeats a call gets the same result. A signal that is done
+        must enqueue a job that waits for it (`waits_for`), in the same step, with the reason
+        `Moved.SIGNALLED`. A job keeps at most MEMOS_LIMIT memos, with at most MEMOS_BYTES of values; a memo
+        beyond that is REFUSED. For `within`, see `insert`: the job's row stays locked until that transaction
+        ends.
 
         Raises:
             UnsupportedFeature: If `within` is given, but the storage does not offer it.
@@ -393,7 +395,7 @@ class Storage(ABC):
         """Use up this cost of the key's rate, and block the key until this time.
 
         Return the time from which a start of cost 1 is admitted; it is now or earlier if the key is open. A
-        negative cost is given back, until nothing is used. If the key has no rate, a positive cost uses
+        negative cost gives units back, until none are used. If the key has no rate, a positive cost uses
         nothing, and a negative cost opens the key.
         """
 
@@ -446,10 +448,10 @@ class Storage(ABC):
 
     @abstractmethod
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """Renew each living session for its timeout from now; return for each session whether it lives.
+        """Renew each living session for its timeout from now; return for each session whether it is alive.
 
-        A session that has ended or is unknown must stay so, and its result is always False. A session that
-        has expired but is not yet marked as ended is renewed.
+        A session that has ended or is unknown must not be revived, and its result is always False. A session
+        that has expired but is not yet marked as ended is renewed.
         """
 
     @abstractmethod
@@ -465,7 +467,7 @@ class Storage(ABC):
         worker process can distinguish a job that its own run ended, within a transaction of the task, from
         one that was deleted, requeued or taken away. Read these values only for lost claims.
 
-        The unknown claims are the session's processing jobs and tails that the worker process did not name
+        The unknown claims are the session's processing jobs and tails that the worker process did not list
         with their current fence. It hands them back with `apply` itself, because only it can determine that
         none of its own claims is still in progress. A session that has ended or is unknown is reported as
         lost.
@@ -475,7 +477,7 @@ class Storage(ABC):
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         """End the session forever, and return its jobs to their queues.
 
-        Its processing jobs that are named in `running` get crashes + 1, and the reason in their history. The
+        Each processing job whose id is in `running` gets crashes + 1, and the reason in its history. The
         others get the reason `Moved.NOT_STARTED` and no history entry. All are enqueued at their old place,
         and their attempt is given back. If `running` is None, it is unknown which jobs were running, so all
         get a crash. The session's tails are cleared. The call does nothing if the session is unknown, or if
@@ -497,9 +499,9 @@ class Storage(ABC):
         """End the sessions that have expired by the storage's clock, as `end_session(running=None)` does.
 
         The reason is `Moved.SESSION_LOST`. A session that would live for more than two of its timeouts from
-        now has expired too, because the storage's clock was set back since its last renewal. At most `limit`
-        sessions are ended, each in a step that checks again whether it has expired. A session whose own
-        record is locked is left to the next call, and must not prevent the end of others.
+        now also counts as expired, because the storage's clock was set back since its last renewal. At most
+        `limit` sessions are ended, each in a step that checks again whether it has expired. A session whose
+        own record is locked is left to the next call, and must not prevent the end of others.
 
         Closing sessions are continued as well, at most `limit` of them per call, and all of them in turn.
 
@@ -555,11 +557,10 @@ class Storage(ABC):
         **Children.** Each edge with a target is decided once. A child with several parents is enqueued by its
         last edge, and deleted by the first edge whose target is deleted. A child that keeps waiting gets
         `waiting_reason`. A released child gets one history entry with the reason of `Moved.PARENT_ENDED`. A
-        child that is deleted here puts its own children on the releasing list. It is kept as long after its
-        end as its parent after the parent's end (`expires_at` − `ended_at`; forever if the parent is kept
-        forever). A child that is a batch is opened by its last edge instead of being enqueued, and cancelled
-        instead of being deleted. A parent that was requeued before its turn leaves the list, and its next end
-        puts it there again.
+        child that is deleted here puts its own children on the releasing list. Its retention is that of its
+        parent (`expires_at` − `ended_at`; forever if the parent is kept forever). A child that is a batch is
+        opened by its last edge instead of being enqueued, and cancelled instead of being deleted. A parent
+        that was requeued before its turn leaves the list, and its next end puts it there again.
 
         **Batches** whose counts have changed are decided next. Lock the batch first, and skip it if it is
         locked by another transaction. With a later statement, fold its recorded changes into its counts. Then
@@ -594,16 +595,15 @@ class Storage(ABC):
 
         **Kept jobs.** A member is kept as long as its batch and all outer batches. A result is kept while a
         job that has not ended still needs it as an input. A called job is kept until its caller has ended.
-        The `expires_at` of such a job is moved forward, to that of the batch that is kept longest, or by an
-        hour.
+        The `expires_at` of such a job is postponed, to that of the batch that is kept longest, or by an hour.
 
         **Waiting jobs.** A job on the releasing list must stay until its children were released. Children
         that still wait for a pruned job are deleted first, with the reason of `Moved.PARENT_GONE` and the
         expiry that `release` would set. The waiting members of a pruned batch are deleted first in the same
         way.
 
-        **Other data.** Rollups older than 30 days are deleted too, and so are locks that ended a day ago, at
-        most an hour later. If a deleted lock is acquired again, its token must still be larger than all
+        **Other data.** Rollups older than 30 days are deleted too. Locks are deleted a day after their end,
+        or up to an hour later. If a deleted lock is acquired again, its token must still be larger than all
         earlier ones. An ended session is deleted an hour after its end if another session of the same server
         (`NewSession.server_id`) began after it, otherwise a day after its end. One call deletes a bounded
         number of sessions.
@@ -628,22 +628,21 @@ class Storage(ABC):
         matches a prefix.
 
         A cursor is opaque and belongs to one filter and direction. It must stay valid while jobs appear and
-        disappear; an invalid cursor raises `StorageError`. A storage may bound how far it searches for rare
-        jobs. So a page can be short or empty and still have a cursor: only a page without a cursor is the
-        last one.
+        disappear; an invalid cursor raises `StorageError`. A storage may limit its search for rare jobs. So a
+        page can be short or empty and still have a cursor: only a page without a cursor is the last one.
         """
 
     @abstractmethod
     def history(self, job_id: str) -> JobHistory:
         """Return the job's steps and its failed attempts with their tracebacks, both oldest first.
 
-        There are at most `lifecycle.HISTORY_LIMIT` steps, one of which can replace an omitted middle, and at
-        most the last 20 attempts.
+        There are at most `lifecycle.HISTORY_LIMIT` steps, one of which can replace omitted steps in the
+        middle, and at most the last 20 attempts.
         """
 
     @abstractmethod
     def counts(self) -> Counts:
-        """Return how many jobs are in each state and queue; must be exact, and cheap at any size."""
+        """Return the number of jobs in each state and queue; must be exact, and fast at any size."""
 
     @abstractmethod
     def failure_groups(self, limit: int) -> list[FailureGroup]:
@@ -669,7 +668,7 @@ class Storage(ABC):
         job: each number must be larger than the numbers of all earlier lines, including deleted ones.
 
         Never wait for a locked row. Return the ids of jobs that another transaction has locked, usually none.
-        Nothing must be stored for these jobs, and the caller sends it again.
+        Nothing must be stored for these jobs; the caller sends their lines and progress again.
         """
 
     @abstractmethod

@@ -263,7 +263,7 @@ class DerivedStorage(Storage):
         found = every_record(self, "chunk", after=prefix if after is None else after)
         return takewhile(lambda record: record.key.startswith(prefix), found)
 
-    # ---- limits and unique keys that are not offered -----------------------------------------------------
+    # ---- unsupported: limits and unique keys -------------------------------------------------------------
 
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
         """See `Storage.spend`."""
@@ -303,8 +303,8 @@ class DerivedStorage(Storage):
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """See `Storage.acquire_lock`.
 
-        The token is the version of the record when the lock was acquired. Versions keep growing after the
-        record was deleted, and so do tokens.
+        The token is the version of the record when the lock was acquired. Versions, and therefore tokens,
+        keep growing after the record was deleted.
         """
         for _ in range(_TRIES):
             record, now = self.get_record("lock", name), self.clock()

@@ -96,7 +96,7 @@ def ready_of(
 
 
 def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
-    """Return this enqueued job out of turn if its keys admit it; its keys are then used."""
+    """Return this enqueued job out of turn if its keys admit it; the start then uses its keys."""
     claim = KeyedClaim(_JobLanes(tables, row), LaneCursors(), now, freed={})
     heads = claim.take(row.record.queue, 1)
     claim.finish()
@@ -167,7 +167,7 @@ class _TableLanes:
         return None if leaving_out is not None and not leaving_out.takes(row.record.task) else _head(row)
 
     def leave(self, heads: Sequence[Head[StoredJob]]) -> None:
-        """See `KeyedLanes.leave`; a job that is not claimed has stayed in its place."""
+        """See `KeyedLanes.leave`; does nothing, because an unclaimed job keeps its place."""
 
     def keep(self, rows: Mapping[str, KeyRow]) -> None:
         """See `KeyedLanes.keep`."""

@@ -31,7 +31,7 @@ _NAMES_KEPT = 10_000
 
 
 class LockProvider(Protocol):
-    """A provider of locks. Every storage is one, and a plugin can supply another; see `Storage`."""
+    """A provider of locks. Every storage is one, and a plugin can supply another provider; see `Storage`."""
 
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """Return a fencing token, or None while another owner holds the lock."""
@@ -77,7 +77,7 @@ class Lock:
         self._held_name = name
         self._provider = provider
         self._keeper = keeper
-        # Must count a suspension of the machine, because the storage's clock continues.
+        # This clock must include suspensions of the machine, because the storage's clock also does.
         self._elapsed = elapsed
         self._timeout = timeout
         self._ttl = ttl
@@ -180,7 +180,7 @@ class Lock:
     def __exit__(self, kind: object, *_: object) -> None:
         """Release the lock."""
         self._keeper.remove(self)
-        # Before the release: the result of a renewal in progress must not count any more.
+        # Set before the release, so that the result of a renewal in progress is ignored.
         self._is_held = False
         if not self.lost:
             self._ends_at = float("inf")  # the lock is no longer held, so it can no longer be lost
@@ -204,7 +204,7 @@ class Lock:
         await in_thread(self.__exit__, kind)
 
     def _release_unused(self) -> None:
-        """Release a lock for which no coroutine waits any more."""
+        """Release a lock whose coroutine was cancelled before it could use the lock."""
         try:
             self.__exit__(None)
         except (StorageError, LockLost) as error:
@@ -270,7 +270,7 @@ def _is_between(value: object, least: float, most: float) -> bool:
 
 
 def _waits() -> Iterator[float]:
-    """Yield the pause before each further attempt at a taken lock, in seconds, with jitter."""
+    """Yield the pauses between attempts to acquire a taken lock, in seconds, with jitter."""
     wait = _FIRST_WAIT
     while True:
         yield wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter

@@ -43,7 +43,7 @@ Entry = tuple[Key, str]
 
 
 class MemoryStorage(TableStorage):
-    """Jobs in the memory of this process: lost when it ends, and invisible to other processes.
+    """Jobs in the memory of this process. They are lost when it ends, and other processes cannot see them.
 
     Handles with the same name share a store as long as one of them is open. A handle without a name has its
     own store. A lock makes each verb one step.
@@ -231,8 +231,8 @@ class Table(Tables):
         self._lane_names: dict[str, list[str]] = {}  # by queue, sorted
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
-        self.taken_number = 0  # number of the last time that others took a job from a session
-        self.taken: dict[str, int] = {}  # by `taken_from` name: the session's last number
+        self.taken_number = 0  # counts how often others took a job from a session
+        self.taken: dict[str, int] = {}  # by `taken_from` name: this count at the session's last loss
         self.ready_news = 0  # grows whenever a job without limits may have become able to start
         self.lane_news = 0  # grows whenever a job in a lane may have become able to start
         self._due = Order()  # scheduled and awaiting jobs by due_at
@@ -248,7 +248,7 @@ class Table(Tables):
         self._changed: dict[str, None] = {}  # batches to examine
         self._memos: dict[str, dict[tuple[MemoKind, str], Memo]] = {}  # by job
         self._memo_sums: dict[str, MemoSum] = {}
-        self._inserted = 0  # jobs ever inserted: the sequence of the next one
+        self._inserted = 0  # number of jobs ever inserted: the sequence of the next job
         self._counts: dict[str, Counter[State]] = {}
         self._sessions: dict[str, StoredSession] = {}
         self._living = Order()  # sessions by started_at
@@ -291,7 +291,7 @@ class Table(Tables):
                 self._note_taken(record.session)
 
     def _note_taken(self, session: str) -> None:
-        """Note that the session has lost a job to another change, and keeps only a tail of it."""
+        """Record that another change took a job from the session, which keeps only a tail of it."""
         if len(self.taken) > _QUEUE_LISTS:
             self.taken.clear()
         self.taken_number += 1
@@ -707,7 +707,7 @@ class Order:
     ones. So a drop costs almost nothing, and the first living entry is found quickly.
 
     The entries before `_head` are all dead, in any order, and never read again. A new first entry replaces
-    the last of them, so that readers do not walk over the others again.
+    the last dead entry, so that readers do not pass the others again.
     """
 
     def __init__(self) -> None:

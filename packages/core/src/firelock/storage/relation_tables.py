@@ -193,7 +193,7 @@ def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
 
 
 def _is_requeue(row: StoredJob, transition: Transition) -> bool:
-    """Return whether an operator's change makes an ended or waiting job with relations run."""
+    """Return whether an operator's change lets an ended or waiting job with relations run."""
     if row.record.relations_json is None:
         return False
     return transition.to is State.ENQUEUED or (transition.to is State.SCHEDULED and row.record.is_final)
@@ -387,7 +387,7 @@ def _forget(tables: Tables, row: StoredJob, since: tuple[MemoKind, str]) -> Stor
 
 
 def stays_until(tables: Tables, row: StoredJob, *, now: int) -> int:
-    """Return until when related jobs require that the expired job is kept; `now` if it can be deleted."""
+    """Return the time until which related jobs need the expired job; `now` if it can be deleted."""
     id, until = row.record.id, now
     relations = row.record.relations
     for batch in _around(tables, row):  # members of an inner batch are also kept as long as the outer batches

@@ -6,7 +6,7 @@ a job changes. Locks, logs and everything else that `DerivedStorage` keeps in re
 Keys are strings of at most 500 bytes in UTF-8, without NUL. Names can be longer, so `ShortKeys` splits the
 keys that contain them. A value is a job with its arguments, its result, 100 steps and 20 tracebacks, and is
 as large as the limits in the settings allow. A step writes some ten rows for each job that it changes. It
-changes as many jobs as were passed to the verb, or as wait for a job that is pruned.
+changes the jobs that were passed to the verb, or the jobs that wait for a pruned job.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _T = TypeVar("_T")
 class RowStorage(TableStorage):
     """Every verb, built from `step`, `clock` and `close`; including limits and unique keys.
 
-    It polls: `wait` lasts until its timeout. A storage that can notify of new work overrides `wait`, and any
-    other verb that it can do faster.
+    It polls: `wait` lasts until its timeout. A storage with notifications of new work overrides `wait`, and
+    any other verb that it can do faster.
     """
 
     features = frozenset({Feature.LIMITS, Feature.UNIQUE})
@@ -67,8 +67,8 @@ class RowStorage(TableStorage):
         """Call the body with the rows, store all its writes as one step or none, and return its result.
 
         Steps must be serializable: the result must be the same as if they ran one after another. If two steps
-        collide, the body of one may be called again, because it uses nothing except the rows that it is
-        given. An exception of the body must be raised to the caller, and nothing stored.
+        collide, the body of one may be called again, because it uses only the rows that are passed to it. If
+        the body raises an exception, store nothing and raise the exception to the caller.
 
         Raises:
             StorageUnavailable: If the step failed, but trying again may help.
@@ -552,7 +552,7 @@ class _Tables(Tables):
         return version
 
     def _put_due(self, before: Record | None, after: Record | None) -> None:
-        """Index the record by its new due time, and no longer by its previous one."""
+        """Index the record by its new due time instead of its previous one."""
         for record, write in ((before, self._named.delete), (after, lambda key: self._named.put(key, ""))):
             if record is not None and record.due_at is not None:
                 write(f"due-{_record_key(record.kind, '')}{record.due_at:016x}/{record.key}")
@@ -662,7 +662,7 @@ def _class_in(hint: Any) -> Any:  # noqa: ANN401 - as above
 
 
 def _merged(fields: Any, more: Mapping[str, Any] | None) -> Any:  # noqa: ANN401 - JSON
-    """Return the fields of a value, with those of a newer release added."""
+    """Return the fields of a value, including the fields of a newer release."""
     if not more or not isinstance(fields, dict):
         return fields
     return fields | {

@@ -69,7 +69,7 @@ class StoredJob:
 
     record: JobRecord
     sequence: int  # number in the order of insertion; orders jobs of a queue that are otherwise equal
-    pending: tuple[Edge, ...] = ()  # edges to parents for which nothing has been decided yet
+    pending: tuple[Edge, ...] = ()  # undecided edges to parents
     history: tuple[HistoryEntry, ...] = ()
     attempts: tuple[Attempt, ...] = ()  # failed attempts, with their tracebacks
     has_memos: bool = False
@@ -115,7 +115,7 @@ _CLAIMED = [field.name for field in attrs.fields(ClaimedJob) if field.name != "h
 
 
 def _changed(row: StoredJob, entry: HistoryEntry | None = None, **fields: object) -> StoredJob:
-    """Return the job with these fields and one more history entry; pending edges stay only if awaiting."""
+    """Return the job with these fields and one more history entry; keep pending edges only if awaiting."""
     job = attrs.evolve(row.record, **fields)  # type: ignore[arg-type]  # only this module chooses the fields
     is_awaiting = job.state is State.AWAITING
     history = row.history if entry is None else tuple(bounded_history(row.history, entry))
@@ -207,7 +207,7 @@ def resumed(row: StoredJob, reason: str, *, at: int, now: int) -> StoredJob:
 
 
 def ended_with(child: StoredJob, parent: JobRecord, *, reason: str, at: int) -> StoredJob:
-    """Return a waiting child deleted, and kept as long after its end as its parent after the parent's end."""
+    """Return a waiting child deleted, with the same retention as its parent."""
     if child.record.is_batch:
         return cancelled(child, reason, at=at)
     expires_at = None
@@ -328,7 +328,7 @@ def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[Stored
 
 
 def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
-    """Return the history entry of the transition; an operator's entry also records what the change ended."""
+    """Return the history entry of the transition; an operator's entry also records the ended state."""
     entry = transition.entry()
     if transition.session is not None:
         return entry
@@ -408,8 +408,8 @@ def moved_reason(move: Move, queue: str, priority: int) -> str:
 def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied]:
     """Return the result if the guards do not hold.
 
-    The result of a repeated transition is ALREADY, and that of any other one is REFUSED. A late end from the
-    holder clears the job's tail.
+    The result of a repeated transition is ALREADY, and that of any other transition is REFUSED. A late end
+    from the holder clears the job's tail.
     """
     job = row.record
     if transition.session is None or job.fence != transition.fence:
@@ -499,7 +499,7 @@ def clocks(now: int, as_of: int | None) -> tuple[int, int]:
 
 
 def forget_at(died_at: int, *, is_followed: bool) -> int:
-    """Return when an ended session may be deleted; see `Storage.prune`."""
+    """Return the time from which an ended session may be deleted; see `Storage.prune`."""
     return died_at + (_FOLLOWED_STAYS if is_followed else _DEAD_STAYS)
 
 

@@ -107,7 +107,7 @@ class Tables(ABC):
 
     @abstractmethod
     def batch_counts(self, batch: str) -> BatchCounts | None:
-        """Return the stored counts of a batch, with `is_stopping` as the only flag; None if not a batch."""
+        """Return the stored counts of a batch, whose only flag is `is_stopping`; None for other jobs."""
 
     @abstractmethod
     def put_batch_counts(self, batch: str, counts: BatchCounts | None) -> None:
@@ -187,7 +187,7 @@ class Tables(ABC):
 
     @abstractmethod
     def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
-        """Return an ended parent and some children that wait for it; return each child once per end."""
+        """Return an ended parent and some children that wait for it; each child once per parent's end."""
 
     @abstractmethod
     def find(
@@ -221,7 +221,7 @@ class Tables(ABC):
 
     @abstractmethod
     def unfollowed(self, server_id: str) -> list[StoredSession]:
-        """Return the ended sessions of the server that no later session has followed."""
+        """Return the ended sessions of the server after which no other session of it has begun."""
 
     @abstractmethod
     def forgettable(self, now: int, limit: int) -> list[StoredSession]:

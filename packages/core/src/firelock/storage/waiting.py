@@ -1,4 +1,4 @@
-"""The waits for work in one process, and the arrivals of work that each wait has not seen yet.
+"""The waits for work in one process, and the arrivals of work that each wait has not processed yet.
 
 Code that detects new work, including work from other processes, calls `note` with the queues of that work. A
 claim sees all work that arrived before it began, so its beginning is marked. If work arrives between a claim
@@ -41,7 +41,7 @@ def taken_from(session: str) -> str:
 
 
 def is_of_taken(name: str) -> bool:
-    """Return whether the name comes from `taken_from`, and is not the name of a queue."""
+    """Return whether this is a name from `taken_from`, not the name of a queue."""
     return name.startswith(_TAKEN)
 
 
