@@ -74,7 +74,7 @@ class FlowScene(Scene):
         return job.id
 
     def batch_of(self, number: int, **fields: object) -> tuple[str, list[str]]:
-        """Store a batch and this number of members in one call; return its id and theirs."""
+        """Store a batch and this number of members in one call; return the ids of batch and members."""
         batch = self.new_batch(**fields)  # type: ignore[arg-type]  # as in `new_batch`
         members = [self.new_member(batch.id) for _ in range(number)]
         self.storage.insert([batch, *members])
@@ -100,7 +100,7 @@ class FlowScene(Scene):
         return until_none_is_left(lambda: self.storage.release(limit))
 
     def running(self, holder: ClaimHolder, *job_ids: str) -> list[Running]:
-        """Claim for the holder, and return the claims in this order; they must be exactly these jobs."""
+        """Claim exactly these jobs for the holder; return the claims in this order."""
         taken = {one.id: one for one in self.take(holder)}
         assert sorted(job_ids) == sorted(taken), f"claimed {sorted(taken)}, expected {sorted(job_ids)}"
         return [taken[one] for one in job_ids]
@@ -118,12 +118,12 @@ class FlowScene(Scene):
         )
 
     def begin_wait(self, running: Running, name: str, until: int | None = None) -> Remembered:
-        """Store that the run waits for a signal."""
+        """Store the beginning of the run's wait for a signal."""
         value = None if until is None else str(until)
         return self.keep(running, name, value, kind=MemoKind.SIGNAL, is_done=False)
 
     def time_out(self, running: Running, name: str) -> Remembered:
-        """Store that the run's wait for a signal has timed out."""
+        """Store the time-out of the run's wait for a signal."""
         memo = Memo(MemoKind.SIGNAL, name, None, True, self.stamp(), None, running.job.attempt, "timeout")
         return self.remember(NewMemo(running.id, memo, running.holder.session, running.job.fence))
 
@@ -190,7 +190,7 @@ def sleeps(running: Running, name: str, *, due_at: int) -> Transition:
 
 
 def forgets(job_id: str, kind: MemoKind, name: str, *, at: int = STAMP) -> Transition:
-    """Return an operator's requeue of the job that forgets this memo and all after it."""
+    """Return an operator's requeue of the job, which forgets this memo and all later ones."""
     return lifecycle.requeue(job_id, at=at, reason="again by ada", forget_from=(kind, name))
 
 

@@ -49,7 +49,7 @@ class NamedLock:
         return attrs.evolve(self, keeper=self.handles.open())
 
     def advance(self, hours: float) -> None:
-        """Move the clock forward by so many lifetimes of the lock."""
+        """Move the clock forward by this number of lifetimes of the lock."""
         self.handles.advance(hours * _TTL)
 
     def acquire(self, owner: str) -> int | None:
@@ -245,7 +245,8 @@ class LockDuty(Conformance):
 
         The tokens grow from round to round.
 
-        If this fails: the lock does not exclude others, or the death of a holder makes two new holders.
+        If this fails: several owners hold the lock at the same time, for example after the death of its
+        holder.
         """
         handles = [lock.open() for _ in range(8)]
         tokens = [lock.acquired("ada")]

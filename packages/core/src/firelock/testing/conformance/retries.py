@@ -99,7 +99,7 @@ class RetryConformance(Conformance):
     def test_policy_decides_for_every_number_of_retries(self, policy: RetryPolicy, retries: int) -> None:
         """For every number of retries the policy returns a decision or None.
 
-        If this fails: the end of a list of delays is exceeded, or a delay grows without bound.
+        If this fails: the policy reads past the end of its list of delays, or a delay grows without bound.
         """
         decision = policy.decide(_job(retries), ValueError("boom"))
 

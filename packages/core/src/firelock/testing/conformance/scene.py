@@ -146,10 +146,10 @@ class Running:
 def pages(
     storage: Storage, where: JobFilter, limit: int, *, oldest_first: bool = False
 ) -> list[list[JobRecord]]:
-    """Return all pages of a list, up to the page without a cursor, which must come.
+    """Return all pages of a list; the last page has no cursor.
 
-    Raises:
-        AssertionError: If it did not come within some hundred pages, or a page was longer than requested.
+    Raises: AssertionError: If the list did not end within a few hundred pages, or a page was longer than
+    requested.
     """
     found: list[list[JobRecord]] = []
     cursor: str | None = None
@@ -168,7 +168,8 @@ def pages(
 class Scene:
     """One storage with its callers.
 
-    The callers' times come from `stamp()`: each call adds a second, years behind the storage.
+    The callers' times come from `stamp()`. Each call adds a second; the times are years behind the storage's
+    clock.
     """
 
     def __init__(self, handles: Handles) -> None:
@@ -322,7 +323,7 @@ class Scene:
     def lose(
         self, holder: ClaimHolder, *, running: Collection[str] | None = None, reason: str = "killed"
     ) -> Taken:
-        """End the holder's session, with these jobs known to be running; return what it held."""
+        """End the holder's session, with these jobs known to be running; return the jobs taken from it."""
         return self.storage.end_session(holder.session, running, reason=reason)
 
     def request(
@@ -357,7 +358,7 @@ class Scene:
         return self.storage.prune(limit)
 
     def orphans(self, limit: int = 10, *, as_of: int | None = None) -> list[Taken]:
-        """End the expired sessions; return what was taken from each."""
+        """End the expired sessions; return the jobs that were taken from each of them."""
         return self.storage.orphans(limit, as_of=as_of)
 
     def claim(

@@ -83,11 +83,11 @@ class Ground:
         self.jobs: dict[str, NewJob] = {}  # jobs that were stored and not pruned, in order
         self.joins: set[str] = (
             set()
-        )  # jobs with several parents; the storage chooses which parent's end decides them last
+        )  # jobs with several parents; the storage may process the parents' ends in any order
         self.holders: list[ClaimHolder] = []
         self.claims: list[Pair] = []
-        self.fences: dict[tuple[str, str], int] = {}  # the newest of each job, per side
-        self.tokens: list[tuple[str, int, int]] = []  # of the lock: owner, token in model and storage
+        self.fences: dict[tuple[str, str], int] = {}  # the newest fence of each job, per storage
+        self.tokens: list[tuple[str, int, int]] = []  # tokens of the lock: owner, the model's, the storage's
         self.records: dict[str, JobRecord] = {}  # as of the previous step
         self._stamps = count(STAMP, SECOND)
         self._made = count()
@@ -127,7 +127,7 @@ class Ground:
         return job
 
     def store(self, jobs: list[NewJob]) -> None:
-        """Insert the jobs into both storages, or have both refuse them."""
+        """Insert the jobs into both storages, which must both store or both refuse them."""
         if self.twin.ask("insert", jobs) is not None:
             self.jobs.update({job.id: job for job in jobs})
 
@@ -137,7 +137,7 @@ def _priority(number: int) -> int:
     return number * 37 % 201 - 100
 
 
-# Ended jobs can be pruned from the twentieth hour on, whenever they ended: callers' clocks hardly move.
+# All ended jobs can be pruned from the twentieth hour on, because the callers' clocks hardly move.
 _KEPT = 3_653 * 24 * HOUR + 20 * HOUR + HOUR // 2
 _ENDS = sorted(ends.ENDS)
 _CHANGES = ("deletes", "requeues", "deletes for good", "requeues", "reschedules", "restores")
@@ -264,7 +264,7 @@ class JobRules(Ground):
             end.expires_at = end.at + _KEPT
         return end
 
-    # A rule with several names is chosen that much more often, because most steps must be work.
+    # A rule with several names is chosen more often, because most steps must be those of worker processes.
     work_again = work_longer = work
     work_on_and_on = work_on_again = work_on_longer = work_on
 
@@ -356,8 +356,8 @@ class JobRules(Ground):
     def work_beside_a_lock(self, pick: int, names: list[str], settles: _Ends, limit: int) -> None:
         """Let the newest worker process work while a claimed job is locked, then do the delayed work.
 
-        The model has no locks. It gets the same calls without the busy job, and afterwards those for the busy
-        job.
+        The model has no locks. It gets the same calls without the busy job, and the calls for the busy job
+        afterwards.
         """
         pair = self.pick([pair for pair in self.claims if pair.id in self.jobs], pick)
         if pair is None:
@@ -500,7 +500,7 @@ class SmallRules(Ground):
 
     @rule(hours=st.none() | st.integers(1, 3), how=st.sampled_from(["as read", "late", "twice"]))
     def fire(self, hours: int | None, how: str) -> None:
-        """Fire the first due definition as a server does: as read, with an outdated version, or twice."""
+        """Fire the first due definition as a server does: with the read version, an old one, or twice."""
         due = self.twin.ask("due_records", "recurring", 2)
         if not due:
             return
@@ -525,7 +525,7 @@ class SmallRules(Ground):
             self._acquire(owner)
             return
         tokens = self.tokens[:-1] if is_stale else self.tokens
-        holder, model, real = tokens[-1] if tokens else (owner, 0, 0)  # a token that was never given
+        holder, model, real = tokens[-1] if tokens else (owner, 0, 0)  # a token that no owner has received
         who = owner if is_stale else holder
         if verb == "renew":
             self.twin.ask_each(
@@ -580,7 +580,7 @@ class SmallRules(Ground):
         limit=st.integers(1, 4), oldest_first=st.booleans(),
     )  # fmt: skip
     def find(self, where: JobFilter, limit: int, oldest_first: bool) -> None:
-        """Read a list to its end: each storage in its own order of time, both with the same jobs."""
+        """Read all pages of a list. The storages may differ in the order by time, but not in the jobs."""
         self.twin.ask(lambda storage: sorted(_walked(storage, where, limit, oldest_first=oldest_first)))
         self.twin.ask(
             lambda storage: [(one.fingerprint, one.count, one.newest_at) for one in storage.failure_groups(5)]
@@ -596,7 +596,7 @@ def _walked(storage: Storage, where: JobFilter, limit: int, *, oldest_first: boo
     return [job.id for job in jobs]
 
 
-_STAGES = ((8, True), (30, False))  # steps of a run, and whether such runs count as short
+_STAGES = ((8, True), (30, False))  # steps of a run, and whether the run counts as short
 
 
 class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
@@ -705,7 +705,7 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
 
 
 def _may_follow(before: State, after: State) -> bool:
-    """Return whether an entry may follow the other; claims write no entries."""
+    """Return whether a history entry may follow the previous one; claims do not write entries."""
     return is_legal(before, after) or (before is State.ENQUEUED and after in ALLOWED[State.PROCESSING])
 
 
@@ -723,7 +723,7 @@ class LockingMachine(StorageMachine):
     def end_session_with_locked_jobs(
         self, pick: int, running: list[int] | None, locked: set[int], meanwhile: str, again: bool
     ) -> None:
-        """End a session of which jobs are locked, and change one of these jobs before a sweep."""
+        """End a session while some of its jobs are locked, and change one of these jobs before a sweep."""
         if not self._held():
             self.enqueue(0, 2)
             self.begin_session(40)
@@ -750,7 +750,7 @@ class LockingMachine(StorageMachine):
     end_session_with_locked_jobs_again = end_session_with_locked_jobs
 
     def _held(self) -> dict[str, list[str]]:
-        """Return the ids of the jobs that each session holds or has a tail of."""
+        """Return, for each session, the ids of the jobs that it holds, including jobs with a tail."""
         held: dict[str, list[str]] = {}
         for record in self.twin.real.get(list(self.jobs)):
             if record is not None and record.session is not None:
@@ -800,7 +800,7 @@ def machine_for(open_handle: Callable[[], Storage], lock_job: LockJob | None = N
 
 
 def run_machine(machine: type[StorageMachine], *, shrinks: bool = True, runs: int = 100) -> None:
-    """Make this number of short runs and as many long ones, always the same; fail if they find a difference.
+    """Make this number of short and of long runs, the same each time; fail if a run finds a difference.
 
     A failing short run is shrunk. A failing long run is reported as it is, because shrinking takes minutes.
     If the Hypothesis profile sets the number of examples or steps, the whole profile applies instead.

@@ -99,7 +99,7 @@ class Twin:
         return actual
 
     def ask_each(self, on_model: Callable[[Storage], _Answer], on_real: Callable[[Storage], _Answer]) -> None:
-        """Check that both results are the same, each from its own form of the call."""
+        """Make a separate form of the call on each storage, and check that both results are the same."""
         self.compare(on_model(self.model), on_real(self.real))
 
     @staticmethod

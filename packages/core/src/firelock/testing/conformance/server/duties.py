@@ -1,4 +1,4 @@
-"""The requirements of a server: jobs end once and correctly, whatever happens to it or its storage."""
+"""The requirements of a server: jobs end once and correctly, whatever happens to server or storage."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ _SUCCEEDED, _FAILED, _DELETED = State.SUCCEEDED, State.FAILED, State.DELETED
 
 
 class ContinuingDuty(ServerFixtures):
-    """Continuations: a child runs after the end for which it waits, and is deleted after another end."""
+    """Continuations: a child runs after the end for which it waits, and is deleted after any other end."""
 
     def _parent(self, stage: Stage, *, fails: bool) -> Job[None]:
         def ends(fails: bool) -> None:
@@ -352,7 +352,7 @@ class ContinuingDuty(ServerFixtures):
 
     @pytest.mark.parametrize("on", ["succeeded", "deleted"])
     def test_child_of_a_failed_parent_waits_and_states_why(self, stage: Stage, on: str) -> None:
-        """A child of a failed parent waits and states why, because the parent may be requeued."""
+        """A child of a failed parent keeps waiting and states the reason: the parent may be requeued."""
         parent = self._parent(stage, fails=True)
         child = self._child(stage, parent, on)
 
@@ -798,7 +798,7 @@ class StoppingDuty(ServerFixtures):
         assert [] == [one.name for one in stage.app.servers.list() if one.is_alive]
 
 
-# Seconds in which interpreters start, even on a busy machine; only a failing test waits so long.
+# Seconds within which interpreters start, even on a busy machine; only a failing test waits this long.
 _STARTING = 120.0
 
 
@@ -989,7 +989,7 @@ def _times_started(job: Job[None]) -> int:
 
 
 class OutageDuty(ServerFixtures):
-    """Outages: a lost reply does no harm, and an outage costs nothing but time."""
+    """Outages: a lost reply has no effect, and an outage only delays jobs."""
 
     @pytest.fixture
     def faulty(self, stage: Stage) -> FaultyStorage:

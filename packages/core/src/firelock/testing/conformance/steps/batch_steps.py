@@ -60,9 +60,9 @@ class BatchGround(SeededSteps):
         return [self.flow.new_job(state=State.AWAITING, parents=(Edge(batch, on),)) for on in _CALLBACKS]
 
     def end(self) -> None:
-        """Let everything run that can, without further failures.
+        """Run all jobs that can run, without further failures.
 
-        Then every batch has ended, or waits for a failure.
+        Then every batch has ended, or waits because of an earlier failure.
         """
         for batch in self.batches:
             self.flow.hold(batch, None)

@@ -75,7 +75,7 @@ class After:
     """The state after a correct claim."""
 
     free_at: dict[str, int]  # by key: the time until which its rate is used up
-    left: frozenset[Place]  # lanes that admit more jobs, and got none
+    left: frozenset[Place]  # lanes that admit more jobs but got none
 
 
 class Unjust(AssertionError):
@@ -119,7 +119,7 @@ def judge(before: Before, claim: ClaimAnswer) -> After:
     if len(claim.ids) < before.room and not claim.looks_again:
         _say(not open_left, f"lanes still admit jobs although the claim had room: {sorted(open_left)}")
     if not any(job.is_late or 0 in [use.cost for use in job.uses] for job in started):
-        _judge_turns(before, got, open_left)  # otherwise lanes after them can use what they did not use
+        _judge_turns(before, got, open_left)  # late jobs and jobs of cost 0 leave more for later lanes
     if before.is_ordered:
         _judge_queues(before.queues, got, open_left, looks_again=claim.looks_again)
     if len(before.queues) == 1 and len(claim.ids) == before.room:
@@ -178,7 +178,7 @@ class _Keys:
             self._judge_rate(key, numbers, costs)
 
     def _only_kept(self, key: str) -> bool:
-        """Return whether the started jobs held the key before, because then it may have too many holders."""
+        """Return whether the started jobs already held the key; if so, its holders may exceed its limit."""
         return all(key in job.keeps for job in self._started if key in job.lane)
 
     def _judge_rate(self, key: str, numbers: Numbers, costs: Sequence[int]) -> None:
@@ -239,7 +239,7 @@ def _judge_queues(
 
 
 def _judge_halves(room: int, got: Mapping[Place, int], open_left: Collection[Place]) -> None:
-    """Check that jobs with keys and jobs without keys get half each, as long as both could have more."""
+    """Check that jobs with and without keys get half each, as long as more jobs of both kinds can start."""
     plain = sum(number for (_, lane), number in got.items() if not lane)
     for lacks, number, kind in ((False, plain, "without"), (True, room - plain, "with")):
         if any(bool(lane) is lacks for _, lane in open_left):

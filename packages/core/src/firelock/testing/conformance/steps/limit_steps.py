@@ -352,7 +352,7 @@ class LimitSteps(SeededSteps):
                 raise Unjust(f"lane {place} was never served although it admits jobs")
 
     def _judge_keys(self) -> None:
-        """Check that `find_keys` and `find_waiting` report what the jobs show."""
+        """Check that the results of `find_keys` and `find_waiting` match the jobs."""
         before = self._before(set(), 0, None)
         waits = Counter(
             use.key

@@ -216,7 +216,7 @@ class MemoSteps(SeededSteps):
         return record.due_at is not None and record.due_at <= self.flow.now()
 
     def _operate(self) -> None:
-        """Requeue a job, perhaps from a memo on, or delete it."""
+        """Delete a job, or requeue it, perhaps without its memos from one of them on."""
         job_id = self._job()
         known, before = self.known[job_id], self.flow_of.state(job_id)
         how = self.random.choice(["requeue", "requeue", "again", "again", "delete"])

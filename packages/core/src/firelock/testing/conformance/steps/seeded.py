@@ -1,4 +1,4 @@
-"""Random steps that depend only on a seed; the last ones are shown if one of them breaks a rule."""
+"""Random steps that depend only on a seed; if a step breaks a rule, the last steps are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random steps on unique keys: the holder of a key, determined from the jobs, predicts each result."""
+"""Random steps on unique keys; the jobs show the holder of each key, which predicts the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _starts(job: JobRecord) -> int:
 
 
 def has_key(job: JobRecord, use: UniqueUse, starts: int, now: int) -> bool:
-    """Return whether a job still has the key that it took after this number of starts, by the rules."""
+    """Return whether, by the rules, a job still has the key that it took after this number of starts."""
     is_unstarted = _starts(job) == starts and job.state is not State.PROCESSING
     late = job.admission.start_before if job.admission else None
     if late is not None and late < now and is_unstarted and not starts and job.state is State.ENQUEUED:

@@ -73,5 +73,5 @@ class StorageConformance(
 class RowStorageConformance(StorageConformance, PrunedRowDuty, RowDuty):
     """The storage kit for a `RowStorage`.
 
-    It first tests the steps and rows of which all verbs are made, and the rows that `prune` leaves.
+    It first tests the steps and rows on which all verbs are based, and the rows that `prune` leaves.
     """

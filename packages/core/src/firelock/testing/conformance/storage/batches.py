@@ -46,7 +46,7 @@ class BatchCountsDuty(StorageFixtures):
     # ---- counts ------------------------------------------------------------------------------------------
 
     def test_batch_counts_follow_the_states_of_members(self, flow: FlowScene) -> None:
-        """From the step that stores a batch on, its counts are those of its members at the current time.
+        """From the step that stores a batch on, its counts match the current states of its members.
 
         Scheduled, enqueued and running members are active, including those that wait for a retry or are
         snoozed.
@@ -179,7 +179,7 @@ class BatchCountsDuty(StorageFixtures):
         assert (2, 1, 0, 1, 0, 0) == flow.counts(batch)
 
     def test_ends_in_one_call_count_in_their_own_batches(self, flow: FlowScene) -> None:
-        """A call that ends members of several batches counts each end in its batch, and no refused end.
+        """If a call ends members of several batches, each applied end is counted in the batch of its member.
 
         If this fails: the members of one batch end another batch.
         """
@@ -326,7 +326,7 @@ class BatchCountsDuty(StorageFixtures):
         assert flow.record(batch).reason == "1 of 4 members failed, 2 cannot start"
 
     def test_requeued_member_reopens_its_batch(self, flow: FlowScene) -> None:
-        """A requeued member no longer counts as ended, and its batch is open until it ends again.
+        """A requeued member no longer counts as ended, and its batch is open until the member ends again.
 
         If this fails: a fixed flow never reports its success, or reports it too early.
         """
@@ -350,7 +350,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [_OPEN, _BAD, _OPEN, _DONE] == [entry.state for entry in flow.history(batch)]
 
     def test_one_release_ends_nested_batches_and_enqueues_continuations(self, flow: FlowScene) -> None:
-        """One call of `release` ends a batch and the batch around it, and enqueues the jobs that follow them.
+        """One call of `release` ends a batch and its outer batch, and enqueues the jobs that follow them.
 
         If this fails: a callback waits for a later call, seconds after the end of its batch.
         """
@@ -417,7 +417,7 @@ class BatchCountsDuty(StorageFixtures):
         assert None is flow.record(batch).reason
 
     def test_each_continuation_of_a_batch_is_decided_once(self, flow: FlowScene) -> None:
-        """The ends of a batch decide each of its continuations once, however often the batch ends.
+        """Each continuation of a batch is decided once, however often the batch ends.
 
         If this fails: after a fixed failure customers get a message twice, or never.
         """
@@ -447,7 +447,7 @@ class BatchCountsDuty(StorageFixtures):
     # ---- batches within batches --------------------------------------------------------------------------
 
     def test_inner_batch_is_one_member_of_its_outer_batch(self, flow: FlowScene) -> None:
-        """An inner batch counts as one member: its outer batch is open while it is open, and counts its end.
+        """An inner batch is counted as one member, and keeps its outer batch open until the inner batch ends.
 
         If this fails: an outer batch ends before its inner batches.
         """
@@ -469,9 +469,9 @@ class BatchCountsDuty(StorageFixtures):
         assert [_BAD, _BAD] == flow.states(outer, inner)
 
     def test_requeued_member_reopens_all_outer_batches(self, flow: FlowScene) -> None:
-        """A requeued member reopens all three batches around it, and its end ends each of them.
+        """A requeued member reopens all three batches around it, and they end again when the member ends.
 
-        If this fails: a fixed tree stays failed at its top, or its top ends too early.
+        If this fails: after a failure was fixed, the outermost batch stays failed, or it ends too early.
         """
         top = flow.batch("top")
         middle = flow.batch("middle", within=top)
@@ -611,9 +611,9 @@ class BatchCountsDuty(StorageFixtures):
         assert BatchCounts(total=2, deleted=2, is_cancelled=True) == flow.batch_counts(batch.id)
 
     def test_released_member_waits_while_its_batch_is_shut(self, flow: FlowScene) -> None:
-        """The end of a member does not start another member that waits for it while their batch is shut.
+        """While a batch is shut, the end of a member does not start another member that waits for it.
 
-        A waiting member that an operator has requeued runs, and the end of the other member no longer changes
+        A waiting member that an operator has requeued runs, and the end of the other member no longer affects
         it.
 
         If this fails: a delete in a shut batch starts some of its members, or changes a running job.
@@ -773,7 +773,7 @@ class BatchCountsDuty(StorageFixtures):
         assert {} == flow.by_state()
 
     def test_members_are_found_by_batch_id(self, flow: FlowScene) -> None:
-        """`JobFilter.batch_id` finds all members of a batch or those in a state, including inner batches.
+        """`JobFilter.batch_id` finds a batch's members, including inner batches, in all states or in one.
 
         If this fails: the page of a batch shows jobs of another batch.
         """
@@ -788,7 +788,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [] == flow.found(JobFilter(batch_id=flow.new_id()))
 
     def test_large_batch_is_stored_in_chunks_and_read_in_pages(self, flow: FlowScene) -> None:
-        """1,001 members added in chunks to a held batch are each read once in pages, and end the batch.
+        """If 1,001 members are added in chunks, pages return each of them once, and their ends end the batch.
 
         If this fails: large batches lose members between chunks or pages.
         """
@@ -862,9 +862,9 @@ class BatchCountsDuty(StorageFixtures):
     # ---- cancellation ------------------------------------------------------------------------------------
 
     def test_delete_cancels_a_batch(self, flow: FlowScene) -> None:
-        """A delete of a batch deletes all unfinished members; the batch ends when none of them runs any more.
+        """A delete of a batch deletes all unfinished members; the batch ends when none of them is running.
 
-        Members that run are stopping until then.
+        Running members are stopping until then.
 
         If this fails: a cancelled batch continues, or its clean-up starts while members still run.
         """
@@ -896,7 +896,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [then] == flow.claim_ids(flow.begin("b"))
 
     def test_cancelled_batch_ends_after_the_session_of_its_last_running_member(self, flow: FlowScene) -> None:
-        """The end of a session stops a deleted member that it still ran; `release` then decides the batch.
+        """The end of a session stops the deleted member that it was running; `release` then ends the batch.
 
         If this fails: a cancelled batch whose server dies never ends, and its clean-up never starts.
         """
@@ -954,7 +954,7 @@ class BatchCountsDuty(StorageFixtures):
         assert ([_GONE] * 2, "deleted by ada") == (flow.states(outer, inner), flow.record(inner).reason)
 
     def test_release_moves_at_most_limit_members(self, flow: FlowScene) -> None:
-        """A call of `release` moves at most `limit` members, of a cancelled batch or of one that opens.
+        """A call of `release` moves at most `limit` members of a batch that was cancelled or is opening.
 
         If this fails: cancelling a large batch is one step that blocks all other work.
         """
@@ -1240,7 +1240,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [None] * 6 == flow.storage.get(jobs)
 
     def test_prune_of_a_failed_batch_deletes_waiting_members(self, flow: FlowScene) -> None:
-        """A prune of a batch deletes the members that still wait in it, and decides its own continuations.
+        """A prune of a batch deletes members that still wait in it, and decides the batch's continuations.
 
         If this fails: jobs wait forever in a batch that cannot be found.
         """

@@ -39,7 +39,7 @@ class CallDuty(StorageFixtures):
 
     @pytest.mark.parametrize("end", ["succeeds", "fails", "gives up", "deleted"])
     def test_end_of_a_child_enqueues_its_waiting_caller(self, flow: FlowScene, end: str) -> None:
-        """A caller that waits for its child is enqueued when the child ends in any way, and stops waiting.
+        """A caller that waits for its child is enqueued, and stops waiting, whichever way the child ends.
 
         If this fails: a caller waits forever for a child that has failed.
         """
@@ -94,7 +94,7 @@ class CallDuty(StorageFixtures):
         assert [caller.id] == flow.claim_ids(flow.begin("b"))
 
     def test_last_of_several_children_enqueues_the_caller(self, flow: FlowScene) -> None:
-        """A caller that waits for several children is enqueued when all have ended, before the wait or later.
+        """A caller that waits for several children is enqueued when all have ended, even before the wait.
 
         If this fails: `gather` returns while results are missing.
         """
@@ -141,7 +141,7 @@ class CallDuty(StorageFixtures):
         assert Relations(caller_id=caller.id) == flow.record(child).relations
 
     def test_waiting_continuation_keeps_its_parents(self, flow: FlowScene) -> None:
-        """A continuation that waits for a child still shows its parents, and their ends no longer move it.
+        """A continuation that waits for a child still shows its parents, but their ends no longer affect it.
 
         If this fails: a wait changes the relations of a job.
         """
@@ -186,7 +186,7 @@ class CallDuty(StorageFixtures):
         assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(caller.id)]
 
     def test_wait_for_a_child_ends_at_its_due_time(self, flow: FlowScene) -> None:
-        """A wait for a child with a due time ends at that time; after that, the child's end changes nothing.
+        """If a wait for a child has a due time, it ends then; after that, the child's end changes nothing.
 
         If this fails: a wait with a time-out lasts forever, or starts its job twice.
         """
@@ -231,7 +231,7 @@ class CallDuty(StorageFixtures):
         )
 
     def test_run_can_wait_for_a_batch(self, flow: FlowScene) -> None:
-        """A run can wait for a batch like for any job, and continues when the batch has ended.
+        """A run can wait for a batch as for any job, and continues when the batch has ended.
 
         If this fails: `join` of a batch never returns.
         """
@@ -251,7 +251,7 @@ class CallDuty(StorageFixtures):
     # ---- inputs and retention of results -----------------------------------------------------------------
 
     def test_inputs_are_stored_and_claimed_unchanged(self, flow: FlowScene) -> None:
-        """The places of other jobs' results in a job's arguments are stored, and returned by its claim.
+        """The places of other jobs' results in a job's arguments are stored, and its claim returns them.
 
         If this fails: a job runs without the results that it should get.
         """
@@ -293,7 +293,7 @@ class CallDuty(StorageFixtures):
     def test_expired_source_is_kept_while_its_result_is_needed(self, flow: FlowScene) -> None:
         """An expired source is kept while a job that takes its result as an argument has not ended.
 
-        If this fails: the last stage of a flow fails, because its first was pruned.
+        If this fails: the last stage of a flow fails, because the job of its first stage was pruned.
         """
         source = flow.add()
         relations = write_relations(Relations(inputs=(Input(source, ("text",)),)))

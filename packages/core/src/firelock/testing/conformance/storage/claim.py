@@ -97,7 +97,7 @@ class ClaimDuty(StorageFixtures):
         assert 5 - len(claimed) == scene.storage.counts().by_state.get(State.ENQUEUED, 0)
 
     def test_higher_priority_is_claimed_first(self, scene: Scene) -> None:
-        """Within a queue, higher priorities are claimed first, and equal ones in the order of enqueueing.
+        """Jobs of a queue are claimed by descending priority, then in the order in which they were enqueued.
 
         If this fails: priorities are ignored or reversed, or break the order among equal jobs.
         """
@@ -124,7 +124,7 @@ class ClaimDuty(StorageFixtures):
         assert [[job] for job in (urgent[1], urgent[0], *ids[3:])] == second
 
     def test_named_queues_are_claimed_in_the_given_order(self, scene: Scene) -> None:
-        """A named queue is used only if all queues named before it are empty, whatever its priorities.
+        """A queue is used only if all queues named before it are empty, whatever the priorities of its jobs.
 
         If this fails: strict priority among queues does not hold.
         """
@@ -214,7 +214,7 @@ class ClaimDuty(StorageFixtures):
         assert [job_id] == scene.claim_ids(holder, queues=["mail"])
 
     def test_ended_session_claims_nothing(self, scene: Scene) -> None:
-        """A session that has ended, or never began, claims nothing and is reported as lost, unlike others.
+        """A session that has ended, or never began, claims nothing; only such sessions are reported as lost.
 
         The jobs that an ended session requested stay available: the next claim takes all of them.
 
@@ -253,7 +253,7 @@ class ClaimDuty(StorageFixtures):
     def test_claim_writes_no_history(self, scene: Scene) -> None:
         """A claim does not change a job's history, even if the job was deleted and requeued before.
 
-        If this fails: hand-backs fill the history, and the hot path pays for a write that is never read; or a
+        If this fails: hand-backs fill the history, and the hot path pays for a write that is never read. Or a
         claim treats a job that was never claimed as one without any history.
         """
         job_id = scene.add()

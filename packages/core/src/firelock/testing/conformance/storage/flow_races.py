@@ -1,4 +1,4 @@
-"""Tests of concurrent calls with batches, signals and called jobs: no call hangs, results are correct."""
+"""Tests of concurrent calls with batches, signals and called jobs: no call hangs or has a wrong result."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(deletes(then))
 
     def test_requeue_concurrent_with_release_leaves_the_batch_open(self, flow: FlowScene) -> None:
-        """A member requeued while its end is counted leaves the batch open, even if it had ended meanwhile.
+        """A member requeued while its end is counted leaves the batch open, even if the batch had just ended.
 
         If this fails: a batch has ended while a member of it runs.
         """
@@ -253,7 +253,7 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(succeeds(again))
 
     def test_concurrent_timeout_and_signal_store_one_memo(self, flow: FlowScene) -> None:
-        """Of a time-out and a concurrent signal one is applied, and both calls return the same memo.
+        """If a time-out and a signal are concurrent, one is applied, and both calls return the same memo.
 
         If this fails: a job continues without an answer that was accepted.
         """
@@ -350,7 +350,7 @@ class FlowRaceDuty(StorageFixtures):
             flow.settle(deletes(running.id))
 
     def test_nested_batches_cancelled_during_work_end_completely(self, flow: FlowScene) -> None:
-        """Nested batches that are cancelled while members end, fail and are added end; no member runs.
+        """If nested batches are cancelled while members end, fail or are added, all end and no member runs.
 
         If this fails: a cancelled batch never ends, or one of its inner batches continues.
         """

@@ -114,7 +114,7 @@ class InsertDuty(StorageFixtures):
         scene.check(job_id, state=State.SCHEDULED, due_at=due_at, nominal_at=due_at, enqueued_at=None)
 
     def test_repeated_insert_changes_nothing(self, scene: Scene) -> None:
-        """A second insert of an id returns False and changes nothing, in whichever state the job is.
+        """A second insert of an id returns False and changes nothing, whatever the state of the job.
 
         If this fails: a client that repeats an insert after a lost reply creates the job twice or resets it.
         """
@@ -136,7 +136,7 @@ class InsertDuty(StorageFixtures):
         assert [] == scene.claim(running.holder, queues=None)
 
     def test_insert_returns_whether_each_job_is_new(self, scene: Scene) -> None:
-        """`insert` returns whether each job is new, in order; of two equal ids in a call the first counts.
+        """`insert` returns in order whether each job is new; if an id is repeated, only the first job is new.
 
         If this fails: a client cannot see which of its jobs already existed; or a call with a repeated id
         fails as a whole, or its job is claimed twice.
@@ -193,7 +193,7 @@ class InsertDuty(StorageFixtures):
         assert State.AWAITING == scene.state(child.id)
 
     def test_jobs_of_one_insert_are_claimed_in_its_order(self, scene: Scene) -> None:
-        """Jobs of one call are claimed in the order of the call, and those of earlier calls first.
+        """Jobs of one call are claimed in the order of the call, after the jobs of earlier calls.
 
         If this fails: jobs that were enqueued first run last. The jobs of a call share `enqueued_at`, so the
         order needs another number.

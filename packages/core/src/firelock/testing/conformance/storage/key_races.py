@@ -112,7 +112,7 @@ class LimitRaceDuty(StorageFixtures):
         return ledger.most
 
     def test_concurrent_claims_of_crossing_lanes_exceed_no_limit(self, scene: Scene) -> None:
-        """Eight servers that claim jobs with two keys each, in all combinations, run all and exceed no key.
+        """Eight servers that claim jobs with pairs of keys, in all combinations, run all and exceed no limit.
 
         If this fails: each server's count was correct when it was made, but together the counts are wrong.
         """
@@ -175,7 +175,7 @@ class LimitRaceDuty(StorageFixtures):
 
     @pytest.mark.parametrize("former", [None, 6, 1])
     def test_limit_set_during_claims_counts_all_running_jobs(self, scene: Scene, former: int | None) -> None:
-        """A concurrent claim uses the old limit or the new one; later ones use the new and count all jobs.
+        """A concurrent claim uses the old or the new limit; later claims use the new one and count all jobs.
 
         If this fails: some jobs that start while a limit is set are never counted.
         """
@@ -301,7 +301,7 @@ class UniqueRaceDuty(StorageFixtures):
             assert Counter(answers) == {None: 1, stored[0]: 7}
 
     def test_one_of_concurrent_requeue_and_call_succeeds(self, scene: Scene) -> None:
-        """Of a requeue and a concurrent call with its key one succeeds: the other is `TAKEN` or a duplicate.
+        """Of a concurrent requeue and call with one key, one succeeds; the other is `TAKEN` or a duplicate.
 
         If this fails: an operator and a customer create two jobs with one key.
         """
@@ -340,7 +340,7 @@ class UniqueRaceDuty(StorageFixtures):
             scene.settle(fails(living))
 
     def test_arguments_replaced_during_a_claim_are_not_lost(self, scene: Scene) -> None:
-        """Arguments replaced during a claim are used by the claimed job or by a new job: never lost.
+        """New arguments that arrive during a claim are used by the claimed job or a new one, and never lost.
 
         If this fails: a change that arrives just before an index is rebuilt is never included.
         """

@@ -114,7 +114,7 @@ class LifeDuty(StorageFixtures):
     verbs = "migrate schema clear close clock describe diagnose wait interrupt"
 
     def test_migrating_twice_changes_nothing(self, storage: Storage) -> None:
-        """The schema is created once, and then has the wanted version.
+        """The schema is created once, and then has the version that the code requires.
 
         If this fails: every start migrates again, or the version is not stored.
         """
@@ -382,7 +382,7 @@ class LifeDuty(StorageFixtures):
     def test_interrupt_ends_every_wait(self, storage: Storage) -> None:
         """`interrupt` ends every current wait in this process.
 
-        If this fails: a server needs as long as a poll to stop.
+        If this fails: a server stops only when its current poll times out.
         """
         waits = [threading.Thread(target=storage.wait, args=(None, 600.0), daemon=True) for _ in range(3)]
         for thread in waits:

@@ -61,7 +61,7 @@ class LimitDuty(StorageFixtures):
         assert number == scene.by_state()[State.PROCESSING]
 
     def test_records_claims_and_reconciliations_have_the_limits(self, scene: Scene) -> None:
-        """A job's limits are complete in its record, its claims and reconciliations; other jobs have none.
+        """A job's limits are complete in its record, its claims and reconciliations; others have no limits.
 
         If this fails: a server does not see which keys a job holds, or a page does not show for which keys it
         waits.
@@ -151,7 +151,7 @@ class LimitDuty(StorageFixtures):
         assert [second] == scene.claim_ids(other)
 
     def test_requeued_job_with_a_tail_holds_its_keys(self, scene: Scene) -> None:
-        """A job requeued while its old run continues holds its keys, and waits for this run itself.
+        """A job requeued while its old run continues holds its keys, and cannot start before this run ends.
 
         If this fails: after a requeue one job more runs than the limit allows.
         """
@@ -269,7 +269,7 @@ class LimitDuty(StorageFixtures):
         assert expected <= {job.id for job in claimed}
 
     def test_limit_applies_to_all_queues_and_tasks(self, scene: Scene) -> None:
-        """A key has one limit for all queues and tasks of its jobs, and for any queues that a claim names.
+        """A key has one limit for all queues and tasks of its jobs, whichever queues a claim names.
 
         If this fails: the limit of a tenant is multiplied by the number of queues.
         """
@@ -341,7 +341,7 @@ class LimitDuty(StorageFixtures):
     # ---- settings of limits ------------------------------------------------------------------------------
 
     def test_lowered_limit_prevents_new_starts_until_jobs_end(self, scene: Scene) -> None:
-        """If a limit is lowered below its running jobs, none starts until fewer than the limit hold the key.
+        """After a limit was lowered, no job starts until the number of the key's holders is below the limit.
 
         If this fails: a lowered limit is not enforced, or the holders of its key are forgotten.
         """
@@ -362,7 +362,7 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize(("number", "more"), [(3, 2), (None, 8), (0, 0), (1_000, 8)])
     def test_changed_limit_applies_immediately(self, scene: Scene, number: int | None, more: int) -> None:
-        """A raised limit lets as many more jobs start; without a limit all start, and with zero none.
+        """A raised limit admits that many more jobs; without a limit all start, with a limit of zero none.
 
         If this fails: a changed limit needs a restart.
         """
@@ -438,9 +438,9 @@ class LimitDuty(StorageFixtures):
         assert 1 == len(scene.claim(holder))
 
     def test_limit_of_a_name_applies_to_each_of_its_keys(self, scene: Scene) -> None:
-        """The limit of a name applies to each of its keys; while a key has its own limit, that one applies.
+        """The limit of a name applies to each of its keys, except while the key has its own limit.
 
-        If this fails: tenants share one limit, or the own limit of a customer is ignored.
+        If this fails: tenants share one limit, or a customer's own limit is ignored.
         """
         scene.put_numbers("kit/tenant", concurrent=1)
         scene.put_numbers("kit/tenant:7", concurrent=3)
@@ -485,7 +485,7 @@ class LimitDuty(StorageFixtures):
         } == claimed  # fmt: skip
 
     def test_paused_limit_prevents_every_start(self, scene: Scene) -> None:
-        """If a key or its name is paused, no job starts; after that it has the same limit as before.
+        """While a key or its name is paused, no job starts; after the pause the limit is the same as before.
 
         If this fails: calls to an API that is down cannot be stopped, or stopping them deletes the limit.
         """
@@ -568,7 +568,7 @@ class LimitDuty(StorageFixtures):
     @pytest.mark.parametrize("wait", ["retry", "snooze", "crash", "immediate retry"])
     @pytest.mark.parametrize("final", ["succeeds", "fails", "is deleted"])
     def test_strict_job_keeps_its_key_until_its_end(self, scene: Scene, wait: str, final: str) -> None:
-        """A strict job keeps its key between its attempts; after it ended in any way, the next job starts.
+        """A strict job keeps its key between its attempts; after any end of the job, the next one starts.
 
         If this fails: steps that must run one after another overlap when one is retried.
         """
@@ -642,7 +642,7 @@ class LimitDuty(StorageFixtures):
         assert [] == scene.claim(holder)
 
     def test_requeued_strict_job_waits_for_the_holder(self, scene: Scene) -> None:
-        """A strict job that had ended and was requeued no longer holds its key, and waits for its holder.
+        """A strict job that ended and was requeued no longer holds its key, and waits for the key's holder.
 
         If this fails: two strict jobs of a key run at the same time.
         """
@@ -663,7 +663,7 @@ class LimitDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["start_before", "start_within"])
     def test_late_job_is_claimed_without_using_its_keys(self, scene: Scene, how: str) -> None:
-        """A job that is late, past the time by which it must start, is claimed without using its keys.
+        """A late job, whose time to start has passed, is claimed without using its keys.
 
         If this fails: jobs that are no longer wanted wait for slots, or use them.
         """
@@ -809,7 +809,7 @@ class KeyDuty(StorageFixtures):
         assert ((first,), 1, 1) == (state.holders, state.running, state.waiting)
 
     def test_find_keys_returns_when_a_used_rate_is_free(self, scene: Scene) -> None:
-        """`find_keys` returns until when a rate has been used, and omits keys that are free and have no job.
+        """`find_keys` returns the time at which a used rate is free, and omits free keys without jobs.
 
         If this fails: people cannot see when a rate opens, or the list grows with each key that was ever
         used.
@@ -828,7 +828,7 @@ class KeyDuty(StorageFixtures):
         assert [] == scene.storage.find_keys("kit/")
 
     def test_find_keys_returns_pages_in_order(self, scene: Scene) -> None:
-        """Keys are returned by code points, above `after`, with the given prefix, and at most `limit`.
+        """`find_keys` returns at most `limit` keys with the prefix, by code points, starting after `after`.
 
         If this fails: pages skip or repeat keys, or treat a character of a key as a wildcard.
         """

@@ -46,7 +46,7 @@ class LineDuty(StorageFixtures):
         assert list(line.ids) == [job_id for _ in ids for job_id in scene.claim_ids(holder, 1)]
 
     def test_lanes_of_a_key_take_turns_in_its_line(self, scene: Scene) -> None:
-        """A line begins with the first job of each lane, then has the second of each, across all queues.
+        """A line has the first job of each lane, then the second job of each, and so on, across all queues.
 
         If this fails: a tenant with many jobs seems to be in front of all others, or the line of a key
         contains jobs that do not have the key.
@@ -67,7 +67,7 @@ class LineDuty(StorageFixtures):
         assert line == scene.storage.find_waiting(A).ids
 
     def test_line_can_be_read_in_pages(self, scene: Scene) -> None:
-        """`after` skips that many jobs, `limit` bounds the result, and all parts together are the line.
+        """`after` skips that many jobs, `limit` bounds the result, and all parts together form the line.
 
         If this fails: pages of waiting jobs skip or repeat jobs.
         """
@@ -144,7 +144,7 @@ class LineDuty(StorageFixtures):
         assert [B, *(f"kit/many-{number:02d}" for number in range(9))] == list(state.others)
 
     def test_line_has_a_maximum_length(self, scene: Scene) -> None:
-        """A line consists of a thousand lanes and the lane of the given job, and has at most 10,000 places.
+        """A line covers a thousand lanes and the lane of the given job, and has at most 10,000 places.
 
         If this fails: the time to show the page of a key grows with the number of jobs.
         """

@@ -225,7 +225,7 @@ class LockedRowDuty(StorageFixtures):
     def test_end_of_a_locked_member_is_busy(
         self, flow: FlowScene, lock_job: LockJob, end: Callable[[Running], object]
     ) -> None:
-        """A busy member is active in its batch; ends of others are counted, and the batch ends with its own.
+        """A busy member stays active; other ends are counted, but the batch ends only with this member.
 
         If this fails: a batch ends too early, or never.
         """
@@ -244,7 +244,7 @@ class LockedRowDuty(StorageFixtures):
         assert flow.state(batch) is (State.SUCCEEDED if end is succeeds else State.FAILED)
 
     def test_suspension_of_a_locked_job_is_busy(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """The suspension of a locked job is `BUSY`; others are stored. Its repeat finds an earlier signal.
+        """Of several suspensions only that of a locked job is `BUSY`; its repeat finds an earlier signal.
 
         If this fails: a run waits for a signal that has arrived, or all suspensions of a server are blocked.
         """
@@ -264,7 +264,7 @@ class LockedRowDuty(StorageFixtures):
         assert [State.ENQUEUED, State.AWAITING, State.SCHEDULED] == flow.states(*ids)
 
     def test_suspension_that_waits_for_a_locked_job_is_busy(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """A suspension that waits for a locked job is `BUSY`, other ends are stored; later it is applied.
+        """A suspension that waits for a locked job is `BUSY` and applied later; other ends are stored.
 
         If this fails: a run continues before the job that it has called, or never.
         """
@@ -401,7 +401,7 @@ class LockedRowDuty(StorageFixtures):
     def test_locked_member_of_a_cancelled_batch_is_deleted_later(
         self, flow: FlowScene, lock_job: LockJob
     ) -> None:
-        """A cancelled batch deletes all members except a locked one, which follows after its lock has ended.
+        """A cancelled batch deletes its members; a locked member is deleted after its lock has ended.
 
         If this fails: a cancelled batch runs, or its server is blocked.
         """

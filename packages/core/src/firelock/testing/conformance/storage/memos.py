@@ -104,7 +104,7 @@ class MemoDuty(StorageFixtures):
         assert {(_STEP, "charge"): '"first"'} == flow.recalled(running.id)
 
     def test_begun_memo_is_replaced_in_its_place(self, flow: FlowScene) -> None:
-        """A memo that has only begun is replaced at its place by the next one, if that has `replaces` set.
+        """A memo that has only begun is replaced in its place by the next one with `replaces` set.
 
         If this fails: a call is forgotten when its result arrives, or a second child is created for it.
         """
@@ -138,9 +138,10 @@ class MemoDuty(StorageFixtures):
         assert {(_STEP, "name"): '"other"'} == flow.recalled(other.id)
 
     def test_memos_of_one_call_are_stored_in_order(self, flow: FlowScene) -> None:
-        """Each memo of a call sees those before it, of any job, and has its own result, in order.
+        """The memos of a call, of any jobs, are stored one after another; each has its own result, in order.
 
-        If this fails: concurrent steps overwrite each other, or one refused memo loses the others.
+        If this fails: concurrent steps overwrite each other, or one refused memo causes the loss of the
+        others.
         """
         one, other = flow.running(flow.begin(), *flow.add_many(2))
         stale = attrs.evolve(_step(one, "stale"), fence=one.job.fence + 7)
@@ -341,7 +342,7 @@ class MemoDuty(StorageFixtures):
         flow.check(running.id, state=State.AWAITING, due_at=BASE + HOUR, waits_for="signal approval")
 
     def test_first_of_two_signals_is_stored(self, flow: FlowScene) -> None:
-        """Of two signals with one name the first is stored; its repeat by the same sender gets `ALREADY`.
+        """Of two signals with the same name, the first is stored; a repeat by its sender returns `ALREADY`.
 
         If this fails: an approval is overruled after the job has continued with it.
         """
@@ -483,7 +484,7 @@ class MemoDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["requeued", "deleted"])
     def test_waiting_job_can_be_requeued_or_deleted(self, flow: FlowScene, how: str) -> None:
-        """A waiting job can be requeued, and then runs from its start, or deleted; signals no longer move it.
+        """A waiting job can be deleted, or requeued to run from its start; signals then do not affect it.
 
         If this fails: an operator cannot end a wait, or a late answer starts a deleted job.
         """
@@ -578,7 +579,7 @@ class MemoDuty(StorageFixtures):
     def test_requeue_forgets_the_named_memo_and_all_later_ones(self, flow: FlowScene) -> None:
         """A requeue with `forget_from` deletes the named memo and all recorded after it; others stay.
 
-        The place of a memo is that of the first record of its name, not that of its end.
+        The place of a memo is determined by the first record of its name, not by its end.
 
         If this fails: "run again from here" repeats earlier steps, or continues with the results of later
         ones.

@@ -38,7 +38,7 @@ class ModelDuty(StorageFixtures):
     def test_random_steps_agree_with_the_model(
         self, handles: Handles, open_handle: Callable[[], Storage], request: pytest.FixtureRequest
     ) -> None:
-        """`model_runs` short runs, and as many of thirty steps, end as in the model and keep its invariants.
+        """`model_runs` short runs, and as many runs of thirty steps, match the model and keep its invariants.
 
         If this fails: Hypothesis prints a run that differs. Compare its last step with the contract.
         """
@@ -53,7 +53,7 @@ class ModelDuty(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_random_claims_follow_the_limits(self, open_handle: Callable[[], Storage]) -> None:
-        """Among random jobs with limits, each claim follows the rule of limits, and no capacity is lost.
+        """With random limited jobs, each claim follows the rules of limits, and no capacity is lost.
 
         If this fails: the message has the steps. Compare the last one with `steps.judge`.
         """
@@ -70,14 +70,14 @@ class ModelDuty(StorageFixtures):
         self._random_steps(UniqueSteps, open_handle, 80)
 
     def test_random_batches_have_correct_counts_and_ends(self, open_handle: Callable[[], Storage]) -> None:
-        """Among random steps of their members, nested batches have correct counts and end when they should.
+        """With random steps of their members, nested batches have correct counts and end when they should.
 
         If this fails: the message has the steps. Compare the last one with `steps.batch_steps`.
         """
         self._random_steps(BatchSteps, open_handle, 80)
 
     def test_random_waits_see_the_expected_memos(self, open_handle: Callable[[], Storage]) -> None:
-        """If jobs randomly wait and store memos, their runs see the same values and no signal is lost.
+        """If jobs wait and store memos at random, their runs see the same values, and no signal is lost.
 
         If this fails: the message has the steps. Compare the last one with `steps.memo_steps`.
         """

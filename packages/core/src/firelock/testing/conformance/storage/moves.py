@@ -1,4 +1,4 @@
-"""Tests of moves: a waiting job gets another queue or another priority, and nothing else of it changes."""
+"""Tests of moves: a waiting job gets another queue or priority, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class MoveDuty(StorageFixtures):
         assert (moved, "bulk", 7) == (claimed.id, claimed.queue, claimed.priority)
 
     def test_moved_job_is_claimed_by_a_claim_of_every_queue(self, scene: Scene) -> None:
-        """A claim without a list of queues finds the queue that its first job was moved to.
+        """A claim without a list of queues also finds a queue whose first job was moved to it.
 
         If this fails: a job that was moved to a new queue waits until another job is enqueued there.
         """
@@ -98,7 +98,7 @@ class MoveDuty(StorageFixtures):
         assert [job_id] == scene.found(JobFilter(tag="eu"))
 
     def test_moved_jobs_keep_their_order(self, scene: Scene) -> None:
-        """Moved jobs are claimed in the order of their age, also among the jobs of the new queue.
+        """Moved jobs are claimed in order of age, together with the other jobs of the new queue.
 
         If this fails: a move of a backlog reverses it, or puts its oldest jobs at the end.
         """
@@ -316,7 +316,7 @@ class MoveDuty(StorageFixtures):
         assert [member] == flow.claim_ids(holder, queues=["bulk"])
 
     def test_moved_job_waits_for_the_end_of_its_tail(self, scene: Scene) -> None:
-        """A job that was requeued under a tail can be moved, and can be claimed when the tail has ended.
+        """A job that was requeued while it had a tail can be moved, and claimed when the tail has ended.
 
         If this fails: a moved job runs twice at the same time, or never again.
         """
@@ -414,7 +414,7 @@ class MoveDuty(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     def test_move_ends_a_wait_for_the_new_queue(self, scene: Scene) -> None:
-        """A wait for a queue returns True as soon as a job was moved to it.
+        """A wait for a queue returns True as soon as a job is moved to it.
 
         If this fails: an idle server finds a moved job only at its next poll.
         """

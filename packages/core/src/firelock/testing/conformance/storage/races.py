@@ -330,7 +330,7 @@ class CrowdDuty(StorageFixtures):
             assert [job.id] == scene.claim_ids()
 
     def test_edit_of_a_definition_races_its_due_time(self, scene: Scene) -> None:
-        """Of an edit and an insert that have both read one version of a definition, one does nothing.
+        """If an edit and an insert have read the same version of a definition, one of them does nothing.
 
         If this fails: because of a deploy at two o'clock, the nightly job runs twice or not at all.
         """
@@ -353,7 +353,7 @@ class CrowdDuty(StorageFixtures):
     def test_concurrent_metrics_of_a_minute_are_all_counted(self, scene: Scene) -> None:
         """Metrics that four servers add to the same minute concurrently are all counted.
 
-        If this fails: statistics lose the numbers that another server added at the same time.
+        If this fails: one server's numbers are lost if another server adds its own at the same time.
         """
         histogram = (1, *(0 for _ in DURATION_BUCKETS))
         rollup = Rollup(STAMP, "task", "default", "succeeded", 1, 1, histogram)
@@ -369,7 +369,7 @@ class CrowdDuty(StorageFixtures):
         assert (4 * ROUNDS, 4 * ROUNDS) == (total.count, total.histogram[0])
 
     def test_concurrent_compare_and_set_loses_no_update(self, scene: Scene) -> None:
-        """Six callers that count in one record with compare-and-set reach the exact sum.
+        """If six callers increment a number in one record with compare-and-set, the sum is exact.
 
         If this fails: locks, recurring jobs and settings lose writes.
         """
@@ -387,7 +387,7 @@ class CrowdDuty(StorageFixtures):
         assert ("60", 60) == scene.kept("kind", "counter")
 
     def test_requeue_races_a_prune(self, scene: Scene) -> None:
-        """A requeue during a prune returns `MISSING`, if the job was deleted, or it keeps the whole job.
+        """A requeue during a prune returns `MISSING` if the job was deleted; otherwise the whole job is kept.
 
         If this fails: a requeued job is stored only in part.
         """

@@ -36,7 +36,7 @@ class RateDuty(StorageFixtures):
     needs = Feature.LIMITS
 
     def test_burst_starts_immediately_and_later_jobs_wait(self, scene: Scene) -> None:
-        """As many jobs of an unused key as its burst allows start immediately; later ones wait.
+        """Jobs of an unused key start immediately until its burst is used up; later jobs wait.
 
         If this fails: a rate is not enforced, or admits nothing.
         """
@@ -49,7 +49,7 @@ class RateDuty(StorageFixtures):
         assert [ids[:2], ids[2:5], []] == claimed
 
     def test_unused_rate_accumulates_at_most_one_burst(self, scene: Scene) -> None:
-        """However long nothing has started, at most one burst of jobs starts together.
+        """Even after a long time without starts, at most one burst of jobs starts together.
 
         If this fails: a night without jobs is followed by a flood.
         """
@@ -185,7 +185,7 @@ class RateDuty(StorageFixtures):
         assert 1 == len(scene.claim(holder))
 
     def test_claim_returns_the_earliest_opening_of_several_rates(self, scene: Scene) -> None:
-        """A claim returns the earliest opening of the closed rates; a job with several rates needs the last.
+        """A claim returns when the first closed rate opens; a job with several rates waits for the last one.
 
         If this fails: servers sleep too long, or poll for nothing.
         """
@@ -206,7 +206,7 @@ class RateDuty(StorageFixtures):
     # ---- costs -------------------------------------------------------------------------------------------
 
     def test_start_uses_its_cost_of_the_rate(self, scene: Scene) -> None:
-        """A start uses its cost of the rate; the first job of a lane waits until its own cost fits.
+        """A start uses as many units of the rate as it costs; the first job of a lane waits until they fit.
 
         If this fails: a job that uses many tokens counts as one call.
         """
@@ -226,7 +226,7 @@ class RateDuty(StorageFixtures):
     def test_start_above_the_burst_waits_and_delays_later_starts(self, scene: Scene) -> None:
         """A start that costs more than the burst waits until the key is unused, and delays later starts.
 
-        Later starts wait until enough of its cost has been regained.
+        Later starts wait until enough of the used units are available again.
 
         If this fails: a large job waits forever, or is free.
         """
@@ -247,7 +247,7 @@ class RateDuty(StorageFixtures):
         assert 1 == len(scene.claim(holder))
 
     def test_start_of_cost_zero_uses_no_rate(self, scene: Scene) -> None:
-        """A start of cost 0 uses nothing of the rate of its key.
+        """A start with a cost of 0 does not use the rate of its key.
 
         If this fails: jobs that make no calls use up the calls of others.
         """
@@ -262,7 +262,7 @@ class RateDuty(StorageFixtures):
         assert [free, [], paid[:2], []] == claimed
 
     def test_late_job_uses_no_rate(self, scene: Scene) -> None:
-        """A job that is claimed because it is late uses nothing of the rate of its key.
+        """A job that is claimed because it is late does not use the rate of its key.
 
         If this fails: jobs that are never run use up the quota of an API.
         """
@@ -305,7 +305,7 @@ class RateDuty(StorageFixtures):
         }[how] == (first, second)  # fmt: skip
 
     def test_rate_of_zero_admits_no_start(self, scene: Scene) -> None:
-        """A key whose rate is zero admits nothing, used or not, until it gets another rate.
+        """A key with a rate of zero, whether used before or not, admits no job until it gets another rate.
 
         If this fails: a rate of zero opens the key instead of blocking it.
         """
@@ -321,7 +321,7 @@ class RateDuty(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["raised", "removed"])
     def test_negative_cost_returns_units_of_an_earlier_rate(self, scene: Scene, how: str) -> None:
-        """A negative cost returns units that were used under an earlier rate, whatever the current one is.
+        """A negative cost returns units that were used under an earlier rate, whatever the current rate is.
 
         If this fails: a rate that was raised or removed keeps its key blocked for as long as the old one.
         """

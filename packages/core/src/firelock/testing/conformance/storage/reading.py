@@ -147,7 +147,7 @@ class FindDuty(StorageFixtures):
         assert {snoozed, scheduled, ended} == set(scene.found(JobFilter(is_retrying=False)))
 
     def test_filter_by_due_orders_scheduled_jobs_by_due_time(self, scene: Scene) -> None:
-        """A filter by due finds only scheduled jobs, those due soonest or latest first.
+        """A filter by due time finds only scheduled jobs, and lists those due soonest or latest first.
 
         If this fails: the job that starts next is on the last page of the scheduled jobs.
         """
@@ -163,7 +163,7 @@ class FindDuty(StorageFixtures):
         assert [] == scene.found(JobFilter(state=State.ENQUEUED, by_due=True))
 
     def test_filter_by_due_combines_with_other_filters(self, scene: Scene) -> None:
-        """A filter by due applies its other fields too, and its window applies to due times.
+        """A filter by due time applies its other fields too, and its window applies to due times.
 
         If this fails: "due within the hour" shows jobs that were scheduled within the hour, or jobs of other
         queues.
@@ -204,7 +204,7 @@ class FindDuty(StorageFixtures):
     def test_pages_have_each_job_once(
         self, scene: Scene, limit: int, by_due: bool | None, oldest_first: bool
     ) -> None:
-        """The pages of a list have every job once, by time and id, and no page follows a full last one.
+        """Pages have every job once, in order of time and id, and a full last page has no page after it.
 
         If this fails: jobs with equal times are missing or repeated where two pages meet.
         """
@@ -220,7 +220,7 @@ class FindDuty(StorageFixtures):
         assert [ordered[start : start + limit] for start in range(0, 12, limit)] == walked
 
     def test_cursor_stays_valid_when_jobs_are_added_or_removed(self, scene: Scene) -> None:
-        """New jobs, and the removal of the last job of a page, neither repeat nor hide other jobs.
+        """After a page, new jobs or the removal of its last job do not repeat or hide jobs on the next page.
 
         If this fails: pages are counted by offset.
         """
@@ -294,7 +294,7 @@ def _by_queue(counts: Counts) -> dict[str, dict[State, int]]:
 
 
 class PeopleDuty(StorageFixtures):
-    """Tests of the verbs that people use to read, other than `get` and `find`."""
+    """Tests of all verbs for reading except `get` and `find`."""
 
     verbs = "history counts failure_groups record_metrics timeline append_logs read_log"
 
@@ -319,7 +319,7 @@ class PeopleDuty(StorageFixtures):
         assert [end.at, end.at + 1, end.at + 2] == [entry.at for entry in history[2:]]
 
     def test_long_history_keeps_its_first_half_and_newest_entries(self, scene: Scene) -> None:
-        """A history over its limit keeps its first half and newest steps; one entry counts the others.
+        """A history over its limit keeps its first half and newest steps; one entry counts the omitted steps.
 
         If this fails: the history of a job that is retried forever grows forever, or loses its beginning.
         """
@@ -423,9 +423,9 @@ class PeopleDuty(StorageFixtures):
         assert [largest] == scene.storage.failure_groups(1)
 
     def test_rollups_of_the_same_minute_are_added(self, scene: Scene) -> None:
-        """Rollups of the same minute, task, queue and outcome are added up; others are kept apart.
+        """Rollups of the same minute, task, queue and outcome are added up; other rollups stay separate.
 
-        Their histograms are added up too.
+        The histograms of rollups that belong together are added up too.
 
         If this fails: two servers overwrite each other's metrics.
         """

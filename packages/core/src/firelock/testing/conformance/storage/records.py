@@ -23,7 +23,7 @@ class RecordDuty(StorageFixtures):
         assert Record("queue", "mail", '{"note": "é"}', 1) == scene.storage.get_record("queue", "mail")
 
     def test_unknown_record_is_none(self, scene: Scene) -> None:
-        """An unknown record is None, an unknown kind is an empty list, and a delete of nothing is False.
+        """For an unknown record or kind, a read returns None, a list is empty, and a delete returns False.
 
         If this fails: readers must catch errors in ordinary cases.
         """
@@ -35,7 +35,7 @@ class RecordDuty(StorageFixtures):
         assert not scene.storage.delete_record("queue", "other")
 
     def test_each_put_creates_a_new_version(self, scene: Scene) -> None:
-        """A put without an expected version replaces the value and adds 1 to the version, even if equal.
+        """A put without an expected version stores the value, even an equal one, and adds 1 to the version.
 
         If this fails: a reader cannot see that something was written in between.
         """
@@ -79,7 +79,7 @@ class RecordDuty(StorageFixtures):
         assert ("first", 1) == scene.kept("kind", "key")
 
     def test_delete_with_another_expected_version_does_nothing(self, scene: Scene) -> None:
-        """A delete that expects another version leaves the record; with the right version it deletes it once.
+        """A delete that expects another version does nothing; the right version deletes the record, once.
 
         If this fails: a delete removes a value that was just written.
         """
@@ -131,7 +131,7 @@ class RecordDuty(StorageFixtures):
     def test_empty_key_is_an_ordinary_key(self, scene: Scene) -> None:
         """Data that a store keeps about deleted records is not a record; the empty key is an ordinary key.
 
-        If this fails: a definition without a name is shown, and removing it makes versions fall.
+        If this fails: a definition without a name is shown, and removing it makes later versions smaller.
         """
         storage = scene.storage
         storage.put_record("kind", "key", "a")

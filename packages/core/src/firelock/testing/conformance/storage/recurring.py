@@ -32,7 +32,7 @@ class RecurringDuty(StorageFixtures):
     verbs = "due_records"
 
     def test_due_records_are_returned_earliest_due_first(self, scene: Scene) -> None:
-        """`due_records` returns records due by the storage's clock, longest due first, and at most `limit`.
+        """`due_records` returns at most `limit` records, due by the storage's clock, longest due first.
 
         If this fails: recurring jobs run early, or a late one waits for newer ones.
         """
@@ -53,7 +53,7 @@ class RecurringDuty(StorageFixtures):
     def test_due_time_of_a_record_is_stored_exactly(self, scene: Scene) -> None:
         """The due time of a record is returned to the microsecond, and each put replaces it.
 
-        If this fails: a recurring job runs for another time than its own, or is still due when it is paused.
+        If this fails: a recurring job runs for the wrong time, or is still due when it is paused.
         """
         storage = scene.storage
         due_once(scene, due_at=BASE + 1)
@@ -100,7 +100,7 @@ class RecurringDuty(StorageFixtures):
         assert BASE + 2 * HOUR == scene.storage.promote(10).next_due_at
 
     def test_repeated_insert_with_a_record_returns_already(self, scene: Scene) -> None:
-        """The same insert again returns `ALREADY` for the record, and stores nothing twice.
+        """A repeat of the same insert returns `ALREADY` for the record, and stores nothing twice.
 
         If this fails: a server that repeats an insert after a lost reply creates jobs twice, or treats its
         own jobs as those of another server.
@@ -155,7 +155,7 @@ class RecurringDuty(StorageFixtures):
         assert ("a", 1) == scene.kept("recurring", "nightly")
 
     def test_record_is_replaced_by_an_insert_without_new_jobs(self, scene: Scene) -> None:
-        """The record is replaced even if an insert has no job, for a skipped time, or only stored jobs.
+        """An insert replaces the record even if it has no jobs, for a skipped time, or only stored ones.
 
         If this fails: a skipped due time stays due forever, or a job is created twice.
         """

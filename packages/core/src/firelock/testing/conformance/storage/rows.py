@@ -1,4 +1,4 @@
-"""Tests of the steps and rows of which all verbs of a `RowStorage` are made."""
+"""Tests of the steps and rows on which all verbs of a `RowStorage` are based."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class RowDuty(StorageFixtures):
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_scan_returns_rows_by_code_points(self, storage: RowStorage, reverse: bool) -> None:
-        """A scan returns a prefix's rows beyond `start` in order of code points, and at most `limit` rows.
+        """A scan returns at most `limit` rows of a prefix, beyond `start`, in order of code points.
 
         If this fails: the store sorts by the rules of a language, or folds case. Jobs run in another order,
         and pages leave out jobs.

@@ -36,7 +36,7 @@ class SessionDuty(StorageFixtures):
     verbs = "begin_session renew end_session orphans oldest_session list_sessions"
 
     def test_session_is_stored_as_given(self, scene: Scene) -> None:
-        """A session is listed with every field, as living, for its timeout by the storage's clock.
+        """A session is listed with every field, and lives for its timeout by the storage's clock.
 
         If this fails: the list of servers is wrong, or a caller's clock decides how long a session lives.
         """
@@ -102,7 +102,7 @@ class SessionDuty(StorageFixtures):
         assert 3 == len(scene.storage.list_sessions())
 
     def test_expired_session_can_be_renewed_until_it_is_ended(self, scene: Scene) -> None:
-        """An expired session has not ended until it is marked: it can still claim and be renewed.
+        """An expired session that has not been marked as ended can still claim and be renewed.
 
         If this fails: a server that paused for a moment loses jobs that no other server was given.
         """
@@ -175,7 +175,7 @@ class SessionDuty(StorageFixtures):
         assert [holder.session] == [taken.session for taken in by_both]
 
     def test_orphans_ends_a_session_after_the_clock_was_set_back(self, scene: Scene) -> None:
-        """`orphans` ends a session that was last renewed before the clock was set back; a renewed one lives.
+        """After the clock was set back, `orphans` ends only sessions that have not been renewed since.
 
         Such a session has expired if it would live for more than two of its timeouts. A session that could
         have been renewed by the time `as_of` lives too.
@@ -307,7 +307,7 @@ class SessionDuty(StorageFixtures):
         assert (0, 1) == (scene.record(known.id).crashes, scene.record(unknown.id).crashes)
 
     def test_end_of_a_session_does_not_change_other_jobs(self, scene: Scene) -> None:
-        """The end of a session does not change jobs of others, even if they are named as running.
+        """The end of a session does not change jobs of other sessions, even if they are named as running.
 
         If this fails: the death of one worker process takes the jobs of another.
         """
@@ -507,7 +507,7 @@ class ReconcileDuty(StorageFixtures):
         assert (False, [], []) == (found.is_session_lost, found.lost, found.unknown)
 
     def test_job_not_named_by_its_worker_process_is_unknown(self, scene: Scene) -> None:
-        """A session's jobs that its worker process does not name are returned completely, and not moved.
+        """A session's jobs that its worker process does not name are returned in full, and are not moved.
 
         If this fails: the jobs of a claim whose reply was lost are never run.
         """
@@ -570,7 +570,7 @@ class ReconcileDuty(StorageFixtures):
         assert [True] == [one.has_ended for one in found.lost]
 
     def test_deleted_job_is_lost_with_its_tail(self, scene: Scene) -> None:
-        """A lost job that was deleted while it ran has a tail, until the end by its holder removes the tail.
+        """A lost job that was deleted while it ran has a tail, until its holder's end removes the tail.
 
         If this fails: the run of a deleted job continues, because it seems to have ended the job itself.
         """

@@ -34,8 +34,7 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# By the rule that each proves: a function that creates the end, the cause of a failure, and the fields that
-# are written.
+# For each rule: a function that creates the end, the effect of a failure, and the fields that are written.
 _WRITTEN: dict[str, tuple[Callable[[Running], Transition], str, dict[str, object]]] = {
     "absent result has a reason": (
         lambda running: succeeds(running, None, absent="300 KiB is above the limit of 256 KiB"),
@@ -411,7 +410,7 @@ class SettleDuty(StorageFixtures):
         assert ["f1"] == [group.fingerprint for group in scene.storage.failure_groups(10)]
 
     def test_only_deleted_jobs_can_be_restored(self, scene: Scene) -> None:
-        """A restore of a job in any other state than deleted is refused and writes nothing.
+        """A restore of a job that is not deleted is refused and writes nothing.
 
         If this fails: a late undo changes a job that runs or has succeeded by then.
         """
@@ -615,7 +614,7 @@ class GuardDuty(StorageFixtures):
 
 
 class ExchangeDuty(StorageFixtures):
-    """Tests of `exchange`, in addition to those of `apply` and `claim`."""
+    """Tests of `exchange`, in addition to the tests of `apply` and `claim`."""
 
     verbs = "exchange"
 
@@ -797,7 +796,7 @@ class TailDuty(StorageFixtures):
     def test_only_the_holder_can_remove_its_tail(self, scene: Scene) -> None:
         """The end of an earlier claim, or by another session, does not remove the tail.
 
-        If this fails: a job runs twice, because a stale end was treated as that of the holder.
+        If this fails: a job runs twice, because a stale end was treated as the holder's.
         """
         holder = scene.begin()
         stale = scene.run(holder)

@@ -17,7 +17,7 @@ class StreamDuty(StorageFixtures):
     verbs = "append_stream read_stream"
 
     def test_stream_is_read_as_it_was_emitted(self, flow: FlowScene) -> None:
-        """Chunks are returned in order of offset, after the given offset, and at most `limit`.
+        """`read_stream` returns at most `limit` chunks after the given offset, in order of offset.
 
         If this fails: a page that continues reading after a reload misses words, or shows them twice.
         """

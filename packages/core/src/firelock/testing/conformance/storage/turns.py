@@ -34,7 +34,7 @@ class TurnDuty(StorageFixtures):
     needs = Feature.LIMITS
 
     def test_lane_is_ordered_by_priority_then_age(self, scene: Scene) -> None:
-        """Within a lane, higher priorities come first, and equal ones are in the order of enqueueing.
+        """Jobs of a lane are ordered by descending priority, then in the order in which they were enqueued.
 
         If this fails: limits break priorities, or the order among equal jobs.
         """
@@ -110,7 +110,7 @@ class TurnDuty(StorageFixtures):
         assert [4] * 4 == [total[f"kit/t:{tenant}"] for tenant in range(4)] or limit * times > 20
 
     def test_lanes_differ_by_at_most_one_job_in_a_claim(self, scene: Scene) -> None:
-        """Within a claim, lanes with work differ by at most one job; the rest of a short lane goes to others.
+        """Within a claim, lanes with work differ by at most one job; others use what a short lane leaves.
 
         If this fails: one tenant gets all of a large claim.
         """
@@ -141,7 +141,7 @@ class TurnDuty(StorageFixtures):
 
     @pytest.mark.parametrize("lanes", [5, 300])
     def test_every_lane_is_served_before_any_lane_twice(self, scene: Scene, lanes: int) -> None:
-        """With any number of lanes and any size of claims, each lane is served once before any twice.
+        """With any number of lanes and size of claims, no lane is served twice before each was served once.
 
         If this fails: keys late in the alphabet never run.
         """
@@ -174,7 +174,7 @@ class TurnDuty(StorageFixtures):
             assert new in claimed
 
     def test_open_lane_is_found_among_many_closed_lanes(self, scene: Scene) -> None:
-        """An open lane is found within one claim per 256 lanes and one more claim.
+        """An open lane is found after at most one claim per 256 lanes, plus one more claim.
 
         A claim that did not examine all lanes returns the current time as `next_claim_at`.
 
@@ -235,7 +235,7 @@ class TurnDuty(StorageFixtures):
         assert expected == (got[""], got.total() - got[""])
 
     def test_claims_of_one_job_serve_both_kinds(self, scene: Scene) -> None:
-        """A server with one worker runs jobs with keys and jobs without.
+        """A server with one worker runs both jobs with keys and jobs without keys.
 
         If this fails: on a small server one kind starves the other.
         """

@@ -35,8 +35,8 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# As stored: the name of the task, a space, the key. With partitions, keys with the same beginning are in one
-# partition.
+# The stored form is the name of the task, a space and the key. With partitions, keys with the same beginning
+# are in one partition.
 K, L = "tasks.run kit/k", "tasks.run kit/l"
 
 _ENDED, _STARTED, _SUCCEEDED, _DUE = Until.ENDED, Until.STARTED, Until.SUCCEEDED, Until.DUE
@@ -101,7 +101,7 @@ class UniqueDuty(StorageFixtures):
         assert [job_id] == scene.claim_ids()
 
     def test_different_unique_keys_are_independent(self, scene: Scene) -> None:
-        """Two keys are the same only if their strings are equal, and jobs without a key have none.
+        """Two keys are the same only if their strings are equal; jobs without a key are never duplicates.
 
         If this fails: one customer's job is treated as a duplicate of another's.
         """
@@ -225,7 +225,7 @@ class UniqueDuty(StorageFixtures):
     def test_claim_without_a_start_does_not_free_the_key(
         self, scene: Scene, how: str, is_free: bool, is_delayed: bool
     ) -> None:
-        """A job claimed but never started has its key again; a job that started and crashed does not.
+        """A claimed job that returns without a start gets its key again, but not after a start and a crash.
 
         If this fails: a server that stops causes a second job, or a call is lost after a crash.
         """
@@ -279,7 +279,7 @@ class UniqueDuty(StorageFixtures):
     @pytest.mark.parametrize("end", ["succeeds", "deleted", "pruned", "runs"])
     @pytest.mark.parametrize("until", [_ENDED, _STARTED])
     def test_key_stays_taken_for_its_minimum_time(self, scene: Scene, end: str, until: Until) -> None:
-        """A key taken for a time is taken that long from the call, even if its job ends or is pruned earlier.
+        """A key taken for a time stays taken for this time after the call, even if its job ends or is pruned.
 
         After that time only the state of its job counts.
 
@@ -350,7 +350,7 @@ class UniqueDuty(StorageFixtures):
         ) == scene.record(first.id)  # fmt: skip
 
     def test_replaced_job_waits_in_its_new_lane_and_place(self, scene: Scene) -> None:
-        """A job whose limits and priority were replaced waits in the lane, and at the place, of the new ones.
+        """A job whose limits and priority were replaced waits in the new lane, at the new place.
 
         If this fails: a job is found in its old place, or not at all.
         """
@@ -491,7 +491,7 @@ class UniqueDuty(StorageFixtures):
         scene.check(job_id, due_at=due_at, arguments="[1]")
 
     def test_debounced_job_keeps_its_first_arguments_without_keeps_last(self, scene: Scene) -> None:
-        """Without `keeps_last`, a call delays the job and changes nothing else of it.
+        """Without `keeps_last`, a call delays the job and does not change anything else.
 
         If this fails: the arguments of a later call are used although those of the first were wanted.
         """
@@ -698,7 +698,7 @@ class UniqueDuty(StorageFixtures):
     def test_requeue_is_refused_if_another_job_has_the_key(self, scene: Scene, how: str) -> None:
         """An ended job is requeued or restored only if its key is free; otherwise nothing is written.
 
-        The result is `TAKEN` then.
+        In that case the result is `TAKEN`.
 
         If this fails: an operator creates two jobs with a key that only one job can have.
         """
@@ -797,7 +797,7 @@ class UniqueDuty(StorageFixtures):
         assert job_id == _call(scene)
 
     def test_unique_keys_are_listed_page_by_page(self, scene: Scene) -> None:
-        """`find_unique` returns keys by code points, each with its job, above `after`, and at most `limit`.
+        """`find_unique` returns at most `limit` keys after `after`, by code points, each with its job.
 
         If this fails: people cannot see which job has a key, or pages skip some.
         """

@@ -68,7 +68,7 @@ class PromoteDuty(StorageFixtures):
         assert {State.PROCESSING: 1} == scene.by_state()
 
     def test_job_that_is_not_due_stays_scheduled(self, scene: Scene) -> None:
-        """A job that is due later stays scheduled, and its due time is returned; None without such a job.
+        """A job that is due later stays scheduled, and its due time is returned, or None without such a job.
 
         If this fails: delayed jobs run early, or idle servers sleep past their due time or wake for nothing.
         """
@@ -101,7 +101,7 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(2, None) == rest
 
     def test_promoted_jobs_are_ordered_by_time_of_promotion(self, scene: Scene) -> None:
-        """Jobs of a promotion come after jobs that were enqueued earlier, and before those enqueued later.
+        """Promoted jobs come after jobs that were enqueued earlier, and before jobs enqueued later.
 
         If this fails: a job that was due long ago is moved to the end of its queue repeatedly.
         """
@@ -199,7 +199,7 @@ class PromoteDuty(StorageFixtures):
         )
 
     def test_only_scheduled_jobs_can_be_rescheduled(self, scene: Scene) -> None:
-        """A reschedule of a job in any other state than scheduled is refused, and the job stays as it is.
+        """A reschedule of a job that is not scheduled is refused, and the job stays as it is.
 
         If this fails: a job that runs, or has ended, runs again at some time.
         """
@@ -266,7 +266,7 @@ _table = pytest.mark.parametrize(("on", "end"), _TABLE, ids=[f"{on}-{end}" for o
 
 
 def _ended(scene: Scene, end: State, job_id: str | None = None, expires_at: int | None = None) -> str:
-    """End a job, a new one unless given, with this state; return its id."""
+    """End a job, by default a new one, with this state; return its id."""
     running = scene.run(job_id=job_id)
     match end:
         case State.SUCCEEDED:
@@ -403,7 +403,7 @@ class ContinuationDuty(StorageFixtures):
         assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
 
     def test_first_unwanted_end_of_a_parent_deletes_the_child(self, scene: Scene) -> None:
-        """A child of several parents is deleted by the first that did not end as wanted, and stays deleted.
+        """A child of several parents is deleted at the first unwanted end of a parent, and stays deleted.
 
         If this fails: a job runs although a job on which it depends was deleted.
         """
@@ -440,7 +440,7 @@ class ContinuationDuty(StorageFixtures):
 
         This holds for children that were created before the failure and after it.
 
-        If this fails: an operator who fixes a failure has lost all jobs that were to follow. Or the parent is
+        If this fails: an operator who fixes a failure has lost all jobs that should follow. Or the parent is
         not marked as having children because it had ended, and the child waits forever.
         """
         parent = scene.add()
@@ -507,7 +507,7 @@ class ContinuationDuty(StorageFixtures):
         assert "parent deleted" == scene.record(grandchild).reason
 
     def test_deleted_child_is_kept_as_long_as_its_parent(self, scene: Scene) -> None:
-        """A child that the storage deletes is kept as long after its end as its parent is after its own.
+        """A child that the storage deletes is kept after its end for as long as its parent is.
 
         If this fails: deleted children stay forever, or are pruned before people have seen them.
         """
@@ -671,7 +671,7 @@ class PruneDuty(StorageFixtures):
     def test_waiting_children_of_a_pruned_parent_are_deleted(self, scene: Scene) -> None:
         """Children that wait for a pruned parent are deleted with a reason, and decide their own children.
 
-        Each expires as long after its end as its parent does after its own.
+        Each of them has the same retention as its parent.
 
         If this fails: children of a failed job, or all but one of them, wait forever for a job that no longer
         exists.
