@@ -180,8 +180,9 @@ class RedisStorage(
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
         """See `Storage.exchange`; one round trip, or with partitions one for each that is involved.
 
-        After a wait without a notification, a claim probably finds nothing. So a smaller script checks first,
-        in a third of the server's time. If there is something to claim, a second round trip is needed.
+        After a wait without a notification, a claim probably finds nothing. So a smaller script, which takes
+        a third of the server's time, checks this first. If there is something to claim, a second round trip
+        is needed.
         """
         is_quiet = self._waiting.pop_quiet(request.queues)
         self._waiting.mark(request.queues)

@@ -106,7 +106,7 @@ def settle_values(end: Transition, held: RememberedClaim) -> tuple[Value, ...]:
 
 
 class RememberedClaim(NamedTuple):
-    """The remembered values of a claimed job, with which it is settled without reading its row."""
+    """The remembered values of a claimed job, which are used to settle it without reading its row."""
 
     seq: int
     queue: str
@@ -117,7 +117,7 @@ class RememberedClaim(NamedTuple):
 
 
 def held_of(job: ClaimedJob, seq: int) -> RememberedClaim:
-    """Return the values of a claimed job to remember."""
+    """Return the values to remember for a claimed job."""
     batch_id = None if job.relations_json is None else read_relations(job.relations_json).batch_id
     # A call of the class takes twice as long.
     return RememberedClaim._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
@@ -195,7 +195,7 @@ class ClaimedJobs:
         return split
 
     def forget_stored(self, transitions: Sequence[Transition], results: Sequence[Applied]) -> None:
-        """Forget the jobs of stored transitions, whatever their results.
+        """Forget the jobs of stored transitions, regardless of their results.
 
         The job of a busy transition is kept, because the transition is sent again.
         """
@@ -413,8 +413,8 @@ class SqlStorage(
     ) -> tuple[list[Applied], _T]:
         """Run the work with the transitions in one transaction that never waits long for a locked row.
 
-        The first try skips locked rows of the transitions' own jobs, and waits briefly for other rows. If one
-        of those stays locked, the second try skips every locked row of a job. If a row of another kind is
+        The first try skips locked rows of the transitions' own jobs, and waits briefly for other rows. If
+        another row stays locked, the second try skips every locked row of a job. If a row of another kind is
         locked, a third try stores only the plain ends, which need no other rows. The result of all other
         transitions is then busy. A change by an operator waits like any other transaction.
         """

@@ -214,7 +214,7 @@ class ClusterConnections:
             return {str(node.name): client.execute_command(*words, target_nodes=node) for node in nodes}
 
     def listener(self) -> AbstractConnection:
-        """Return a separate connection to a random node; published messages reach every node."""
+        """Return a separate connection to a random node, because published messages reach every node."""
         with self._translating():
             client = self._opened()
             pool = client.get_redis_connection(client.get_random_node()).connection_pool

@@ -36,8 +36,8 @@ class RedisDatabase:
         )
         # The keys that a script declares; it derives the other keys of its partition from the first one. In a
         # cluster it declares two keys, neither of which ever exists. While their slot is being moved, a node
-        # replies TRYAGAIN to a command with several keys of which some are missing. With a single key, the
-        # node would run the script on half a partition.
+        # replies TRYAGAIN to a command with several keys if some of them are missing. With a single key, the
+        # node would run the script although it has only a part of the partition.
         self._keys = [
             (2, base, f"{base}:none") if url.is_cluster else (1, base) for base in self.partitions.bases
         ]

@@ -132,7 +132,7 @@ def _head(task: str, serializer: str) -> str:
 
 
 def payload_of(job: NewJob, rare: str = "") -> str:
-    """Return the payload of a job; `rare` is empty for a job that uses none of the rarer fields."""
+    """Return the payload of a job; `rare` is empty if the job does not use any of the rarer fields."""
     return f"{_head(job.task, job.serializer)}{job.created_at}\t{rare}\n{job.arguments}"
 
 

@@ -28,8 +28,8 @@ _DERIVED = "5"  # the UUID version of ids that are derived from a definition and
 def tag_of(partition: int, partitions: int) -> str:
     """Return the hash tag of a partition: the string between the braces of its keys.
 
-    The tag is chosen by its slot, so that the partitions are evenly distributed among the slots, and so among
-    the nodes.
+    The tag is chosen by its slot, so that the partitions are evenly distributed among the slots, and
+    therefore among the nodes.
     """
     first, end = partition * SLOTS // partitions, (partition + 1) * SLOTS // partitions
     tags = (f"{partition}" if number == 0 else f"{partition}.{number}" for number in count())

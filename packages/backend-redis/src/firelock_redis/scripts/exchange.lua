@@ -74,8 +74,8 @@ local function end_plainly(first, count, session, queue, minute, runs, results)
   count_running(queue, -done)
   if minute ~= '' then expire(minute, gone) end
   if runs ~= '' then count_ends(runs, results) end
-  -- These jobs no longer hold their keys. A key's list may still contain them, because the jobs are read if the list
-  -- refuses a start.
+  -- These jobs no longer hold their keys. A key's list may still contain them, because the jobs are read before a full
+  -- list refuses a start.
   for lane, some in pairs(lanes) do
     for key in string.gmatch(lane, '[^\n]+') do many('SREM', base .. 'slots:' .. key, some) end
   end
@@ -375,7 +375,7 @@ while arg < #ARGV do
       local text, first = stored[number], arguments[number]
       local result = MISSING
       if text then
-        -- Read this record again: an earlier job of this group that waits for this job might have changed it.
+        -- Read this record again, because an earlier job of this group that waits for this job might have changed it.
         local job = read(ids[number], minute == '=' and call('HGET', base .. 'jobs', ids[number]) or text)
         result = change(job, from, session, to, first, minute == '=' and read_more(first + CHANGE.width))
         if result == APPLIED and job.was then members[#results + 1] = job end

@@ -7,7 +7,7 @@
 -- Reply 1 if the walk has reached the end of all lists, else 0; score and id of the last place that was checked, empty
 --       for none; then time and id of each job found
 
-local BYTES = 200000  -- target for the bytes of records or payloads that are read together
+local BYTES = 200000  -- target number of bytes of records or payloads that are read together
 local MOST = 500  -- jobs that are checked together
 
 local oldest_first, since, before = ARGV[2 + WALK.oldest_first] == '1', ARGV[2 + WALK.since], ARGV[2 + WALK.before]

@@ -33,7 +33,7 @@ local function session_reply(session)
   }
 end
 
--- Return the living session that comes first by started_at as a SESSION, nil for none.
+-- Return the living session with the earliest started_at as a SESSION, nil if there is none.
 function verbs.oldest()
   local session = call('ZRANGE', base .. 'sl', 0, 0)[1]
   return session and session_reply(session)

@@ -45,7 +45,7 @@ local function words_from(first)
   return words
 end
 
--- Make the first write of a script one that needs no memory. Redis then lets the script run even if memory is full. So
+-- Begin a script with a write that does not need memory. Redis then lets the script run even if memory is full. So
 -- Redis never refuses scripts that free memory, and running jobs can continue.
 local function despite_full_memory()
   call('DEL', base .. 'none')

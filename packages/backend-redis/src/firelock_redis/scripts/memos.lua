@@ -63,8 +63,8 @@ local function remember(first)
   return APPLIED, stands
 end
 
--- Store each memo if none is stored under its name, or one that has only begun. Return for each memo the result, and
--- the memo that is then stored under its name, empty for none.
+-- Store each memo, unless a complete memo is already stored under its name. Return for each memo the result, and the
+-- memo that is then stored under its name, empty for none.
 function verbs.remember()
   despite_full_memory()
   local reply = {}

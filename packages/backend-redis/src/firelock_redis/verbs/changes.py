@@ -42,12 +42,12 @@ def write_changes(
 ) -> tuple[list[int], list[list[int]]]:
     """Append changes to the arguments in groups; return their positions in the order of the groups.
 
-    If there are too many changes for one script, also return the positions of those to send before it.
+    If there are too many changes for one script, also return the positions of the changes to send before it.
 
     Args:
         arguments: the preceding arguments of the script.
         transitions: the changes.
-        held: for each change, the job as this process has claimed it; None if it has not.
+        held: for each change, the job as this process has claimed it; None if it has not claimed the job.
         partitions: the partitions of jobs.
     """
     if not transitions:

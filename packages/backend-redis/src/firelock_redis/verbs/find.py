@@ -75,7 +75,7 @@ class Query:
     is_oldest_first: bool
 
     def is_before(self, one: rules.Place, other: rules.Place) -> bool:
-        """Return whether the first place comes before the other one in the list."""
+        """Return whether the first place comes before the second one in the list."""
         return one < other if self.is_oldest_first else one > other
 
     def is_shown(self, place: rules.Place) -> bool:
@@ -186,7 +186,7 @@ def _micros(score: str) -> int:
 def _walks(database: RedisDatabase, where: JobFilter) -> Iterator[_ListWalk]:
     """Yield walks that together find every job that matches the filter, each job once."""
     relative = where.parent_id if where.batch_id is None else where.batch_id
-    if relative is not None:  # children are in the partition of their parent, members in that of their batch
+    if relative is not None:  # children are in their parent's partition, members in their batch's partition
         yield from _walks_in(database, database.partitions.of(relative), where)
         return
     for partition in range(database.partitions.number):

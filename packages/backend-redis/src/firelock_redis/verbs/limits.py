@@ -110,7 +110,7 @@ def require_keys_colocated(partitions: Partitions, jobs: Sequence[NewJob]) -> No
     """Check that each job is in the partition of all its keys, so that one script can check them.
 
     Raises:
-        ConfigurationError: If a job is in another partition than one of its keys. Nothing was stored.
+        ConfigurationError: If a job and one of its keys are in different partitions. Nothing was stored.
     """
     for job in jobs:
         admission = job.admission
@@ -131,7 +131,7 @@ def require_relations_colocated(partitions: Partitions, jobs: Sequence[NewJob]) 
     """Check that each job is in the partition of its batch, its caller and the jobs whose results it uses.
 
     Raises:
-        ConfigurationError: If a job is in another partition than one of these. Nothing was stored.
+        ConfigurationError: If a job and one of these jobs are in different partitions. Nothing was stored.
     """
     for job in jobs:
         relations = job.relations

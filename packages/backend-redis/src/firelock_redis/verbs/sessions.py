@@ -124,10 +124,10 @@ class SessionVerbs(RedisVerbs):
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         """See `Storage.end_session`.
 
-        The first step returns up to 400 jobs of the first partition to their queues. Further steps return its
-        other jobs, and those in other partitions. The session is dead from the first step on, so it gets no
-        jobs between the steps; it is closing until the last step. A repeated call finishes an interrupted
-        end, and uses the `running` jobs of the first call.
+        The first step returns up to 400 jobs of the first partition to their queues. Further steps return the
+        other jobs of this partition and the jobs in other partitions. The session is dead from the first step
+        on, so it gets no jobs between the steps; it is closing until the last step. A repeated call finishes
+        an interrupted end, and uses the `running` jobs of the first call.
         """
         taken = _end(self.database, session, running, reason)
         self._turns.note(EVERYWHERE)

@@ -1,7 +1,7 @@
 """Upkeep of the storage: due jobs, children of ended parents, and jobs that need not be kept any longer.
 
-Each verb runs a script in one partition after another, in each as often as needed. Each run handles so few
-jobs that it does not noticeably delay other calls.
+Each verb runs a script in one partition after another, as often as needed in each. A run handles so few jobs
+that it does not noticeably delay other calls.
 """
 
 from __future__ import annotations

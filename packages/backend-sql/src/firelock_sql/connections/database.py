@@ -300,7 +300,7 @@ class Database(ABC):
         Args:
             within: the caller's transaction.
             work: Firelock's part of it.
-            is_adding_alone: the work only adds rows, and does not read rows that others may have changed.
+            is_adding_alone: whether the work only adds rows, without reading rows that others may change.
 
         Raises:
             ConfigurationError: If `within` is not a transaction of this database.

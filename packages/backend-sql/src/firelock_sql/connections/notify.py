@@ -132,7 +132,7 @@ class Wake(Waiting):
 
     @property
     def has_mailbox(self) -> bool:
-        """Whether other processes can notify this one of work."""
+        """Whether other processes can notify this process of work."""
         return self._mailbox is not None
 
     def describe(self) -> str:

@@ -139,9 +139,9 @@ class EnginePool:
                     self._others = threading.Semaphore(pool.size() - min(_RESERVED, pool.size() - 1))
 
     def _taken(self) -> tuple[PoolProxiedConnection, _Mode | None]:
-        """Return a connection in autocommit mode, and the previous mode if it is the caller's.
+        """Return a connection in autocommit mode, and for a caller's connection also its previous mode.
 
-        Changing the mode can reveal that a pooled connection is dead. In this case, take another one.
+        Changing the mode can reveal that a pooled connection is dead. If so, take another connection.
         """
         while True:
             pooled = self._pooled()

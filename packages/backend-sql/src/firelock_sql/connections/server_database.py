@@ -391,7 +391,7 @@ class ServerDatabase(Database):
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Translate exceptions of the driver to those of the storage, whose messages contain no parameters.
+        """Translate the driver's exceptions to storage exceptions, whose messages contain no parameters.
 
         Raises:
             StorageUnavailable: If the error may be temporary.

@@ -194,7 +194,7 @@ class Transaction:
     def _choose_put(self) -> Callable[..., object]:
         """Return the function that runs statements without a result.
 
-        Our own cursors send such a statement together with the next one that has a result.
+        Our own cursors send such a statement together with the next statement that has a result.
         """
         return getattr(self.cursor, "put", self.cursor.execute)
 

@@ -141,7 +141,7 @@ _DEFAULT_POOL = 10
 def parse_server_url(
     text: str, *, scheme: str, choices: Mapping[str, Collection[str]], known: Collection[str]
 ) -> ServerUrl:
-    """Parse the URL; `choices` are the options of the backend, `known` those of its driver.
+    """Parse the URL; `choices` are the options of the backend, `known` the options of its driver.
 
     Raises:
         ConfigurationError: If the URL is invalid, or if an option is unknown or out of range. The message

@@ -1,6 +1,6 @@
 """Callers' transactions in which verbs take part: `insert(within=…)`, `apply(within=…)`.
 
-The statements run on the caller's own connection, whatever its driver is, so they are committed or rolled
+The statements run on the caller's own connection, regardless of its driver, so they are committed or rolled
 back with the rest of the transaction. Servers are notified of the jobs after the commit. For a Session, its
 events trigger the notification. For a Connection, servers are notified when it returns to its pool, because
 SQLAlchemy Core has no event after a commit. A raw connection does not report commits, so servers find its

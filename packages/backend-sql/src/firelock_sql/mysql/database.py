@@ -36,7 +36,8 @@ _WRITE = "START TRANSACTION READ WRITE"
 _LEVEL = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _SNAPSHOT_LEVEL = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
-# On by default since MariaDB 11.6.2: rolls back a transaction that locks a row changed since its snapshot.
+# This setting rolls back a transaction that locks a row that was changed since its snapshot. MariaDB enables
+# it by default since version 11.6.2.
 _CHANGES = "innodb_snapshot_isolation"
 _KNOWS_CHANGES = f"SHOW VARIABLES LIKE '{_CHANGES}'"
 _LET_CHANGE = f"SET @firelock_changes = @@SESSION.{_CHANGES}, SESSION {_CHANGES} = 0"
@@ -177,7 +178,7 @@ class MysqlDatabase(ServerDatabase):
                 tx.cursor.execute(_AS_BEFORE)
 
     def _undoes_for_changes(self) -> bool:
-        """Return whether the server may do this; the first call queries the server."""
+        """Return whether changed rows may cause a rollback; the first call queries the server."""
         if self._has_changes is None:
             self._has_changes = self.read(_knows_changes)
         return self._has_changes

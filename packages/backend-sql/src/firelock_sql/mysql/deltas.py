@@ -3,7 +3,8 @@
 The sum and the deletion must cover the same rows. The query without a lock reads a snapshot, but a later
 DELETE also sees newer rows, even with lower numbers. So the query returns the numbers of the added rows as
 bits, 60 per result row: 1,700 result rows for 100,000 rows of the table. If all numbers of a range were
-added, the range is deleted as a whole, because no row that is stored meanwhile can have a number in it.
+added, the range is deleted as a whole, because no row that is stored meanwhile can have a number in this
+range.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class _Glance:
     goes_on: bool  # the walk continues after `until`
     with_work: list[str] = attrs.field(factory=list)  # the known lanes with work
     stranger: str | None = None  # the first other lane with work
-    keys: Collection[str] = ()  # keys that are read, too
+    keys: Collection[str] = ()  # keys that are also read
     numbers: dict[str, LimitNumbers] = attrs.field(factory=dict)
     rows: dict[str, KeyRow] = attrs.field(factory=dict)  # locked
 
@@ -186,7 +186,7 @@ class MysqlLanes(SqlLanes):
     def _see(
         self, glances: Sequence[_Glance], with_keys: _Glance | None = None, *, is_patient: bool = False
     ) -> None:
-        """Run the reads in one round trip; also lock the keys in the known lanes of one of them."""
+        """Run the reads in one round trip; also lock the keys in the known lanes of one read."""
         asked = [written for glance in glances for written in self._questions(glance)]
         if with_keys is not None and with_keys.known:
             with_keys.keys = sorted({key for lane in with_keys.known for key in keys_of(lane)})

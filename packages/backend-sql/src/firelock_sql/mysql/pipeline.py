@@ -39,9 +39,9 @@ def derived_rows(columns: Sequence[str], number: int) -> str:
 
 
 class StatementSender:
-    """A sender that collects statements and runs them through a driver's cursor in one round trip.
+    """A collector of statements that runs them through a driver's cursor in one round trip.
 
-    `send` raises the error of any of them; the statements after the failed one do not run.
+    If a statement fails, `send` raises its error, and later statements do not run.
     """
 
     def __init__(self, cursor: Any, *, carries_several: bool) -> None:  # noqa: ANN401 - any driver's
@@ -52,7 +52,7 @@ class StatementSender:
         self.has_replied = False
 
     def put(self, sql: str, parameters: Row = ()) -> Answer:
-        """Add the statement to those that are sent next; return its future reply."""
+        """Send the statement with the next round trip; return its future reply."""
         answer = Answer()
         self._waiting.append(((sql, parameters), answer))
         self._size += len(sql) + sum([len(value) for value in parameters if isinstance(value, str)])

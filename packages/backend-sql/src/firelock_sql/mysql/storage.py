@@ -107,7 +107,7 @@ WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
 TAKERS |= {"mysql": take_deltas, "mariadb": take_deltas}
 
 _KEY_SECONDS = 5.0  # how long a call waits for a unique key that another transaction has locked
-_MOST_GUESSED = 32  # queues; if more have work, each is found by a separate query
+_MOST_GUESSED = 32  # queues; if more queues have work, each of the others is found by a separate query
 _T = TypeVar("_T")
 _COMMIT: Written = ("COMMIT", ())
 

@@ -129,7 +129,7 @@ def durability(settings: Mapping[str, str]) -> str:
 def diagnose(database: ServerDatabase, limits: HealthBounds = HealthBounds()) -> list[Finding]:
     """Return a finding for each problem of this server, with its fix.
 
-    A check that this role may not run is reported as a finding, too.
+    A check that this role may not run is also reported as a finding.
     """
     findings: list[Finding] = []
     for what, check in _CHECKS.items():

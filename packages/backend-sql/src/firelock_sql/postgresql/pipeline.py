@@ -49,8 +49,8 @@ class PreparingCursor(BundlingCursor):
 class PipelinedCursor:
     """A cursor (PEP 249) with few round trips.
 
-    `put` adds a statement, which is sent with the next `execute` or the commit. That call raises the error of
-    any of the statements; the statements after the failed one do not run.
+    `put` adds a statement, which is sent with the next `execute` or the commit. If one of the statements
+    fails, that call raises its error, and later statements do not run.
 
     The statements are sent together, followed by a Sync message. The server counts the client as idle only
     after this message, and its timeout then ends the transaction of a client that hangs. The pipeline stays

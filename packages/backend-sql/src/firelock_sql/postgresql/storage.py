@@ -147,7 +147,7 @@ class _LaneExchange:
 
 
 class _NothingStored(Exception):
-    """Raised if one of the jobs was stored before, or if the batch to which they belong is not open."""
+    """Raised if one of the jobs was stored before, or if the batch of the jobs is not open."""
 
 
 class PostgresqlStorage(SqlStorage):

@@ -83,7 +83,7 @@ def suspend_in_one_round_trip(
     dialect: Dialect,
     suspensions: Sequence[Suspension],
 ) -> Mapping[str, str | None]:
-    """Suspend jobs in one transaction and round trip; return those that now wait, with the keys they held."""
+    """Suspend jobs in one transaction and round trip; return the jobs that now wait, with their keys."""
     answer = cursor.connection.cursor()
     ids = text_array(jobs_of(suspensions))
     with cursor.connection.pipeline():

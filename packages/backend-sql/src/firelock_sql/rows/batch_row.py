@@ -192,7 +192,7 @@ def store_batch_changes(tx: Transaction, changes: Mapping[str, Share]) -> set[st
 
 
 def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
-    """Add all deltas to the row, which this transaction has locked; a new failure can stop the batch."""
+    """Add all deltas to the row, which this transaction has locked; new failures can stop the batch."""
     if tx.newer is not None:
         _discount_failures(tx, batch.id)
         return

@@ -64,7 +64,7 @@ def set_names(dialect: Dialect, names: Names) -> None:
             return str(super().quote(names.of(ident)))
 
         def quote_schema(self, schema: str) -> str:
-            return str(super().quote(schema))  # not one of our tables, whatever its prefix
+            return str(super().quote(schema))  # not one of our tables, regardless of its prefix
 
     own: Any = dialect
     own.identifier_preparer = Preparer(dialect)

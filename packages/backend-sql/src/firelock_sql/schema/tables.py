@@ -421,7 +421,7 @@ sessions = Table(
     Column("forget_at", BigInteger),  # when the dead session may be deleted
     _count("is_followed"),  # 1 if another session of its server has started after its death
     Column("closing_since", BigInteger),  # equal to died_at while it may hold jobs
-    Column("blame", _TEXT),  # JSON, set while it may hold jobs: which jobs get a crash, and the reason
+    Column("blame", _TEXT),  # JSON, set while it may hold jobs: the jobs that get a crash, and the reason
     _count("busy"),
     Column("reported", _WORD, nullable=False, server_default="running"),
     Column("rss_bytes", BigInteger, nullable=False, server_default="0"),
@@ -508,7 +508,7 @@ unique_keys = Table(
     Column("key", _KEY, primary_key=True),
     Column("job_id", _NAME, nullable=False),
     Column("mark", Integer, nullable=False),  # the number of times the job had started when it took the key
-    # the key stays taken until this time, whatever happens to the job
+    # the key stays taken until this time, even if the job ends or is deleted
     Column("free_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
     info={_STORED: CHANGED_IN_PLACE},

@@ -506,7 +506,7 @@ def is_worn(error: BaseException) -> bool:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Translate exceptions of the driver to those of the storage, whose messages contain no parameters.
+    """Translate the driver's exceptions to storage exceptions, whose messages contain no parameters.
 
     Raises:
         StorageUnavailable: If the error may be temporary, for example a lock, a full disk or an I/O error.

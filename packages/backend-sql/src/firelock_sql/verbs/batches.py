@@ -311,7 +311,7 @@ def keep_related(tx: Transaction, ids: Sequence[str]) -> set[str]:
     around = _around(tx, named)
     releasing = {row[0] for row in tx.all(_RELEASING, ids=sorted(around))} if around else set()
     for id, one in relations.items():
-        batch_id = one.batch_id  # members of an inner batch also stay as long as the outer batches
+        batch_id = one.batch_id  # members of an inner batch are also kept as long as its outer batches
         while batch_id is not None and batch_id in around:
             state, expires_at, outer = around[batch_id]
             is_open = read_state(state) not in FINAL_STATES or batch_id in releasing

@@ -355,7 +355,7 @@ def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
 def _delete_free(
     tx: Transaction, owner: JobRow, wanted: Collection[str], rows: dict[str, JobRow], reason: str
 ) -> set[str]:
-    """Delete the waiting jobs that are not locked; return their ids and those of missing jobs."""
+    """Delete the waiting jobs that are not locked; return their ids and the ids of missing jobs."""
     locked, batches, _ = _locked_among(tx, wanted, rows)
     free = {id: row for id, row in rows.items() if id not in locked}
     _move_children(tx, _Moves(free, batches, deleted=dict.fromkeys(free, (owner, reason))))

@@ -303,11 +303,11 @@ def _count_up_to(name: str, index: str | None) -> Text:
 
 @attrs.define(eq=False)
 class _Part:
-    """The jobs of one queue and task, of which some have been read."""
+    """The jobs of one queue and task, some of which have been read."""
 
     queue: str
     task: str
-    first: int  # the time of its first job, or of an earlier one that the cursor excludes
+    first: int  # the time of its first job, or of an earlier job that the cursor excludes
     most: int = 0  # maximum number of jobs for the next read
     last: rules.Place | None = None  # the last row that was read
     is_over: bool = False

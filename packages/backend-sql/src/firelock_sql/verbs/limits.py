@@ -191,7 +191,7 @@ class SqlLanes(KeyedLanes[Row]):
     ) -> Mapping[str, Sequence[Head[Row]]]:
         """Return the result of `heads` for a claim that leaves out tasks.
 
-        Read candidates without locks, then lock those that may start.
+        Read candidates without locks, then lock the candidates that may start.
         """
         depth = leaving_out.depth(len(wanted))
         chosen: dict[int, str] = {}  # lanes by the number of the job, in order

@@ -352,7 +352,7 @@ def _lost(tx: Transaction, not_held: Sequence[HeldClaim]) -> list[LostClaim]:
 
 @attrs.frozen
 class _Blame:
-    """The jobs that count a crash when their session ends, and the reason for their history."""
+    """The jobs that get a crash when their session ends, and the reason for their history."""
 
     reason: str
     running: frozenset[str] | None  # ids; None: all
@@ -367,7 +367,7 @@ class _Blame:
 
     @classmethod
     def read(cls, text: str) -> _Blame:
-        """Return a stored blame; an unreadable one blames all jobs of the session."""
+        """Return a stored blame; an unreadable blame applies to all jobs of the session."""
         try:
             stored = json.loads(text)
             running = stored["running"]

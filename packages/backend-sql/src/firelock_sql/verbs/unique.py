@@ -266,7 +266,7 @@ def _store_changed(tx: Transaction, changed: _Changed, now: int) -> None:
             "admission_json": write_admission(admission),
         }  # fmt: skip
         if row.state == State.ENQUEUED:
-            tx.woken.add(row.queue)  # its new lane may be free to start
+            tx.woken.add(row.queue)  # the job may be able to start from its new lane
     tx.run(_REPLACE_CALL, seq=row.seq, **fields)
     add_duplicates(tx, row, changed.calls, now)
 

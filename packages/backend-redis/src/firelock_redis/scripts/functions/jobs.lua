@@ -198,7 +198,7 @@ local function rare_fields(id)
 end
 
 -- Remove the job from the lists of the parents for which it waits: the parents of its suspension if there are any,
--- otherwise those of its dependencies.
+-- otherwise the parents in its dependencies.
 local function forget_edges(job)
   local id = job.id
   if job.waits ~= '' then
@@ -227,7 +227,7 @@ local function standing(job)
   return name, admission.has_details and job.id .. '\n' or job.id
 end
 
-local freed = {}  -- lanes of jobs that do not hold their keys any more, or might not hold them
+local freed = {}  -- lanes of jobs that no longer hold their keys, or might not hold them
 
 local function leave(job)
   local state, queue, id = job.state, job.queue, job.id

@@ -64,8 +64,8 @@ local function leave_out(first, count)
   end
 end
 
--- Return the ids of a claim in the order in which they must run. For queues in turn, this is one job of each queue per
--- round, and the queue of the last job is stored. Otherwise, it is queue by queue.
+-- Return the ids of a claim in the order in which they must run. If the queues take turns, each round has one job of
+-- each queue, and the queue of the last job is stored. Otherwise, the jobs are ordered by queue.
 local function in_order(names, lines, in_turn)
   local ids, most, last = {}, 0, nil
   if not in_turn then
@@ -89,7 +89,7 @@ end
 
 local function limits()
   local WINDOW, STEP = 256, 8  -- the most lanes that one claim checks, and the fewest that are read together
-  local FEW = 64  -- up to this number all stored numbers are read, whichever are needed
+  local FEW = 64  -- if at most this many limits are stored, all of them are read, not only the needed ones
   local floor, max, min = math.floor, math.max, math.min
   local NONE = { interval = 0, units = 1 }
   local parsed, states = {}, {}
@@ -552,7 +552,8 @@ local function limits()
   end
 
   -- Add up to `room` more jobs of a queue to its line. If the queue has jobs with and without limits, each kind gets
-  -- half; if `room` is odd, the kinds take turns to get one more. The other kind gets room that one kind does not need.
+  -- half; if `room` is odd, the kinds take turns to get one more. If one kind does not need all of its room, the other
+  -- kind gets the rest.
   local function take_both(entry, room)
     local half, before = floor(room / 2), #entry.line
     if room % 2 == 1 and entry.plain > half and entry.has_lanes then half = half + call('INCR', base .. 'odd') % 2 end
