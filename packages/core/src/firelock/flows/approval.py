@@ -1,4 +1,4 @@
-"""Links with which a person answers a signal; each has one job, one wait, its choices and an expiry time.
+"""Links with which a person answers a signal; each is for one wait of a job, with choices and an expiry time.
 
 The storage contains only a hash of the token, along with the answers that the link may send. So the reader of
 a backup cannot use the link, there is no secret key to store, and the deletion of its record revokes the

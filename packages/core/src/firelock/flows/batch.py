@@ -57,9 +57,9 @@ _LONGEST_HOLD = timedelta(days=366)
 class Batch(PendingJob[BatchCounts]):
     """A job without a task, which ends when none of its members can continue; see `fire.batch`.
 
-    It fails if a member has failed, or waits for an end that can no longer happen. It is deleted if it was
-    cancelled, or if the jobs for which it waits were deleted. Otherwise it succeeds. `then` and `result()`
-    work as for any job; the result of a batch is its counts. The requeue of a member opens the batch again.
+    It fails if a member has failed, or if a member waits for an end that can no longer happen. It is deleted
+    if it was cancelled, or if the jobs for which it waits were deleted. Otherwise it succeeds. `then` and
+    `result()` work as for any job; the result of a batch is its counts. Requeuing a member reopens the batch.
     `delete()` cancels it permanently. Members and continuations join the caller's transaction; `requeue`,
     `delete` and `restore` act immediately.
     """
@@ -96,7 +96,7 @@ class Batch(PendingJob[BatchCounts]):
 
     @property
     def name(self) -> str:
-        """The name of the batch, for people; empty if the batch was not read."""
+        """The displayed name of the batch; empty if the batch was not read."""
         relations = self._record.relations
         return "" if relations is None or relations.batch is None else relations.batch.name
 
@@ -159,9 +159,9 @@ class Batch(PendingJob[BatchCounts]):
         Within the block, the member is collected and stored later. If the batch is already stored, the member
         is stored immediately.
 
-        A member can add to its own batch with `job.batch`; other code can add until the batch has ended. If
-        another job has the unique key of the call, that job does not become a member, and `is_new` of the
-        handle is False.
+        A member can add to its own batch with `job.batch`; other code can add members until the batch has
+        ended. If another job has the unique key of the call, that job does not become a member, and `is_new`
+        of the handle is False.
 
         Raises:
             BatchFinished: If the batch has ended, or was cancelled.
@@ -245,7 +245,7 @@ class Batch(PendingJob[BatchCounts]):
         """Return a batch that is a member of this batch; add its members in its own block, or with `add`.
 
         The options are those of `fire.batch`. It can wait only for members of this batch. It is kept, with
-        its members, at least as long as this batch; `keep` matters only if it is longer. If this batch is
+        its members, at least as long as this batch; only a longer `keep` has an effect. If this batch is
         already stored, the new batch is stored by its own block.
 
         Raises:
@@ -311,8 +311,8 @@ class Batch(PendingJob[BatchCounts]):
     ) -> JobPage:
         """Return a page of its own members in the order of their addition; a batch within it is a `Batch`.
 
-        The members of such a batch are read through its own handle. With a state, the order is that in which
-        the members entered this state.
+        The members of such a batch are read through its own handle. If a state is given, the members are in
+        the order in which they entered it.
 
         Raises:
             ConfigurationError: If the state is unknown, or the limit is not from 1 to 500.
@@ -344,7 +344,7 @@ class Batch(PendingJob[BatchCounts]):
 
         Args:
             task: the task whose results are returned; it determines their type.
-            after: a member, or its id; only results after that member's are returned.
+            after: a member, or its id; only the results of later members are returned.
             deep: whether members of batches within it are included.
 
         Raises:
@@ -433,16 +433,16 @@ class Batch(PendingJob[BatchCounts]):
         return f"Batch {self.name!r} ({self.id})"
 
     def requeue(self, *, from_step: str | None = None, reason: str = "requeued with its batch") -> Batch:
-        """Requeue its failed members, also those of batches within it, and open it again.
+        """Requeue its failed members, including those of batches within it, and reopen the batch.
 
-        All of them are enqueued, 500 at a time; the batch is open after the first 500. If an exception is
-        raised in between, the other members are still failed, and can be requeued later. Jobs that wait for
-        the success of these members can then run. Deleted members stay deleted. The members' histories show
-        `reason`.
+        The members are enqueued 500 at a time, and the batch is open after the first 500. If an exception is
+        raised before the last 500, the remaining members stay failed and can be requeued later. Jobs that
+        wait for the success of these members can then run. Deleted members stay deleted. The members'
+        histories show `reason`.
 
         Raises:
             JobConflict: If no member has failed, or the batch was cancelled.
-            ConfigurationError: If `from_step` is given, which is only for a member.
+            ConfigurationError: If `from_step` is given; it can be used only for a member.
             JobNotFound: If the batch is not stored.
         """
         if from_step is not None:
@@ -486,13 +486,13 @@ class Batch(PendingJob[BatchCounts]):
         return number
 
     def delete(self, *, reason: str = "deleted by code") -> Batch:
-        """Cancel it permanently: delete members that have not ended, and notify the running ones to stop.
+        """Cancel it permanently: delete the members that have not ended, and cancel the running ones.
 
-        The batch itself is deleted when none of them runs any more. Until then, the handle shows its present
+        The batch itself is deleted when none of them runs any more. Until then, the handle shows its current
         state.
 
         Args:
-            reason: for people, in the batch's history and on the dashboard.
+            reason: a note that the batch's history and the dashboard show.
 
         Raises:
             JobConflict: If the batch is already deleted.

@@ -55,7 +55,7 @@ class PendingJob(Job[R]):
     """A job that was added in the block of a batch.
 
     It is stored at the end of the block, or earlier if the block has many jobs. If another job has its unique
-    key, the handle becomes that of the other job when this job would be stored.
+    key by then, the handle switches to that job.
     """
 
     __slots__ = ("_block",)
@@ -321,7 +321,7 @@ class BatchBlock:
             self._cancel(batch_id, transaction)
 
     def _store(self, transaction: object | None, most_left: int | None = None) -> None:
-        """Store jobs of the block, chunk by chunk, until less than a chunk or `most_left` jobs remain."""
+        """Store jobs of the block in chunks, until less than a chunk or at most `most_left` jobs remain."""
         with self._storing:
             while len(self._waiting) > (self._size if most_left is None else most_left):
                 try:
@@ -357,7 +357,7 @@ class BatchBlock:
         return {*self._open, *_batches_of(self._waiting[start:])}
 
     def _duplicate(self, jobs: Sequence[NewJob]) -> DuplicateJob | None:
-        """Return the error for a job for which others wait, but whose unique key another job has."""
+        """Return the error for a job that others wait for, if another job has its unique key."""
         sources = {edge.parent_id for job in jobs for edge in job.parents}
         takers: dict[str, str] = {}
         for job in jobs:

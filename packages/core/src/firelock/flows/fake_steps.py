@@ -56,12 +56,12 @@ class FakeAttempt:
 
     @property
     def has_right(self) -> bool:
-        """Whether the job still belongs to this run: always."""
+        """Whether the job still belongs to this run; here, it always does."""
         return True
 
     @property
     def is_suspended(self) -> bool:
-        """Whether the run waits: never."""
+        """Whether the run waits; here, it never does."""
         return False
 
     def lose(self, reason: str, *, is_raised: bool) -> None:
@@ -79,7 +79,7 @@ class FakeAttempt:
 
 
 class FakeSteps(JobSteps):
-    """Steps with memos in memory; a wait returns its answer from the test, or raises an error without one."""
+    """Steps with memos in memory; a wait returns the test's answer, or raises an error if there is none."""
 
     def __init__(self, job: ClaimedJob, attempt: FakeAttempt, answers: Mapping[str, object]) -> None:
         nothing: Any = None  # never used, because nothing is stored

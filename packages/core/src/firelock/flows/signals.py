@@ -1,4 +1,4 @@
-"""Signals: typed values with a name that are sent to a job, which waits for them now or later."""
+"""Signals: named, typed values that are sent to a job, which waits for them now or later."""
 
 from __future__ import annotations
 
@@ -123,16 +123,17 @@ class Signal(Generic[T]):
     def send(
         self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
     ) -> bool:
-        """Send this answer to the job, which continues with it now, or uses it when it reaches that wait.
+        """Send this answer to the job, which continues with it now, or uses it when it reaches this wait.
 
-        Return True, also if the same answer was sent before. Return False if another answer or the timeout
-        was first. A failed job keeps the answer for its requeue. The answer joins the caller's transaction,
-        as an enqueue does: the job continues after the commit. The job's row is locked until then.
+        Return True if the job keeps this answer, even if the same answer was sent before. Return False if
+        another answer or the timeout came first. A failed job keeps the answer for its requeue. The answer
+        joins the caller's transaction, as an enqueue does: the job continues after the commit. The job's row
+        is locked until then.
 
         Args:
             job: a handle or an id.
             payload: a value of the signal's type.
-            author: the sender, for people; at most 200 printable characters.
+            author: the displayed name of the sender; at most 200 printable characters.
             within: your own transaction in the storage's database; the answer is committed or rolled back
                 with it.
 
@@ -176,7 +177,7 @@ class Signal(Generic[T]):
         return repeat_once(lambda: self._client.storage.remember((new,)))[0]  # a lost reply does no harm
 
     def _is_first(self, job_id: str, memo: Memo, result: Remembered) -> bool:
-        """Return whether the job keeps this answer, and not another one that was sent before."""
+        """Return whether the job keeps this answer instead of an earlier one."""
         kept = result.memo
         if result.answer is Applied.MISSING:
             raise JobNotFound(_NOT_STORED.format(job=shown(job_id)))
@@ -281,7 +282,7 @@ def why_not_answered(
     """Return why an answer from outside is not accepted, as a sentence; None if it may be sent.
 
     Args:
-        job: the stored job; None if it was not found, because the storage then reports this itself.
+        job: the stored job; None if it was not found, which the storage reports itself.
         name: the name of the signal, including its key if it has one.
         value: JSON of the signal's type.
         signal: the signal of that name in an app that has the tasks, from `Firelock.signal_named`.

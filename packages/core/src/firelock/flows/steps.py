@@ -78,7 +78,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _Request: TypeAlias = NewMemo | float | Callable[[], Any]
-"""A memo to store, seconds to wait, or a function that takes a round trip."""
+"""A memo to store, seconds to wait, or a function that makes a round trip."""
 _Flow: TypeAlias = Generator[_Request, Any, T]
 
 CALLS_LIMIT = 500  # jobs of one gather
@@ -145,7 +145,7 @@ class JobSteps:
         self._condition = threading.Condition()
         self._memos: dict[tuple[MemoKind, str], Memo] | None = None if job.has_memos else {}
         self._used: set[tuple[MemoKind, str]] = set()  # names that this run has completed or begun
-        self._tried: set[str] = set()  # steps of this run within transactions, whose commit is unknown
+        self._tried: set[str] = set()  # steps of this run in transactions that may not have committed
         self._running = 0
         self._tasks: set[object] = set()  # of the asynchronous steps
         self._total = 0  # bytes of the values of `_memos`
@@ -155,7 +155,7 @@ class JobSteps:
     # ---- calls by the server -----------------------------------------------------------------------------
 
     def fails_permanently(self, error: BaseException) -> bool:
-        """Return whether an error that left the task makes its job fail without a retry.
+        """Return whether an error raised by the task makes its job fail without a retry.
 
         This is true for an error about the wrong use of a step, and for the failure of a called job, also if
         task groups have wrapped it.
@@ -523,7 +523,7 @@ class JobSteps:
     def _start(
         self, name: str, calls: Sequence[Call[Any]], places: Sequence[int], ids: list[str]
     ) -> _Flow[list[str]]:
-        """Store the ids of the calls at these places in a memo, then the calls as jobs; return all ids.
+        """Store the ids of the calls at these places in a memo, then store the calls as jobs; return all ids.
 
         An existing id is kept, because it is already in the memo, and the job with that id might be stored.
         """
@@ -885,7 +885,7 @@ class Steps:
         self._session = session
 
     def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a step like `JobContext.step`; its memo and its work in this transaction are one commit.
+        """Run a step like `JobContext.step`; this transaction commits its work together with its memo.
 
         So the work is done exactly once, even if a process crashes. From this call on, the job's row is
         locked until the transaction ends; make this call the last one before the commit.

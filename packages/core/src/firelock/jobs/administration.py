@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from firelock.jobs.client import Client
     from firelock.model.job import Transition
 
-log = logging.getLogger("firelock.client")  # not below firelock.jobs, the logger of failed attempts
+log = logging.getLogger("firelock.client")  # not under firelock.jobs, which logs failed attempts
 
 RELEASE_LIMIT = 1_000
 _LONGEST_UPDATE, _PAUSE = 1.0, 0.01  # seconds
@@ -176,7 +176,7 @@ def apply_unless_changed(
 def release_continuations(storage: Storage) -> None:
     """Move the continuations, and the members of cancelled batches, that a change released.
 
-    This takes at most a second. Servers do the rest, and all of it if the storage is unavailable.
+    This takes at most a second. Servers do the remaining work, or all of it if the storage is unavailable.
     """
     until = time.monotonic() + _LONGEST_UPDATE
     try:
@@ -189,10 +189,10 @@ def release_continuations(storage: Storage) -> None:
 
 
 def update_batches(storage: Storage, batch_id: str | None) -> None:
-    """Reopen or end a batch and the batches around it, as the present states of their members require.
+    """Reopen or end a batch and the batches around it, depending on the current states of their members.
 
-    This takes at most a second per batch. If another process has locked a batch for that time, that process
-    updates it.
+    This takes at most a second per batch. If another process locks a batch for longer, that process updates
+    the batch.
     """
     try:
         while batch_id is not None:

@@ -1,4 +1,4 @@
-"""The reasons why an enqueued job with limits does not start, in words for people."""
+"""Readable reasons why an enqueued job with limits does not start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TimeoutOf = Callable[[JobRecord], float | None]
 
 @attrs.frozen
 class KeyWait:
-    """A key that does not admit a job, in its state when it was read."""
+    """The state of a key that does not admit a job, at the time of the read."""
 
     key: str
     running: int  # number of jobs that hold the key
@@ -35,7 +35,7 @@ class KeyWait:
     is_paused: bool
     is_full: bool
     opens_in: int = 0  # micros until its rate admits the job; 0 if the job does not wait for the rate
-    opens_at: datetime | None = None  # the same as a time, by the storage's clock
+    opens_at: datetime | None = None  # the same point as a time of the storage's clock
     holders: tuple[str, ...] = ()  # ids of the jobs that hold the key, if it is full; at most 100
 
     @property
@@ -68,7 +68,7 @@ def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -
 
 @attrs.frozen
 class HeldHead:
-    """A queue whose first job waits for a limit, in its state when it was read."""
+    """The state of a queue whose first job waits for a limit, at the time of the read."""
 
     count: int  # number of jobs at the head of the queue that wait for limits, at most 100
     first: JobRecord | None  # the first job that waits for a worker instead; None if none was found
@@ -124,7 +124,7 @@ class KeyReads:
 
     @property
     def are_many(self) -> bool:
-        """Whether so many keys were read that a check of several queues must not read more."""
+        """Whether a check of several queues has read its maximum number of keys."""
         return len(self.states) >= _KEYS
 
     def waits(
@@ -199,8 +199,8 @@ class KeyReads:
             use: the job's use of the key.
             ahead: how many jobs come before it in the line of the key.
             runs: the maximum durations of the runs under the key.
-            ends: the latest ends of the known jobs among those before it. They can be later than the line of
-                the key requires, because other keys hold these jobs.
+            ends: the latest possible end times of the known jobs before it. They can be later than the line
+                of the key requires, because other keys hold these jobs.
         """
         state = self._read(use.key)
         numbers = numbers_for(use.key, self.known)

@@ -130,10 +130,10 @@ class Client:
         """Check that a job of the task may be created now.
 
         Raises:
-            ConfigurationError: If the process is importing an application, so every process that imports the
-                application would create this job.
+            ConfigurationError: If the process is importing an application. Otherwise, every process that
+                imports it would create this job.
         """
-        for forbidding in [*self.creates_no_jobs]:  # a copy: a check that no longer applies removes itself
+        for forbidding in [*self.creates_no_jobs]:  # a copy, because an obsolete check removes itself
             if (reason := forbidding()) is not None:
                 raise ConfigurationError(f"A job of {task} cannot be created{_callers_line()} {reason}")
 
@@ -222,7 +222,7 @@ class Client:
         return self._store_many(jobs, self._common_within(calls))
 
     def _new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
-        """Return batch members; fields that members of one task and options share are computed once."""
+        """Return batch members; compute the fields that members with the same task and options share once."""
         dependencies = member_of(batch_id)
         runs: list[Sequence[NewJob]] = []
         for first, *others in _runs_of_alike(calls):
@@ -435,7 +435,7 @@ class Client:
     def insert(self, jobs: Sequence[NewJob], within: object | None) -> Sequence[bool | Duplicate]:
         """Store all the jobs or none, and notify plugins; return the result for each job."""
         if self.creates_no_jobs and jobs:
-            self.check_creates_jobs(jobs[-1].task)  # the first one can be a batch, which has no task
+            self.check_creates_jobs(jobs[-1].task)  # the first job can be a batch, which has no task
         try:
             inserted = (
                 insert_surely(self.storage, jobs)
@@ -608,8 +608,8 @@ class Client:
     def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
         """Return the jobs that a running job calls and waits for; nothing is stored.
 
-        They must be stored in the caller's partition. They get its `meta`, as continuations get that of their
-        parent.
+        They must be stored in the caller's partition. They inherit its `meta`, just as continuations inherit
+        their parent's `meta`.
 
         Raises:
             ConfigurationError: If an option cannot be used with a called job.
@@ -667,7 +667,7 @@ class Client:
 
 
 async def _awaited(verb: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a blocking method in a thread in which it joins no transaction by itself; return its result."""
+    """Run a blocking method in a thread where it does not join a transaction by itself; return its result."""
     token = _is_awaited.set(True)
     try:
         return await in_thread(verb, *args, **kwargs)
@@ -690,7 +690,7 @@ def _callers_line() -> str:
                 return line
             found.append(line)
         frame = frame.f_back
-    return found[0] if found else ""  # of an installed package, such as Django's tasks
+    return found[0] if found else ""  # a frame of an installed package, such as Django's tasks
 
 
 def _explain(error: JobNotFound, calls: Iterable[Call[Any]]) -> None:
@@ -701,7 +701,7 @@ def _explain(error: JobNotFound, calls: Iterable[Call[Any]]) -> None:
 
 
 def _runs_of_alike(calls: Sequence[Call[Any]]) -> Iterable[Iterable[Call[Any]]]:
-    """Return the calls in runs with the same task and options; usually there is one run."""
+    """Return groups of consecutive calls with the same task and options; usually there is one group."""
     info, options = calls[0].info, calls[0].options
     if all(call.info is info and call.options is options for call in calls):
         return (calls,)

@@ -58,7 +58,7 @@ class Dependencies:
 
 @lru_cache(maxsize=64)
 def member_of(batch_id: str) -> Dependencies:
-    """Return the relations of a batch member; all members of one batch share them and their string."""
+    """Return the relations of a batch member; all members of one batch share them and their stored string."""
     return Dependencies(batch_id=batch_id)
 
 
@@ -71,7 +71,7 @@ def child_of(parent_id: str, options: CallOptions) -> Dependencies:
 def after_sources(
     options: CallOptions, dependencies: Dependencies, transaction: Callable[[], object | None]
 ) -> Dependencies:
-    """Return the dependencies with the jobs that the options name in `after` added.
+    """Return the dependencies, including the jobs that the options name in `after`.
 
     `transaction` returns the transaction in which the new job will be stored.
 
@@ -99,12 +99,12 @@ def with_outputs(
     references: Sequence[Reference],
     transaction: Callable[[], object | None],
 ) -> Dependencies:
-    """Return the dependencies with the jobs added whose outputs are arguments of the new job.
+    """Return the dependencies, including the jobs whose outputs are arguments of the new job.
 
     `transaction` returns the transaction in which the new job will be stored.
 
     Raises:
-        ConfigurationError: If the job has its own time, or waits for another end of one of these jobs.
+        ConfigurationError: If the job has its own time, or waits for a different end of one of these jobs.
         DuplicateJob, JobNotCommitted: If the new job cannot wait for one of these jobs.
     """
     _check_untimed(options)

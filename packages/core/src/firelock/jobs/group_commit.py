@@ -120,7 +120,7 @@ class GroupCommit:
             others = [entry for entry in entries if not _is_unique(entry[0])]
             answers = iter(self._store(others) if others else ())
             return [self._store([entry])[0] if _is_unique(entry[0]) else next(answers) for entry in entries]
-        except StorageUnavailable as error:  # one by one, each would wait for the same outage
+        except StorageUnavailable as error:  # sent one by one, each job would wait for the same outage
             return [another(error) for _ in entries]
         except Exception as error:  # noqa: BLE001 - passed to the awaiting coroutine
             if len(entries) == 1:

@@ -87,11 +87,13 @@ class Job(Generic[R]):
     error or server.
 
     Threads may share a handle. Each property shows the result of one whole read. If two reads overlap, the
-    handle keeps the one that began last. `record()` returns all fields of one read.
+    handle keeps the result of the read that began last. `record()` returns all fields of one read.
 
-    The handle of a duplicate call has `is_new` False. It shows that call until it is refreshed.
+    If a call was a duplicate, `is_new` of its handle is False, and the handle shows the call until it is
+    refreshed.
 
-    `job_id` is passed if `record` is that of another job of the same call: only its id and arguments differ.
+    Pass `job_id` if `record` describes another job of the same call, because only the id and arguments
+    differ.
     """
 
     __slots__ = ("_client", "_read_number", "_record", "_waits", "id", "is_new")
@@ -101,8 +103,8 @@ class Job(Generic[R]):
     is_new: bool
     """Whether the call that returned this handle created the job.
 
-    It is False if another job had the unique key of the call; the handle is then that of the other job. It is
-    also False if no call returned the handle.
+    It is False if another job had the unique key of the call; the handle then belongs to that job. It is also
+    False for a handle that was not returned by a call.
     """
 
     def __init__(
@@ -170,7 +172,7 @@ class Job(Generic[R]):
 
     @property
     def reason(self) -> str | None:
-        """The reason for its state, for people, as last read."""
+        """The readable reason for its state, as last read."""
         return self._record.reason
 
     @property
@@ -189,7 +191,7 @@ class Job(Generic[R]):
 
     @property
     def start_before(self) -> datetime | None:
-        """The deadline of its first start, after which it is deleted.
+        """The deadline for its first start; if the job has not started by then, it is deleted.
 
         None if it has no deadline, or if it runs again.
 
@@ -214,7 +216,7 @@ class Job(Generic[R]):
 
     @property
     def waits_for(self) -> str | None:
-        """The wait that held the job at the last read: "signal approval until 2026-11-27 12:00:00 UTC".
+        """The wait that held up the job at the last read: "signal approval until 2026-11-27 12:00:00 UTC".
 
         It is set for a job that sleeps, or waits for a signal or for a job that it called. For an enqueued
         job, `refresh()` reads the limits that hold it back: "limit tenant:7 (4 of 4 running)". None means
@@ -253,9 +255,9 @@ class Job(Generic[R]):
 
     @property
     def next_due_at(self) -> datetime | None:
-        """When it becomes due: after its delay, for its retry, as rescheduled, or when its wait times out.
+        """When it becomes due: after its delay, for a retry, after rescheduling, or when its wait times out.
 
-        None unless it is scheduled, or awaits something for a limited time.
+        None unless it is scheduled, or waits with a timeout.
         """
         return as_datetime(self._record.due_at)
 
@@ -326,7 +328,7 @@ class Job(Generic[R]):
         For an enqueued job with limits, three more reads per key find what it `waits_for`.
 
         Raises:
-            JobNotFound: If the job is not stored any more.
+            JobNotFound: If the job no longer exists.
             JobNotCommitted: If the transaction of the job has not committed, or was rolled back.
         """
         record = self._read()
@@ -508,7 +510,7 @@ class Job(Generic[R]):
         Raises:
             JobConflict: If the job is enqueued or processing; another job has its unique key now; it waits
                 for the output of another job; or it is a member of a cancelled batch.
-            StepError: If the job has no memo of this name. A failed step has none; a requeue without
+            StepError: If the job has no memo of this name. A failed step has no memo, so a requeue without
                 `from_step` continues there.
             JobNotFound: If the job is not stored.
         """
@@ -535,10 +537,10 @@ class Job(Generic[R]):
         )
 
     def delete(self, *, reason: str = "deleted by code") -> Job[R]:
-        """Delete the job, show it in this handle, and return the handle. A running job is notified to stop.
+        """Delete the job, show it in this handle, and return the handle. The server cancels a running job.
 
         Args:
-            reason: for people, in the job's history and on the dashboard.
+            reason: a note that the job's history and the dashboard show.
 
         Raises:
             JobConflict: If the job is already deleted.
@@ -560,9 +562,8 @@ class Job(Generic[R]):
         `reason`.
 
         Raises:
-            JobConflict: If the job is not deleted; the delete has lost something, because the job was
-                running, had succeeded, waited for another job or had continuations; or another job has its
-                unique key.
+            JobConflict: If the job is not deleted; the delete cannot be undone, because the job was running,
+                had succeeded, waited for another job or had continuations; or another job has its unique key.
             JobNotFound: If the job is not stored.
         """
         self._require_committed()
@@ -588,7 +589,7 @@ class Job(Generic[R]):
         Args:
             queue: the new queue; if None, the job stays in its queue.
             priority: the new priority, from -100 to 100; if None, the job keeps its priority.
-            reason: for people, in the job's history.
+            reason: a note that the job's history shows.
 
         Raises:
             ConfigurationError: If neither a queue nor a priority is given, or one of them is not valid.
@@ -692,10 +693,10 @@ class Job(Generic[R]):
         return self.id
 
     def require_visible(self, transaction: Callable[[], object | None]) -> None:
-        """Check that a job stored in that transaction (None for none) can refer to this one.
+        """Check that a job stored in that transaction can refer to this job; None means no transaction.
 
         Within a transaction, nothing is read here, because only the transaction itself sees the jobs that it
-        has stored. Instead, the storage looks this job up when it stores the other one. See `explain`.
+        has stored. Instead, the storage looks up this job when it stores the other job. See `explain`.
 
         Raises:
             JobNotCommitted: If this job is not stored, and the other job is not in a transaction.
@@ -760,7 +761,7 @@ def as_datetime(instant: int | None) -> datetime | None:
 
 
 class _View:
-    """A value of the storage contract, in a form for people."""
+    """A readable form of a value of the storage contract."""
 
     @classmethod
     def of(cls, value: object) -> Self:
@@ -826,7 +827,7 @@ class Step:
     is_done: bool  # False: it has only begun, so its progress is unknown, or the job waits for it
     at: datetime  # when it was written
     took: timedelta | None  # the duration of its function; None if it was not measured
-    attempt: int  # the attempt that wrote it; 0 if it came from outside
+    attempt: int  # the attempt that wrote it; 0 if it was written from outside the job
     author: str  # the sender of a signal; "timeout" if the wait timed out; empty if unknown
     value: str | None  # JSON string; None for a signal whose wait timed out
 

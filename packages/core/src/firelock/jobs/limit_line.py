@@ -18,12 +18,12 @@ from firelock.model.state import State
 from firelock.storage import Feature, Storage
 
 _MINUTE = 60 * SECOND
-_WINDOW = 60 * _MINUTE  # micros; runs that ended in this period before now determine the run time
+_WINDOW = 60 * _MINUTE  # micros; the run time is estimated from the runs that ended in this period
 _ENDS = 2  # jobs of a page whose places in the lines of other keys are read one by one
 _LATEST = 250_000_000_000 * SECOND  # the year 9892; a datetime cannot hold much later times
 _KEYS = 10  # keys that one page reads, because each read visits every lane
 _FRONT = 200  # jobs in front that are read one by one for a bound
-_BETWEEN = 500  # places that are read in the line of another key, from that of the page's first job on
+_BETWEEN = 500  # places that are read in the line of another key, beginning with the page's first job
 
 
 @attrs.frozen(kw_only=True)
@@ -35,7 +35,7 @@ class KeyPlace:
     is_least: bool  # whether more jobs might come before it than were counted
     wait: KeyWait | None  # why the key does not admit it now; None if it does
     starts_at: datetime | None  # about when the key admits it; None if unknown
-    starts_by: datetime | None  # the same if all jobs in front time out; set only if `starts_at` is unknown
+    starts_by: datetime | None  # the same, if all jobs in front time out; set only if `starts_at` is unknown
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +45,7 @@ class WaitingJob:
     job: JobRecord
     place: int  # how many jobs come before it in the line of the key
     turn: int | None
-    """Like `place`, but without the jobs of this page that others overtake; None for such a job.
+    """Like `place`, but without the overtaken jobs of this page; None for an overtaken job.
 
     Others overtake a job if the key has room for it, but another key holds it back.
     """
@@ -54,7 +54,7 @@ class WaitingJob:
     blocked_by: tuple[str, ...]
     is_read: bool  # whether all its keys were read; otherwise there may be more `waits`
     starts_at: datetime | None  # about when all its keys admit it; None if unknown
-    starts_by: datetime | None  # when they do if all jobs in front time out; only if `starts_at` is unknown
+    starts_by: datetime | None  # the same, if all jobs in front time out; only if `starts_at` is unknown
 
 
 @attrs.frozen(kw_only=True)
@@ -72,9 +72,9 @@ def read_line(
 ) -> WaitingLine:
     """Return a page of the line of a key.
 
-    The number of reads is bounded. They are: the line, its jobs, ten keys, the run times of the last hour,
-    and three for the places of the jobs in the line of each key that all jobs of the page share. If no job of
-    these tasks has ended in the last hour, the jobs that hold these keys are read as well.
+    The number of reads is bounded. They return the line, its jobs, ten keys, the run times of the last hour
+    and, in three reads, the places of the jobs in the line of each key that all jobs of the page share. If no
+    job of these tasks has ended in the last hour, the jobs that hold these keys are read as well.
     """
     found = storage.find_waiting(key, after=after, limit=limit + 1)
     has_more = len(found.ids) > limit and after + limit < LINE_LENGTH
@@ -94,8 +94,8 @@ def read_line(
 def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutOf) -> list[KeyPlace]:
     """Return the place of an enqueued job in the line of each of its keys; nothing for any other job.
 
-    The cost is four reads per key and one more. If no job of the task has ended in the last hour, the cost is
-    one more read per key, and two for up to 200 jobs in front.
+    This costs four reads per key, and one more. If no job of the task has ended in the last hour, it costs
+    one further read per key, and two further reads for up to 200 jobs in front.
     """
     if record.state is not State.ENQUEUED or Feature.LIMITS not in storage.features:
         return []
@@ -129,12 +129,12 @@ def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutO
 def _held_now(
     keys: KeyReads, record: JobRecord, ahead: Mapping[str, int], among: Collection[str] | None = None
 ) -> list[KeyWait]:
-    """Return the keys that admit no job; if there are none, those without room for the jobs in front."""
+    """Return the keys that admit no job; if there are none, the keys without room for the jobs in front."""
     return keys.waits(record, among=among) or keys.waits(record, ahead, among)
 
 
 def _combined(starts: Sequence[float | None], now: int) -> datetime | None:
-    """Return about when all keys admit a job; None if that is unknown.
+    """Return approximately when all keys admit a job; None if this is unknown.
 
     Keys without an estimate matter only if no other key holds the job.
     """
@@ -172,7 +172,7 @@ class _Bounds:
     def by_key(
         self, uses: Sequence[LimitUse], ahead: Mapping[str, int], passed_in: str | None = None
     ) -> dict[str, float | None]:
-        """Return when each key admits the next job; None if one in front has no timeout."""
+        """Return when each key admits the next job; None if a job in front has no timeout."""
         bounds: dict[str, float | None] = {}
         for use in uses:
             ends = [*self._ends[use.key], *(self._passed if use.key == passed_in else ())]
@@ -182,9 +182,9 @@ class _Bounds:
     def next(
         self, uses: Sequence[LimitUse], ahead: Mapping[str, int], passed_in: str | None = None
     ) -> float | None:
-        """Return when all keys admit the next job; None if one in front has no timeout.
+        """Return when all keys admit the next job; None if a job in front has no timeout.
 
-        In the line of the key `passed_in`, only jobs that others overtake as well come after this one.
+        In the line of the key `passed_in`, only jobs that are overtaken as well come after this job.
         """
         bounds = self.by_key(uses, ahead, passed_in).values()
         at = max((NEVER if bound is None else bound for bound in bounds), default=NEVER)
@@ -234,7 +234,7 @@ class _Page:
         self._places: dict[str, dict[str, int]] = {}  # by key: places in its line, by job id
         self._shared = {one: self._ends(one, records) for one in shared}
         self._last = max(1, len(records) - 1)
-        self._bounds: _Bounds | None = None  # None if run times estimate the starts
+        self._bounds: _Bounds | None = None  # None if the starts are estimated from run times
         if self._run_time is None:
             front = _front(storage, key, after)
             self._bounds = _Bounds(self._keys, [*front, *records], timeout)
@@ -284,7 +284,7 @@ class _Page:
         )  # fmt: skip
 
     def _ahead(self, key: str, row: int, record: JobRecord) -> int:
-        """Return about how many jobs come before a row in the line of another key.
+        """Return the approximate number of jobs before a row in the line of another key.
 
         If the jobs of the page do not all share the key, this is a lower bound.
         """
@@ -302,7 +302,7 @@ def _uses(record: JobRecord) -> tuple[LimitUse, ...]:
 
 
 def _run_time(storage: Storage, tasks: Iterable[str], now: int) -> float | None:
-    """Return the mean duration of these tasks' runs in the last hour, in micros; None if none ended."""
+    """Return the mean duration of these tasks' runs in the last hour, in micros; None if no run ended."""
     names = set(tasks)
     only = next(iter(names)) if len(names) == 1 else None
     ended = [one for one in storage.timeline(now - _WINDOW, now + _MINUTE, task=only) if one.task in names]

@@ -1,4 +1,4 @@
-"""Pages of stored objects: the check of a page's limit, and pages of records with the newest first."""
+"""Pages of stored objects: a check of the page limit, and pages of records, newest first."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def newest_records(
 ) -> tuple[list[Record], str | None]:
     """Return a page of records, newest first, and the cursor of the next page.
 
-    The keys of these records must sort the newest first.
+    When sorted by key, the newest of these records must come first.
 
     Raises:
         ConfigurationError: If the limit is not from 1 to 500.

@@ -57,7 +57,7 @@ class _Wait:
     futures: list[Future[Observation]] = attrs.Factory(list)
 
     def postpone(self, now: float) -> None:
-        """Postpone the next read by the interval, which grows, to a time that other waits share.
+        """Postpone the next read by the growing interval, to a time that other waits share.
 
         The times are multiples of the longest interval divided by a power of two. So all waits that have
         reached the longest interval are read together.

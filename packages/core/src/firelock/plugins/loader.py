@@ -578,8 +578,8 @@ class Plugins:
     def wrong_option(self, chosen: Chosen, error: ConfigurationError) -> ConfigurationError:
         """Return the error for invalid options.
 
-        It names the plugin whose options are invalid even without those of others. If there is no such
-        plugin, the given error is returned.
+        It names the plugin whose options are invalid on their own. If there is no such plugin, the given
+        error is returned.
         """
         for plugin, answer in chosen.answers:
             try:
@@ -1031,7 +1031,7 @@ def installed_version() -> str:
 
 
 def hook_names(specs: object = hookspecs) -> list[str]:
-    """Return the names of the core's hooks, or of those that a plugin defines, in order."""
+    """Return the names of the core's hooks, or of the hooks that a plugin defines, in order."""
     return [name for name, value in vars(specs).items() if hasattr(value, f"{PROJECT}_spec")]
 
 

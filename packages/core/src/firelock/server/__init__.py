@@ -1,4 +1,4 @@
-"""Running jobs: a supervisor, which runs none, and worker processes, which do.
+"""Running jobs: the supervisor, which does not run jobs, and the worker processes, which do.
 
 The path of a job: `dispatcher` claims it. `workers` run it in a thread, a coroutine or a job process.
 `attempt` runs its function and decides on its end, which `dispatcher` settles in its next exchange.

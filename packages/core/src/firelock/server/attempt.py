@@ -100,7 +100,7 @@ class ProcessState:
 
 
 class CancelKind(StrEnum):
-    """Why a running job is cancelled; this decides what its end means."""
+    """Why a running job is cancelled; the reason determines how its end is handled."""
 
     TIMEOUT = "timed out"
     STOP = "server stopping"
@@ -115,11 +115,11 @@ class Completion:
     """
 
     transition: Transition
-    duration: int  # microseconds of the run until then
+    duration: int  # of the run until then, in microseconds
     frees_children: bool  # continuations or a batch wait for it
     written: float = attrs.Factory(time.monotonic)
     is_stored: bool | None = None  # whether it is in the storage; None: not checked, or not readable
-    is_counted: bool = False  # as an end of this server; each is counted once
+    is_counted: bool = False  # whether it was counted as an end of this server; each end is counted once
     is_due: bool = False  # so old that the dispatcher was woken to check it
 
 
@@ -142,7 +142,7 @@ class Run:
     cancelled_at: float = 0.0  # monotonic time of the call of `cancel`; 0 before that
     is_stuck: bool = False  # it continues after its timeout, and this has been logged
     ignores_cancellation: bool = (
-        False  # it continues a grace period after its cancellation: only its process can end it
+        False  # it still runs a grace period after its cancellation, so only its process can end it
     )
     stop: Any = None  # ends it by force; set by executors that can do so
     coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
@@ -191,7 +191,7 @@ class Run:
 
     @property
     def is_suspending(self) -> bool:
-        """Whether the run has reached a wait, so that it ends whatever its task raises or returns."""
+        """Whether the run has reached a wait, and so ends regardless of what its task raises or returns."""
         return self.begun is not None and self.begun.wait is not None
 
     @property
@@ -210,10 +210,10 @@ class Run:
         return self.runner is None or self.runner.has_right()
 
     def lose(self, reason: str, *, is_raised: bool) -> None:
-        """End the run, because the job does not belong to it any more.
+        """End the run, because the job no longer belongs to it.
 
         Args:
-            reason: why, for people.
+            reason: the reason, as readable text.
             is_raised: whether the caller raises an exception. In the run's own thread or coroutine, that is
                 enough. From any other thread or coroutine, the exception might not reach the run, so it is
                 ended by force.
@@ -249,9 +249,7 @@ class EndedRun:
     transition: Transition
     duration: int = 0  # microseconds of the run
     completion: Completion | None = None  # set if a transaction of the task has ended the job, or may have
-    log_failure: Callable[[], None] | None = (
-        None  # logs the failure if the end, which may be refused, is accepted
-    )
+    log_failure: Callable[[], None] | None = None  # logs the failure if the storage accepts the end
     blocks: tuple[str, int] | None = None  # a limit key, and the time until which it admits no job
     was_busy: bool = False  # when it was sent for the first time
 
@@ -370,8 +368,8 @@ class JobRunner:
     def _crashed_too_often(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
         """Return the end of a job that has crashed too often; None if it may start.
 
-        The end of a session counts crashes but does not fail jobs, so the decision is made here. This reads
-        the history of a job with so many crashes.
+        When a session ends, crashes are counted but no job fails, so the decision is made here. The history
+        is read only if the job has crashed that often.
         """
         info = self._runtime.tasks.get(job.task)
         if self._is_apart or info is None or not _may_be_its_last_crash(job, info):
@@ -424,7 +422,7 @@ class JobRunner:
         return EndedRun(job, transition)
 
     def _unread(self, job: ClaimedJob, holder: ClaimHolder, part: UnreadPart) -> EndedRun:
-        """Return the end of a job that has a part which this release cannot read."""
+        """Return the end of a job with a part that this release cannot read."""
         if part.is_damaged:
             error = StorageError(f"{part.stored[:200]!r} is not JSON")
             return self._unreadable(job, holder, error, part.name)
@@ -439,7 +437,8 @@ class JobRunner:
         ended = EndedRun(
             job, lifecycle.undecodable(job, holder, at=at, error=info, expires_at=expires_at, what=part)
         )
-        # Without the error's message, which might contain arguments: more people read the log than the jobs.
+        # The error's message is left out, because it might contain arguments, and more people can read the
+        # log than the jobs.
         what = f"its {part.removeprefix('its ')} cannot be read ({info.type}); see its history for the reason"
         self._report(ended, what, ArgumentError(what))
         return ended
@@ -460,7 +459,7 @@ class JobRunner:
     def store_start(self, run: Run) -> None:
         """Store that the run has started, which the dispatcher otherwise does after a second.
 
-        For a suspect, which might end its whole server sooner. The job runs even if the storage is
+        This is for a suspect, which might end its whole server sooner. The job runs even if the storage is
         unavailable.
         """
         held = HeldClaim(run.job.id, run.job.fence, started_at=run.started_at)
@@ -574,7 +573,7 @@ class JobRunner:
                 )  # fmt: skip
 
     def _suspended(self, run: Run) -> EndedRun | None:
-        """Return the end of a run that waits for something, whatever its task did; otherwise None."""
+        """Return the end of a run that waits, regardless of what its task did; None if it does not wait."""
         steps = run.begun
         if steps is None:
             return None
@@ -627,9 +626,9 @@ class JobRunner:
         )  # fmt: skip
 
     def _encode_result(self, run: Run, result: object) -> tuple[str | None, str | None]:
-        """Return the result as it is stored, or why it is not stored.
+        """Return the stored form of the result, or why it cannot be stored.
 
-        None in JSON is encoded once per task, because most tasks return it.
+        For JSON, None is encoded once per task, because most tasks return it.
         """
         is_nothing = result is None and run.job.serializer == _JSON
         if is_nothing and (nothing := self._nothing.get(run.info.name)) is not None:
@@ -657,7 +656,7 @@ class JobRunner:
         applied = self._runtime.storage.apply([transition], within=joined)[0]
         if not applied.is_applied:
             raise JobCancelled("the job no longer belongs to this run; its transaction must be rolled back")
-        if applied is Applied.ALREADY:  # the second call: the first one is stored
+        if applied is Applied.ALREADY:  # a second call; the first one was stored
             return
         run.completion = Completion(transition, max(0, at - run.started_at), applied is Applied.RELEASING)
         if self._on_completed is not None:
@@ -735,7 +734,7 @@ class JobRunner:
         what = describe_error(error)
         if author and decision.reason and ended.transition.reason == decision.reason:
             what = f"{what}; {author} decided: {shorten(' '.join(decision.reason.split()), 200)}"
-        if run.cancelled is CancelKind.LOST or run.is_stuck:  # it may be refused; then it did not fail
+        if run.cancelled is CancelKind.LOST or run.is_stuck:  # if its end is refused, it did not fail
             ended.log_failure = lambda: self._report(ended, what, error)
         else:
             self._report(ended, what, error)
@@ -837,7 +836,7 @@ class JobRunner:
     def abandoned(self, run: Run, reason: str) -> EndedRun:
         """Return the end of a run for which the server cannot wait any longer.
 
-        It is handed back, unless it has timed out: then it ends with the timeout.
+        If it has timed out, it ends with the timeout; otherwise it is handed back.
         """
         if run.cancelled is CancelKind.TIMEOUT:
             return self.raised(run, JobCancelled(run.context.cancel_reason))
@@ -911,7 +910,7 @@ def _may_be_its_last_crash(job: ClaimedJob, info: TaskInfo) -> bool:
 
 
 def _block_by(error: RateLimited, at: int) -> tuple[str, int] | None:
-    """Return the key that the error blocks, and until when; None if it names no key or has no wait."""
+    """Return the key that the error blocks, and the end of the block; None if it has no key or no delay."""
     wait = span_micros(error.retry_after)
     return (error.key, at + wait) if error.key is not None and wait else None
 

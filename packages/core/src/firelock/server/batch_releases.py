@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 OFTEN, SELDOM, RAREST = 0.020, 0.060, 0.250  # seconds between two releases
 _PAUSE_FACTOR = 12  # the pause after a release, as a multiple of its duration
 _ENDS_PER_SECOND = 20_000  # twice the rate of one database: a batch does not end before the next release
-_FEW = 8  # the counts of more batches than this are not read
+_FEW = 8  # if more batches than this wait, their counts are not read
 
 
 def rest_after(seconds: float) -> float:
-    """Return the seconds without a release after one that took this many seconds.
+    """Return the pause, in seconds, after a release that took this many seconds.
 
     Releases take less than a tenth of the time of a worker process, unless the storage is very slow. A batch
     ends within 60 ms after its last member is settled.
@@ -32,10 +32,10 @@ def rest_after(seconds: float) -> float:
 class BatchReleases:
     """The batches that wait for a release, and the time at which it is due.
 
-    A release takes locks, adds up counts and writes them. If the same few batches had members that ended
-    before the last release and others that ended after it, it is worth reading the number of their remaining
-    members. With this number, the next release is later while many members remain, and soon near the end,
-    even if a release is expensive.
+    A release takes locks, adds up counts and writes them. If members of the same few batches have ended both
+    before and after the last release, it is worth reading the number of their remaining members. With this
+    number, the next release is later while many members remain, and soon near the end, even if a release is
+    expensive.
     """
 
     _storage: Storage
@@ -62,7 +62,7 @@ class BatchReleases:
     def is_due(self) -> bool:
         """Return whether a release is needed and due.
 
-        After the first end it is due immediately, after later ones when the pause is over.
+        It is due immediately after the first end, and after the pause for later ends.
         """
         return self.is_needed and self._clock() - self._at >= self.rest
 

@@ -52,19 +52,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FLUSH_WAIT = 0.010  # seconds that an end waits for other ends, at most
+_FLUSH_WAIT = 0.010  # maximum seconds that an end waits for other ends
 _LONG_RUN = 1.0  # seconds after which a run is reconciled every second, so that it notices a delete
 _OFTENEST = 1.0  # seconds between two reconciliations
 _FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # seconds; a lost connection is soon restored
 _IDLE_HEARTBEATS = 3
 _SHOWN_AS_STARTED = 1.0  # seconds after which `started_at` is written while the job still runs
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
-_FEW_ENDS = 10  # an exchange with up to this many costs little more than one without ends
-_MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # seconds more than such an exchange, or a multiple of its duration
-_STALL = 0.2  # seconds without a free worker after a hand-back that are more than a short delay
+_FEW_ENDS = 10  # an exchange with up to this many ends costs little more than one without
+_MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # seconds longer than such an exchange, or a multiple of its duration
+_STALL = 0.2  # seconds after a hand-back; if no worker is free by then, this is not just a short delay
 _CLOCK_SLACK = 0.0005  # seconds after a due time, so that the storage's clock has reached it as well
 _SENDER_GRACE = 2.0  # seconds for the current attempt to store a parked end
-_IMMEDIATE_CLAIMS, _CLAIM_PAUSE = 100, 0.020  # claims for some 25,000 lanes; after that, locks are the cause
+_IMMEDIATE_CLAIMS, _CLAIM_PAUSE = 100, 0.020  # enough for about 25,000 lanes; after that, locks are to blame
 _REFUSED = (
     "Job %s was deleted, or given to another server, while it ran; dropping its end, which was refused."
 )
@@ -141,7 +141,7 @@ class Dispatcher:
             self._settler.drop_all()
             for run in self._workers.runs():
                 run.cancel(CancelKind.LOST, "the session of this server was lost")
-            self._context.memory.adopt_session()  # last: workers that wait for it find their claims dropped
+            self._context.memory.adopt_session()  # last, so that waiting workers find their claims dropped
             self._holder = holder
 
         self._inbox.order(change)
@@ -262,7 +262,7 @@ class Dispatcher:
         self._pause = min(longest, max(least, self._pause * 2))
 
     def _note_failing(self, since: float) -> None:
-        """Report to the probes since when the storage has refused claims and ends; 0 if it does not."""
+        """Report to the probes when the storage began to refuse claims and ends; 0 if it accepts them."""
         self._failing_since = since
         if self._state is not DispatcherState.STOPPED:  # after a stop, the memory may be unmapped
             self._context.memory.note_failing(since)
@@ -410,7 +410,7 @@ class Dispatcher:
             self._inbox.wait_for_work(self._idle_time())
 
     def _idle_time(self) -> float:
-        """Return the longest time to wait: the poll interval, or less while jobs wait behind long ones."""
+        """Return the longest time to wait: the poll interval, or less while jobs wait behind long jobs."""
         if self._workers.has_waiting:
             return _FLUSH_WAIT
         poll = self._runtime.settings.poll
@@ -446,9 +446,9 @@ class Dispatcher:
                 self._settler.hand_back(each.job, each.holder, reason)
 
     def _drop(self, claimed: Iterable[ClaimedRun]) -> dict[str, Run]:
-        """Mark the jobs so that no worker starts them; return all runs, including those of started ones.
+        """Mark the jobs so that no worker starts them; return all runs, including those that have started.
 
-        In this order, because a worker checks its claim once more after its run has become visible here.
+        The order matters, because a worker checks its claim once more after its run has become visible here.
         """
         for each in claimed:
             each.is_dropped = True
@@ -530,8 +530,8 @@ def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
 class ClaimAhead:
     """The number of jobs that may wait here without a free worker: 0 at first, adjusted by observed waits.
 
-    It shrinks while it makes exchanges long. An end waits for the current exchange and then for its own, and
-    if the process is killed in the meantime, the job runs again.
+    The number shrinks while it makes exchanges long, because an end waits for the current exchange and then
+    for its own, and if the process is killed in the meantime, the job runs again.
 
     It is 0 from a hand-back until a worker is free, because the exchange that hands jobs back would claim
     them again.
@@ -755,7 +755,7 @@ class _Settler:
     def answered(self, results: Sequence[Applied], batches: BatchReleases) -> bool:
         """Remove the ends that have a result; return whether continuations must be released.
 
-        `batches` is notified of the batches whose members have ended, or were deleted before and have now
+        Also report to `batches` the batches whose members have ended, or were deleted before and have now
         stopped.
         """
         ended, self._unsent = self._unsent, []
@@ -889,7 +889,7 @@ class _Settler:
 
     @staticmethod
     def _notify_batches(releasing: Sequence[EndedRun], batches: BatchReleases) -> bool:
-        """Notify `batches` of the batches of these ends; return whether continuations must be released."""
+        """Report the batches of these ends to `batches`; return whether continuations must be released."""
         if not releasing:
             return False
         texts = {end.job.relations_json for end in releasing}
@@ -902,7 +902,7 @@ class _Settler:
 
 
 def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
-    """Return the ends by the tasks' own transactions for which continuations or a batch wait."""
+    """Return the ends stored by tasks' own transactions for which continuations or a batch wait."""
     return [
         end
         for end in accepted
@@ -911,7 +911,7 @@ def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
 
 
 def _notify_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchReleases) -> None:
-    """Notify `batches` of the batches of jobs whose end was refused.
+    """Report the batches of jobs whose end was refused to `batches`.
 
     Most likely, such a job was deleted while this server held it. The refusal means that it has stopped, and
     its batch may have waited for that: see `Storage.apply`.

@@ -281,7 +281,7 @@ class _RunningServer:
         )  # fmt: skip
 
     def _replace_in_thread(self, lost: str) -> None:
-        """Begin another session, in a separate thread: the caller must not wait for the storage."""
+        """Begin another session, in a separate thread, because the caller must not wait for the storage."""
         threading.Thread(target=self._replace, args=(lost,), name="firelock-session", daemon=True).start()
 
     def _replace(self, lost: str) -> None:

@@ -39,8 +39,8 @@ def describe_failure(error: BaseException) -> ErrorInfo:
     """Return the failure as it is stored: message up to 1,000 characters, traceback up to 16 KiB.
 
     Lines of application frames, which are in neither a library nor Firelock, begin with "→ ". Chained
-    exceptions come first, at most 10. Equal frames are folded, and the middle of deep stacks is omitted.
-    Works for exceptions whose own `__str__` raises.
+    exceptions come first, at most 10. Equal frames are folded, and the middle of deep stacks is omitted. This
+    also works if `__str__` of an exception raises an error.
     """
     trace = traceback.TracebackException.from_exception(error, compact=True)
     name = _type_name(type(error))
@@ -118,12 +118,12 @@ def _is_own(filename: str) -> bool:
 
 
 def _own_top(trace: traceback.TracebackException) -> str:
-    """Return the innermost application frame as "file:function", the place that people check first."""
+    """Return the innermost application frame as "file:function", usually the first place to check."""
     own = (frame for frame in reversed(trace.stack) if _is_own(frame.filename))
     return next((f"{Path(frame.filename).name}:{frame.name}" for frame in own), "")
 
 
 def _fingerprint(kind: str, message: str, place: str) -> str:
-    """Return the hash of failures of one kind at one place; numbers and quoted strings are ignored."""
+    """Return the hash that failures of one kind at one place share; it ignores numbers and quoted strings."""
     normal = _VARYING.sub("#", message)[:200]
     return hashlib.sha256(f"{kind}\x1f{normal}\x1f{place}".encode()).hexdigest()[:16]

@@ -82,7 +82,7 @@ class EndedAttempt:
 
 
 class TaskLabels:
-    """The queue and task under which attempts are counted: their own, or common ones beyond the limit."""
+    """The queue and task under which attempts are counted: their own, or shared labels beyond the limit."""
 
     def __init__(self, known: Iterable[tuple[str, str]] = ()) -> None:
         self._known = set(known)
@@ -311,7 +311,7 @@ class _ProcessCounters:
             return self.counters
 
     def forget_parent(self) -> None:
-        """Count separately in a forked copy of the process: two writers would overwrite each other."""
+        """Count separately in a forked copy of the process, so two writers do not overwrite each other."""
         self.descriptor, self.is_read_by_others, self.counters = None, False, None
         self.lock = threading.Lock()
 
@@ -357,7 +357,7 @@ class JobCounting:
 
 
 def count_jobs(*, is_wanted: bool) -> None:
-    """Count the jobs of this process of a server, if wanted or as soon as an app sets a probe port."""
+    """Count the jobs of this server process, if requested, or as soon as an app sets a probe port."""
     if is_wanted:
         count_all_jobs()
     else:

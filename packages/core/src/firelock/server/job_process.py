@@ -4,8 +4,8 @@ The process imports the app by the name that its server was started with, and re
 it is not. It receives one job after another as a line of JSON, and replies to each with its log lines and its
 transition. If a job ends within a transaction of its task, this is reported before the transaction can
 commit, and the process waits until its server has noted it. If the process dies, exactly one job is the
-cause; if it never got ready, none is. If its server dies, the process ends with all programs that it started,
-even in the middle of a job: see `process_groups`.
+cause; if it dies before it is ready, no job is the cause. If its server dies, the process ends with all
+programs that it started, even in the middle of a job: see `process_groups`.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class JobProcessSpec:
     server: ServerInfo  # for hooks
     storage: str | None = None  # a URL that replaces the app's own storage
     imports: tuple[str, ...] = ()  # modules with more tasks
-    log_format: str = LogFormat.TEXT  # that of its server
-    log_meta: tuple[str, ...] = ()  # likewise
+    log_format: str = LogFormat.TEXT  # the format of its server's log
+    log_meta: tuple[str, ...] = ()  # the meta values in its server's log
     state: ProcessState = attrs.Factory(ProcessState)  # at its start, regardless of changes by jobs
     ready_seconds: float = 300.0  # it is killed if it has not loaded the app by then
 
@@ -169,7 +169,7 @@ class JobProcess:
     def run(
         self, run: Run, runner: JobRunner, console: Console, on_start: Callable[[], None] | None = None
     ) -> EndedRun:
-        """Return the end of the run; if the process dies without a reply, this is a crash of its job.
+        """Return the end of the run; if the process dies without a reply, the end is a crash.
 
         The run starts when the process has loaded the app. If this fails or takes too long, the job fails
         with the reason, according to its policy, without a crash. If the run is cancelled in the meantime,
@@ -219,7 +219,7 @@ class JobProcess:
         return runner.interrupted(run, ProcessDied(f"the process for this job could not load the app: {why}"))
 
     def _load(self) -> str | None:
-        """Wait until the process is ready; return why it is not, if it reports that or is killed for it."""
+        """Wait until the process is ready; if it reports an error or is killed as late, return the reason."""
         if self._is_ready:
             return None
         spec, level = self.spec, logging.getLogger().getEffectiveLevel()  # the same level as here
@@ -304,7 +304,8 @@ class JobProcessPool:
 
     Args:
         spec: the parameters with which they are started.
-        keep: the number of idle processes to keep; of more, those that were idle longest are closed.
+        keep: the number of idle processes to keep; surplus ones are closed, starting with those that have
+            been idle the longest.
     """
 
     def __init__(self, spec: JobProcessSpec, *, keep: int | None = None) -> None:
@@ -394,7 +395,7 @@ class JobProcessPool:
 
 @attrs.frozen
 class RunningScript:
-    """The current program, as another process finds it."""
+    """The current program, in a form by which another process can find it."""
 
     place: str  # the name of its module if it was started by that (`python -m`), otherwise its file
     file: str
@@ -509,7 +510,10 @@ class _Orders:
             self._noted.acquire()
 
     def rest(self) -> None:
-        """Note that the last line was handled. Call it before the reply, after which the pipe may end."""
+        """Note that the last line was handled.
+
+        Call this before the reply is sent, because the pipe may end after that.
+        """
         with self._lock:
             self._is_at_work = False
 

@@ -59,7 +59,7 @@ def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str
     """
     ServedApp.no_server_reason = f"in a job process, because each server would start more of them: {_REMEDY}"
 
-    def forbid_jobs() -> str:  # in all threads: each job process would create jobs that need another one
+    def forbid_jobs() -> str:  # in all threads, because jobs of a job process would need another one
         return _NO_JOBS
 
     Client.creates_no_jobs.append(forbid_jobs)

@@ -96,8 +96,8 @@ def log_to_stderr(level: int, style: LogFormat = LogFormat.TEXT, meta: Collectio
 
     Records that are written in a job contain the named values of its meta.
 
-    Only for processes of Firelock itself; if the process already has handlers, they are kept. The app is
-    imported later, so its own `logging.config` takes precedence.
+    Use this only in processes of Firelock itself. If the process already has handlers, they are kept. The app
+    is imported later, so its own `logging.config` takes precedence.
     """
     handler = logging.StreamHandler()
     handler.addFilter(JobFields(default=None, meta=meta))
@@ -137,7 +137,7 @@ def _log_python_output() -> None:
 
 
 class JobLines(logging.Formatter):
-    """One line per record, for people.
+    """One readable line per record.
 
     The lines of a job end with its id, task, queue, attempt and meta.
     """
@@ -207,7 +207,7 @@ def _exception(error: BaseException) -> dict[str, str]:
 def _encoded(value: object) -> str:
     try:
         return json.dumps(value, allow_nan=False, default=_written)
-    except (TypeError, ValueError, RecursionError):  # unusual keys, not a number, a list that contains itself
+    except (TypeError, ValueError, RecursionError):  # unusual keys, NaN, or a list that contains itself
         return json.dumps(f"<{type(value).__name__}>")
 
 

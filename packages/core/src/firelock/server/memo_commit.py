@@ -130,7 +130,7 @@ class MemoCommit:
             return taken
 
     def _send(self, some: Sequence[_Request], own: _Request) -> None:
-        """Send the requests, and notify one that arrived in the meantime, so that it can send."""
+        """Send the requests; then wake a thread whose request has arrived since, so that it can send."""
         try:
             self._answer(some)
         finally:

@@ -31,7 +31,7 @@ PARKED_LIMIT = 1_000
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to store an end
 _PAUSE_AT_STOP = 0.25  # the maximum in seconds while the server stops
-_GAP = 0.1  # seconds after an attempt that met a lock, so that many of them do not keep the storage busy
+_GAP = 0.1  # seconds after an attempt that found a lock, so that such attempts do not keep the storage busy
 _REPORTED_AFTER = 5.0  # seconds
 
 
@@ -40,7 +40,7 @@ class ParkedEnd:
     """An end that waits until its row is unlocked."""
 
     end: EndedRun
-    is_hand_back: bool  # of a job that never started
+    is_hand_back: bool  # the end is the hand-back of a job that never started
     since: float  # monotonic
     next_at: float  # monotonic
     pause: float = _FIRST_PAUSE  # before the attempt after the next one

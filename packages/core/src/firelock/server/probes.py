@@ -1,7 +1,7 @@
 """The status of a server for monitoring (alive, ready, started, metrics), and the port that serves it.
 
 The status is read from the supervisor's memory. A probe calls neither a hook nor the storage, so probes cost
-nothing, and a storage that hangs delays no response.
+nothing, and a hanging storage does not delay any response.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ProcessStatus:
     failing: float | None = (
         None  # since the storage began to refuse its claims and ends; None if it accepts them
     )
-    has_session: bool = False  # a living session: it may start jobs
+    has_session: bool = False  # its session is valid, so it may start jobs
     has_begun: bool = False  # a process in this place has had a session
     cpu_seconds: float = 0.0  # of all processes that were in this place
     rss_bytes: int = 0
@@ -70,7 +70,7 @@ class ProcessStatus:
 
     @property
     def silent_for(self) -> float:
-        """The seconds without a report that was expected: see the setting hang_timeout.
+        """The seconds for which an expected report has been missing; see the setting hang_timeout.
 
         A worker process that has imported the app waits for its session, which it gets as soon as the storage
         is available. It reports from then on, so the wait does not count.
@@ -122,7 +122,7 @@ class Check:
 
     name: str
     is_ok: bool
-    text: str  # for people, one line
+    text: str  # one readable line
 
     def __str__(self) -> str:
         """Return the check as a line of a page."""
@@ -130,7 +130,7 @@ class Check:
 
 
 def liveness(status: ServerStatus) -> list[Check]:
-    """Return whether every loop turns; if not, the server must be restarted.
+    """Return whether every loop is still running; if not, the server must be restarted.
 
     A worker process is alive while it is replaced, imports its app, waits for its session or stops. The
     storage is not checked, because a new process would not reach it either.
@@ -172,7 +172,10 @@ def _turning(name: str, turned: float, limit: float, more: str) -> Check:
 
 
 def readiness(status: ServerStatus) -> list[Check]:
-    """Return whether the server claims jobs: the storage accepts claims, a session lives, no drain."""
+    """Return whether the server claims jobs.
+
+    It does if the storage accepts claims, at least one session is valid, and the server is not draining.
+    """
     mode = Check("mode", status.mode == "running", status.mode)
     if status.mode == "quiet":
         mode = Check("mode", False, "draining: the server is quiet and claims no jobs")
@@ -344,8 +347,8 @@ class ProbeListener:
     """A listener that responds to GET and HEAD for a few paths, in a thread; its errors affect nothing else.
 
     It listens as soon as it is created. A connection has two seconds in total, and one request. Connections
-    do not wait for each other: a slow one costs only its descriptor, and the oldest is closed if there are
-    too many.
+    do not wait for each other: a slow connection only occupies its descriptor, and the oldest is closed if
+    there are too many.
 
     Raises:
         ConfigurationError: If the port cannot be used.

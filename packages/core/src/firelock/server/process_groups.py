@@ -1,4 +1,4 @@
-"""Process groups of jobs, which end with the worker process that started them, however it dies.
+"""Process groups of jobs, which end with the worker process that started them, regardless of how it dies.
 
 When a worker process dies, the Linux kernel kills its job processes; on other systems they end at the end of
 a pipe. Both affect only the job process itself, not the programs that it has started. A worker process that

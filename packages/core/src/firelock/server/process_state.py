@@ -31,7 +31,7 @@ def die_with_parent(parent: int) -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """In the block, import without garbage collection; for a program of Firelock that does nothing else yet.
+    """Disable garbage collection for the imports in the block; only for the start of Firelock's programs.
 
     Imports create hardly any garbage, but every 700 objects would start a collection, and more and more of
     these collections would check all objects. The objects that exist at the end of the block are not checked
@@ -48,7 +48,7 @@ def importing() -> Iterator[None]:
 
 
 def has_descriptors(count: int) -> bool:
-    """Return whether this process can open this many more files, by opening them for a moment."""
+    """Return whether this process can open this many more files, by opening them briefly."""
     opened: list[int] = []
     try:
         opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(count))
@@ -112,7 +112,7 @@ def enable_loggers() -> None:
 
 
 def describe_exit(code: int | None) -> str:
-    """Return how a process ended, for people: its signal's name or its exit code."""
+    """Return a readable description of how a process ended: its signal's name or its exit code."""
     if code is None:
         return "cause unknown"
     if code >= 0:

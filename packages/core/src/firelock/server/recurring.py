@@ -42,9 +42,9 @@ _PASS_BY = 15 * SECOND  # delay of a definition that a newer version wrote, so t
 def fire_due(client: Client, *, limit: int = 100) -> int:
     """Create the jobs of due definitions; return how many definitions fired.
 
-    Any number of servers can call this at the same time. A definition that cannot be fired stores the reason,
-    and is tried again a minute later for the same due time. The other definitions are fired. A definition
-    that a newer version wrote is left to a server that supports it.
+    Any number of servers can call this at the same time. If a definition cannot be fired, the reason is
+    stored in it, and it is tried again a minute later for the same due time. The other definitions are fired.
+    A definition that a newer version wrote is left to a server that supports it.
 
     Raises:
         StorageUnavailable: If the storage was unavailable, either twice or for one definition; in the latter

@@ -29,8 +29,8 @@ _REMEMBERED = 10_000  # batches and callers
 class RelatedJobs:
     """Checks the batches and callers of a worker process's jobs.
 
-    Each is checked at most once a second while its jobs may start. Only one refusal is remembered: that of a
-    cancelled batch, because a cancellation is final. A caller that has ended, or a member that has failed,
+    Each is checked at most once a second while its jobs may start. The only remembered refusal is the one for
+    a cancelled batch, because a cancellation is final. A caller that has ended, or a member that has failed,
     may have been requeued in the meantime.
     """
 

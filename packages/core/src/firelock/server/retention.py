@@ -21,8 +21,8 @@ LEASE = "firelock:retention"
 _SLICE = 0.2  # seconds, plus the rest of the current call
 _CALL = 0.05  # seconds that a call may take; others wait for it, for example for the right to write on SQLite
 _FEWEST, _MOST = 100, 500  # jobs per call: with fewer, the round trips would cost more than the jobs
-_RESTS = (3, 1)  # pauses, as multiples of the last slice: after the first one that left jobs, and after many
-_IN_A_ROW = 5  # per this many more slices that left jobs than did not, pauses are one duration shorter
+_RESTS = (3, 1)  # pauses in durations of the last slice: after the first that left jobs, and after many
+_IN_A_ROW = 5  # slices that left jobs, minus those that did not, after which pauses are one duration shorter
 _SHORTEST_PAUSE = 1.0  # seconds, after a slice that left no jobs
 _ORDERS_EVERY = 3_600.0  # seconds between two checks for orders to servers that have ended
 
@@ -35,7 +35,8 @@ class Retention:
         storage: the storage of the jobs.
         seldom: seconds between two slices if no jobs expire.
         lease_seconds: seconds after which another process continues if this one does not.
-        ended: returns how many jobs this process has ended; if the number has grown, the next slice is soon.
+        ended: returns how many jobs this process has ended; if the number has grown, the next slice starts
+            sooner.
         is_over: returns whether the process stops.
         clock: returns monotonic seconds.
     """

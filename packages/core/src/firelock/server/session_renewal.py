@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
-_RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs of one call, calls after the end of a session
+_RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs per call, and calls after the end of a session
 _CLOCK_CHECK_INTERVAL = 0.5  # seconds between two checks of this host's clocks
 _FIRST_WAITS = (1.5, 3.0)  # seconds; short at the start, because CPU usage needs two reports
 
@@ -222,7 +222,7 @@ class SessionRenewal:
         lost = []
         with self._lock:
             for session, is_alive in zip(sessions, alive, strict=True):
-                if session.id in self._sessions and is_alive:  # otherwise forgotten: no jobs may start for it
+                if session.id in self._sessions and is_alive:  # if forgotten, it may not start any jobs
                     session.memory.grant(self._right_from(requested_at))
                 elif session.id in self._sessions:
                     lost.append(session.id)
@@ -238,7 +238,7 @@ class SessionRenewal:
         record = self._storage.get_record(ORDERS, self._server.id)
         if record is None:
             return
-        if record.version != self._order_version:  # otherwise it was obeyed but could not be deleted
+        if record.version != self._order_version:  # otherwise it was carried out but could not be deleted
             self._order_version = record.version
             self._obey(record.value)
         self._storage.delete_record(ORDERS, record.key, expected_version=record.version)

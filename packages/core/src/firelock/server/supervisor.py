@@ -62,7 +62,7 @@ _TICK = 1.0
 _MOST_RETIRED = 4  # per place: worker processes that were replaced and still run jobs
 _STOP_MARGIN = 20.0  # seconds after the grace period, when worker processes that have not ended are killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
-_DOUBLINGS = 10  # of a pause: enough for the longest pause, and within the range of a float
+_DOUBLINGS = 10  # maximum doublings of a pause: enough for the longest pause, and within the range of a float
 _TRY_AGAIN = 1.0
 _LONG_START = 10.0  # seconds after which the log reports a worker process that has not started
 _NEVER = float("inf")
@@ -111,11 +111,11 @@ class ServerMode(StrEnum):
 
 @attrs.define(eq=False)
 class _Place:
-    """The data of all worker processes in one place, one after the other."""
+    """The data of one place, which its worker processes occupy one after the other."""
 
     has_begun: bool = False  # one of them had a session
     starts: int = 0
-    cpu_seconds: float = 0.0  # of the ended ones
+    cpu_seconds: float = 0.0  # of the worker processes that have ended
     crashed_jobs: int = 0
 
 
@@ -126,15 +126,15 @@ class _KnownProcess:
     descriptor: int  # of the shared memory
     counters: int  # the descriptor of the memory for its job counts; only this process uses it while it lives
     orders: Any  # the writing end of the pipe
-    quick_deaths: int  # consecutive ones in its place
+    quick_deaths: int  # consecutive quick deaths in its place
     started_at: float = attrs.Factory(time.monotonic)
     began_at: float | None = None  # when it got its first session
     session: str | None = None
     memory: SharedMemory | None = None  # set when it has imported the app and knows its number of workers
     workers: int = 0
-    replaces: _KnownProcess | None = None  # until this one works: the process that drains then
+    replaces: _KnownProcess | None = None  # the process that drains when this one works; None after that
     is_retired: bool = False  # another process has taken its place; it drains
-    ends_by: float = _NEVER  # monotonic; it is killed then
+    ends_by: float = _NEVER  # monotonic time at which it is killed
     is_slow: bool = False  # the log has reported its slow start
     is_killed: bool = False  # by this supervisor
 
@@ -342,7 +342,7 @@ class Supervisor:
         self._events.put(lambda: self._exited(process))
 
     def _introduce(self, process: _KnownProcess, ready: dict[str, Any]) -> None:
-        """Begin the session of a worker process that has imported the app; the first names the storage."""
+        """Begin the session of a worker process that has imported the app; the first reports the storage."""
         is_first = self._sessions is None
         try:
             process.memory, process.workers = (
@@ -352,7 +352,7 @@ class Supervisor:
             if is_first:
                 self._open(ready)
                 self._listen_for_probes(self._settings.probe_port)
-            for line in ready["about"]:  # only the first place reports it, whichever is ready first
+            for line in ready["about"]:  # only the first place reports it, even if another is ready first
                 self._say(line)
             if ready["about"] and self._probes is not None:
                 self._say(f"  probes: {self._probes.url} ({' '.join(self._probes.paths)})")
@@ -536,7 +536,7 @@ class Supervisor:
         self._restarts = [(0.0, place, 0) for _, place, _ in self._restarts]
 
     def _replace(self, process: _KnownProcess, why: str) -> None:
-        """Start another worker process, one at a time; the replaced one drains when the other works.
+        """Start a replacement, one at a time; the replaced process drains when its replacement works.
 
         In this order, no worker is missing in the meantime, and a worker process whose successor cannot start
         continues.
@@ -556,8 +556,8 @@ class Supervisor:
     def _retire(self, process: _KnownProcess) -> None:
         """Let the worker process claim no more jobs and end after its last job.
 
-        Its jobs can take any time until too many other processes have been retired after it. Otherwise, a job
-        that hangs would keep each process that runs it.
+        Its jobs can take as long as they need, until too many other processes have been retired after it.
+        Otherwise, a job that hangs would keep each process that runs it.
         """
         process.is_retired = True
         self._mark(process)
@@ -616,10 +616,11 @@ class Supervisor:
             self._cut_short(process)
 
     def _restart(self, process: _KnownProcess, code: int, *, was_running: bool) -> None:
-        """Start another worker process, immediately if a job may have killed this one: crashes are limited.
+        """Start another worker process.
 
-        If a process ends before it can run jobs, or soon after that, the next one starts after a growing
-        pause. The duration of its start does not matter.
+        If a job may have killed this one, start it immediately, because crashes are limited. If a process
+        ends before it can run jobs, or soon after that, the next one starts after a growing pause. The
+        duration of its start does not matter.
         """
         worked = 0.0 if process.began_at is None else time.monotonic() - process.began_at
         deaths = process.quick_deaths + 1 if worked < _SHORT_LIFE and not was_running else 0
@@ -718,7 +719,7 @@ class Supervisor:
                 process.kill()
 
     def _obey(self, order: str) -> None:
-        """Carry out an order of an operator; a stopping server ignores it."""
+        """Carry out an operator's order; a stopping server ignores it."""
         if self._is_stopping:
             return
         session = session_to_end(order)
@@ -771,5 +772,5 @@ def exit_code_of(error: FirelockError) -> int:
 
 
 def share(total: int, places: int, place: int) -> int:
-    """Return how many of a server's workers a worker process gets: equal shares, the first ones one more."""
+    """Return how many of a server's workers a worker process gets: equal shares, plus one for the first."""
     return max(1, total // places + (1 if place < total % places else 0))

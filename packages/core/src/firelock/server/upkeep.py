@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH = 1_000
-_FIRED_AT_ONCE = 10  # recurring jobs, with one commit each; due jobs wait for no more than these
-_SELDOM = 3  # sweeps per check for things that are rare
+_FIRED_AT_ONCE = 10  # recurring jobs, with one commit each; due jobs wait for at most this many
+_SELDOM = 3  # sweeps per check for rare conditions
 _IDLE_RETENTION = 6  # sweeps per check for expired jobs if none expire
 _LONGEST_DISTRUST = 3  # session timeouts, even if the clock keeps jumping
-_RENEWED_WITHIN = 1.0  # seconds; living servers check their clocks twice as often, and renew after a jump
+_RENEWED_WITHIN = 1.0  # seconds; live servers check their clocks twice as often, and renew after a jump
 _RELEASE_AGAIN = 1.0  # seconds after a release by the dispatcher, which may have skipped locked rows
 _RELEASES = 20  # calls after sessions were lost; the release duty does the rest
 _SPARE_DESCRIPTORS = 16  # for a connection to the storage and the pipes of a job process
@@ -48,7 +48,7 @@ _IGNORED = 2.0  # seconds that a job has to end after its timeout before it is r
 _LEAST_GRACE = 1.0  # seconds that a cancelled job has to end, if `grace` is shorter
 _COMPLETED = 0.1  # seconds after which a run that its own transaction has ended probably continues
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
-_CATALOGUE = 12 * 3_600.0  # seconds; also at the start, where nothing waits for it
+_CATALOGUE = 12 * 3_600.0  # seconds; also after the start, because nothing waits for it
 _CATALOGUE_AGAIN = 60.0
 _FIRST_DELAY = 0.01
 _LATER = (0.020, 0.080)  # seconds that all servers but one wait after a due time before they check
@@ -254,7 +254,7 @@ class Upkeep:
         """Start the duties.
 
         If the clock was set shortly before, this is not noticed here. So no session is declared dead for a
-        heartbeat, in which every living server renews its session.
+        heartbeat, in which every live server renews its session.
         """
         self._trusts_clock_from = self._awake() + self._runtime.settings.heartbeat
         self._report()
@@ -327,7 +327,7 @@ class Upkeep:
             self._distrust(check)
         first = self._runtime.storage.oldest_session()
         self._is_first = first is None or first.session.server_id == self._server.id
-        self.contact(is_available=self._context.memory.may_start())  # only a renewed server judges others
+        self.contact(is_available=self._context.memory.may_start())  # only a renewed server checks others
         if check.jumped or self._awake() < self._trusts_clock_from:
             return
         self._jumped_at = None
@@ -360,8 +360,8 @@ class Upkeep:
         """Note a jump of the storage's clock: no session is declared dead for a full session timeout.
 
         In this time, all servers can renew. A clock that keeps jumping extends it to at most three timeouts.
-        After that, a second without a jump is enough, in which living servers renew. Otherwise dead sessions
-        would never be found.
+        After that, a second without a jump is enough, because live servers renew in it. Otherwise dead
+        sessions would never be found.
         """
         timeout, now = self._runtime.settings.session_timeout, self._awake()
         if self._jumped_at is None:

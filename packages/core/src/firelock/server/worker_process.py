@@ -56,7 +56,7 @@ _LEAST_GRACE = 1.0  # seconds, even in a hurry: a job that heeds its cancellatio
 _SETTLE_GRACE = 10.0  # seconds to write the last ends
 _PARKED_GRACE = 1.0  # seconds for ends whose rows are locked, or the rest of the grace period if longer
 _THREAD_GRACE = 0.5
-_DOUBT_PAUSE = 0.05  # seconds between two reconciliations at least, however many jobs others take from here
+_DOUBT_PAUSE = 0.05  # minimum seconds between two reconciliations, even if others take many jobs from here
 
 
 @attrs.define(eq=False, slots=False)
@@ -119,7 +119,7 @@ class WorkerProcess:
         self._observers.start()
         self._dispatcher.start(ClaimHolder(session_id, self._server.name))
         self._workers.start()
-        self._upkeep.start()  # after the adoption of the session: before, the right to run seems lost
+        self._upkeep.start()  # after the adoption of the session, because the right to run seems lost before
         log.info("Running jobs from now on.", extra={"session": session_id})
         self._waker.start()
         if Feature.NOTIFY in self._runtime.storage.features:

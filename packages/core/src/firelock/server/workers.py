@@ -39,14 +39,14 @@ log = logging.getLogger(__name__)
 FLUSH_SIZE = 100  # ends that are worth a separate round trip
 SUSPECT_CRASHES = 2  # crashes after which a job runs alone
 _MEGABYTE = 1_000_000
-_MOST_AT_ONCE = 500  # jobs of one claim, at most
+_MOST_AT_ONCE = 500  # maximum jobs of one claim
 _RIGHT_POLL = 0.05
 _LONG_WAIT = 0.050  # seconds that an async job waits here for a place before it is handed back
 _LAST_STEPS = 0.2  # seconds for cancelled coroutines to end when their loop stops
 _CLOSING_GRACE = 10.0  # seconds to close the resources on the loop
 _NOTHING: frozenset[str] = frozenset()
 _APART_SECONDS = 60.0  # seconds of separate claims per kind of worker after jobs found no free worker
-PASSING_POLL = 0.25  # seconds between claims that pass over jobs; jobs after those may cause no wake-up
+PASSING_POLL = 0.25  # seconds between claims that pass over jobs; later jobs may not cause a wake-up
 _REST_FACTOR = 30  # multiple of such a claim's duration for which new work is ignored
 _BLOCKED = 0.7  # seconds without a reply from the event loop after which a warning is logged
 
@@ -130,7 +130,7 @@ class ClaimedRun:
     job: ClaimedJob
     holder: ClaimHolder
     is_dropped: bool = False  # lost before it started: it is skipped
-    is_start_stored: bool = False  # the storage has its start
+    is_start_stored: bool = False  # its start is stored
 
 
 @attrs.frozen
@@ -298,7 +298,7 @@ class Workers:
         return self.left_out
 
     def claimed(self, *, is_full: bool, has_more: bool) -> bool:
-        """Note the end of a claim; return whether threads have run dry.
+        """Note the end of a claim; return whether threads have run out of jobs.
 
         A claim that excludes tasks may check many jobs and find none. Then the kind of worker for which it
         was made gets no other claim until new work is reported, which is ignored for some time, or until
@@ -416,7 +416,7 @@ class ThreadWorkers:
     count: int
     running: dict[int, Run] = attrs.Factory(dict)
     _todo: queue.SimpleQueue[ClaimedRun | None] = attrs.Factory(queue.SimpleQueue)
-    _pushed: deque[tuple[float, int]] = attrs.Factory(deque)  # times, and how many jobs had been put by then
+    _pushed: deque[tuple[float, int]] = attrs.Factory(deque)  # (time, number of jobs put by then)
     _put_count: int = 0
     _is_closed: bool = False
 
@@ -740,7 +740,7 @@ class AsyncWorkers:
             return
         run.stop, run.coroutine = lambda: loop.call_soon_threadsafe(task.cancel), task
         if run.cancelled is not None:
-            loop.call_soon(task.cancel)  # not before its first step: otherwise its end is never handled
+            loop.call_soon(task.cancel)  # after its first step; otherwise its end is never handled
 
     def _leave(self, place: int) -> None:
         del self.running[place]
