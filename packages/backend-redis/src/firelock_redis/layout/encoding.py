@@ -271,7 +271,7 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
     task, serializer, created, rest = payload.split("\t", 3)
     rare, arguments = rest.split("\n", 1)
     is_flagged = letter[1] not in _DIGITS
-    job = ClaimedJob(  # positional, because keywords take a fifth of the whole time; fields without a default
+    job = ClaimedJob(  # the fields without a default; keywords would take a fifth of the total time
         id,
         task if "\\" not in task else _from_one_line(task),
         arguments,

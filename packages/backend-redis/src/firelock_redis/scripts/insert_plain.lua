@@ -46,7 +46,7 @@ local record  -- the record of a new batch; its second part is the place
 if new > 0 then
   local queue, due, reason = ARGV[3 + BATCH.queue], ARGV[3 + BATCH.due], ARGV[3 + BATCH.reason]
   local created, members, backwards = places[1], count - 1, {}
-  -- Add the last one first: a small ZSET is a list, and Redis searches the position of each member from its head.
+  -- Add the last member first, because a small ZSET is a list in which Redis searches for each position from the head.
   for id = two, 4, -2 do backwards[two - id + 1], backwards[two - id + 2] = places[id - 1], places[id] end
   call('ZADD', base .. 'bm:' .. batch, unpack(backwards))
   call('HSET', base .. 'b:' .. batch, 'total', members, 'active', members, 'waiting', 0, 'succeeded', 0, 'failed', 0, 'deleted', 0,

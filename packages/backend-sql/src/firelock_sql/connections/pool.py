@@ -21,7 +21,7 @@ from sqlalchemy.pool import Pool, QueuePool
 from firelock.storage import StorageError, StorageUnavailable, has_own_connection, is_server_work
 
 _SET_UP = "firelock: set up"  # the key in the pool's `info` of a connection that has been set up
-_RESERVED = 2  # connections for the server's own work, if the pool has more
+_RESERVED = 2  # connections for the server's own work, if the pool has more than these
 
 _living: weakref.WeakSet[EnginePool] = weakref.WeakSet()
 

@@ -59,8 +59,8 @@ class Failure:
     meaning: Meaning
     text: str
     is_lock: bool = False  # a lock was not available in time
-    is_refusal: bool = False  # the server refused the write, or there was no connection: nothing was stored
-    is_logged: bool = False  # with its statement, if the disk is full
+    is_refusal: bool = False  # the server refused the write, or no connection existed, so nothing was stored
+    is_logged: bool = False  # the server has logged it with its statement, because the disk is full
 
 
 class Conflict(Exception):

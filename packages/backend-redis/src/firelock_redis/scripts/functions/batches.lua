@@ -25,7 +25,7 @@ local function batches()
   --   fast: it fails fast
   --   outer: the outer batch
   --   keeps: the retention in microseconds per final state, - to keep it forever
-  --   walk: the place in bm: up to which members have been swept or let in, empty if none must be
+  --   walk: the place in bm: up to which members have been swept or let in, empty if no member must be swept or let in
   local MARKS = { 'shut', 'cancelled', 'stopping', 'fast', 'outer', 'keeps', 'walk' }
   local NAMED = {}
   for number, name in ipairs(NUMBERS) do NAMED[number] = name end
