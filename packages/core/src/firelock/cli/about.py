@@ -34,7 +34,7 @@ def configure_version(parser: argparse.ArgumentParser) -> None:
 
 
 def configure_dashboard(parser: argparse.ArgumentParser) -> None:
-    """Make the parser's command report that no plugin offers a dashboard; a plugin's command replaces it."""
+    """Make the command report that no plugin provides a dashboard, unless a plugin's command replaces it."""
     describe(parser, _no_dashboard)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
@@ -75,7 +75,7 @@ def _plugins(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _loaded(options: argparse.Namespace) -> tuple[Plugins, list[BrokenPlugin]]:
-    """Return the plugins and the broken installed plugins; the app's own may be missing if any is broken."""
+    """Return the working and the broken plugins; if any is broken, the app's own plugins may be missing."""
     from firelock.errors import ConfigurationError  # noqa: PLC0415 - loaded for this command only
     from firelock.plugins.loader import load_working  # noqa: PLC0415
 

@@ -102,7 +102,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _outer_names(storage: Storage, batches: Sequence[Batch]) -> dict[str, str]:
-    """Return the names of the outer batches by the ids of these batches, with at most one read."""
+    """Return the names of the outer batches, by the ids of the inner ones, with at most one read."""
     outer_ids = {batch.id: batch.batch_id for batch in batches if batch.batch_id is not None}
     if not outer_ids:
         return {}
@@ -166,7 +166,7 @@ def _reason(job: Job[Any]) -> str:
 
 
 def _failed_members(batch: Batch) -> JobPage:
-    """Return the first page that is not empty, because a storage can return empty pages before it."""
+    """Return the first page with failed members; a storage can return empty pages before it."""
     page = batch.members(state=State.FAILED, limit=_SHOWN)
     for _ in range(_MAX_PAGES):
         if page.jobs or page.cursor is None:

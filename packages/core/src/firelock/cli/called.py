@@ -38,7 +38,7 @@ _called: ContextVar[Called | None] = ContextVar("firelock_called", default=None)
 
 @contextmanager
 def called_as(program: str | None) -> Iterator[Called]:
-    """Within the block, write commands in messages with this program, by default as the shell called it."""
+    """Within the block, write commands in messages with this program name, by default the shell's."""
     token = _called.set(called := Called(program or program_of_shell()))
     try:
         yield called
@@ -60,7 +60,7 @@ def as_called(text: str) -> str:
 
 
 def called_program() -> tuple[str, str]:
-    """Return the program of this command line, and "yes" if it finds the app by itself, otherwise "no".
+    """Return the current program's name, and "yes" if it finds the app by itself, otherwise "no".
 
     Child processes receive both values as arguments.
     """
@@ -69,7 +69,7 @@ def called_program() -> tuple[str, str]:
 
 
 def program_of_shell() -> str:
-    """Return the words with which the calling shell can run `firelock`, which might not be on its path."""
+    """Return a command with which the calling shell can run `firelock`, even if it is not on the path."""
     called, found = Path(sys.argv[0]), shutil.which("firelock")
     if called.name == "__main__.py":
         return "firelock" if found else f"{shlex.quote(sys.executable)} -m firelock"

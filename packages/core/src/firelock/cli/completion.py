@@ -48,7 +48,7 @@ def _print(options: argparse.Namespace, screen: Screen) -> int:
 
 @attrs.frozen
 class Suggestions:
-    """Suggestions for a value: these words, or folders, or the shell's own if neither is set."""
+    """Suggestions for a value: these words, or folders, or the shell's defaults if neither is set."""
 
     words: tuple[str, ...] = ()
     is_folder: bool = False
@@ -106,7 +106,7 @@ def _text(help_text: str | None) -> str:
 
 
 def _value_flags(all_nodes: Sequence[CommandNode]) -> Iterator[tuple[CommandNode, Flag, str]]:
-    """Yield each name of each option that takes a value."""
+    """Yield all names of the options that take a value."""
     for node in all_nodes:
         for flag in node.flags:
             if flag.takes_value:

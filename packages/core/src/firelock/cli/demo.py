@@ -124,7 +124,7 @@ class Place:
 
     @property
     def kept(self) -> str:
-        """A clause that names the place in which the jobs are kept after the demo."""
+        """A clause that states where the jobs are kept after the demo."""
         return "The jobs are kept in the storage" if self.given else "The jobs are kept in the file"
 
 
@@ -201,7 +201,7 @@ def _server(place: Place) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def stop(server: subprocess.Popen[bytes], limits: Sequence[float] = _STOP_LIMITS) -> None:
-    """Stop the server: send SIGTERM and wait, once for each limit in seconds, and then kill it."""
+    """Stop the server: for each limit, send SIGTERM and wait up to that many seconds; then kill it."""
     for limit in limits:
         if server.poll() is None:
             server.terminate()
@@ -232,10 +232,10 @@ def _died(server: subprocess.Popen[bytes]) -> Problem:
 # ---- demo in a browser -----------------------------------------------------------------------------------
 
 
-_DECLINES = (82, 9, 6, 3)  # of 100 cards: charged at the first, second or third try, or after a requeue
+_DECLINES = (82, 9, 6, 3)  # per 100 cards: charged at the first, second or third try, or after a requeue
 _REMINDED = 0.3  # share of the customers
 _FIRST_ORDERS = 20  # orders without a delay between them
-_PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # number of orders between two of them
+_PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # one is created after this many orders
 
 
 def _dashboard(options: argparse.Namespace, screen: Screen) -> Command | None:
@@ -461,7 +461,7 @@ class Story:
         return self._is_ending and all(record.is_final for record in self.records.values())
 
     def read(self, *, is_last: bool = False) -> Moment:
-        """Return the current moment; its events are those since the previous one."""
+        """Return the current moment, with the events since the previous one."""
         records = self._storage.find(JobFilter(), limit=_MOST, oldest_first=True).jobs
         events = [event for record in records for event in self._events_of(record)]
         events = _merged(sorted(events, key=lambda event: event.seconds))
@@ -552,7 +552,7 @@ def _run_story(story: Story, place: Place, screen: Screen, server: subprocess.Po
 _STYLES = {**STATE_STYLES, "retry": "cyan", "log": "bright_black"}
 _BAR, _LONG_BAR, _TEXT, _TASK = 24, 58, 60, 16
 _EVENTS_SHOWN, _RUNNING_SHOWN = 12, 5
-_OTHER_LINES = 15  # lines above the live view, and in it for other things than events and running jobs
+_OTHER_LINES = 15  # lines above the live view, and its lines other than events and running jobs
 _ORDER = (
     State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.SUCCEEDED, State.FAILED,
 )  # fmt: skip

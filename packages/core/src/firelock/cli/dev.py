@@ -1,8 +1,8 @@
 """`firelock dev`: a server and the dashboard in one terminal; both run the new code after each change.
 
-They are processes of the commands `firelock server` and `firelock dashboard`. This module therefore does not
-depend on a dashboard, and changed code is imported by a new interpreter. If the new code cannot be imported,
-the previous code keeps running.
+The two are separate processes, which run the commands `firelock server` and `firelock dashboard`. So this
+module does not depend on a dashboard, and a new interpreter imports the changed code. If the new code cannot
+be imported, the previous code keeps running.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Program:
     words: Sequence[str]
     stop_timeout: float  # seconds from the stop signal to a second signal, or to SIGKILL
     is_reloadable: bool  # whether SIGHUP makes it run the current code without losing jobs or requests
-    has_shown_start: bool = False  # whether the output of a start is on the screen already
+    has_shown_start: bool = False  # whether the output of an earlier start has been shown
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -334,9 +334,9 @@ class Workbench:
     def _stop(self, programs: Sequence[Program]) -> None:
         """Stop these programs.
 
-        A program that does not stop in time receives a second signal, and each program receives one if the
-        user sends another stop signal. A late program that is not reloadable, or any program after 20
-        seconds, is killed.
+        A program that does not stop in time receives a second signal if it is reloadable, otherwise it is
+        killed. If the user sends another stop signal, each program receives a second signal. A program that
+        still runs after 20 seconds is killed.
         """
         running = [program for program in programs if program.is_alive]
         for program in running:

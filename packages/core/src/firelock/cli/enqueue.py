@@ -144,10 +144,10 @@ def _arguments(text: str) -> JsonValue:
 
 
 def _task(app: Firelock, name: str) -> TaskVerbs[Any, Any]:
-    """Return the task as it is registered here, or as the catalogue describes it.
+    """Return the task as registered here, or otherwise as the catalogue describes it.
 
     Raises:
-        Problem: If neither has the task, or a server of an older release stored it.
+        Problem: If the task is in neither place, or a server of an older release stored it in the catalogue.
     """
     try:
         return app.published_task(name)

@@ -92,7 +92,7 @@ def _check(line: str) -> dict[str, object]:
 
 
 def _request(host: str, port: int, path: str, timeout: float) -> tuple[int, list[str]]:
-    """Return the status and the lines of a probe's page.
+    """Return the status and the lines of a probe's response.
 
     Raises:
         Problem: If nothing responds, or the response does not come from Firelock.

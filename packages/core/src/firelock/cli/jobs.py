@@ -392,7 +392,7 @@ def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
     if getattr(options, "from_step", None) is not None:
         return _requeue_from(options, screen)
     if options.is_all and options.state is None and (change is _REQUEUE or _has_filters(options)):
-        options.state = change.default_state  # other states must be given, so no succeeded job runs twice
+        options.state = change.default_state  # succeeded jobs run again only if their state is given
     _check(options, change)
 
     with connected(options) as app:
@@ -408,7 +408,7 @@ def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
 
 
 def _requeue_from(options: argparse.Namespace, screen: Screen) -> int:
-    """Requeue one job from a step; this step and everything that the job recorded since are removed."""
+    """Requeue one job from a step; remove this step and everything that the job has recorded since then."""
     if options.is_all or len(options.ids) != 1:
         raise Problem(
             "firelock jobs requeue --from needs exactly one job id.",
@@ -510,7 +510,7 @@ def _word(result: Applied | None) -> str:
 
 
 def _reasons(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
-    """Return why jobs cannot be restored, moved or requeued; empty for a delete."""
+    """Return the reasons why jobs cannot be restored, moved or requeued; empty for a delete."""
     if change is _DELETE or not ids:
         return {}
     why_not = {
@@ -541,7 +541,7 @@ def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, appl
             screen.progress(f"{change.done}: {counted['done']:,}")
     except StorageError:
         screen.end_progress()
-        if counted.total():  # the command ends, but the changes so far stay
+        if counted.total():  # the command ends, but the changes so far remain
             _report(screen, change, counted, is_dry=options.dry_run)
         raise
     screen.end_progress()
@@ -579,7 +579,7 @@ def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, 
     deleted.
 
     Raises:
-        Problem: If the number is not confirmed, or there are more jobs.
+        Problem: If the number is not confirmed, or there are more jobs than confirmed.
     """
     most = _MANY if options.expect is None else options.expect
     counted, has_ended = 0, False

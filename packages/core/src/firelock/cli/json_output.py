@@ -100,7 +100,7 @@ def _fields_with_meta(record: JobRecord | RecurringRecord) -> dict[str, object]:
 def _admission_json(admission: Admission | None) -> dict[str, object] | None:
     """Return the limits, unique key and start deadline of a job.
 
-    Durations are in seconds; the unique key does not contain its task's name.
+    Durations are in seconds; the unique key is shown without its task's name.
     """
     if admission is None:
         return None

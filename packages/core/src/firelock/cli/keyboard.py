@@ -22,7 +22,7 @@ class Leaving(BaseException):
 
 
 class Suspending(BaseException):
-    """Request to suspend the program after Ctrl-Z, so that the shell has the terminal meanwhile."""
+    """Request to suspend the program after Ctrl-Z and to return the terminal to the shell meanwhile."""
 
 
 class Keyboard:
@@ -39,8 +39,8 @@ class Keyboard:
         """Within the block, make keys available one by one, without showing them.
 
         Raises:
-            Leaving: If a signal requests the end; raised only once. It can be raised at any line, so that
-                the program does not wait for a slow call.
+            Leaving: If a signal requests the end of the program; raised only once. It can be raised at any
+                line, so that the program does not wait for a slow call.
         """
         handlers: dict[signal.Signals, Handler] = dict.fromkeys(_ENDS, self._leave)
         handlers |= {signal.SIGTSTP: self._suspend, signal.SIGWINCH: _wake, signal.SIGCONT: _wake}
@@ -113,5 +113,5 @@ def _names(pressed: bytes) -> Iterator[str]:
 
 
 def suspend() -> None:
-    """Stop this program until the shell continues it; the shell has the terminal meanwhile."""
+    """Stop this program until the shell continues it; meanwhile, the shell controls the terminal."""
     os.kill(os.getpid(), signal.SIGSTOP)

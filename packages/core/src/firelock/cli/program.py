@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from firelock.cli.commands import Commands
     from firelock.plugins.hookspecs import Command
 
-# The summary of each command, and the function that declares it; other commands do not load its module.
+# The summary of each command, and the function that declares it. Its module is loaded only for this command.
 _OWN = {
     "server": ("Run jobs until stopped.", "servers.configure_server"),
     "dev": ("Run a server and a dashboard, and reload both after each change.", "dev.configure"),
@@ -128,7 +128,7 @@ def whole_parser() -> Parser:
     """Return the parser of all commands, including those of plugins, each with all its options.
 
     Raises:
-        PluginError: If a plugin cannot be loaded, or offers a name that is taken.
+        PluginError: If a plugin cannot be loaded, or its command has a name that is already in use.
     """
     offered = _offered()
     own = _OWN if "dashboard" in offered else {**_OWN, **_DASHBOARD}
@@ -138,7 +138,7 @@ def whole_parser() -> Parser:
 def _parser(
     own: Mapping[str, tuple[str, str]], offered: Mapping[str, Command], *, configured: Container[str | None]
 ) -> Parser:
-    """Return a parser for all commands; of Firelock's own, only the configured ones load their modules."""
+    """Return a parser for all commands; of Firelock's own commands, load only the modules of these names."""
     parser = Parser(
         prog="firelock", description="Run, inspect and repair persistent background jobs.", epilog=_EPILOG
     )
@@ -180,7 +180,7 @@ def _offered() -> dict[str, Command]:
     """Return the plugins' commands by name.
 
     Raises:
-        PluginError: If a plugin cannot be loaded, or offers a name that is taken.
+        PluginError: If a plugin cannot be loaded, or its command has a name that is already in use.
     """
     from firelock.plugins.loader import Plugins  # noqa: PLC0415 - own commands need no plugin
 
@@ -231,7 +231,7 @@ def _flush() -> None:
 
 
 def _problem_of(error: Exception) -> Problem | None:
-    """Return the problem to report for an error of Firelock; None for any other error."""
+    """Return the problem to report for a Firelock error; None for any other error."""
     from firelock import errors  # noqa: PLC0415 - only needed after an error
 
     match error:

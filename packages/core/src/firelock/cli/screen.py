@@ -67,7 +67,7 @@ class Screen:
 
     @property
     def console(self) -> Console:
-        """The terminal, as used by rich; NO_COLOR removes its colours."""
+        """The `Console` object of rich; NO_COLOR disables its colours."""
         if self._console is None:
             from rich.console import Console  # noqa: PLC0415 - loaded for terminals only
 
@@ -77,7 +77,7 @@ class Screen:
     # ---- output ------------------------------------------------------------------------------------------
 
     def json(self, answer: Mapping[str, object]) -> None:
-        """Write the answer as ASCII-only JSON, so that no raw byte of a job's text reaches the terminal."""
+        """Write the result as ASCII-only JSON, so that strings in jobs cannot control the terminal."""
         self._out.write(json.dumps(answer, indent=2) + "\n")
 
     def listing(
@@ -145,7 +145,7 @@ class Screen:
         self._out.write("  ".join(parts).rstrip() + "\n")
 
     def facts(self, facts: Sequence[tuple[str, Piece]], *, indent: int = 0) -> None:
-        """Write names and values, one pair per line, without names whose value is empty."""
+        """Write names and values, one pair per line; leave out names whose value is empty."""
         shown = [(name, _cell(piece)) for name, piece in facts if _cell(piece).text]
         wide = max((width(name) for name, _ in shown), default=0)
         for name, cell in shown:
@@ -200,7 +200,7 @@ def _widest(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], column: C
 
 
 def _fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
-    """Return widths that fit into the available space: columns that can be cut shrink, the last first."""
+    """Return widths that fit the available space; columns that can be cut shrink, starting from the last."""
     fitted = list(widths)
     excess = sum(fitted) + _GAP * (len(fitted) - 1) - room
     for place in reversed(range(len(columns))):
@@ -238,7 +238,7 @@ def visible_lines(text: str) -> list[str]:
 
 
 def width(text: str) -> int:
-    """Return the number of columns that the text takes on a terminal."""
+    """Return the number of columns that the text occupies on a terminal."""
     if text.isascii():
         return len(text)
     return sum(_columns(character) for character in text)

@@ -192,7 +192,7 @@ def _row(server: ServerView, now: int) -> list[Piece]:
 
 
 def _state(server: ServerView, now: int) -> str:
-    """Return the state that the server last reported, or one of these.
+    """Return the state that the server last reported, or one of the following states.
 
     "silent": its sessions have expired, but no server has ended them yet. "lost": its sessions were ended
     without a reported stop. "ended": its sessions were ended after a reported stop. "closing": its sessions

@@ -21,7 +21,7 @@ _PROJECT = Path("pyproject.toml")
 _PLACES = ("storage", "app", "probe_host")
 _VARIABLE = "FIRELOCK_STORAGE"
 _DJANGO = "DJANGO_SETTINGS_MODULE"
-DJANGO_APP = "firelock.integrations.django:fire"  # the app of the Django project in that variable
+DJANGO_APP = "firelock.integrations.django:fire"  # the app of the Django project that _DJANGO names
 
 
 # ---- pyproject.toml --------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
 
 
 def _own_lines(error: Exception) -> TracebackType | None:
-    """Return the traceback without the leading lines that are not in the application's code."""
+    """Return the traceback without its leading lines from outside the application's code."""
     lines = error.__traceback__
     other_code = (str(Path(__file__).parents[1]), "<frozen ", importlib.__path__[0])
     while lines is not None and lines.tb_frame.f_code.co_filename.startswith(other_code):

@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from firelock.control.servers import ServerView
     from firelock.model.job import JobRecord
 
-_JOBS = 100  # most running jobs, and most failures, that are read
-_WAITS = 20  # queues whose oldest job is read
+_JOBS = 100  # maximum number of running jobs, and of failures, that are read
+_WAITS = 20  # maximum number of queues whose oldest job is read
 _MINUTE = timedelta(minutes=1)
 _AWAITED = " (other jobs, signals, batches)"
 _NOTE = 200
 _QUEUES, _SERVERS, _RUNNING, _FAILURES = "Queues", "Servers", "Running", "Failures"
-_FRAME = 2  # lines of a section besides its rows: the titles and an empty line
-_LEAST = 2  # minimum rows of a section, if it has as many
+_FRAME = 2  # lines of a section in addition to its rows: the titles and an empty line
+_LEAST = 2  # minimum number of rows shown in a section, if it has that many
 _STYLES = {"active": "green", "quiet": "yellow", "stopping": "yellow", "stale": "bold red"}
 
 
@@ -91,8 +91,8 @@ class Snapshot:
     ended: Mapping[str, int]  # in the last full minute, by outcome
     queues: Sequence[QueueView]
     waits: Mapping[str, int]  # when the oldest enqueued job of each queue began to wait
-    held: Mapping[str, int]  # number of jobs at the head of a queue that limits hold, at most 100
-    servers: Sequence[ServerView]  # without lost and ended ones
+    held: Mapping[str, int]  # jobs at the head of each queue that limits hold; counted up to 100
+    servers: Sequence[ServerView]  # without lost and ended servers
     running: Sequence[JobRecord]  # longest-running first
     failed: Sequence[JobRecord]  # newest first
 
@@ -100,8 +100,8 @@ class Snapshot:
 def read_snapshot(app: Firelock) -> Snapshot:
     """Return the current state of the app's storage.
 
-    This takes seven round trips, and one for each of up to twenty queues with jobs. If limits hold the oldest
-    job of a queue, `held_heads` takes more round trips.
+    This takes seven round trips, and one more for each of up to twenty queues with jobs. If limits hold the
+    oldest job of a queue, `held_heads` takes more round trips.
     """
     now = app.client.clock.now()
     queues = app.queues.list()
@@ -263,7 +263,7 @@ def _error(job: JobRecord) -> str:
 
 
 def summary(seen: Snapshot) -> list[Piece]:
-    """Return one line: the number of jobs in each state, and of jobs that ended in the last full minute.
+    """Return one line with the number of jobs in each state and the jobs that ended in the last full minute.
 
     A storage counts jobs only by state, so the line names the kinds of awaiting jobs without their numbers.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock.storage import Record
 
 KEPT = 10_000
-PRUNES_EVERY = 250  # new entries, of all processes together, between two prunings
+PRUNES_EVERY = 250  # new entries between two prunings, counted over all processes
 _KIND, _COUNT = "audit", "audit_count"
 _TEXT_LIMIT, _TARGET_LIMIT, _DETAIL_LIMIT = 200, 500, 4_096
 
@@ -99,7 +99,7 @@ class Audit:
 
         Raises:
             ConfigurationError: If the limit is not from 1 to 500.
-            StorageError: If the cursor is not that of a page.
+            StorageError: If the cursor does not come from a page.
         """
         records, following = newest_records(
             self._client.storage, _KIND, "audit entries", limit=limit, cursor=cursor

@@ -47,7 +47,7 @@ class TaskEntry:
     name: str
     queue: str
     priority: int
-    retry: str  # in words
+    retry: str  # a readable description
     timeout_seconds: float | None
     executor: str  # auto or process
     is_async: bool
@@ -56,7 +56,7 @@ class TaskEntry:
     signature: str  # "create_report(day: str)"; long defaults are shortened
     summary: str  # the first paragraph of the docstring, shortened
     place: str  # module:line
-    version: str  # of Firelock on that server
+    version: str  # Firelock's version on that server
     seen_at: datetime | None  # when a server last stored it; None if no server has
     is_registered_here: bool  # whether this app can enqueue it
     parameters: tuple[ParameterOutline, ...] | None = None  # None: unknown to the server
@@ -64,7 +64,7 @@ class TaskEntry:
     limits: tuple[Limit | Turns, ...] = ()
     unique: Unique | Debounce | None = None
     start_before: timedelta | datetime | None = None
-    defaults: Mapping[str, JsonValue] = attrs.Factory(dict)  # stored only if keys can be made of them
+    defaults: Mapping[str, JsonValue] = attrs.Factory(dict)  # stored only if keys can be created from them
 
 
 class Catalogue:
@@ -92,7 +92,7 @@ class Catalogue:
     aget = twin(get)
 
     def unknown(self, names: Iterable[str]) -> Sequence[str]:
-        """Return the names, in order, that are not a task or alias of a server or of this app."""
+        """Return the names, in order, that neither a server nor this app has as a task or an alias."""
         known = {name for entry in self.list() for name in (entry.name, *entry.aliases)}
         return [name for name in dict.fromkeys(names) if name not in known]
 
@@ -127,7 +127,7 @@ def _entry(record: Record, *, is_registered_here: bool) -> TaskEntry:
 def _admission_fields(stored: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the fields of a task's limits, unique key and start deadline.
 
-    Limits of kinds that only a newer version knows are omitted.
+    Limits of kinds that only a newer version supports are omitted.
     """
     if stored is None:
         return {}
@@ -252,7 +252,7 @@ def _retry_facts(policy: RetryPolicy) -> JsonValue:
 
 
 def _retry_words(facts: Mapping[str, Any]) -> str:
-    """Return a description of a policy for people: "10 retries, after 1 min, 5 min, 15 min …"."""
+    """Return a readable description of a policy: "10 retries, after 1 min, 5 min, 15 min …"."""
     attempts, waits, then = facts["attempts"], facts["waits"], facts["then"]
     if not attempts:
         return f"no retries{then}"

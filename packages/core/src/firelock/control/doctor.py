@@ -97,7 +97,7 @@ def _check_writing(storage: Storage) -> Iterator[Finding]:
 
 
 def check_schema(schema: SchemaState) -> Finding | None:
-    """Return the problem of the schema, with which no other data can be read; None if it is current."""
+    """Return the schema's problem, which prevents reading other data; None if the schema is current."""
     if schema.found == schema.wanted:
         return None
     if schema.found == 0:

@@ -46,21 +46,21 @@ _MINUTE = 60 * _MICROS
 _HOUR = 60 * _MINUTE
 _WIDEST_SKEW = 2 * _MICROS
 _LOST_LATELY = 60 * _MINUTE
-_LATE_WAIT = 5 * _MINUTE  # after a wait has timed out
-_MANY_PAUSED = 100  # jobs
-_FORGOTTEN = 60 * _MINUTE  # after a limit was paused
-_KEYS = 500  # of limits that are read
+_LATE_WAIT = 5 * _MINUTE  # a job is overdue this long after its wait has timed out
+_MANY_PAUSED = 100  # jobs that wait because of a pause
+_FORGOTTEN = 60 * _MINUTE  # a limit paused for this long may have been forgotten
+_KEYS = 500  # number of limit keys that are read
 _FEWEST_RUNS = 10  # with fewer runs, a failure rate means nothing
 _HIGH_RATE, _TIMES_USUAL, _VERY_HIGH_RATE = 0.1, 3.0, 0.5
-_USUAL_HOURS = 4  # with fewer, the day's rate is not shown: an outage and its requeue are in two to three
+_USUAL_HOURS = 4  # with fewer, the day's rate is not shown; an outage and its requeue take up two to three
 _LATELY, _DAY = 15 * _MINUTE, 24 * 60 * _MINUTE
 _SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
-_QUEUES, _FIRST_JOBS = 50, 200  # queues whose first job is read; jobs that have waited longest
+_QUEUES, _FIRST_JOBS = 50, 200  # queues whose first job is read; longest-waiting jobs that are read
 _RECURRING = 2_000
-_GROUPS = 20  # groups of failures
-_MANY_FAILED = 100  # failed jobs of one task
-_SHARED = 200  # of a task's newest failures, read for the share of muted causes
-_CAUSES = "cause"  # kind of the records in which dashboards store causes of failures and their mutes
+_GROUPS = 20  # failure groups that are read
+_MANY_FAILED = 100  # number of one task's failed jobs from which a finding reports them
+_SHARED = 200  # a task's newest failures that are read for the share of muted causes
+_CAUSES = "cause"  # the kind of record in which dashboards store the causes of failures and their mutes
 _WAITS_FOR_SIGNAL = f"{MemoKind.SIGNAL} "
 _UPKEEP_ADVICE = "If one is running, check its log: its upkeep fails."
 _WAITS_IN_VAIN = lifecycle.waiting_reason(On.SUCCEEDED, State.FAILED).partition(";")[0]
@@ -92,17 +92,17 @@ class Waiting:
 
 @attrs.frozen
 class Sampled:
-    """The results of samples of at most 2,000 jobs per state, and of other reads with them."""
+    """The results of samples of at most 2,000 jobs per state, and of related reads."""
 
     unknown_here: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task, if unknown to the app
     unregistered: Mapping[str, int] = attrs.Factory(dict)  # jobs by task, postponed by servers without it
     unreadable: Mapping[str, int] = attrs.Factory(dict)  # jobs by serializer, postponed by servers without it
     unread: Mapping[str, int] = attrs.Factory(dict)  # jobs by the part that a newer release stored
     in_vain: Mapping[str, int] = attrs.Factory(dict)  # continuations by their failed parent
-    names_in_vain: Mapping[str, str] = attrs.Factory(dict)  # of these parents: the task, or the batch's name
-    first_in_vain: Mapping[str, JobRecord] = attrs.Factory(dict)  # of these parents: a continuation
-    flows_in_vain: Mapping[str, str] = attrs.Factory(dict)  # batches of these continuations: names by id
-    batches_in_vain: Sequence[str] = ()  # those of the parents that are batches
+    names_in_vain: Mapping[str, str] = attrs.Factory(dict)  # their tasks or batch names, by parent
+    first_in_vain: Mapping[str, JobRecord] = attrs.Factory(dict)  # one continuation per failed parent
+    flows_in_vain: Mapping[str, str] = attrs.Factory(dict)  # names of these continuations' batches, by id
+    batches_in_vain: Sequence[str] = ()  # failed parents that are batches
     limits: Sequence[LimitView] = ()  # the first 500 keys
     limit_names: Sequence[LimitName] = ()
     unlimited: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs without limits, by task with limits
@@ -110,10 +110,10 @@ class Sampled:
     keys_in_vain: Sequence[tuple[str, str]] = ()  # unique keys of continuations of failed parents: key, job
     waiting_for_signal: Sequence[JobRecord] = ()  # jobs that wait for a signal
     overdue: Sequence[JobRecord] = ()  # awaiting jobs and held batches, long past their due time
-    still: Sequence[StillBatch] = ()  # batches that will not end without help
-    apart: Sequence[tuple[str, str, str]] = ()  # task and two keys that cannot be in one partition
+    still: Sequence[StillBatch] = ()  # batches that do not end without intervention
+    apart: Sequence[tuple[str, str, str]] = ()  # a task, and two of its keys that cannot be in one partition
     failures: Sequence[FailureGroup] = ()  # the largest groups of failed jobs
-    has_failed_batch: bool = False  # batches are counted among the failed jobs
+    has_failed_batch: bool = False  # whether the failed jobs include a batch
     muted_causes: frozenset[str] = frozenset()  # fingerprints; only read if there are failed jobs
 
 
@@ -176,7 +176,7 @@ class Readings:
         return sum(queue.enqueued for queue in self.queues)
 
     def about(self) -> dict[str, str]:
-        """Return a line for servers and one for jobs."""
+        """Return one line about servers and one about jobs."""
         alive = self.alive
         names = ", ".join(f"{server.name} ({server.queues})" for server in alive[:_NAMED])
         states = ", ".join(f"{self.by_state[state]:,} {state}" for state in State if self.by_state.get(state))
@@ -236,7 +236,7 @@ def take_readings(
     Args:
         runtime: the app's parts to read.
         knows_tasks: whether the app's tasks were imported, so that jobs can be compared with them.
-        keep: how readings are kept; by default, each is read now.
+        keep: a cache of readings; without it, all of them are read now.
         host_clock: returns this host's time in microseconds.
     """
     storage = runtime.storage
@@ -317,13 +317,13 @@ def _ended_since(storage: Storage, since: int, now: int) -> dict[str, EndedRuns]
 
 
 def muted_shares(storage: Storage, tasks: Iterable[str], now: int) -> dict[str, float]:
-    """Return the share of muted causes in each task's newest failures; nothing if no cause is muted."""
+    """Return the share of muted causes in each task's newest failures; empty if no cause is muted."""
     muted = set(_muted_causes(storage, now))
     return {task: _muted_share(storage, task, muted, now - _LATELY) for task in tasks} if muted else {}
 
 
 def _muted_causes(storage: Storage, now: int) -> Iterator[str]:
-    """Yield the fingerprints of the causes that people have muted on a dashboard."""
+    """Yield the fingerprints of the causes that users have muted on a dashboard."""
     after = ""
     while page := storage.list_records(_CAUSES, after=after, limit=_PAGE):
         for record in page:
@@ -477,17 +477,17 @@ def _sample(runtime: Runtime, state: State) -> Iterator[JobRecord]:
 
 
 def lacks_task(job: JobRecord) -> bool:
-    """Return whether a server postponed the job for its unknown task: see `lifecycle.unknown_task`."""
+    """Return whether a server postponed the job because of an unknown task: see `lifecycle.unknown_task`."""
     return (job.reason or "").startswith(f"task {job.task!r} is not registered on server ")
 
 
 def lacks_serializer(job: JobRecord) -> bool:
-    """Return whether a server postponed it for its unknown serializer: see `lifecycle.unknown_serializer`."""
+    """Return whether a server postponed the job for its serializer: see `lifecycle.unknown_serializer`."""
     return (job.reason or "").startswith(f"serializer {job.serializer!r} is not installed on server ")
 
 
 def lacks_release(job: JobRecord) -> str | None:
-    """Return the unreadable part for which a server postponed the job: see `lifecycle.unread_part`.
+    """Return the unreadable part because of which a server postponed the job: see `lifecycle.unread_part`.
 
     Return None if there is no such part.
     """
@@ -499,7 +499,7 @@ def lacks_release(job: JobRecord) -> str | None:
 
 
 def list_findings(readings: Readings) -> list[Finding]:
-    """Return all findings, the most severe first; each subject once per code."""
+    """Return all findings, the most severe first; each subject appears only once per code."""
     found: dict[tuple[str, str], Finding] = {}
     for check in _CHECKS:
         for finding in check(readings):
@@ -596,7 +596,7 @@ def _severity_of_lost(server: ServerView, back: Sequence[ServerView], now: int) 
 
 
 def _are_served(server: ServerView, back: Sequence[ServerView]) -> bool:
-    """Return whether living servers claim jobs from all queues of the server."""
+    """Return whether the running servers `back` claim jobs from all queues of the server."""
     if server.queue_names is None:
         return any(one.queue_names is None for one in back)
     return all(any(one.listens_to(queue) for one in back) for queue in server.queue_names)
@@ -699,7 +699,7 @@ def _counted(
     severity: Severity, code: str, noun: str, counts: Callable[[Readings], Mapping[str, int]], *, what: str,
     advice: str, of: State | None = State.SCHEDULED,
 ) -> Callable[[Readings], Iterator[Finding]]:  # fmt: skip
-    """Return a check that reports counts of jobs by name; the largest count is first if all were counted."""
+    """Return a check that reports counts of jobs by name, the largest first if all jobs were counted."""
 
     def check(readings: Readings) -> Iterator[Finding]:
         for name, count in sorted(counts(readings).items(), key=lambda one: (0 if of else -one[1], one[0])):
@@ -813,7 +813,7 @@ def _check_failed_jobs(readings: Readings) -> Iterator[Finding]:
 
 
 def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
-    """Return the day's rate of failed attempts without the latest ones; None if there are too few runs."""
+    """Return the day's failure rate, excluding the latest attempts; None if there are too few runs."""
     runs = 0 if usually is None else usually.runs - lately.runs
     if usually is None or runs < _FEWEST_RUNS:
         return None
@@ -821,7 +821,7 @@ def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
 
 
 def _is_usual(usually: EndedRuns | None) -> bool:
-    """Return whether the task ran in enough hours of the day; the rate of a single burst is not usual."""
+    """Return whether the task ran in enough hours of the day; a single burst does not show a usual rate."""
     return usually is not None and usually.hours >= _USUAL_HOURS
 
 
@@ -898,7 +898,7 @@ def _check_continuations(readings: Readings) -> Iterator[Finding]:
 
 
 def _continuation(readings: Readings, parent: str) -> dict[str, str]:
-    """Return the task of a job that waits for the parent, and its batch's id and name if that is stored."""
+    """Return the task of a job that waits for the parent, and the id and name of its batch if stored."""
     job = readings.sampled.first_in_vain.get(parent)
     if job is None:
         return {}
@@ -1055,7 +1055,7 @@ def _check_apart(readings: Readings) -> Iterator[Finding]:
 
 
 def _seen(readings: Readings, state: State, count: int) -> str:
-    """Return how many jobs of a state's sample were found; "at least" if the sample is incomplete."""
+    """Return the number of jobs found in a state's sample, with "at least" if the sample is incomplete."""
     return f"At least {_jobs(count)}" if readings.has_more(state) else _jobs(count)
 
 

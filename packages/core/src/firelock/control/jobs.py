@@ -69,7 +69,7 @@ class JobCounts(Counts, Mapping[State, int]):
 
     @classmethod
     def of(cls, counts: Counts) -> JobCounts:
-        """Return a storage's counts, which can omit states, with every state."""
+        """Complete a storage's counts, which can omit states, so that they have every state."""
         return cls(
             _every_state(counts.by_state),
             {queue: _every_state(states) for queue, states in counts.by_queue.items()},
@@ -148,7 +148,7 @@ class Where(TypedDict, total=False):
     queue: str | None
     tag: str | None
     server: str | None
-    fingerprint: str | None  # of a failure; equal for failures of the same kind in the same place
+    fingerprint: str | None  # equal for failures of the same kind in the same place
     recurring: str | None  # the id of the recurring job that created the job
     batch: str | None  # the id of the batch of which the job is a member
     id_prefix: str | None
@@ -231,7 +231,7 @@ class Jobs:
                 yield job
 
     def _pages(self, where: JobFilter, *, oldest_first: bool) -> Iterator[JobPage]:
-        if oldest_first:  # new jobs are appended at the end of the list, so it would never end
+        if oldest_first:  # jobs that match later are added at the end, so the iteration would never end
             end = self._client.clock.now() + 1
             where = attrs.evolve(where, until=end if where.until is None else min(where.until, end))
         cursor = None
@@ -260,7 +260,7 @@ class Jobs:
     acounts = twin(counts)
 
     def held_by(self, ids: Sequence[str]) -> list[list[KeyWait]]:
-        """Return which limits hold each job now, as one list per id; the list is empty if none does.
+        """Return the limits that hold each job now, as one list per id; a list is empty if no limit does.
 
         This takes three reads per key. `str()` of a KeyWait is "limit tenant:7 (4 of 4 running)".
         """
@@ -269,7 +269,7 @@ class Jobs:
     aheld_by = twin(held_by)
 
     def failure_groups(self, limit: int = 100) -> list[FailureGroup]:
-        """Return failed jobs grouped by fingerprint, largest group first; reads the newest 10,000."""
+        """Return the newest 10,000 failed jobs, grouped by fingerprint, largest group first."""
         return self._client.storage.failure_groups(limit)
 
     afailure_groups = twin(failure_groups)
@@ -346,10 +346,10 @@ class Jobs:
     adelete = twin(delete)
 
     def restore(self, ids: Sequence[str], *, reason: str = "restored by code") -> list[Applied]:
-        """Return each deleted job to scheduled, enqueued or failed, as before; return one result per id.
+        """Return each deleted job to its previous state, such as enqueued; return one result per id.
 
-        The result is `Applied.REFUSED` for a job that `why_not_restored` has a reason for, and for a job that
-        changes in the meantime. This takes up to two reads per job.
+        The result is `Applied.REFUSED` for a job for which `why_not_restored` returns a reason, and for a job
+        that changes in the meantime. This takes up to two reads per job.
         """
         records = self._records(ids)
         return self._apply(
@@ -432,7 +432,7 @@ class Jobs:
             ids: the ids of the jobs to move.
             queue: the new queue; without it, jobs stay in their queues.
             priority: the new priority, from -100 to 100; without it, jobs keep their priorities.
-            reason: for people, in the jobs' histories.
+            reason: the reason, which is added to the jobs' histories.
 
         Raises:
             ConfigurationError: If neither is given, or one of them is not a valid queue or priority.
@@ -471,21 +471,21 @@ class Jobs:
         committed.
 
         The copy has the stored arguments, serializer, queue, priority, tags, timeout, retry, meta, limits and
-        unique key. It belongs to no recurring job and no batch. It waits only for the parents whose output it
-        uses. If another job has the unique key, that job is not changed; the returned handle is for it, and
-        `is_new` is False. The copy of a debounced job runs immediately. The copy of a job whose
+        unique key. It does not belong to a recurring job or a batch. It waits only for the parents whose
+        output it uses. If another job has the unique key, that job is not changed; the returned handle is for
+        it, and `is_new` is False. The copy of a debounced job runs immediately. The copy of a job whose
         `start_before` has passed has no `start_before`.
 
         Args:
             job_id: the id of the job to copy.
-            reason: for people, in the history of the copy; "copied from ID" if it is omitted.
+            reason: the reason, which is added to the history of the copy; by default "copied from ID".
             within: your own transaction in the storage's database; the copy is committed or rolled back with
                 it.
 
         Raises:
             JobNotFound: If the job is not stored, or a job whose output it uses is no longer stored.
             JobConflict: If the job is a batch, or this release cannot read all of it.
-            DuplicateJob: If another job has the unique key, whose rule refuses such calls.
+            DuplicateJob: If another job has the unique key, and the key's rule refuses duplicates.
         """
         return self._client.store(self._copied(job_id, reason), self._client.transaction(within))
 
@@ -625,7 +625,7 @@ def _ids(ids: Sequence[str]) -> list[str]:
 
 
 def _due_at(when: datetime | timedelta, now: int) -> int:
-    """Return the time in microseconds; reject a time for which a job cannot wait."""
+    """Return the time in microseconds; reject a time until which a job cannot wait."""
     if isinstance(when, timedelta):
         due_at = now + span_micros(when)
     elif isinstance(when, datetime):

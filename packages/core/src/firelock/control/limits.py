@@ -50,7 +50,7 @@ _KEY_LIMIT, _NOTE_LIMIT = 200, 500
 _HIGHEST_RATE = 1_000_000_000
 _NUMBERS = ("concurrent", "rate", "per", "burst")
 _PAGE, _ALL = 500, 10**12
-_OTHERS_READ = 5  # keys read to find out which of them hold the jobs of open keys
+_OTHERS_READ = 5  # other keys that are read to find those that hold the jobs of open keys
 _PLACEHOLDER = re.compile(r"\{[^\W\d]\w*\}")
 
 
@@ -63,7 +63,7 @@ class NumberSource(StrEnum):
 
 
 class LimitState(StrEnum):
-    """Whether a key admits jobs, and why not."""
+    """Whether a key admits jobs and, if it does not, the reason."""
 
     PAUSED = "paused"  # until it is resumed
     CLOSED = "closed"  # one of its numbers is 0
@@ -84,7 +84,7 @@ class LimitName:
     numbers: LimitNumbers  # times in microseconds; the properties below have readable values
     code: LimitNumbers | None  # the numbers that the code last declared; None if it never declared any
     source: NumberSource
-    set_by: str | None = None  # the operator who set the numbers; None for those of the code
+    set_by: str | None = None  # the operator who set the numbers; None if the numbers come from the code
     is_paused: bool
     note: str  # why it is paused; empty if no reason was given
     paused_by: str | None
@@ -92,12 +92,12 @@ class LimitName:
 
     @property
     def concurrent(self) -> int | None:
-        """The number of jobs that may hold a key at the same time; None for any number."""
+        """The number of jobs that may hold a key at the same time; None means unlimited."""
         return self.numbers.concurrent
 
     @property
     def rate(self) -> int | None:
-        """The cost that may start in each period `per`; None for any cost."""
+        """The cost that may start in each period `per`; None means unlimited."""
         return self.numbers.rate
 
     @property
@@ -112,12 +112,12 @@ class LimitName:
 
     @property
     def words(self) -> str:
-        """The numbers as a string for people: "4 at once, 90 per 60 s"."""
+        """The numbers as a readable string: "4 at once, 90 per 60 s"."""
         return numbers_words(self.numbers)
 
     @property
     def words_in_code(self) -> str | None:
-        """The numbers of the code as a string for people; None if the code never had any."""
+        """The numbers of the code as a readable string; None if the code never had any."""
         return None if self.code is None else numbers_words(self.code)
 
 
@@ -144,7 +144,7 @@ class LimitView(LimitName):
 
     @property
     def own_state(self) -> LimitState:
-        """The state without regard to waiting jobs."""
+        """The state of the key itself, regardless of waiting jobs."""
         if self.is_paused:
             return LimitState.PAUSED
         if self.concurrent == 0 or self.rate == 0:
@@ -155,7 +155,7 @@ class LimitView(LimitName):
 
     @property
     def is_name(self) -> bool:
-        """Whether this is a limit name that only supplies numbers for other keys, and no key of a job."""
+        """Whether this is a limit name that only supplies numbers for other keys, and not a job's key."""
         is_made = self.template is not None and self.template != self.name
         return self.key == self.name and is_made and not (self.running or self.waiting)
 
@@ -255,7 +255,8 @@ class Limits:
         )
         views = {
             state.key: state
-            for state in heapq.merge(alone, states, key=lambda state: state.key)  # an active key wins
+            # an active key takes precedence
+            for state in heapq.merge(alone, states, key=lambda state: state.key)
         }
         now = self._client.clock.now()
         return self._with_holders([_view(views[key], records, now) for key in sorted(views)[:limit]], records)
@@ -343,7 +344,7 @@ class Limits:
     aline = twin(line)
 
     def places(self, job_id: str) -> builtins.list[KeyPlace]:
-        """Return the place of an enqueued job in the line of each of its keys; nothing for other jobs.
+        """Return the place of an enqueued job in the line of each of its keys; empty for other jobs.
 
         Raises:
             JobNotFound: If no such job is stored.
@@ -403,7 +404,7 @@ class Limits:
             origin: where the change was made, for the audit.
 
         Raises:
-            ConfigurationError: If a number is out of bounds, or `per` or `burst` has no rate.
+            ConfigurationError: If a number is out of bounds, or `per` or `burst` is given without a rate.
             UnsupportedFeature: If the storage has no limits.
         """
         given = {"concurrent": concurrent, "rate": rate, "per": per, "burst": burst}
@@ -466,8 +467,8 @@ class Limits:
 
         Args:
             name_or_key: as in `set`.
-            note: the reason, for people; at most 500 characters.
-            by: the operator's name, for people and the audit.
+            note: the reason, which is shown to users; at most 500 characters.
+            by: the operator's name, which is shown to users and stored in the audit.
             origin: where the change was made, for the audit.
 
         Raises:
@@ -654,7 +655,7 @@ def _name(name: str, chosen: _Stored, records: Sequence[_Stored]) -> LimitName:
 
 
 def numbers_words(numbers: LimitNumbers) -> str:
-    """Return the numbers of a limit for people: "4 at once, 90 per 60 s"; "turns" if it has none."""
+    """Return a limit's numbers as a readable string: "4 at once, 90 per 60 s"; "turns" if it has none."""
     words: list[str] = []
     if numbers.concurrent is not None:
         words.append(f"{numbers.concurrent:,} at once")
@@ -669,7 +670,7 @@ def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
     """Return the numbers of a limit; `per` can be a timedelta or seconds.
 
     Raises:
-        ConfigurationError: If a number is out of bounds, or `per` or `burst` has no rate.
+        ConfigurationError: If a number is out of bounds, or `per` or `burst` is given without a rate.
     """
     rate, per, burst = given["rate"], given["per"], given["burst"]
     micros = SECOND if per is None else span_micros(to_span(f"Limit {key!r}: per", per))

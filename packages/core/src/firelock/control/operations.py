@@ -56,7 +56,7 @@ class Verb(StrEnum):
 class Status(StrEnum):
     """The progress of an operation."""
 
-    RUNNING = "running"  # jobs are left to change, whether or not a process is working on it
+    RUNNING = "running"  # jobs remain to be changed, whether or not a process is changing them now
     DONE = "done"
     CANCELLED = "cancelled"
     FAILED = "failed"
@@ -70,16 +70,16 @@ class ChunkDone:
     changed: int
     skipped: int
     missing: int
-    ids: tuple[str, ...]  # of the changed jobs
+    ids: tuple[str, ...]  # the ids of the changed jobs
 
 
 @attrs.frozen
 class Outcome:
     """The states of the jobs that an operation requeued: a snapshot, stored after all of them have ended."""
 
-    looked_at: int  # number of jobs that were read; the first ones if there are very many
-    by_state: Mapping[State, int]  # current states; those without jobs are left out
-    missing: int = 0  # pruned in the meantime
+    looked_at: int  # number of jobs that were read; only the first jobs if there are very many
+    by_state: Mapping[State, int]  # by current state; states without jobs are left out
+    missing: int = 0  # jobs that were pruned in the meantime
 
     @property
     def unended(self) -> int:
@@ -98,7 +98,7 @@ class Operation:
     by: str  # who started it
     reason: str  # the reason in the jobs' histories
     started_at: datetime
-    updated_at: datetime  # of the last chunk, or of the end
+    updated_at: datetime  # the time of the last chunk, or of the operation's end
     state: Status = Status.RUNNING
     ended_at: datetime | None = None
     cancelled_by: str | None = None
@@ -108,17 +108,17 @@ class Operation:
     expected: int | None = None  # matching jobs at the start; None if counting needs a search
     total_seen: int = 0  # jobs that were read; with `contains`, not all of them match
     changed: int = 0
-    skipped: int = 0  # not in a suitable state, or changed in the meantime
+    skipped: int = 0  # jobs in an unsuitable state, or changed in the meantime
     missing: int = 0  # pruned in the meantime
-    first_ids: tuple[str, ...] = ()  # of the first ten changed jobs
-    cursor: str | None = None  # of the next page
-    outcome: Outcome | None = None  # of a requeue; stored by the first query after all jobs have ended
+    first_ids: tuple[str, ...] = ()  # the ids of the first ten changed jobs
+    cursor: str | None = None  # the cursor of the next page
+    outcome: Outcome | None = None  # only for a requeue; stored by the first query after all jobs have ended
     fence: int = 0  # the fence of the lock of the last process that ran it
     more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 
     @property
     def is_running(self) -> bool:
-        """Whether jobs are left to change."""
+        """Whether jobs remain to be changed."""
         return self.state is Status.RUNNING
 
     @property
@@ -130,7 +130,7 @@ class Operation:
         return self.verb is not Verb.REQUEUE and self.where.state is None and self.where.is_retrying is None
 
     def is_run_by(self, fence: int) -> bool:
-        """Return whether jobs are left to change by the holder of the lock with this fence."""
+        """Return whether the holder of the lock with this fence has jobs that remain to be changed."""
         return self.is_running and self.fence == fence
 
     def taken_over(self, fence: int) -> Operation:
@@ -138,7 +138,7 @@ class Operation:
         return attrs.evolve(self, fence=fence) if self.is_running else self
 
     def is_meant(self, job: JobRecord) -> bool:
-        """Return whether the job contains the wanted strings; the filter has been applied before."""
+        """Return whether the job contains the strings to find; the filter has already been applied."""
         wanted = {name: text.casefold() for name, text in self.contains.items()}
         if "argument" in wanted and wanted["argument"] not in job.arguments.casefold():
             return False
@@ -162,7 +162,7 @@ class Operation:
         )
 
     def concluded(self, outcome: Outcome) -> Operation:
-        """Return the operation with the outcome of its jobs; an outcome that it has stays unchanged."""
+        """Return the operation with the outcome of its jobs; an existing outcome stays unchanged."""
         return self if self.outcome is not None else attrs.evolve(self, outcome=outcome)
 
     def ended(
@@ -241,7 +241,7 @@ PACE = 3.0  # pause as a multiple of a chunk's duration, so that workers on a bu
 JOBS_A_SECOND = 2_500  # upper bound for fast chunks, because workers share processors and Redis with it
 _KIND = "operation"
 _IDS_KIND = "operation_ids"  # ids of requeued jobs, one record per chunk; the outcome is read with them
-_IDS_KEPT = 2_000  # ids per operation; if there are more, the outcome is that of the first ones
+_IDS_KEPT = 2_000  # ids per operation; if there are more, the outcome covers only the first jobs
 _CHUNK = 500
 _CHUNKS = 200  # chunks that are read for an outcome
 _TEXT_LIMIT = 500
@@ -368,7 +368,7 @@ class Operations:
 
         Raises:
             ConfigurationError: If the limit is not from 1 to 500.
-            StorageError: If the cursor is not that of a page.
+            StorageError: If the cursor does not come from a page.
         """
         records, following = newest_records(
             self._client.storage, _KIND, "operations", limit=limit, cursor=cursor
@@ -434,8 +434,8 @@ class Operations:
         """Carry out the operation as far as possible, and return its state after that.
 
         It continues after the last stored chunk of 500 jobs. It returns early, still running, if
-        `should_stop` returns true or if another process runs the operation. To change a chunk again after a
-        crash does no harm.
+        `should_stop` returns true or if another process runs the operation. Repeating a chunk after a crash
+        does no harm.
 
         Args:
             operation_id: the id of a stored operation; an ended one is returned unchanged.
@@ -443,7 +443,7 @@ class Operations:
                 continue.
             jobs_a_second: the most jobs to change per second; the pause is longer if necessary.
             is_meant: called for each job that matches; if it returns false, the job is not changed. Use it
-                for strings that are masked for the person who searches.
+                for strings that are masked for the user who searches.
             should_stop: called before each chunk.
             wait: waits for this number of seconds.
             monotonic: returns a monotonic time in seconds.
@@ -515,7 +515,7 @@ class Operations:
         return wanted, self._client.storage.apply(wanted) if wanted else []
 
     def _move(self, operation: Operation, job: JobRecord) -> Move:
-        """Return the move of a job, from no state if it does not apply; see `_transition`."""
+        """Return the move of a job, without source states if it does not apply; see `_transition`."""
         is_moved = operation.queue in {None, job.queue} and operation.priority in {None, job.priority}
         seen = lifecycle.WAITING if operation.is_for_any_state else frozenset({job.state})
         return lifecycle.move(
@@ -525,7 +525,7 @@ class Operations:
         )  # fmt: skip
 
     def _transition(self, operation: Operation, job: JobRecord) -> Transition:
-        """Return the change of a job, from no state if it does not apply.
+        """Return the change of a job, without source states if it does not apply.
 
         A job that has left the state in which it was read is not changed, unless it is deleted regardless of
         its state.
@@ -599,7 +599,7 @@ def _known(operation_id: str, record: Record | None) -> Record:
 
 
 def _check_filter(where: JobFilter) -> JobFilter:
-    """Return the filter as it is read back later, because a cursor belongs to the exact fields."""
+    """Return the filter in the form in which it is read later; a cursor depends on the exact fields."""
     if not isinstance(where, JobFilter):
         raise ConfigurationError(
             f"where must be a filter such as JobFilter(state=State.FAILED), got {shown(where)}."

@@ -56,8 +56,8 @@ class Queues:
 
         Args:
             name: the name of the queue.
-            note: the reason, for people.
-            by: the operator's name, for people.
+            note: the reason, which is shown to users.
+            by: the operator's name, which is shown to users.
         """
         self._change(name, {"paused": True, "note": note, "by": by, "at": self._client.clock.now()})
 

@@ -29,7 +29,7 @@ class StillBatch:
     def is_miscounted(self) -> bool:
         """Whether the counts differ from the members.
 
-        Otherwise the batch could have ended, but no server has decided its end.
+        Otherwise, no member can continue, but no server has ended the batch.
         """
         return _counts(self.counts) != _counts(self.members)
 
@@ -73,7 +73,7 @@ def _members(storage: Storage, batch_id: str) -> Iterator[JobRecord]:
 
 
 def _recounted(members: Iterator[JobRecord], counts: BatchCounts) -> BatchCounts:
-    """Return the counts of the members; the number of those that wait for another member is not recounted."""
+    """Return the counts of the members; members that wait for another member are not recounted."""
     ended = dict.fromkeys(FINAL_STATES, 0)
     total = moving = batches = 0
     for job in members:

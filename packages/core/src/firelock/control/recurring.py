@@ -506,7 +506,7 @@ def _with_arguments(client: Client, record: RecurringRecord, arguments: Argument
         previous = _declared_admission(client, info, record)
     except ArgumentError:  # the task has changed since the arguments were stored
         previous = None
-    # Keys that were passed with the call stay, because only its author knows how they were made.
+    # Keys that were passed with the call stay, because only its author knows how they were created.
     return attrs.evolve(changed, admission_json=declared) if record.admission_json == previous else changed
 
 
@@ -565,7 +565,7 @@ def _with_tags(
 ) -> RecurringRecord:
     """Return the definition with new tags.
 
-    These are the tags that its task derives from the new arguments, and the other tags as given.
+    Its tags are those that its task derives from the new arguments, and the other tags as given.
     """
     if tags is None and before.arguments == after.arguments:
         return after

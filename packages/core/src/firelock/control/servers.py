@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 ORDERS = "server_order"
 """The kind of the records that contain orders, by the id of the server."""
 _MODES = ("quiet", "resume", "stop")
-_END = "end "  # precedes the id of a session
+_END = "end "  # the prefix of an order to end a session; the session's id follows
 _ORDERS_AT_ONCE = 1_000
 _MICROS = 1_000_000
-_STALE_AFTER = 0.6  # share of the session's timeout; at least three renewals fit into it
+_STALE_AFTER = 0.6  # share of the session's timeout; enough time for at least three renewals
 
 
 RETIRED = "retired"
@@ -39,7 +39,7 @@ def is_leaving(record: SessionRecord) -> bool:
 
 
 class ServerState(StrEnum):
-    """The state of a server, from its sessions: the best state first."""
+    """The state of a server, derived from its sessions; the best state comes first."""
 
     ACTIVE = "active"
     STALE = "stale"  # it has missed a renewal
@@ -60,7 +60,7 @@ class ServerState(StrEnum):
 
 
 def renewed_at(record: SessionRecord, now: int) -> int:
-    """Return when a session was last renewed: its timeout before it expires, but never after now."""
+    """Return when a session was last renewed: its expiry minus its timeout, but never after now."""
     return min(now, record.expires_at - int(record.session.timeout_seconds * _MICROS))
 
 
@@ -72,7 +72,7 @@ class ServerView:
     name: str
     host: str
     queues: str
-    workers: int  # of replaced worker processes, only those workers that run a job
+    workers: int  # in replaced worker processes, only workers that run a job are counted
     started_at: datetime
     is_alive: bool
     busy: int
@@ -80,7 +80,7 @@ class ServerView:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it was killed or cut off: it does not run, and no session last reported that it stops."""
+        """Whether it was killed or cut off: it no longer runs, and no session's last report was a stop."""
         return not self.is_alive and all(one.renewal.state != "stopping" for one in self.sessions)
 
     @property
@@ -89,7 +89,7 @@ class ServerView:
         return any(one.is_closing for one in self.sessions)
 
     def living(self, now: int) -> list[SessionRecord]:
-        """Return the sessions that have neither ended nor expired."""
+        """Return the sessions that have not ended or expired."""
         return [one for one in self.sessions if one.is_alive and one.expires_at > now]
 
     def state_at(self, now: int) -> ServerState:
@@ -155,7 +155,7 @@ class Servers:
             session_id: the session of the worker process, for example `job.record().session`.
 
         Raises:
-            ConfigurationError: If no living worker process has this session.
+            ConfigurationError: If no running worker process has this session.
         """
         now = self._client.clock.now()
         living = (one for server in self.list() for one in server.living(now))

@@ -92,8 +92,8 @@ def dependency(fire: Firelock) -> Callable[[], Awaitable[Firelock]]:
 class RequestIdMiddleware:
     """ASGI middleware that gives each request an id, `request_id`, and sends it with the response.
 
-    With the plugin `RequestMeta`, the jobs that a request creates have this id, and so do the jobs of these
-    jobs.
+    With the plugin `RequestMeta`, the jobs that a request creates have this id, and so do the jobs that these
+    jobs create.
 
     Args:
         app: the application.

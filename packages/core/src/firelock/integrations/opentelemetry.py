@@ -271,7 +271,7 @@ class _SendSpan:
         attributes: dict[str, str | int] = {**_attributes("send", self._queue)}
         if self._count > 1:
             attributes["messaging.batch.message_count"] = self._count
-        # If jobs have their own spans, those are the producers, and this span is the call.
+        # If each job has its own span, the jobs' spans are the producers, and this span represents the call.
         kind = SpanKind.CLIENT if self.creates else SpanKind.PRODUCER
         self._span = self._tracer.start_span(
             _name("send", self._queue), self._ambient, kind=kind, attributes=attributes

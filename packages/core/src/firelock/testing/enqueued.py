@@ -149,7 +149,7 @@ def find_task(app: Firelock, task: TaskVerbs[..., Any] | str) -> TaskInfo:
 
 
 def decoded(app: Firelock, record: JobRecord) -> Enqueued:
-    """Return the job with its call; arguments that cannot be decoded are the stored string."""
+    """Return the job with its call; if the arguments cannot be decoded, they remain the stored string."""
     job: Job[Any] = Job(app.client, record)
     info, serializer = app.registry.get(record.task), app.client.serializers.get(record.serializer)
     if info is None or serializer is None:

@@ -91,10 +91,10 @@ class StillStorage(MemoryStorage):
             return super().release(limit)
 
     def claim_only(self, job_id: str, session: str, now: int) -> ClaimedJob | None:
-        """Claim this job for the session out of turn; return None if a claim could not return it."""
+        """Claim this job for the session out of turn; return None if the job cannot be claimed now."""
         with self._open() as store:
             living, row = store.table.living(session), store.table.rows.get(job_id)
-            if row is None or living is None or not row.is_ready:  # no row: not stored, as a duplicate
+            if row is None or living is None or not row.is_ready:  # a duplicate has no row
                 return None
             if store.table.is_paused(row.record.queue):
                 return None
@@ -229,7 +229,7 @@ class DirectCommit(GroupCommit):
 
 
 class DirectResults(Results):
-    """Results that are read only once, because no job ends while a test waits.
+    """Results that are read only once, because no job can end while a test waits.
 
     The app's own results are polled in a thread.
     """

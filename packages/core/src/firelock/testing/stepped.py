@@ -34,8 +34,8 @@ from firelock.testing.private import StillStorage
 
 _NAME = "tester"
 _BATCH = 1_000
-_ENDLESS = 5_000  # runs of one drain, after which the test is assumed to be in an endless loop
-_FOREVER = 1e10  # seconds; the session's timeout, which no manual clock reaches
+_ENDLESS = 5_000  # maximum runs of one drain; more are treated as an endless loop
+_FOREVER = 1e10  # seconds; the session's timeout, longer than any test moves its clock
 
 
 @attrs.frozen
@@ -43,13 +43,13 @@ class Drained:
     """The number of attempts that were run, by result."""
 
     succeeded: int = 0
-    failed: int = 0  # permanently, as no retry is left
-    retried: int = 0  # failed, but the job runs again or has already done so
+    failed: int = 0  # failed permanently, because no retry is left
+    retried: int = 0  # failed, but the job is retried or was already retried
     snoozed: int = 0
-    deleted: int = 0  # by the retry policy, or because the job did not start in time
+    deleted: int = 0  # deleted by the retry policy, or because the job did not start in time
     unknown: int = 0  # none of the apps has the task, so the job waits for a server that has it
     refused: int = 0  # deleted or requeued during the run, so the storage refused the end
-    suspended: int = 0  # waiting for a time, a signal or another job, after which they continue
+    suspended: int = 0  # wait for a time, a signal or another job, and then continue
 
     @property
     def total(self) -> int:
@@ -79,8 +79,9 @@ class _WatchedRunner(JobRunner):
     """The server's job runner, which also records the errors of tasks and raises planned errors."""
 
     def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
-        super().__init__(app.runtime, console, in_place=0)  # micros; a wait in place would never end
-        self.related = RelatedJobs(app.storage, app.client.serializers, 0.0)  # 0 s, as the clock is still
+        super().__init__(app.runtime, console, in_place=0)  # micros; a wait inside the run would never end
+        # 0 s, because the clock does not advance
+        self.related = RelatedJobs(app.storage, app.client.serializers, 0.0)
         self._planned = planned
         self.errors: dict[str, BaseException] = {}
 

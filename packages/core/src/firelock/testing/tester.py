@@ -48,7 +48,7 @@ class Tester:
     transaction is open, code outside of it does not find the job, as with a real storage.
 
     As always, declared recurring jobs exist after `fire.recurring.sync()`. The settings of declared limits
-    apply from the first run on, and rate limits follow the clock. Real resources are opened unless
+    apply from the first run on, and rate limits use the tester's clock. Real resources are opened unless
     `replaced` supplies others: async resources are opened for each job, all others once.
 
     Args:
@@ -172,7 +172,7 @@ class Tester:
                     self._note(await self._server.arun(job))
 
     def _ready(self, jobs: Sequence[str]) -> Iterator[ClaimedJob]:
-        """Claim, one after another, those of these jobs and of the jobs released by them that are ready."""
+        """Claim one after another the ready jobs among these jobs and the jobs that they release."""
         while True:
             ids = list(jobs)
             ids += [child for job_id in ids for child in self._inside.followers(job_id)]
@@ -217,7 +217,7 @@ class Tester:
         self._server.planned.add(self._info_name(task), error, times)
 
     def lose_server(self, *, queues: Sequence[str] | None = None, after_running: bool = False) -> Job[Any]:
-        """Claim the next due job for a server that then dies, which counts as a crash; return its handle.
+        """Claim the next due job for a server that then dies, as in a crash; return the job's handle.
 
         The job is enqueued again, and its attempt does not count. To make the storage fail, use
         `self.storage.fail_next`.

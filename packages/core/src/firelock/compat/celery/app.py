@@ -67,7 +67,7 @@ _EXAMPLES: Final = "postgresql://app@db/app, sqlite:///jobs.db or redis://cache:
 _SET_STORAGE: Final = f"Set FIRELOCK_STORAGE, for example to {_EXAMPLES}."
 _UNKNOWN_WAIT: Final = 15.0  # seconds
 _OURS: Final = ("limits", "unique", "start_before")  # options of `@fire.task` that Celery does not have
-# Options of a decorator without any effect, because Firelock does this anyway or has no such feature.
+# Decorator options without effect, because Firelock always works in this way or lacks the feature.
 _SILENT_OPTIONS: Final = {
     "acks_on_failure_or_timeout", "ignore_result", "reject_on_worker_lost", "send_events",
     "store_eager_result", "store_errors_even_if_ignored", "throws", "track_started", "trail",
@@ -272,7 +272,7 @@ class Celery(Refusing):
                 self._declare(fire, name, entry, verbs)
 
     def runs_apart(self, task: CeleryTask) -> bool:
-        """Return whether the task runs in its own process, which can be killed as at Celery's time limit."""
+        """Return whether the task runs in its own process, which a time limit can kill, as in Celery."""
         if task.executor is not None:
             return task.executor == "process"
         return self.options_of(task.name, {}).get("timeout") is not None
@@ -280,7 +280,7 @@ class Celery(Refusing):
     def _with_result(self) -> Callable[..., Any]:
         def with_result(task: str, parent: str, args: list[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
             """Run a task of a chain with the result of the previous task as its first argument."""
-            if task not in self.tasks:  # wait for another server, like jobs of unknown tasks
+            if task not in self.tasks:  # such a job waits for another server, like a job of an unknown task
                 return Snooze(_UNKNOWN_WAIT, f"task {task!r} is not registered on this server")
             result = self.fire.jobs.get(parent).result(timeout=60)
             return self.tasks[task].run_job(current_job(), (result, *args), kwargs)
@@ -327,7 +327,7 @@ class Celery(Refusing):
         self._beat.pop(name, None)
 
     def undeclared(self) -> dict[str, str]:
-        """Return the tasks' names, by beat entry, of the entries whose task is not registered."""
+        """Return the beat entries whose task is not registered, each with the task's name."""
         return {name: str(entry.get("task")) for name, entry in self._beat.items()}
 
     # ---- options -----------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ class Celery(Refusing):
         return {}
 
     def _priority(self, value: int) -> int:
-        """Return Celery's priority as Firelock's. In Celery, 9 is the highest, or 0 with a Redis broker."""
+        """Convert a Celery priority to Firelock's. In Celery, the highest is 9, or 0 with a Redis broker."""
         if isinstance(value, bool) or not isinstance(value, int) or not _LOWEST <= value <= _HIGHEST:
             raise ConfigurationError(
                 f"priority must be an integer from 0 to 9, as in Celery, got {shown(value)}."
@@ -620,7 +620,8 @@ class CeleryTask(Refusing):
             ConfigurationError: If an option is unknown or invalid.
         """
         verbs = self.verbs.using(**self.app.options_of(self.name, options))
-        linked = [*links(link), *links(link_error, "failed")]  # can raise, so before a job is stored
+        # This can raise an error, so call it before a job is stored.
+        linked = [*links(link), *links(link_error, "failed")]
         result = AsyncResult.of(self.app, verbs.enqueue(*(args or ()), **(kwargs or {})))
         for store in linked:
             store(result)
@@ -805,7 +806,7 @@ def _has_expired(job: JobContext) -> bool:
         until = job.due_at + timedelta(seconds=float(expires))
     else:
         until = datetime.fromisoformat(expires)
-    return job.claimed_at > until  # both are times of the storage's clock, or close to it
+    return job.claimed_at > until  # both times come from the storage's clock, or a clock close to it
 
 
 # ---- retries ---------------------------------------------------------------------------------------------
@@ -834,7 +835,7 @@ class _AutoRetry:
         )
 
     def wait(self, retries: int) -> Mapping[str, Any]:
-        """Return the arguments for `retry`; with jitter, a growing wait is random from 0 to its length."""
+        """Return the arguments for `retry`; jitter replaces a growing wait with a random part of it."""
         if not self.backoff:
             return self.options
         wait = min(self.longest, max(1.0, self.backoff) * 2**retries)

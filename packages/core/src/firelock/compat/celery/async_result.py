@@ -147,16 +147,16 @@ class AsyncResult(Refusing):
     status = state
 
     def _before(self) -> AsyncResult | None:
-        """Return the result of the previous task in the chain, even if only the id is known; None if none."""
+        """Return the result of the previous task in the chain, even if only its id is known; or None."""
         if self.parent is None and self.job.state is State.AWAITING:
             waits = [edge for edge in self.job.record().parents if edge.on == On.SUCCEEDED]
             return AsyncResult(waits[0].parent_id, app=self._app) if waits else None
         return self.parent
 
     def _broken_by(self) -> AsyncResult | None:
-        """Return the result of an earlier task in the chain that has failed, so that this job never runs.
+        """Return the result of the failed previous task in the chain, because of which this job never runs.
 
-        Celery also reports the end of the chain in this way.
+        Celery also reports such a failure on the last result of the chain.
         """
         before = self._before()
         return before if before is not None and before.failed() else None
@@ -175,7 +175,7 @@ class AsyncResult(Refusing):
 
     @property
     def result(self) -> Any:  # noqa: ANN401 - the function's own type
-        """The returned value, or the error of a failed job; before its end, its progress or None."""
+        """The returned value, or the error of a failed job; before the job ends, its progress or None."""
         job = self._find_job()
         if job is not None and job.state is State.AWAITING and (broken := self._broken_by()) is not None:
             return broken.result
@@ -261,7 +261,7 @@ def _left(timeout: float | None) -> Callable[[], float | None]:
 
 
 def _error_of(error: ErrorInfo | None) -> BaseException | None:
-    """Return the stored error as an exception of its own class if that is already loaded, else a JobFailed.
+    """Return the stored error: an exception of its own class if that class is loaded, otherwise JobFailed.
 
     No module is imported for the class.
     """
@@ -270,7 +270,7 @@ def _error_of(error: ErrorInfo | None) -> BaseException | None:
     module, _, name = error.type.rpartition(".")
     kind = getattr(sys.modules.get(module or "builtins"), name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        with contextlib.suppress(Exception):  # the class requires other arguments than a message
+        with contextlib.suppress(Exception):  # the class requires arguments other than a message
             return kind(error.message)
     return JobFailed(f"{error.type}: {error.message}")
 

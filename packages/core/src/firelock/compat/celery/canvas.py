@@ -107,7 +107,7 @@ class CelerySignature(Refusing):
         return store
 
     def _arguments(self, parent_id: str) -> tuple[tuple[object, ...], Mapping[str, object]]:
-        """Return the arguments of its job if the job runs after another job."""
+        """Return the arguments of the signature's job for a run after the parent job."""
         if self.immutable:
             return self.args, self.kwargs
         return (self.task.name, parent_id, list(self.args), dict(self.kwargs)), {}
@@ -186,7 +186,7 @@ class chain(Refusing):  # noqa: N801 - Celery's name
     __call__ = delay
 
     def __or__(self, other: CelerySignature | chain) -> chain:
-        """Return this chain with the other appended."""
+        """Return this chain with the other signature or chain appended."""
         return chain(self, other)
 
 
@@ -199,7 +199,7 @@ class group(Refusing):  # noqa: N801 - Celery's name
             self.tasks += [each] if isinstance(each, CelerySignature | chain) else list(each)
 
     def apply_async(self, args: Sequence[object] = (), **options: Any) -> GroupResult:  # noqa: ANN401
-        """Store a job for each task; this is one call unless a member has links or is a chain."""
+        """Store a job for each task, in one call unless a member has links or is a chain."""
         plain = [each for each in self.tasks if isinstance(each, CelerySignature) and not _links_of(each)]
         if not plain or len(plain) < len(self.tasks) or {"link", "link_error"} & options.keys():
             return GroupResult([each.apply_async(args, **options) for each in self.tasks])

@@ -1,4 +1,4 @@
-"""The settings of a program written for Celery: those with an effect, those without one, and refused ones."""
+"""The settings of a program written for Celery: supported, ignored and refused settings."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class NotMappedAttribute(NotMapped, AttributeError):
 
 
 class RunsTwiceWarning(UserWarning):
-    """A warning about a task that Celery runs at most once, but Firelock twice if its server dies."""
+    """A warning about a task that Celery runs at most once; Firelock runs it again if its server dies."""
 
 
 class CeleryError(Exception):

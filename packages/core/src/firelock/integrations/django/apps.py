@@ -93,7 +93,7 @@ def import_tasks(names: Sequence[str]) -> None:
 
 
 def _make_tables(using: str, verbosity: int, **_: object) -> None:
-    """Create the tables of the jobs in `manage.py migrate` as well, if they are in that database.
+    """Create the job tables in `manage.py migrate` as well, if jobs are stored in the migrated database.
 
     When Django's tests migrate their separate database, the app switches to the storage of tests. The tests
     flush this database after each TransactionTestCase, which also calls this function. So no job of a test is

@@ -1,4 +1,4 @@
-"""The URL of a storage in a database of Django, whose tables are next to those of the models."""
+"""The URL of a storage in a Django database, which contains the job tables next to the models' tables."""
 
 from __future__ import annotations
 

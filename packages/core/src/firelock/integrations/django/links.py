@@ -8,7 +8,7 @@ from django.urls import NoReverseMatch, reverse
 
 
 def dashboard_link(path: str = "", **query: str) -> str | None:
-    """Return the URL of a page of the dashboard; None if `dashboard_urls` is in no urlpatterns."""
+    """Return the URL of a page of the dashboard; None if no urlpatterns contain `dashboard_urls`."""
     try:
         address = str(reverse("firelock:dashboard", kwargs={"path": path}))
     except NoReverseMatch:

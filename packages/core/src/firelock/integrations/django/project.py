@@ -54,7 +54,7 @@ def project_block() -> tuple[Block, list[BlockMistake]]:
 
 
 def get_app() -> Firelock:
-    """Return the project's app, of which a process has one; this does not open a connection.
+    """Return the project's only app in this process; this does not open a connection.
 
     The app needs Django's settings, but not its registry of apps and models, so any `tasks.py` can call this
     function.
@@ -96,7 +96,7 @@ def get_app_for_modules() -> Firelock:
 
 
 def find_mistakes(block: Block) -> list[BlockMistake]:
-    """Return the mistakes in the block's `database`, `plugins` and `app`, which name things elsewhere."""
+    """Return the mistakes in the block's `database`, `plugins` and `app`, which refer to other objects."""
     checks: list[Callable[[], object]] = [
         partial(_attribute, "plugins", each) for each in block.plugins if isinstance(each, str)
     ]
@@ -108,7 +108,7 @@ def find_mistakes(block: Block) -> list[BlockMistake]:
 
 
 def find_storage_mistake(block: Block) -> BlockMistake | None:
-    """Return the mistake that prevents an app with the block's storage, serializer and locks, or None."""
+    """Return the mistake in the storage, serializer or locks that prevents creating an app, or None."""
 
     def try_app() -> None:
         Firelock(block.storage, serializer=block.serializer, locks=block.locks, settings=Settings()).close()

@@ -81,13 +81,13 @@ class TaskOptions:
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
 
     def over(self, other: TaskOptions) -> TaskOptions:
-        """Return these options, with those that are None taken from `other`."""
+        """Return these options; options that are None have the values of `other`."""
         given = attrs.asdict(self, recurse=False).items()
         return attrs.evolve(other, **{name: value for name, value in given if value is not None})
 
     @property
     def attempts(self) -> int:
-        """The maximum number of attempts; if only a backoff is set, that of Firelock's own policy."""
+        """The maximum number of attempts; if only a backoff is set, that of Firelock's default policy."""
         if self.max_attempts is not None:
             return self.max_attempts
         return _DEFAULT_ATTEMPTS if self.backoff is None else Retry().attempts + 1

@@ -1,4 +1,4 @@
-"""A job as Django's `TaskResult`: four states instead of seven, times as in the project, `TaskError`s."""
+"""Conversion of a job to Django's `TaskResult`: four states, times in the project's form, `TaskError`s."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from firelock.storage import Finding, JobRecord
 
 _SECOND = 1_000_000
-_LAG = 5 * _SECOND  # a job's end can be stored this much later than its timestamp
-_PAGE, _MOST_FAILURES = 200, 1_000  # failures per request, failures per check
+_LAG = 5 * _SECOND  # the end of a job can be stored this much later than its timestamp
+_PAGE, _MOST_FAILURES = 200, 1_000  # failures that are read per request, and per check
 _MOST_OPEN = 200
 _NAMED = 10  # maximum number of job ids, and of error types, in an event
 _FORGOTTEN = 7 * 24 * 3_600 * _SECOND
@@ -54,7 +54,7 @@ _EVENTS = {
 class Rules:
     """The rules that decide which events are reported, and how often."""
 
-    quiet: timedelta  # the time between two events about the failures of one task
+    quiet: timedelta  # the minimum time between two events about the failures of one task
     left_out: Collection[str]  # queues that are not reported, namely the queue of the webhooks
 
 
@@ -76,7 +76,7 @@ class Memory:
 
     looked_at: int = 0
     failures_until: int = 0
-    seen: dict[str, str] = attrs.Factory(dict)  # by queue: its late job with limits at the last check
+    seen: dict[str, str] = attrs.Factory(dict)  # by queue: the late job with limits that the last check found
     pending: list[str] = attrs.Factory(list)  # subjects of findings that are reported if they persist
     open: dict[str, Open] = attrs.Factory(dict)  # by event and subject: "failed shop.charge"
     more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release, which are stored again unchanged

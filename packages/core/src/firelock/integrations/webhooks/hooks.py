@@ -62,7 +62,7 @@ class Webhook:
     """A receiver and its events. Its URL and its secret do not appear in its repr, in jobs or in logs.
 
     Args:
-        name: the webhook's name in jobs, for people.
+        name: the webhook's name, which is shown in its jobs.
         url: an https URL; http is allowed only for this host itself.
         secret: the key of the signature, at least 16 characters; the receiver has it as well.
         on: the events that the receiver gets; by default all.
