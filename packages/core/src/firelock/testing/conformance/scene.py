@@ -121,7 +121,7 @@ LONG = 10_000_000.0
 """A session timeout in seconds that no test reaches by chance."""
 
 
-_PAGES_LIMIT = 300  # more than the jobs of any test; a longer walk repeats its pages
+_PAGES_LIMIT = 300  # more pages than any test needs; a list that is longer repeats its pages
 
 
 def error_info(fingerprint: str = "boom", **changes: str | None) -> ErrorInfo:

@@ -713,7 +713,7 @@ class LockingMachine(StorageMachine):
     """A machine that also ends sessions while another transaction has locked the row of a job.
 
     The model has no locks and ends a session in one step. The storage must reach the same result in two
-    steps: without the locked job, then with a sweep after the lock.
+    steps: first without the locked job, then with a sweep after the lock has ended.
     """
 
     @rule(

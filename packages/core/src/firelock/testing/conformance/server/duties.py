@@ -913,7 +913,8 @@ class CrashingDuty(ServerFixtures):
     ) -> None:
         """The jobs of a killed worker process return without waiting for its session to expire.
 
-        Its supervisor notices its death. The job runs again, and its history states what killed it before.
+        Its supervisor notices its death. The job runs again, and its history states what killed the previous
+        run.
         """
         job = self._held(stage, "child")
         start_server(session_timeout=600, heartbeat=1, sweep=300, poll=0.2)

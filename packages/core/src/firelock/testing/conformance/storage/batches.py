@@ -78,7 +78,7 @@ class BatchCountsDuty(StorageFixtures):
         assert _OPEN is flow.state(batch)
 
     def test_batch_counts_are_in_the_order_of_ids(self, flow: FlowScene) -> None:
-        """The counts are in the order of the ids; None for an unknown id and for a job that is not a batch.
+        """The counts are in the order of the ids, with None for an unknown id or a job that is not a batch.
 
         If this fails: a page shows the progress of one batch next to the name of another.
         """

@@ -176,7 +176,7 @@ class ClosingDuty(StorageFixtures):
     def test_late_end_is_stored_while_the_session_is_closing(
         self, scene: Scene, lock_job: LockJob, end: End, verb: str
     ) -> None:
-        """The end of a job that a closing session still holds is stored; it ends the closing of the session.
+        """The end of a job that a closing session still holds is stored, which completes the session's end.
 
         If this fails: a job that has ended runs again, although it had not been taken from its session yet.
         """

@@ -85,7 +85,7 @@ class InsertDuty(StorageFixtures):
         assert [job.meta_json for job in again] == [scene.record(job.id).meta_json for job in again]
 
     def test_enqueued_at_is_the_time_of_the_storage(self, scene: Scene) -> None:
-        """`enqueued_at` is the storage's time; `created_at` and the first history entry are the caller's.
+        """`enqueued_at` is the storage's time; `created_at` and the first history entry have the caller's.
 
         If this fails: the jobs of a client with a wrong clock run before or after all others, or people
         cannot see when and why a job was created.

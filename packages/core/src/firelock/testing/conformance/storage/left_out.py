@@ -41,8 +41,8 @@ class LeftOutDuty(StorageFixtures):
     def test_claim_skips_jobs_of_left_out_tasks(self, scene: Scene, queues: Sequence[str] | None) -> None:
         """A claim takes no jobs of a task that it leaves out, and all others in their usual order.
 
-        If this fails: idle threads take turns with coroutine jobs that find no free worker, or priorities are
-        lost.
+        If this fails: claims return coroutine jobs, for which no worker is free, in place of jobs for idle
+        threads, or priorities are lost.
         """
         ids: dict[str, list[str]] = {_OUT: [], _IN: []}
         tasks, priorities = [_OUT, _IN, _OUT, _IN, _IN, _OUT, _IN], [0, 0, 9, -5, 7, 7, 0]

@@ -34,8 +34,8 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# All keys have the same prefix, so that with partitions the jobs of a test are in one partition, in which
-# turns hold.
+# With partitions, turns hold only within a partition. All keys have the same prefix, so that the jobs of a
+# test are in one partition.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 

@@ -304,7 +304,8 @@ class LockedRowDuty(StorageFixtures):
     def test_append_logs_returns_the_ids_of_locked_jobs(self, scene: Scene, lock_job: LockJob) -> None:
         """`append_logs` returns the id of a locked job, stores nothing for it, and stores all other lines.
 
-        If this fails: lines are lost or stored twice, or the dispatcher, which flushes first, waits.
+        If this fails: lines are lost or stored twice, or the dispatcher waits, because it flushes the log
+        first.
         """
         one, other, unknown = scene.add(), scene.add(), scene.new_id()
         lines = [LogLine(0, BASE, "info", "said")]

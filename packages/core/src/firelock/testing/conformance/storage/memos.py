@@ -163,7 +163,7 @@ class MemoDuty(StorageFixtures):
     def test_memo_names_and_values_are_any_string(self, flow: FlowScene, text: str) -> None:
         """A name of up to 200 characters, a value and an author are returned as they were given.
 
-        If this fails: a job recalls another step than it has done.
+        If this fails: a job recalls a different step from the one that it has done.
         """
         running = flow.run()
         flow.keep(running, text, text)

@@ -63,7 +63,7 @@ class ModelDuty(StorageFixtures):
     def test_random_calls_with_unique_keys_get_the_expected_results(
         self, open_handle: Callable[[], Storage]
     ) -> None:
-        """A random call with a unique key is stored, a duplicate or refused, as the key's owner requires.
+        """Depending on the key's holder, a random call with a unique key is stored, a duplicate or refused.
 
         If this fails: the message has the steps. Compare the last one with `steps.unique_steps`.
         """

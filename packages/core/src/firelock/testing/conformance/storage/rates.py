@@ -22,8 +22,8 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# All keys have the same prefix, so that with partitions the jobs of a test are in one partition, in which
-# turns hold.
+# With partitions, turns hold only within a partition. All keys have the same prefix, so that the jobs of a
+# test are in one partition.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 _MINUTE = 60 * SECOND
@@ -141,7 +141,7 @@ class RateDuty(StorageFixtures):
     def test_each_claim_uses_the_rate(self, scene: Scene) -> None:
         """Every claim uses the rate, including a retry and a claim after a hand-back.
 
-        The use by a job that was handed back before it started is not returned, so the rate is never
+        Units used by a job that was handed back before it started are not returned, so the rate is never
         exceeded.
 
         If this fails: retries exceed the quota of an API.

@@ -42,7 +42,7 @@ class FindDuty(StorageFixtures):
     def test_get_returns_one_record_per_id_in_order(self, scene: Scene) -> None:
         """`get` returns one record per id in the given order, None for an unknown id; an id may be repeated.
 
-        If this fails: a caller treats the record of another job as that of its own.
+        If this fails: a caller mistakes the record of another job for the record of its own job.
         """
         ids = scene.add_many(3)
         unknown = scene.new_id()

@@ -140,8 +140,8 @@ class SessionDuty(StorageFixtures):
     def test_orphans_returns_a_session_once(self, scene: Scene) -> None:
         """`orphans` returns an expired session once, even if it held no job; the session stays ended.
 
-        If this fails: a job that another server already runs is taken again, or gets one crash after another;
-        the list of servers only grows, and the session can still claim.
+        If this fails: a job that another server already runs is taken again, or gets one crash after another.
+        Or the list of servers only grows, and the session can still claim.
         """
         holder, idle = scene.begin("a", HOURS), scene.begin("idle", HOURS)
         running = scene.run(holder)

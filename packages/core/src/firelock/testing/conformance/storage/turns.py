@@ -20,8 +20,8 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# All keys have the same prefix, so that with partitions the jobs of a test are in one partition, in which
-# turns hold.
+# With partitions, turns hold only within a partition. All keys have the same prefix, so that the jobs of a
+# test are in one partition.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 _WALK = 256  # lanes that one claim examines
@@ -197,7 +197,7 @@ class TurnDuty(StorageFixtures):
         assert None in told, "a claim that examined all lanes without a job requests another claim"
 
     def test_exchange_claims_from_the_lane_whose_turn_it_is(self, scene: Scene) -> None:
-        """A server that ends a job of a lane claims its next job from the lane whose turn it is.
+        """After a server has ended a job of a lane, it claims its next job from the lane whose turn it is.
 
         If this fails: a busy key keeps a worker for itself, and the others starve.
         """
@@ -248,7 +248,7 @@ class TurnDuty(StorageFixtures):
         assert (12, True) == (got.total(), min(got[""], got[A]) >= 3)
 
     def test_jobs_without_keys_get_the_share_of_closed_lanes(self, scene: Scene) -> None:
-        """In the same claim, jobs without keys get the share of lanes that are shut.
+        """If lanes are shut, jobs without keys get the share of these lanes in the same claim.
 
         If this fails: servers stay half empty while a key is full.
         """
