@@ -111,7 +111,7 @@ class Firelock(ServedApp):
         serializer: the name of the serializer for new jobs; the name is stored with each job.
         locks: the URL of a lock provider; by default the storage's own locks.
         plugins: modules, classes or instances with hooks, for this app only.
-        imports: modules that register tasks; a server imports them, but a client does not need to.
+        imports: modules that register tasks; a server imports them, but a client does not need them.
         settings: the settings of the app; by default, they are read from the environment.
 
     The app connects to the storage when a call first needs a connection.

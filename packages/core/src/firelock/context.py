@@ -357,7 +357,7 @@ class JobContext:
             span: a timedelta, seconds, or an aware datetime.
 
         Raises:
-            StepError: `span` is invalid, or as for `step`.
+            StepError: `span` is invalid, or a reason listed at `step` applies.
         """
         self._steps.sleep(name, span)
 
@@ -378,7 +378,7 @@ class JobContext:
             timeout: a timedelta or seconds; None waits without a limit.
 
         Raises:
-            StepError: The payload does not fit the signal's type, or as for `step`.
+            StepError: The payload does not fit the signal's type, or a reason listed at `step` applies.
         """
         return self._steps.receive(signal, timeout)
 
@@ -396,10 +396,10 @@ class JobContext:
         Raises:
             JobFailed: The called job failed after its retries. If this error leaves the task, this job fails
                 without a retry.
-            JobDeleted: The called job was deleted. The consequences are those of `JobFailed`.
-            ResultUnavailable: The result of the called job was not stored. The consequences are those of
-                `JobFailed`.
-            StepError: `task` is not a task, or as for `step`.
+            JobDeleted: The called job was deleted. The consequences are the same as for `JobFailed`.
+            ResultUnavailable: The result of the called job was not stored. The consequences are the
+                same as for `JobFailed`.
+            StepError: `task` is not a task, or a reason listed at `step` applies.
         """
         result: R = self._steps.run(name, call_to_run(name, task, args, kwargs))
         return result

@@ -50,7 +50,7 @@ class UnknownTask(TaskError):
 
 
 class SignatureMismatch(TaskError, TypeError):
-    """A call does not fit the function's signature."""
+    """A call does not match the function's signature."""
 
 
 class ArgumentError(FirelockError, TypeError):

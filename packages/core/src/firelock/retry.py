@@ -91,7 +91,7 @@ class RetryDecision:
 
 
 class RetryPolicy(Protocol):
-    """An object that decides about failed attempts: the type of a task's `retry=`."""
+    """An object that decides what happens after failed attempts: the type of a task's `retry=`."""
 
     def decide(self, job: ClaimedJob, error: BaseException, /) -> RetryDecision | None:
         """Return the decision about the job, or None to use the default policy.
@@ -215,7 +215,7 @@ def _qualified(kind: type) -> str:
 
 @attrs.frozen
 class Retry:
-    """A policy with a number of retries and the waits before them; the default is ten over three days.
+    """A policy with a number of retries and the waits before them; by default, ten retries over three days.
 
     The last listed wait repeats. An exception is retried if `only_on` is empty or contains its class or one
     of its base classes, and `except_on` does not contain any of them.

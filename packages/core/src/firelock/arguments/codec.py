@@ -1,4 +1,4 @@
-"""The exact conversion of the values of one annotation to JSON and back; inexact values raise an error.
+"""The exact conversion of one annotation's values to JSON and back; any other value raises an error.
 
 Values that are already JSON are only checked. All other values are converted by cattrs, which is loaded for
 the first such value (`conversion`).

@@ -1,4 +1,4 @@
-"""The conversion of values that are not JSON, by cattrs; each value is restored and compared when stored."""
+"""The conversion of non-JSON values by cattrs; each value is restored and compared when it is stored."""
 
 from __future__ import annotations
 

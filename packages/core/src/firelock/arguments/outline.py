@@ -87,7 +87,7 @@ def _type_of(annotation: object) -> str:
 def stub_of(
     name: str, outlines: Sequence[ParameterOutline], defaults: Mapping[str, JsonValue] | None = None
 ) -> Callable[..., None]:
-    """Return a function without effect that has the outlined parameters, for a task with `remote=True`.
+    """Return a function that does nothing and has the outlined parameters, for a task with `remote=True`.
 
     `defaults` are the published defaults, in their stored form.
     """

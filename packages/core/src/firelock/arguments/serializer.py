@@ -171,7 +171,7 @@ class Serializer(ABC):
     """The name, `[a-z0-9_.-]{1,32}`. Its meaning must not change after jobs are stored with it."""
 
     is_strict: ClassVar[bool] = False
-    """Whether `dumps` and `loads` reject all values that `check_json` rejects; if not, the core does it."""
+    """Whether `dumps` and `loads` reject all values that `check_json` rejects; if not, the core checks it."""
 
     def __init_subclass__(cls) -> None:
         """Reject a name that cannot be stored."""

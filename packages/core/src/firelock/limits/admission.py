@@ -162,11 +162,11 @@ class KeyedLanes(Protocol[T]):
     """The reads and writes of a claim, within one step of its storage."""
 
     def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
-        """Return up to `limit` lanes after `after`, up to and including `until` ("": all), in a fixed order.
+        """Return up to `limit` lanes after `after`, up to and including `until` ("": the last lane).
 
-        The keys must be locked, in order. Keys that other claims have locked are omitted, unless the call is
-        patient and waits for them. The locks must last until the step ends. For a key that has settings but
-        no row, a row must be created.
+        The lanes are in a fixed order. Their keys must be locked, in order. Keys that other claims have
+        locked are omitted, unless the call is patient and waits for them. The locks must last until the step
+        ends. For a key that has settings but no row, a row must be created.
         """
         ...
 

@@ -108,7 +108,7 @@ class Turns:
         key: a string that can contain parameters of the task, each after a ":": "tenant:{tenant_id}".
 
     Raises:
-        TaskError: The key is not such a string.
+        TaskError: The key does not have this form.
     """
 
     key: str = attrs.field(converter=_check_key)
@@ -146,7 +146,7 @@ class Limit:
     Raises:
         ConfigurationError: `concurrent` and `rate` are both missing, or an option is out of range or has no
             effect.
-        TaskError: The key or the cost is not such a string.
+        TaskError: The key or the cost does not have this form.
     """
 
     key: str = attrs.field(converter=_check_key)

@@ -72,7 +72,7 @@ class Unique:
 
     Raises:
         ConfigurationError: An option is unknown, out of range or conflicts with another option.
-        TaskError: The key is not such a string.
+        TaskError: The key does not have this form.
     """
 
     key: str | None = attrs.field(default=None, converter=_check_key)
@@ -116,7 +116,7 @@ class Debounce:
 
     Raises:
         ConfigurationError: An option is unknown or out of range, or `max_wait` is shorter than `wait`.
-        TaskError: The key is not such a string.
+        TaskError: The key does not have this form.
     """
 
     key: str | None = attrs.field(default=None, converter=_check_key)

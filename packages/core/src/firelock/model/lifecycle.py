@@ -336,9 +336,10 @@ def crashed_alone(
     error: ErrorInfo,
     expires_at: int | None,
 ) -> Transition:
-    """Return the crash of a job whose job process died; only such a crash was certainly caused by the job.
+    """Return the transition of a job whose job process died.
 
-    With the third crash, the job fails. Before that, it is enqueued and the attempt is given back.
+    The job certainly caused this crash, unlike any other crash. With the third crash, the job fails.
+    Before that, it is enqueued and the attempt is given back.
     """
     crashes = job.crashes + 1
     is_over = crashes >= CRASH_LIMIT
@@ -426,7 +427,7 @@ _AWAITING = frozenset({State.AWAITING})
 
 
 def hold(batch_id: str, *, at: int, until: int | None) -> Transition:
-    """Return the hold of a batch until this time, after which the batch is cancelled; None ends the hold."""
+    """Return the hold of a batch until this time, when the batch is cancelled; None ends the hold."""
     return Transition(batch_id, _AWAITING, None, None, State.AWAITING, at, due_at=until, is_silent=True)
 
 

@@ -262,7 +262,7 @@ def digest_of(definition: RecurringRecord) -> str:
 
 
 def awaiting_code(definition: RecurringRecord) -> RecurringRecord:
-    """Return an edited definition in a form that the code's next definition replaces."""
+    """Return an edited definition with a mark, so that the code's next definition replaces it."""
     is_of_calls = (definition.code_digest or "").startswith(_OF_CALLS)
     return attrs.evolve(definition, code_digest=f"{_OF_CALLS}{_RESET}" if is_of_calls else _RESET)
 

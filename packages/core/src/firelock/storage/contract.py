@@ -255,11 +255,11 @@ class Storage(ABC):
         releasing list in the same step; `release` then moves its children.
 
         **Suspensions.** A suspension to `awaiting` must check in the same step whether the awaited event has
-        already happened: whether the signal of that name is stored and done, or whether all its `parents`
-        have ended. An unknown parent counts as ended. These parents are not the parents of a continuation:
-        neither `JobRecord.parents` nor `find` returns them. If the event has already happened, the job is
-        enqueued at the end of its queue instead, with the reason `Moved.SIGNALLED` or `Moved.PARENT_ENDED`,
-        and with at most one history entry.
+        already happened: whether the signal of that name is stored and completed, or whether all its
+        `parents` have ended. An unknown parent counts as ended. These parents are not the parents of a
+        continuation: neither `JobRecord.parents` nor `find` returns them. If the event has already happened,
+        the job is enqueued at the end of its queue instead, with the reason `Moved.SIGNALLED` or
+        `Moved.PARENT_ENDED`, and with at most one history entry.
 
         **`forget_from`** deletes this memo and all later ones (by `place`) in the same step. The result is
         REFUSED if there is no such memo, or if the job is processing.
@@ -295,7 +295,7 @@ class Storage(ABC):
 
     @abstractmethod
     def move(self, moves: Sequence[Move]) -> list[Applied]:
-        """Put each job whose guard holds into another queue or priority; return one result per move.
+        """Move each job whose guard holds to another queue or priority; return one result per move.
 
         The result is REFUSED for a job whose state is not in `from_states`, and for a batch. It is ALREADY
         for a job that already has this queue and priority; nothing is written then.
@@ -352,11 +352,10 @@ class Storage(ABC):
         Return for each memo, in order, the result and the memo that is stored now.
 
         For a memo from outside (without `session`) that is already stored, the result is ALREADY in every
-        state of the job, so that a sender that repeats a call gets the same result. A signal that is done
-        must enqueue a job that waits for it (`waits_for`), in the same step, with the reason
-        `Moved.SIGNALLED`. A job keeps at most MEMOS_LIMIT memos, with at most MEMOS_BYTES of values; a memo
-        beyond that is REFUSED. For `within`, see `insert`: the job's row stays locked until that transaction
-        ends.
+        state of the job, so that a sender that repeats a call gets the same result. A completed signal must
+        enqueue a job that waits for it (`waits_for`), in the same step, with the reason `Moved.SIGNALLED`. A
+        job keeps at most MEMOS_LIMIT memos, with at most MEMOS_BYTES of values; a memo beyond that is
+        REFUSED. For `within`, see `insert`: the job's row stays locked until that transaction ends.
 
         Raises:
             UnsupportedFeature: If `within` is given, but the storage does not offer it.

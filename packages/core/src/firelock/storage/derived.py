@@ -70,7 +70,7 @@ class DerivedStorage(Storage):
     # ---- main path ---------------------------------------------------------------------------------------
 
     def refuse_within(self, within: object | None) -> None:
-        """Raise an error if the caller passed a transaction; for a storage that has no transactions.
+        """Raise an error if the caller passed a transaction; for storages without transactions.
 
         Raises:
             UnsupportedFeature: If `within` is given.
@@ -120,7 +120,7 @@ class DerivedStorage(Storage):
         raise _conflict(kind, key)
 
     def prune_derived(self, pruned: Sequence[str], now: int, limit: int) -> None:
-        """Delete the records of pruned jobs, old rollups and old locks; for a storage's `prune`.
+        """Delete the records of pruned jobs, old rollups and old locks; called by a storage's `prune`.
 
         Locks are checked at most once an hour. Such a call reads every lock.
         """
@@ -377,7 +377,7 @@ def add_rollups(one: Rollup, other: Rollup) -> Rollup:
 
 
 def with_progress(job: JobRecord, said: Record | None) -> JobRecord:
-    """Return the job with the progress from its record of the kind `progress`; for a storage's `get`."""
+    """Return the job with its progress from a record of the kind `progress`; called by a storage's `get`."""
     return job if said is None else attrs.evolve(job, progress=Progress(*json.loads(said.value)[:4]))
 
 

@@ -37,7 +37,7 @@ _WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
 _SPARE = 64  # dead entries of an order that are not worth removing
 
 _T = TypeVar("_T")
-_QUEUE_LISTS = 1_000  # sets of queues for which the handle stores what their last claim has seen
+_QUEUE_LISTS = 1_000  # maximum number of sets of queues whose last claim the handle remembers
 Key = tuple[int, ...]
 Entry = tuple[Key, str]
 

@@ -65,7 +65,7 @@ _FOLLOWED_STAYS, _DEAD_STAYS = _HOUR, 24 * _HOUR  # after the end of a session
 
 @attrs.frozen
 class StoredJob:
-    """Everything that a storage keeps of one job, except its log and its progress."""
+    """The stored data of one job, except its log and its progress."""
 
     record: JobRecord
     sequence: int  # number in the order of insertion; orders jobs of a queue that are otherwise equal
@@ -198,7 +198,7 @@ def _decided(child: StoredJob, edge: Edge, parent: JobRecord, *, at: int, now: i
 
 
 def resumed(row: StoredJob, reason: str, *, at: int, now: int) -> StoredJob:
-    """Return a waiting job enqueued."""
+    """Return a waiting job as enqueued."""
     entry = HistoryEntry(State.ENQUEUED, at, reason)
     return _changed(
         row, entry, state=State.ENQUEUED, reason=reason, changed_at=at, due_at=None, waits_for=None,
@@ -207,7 +207,7 @@ def resumed(row: StoredJob, reason: str, *, at: int, now: int) -> StoredJob:
 
 
 def ended_with(child: StoredJob, parent: JobRecord, *, reason: str, at: int) -> StoredJob:
-    """Return a waiting child deleted, with the same retention as its parent."""
+    """Return a waiting child as deleted, with the same retention as its parent."""
     if child.record.is_batch:
         return cancelled(child, reason, at=at)
     expires_at = None
@@ -224,7 +224,7 @@ def _parent_ended(parent: JobRecord) -> str:
 
 
 def promoted(row: StoredJob, *, now: int) -> StoredJob:
-    """Return a due job enqueued; a batch whose hold has ended is cancelled instead."""
+    """Return a due job as enqueued; a batch whose hold has ended is cancelled instead."""
     if row.record.is_batch:
         return cancelled(row, Moved.HOLD_EXPIRED.value, at=now)
     return resumed(row, Moved.DUE.value, at=now, now=now)
@@ -234,7 +234,7 @@ def promoted(row: StoredJob, *, now: int) -> StoredJob:
 
 
 def cancelled(row: StoredJob, reason: str | None, *, at: int) -> StoredJob:
-    """Return the batch cancelled, without a hold; it stays open until no member runs or waits."""
+    """Return the batch as cancelled, without a hold; it stays open until no member runs or waits."""
     gone = _changed(
         row, HistoryEntry(State.AWAITING, at, reason), state=State.AWAITING, reason=reason, changed_at=at,
         due_at=None, ended_at=None, expires_at=None,
@@ -243,7 +243,7 @@ def cancelled(row: StoredJob, reason: str | None, *, at: int) -> StoredJob:
 
 
 def held(row: StoredJob, until: int | None) -> StoredJob:
-    """Return the batch held until this time; None ends the hold."""
+    """Return the batch with a hold until this time; None ends the hold."""
     return _changed(row, due_at=until)
 
 
@@ -270,7 +270,7 @@ def batch_ended(row: StoredJob, counts: BatchCounts, state: State, *, now: int) 
 
 
 def shut_out(row: StoredJob) -> StoredJob:
-    """Return a member, without undecided parents, that waits for its batch to open.
+    """Return a member that has no undecided parents and waits for its batch to open.
 
     The last history entry is replaced.
     """
@@ -302,7 +302,7 @@ def let_in(row: StoredJob, *, now: int) -> StoredJob:
 
 
 def claimed_by(row: StoredJob, session: str, server: str, *, now: int) -> StoredJob:
-    """Return the job claimed by this session."""
+    """Return the job as claimed by this session."""
     job = row.record
     return _changed(
         row, state=State.PROCESSING, reason=None, changed_at=now, attempt=job.attempt + 1,
@@ -395,7 +395,7 @@ def moved(row: StoredJob, move: Move) -> tuple[StoredJob, Applied]:
 
 
 def moved_reason(move: Move, queue: str, priority: int) -> str:
-    """Return the reason in the history of a move out of this queue."""
+    """Return the reason that the history records for a move from this queue."""
     what = Moved.TO_QUEUE.format(
         before=queue,
         priority_before=priority,

@@ -17,7 +17,7 @@ ANY_QUEUE = (
     "*"  # every queue: a due time became earlier, a queue was resumed, or the queue of the work is unknown
 )
 _TAKEN = "taken "  # names of queues contain no space
-_REST = 0.005  # seconds of pause after a wake-up of a wait for `taken_from` names, which every arrival wakes
+_REST = 0.005  # seconds to pause after a wake-up of a wait for `taken_from` names; every arrival wakes it
 _REMEMBERED = 1_000  # queues, and sets of queues, whose last arrival is stored separately
 
 _living: weakref.WeakSet[Waiting] = weakref.WeakSet()
@@ -102,7 +102,7 @@ class Waiting:
     # ---- waiting -----------------------------------------------------------------------------------------
 
     def is_marked(self, queues: Sequence[str] | None) -> bool:
-        """Return whether these queues were claimed from, so that a wait for them misses nothing."""
+        """Return whether a claim of these queues was marked, so that a wait for them misses nothing."""
         return _key(queues) in self._seen
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
