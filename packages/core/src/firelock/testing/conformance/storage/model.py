@@ -53,7 +53,7 @@ class ModelDuty(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_random_claims_follow_the_limits(self, open_handle: Callable[[], Storage]) -> None:
-        """With random limited jobs, each claim follows the rules of limits, and no capacity is lost.
+        """With random jobs that have limits, each claim follows the rules of limits, and no capacity is lost.
 
         If this fails: the message has the steps. Compare the last one with `steps.judge`.
         """

@@ -353,7 +353,7 @@ class CrowdDuty(StorageFixtures):
     def test_concurrent_metrics_of_a_minute_are_all_counted(self, scene: Scene) -> None:
         """Metrics that four servers add to the same minute concurrently are all counted.
 
-        If this fails: one server's numbers are lost if another server adds its own at the same time.
+        If this fails: the numbers of one server are lost when another server adds its own at the same time.
         """
         histogram = (1, *(0 for _ in DURATION_BUCKETS))
         rollup = Rollup(STAMP, "task", "default", "succeeded", 1, 1, histogram)
