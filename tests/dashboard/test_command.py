@@ -171,7 +171,7 @@ def test_link_is_printed_only_to_a_terminal(start, tmp_path):
 
 
 def test_storage_password_is_not_printed(start):
-    """The printed command then contains a placeholder for the URL; the storage need not be reachable."""
+    """The printed command contains a placeholder for the URL; the storage need not be reachable."""
     logged = start("--storage", "redis://:hunter2@127.0.0.1:9", "--port", "0")
 
     said = logged.stdout.readline() + logged.stdout.readline()

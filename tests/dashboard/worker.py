@@ -91,7 +91,7 @@ class Worker:
 
 
 def job_in(fire, send, state):
-    """Return a job of the task in this state; for "awaiting", one that waits for another job."""
+    """Return a job of the task in this state; for "awaiting", the job waits for another job."""
     if state == "scheduled":
         return send.schedule(timedelta(hours=1), 1)
     job = send.enqueue(1)

@@ -79,7 +79,7 @@ def test_queues_have_metrics(client, fire, send):
 
 
 def test_servers_have_metrics(client, fire):
-    """Servers are counted by state, along with their workers; two servers of the same name are added up."""
+    """Servers and their workers are counted by state; two servers with the same name are added up."""
     begin(fire, "web:1", workers=4, busy=3)
     begin(fire, "web:2", workers=10, busy=2)
     begin(
@@ -106,7 +106,7 @@ def test_servers_have_metrics(client, fire):
 
 
 def test_recurring_jobs_have_metrics(client, fire, send):
-    """The last success counts even if a later job has failed; the next due time is another metric."""
+    """The last success is reported even if a later job has failed; the next due time is a separate metric."""
     send.recur("nightly", Cron("0 2 * * *"), 1)
     send.recur("never-ran", Cron("0 2 * * *"), 1)
     fire.recurring.pause("never-ran")
@@ -186,7 +186,7 @@ def test_queue_latency_ignores_jobs_held_by_limits(client, fire, send):
     assert not any(code == "long_wait" for _, code, *_ in (name for name in found if len(name) == 3))
 
 
-def test_metrics_contain_no_data_of_single_jobs(client, send):
+def test_metrics_contain_no_data_of_individual_jobs(client, send):
     """Metrics contain no id, tag or argument."""
     job = send.enqueue(471108154711)
 
@@ -236,7 +236,7 @@ def test_scrapes_within_five_seconds_share_a_reading(send, tick, monkeypatch):
     ],
 )
 def test_wanted_workers_follow_the_formula(processing, backlog, mean, most, wanted):
-    """The number is the running jobs plus the work of the backlog divided by the time allowed for it."""
+    """The number is that of the running jobs, plus the backlog's work divided by the time allowed for it."""
     assert wanted == wanted_workers(
         processing=processing, backlog=backlog, mean_seconds=mean, clear_within=60, most=most
     )
@@ -268,7 +268,7 @@ def test_wanted_workers_of_a_queue_include_its_backlog(client, fire, send):
 
 
 def limited(fire, queue="mail", *, concurrent=1):
-    """Return a task of which this number of jobs per user may run at the same time."""
+    """Return a task whose limit allows this number of concurrent jobs per user."""
     limit = Limit("tenant:{user_id}", concurrent=concurrent)
     task = fire.task(name=f"limited.{queue}", queue=queue, limits=[limit])(send_mail)
     fire.limits.sync()
@@ -276,7 +276,7 @@ def limited(fire, queue="mail", *, concurrent=1):
 
 
 def test_limits_bound_the_wanted_workers(client, fire):
-    """A key with a free place permits one more job and a full key none; running jobs keep their workers."""
+    """A key with a free place permits one more job, and a full key none; running jobs keep their workers."""
     limited(fire).enqueue_many([(user,) for user in (1, 2) for _ in range(300)])
     Worker(fire).claim()
 
@@ -315,7 +315,7 @@ def test_long_backlog_wants_fewer_workers_than_free_places(client, fire):
 
 
 def test_held_jobs_are_assumed_to_be_of_other_queues(client, fire, send):
-    """Limits count over all queues, so jobs of other queues are assumed to be the held ones.
+    """Limits apply across all queues, so the held jobs are assumed to be in other queues.
 
     The number for one of several queues may therefore be too high, but is never too low.
     """
@@ -330,7 +330,7 @@ def test_held_jobs_are_assumed_to_be_of_other_queues(client, fire, send):
 
 
 def test_job_with_two_limits_is_counted_once(client, fire):
-    """The job counts for the limit name that holds the most jobs."""
+    """The job is counted only for the limit name that holds the most jobs."""
     limits = [Limit("tenant:{user_id}", concurrent=1), Limit("smtp", concurrent=3)]
     fire.task(name="limited", queue="mail", limits=limits)(send_mail).enqueue_many([(1,)] * 10)
     fire.limits.sync()
@@ -341,7 +341,7 @@ def test_job_with_two_limits_is_counted_once(client, fire):
 
 
 def test_paused_or_unknown_queue_wants_no_workers(client, fire, send):
-    """No worker could run a job there."""
+    """No worker could run a job in such a queue."""
     send.enqueue(1)
     fire.queues.pause("mail")
 
@@ -366,7 +366,7 @@ def test_invalid_autoscaler_query_is_refused(client, query):
 def test_metrics_token_grants_only_metrics(fire, send):
     """Without a token the response is a 401.
 
-    The token reads metrics, but neither changes anything nor sees arguments.
+    The token permits reading metrics, but not changing anything or seeing arguments.
     """
     job = send.enqueue(1)
     people = basic_auth({"ada": hash_password("only-for-this-test")})

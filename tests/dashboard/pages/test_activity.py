@@ -160,7 +160,7 @@ def test_audit_shows_limit_settings_before_and_after_a_change(fire, client):
 def test_audit_shows_a_signal_answer_only_with_view_args(fire, client, jobs):
     """The entry contains the answer, redacted, and the task of its job.
 
-    Visitors who may not see arguments see only that the signal was answered, in the API too.
+    Visitors who may not see arguments see only that the signal was answered; this also applies to the API.
     """
     (job,) = claim(fire, limit=1)
     remember(fire, job, "signal", "manager", None, is_done=False)
@@ -267,7 +267,7 @@ def test_system_page_shows_findings_in_words(fire, client, jobs):
 
 
 def test_every_action_of_the_dashboard_and_the_command_line_has_a_verb(client, fire):
-    """An action without a verb is shown by its stored name, which is meant for programs."""
+    """An action without a verb would be shown by its stored name, which is meant for programs."""
     actions = [
         *(f"jobs.{verb}" for verb in ("requeue", "delete", "restore", "move", "copy", "reschedule")),
         *(f"job.{verb}" for verb in ("requeue", "delete", "restore", "copy")),
@@ -358,7 +358,7 @@ def test_operation_filter_values_are_links(client, fire):
     "action", ["queue.pause", "server.stop", "recurring.edit", "jobs.delete", "task.run"]
 )
 def test_links_of_hostile_targets_stay_in_the_dashboard(client, fire, hostile, action):
-    """Whatever a target or detail contains, its link stays below the dashboard."""
+    """Whatever a target or detail contains, its link never leads out of the dashboard."""
     fire.audit.record(action, hostile, by="ada", detail={"job": hostile, "ids": [hostile], "filter": hostile})
 
     page = client.get("/activity").text

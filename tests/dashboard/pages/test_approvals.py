@@ -1,4 +1,4 @@
-"""Approval links: a link admits its holder only to its own page, and the first answer counts."""
+"""Approval links: a link gives access only to its own page, and the first answer counts."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_second_answer_is_refused(fire, job, stranger):
 
 
 class Recording:
-    """An app that records what access logs may contain of each request, and the response headers."""
+    """An app that records the parts of requests that access logs may contain, and the response headers."""
 
     def __init__(self, dashboard):
         self.dashboard = dashboard

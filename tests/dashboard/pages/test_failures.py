@@ -1,4 +1,4 @@
-"""Failures: per cause, one row, one traceback, and one operation on all of its jobs."""
+"""Failures: each cause has one row, one traceback, and operations on all of its jobs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def actions(fire):
 
 
 def test_failed_batches_are_counted_separately_from_failed_jobs(fire, client, failing):
-    """The navigation counts a failed batch as a failed job, so the page shows how many have no cause."""
+    """The navigation counts a failed batch as a failed job, so the page states the number of such batches."""
     before = client.part("/failures", "rows").text
     task = fire.task(name="shop.pack", retry=Retry.never())(never_packs)
     with fire.batch("import of November") as batch:
@@ -162,7 +162,7 @@ def test_requeue_outcome_is_shown_on_the_row_of_its_cause(fire, client, failing,
 
 @pytest.mark.parametrize("path", ["/failures", "/"])
 def test_fully_succeeded_requeue_is_listed_without_a_cause_row(fire, client, dashboard, path):
-    """For an hour, it is listed under the exception class, because no failed job has the cause any more."""
+    """For an hour, the requeue is listed under the exception class, as no failed job has this cause now."""
     is_down = [True]
 
     @fire.task(name="shop.charge", retry=Retry.never())
@@ -232,7 +232,7 @@ def test_requeue_confirmation_names_cause_and_task(client, failing, path):
 
 
 def test_overview_links_to_the_confirmation_for_many_jobs(fire, client, failing, monkeypatch):
-    """A button would always be refused, so the overview has a link, as the list of failures does."""
+    """The form of a button would always be refused, so the overview has a link, like the list of failures."""
     monkeypatch.setattr("firelock_dashboard.pages.overview.MANY", 2)
     jobs = failing(3)
 
@@ -277,7 +277,7 @@ def test_causes_are_filtered_by_task(client, failing):
 
 
 def causes_at(fire, later=timedelta(0), **options):
-    """Return the causes by exception class, as they are known after this delay, and the time then."""
+    """Return the causes by exception class after this delay, and the time at that point."""
     now = datetime.fromtimestamp(fire.client.clock.now() / 1_000_000, UTC) + later
     found = Causes(fire, **options).list(fire.jobs.failure_groups(), strips(fire, now), now)
     return {one.type: one for one in found}, now
@@ -322,9 +322,9 @@ def test_cause_chart_has_one_bar_per_hour(fire, failing):
 
 @pytest.mark.parametrize("counts", [(3,), (100, 100, 1)], ids=["few", "more than are examined"])
 def test_cause_chart_includes_new_failures(fire, client, dashboard, failing, counts):
-    """The hours include new failures, although they were read just before for another cause.
+    """The chart includes new failures although the hours were read shortly before for another cause.
 
-    They are not read again immediately.
+    The hours are not read again immediately.
     """
     failing(1, "missing", "build")
     client.get("/failures")
@@ -420,7 +420,7 @@ def muted_rows(page):
 
 
 def test_muted_cause_is_listed_separately(fire, client, failing):
-    """The separate list shows who muted the cause, why, and until when.
+    """The separate list shows the person who muted the cause, the reason, and the end of the mute.
 
     The mute is in the audit, and the overview no longer shows the cause.
     """
@@ -457,7 +457,7 @@ def test_mute_expires_or_is_undone(fire, client, failing):
 
 
 def test_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing):
-    """If the cause came back, it would still be muted, so it stays in the list of muted causes."""
+    """If the cause occurred again, it would still be muted, so it stays in the list of muted causes."""
     ids = failing(1)
     quiet = fingerprint_of(fire, ids[0])
     client.act("/failures/mute", {"fingerprint": quiet, "for": "ever"})
@@ -603,7 +603,7 @@ def test_one_operation_acts_on_all_jobs_of_a_cause(client, dashboard, failing, v
 
 @pytest.mark.parametrize("done_by", ["the dashboard", "another process"])
 def test_counts_are_current_after_an_operation_ends(fire, dashboard, client, failing, done_by):
-    """The change of an operation is visible when the operation has ended, in whichever process it ran."""
+    """The counts include an operation's changes as soon as it has ended, regardless of its process."""
     failing(3)
     group = fire.jobs.failure_groups()[0]
     dashboard.live.read()

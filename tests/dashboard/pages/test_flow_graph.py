@@ -127,7 +127,7 @@ def test_flow_is_drawn_downwards_on_a_narrow_screen():
 
 
 def test_lines_past_other_rows_run_along_the_side():
-    """A line to the next row is straight; others run along the side and do not cross the rows between."""
+    """A line to the next row is straight; other lines run along the side and do not cross rows."""
     graph = draw_flow([job("a"), job("b", "shop.b", ["a"]), job("c", "shop.c", ["a", "b"])]).narrow
     left = min(node.x for node in graph.nodes)
 

@@ -271,7 +271,7 @@ def test_stopped_run_shows_its_last_activity_instead_of_an_end(client, fire, sen
 
 
 def test_job_deleted_before_its_run_has_no_end(client, send):
-    """The last time in the facts is that of the delete."""
+    """The last time in the facts is the time of the delete."""
     job = send.enqueue(1)
     job.delete()
 
@@ -370,7 +370,7 @@ def test_process_past_its_grace_time_is_about_to_be_replaced(client, fire, send)
 
 
 def test_deleted_job_that_has_stopped_has_no_warning(client, fire, send):
-    """When the holder reports the end of a deleted job, which is refused, the job has stopped."""
+    """The job has stopped when its holder reports its end, although the storage refuses the report."""
     worker = Worker(fire)
     job = send.enqueue(1)
     claimed = worker.claim()
@@ -413,7 +413,7 @@ def test_only_unfinished_parents_are_named(client, fire, send):
 def test_attempts_are_numbered_consistently(client, fire):
     """The number of an attempt is shown with the maximum number of attempts.
 
-    A requeue restores the retries, continues the numbers, and is mentioned.
+    After a requeue, which the page mentions, the numbers continue and all retries are available again.
     """
 
     @fire.task(name="shop.charge", retry=Retry.never())
@@ -493,7 +493,7 @@ def test_failed_attempts_keep_their_tracebacks(client, fire, send):
 
 
 def test_log_is_continued_after_a_line_number(client, fire, send):
-    """A part of the page returns the lines after the last one shown."""
+    """The response for this part of the page contains the lines after the last shown line."""
     job = send.enqueue(1)
     worker = Worker(fire)
     claimed = worker.claim()
@@ -522,7 +522,7 @@ def test_log_is_downloaded_as_text(client, fire, send):
 
 
 def test_progress_shows_rate_and_remaining_time(client, fire, send):
-    """The values are those that the job reported."""
+    """The page shows the values that the job reported."""
     job = send.enqueue(1)
     worker = Worker(fire)
     worker.log(worker.claim(), done=5.0)
@@ -533,7 +533,7 @@ def test_progress_shows_rate_and_remaining_time(client, fire, send):
 
 
 def test_progress_reported_at_the_start_gives_no_rate(client, fire, send):
-    """Three of ten reported immediately, and nothing since, are not a rate of thousands per second."""
+    """If a job reports three of ten immediately and nothing since, its rate is not thousands per second."""
     job = send.enqueue(1)
     worker = Worker(fire)
     claimed = worker.claim(started=False)
@@ -728,7 +728,7 @@ def test_unprintable_characters_are_escaped_in_a_literal():
 
 
 def test_summary_is_truncated():
-    """A summary is truncated to the space of a row."""
+    """A summary is truncated to fit in a row."""
     assert 'a="' + "x" * 5 + "…" == summary({"a": "x" * 50}, 8)
 
 
@@ -780,7 +780,7 @@ def test_retry_policy_is_shown_in_words(fire, client, retry, words):
 
 
 def test_traceback_is_parsed_into_exceptions_and_frames():
-    """Exceptions are in their order, with frames grouped into own and library frames."""
+    """Exceptions are in order, and frames are grouped into application frames and library frames."""
     first, second = read_traceback(TRACE)
 
     assert [(False, 2)] == [(group.is_own, len(group.frames)) for group in first.groups]
@@ -904,7 +904,7 @@ def test_duration_is_compared_with_at_least_twenty_runs(client, fire, send, runs
 
 
 def test_time_between_end_and_requeue_is_not_a_phase(fire, send):
-    """Between an end and a requeue, the job waits for nothing."""
+    """Between an end and a requeue, the job does not wait for anything."""
     job = job_in(fire, send, "failed")
     fire.jobs.requeue([job.id])
     handle = fire.jobs.get(job.id)

@@ -70,7 +70,7 @@ def test_wait_with_a_timeout_explains_the_timeout(fire, client, job):
 
 
 def test_suspended_attempt_has_the_same_number_in_facts_and_history(fire, client, job):
-    """The attempt is given back, so the next one has the same number; both places on the page agree."""
+    """The suspended attempt is not counted, so the next attempt has the same number in both places."""
     remember(fire, job, "signal", "approval", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
     page = text_of(client.get(f"/jobs/{job.id}").text)
@@ -314,7 +314,7 @@ def test_invalid_json_answer_shows_an_error_at_its_field(fire, client, job):
 
 
 def test_api_returns_the_end_of_a_wait_as_a_time(fire, client, job):
-    """Sleeps and signals that have not been sent have an end time.
+    """Sleeps and unsent signals have an end time.
 
     The API does not return the stored value in microseconds.
     """

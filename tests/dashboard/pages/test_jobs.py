@@ -436,7 +436,7 @@ def test_scheduled_jobs_are_listed_by_due_time(client, due):
 def test_pages_by_due_time_show_each_job_once(fire, client, send):
     """Each job is on exactly one page, even if several jobs have the same due time.
 
-    The same is true if each job is tested.
+    This also applies if a condition must be tested for each job.
     """
     at = datetime.now(UTC) + timedelta(hours=1)
     ids = [send.schedule(at + timedelta(minutes=number // 7), number, note="x").id for number in range(60)]
@@ -541,7 +541,7 @@ def test_waiting_row_shows_its_reason(fire, client):
     row = page.split(f'id="job-{job.id}"')[1].split("</tr>")[0]
 
     assert "for 2 of 2 jobs" in page
-    assert "limit openai" in page  # only the pages of the job and of the limit read which job holds it
+    assert "limit openai" in page  # only the pages of the job and the limit name the holder
     assert "for an answer to “manager”" in row
     assert f'href="/jobs/{job.id}#answer-title"' in row
     assert 1 == page.count("#answer-title")
@@ -567,7 +567,7 @@ def test_jobs_are_filtered_by_awaited_signal(fire, client, signal, number):
 
 
 def test_row_with_a_failed_parent_shows_that_it_cannot_start(fire, client):
-    """The row names the failed task, and how many of the other parents have succeeded."""
+    """The row names the failed task and shows how many of the other parents have succeeded."""
 
     @fire.task(name="shop.load", retry=Retry.never())
     def load(day: int) -> None: ...

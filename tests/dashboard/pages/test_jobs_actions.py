@@ -396,7 +396,7 @@ def ended(fire, send):
 
 @pytest.mark.parametrize("query", ["", "queue=mail", "task=shop.mail.send", "since=2020-01-01T00:00:00Z"])
 def test_requeue_of_all_jobs_without_a_state_is_refused(fire, client, ended, query):
-    """A requeue without a state is neither offered nor accepted by pages, nor accepted by the API.
+    """Pages neither offer nor accept a requeue without a state, and the API does not accept it either.
 
     The error contains no Python names.
     """

@@ -15,7 +15,7 @@ MINUTE = 60_000_000
 
 @pytest.fixture
 def report(fire):
-    """A task of which two jobs per tenant may run at the same time."""
+    """A task whose limit allows two concurrent jobs per tenant."""
 
     @fire.task(name="shop.report", limits=[Limit("tenant:{tenant_id}", concurrent=2)])
     def report(tenant_id: int, number: int) -> None: ...
@@ -124,7 +124,7 @@ def test_invalid_number_is_refused_with_its_value(fire, client, report, fields, 
 
 
 def test_limit_is_paused_with_a_note_and_resumed(fire, client, report):
-    """No job with this key starts during the pause; the note is shown wherever the limit is."""
+    """No job with this key starts during the pause; the note is shown wherever the limit is shown."""
     client.post("/limits/pause", {"key": "tenant:7", "note": "till noon"})
     report.enqueue(7, 1)
     paused, page = claim(fire), client.get("/limits").text
@@ -284,7 +284,7 @@ def test_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
 def test_key_page_explains_why_no_job_starts(fire, client, change, state, starts):
     """The reason is a pause, a setting of 0, or a time until which the limit is closed.
 
-    Only a time results in an estimate.
+    The page estimates a start only if there is such a time.
     """
     exporting(fire, 4)
 
@@ -311,7 +311,7 @@ def test_waiting_job_shows_its_place_and_estimated_wait(fire, client):
 
 @pytest.fixture
 def asking(fire):
-    """Five jobs, two of which run; the third waits for its customer's limit and for that of the model."""
+    """Five jobs, two of which run; the third waits for its customer's limit and for the model's limit."""
 
     @fire.task(
         name="shop.ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)]
@@ -507,7 +507,7 @@ def test_settings_by_an_operator_are_shown_with_those_in_code(fire, client, repo
 
 
 def test_history_of_a_started_job_does_not_blame_workers(fire, client):
-    """The storage does not record whether a limit, a worker or a server was missing.
+    """The storage does not record whether the job waited for a limit, a worker or a server.
 
     The bar therefore only shows that the job was in its queue.
     """

@@ -265,7 +265,7 @@ def never_charges(n: int) -> None:
 
 
 def test_many_failed_jobs_keep_their_banner_for_hours(client, fire):
-    """No job fails any more, so only the number of failed jobs shows the problem.
+    """No further job fails, so only the number of failed jobs shows the problem.
 
     Muting the cause removes the banner.
     """
@@ -616,7 +616,7 @@ def test_bars_stack_to_scale():
 
 
 def test_lines_have_gaps_at_missing_values():
-    """A missing value interrupts the line; a value alone is a dot."""
+    """A missing value interrupts the line; a value without neighbours is a dot."""
     drawn = chart([Line("p50", "processing", [0.1, 1.0, None, 1.0])], "latency")
 
     assert ["M", "L", "M"] == re.findall("[ML]", drawn.path(drawn.lines[0]))
@@ -635,7 +635,7 @@ def test_live_samples_are_on_whole_seconds():
 
 
 def test_seconds_without_samples_share_the_rest_of_their_minute():
-    """Attempts of a minute that no sample contains are spread evenly over its other seconds up to now."""
+    """The attempts of a minute that are in no sample are spread evenly over its seconds without samples."""
     samples = [Sample(960.5, 7, 2, None, None, None, None, None)]  # no rates in the first reading
     samples += [Sample(at + 0.5, 7, 2, 0.0, 4.0, 1.0, 0.0, 0.0) for at in (961, 962)]
     ended = {900: {"succeeded": 120}, 960: {"succeeded": 47, "failed": 1, "crashed": 4}}

@@ -49,7 +49,7 @@ def actions(fire):
 
 
 def test_server_without_renewals_is_stale_and_then_lost(fire):
-    """A server is stale if it has missed renewals, and lost when its session ends, in any reported state."""
+    """In any reported state, a server is stale if it misses renewals, and lost when its session ends."""
     serve(fire)
     (server,) = fire.servers.list()
     (record,) = server.sessions
@@ -234,7 +234,7 @@ def test_pause_is_shown_with_author_time_and_note(fire, client, mail):
 
 
 def test_pause_and_resume_are_undone(fire, client, mail):
-    """Each response contains the form that undoes it; undoing a resume restores the note."""
+    """Each response contains a form that undoes the action; undoing a resume restores the note."""
     mail.enqueue(1)
 
     paused = client.act("/queues/pause", {"queue": "mail", "note": "provider is down"}).json()

@@ -340,7 +340,7 @@ def test_definition_metadata_is_shown_and_masked(client, report):
 
 
 def test_clock_change_is_shown_in_preview_and_page(client):
-    """The preview reports it, as the page of a definition does."""
+    """The preview reports the clock change, as the page of a definition does."""
     query = urlencode({"schedule": "30 2 29 3 *", "zone": "Europe/Berlin"})
 
     page = client.get(f"/recurring/preview?{query}").text
@@ -349,7 +349,7 @@ def test_clock_change_is_shown_in_preview_and_page(client):
 
 
 def test_secrets_in_arguments_are_masked(fire, client, report):
-    """The page and the form mask secrets; the form keeps the arguments unless new ones are written."""
+    """The page and the form mask secrets; the form keeps the arguments unless new ones are entered."""
     report.recur("secret", "0 3 * * *", "tue", api_key="hunter2")
 
     pages = client.get(view("secret")).text, client.get(view("secret", "edit")).text

@@ -54,7 +54,7 @@ def test_objects_are_found_by_part_of_their_name(client, shop):
 
 
 def test_jobs_are_found_by_id_tag_argument_and_error(fire, client, shop):
-    """The search finds the beginning of an id, a whole tag, a part of an argument, and a failure's text."""
+    """Jobs are found by the beginning of the id, a whole tag, a part of an argument, or a failure's text."""
     waiting = [f"/jobs/{job.id}" for job in fire.jobs.find(state=State.ENQUEUED)]
     failed = next(iter(fire.jobs.find(state=State.FAILED)))
 
@@ -78,7 +78,7 @@ def test_tag_is_found_without_its_colon(client, shop, text):
 
 @pytest.mark.parametrize("text", ["amount+12", "Amount=12"])
 def test_argument_is_found_by_name_and_value(fire, client, text):
-    """The name is that of a parameter, which is not a tag; the value of another parameter does not match."""
+    """The name is a parameter's name and not a tag; the value of another parameter does not match."""
 
     @fire.task(name="shop.charge")
     def charge(order: int, amount: int) -> None: ...
@@ -132,7 +132,7 @@ def mail(fire):
 def test_exact_matches_come_first_in_a_fixed_order(client, mail):
     """Exact matches are tags, ids, batches, tasks, queues and limit keys, in this order.
 
-    Groups that only contain the text follow.
+    Groups whose results only contain the text follow.
     """
     assert ["/jobs?tag=mail", f"/batches/{mail.id}", "/tasks/view?name=shop.mail", "/queues/mail"] == exact(
         client, "mail"
@@ -184,7 +184,7 @@ def test_batches_and_limit_keys_are_found(client, mail, fire):
 
 
 def test_empty_or_unknown_text_has_no_results(client, shop):
-    """An empty text and an unknown one have no results.
+    """An empty text and an unknown text have no results.
 
     A text that is too long or contains a NUL is an error.
     """

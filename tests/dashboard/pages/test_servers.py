@@ -1,4 +1,4 @@
-"""Servers: the living ones, the jobs that each of them runs, and the orders that they get."""
+"""Servers: their cards, the jobs that each server runs, and the orders sent to them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_running_jobs_are_busy_slots_before_the_next_heartbeat(client, serving, 
 
 
 def test_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
-    """If a server reports more running jobs than are processing, one read finds the deleted ones."""
+    """If a server reports more running jobs than are stored as processing, one read finds deleted jobs."""
     send.enqueue_many([(number,) for number in range(2)])
     session = serving("web-1", workers=5, busy=2)
     kept, deleted = serving.claim(session, 2, started=2)
@@ -317,7 +317,7 @@ def test_stop_without_a_script_requires_confirmation(fire, client, serving):
 
 
 def test_stop_confirmation_of_the_only_server_shows_the_effect(fire, client, serving, send):
-    """The question states that no other server runs jobs, and how many jobs have how much time to end.
+    """The question states that no other server runs jobs, the number of running jobs, and their time to end.
 
     Both the page and the confirmation page contain it.
     """

@@ -1,4 +1,4 @@
-"""Settings: they belong to one visitor and are stored in a cookie."""
+"""Settings, which apply to one visitor and are stored in a cookie."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_invalid_choice_changes_nothing(client, form, names):
     ids=lambda value: ascii(value)[:30],
 )  # fmt: skip
 def test_invalid_cookie_is_ignored(client, cookie):
-    """With any cookie, the page is shown, with defaults for all settings without a valid choice."""
+    """The page is shown for any cookie; settings without a valid choice have their defaults."""
     client.cookies["firelock_settings"] = cookie
 
     assert chosen(client) in (DEFAULTS, DEFAULTS | {"theme": "light"})

@@ -72,7 +72,7 @@ def test_task_list_shows_running_jobs(client, fire, order):
 def test_task_list_marks_incomplete_running_counts(client, fire, order, monkeypatch):
     """The numbers then have a plus.
 
-    A task without a counted job may have running jobs too, so it shows no zero.
+    A task without a counted job may have running jobs too, so its row shows no zero.
     """
     monkeypatch.setattr(tasks, "_RUNNING", 2)
 
@@ -132,7 +132,7 @@ def test_task_page_shows_signature_tags_and_jobs(client, order):
 
 
 def test_unknown_task_is_not_found(client):
-    """A task that is not registered and that no job names is a 404; without its code it has no form."""
+    """The page of a task that is not registered and that no job names is a 404, and so is its form."""
     answer = client.get("/tasks/view?name=nobody.knows")
 
     assert 404 == answer.status

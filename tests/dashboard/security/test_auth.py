@@ -1,4 +1,4 @@
-"""Access by `auth=`: valid results of an auth, the ready-made ones, and no access after a failure."""
+"""Access by `auth=`: valid results, the ready-made auths, and no access after a failure."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def asked(auth, sent):
 
 @pytest.fixture
 def hashing(monkeypatch):
-    """A counter of hashes, in which no hash ends before its gate is open."""
+    """A counter of hashes; no hash ends before the gate is open."""
 
     class Hashing:
         at_once = most = done = 0
@@ -158,7 +158,7 @@ def test_at_most_two_passwords_are_hashed_concurrently(hashing):
 
 
 def test_flood_of_guesses_blocks_few_threads(hashing, monkeypatch):
-    """Beyond the eight that may wait, each guess is refused immediately while the others wait."""
+    """Eight guesses may wait; each further guess is refused immediately."""
     auth, answers = basic_auth({"ada": HASHED}), queue.SimpleQueue()
     monkeypatch.setattr(credentials, "_WAIT_SECONDS", 30.0)  # waiting lasts until the gate is open
 
@@ -383,7 +383,7 @@ def test_only_correct_passwords_are_cached():
 
 
 def test_browser_gets_a_password_challenge(visit):
-    """The first request gets a 401, and one with the password is answered."""
+    """The first request gets a 401, and a request with the password gets the page."""
     browser = visit(basic_auth({"ada": "word"}, level="operate"))
     headers = {"authorization": basic("ada", "word")}
 
@@ -438,7 +438,7 @@ def test_invalid_users_raise_on_creation(users, options):
 def test_token_grants_its_level_without_an_origin(visit):
     """A program may post without an origin, and its name does not contain the token.
 
-    If the browser reports that another page sent the request, a token does not help.
+    If the browser reports that another page sent the request, a token is not sufficient.
     """
     browser = visit(bearer_tokens({TOKEN: "operate", OTHER: Access(LEVELS["read"], "metrics")}))
 
@@ -538,7 +538,7 @@ def test_django_staff_may_operate_and_superusers_may_do_everything(user, level):
 def test_django_permissions_decide_the_level(caplog, names, level):
     """The strongest permission counts.
 
-    Staff without one have no access, which is logged; inactive users have none either.
+    Staff without a permission have no access, which is logged; inactive users have no access either.
     """
     given = {f"firelock.{name}_jobs" for name in names}
     known = user(is_staff=True, has_perm=given.__contains__)
@@ -634,7 +634,7 @@ def test_any_of_in_flask_accepts_login_or_token(app, flask_app):
 
 
 def test_fastapi_dependency_identifies_the_visitor(visit):
-    """The dependency may be plain or async, and its HTTPException refuses with its status.
+    """The dependency may be plain or async, and the status of its HTTPException is that of the refusal.
 
     The level is the same for all visitors or depends on what the dependency returned.
     """

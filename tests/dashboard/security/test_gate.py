@@ -96,7 +96,7 @@ def test_foreign_host_is_refused_without_auth(ask, host):
 
 
 def test_request_requires_exactly_one_host(ask):
-    """Without a Host nothing is local; two Hosts are ambiguous, with and without auth."""
+    """A request without a Host is not local, and two Hosts are ambiguous, with and without auth."""
     assert 403 == ask().get("/queues", headers={"host": None}).status
     assert 400 == ask().get("/queues", headers={"host": ["localhost", "evil.example"]}).status
     assert 400 == ask(auth=everybody).get("/queues", headers={"host": ["localhost", "localhost"]}).status
@@ -553,7 +553,7 @@ def test_policy_of_a_page_is_added_to_that_of_the_dashboard(dashboard, client):
 
 
 def test_page_error_is_logged_and_not_shown(dashboard, client, caplog):
-    """The response is a protected 500 that contains nothing of the error."""
+    """The response is a 500 with the security headers, and contains no part of the error."""
 
     def broken(_visit):
         raise RuntimeError("password=hunter2")

@@ -104,7 +104,7 @@ def test_silent_proxy_makes_no_visitor_local(framework, kind):
 
 
 def test_link_grants_access_through_a_silent_proxy():
-    """The session alone counts, on any path to the dashboard."""
+    """Only the session determines access, whichever path leads to the dashboard."""
     with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
         session = session_of(dashboard)
         with served_by_asgi(dashboard) as upstream, silent_proxy(upstream) as port:
@@ -321,7 +321,7 @@ def test_same_origin_request_is_accepted_if_a_proxy_ends_tls(fire):
 
 
 def test_visitor_from_another_site_gets_a_link_to_continue(dashboard):
-    """A browser sends no strict cookie with a request from another site, so the page has its own link."""
+    """A browser sends no strict cookie with a request from another site, so the page has a link."""
     elsewhere = {
         "sec-fetch-site": "cross-site",
         "sec-fetch-mode": "navigate",
@@ -395,7 +395,7 @@ def test_number_of_links_and_sessions_is_bounded(fire, dashboard):
 
 
 def test_damaged_session_record_grants_no_access(fire, dashboard):
-    """A damaged record is not a session."""
+    """A damaged record does not count as a session."""
     session = session_of(dashboard)
     [record] = fire.storage.list_records("dashboard_session")
     for value in ("", "[]", "null", '{"expires_at": "9"}', "{}"):
@@ -507,7 +507,7 @@ def test_ended_session_is_cached_for_at_most_half_a_minute(fire, dashboard, clie
     ],
 )
 def test_sign_out_from_another_site_is_refused(client, headers):
-    """Signing out has the rules of any other action; a link cannot sign out, because it sends a GET."""
+    """Signing out follows the rules of any other action; a link cannot do it, because a link sends a GET."""
     assert 403 == client.post("/sign-out", headers=headers).status
     assert 405 == client.get("/sign-out").status
     assert 200 == client.get("/queues").status

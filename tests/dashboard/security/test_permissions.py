@@ -301,7 +301,7 @@ def holding(answers, *marks):
 
 
 def test_no_page_fails_for_any_field(seen_by_all_permissions):
-    """No response to fields of any kind is a failure of the dashboard."""
+    """No kind of field value makes a page of the dashboard fail."""
     answers = seen_by_all_permissions
 
     assert {} == {target: answer.status for target, answer in answers.items() if answer.status >= 500}

@@ -46,7 +46,7 @@ redact, redact_text = Redactor().value, Redactor().text
     ],
 )  # fmt: skip
 def test_value_with_a_sensitive_name_is_masked(name):
-    """The name may have any spelling: camel case, snake case, capitals, or be part of a longer name."""
+    """The name may be in camel case, snake case or capitals, or be part of a longer name."""
     assert {name: MASK, "id": 5} == redact({name: "x", "id": 5})
     assert {name: MASK} == redact({name: {"deep": ["x"]}})
 
@@ -124,7 +124,7 @@ def test_very_deep_value_is_masked():
     ],
 )  # fmt: skip
 def test_credentials_are_masked_in_any_text(text, secret):
-    """Masked are credentials in URLs and headers, and keys in known formats.
+    """Credentials in URLs and headers, and keys in known formats, are masked.
 
     Pairs of a sensitive name and its value are masked too.
     """
@@ -207,7 +207,7 @@ def test_redact_pattern_matches_names():
 
 
 def test_redact_mapping_applies_by_task():
-    """Some names apply to one task and some to all tasks, but not to other tasks."""
+    """Names for one task do not apply to other tasks; names for all tasks apply everywhere."""
     redactor = Redactor({"billing.charge": ["amount"], "*": ["email"]})
     value = {"amount": 5, "email": "a@b"}
 
@@ -273,7 +273,7 @@ def test_arguments_are_shown_by_name_and_masked(fire, shown):
 
 
 def test_redact_option_applies_to_pages(shown):
-    """`redact=` applies to what a visit shows, by the task of the record."""
+    """`redact=` applies to the values that a visit shows, depending on the task of the record."""
     record = record_of(CHARGE)
 
     assert MASK == shown(record, redact={"charge": ["order"]})[0].value["order"]

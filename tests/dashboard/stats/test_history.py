@@ -50,8 +50,8 @@ def rollup(minute, *, task="send", queue="mail", outcome="succeeded", count=4, s
     )
 
 
-def test_hour_has_sixty_minutes_and_the_present_one_last(history, storage):
-    """The last of the sixty minutes is the present one."""
+def test_hour_ends_with_the_present_minute(history, storage):
+    """The last of the sixty minutes is the present minute."""
     storage.record_metrics([rollup(30), rollup(29, outcome="failed", count=1), rollup(-29), rollup(-30)])
     history.settle()
 
@@ -143,7 +143,7 @@ def test_late_rollups_of_open_minutes_are_read_again(history, storage, tick):
 
 
 def test_unsummed_hours_are_unknown_and_not_zero(history, storage):
-    """A bucket without data is marked as unknown. The number of missing hours falls, newest hours first."""
+    """A bucket without data is marked as unknown. Missing hours are summed one by one, newest first."""
     storage.record_metrics([rollup(-600)])
     history.step()
     for _ in range(4):
@@ -221,7 +221,7 @@ def test_hours_with_runs_of_a_task_are_counted(history, storage):
 
 
 def test_queue_statistics_include_jobs_that_left_and_entered(history, storage, tick):
-    """The jobs that entered a queue are the jobs that left it plus the growth of the queue."""
+    """The number of jobs that entered a queue is the number that left it plus the queue's growth."""
     storage.record_metrics([rollup(minute, count=6) for minute in range(20, 30)])
     fire = history._fire  # noqa: SLF001
     history.settle()
@@ -292,7 +292,7 @@ def test_thread_ends_after_the_last_visit(history, tick):
     thread.join(10)
 
     assert not thread.is_alive()
-    tick.at += 61  # the thread might have read after the first change, and a visit reads only if that is old
+    tick.at += 61  # a visit reads only if the reading is old, and the thread might just have read
     history.series("1h")
     assert history._thread is not thread  # noqa: SLF001
 
@@ -315,7 +315,7 @@ def runs_of(*durations):
     ],
 )
 def test_percentile_bound_respects_the_sum_of_durations(durations, p50, p95):
-    """A single run has its exact duration; the bound of several is the largest that sum and buckets allow."""
+    """The bound of a single run is its duration; otherwise it is the largest that sum and buckets allow."""
     run_sum = runs_of(*durations)
 
     assert pytest.approx(p50, abs=0.001) == run_sum.quantile(0.5)

@@ -60,7 +60,7 @@ def test_search_continues_after_the_end_of_a_storage_page(fire, job_ids):
 
 
 def test_page_without_conditions_is_always_full(fire, job_ids):
-    """If every job matches, nothing is searched for, so even a slow storage returns full pages."""
+    """If every job matches, no search is necessary, so even a slow storage returns full pages."""
     found = find_page(fire, SearchPlan(JobFilter()), limit=25, cursor=None, seconds=0, monotonic=_ticks())
 
     assert job_ids[:25] == [job.id for job in found.jobs]

@@ -82,7 +82,7 @@ def test_age_is_tested_per_job_in_order_of_change():
     ],
 )  # fmt: skip
 def test_free_text_is_a_task_state_id_or_error(typed, chip):
-    """Typed text is checked in this order, and the result is shown as a chip."""
+    """Typed text is interpreted in this order, and the result is shown as a chip."""
     assert [chip] == read_typed(typed, KNOWN)
 
 

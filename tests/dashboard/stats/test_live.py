@@ -189,7 +189,7 @@ def test_caches_expire_before_listeners_are_notified(fire, tick, task):
 
 
 def test_topic_is_announced_at_most_every_two_seconds(live, tick, task):
-    """A constantly changing topic is announced every two seconds, and its last change always."""
+    """A constantly changing topic is announced every two seconds, and its last change is always announced."""
     read_once(live, tick)
     told = []
     for number in range(5):

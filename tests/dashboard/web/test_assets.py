@@ -221,7 +221,7 @@ def test_each_compressed_form_has_its_own_etag(folder):
     ],
 )
 def test_preferred_encoding_is_chosen(accepted, expected):
-    """The weights decide, then the server's order; refused, unknown and malformed ones are not chosen."""
+    """The weights decide, then the server's order; refused, unknown and malformed codings are not chosen."""
     assert expected == preferred_encoding(accepted, ["br", "gzip", "identity"])
 
 

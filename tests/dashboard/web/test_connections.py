@@ -1,4 +1,4 @@
-"""The connection limits of `firelock dashboard`: how many connections clients may keep open, and how long."""
+"""The connection limits of `firelock dashboard`: their maximum number, and how long they may stay open."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class App:
 def serve():
     """Return a function that serves the app with the limits of a guard.
 
-    The function returns one client per given bytes, and a function that connects another one. The clients
-    have sent their bytes before the server starts, so a slow test does not use up their time limits.
+    The function returns a client for each given byte string, and a function that connects another client. The
+    clients have sent their bytes before the server starts, so a slow test does not use up their time limits.
     """
     with ExitStack() as stack:
 

@@ -232,7 +232,7 @@ def shop(tmp_path_factory):
         closing(Browser(dashboard)) as browser,
         closing(sqlite3.connect(path)) as watcher,
     ):
-        # the first view stores the times since when causes are known
+        # the first view stores the times when causes were first seen
         browser.get("/failures")
         dashboard.runner.join()
         yield shop, browser, lambda: watcher.execute("pragma data_version").fetchone()[0]
@@ -457,7 +457,7 @@ def test_bulk_delete_with_an_invalid_retrying_deletes_nothing(fire, client, dash
 
 @pytest.mark.parametrize("value", ["true", False, None, [], 1])
 def test_bulk_delete_in_json_requires_a_boolean_retrying(fire, client, dashboard, scheduled, value):
-    """A string or a number instead is an error; false matches the jobs that are not retries."""
+    """A string or a number is an error; false matches the jobs that are not retries."""
     body = json.dumps({"verb": "delete", "state": "scheduled", "retrying": value}).encode()
     own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
 
@@ -544,7 +544,7 @@ def test_too_long_interval_is_shown_as_an_error(client):
     ],
 )  # fmt: skip
 def test_lone_surrogate_in_json_is_refused_with_its_field(client, path, field):
-    """Neither a storage nor a response can contain one."""
+    """Neither a storage nor a response can contain a lone surrogate."""
     others = {"verb": "delete"} if path == "/api/operations" else {}
     value = ["\ud800"] if path == "/api/jobs/requeue" else "\ud800"
     body = json.dumps({**others, field: value}).encode()

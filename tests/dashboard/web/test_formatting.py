@@ -1,4 +1,4 @@
-"""Numbers and durations in the form that people read."""
+"""Numbers and durations as they are displayed."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_compressed_body_is_refused(client, fire, coding):
     ],
 )  # fmt: skip
 def test_other_content_types_are_refused(client, fire, kind, body):
-    """Refused types include those that another site's page may send without a preflight request.
+    """A type is also refused if another site's page may send it without a preflight request.
 
     An example is text/plain. The error names the accepted type.
     """
@@ -207,7 +207,7 @@ def test_compressed_response_has_a_random_length(client):
 
 
 def test_small_responses_and_files_are_not_compressed(client):
-    """Not compressed are responses of one packet, files that the build has compressed, and downloads."""
+    """Responses of one packet, downloads, and files that the build has compressed are not compressed."""
     headers = {"accept-encoding": "gzip", "sec-fetch-site": "same-origin"}
 
     assert packed_length(client.get("/api/jobs/counts", headers=headers)) is None

@@ -74,7 +74,7 @@ class Dashboard(Site):
         fire: the app whose jobs the dashboard shows and changes.
         auth: called with each request; returns a level ("none", "read", "operate" or "admin"), a set of
             permissions, an `Access`, or an awaitable of one of these. Without `auth`, the dashboard serves
-            only visitors of this machine, and only with a one-time link, which `firelock dashboard link` or
+            only visitors on this machine, and only with a one-time link, which `firelock dashboard link` or
             `link()` creates.
         read_only: whether to leave out all routes that change anything.
         title: the title at the top of each page.
@@ -88,8 +88,8 @@ class Dashboard(Site):
         back_url: the target of "back to the app": a path such as "/", or an http or https URL. By default
             there is no such link.
         environment: a word such as "production", shown as a ribbon.
-        redact: what to mask in addition to passwords, tokens and the like: field names, a pattern, or field
-            names by task ("*" for every task).
+        redact: values to mask in addition to passwords, tokens and similar secrets: field names, a pattern,
+            or field names by task ("*" for every task).
         max_streams: the maximum number of open streams of pages and jobs; one visitor may have a quarter of
             them. Beyond this number, pages poll and programs get a 503.
         framework: the framework in which the dashboard is mounted, used in messages of refused requests. The
@@ -98,7 +98,7 @@ class Dashboard(Site):
     Two dashboards in one process share nothing.
 
     Raises:
-        ConfigurationError: An option is invalid.
+        ConfigurationError: If an option is invalid.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Dashboard(Site):
         self._streams = StreamLimit(_checked_streams(max_streams))
 
     def link(self, at: str) -> str:
-        """Return a link that admits one visitor of this machine once, within ten minutes.
+        """Return a link that admits one visitor on this machine once, within ten minutes.
 
         The link is for a dashboard without `auth=`. Print it to a terminal, never to a log.
 
@@ -146,7 +146,7 @@ class Dashboard(Site):
         Raises:
             ConfigurationError: If `at` is not the URL of a page, or if the dashboard has an `auth=` and
                 therefore accepts no links.
-            StorageUnavailable: The storage is unreachable.
+            StorageUnavailable: If the storage is unreachable.
         """
         if self.auth is not None:
             raise ConfigurationError(
@@ -271,7 +271,7 @@ class Dashboard(Site):
         return await run_in_threadpool(approvals.answer_visit, visit)
 
     def _exchanged(self, visit: Visit) -> Response:
-        """Exchange a link for a session cookie that neither scripts nor requests of other sites can use."""
+        """Exchange a link for a session cookie that neither scripts nor requests from other sites can use."""
         token = _token_in(visit.form.value(_TOKEN))
         try:
             session = self.links.exchange(token)
@@ -434,14 +434,14 @@ def dashboard_urls(
 
 
 def _without_body(response: Response) -> Response:
-    """Return the response to a HEAD request: that of GET without the content, also for an endless stream."""
+    """Return the response to a HEAD request: the GET response without content, even for an endless stream."""
     bare = Response(status_code=response.status_code)
     bare.raw_headers = response.raw_headers
     return bare
 
 
 async def _refuse_other(scope: Scope, receive: Receive, send: Send, close: Callable[[], None]) -> None:
-    """Acknowledge lifespan events, calling `close` at the end of the lifespan; close a WebSocket."""
+    """Acknowledge lifespan events, and call `close` at the end of the lifespan; close any WebSocket."""
     kind = (await receive())["type"]
     while kind == "lifespan.startup":
         await send({"type": f"{kind}.complete"})
@@ -457,7 +457,7 @@ def _checked_streams(most: object) -> int:
     """Return the number unchanged.
 
     Raises:
-        ConfigurationError: The number is not a valid number of streams.
+        ConfigurationError: If the number is not valid.
     """
     if not isinstance(most, int) or isinstance(most, bool) or most < 0:
         raise ConfigurationError(f"max_streams= must be an integer of 0 or more, got {most!r}.")

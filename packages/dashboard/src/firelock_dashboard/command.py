@@ -172,7 +172,7 @@ def _announce_link(options: argparse.Namespace, address: str, dashboard: Dashboa
 
 
 def _opened(address: str, dashboard: Dashboard) -> str:
-    """Return the URL for the browser: a link that opens by itself, because only this browser receives it."""
+    """Return the URL for the browser: a link that it uses automatically, because no other program gets it."""
     if dashboard.auth is not None:
         return address
     try:

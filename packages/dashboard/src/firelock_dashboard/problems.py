@@ -42,7 +42,7 @@ class NotLocal(Forbidden):
 
 
 class NoSession(RequestProblem):
-    """The dashboard has no `auth=`, and the visitor of this machine has not opened a one-time link."""
+    """The dashboard has no `auth=`, and the visitor on this machine has not opened a one-time link."""
 
     status = 401
 

@@ -4,8 +4,8 @@ To write a page, copy `system`, which is short; `job` has most elements of a pag
 of a job. `jobs` and
 `recurring` also have lists and forms. The other pages, in the order of the `navigation`, are `overview`,
 `batches` (and `batch` for a single one), `failures`, `queues`, `limits`, `tasks`, `servers`, `activity`,
-`system` and `settings`. In addition there are `search`, and `approvals`, which a link opens for people who
-can see nothing else. Only pages use `charts`, `flow_graph`, `tracebacks` and `suggestions`.
+`system` and `settings`. In addition, `search` is the search page, and `approvals` is opened by a link for
+people who have no other access. Only pages use `charts`, `flow_graph`, `tracebacks` and `suggestions`.
 """
 
 from __future__ import annotations

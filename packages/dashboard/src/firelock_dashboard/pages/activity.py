@@ -111,7 +111,7 @@ _KINDS_OF_DETAILS = {
 }  # fmt: skip
 _JOB_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _OF_JOBS = {"job", "jobs", "signal"}  # actions whose target is a job, a batch, or a name for several jobs
-_BATCH = "batch "  # before a batch's id in a target
+_BATCH = "batch "  # the prefix of a batch's id in a target
 
 
 def _described(visit: Visit, operation: Operation) -> list[_Fact]:
@@ -120,7 +120,8 @@ def _described(visit: Visit, operation: Operation) -> list[_Fact]:
     for field, value in attrs.asdict(operation.where).items():
         if value is not None and field not in {"since", "until"}:
             name = field.removesuffix("_id")
-            # a filter contains a server's name, but the server's URL contains the id; the list shows both
+            # the filter contains the server's name, but the URL requires its id; the list of servers shows
+            # both
             kind = {"parent": "job", "server": ""}.get(name, name)
             address = visit.url("/servers") if name == "server" else _address_of(visit, kind, str(value))
             if name == "fingerprint":
@@ -150,7 +151,7 @@ def _action(visit: Visit, entry: AuditEntry) -> str:
 
 
 def _jobs(visit: Visit, entries: Iterable[AuditEntry]) -> Mapping[str, JobRecord]:
-    """Return those jobs and batches in a page's entries that are still stored, in one read."""
+    """Return the jobs and batches named in a page's entries that are still stored, with one read."""
     targets = {entry.target for entry in entries if entry.action.partition(".")[0] in _OF_JOBS}
     ids = sorted(id for target in targets if _JOB_ID.fullmatch(id := target.removeprefix(_BATCH)))
     return {job.id: job for job in visit.fire.storage.get(ids) if job is not None} if ids else {}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 PATH = f"/{APPROVAL}"
-PREFIX = f"{PATH}/"  # of links that contain the token in their path
+PREFIX = f"{PATH}/"  # the prefix of links that contain the token in their path
 
 _TOKEN = Text("token", "The link, or its part after the #.", limit=2_000)
 _CHOICE = Text("choice", "The label of the answer.", limit=2_000)
@@ -119,7 +119,7 @@ def _approval(visit: Visit, token: str) -> ApprovalLink:
 class _Answered:
     """The answer that is stored under the signal's name."""
 
-    label: str | None  # of the choice; None if another value was sent
+    label: str | None  # the label of the choice; None if another value was sent
     is_time_out: bool
     author: str
     at: object

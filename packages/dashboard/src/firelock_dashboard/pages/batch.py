@@ -294,7 +294,7 @@ class BatchView(JobView):
 
     @cached_property
     def graph(self) -> FlowGraph:
-        """The members as a graph; at most 2,000 of them."""
+        """The graph of the members, of which it contains at most 2,000."""
         return draw_flow(self._drawn, digest=self._digest)
 
     @cached_property

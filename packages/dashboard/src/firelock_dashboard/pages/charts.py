@@ -1,4 +1,4 @@
-"""The numbers of charts, for the drawing with or without a script, and for the table."""
+"""The data of charts, which are drawn with or without a script, and of their tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STACK = (
     ("failed", ("failed",), "failed"),
 )
 
-_WIDTH, _HEIGHT = 1000.0, 200.0  # of the drawing without a script
+_WIDTH, _HEIGHT = 1000.0, 200.0  # the size of the drawing without a script
 _LIVE_SECONDS = 120
 _HOUR_MINUTES = 60
 _GAP = 0.18  # between bars, as a share of a bucket's width

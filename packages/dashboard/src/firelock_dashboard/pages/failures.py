@@ -136,7 +136,7 @@ def recent_requeues(visit: Visit) -> Mapping[str, Requeue]:
 
 
 def without_rows(requeues: Mapping[str, Requeue], known: Sequence[Cause]) -> list[Requeue]:
-    """Return the requeues of causes that are not known, because none of their jobs is failed now."""
+    """Return the requeues of unknown causes, which have no failed jobs now."""
     fingerprints = {one.fingerprint for one in known}
     return [one for fingerprint, one in requeues.items() if fingerprint not in fingerprints]
 
@@ -230,13 +230,13 @@ class _CausePage:
 
     @cached_property
     def known(self) -> Cause | None:
-        """The cause from the list of causes, with its first failure and its mute; None if it is not there."""
+        """The cause from the list of causes, with its first failure and mute; None if it is not listed."""
         causes = self.visit.dashboard.watch.causes()
         return next((one for one in causes if one.fingerprint == self.fingerprint), None)
 
     @cached_property
     def hours(self) -> tuple[int, ...]:
-        """The number of jobs that failed in each of the last 24 hours, including the newest."""
+        """The number of jobs that failed in each of the last 24 hours, including the newest jobs."""
         if self.is_sample_cut:
             return self.visit.dashboard.watch.hours_of(self.fingerprint)
         found = by_hour((job.record() for job in self.sample), self.visit.now)
@@ -300,7 +300,7 @@ def show_failure(visit: Visit) -> Response:
 def start_on_cause(visit: Visit, verb: str) -> Response:
     """Start an operation on all failed jobs of the cause; for many jobs, the visitor must type the number."""
     fingerprint = visit.form.value(FINGERPRINT)
-    visit.dashboard.invalidate()  # the question needs current numbers
+    visit.dashboard.invalidate()  # the question must show current numbers
     page = _CausePage(visit, fingerprint)
     if not page.sample:
         return visit.done(visit.text("failures.none_left"), to="/failures", kind="note")

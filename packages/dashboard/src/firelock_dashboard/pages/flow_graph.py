@@ -1,7 +1,8 @@
 """The drawing of a batch's members as a graph with layers from left to right; no I/O.
 
 A member's layer is the length of the longest path to it. If a layer has more than eight members of one task,
-the graph shows them as one node with the count of each state. So a fan-out of thousands has three nodes.
+the graph shows them as one node with the count of each state. So a fan-out to thousands of members has three
+nodes.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _HEIGHT, _GAP, _WAY, _MARGIN = 46, 12, 38, 6
 _NARROWEST, _WIDEST = (
     188,
     260,
-)  # the width of a node, of which two fit on a phone; a longer label ends in an ellipsis
+)  # the width of a node: two nodes fit side by side on a phone, and longer labels are truncated
 _FRAME, _CHARACTER = 44, 7  # parts of a node's width: its icon and edges, and a character of its label
-_LANE = 40  # for the lines to the left of stacked nodes
-_BELOW = 26  # between stacked layers
+_LANE = 40  # the space for the lines to the left of stacked nodes
+_BELOW = 26  # the space between stacked layers
 _LONGEST = 60  # the maximum number of stacked nodes
 _DETAIL = 32  # characters of the text that distinguishes members of one task
 
-# The order in which states are named. The first one that occurs in a node sets its colour.
+# The order in which states are listed. The first state that occurs in a node sets the node's colour.
 ORDER = ("failed", "processing", "retrying", "enqueued", "scheduled", "awaiting", "deleted", "succeeded")
 
 
@@ -36,12 +37,12 @@ _Key = tuple[int, str, str]  # layer, task, id of a single member
 
 @attrs.frozen
 class FlowNode:
-    """A member, or several similar ones."""
+    """A node for one member or for several similar members."""
 
     label: str
-    states: tuple[tuple[str, int], ...]  # the number of members in each, in `ORDER`
+    states: tuple[tuple[str, int], ...]  # the number of members in each state, in `ORDER`
     job_id: str | None  # of a single member
-    name: str  # in full: of the task, or of a batch
+    name: str  # the full name of the task or batch
     task: str
     detail: str = ""  # distinguishes a single member from others of its task
     x: int = 0

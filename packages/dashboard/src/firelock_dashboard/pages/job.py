@@ -97,7 +97,7 @@ def _not_found(visit: Visit, job_id: str) -> Response:
 
 
 def _whole_id(visit: Visit, part: str) -> str | None:
-    """Return the only id with this beginning, or with this end among the newest ones.
+    """Return the only id that begins with this string, or ends with it among the newest jobs.
 
     The result is None unless exactly one id matches.
     """
@@ -116,7 +116,7 @@ def _stored(visit: Visit) -> Job[object]:
 
 
 def stop_question(visit: Visit, others: int | None) -> str:
-    """Return the question before a job is stopped, with the number of other jobs of its worker process."""
+    """Return the confirmation question for stopping a job, with the number of its process's other jobs."""
     tail = ""
     if others is not None:
         key = "jobs.confirm_running_others" if others else "jobs.confirm_running_alone"
@@ -266,7 +266,7 @@ _WAITS_SHOWN = 6
 _RATE_MINUTES = 10
 _STOPS_WITHIN = 30  # seconds; a function that continues for longer does not check its cancellation
 _ORDERS = 50  # newest audit entries that are searched for an order to end a worker process
-_FEWEST_RUNS = 20  # minimum runs of a task for a comparison, because the p95 of fewer runs is the slowest
+_FEWEST_RUNS = 20  # minimum number of runs for a comparison, because the p95 of fewer runs is the slowest run
 
 
 @attrs.frozen
@@ -325,7 +325,7 @@ class JobView:
         return text("job.attempts_of", number=number, most=most) if most else str(number)
 
     def attempt_text(self, number: int, *, is_requeued: bool) -> str:
-        """Return the name of an attempt; after a requeue, which restores all retries, numbers continue."""
+        """Return the name of an attempt; numbers continue after a requeue, which restores all retries."""
         most, text = self.attempts, self.visit.text
         if is_requeued or (most and number > most):
             return text("job.attempt_requeued", number=number)
@@ -482,8 +482,8 @@ class JobView:
     def places(self) -> list[KeyPlace]:
         """The places of an enqueued job in the lines of its limits.
 
-        If only one limit holds the job, its place is the one shown on the page of that limit, which does not
-        count jobs that other jobs overtake, if they are on one page of the line.
+        If only one limit holds the job, its place is the same as on the page of that limit. This place does
+        not count jobs that others overtake if they are on the same page of the line.
         """
         if self.job.state is not State.ENQUEUED:
             return []
@@ -504,7 +504,7 @@ class JobView:
 
     @cached_property
     def failed_at(self) -> frozenset[datetime]:
-        """The times of failed attempts; a wait after one of them is for a retry, another wait is a sleep."""
+        """The times of failed attempts; a wait that follows one is for a retry, and any other is a sleep."""
         return frozenset(failed.at for failed in self.handle.errors())
 
     @property
@@ -548,7 +548,7 @@ class JobView:
         ]
 
     def _memo_text(self, memo: Memo) -> str | None:
-        """Return the value of a memo, redacted and shortened; None if it does not help a person."""
+        """Return the value of a memo, redacted and shortened; None if it would not help a reader."""
         if memo.value is None:
             return self.visit.text("job.timed_out") if memo.author == TIMED_OUT else None
         if not memo.is_done and memo.kind is not MemoKind.CALL:
@@ -654,7 +654,7 @@ class JobView:
 
     @cached_property
     def batch_name(self) -> str | None:
-        """The name of the batch that contains the job; None if the batch is not stored any more."""
+        """The name of the batch that contains the job; None if the batch is no longer stored."""
         relations = self.job.relations
         if relations is None or relations.batch_id is None:
             return None
@@ -735,7 +735,7 @@ class JobView:
 
     @property
     def end_question(self) -> str:
-        """The question before the worker process that runs the job is ended."""
+        """The confirmation question for ending the worker process that runs the job."""
         return "" if self.holder is None else end_question(self.visit, self.holder)
 
     @cached_property
@@ -766,7 +766,7 @@ class JobView:
 
     @property
     def stop_question(self) -> str:
-        """The question before the job is stopped."""
+        """The confirmation question for stopping the job."""
         return stop_question(self.visit, self.others)
 
     @cached_property
@@ -849,11 +849,11 @@ class JobView:
 
     @property
     def seconds(self) -> float | None:
-        """The duration of the job's last attempt in seconds, also of a running one; None if unknown."""
+        """The duration in seconds of the job's last attempt, which may still be running; None if unknown."""
         if self.job.state is State.PROCESSING:
             return None if self.started_at is None else (self.visit.now - self.started_at).total_seconds()
         if self.job.is_stopping or self.was_stopped:
-            return None  # the run did not end when it was deleted
+            return None  # the run did not end when the job was deleted
         return next((step.took for step in self.steps if step.entry.attempt is not None), None)
 
     @property
@@ -920,7 +920,7 @@ _LEAST = 0.4  # the minimum width of a segment in per cent of the bar, so that i
 
 @attrs.define
 class Phase:
-    """A period of the job's history, on a bar that is 100 wide."""
+    """A period of the job's history, on a bar with a width of 100."""
 
     kind: str  # awaiting, scheduled, enqueued, processing or retrying
     start: datetime

@@ -97,7 +97,7 @@ class ListOrder(StrEnum):
 
     @property
     def is_by_due(self) -> bool:
-        """Whether it is by due time."""
+        """Whether the order is by due time."""
         return self in {ListOrder.SOONEST, ListOrder.LATEST}
 
 
@@ -120,7 +120,7 @@ class _JobRow:
 
     @property
     def is_requeued(self) -> bool:
-        """Whether it had ended before its present attempt."""
+        """Whether the job had ended before its present attempt."""
         return was_requeued(self.record)
 
     @property
@@ -143,7 +143,7 @@ class _JobRow:
 
     @property
     def cannot_start(self) -> bool:
-        """Whether the job waits for a job that has failed or is not stored any more."""
+        """Whether the job waits for a job that has failed or is no longer stored."""
         missing, failed, _, _ = by_end(self.parents)
         return bool(missing or failed)
 
@@ -171,7 +171,7 @@ class _JobRow:
 
     @property
     def seconds(self) -> float | None:
-        """The seconds of the last attempt; None if none has ended, or if a delete has replaced the end."""
+        """The last attempt's duration in seconds; None if none has ended, or if a delete replaced the end."""
         job = self.record
         if job.state is State.DELETED:
             return None
@@ -242,12 +242,12 @@ class Listing:
 
     @property
     def is_oldest_first(self) -> bool:
-        """Whether the list's time ascends."""
+        """Whether the list is in ascending order of time."""
         return self.order in {ListOrder.OLDEST, ListOrder.SOONEST}
 
     @property
     def turned(self) -> str:
-        """The URL of the list in the other direction."""
+        """The URL of the list in reverse order."""
         usual = _usual(self.chips)
         ways = (
             (ListOrder.SOONEST, ListOrder.LATEST)
@@ -449,7 +449,7 @@ def _parent(edge: Edge, job: JobRecord | None) -> Parent:
 
 
 def was_requeued(job: JobRecord) -> bool:
-    """Return whether some attempts of a job precede a requeue, which resets the number of retries to 0."""
+    """Return whether a job was requeued after some attempts, which resets its number of retries to 0."""
     return job.attempt > job.retries + 1
 
 
@@ -677,7 +677,7 @@ def _wished(visit: Visit, verb: str) -> Listing:
 
 def _counted(visit: Visit, verb: str, listing: Listing) -> _Counted:
     """Return the number of matching jobs by their present state."""
-    visit.dashboard.invalidate()  # the question needs current numbers
+    visit.dashboard.invalidate()  # the question must show current numbers
     plan, total = listing.plan, listing.total
     if plan.where.state is not None:
         name = "retrying" if plan.where.is_retrying else str(plan.where.state)
@@ -699,7 +699,7 @@ def _counted(visit: Visit, verb: str, listing: Listing) -> _Counted:
 
 @attrs.frozen
 class _Counted:
-    """The number of jobs to which an action on all applies."""
+    """The number of jobs that an action on all matching jobs affects."""
 
     by_state: tuple[tuple[str, int], ...]
     is_all: bool  # whether all jobs were counted

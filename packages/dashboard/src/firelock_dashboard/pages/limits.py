@@ -32,7 +32,7 @@ _WAITING = 25  # jobs of a line on the page of a key
 _CALL = 200  # characters of a call
 _AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")
 _KEY = Text("key", is_required=True)
-_LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # jobs ahead of those that are shown
+_LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # jobs ahead of the shown jobs
 _HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # how many of these another limit holds
 _CONCURRENT, _RATE, _BURST = (Integer(name, least=0, most=10**12) for name in ("concurrent", "rate", "burst"))
 _PER = Number("per", most=10**9, default=1.0)  # seconds
@@ -41,7 +41,7 @@ _PER = Number("per", most=10**9, default=1.0)  # seconds
 @attrs.frozen
 class _KeysPage:
     keys: Sequence[LimitView]
-    names: Sequence[LimitName]  # those with settings or a pause
+    names: Sequence[LimitName]  # the names with settings or a pause
     is_offered: bool
     after: str | None  # the key after which the next page begins
 
@@ -50,9 +50,9 @@ class _KeysPage:
 class _UniqueKey:
     key: str
     task: str
-    job: JobRecord | None  # None if it is not stored any more
+    job: JobRecord | None  # None if it is no longer stored
     job_id: str
-    free_at: datetime | None  # the key stays taken until this time even if the job ends; None without it
+    free_at: datetime | None  # the key stays taken at least until this time; None if not set
 
 
 @attrs.frozen

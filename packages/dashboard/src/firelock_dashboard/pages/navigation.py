@@ -21,7 +21,7 @@ _SECTION = Text("section", limit=250, default="")  # may contain the name of a p
 
 
 def show_navigation(visit: Visit) -> Response:
-    """Show the sections with their counts, as a part of a page, whose own section is marked."""
+    """Show the sections with their counts, as a part of a page; the page's own section is marked."""
     if visit.part != "nav":
         raise NotHere(visit.text("shared.no_part", part=visit.part or ""))
     section = visit.query.value(_SECTION)

@@ -49,12 +49,12 @@ _USUAL_SPAN = "1h"
 _KIND = Choice("kind", choices=KINDS, default="throughput")
 _SPAN = Choice("span", choices=SPAN_NAMES)
 _QUEUES, _TASKS, _RECURRING, _GROUPS = 8, 6, 6, 5
-_MINUTES = 10  # for computing rates
+_MINUTES = 10  # minutes from which rates are computed
 
 
 @attrs.frozen
 class _Tile:
-    name: str  # of its texts
+    name: str  # the name of its texts
     value: str
     path: str
     query: dict[str, str] = attrs.field(factory=dict)
@@ -63,7 +63,7 @@ class _Tile:
     state: str = ""  # sets the colour of its sparkline
     spark: str = ""
     drawn: str = ""  # the meaning of the sparkline, if it varies
-    look: str = ""  # is-bad, is-warn
+    look: str = ""  # a CSS class: is-bad or is-warn
 
 
 # ---- banners ---------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def _still_running(visit: Visit, jobs: Sequence[Job[Any]]) -> Iterator[_Banner]:
 
 
 def _awaiting_answers(visit: Visit, readings: Readings) -> Iterator[_Banner]:
-    """Yield a banner with the number of jobs that wait for an answer, and the first time limit of a wait."""
+    """Yield a banner with the number of jobs that wait for an answer, and the earliest time limit."""
     jobs = readings.sampled.waiting_for_signal
     if not jobs:
         return
@@ -252,7 +252,7 @@ def _is_long(seen: Readings, queue: str, waited: int) -> bool:
 
 
 def _about(seconds: float) -> str:
-    """Return a duration in its largest unit, because a tile has no space for two."""
+    """Return a duration in its largest unit, because a tile has no space for two units."""
     number, unit = formatting.span(seconds).split()[:2]
     return f"{number}\N{NO-BREAK SPACE}{unit}"
 
@@ -271,7 +271,7 @@ class _Seen:
 
     @cached_property
     def deleted(self) -> list[Job[Any]]:
-        """The deleted jobs that still run; one read for tile and banner."""
+        """The deleted jobs that still run, read once for the tile and the banner."""
         return deleted_running(self._visit, self.readings.alive)
 
     @property

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 30  # definitions on a page; the last runs of each are read
 _RUNS = 20
-_SEARCHED = 2_000  # definitions in which a text is searched for
+_SEARCHED = 2_000  # definitions that are searched for a string
 _IN_TIMELINE = 500
 _PAGE = 500
 
@@ -406,7 +406,7 @@ _REFUSED = (ArgumentError, SignatureMismatch, UnknownTask, ConfigurationError, S
 
 
 def _error_of(error: Exception, *, unknown_task: str) -> dict[str, str]:
-    """Return an error of the core, by the form's field; `unknown_task` is the field of `UnknownTask`."""
+    """Return the message of a core error by the form's field; an `UnknownTask` belongs to `unknown_task`."""
     text = str(error)
     if isinstance(error, ArgumentError | SignatureMismatch):
         return {"arguments": text}
@@ -502,7 +502,7 @@ class Bucket:
 
     starts_at: datetime
     count: int  # jobs that are created in it
-    ids: tuple[str, ...]  # of the definitions that fire in it
+    ids: tuple[str, ...]  # the ids of the definitions that fire in it
 
 
 @attrs.frozen

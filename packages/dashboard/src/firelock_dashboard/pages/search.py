@@ -158,7 +158,7 @@ def _batches(visit: Visit, text: str, by_id: Sequence[Hit]) -> HitGroup:
         for batch in page.batches
         if all(word in batch.name.casefold() for word in words)
     ]
-    found.sort(key=lambda one: one[0])  # a stable sort, so newer batches stay first among equals
+    found.sort(key=lambda one: one[0])  # stable, so newer batches precede older ones of equal rank
     hits = [*by_id, *(_batch(visit, job, is_exact=place == 0) for place, job in found[:_OF_A_KIND])]
     has_more = len(found) > _OF_A_KIND or page.cursor is not None
     further = visit.url("/batches", q=text) if has_more else None

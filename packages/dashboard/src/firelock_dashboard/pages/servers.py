@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _SERVERS = 24  # on a page
-_SLOTS = 200  # of a server that are drawn
+_SLOTS = 200  # the maximum number of drawn slots of a server
 _AT_ONCE = 500  # running jobs per read; if there are more, the jobs of each server are read separately
 _DENSE = 24  # with more running jobs, these are drawn as squares without text
 _LOST = 100
-_DELETED = 200  # newest deleted and newest enqueued jobs that are searched for one that still runs
-_NAMED = 5  # jobs that a question names
+_DELETED = 200  # newest jobs per state that are searched for deleted jobs that still run
+_NAMED = 5  # the maximum number of jobs that a question names
 _AFTER = Text("after")
 
 
@@ -72,7 +72,7 @@ class _Server:
     view: ServerView
     state: ServerState
     busy: int  # slots in use, computed from the jobs, because heartbeats are seconds apart
-    sessions: list[_ServerProcess]  # the living sessions, or all sessions if none is alive
+    sessions: list[_ServerProcess]  # the active sessions, or all sessions if none is active
     running: list[_Running]  # at most _SLOTS
     more: int  # further running jobs
     free: int  # slots that are drawn empty
@@ -102,13 +102,13 @@ class _Server:
 
 @attrs.frozen
 class WorkerProcess:
-    """A living worker process with the jobs that it holds."""
+    """A running worker process with the jobs that it holds."""
 
     session: str
     pid: int
     server: str
     state: str
-    jobs: Sequence[JobRecord]  # those in the state processing
+    jobs: Sequence[JobRecord]  # the jobs in the state processing
     replaced_at: datetime | None  # None if it was not replaced, or if several processes have started since
 
     @property
@@ -138,7 +138,7 @@ class _ServersPage:
 
 
 def show_servers(visit: Visit) -> Response:
-    """Show every living server, and those that ended or were lost within a day."""
+    """Show every running server, and the servers that ended or were lost within a day."""
     after = visit.query.maybe(_AFTER)
     return visit.page(
         "servers.html", after=after,
@@ -197,7 +197,7 @@ def _running(visit: Visit, servers: Sequence[ServerView]) -> tuple[Mapping[str, 
 
 
 def _add_deleted(visit: Visit, servers: Sequence[ServerView], found: Mapping[str, list[Job[Any]]]) -> None:
-    """Add the deleted jobs that the servers still run, then such jobs that were requeued since.
+    """Add the deleted jobs that the servers still run, then those that were requeued after the delete.
 
     Each state is read once, and only if a server reports more running jobs than were found.
     """
@@ -209,7 +209,7 @@ def _add_deleted(visit: Visit, servers: Sequence[ServerView], found: Mapping[str
 
 
 def _held(visit: Visit, servers: Sequence[ServerView], state: State) -> Iterator[tuple[str, Job[Any]]]:
-    """Yield the newest jobs of a state that a living session still runs, each with its server's id."""
+    """Yield the newest jobs of a state that an active session still runs, each with its server's id."""
     server_of = {one.session.id: view.id for view in servers for one in view.living(visit.now_micros)}
     for job in visit.fire.jobs.find(state=state, limit=_DELETED):
         server_id = server_of.get(job.record().session or "")
@@ -264,7 +264,7 @@ def _server(
                 is_deleted,
             )
         )  # fmt: skip
-    # a server claims jobs for its slots, and a few more ahead, which wait there briefly
+    # a server claims a few more jobs than it has slots; these jobs wait briefly in the server
     runs = sum(job.id in started or job.record().is_stopping for job in jobs)
     taken = runs + min(len(jobs) - runs, max(0, view.workers - runs))
     reported = view.busy if living and is_cut else 0
@@ -287,7 +287,7 @@ def _server(
 
 
 def _question(visit: Visit, order: str, name: str, running: int, *, is_only: bool) -> str:
-    """Return the question before a server is made quiet or stopped, with its running jobs and the effects."""
+    """Return the confirmation question for quieting or stopping a server, with its jobs and the effects."""
     only = "_only" if is_only else ""
     question = visit.text(f"servers.{order}{only}_confirm", server=name)
     if order == "quiet" or not running:
@@ -298,7 +298,7 @@ def _question(visit: Visit, order: str, name: str, running: int, *, is_only: boo
 
 
 def end_question(visit: Visit, process: WorkerProcess) -> str:
-    """Return the question before a worker process is ended, which names its running jobs."""
+    """Return the confirmation question for ending a worker process, which names its running jobs."""
     named = ", ".join(f"{task_name(job.task)} {short_id(job.id)}" for job in process.jobs[:_NAMED])
     more = len(process.jobs) - _NAMED
     if more > 0:

@@ -1,4 +1,4 @@
-"""The page Settings, with the look of pages, stored only in the visitor's browser, and with signing out."""
+"""The page Settings, on which visitors sign out and change the look of pages in their browser."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def read_part(visit: Visit, job: JobRecord) -> StreamPart:
 
 
 def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) -> Chunk:
-    """Return the last chunk of a stream after a known one; runs up to the fence may have emitted chunks.
+    """Return the last chunk of a stream after a known chunk; runs up to the fence may have emitted chunks.
 
     Offsets ascend, and each run numbers its chunks without gaps. So the last run, and then its last chunk,
     are found by binary search.

@@ -57,7 +57,7 @@ DELAY = Span("delay", "Run the job this much later, for example 15m.")
 class _TaskRow:
     name: str
     entry: TaskEntry | None  # None if jobs of the task have ended, but it is not registered anywhere
-    stats: TaskStats | None  # None if no job of the task ended within the hours
+    stats: TaskStats | None  # None if no job of the task has ended within the hours that are shown
     running: int  # the task's jobs among the counted ones
     is_cut: bool  # more jobs run than are counted, and they may be jobs of this task
     deleted: int  # the task's deleted jobs that still run
@@ -142,7 +142,7 @@ def call_line(visit: Visit, job: Job[object]) -> str:
 
 
 def _durations(visit: Visit, name: str) -> list[tuple[float | None, int]]:
-    """Return the numbers of recent runs by the upper end of their duration; None for longer durations."""
+    """Return the number of recent runs by the upper bound of their duration; None for longer durations."""
     bounds = [*DURATION_BUCKETS, None]
     stats = visit.dashboard.history.tasks(_HOURS).get(name)
     return list(zip(bounds, stats.histogram if stats else [0] * len(bounds), strict=True))

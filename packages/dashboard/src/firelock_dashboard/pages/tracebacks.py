@@ -20,7 +20,7 @@ _BETWEEN = re.compile(
 
 @attrs.frozen
 class Frame:
-    """A frame of the stack; one without a file represents repeated or omitted frames."""
+    """A frame of the stack; a frame without a file represents repeated or omitted frames."""
 
     file: str
     line: str
@@ -52,7 +52,7 @@ class Trace:
 
 
 def read_traceback(text: str) -> list[Trace]:
-    """Return the exceptions of a stored traceback, in order; a string of another form is in `last`."""
+    """Return the exceptions of a stored traceback, in order; a string in another format is in `last`."""
     traces: list[Trace] = []
     lead, frames, rest = "", list[Frame](), list[str]()
     for line in text.split("\n"):

@@ -158,7 +158,7 @@ def _attempt(auth: Auth, request: Request, refusals: list[RequestProblem]) -> ob
     try:
         answer = auth(request)
         return answer if inspect.isawaitable(answer) else to_access(answer)
-    except Exception as error:  # noqa: BLE001 - it admits nobody
+    except Exception as error:  # noqa: BLE001 - a failure grants no access
         _note(refusal_of(error), refusals)
         return None
 

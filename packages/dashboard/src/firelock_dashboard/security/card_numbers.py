@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 _SHORTEST, _LONGEST = 13, 19  # digits
-_ENOUGH_DIGITS = re.compile(r"[0-9](?:[ \u00a0-]?[0-9]){12}")  # most strings have too few
+_ENOUGH_DIGITS = re.compile(r"[0-9](?:[ \u00a0-]?[0-9]){12}")  # most strings have too few digits
 
 # Groups of digits with one space or hyphen between two groups. A letter, an underscore or a decimal point
 # next to a group shows that it is not part of a card number. UUIDs are matched so that they are skipped.

@@ -59,7 +59,7 @@ class Gate:
     """The check that refuses requests before they reach a view.
 
     Args:
-        is_open: whether there is an `auth=`, so that visitors of other machines can have access.
+        is_open: whether there is an `auth=`, so that visitors from other machines can have access.
         trusts_proxy: whether to trust `X-Forwarded-Host` and `-Proto`.
         origins: further origins that may send forms.
         hosts: the host names that the dashboard accepts in requests; None for all.
@@ -241,7 +241,7 @@ def _check_path(path: str, raw: bytes) -> None:
 def _why_not_local(request: Request) -> str | None:
     """Return the reason why a request might come from another machine, or None if it cannot."""
     client = request.client
-    if client is None:  # a Unix socket, usually of a proxy, which serves visitors of other machines
+    if client is None:  # a Unix socket, usually of a proxy, which serves visitors from other machines
         return "its sender's address is unknown"
     if not _is_loopback(client.host):
         return f"it comes from {client.host[:60]}"
@@ -278,10 +278,10 @@ def _is_local_host(host: str) -> bool:
 def _is_allowed_cross_site(sites: list[str], headers: Headers) -> bool:
     """Return whether the dashboard may serve a GET that does not come from its own pages.
 
-    Browsers send `Sec-Fetch-Site: none` only for requests of the user (a typed URL, a bookmark). Another site
-    may open the dashboard in a tab, which is a navigation to a document, but may not load it in a frame or
-    with fetch. Browsers send the three headers together (Fetch Metadata Request Headers, W3C), so a request
-    that lacks one of them is refused.
+    Browsers send `Sec-Fetch-Site: none` only for requests that the user makes directly (a typed URL, a
+    bookmark). Another site may open the dashboard in a tab, which is a navigation to a document, but may not
+    load it in a frame or with fetch. Browsers send the three headers together (Fetch Metadata Request
+    Headers, W3C), so a request that lacks one of them is refused.
     """
     modes, destinations = headers.getlist("sec-fetch-mode"), headers.getlist("sec-fetch-dest")
     if sites == ["none"]:

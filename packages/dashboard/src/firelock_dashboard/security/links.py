@@ -73,7 +73,7 @@ class Links:
 
         Raises:
             ConfigurationError: If `at` is not the URL of a page.
-            StorageUnavailable: The storage is unreachable.
+            StorageUnavailable: If the storage is unreachable.
         """
         address = dashboard_address(at)
         token = self._stored(_LINK, LINK_SECONDS)
@@ -84,7 +84,7 @@ class Links:
 
         Raises:
             Forbidden: If the link does not exist, has expired or has been used.
-            StorageUnavailable: The storage is unreachable.
+            StorageUnavailable: If the storage is unreachable.
         """
         storage, key = self._fire.storage, _hash(token)
         record = storage.get_record(_LINK, key) if _TOKEN.match(token) else None
@@ -168,7 +168,7 @@ class Links:
     def _stored(self, kind: str, seconds: int) -> str:
         """Store a token that is valid for this time, and return it.
 
-        The oldest ones are deleted to make room.
+        The oldest tokens are deleted to make room.
         """
         self._prune(kind)
         token = secrets.token_urlsafe(32)
@@ -191,7 +191,7 @@ class Links:
 
 
 def _shown(headers: Iterable[str]) -> list[str]:
-    """Return the sessions in a request, which may include those of dashboards at other ports of the host.
+    """Return the sessions in a request, which may include sessions of other dashboards on the host.
 
     A request to a dashboard at `/jobs` can have several cookies of the same name, because browsers also send
     the cookie of a dashboard at `/`.

@@ -37,7 +37,7 @@ def hash_password(password: str, *, salt: bytes | None = None) -> str:
     """Return a salted scrypt hash, `scrypt:32768:8:1:salt:hash`, for `basic_auth`; this takes about 0.1 s.
 
     Raises:
-        ConfigurationError: The password is empty.
+        ConfigurationError: If the password is empty.
     """
     if not password:
         raise ConfigurationError("The password must not be empty; set one.")
@@ -79,7 +79,7 @@ def basic_auth(
             raise Unauthorized(_LOG_IN, headers=challenge)
         is_right = checks.get(name, check_unknown)(
             password
-        )  # an unknown name takes as long as one with a hash
+        )  # an unknown name must take as long as a known name
         if not (is_right and name in checks):
             raise Unauthorized(_LOG_IN, headers=challenge)
         return Access(grants[name].permissions, name)
@@ -145,9 +145,9 @@ class _Hash:
 
 
 def _in_turn(work: Callable[[], bytes]) -> bytes:
-    """Call the function, at most two calls at the same time, and return its result.
+    """Call the function and return its result; at most two calls run at the same time.
 
-    Only few requests may wait, so that a flood of them does not occupy all threads of the host.
+    Only a few requests may wait, so that a flood of them does not occupy all threads of the host.
 
     Raises:
         RequestProblem: If too many requests wait, or if this one has waited for a second.

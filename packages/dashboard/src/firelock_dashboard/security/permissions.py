@@ -88,8 +88,8 @@ def to_access(answer: object) -> Access:
                 f"auth= returned an unknown permission: {error}; use {', '.join(Permission)}."
             ) from error
         return Access(given | {Permission.READ} if given else given)
-    # only the type is named: a user object returned as a level might contain a password hash, and this is
-    # logged
+    # the message contains only the type, because it is logged and a user object returned as a level might
+    # contain a password hash
     kind = str(answer) if isinstance(answer, bool) else f"a {type(answer).__name__!r}"
     raise ConfigurationError(
         f"auth= returned {kind}; return one of {', '.join(LEVELS)}, a set of permissions "

@@ -22,9 +22,9 @@ _DEPTH = 100
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _BETWEEN = re.compile(r"[\W_]+")
 
-# Searched for in names in the form "_words_in_lower_case_". Most words must match whole, so that "keyboard"
-# is not a key and "secretary" not a secret. Words that always mean a secret also match within others:
-# dbpassword.
+# The words that are searched for in names of the form "_words_in_lower_case_". Most words must match as a
+# whole, because "keyboard" is not a key and "secretary" is not a secret. Words that always mean a secret also
+# match within other words, as in dbpassword.
 _SECRET_NAME = re.compile(
     r"password|passwd|passphrase|passcode|credential|authorization"
     r"|_(?:pwd|pin|otp|totp|jwt|cvv2?|cvc2?|csc|ssn|iban|auth|bearer)_|_(?:pass|pw|pan)_$"

@@ -1,5 +1,5 @@
 // <fl-chart data-from=… data-kind=… data-span=…>: draws the data from the URL in data-from, replacing the server's
-// drawing. Its colours are those of the states; only a live chart moves by itself.
+// drawing. It uses the colours of the states; only a live chart moves by itself.
 "use strict";
 
 (() => {

@@ -75,7 +75,7 @@
     firelock.openMove(move.dataset.move ? [move.dataset.move] : boxes().filter((one) => one.checked).map((one) => one.value));
   });
 
-  // An action on all matching jobs is confirmed on a page of its own, which shows the number of jobs.
+  // An action on all matching jobs is confirmed on a separate page, which shows the number of jobs.
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("[data-bulk]");
     if (!button || !isEverything) return;
@@ -138,7 +138,8 @@
     if (!rows.length) return false;
     const kept = rows.filter((row) => fresh.has(row.id));
     const added = [...fresh.keys()].filter((id) => !document.getElementById(id));
-    // A missing row before one that is still listed has left the list; one after it may be on the next page now.
+    // A missing row above a row that is still listed has left the list. A missing row below it may
+    // be on the next page now.
     const lowest = kept.length ? rows.indexOf(kept[kept.length - 1]) : added.length ? -1 : rows.length;
     rows.forEach((row, place) => {
       if (fresh.has(row.id)) replace(row, fresh.get(row.id));

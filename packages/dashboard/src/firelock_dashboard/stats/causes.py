@@ -48,7 +48,7 @@ class Mute:
     by: str
     at: datetime
     note: str | None
-    until: datetime | None  # None: until it is removed
+    until: datetime | None  # None if the mute applies until it is removed
 
     def is_on(self, now: datetime) -> bool:
         """Return whether the mute is in force."""
@@ -69,7 +69,7 @@ class Cause:
     hours: tuple[
         int, ...
     ]  # the failed jobs of the last 24 hours by the hour in which they failed, oldest first
-    mute: Mute | None  # the one in force now
+    mute: Mute | None  # the mute that is in force now
 
     def is_new(self, now: datetime) -> bool:
         """Return whether the cause first occurred within the last 24 hours."""

@@ -95,7 +95,7 @@ class TaskStats:
     p95: float | None
     mean: float | None
     last_at: datetime | None  # the start of the newest minute in which an attempt ended
-    histogram: tuple[int, ...] = ()  # runs by duration: a count per DURATION_BUCKETS bucket, and one beyond
+    histogram: tuple[int, ...] = ()  # runs per bucket of DURATION_BUCKETS, then longer runs
 
     @property
     def failed_attempts(self) -> int:
@@ -177,7 +177,7 @@ class History:
         )  # fmt: skip
 
     def tasks(self, hours: int = 24) -> dict[str, TaskStats]:
-        """Return the statistics of each task within this hour and those before it, at most 5 seconds old."""
+        """Return each task's statistics for this and previous clock hours, at most 5 seconds old."""
         self._visit()
         read_at, stats = self._tasks.get(hours, (float("-inf"), {}))
         if self._monotonic() - read_at > _TASKS_AGE:
@@ -212,7 +212,7 @@ class History:
         return found
 
     def lately(self, minutes: int = 15) -> dict[str, TaskStats]:
-        """Return the statistics of each task within the last minutes, at most 60."""
+        """Return each task's statistics for the last minutes (at most 60)."""
         self._visit()
         return self._stats_since(self._now() // MINUTE * MINUTE - minutes * MINUTE)
 
@@ -229,7 +229,7 @@ class History:
         return {start // 1_000_000: fold.all.counts if fold else {} for start, fold in found.items()}
 
     def queues(self, minutes: int = 10) -> dict[str, Rates]:
-        """Return the rates of each queue within the last minutes, including the present one; at most 60."""
+        """Return each queue's rates for the last minutes (at most 60), including the present one."""
         self._visit()
         now = self._now()
         present = now // MINUTE * MINUTE
@@ -277,7 +277,7 @@ class History:
             )
 
     def depths(self) -> Depths:
-        """Return the numbers of waiting and running jobs within the last hour, back to the first gap."""
+        """Return the numbers of waiting and running jobs within the last hour, back to the latest gap."""
         since = self._monotonic() - 3_600
         seen: list[_Depths] = []
         for one in reversed(list(self._depths)):

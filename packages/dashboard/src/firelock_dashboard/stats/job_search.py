@@ -297,7 +297,7 @@ def _has_error(text: str, masked: Callable[[str], str]) -> Callable[[JobRecord],
     wanted = text.casefold()
 
     def test(job: JobRecord) -> bool:
-        # the stored string rules out most jobs, because the masked string contains nothing else
+        # the stored string is checked first: it rules out most jobs, and only matching strings are masked
         error = job.error
         return error is not None and all(
             wanted in f"{error.type}: {shown(error.message)}".casefold() for shown in (str, masked)
@@ -310,7 +310,7 @@ def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bo
     path, _, value = wanted.partition(":") if ARGUMENT.fullmatch(wanted) else ("", "", wanted)
 
     def test(job: JobRecord) -> bool:
-        # rules out most jobs without decoding, because a string that is not in the JSON is in no argument
+        # this rules out most jobs without decoding: a string that the JSON does not contain is in no argument
         is_searchable = job.serializer == "json" and value.isascii() and value.isalnum()
         if is_searchable and value.casefold() not in job.arguments.casefold():
             return False
@@ -406,7 +406,7 @@ _WORD = re.compile(r"\S+")
 _NUMBER = re.compile(r"\d{1,18}")
 _MADE_TAGS = 5  # tags that are looked up for one word
 _REPEATED = ("arg", "tag")
-_LOOKUPS = 10  # words of one text that are looked up as tags: a list has no more tags
+_LOOKUPS = 10  # the maximum number of words of one text that are looked up as tags
 
 
 def read_typed(
@@ -443,7 +443,7 @@ def read_typed(
         meant, value = (name, value) if name else _guess(value, known)  # noqa: PLW2901 - its meaning
         if meant is None and (is_alone or ":" in value) and lookups < _LOOKUPS:
             lookups += 1
-            exact = value.replace('"', "")  # region:"north west" is typed with quotes, but stored without
+            exact = value.replace('"', "")  # region:"north west" is stored without the quotes
             meant = kind_of(exact)
             value = value if meant is None else exact  # noqa: PLW2901
         if meant is None and is_alone:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _EVERY = 1.0  # seconds between readings
 _QUIET = 2.0  # minimum seconds between two announcements of a topic
-_GRACE = 5.0  # seconds for which samples continue after the last listener, who might open another page
+_GRACE = 5.0  # seconds for which samples continue after the last listener, which might return
 _POLLED = 15.0  # seconds for which samples continue after a poll
 _SAMPLES = 120
 _EVENTS = 200
@@ -257,7 +257,7 @@ class Sample:
 
 
 class Sampler:
-    """A reader of samples and changed topics; for one thread.
+    """A reader of samples and changed topics, to be used by one thread.
 
     Rates are computed from the growth of totals. Totals can also decrease, because pruning removes ended
     jobs, and a requeue removes one from its total. Therefore a rate is never below 0, and while jobs are

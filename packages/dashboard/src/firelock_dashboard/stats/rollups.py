@@ -132,7 +132,7 @@ class Fold:
                 mine.setdefault(name, RunSum()).merge(run_sum)
 
     def of(self, task: str | None, queue: str | None) -> RunSum | None:
-        """Return the sum of a task, of a queue, or of all attempts; None if no such attempt ended."""
+        """Return the sum for a task, a queue or all attempts; None if no such attempt ended."""
         if task is not None:
             return self.tasks.get(task)
         return self.all if queue is None else self.queues.get(queue)
@@ -140,7 +140,7 @@ class Fold:
 
 @attrs.define
 class Hour:
-    """A completed hour: its sums, and the sums of each five minutes."""
+    """A completed hour: its sums, and the sums of each five-minute period."""
 
     at: int  # micros of its start
     fold: Fold

@@ -30,18 +30,18 @@ _UNKNOWN_MEAN = 1.0  # assumed seconds per job if no job of the queue ended with
 
 @attrs.frozen
 class Demand:
-    """The demand for workers of one queue or of all; only the running jobs of a paused queue count."""
+    """The demand for workers by one queue or all queues; of a paused queue, only the running jobs count."""
 
     queue: str | None  # None: all queues
     backlog: int  # waiting jobs, and jobs that will become due within the window
     enqueued: int
     due_soon: int  # scheduled jobs, including retries, that are due within the window; at most 500
-    recurring_soon: int  # recurring jobs that fire within it
+    recurring_soon: int  # recurring jobs that fire within the window
     processing: int
     held_by_limits: int  # jobs of the backlog that no worker could start now; a lower bound
-    oldest_wait_seconds: float  # of the job that has been enqueued for longest; 0 if there is none
+    oldest_wait_seconds: float  # the longest wait of an enqueued job; 0 if none is enqueued
     mean_seconds: float  # of the attempts that ended within the last hour
-    workers: int  # the workers that claim from it now; shared with the other queues of their servers
+    workers: int  # the workers that claim from the queue now, which may also serve other queues
     wanted_workers: int
     is_paused: bool
 
@@ -93,7 +93,7 @@ class Scale:
         self._kept: dict[tuple[str | None, int], tuple[float, Demand]] = {}
 
     def demand(self, queue: str | None, *, within: int, clear_within: int, most: int) -> Demand:
-        """Return the demand of one queue or of all.
+        """Return the demand of one queue or of all queues.
 
         Args:
             queue: the name of the queue; None for all.

@@ -32,7 +32,7 @@ class Weight(StrEnum):
 
 @attrs.frozen
 class Parent:
-    """A job that another job waits for; its state and task are None if it is not stored any more."""
+    """A job that another job waits for; its state and task are None if it is no longer stored."""
 
     id: str
     on: str
@@ -68,7 +68,7 @@ class JobWait:
     parents: tuple[Parent, ...] = ()
     places: Sequence[KeyPlace] = ()  # its places in the lines of its limits
     holders: Mapping[str, datetime] = attrs.field(factory=dict)  # start times of jobs that alone hold a limit
-    is_registered: bool | None = None  # whether any living server has registered the task; None if unknown
+    is_registered: bool | None = None  # whether any running server has registered the task; None if unknown
 
     @property
     def readings(self) -> Readings:
@@ -230,7 +230,7 @@ def _of_limits(at: JobWait) -> list[Reason]:
 
 
 def _narrowness(place: KeyPlace, wait: KeyWait) -> tuple[bool, float, int]:
-    """Return the sort key of a limit that holds a job: paused limits first, then those with fewest places."""
+    """Return the sort key of a limit that holds a job: paused limits first, then by fewest places."""
     concurrent = float("inf") if wait.concurrent is None else wait.concurrent
     return not wait.is_paused, concurrent, -(place.ahead or 0)
 

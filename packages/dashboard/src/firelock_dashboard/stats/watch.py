@@ -193,7 +193,7 @@ class Watch:
         return self.cause_records.list(groups, self._hours(), self._now())
 
     def _hours(self, fingerprint: str | None = None) -> Hours:
-        """Return the hours of one cause or of all: an earlier reading plus the failures since then."""
+        """Return the hours of one cause or of all causes: an earlier reading plus the failures since then."""
         fire, now = self._fire, self._now()
 
         def read() -> tuple[int, Hours]:

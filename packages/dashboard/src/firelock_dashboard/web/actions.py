@@ -245,7 +245,7 @@ def end_process(visit: Visit, session: str) -> SessionRecord:
     """End a worker process within a heartbeat, and return its session; another process replaces it.
 
     Raises:
-        NotHere: If no living worker process has this session.
+        NotHere: If no running worker process has this session.
     """
     try:
         ended = visit.fire.servers.end_process(session)

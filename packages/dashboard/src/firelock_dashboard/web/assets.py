@@ -82,7 +82,7 @@ class Assets:
     folder.
 
     Raises:
-        ConfigurationError: Third-party front-end files are missing.
+        ConfigurationError: If third-party front-end files are missing.
     """
 
     def __init__(self, folder: Traversable | None = None) -> None:
@@ -122,7 +122,7 @@ class Assets:
         """Return the file at a path below `files/`, in the content coding that the client prefers."""
         asset = self._by_path.get(path)
         if asset is None:
-            # not cached, because another server of the same site may serve another version, with this file
+            # not cached, because another server of the same site may run another version that has this file
             refused = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
             return Response("File not found.", 404, refused, "text/plain")
         forms = asset.forms
@@ -143,7 +143,7 @@ class Assets:
 
 
 def preferred_encoding(accepted: str, offered: list[str]) -> str:
-    """Return the offered content coding that an Accept-Encoding header prefers; of equal ones, the first.
+    """Return the offered content coding that an Accept-Encoding header prefers; the first of equal codings.
 
     `identity` is the result if no other coding is accepted, even if the client refuses it, because any file
     is better than none. A malformed part of the header is ignored. Source: RFC 9110, section 12.5.3.

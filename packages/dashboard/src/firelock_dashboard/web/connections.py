@@ -46,7 +46,7 @@ class ConnectionGuard:
         self.request_seconds = request_seconds
         self.stalled_seconds = stalled_seconds
         self._open: set[GuardedConnection] = set()
-        self._waiting: dict[GuardedConnection, None] = {}  # waiting for their clients, the longest first
+        self._waiting: dict[GuardedConnection, None] = {}  # connections by start of their wait for the client
         self._logged_at = float("-inf")
 
     @classmethod

@@ -32,7 +32,7 @@ _SPAN_SHAPE = "a duration such as 90s, 15m, 2h, 3d or 1w"
 _MOMENT_SHAPE = "a time with a zone, such as 2026-11-25T14:30:00+03:00"
 _NAME = 60  # characters of an unknown name
 _SHOWN = 40  # characters of a value in a message
-_DIGITS = 20  # of a JSON integer; a longer one is in no field's range
+_DIGITS = 20  # the digits of a JSON integer; a longer integer is out of range for every field
 _WORDS = {
     "true": True,
     "1": True,
@@ -55,7 +55,7 @@ class Field(ABC, Generic[T]):
     name: str
     doc: str = ""  # for the OpenAPI document
     is_required: bool = attrs.field(default=False, kw_only=True)
-    may_be_empty: bool = attrs.field(default=False, kw_only=True)  # even on a strict route
+    may_be_empty: bool = attrs.field(default=False, kw_only=True)  # also on a strict route
     default: T | None = attrs.field(default=None, kw_only=True)  # the value if the field is not sent
 
     reads_empty: ClassVar[bool] = False  # whether an empty value is parsed; otherwise it counts as not sent
@@ -141,7 +141,7 @@ class Text(Field[str]):
         """See `Field.is_stripped`."""
         return self._is_stripped
 
-    def parse(self, text: str, name: str) -> str:  # noqa: ARG002 - any string is one
+    def parse(self, text: str, name: str) -> str:  # noqa: ARG002 - any string is valid
         """See `Field.parse`."""
         return text
 
@@ -163,7 +163,7 @@ class Texts(Field[list[str]]):
 
     most: int = attrs.field(default=500, kw_only=True)  # values
 
-    def parse(self, text: str, name: str) -> list[str]:  # noqa: ARG002 - any string is one
+    def parse(self, text: str, name: str) -> list[str]:  # noqa: ARG002 - any string is valid
         """See `Field.parse`."""
         return [text]
 
@@ -241,7 +241,7 @@ class Choice(Field[C]):
 
 @attrs.frozen
 class Flag(Field[bool]):
-    """A boolean: one of eight words, upper or lower case; in JSON true or false."""
+    """A boolean: one of eight words in upper or lower case; in JSON, true or false."""
 
     reads_empty = True
 
@@ -565,7 +565,7 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object; refuse two values of one name, because only one could be used."""
+    """Return the object; refuse two values for one name, because only one of them could be used."""
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:

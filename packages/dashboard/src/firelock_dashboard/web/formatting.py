@@ -162,13 +162,13 @@ def short_id(job_id: str) -> str:
 
 
 def job_name(job: JobRecord) -> str:
-    """Return the name of a job for people: the name of its task, or of the batch that it is."""
+    """Return the displayed name of a job: the name of its task or, if the job is a batch, of the batch."""
     relations = job.relations
     return job.task if relations is None or relations.batch is None else relations.batch.name
 
 
 def task_name(task: str) -> str:
-    """Return the last part of a task's name, which is its name for people."""
+    """Return the last part of a task's name, which is its displayed name."""
     return task.rpartition(".")[2]
 
 

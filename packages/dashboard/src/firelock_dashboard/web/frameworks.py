@@ -80,7 +80,7 @@ class WsgiDashboard:
                 getattr(answer, "close", lambda: None)()
             else:
                 environ[AUTH_RESULT] = to_access(answer)
-        except Exception as error:  # noqa: BLE001 - it admits nobody
+        except Exception as error:  # noqa: BLE001 - a failure grants no access
             environ[AUTH_RESULT] = refusal_of(error)
 
     def _application(self) -> Any:  # noqa: ANN401 - a2wsgi's types are its own

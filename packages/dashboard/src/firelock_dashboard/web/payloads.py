@@ -24,14 +24,14 @@ IN_DETAIL = 64 * 1024
 
 @attrs.frozen
 class Payload:
-    """A stored value in a form for people."""
+    """A stored value, formatted for display."""
 
     text: str = ""  # indented JSON, or the stored string if it cannot be read; cut to the limit
     line: str = ""  # the same on one line
     value: JsonValue = None  # decoded and redacted; None if it cannot be read or may not be seen
     reason: str | None = None  # why `value` is None: it may not be seen, or cannot be read
     is_hidden: bool = False  # the visitor may not see it; `text` is empty too
-    is_cut: bool = False  # there is more than `text` contains: offer a download
+    is_cut: bool = False  # the value is longer than `text`, so a download is offered
     size: int = 0  # characters of the whole value
 
 
@@ -72,7 +72,7 @@ class PayloadReader:
     def payload(
         self, record: Called, stored: object, limit: int | None, inputs: Sequence[Input] = ()
     ) -> Payload:
-        """Return a stored string as a redacted value; if it cannot be read, unparsed and with the reason.
+        """Return a stored string as a redacted value, or unparsed with the reason if it cannot be read.
 
         The outputs of other jobs, `inputs`, are shown by name in their places.
         """

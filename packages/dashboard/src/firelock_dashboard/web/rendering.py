@@ -34,7 +34,7 @@ _WORTH = 1_000  # bytes; a smaller response fits in one packet anyway
 _EFFORT = 6
 _OFF_AT_MOST = 256  # maximum number of bytes by which the length of a response is varied
 
-# These characters make a URL, a name or a log line look like another one: gnp.exe like exe.png.
+# These characters can make a URL, a name or a log line look like another: gnp.exe looks like exe.png.
 _TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Text between tags, and attributes that are shown or read aloud. Elsewhere < and > are escaped.
 _READ = re.compile(r""">[^<]+|\b(?:title|aria-label|placeholder|alt|label|data-confirm|data-text)="[^"]*\"""")

@@ -56,7 +56,7 @@ class Route:
     path: str
     permission: Permission
     view: Callable[[Visit], Response]
-    query: tuple[Field[Any], ...] | None = attrs.field(  # None for a plugin's view, which reads any
+    query: tuple[Field[Any], ...] | None = attrs.field(  # None for a plugin's view, which may read any field
         default=(), validator=_check_declared
     )
     form: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # fields of the body
