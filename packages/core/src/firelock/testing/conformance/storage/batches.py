@@ -788,7 +788,7 @@ class BatchCountsDuty(StorageFixtures):
         assert [] == flow.found(JobFilter(batch_id=flow.new_id()))
 
     def test_large_batch_is_stored_in_chunks_and_read_in_pages(self, flow: FlowScene) -> None:
-        """If 1,001 members are added to a held batch in chunks, pages return each once, and they end the batch.
+        """If a held batch gets 1,001 members in chunks, pages return each once, and they end the batch.
 
         If this fails: large batches lose members between chunks or pages.
         """
