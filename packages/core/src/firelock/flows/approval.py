@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 APPROVAL = "approval"  # the kind of the records, and the path of the page
 CHOICES_LIMIT = 20
-TEXT_LIMIT = 500  # characters of a question, a choice's label or a name
+TEXT_LIMIT = 500  # maximum number of characters in a question, a choice's label or a name
 _VALUE_LIMIT = 16 * 1_024  # characters of all the answers of one link
 _PRUNED = 100  # maximum number of expired links that each new one deletes
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")

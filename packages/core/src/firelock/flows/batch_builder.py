@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 500  # members that one block stores with the batch in one atomic step
 DEEPEST = 8  # maximum depth of nested batches
-_MOVED_ON = 4  # a hold is extended when a quarter of it has passed
+_MOVED_ON = 4  # a hold is extended when a quarter of its time has passed
 
 
 class PendingJob(Job[R]):
@@ -149,13 +149,13 @@ class BatchBlock:
     _sources: list[Job[Any]] = attrs.Factory(list)  # the jobs that the batch and its continuations wait for
     _waiting: list[_Pair] = attrs.Factory(list)
     _unstored: set[str] = attrs.Factory(set)  # ids of the waiting jobs, and of jobs that will never be stored
-    _dropped: set[str] = attrs.Factory(set)  # of these, the jobs of inner blocks that raised an exception
+    _dropped: set[str] = attrs.Factory(set)  # the subset whose inner blocks raised an exception
     _open: dict[str, None] = attrs.Factory(dict)  # ids of batches with open blocks, outer ones first
     _empty: set[str] = attrs.Factory(set)  # ids of batches without members
     _held: set[str] = attrs.Factory(set)  # ids of stored batches to which members are still added
     _held_at: int = 0  # when the holds of these batches were last extended
     _has_stored: bool = False
-    _is_within: bool = False  # whether the stored jobs are in a transaction of the caller
+    _is_within: bool = False  # whether the stored jobs are in the caller's transaction
     _storing: threading.Lock = attrs.Factory(threading.Lock)
 
     def promise(self, batch_id: str) -> None:
@@ -210,7 +210,7 @@ class BatchBlock:
             )
 
     def _pairs(self, runs: Sequence[Sequence[NewJob]]) -> list[_Pair]:
-        """Return jobs with handles; the handles of a run share its first job, so the others can be freed."""
+        """Return pairs of job and handle; handles of similar jobs share one job, so the others can be freed."""
         return [(job, PendingJob(self.client, run[0], self, job.id)) for run in runs for job in run]
 
     def add(self, pairs: Sequence[_Pair]) -> list[PendingJob[Any]]:

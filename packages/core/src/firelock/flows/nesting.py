@@ -147,7 +147,7 @@ def walk_members(
         batch_id: the batch.
         task: only jobs of this task; None for all.
         path: the path to the job after which to begin, from `path_to`; empty to begin with the first member.
-        batches: the number of batches directly within it; 0 leaves them out.
+        batches: the number of batches directly within it; 0 excludes them.
     """
     after = path[0] if path else None
     is_within = batches > 0 and after is not None and after.is_batch  # then its own members were already read

@@ -81,8 +81,8 @@ _Request: TypeAlias = NewMemo | float | Callable[[], Any]
 """A memo to store, seconds to wait, or a function that makes a round trip."""
 _Flow: TypeAlias = Generator[_Request, Any, T]
 
-CALLS_LIMIT = 500  # jobs of one gather
-IN_PLACE = 2 * SECOND  # a shorter sleep keeps its worker
+CALLS_LIMIT = 500  # maximum number of jobs in one gather
+IN_PLACE = 2 * SECOND  # during a shorter sleep, the job keeps its worker
 _LONGEST_NAME = 200
 _LONGEST = timedelta(days=3_650)
 _NEARLY = 50_000  # micros; the run waits in place for a deadline that is nearer than this
@@ -148,7 +148,7 @@ class JobSteps:
         self._tried: set[str] = set()  # steps of this run in transactions that may not have committed
         self._running = 0
         self._tasks: set[object] = set()  # of the asynchronous steps
-        self._total = 0  # bytes of the values of `_memos`
+        self._total = 0  # total size of the values of `_memos`, in bytes
         self._permanent_errors: list[BaseException] = []
         self.wait: Wait | None = None  # if set, the run must be suspended
 

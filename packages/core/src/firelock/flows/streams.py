@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY = 0.1  # seconds
-_FULL = 16 * CHUNK_BYTES  # bytes of one run; at this size, the emitting thread itself must flush
+_FULL = 16 * CHUNK_BYTES  # bytes of one run; from this size on, the emitting thread must flush itself
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 

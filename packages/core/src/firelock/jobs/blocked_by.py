@@ -34,7 +34,7 @@ class KeyWait:
     concurrent: int | None  # how many jobs may hold the key at the same time; None for no limit
     is_paused: bool
     is_full: bool
-    opens_in: int = 0  # micros until its rate admits the job; 0 if the job does not wait for the rate
+    opens_in: int = 0  # micros until its rate allows the job to start; 0 if the rate does not hold it back
     opens_at: datetime | None = None  # the same point as a time of the storage's clock
     holders: tuple[str, ...] = ()  # ids of the jobs that hold the key, if it is full; at most 100
 
@@ -108,7 +108,7 @@ def waits_words(waits: Iterable[KeyWait]) -> str | None:
 class Lasting:
     """The maximum durations of the runs under a key, in micros."""
 
-    left: tuple[float, ...]  # for each run that holds the key, the time left until its timeout
+    left: tuple[float, ...]  # for each run that holds the key, the remaining time until its timeout
     timeout: float | None  # the longest timeout; None if a job has none
 
 

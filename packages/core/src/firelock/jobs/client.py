@@ -278,7 +278,7 @@ class Client:
         return Job(self, job, within is not None)
 
     async def astore(self, job: NewJob, within: object | None = None) -> Job[Any]:
-        """Store the job unchanged, without blocking the event loop; return a handle as `store` does.
+        """Store the job unchanged, without blocking the event loop; return the same handle as `store`.
 
         Without `within`, the job is not stored in a transaction, because code on an event loop is not in one.
 
@@ -507,7 +507,7 @@ class Client:
             arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
         except (
             ArgumentError
-        ):  # only now search for outputs among the arguments, so that other calls pay nothing
+        ):  # search the arguments for outputs only now, so that other calls do not pay for it
             if not holds_output((*call.args, *call.kwargs.values())):
                 raise
             arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
@@ -656,7 +656,7 @@ class Client:
         given = call.options.given()
         chosen = self.plugins.job_options(call.info, TaskCall(call.info.name, call.args, call.kwargs, given))
         options = chosen.options
-        if given.keys() & {"delay", "at"}:  # both set the same time, and the caller has chosen one of them
+        if given.keys() & {"delay", "at"}:  # both set the same time, and the caller has set one
             options = {name: value for name, value in options.items() if name not in {"delay", "at"}}
         if "meta" in given and options.get("meta") is not None:
             given["meta"] = {**check_meta(options["meta"]), **given["meta"]}

@@ -34,7 +34,7 @@ class Dependencies:
 
     @property
     def colocated_with(self) -> str | None:
-        """The id in whose partition the job must be stored, if the storage has partitions."""
+        """The id whose partition must contain the job, if the storage has partitions."""
         return self.batch_id or self.caller_id or next(iter(self.edges), None)
 
     @property

@@ -375,7 +375,7 @@ class Job(Generic[R]):
         return self._result_of(read)
 
     def _ended_at_last(self, timeout: float | None, cause: Exception) -> Observation:
-        """Read the job once more after a timeout, which can be 0; return the read if the job has ended."""
+        """Read the job once more after a timeout, which can be 0; return this read if the job has ended."""
         read = Observation(next(reads), self._client.storage.get((self.id,))[0])
         if read.record is None or read.record.is_final:
             return read
@@ -784,8 +784,8 @@ class JobStep(_View):
     claimed_at: datetime | None
     started_at: datetime | None
     server: str | None
-    elided: int  # above 0: this entry replaces this number of omitted entries
-    due_at: datetime | None  # set if an operator changed a scheduled job: when it would have been due
+    elided: int  # if above 0, this entry replaces this number of omitted entries
+    due_at: datetime | None  # the previous due time, if an operator changed a scheduled job
 
 
 @attrs.frozen
@@ -824,7 +824,7 @@ class Step:
 
     kind: MemoKind
     name: str
-    is_done: bool  # False: it has only begun, so its progress is unknown, or the job waits for it
+    is_done: bool  # False if it has only begun, so its progress is unknown, or if the job waits for it
     at: datetime  # when it was written
     took: timedelta | None  # the duration of its function; None if it was not measured
     attempt: int  # the attempt that wrote it; 0 if it was written from outside the job

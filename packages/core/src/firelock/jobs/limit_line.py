@@ -19,10 +19,10 @@ from firelock.storage import Feature, Storage
 
 _MINUTE = 60 * SECOND
 _WINDOW = 60 * _MINUTE  # micros; the run time is estimated from the runs that ended in this period
-_ENDS = 2  # jobs of a page whose places in the lines of other keys are read one by one
+_ENDS = 2  # the number of a page's jobs whose places in the lines of other keys are read one by one
 _LATEST = 250_000_000_000 * SECOND  # the year 9892; a datetime cannot hold much later times
-_KEYS = 10  # keys that one page reads, because each read visits every lane
-_FRONT = 200  # jobs in front that are read one by one for a bound
+_KEYS = 10  # maximum number of keys that a page reads, because each read visits every lane
+_FRONT = 200  # maximum number of jobs in front that are read for a bound
 _BETWEEN = 500  # places that are read in the line of another key, beginning with the page's first job
 
 
@@ -31,10 +31,10 @@ class KeyPlace:
     """The place of a job in the line of one of its keys."""
 
     key: str
-    ahead: int | None  # how many jobs come before it, 10,000 at most; None if it does not wait for the key
+    ahead: int | None  # the number of jobs before it, at most 10,000; None if it does not wait for the key
     is_least: bool  # whether more jobs might come before it than were counted
     wait: KeyWait | None  # why the key does not admit it now; None if it does
-    starts_at: datetime | None  # about when the key admits it; None if unknown
+    starts_at: datetime | None  # the estimated time at which the key admits it; None if unknown
     starts_by: datetime | None  # the same, if all jobs in front time out; set only if `starts_at` is unknown
 
 
@@ -43,7 +43,7 @@ class WaitingJob:
     """A job that waits for a limit's key."""
 
     job: JobRecord
-    place: int  # how many jobs come before it in the line of the key
+    place: int  # the number of jobs before it in the line of the key
     turn: int | None
     """Like `place`, but without the overtaken jobs of this page; None for an overtaken job.
 
@@ -53,7 +53,7 @@ class WaitingJob:
     # Other keys that admit no job now, so this job cannot take the next free place of the line.
     blocked_by: tuple[str, ...]
     is_read: bool  # whether all its keys were read; otherwise there may be more `waits`
-    starts_at: datetime | None  # about when all its keys admit it; None if unknown
+    starts_at: datetime | None  # the estimated time at which all its keys admit it; None if unknown
     starts_by: datetime | None  # the same, if all jobs in front time out; only if `starts_at` is unknown
 
 
@@ -166,8 +166,8 @@ class _Bounds:
     def __init__(self, keys: KeyReads, records: Sequence[JobRecord], timeout: TimeoutOf) -> None:
         self._keys, self._records, self._timeout = keys, records, timeout
         self._lasting: dict[str, Lasting] = {}  # by key
-        self._ends: defaultdict[str, list[float]] = defaultdict(list)  # by key: of the jobs in front
-        self._passed: list[float] = []  # of the jobs that others overtake
+        self._ends: defaultdict[str, list[float]] = defaultdict(list)  # by key: latest ends of jobs in front
+        self._passed: list[float] = []  # latest end times of the overtaken jobs
 
     def by_key(
         self, uses: Sequence[LimitUse], ahead: Mapping[str, int], passed_in: str | None = None
@@ -226,12 +226,12 @@ class _Page:
         self._keys = KeyReads(storage, now)
         self._run_time = _run_time(storage, {record.task for record in records}, now)
         self._seen: Counter[str] = Counter()
-        self._passed = 0  # rows before the next one that others overtake
+        self._passed = 0  # overtaken rows before the next one
         keys = [[use.key for use in _uses(record)] for record in records]
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
         wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])
         self._readable = frozenset(list(wanted)[:_KEYS])
-        self._places: dict[str, dict[str, int]] = {}  # by key: places in its line, by job id
+        self._places: dict[str, dict[str, int]] = {}  # by key, then job id: the job's place in the key's line
         self._shared = {one: self._ends(one, records) for one in shared}
         self._last = max(1, len(records) - 1)
         self._bounds: _Bounds | None = None  # None if the starts are estimated from run times

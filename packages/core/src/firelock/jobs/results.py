@@ -37,7 +37,7 @@ _GROWTH = 1.3
 _IDS_A_CALL = 500
 
 reads = itertools.count(1)
-"""Numbers for the reads of jobs in this process; each is taken before the read is sent."""
+"""The numbers of this process's reads of jobs; each number is assigned before its read is sent."""
 
 
 @attrs.frozen

@@ -56,7 +56,7 @@ failures = logging.getLogger("firelock.jobs")  # a separate name, so that it can
 
 _JSON = "json"
 _REMEMBERED = 10_000  # maximum number of remembered jobs that were put off
-_UNSURE = 5 * SECOND  # the local estimate of the storage's clock may be this much behind
+_UNSURE = 5 * SECOND  # the local estimate of the storage's clock may be behind by this much
 _cancelling = threading.Lock()  # one lock for all runs, because few are cancelled; held only briefly
 
 
@@ -120,7 +120,7 @@ class Completion:
     written: float = attrs.Factory(time.monotonic)
     is_stored: bool | None = None  # whether it is in the storage; None: not checked, or not readable
     is_counted: bool = False  # whether it was counted as an end of this server; each end is counted once
-    is_due: bool = False  # so old that the dispatcher was woken to check it
+    is_due: bool = False  # whether it is so old that the dispatcher was woken to check it
 
 
 @attrs.define(eq=False)
@@ -140,11 +140,11 @@ class Run:
     cancelled: CancelKind | None = None
     is_stopped: bool = False  # `cancel` was called; the run is not ended by force a second time
     cancelled_at: float = 0.0  # monotonic time of the call of `cancel`; 0 before that
-    is_stuck: bool = False  # it continues after its timeout, and this has been logged
+    is_stuck: bool = False  # whether it continues after its timeout, and this was logged
     ignores_cancellation: bool = (
         False  # it still runs a grace period after its cancellation, so only its process can end it
     )
-    stop: Any = None  # ends it by force; set by executors that can do so
+    stop: Any = None  # ends the run by force; set by executors that can do so
     coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
     completion: Completion | None = None  # set by `complete`; the latest if an earlier one was rolled back
     runner: JobRunner | None = None
@@ -250,7 +250,7 @@ class EndedRun:
     duration: int = 0  # microseconds of the run
     completion: Completion | None = None  # set if a transaction of the task has ended the job, or may have
     log_failure: Callable[[], None] | None = None  # logs the failure if the storage accepts the end
-    blocks: tuple[str, int] | None = None  # a limit key, and the time until which it admits no job
+    blocks: tuple[str, int] | None = None  # the limit key, and the time until which it admits no job
     was_busy: bool = False  # when it was sent for the first time
 
 
@@ -665,7 +665,7 @@ class JobRunner:
     def check_completion(self, run: Run) -> None:
         """Read from the storage whether the run's own transaction has committed, unless that is known.
 
-        If the storage cannot be read, the run ends as if the transaction had not committed. The storage
+        If the storage cannot be read, the run is treated as if the transaction had not committed. The storage
         refuses such an end, and the dispatcher checks it again.
         """
         completion = run.completion
@@ -986,7 +986,7 @@ def _is_cancellation(error: BaseException) -> bool:
         return True
     if isinstance(error, BaseExceptionGroup):  # from a task group
         return all(map(_is_cancellation, error.exceptions))
-    asyncio = sys.modules.get("asyncio")  # if it is not loaded, its error cannot have been raised
+    asyncio = sys.modules.get("asyncio")  # if the module is not loaded, its error cannot have been raised
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 

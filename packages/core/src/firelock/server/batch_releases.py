@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 OFTEN, SELDOM, RAREST = 0.020, 0.060, 0.250  # seconds between two releases
 _PAUSE_FACTOR = 12  # the pause after a release, as a multiple of its duration
-_ENDS_PER_SECOND = 20_000  # twice the rate of one database: a batch does not end before the next release
-_FEW = 8  # if more batches than this wait, their counts are not read
+_ENDS_PER_SECOND = 20_000  # twice the rate of one database, so that no batch ends before the next release
+_FEW = 8  # if members of more batches than this have ended, the counts are not read
 
 
 def rest_after(seconds: float) -> float:

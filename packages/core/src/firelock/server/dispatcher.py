@@ -105,7 +105,7 @@ class Dispatcher:
     _failing_since: float = 0.0  # monotonic; 0: the last exchange succeeded
     _pause: float = _FIRST_PAUSE  # after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
-    _next_claim_at: int | None = None  # when a claim may find jobs that the last one missed; storage's clock
+    _next_claim_at: int | None = None  # storage's time; a claim may then find jobs that the last one missed
     _was_refused: bool = False  # whether the last exchange was refused
     _empty_claims: int = 0  # consecutive claims that were repeated immediately and found nothing
     _is_releasing: bool = False  # continuations wait for a release
@@ -463,7 +463,7 @@ class Dispatcher:
         if since >= self._runtime.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
             return True
         if self._workers.has_waiting and Feature.NOTIFY not in self._runtime.storage.features:
-            return True  # waiting jobs may be deleted, and no message reports that
+            return True  # waiting jobs may be deleted without a message to this process
         return self._reconciled_at == 0.0 or any(
             (run.busy_since and now - run.busy_since > _LONG_RUN) or _is_uncertain(run)
             for run in self._workers.runs()
@@ -542,7 +542,7 @@ class ClaimAhead:
     _ahead: float = 0.0
     _stalled_at: float | None = None  # time of a hand-back since which no worker has been free
     _short: float | None = None  # average seconds of an exchange with few ends
-    _is_long: bool = False  # the last exchange took much longer
+    _is_long: bool = False  # whether the last exchange took much longer than the average
 
     @property
     def ahead(self) -> int:

@@ -294,8 +294,8 @@ def job_families(counted: Counted) -> list[MetricFamily]:
 class _ProcessCounters:
     """The counters of this process, created at the first use."""
 
-    descriptor: int | None = None  # of the memory that a supervisor provided
-    is_read_by_others: bool = False  # no registry of this process needs to show them
+    descriptor: int | None = None  # the descriptor of the memory that a supervisor provided
+    is_read_by_others: bool = False  # if so, no registry of this process needs to show them
     counters: JobCounters | None = None
     lock: threading.Lock = attrs.Factory(threading.Lock)
 

@@ -30,7 +30,7 @@ PARKED_LIMIT = 1_000
 """The number of parked ends at which a worker process claims no more jobs."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to store an end
-_PAUSE_AT_STOP = 0.25  # the maximum in seconds while the server stops
+_PAUSE_AT_STOP = 0.25  # maximum pause in seconds while the server stops
 _GAP = 0.1  # seconds after an attempt that found a lock, so that such attempts do not keep the storage busy
 _REPORTED_AFTER = 5.0  # seconds
 
@@ -43,8 +43,8 @@ class ParkedEnd:
     is_hand_back: bool  # the end is the hand-back of a job that never started
     since: float  # monotonic
     next_at: float  # monotonic
-    pause: float = _FIRST_PAUSE  # before the attempt after the next one
-    is_reported: bool = False  # in the log
+    pause: float = _FIRST_PAUSE  # the pause before the attempt after the next one
+    is_reported: bool = False  # whether the parked end was logged
     is_dropped: bool = False
 
 

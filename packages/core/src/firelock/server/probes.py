@@ -52,7 +52,7 @@ class ProcessStatus:
     place: int  # starting at 0
     pid: int | None = None  # None if the process has ended and another one is about to start
     age: float = 0.0  # since its process started
-    has_loaded: bool = False  # it has imported the app
+    has_loaded: bool = False  # whether it has imported the app
     waited: float | None = None  # since its first session began; None before that
     workers: WorkerCounts = NO_WORKERS  # zeros before the first report
     silence: float | None = None  # since its last report; None before the first
@@ -61,7 +61,7 @@ class ProcessStatus:
         None  # since the storage began to refuse its claims and ends; None if it accepts them
     )
     has_session: bool = False  # its session is valid, so it may start jobs
-    has_begun: bool = False  # a process in this place has had a session
+    has_begun: bool = False  # whether a process in this place has had a session
     cpu_seconds: float = 0.0  # of all processes that were in this place
     rss_bytes: int = 0
     starts_in: float = 0.0  # until another one starts, if the process has ended
@@ -112,7 +112,7 @@ class ServerStatus:
     reached: float | None = None  # since the storage last replied; None: not yet
     round_trips: tuple[int, ...] = ()  # renewals, by bucket of ROUND_TRIPS
     round_trip_seconds: float = 0.0  # of all renewals
-    hang_timeout: float  # the setting hang_timeout: a process that was silent for longer is not alive
+    hang_timeout: float  # the setting hang_timeout: a process that is silent for longer is considered dead
     heartbeat: float
 
 

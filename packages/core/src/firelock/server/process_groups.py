@@ -85,7 +85,7 @@ class GroupGuard:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             cwd=os.sep,
-            start_new_session=True,  # neither a terminal nor the end of a group affects it
+            start_new_session=True,  # so that neither a terminal nor the end of a group affects it
         )
         assert guard.stdin is not None  # noqa: S101 - it is a pipe
         guard.stdin.write(b"".join(b"+%d\n" % group for group in sorted(self._groups)))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER = 60 * SECOND  # delay before a definition that cannot be fired is tried again
-_PASS_BY = 15 * SECOND  # delay of a definition that a newer version wrote, so that others get their turn
+_PASS_BY = 15 * SECOND  # delay of a definition written by a newer version, so that others get their turn
 
 
 def fire_due(client: Client, *, limit: int = 100) -> int:

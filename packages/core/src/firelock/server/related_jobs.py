@@ -37,7 +37,7 @@ class RelatedJobs:
     _storage: Storage
     _serializers: Mapping[str, Serializer]
     _every: float = CHECK_EVERY
-    _checked_at: dict[str, float] = attrs.Factory(dict)  # when it was last checked that its jobs may start
+    _checked_at: dict[str, float] = attrs.Factory(dict)  # the time of the last check that its jobs may start
     _cancelled: set[str] = attrs.Factory(set)  # batches
 
     def refusal(self, relations: Relations) -> str | None:

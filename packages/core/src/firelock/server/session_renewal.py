@@ -255,7 +255,7 @@ class SessionRenewal:
 class _RenewedSession:
     id: str
     memory: SharedMemory
-    sent: Report  # the worker process's report that was sent last
+    sent: Report  # the last report of the worker process that was sent
     cpu_percent: float = 0.0  # of one processor, between the last two reports that were sent
     leaving: str = ""  # its state if its worker process was replaced
 

@@ -9,10 +9,10 @@ The memory does not belong to a file, so a full or read-only disk cannot affect 
 another program. So it gets the memory as a descriptor, and sets the size when it knows its number of workers.
 
 Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · CPU
-time (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · since when its calls of the storage
-fail (monotonic ns) · the fields of `WorkerCounts`, then 40 bytes per worker: the id of its job, or zeros. A
-number is written by one assignment, which copies it whole. `pack_into` would write zeros first, which another
-process could read.
+time (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · the time since which its calls to
+the storage fail (monotonic ns) · the fields of `WorkerCounts`, then 40 bytes per worker: the id of its job,
+or zeros. A number is written by one assignment, which copies it whole. `pack_into` would write zeros first,
+which another process could read.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class WorkerCounts:
     busy_coroutines: int = 0
     stuck_threads: int = 0
     stuck_coroutines: int = 0
-    parked: int = 0  # ends that wait for rows which other transactions have locked
+    parked: int = 0  # ends that wait for rows locked by other transactions
 
     @property
     def busy(self) -> int:

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 _REPORTED_EXITS = {EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE}
 _TICK = 1.0
-_MOST_RETIRED = 4  # per place: worker processes that were replaced and still run jobs
+_MOST_RETIRED = 4  # maximum number of replaced worker processes per place that still run jobs
 _STOP_MARGIN = 20.0  # seconds after the grace period, when worker processes that have not ended are killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
 _DOUBLINGS = 10  # maximum doublings of a pause: enough for the longest pause, and within the range of a float
@@ -96,8 +96,8 @@ class WorkerProcessOptions(ServerOptions):
     place: int  # its number among the worker processes of its server
     server_id: str
     server_name: str
-    is_first: bool  # it describes the server, because no worker process has done so yet
-    counts_jobs: bool = False  # even without a plugin: /metrics of the probe port shows the counts
+    is_first: bool  # whether it must describe the server, because no worker process has done so yet
+    counts_jobs: bool = False  # even without a plugin, because /metrics of the probe port shows the counts
 
 
 class ServerMode(StrEnum):
@@ -106,14 +106,14 @@ class ServerMode(StrEnum):
     RUNNING = "running"
     QUIET = "quiet"
     STOPPING = "stopping"
-    HURRYING = "hurrying"  # a stop that does not wait for jobs any more
+    HURRYING = "hurrying"  # a stop that no longer waits for jobs
 
 
 @attrs.define(eq=False)
 class _Place:
     """The data of one place, which its worker processes occupy one after the other."""
 
-    has_begun: bool = False  # one of them had a session
+    has_begun: bool = False  # whether one of them has had a session
     starts: int = 0
     cpu_seconds: float = 0.0  # of the worker processes that have ended
     crashed_jobs: int = 0
@@ -133,9 +133,9 @@ class _KnownProcess:
     memory: SharedMemory | None = None  # set when it has imported the app and knows its number of workers
     workers: int = 0
     replaces: _KnownProcess | None = None  # the process that drains when this one works; None after that
-    is_retired: bool = False  # another process has taken its place; it drains
+    is_retired: bool = False  # whether it drains because another process has taken its place
     ends_by: float = _NEVER  # monotonic time at which it is killed
-    is_slow: bool = False  # the log has reported its slow start
+    is_slow: bool = False  # whether its slow start was logged
     is_killed: bool = False  # by this supervisor
 
     def kill(self) -> None:
@@ -492,7 +492,7 @@ class Supervisor:
         os.close(process.descriptor)
         if self._is_stopping:
             if code != EXIT_OK and self._exit_code == EXIT_OK:
-                self._exit_code = EXIT_FAILED  # it did not end normally, so the server did not either
+                self._exit_code = EXIT_FAILED  # not a normal end, so the server's end is not normal either
         elif self._sessions is not None:
             self._replace_ended(process, code, was_running=bool(running))
         elif code < 0:  # killed, for example for lack of memory, so it has not reported a reason
@@ -674,7 +674,7 @@ class Supervisor:
         )  # fmt: skip
         here = [process for process in list(self._processes.values()) if process.place == number]
         here.sort(key=lambda process: process.session is not None and not process.is_retired)
-        for process in here:  # of two in a place, the claiming one comes last; the CPU time is that of both
+        for process in here:  # if a place has two, the claiming one comes last; the CPU time includes both
             status = _status_of(status, process)
         return status
 

@@ -52,7 +52,9 @@ log = logging.getLogger("firelock.server.worker_process")  # also if this module
 
 _PROGRAM = "firelock"
 _CANCEL_GRACE = 5.0  # seconds for cancelled jobs to end, before they are handed back while they run
-_LEAST_GRACE = 1.0  # seconds, even in a hurry: a job that heeds its cancellation must not run twice at a time
+_LEAST_GRACE = (
+    1.0  # seconds, even in a hurry, so that no job that heeds its cancellation runs twice at a time
+)
 _SETTLE_GRACE = 10.0  # seconds to write the last ends
 _PARKED_GRACE = 1.0  # seconds for ends whose rows are locked, or the rest of the grace period if longer
 _THREAD_GRACE = 0.5
@@ -286,7 +288,7 @@ class WorkerProgram:
         self._memory = memory  # the descriptor of the memory that is shared with the supervisor
         self._options = options
         self._stopping: queue.SimpleQueue[float] = queue.SimpleQueue()
-        self._is_retired = False  # another worker process has taken its place
+        self._is_retired = False  # whether another worker process has taken its place
 
     def run(self) -> int:
         """Serve until a stop is requested; return the exit code."""
@@ -346,7 +348,7 @@ class WorkerProgram:
         app.close()
         if stuck:
             logging.shutdown()
-            os._exit(EXIT_OK)  # threads cannot be ended, and their jobs have been handed back
+            os._exit(EXIT_OK)  # threads cannot be ended, but their jobs have been handed back
         return EXIT_OK
 
     def _report(self, report: dict[str, Any]) -> None:

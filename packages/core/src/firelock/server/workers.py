@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLUSH_SIZE = 100  # ends that are worth a separate round trip
+FLUSH_SIZE = 100  # number of ends that is worth a separate round trip
 SUSPECT_CRASHES = 2  # crashes after which a job runs alone
 _MEGABYTE = 1_000_000
 _MOST_AT_ONCE = 500  # maximum jobs of one claim
@@ -129,7 +129,7 @@ class ClaimedRun:
 
     job: ClaimedJob
     holder: ClaimHolder
-    is_dropped: bool = False  # lost before it started: it is skipped
+    is_dropped: bool = False  # lost before it started, so it is skipped
     is_start_stored: bool = False  # its start is stored
 
 
@@ -168,7 +168,7 @@ class WorkerContext:
     console: Console
     memory: SharedMemory
     inbox: DispatcherInbox
-    process_spec: JobProcessSpec | None  # None: a job process could not find the app
+    process_spec: JobProcessSpec | None  # None if a job process could not find the app
     state: ProcessState = attrs.Factory(ProcessState)
     limits: ProcessLimits = NO_LIMITS
     observers: EndObservers = attrs.Factory(EndObservers)
@@ -204,14 +204,14 @@ class Workers:
         self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if on_loop else None
         self.left_out = _NOTHING  # tasks that the next claim excludes
         self.claims_for_other_next = (
-            False  # the other kind of worker has room as well, and gets the next claim
+            False  # whether the other kind of worker also has room, and so gets the next claim
         )
         self._is_loops_turn = False
         self._apart_until = 0.0  # monotonic: until then, each kind gets separate claims
         self._rests_until = 0.0  # monotonic
         self._claiming_since = 0.0
         self._idle_until: dict[bool, float] = {}  # monotonic; True: threads, False: the loop; no claim before
-        self._suspected: set[str] = set()  # tasks with a suspect that found no free thread
+        self._suspected: set[str] = set()  # tasks with a suspect for which no thread was free
         self._is_mixture_logged = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
 
