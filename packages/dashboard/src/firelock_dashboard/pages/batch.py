@@ -44,7 +44,7 @@ _WITHIN = 100  # nested batches whose counts are read
 _TASKS = 12  # tasks of a flow whose docstrings are shown
 _LINE, _MESSAGE = 240, 300  # characters
 _TABS = ("all", "failed", "active", "waiting", "succeeded", "deleted")
-_OUTPUT = re.compile(r"<output of ([0-9a-f-]{36})>")  # as `with_outputs` writes it
+_OUTPUT = re.compile(r"<output of ([0-9a-f-]{36})>")  # the form that `with_outputs` writes
 _TAB = Choice("show", "The members to list.", choices=_TABS)
 _STATE_OF_TAB = {
     "failed": "failed", "waiting": "awaiting", "succeeded": "succeeded", "deleted": "deleted",
@@ -68,7 +68,7 @@ class MemberRow:
     job: JobRecord
     state: str  # as shown: a state, or "retrying"
     call: str  # its arguments on one line; empty if they may not be seen
-    counts: BatchCounts | None  # of a member that is a batch
+    counts: BatchCounts | None  # the counts of a member that is a batch
 
     @property
     def waits_for(self) -> tuple[str, str] | None:

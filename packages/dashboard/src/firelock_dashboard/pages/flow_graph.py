@@ -41,7 +41,7 @@ class FlowNode:
 
     label: str
     states: tuple[tuple[str, int], ...]  # the number of members in each state, in `ORDER`
-    job_id: str | None  # of a single member
+    job_id: str | None  # the id of a single member
     name: str  # the full name of the task or batch
     task: str
     detail: str = ""  # distinguishes a single member from others of its task

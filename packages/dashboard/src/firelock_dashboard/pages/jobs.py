@@ -115,7 +115,7 @@ class _JobRow:
     state: str  # as shown: a state, or "retrying"
     call: str | None  # the arguments on one line; None if they may not be seen
     attempts: int | None  # the maximum number of its attempts
-    started_at: datetime | None = None  # of a running job, as far as it is known
+    started_at: datetime | None = None  # the start of a running job, if it is known
     parents: Sequence[Parent] = ()  # the jobs that it waits for; empty if they were not read
 
     @property

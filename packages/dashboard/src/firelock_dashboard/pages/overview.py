@@ -88,9 +88,9 @@ class _Action:
 
     text: str  # a key of overview.toml
     path: str
-    fields: Mapping[str, object] = attrs.field(factory=dict)  # of the query, or of the form
+    fields: Mapping[str, object] = attrs.field(factory=dict)  # the fields of the query or the form
     permission: str | None = None
-    values: Mapping[str, object] = attrs.field(factory=dict)  # of the text
+    values: Mapping[str, object] = attrs.field(factory=dict)  # the values in the text
 
 
 @attrs.frozen

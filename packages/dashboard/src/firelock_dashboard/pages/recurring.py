@@ -60,7 +60,7 @@ class RecurringRow:
     job: RecurringJob
     mark: str  # the id encoded for an element's id, because it may contain any characters
     words: str | None  # None if its schedule cannot be read
-    written: str | None  # as cron, or as "every 5m"
+    written: str | None  # a cron expression, or "every 5m"
     zone: str | None
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from firelock.storage import JobRecord
     from firelock_dashboard.web.request import Visit
 
-_SERVERS = 24  # on a page
+_SERVERS = 24  # servers on a page
 _SLOTS = 200  # the maximum number of drawn slots of a server
 _AT_ONCE = 500  # running jobs per read; if there are more, the jobs of each server are read separately
 _DENSE = 24  # with more running jobs, these are drawn as squares without text
@@ -50,8 +50,8 @@ class _Running:
     task: str
     pid: int | None  # None if its session is not listed
     since: datetime
-    is_started: bool  # False if it is claimed, but might not run yet
-    is_deleted: bool  # it was ordered to stop and has not ended
+    is_started: bool  # False if the job is claimed but might not run yet
+    is_deleted: bool  # the job was ordered to stop and has not ended
 
 
 @attrs.frozen
@@ -64,7 +64,7 @@ class _ServerProcess:
     rss_bytes: int
     renewed_at: int
     timeout_seconds: float
-    is_leaving: bool  # it was replaced
+    is_leaving: bool  # the process was replaced
 
 
 @attrs.frozen

@@ -33,8 +33,8 @@ FROM_OFFSET = Integer("offset", least=-1, most=10**18)
 
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _RUN_STEP = 1 << 32  # difference between the first offsets of two runs; see `Chunk.offset`
-_SHOWN_CHARACTERS = 128 * 1024  # per response
-_AFTER = Integer("after", least=0, most=10**18)  # an offset
+_SHOWN_CHARACTERS = 128 * 1024  # the maximum per response
+_AFTER = Integer("after", least=0, most=10**18)  # the offset after which to read
 _PAGE = 100  # chunks per read
 _OFFSET = 20  # digits
 
@@ -47,7 +47,7 @@ class StreamPiece:
     """The shown output of one run."""
 
     run: int
-    offset: int  # of its last chunk
+    offset: int  # the offset of the run's last shown chunk
     text: str  # masked
 
 

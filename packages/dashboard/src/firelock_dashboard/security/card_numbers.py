@@ -22,7 +22,7 @@ _RUN = re.compile(
     r"[0-9]++(?![A-Za-z_]|\.[0-9])(?:[ \u00a0-][0-9]++(?![A-Za-z_]|\.[0-9]))*)"
 )
 _GROUP = re.compile(r"[0-9]+")
-_SHORTEST_GROUP = 3  # digits: cards have groups of 3 to 6, and text has many single digits
+_SHORTEST_GROUP = 3  # digits; cards have groups of 3 to 6 digits, while other text has many single digits
 
 _NETWORK = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})"  # Visa

@@ -46,7 +46,7 @@ _MICRO = 1_000_000
 class _SeenSession:
     """A session that was found in the storage."""
 
-    ends: float  # by the monotonic clock, like `seen`
+    ends: float  # a monotonic time, like `seen`
     seen: float
 
 

@@ -131,7 +131,7 @@ class _Hash:
     salt: bytes
     digest: bytes
     _key: bytes = attrs.field(factory=lambda: os.urandom(32), repr=False)
-    _known: list[bytes] = attrs.field(factory=list, repr=False)  # one at most
+    _known: list[bytes] = attrs.field(factory=list, repr=False)  # at most one entry
 
     def __call__(self, password: str) -> bool:
         mark = hmac.digest(self._key, password.encode(), "sha256")

@@ -61,7 +61,7 @@ class Cause:
 
     fingerprint: str
     type: str
-    message: str  # of the newest failed job; empty if none is stored
+    message: str  # the message of the newest failed job; empty if none is stored
     task: str
     count: int  # jobs that are failed now
     newest_at: datetime | None

@@ -50,7 +50,7 @@ class Gauges:
         self._lock = threading.Lock()
         self._read_at = float("-inf")
         self._families: list[MetricFamily] = []
-        self._succeeded_at: dict[str, int] = {}  # of recurring jobs, in micros
+        self._succeeded_at: dict[str, int] = {}  # the last success of each recurring job, in micros
 
     def families(self) -> list[MetricFamily]:
         """Return the metrics, at most five seconds old."""

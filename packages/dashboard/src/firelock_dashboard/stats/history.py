@@ -50,8 +50,8 @@ _DEPTHS_EVERY, _DEPTHS_KEPT = 30.0, 120
 @attrs.frozen
 class _Span:
     length: int  # micros
-    step: int  # of a bucket of all tasks
-    step_of_one: int  # of a bucket of one task or queue: parts of its hours are not kept
+    step: int  # micros of a bucket for all tasks
+    step_of_one: int  # the same for one task or queue; parts of their hours are not stored
 
 
 SPANS: Mapping[str, _Span] = {

@@ -40,7 +40,7 @@ class Demand:
     processing: int
     held_by_limits: int  # jobs of the backlog that no worker could start now; a lower bound
     oldest_wait_seconds: float  # the longest wait of an enqueued job; 0 if none is enqueued
-    mean_seconds: float  # of the attempts that ended within the last hour
+    mean_seconds: float  # the mean duration of the attempts that ended within the last hour
     workers: int  # the workers that claim from the queue now, which may also serve other queues
     wanted_workers: int
     is_paused: bool

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REQUEST_SECONDS = 10.0  # for the head of a request; `read_body` limits the body
-STALLED_SECONDS = 60.0  # for a client that does not read its response
+REQUEST_SECONDS = 10.0  # the time limit for the head of a request; `read_body` limits the body
+STALLED_SECONDS = 60.0  # the time limit for a client that does not read its response
 _MOST = 512
 _FEWEST = 8
 _LOGGED_EVERY = 60.0  # seconds

@@ -34,7 +34,7 @@ class Page:
     style attributes.
     """
 
-    name: str  # for its URL: a to z, 0 to 9 and dashes
+    name: str  # part of the URL: a to z, 0 to 9 and dashes
     title: str
     render: Callable[[Visit], str]
     permission: Permission = Permission.READ

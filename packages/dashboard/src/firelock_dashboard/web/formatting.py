@@ -55,7 +55,7 @@ def percentile(bound: float | None, runs: int | None = None) -> str:
         return span(bound)
     if bound <= DURATION_BUCKETS[0]:
         return f"< {span(DURATION_BUCKETS[0])}"
-    unit = 10.0 ** (math.floor(math.log10(bound)) - 1)  # of the second digit
+    unit = 10.0 ** (math.floor(math.log10(bound)) - 1)  # the unit of the second digit
     return f"≤ {span(math.ceil(bound / unit - 1e-9) * unit)}"
 
 

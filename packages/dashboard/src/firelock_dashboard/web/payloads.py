@@ -268,7 +268,7 @@ class Node:
 
     key: str | None
     kind: str  # text, number, word, object or list
-    text: str  # of a leaf; for a branch, its opening and the number of its children
+    text: str  # the text of a leaf; for a branch, its opening and the number of its children
     children: tuple[Node, ...] = ()
     left_out: int = 0  # the number of children that are not shown
 
