@@ -210,7 +210,7 @@ class BatchBlock:
             )
 
     def _pairs(self, runs: Sequence[Sequence[NewJob]]) -> list[_Pair]:
-        """Return pairs of job and handle; handles of similar jobs share one job, so the others can be freed."""
+        """Return pairs of job and handle; the handles of similar jobs share one job, to free the others."""
         return [(job, PendingJob(self.client, run[0], self, job.id)) for run in runs for job in run]
 
     def add(self, pairs: Sequence[_Pair]) -> list[PendingJob[Any]]:
