@@ -312,7 +312,7 @@ def _dashboard_options(
 
 
 def _second_app(place: Place) -> Firelock:
-    """Return an app with the shop's tasks, which the dashboard closes when it ends."""
+    """Return an app with the shop's tasks; the dashboard closes this app when the dashboard ends."""
     app = Firelock(place.url)
     for info in shop.fire.tasks():
         app.registry.register(info)
@@ -353,7 +353,7 @@ def _trade(closing: Event) -> None:
 
 
 def _sell(order: int, declines: int, random: Random) -> None:
-    """Charge the card, then send the receipt, and to some customers a reminder."""
+    """Charge the card, then send the receipt and, for some customers, a reminder."""
     charged = shop.charge_card.using(retry=Retry.fixed(2, attempts=2)).enqueue(order, declines)
     charged.then(shop.send_receipt, order)
     if random.random() < _REMINDED:
@@ -410,7 +410,7 @@ class Moment:
 
 
 class Story:
-    """The jobs of the demo: enqueues them and reads their states."""
+    """The jobs of the demo, with methods that enqueue them and read their states."""
 
     def __init__(self, app: Firelock, seconds: float) -> None:
         self.length = seconds

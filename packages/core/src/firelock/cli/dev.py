@@ -116,7 +116,7 @@ def _has_dashboard() -> bool:
 
 
 def _folders(spec: str, more: Sequence[Path]) -> list[Path]:
-    """Return the folders to watch: the current one, the folder of the app's file, and the given ones.
+    """Return the folders to watch: the current folder, the folder of the app's file, and the given folders.
 
     Raises:
         Problem: If one of them is not a folder.

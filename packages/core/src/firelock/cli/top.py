@@ -300,7 +300,7 @@ class Choice:
     place: int = 0
 
     def among(self, keys: Sequence[str]) -> int | None:
-        """Return the place of the selected row and select this row; None if the list is empty."""
+        """Update the selection for these rows and return its place; None if there are no rows."""
         if not keys:
             self.key = None
             return None

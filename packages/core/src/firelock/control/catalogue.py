@@ -99,7 +99,7 @@ class Catalogue:
     aunknown = twin(unknown)
 
     def list(self) -> list[TaskEntry]:
-        """Return all tasks in order of name; one round trip per 500 tasks."""
+        """Return all tasks in order of name; this takes one round trip per 500 tasks."""
         registry = self._client.registry
         entries = {
             record.key: _entry(record, is_registered_here=registry.get(record.key) is not None)

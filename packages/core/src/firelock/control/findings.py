@@ -81,7 +81,7 @@ class EndedRuns:
 
 @attrs.frozen
 class Waiting:
-    """The state of the first jobs of the queues."""
+    """The state of the first job in each queue."""
 
     oldest: Mapping[str, int] = attrs.Factory(dict)
     unknown_tasks: Mapping[str, int] = attrs.Factory(dict)
@@ -545,7 +545,7 @@ def _check_no_server(readings: Readings) -> Iterator[Finding]:
 
 
 def _check_lost(readings: Readings) -> Iterator[Finding]:
-    """Yield the servers that missed renewals, and those that were lost within an hour."""
+    """Yield findings about servers that missed renewals or were lost within the last hour."""
     states = {server: server.state_at(readings.now) for server in readings.servers}
     back = [server for server, state in states.items() if not state.is_gone]
     reported = set[str]()
@@ -578,7 +578,7 @@ def _check_lost(readings: Readings) -> Iterator[Finding]:
 
 
 def _severity_of_lost(server: ServerView, back: Sequence[ServerView], now: int) -> Severity | None:
-    """Return how severe the loss is: None if the server is back or was lost more than an hour ago."""
+    """Return the severity of the loss; None if the server is back or was lost more than an hour ago."""
     if any(one.name == server.name for one in back):
         return None
     if server.is_alive:  # its session has expired, and no other server has noticed

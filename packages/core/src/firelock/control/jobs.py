@@ -64,7 +64,7 @@ class JobCounts(Counts, Mapping[State, int]):
     """The number of jobs in each of the seven states, including states without jobs: a mapping by state.
 
     `counts.failed` and `counts["failed"]` are the same number. `by_state` has the numbers of all states;
-    `by_queue` has the same for each queue in the storage.
+    `by_queue` has the same numbers for each queue in the storage.
     """
 
     @classmethod
@@ -254,7 +254,7 @@ class Jobs:
     apage = twin(page)
 
     def counts(self) -> JobCounts:
-        """Return the number of jobs in every state, and the same per queue; one round trip."""
+        """Return the number of jobs in every state, in total and per queue; this takes one round trip."""
         return JobCounts.of(self._client.storage.counts())
 
     acounts = twin(counts)

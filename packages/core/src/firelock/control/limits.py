@@ -534,7 +534,7 @@ class Limits:
         return _check_key(name_or_key)
 
     def _change(self, key: str, change: Callable[[_Stored], _Stored]) -> bool:
-        """Apply the change to the key's record, and return whether the record differs.
+        """Apply the change to the key's record, and return whether this changed the record.
 
         A record without content is deleted.
         """

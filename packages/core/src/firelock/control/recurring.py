@@ -117,8 +117,8 @@ class Recurring:
     def sync(self) -> list[RecurringJob]:
         """Store the definitions that the code declares; flag those that it no longer declares.
 
-        Only definitions of tasks that are registered in this app are flagged; those of another app on the
-        same storage stay unchanged.
+        Only definitions of tasks that are registered in this app are flagged; definitions of another app on
+        the same storage stay unchanged.
         """
         written = [
             self._put(one.call, recurring_id, one.schedule, origin="code")
@@ -301,7 +301,7 @@ class Recurring:
 
         Args:
             what: the id of a definition, or a schedule; not a cron string.
-            count: how many, up to 10,000; fewer are returned if the schedule has no more.
+            count: the number of due times, up to 10,000; fewer are returned if the schedule has no more.
             after: an aware datetime; the current time of the storage's clock if it is omitted.
 
         Raises:

@@ -21,7 +21,7 @@ _Kind = TypeVar("_Kind", bound=type)
 _VERBS = tuple(
     name for name, value in vars(Storage).items() if inspect.isfunction(value) and not name.startswith("_")
 )
-_NEVER_FAIL = frozenset({"close", "interrupt", "new_ids"})  # an unreachable storage can carry out these too
+_NEVER_FAIL = frozenset({"close", "interrupt", "new_ids"})  # these verbs work without a reachable storage
 
 
 @attrs.define(eq=False)

@@ -116,7 +116,7 @@ class Tester:
         """Run all due jobs in this thread until no job is due; return the number of attempts by result.
 
         This includes the jobs that these jobs enqueue and call, continuations, and retries without a delay.
-        The order is that of claims: by priority, then in the order of enqueueing.
+        Jobs run in the order of claims: by priority, then in the order in which they were enqueued.
 
         Args:
             queues: the queues whose jobs are run; jobs of a queue run when the queues before it are empty.
@@ -138,9 +138,9 @@ class Tester:
     def inline(self, *, raises: bool = True) -> Iterator[None]:
         """Within the block, run each job as soon as it is enqueued, and the continuations that it releases.
 
-        Scheduled jobs still wait for the clock. A job that sleeps continues when the clock is moved, and a
-        job that waits for a signal as soon as the signal is sent, or when the clock reaches its timeout. Jobs
-        that were enqueued before the block wait for `drain`.
+        Scheduled jobs still wait for the clock. A job that sleeps continues when the clock is moved. A job
+        that waits for a signal continues as soon as the signal is sent, or when the clock reaches its
+        timeout. Jobs that were enqueued before the block wait for `drain`.
 
         Args:
             raises: whether the outermost enqueue raises the error of a task. By then the job has been
@@ -267,7 +267,7 @@ class Tester:
 
         Args:
             task: the task or its name.
-            args: with `kwargs`, the whole call, by position or by name; defaults may be left out.
+            args: together with `kwargs`, the whole call, by position or by name; defaults may be left out.
             kwargs: see `args`.
             queue: the job's queue.
             due_at: the time for which the job was scheduled; a timedelta counts from now.

@@ -40,9 +40,9 @@ class _Unseen:
 class Uncommitted:
     """The jobs that other transactions cannot see yet.
 
-    A job is removed from this set when its transaction ends, also by a rollback, or when the test has run the
-    job. Transactions that do not report whether they are open, such as those of a driver's own connection,
-    count as ended.
+    A job is removed from this set when its transaction is committed or rolled back, or when the test has run
+    the job. Transactions that do not report whether they are open, such as those of a driver's own
+    connection, count as ended.
 
     Args:
         get: returns the record of each id from memory.

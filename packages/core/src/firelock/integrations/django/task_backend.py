@@ -69,12 +69,12 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
     If an option is None, its value comes from `OPTIONS`: see `task_options`.
     """
 
-    max_attempts: int | None = None  # including the first
+    max_attempts: int | None = None  # including the first attempt
     backoff: Backoff | timedelta | float | str | None = None
-    timeout: timedelta | float | None = None  # of an attempt
+    timeout: timedelta | float | None = None  # for each attempt
     keep: timedelta | float | None = None  # how long succeeded jobs and their results are kept
-    tags: Sequence[str] | None = None  # can contain parameters: "order:{order_id}"
-    executor: str | None = None  # "process": in a separate process
+    tags: Sequence[str] | None = None  # tags can contain parameters: "order:{order_id}"
+    executor: str | None = None  # "process" runs the task in a separate process
     limits: Sequence[Limit | Turns] | None = None
     unique: Unique | Debounce | Literal[False] | None = None
     start_before: timedelta | datetime | None = None

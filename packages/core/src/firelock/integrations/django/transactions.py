@@ -71,7 +71,7 @@ def _opened(connection: Any) -> OpenTransaction:  # noqa: ANN401 - Django has no
 
 
 def _block_of(connection: Any) -> tuple[int, object] | None:  # noqa: ANN401 - Django has no types
-    """Return the outermost `atomic()` of the project; None if only those of Django's TestCase are open."""
+    """Return the outermost `atomic()` of the project; None if only blocks of Django's TestCase are open."""
     for depth, block in enumerate(connection.atomic_blocks):
         if not block._from_testcase:  # noqa: SLF001 - Django checks this for durable blocks
             return depth, _mark(connection, depth)

@@ -72,7 +72,7 @@ class Open:
 
 @attrs.define
 class Memory:
-    """The data that is stored between two checks, which different servers can do."""
+    """The data that is stored between two checks, because different servers can do them."""
 
     looked_at: int = 0
     failures_until: int = 0

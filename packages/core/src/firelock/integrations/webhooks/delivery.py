@@ -110,7 +110,7 @@ def is_this_host(host: str) -> bool:
 
 
 def may_be_reached(address: Address, host: str, networks: Sequence[Network]) -> bool:
-    """Return whether a request may go to an address: a public one, or one in an allowed network.
+    """Return whether a request may be sent to an address, which must be public or in an allowed network.
 
     A loopback address is allowed only if the URL itself names it. An IPv6 address that represents an IPv4
     address is treated as that address.

@@ -100,8 +100,9 @@ class Webhooks:
 
     Args:
         hooks: the receivers.
-        latency: how long the first job of a queue may wait if no limit holds it: for all queues, or by queue,
-            with "*" for the other queues. It is set on the app, so doctor, dashboard and metrics use it too.
+        latency: how long the first job of a queue may wait if no limit holds it. This is one duration for all
+            queues, or a mapping by queue with "*" for the other queues. It is set on the app, so doctor,
+            dashboard and metrics use it too.
         margin: how late a recurring job may be fired; also set on the app.
         quiet: the minimum time between two reports about failures of the same task. The first failure is
             reported immediately; later failures are counted and reported together.
@@ -192,7 +193,7 @@ class Webhooks:
     def _check_repeatedly(self, stopping: threading.Event) -> None:
         """Check for events immediately, then at every interval until `stopping` is set.
 
-        Failures from before any server's first check are not reported.
+        Failures that happened before the first check by any server are not reported.
         """
         while not stopping.is_set():
             try:
