@@ -75,7 +75,7 @@ class Batch(PendingJob[BatchCounts]):
 
     @classmethod
     def of(cls, client: Client, batch_id: str) -> Batch:
-        """Return the handle of a stored batch of which only the id is known; nothing is read."""
+        """Return the handle of a stored batch from its id alone; nothing is read."""
         return cls(
             client,
             NewJob(
@@ -488,7 +488,7 @@ class Batch(PendingJob[BatchCounts]):
     def delete(self, *, reason: str = "deleted by code") -> Batch:
         """Cancel it permanently: delete the members that have not ended, and cancel the running ones.
 
-        The batch itself is deleted when none of them runs any more. Until then, the handle shows its current
+        The batch itself is deleted when all of these have stopped. Until then, the handle shows its current
         state.
 
         Args:

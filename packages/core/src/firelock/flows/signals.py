@@ -103,7 +103,7 @@ class Signal(Generic[T]):
         return cast("T", self._codec.decode_text(text))
 
     def parameters(self) -> list[Parameter]:
-        """Return the fields of a form that requests a payload, in order.
+        """Return, in order, the fields of a form that requests a payload.
 
         They are the fields of an attrs class or a dataclass; any other type has one field, named `value`.
         """
@@ -112,7 +112,8 @@ class Signal(Generic[T]):
     def payload_from_text(self, values: Mapping[str, str], /) -> T:
         """Return the payload of a form's strings, which are given by the names of `parameters`.
 
-        The strings are read as `Firelock.arguments_from_text` reads those of a task's form.
+        The strings are read in the same way as `Firelock.arguments_from_text` reads the strings of a task's
+        form.
 
         Raises:
             FormError: If a string cannot be read, a required field has none, or a name is unknown; its
@@ -271,7 +272,7 @@ def answer(job_id: str, name: str, value: str, *, at: int, author: str) -> NewMe
         name: the name of the signal, including its key if it has one.
         value: JSON of the signal's type.
         at: micros, of the storage's clock.
-        author: the sender, for people.
+        author: the displayed name of the sender.
     """
     return NewMemo(job_id, Memo(MemoKind.SIGNAL, name, value, is_done=True, at=at, author=author))
 

@@ -96,7 +96,7 @@ _inside: ContextVar[tuple[object, str] | None] = ContextVar("firelock_step", def
 
 @attrs.frozen
 class Wait:
-    """The event that a suspended run waits for."""
+    """The event for which a suspended run waits."""
 
     kind: MemoKind
     name: str
@@ -157,7 +157,7 @@ class JobSteps:
     def fails_permanently(self, error: BaseException) -> bool:
         """Return whether an error raised by the task makes its job fail without a retry.
 
-        This is true for an error about the wrong use of a step, and for the failure of a called job, also if
+        This is true for an error about the wrong use of a step, and for the failure of a called job, even if
         task groups have wrapped it.
         """
         if isinstance(error, BaseExceptionGroup):

@@ -82,8 +82,8 @@ CHUNK = 500  # jobs of one call that are stored in one atomic step
 _NO_KEYWORDS: Mapping[str, object] = {}
 
 # Calls that differ only in their arguments become jobs that share all fields after `arguments`. If the calls
-# have keys, their jobs share only the fields before `admission_json`. They are passed by position, because
-# keywords would make a bulk enqueue 6 % slower.
+# have keys, their jobs share only the fields before `admission_json`. The fields are passed by position,
+# because keywords would make a bulk enqueue 6 % slower.
 _FIELDS = [field.name for field in attrs.fields(NewJob)]
 _SHARED_FROM, _SHARED_TO = _FIELDS.index("arguments") + 1, _FIELDS.index("admission_json")
 _shared = attrgetter(*_FIELDS[_SHARED_FROM:])
@@ -623,7 +623,7 @@ class Client:
         return [self._new_job(call, caller.meta, Dependencies(caller_id=caller.id)) for call in calls]
 
     def recurring_arguments(self, call: Call[Any]) -> NewJob:
-        """Return a job like those that a recurring job with this call creates; it is not stored.
+        """Return a job of the kind that a recurring job with this call creates; it is not stored.
 
         Raises:
             ConfigurationError: If an option cannot be used with a recurring job.

@@ -163,8 +163,8 @@ def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> Inserted:
     """Store the jobs; if the storage was unavailable, try once more, because `insert` is idempotent by id.
 
     Raises:
-        StorageUnavailable: If both tries failed, or the first one already waited for the maximum time. The
-            jobs might be stored nevertheless, unless `is_untouched` is set.
+        StorageUnavailable: If both tries failed, or the first try already took the maximum time. The jobs
+            might be stored nevertheless, unless `is_untouched` is set.
     """
     try:
         return storage.insert(jobs)
@@ -173,7 +173,7 @@ def insert_surely(storage: Storage, jobs: Sequence[NewJob]) -> Inserted:
 
 
 def repeat_once(call: Callable[[], _T]) -> _T:
-    """Return the result of an idempotent call, which is sent once more if the storage was unavailable.
+    """Return the result of an idempotent call, which is sent again if the storage was unavailable.
 
     Raises:
         StorageUnavailable: If both tries failed, or the first one already waited for the maximum time.

@@ -115,7 +115,7 @@ class Results:
         return future
 
     def forget(self, job_id: str, future: Future[Observation]) -> None:
-        """Remove a future that nothing waits for any more."""
+        """Remove a future for which no caller waits."""
         with self._condition:
             wait = self._waiting.get(job_id)
             if wait is None:

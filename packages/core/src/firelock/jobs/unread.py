@@ -1,4 +1,4 @@
-"""Parts of a stored job that this release cannot read, because a newer one wrote them or they are damaged."""
+"""Parts of a stored job that this release cannot read, because they are damaged or from a newer release."""
 
 from __future__ import annotations
 

@@ -1142,7 +1142,7 @@ def _may_quote_password(url: str, error: Exception) -> bool:
 
 
 def _some(names: Collection[str]) -> str:
-    """Return the first of these names in order, and how many more there are."""
+    """Return the first of these names in order, and the number of the others."""
     shown = sorted(names)[:_SHOWN_NAMES]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -403,7 +403,7 @@ class JobRunner:
         return EndedRun(job, lifecycle.handed_back(job, holder, at=at, started_at=None, reason=why))
 
     def _stopped(self, job: ClaimedJob, holder: ClaimHolder, why: str) -> EndedRun:
-        """Return the end of a job that must not start any more."""
+        """Return the end of a job that must no longer start."""
         at = self._runtime.clock.now()
         expires_at = self._runtime.client.retention.until(State.DELETED, at)
         log.info("Job %s is deleted instead of started: %s.", job.id, why, extra={"job_id": job.id})
@@ -991,7 +991,7 @@ def _is_cancellation(error: BaseException) -> bool:
 
 
 def _attempts(run: Run) -> int | None:
-    """Return the number of retries that the policy allows, if it states one."""
+    """Return the number of retries that the policy allows; None if it is unknown."""
     try:
         return getattr(_policy(run), "attempts", None)
     except FirelockError:
@@ -999,5 +999,5 @@ def _attempts(run: Run) -> int | None:
 
 
 def _policy(run: Run) -> RetryPolicy:
-    """Return the retry policy of the call, or that of the task if the call has none."""
+    """Return the retry policy of the call, or the task's policy if the call has none."""
     return run.info.retry if run.job.retry is None else Retry.from_json(run.job.retry)

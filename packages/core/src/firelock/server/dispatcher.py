@@ -546,7 +546,7 @@ class ClaimAhead:
 
     @property
     def ahead(self) -> int:
-        """The number of jobs to hold in addition to those of the workers."""
+        """The number of jobs to hold in addition to the jobs that the workers run."""
         return int(self._ahead) if self._stalled_at is None else 0
 
     @property
@@ -591,7 +591,7 @@ class ClaimAhead:
 class _Settler:
     """The ends that are sent until the storage has returned a result for each.
 
-    The result may be that the session does not hold the job any more. Only the dispatcher's thread uses it.
+    The result may be that the session no longer holds the job. Only the dispatcher's thread uses it.
     """
 
     _runtime: Runtime
@@ -654,7 +654,7 @@ class _Settler:
         return held + [HeldClaim(job.id, job.fence) for job in backs if job.id not in self.held]
 
     def note_starts(self, beliefs: Sequence[HeldClaim], busy: Collection[str]) -> None:
-        """Note that these starts are stored, except those of busy jobs, so that each is written only once."""
+        """Note that these starts are stored, except for busy jobs, so that each is written only once."""
         for one in beliefs:
             claimed = self.held.get(one.job_id)
             if claimed is None or one.started_at is None or one.job_id in busy:
@@ -774,7 +774,7 @@ class _Settler:
         return self._handle_results(ended, back, results, batches)
 
     def _send_again(self, end: EndedRun, *, is_hand_back: bool) -> None:
-        """Send a busy end once more with the next exchange, then park it.
+        """Send a busy end again with the next exchange; if it is still busy then, park it.
 
         On PostgreSQL, a claim of another process may lock a row for some milliseconds because it has just
         read it as enqueued, although this process had claimed it.
@@ -787,7 +787,7 @@ class _Settler:
 
     @property
     def has_busy(self) -> bool:
-        """Whether busy ends wait to be sent once more; used between two exchanges."""
+        """Whether busy ends wait to be sent again; used between two exchanges."""
         return bool(self._unsent)
 
     def answered_parked(self, parked: ParkedEnd, result: Applied, batches: BatchReleases) -> bool:

@@ -1,4 +1,4 @@
-"""A server inside another process, such as that of a web application: for development and small loads."""
+"""A server inside another process, such as a web application's process, for development and small loads."""
 
 from __future__ import annotations
 

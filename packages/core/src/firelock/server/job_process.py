@@ -299,8 +299,8 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 class JobProcessPool:
     """The job processes of one server; an idle one is used again by the next worker that needs one.
 
-    One thread starts all of them. It lives as long as any of them, because on Linux a process is killed when
-    the thread that started it ends.
+    One thread starts all of them. This thread lives as long as any of the processes, because on Linux a
+    process is killed when the thread that started it ends.
 
     Args:
         spec: the parameters with which they are started.
@@ -477,8 +477,8 @@ def _read_completion(fields: dict[str, Any]) -> Completion:
 class _Orders:
     """The lines from the server, read by a thread, which notices the end of the pipe during a job too.
 
-    That end means that the server has ended, or does not need this process any more. Then an idle process
-    ends normally. A process with a job has lost the right to it, because the job may immediately run again
+    This end means that the server has ended, or no longer needs this process. An idle process then ends
+    normally. A process with a job has lost the right to it, because the job may immediately run again
     elsewhere.
     """
 
@@ -615,7 +615,7 @@ def main() -> int:
 
     server = ServerInfo(**json.loads(server_text))
     first = next(iter(orders), None)
-    if first is None:  # the server does not need this process any more
+    if first is None:  # the server no longer needs this process
         return 0
     words = json.loads(first)
     style = LogFormat(words.pop("log_format"))

@@ -55,7 +55,7 @@ def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str
     """Return the app, imported in a process that only runs jobs, with the modules of its tasks.
 
     Raises:
-        ConfigurationError: As for `load_app`; also if an imported module starts a server or creates jobs.
+        ConfigurationError: If `load_app` raises it, or an imported module starts a server or creates jobs.
     """
     ServedApp.no_server_reason = f"in a job process, because each server would start more of them: {_REMEDY}"
 

@@ -161,7 +161,7 @@ class MemoCommit:
 
 
 class _LoopMemos:
-    """The memos of one event loop: those of one turn, and those that arrive while others are sent."""
+    """The memos of one event loop, from one turn or collected while others are sent."""
 
     def __init__(self, commit: MemoCommit) -> None:
         self._commit = commit

@@ -1,4 +1,4 @@
-"""An outage of the storage: how long it has lasted, and when it is logged again."""
+"""An outage of the storage: its duration, and the time at which it is logged again."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Retention:
     def _holds_lease(self) -> bool:
         """Acquire or renew the lease and return whether it is held.
 
-        It is renewed in each slice, so a process that has lost it does not remove any more jobs.
+        It is renewed in each slice, so a process that has lost it stops removing jobs.
         """
         held, self._token = self._token, None
         self._token = self._storage.acquire_lock(LEASE, self._owner, self._lease_seconds)

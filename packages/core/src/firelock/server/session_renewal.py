@@ -111,7 +111,7 @@ class SessionRenewal:
                 session.memory.grant(0)
 
     def end(self, session_id: str, running: Collection[str] = (), *, reason: str = "server stopped") -> Taken:
-        """End the session and return its jobs to their queues; a crash is counted for those that ran.
+        """End the session and return its jobs to their queues; count a crash for each job that ran.
 
         Raises:
             StorageError: If the session has not ended yet.

@@ -179,7 +179,7 @@ class SharedMemory:
         self._write(_SESSION, self._read(_SESSION) + 1)
 
     def adopt_session(self) -> None:
-        """Adopt the new session; call it when no claims of an earlier session can be started any more."""
+        """Adopt the new session; call it when claims of an earlier session can no longer be started."""
         self._adopted = self._read(_SESSION)
 
     def may_start(self) -> bool:

@@ -144,7 +144,7 @@ class _KnownProcess:
         self.popen.kill()
 
     def describe_exit(self, code: int) -> str:
-        """Return how its process ended, for people."""
+        """Return a readable description of how its process ended."""
         return "killed by its server" if self.is_killed and code < 0 else describe_exit(code)
 
 

@@ -1,4 +1,4 @@
-"""A worker process: workers that share one session, in a separate process or in that of an application."""
+"""A worker process: workers that share one session, in a separate process or an application's process."""
 
 from __future__ import annotations
 
@@ -48,13 +48,11 @@ if TYPE_CHECKING:
 
     from firelock.runtime import Runtime, ServedApp
 
-log = logging.getLogger("firelock.server.worker_process")  # also if this module is the program
+log = logging.getLogger("firelock.server.worker_process")  # even if this module is the program
 
 _PROGRAM = "firelock"
 _CANCEL_GRACE = 5.0  # seconds for cancelled jobs to end, before they are handed back while they run
-_LEAST_GRACE = (
-    1.0  # seconds, even in a hurry, so that no job that heeds its cancellation runs twice at a time
-)
+_LEAST_GRACE = 1.0  # seconds, even in a hurry: a cancelled job that obeys must not run twice at a time
 _SETTLE_GRACE = 10.0  # seconds to write the last ends
 _PARKED_GRACE = 1.0  # seconds for ends whose rows are locked, or the rest of the grace period if longer
 _THREAD_GRACE = 0.5
@@ -359,7 +357,7 @@ class WorkerProgram:
             os._exit(EXIT_FAILED)  # the supervisor has ended, and with it the session
 
     def _obey_all(self, process: WorkerProcess, started: Callable[[], None]) -> None:
-        """Carry out orders until the supervisor ends, then exit, because nothing renews the session any more.
+        """Carry out orders until the supervisor ends, then exit, because the session is no longer renewed.
 
         The exit also ends jobs that do not stop.
         """

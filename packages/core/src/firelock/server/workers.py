@@ -516,7 +516,7 @@ class ThreadWorkers:
             del self.running[worker]
 
     def _run_apart(self, worker: int, run: Run, pool: JobProcessPool) -> EndedRun:
-        """Run in a job process: a suspect in a new one that is not used again, any other job in an idle one.
+        """Run in a job process: a suspect in a new process that is not used again, other jobs in an idle one.
 
         The job is listed as running from its start there, so that its crash is counted if this process dies.
         """
@@ -623,7 +623,7 @@ class AsyncWorkers:
         resources = self._context.runner.resources
         if (
             pending := asyncio.all_tasks(loop) - resources.keepers
-        ):  # handed back while they ran: cancel them once more, then ignore them
+        ):  # these jobs were handed back while they ran: cancel them again, then ignore them
             for task in pending:
                 task.cancel()
             loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_STEPS))
