@@ -67,7 +67,7 @@ _numbers = count()
 
 @attrs.frozen
 class Mutation:
-    """One change of a module's source, and the part of the kit that must detect it."""
+    """One change to a module's source, and the part of the kit that must detect it."""
 
     name: str
     duty: str
@@ -290,7 +290,7 @@ class Case:
 
 
 def cases(duty=None, kit=StorageConformance):
-    """Yield the kit's tests, or those of one duty; without the one that compares with the model."""
+    """Yield the kit's tests, or the tests of one duty, except the comparison with the model."""
     for base in reversed(kit.__mro__):  # in the order in which pytest runs them
         owner = base.__name__.removesuffix("Duty")
         if duty not in (None, owner):
@@ -358,10 +358,10 @@ def _found(mutation, *, by_model):
 
 
 def main(arguments):
-    """Print each mutant with the test that catches it; with `--model`, only what random steps find.
+    """Print each mutant with the test that catches it; with `--model`, only those that random steps find.
 
     Other arguments select modules by the beginning of their names. The exit code is 0 if every fault is
-    caught, and no change that the contract allows.
+    caught and no permitted change fails a test.
     """
     by_model = "--model" in arguments
     starts = tuple(argument for argument in arguments if not argument.startswith("-")) or ("",)

@@ -82,7 +82,10 @@ def test_subclass_may_add_tests():
 
 
 def test_required_features_are_marked_on_the_test():
-    """`requires` sets the features that a test needs, `needs` those of a whole part. The default is none."""
+    """`requires` sets the features that a test needs, and `needs` the features for a whole part.
+
+    By default, none are needed.
+    """
 
     @requires(Feature.NOTIFY)
     def needs_it() -> None: ...

@@ -44,7 +44,7 @@ class Run:
     capsys: pytest.CaptureFixture[str]
 
     def __call__(self, words="", *more):
-        """Run the command with these words, split at blanks, and further arguments; return its result."""
+        """Run the command with these words, split at spaces, and further arguments; return its result."""
         self.capsys.readouterr()
         code = main([*shlex.split(words), *map(str, more)])
         written = self.capsys.readouterr()

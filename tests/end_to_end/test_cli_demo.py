@@ -120,7 +120,7 @@ def test_file_of_a_kept_demo_can_be_opened(folder, run):
 
 
 def test_kept_demo_on_a_terminal_prints_its_file(folder, terminal, monkeypatch):
-    """The terminal shows the end of the jobs, and the commands for a later look."""
+    """The terminal shows how the jobs ended, and the commands that show them later."""
     monkeypatch.setattr("sys.stdout", terminal)
 
     code = main(["demo", "--seconds", "3", "--keep"])
@@ -180,7 +180,7 @@ def test_live_view_keeps_its_height_and_escapes_control_characters(terminal):
     ],
 )
 def test_printed_commands_are_quoted_for_the_shell(tmp_path, monkeypatch, called, on_path, said):
-    """The command contains the program as it was called, unless the path has it, quoted for a shell."""
+    """The command has the program as it was called, quoted for a shell, or just its name if it is on PATH."""
     place = tmp_path / "a folder"
     place.mkdir()
     (place / "firelock").write_text("#!/bin/sh\n")
@@ -340,7 +340,7 @@ def test_demo_ends_if_its_server_dies(folder):
 
 
 def test_server_that_does_not_stop_is_killed():
-    """If an order to stop is not sufficient, the server is killed."""
+    """A server that does not stop when requested is killed."""
     server = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
     server.stdout.readline()
 

@@ -129,7 +129,7 @@ def is_answering(port):
 
 @pytest.mark.heavy("starts a server")
 def test_server_without_reload_ends_with_its_own_error(folder):
-    """Without reloading, nothing can fix the error."""
+    """Without reloading, no later change of the code could fix the error."""
     (folder / "dev_shop.py").write_text(
         "from firelock import Firelock\nfire = Firelock('sqlite:///jobs.db')\n"
     )

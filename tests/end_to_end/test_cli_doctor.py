@@ -40,13 +40,13 @@ def app():
 
 
 def found(app, *, knows_tasks=False):
-    """Return an app's findings as pairs of is_error and what; the host has the storage's clock."""
+    """Return an app's findings as pairs of `is_error` and `what`; the host's clock equals the storage's."""
     diagnosis = diagnose(app.runtime, host_clock=app.storage.clock, knows_tasks=knows_tasks)
     return [(finding.is_error, finding.what) for finding in diagnosis.findings]
 
 
 def test_healthy_storage_has_no_findings(app):
-    """A living server serves all queues, and no job waits in vain."""
+    """A running server serves all queues, and no job waits in vain."""
     begin_session(app)
     app.add.enqueue(1)
 
@@ -73,7 +73,7 @@ def test_silent_server_is_an_error(app):
     ids=["ended", "killed: it never said that it stops", "replaced by another one"],
 )
 def test_lost_server_without_a_successor_is_an_error(app, stops, successor, expected):
-    """A server that ended in order, or whose queues another server serves, is part of a deployment."""
+    """A server that was stopped normally, or whose queues another server serves, is part of a deployment."""
     begin_session(app, server="vm:1", queues="mail")
     if stops:
         app.storage.renew([Renewal("s1", state="stopping")])
@@ -87,7 +87,7 @@ def test_lost_server_without_a_successor_is_an_error(app, stops, successor, expe
 
 
 def test_queue_without_a_server_is_an_error(app):
-    """Jobs in a queue that no living server serves would never run."""
+    """Jobs in a queue that no running server serves would never run."""
     begin_session(app, queues="critical:3,default:1")
     app.add.enqueue(1)
     app.add.using(queue="mail").enqueue(2)
@@ -155,7 +155,7 @@ def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
     ],
 )
 def test_recurring_jobs_that_do_not_run_are_found(app, change, expected):
-    """Findings are a definition with an error, one that is no longer in the code, and a paused one."""
+    """There are findings for definitions that have an error, are paused, or are no longer in the code."""
     one = app.add.recur("often", Every(timedelta(minutes=5)), 1)
     put_recurring(app.storage, attrs.evolve(one.record, **change), keep_progress=False)
 

@@ -84,7 +84,7 @@ def test_delay_counts_from_the_time_of_the_storage(enqueue, app):
                          ("2126-11-25T14:30Z", {"start_before": "2126-11-25T14:30:00.000000Z"})],
 )  # fmt: skip
 def test_start_deadline_is_a_duration_or_a_time(enqueue, app, text, before):
-    """After this time the job is deleted without a run."""
+    """If the job has not started by this time, it is deleted without a run."""
     ran = enqueue("notify", "--args", "[42]", "--start-before", text, "--json")
 
     assert (0, True) == (ran.code, ran.json["is_new"])

@@ -162,7 +162,7 @@ def test_jobs_are_counted_if_a_probe_port_is_set(folder, serve, named_by, plugin
 def test_counters_survive_their_worker_process(folder, serve):
     """A job kills its worker process.
 
-    Its counts remain, its successor adds to them, and no counter decreases.
+    The counts of the dead process remain, its successor adds to them, and no counter decreases.
     """
     port = free_port()
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
@@ -232,7 +232,7 @@ def finished(port, task):
 
 
 def ps_children(pid):
-    """Return the child processes of a process, one per line, which begins with the process id."""
+    """Return the child processes of a process, one per line; each line begins with the process id."""
     return subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
     ).stdout.replace(" ", "")
@@ -259,7 +259,7 @@ def test_health_reads_the_port_from_the_environment(run, monkeypatch):
 
 
 def test_health_without_a_port_explains_how_to_set_one(run, folder):
-    """The error explains how to start the server with a port if option, environment and project name none."""
+    """If no option, variable or project setting names a port, the error explains how to set one."""
     ran = run("health")
 
     assert ran.code == 2

@@ -387,9 +387,9 @@ def test_arguments_that_are_not_json_stay_strings():
 
 
 def test_requeue_by_id_reports_each_result(command, app):
-    """One job is requeued, one is in the wrong state, and one is not stored.
+    """One job is requeued, one is in the wrong state, and one does not exist.
 
-    The last one determines the exit code.
+    The missing job determines the exit code.
     """
     app.add.enqueue(1)
     failed = fail(app)
@@ -555,7 +555,7 @@ def test_outage_during_a_change_by_id_reports_each_result(run, tmp_path, is_json
 
 
 def test_restore_by_id_reports_each_result(command, app):
-    """One job is restored, one is refused with the reason, and one is not stored."""
+    """One job is restored, one is refused with the reason, and one does not exist."""
     app.add.enqueue(0)
     failed, parent = fail(app), app.add.enqueue(1)
     parent.then(app.add, 2)

@@ -166,7 +166,7 @@ def test_name_of_two_parts_shows_the_prefix_of_its_keys(command, app):
 
 
 def test_unknown_name_similar_to_another_prints_a_hint(command, app):
-    """The change is still made, because the code with this name may follow later."""
+    """The change is still made, because code that uses this name may be deployed later."""
     slips = [command("limits set tenat --concurrent 2"), command("limits pause smpt:7")]
     known = [command("limits set tenant:7 --concurrent 2"), command("limits pause smtp")]
 

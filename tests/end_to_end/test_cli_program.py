@@ -376,7 +376,7 @@ def test_firelock_error_of_a_command_sets_its_exit_code(run, install, line, code
     ("line", "error"), [("raise RuntimeError('broken')", RuntimeError), ("sys.exit('broken')", SystemExit)]
 )
 def test_other_exception_of_a_command_is_raised(install, line, error):
-    """A bug in a command keeps its traceback, and Python prints the text of an exit."""
+    """A bug in a command keeps its traceback, and Python prints the message of a `SystemExit`."""
     install("stumbling", RAISER.format(line=line))
 
     with pytest.raises(error, match="broken"):

@@ -257,7 +257,7 @@ def test_paused_queue_is_resumed(command, app):
 
 
 def test_servers_are_listed_with_their_states(command, app):
-    """A living server has its reported state; servers that ended or were lost are listed for a day."""
+    """A running server is listed with its reported state; ended and lost servers are listed for a day."""
     begin_session(app, "s1", server="vm:1", queues="critical:3,default:1")
     begin_session(app, "s2", server="vm:2")
     app.storage.renew([Renewal("s2", state="stopping")])

@@ -171,7 +171,7 @@ def test_ages_distinguish_past_and_future():
 
 
 def test_times_are_in_utc():
-    """The format for people has seconds, and that for programs microseconds."""
+    """The human-readable format has seconds, and the format for programs has microseconds."""
     assert clock_time(1_795_572_276_560_455) == "2026-11-25 02:04:36 UTC"
     assert isoformat(1_795_572_276_560_455) == "2026-11-25T02:04:36.560455Z"
     assert (clock_time(None), isoformat(None)) == ("", None)

@@ -332,7 +332,7 @@ def test_failed_start_is_reported_in_json(folder, serve):
 
 
 def test_worker_process_is_replaced_after_max_jobs_per_process(folder, serve):
-    """No job is lost, runs twice or counts a crash, and another process continues."""
+    """No job is lost, run twice or recorded as crashed, and another process continues."""
     (folder / "cli_shop.py").write_text(SHOP + PID)
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         process = app.task(name="cli_shop.process")(lambda: None)

@@ -243,7 +243,7 @@ def is_stopped(pid):
 
 
 class ScriptedKeys:
-    """A keyboard whose steps follow one per reading: keys to press, or a function to call."""
+    """A keyboard that performs one step each time it is read: it presses keys or calls a function."""
 
     is_there = True
 

@@ -216,7 +216,7 @@ if __name__ == "__main__":
 def test_job_process_ends_with_its_server(folder, word):
     """All processes that the job started end too.
 
-    This holds without the help of the kernel, and if a fork of the server is left.
+    This holds even without the kernel's help, and if a fork of the server still runs.
     """
     (folder / "shop.py").write_text(APP + OUTLIVING)
     (folder / "script.py").write_text("import sys\n" + SERVING)

@@ -30,7 +30,7 @@ class Report:
     lost: int  # acknowledged but not stored, or succeeded without a run
     stuck: int  # not ended
     failed: int
-    repeats: int  # starts of a job after its first one
+    repeats: int  # starts of a job after its first start
     unexplained: int  # repeats after a run whose process was neither killed nor frozen
     kills: int
     illegal: int  # histories with a step that is not allowed
@@ -186,12 +186,12 @@ def _cut_off(events, starts, killed):
 
 
 def is_legal(app, job_id):
-    """Return whether each step of a job's history may follow the one before."""
+    """Return whether each step of a job's history may follow the previous step."""
     return is_legal_history(app.storage.history(job_id).entries)
 
 
 def is_legal_history(history):
-    """Return whether each step may follow the one before; a claim has no entry of its own."""
+    """Return whether each step may follow the previous step; a claim has no entry of its own."""
     for before, after in pairwise(history):
         via_claim = before.state is State.ENQUEUED and after.state in ALLOWED[State.PROCESSING]
         if after.state not in ALLOWED[before.state] and not via_claim and not after.elided:

@@ -41,7 +41,7 @@ class Point:
 
     verb: str
     number: int  # the number of the method's call, from 1
-    is_after: bool  # the storage has done it, but the caller gets no reply
+    is_after: bool  # the storage has executed the call, but the caller gets no reply
 
 
 class CrashingStorage(FaultyStorage):
@@ -88,7 +88,7 @@ class App:
         self.plain, self.flaky = plain, flaky
 
     def acknowledge(self, *jobs):
-        """Record that the clients of the jobs know that they are stored."""
+        """Record that the jobs were acknowledged to their clients."""
         for job in jobs:
             self.ledger.write("acknowledged", job=job.id)
 

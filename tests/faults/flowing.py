@@ -1,6 +1,6 @@
 """Clients of flows that die: while filling a batch, cancelling one, or sending a signal. Each is a fork.
 
-The process that forks them keeps no storage open. If a client that was to die within a call survives, this
+The process that forks them keeps no storage open. A client that should have died within a call but survived
 does not count, and another client is tried.
 """
 
@@ -57,7 +57,7 @@ def stubs(fire):
 
 
 class Dying(Points):
-    """A point at the n-th of its calls, or at any of them if there is no number."""
+    """A point at the n-th of its calls, or at any call if no number is given."""
 
     def __init__(self, folder, point, number=None):
         super().__init__(folder, point)
@@ -139,9 +139,9 @@ def _forked(work, *arguments):
 
 
 def _tried(url, folder, point, number, *, is_first):
-    """Return the exit code of a client that was to die at the point.
+    """Return the exit code of a client that should die at the point.
 
-    If a filler does not die within its chunk, the next one dies after it.
+    If a filler does not die within its chunk, the next filler dies after its own.
     """
     if point in CHUNKS:
         chunk, when = int(point.split()[1]), _WHENS[number % len(_WHENS)] if is_first else "behind"

@@ -37,7 +37,7 @@ class Ledger:
     def write(self, what, *, job="", attempt=0, fence=0, note="", at=None):
         """Write an event, with the current time unless one is given; it is in the file on return."""
         pid = os.getpid()
-        if self._opened[0] != pid:  # one assignment, as several threads may be here
+        if self._opened[0] != pid:  # one assignment, because several threads may run this code
             path = self._folder / f"{pid}.jsonl"
             self._opened = pid, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         line = json.dumps(

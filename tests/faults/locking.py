@@ -13,11 +13,11 @@ from tests.faults.forking import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 
-_MOMENT_SECONDS = 0.4  # a holder that continues after this is still within the bound of the next one's wait
+_MOMENT_SECONDS = 0.4  # a holder may continue after this time, within the next holder's bound
 
 
 def contend(url, folder, ttl, seed):
-    """Repeatedly take the lock, hold it for a while, and write unless it is lost, until told to end."""
+    """Repeatedly take the lock, hold it for a while, and write unless it is lost, until requested to stop."""
     chance, ledger, fire = random.Random(seed), Ledger(folder), Firelock(url)
     while not (folder / "over").exists():
         try:

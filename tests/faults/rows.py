@@ -39,7 +39,7 @@ class Locker:
     times: int = 0
 
     def run(self):
-        """Lock rows until told to end."""
+        """Lock rows until requested to stop."""
         chance = random.Random(self.seed)
         while not self._wait(self.rest):
             if self.url.startswith("sqlite"):
@@ -86,7 +86,7 @@ class Locker:
 
 
 def main(url, folder, hold, rest):
-    """Lock rows until told to end; return the numbers of rows and transactions."""
+    """Lock rows until requested to stop; return the numbers of rows and transactions."""
     locker = Locker(url, folder, hold, rest)
     locker.run()
     return locker.locked, locker.times

@@ -186,7 +186,7 @@ class HeldStorage(WatchedStorage):
         return super().claim(attrs.evolve(request, limit=500))
 
     def apply(self, transitions, *, within=None):
-        """Apply the transitions, the ends of runs only after the release."""
+        """Apply the transitions, but the ends of runs only after the release."""
         if transitions[0].session is not None:
             self.is_held.set()
             self.go_on.wait(LONG)
@@ -303,7 +303,7 @@ def test_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path):
 @pytest.mark.heavy("starts a real server, one of whose worker processes an operator ends")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_other_jobs_of_an_ended_worker_process_run_again(tmp_path):
-    """No job counts a crash, neither one that stops when it is cancelled nor one that does not."""
+    """No crash is counted, whether or not a job stops when it is cancelled."""
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'jobs.db'}")
     with stage(place, grace=0) as on:
         (it,) = on.serve(workers=3)

@@ -46,8 +46,8 @@ def chosen_programs() -> list[object]:
     """Return the programs to run on, as pytest parameters.
 
     By default, this is only the first program, so that a run stays short. With CI=true or
-    FIRELOCK_TEST_REDIS=all it is every program; with FIRELOCK_TEST_REDIS=valkey, for example, those whose
-    name begins so.
+    FIRELOCK_TEST_REDIS=all, all programs are returned; with FIRELOCK_TEST_REDIS=valkey, for example, only
+    those whose names begin with valkey.
     """
     wanted = os.environ.get(WANTED) or ("all" if os.environ.get("CI") == "true" else "first")
     found = programs()

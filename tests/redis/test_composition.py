@@ -64,7 +64,7 @@ def test_related_jobs_in_other_partitions_are_refused(scene):
 
 @parted
 def test_member_with_a_key_in_another_partition_is_refused_with_a_fix(scene):
-    """The error proposes to store the batch in the key's partition, where its members are then too."""
+    """The error suggests storing the batch in the key's partition, which then also contains its members."""
     batch = scene.batch(colocate_with="tenant:7")
     far = next(
         key
@@ -201,7 +201,7 @@ def test_plain_jobs_run_no_command_of_batches(server, scene):
 
 
 def test_members_of_several_batches_end_with_few_additional_commands(server, scene):
-    """An exchange needs two more commands per batch, and two for each batch without active members."""
+    """An exchange needs two more commands per batch, and another two if the batch has no active members."""
     holder = scene.begin()
     batches = [scene.batch_of(10)[0] for _ in range(3)]
     plain = [scene.add() for _ in range(31)]
@@ -226,7 +226,7 @@ def test_members_of_several_batches_end_with_few_additional_commands(server, sce
 
 @pytest.mark.parametrize("due", [None, 2 * DAY], ids=["filled", "held"])
 def test_batch_stored_with_members_equals_one_stored_before_them(scene, due):
-    """One script stores a batch with its members, and every property of a batch that the other one stores."""
+    """The script for a batch with its members stores the same properties as the script for a batch alone."""
     fields = {
         "fails_fast": True, "keeps": (DAY, None, 2 * DAY), "tags": ("a", "b"), "reason": "filled by ada",
         "queue": "batches", "priority": 3, "due_at": due,
@@ -329,7 +329,7 @@ def test_pruning_deletes_all_data_of_a_batch(scene, server):
 
 
 def test_requeued_job_keeps_its_inputs(scene, server):
-    """A result that another job takes is kept until that job has ended, even after a requeue."""
+    """A result that another job uses is kept until that job has ended, even after a requeue."""
     batch, (parent,) = scene.batch_of(1, keeps=(None, None, None))
     child = scene.new_tied(
         Relations(batch, inputs=(Input(parent, ("x",)),)),

@@ -111,7 +111,7 @@ def test_refused_enqueue_is_marked_as_untouched(fire):
 
 
 def test_refused_connection_and_replica_leave_an_enqueue_untouched(program):
-    """The port may be closed, the server at its limit of clients, or the server may be a replica by now."""
+    """The port may be closed, or the server may have reached its client limit or become a replica."""
     with RedisServer(program) as server:
         away = Firelock(f"redis://{HOST}:{free_port()}")
         fire = Firelock(server.url())

@@ -55,12 +55,12 @@ class PublicApi:
             for hook in self.modules[path].functions.values():
                 if any(str(mark.value).startswith("hookspec") for mark in hook.decorators):
                     self.add_function(f"hook {hook.name}", hook)
-        for target in self.reached:  # the list grows meanwhile
+        for target in self.reached:  # the list grows during the loop
             if target.path not in self.names and target.name not in INSIDE:
                 self.add(f"({target.name})", target)
 
     def add_module(self, path, module):
-        """Add the names that a module exports; if it has no __all__, those that it defines."""
+        """Add the names that a module exports; if it has no __all__, the names that it defines."""
         self.lines.add(f"{path}: module")
         names = module.exports
         if names is None:

@@ -81,7 +81,7 @@ def board_panels():
 
 
 def test_unit_does_not_restart_after_a_permanent_error():
-    """A usage error and an unsupported layout have one exit code, which excludes a restart by the unit."""
+    """A usage error and an unsupported layout have the same exit code, which prevents a restart."""
     unit = (DEPLOY / "systemd" / "firelock.service").read_text(encoding="utf-8")
     settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[0] != "#")
 

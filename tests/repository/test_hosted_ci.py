@@ -57,7 +57,7 @@ def test_ci_run_gets_the_python_of_the_matrix(job):
 
 
 def test_workflow_runs_on_push_and_pull_request_and_only_reads(workflow, job):
-    """The workflow runs code of unknown people, so it has no rights to misuse, and it has a timeout."""
+    """The workflow runs code by unknown people, so it has no rights to misuse, and it has a timeout."""
     triggers = workflow[True]  # YAML 1.1 reads the key `on` as true
 
     assert set(triggers) == {"push", "pull_request"}

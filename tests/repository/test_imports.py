@@ -44,7 +44,7 @@ PURE = ("model", "limits", "retry", "schedules", "storage.rules", "storage.batch
 READS_THE_CLOCK = {"firelock.model.clock", "firelock.model.ids", "firelock.model.aio"}
 CLOCK_READS = (".now", ".utcnow", ".today", ".fromtimestamp", "time.time", "time.monotonic")
 
-# Everyone who imports firelock would pay for each of these, but only some programs use them.
+# Each of these would slow down every import of firelock, but only some programs use them.
 LOADED_WHEN_USED = {
     "asyncio",
     "cattrs",

@@ -92,7 +92,7 @@ def test_every_host_in_a_text_is_permitted():
 
 
 def test_lock_file_contains_no_package_source():
-    """The lock file has versions and hashes; the source of the packages is the installing person's choice."""
+    """The lock file has versions and hashes; the person who installs the packages chooses their source."""
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
     assert re.findall(r"\w+://\S+|--(?:extra-)?index-url\S*|--find-links\S*", lock) == []

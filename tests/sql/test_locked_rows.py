@@ -1,4 +1,4 @@
-"""Across modules: the cost of calls that meet locked rows, and locks on rows other than jobs."""
+"""Across modules: the cost of calls that encounter locked rows, and locks on rows other than jobs."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_server_ends_with_the_test_process(postgresql_program):
 
 
 def _is_used(folder: str) -> bool:
-    """Return whether a process uses the folder; a server's child processes end when they miss the server."""
+    """Return whether a process uses the folder; a server's child processes end soon after the server."""
     return any(_folder_of(process) == folder for process in Path("/proc").glob("[0-9]*"))
 
 

@@ -1,4 +1,4 @@
-"""Across modules: a refused enqueue is reported as untouched, and one whose reply was lost is not."""
+"""Across modules: the error of a refused enqueue is marked as untouched, that of a lost reply is not."""
 
 from __future__ import annotations
 

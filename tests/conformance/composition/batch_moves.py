@@ -1,4 +1,4 @@
-"""The steps of a batch: every transaction of the storage is one step, but a fold and an outside add are two.
+"""The steps of a batch. Each transaction of the storage is one step; a fold and an outside add take two.
 
 Each change of a member appends one delta in its own transaction, and no transaction locks a batch to end a
 job. A fold locks the batch, takes its deltas, and decides. A transaction that changes the row of a batch
@@ -39,7 +39,7 @@ class BatchModel:
     """One scene with one set of rules.
 
     Args:
-        looks_at_counts: whether the counts must be correct in every world, or only the behaviour is judged.
+        looks_at_counts: whether to check the counts in every world, and not only the behaviour.
     """
 
     def __init__(self, scene, rules=Rules(), *, looks_at_counts=True):  # noqa: B008 - frozen
@@ -51,7 +51,7 @@ class BatchModel:
     def first(self):
         """The world before anything is stored.
 
-        Without chunks, it is the world with everything but the jobs that are added later.
+        Without chunks, the world contains everything except the jobs that are added later.
         """
         scene = self.scene
         members = (Member(),) * len(scene.batch_of)
@@ -93,7 +93,7 @@ class BatchModel:
         return [world.batches[one] for one in self.scene.inner(batch) if world.batches[one].state != ABSENT]
 
     def _counted(self, world, batch):
-        """Return the numbers of active, waiting and failed members, from the members alone."""
+        """Return the numbers of active, waiting and failed members, counted from the members themselves."""
         members, inner = self._members_of(world, batch), self._inner_of(world, batch)
         return (
             sum(is_active(one, self.rules) for one in members) + sum(map(batch_is_active, inner)),
@@ -149,7 +149,7 @@ class BatchModel:
         return world._replace(batches=tuple(batches))
 
     def _with_batch(self, world, place, batch):
-        """Return the world with this state of the batch, and with the delta for the batch around it."""
+        """Return the world with this state of the batch, and with the delta for its outer batch."""
         before = world.batches[place]
         world = self._with_row(world, place, batch)
         outer = self.scene.outer_of.get(place)
@@ -289,7 +289,7 @@ class BatchModel:
             yield f"tail {place} over", True, self._with_member(world, place, member._replace(is_tail=False))
 
     def _releases(self, world, place, member):
-        """Yield the steps that decide the jobs waiting for an ended member, one edge at a time.
+        """Yield the steps that update the jobs waiting for an ended member, one edge at a time.
 
         Then the member leaves the releasing list.
         """
@@ -360,7 +360,7 @@ class BatchModel:
         )
 
     def _blamed(self, world, place, member):
-        """Return the world, which is broken if the member was requeued and nothing has failed since."""
+        """Return the world, marked as broken if the member was requeued and nothing has failed since."""
         row = world.batches[self.scene.batch_of[place]]
         if member.is_wanted and not row.is_cancelled:
             return world._replace(broken=world.broken or "a requeued member is stopped by what failed before")
@@ -373,7 +373,7 @@ class BatchModel:
         return row.is_stopping and row.state == OPEN and self._may_change(world, batch)
 
     def _sweeper(self, world):
-        """Yield the steps of a variant that finds a batch to be stopping, and sweeps it in a later step."""
+        """Yield the steps of a variant that first detects a stopping batch, and sweeps it in a later step."""
         if self.rules.stop_sweeps_locked:
             return
         for place in range(len(world.batches)):
@@ -450,7 +450,7 @@ class BatchModel:
         )
 
     def _fires(self, world, place, batch):
-        """Return the step that decides the batch's continuations, each at the first end that it waits for."""
+        """Return the step that updates the batch's continuations, each at the first end that it awaits."""
         broken = world.broken
         is_first = batch.state == DELETED and not batch.fired[2]
         nobody_requeued = world.budget.requeue == self.scene.budget.requeue
@@ -469,7 +469,7 @@ class BatchModel:
                 if self._is_locked(world, batch) or adds:
                     continue
                 shares = [tuple(delta for delta in world.deltas if delta.batch == batch)]
-            else:  # the fold takes some of the deltas, another one has the rest
+            else:  # the fold takes some of the deltas, and another fold has the rest
                 shares = [(delta,) for delta in dict.fromkeys(world.deltas) if delta.batch == batch]
             for share in shares:
                 rest = list(world.deltas)

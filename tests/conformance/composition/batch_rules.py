@@ -17,7 +17,7 @@ class Member(NamedTuple):
 
     state: str = ABSENT
     is_tail: bool = False  # deleted while it ran, and that run may continue
-    is_releasing: bool = False  # ended, but the jobs that wait for it are not decided
+    is_releasing: bool = False  # ended, but the jobs that wait for it have not been updated
     has_old_run: bool = False  # of a dead session
     is_wanted: bool = False  # requeued, and not stopped by a later failure
 
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     is_cancelled: bool = False
     is_stopping: bool = False  # a member has failed, and the others must be swept
     is_shut: bool = False  # the job that it waits for has not ended
-    is_releasing: bool = False  # ended, but its own continuations are not decided
+    is_releasing: bool = False  # ended, but its own continuations have not been updated
     fired: tuple[int, int, int] = (0, 0, 0)  # continuations on succeeded, finished, deleted
 
 
@@ -67,7 +67,7 @@ class Budget(NamedTuple):
     fail: int = 0
 
     def spent(self, name):
-        """Return the budget with one occurrence less."""
+        """Return the budget with one occurrence fewer."""
         return self._replace(**{name: getattr(self, name) - 1})
 
 
@@ -114,7 +114,7 @@ class Scene:
         return next((child for child, parent in self.parent_of.items() if parent == member), None)
 
     def around(self, batch):
-        """Return the batch and all batches around it, from the inside."""
+        """Return the batch and all of its outer batches, the innermost first."""
         found = [batch]
         while found[-1] in self.outer_of:
             found.append(self.outer_of[found[-1]])
@@ -176,7 +176,7 @@ def batch_end(batch, rules):
     """Return the state that the counts of a batch imply.
 
     This is the whole decision, from numbers alone. A batch ends when no member can move. A batch that is
-    cancelled or stopped by a failure also needs that no member waits.
+    cancelled or stopped by a failure must also have no waiting members.
     """
     if batch.active > 0:
         return OPEN

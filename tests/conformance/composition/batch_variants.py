@@ -56,7 +56,7 @@ DEEP_SCENE = Scene(
 
 @attrs.frozen
 class Variant:
-    """Rules with one of them disabled, and the scene in which this shows."""
+    """A set of rules with one rule disabled, and the scene that reveals the fault."""
 
     name: str
     scene: str

@@ -2,8 +2,8 @@
 
 First the child's id and the attempt that calls it are stored in a memo. Then the child is stored with this
 id, the caller waits for it with an edge, and finally its result is stored. A failed child is reported to the
-attempt that called it, and a later attempt calls a new one. A crash and a suspension do not start a new
-attempt: they give the attempt back.
+attempt that called it, and a later attempt calls a new one. After a crash or a suspension, the next run
+belongs to the same attempt.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import attrs
 
 ENQUEUED, PROCESSING, AWAITING, SUCCEEDED, FAILED = "E", "P", "W", "S", "F"
-NAMED, PRUNED = "-", "x"  # a child with a stored id that is not itself stored, and one that was pruned
+NAMED, PRUNED = "-", "x"  # a child whose id is stored although the child is not, and a child that was pruned
 MOST_CLAIMS, MOST_CHILDREN = 7, 4
 
 

@@ -62,7 +62,7 @@ class World(NamedTuple):
     generation: int
     answers: frozenset[tuple[int, str]]  # the answers that runs continued with, by generation
     values: frozenset[tuple[int, tuple[int, int]]]
-    forgets: bool  # in a variant: the memos are still to be forgotten
+    forgets: bool  # in a variant: the memos have not been deleted yet
     budget: Budget
     broken: str = ""
 

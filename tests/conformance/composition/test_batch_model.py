@@ -1,4 +1,4 @@
-"""The rules of batches, explored completely: safe as designed, and unsafe without any one of them."""
+"""The rules of batches, explored completely: safe as designed, and unsafe if any one of them is disabled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of steps, signals and called jobs, explored completely, and again without each of them."""
+"""The rules of steps, signals and called jobs, explored completely, then again with each of them disabled."""
 
 from __future__ import annotations
 

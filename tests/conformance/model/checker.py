@@ -12,7 +12,7 @@ from .state import DEAD, FRESH, NOBODY, RUNNING, UP, normalised
 
 
 class Promise(StrEnum):
-    """The conditions that must hold in every world; ends are judged when they are accepted."""
+    """The conditions that must hold in every world; ends are checked when they are accepted."""
 
     ENDS = "ends"
     CLAIM_STANDS = "claim stands"

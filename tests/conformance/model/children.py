@@ -81,7 +81,10 @@ def _goes_on(world, index, child, held, bounds):
 
 
 def _hand_back(session, fence, attempt):
-    """Return the call of a hand-back; its reply is not awaited, because reconciliation finds a lost one."""
+    """Return the call of a hand-back.
+
+    Its reply is not awaited, because reconciliation detects a lost hand-back.
+    """
     return Call(RETURN, SENT, NOBODY, (fence,), attempt, NO_FENCE, session)
 
 
@@ -121,7 +124,7 @@ def _may_still_run(call):
 
 
 def _begun_anew(world, session):
-    """Return the world in which the processes of this session have dropped everything and begun a new one."""
+    """Return the world in which this session's processes have dropped all jobs and begun a new session."""
     members = [index for index, child in enumerate(world.children) if child.session == session]
     for index in members:
         child = world.children[index]._replace(session=len(world.sessions), held=())

@@ -11,7 +11,7 @@ Guaranteed in every world:
 - A claim has one accepted end, with the job's current fence.
 - No stored end is reported as lost.
 - A run under a valid session stays on the job's row, deleted or not.
-- Two runs never exist under valid sessions, also after delete and requeue.
+- Two runs never exist under valid sessions, even after delete and requeue.
 - No job has a dead session that is not closing.
 - A job that had not started gets no crash.
 - From every world, regular steps lead to an end.

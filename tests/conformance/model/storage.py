@@ -86,7 +86,7 @@ def _broken_by_end(job, call):
 
 
 def end_stands(job, call):
-    """Return whether the job is in the state in which this very end has put it."""
+    """Return whether the job is in the state that this same end produced."""
     return job.state == SUCCEEDED and (job.fence,) == call.fences
 
 

@@ -70,8 +70,8 @@ GUARDS = (
     Variant("repeats told as refused", Rules(repeats_are_told=False), _with(losses=True), UNSAFE, 11),
 )
 
-# Each leaves a job with a dead session, which by itself breaks a condition. Shown is that the job stays
-# there.
+# Each leaves a job with a dead session, which by itself breaks a condition. The counter-example shows that
+# the job stays there.
 _STAYS_THERE = ALL_PROMISES - {Promise.HELD_BY_LIVING}
 
 SESSIONS = (

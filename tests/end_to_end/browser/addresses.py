@@ -17,7 +17,7 @@ NO_PAGES = {
 
 
 def page_routes(table):
-    """Return the paths of the table that are pages."""
+    """Return the paths in the table whose responses are pages."""
     return [
         route.path
         for route in table

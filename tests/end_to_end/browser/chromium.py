@@ -1,4 +1,4 @@
-"""The Chromium of the machine; none is downloaded."""
+"""The Chromium installed on this machine; it is never downloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The screens for judging the dashboard's appearance: each is an address and preceding actions."""
+"""The screens for reviewing the dashboard's appearance, each with its address and preparing actions."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_labels_of_a_flow_stay_inside_their_boxes(flow, open_page, width):
 
 
 def test_labels_stay_inside_their_boxes_when_the_page_is_refreshed(flow, open_page):
-    """The refreshed region is laid out like the first one."""
+    """After a refresh, the region has the same layout as before."""
     served, address = flow
     page = open_page(served, address)
     node = page.locator("svg.flow a", has_text="recalculate_monthly").filter(visible=True).first

@@ -472,7 +472,7 @@ def test_bars_of_a_chart_stay_below_its_top_label(served, open_page, most, label
 
 
 def test_facts_of_a_job_change_with_its_state(stocked, served, open_page):
-    """Even facts outside the visible part are updated, as below the cards on a phone."""
+    """Facts outside the visible part are updated too, for example those below the cards on a phone."""
     flows.add(stocked, flows.new_batch(stocked), queue="flows")
     (job,) = flows.claim(stocked, queues=["flows"])
     page = open_page(served, f"/jobs/{job.id}")

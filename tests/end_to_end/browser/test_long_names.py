@@ -1,4 +1,4 @@
-"""Realistic names of 60 characters: no page scrolls sideways, and truncated texts show that they are."""
+"""Realistic names of 60 characters: no page scrolls sideways, and truncated texts end in an ellipsis."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_unknown_page_or_invalid_request_shows_an_error_page(shop, guard, open_p
 
 @pytest.mark.parametrize("route", PAGES)
 def test_axe_finds_no_serious_violations(shop, places, open_context, route):
-    """Nothing critical is found either: with all rules in light and narrow, and with colour rules in dark."""
+    """axe finds nothing critical either, with all rules in light and narrow, and colour rules in dark."""
     context = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light")
     page = context.new_page()
     found = []
@@ -147,7 +147,7 @@ def test_every_link_leads_to_a_page(shop, places, open_context):
 
 # ---- phones ----------------------------------------------------------------------------------------------
 
-# Opens `details` elements without clicks, because a click on an open one would close what is in it.
+# Opens `details` elements without clicks, because a click on an open element would close its contents.
 _OPEN_ALL = """() => document.querySelectorAll("main details:not(.menu)")
   .forEach((fold) => { fold.open = true; })"""
 

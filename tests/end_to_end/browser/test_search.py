@@ -21,7 +21,7 @@ def page(served, open_page):
 
 @pytest.fixture
 def many(stocked, tasks):
-    """A job, which is the only one with its argument and is behind many other jobs."""
+    """A job that is the only one with its argument and comes after many other jobs."""
     (job,) = tasks.add.enqueue_many([(424_242,)])
     tasks.send.enqueue_many([(f"{number}@example.com",) for number in range(_MANY)])
     return job
@@ -99,7 +99,7 @@ def test_exact_match_is_above_other_matches(page):
 
 
 def test_new_text_removes_earlier_results(page):
-    """No result of the earlier text remains, so none can be opened."""
+    """No result for the earlier text remains, so none can be opened by mistake."""
     found = look_for(page, "nightly")
     expect(found.get_by_role("option")).not_to_have_count(0)
 

@@ -13,7 +13,7 @@ _STREAM = "/live"
 
 
 def weight(response):
-    """Return the number of bytes: as they were compressed, or as a proxy would compress them."""
+    """Return the number of bytes, compressed as received or as a proxy would compress them."""
     sent = response.headers.get("content-length")
     if "content-encoding" in response.headers and sent:
         return int(sent)

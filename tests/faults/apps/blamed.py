@@ -16,7 +16,7 @@ _NEVER = Retry.never()
 
 def _die_with(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    time.sleep(60)  # this process ends with the other one
+    time.sleep(60)  # this process ends together with the killed one
 
 
 @fire.task(name="kill-parent", retry=_NEVER, executor="process")

@@ -139,7 +139,7 @@ class Stage:
         return ids
 
     def await_starts(self, ids, *, times=1, within=30):
-        """Wait until each of the jobs has started this often."""
+        """Wait until each of the jobs has started this many times."""
 
         def have_started():
             starts = Counter(event.job for event in self.events() if event.what == "start")

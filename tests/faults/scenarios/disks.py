@@ -24,7 +24,7 @@ _DISK_OF_SERVER = 224  # MiB: an empty server uses half of it, and its write-ahe
 _DISK_OF_FILE = 64
 _BACKLOG = 2_000  # jobs
 _FULL_FOR = 2.0  # seconds for which a file's disk stays full after client and server have seen the error
-_BUSY = 0.5  # processors that all processes of a server may use together meanwhile
+_BUSY = 0.5  # processors that all processes of a server together may use during this time
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -111,7 +111,7 @@ def _fail_over(place, program, is_synchronous, number):
                 os.kill(sender, signal.SIGSTOP)
                 _miss_some(on, is_synchronous=is_synchronous)
                 with on.forgetting_all():
-                    os.kill(sender, signal.SIGKILL)  # it could not notice the end of the others
+                    os.kill(sender, signal.SIGKILL)  # it could not notice the end of the other processes
                     primary.kill()
                     standby.promote()
                     back = on.await_progress(60)

@@ -461,7 +461,7 @@ def _judged(on, feed):
 def _filled(storage, judge):
     """Count the batches whose fillers died, by their ends; an incomplete batch can only be cancelled.
 
-    Also return the longest time from the creation of one to its end, in seconds.
+    Also return the longest time from the creation of such a batch to its end, in seconds.
     """
     filled = {event.job for event in judge.of("filled")}
     ids = [event.job for event in judge.of("filling")]

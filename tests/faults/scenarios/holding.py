@@ -11,7 +11,7 @@ from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually
 
 _QUICK = {"session_timeout": 1.0, "heartbeat": 0.3, "sweep": 0.2, "poll": 0.1}
-_SESSIONS = 5  # how many session timeouts a job blocks for
+_SESSIONS = 5  # for how many session timeouts a job blocks
 
 
 # ---- frozen servers --------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ _KINDS = {
 
 @scenario("hostile-python", "F41", full=Size(5, 1), short=Size(1, 1))
 def hostile_python(place, size):
-    """Jobs raise anything, break streams, limits, the loop and the environment: the next is unaffected.
+    """Jobs raise anything, break streams, limits, the loop and the environment: later jobs are unaffected.
 
     They run in threads, on the event loop and in job processes, with `jobs` probes after each.
     """

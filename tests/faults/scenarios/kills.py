@@ -13,7 +13,7 @@ from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually, is_running, kill
 
 _QUIET = 3.5  # seconds between two kills, after which the bound of a recovery can be checked
-_LEASE = 30.0  # seconds of a session whose expiry nothing may have to wait for
+_LEASE = 30.0  # the session timeout in seconds, for which nothing may have to wait
 _SOON = 1.0  # seconds in which an otherwise idle machine runs the jobs of a worker process again
 _APART, _WORKERS = 4, 10  # jobs in job processes per round; workers of each server in that scenario
 
@@ -22,7 +22,7 @@ def kill_whole(on, server):
     """Kill all processes of a server together, and write this to the ledger."""
     begun = time.monotonic()
     pids = server.kill()
-    on.note("kill", *pids, at=begun)  # before: another server may already run its jobs
+    on.note("kill", *pids, at=begun)  # before the kill: another server may already run its jobs
     on.note("gone", *pids)
 
 
@@ -128,8 +128,8 @@ def _every_child_runs(on, server):
 def kill_supervisors(place, size):
     """`kill -9` of the supervisor alone: its child processes end within 2 s, another server takes over.
 
-    Some of the jobs run in job processes. There are so many workers that the jobs which two servers can have
-    never use the last one, for which a recovered job would wait.
+    Some of the jobs run in job processes. There are enough workers that the jobs of two servers never occupy
+    the last one. Otherwise a recovered job would wait for it.
     """
     chance = random.Random(4)
     gone = []

@@ -17,7 +17,7 @@ from tests.faults.scenarios.kills import kill_whole
 _TENANTS, _DOCS = 8, 12
 _NUMBERS = {"shop": 5} | {f"shop/tenant:{tenant}": 2 for tenant in range(_TENANTS)}
 _RATE, _BURST = 200, 20
-_CLOCKS = 0.002  # seconds between the storage's clock and the one of the ledger
+_CLOCKS = 0.002  # difference in seconds between the storage's clock and the ledger's
 
 
 @attrs.frozen
@@ -143,11 +143,11 @@ def claim_spans(events, offset):
 
 
 def lateness(spans, rate, burst):
-    """Return by how many seconds the rate must have been exceeded; 0.0 if it can have been kept.
+    """Return by how many seconds the rate must have been exceeded; 0.0 if it might have been kept.
 
-    The rate can have been kept if there is a time within each span such that a bucket of `burst` tokens,
-    refilled with `rate` tokens per second, has a token for each claim. Serving the earliest deadline first
-    finds such times if they exist.
+    The rate might have been kept if there is a time within each interval such that a bucket of `burst`
+    tokens, refilled with `rate` tokens per second, has a token for each claim. Serving the earliest deadline
+    first finds such times if they exist.
     """
     waiting: list[float] = []  # a heap of deadlines
     spans = sorted(spans)

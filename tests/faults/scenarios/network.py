@@ -195,7 +195,7 @@ def _refused_after(fire):
 def lost_replies_to_enqueue(place, size):
     """Replies to enqueues are lost: jobs sent again with the same id are stored once and run once.
 
-    `jobs` jobs. The reply to one insert in `rounds` is lost, and also to repeated inserts.
+    `jobs` jobs. The reply to one insert in `rounds` is lost, including replies to repeated inserts.
     """
     chance = random.Random(15)
     is_redis = scheme_of(place.storage) == "redis"
@@ -252,8 +252,8 @@ def lost_replies_to_settle(place, size):
     return _lose_replies(place, size, is_settle, random.Random(17))
 
 
-# Statements of a database are prepared before, so a request does not show its kind. Therefore any reply may
-# be lost: to the start of a transaction, its statements or its end, but fewer of them.
+# Statements of a database are prepared in advance, so a request does not show its kind. Therefore any reply
+# may be lost: to the start of a transaction, its statements or its end, but fewer of them.
 _LOST_SHARE = {"redis": 0.3}
 _LOST_SHARE_OF_A_DATABASE = 0.03
 

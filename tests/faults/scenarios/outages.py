@@ -285,7 +285,7 @@ _UNKEPT = "durability: none: a restart loses every job"
 
 @scenario("unfit-redis", "F34", full=Size(0, 1), short=Size(0, 1), schemes=_REDIS)
 def unfit_redis(place, size):
-    """A server that evicts keys or is too old is refused in one line; no persistence is logged at start."""
+    """A server that evicts keys or is too old is refused in one line; missing persistence is logged."""
     del size
     told = []
     evicting = {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}

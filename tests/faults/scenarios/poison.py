@@ -43,7 +43,7 @@ def poison(place, size):
     for job_id, record in bad.items():
         _assert_failed_by_itself(kinds[job_id], record)
     crashes = Counter(record.crashes for record in good)
-    most = max(starts[job_id] for job_id in bad)  # above 3 if the death of another one ended a run alone
+    most = max(starts[job_id] for job_id in bad)  # above 3 if the death of another job ended a run alone
     return [
         f"poison {len(bad)} of {len(set(kinds.values()))} kinds: failed after {_CRASHES} crashes each",
         f"runs of a poisonous job: at most {most}",

@@ -82,8 +82,8 @@ class _Missed:
     jobs: int
 
 
-# The time is from hh:mm:30 to an hour later. Sixty times have passed, of which the last one is only 30 s late
-# and not a misfire.
+# The clock moves from hh:mm:30 to an hour later. Sixty due times have passed; the last one is only 30 s late,
+# so it is not a misfire.
 _MISSED = [
     _Missed("once", Cron("* * * * *", misfire="once"), 1),
     _Missed("all", Cron("* * * * *", misfire="all", misfire_limit=100), 60),

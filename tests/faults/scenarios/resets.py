@@ -10,7 +10,7 @@ from tests.faults.scenarios.base import Size, every, scenario, stage
 from tests.faults.scenarios.network import NETWORKED, behind_proxy
 
 _PAUSE = 0.2  # seconds between two resets
-_CONNECTS = 10  # the interval in multiples of a connection's duration, at least
+_CONNECTS = 10  # the minimum interval, in multiples of a connection's duration
 _LOOK = 0.5  # seconds between two test connections
 _TURNS = 5  # good and bad ones, because the load of a machine changes
 

@@ -139,7 +139,7 @@ def test_durability_describes_the_persistence_settings(program, options, expecte
 
 
 def test_unreadable_settings_count_as_the_worst_case(server):
-    """A user without CONFIG, or a server without it, is not an error."""
+    """It is not an error if the user or the server lacks CONFIG."""
     server.empty()
     server.ask("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", "+@all", "-config")
 

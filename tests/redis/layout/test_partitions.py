@@ -40,7 +40,7 @@ def test_claim_finds_work_before_its_notification(scene, server):
 
 
 def test_sender_of_a_late_end_finds_the_requeued_job(server):
-    """A requeued job can run again after its late end, which its sender notes.
+    """A requeued job can run again after the late end of its earlier run, as the sender of that end notes.
 
     Published messages are lost in this test.
     """

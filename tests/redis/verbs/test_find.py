@@ -114,7 +114,7 @@ def test_pages_contain_exactly_the_matching_jobs(scene, seed):
 @alone_and_parted
 @pytest.mark.parametrize("oldest_first", [False, True])
 def test_jobs_of_one_time_are_paged_by_id(scene, oldest_first):
-    """Jobs of one time are in order of id across pages, queues and partitions, for any number of jobs."""
+    """Any number of jobs with the same time are sorted by id across pages, queues and partitions."""
     known = [
         id for queue in QUEUES for _ in range(5)
         for id in scene.add_many(400, queue=queue, created_at=STAMP)
@@ -210,7 +210,7 @@ def test_rare_tags_and_definitions_are_found_with_one_page(crowd):
 
 
 def test_common_tag_is_read_in_the_list_of_the_state(crowd):
-    """If too many jobs have a tag to be sorted, the list of the state is read instead.
+    """If more jobs have a tag than can be sorted, the list of the state is read instead.
 
     The order is the same.
     """

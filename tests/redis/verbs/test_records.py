@@ -170,7 +170,7 @@ def test_pause_lost_by_the_first_partition_is_removed_everywhere(parted, server)
 
 
 def test_change_after_a_failover_reaches_every_partition(parted, server):
-    """A change that follows one that the first partition has lost does not count as a repeat of it."""
+    """If the first partition has lost a change, the next change does not count as a repeat of it."""
     first, client = parted.database.partitions.bases[0], server.client()
     put(parted, "mail", PAUSED)
     stamp = client.get(f"{first}:pausing")
@@ -195,7 +195,7 @@ def test_failing_partition_does_not_prevent_a_pause_elsewhere(parted, server):
 
 
 def test_resumed_queue_wakes_waiting_servers(parted, server):
-    """Each partition publishes when a queue is resumed in it, and not when one is paused."""
+    """Each partition publishes a message when a queue is resumed in it, but not when a queue is paused."""
     with server.client().pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe(*(f"{base}:wake" for base in parted.database.partitions.bases))
         for _ in range(PARTITIONS):

@@ -163,7 +163,7 @@ def test_unfinished_end_is_finished_by_a_sweep(database, scene, server, storage)
 
 
 def test_repeated_end_continues_an_interrupted_one(database, storage):
-    """A second call finishes the end, whatever it blames. A third call has nothing to do."""
+    """A second call finishes the end, even with other blame. A third call has nothing to do."""
     storage.begin_session(session())
     database.first_away = 1
     with pytest.raises(StorageUnavailable):
@@ -195,7 +195,7 @@ def test_sweep_ends_other_sessions_if_one_fails(database, storage):
 
 
 def test_session_renewed_during_a_sweep_is_not_ended(database, storage):
-    """A session that is renewed between the sweep's read and the end continues to live."""
+    """A session that is renewed between the sweep's read and the end remains alive."""
     storage.begin_session(session("a"))
     storage.begin_session(session("b"))
     database.clock_offset = 4_000 * SECOND

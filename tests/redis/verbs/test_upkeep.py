@@ -120,7 +120,7 @@ def test_pruned_jobs_and_sessions_leave_only_counters(scene, server):
 
 
 def test_queue_without_jobs_is_forgotten(scene, server):
-    """A queue is no longer counted after its last job was deleted, but it is as long as one is left."""
+    """A queue is counted as long as it has a job, and no longer after its last job was deleted."""
     at = scene.now()
     gone, kept = scene.add(queue="mail"), [scene.add(queue="default") for _ in range(2)]
     scene.storage.apply([deletes(id, expires_at=at) for id in (gone, kept[0])])
@@ -205,7 +205,7 @@ def test_job_requeued_before_its_expiry_is_not_pruned(scene):
 
 
 def test_release_passes_children_that_keep_waiting(scene, server):
-    """Steps of one child each pass the children that continue to wait, reach the others, and then end."""
+    """Steps of one child each skip the children that continue to wait, reach the others, and then end."""
     parent = scene.add()
     waiting = [scene.continuation(parent) for _ in range(3)]
     wanted = scene.continuation(parent, on=On.FAILED)

@@ -114,7 +114,7 @@ def test_hook_has_an_example_that_runs(function):
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_hook_has_a_test(name):
-    """At least one test begins with the hook's name."""
+    """The name of at least one test begins with the hook's name."""
     assert [test for test in names_of_tests() if test.startswith(f"test_{name}_")] != []
 
 

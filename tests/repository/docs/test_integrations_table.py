@@ -49,7 +49,7 @@ ROWS = [pytest.param(row, id=row.package) for row in rows()]
 
 
 def asked():
-    """Return the dependencies of the four packages and their extras by name, without those on each other."""
+    """Return the dependencies of the four packages and their extras by name, except those on each other."""
     found = {}
     for path in ROOT.glob("packages/*/pyproject.toml"):
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]

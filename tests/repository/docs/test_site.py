@@ -152,7 +152,7 @@ def test_lead_of_a_page_is_its_first_sentence():
 
 
 def test_broken_links_and_other_hosts_are_reported(tmp_path):
-    """A missing page, a missing anchor, and a script and a font of another host are reported."""
+    """A missing page, a missing anchor, and a script and a font from another host are reported."""
     (tmp_path / "a.html").write_text(
         '<a href="b.html#x"></a><a href="gone.html"></a><a href="https://host.example/">y</a>'
         '<script src="https://host.example/s.js"></script>'

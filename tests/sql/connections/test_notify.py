@@ -107,7 +107,7 @@ def test_socket_of_a_dead_process_is_removed(scene, server, path):
 
 
 def test_concurrent_senders_share_one_socket(path, monkeypatch):
-    """Two threads that send first at the same time create only one socket, so none is left open."""
+    """Two threads that send their first message together create only one socket, so none is left open."""
     made, both = [], threading.Barrier(2)
     real = socket.socket
 

@@ -77,7 +77,10 @@ def test_server_may_use_all_connections(make_pool):
 
 
 def test_work_with_its_own_connection_does_not_wait_for_the_pool(make_pool):
-    """The number of connections in use does not matter. The own connection is kept for the next use."""
+    """The number of connections in use does not matter.
+
+    The server's own connection is kept for the next use.
+    """
     pool = make_pool(2)
     drivers = []
 

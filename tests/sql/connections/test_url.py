@@ -11,7 +11,7 @@ from firelock_sql.connections.url import SqliteUrl, parse_sqlite_url
 
 
 def test_relative_path_is_resolved_once(tmp_path, monkeypatch):
-    """The path is relative to the folder in which the storage was opened, wherever the process goes later."""
+    """The path is relative to the folder in which the storage was opened, even if that changes later."""
     monkeypatch.chdir(tmp_path)
 
     url = parse_sqlite_url("sqlite:///jobs.db")

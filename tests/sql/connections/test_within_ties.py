@@ -80,7 +80,7 @@ class Shop:
 
     @contextmanager
     def undone(self, within):
-        """Roll back what the block stores with a savepoint; the transaction continues."""
+        """Use a savepoint to roll back everything that the block stores; the transaction continues."""
         connection = self.unit.connection if within is None else within
         if hasattr(connection, "begin_nested"):
             nested = connection.begin_nested()
@@ -96,7 +96,7 @@ class Shop:
         return self.add.using(within=within)
 
     def stored(self):
-        """Return the number of jobs, without the one that was committed first."""
+        """Return the number of jobs, without the job that was committed first."""
         return self.fire.jobs.counts().total - 1
 
 
@@ -272,7 +272,7 @@ class Relations:
             pass
 
         assert batch.refresh().state == "deleted"
-        assert shop.fire.jobs.counts().enqueued == 1  # the one that was committed first
+        assert shop.fire.jobs.counts().enqueued == 1  # the job that was committed first
 
 
 class TestSqlite(Relations):

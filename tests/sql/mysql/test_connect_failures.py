@@ -89,7 +89,7 @@ def test_error_hides_values_of_the_statement(number, said):
 
 
 def test_closed_connection_is_classified_as_lost():
-    """PyMySQL reports it without a number of the server."""
+    """PyMySQL reports it without an error number from the server."""
     failure = read_failure(pymysql.err.InterfaceError(0, ""))
 
     assert (failure.meaning, failure.text) == (Meaning.LOST, "the connection is closed.")

@@ -76,7 +76,7 @@ def wait_for_a_waiter(server):
 def test_deadlocked_transaction_is_repeated(mariadb, scene, rival):
     """Two transactions deadlock.
 
-    The server rolls back Firelock's one, which is repeated with the usual results.
+    The server rolls back Firelock's transaction, which is repeated with the usual results.
     """
     first, second = scene.add_many(2)
     rival.execute(LOCK, [second])
@@ -115,7 +115,7 @@ def test_deadlock_in_a_callers_transaction_is_reported(mariadb, scene, rival, en
 
 
 def test_dead_connections_of_the_pool_are_replaced(mariadb, scene):
-    """Whatever has ended them, the next call takes another connection."""
+    """Whatever has ended the connections, the next call takes another one."""
     scene.add()
     mariadb.end_connections()
 

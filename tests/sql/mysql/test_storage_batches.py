@@ -85,7 +85,7 @@ def new_members(scene, batch_id, number=1, **fields):
 
 
 def store_batch(scene, number=1, **rules):
-    """Store a batch with this number of members; return its id and theirs."""
+    """Store a batch with this number of members; return the ids of the batch and of its members."""
     batch = new_batch(scene, **rules)
     members = new_members(scene, batch.id, number)
     scene.storage.insert([batch, *members])

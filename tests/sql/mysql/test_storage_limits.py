@@ -145,7 +145,7 @@ def test_new_lanes_are_found_before_between_and_after_known_ones(scene, holder):
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["strangers", "known"])
 def test_more_lanes_than_one_query_reads_take_turns(scene, holder, monkeypatch, is_known):
-    """However many lanes one query reads, one job of each lane is claimed before a second one of any."""
+    """However many lanes one query reads, one job of each lane is claimed before a second job of any lane."""
     monkeypatch.setattr(mysql_lanes, "_KNOWN_AT_ONCE", 7)
     lanes = [f"t:{place:03}" for place in range(40)]
     for _ in range(3):

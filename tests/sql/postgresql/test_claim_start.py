@@ -37,7 +37,7 @@ def asked(queues=("mail",), limit=2):
 
 
 def after_slow_reads(start, *claimed, queues=("mail",), micros=100_000):
-    """Return the next read after several full ones of this duration; the last one claimed these places."""
+    """Return the next read after several full reads of this duration. The last one claimed these places."""
     start.record(start.next_read(asked(queues)), [], micros)
     start.record(start.next_read(asked(queues)), [], micros)
     start.record(start.next_read(asked(queues)), claimed, micros)
@@ -96,7 +96,7 @@ def test_start_place_of_short_reads_never_decreases(start):
 
 
 def test_number_of_known_levels_is_bounded(start):
-    """The state is bounded. Other levels are found by the probes between the known ones."""
+    """The state is bounded. Other levels are found by the probes between the known levels."""
     read = after_slow_reads(start, *[("mail", n, 10, n) for n in range(1_200)], micros=1_000_000)
 
     assert 2 * 1_000 + 1 == len(read.probes)

@@ -28,7 +28,10 @@ def scene(pgbouncer):
 
 
 def test_pooler_is_detected(pgbouncer):
-    """A pooler shows in the process id that a connection gets at its start; behind it nothing is prepared."""
+    """A pooler is detected by the process id that a connection gets at its start.
+
+    Behind a pooler, nothing is prepared.
+    """
     met = {}
     for url in (pgbouncer.url(), pgbouncer.direct_url()):
         path = ConnectionPath("here")

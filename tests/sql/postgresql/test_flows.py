@@ -478,7 +478,7 @@ def test_servers_are_notified_of_members_of_an_opened_batch(heard):
 
 
 def test_servers_are_notified_of_jobs_that_waited_for_a_batch(heard):
-    """The fold that ends the batch notifies them."""
+    """The fold that ends the batch notifies the servers."""
     flow, handles = heard
     batch, (member,) = flow.batch_of(1)
     flow.continuation(batch)

@@ -20,7 +20,7 @@ from tests.core.fakes import unmeasured
 
 @pytest.fixture
 def path(tmp_path):
-    """The path of the future file."""
+    """The path of a file that does not exist yet."""
     return tmp_path / "jobs.db"
 
 
@@ -190,7 +190,7 @@ def test_missing_folder_is_named(tmp_path):
 
 
 def test_plugin_does_not_load_drivers():
-    """A program that opens another storage does not load this one's modules."""
+    """A program that opens another storage does not load the modules of the SQL storage."""
     program = "import sys, firelock_sql.plugin; print(*{'sqlalchemy', 'sqlite3'} & set(sys.modules))"
 
     loaded = subprocess.run(
@@ -217,7 +217,7 @@ def test_current_schema_does_not_load_other_dialects(path, open_storage):
 
 
 def test_statements_and_migration_have_the_same_tables():
-    """The table names that statements replace and the wanted version match those of a migration."""
+    """The table names that statements replace and the expected schema version match those of a migration."""
     assert set(schema.METADATA.tables) == TABLES
     assert schema.schema_version.name == SCHEMA_TABLE
     assert len(schema.MIGRATIONS) == version.WANTED

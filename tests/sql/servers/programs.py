@@ -112,9 +112,10 @@ def pgbouncer() -> str | Missing:
 def chosen_postgresqls() -> list[object]:
     """Return the programs to run on, as pytest parameters.
 
-    By default, this is only the oldest one, so that a run stays short. With CI=true or FIRELOCK_TEST_SQL=all
-    it is every program; with FIRELOCK_TEST_SQL=postgresql-18, for example, those whose name begins so. With
-    CI=true the package must be installed, and the wheel too if it exists for this platform.
+    By default, this is only the oldest one, so that a run stays short. With CI=true or FIRELOCK_TEST_SQL=all,
+    all programs are returned; with FIRELOCK_TEST_SQL=postgresql-18, for example, only those whose names begin
+    with postgresql-18. With CI=true the package must be installed, and the wheel too if it exists for this
+    platform.
     """
     is_everything_expected = os.environ.get("CI") == "true"
     missing: list[Missing] = []

@@ -122,7 +122,7 @@ def test_failed_transaction_stores_nothing(scene):
     ids=["full", "wrong", "read-only"],
 )
 def test_driver_errors_are_classified_by_retry(tmp_path, statements, expected, words):
-    """A full disk and a read-only file may pass, a wrong statement does not.
+    """A full disk or a read-only file may be temporary; a wrong statement is not.
 
     The message names the file and a fix.
     """

@@ -23,14 +23,17 @@ def connections(tmp_path):
 
 
 def _fill(cursor):
-    """Forbid the file any further page, as on a full disk, and write a value that needs some."""
+    """Prevent the file from growing, as on a full disk, and write a value that needs more pages."""
     cursor.execute("INSERT INTO pieces VALUES (1)")
     cursor.execute("PRAGMA max_page_count = 2")
     cursor.execute("INSERT INTO pieces VALUES (zeroblob(100000))")
 
 
 def test_full_disk_is_reported_as_such(connections):
-    """The error for a file that cannot grow names the full disk, and means that a later call may succeed."""
+    """The error for a file that cannot grow states that the disk is full.
+
+    Its class means that a later call may succeed.
+    """
     with pytest.raises(StorageUnavailable, match="database or disk is full; free space on its disk"):
         connections.write(_fill)
 
@@ -54,7 +57,7 @@ def _input_output_error():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a file system without any space is there on Linux")
 def test_opening_error_on_a_full_disk_names_the_cause():
-    """If the disk is full when a file is opened, the error names the missing space, unlike SQLite's."""
+    """If the disk is full when a file is opened, the error states this; SQLite's own message does not."""
     with (
         pytest.raises(StorageUnavailable, match="disk I/O error; free space on its disk"),
         translated(Path("/proc/jobs.db")),

@@ -1,4 +1,4 @@
-"""Batches in a file: the fast paths have the results of the slow ones, and walks the results of memory."""
+"""Batches in a file: fast paths have the results of slow paths, and random walks those of memory."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_job_with_unreadable_limits_is_quarantined(scene, path, garbage, lane):
 @pytest.mark.parametrize("stored", ["7", "[[[1]]]", '{"when":"dry"}'])
 @pytest.mark.parametrize("lane", [None, "gpu"])
 def test_job_with_limits_of_a_newer_release_is_claimed(scene, path, stored, lane):
-    """The server puts the job off, and the storage keeps the string unchanged."""
+    """The server postpones the job, and the storage keeps the string unchanged."""
     newer = scene.add()
     ids = [newer, scene.add(), *scene.add_limited(2, "gpu")]
     write(path, "UPDATE firelock_jobs SET admission_json = ?, held_by = ? WHERE id = ?", stored, lane, newer)

@@ -25,7 +25,7 @@ def ended_parents(flow, number, *, child_of_all=False):
 
 @pytest.mark.parametrize("child_of_all", [False, True])
 def test_children_of_many_parents_are_released_together(flow, proxy, child_of_all):
-    """Children of many parents take as many round trips as those of one, and nothing is left to release."""
+    """Children of many parents take as many round trips as those of one. Nothing is left to release."""
     trips = []
     for number in (1, 1, FEW, FEW, FEW * FEW):  # the first ones prepare the statements
         children = ended_parents(flow, number, child_of_all=child_of_all)
@@ -49,7 +49,7 @@ def test_release_handles_more_parents_than_one_step(flow):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
 def test_release_checks_at_most_its_limit(flow, limit):
-    """A parent of several children is between parents of one each.
+    """A parent with several children comes between parents with one child each.
 
     The next call continues at the right place.
     """

@@ -42,7 +42,7 @@ def row_of(id: str, queue: str) -> ReadyRow:
 
 
 def test_job_unlocked_before_claimed_ones_is_claimed_next():
-    """The job moves the others on by one place. They are remembered, so they are not read again and again."""
+    """The job moves the others on by one place. The rows are remembered, so they are not read repeatedly."""
     turns = QueueTurns()
     turns.served("b")
 

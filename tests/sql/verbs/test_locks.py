@@ -1,4 +1,4 @@
-"""Rows of locks: those used in the last day, and one that keeps the tokens rising."""
+"""Only the rows of locks used in the last day are kept, and one row that keeps the tokens increasing."""
 
 from __future__ import annotations
 

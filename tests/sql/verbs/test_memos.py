@@ -23,7 +23,7 @@ def waiting(flow):
 
 
 def shown(flow, job_id):
-    """Return all that people see of the job, without its id and its times."""
+    """Return all visible data of the job, except its id and its times."""
     times = dict.fromkeys(("created_at", "changed_at", "enqueued_at", "claimed_at", "started_at"), 0)
     history = [attrs.evolve(one, at=0, claimed_at=0, started_at=0) for one in flow.history(job_id)]
     return attrs.evolve(flow.record(job_id), id="", **times), history, flow.recalled(job_id)
@@ -50,7 +50,7 @@ def test_signal_takes_one_round_trip(flow, proxy, early):
 
 
 def test_signal_on_the_fast_path_equals_one_on_the_slow_path(flow, server_database):
-    """The slow path is that of a caller's transaction.
+    """A caller's transaction takes the slow path.
 
     The stored results are equal, and the counts are correct.
     """

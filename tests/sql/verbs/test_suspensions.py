@@ -24,7 +24,7 @@ def for_a_signal_until(flow, job):
 
 
 def for_an_instant(flow, job):
-    """Store until when the run sleeps; return its suspension."""
+    """Store the time until which the run sleeps; return its suspension."""
     flow.keep(job, "night", str(BASE + HOUR), kind=MemoKind.SLEEP)
     return sleeps(job, "night", due_at=BASE + HOUR)
 
@@ -41,7 +41,7 @@ WAITS = [for_a_signal, for_a_signal_until, for_an_instant, for_a_job]
 
 
 def shown(flow, job_id):
-    """Return all that people see of the job, without its id and its time of creation."""
+    """Return all visible data of the job, except its id and its time of creation."""
     record = flow.record(job_id)
     return attrs.evolve(record, id="", created_at=0, changed_at=0), flow.history(job_id)[1:]
 
@@ -108,7 +108,7 @@ def test_suspensions_of_one_call_are_decided_separately(flow):
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_suspension_on_the_fast_path_equals_one_on_the_slow_path(flow, wait):
-    """The slow path is that of a job that is in a call twice. The stored results are equal."""
+    """A job that is in a call twice takes the slow path. The stored results are equal."""
     flow.add_many(2)
     one, other = flow.take(flow.begin())
     long, short = wait(flow, one), wait(flow, other)
@@ -134,7 +134,7 @@ def test_exchange_settles_suspensions_and_other_ends(flow):
     exchange = flow.exchange(holder, [*asked, attrs.evolve(asked[0], job_id="unknown")], 5)
 
     assert [*[Applied.APPLIED] * 5, Applied.MISSING] == exchange.results
-    assert 2 == len(exchange.claim.jobs)  # the remaining one, and the one whose signal was already sent
+    assert 2 == len(exchange.claim.jobs)  # the remaining job, and the job whose signal was already sent
     assert {
         State.AWAITING: 1, State.SUCCEEDED: 1, State.SCHEDULED: 1, State.FAILED: 1, State.PROCESSING: 2,
     } == flow.by_state()  # fmt: skip

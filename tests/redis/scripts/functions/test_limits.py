@@ -135,7 +135,7 @@ def test_full_list_of_holders_drops_ended_jobs(scene, server):
 
 
 def test_claim_checks_a_bounded_number_of_lanes(scene, server):
-    """Lanes after many full ones are found by later claims, which the claim requests to run immediately."""
+    """A claim that reads many full lanes requests further claims immediately, which find the later lanes."""
     scene.put_numbers("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
     scene.storage.insert(jobs)
@@ -356,7 +356,7 @@ def test_new_ids_are_in_the_partitions_of_their_keys(scene):
 
 @parted
 def test_claim_checks_a_closed_rate_when_it_opens(scene):
-    """A claim in another partition still returns when a closed rate opens, and a later claim uses it."""
+    """A claim in another partition returns the time when a closed rate opens. A later claim gets the job."""
     scene.put_numbers("t", rate=1, per=HOUR, burst=1)
     holder = scene.begin()
     ids = scene.add_limited(2, "t:1")
@@ -404,7 +404,7 @@ def test_job_with_damaged_limits_fails_without_affecting_others(scene, server, g
 
 @pytest.mark.parametrize("stored", ["[[[1]],2,3,4]", "[[7,8],null,null,null]", '{"when":"dry"}', '["dry"]'])
 def test_job_with_limits_of_a_newer_release_is_claimed(scene, server, stored):
-    """The server puts the job off, and the storage keeps the string unchanged."""
+    """The server postpones the job, and the storage keeps the string unchanged."""
     scene.put_numbers("a", concurrent=3)
     (newer,), (good,) = scene.add_limited(1, "a"), scene.add_limited(1, "a")
     client = server.client()
