@@ -20,7 +20,7 @@ _DIGITS = 10
 
 
 class Exit(IntEnum):
-    """The exit codes; scripts rely on them."""
+    """The exit codes, on which scripts rely."""
 
     DONE = 0
     FAILED = 1
@@ -157,7 +157,7 @@ def add_reason(parser: argparse.ArgumentParser) -> None:
 
 
 def reason_of(options: argparse.Namespace, done: str) -> str:
-    """Return the reason for the jobs' histories."""
+    """Return the reason that is added to the jobs' histories."""
     return str(options.reason or f"{done} from the command line")
 
 

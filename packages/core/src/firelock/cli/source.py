@@ -111,7 +111,7 @@ def has_source(options: argparse.Namespace) -> bool:
 def open_app(options: argparse.Namespace, *, is_imported: bool = False) -> Firelock:
     """Return the app to use; it is not connected yet.
 
-    The application is imported only in two cases: its app is the first source that names a storage, or the
+    The application is imported only in two cases: an app is the first source that names a storage, or the
     command needs its tasks (`is_imported`) and a source names the app.
 
     Raises:

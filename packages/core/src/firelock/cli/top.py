@@ -1,7 +1,7 @@
 """`firelock top`: queues, servers, running jobs and failures, live in a terminal.
 
-A `Snapshot` is read every few seconds. `sections` converts it to tables, in the same way for a terminal and
-for a pipe.
+A `Snapshot` is read every few seconds. `sections` converts it to tables, which are the same for a terminal
+and for a pipe.
 """
 
 from __future__ import annotations

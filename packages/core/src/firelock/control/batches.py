@@ -45,7 +45,7 @@ class Batches:
     def list(
         self, *, state: State | str | None = None, limit: int = 50, cursor: str | None = None
     ) -> BatchPage:
-        """Return a page of batches, including those within other batches, newest first.
+        """Return a page of batches, newest first, including batches within other batches.
 
         The state of an open batch is awaiting.
 

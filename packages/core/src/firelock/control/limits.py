@@ -203,8 +203,8 @@ class Limits:
         """Store the numbers from the code, and return the names that were written.
 
         A server does this when it starts. Numbers that an operator has set stay until the numbers in the code
-        change, and a pause stays too. Numbers that an operator set before the code declared the name also
-        stay.
+        change, and a pause stays too. Numbers that an operator set before the code declared the name are not
+        replaced by its first declaration.
         """
         written = [one.name for one in self._declared().values() if self._write_code(one)]
         if written:

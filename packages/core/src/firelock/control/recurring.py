@@ -295,7 +295,7 @@ class Recurring:
     def upcoming(
         self, what: str | Cron | Every, count: int = 10, *, after: datetime | None = None
     ) -> list[Upcoming]:
-        """Return the next due times of a definition or of a schedule, with the effects of clock changes.
+        """Return the next due times of a definition or a schedule, with notes on clock changes.
 
         A paused definition has the due times that it would have without the pause.
 

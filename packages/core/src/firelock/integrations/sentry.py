@@ -61,8 +61,8 @@ class Sentry:
     """A plugin: `Firelock(url, plugins=[Sentry()])`, along with `sentry_sdk.init(…)`.
 
     Args:
-        every_attempt: whether the error of every failed attempt is reported; otherwise only the error with
-            which the job ended.
+        every_attempt: whether the error of every failed attempt is reported; otherwise only the error that
+            ended the job.
         monitors: the recurring jobs that have a monitor: True for all, their ids, or False for none. A
             monitor is created by its first check-in, and Sentry might charge for it.
         margin: how late a run may begin before Sentry reports it as missed; whole minutes.

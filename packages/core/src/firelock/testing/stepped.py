@@ -328,7 +328,7 @@ class SteppedServer:
         return _outcome(ended), error or _undecodable(ended)
 
     def _has_completed(self, ended: EndedRun, applied: Applied) -> bool:
-        """Return whether the task's own transaction has completed the job; `applied` is the result of its settle."""
+        """Return whether the task's own transaction completed the job; `applied` is the settle's result."""
         if applied.is_applied:
             return applied is Applied.ALREADY and ended.transition.to is State.SUCCEEDED
         (record,) = self._storage.get([ended.job.id])

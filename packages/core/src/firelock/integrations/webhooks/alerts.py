@@ -236,7 +236,7 @@ class _Watch:
     # ---- findings ----------------------------------------------------------------------------------------
 
     def findings(self, found: Sequence[Finding], *, is_first: bool) -> Iterator[dict[str, JsonValue]]:
-        """Yield an event for each new error or warning, and for each that has ended; notes are left out."""
+        """Yield an event for each error or warning that is new or has ended; notes are left out."""
         seen, self.memory.seen = self.memory.seen, {}
         urgent: dict[tuple[Event, str], Finding] = {}
         for one in found:
