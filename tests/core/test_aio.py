@@ -238,7 +238,7 @@ def test_calls_share_a_limited_number_of_threads():
 
 
 def test_calls_that_wait_for_each_other_all_complete():
-    """There are more calls than threads, so further threads start when no call can start."""
+    """There are more calls than threads, so further threads are started when no waiting call can begin."""
     calls, together = BlockingCalls(2, stall=0.01), threading.Barrier(6)
 
     waiting = [calls.submit(lambda: together.wait(20)) for _ in range(6)]
@@ -260,7 +260,7 @@ def test_cancelled_waiting_call_never_starts(release):
 
 
 def test_error_of_a_call_is_raised_where_it_is_awaited():
-    """An error that would end a thread is raised in the caller as well."""
+    """Even an error that would end a thread is raised in the caller."""
 
     def leave():
         raise SystemExit(7)

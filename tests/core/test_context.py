@@ -90,7 +90,7 @@ def test_every_field_of_a_fake_context_can_be_passed():
 
 
 def test_fake_context_records_its_completions():
-    """Any session is accepted and no job ends, so a test can detect a task that completes twice."""
+    """Any session is accepted and no job ends, so a test can detect that a task completes its job twice."""
     job = JobContext.fake()
 
     before = job.completions
@@ -150,7 +150,7 @@ def texts(storage, job_id="a"):
 
 
 def test_only_the_newest_progress_is_written(console, storage):
-    """A job that often reports progress costs one write per flush."""
+    """A job that often reports progress causes only one write per flush."""
     for done in range(5):
         console.progress("a", done, 5, None)
 

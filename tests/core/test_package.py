@@ -23,7 +23,7 @@ def test_every_public_name_can_be_imported():
 
 
 def test_version_is_that_of_the_distribution():
-    """The version has a single source, so no second place can be forgotten."""
+    """The version is defined in only one place, so it cannot differ between places."""
     assert version("firelock") == firelock.__version__
 
 

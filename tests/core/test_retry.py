@@ -1,4 +1,4 @@
-"""Retry policies: how long they wait, which errors they retry, how they are checked and stored."""
+"""Retry policies: their waits, the errors that they retry, and how they are checked and stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MINUTE, HOUR, YEAR = timedelta(minutes=1), timedelta(hours=1), timedelta(days=36
 
 
 def middle():
-    """Return a random number at which jitter changes nothing."""
+    """Return the random number for which jitter does not change a wait."""
     return 0.5
 
 
@@ -120,7 +120,7 @@ POLICIES = st.one_of(
 
 @given(policy=POLICIES, number=st.integers(1, 1001), drawn=st.floats(0, 1, exclude_max=True))
 def test_wait_is_never_negative_or_above_a_year(policy, number, drawn):
-    """Any policy, number of the retry and random number gives a wait that can be scheduled."""
+    """Any combination of policy, retry number and random number gives a wait that can be scheduled."""
     assert timedelta(0) <= policy.wait(number, lambda: drawn) <= YEAR
 
 
@@ -322,7 +322,7 @@ def test_stored_policy_is_compact_json():
 
 
 def test_reading_a_policy_does_not_import_classes():
-    """A stored name is compared but never imported, because the server may not have its code."""
+    """A stored class name is compared but never imported, because the server may not have its code."""
     text = Retry(only_on=["antigravity.Error", "no.such.module.Error"]).to_json()
     code = (
         "import sys; from firelock.retry import Retry; before = set(sys.modules); "

@@ -22,7 +22,7 @@ from firelock.storage import JobFilter
 JOBS = 2_000
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
-NOW = 1_795_630_000 * SECOND  # 2026-11-25, a Wednesday, after six in the evening
+NOW = 1_795_630_000 * SECOND  # 2026-11-25, a Wednesday, after 6 p.m.
 FINAL = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
 

@@ -1,4 +1,4 @@
-"""Tasks: functions that remain functions, with a name, options and typed methods."""
+"""Tasks: functions that can still be called, with a name, options and typed methods."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def test_task_of_a_main_program_is_named_after_its_file(fire, monkeypatch):
     ],
 )
 def test_main_module_has_the_name_under_which_it_is_imported(monkeypatch, attributes, name):
-    """With `-m`, the specification contains the name; without it, the stem of the file is the name.
+    """With `-m`, the module specification contains the name.
 
-    An interactive session has no other name.
+    Without it, the stem of the file is the name. An interactive session keeps the name `__main__`.
     """
     main = types.ModuleType("__main__")
     del main.__spec__
@@ -139,7 +139,7 @@ def test_decorated_function_is_shown_with_its_own_location(fire):
     ],
 )
 def test_only_plain_functions_can_be_tasks(fire, thing, words):
-    """Anything but a function raises an error that states what to write instead."""
+    """Any value except a function raises an error that states what to write instead."""
     with pytest.raises(TaskError, match=words):
         fire.task()(thing)
 
@@ -276,7 +276,7 @@ def test_class_of_a_task_depends_on_its_function(fire):
     assert [Task, AsyncTask, ContextTask, AsyncContextTask] == kinds
 
 
-def quoted_context(job: "JobContext"):  # noqa: UP037 - as it is written without postponed annotations
+def quoted_context(job: "JobContext"):  # noqa: UP037 - as written in modules without postponed annotations
     return job.attempt
 
 

@@ -1,4 +1,4 @@
-"""Values of every supported annotation: each is either restored exactly, with the same types, or refused."""
+"""Values of every supported annotation are restored exactly, with the same types, or are refused."""
 
 from __future__ import annotations
 
@@ -246,10 +246,10 @@ def test_cyclic_value_is_refused():
         binder_for(Node).encode((node,), {})
 
 
-def test_datetime_keeps_its_offset_but_not_the_name_of_its_zone():
+def test_datetime_keeps_its_offset_but_not_its_zone_name():
     """A datetime keeps its offset even in the repeated hour at the end of daylight saving time.
 
-    For a time in that hour, Python's comparison with the same time in another zone always returns False.
+    For a time in that hour, Python considers it different from the same time in any other zone.
     """
     zone = ZoneInfo("Europe/Berlin")
     value = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=zone)
@@ -271,7 +271,7 @@ class Moody(tzinfo):
 
 
 def test_error_of_a_time_zone_object_becomes_an_argument_error():
-    """The caller must not get an exception of third-party code."""
+    """The caller must not get an exception from third-party code."""
     with pytest.raises(ArgumentError, match="does not fit datetime: no idea"):
         binder_for(datetime).encode((datetime(2026, 1, 1, tzinfo=Moody()),), {})
 

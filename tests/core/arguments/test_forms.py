@@ -216,7 +216,7 @@ def test_invalid_input_is_reported_for_its_field(fire, annotation, text, advice)
 
 
 def test_error_about_json_input_contains_the_reason(fire):
-    """The message gives the reason for invalid JSON and for JSON of another type."""
+    """The message explains why JSON is invalid or which type was expected."""
     with pytest.raises(FormError, match=r"is invalid \(Expecting .* column 2"):
         read(fire, Point, "{")
     with pytest.raises(FormError, match=r"is invalid \(.*annotated"):

@@ -1,4 +1,4 @@
-"""Calls in JSON, checked against a task's annotations, or against an outline of them without the code."""
+"""Calls in JSON, checked against a task's annotations or, without the code, against their outline."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_outline_contains_types_and_choices():
 def test_values_are_stored_in_the_same_form_as_by_the_task(binder, arguments, stored):
     """Arguments are passed by name or by position.
 
-    Omitted arguments are not stored, so the run uses its defaults.
+    Omitted arguments are not stored, so the run uses its own defaults.
     """
     args, kwargs = call_of_json(binder, arguments)
 

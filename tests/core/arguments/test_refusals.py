@@ -196,7 +196,7 @@ def test_refusal_of_an_unsupported_value_names_an_alternative(make, words):
 @pytest.mark.parametrize("is_bound", [False, True])
 @pytest.mark.parametrize("name", ["request", "session", "g", "current_app"])
 def test_flask_proxy_is_refused_as_a_proxy(name, is_bound):
-    """The proxy is not reported as an iterator, although it has the methods of one.
+    """The proxy is not reported as an iterator, although it has the methods of an iterator.
 
     The message is the same inside and outside of a request.
     """

@@ -93,7 +93,7 @@ def test_long_shallow_value_is_read(serializer):
     ids=short,
 )
 def test_tampered_json_is_refused_with_its_location(serializer, text, words):
-    """JSON that the serializer cannot have written raises the same ArgumentError with and without orjson."""
+    """JSON that the serializer never writes raises the same ArgumentError with and without orjson."""
     if "trailing comma" in words and sys.version_info < (3, 13):
         words = "not JSON: Expecting value at character 3"
 

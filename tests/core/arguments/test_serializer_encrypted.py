@@ -1,4 +1,4 @@
-"""The example of a serializer plugin: arguments cannot be read or changed, and keys can be rotated."""
+"""The example serializer plugin: stored arguments cannot be read or changed, and keys can be rotated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_encrypted_arguments_are_restored_and_unreadable_in_storage():
 
 
 def test_waiting_job_can_be_read_after_a_key_rotation():
-    """The first key encrypts; the old keys after it can still decrypt."""
+    """The first key encrypts. The old keys after it can still decrypt."""
     waiting = BINDER.encode_text(("4111 1111", 995), {}, EncryptedSerializer([OLD]))
     rotated = EncryptedSerializer([NEW, OLD])
 

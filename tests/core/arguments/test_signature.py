@@ -181,7 +181,7 @@ def test_arguments_of_an_older_signature_fail_before_the_run(stored, words):
 
 
 def test_extra_keyword_that_became_a_parameter_is_refused():
-    """A stored extra keyword cannot be passed both as itself and as the new parameter."""
+    """The stored keyword cannot be passed both as an extra keyword and as the new parameter."""
     with pytest.raises(SignatureMismatch, match="'c' is a parameter now"):
         binder_of(everything).decode({"a": 1, "**rest": {"c": 1}})
 
@@ -194,14 +194,17 @@ def test_extra_keyword_that_became_a_parameter_is_refused():
     ],
 )
 def test_gap_before_a_positional_only_parameter_gets_the_current_default(stored, args, kwargs):
-    """A positional-only argument needs all parameters before it. All other defaults are left to the run."""
+    """All parameters before a positional-only argument must be passed.
+
+    The run fills in all other defaults.
+    """
     call = binder_of(only).decode(stored)
 
     assert (args, kwargs) == call
 
 
 def test_gap_before_args_gets_the_current_default():
-    """`*args` follow all positional parameters, so these are passed too."""
+    """`*args` follow all positional parameters, so these must be passed too."""
     call = binder_of(everything).decode({"a": 1, "*more": [7], "c": 4})
 
     assert ((1, 2, 7), {"c": 4}) == call
@@ -356,7 +359,7 @@ class Reversed(Serializer):
 
 
 def test_errors_of_another_serializer_become_argument_errors():
-    """Callers and workers see one class of errors, whatever a serializer raises."""
+    """Callers and workers get only ArgumentErrors, whatever a serializer raises."""
     binder = binder_of(create_report)
 
     with pytest.raises(ArgumentError, match="The serializer 'reversed' failed: oops"):
@@ -382,7 +385,7 @@ def returns_none() -> None: ...
 
 
 def test_result_is_stored_according_to_the_return_annotation():
-    """Types that the server handles itself are not part of the annotation."""
+    """The server handles some types itself, so they are removed from the annotation."""
     binder = binder_of(snoozing, flow_types=(Snooze,))
 
     text = binder.encode_result_text([1, 2], JSON)
@@ -407,7 +410,7 @@ def test_result_is_stored_according_to_the_return_annotation():
     ],
 )
 def test_result_that_cannot_be_stored_is_refused_with_the_reason(function, value, words):
-    """An unresolvable return annotation never prevents the registration, only the storing of a result."""
+    """An unresolvable return annotation does not prevent the registration, but results cannot be stored."""
     with pytest.raises(ArgumentError) as caught:
         binder_of(function).encode_result_text(value, JSON)
 
@@ -464,7 +467,7 @@ def test_only_a_plain_function_can_be_a_task(candidate, words):
 
 
 def test_coroutine_cannot_be_a_task():
-    """The message explains a call by mistake, such as `fire.task(fetch())`."""
+    """The message explains the mistake of calling the function, as in `fire.task(fetch())`."""
     coroutine = fetch()
 
     with pytest.raises(TaskError, match=r"it is a coroutine, the result of a call; pass the function itself"):

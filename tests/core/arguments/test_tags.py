@@ -27,7 +27,7 @@ from firelock.errors import ArgumentError, TaskError
         ("user:{x}", "{y.__class__}", "user:{y.__class__}"),
     ],
 )
-def test_tag_is_the_template_with_the_stored_values(template, value, tag):
+def test_tag_is_the_template_filled_with_the_stored_values(template, value, tag):
     """Strings are inserted as they are, other values as JSON. A value is never read as a template."""
     check_tag_templates([template], ["x"])
 
@@ -39,7 +39,7 @@ def test_equal_tags_are_stored_once():
 
 
 def test_default_of_an_omitted_argument_is_inserted():
-    """The default has its stored form, like a given value."""
+    """The default is inserted in its stored form, like a passed value."""
 
     def run(x: int, day: date = date(2026, 1, 1), other: object = print) -> None: ...
 

@@ -156,7 +156,7 @@ def moved():
 
 
 def ended(result):
-    """Return the state of an ended result, and its return value or error."""
+    """Return the state of a completed result, and its return value or error."""
     try:
         value = result.get(timeout=DEADLINE, propagate=False, interval=0.01)
     except Exception as error:  # noqa: BLE001 - both raise for revoked tasks
@@ -280,7 +280,7 @@ def compiled(name, *, moved):
 
 
 def story(shop):
-    """Use the shop and return everything that its user sees."""
+    """Use the shop and return all output that its user sees."""
     bought = shop.buy(1, "tea", "ann@example.com", fails=2)
     first = bought.get(timeout=DEADLINE, interval=0.01)
     again = shop.reserve.delay(1, "tea").get(timeout=DEADLINE, interval=0.01)
@@ -520,8 +520,8 @@ def test_order_of_priorities_is_kept(broker, priority, stored):
     assert stored == app.options_of("any", {"priority": priority})["priority"]
 
 
-def test_options_of_call_task_routes_and_settings_have_this_priority():
-    """The options of the call win, then those of the task, the routes and the settings."""
+def test_options_have_priority_in_the_order_call_task_routes_settings():
+    """Options of the call have the highest priority, followed by options of the task, routes and settings."""
     app = ours.Celery(broker="memory://routes", set_as_current=False, task_default_queue="rest")
     app.conf.task_routes = {"shop.mail.*": {"queue": "mail", "priority": 3}, "shop.bulk": "bulk"}
     app.task(name="shop.mail.own", queue="own", acks_late=True)(function)
@@ -711,9 +711,9 @@ def test_shared_tasks_belong_to_the_created_app():
 
 
 def test_settings_come_from_modules_and_prefixes(tmp_path, monkeypatch):
-    """From a module, only names that are settings are read.
+    """From a module, only the names of settings are read.
 
-    With a prefix, all names that have it are read.
+    With a prefix, all names that start with it are read.
     """
     (tmp_path / "celeryconfig_t.py").write_text(
         "import os\ntask_default_queue = 'a'\ntimezone = 'Asia/Tokyo'"
@@ -733,7 +733,10 @@ def test_settings_come_from_modules_and_prefixes(tmp_path, monkeypatch):
 
 
 def test_imports_include_listed_and_discovered_modules(tmp_path, monkeypatch):
-    """A server imports the listed modules, and the module `tasks` of each listed package that has one."""
+    """A server imports the listed modules.
+
+    It also imports the module `tasks` of each listed package, if it exists.
+    """
     for package in ("shop_with_t", "shop_without_t"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
@@ -807,7 +810,7 @@ def test_expired_job_is_deleted(moved):
 
 
 def test_task_that_waits_for_another_task_is_refused(moved):
-    """A waiting task could wait for its own worker."""
+    """A task that waits for another one could wait for a job that needs its own worker."""
     other = moved.add.delay(1, 1)
     task = moved.app.task(name="t.waits", acks_late=True)(lambda: other.get(timeout=1))
 
@@ -923,7 +926,7 @@ def test_broken_chain_returns_the_error_if_requested(moved):
     assert comparable(last.get(timeout=DEADLINE, propagate=False)) == ["Broken", "first"]
 
 
-def test_broken_chain_is_detected_from_its_last_id(moved):
+def test_broken_chain_is_detected_by_the_id_of_its_last_step(moved):
     """A web request that has only the last id does not wait for a step that never runs."""
     last = ours.chain(moved.fail.s("first"), moved.add.s(1), moved.add.s(2))()
     with pytest.raises(Broken):
@@ -954,7 +957,7 @@ def test_ignore_is_not_retried():
 
 
 def test_step_with_an_unknown_task_waits_for_another_server():
-    """A server with older code must not fail a chain that uses a new task."""
+    """A server with older code must not fail a chain that contains a new task."""
     app = ours.Celery(broker="memory://elsewhere", set_as_current=False)
     task = app.task(name="s.task", acks_late=True)(function)
     step = app.task(name="s.new", acks_late=True)(function)

@@ -44,7 +44,7 @@ def test_entry_is_stored_as_recorded(fire):
 
 
 def test_newest_entries_are_first(fire):
-    """Entries are ordered by time; of entries with the same time, the one recorded last is first.
+    """Entries are ordered by time. If several entries have the same time, the last recorded entry is first.
 
     Pages do not overlap and omit no entry.
     """
@@ -63,7 +63,7 @@ def test_newest_entries_are_first(fire):
 
 
 def test_full_last_page_has_no_cursor(fire):
-    """A cursor never leads to an empty page."""
+    """The next page of a cursor is never empty."""
     fire.audit.record("a", "b", by="ada")
 
     assert None is fire.audit.list(1).cursor
@@ -133,7 +133,7 @@ def test_oldest_entries_are_deleted_above_the_maximum(watched):
 
 
 def test_recording_an_entry_costs_two_small_writes(watched):
-    """Only one of 250 calls searches for old entries."""
+    """Only every 250th call searches for old entries."""
     for _ in range(PRUNES_EVERY - 1):
         watched.audit.record("a", "b", by="ada")
 

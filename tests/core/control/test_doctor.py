@@ -78,7 +78,7 @@ def fails():
 
 
 def test_problems_with_limits_and_unique_keys_are_found(storage):
-    """The problems are costs that never fit, jobs without their task's limits, and keys held in vain."""
+    """The problems are costs above the limit, jobs without their task's limits, and needlessly held keys."""
     stub = Firelock(storage)
     with Firelock(storage) as fire:
         parent = fire.task(name="parent", retry=Retry(attempts=0))(fails).enqueue()

@@ -1,4 +1,4 @@
-"""The list of findings about a storage: each finding only if it is true, once, and with its severity."""
+"""The list of findings about a storage: each true finding appears once, with its severity."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def recurring(recurring_id="nightly", *, next_in=3_600.0, **fields):
 
 
 def readings(**seen):
-    """Return these readings, whichever part of it they belong to."""
+    """Return readings with these values, whichever part of the readings they belong to."""
     nested = {}
     for name, kind in (("waiting", Waiting), ("sampled", Sampled)):
         own = {key: seen.pop(key) for key in [*seen] if key in attrs.fields_dict(kind)}
@@ -102,7 +102,7 @@ def test_healthy_storage_has_no_findings():
 
 @pytest.mark.parametrize("servers", [[], [server(is_alive=False)], [server(expires_in=-1)]])
 def test_waiting_jobs_without_a_server_are_reported_first(servers):
-    """The finding contains the number of waiting jobs and the start of the wait."""
+    """The finding contains the number of waiting jobs and the time since which they have waited."""
     since = at(minutes=-14)
 
     trouble, *_ = found(queues=[queue(enqueued=3), queue("bulk", 4)], servers=servers, oldest={"mail": since})
@@ -124,7 +124,7 @@ def test_waiting_jobs_without_a_server_are_reported_first(servers):
     ],
 )
 def test_queue_without_a_listening_server_is_reported(queues, listens):
-    """A server describes its queues with a string that contains all, a list, or weights."""
+    """A server describes its queues with a string that means all queues, a list of names, or weights."""
     told = kinds(queues=[queue("mail", 12)], servers=[server(queues=queues)])
 
     assert ([] if listens else ["no_listener"]) == told
@@ -132,12 +132,12 @@ def test_queue_without_a_listening_server_is_reported(queues, listens):
 
 @pytest.mark.parametrize(("state", "told"), [("quiet", ["no_listener"]), ("stopping", [])])
 def test_quiet_server_does_not_count_as_a_listener(state, told):
-    """A quiet server is alive but claims no jobs. A stopping server ends soon, as in each deploy."""
+    """A quiet server is alive but claims no jobs. A stopping server ends soon, as happens in each deploy."""
     assert told == kinds(queues=[queue()], servers=[server(state=state)])
 
 
 def test_empty_or_paused_queue_needs_no_listener():
-    """Only waiting jobs that may run need one."""
+    """A listening server is needed only if waiting jobs may run."""
     seen = [queue("empty", 0), queue("held", 9, is_paused=True)]
 
     assert [] == kinds(queues=seen, servers=[server(queues="mail")])
@@ -231,16 +231,16 @@ def test_restarted_server_is_not_lost():
         (EndedRuns(9, 9), EndedRuns(1_000, 5), None),
         (EndedRuns(100, 9), EndedRuns(1_000, 9), None),
         (EndedRuns(20, 4), EndedRuns(1_000, 150), None),
-        (EndedRuns(20, 10), EndedRuns(1_000, 400), True),  # half of them, however usual that is
+        (EndedRuns(20, 10), EndedRuns(1_000, 400), True),  # half of them, even if this is the usual rate
         (EndedRuns(20, 9), EndedRuns(1_000, 400), None),
         (EndedRuns(20, 4), EndedRuns(20, 4), None),
         (EndedRuns(20, 12), None, True),
     ],
 )
 def test_task_that_fails_more_than_usual_is_reported(lately, usually, is_error):
-    """A finding needs ten runs, a tenth of failures, and three times the rate of the rest of the day.
+    """At least a tenth of ten or more runs must have failed, three times the rate of the rest of the day.
 
-    If the day has no data, it needs half of the runs.
+    If the day has no data, half of the runs must have failed.
     """
     told = found(lately={"charge": lately}, usually={} if usually is None else {"charge": usually})
 
@@ -251,8 +251,8 @@ def test_task_that_fails_more_than_usual_is_reported(lately, usually, is_error):
 def test_muted_failures_do_not_count(share, told):
     """Of 20 runs, 12 failed.
 
-    If half of the failures are muted, the rate is three in ten. If nine of ten are muted, too few remain to
-    report.
+    If half of the failures are muted, the rate is three in ten. If nine tenths are muted, too few failures
+    remain for a finding.
     """
     failing = found(lately={"t": EndedRuns(20, 12)}, usually={"t": EndedRuns(520, 12)}, muted={"t": share})
 
@@ -280,7 +280,7 @@ def test_broken_and_late_recurring_jobs_have_different_findings():
 
 
 def test_long_wait_in_a_queue_with_a_listener_is_reported():
-    """The first job must have waited for ten minutes. A paused queue waits on purpose."""
+    """The first job must have waited for ten minutes. Jobs of a paused queue wait on purpose."""
     oldest = {"mail": at(minutes=-10), "bulk": at(minutes=-9)}
     seen = {"servers": [server()], "oldest": oldest}
 
@@ -378,7 +378,7 @@ def test_paused_limit_is_reported_with_its_note_and_start():
 def test_unique_keys_held_by_children_of_failed_parents_are_reported():
     """The finding names the first key and its job.
 
-    Until an operator acts, no other job can be stored with such a key.
+    No other job can be stored with such a key until an operator acts.
     """
     (told,) = all_of(
         "unique_in_vain", keys_in_vain=[("shop.report day:1", "j1"), ("shop.report day:2", "j2")]
@@ -476,7 +476,7 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
 
 
 def test_failures_of_one_burst_are_not_called_usual():
-    """An outage and the requeue after it affect at most three hours, which do not represent other hours."""
+    """An outage and the requeue after it affect at most three hours, which do not show the usual rate."""
     lately = {"send": EndedRuns(502, 502, 502, hours=1)}
 
     burst = only(lately=lately, usually={"send": EndedRuns(1_256, 1_004, 1_004, hours=3)})
@@ -510,9 +510,9 @@ def test_hours_in_which_a_task_ran_are_counted(hours, is_told):
 
 
 def test_advice_for_failed_parents_names_the_command_that_works():
-    """A batch is requeued with another command than a job.
+    """The command that requeues a batch differs from the command for a job.
 
-    One of each is named, and the others are counted.
+    The advice names one batch and one job, and counts the others.
     """
     batch = all_of("in_vain", in_vain={"b1": 2}, batches_in_vain=["b1"])[0]
     both = all_of("in_vain", in_vain={"b1": 2, "j1": 1, "j2": 1}, batches_in_vain=["b1"])[0]
@@ -549,7 +549,7 @@ def test_findings_are_sorted_by_severity_and_merged_by_subject():
 
 
 def test_latency_thresholds_of_the_app_are_used():
-    """A queue can have its own threshold, or none. "*" is for the other queues."""
+    """A queue can have its own threshold or no threshold. The key "*" applies to all other queues."""
     oldest = {"mail": at(minutes=-5), "bulk": at(hours=-5), "night": at(hours=-5)}
     thresholds = Thresholds({"mail": timedelta(minutes=1), "*": timedelta(hours=6)}, timedelta(hours=1))
     seen = {

@@ -22,7 +22,7 @@ NO_DURATIONS = (0,) * (len(DURATION_BUCKETS) + 1)
 
 @pytest.fixture
 def fire() -> Iterator[Firelock]:
-    """An application in memory with a task that fails and one that does nothing."""
+    """An app in memory with a task that fails and a task that does nothing."""
     with Firelock(MemoryStorage()) as fire:
 
         def refuse(number: int) -> None:
@@ -50,7 +50,7 @@ def mute(fire, fingerprint, until):
 
 
 def test_readings_are_cached_for_their_duration():
-    """A reading without a duration is repeated each time."""
+    """A reading without a duration is not cached."""
     now, values = [100.0], iter(range(100))
     keep = KeptReadings({"slow": 5.0}, monotonic=lambda: now[0])
 
@@ -65,7 +65,7 @@ def test_readings_are_cached_for_their_duration():
 
 
 def test_clock_difference_excludes_the_round_trip(fire):
-    """Half of the round trip is subtracted, because it precedes the storage's response."""
+    """The storage's time is compared with the middle of the round trip."""
     now = fire.storage.clock()
     fire.storage.clock = lambda: now
     hosts = iter([now - 7 * SECOND, now - 3 * SECOND])
@@ -87,7 +87,7 @@ def test_start_of_the_wait_is_read_for_each_queue(fire):
 
 
 def test_first_jobs_of_unreported_tasks_are_counted(fire):
-    """As long as no server has reported its tasks, no task counts as unknown."""
+    """Until a server has reported its tasks, no task counts as unknown."""
     fire.task_named("noop").enqueue()
     fire.task(name="other")(lambda: None).enqueue_many([()] * 2)
 

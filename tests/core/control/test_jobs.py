@@ -88,7 +88,7 @@ def test_page_limit_must_be_from_1_to_500(fire, limit):
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.SCHEDULED])
 def test_filter_by_due_time_finds_only_scheduled_jobs(fire, state):
-    """A filter by due time and another state could never match a job."""
+    """A filter that combines a due time with another state could never match a job."""
     with pytest.raises(
         ConfigurationError, match=rf"state must be 'scheduled' with by_due=True, got '{state}'"
     ):
@@ -96,7 +96,7 @@ def test_filter_by_due_time_finds_only_scheduled_jobs(fire, state):
 
 
 def test_counts_are_a_mapping_from_states(fire, adding, worker):
-    """Every state has a number, even without a job. An unknown state has none."""
+    """Every state has a number, even if no job is in this state. An unknown state is not in the mapping."""
     adding.enqueue_many([(1,), (-1,), (2,)])
     worker.run()
     adding.enqueue(3)
@@ -172,7 +172,7 @@ def test_iterator_omits_jobs_enqueued_during_the_iteration(fire, adding, oldest_
 
 
 def fail_in_turn(storage, verb, *errors):
-    """Make the next calls of this method raise these errors, one each; None means success."""
+    """Make each of the next calls of this method raise one of these errors; None means success."""
     storage.failing[verb].extend(None if error is None else Failure(error) for error in errors)
 
 
@@ -195,7 +195,10 @@ def test_requeue_of_many_jobs_returns_a_result_for_each(fire, adding, worker):
 
 
 def test_delete_of_many_jobs_returns_a_result_for_each(fire, adding):
-    """A deleted job is refused. Continuations are decided immediately."""
+    """A job that is already deleted is refused.
+
+    Continuations are released or deleted immediately.
+    """
     gone, parent = adding.enqueue(1), adding.enqueue(2)
     gone.delete()
     child = parent.then(adding, 3)
@@ -274,7 +277,7 @@ def test_job_that_changed_since_its_delete_is_not_restored(fire, adding, worker)
 
 
 def test_outage_during_a_restore_reports_unchanged_jobs(fire, adding):
-    """Results of unchanged and changed jobs are in the order of the ids."""
+    """Results of unchanged and changed jobs are returned in the order of the ids."""
     jobs = adding.enqueue_many([(number,) for number in range(600)])
     fire.jobs.delete([job.id for job in jobs])
     fail_in_turn(fire.storage, "apply", None, StorageUnavailable("gone"))
@@ -285,7 +288,7 @@ def test_outage_during_a_restore_reports_unchanged_jobs(fire, adding):
     assert (Applied.MISSING, *[Applied.APPLIED] * 500, *[None] * 100) == caught.value.results
 
 
-def test_an_outage_after_the_last_answer_loses_none(fire, adding, caplog):
+def test_outage_after_the_last_result_does_not_lose_results(fire, adding, caplog):
     """Released continuations wait for a server's sweep."""
     parent = adding.enqueue(1)
     child = parent.then(adding, 2)
@@ -300,7 +303,7 @@ def test_an_outage_after_the_last_answer_loses_none(fire, adding, caplog):
 
 
 def test_restore_of_many_jobs_returns_a_result_for_each(fire, adding, worker):
-    """A job that lost data by its delete is not restored, and its result contains the reason.
+    """A job whose data was lost when it was deleted is not restored, and its result contains the reason.
 
     The async methods do the same.
     """
@@ -365,7 +368,7 @@ def test_scheduled_jobs_are_moved_to_another_due_time(fire, adding):
 
 @pytest.mark.parametrize("when", [timedelta(0), timedelta.min, datetime(1900, 1, 1, tzinfo=UTC)])
 def test_job_moved_to_a_past_time_is_due_immediately(fire, adding, when):
-    """The next promotion moves the job, however long ago the time is."""
+    """The next promotion enqueues the job, however long ago the due time was."""
     job = adding.schedule(300, 1)
 
     fire.jobs.reschedule([job.id], when)
@@ -460,7 +463,7 @@ def test_move_that_fails_in_a_later_chunk_reports_earlier_results(fire, adding):
 
 
 def test_reason_of_a_change_by_a_handle_is_in_the_history(fire, adding):
-    """Delete, restore and requeue accept a reason, as the methods for many jobs do."""
+    """The methods for delete, restore and requeue accept a reason, like the methods for many jobs."""
     job = adding.enqueue(1)
 
     job.delete(reason="wrong customer")
@@ -572,7 +575,7 @@ def test_killed_server_is_lost(fire):
 
 
 def test_stopped_server_is_not_lost(fire):
-    """The last session decides, whatever happened to earlier processes."""
+    """Only the last session matters, whatever happened to earlier processes."""
     fire.storage.begin_session(session("crashed"))
     fire.storage.begin_session(session("last"))
     fire.storage.end_session("crashed", (), reason="its process died")

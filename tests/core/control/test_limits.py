@@ -1,4 +1,4 @@
-"""`fire.limits`: keys with their holders and waiting jobs, values of code and of operators, and pauses."""
+"""`fire.limits`: keys with their holders and waiting jobs, values from code and operators, and pauses."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_key_shows_its_holders_and_the_source_of_its_values(fire):
 
 
 def test_key_without_values_only_takes_turns(fire):
-    """Such a key has no limit, and nothing closes it."""
+    """Such a key has no limit and is never closed."""
     fire.storage.hold("shop:1", "a")
 
     (view,) = fire.limits.list()
@@ -97,7 +97,7 @@ def test_key_without_values_only_takes_turns(fire):
 
 
 def test_pages_of_keys_include_keys_that_have_only_values(fire):
-    """The list contains held keys and keys with their own values or pause, ordered and each once.
+    """The list contains each held key and each key with its own values or pause once, in order.
 
     It does not contain names.
     """
@@ -203,7 +203,7 @@ def test_set_keeps_omitted_values(fire):
 
 
 def test_reset_restores_the_values_of_the_code(fire):
-    """The record of a key is deleted, and a name gets the code's values. A pause is kept."""
+    """The record of a key is deleted, and a name gets the values from the code. A pause is kept."""
     declaring(fire, tenant={"concurrent": 4}).sync()
     fire.limits.set("tenant", concurrent=9)
     fire.limits.set("tenant:7", concurrent=1)
@@ -303,7 +303,10 @@ def test_every_method_refuses_an_invalid_key(fire, key):
 
 
 def test_value_of_a_key_cannot_be_removed_by_none(fire):
-    """Without its own value, the key would have that of its name. The error states what to do."""
+    """If the value were removed, the value of the name would apply to the key.
+
+    The error states what to do instead.
+    """
     fire.limits.set("tenant", concurrent=2)
 
     with pytest.raises(ConfigurationError, match="Use reset"):
@@ -346,7 +349,7 @@ def test_storage_without_limits_raises_an_error():
 
 @pytest.mark.parametrize("verb", ["get", "set", "reset", "pause", "resume", "spend"])
 def test_error_about_a_template_as_a_key_shows_valid_keys(fire, verb):
-    """A template copied from the code, or a forgotten `f`, would create a key that no job uses."""
+    """A template from the code, or an f-string without its `f`, would create a key that no job uses."""
     more = {"set": {"concurrent": 1}, "spend": {"cost": 1}}.get(verb, {})
 
     with pytest.raises(ConfigurationError, match=r"pass 'tenant/api' for all of them, or .* 'tenant:7/api'"):
@@ -408,7 +411,7 @@ def take(fire, count):
 
 
 def test_key_with_free_places_names_the_key_that_holds_its_jobs(shop):
-    """If there is no such key, its jobs wait for a worker."""
+    """If no other key holds the jobs, they wait for a worker."""
     jobs = described(shop)
 
     views = {view.key: view for view in shop.limits.list()}
@@ -474,7 +477,7 @@ def test_line_shows_waiting_jobs_with_reasons_and_estimates(shop):
 
 
 def test_line_counts_earlier_jobs_under_a_shared_key(shop):
-    """A customer's jobs wait for the rate that all customers share, after jobs of others."""
+    """All customers share one rate, so a customer's jobs also wait for earlier jobs of other customers."""
     described(shop)
     now = shop.client.clock.now()
 
@@ -483,7 +486,7 @@ def test_line_counts_earlier_jobs_under_a_shared_key(shop):
     places = [shop.limits.places(one.job.id)[0].ahead for one in line.jobs]
     waits = [round((micros(one.starts_at) - now) / 10_000_000) for one in line.jobs]
     assert 4 == len(places)
-    # the places between them are an approximation
+    # the positions between them are approximate
     assert (1 + places[0], 1 + places[-1]) == (waits[0], waits[-1])
     assert all(abs(1 + place - wait) <= 1 for place, wait in zip(places, waits, strict=True))
 
@@ -543,9 +546,10 @@ def test_job_that_a_full_key_also_holds_keeps_its_turn(shop):
 
 
 def test_timeouts_limit_the_start_without_an_estimate(shop):
-    """The bound is computed from the timeout of the job or its task, as in the code or reported by a server.
+    """The bound is computed from the timeout of the job or its task.
 
-    Without a timeout, there is no bound.
+    The task's timeout is read from the code or from the report of a server. Without a timeout, there is no
+    bound.
     """
 
     @shop.task(name="train", timeout=3_600, limits=[Limit("gpu", concurrent=2)])
@@ -602,7 +606,7 @@ def test_bound_of_a_start_includes_the_previous_job_under_each_key(shop):
 
 
 def test_jobs_after_a_job_without_a_bound_have_none(shop):
-    """A job whose start is unknown may run under a key that later jobs share."""
+    """A job whose start time is unknown may hold a key that later jobs share."""
 
     @shop.task(name="ask", limits=[Limit("model", concurrent=1), Limit("customer:{customer}", concurrent=1)])
     def ask(customer: int) -> None: ...
@@ -638,7 +642,7 @@ def test_start_has_no_bound_if_an_earlier_job_has_no_timeout(shop):
 
 
 def test_recent_run_times_provide_the_estimate_for_a_full_key(shop):
-    """With two places and runs of a minute, the third waiting job starts after three half minutes."""
+    """With two places and runs of one minute, the third waiting job starts after three half minutes."""
 
     @shop.task(name="train", limits=[Limit("gpu", concurrent=2)])
     def train(number: int) -> None: ...

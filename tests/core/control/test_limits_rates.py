@@ -1,4 +1,4 @@
-"""A changed rate applies immediately, whatever the previous rate has used up."""
+"""A changed rate applies immediately, even if the previous rate was used up."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def run(fire, operation, **options):
 
 
 def after(chunks):
-    """Return a function that returns False this many times and then True, to stop."""
+    """Return a function that returns False this many times and then True, which stops the operation."""
     answers = iter([False] * chunks)
     return lambda: next(answers, True)
 
@@ -82,7 +82,7 @@ def states(fire):
 
 
 def test_start_of_an_operation_changes_no_job(fire):
-    """The operation is stored, waits for its run, and contains the expected number of jobs."""
+    """The operation is stored and waits until it is run. It contains the expected number of jobs."""
     fill(fire, 3, failed=2)
 
     operation = deleting(fire)
@@ -97,7 +97,7 @@ def test_start_of_an_operation_changes_no_job(fire):
 
 
 def test_jobs_enqueued_after_the_start_are_not_changed(fire):
-    """The filter ends at the start of the operation, or earlier if it already had an end."""
+    """The filter's upper time bound is the start of the operation, or its own bound if that is earlier."""
     fill(fire, 2)
 
     operation = deleting(fire)
@@ -170,7 +170,7 @@ def test_every_matching_job_is_changed(fire):
 
 
 def test_failed_jobs_are_requeued_oldest_first(fire):
-    """Jobs that fail again fail after the operation's start, so the operation ends."""
+    """Jobs that fail again do so after the operation's start, so they do not match and it ends."""
     ids = fill(fire, 0, failed=3)
     operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
 
@@ -194,7 +194,7 @@ def test_requeue_must_have_a_state(watched, where):
 
 
 def test_job_that_left_the_filtered_state_is_skipped(watched):
-    """A failed job that is deleted after the page was read is not requeued."""
+    """If a failed job is deleted after its page was read, it is not requeued."""
     ids = fill(watched, 0, failed=2)
     operation = watched.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
     Meddler.into(watched, lambda: watched.jobs.delete(ids[:1]))
@@ -233,7 +233,7 @@ def test_delete_without_a_state_includes_jobs_that_started(watched):
 
 
 def test_deleting_parents_releases_their_children(fire):
-    """The end of a parent immediately decides its continuations."""
+    """When the operation deletes a parent, its continuations are released or deleted immediately."""
     task = sending(fire)
     child = task.enqueue("parent").then(task, "child")
 
@@ -254,7 +254,7 @@ def test_deleting_parents_releases_their_children(fire):
 def test_contains_selects_jobs_by_strings(fire, contains, changed):
     """The search ignores case, and all given strings must match.
 
-    Other jobs count as seen, and not as skipped.
+    Other jobs are counted as seen, but not as skipped.
     """
     fill(fire, 3, failed=2)
 
@@ -285,7 +285,7 @@ def test_operation_pauses_after_each_chunk_except_the_last(watched, step, option
 
 
 def test_operation_is_not_run_by_two_runners_at_a_time(fire):
-    """The second runner leaves the operation alone and returns the progress of the first."""
+    """The second runner does not change any job and returns the progress of the first one."""
     fill(fire, 600)
     operation = deleting(fire)
 
@@ -296,7 +296,7 @@ def test_operation_is_not_run_by_two_runners_at_a_time(fire):
 
 
 def test_runner_that_lost_its_lock_stops_writing(watched):
-    """The progress of the new runner counts, and the previous one stops at its next check."""
+    """The progress of the new runner is kept, and the previous runner stops at its next check."""
     fill(watched, 1_200)
     operation = deleting(watched)
 
@@ -311,7 +311,7 @@ def test_runner_that_lost_its_lock_stops_writing(watched):
 
 
 def test_loss_of_the_lock_is_checked_before_each_chunk(watched):
-    """For a lock without a fence, the attribute `lost` is the only sign of its loss."""
+    """If a lock has no fence, only its attribute `lost` shows that it was lost."""
     fill(watched, 1_200)
     lock = SimpleNamespace(fence=7, lost=False)
     operations = Operations(watched.client, lambda name, **_: nullcontext(lock))
@@ -336,7 +336,7 @@ def test_empty_page_is_not_treated_as_the_last(watched):
 
 
 def test_stopped_operation_is_continued_where_it_stopped(fire):
-    """A server that stops leaves the rest to the next one, and nothing is counted twice."""
+    """After a server has stopped, the next server continues the operation. Nothing is counted twice."""
     fill(fire, 1_200)
     operation = deleting(fire)
 
@@ -418,7 +418,7 @@ def test_cancellation_during_a_chunk_counts_the_chunk(watched):
     ["", "nobody", pytest.param(newest_first_key(7), id="unused"), "\x00", "\ud800", None, 7],
 )
 def test_unknown_operation_is_none(fire, operation_id):
-    """Looking up an unknown operation returns None; running or cancelling it is an error."""
+    """Looking up an unknown operation returns None. Running or cancelling it raises an error."""
     assert fire.operations.get(operation_id) is None
     with pytest.raises(ConfigurationError, match=r"Operation .* was not found"):
         fire.operations.run(operation_id)
@@ -453,7 +453,7 @@ def test_stored_filter_is_restored(fire):
         State.SCHEDULED, "t", "q", "tag \u2028", "server", "print", "nightly", "0193", "parent", 1, 2, True,
         batch_id="batch",
     )  # fmt: skip
-    names = {field.name for field in attrs.fields(JobFilter)} - {"by_due"}  # an order, which no operation has
+    names = {field.name for field in attrs.fields(JobFilter)} - {"by_due"}  # an operation never has an order
     fields = {name: getattr(where, name) for name in names}
     assert None not in fields.values()
 
@@ -465,7 +465,7 @@ def test_stored_filter_is_restored(fire):
 
 
 def test_operation_on_a_list_by_due_time_drops_the_order(fire):
-    """A window of due times is refused, because an operation's own window is about changes."""
+    """A window of due times is refused, because the window of an operation contains times of changes."""
     by_due = JobFilter(by_due=True, queue="bulk")
 
     started = fire.operations.start("delete", by_due, by="ada")
@@ -492,7 +492,7 @@ def test_field_of_a_newer_version_is_kept_in_an_operation(watched):
 
 
 def test_unknown_operation_of_a_newer_version_is_shown_as_failed(watched):
-    """The operation is neither run in part, lost nor changed, so a newer process can continue it."""
+    """The operation is not run, deleted or changed, so a newer process can continue it."""
     fill(watched, 3)
     operation = deleting(watched)
     value = json.loads(watched.storage.get_record("operation", operation.id).value)
@@ -512,7 +512,7 @@ def test_unknown_operation_of_a_newer_version_is_shown_as_failed(watched):
 
 
 class Meddler:
-    """A helper that calls a function once, between the read of a page and the change of its jobs."""
+    """A helper that calls a function once, after a page was read and before its jobs are changed."""
 
     @staticmethod
     def into(fire, act):
@@ -599,7 +599,7 @@ def test_old_ended_operations_are_deleted_with_their_ids(fire):
 
 
 def test_operation_moves_all_waiting_jobs_of_a_filter(fire):
-    """Ended jobs and those that are already in the target are skipped.
+    """Ended jobs and jobs that are already in the target queue are skipped.
 
     The history names the actor who requested the move.
     """
@@ -630,7 +630,7 @@ def test_operation_moves_all_waiting_jobs_of_a_filter(fire):
 
 
 def test_move_skips_jobs_that_left_the_filtered_state(watched):
-    """A job that became enqueued after it was read no longer matches the filter for scheduled jobs."""
+    """If a scheduled job was enqueued after it was read, it no longer matches the filter."""
     task = sending(watched)
     jobs = [task.schedule(300, str(number)) for number in range(2)]
     find = watched.storage.find

@@ -21,7 +21,7 @@ class Miscounting(MemoryStorage):
 
 
 def codes(storage):
-    """Return the findings by code, without those that memory always has."""
+    """Return the findings by code, without the findings that are always reported for the memory storage."""
     found = Firelock(storage).diagnose().findings
     return {one.code: one for one in found if one.code not in ("not_shared", "no_server")}
 
@@ -53,7 +53,7 @@ def test_batch_with_only_ended_members_is_reported():
 
 
 def test_batch_with_a_running_member_is_not_reported():
-    """The duration of the member's run does not matter."""
+    """It does not matter how long the member has been running."""
     storage = MemoryStorage()
     fill(storage, is_running=True)
 

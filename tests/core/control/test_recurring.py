@@ -1,4 +1,4 @@
-"""Recurring jobs: defined once, run once per due time, and kept as operators changed them."""
+"""Recurring jobs: they are defined once, run once per due time, and keep the changes of operators."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_invalid_id_is_refused(fire, reporting, recurring_id):
     "recurring_id", ["Ünïcode 🔥", "a/b:c", "'; drop table job; --", "x" * 200, " padded "]
 )
 def test_id_is_stored_exactly(fire, reporting, recurring_id):
-    """Every printable string is a different id."""
+    """Any printable string is a valid id, and different strings are different ids."""
     reporting.recur(recurring_id, "* * * * *")
 
     assert [recurring_id] == [definition.id for definition in fire.recurring.list()]
@@ -181,7 +181,7 @@ def test_recurring_job_accepts_no_due_time_and_no_transaction(fire, reporting, o
 
 
 def test_invalid_arguments_are_refused_when_defined(fire, reporting):
-    """The error is raised in the caller's line, and not when the job would run."""
+    """The call itself raises the error, before any job is created."""
     with pytest.raises(ArgumentError):
         reporting.recur("id", "* * * * *", 7)
 
@@ -228,7 +228,7 @@ def test_jobs_have_the_options_of_the_declaration(fire):
 
 
 def test_id_can_be_declared_only_once(fire):
-    """Two declarations of one id would overwrite each other in turn."""
+    """Two declarations with the same id would repeatedly overwrite each other."""
     declare(fire)
 
     with pytest.raises(
@@ -258,7 +258,7 @@ def test_definition_removed_from_the_code_is_flagged(storage):
 
 
 def test_definitions_of_other_apps_are_not_flagged(storage):
-    """The tasks of another app are not registered here, and definitions by calls are not declarations."""
+    """Tasks of another app are not registered here, and a definition created by a call is not declared."""
     first, task = make_app(storage)
     declare(first)
     first.recurring.sync()
@@ -289,9 +289,9 @@ def test_pause_by_an_operator_is_kept_after_deploys(storage):
 
 
 def test_edit_by_an_operator_is_kept_in_a_rolling_deploy(storage):
-    """A server without the definition flags it, and the next one with it removes the flag.
+    """A server without the declaration flags the definition.
 
-    Nothing else changes.
+    The next server that declares it removes the flag. Nothing else changes.
     """
     fire, _ = make_app(storage)
     declare(fire)
@@ -317,7 +317,7 @@ def test_future_run_follows_the_new_schedule(storage):
 
 
 def test_concurrent_definitions_by_two_apps_agree(storage):
-    """One app writes the definition, and the other finds it."""
+    """One app writes the definition, and the other app finds it already stored."""
     apps = [make_app(storage) for _ in range(2)]
 
     definitions = race([lambda task=task: task.recur("id", "0 2 * * *") for _, task in apps])
@@ -391,7 +391,7 @@ def test_paused_definition_creates_no_jobs(fire, reporting, advance):
 
 
 def test_definition_removed_and_added_again_repeats_its_run(fire, reporting, advance):
-    """The new definition creates a job even if the previous one already ran for this time."""
+    """The new definition creates a job even if the previous one has already created a job for this time."""
     reporting.recur("id", "0 2 * * *")
     advance(hours=2)
     fire_due(fire.client)
@@ -428,9 +428,9 @@ def test_limit_of_definitions_per_call_is_respected(fire, reporting, advance):
     ],
 )
 def test_missed_runs_follow_the_misfire_policy(fire, reporting, advance, schedule, minutes):
-    """After half an hour without a server, one of three sets of runs is created, depending on the policy.
+    """After half an hour without a server, the policy determines the created runs.
 
-    These are the latest run, the newest ones within the limit, or only those that are still on time.
+    These are the latest run, the newest runs within the limit, or only runs that are still on time.
     """
     reporting.recur("id", schedule)
     advance(minutes=29, seconds=30)
@@ -446,7 +446,7 @@ def test_missed_runs_follow_the_misfire_policy(fire, reporting, advance, schedul
 
 
 def rewrite(fire, recurring_id="id", **fields):
-    """Change fields of the stored definition to any values, as a newer version may have done."""
+    """Set fields of the stored definition to any values, as a newer version might do."""
     record = fire.storage.get_record("recurring", recurring_id)
     value = json.dumps({**json.loads(record.value), **fields})
     fire.storage.put_record("recurring", recurring_id, value, due_at=record.due_at)
@@ -454,9 +454,9 @@ def rewrite(fire, recurring_id="id", **fields):
 
 @pytest.mark.parametrize("misfire", ["once", "all"])
 def test_failed_run_keeps_its_due_time(fire, reporting, advance, misfire):
-    """A run for 00:30 that could not be created keeps this time, whenever it is created later.
+    """A run for 00:30 that could not be created keeps this due time, even if it is created much later.
 
-    Missed runs are counted from there.
+    Missed runs are counted from this time.
     """
     reporting.recur("id", Cron("30 * * * *", misfire=misfire))
     rewrite(fire, schedule="null")
@@ -531,7 +531,7 @@ def test_pending_run_runs_once_after_a_schedule_change(fire, reporting, advance,
 
 
 def test_change_of_the_misfire_policy_keeps_due_times(fire, reporting, advance):
-    """An operator who notices missed runs may request all of them, because the schedule is the same."""
+    """An operator who notices missed runs can therefore still request all of them."""
     reporting.recur("id", "*/10 * * * *")
     advance(minutes=30)
 
@@ -542,7 +542,7 @@ def test_change_of_the_misfire_policy_keeps_due_times(fire, reporting, advance):
 
 
 def test_outage_for_one_definition_does_not_block_others(fire, reporting, storage, advance):
-    """The error of an outage is raised after the other definitions have had their turn."""
+    """The error is raised after the other definitions have been processed."""
     for number in range(3):
         reporting.recur(f"id-{number}", "* * * * *")
     advance(minutes=1)
@@ -557,11 +557,11 @@ def test_outage_for_one_definition_does_not_block_others(fire, reporting, storag
 # ---- definitions that a newer version wrote --------------------------------------------------------------
 
 
-NEWER = [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}]  # values of other kinds than this version knows
+NEWER = [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}]  # values of unknown kinds
 
 
 def test_every_change_keeps_a_field_of_a_newer_version(fire, reporting, advance):
-    """Creating jobs, pausing, editing and declaring again work, and write the field back unchanged."""
+    """Creating jobs, pausing, editing and declaring again all work and do not change the field."""
     reporting.recur("id", "* * * * *")
     rewrite(fire, limit={"eu": 1})
 
@@ -589,7 +589,7 @@ def test_every_change_keeps_a_field_of_a_newer_version(fire, reporting, advance)
 def test_definition_of_a_newer_version_is_not_run(fire, reporting, advance, written):
     """The definition keeps its stored value.
 
-    The other due definitions create their jobs, and it does not count toward their limit.
+    The other due definitions create their jobs, and the newer definition does not count toward the limit.
     """
     for name in ("a", "b"):
         reporting.recur(name, "* * * * *")
@@ -620,7 +620,7 @@ def test_definition_of_a_newer_version_keeps_its_due_time(fire, reporting, advan
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_definition_of_a_newer_version_is_listed_with_an_error(fire, reporting, written):
-    """The error names the writer and the unknown field."""
+    """The error contains the version that wrote the definition and the unknown field."""
     reporting.recur("id", "* * * * *")
     reporting.recur("other", "* * * * *")
     rewrite(fire, **written)
@@ -644,7 +644,7 @@ def test_definition_of_a_newer_version_is_listed_with_an_error(fire, reporting, 
 def test_definition_that_cannot_be_postponed_does_not_block_others(fire, reporting, storage, advance, caplog):
     """A newer version wrote the definition.
 
-    The other due definitions create their jobs, although it remains the first due one.
+    It remains the first due definition, but the others create their jobs.
     """
     for name in ("a", "b"):
         reporting.recur(name, "* * * * *")
@@ -822,7 +822,7 @@ def test_definition_that_cannot_run_shows_its_error(fire, reporting, storage, ad
 
 
 def test_second_outage_in_a_row_ends_the_call(fire, reporting, storage, advance):
-    """A second outage does not concern a single definition.
+    """A second outage shows that the problem is not limited to one definition.
 
     Nothing is lost, because the next call creates the jobs.
     """

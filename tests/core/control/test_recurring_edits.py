@@ -73,7 +73,7 @@ def declared(storage):
 
 
 def test_edit_changes_only_the_passed_fields(declared):
-    """Schedule, arguments and options can be changed alone or together. None keeps the present value."""
+    """Schedule, arguments and options can be changed alone or together. None keeps the current value."""
     before = declared.recurring.get("nightly").record
 
     edited = declared.recurring.edit("nightly", queue="bulk", priority=7)
@@ -230,7 +230,7 @@ def test_run_created_during_a_schedule_edit_is_kept(declared, storage):
 
 
 def test_edit_applies_to_a_definition_that_was_added_again(declared, storage):
-    """The new definition has the same version as the previous one, but no other data of it."""
+    """The new definition has the same version as the previous one, but does not inherit any other data."""
 
     def add_anew():
         declared.recurring.remove("nightly")
@@ -298,7 +298,7 @@ def test_existing_id_or_unknown_task_is_refused(declared):
 
 
 def test_each_definition_has_its_origin(declared):
-    """The origins are code, a call, an edit of either, and an operator."""
+    """The origin is code, a call, an edit of one of these, or an operator."""
     called = declared.task_named("report").recur("called", "0 1 * * *")
     declared.recurring.create("report", "created", "0 1 * * *")
     edited = declared.recurring.edit("nightly", priority=1)
@@ -310,7 +310,7 @@ def test_each_definition_has_its_origin(declared):
 
 
 def test_only_a_declaration_can_be_missing_from_the_code(declared, storage):
-    """An edited declaration that left the code is missing as well.
+    """An edited declaration that was removed from the code is missing as well.
 
     Definitions by `recur` and by operators are not declared, so they are never missing.
     """
@@ -421,7 +421,7 @@ def test_clock_change_is_noted_on_a_run(fire, expression, day, note):
 
 
 def test_step_schedule_runs_in_both_repeated_hours(fire):
-    """Each run notes whether it is in the first or the second of the hours."""
+    """The note on each run states whether it is in the first or the second of these hours."""
     hourly = Cron("30 * * * *", tz="Europe/Berlin")
 
     both = fire.recurring.upcoming(hourly, 4, after=datetime(2026, 10, 24, 23, tzinfo=UTC))

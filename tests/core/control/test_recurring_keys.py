@@ -79,9 +79,9 @@ def test_run_has_the_keys_of_its_arguments(fire, report, storage):
 
 
 def test_run_whose_key_is_taken_is_skipped(fire, report, storage):
-    """Until a run creates a job again, the definition names the job that has the key.
+    """Until a run creates a job again, the definition shows the job that has the key.
 
-    The last created job stays the last one.
+    Its last created job does not change.
     """
     report.recur("id", MINUTES)
     pass_minutes(storage, 1)
@@ -106,7 +106,7 @@ def test_run_whose_key_is_taken_is_skipped(fire, report, storage):
 
 
 def test_only_the_first_missed_run_with_a_key_creates_a_job(fire, report, storage):
-    """Missed runs have the same result as calls one after another."""
+    """Missed runs have the same result as consecutive calls."""
     report.recur("id", Cron(MINUTES, misfire="all"))
     pass_minutes(storage, 3)
 

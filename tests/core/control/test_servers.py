@@ -1,4 +1,4 @@
-"""Orders to servers, and the workers of a worker process that was replaced."""
+"""Orders to servers, and the workers of a replaced worker process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def test_free_workers_of_a_replaced_worker_process_do_not_count(scene, state):
 
 
 def test_orders_of_one_heartbeat_do_not_replace_each_other(scene):
-    """Only contrary orders replace each other. An order to end a worker process is stored only once."""
+    """An order replaces only an earlier order that contradicts it.
+
+    An order to end a worker process is stored only once.
+    """
     servers = scene.fire.servers
 
     servers.end_process("old")
@@ -88,7 +91,7 @@ def test_concurrent_order_of_another_operator_is_kept(scene, monkeypatch):
 
 
 def test_worker_process_that_has_ended_is_not_ended_again(scene):
-    """No process would read an order to end a worker process that has ended."""
+    """An order to a worker process that has ended would never be read."""
     scene.storage.end_session("old", (), reason="server stopped")
 
     for session in ("old", "never seen"):

@@ -1,4 +1,4 @@
-"""Links with which a person sends a signal: the stored data of a link, and invalid links."""
+"""Links that send a signal when a person opens them: their stored data, and invalid links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches that a client fills: when their jobs are stored, and the data and methods of a batch handle."""
+"""Batches that a client fills: the time at which their jobs are stored, and the batch handle."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def worker(fire):
 
 @pytest.fixture
 def load(fire):
-    """A task that returns a number, and fails for one below zero."""
+    """A task that returns a number, and fails if the number is negative."""
 
     @fire.task(name="load", retry=Retry.never())
     def load(rows: int) -> int:
@@ -173,7 +173,7 @@ def test_block_that_raises_stores_nothing(fire, storage, load):
 
 
 def test_invalid_call_raises_when_it_is_added(fire, storage, load):
-    """The error of an invalid call leaves the block unless it is caught there."""
+    """The error of an invalid call propagates out of the block unless it is caught there."""
     with fire.batch("import") as batch:
         with pytest.raises(ArgumentError):
             batch.add(load, "many")
@@ -205,7 +205,10 @@ def test_up_to_500_members_are_stored_in_one_step(fire, storage, load):
 
 
 def test_add_many_creates_the_same_members_as_separate_calls(fire, storage):
-    """Shared values of calls of one task with the same options are computed once; nothing else is shared."""
+    """If calls of one task have the same options, their shared values are computed once.
+
+    Nothing else is shared.
+    """
 
     @fire.task(name="load", queue="slow", retry=Retry.never())
     def load(n: int, more: str = "") -> int: ...
@@ -246,7 +249,7 @@ def test_add_many_creates_the_same_members_as_separate_calls(fire, storage):
 
 
 def test_larger_batch_is_stored_in_chunks_under_a_hold(fire, storage, load, worker):
-    """The hold ends with the block. Members run meanwhile, but an incomplete batch does not end."""
+    """The hold ends with the block. Members run during the hold, but the incomplete batch does not end."""
     with fire.batch("import", hold=timedelta(minutes=5)) as batch:
         batch.add_many(many(load, 501))
         held = storage.get([batch.id])[0]
@@ -392,7 +395,7 @@ def test_inner_batch_is_a_member_of_the_outer_batch(fire, storage, load, worker)
 
 
 def test_batches_nest_at_most_8_levels_deep(fire, load):
-    """If a batch is added to a stored batch, the depth of the stored batch is read and counts too."""
+    """If a batch is added to a stored batch, the depth of the stored batch is read and counts as well."""
     with fire.batch("1") as batch:
         inner = batch
         for number in range(2, 9):
@@ -507,7 +510,7 @@ def test_batch_must_be_entered_once_before_members_are_added(fire, load):
 
 
 def test_member_can_depend_only_on_members_of_its_batch(fire, storage, load):
-    """Only the batch itself can depend on a job outside or of another batch."""
+    """Only the batch itself can depend on a job outside of the batch or in another batch."""
     outside = load.enqueue(1)
     with fire.batch("import") as batch:
         one = batch.add(load, 1)
@@ -561,7 +564,10 @@ def test_job_outside_cannot_depend_on_an_unstored_member(fire, load, report):
 
 
 def test_duplicate_is_not_a_member(fire, storage, load, report, worker):
-    """A duplicate returns the handle of the job that has the key. Members cannot depend on that job."""
+    """For a duplicate, `add` returns the handle of the job that has the key.
+
+    Members cannot depend on that job.
+    """
     only = load.using(unique=Unique("rows"))
     holder = only.enqueue(1)
     with fire.batch("import") as batch:
@@ -599,7 +605,7 @@ def test_member_cannot_depend_on_a_debounced_member(fire, load, report):
 def test_async_block_stores_without_blocking_the_event_loop(fire, storage, load, report):
     """In an async block, `add` stores nothing.
 
-    `aadd` stores a chunk if there are many members, and the end of the block stores the rest.
+    `aadd` stores a chunk when enough members were added, and the end of the block stores the rest.
     """
 
     async def fill():
@@ -659,9 +665,9 @@ def test_batch_in_an_async_session_is_stored_in_its_greenlet(fire, storage, load
 
 @pytest.fixture
 def mixed(fire, load, report, worker):
-    """A batch with three succeeded members, one failed member, and one that waits for it.
+    """A batch with three succeeded members, a failed member, and a member that waits for the failed one.
 
-    One of the succeeded members is of another task.
+    One of the succeeded members belongs to another task.
     """
     with fire.batch("mixed") as batch:
         batch.add(load, 1)
@@ -746,7 +752,7 @@ def test_requeue_includes_members_of_inner_batches(fire, load, worker):
 
 
 def test_requeue_of_a_member_reopens_all_enclosing_batches(fire, load, report, worker, monkeypatch):
-    """The batches open even if a single call of `release` does not reach them."""
+    """The batches are opened even if a single call of `release` does not process them."""
     monkeypatch.setattr("firelock.jobs.administration.RELEASE_LIMIT", 1)
     with fire.batch("outer") as outer, outer.batch("inner") as inner:
         job = inner.add(load, -1)

@@ -178,7 +178,7 @@ def test_deep_results_after_a_job_outside_the_batch_raise(year, load):
 
 
 def test_deep_results_are_kept_as_long_as_the_outer_batch():
-    """A shorter retention of inner batches and their jobs has no effect, but a longer one has."""
+    """A shorter retention of inner batches and their jobs has no effect, but a longer retention does."""
     with Firelock(MemoryStorage(), settings=Settings(keep_succeeded=2)) as fire:
 
         @fire.task(name="load")
@@ -228,7 +228,7 @@ def test_results_of_a_pruned_batch_raise_an_error(year, load):
 
 
 def test_deep_results_are_read_in_pages(fire, load, monkeypatch):
-    """A nested batch costs one read per inner batch, and one per page of inner batches."""
+    """A nested batch costs one read for each inner batch and one for each page of inner batches."""
     monkeypatch.setattr(nesting, "_PAGE", 4)
     with fire.batch("outer") as outer:
         for number in range(10):

@@ -17,8 +17,8 @@ class Day:
     rows: int
 
 
-def test_pipeline_with_a_number_of_members_found_at_run_time(fire, tester):
-    """The first member finds the number of days and adds one member per day to its own batch.
+def test_pipeline_whose_number_of_members_is_known_only_at_run_time(fire, tester):
+    """The first member determines the number of days and adds a member for each day to its own batch.
 
     The callback reads all results.
     """

@@ -1,4 +1,4 @@
-"""Sending signals, and the memos of a job as its handle shows them."""
+"""Sending signals, and reading the memos of a job with its handle."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def test_signal_is_stored_before_the_job_waits_for_it(fire, approval, order):
 
 
 def test_first_signal_wins_and_repeats_return_the_same_result(fire, approval, order):
-    """The job may be given by its id. The async method behaves in the same way.
+    """The job can also be identified by its id.
 
-    A signal with a different name is independent.
+    The async method behaves in the same way. A signal with a different name is independent.
     """
     job = order.enqueue()
 
@@ -125,7 +125,7 @@ def test_signal_is_sent_again_if_the_reply_is_lost(fire, storage, approval, orde
 def test_signal_to_an_ended_job_raises_job_conflict(fire, approval, order, worker):
     """A failed job keeps the signal for its requeue.
 
-    A repetition of an accepted signal returns the same result.
+    Sending an accepted signal again returns the same result.
     """
     done, failed, answered = order.enqueue(), order.enqueue(-1), order.enqueue()
     approval.send(answered, Approval(ok=True))
@@ -244,7 +244,7 @@ def test_link_stores_its_choices_with_their_payloads(fire, storage, approval, or
 
 
 def remember(fire, claimed, worker, *memos):
-    """Store these memos as a run of the job would."""
+    """Store these memos in the same way as a run of the job."""
     session = worker.holder.session
     return fire.storage.remember([NewMemo(claimed.id, memo, session, claimed.fence) for memo in memos])
 
@@ -402,9 +402,9 @@ def test_reader_can_stop_while_it_waits(fire, order, worker):
 
 
 def test_payload_is_created_from_form_strings(fire, approval):
-    """The form has the fields of the record; for any other type it has the single field `value`.
+    """The form has the fields of the record.
 
-    Errors are reported by field.
+    For any other type, it has the single field `value`. Errors are reported for each field.
     """
     go = fire.signal("go", bool)
     either = fire.signal("either", dict[str, int])

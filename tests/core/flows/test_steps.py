@@ -54,7 +54,7 @@ class Named:
 
 
 def send(fire, job, **payload):
-    """Send the signal to the job, as a person would, and return the result."""
+    """Send the signal to the job from outside, and return the result."""
     memo = Memo(MemoKind.SIGNAL, "approval", json.dumps(payload), True, fire.client.clock.now(), author="ada")
     return fire.storage.remember([NewMemo(job.id, memo)])[0].answer
 
@@ -343,7 +343,7 @@ def test_call_or_job_of_the_wrong_type_raises_a_specific_error(fire, tester):
 
 
 def test_stored_step_value_of_another_type_fails_the_job(fire, tester):
-    """The code changed while the job slept. The job is not retried, and the value is kept."""
+    """The annotation changed while the job slept. The job is not retried, and the value is kept."""
     answers = {"charge": lambda: 42}
 
     def charge_as_text() -> str:
@@ -396,7 +396,7 @@ def test_step_key_is_stable_and_unique(fire, tester):
     assert 36 == len(first.key("charge"))
 
 
-# ---- the right to store memos ----------------------------------------------------------------------------
+# ---- permission to store memos ---------------------------------------------------------------------------
 
 
 def test_step_of_a_deleted_job_raises_job_cancelled(fire):
@@ -444,7 +444,10 @@ def test_superseded_run_restores_no_memos(fire):
 
 @pytest.mark.parametrize("is_late", [False, True])
 def test_memo_is_sent_again_during_an_outage(is_late):
-    """The memo is sent again as long as the job may continue. A repeat after a lost reply is harmless."""
+    """The memo is sent again as long as the job may continue.
+
+    Sending it twice after a lost reply is harmless.
+    """
     storage, ran = FailingStorage(), []
     with Firelock(storage) as fire:
 
@@ -460,7 +463,7 @@ def test_memo_is_sent_again_during_an_outage(is_late):
 
 
 def test_step_stops_retrying_when_the_session_has_expired():
-    """A server that may no longer run its jobs does not wait for the storage."""
+    """A server that is no longer allowed to run its jobs does not wait for the storage."""
     storage = FailingStorage()
     with Firelock(storage) as fire:
 
@@ -486,7 +489,7 @@ def test_step_stops_retrying_when_the_session_has_expired():
 
 
 def test_sleep_does_not_occupy_a_worker(fire, tester):
-    """The run ends without counting an attempt. A later run continues after the sleep."""
+    """The run ends and is not counted as an attempt. A later run continues after the sleep."""
     seen = []
 
     @fire.task(name="order")
@@ -599,14 +602,14 @@ def test_timeout_of_zero_checks_once_for_a_signal(fire, tester):
 
 
 def test_run_is_suspended_even_if_the_task_catches_job_suspended(fire, tester):
-    """It is also suspended if the task raises another exception instead."""
+    """The run is also suspended if the task raises another exception instead."""
     seen = []
 
     @fire.task(name="swallows")
     def swallows(job: JobContext):
         try:
             job.sleep("night", DAY)
-        except BaseException as error:  # noqa: BLE001 - as careless code does
+        except BaseException as error:  # noqa: BLE001 - as careless code might do
             seen.append(type(error))
             return "swallowed"
 
@@ -653,9 +656,9 @@ def test_plugin_contexts_end_normally_on_suspension():
 
 
 def test_called_job_inherits_the_meta_of_its_caller(fire, tester):
-    """The metadata is inherited in the same way by a continuation.
+    """A continuation inherits the metadata in the same way.
 
-    A batch that the task creates does not inherit it, and neither do its members.
+    A batch that the task creates does not inherit it, and neither do the batch's members.
     """
     part = fire.task(name="part")(lambda: None)
     member = fire.task(name="member")(lambda: None)
@@ -754,9 +757,9 @@ def test_caught_failure_of_a_child_does_not_fail_the_caller(fire, tester):
 
 
 def test_later_run_stores_a_child_whose_memo_already_exists():
-    """The server died after it had stored the memo of the call and before it stored the called job.
+    """The server died after it had stored the memo of the call, but before it stored the called job.
 
-    The id is the same in the next run, so no second job is created.
+    The next run uses the same id, so no second job is created.
     """
     storage = FailingStorage()
     with Firelock(storage) as fire:
@@ -840,7 +843,7 @@ def test_gather_accepts_a_limited_number_of_calls(fire, tester, number):
 
 
 def test_deleted_child_raises_in_its_caller(fire, tester):
-    """It does not matter why the called job was deleted."""
+    """The reason for the deletion does not matter."""
 
     @fire.task(name="child")
     def child() -> None: ...
@@ -1017,7 +1020,7 @@ def test_join_of_itself_or_an_unknown_job_raises(fire, tester):
 
 
 def test_async_task_can_use_all_kinds_of_memos(fire, tester):
-    """An async task uses the methods whose names begin with `a`."""
+    """Async tasks use the methods whose names begin with `a`."""
 
     async def charge() -> int:
         await asyncio.to_thread(int)
@@ -1044,7 +1047,7 @@ def test_async_task_can_use_all_kinds_of_memos(fire, tester):
 
 
 def test_concurrent_steps_finish_before_the_run_is_suspended(fire, tester):
-    """The memos of steps that run in `asyncio.gather` or in a task group are stored first."""
+    """The memos of steps in `asyncio.gather` or in a task group are stored before the suspension."""
     ran = []
 
     async def slow(name: str) -> str:
@@ -1171,7 +1174,7 @@ def test_step_costs_one_round_trip_and_suspension_two():
 
 
 def test_directly_called_task_runs_steps_but_does_not_wait():
-    """The test must provide the results of waits."""
+    """The test must provide the results of the waits."""
 
     def order(job: JobContext) -> list[object]:
         charged = job.step("charge", lambda: 42)
@@ -1195,7 +1198,7 @@ def twice_of(job):
 
 
 def test_fake_context_provides_results_for_every_wait(fire):
-    """These can be results of other jobs and errors as well."""
+    """The results can also be errors or results of other jobs."""
     child = fire.task(name="child")(lambda: 1)
     stored = child.enqueue()
 
@@ -1320,7 +1323,7 @@ def test_lost_job_stops_emitting_output(fire):
 
 
 def test_step_in_a_retried_transaction_is_not_repeated(fire, tester):
-    """The memos are read again, because the first transaction might have been committed."""
+    """The memos are read again, because the first transaction might have been committed after all."""
     ran = []
 
     @fire.task(name="order")
@@ -1370,7 +1373,7 @@ def test_suspended_job_does_not_count_toward_its_limit(fire, tester):
 
 
 def test_inline_job_waits_for_the_clock_and_signals(fire, tester):
-    """A job that the inline job calls runs immediately."""
+    """If the inline job calls another job, that job runs immediately."""
     child = fire.task(name="child")(lambda: 7)
 
     @fire.task(name="order")

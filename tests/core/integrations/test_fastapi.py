@@ -99,7 +99,7 @@ def test_app_opens_and_closes_with_the_application(shop):
 def test_custom_lifespan_encloses_the_server(shop):
     """Jobs can use the resources that the custom lifespan opens.
 
-    The lifespan starts before the server, ends after it, and keeps its state.
+    The lifespan starts before the server, ends after it, and its state is kept.
     """
     notes = []
 
@@ -137,7 +137,7 @@ def test_server_options_without_a_server_raise(shop):
 
 
 def test_dependency_can_be_overridden_in_a_test(shop, tmp_path):
-    """A test uses the overrides of the framework."""
+    """A test can use the framework's own overrides."""
     jobs, other = dependency(shop.fire), Firelock("memory://")
     web = FastAPI()
 

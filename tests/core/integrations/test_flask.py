@@ -84,7 +84,7 @@ def test_jobs_of_an_embedded_server_have_an_application_context(shop):
 
 
 def test_job_without_an_application_fails_with_a_fix(shop):
-    """A test that has not created an application gets this error."""
+    """This error occurs in a test that has not created an application."""
     with Tester(shop.fire) as tester:
         shop.greet.enqueue()
         with pytest.raises(ConfigurationError, match=r"call init_app\(app, fire\) first"):

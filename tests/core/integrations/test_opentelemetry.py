@@ -59,7 +59,7 @@ class Traced:
                     job.result(timeout=20)
 
     def spans(self, name):
-        """Return the ended spans with this name, in the order of their ends."""
+        """Return the ended spans with this name, in the order in which they ended."""
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
 
     def span(self, name):
@@ -153,7 +153,7 @@ def test_trace_connects_request_job_and_spans_of_the_task(traced, is_async):
 
 
 def test_continuation_joins_the_trace_of_its_parent(traced):
-    """No span is current at its creation, so the trace is read from the metadata of the parent."""
+    """No span is active when the continuation is created, so the trace is read from the parent's metadata."""
 
     @traced.app.task(name="work")
     def work() -> None: ...
@@ -220,7 +220,7 @@ def test_trace_includes_a_job_in_a_separate_process(tmp_path):
 
 
 def test_run_ignores_the_current_span_of_the_worker(traced):
-    """A traced program might run the jobs of other programs."""
+    """A traced program might run jobs that other programs created."""
     seen = []
 
     @traced.app.task(name="work")
@@ -385,7 +385,7 @@ def test_span_of_a_cancelled_attempt_contains_the_reason(traced):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_span_ends_with_an_error_if_the_enqueue_fails(traced, is_async):
-    """If an argument is invalid or the storage is closed, the span and the caller both get the error."""
+    """If an argument is invalid or the storage is closed, the span and the caller both receive the error."""
 
     @traced.app.task(name="work")
     def work(number: int) -> None: ...
@@ -473,7 +473,7 @@ def test_spans_of_added_members_contain_the_batch_id(traced):
 
 
 def test_bulk_spans_creates_a_span_per_member(make):
-    """Each span ends when its member is added, although the block stores the member later."""
+    """Each span ends when its member is added, even though the block stores the member later."""
     traced = make(bulk_spans=True)
     work = traced.app.task(name="work")(lambda: None)
 
@@ -486,7 +486,7 @@ def test_bulk_spans_creates_a_span_per_member(make):
 
 
 def test_continuation_of_a_batch_joins_the_trace_of_the_batch(traced):
-    """A continuation of an outer or inner batch joins the trace even if no span is current.
+    """A continuation of an outer or inner batch joins the trace even if no span is active.
 
     The batches themselves have no spans.
     """
@@ -524,7 +524,7 @@ def test_span_of_a_called_job_contains_the_job_id(traced):
 
 
 def test_baggage_is_stored_with_the_context(traced):
-    """The task can read the caller's baggage, even in a run that is only linked."""
+    """The task can read the caller's baggage even if its run is only linked to the trace."""
     seen = []
 
     @traced.app.task(name="work", retry=Retry.fixed(0, attempts=1))
@@ -610,7 +610,7 @@ def test_metrics_count_sent_and_consumed_jobs(traced):
 
 
 def test_workers_occupied_after_a_timeout_are_counted(traced):
-    """A worker is counted by queue and task until its job ends."""
+    """Such a worker is counted under its queue and task until its job ends."""
     gate, started = threading.Event(), threading.Event()
 
     @traced.app.task(name="deaf", timeout=0.05)
@@ -734,7 +734,7 @@ def celery_spans():
 def test_spans_have_the_same_relations_as_those_of_celery(traced, celery_spans):
     """Kinds, parents, message ids and errors are the same.
 
-    The documentation lists the differing names of spans and attributes.
+    The documentation lists the names of spans and attributes that differ.
     """
     sent, ran = celery_spans()
     ours, (first, _) = send_and_run(traced, fails=True)

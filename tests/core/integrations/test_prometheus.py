@@ -41,7 +41,7 @@ def value(registry, name, **labels):
     return registry.get_sample_value(name, labels)
 
 
-def test_enqueued_jobs_are_counted_in_the_application_s_registry(registry):
+def test_enqueued_jobs_are_counted_in_the_registry_of_the_application(registry):
     """The labels contain the queue and the task, but no other data of the job."""
     Gauge("my_own", "Mine.", registry=registry).set(7)
     with Firelock("memory://", plugins=[Prometheus(registry)]) as fire:

@@ -386,7 +386,7 @@ def test_recurring_job_checks_in_with_its_schedule(sent, make):
 
 
 def test_monitor_receives_only_the_end_of_the_last_attempt(sent, make):
-    """For the monitor, retries belong to the same run, which fails only when the job has failed."""
+    """For the monitor, retries belong to the same run. This run fails only when the job has failed."""
     app = make(monitors=["nightly"])
     task = failing(app)
     task.recur("nightly", Every(timedelta(hours=2)), "x")
@@ -497,7 +497,7 @@ def test_postponed_job_checks_in_once(sent, make, putting_off):
 
 
 def test_job_handed_back_before_its_start_checks_in(sent, make):
-    """A claim does not count as a start, because a stopping server might hand the job back."""
+    """A claim does not count as a start, because a server that stops might hand the job back."""
     app = make(monitors=True)
 
     @app.task(name="work")

@@ -1,4 +1,4 @@
-"""Webhooks: their events, which all servers together report only once, and their allowed addresses."""
+"""Webhooks: allowed addresses, and events, each of which is reported only once by all servers together."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ OTHERS = ("failed", "queue_latency", "recurring_missed", "server_lost", "recover
 
 
 def is_of_finding(event):
-    """Return whether this event is a finding without its own event type, or the end of such a finding."""
+    """Return whether this event is about a finding that has no event type of its own, or about its end."""
     return "finding" in (event["event"], event.get("of"))
 
 
@@ -198,7 +198,10 @@ def test_failures_of_a_task_are_grouped_and_recovery_is_reported_once(shop):
 
 
 def test_failed_batch_is_reported_with_its_name(shop):
-    """The event contains the number of failed members. Of nested batches, only the outermost is reported."""
+    """The event contains the number of failed members.
+
+    Only the outermost of several nested batches is reported.
+    """
     app = shop(quiet=TEN)
     app.check()
     app.fire.task(name="pack")(lambda: None)
@@ -353,7 +356,10 @@ def test_job_with_a_limit_is_reported_if_two_checks_find_it_free(shop):
 
 
 def test_late_recurring_job_is_reported(shop):
-    """It is reported if it is late by more than the margin. It recovers when its next job is created."""
+    """A definition is reported if it is late by more than the margin.
+
+    It recovers when its next job is created.
+    """
     app = shop()
     app.charge.recur("nightly", "0 2 * * *", "1")
     app.charge.recur("paused", "* * * * *", "1")
@@ -406,7 +412,7 @@ def test_lost_server_is_reported_once(shop):
 
 
 def test_other_findings_and_their_end_are_each_reported_once(shop):
-    """A finding that persists for two checks is reported with code and advice, and again when it ends."""
+    """A finding that persists for two checks is reported with its code and advice, and again when it ends."""
     app = shop(hook={"on": ["finding", "recovered"]})
     app.webhooks_after(0)
     app.charge.enqueue("1")

@@ -1,4 +1,4 @@
-"""Creating jobs: one, many, scheduled, as a continuation, asynchronously, and with options from plugins."""
+"""Creating jobs: single, many, scheduled, as continuations, asynchronously, and with options from plugins."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_enqueue_is_sent_again_after_a_lost_request_or_reply(mail, fire, storage
 
 
 def test_call_that_has_waited_for_a_lock_is_not_sent_again(mail, storage):
-    """A second wait would double the time that the caller allowed."""
+    """A second wait would double the wait that the caller has allowed."""
     busy = StorageUnavailable("busy")
     busy.has_waited = True
     storage.fail_always("insert", busy)
@@ -289,7 +289,7 @@ def test_many_jobs_are_stored_in_order_500_at_a_time(mail, storage):
     ids=["alike", "with tags", "with a limit"],
 )
 def test_each_chunk_has_a_separate_creation_time(fire, options):
-    """A page of a list sorts jobs with equal times, so a million jobs must not share one creation time."""
+    """Listing a page sorts jobs with equal times, so a million jobs must not share one creation time."""
     task = fire.task(name="plain", **options)(send)
 
     jobs = task.enqueue_many([(f"user {number}",) for number in range(1_001)])
@@ -416,7 +416,7 @@ def test_concurrent_awaits_share_round_trips(mail, storage):
 
 
 def test_awaited_enqueue_does_not_block_the_event_loop(mail, storage):
-    """The first reading of the storage's clock is a round trip, so a thread does it."""
+    """The first reading of the storage's clock is a round trip, so it happens in a thread."""
     seen, clock = [], storage.clock
 
     def noted():
@@ -689,7 +689,7 @@ def test_use_storage_applies_to_all_parts_of_the_app():
 def test_use_storage_closes_a_storage_that_the_app_opened(tmp_path):
     """Its connections are closed, and pending waits for its jobs end.
 
-    The same applies to a storage that replaced an earlier one.
+    This also applies to a storage that itself replaced another one.
     """
     with Firelock(f"sqlite:///{tmp_path}/one.db") as fire:
         task, formers = fire.task(name="plain")(send), []

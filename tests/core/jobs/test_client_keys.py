@@ -87,7 +87,7 @@ def claim(fire, limit=10):
 
 
 def test_handle_shows_limits_unique_key_and_deadline(report, fire):
-    """This applies to the handle from the enqueue and to a handle that was read later."""
+    """This applies to the handle that `enqueue` returns and to a handle that is read later."""
     job = report.enqueue(7, 350)
 
     for handle in (job, fire.jobs.get(job.id)):
@@ -290,7 +290,7 @@ def test_duplicate_job_error_contains_the_existing_job(report):
 
 
 def test_bulk_enqueue_finds_duplicates_like_separate_calls(report, plain, fire, created):
-    """Of equal calls, only the first creates a job."""
+    """Only the first of several equal calls creates a job."""
     jobs = report.enqueue_many([(1,), (2,), (1, 5), (3,)])
     more = fire.enqueue_many([report.call(2), plain.call(), report.call(4)])
 
@@ -403,7 +403,7 @@ def test_debounce_cannot_be_combined_with_a_due_time(fire, plain, call):
 def test_handle_shows_the_limit_that_holds_a_job_back(fire, report):
     """After a refresh, the handle shows whether the limit is full, closed or paused.
 
-    The handle does not show a limit if the job waits for a worker.
+    If the job waits only for a worker, the handle does not show a limit.
     """
     fire.limits.sync()
     running, waiting = report.enqueue(7), report.enqueue(7, 1, "tue")
@@ -431,7 +431,10 @@ def test_handle_shows_the_limit_that_holds_a_job_back(fire, report):
 
 
 def test_requeue_is_refused_while_another_job_has_the_key(fire, report):
-    """The error contains both jobs and the key, also for a restore. A requeue by ids returns `taken`."""
+    """The error contains both jobs and the key.
+
+    This also applies to a restore. A requeue by ids returns `taken`.
+    """
     first = report.enqueue(7).delete()
     second = report.enqueue(7)
 
@@ -451,7 +454,7 @@ def test_requeue_is_refused_while_another_job_has_the_key(fire, report):
 
 
 def test_copy_keeps_the_limits_of_its_job(fire, report, created):
-    """If the original is unique and has not ended, it is returned instead of a copy."""
+    """If the original has a unique key and has not ended, it is returned instead of a copy."""
     first = report.enqueue(7, 5)
     again = fire.jobs.copy(first.id)
     first.delete()

@@ -1,4 +1,4 @@
-"""The handle of a job: its snapshot, and methods whose errors explain conflicts with the job's state."""
+"""The handle of a job: its snapshot, and its methods, whose errors explain conflicts with the job's state."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ class Slow(MemoryStorage):
     ids=["delete", "result", "refresh"],
 )
 def test_late_reply_does_not_overwrite_newer_state_of_a_handle(verb, state):
-    """Of two concurrent reads, the read that began last wins."""
+    """If two reads are concurrent, the handle shows the result of the read that began last."""
     storage = Slow()
     with Firelock(storage) as fire:
         job = fire.task(name="add")(add).enqueue(1)
@@ -269,7 +269,7 @@ def test_job_has_history_attempts_log_and_progress(fire, worker):
 
 
 def test_progress_is_none_if_the_job_has_not_reported_any(adding):
-    """The value is not zero."""
+    """The value is None and not zero."""
     assert (None, [], []) == ((job := adding.enqueue(1)).progress(), job.log(), job.errors())
 
 
@@ -521,7 +521,7 @@ def test_restore_is_refused_if_the_delete_lost_data(in_state, state, why):
 
 
 def test_restore_of_a_parent_is_refused(adding):
-    """The deletion of the parent has already decided whether its continuations run."""
+    """When the parent was deleted, it was already decided whether its continuations run."""
     job = adding.enqueue(1)
     job.then(adding, 2)
     job.delete()

@@ -1,4 +1,4 @@
-"""Keys of calls: templates are checked when a task is declared, and filled with stored arguments."""
+"""Keys of calls: their templates are checked when a task is declared, and filled with stored arguments."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_value_that_cannot_form_a_key_is_refused(value):
 
 
 def test_unique_key_must_not_be_empty():
-    """An empty argument alone cannot form a unique key."""
+    """A unique key cannot consist only of an empty argument."""
     with pytest.raises(ArgumentError, match="is empty, with these arguments"):
         unique_key("{x}", x="")
 
@@ -243,7 +243,7 @@ def test_deadline_is_a_time_or_a_duration():
 def test_job_is_stored_with_its_unique_key_or_first_limit():
     """This key determines the partition of the job.
 
-    A storage ignores the name of the task in it, so a unique key and a limit key can share a partition.
+    A storage ignores the task name in a unique key, so a unique key and a limit key can share a partition.
     """
     limits = [Turns("k:{x}"), Turns("z")]
 

@@ -11,7 +11,7 @@ SECOND = 1_000_000
 
 
 class Lanes:
-    """Lanes with these lengths, which count the jobs that are read."""
+    """Lanes of these lengths that count the jobs read from them."""
 
     def __init__(self, *lengths):
         self.lengths = lengths
@@ -88,7 +88,7 @@ def numbers(**given):
 def test_start_of_a_job_is_estimated(given, facts, seconds):
     """The estimate uses the rate, the jobs ahead and the duration of runs.
 
-    If only a person can open the limit, the estimate is NEVER.
+    If only an operator can open the limit, the estimate is NEVER.
     """
     asked = {"running": 0, "free_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0, **facts}
 

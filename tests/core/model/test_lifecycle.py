@@ -245,7 +245,7 @@ RUNS, ENDS_TOO = State.ENQUEUED, State.DELETED
     ],
 )  # fmt: skip
 def test_end_of_a_parent_decides_its_continuations(on, targets):
-    """Continuations that a failure does not decide wait for a requeue or a deletion of the parent."""
+    """If a failure does not decide about a continuation, it waits until the parent is requeued or deleted."""
     ends = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
     assert targets == tuple(continuation_target(on, parent) for parent in ends)

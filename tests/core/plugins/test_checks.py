@@ -1,4 +1,4 @@
-"""The checks of plugins: errors for invalid functions, hookspecs and commands contain their names."""
+"""The checks of plugins: an error for an invalid function, hookspec or command contains its name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock.plugins.loader import Plugins
 
 
 def refused(plugin):
-    """Return the error message for this plugin, without the plugin's name and the closing advice."""
+    """Return the error message for this plugin, without the plugin's name and the advice at the end."""
     with pytest.raises(PluginError) as caught:
         Plugins([plugin], use_entry_points=False).commands()
     text = str(caught.value)
@@ -107,7 +107,7 @@ def test_error_for_an_unknown_argument_lists_valid_arguments():
 
 
 def test_hookspecs_without_a_hook_are_refused():
-    """The message contains the name of the function without the mark or with the wrong mark."""
+    """The message contains the name of the function that has no mark or the wrong mark."""
 
     def house_rules(): ...
 
@@ -124,7 +124,7 @@ def test_hookspecs_without_a_hook_are_refused():
 
 
 def test_error_contains_the_plugin_that_implements_the_hook():
-    """It does not blame the plugin that defines the hook."""
+    """The error does not mention the plugin that defines the hook as the cause."""
 
     @hookspec
     def greet(name): ...

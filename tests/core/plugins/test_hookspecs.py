@@ -151,7 +151,7 @@ def test_register_commands_are_collected_from_every_plugin(make_app):
 
 
 def test_configure_converter_is_called_once_per_app(make_app):
-    """The hook is called only when a type needs the converter. Plain JSON arguments do not need it."""
+    """The hook is called only when a type needs the converter, which plain JSON arguments do not."""
     seen = []
     app = make_app(plugin(configure_converter=lambda converter: seen.append(converter)))  # noqa: PLW0108
 
@@ -189,7 +189,7 @@ def test_configure_converter_that_raises_leaves_no_partial_converter(make_app):
 
 
 def test_job_options_of_the_caller_take_precedence(make_app):
-    """Options of the plugin that runs first come next. This is the last plugin in the app's list."""
+    """The next precedence belongs to the plugin that runs first, which is the last one in the app's list."""
     app = make_app(
         plugin(job_options=lambda: {"queue": "first", "priority": 1}),
         plugin(job_options=lambda: {"queue": "last"}),
@@ -202,7 +202,7 @@ def test_job_options_of_the_caller_take_precedence(make_app):
 
 
 def test_job_options_hook_receives_the_call(make_app):
-    """The plugin receives the task, the arguments and the caller's options."""
+    """The hook receives the task, the arguments and the caller's options."""
     calls = []
     app = make_app(plugin(job_options=lambda task, call: calls.append((task.name, call))))
 
@@ -228,7 +228,7 @@ def test_job_options_error_is_raised_to_the_caller(make_app):
 
 
 def test_job_options_with_an_unknown_option_raise(make_app):
-    """The error contains the name of the hook. Options are valid if `using` accepts them."""
+    """The error contains the name of the hook. An option is valid if `using` accepts it."""
     app = make_app(plugin(job_options=lambda: {"colour": "red"}))
 
     with pytest.raises(ConfigurationError, match="'Plugin#0' of app returned 'colour' from job_options"):
@@ -297,7 +297,7 @@ def test_job_transaction_error_is_raised_to_the_caller(make_app):
 
 
 def test_jobs_created_reports_each_set_of_jobs_once(make_app):
-    """The jobs can come from a call, a chunk of many, a continuation, a coroutine or a trigger."""
+    """The jobs can come from one call, a chunk of many calls, a continuation, a coroutine or a trigger."""
     batches = []
     app = make_app(plugin(jobs_created=lambda jobs: batches.append(len(jobs))))
     work = add_work(app)
@@ -321,7 +321,7 @@ def noting(name, steps):
 
 
 def test_enqueue_context_surrounds_each_call_that_stores_jobs(make_app):
-    """The context receives the calls before other hooks are called.
+    """The context receives the calls before any other hook is called.
 
     It is not entered for jobs that servers or operators create.
     """
@@ -405,7 +405,7 @@ def test_enqueue_context_receives_inherited_metadata(make_app, is_awaited):
 
 
 def test_enqueue_context_contains_jobs_that_are_stored_later(make_app):
-    """Jobs that a batch block or a call in a task stores later are known when the context exits."""
+    """When the context exits, it knows the jobs that a batch block or a call in a task stores later."""
     told = []
 
     @contextmanager
@@ -531,7 +531,10 @@ def test_job_context_surrounds_the_run(make_app):
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 @pytest.mark.parametrize("end", ["returns", "raises", "runs out of time", "is deleted"])
 def test_job_context_can_close_connections_of_the_thread(make_app, is_async, end):
-    """The context exits in the thread of the job for every end. Connections of web frameworks need this."""
+    """However the run ends, the context exits in the thread of the job.
+
+    Connections of web frameworks need this.
+    """
     connections, opened = {}, threading.Event()
 
     @contextmanager
@@ -611,7 +614,7 @@ def test_retry_decision_of_the_first_plugin_takes_precedence(make_app):
 
 
 def test_elect_transition_replaces_the_end(make_app):
-    """The job gets the state that the plugin chose, with the conditions of the proposed transition."""
+    """The job gets the state that the plugin has chosen, under the conditions of the proposed transition."""
     proposals = []
 
     def vanish(job, proposed):
@@ -656,7 +659,7 @@ def test_attempt_failed_receives_the_error_and_the_transition(make_app, is_async
 
 
 def test_attempt_failed_is_called_for_errors_outside_the_task(make_app):
-    """The error for unreadable arguments does not contain the arguments."""
+    """If the arguments are unreadable, the error does not contain them."""
     told = []
     storage = MemoryStorage()
     old = Firelock(storage)
@@ -807,7 +810,7 @@ def test_job_panels_receive_the_job_and_report_errors_per_plugin(make_app):
 
 
 def test_dashboard_pages_of_a_plugin_that_raises_are_omitted(make_app, caplog):
-    """Pages of other plugins are collected, beginning with the last plugin. Each error is logged."""
+    """The pages of the other plugins are collected, beginning with the last plugin. Each error is logged."""
 
     def broken():
         raise RuntimeError("no pages today")
@@ -864,7 +867,7 @@ def test_dashboard_permission_uses_the_first_decision(make_app):
     ],
 )
 def test_error_for_an_invalid_return_value_contains_the_plugin(make_app, hook, answer, words):
-    """The message contains the expected value and the fix. It does not blame the other plugin."""
+    """The message contains the expected value and the fix. It does not mention the other plugin."""
     good = plugin(job_options=lambda: {"queue": "mail", "meta": {"house": "one"}})
     app = make_app(plugin(**{hook: lambda: answer}), good)
 

@@ -1,4 +1,4 @@
-"""Loading of plugins: they are found, checked when they load, and called in order."""
+"""Loading of plugins: how they are found, checked when they load, and called in order."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_installed_plugins_are_loaded_from_entry_points(install):
 
 
 def test_plugin_installed_later_is_found(tmp_path, monkeypatch):
-    """A later app finds the plugin. The cached list is valid only until something changes."""
+    """An app created later finds the plugin. The cached list is valid only until something changes."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "late_plugin.py").write_text(
         "from firelock import hookimpl\nclass Late:\n    @hookimpl\n    def jobs_created(self, jobs): ...\n"
@@ -479,7 +479,7 @@ def test_names_of_the_core_cannot_be_replaced():
     ids=["nothing", "list", "number", "error"],
 )
 def test_registration_hook_must_return_a_mapping(hook, answer, words):
-    """The error for another value or an exception contains the plugin and the hook."""
+    """If the hook returns another value or raises, the error contains the plugin and the hook."""
     plugin = type("Odd", (), {hook: hookimpl(answer)})
 
     with pytest.raises(PluginError, match=f"'Odd#0' of app {words.format(hook)}"):
@@ -510,7 +510,7 @@ def test_unknown_serializer_raises():
 
 @pytest.mark.parametrize("hook", ["register_storages", "register_lock_providers"])
 def test_factory_of_a_scheme_must_be_a_function(hook):
-    """Otherwise, the mistake would be noticed only when the scheme is used."""
+    """Otherwise, the mistake would become visible only when the scheme is used."""
     with pytest.raises(
         PluginError, match=r"'Offersacme#0' of app offers 'acme\.Storage' for the .* scheme 'acme'"
     ):
@@ -591,7 +591,7 @@ def test_storage_must_declare_its_contract_version():
 
 
 def test_missing_driver_raises_with_its_module():
-    """A factory imports its driver."""
+    """The driver is missing when the factory imports it."""
 
     def factory(url):
         import no_such_driver  # noqa: F401
@@ -644,7 +644,7 @@ def test_firelock_errors_of_a_factory_are_raised_unchanged():
 
 @pytest.mark.parametrize("url", ["acme://host:port/x", "acme://[::1/x", "acme://anna:se/cret@host/x"])
 def test_url_that_cannot_be_parsed_raises(url):
-    """The message does not blame the plugin and does not contain the URL."""
+    """The message contains neither the plugin nor the URL."""
 
     def factory(url):
         return MemoryStorage(str(urlsplit(url).port))
@@ -664,7 +664,7 @@ def test_url_that_cannot_be_parsed_raises(url):
     [ValueError("cannot parse 'se%63ret'"), OSError("secret is refused"), RuntimeError("see the cause")],
 )
 def test_error_of_a_factory_does_not_contain_passwords(error):
-    """If the original error or its cause contains the password, neither is shown or chained."""
+    """If the original error or its cause contains the password, neither of them is shown or chained."""
     factory = failing(error, cause=ValueError("secret") if isinstance(error, RuntimeError) else None)
 
     with pytest.raises(

@@ -76,7 +76,7 @@ def dropped(name, count, in_all):
 
 
 def test_ends_are_reported_in_order_in_calls_of_limited_size(reports, gate):
-    """Ends that accumulate during a slow call are reported in a few further calls."""
+    """Ends that accumulate during a slow call are reported in a few calls after it."""
     calls = []
     ends = reports(slow=blocked_by(gate, calls))
     ends.report([0])
@@ -91,7 +91,10 @@ def test_ends_are_reported_in_order_in_calls_of_limited_size(reports, gate):
 
 
 def test_ends_above_the_limit_are_dropped_and_logged(reports, gate, caplog):
-    """The first drop is logged immediately, later ones as a sum. The memory in use does not grow."""
+    """The first dropped end is logged immediately.
+
+    Later ones are logged as a sum. The memory use does not grow.
+    """
     caplog.set_level(logging.WARNING)
     calls = []
     ends = reports(exporter=blocked_by(gate, calls))
@@ -198,7 +201,7 @@ def test_observers_that_count_in_memory_are_called_directly(reports, gate):
 
 
 def test_counters_of_firelock_count_in_memory():
-    """An end dropped from a queue would be missing from every later sum."""
+    """If a queue dropped an end, it would be missing from every later total."""
     own = [Prometheus(CollectorRegistry()), OpenTelemetry(meter_provider=MeterProvider())]
 
     found = Plugins([*own, plugin(jobs_settled=lambda settled: None)], use_entry_points=False).end_observers()
@@ -302,7 +305,7 @@ def test_server_stop_reports_every_end(gate):
 
 
 def test_jobs_and_counters_continue_while_an_observer_is_blocked(gate):
-    """A hook that does not return affects only its plugin."""
+    """A hook that does not return affects only its own plugin."""
     registry = CollectorRegistry()
     fire, noop = serve(Prometheus(registry), plugin(jobs_settled=lambda settled: gate.wait(LONG)))
     with closing(fire):

@@ -79,7 +79,7 @@ def test_timeout_of_a_call_overrides_the_task_timeout(make_app):
 
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_job_of_an_unknown_task_waits_for_another_server(make_app, is_remote):
-    """The job is scheduled and its attempt does not count. A remote task is a stub that cannot run."""
+    """The job is scheduled and its attempt does not count. A remote task is a stub, so it cannot run here."""
     fire, worker = make_app()
     task = fire.task(name="task", remote=is_remote)(lambda: None)
     task.enqueue()
@@ -217,9 +217,9 @@ def test_retry_policy_of_a_call_overrides_the_task_policy(make_app):
 
 
 def test_job_with_an_unknown_retry_policy_waits_for_a_newer_server(make_app, caplog):
-    """The job does not run, because no retry could be decided.
+    """The job does not run, because the server could not decide about its retry.
 
-    Its attempt does not count, and the log contains the reason.
+    The attempt does not count, and the log contains the reason.
     """
     fire, worker = make_app()
     fire.task(name="task")(raising(ValueError("boom"))).using(retry=Retry()).enqueue()
@@ -272,7 +272,7 @@ class Policy:
     ],
 )
 def test_custom_retry_policy_decides(end_of, decision, to, reason):
-    """Any object with `decide` is a retry policy; it gets the job and the exception."""
+    """Any object with a `decide` method is a retry policy. The method gets the job and the exception."""
     policy = Policy(decision)
 
     transition = end_of(raising(ValueError("boom")), retry=policy)
@@ -282,7 +282,7 @@ def test_custom_retry_policy_decides(end_of, decision, to, reason):
 
 @pytest.mark.parametrize("decision", [RetryDecision.retry, RetryDecision.snooze])
 def test_retry_delay_keeps_its_microseconds(end_of, decision):
-    """Seconds as a float would shorten some waits."""
+    """If the delay were converted to seconds as a float, some waits would become shorter."""
     after = timedelta(microseconds=249)
 
     transition = end_of(raising(ValueError("boom")), retry=Policy(decision(after=after)))
@@ -299,7 +299,7 @@ def test_default_policy_decides_if_the_policy_returns_none(end_of, answer):
 
 
 def test_exception_in_a_retry_policy_fails_the_job(end_of, caplog):
-    """The job has a reason, and the log contains the exception of the policy."""
+    """The failed job has a reason, and the log contains the policy's exception."""
     transition = end_of(raising(ValueError("boom")), retry=Policy(RuntimeError("a bug")))
 
     assert (State.FAILED, "the retry policy raised an exception", "boom") == (
@@ -323,7 +323,7 @@ def test_any_exception_of_a_task_fails_its_job(end_of, error):
 
 @pytest.fixture
 def cancelled_end(make_app):
-    """A function that returns how a run ends that is cancelled while it runs."""
+    """A function that cancels a run while it is running, and returns how it ended."""
 
     def end(kind, then, **options):
         fire, worker = make_app()
@@ -376,7 +376,7 @@ def test_failure_by_timeout_has_the_traceback_of_the_task(cancelled_end):
 
 
 def test_run_is_cancelled_only_once():
-    """The executor's way to force an end, if it has one, is used only once."""
+    """If the executor can force the run to end, it does so only once."""
     stops = []
     run = Run(None, None, JobContext.fake(), None, (), {}, None)
     run.stop = lambda: stops.append("stopped")
@@ -474,7 +474,7 @@ def test_retry_decision_hook_gets_the_decision_of_the_policies(make_app, of_task
 
 
 def test_policy_is_called_once_per_failure(make_app):
-    """The proposed wait contains a random part, and exactly this wait is used."""
+    """The proposed wait contains a random part, and the job waits for exactly this time."""
     found = []
     fire, worker = make_app(proposing(found))
     fire.task(name="task", retry=Retry.fixed(3_600, jitter=1))(raising(ValueError("boom"))).enqueue()
@@ -486,7 +486,7 @@ def test_policy_is_called_once_per_failure(make_app):
 
 
 def test_plugin_can_override_a_policy_that_raises(make_app):
-    """A plugin can keep a job from failing because of a broken policy."""
+    """A plugin can prevent a job from failing because of a broken policy."""
 
     class Broken:
         def decide(self, job, error, /):
@@ -515,7 +515,7 @@ def test_invalid_retry_decision_of_a_plugin_is_ignored(end_of, caplog):
 
 
 def wrapping(name, log, *, swallows=False, entering=None, leaving=None):
-    """Return a plugin that wraps runs and records when."""
+    """Return a plugin that wraps runs and records when its contexts are entered and exited."""
 
     @contextlib.contextmanager
     def context(job):
@@ -546,7 +546,7 @@ def coroutine_of(function):
 
 @pytest.fixture(params=[False, True], ids=["def", "async def"])
 def wrapped_end(request, make_app):
-    """A function that returns how a run that plugins wrap ends; it runs as a function or a coroutine."""
+    """A function that runs a function or a coroutine wrapped by plugins, and returns how the run ended."""
 
     def end(function, *plugins):
         fire, worker = make_app(*plugins)
@@ -562,7 +562,7 @@ def wrapped_end(request, make_app):
 
 
 def test_contexts_get_the_exception_of_the_task(wrapped_end):
-    """The contexts get the exception from the inside out, and the job then fails with it."""
+    """The innermost context gets the exception first. After the outermost one, the job fails with it."""
     log = []
 
     transition = wrapped_end(raising(ValueError("boom")), wrapping("inner", log), wrapping("outer", log))
@@ -629,7 +629,7 @@ class AsyncOnly:
 
 @pytest.mark.parametrize(("error", "kind"), [(None, None), (ValueError("boom"), ValueError)])
 def test_contexts_of_a_coroutine_are_awaited_if_possible(make_app, error, kind):
-    """A manager of both kinds is entered and exited with `await`, in the coroutine's own asyncio task."""
+    """If a manager supports both kinds, the coroutine's asyncio task enters and exits it with `await`."""
     log = []
     fire, worker = make_app(plugin(job_context=lambda: Noting(log)))
 
@@ -722,7 +722,7 @@ def test_end_that_replaces_a_retry_has_no_due_time(end_of):
     ],
 )
 def test_invalid_elected_transition_is_ignored(end_of, elect, caplog):
-    """A transition that could not be stored, or that would end another run, is logged and ignored.
+    """If a transition could not be stored or would end another run, it is logged and ignored.
 
     The proposed transition is used instead.
     """
@@ -775,7 +775,7 @@ def logged(make_app, caplog):
 def test_retry_is_logged_as_one_warning_line(logged):
     """The line contains the job, the attempt, the time of the retry and the error.
 
-    A message of several lines is put on one line.
+    A message with several lines is joined into one line.
     """
     (line,) = logged(raising(ValueError("first\nsecond")), retry=Retry.fixed(30, attempts=3, jitter=0))
 
@@ -788,7 +788,7 @@ def test_retry_is_logged_as_one_warning_line(logged):
 
 
 def test_final_failure_is_logged_as_an_error_with_its_traceback(logged):
-    """The log shows the line that raised the error, without a look at the dashboard."""
+    """The log shows the line that raised the error, so it can be found without the dashboard."""
     error = ValueError("boom")
 
     (line,) = logged(raising(error), retry=Retry.never())
@@ -825,7 +825,7 @@ def test_snoozed_failure_is_logged_as_a_warning(logged):
     ],
 )  # fmt: skip
 def test_log_line_of_a_failure_contains_the_reason(logged, options, told):
-    """The line contains the reason of the plugin or of the task's own policy, and the name of the plugin.
+    """The line contains the reason given by the task's own policy, or by a plugin together with its name.
 
     The history contains the same reason.
     """
@@ -835,7 +835,7 @@ def test_log_line_of_a_failure_contains_the_reason(logged, options, told):
 
 
 def test_reason_of_a_replaced_decision_is_not_logged(logged):
-    """If another plugin elects another transition with its own reason, the first reason is not logged."""
+    """If a plugin elects another transition with its own reason, only this reason is logged."""
 
     class Electing:
         @hookimpl
@@ -931,7 +931,7 @@ def test_log_level_of_a_crash_depends_on_the_next_state(make_app, caplog, crashe
 
 @pytest.fixture
 def claim_after(make_app):
-    """A function that returns a worker and its claim of a job that was lost this many times."""
+    """A function that returns a worker and its claim on a job that was lost this many times."""
 
     def claim(losses, *, reason=Moved.SESSION_LOST, is_started=True, **options):
         fire, worker = make_app()
@@ -963,7 +963,7 @@ DIED = Moved.WORKER_DIED.format(how="SIGKILL")
     ids=["lost", "bound", "known", "alone"],
 )
 def test_job_that_has_crashed_too_often_fails_without_a_start(claim_after, caplog, losses, options, words):
-    """The crashes are judged when the job is claimed again, whatever its retry policy is."""
+    """The crashes are checked when the job is claimed again, whatever its retry policy is."""
     worker, job = claim_after(losses, **options)
 
     ended = worker.attempt(job)
@@ -987,14 +987,14 @@ def test_job_that_has_crashed_too_often_fails_without_a_start(claim_after, caplo
     ids=["below", "only-claimed", "bound", "not-alone", "two", "other"],
 )
 def test_job_below_the_crash_limit_starts(claim_after, losses, options):
-    """A job that lost servers had claimed but not started never fails because of these losses."""
+    """Servers that are lost after claiming a job but before starting it never make the job fail."""
     worker, job = claim_after(losses, **options)
 
     assert State.SUCCEEDED is worker.attempt(job).transition.to
 
 
 def test_job_is_handed_back_if_its_crashes_cannot_be_read():
-    """The job neither starts nor fails; its crashes are judged after the next claim."""
+    """The job neither starts nor fails. Its crashes are checked after the next claim."""
     with contextlib.closing(Firelock(FailingStorage())) as fire:
         fire.task(name="task")(lambda: None).enqueue()
         worker = Worker(fire)
@@ -1007,7 +1007,7 @@ def test_job_is_handed_back_if_its_crashes_cannot_be_read():
 
 
 def test_failure_after_an_ignored_timeout_is_reported_when_stored(make_app, caplog):
-    """The job may have been deleted by then. In that case its end is refused, and it has not failed."""
+    """The job may have been deleted by then. In that case, its end is refused, so the job has not failed."""
     fire, worker = make_app()
     fire.task(name="task", retry=Retry.never(), timeout=5)(lambda: None).enqueue()
     (job,) = worker.claim()

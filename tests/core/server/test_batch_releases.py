@@ -15,7 +15,7 @@ class Batches:
 
     active: dict[str, int]
     released: int = 1  # number of batches and jobs that a release changes
-    asked: int = 0  # number of requests for the remaining members
+    asked: int = 0  # number of times that the remaining members were read
     now: float = 1.0  # seconds; only a release advances it
     takes: float = 0.0  # duration of a release
 
@@ -43,7 +43,7 @@ def _rests(storage, *told, have_failed=False):
 
 @pytest.mark.parametrize(("takes", "rest"), [(0.0003, OFTEN), (0.003, 0.036), (0.150, SELDOM)])
 def test_pause_grows_with_the_duration_of_a_release(takes, rest):
-    """If a release takes 3 ms, 50 releases per second would use a seventh of the time."""
+    """If a release takes 3 ms, 50 releases per second would take up a seventh of the time."""
     assert [pytest.approx(rest)] == _rests(Batches({}, takes=takes), {"a"})
 
 
@@ -56,7 +56,7 @@ def test_pause_grows_with_the_number_of_remaining_members(left, rest):
 
 
 def test_pause_is_short_if_few_members_remain():
-    """The last releases are few: if few members remain, the batch ends soon or its members rarely end."""
+    """If few members remain, few releases follow, because the batch ends soon or its members rarely end."""
     assert [pytest.approx(SELDOM), pytest.approx(OFTEN)] == _rests(
         Batches({"a": 100}, takes=0.1), {"a"}, {"a"}
     )
@@ -78,7 +78,7 @@ def test_pause_depends_on_the_batch_with_the_fewest_members():
     ],
 )
 def test_pause_is_short_if_a_release_may_start_other_jobs(released, told, have_failed):
-    """The pause is short however many members remain, and their number is not read."""
+    """The pause is short regardless of the number of remaining members, which is not read."""
     storage = Batches(dict.fromkeys(told, 100_000), released)
 
     rests = _rests(storage, told, told, told, have_failed=have_failed)
@@ -88,7 +88,7 @@ def test_pause_is_short_if_a_release_may_start_other_jobs(released, told, have_f
 
 
 def test_remaining_members_of_a_new_batch_are_not_counted():
-    """Small batches that follow one another cost no more than their releases."""
+    """A series of small batches costs only their releases."""
     storage = Batches({"a": 5, "b": 5})
 
     _rests(storage, {"a"}, {"b"}, {"a"}, {"b"})
@@ -97,7 +97,7 @@ def test_remaining_members_of_a_new_batch_are_not_counted():
 
 
 def test_first_end_is_released_immediately_and_later_ones_after_a_pause():
-    """A failure does not wait for a long pause. If a release was not complete, another one is due."""
+    """A failure is not delayed by a long pause. If a release was incomplete, another one is due."""
     storage = Batches({"a": 100_000})
     releases = BatchReleases(storage, lambda: storage.now)
 

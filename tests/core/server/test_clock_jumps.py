@@ -48,7 +48,7 @@ def servers(request):
 
 
 class File(SqliteStorage):
-    """A handle of one file that counts its searches for dead servers."""
+    """A storage handle of one file that counts its searches for dead servers."""
 
     looks = 0
 
@@ -128,7 +128,7 @@ def _is_of_now(one, host):
 
 @pytest.mark.parametrize("servers", [1], indirect=True)
 def test_job_with_a_delay_becomes_due_by_the_wall_clock(programs):
-    """A delay is stored as a time. A clock that is set forward by more than the delay makes the job due."""
+    """A delay is stored as a time. If the clock is set forward by more than the delay, the job is due."""
     host, (program,) = programs
     job = program.tick.schedule(400)
     before = job.record().due_at
@@ -142,7 +142,7 @@ def test_job_with_a_delay_becomes_due_by_the_wall_clock(programs):
 
 @pytest.mark.parametrize("servers", [1], indirect=True)
 def test_recurring_job_does_not_repeat_after_clock_is_set_back(programs):
-    """A time for which a job was created is not used again. Other jobs run in the meantime."""
+    """If a job was created for a time, no second job is created for it. Other jobs run in the meantime."""
     host, (program,) = programs
     program.tick.recur("hourly", Every(timedelta(hours=1)))
     definition = program.fire.recurring.get("hourly")
@@ -220,14 +220,17 @@ def test_dead_server_is_found_within_its_timeout(scene):
 
 
 def test_dead_server_is_found_a_full_timeout_after_a_jump(scene, jump):
-    """A server could still renew during this time. A clock that was set back does not extend its life."""
+    """A live server could still renew during this time.
+
+    A dead server is not kept alive by a clock that was set back.
+    """
     jump(scene.host)
 
     assert 6 <= scene.sweeps_until_dead() <= 7
 
 
 def test_short_jump_changes_nothing(scene, caplog):
-    """A second is within the safety margin of every session."""
+    """A jump of one second is within the safety margin of every session."""
     scene.host.set_clock(0.9)
     scene.host.suspend(0.9)
 
@@ -362,7 +365,7 @@ def test_new_server_ends_no_session_during_its_first_heartbeat():
 
 @pytest.mark.parametrize("seconds", [HOUR, 31])
 def test_suspended_server_renews_its_session_before_it_starts_jobs(seconds):
-    """The storage's clock continued, so the session may have expired and its jobs may have been requeued.
+    """The storage's clock has continued, so the session may have expired and its jobs may have been requeued.
 
     This applies to every storage.
     """
@@ -380,7 +383,7 @@ def test_suspended_server_renews_its_session_before_it_starts_jobs(seconds):
     before = memory.may_start()
 
     host.suspend(seconds)
-    storage.orphans(10)  # as a server that was awake would do
+    storage.orphans(10)  # as a server that was not suspended would do
     after = memory.may_start()
     renewal.start()
     until(lambda: lost)

@@ -58,7 +58,7 @@ class JoiningStorage(FailingStorage):
 
 
 class Bench:
-    """An app whose task commits its end, waits for the test, and then calls `then`."""
+    """An app whose task commits the end of its job, waits for the test, and then calls `then`."""
 
     def __init__(self):
         def jobs_settled(settled):
@@ -90,7 +90,10 @@ class Bench:
         return self.then()
 
     def commit(self):
-        """Return a job that has committed its end and still runs; reconciliation stops from now on."""
+        """Return a job that has committed its end and is still running.
+
+        Reconciliation is blocked from then on.
+        """
         self.storage.compares.clear()
         job = self.work.enqueue()
         assert self.committed.acquire(timeout=30)
@@ -134,7 +137,7 @@ def test_requeue_after_the_commit_cancels_the_run(bench):
 
 
 def test_delete_after_the_commit_leaves_the_run(bench):
-    """The job had succeeded before it was deleted, and is counted as succeeded."""
+    """The job had succeeded before it was deleted, so it is counted as succeeded."""
     job = bench.commit()
 
     job.delete()
@@ -192,7 +195,7 @@ def test_lookup_of_a_refused_end_is_retried_during_an_outage(bench):
 
 
 def test_refused_end_is_discarded_if_its_lookup_fails(bench, caplog):
-    """A discarded end delays neither other ends nor the stop, and the log reports it."""
+    """A discarded end does not delay other ends or the stop. It is logged."""
     bench.then = lambda: Snooze(60)
     bench.storage.fail("get", StorageError("unreadable"))
     bench.opened.set()
@@ -239,7 +242,7 @@ def test_end_whose_reply_was_lost_is_counted_once(bench):
 
 
 def test_end_right_after_the_commit_needs_no_lookup(bench):
-    """A task that returns after its commit is settled like any other, without a lookup or reconciliation."""
+    """The job of a task that returns after its commit is settled without a lookup or reconciliation."""
     bench.opened.set()
     bench.work.enqueue_many([()] * 20)
 

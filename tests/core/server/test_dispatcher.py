@@ -42,9 +42,9 @@ def test_claim_ahead_shrinks_when_jobs_wait(wait, left, are_handed_back):
 
 @pytest.mark.parametrize(("seconds", "left"), [(0.1, 50), (0.3, 0)])
 def test_claim_ahead_resumes_when_a_worker_becomes_free(seconds, left):
-    """Claiming ahead continues with half of the number when a worker becomes free.
+    """When a worker becomes free, claiming ahead continues with half of the number.
 
-    It continues with zero if this took so long that the jobs must be long ones.
+    If this took so long that the jobs must be long ones, it continues with zero.
     """
     now = [7.0]
     ahead = ClaimAhead(100, lambda: now[0])
@@ -63,9 +63,9 @@ def test_claim_ahead_resumes_when_a_worker_becomes_free(seconds, left):
     [
         (0.002, 500, 0.022, 101),  # 20 ms longer than an exchange with few ends
         (0.002, 500, 0.0221, 86),
-        (0.050, 500, 0.150, 101),  # a distant storage: three times as long
+        (0.050, 500, 0.150, 101),  # a distant storage: three times as long as with few ends
         (0.050, 500, 0.151, 86),
-        (0.002, 10, 0.5, 101),  # not long because of its ends
+        (0.002, 10, 0.5, 101),  # this exchange is not long because of its ends
     ],
 )
 def test_claim_ahead_shrinks_when_ends_make_exchanges_long(short, ends, seconds, left):

@@ -92,7 +92,7 @@ def test_jobs_run_from_start_to_stop_of_the_server(fire, our_threads, caplog):
 
 
 def test_stopped_server_can_be_started_again(fire):
-    """Starting a running server is refused, and stopping a stopped one does nothing."""
+    """Starting a running server is refused. Stopping a stopped server does nothing."""
     server = fire.server(workers=1, async_workers=1)
     server.stop()
     for word in ("once", "twice"):
@@ -204,7 +204,7 @@ def test_process_executor_needs_an_importable_app(make_app):
 
 @pytest.mark.parametrize("verb", ["begin_session", "list_records"])
 def test_unreachable_storage_prevents_the_start(fire, verb, our_threads):
-    """Nothing remains after the failure, and the next start can succeed."""
+    """The failed start leaves nothing running, and the next start can succeed."""
     fire.storage.fail(verb, StorageUnavailable("down"))
     server = fire.server(workers=1, async_workers=1)
 
@@ -236,7 +236,7 @@ def test_exception_in_worker_process_started_prevents_the_start(make_app, our_th
 
 
 def test_job_that_ignores_its_cancellation_is_handed_back_at_the_stop(make_app, caplog, our_threads):
-    """The server does not wait forever for such a job, and ignores its late end."""
+    """The server does not wait forever for such a job. If the job ends later, its end is ignored."""
     fire = make_app()
     gate = Gate(fire, obeys=False)
     server = fire.server(workers=1, async_workers=1).start()
@@ -254,7 +254,7 @@ def test_job_that_ignores_its_cancellation_is_handed_back_at_the_stop(make_app, 
 
 
 def test_server_stops_during_an_outage(make_app, caplog, monkeypatch, our_threads):
-    """Observers are notified of the stop; the session ends by its timeout."""
+    """Observers are notified of the stop. The session ends when its timeout expires."""
     monkeypatch.setattr("firelock.server.worker_process._SETTLE_GRACE", 0.3)
     seen = []
 
@@ -282,7 +282,7 @@ def test_server_stops_during_an_outage(make_app, caplog, monkeypatch, our_thread
 
 @pytest.mark.parametrize("order", ["quiet", "stop"])
 def test_server_obeys_quiet_resume_and_stop_orders(fire, order):
-    """A quiet server claims nothing until it gets the order to resume; the order to stop stops the server."""
+    """A quiet server claims no jobs until it gets the order to resume. The order to stop stops the server."""
     with fire.server(workers=1, async_workers=1) as server:
         (view,) = fire.servers.list()
         fire.servers.order(view.id, order)
@@ -374,7 +374,7 @@ def test_loss_that_is_reported_twice_begins_one_session(fire, our_threads):
 
 
 def test_failed_wait_for_work_is_repeated(fire):
-    """Here, the wait fails because of an outage; test_serving tests an unexpected error."""
+    """In this test, the wait fails because of an outage. An unexpected error is tested in test_serving."""
     fire.storage.fail("wait", *[StorageUnavailable("down")] * 2)
 
     with fire.server(workers=1, async_workers=1):
@@ -405,7 +405,7 @@ def test_stop_logs_ends_that_could_not_be_stored(make_app, caplog, monkeypatch, 
 
 
 def has_beaten(fire, times=3):
-    """Return a function that returns whether the session was renewed more often than this.
+    """Return a function that returns whether the session was renewed more than this number of times.
 
     Each renewal also reads the orders.
     """
@@ -419,7 +419,7 @@ def has_beaten(fire, times=3):
 
 
 def test_stop_ordered_during_the_start_is_obeyed(make_app):
-    """A hook may take long, and an order that is read in the meantime is obeyed later."""
+    """A hook may take a long time. An order that is read in the meantime is obeyed later."""
 
     def slow(server):
         fire.servers.order(server.id, "stop")
@@ -457,7 +457,7 @@ def test_stopping_server_lets_its_jobs_end_and_ignores_resume(make_app):
 
 @pytest.mark.parametrize("name", ["sessions", "worker-1", "upkeep", "waker"])
 def test_failed_start_cleans_up_threads_and_session(fire, monkeypatch, name):
-    """If the system cannot start a thread, the threads that have begun end, and so does the session."""
+    """If the system cannot start a thread, the threads that have already started and the session end."""
     start = threading.Thread.start
 
     def refuse(thread):

@@ -40,7 +40,7 @@ def raise_in_library():
 
 
 def raise_by_turns(left, first=True):
-    """Raise below this many frames, in which no two neighbours are alike."""
+    """Raise an exception below this many frames, of which no two adjacent ones are equal."""
     if not left:
         raise ValueError("deep")
     if first:
@@ -49,7 +49,7 @@ def raise_by_turns(left, first=True):
 
 
 def test_failure_contains_type_and_message():
-    """A built-in exception has its bare name; any other includes the module that defines it."""
+    """A built-in exception is shown by its name only. The name of any other exception includes its module."""
     builtin, own = describe_failure(caught(raise_value, "x")), describe_failure(caught(raise_refused))
 
     assert ("ValueError", "x") == (builtin.type, builtin.message)
@@ -57,7 +57,7 @@ def test_failure_contains_type_and_message():
 
 
 def test_frames_of_the_application_are_marked():
-    """The application's frames begin with an arrow; those of libraries do not."""
+    """The application's frames begin with an arrow. Frames of libraries do not."""
     text = describe_failure(caught(raise_in_library)).traceback
 
     frames = [line for line in text.splitlines() if 'File "' in line]
@@ -95,7 +95,7 @@ def test_similar_failures_share_a_fingerprint(one, other):
 
 
 def test_different_failures_have_different_fingerprints():
-    """Another message, type or place results in another fingerprint."""
+    """A different message, type or place results in a different fingerprint."""
     prints = [
         describe_failure(caught(raise_value, "x")).fingerprint,
         describe_failure(caught(raise_value, "y")).fingerprint,
@@ -126,7 +126,7 @@ def test_message_is_truncated_at_1000_characters():
 
 
 def test_repeated_frames_of_a_recursion_are_collapsed():
-    """As in Python, three equal frames are shown with the number of repetitions.
+    """As in Python, three equal frames are shown, followed by the number of repetitions.
 
     The frames that led to the recursion are kept.
     """
@@ -155,7 +155,7 @@ def test_middle_frames_of_a_deep_stack_are_omitted():
 
 
 def test_long_traceback_is_truncated_in_the_middle():
-    """A traceback is at most 16 KiB, plus the words that report the omission."""
+    """A traceback is at most 16 KiB long, plus the note about the omitted part."""
     text = describe_failure(ValueError("x" * 50_000)).traceback
 
     assert len(text) < 16 * 1024 + 100
@@ -217,7 +217,7 @@ def test_exceptions_of_a_group_are_shown():
 
 
 def test_nested_groups_are_shown_to_ten_levels():
-    """In nested groups of one member, a note replaces the levels below the tenth."""
+    """If groups with one member are nested, a note replaces the levels below the tenth."""
     error = ValueError("leaf")
     for depth in range(30):
         error = ExceptionGroup(f"level {depth}", [error])
@@ -258,7 +258,10 @@ def test_unsupported_characters_of_a_message_are_escaped():
 
 
 def test_failure_without_an_exception_has_only_a_message():
-    """The death of a process is a failure without a traceback. Equal ones share a fingerprint."""
+    """The death of a process is a failure without a traceback.
+
+    Equal failures of this kind share a fingerprint.
+    """
     one = failure_of_text("ProcessDied", "SIGKILL after 17 s")
     other = failure_of_text("ProcessDied", "SIGKILL after 18 s")
 
@@ -275,7 +278,7 @@ def test_failure_without_an_exception_has_only_a_message():
     ],
 )
 def test_frames_of_installed_packages_are_not_marked(filename):
-    """This holds wherever the system stores the packages."""
+    """This applies wherever the system stores the packages."""
     namespace = {}
     exec(compile("def fail():\n    raise ValueError('x')", filename, "exec"), namespace)
 

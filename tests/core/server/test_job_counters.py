@@ -1,4 +1,4 @@
-"""The counters of a worker process, in memory that its successor continues to use."""
+"""The counters of a worker process, stored in memory that its successor continues to use."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ LABELS = 'queue="default",task="shop.add"'
 
 @pytest.fixture
 def descriptor():
-    """Shared memory that has no size yet."""
+    """Shared memory whose size is not set yet."""
     given = share_memory()
     yield given
     os.close(given)
@@ -101,7 +101,7 @@ def test_hand_back_and_snooze_are_not_counted():
 
 
 def test_waiting_time_is_never_negative():
-    """The wait is zero if the two clocks would give a negative one."""
+    """If the difference between the two clocks would be negative, the wait is zero."""
     counters = JobCounters.private()
 
     counters.count_settled([attrs.evolve(end(), job=attrs.evolve(CLAIMED, enqueued_at=99 * SECOND))])
@@ -110,7 +110,7 @@ def test_waiting_time_is_never_negative():
 
 
 def test_successor_process_continues_the_counts(descriptor):
-    """The counts of the previous process are kept, and those of the next one are added."""
+    """The counts of the previous process are kept, and the counts of its successor are added to them."""
     assert read_counters(descriptor) == {}
     JobCounters.shared(descriptor).count_created([JOB, JOB])
 
@@ -138,7 +138,7 @@ while True:
 
 
 def test_killed_writer_leaves_consistent_numbers(descriptor):
-    """The numbers that are read while the process writes only grow."""
+    """The numbers that are read while the process writes never decrease."""
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(descriptor)], pass_fds=(descriptor,), stdout=subprocess.PIPE
     ) as writer:
@@ -176,7 +176,7 @@ def test_excess_tasks_share_one_label():
 
 
 def test_task_with_a_very_long_name_gets_no_label():
-    """A name of any length could fill the memory."""
+    """A name of unlimited length could fill the memory."""
     counters = JobCounters.private()
 
     counters.count_created([attrs.evolve(JOB, task="t" * 5_000)])

@@ -1,4 +1,4 @@
-"""A job process: what is sent to it and returned, and how it ends."""
+"""A job process: the data that is sent to it and returned, and how it ends."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_one_process_runs_several_jobs(bench, tmp_path):
 def test_job_process_returns_every_kind_of_end(bench):
     """The process returns results, failures, decisions of plugins and closed limit keys.
 
-    A failure has its traceback, and the session that guards its settle.
+    A failure contains its traceback, and the session that is checked when it is settled.
     """
     process = bench.process()
     coroutine = bench.run(process, bench.start("atalk", "hello")).transition
@@ -269,7 +269,7 @@ def test_job_process_returns_every_kind_of_end(bench):
     [(CancelKind.TIMEOUT, State.SCHEDULED, "timed out after 5 s"), (CancelKind.STOP, State.ENQUEUED, "x")],
 )
 def test_process_of_a_cancelled_run_is_killed(bench, kind, to, reason):
-    """The process is killed immediately, which is the reason to have one for the job.
+    """The process is killed immediately, which is the reason for running the job in a process.
 
     The kind of cancellation determines how the job ends.
     """
@@ -301,7 +301,7 @@ def test_run_cancelled_before_its_start_does_not_start(bench):
     ("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "SIGKILL; possibly out of memory")]
 )
 def test_crash_reason_names_the_signal(bench, number, name):
-    """A dead process counts as a crash of its job, and the reason names the cause."""
+    """The death of the process counts as a crash of its job, and the reason contains the cause."""
     process, run = bench.process(), bench.start("die", int(number))
 
     ended = bench.run(process, run)
@@ -314,7 +314,7 @@ def test_closing_a_process_that_runs_a_job_kills_it(bench):
     process = bench.process()
     running = threading.Thread(target=lambda: bench.run(process, bench.start("sleep")))
     running.start()
-    until(lambda: process._is_ready)  # noqa: SLF001 - then it has the job
+    until(lambda: process._is_ready)  # noqa: SLF001 - the process then has the job
 
     process.close()
     running.join(20)
@@ -363,7 +363,7 @@ def office(bench):
 
 
 def ended(desk, number):
-    """Return the ends as soon as there are this many."""
+    """Return the ends as soon as this many have arrived."""
     until(lambda: len(desk.inbox.ended) >= number, 30)
     return list(desk.inbox.ended)
 
@@ -402,7 +402,10 @@ def test_suspect_runs_alone(bench, office):
 
 @pytest.mark.parametrize(("crashes", "is_stored"), [(0, False), (2, True)])
 def test_job_in_a_job_process_is_listed_as_running(bench, office, crashes, is_stored):
-    """If the worker process dies, the job gets a crash. For a suspect, the start is stored as well."""
+    """If the worker process dies, a crash is counted for the job.
+
+    For a suspect, the start is stored as well.
+    """
     desk, workers = office
     job = bench.claim("sleep")
     job.crashes = crashes
@@ -445,7 +448,7 @@ def test_process_above_the_memory_limit_is_not_reused(bench, office):
 
 
 def test_number_of_idle_processes_is_limited(bench):
-    """The process that was used last is used again. When the pool is closed, no process remains."""
+    """The most recently used process is used again. When the pool is closed, no process remains."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER), keep=1), bench.tasks["talk"].info
     first, second = pool.take(info), pool.take(info)
     pool.give_back(first)
@@ -464,7 +467,7 @@ def test_number_of_idle_processes_is_limited(bench):
 
 
 def test_end_of_a_suspect_does_not_wait_for_stopping_processes(bench):
-    """The end of a suspect is passed on before its process and surplus processes are stopped."""
+    """The end of a suspect is passed on before its own process and surplus processes are stopped."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER), keep=1), bench.tasks["talk"].info
     surplus, kept = pool.take(info), pool.take(info)
     pool.give_back(surplus)
@@ -483,7 +486,7 @@ def test_end_of_a_suspect_does_not_wait_for_stopping_processes(bench):
 
 
 def test_process_that_died_while_idle_is_not_reused(bench):
-    """Another process takes the place of one that died while it was idle."""
+    """A process that died while it was idle is replaced by another one."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER)), bench.tasks["talk"].info
     dead = pool.take(info)
     pool.give_back(dead)
@@ -700,7 +703,7 @@ def test_worker_survives_a_process_that_died_between_two_jobs(bench):
 def test_worker_survives_a_process_that_was_found_dead(bench):
     """Nothing can be sent to a process that was found dead.
 
-    It never became ready, so the job gets no crash.
+    It never became ready, so no crash is counted for the job.
     """
     process = bench.process()
     process.kill()
@@ -734,7 +737,7 @@ def test_standard_input_of_a_job_is_empty(bench):
 
 
 def test_late_kill_does_not_affect_the_next_job(bench):
-    """A late timeout of an earlier run does not kill the process, which continues with the next job."""
+    """A late timeout of an earlier run does not kill the process. The process continues with the next job."""
     process = bench.process()
     run = bench.start("pid")
     first = bench.end(process, "pid")
@@ -746,7 +749,7 @@ def test_late_kill_does_not_affect_the_next_job(bench):
 
 
 def test_killed_process_gets_no_other_job(bench):
-    """The process is not used again, even if the reply arrived first and it was not found dead yet."""
+    """The process is not used again, even if the reply arrived first and the process still seems alive."""
     process = bench.process()
     run = bench.start("pid")
     run.cancel(CancelKind.STOP, "server stopping")

@@ -112,7 +112,7 @@ def test_open_key_among_many_full_lanes_is_found_without_a_poll(fire, serve):
 
 
 def test_repeated_empty_claims_do_not_cause_a_busy_loop():
-    """If each claim requests an immediate repetition and returns no job, pauses follow soon."""
+    """If claims return no job but request an immediate repetition, the server soon pauses between them."""
     looked_at, is_over = [], threading.Event()
 
     class Locked(FailingStorage):
@@ -132,7 +132,7 @@ def test_repeated_empty_claims_do_not_cause_a_busy_loop():
 
 
 def test_limit_holds_across_servers(fire, serve):
-    """The limit of a key holds for all servers together. Each end starts the next job."""
+    """The limit of a key holds for all servers together. Whenever a job ends, the next one starts."""
     running, most, lock = 0, 0, threading.Lock()
 
     @fire.task(name="task")
@@ -291,7 +291,7 @@ def test_end_is_stored_if_the_key_cannot_be_closed(fire, serve, caplog):
     ],
 )
 def test_closing_a_key_that_the_job_does_not_use_logs_a_warning(fire, caplog, key, said):
-    """A name instead of a key, or a forgotten `f`, closes a key that no job uses, and the calls continue."""
+    """A name instead of a key, or a missing `f` before a string, closes a key that no job uses."""
     limits = [Limit("tenant:{tenant}", concurrent=4)]
 
     @fire.task(name="work", limits=limits)
@@ -375,7 +375,7 @@ def test_start_deadline_counts_from_the_enqueue_time(fire):
 
 
 def test_storage_clock_decides_about_a_near_deadline(fire):
-    """A server with a slow clock does not run a job that is late for the storage."""
+    """A server with a slow clock does not run a job that is late by the storage's clock."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
     fire.client.clock.now()
@@ -455,7 +455,7 @@ def test_tester_clock_applies_to_rates_and_start_deadlines():
 
 
 def test_inline_jobs_wait_for_their_limits():
-    """A job whose key is held by the surrounding job, or whose rate is used up, waits for the drain."""
+    """If the key of a job is held by the outer job, or its rate is used up, the job waits for the drain."""
     with Firelock("memory://") as fire:
         leaf = fire.task(name="leaf")(lambda: None)
 

@@ -1,4 +1,4 @@
-"""Loading an app by the name that a person gave, and naming it so that another process can load it."""
+"""Loading an app by a name that a user has entered, and naming it so that another process can load it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_app_is_found_in_a_file(write, tmp_path):
 
 
 def test_files_with_equal_names_in_two_folders_are_different_modules(write):
-    """Of two files with the same stem, the requested one is loaded."""
+    """If two files have the same stem, the requested file is loaded."""
     one, other = load_app(f"{write('a/app_of_test.py')}:fire"), load_app(f"{write('b/app_of_test.py')}:fire")
 
     assert one is not other
@@ -192,7 +192,7 @@ def test_missing_module_file_or_attribute_is_reported(write, spec, words):
 )
 @pytest.mark.parametrize("spec", ["broken_of_test:fire", "broken_of_test.py:fire"])
 def test_error_in_a_module_is_reported_with_its_line(write, spec, text, words):
-    """A module that failed does not count as loaded at the next attempt."""
+    """The next attempt does not treat the failed module as loaded."""
     write("broken_of_test.py", text)
 
     for _ in range(2):

@@ -112,7 +112,7 @@ def test_field_set_by_the_caller_is_kept(app, kept):
 def test_record_contains_the_named_metadata(app, kept):
     """The records contain the named metadata, for example a request id.
 
-    Without a value, and outside of a job, they contain the default.
+    If there is no value, or outside of a job, they contain the default.
     """
     kept.addFilter(JobFields(meta=["request_id", "tenant"]))
 
@@ -167,7 +167,7 @@ def written(formatter, **fields):
 
 
 def test_text_line_ends_with_the_job():
-    """Nothing is added to a line that already contains the job's id, or to one outside of a job."""
+    """Nothing is added to a line that already contains the job's id, or to a line outside of a job."""
     job = {"job_id": "j1", "task": "mail", "queue": "default", "attempt": 2}
 
     within = written(JobLines(), msg="sent", **job)
@@ -200,7 +200,10 @@ def test_json_line_contains_the_fields_of_the_record():
 
 
 def test_json_line_contains_the_exception_as_an_object():
-    """The exception is on one line even if its traceback has several, and its type has its full name."""
+    """The exception is on one line even if its traceback has several lines.
+
+    The type is written with its full name.
+    """
     try:
         raise ConfigurationError("odd\nvalue")
     except ConfigurationError:

@@ -57,7 +57,10 @@ def memo(name):
 
 
 def put_behind(storage, first, names, act=lambda: None):
-    """Return the results of these puts, each made in a thread; all wait while the first one is being sent."""
+    """Return the results of these puts.
+
+    Each is made in its own thread, and all wait while the first is being sent.
+    """
     commit = MemoCommit(storage, PATIENCE)
 
     def put(name):
@@ -99,7 +102,7 @@ def test_memo_is_sent_immediately_if_no_other_is_being_sent(storage):
 
 
 def test_invalid_memo_does_not_affect_the_others(storage):
-    """Memos that were refused together are sent one by one, and the error is raised for the bad one only."""
+    """Memos that were refused together are sent one by one. The error is raised only for the invalid memo."""
     first, one, bad, other = put_behind(storage, "first", ["a", "bad", "b"])
 
     assert [Applied.MISSING] * 3 == [first, one, other]
@@ -130,7 +133,7 @@ def test_memos_of_an_interrupted_sender_are_sent_again(storage):
 
 
 def test_locked_row_delays_only_its_own_memo(storage):
-    """If another transaction blocked some memos and nothing was stored, each memo is sent alone."""
+    """If another transaction blocks some of the memos, so that none is stored, each memo is sent alone."""
     first, one, locked, other = put_behind(storage, "first", ["a", "locked", "b"])
 
     assert [Applied.MISSING] * 3 == [first, one, other]

@@ -56,7 +56,7 @@ def an_async_resource(fire, opened):
     @fire.resource
     async def client():
         kept = Kept()
-        async with asyncio.timeout(None):  # must be left in the asyncio task that entered it
+        async with asyncio.timeout(None):  # must be exited in the asyncio task that entered it
             opened.append(kept)
             yield kept
             kept.closed_by = threading.current_thread().name
@@ -65,7 +65,7 @@ def an_async_resource(fire, opened):
 
 
 def test_jobs_of_a_worker_process_share_a_resource(fire):
-    """Concurrent jobs open a resource once, in none of their contexts.
+    """Concurrent jobs open a resource only once, outside of their own contexts.
 
     It is closed after the server has stopped.
     """
@@ -227,7 +227,7 @@ def test_job_process_opens_its_own_resources(tmp_path, monkeypatch):
         first, second = (app.asynchronous.enqueue().result(timeout=30) for _ in range(2))
         last = app.sync.enqueue().result(timeout=30)
 
-    # the job, the asyncio task that it left behind, and the one that keeps the client open
+    # the job, the asyncio task that it left running, and the task that keeps the client open
     assert [3, True] == first[:2] == second[:2]
     assert ["pool", first[2]] == last
     assert os.getpid() != first[2] == second[2]
@@ -322,7 +322,7 @@ def test_loop_must_be_an_open_event_loop(fire):
 
 
 def test_jobs_are_handed_back_if_the_host_closes_its_loop(fire, caplog):
-    """If a host closes its loop first, its jobs are handed back and none fails."""
+    """If a host closes its loop before it stops the server, the jobs are handed back and do not fail."""
 
     @fire.task(name="work")
     async def work() -> None: ...

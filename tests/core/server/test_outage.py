@@ -1,4 +1,4 @@
-"""The log lines of a storage outage: one at its beginning, one every five minutes, one at its end."""
+"""The log lines about a storage outage: one at its beginning, one every five minutes, and one at its end."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ class LockingStorage(FailingStorage):
         super().__init__()
         self.locked = set()
         self.is_everything_locked = False
-        self.is_locked_once = False  # each lock is released after the first settle that meets it
-        self.busy = []  # ids of jobs whose settles met a lock
+        self.is_locked_once = False  # each lock is released after the first settle that it blocks
+        self.busy = []  # ids of jobs whose settles were blocked by a lock
 
     def is_busy(self, transition):
         """Return whether the transition is a settle of a locked job."""
@@ -117,7 +117,7 @@ def shop(make_shop):
 
 
 def test_other_jobs_run_while_a_row_is_locked(shop):
-    """The only worker and the dispatcher are free for other jobs; the locked job ends once."""
+    """The only worker and the dispatcher are free for other jobs. The locked job ends only once."""
     locked = shop.note.enqueue()
     shop.lock(locked)
     shop.server.start()
@@ -172,7 +172,10 @@ def test_parked_ends_are_reported_with_the_session(shop):
 
 
 def test_returned_job_is_parked_if_its_row_is_locked(shop):
-    """A claim whose reply was lost is returned; its job runs when the lock is released."""
+    """If the reply to a claim was lost, the job is returned to its queue.
+
+    It runs when the lock is released.
+    """
     job = shop.note.enqueue()
     shop.lock(job)
     shop.storage.fail("claim", StorageUnavailable("the reply is lost"), is_late=True)
@@ -254,7 +257,7 @@ def test_stop_names_the_jobs_whose_ends_are_not_stored(shop, caplog):
 
 
 def test_too_many_parked_ends_stop_claims(make_shop, caplog):
-    """At most 1,000 ends are parked, plus those that end at that moment.
+    """At most 1,000 ends are parked, plus the ends of jobs that are running at that moment.
 
     Claims then wait until fewer ends are parked.
     """
@@ -296,7 +299,7 @@ def test_locked_limit_key_delays_only_the_job_that_closes_it(shop):
 
 
 class Sender:
-    """Parked ends with a clock and a result that a test sets."""
+    """A sender of parked ends whose clock and results are set by a test."""
 
     def __init__(self):
         self.now, self.result, self.sent, self.answers = 0.0, Applied.BUSY, [], []
@@ -365,7 +368,7 @@ def test_stored_end_is_not_sent_again(sender):
 def test_attempts_blocked_by_locks_are_spaced_apart(sender):
     """Locked rows cost one attempt every 0.1 s.
 
-    Ends that can be stored do not wait, and at a stop no end waits.
+    Ends that can be stored do not wait. When the server stops, no end waits.
     """
     names = ["one", "two", "three"]
     for job_id in names:

@@ -63,7 +63,7 @@ def lines(checks):
 
 
 def test_running_server_is_alive_ready_and_started():
-    """Each check is one line that contains its figures."""
+    """Each check is one line that contains its values."""
     assert lines(liveness(SERVER)) == [
         "ok supervisor: its loop turned 0.0 s ago",
         "ok worker process 0: its loop turned 0.2 s ago, 3 of 20 threads busy",
@@ -116,7 +116,7 @@ def test_server_with_a_hanging_loop_is_not_alive(status, said):
     ],
 )
 def test_server_is_alive_while_a_worker_process_is_replaced(status, said):
-    """Restarting the whole server because of one worker process would end the others as well."""
+    """Restarting the whole server because of one worker process would end the other processes as well."""
     assert lines(liveness(status))[1] == said
 
 
@@ -126,9 +126,9 @@ def test_server_is_alive_while_the_storage_is_unreachable():
 
 
 def test_worker_process_that_waits_for_its_session_is_alive():
-    """A worker process can wait for its session as long as an outage lasts.
+    """During an outage, a worker process waits for its session.
 
-    Its silence counts from the beginning of its session.
+    The time without a report is counted from the beginning of the session.
     """
     waits = attrs.evolve(PROCESS, age=9_000, waited=None, silence=None, turned=None, has_session=False)
     has_begun = attrs.evolve(waits, waited=4)
@@ -177,7 +177,7 @@ def test_threads_and_coroutines_are_counted_separately(workers, said):
     ],
 )
 def test_server_that_claims_nothing_is_not_ready(status, said):
-    """The failed check is one line with one reason."""
+    """The failed check is shown as one line with one reason."""
     assert [line for line in lines(readiness(status)) if line.startswith("failed")] == [said]
 
 
@@ -308,7 +308,7 @@ def test_head_response_has_no_body(listen):
     ],
 )
 def test_invalid_request_is_refused(listen, request_, status, said):
-    """Each invalid request gets its own status and a sentence."""
+    """Each invalid request gets a specific status and a sentence."""
     reply = ask(listen({"/a": well}), request_)
 
     assert reply.startswith(f"HTTP/1.1 {status} ")
@@ -326,7 +326,7 @@ def test_exception_in_a_page_is_logged_and_sent_as_an_error(listen, caplog):
 
 
 def test_silent_connection_does_not_block_other_clients(listen):
-    """An open connection that sends nothing does not block others, and a dropped one does no harm."""
+    """Neither an open connection that sends nothing nor a dropped connection affects other clients."""
     port = listen({"/a": well})
 
     with socket.create_connection((HOST, port)):
@@ -471,7 +471,7 @@ def test_invalid_port_raises_an_error(fire, port):
 
 
 def test_port_that_is_in_use_prevents_the_start(fire, listen):
-    """Nothing of the server remains, so it can be started elsewhere."""
+    """No part of the server remains, so it can be started on another port."""
     port = listen({"/a": well})
     server = fire.server(probe_port=port)
 

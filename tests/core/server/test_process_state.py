@@ -112,7 +112,7 @@ sys.stdin.read()
 
 
 def test_process_continues_while_its_parent_is_alive():
-    """`die_with_parent` changes nothing while the parent lives."""
+    """`die_with_parent` has no effect while the parent is alive."""
     program = LIVES + "print('on')"
 
     done = subprocess.run(
@@ -123,7 +123,7 @@ def test_process_continues_while_its_parent_is_alive():
 
 
 def test_process_ends_if_its_parent_has_already_died():
-    """The process that started it has died in the meantime, so it now has another parent."""
+    """The process that started this one has died in the meantime, so this process now has another parent."""
     program = LIVES + "print('on')"
 
     done = subprocess.run(
@@ -146,7 +146,7 @@ def test_process_dies_with_its_parent():
 
         parent.kill()
 
-        # this ends when no process has the pipe any more, not even the worker process
+        # reading ends when no process, not even the worker process, still has the pipe open
         rest, _ = parent.communicate(timeout=10)
         assert (-signal.SIGKILL, "") == (parent.returncode, rest)
     finally:

@@ -12,7 +12,7 @@ from firelock.server.queue_choice import QueueChoice, parse_queues
 
 @pytest.mark.parametrize("queues", [["critical", "default"], "critical,default", " critical , default ,"])
 def test_listed_queues_are_checked_in_order(queues):
-    """Queues that are named in a list or a string are checked in this order each time."""
+    """Queues that are named in a list or a string are checked in the given order each time."""
     choice = parse_queues(queues)
 
     assert [("critical", "default")] * 3 == [tuple(choice.order()) for _ in range(3)]
@@ -21,7 +21,7 @@ def test_listed_queues_are_checked_in_order(queues):
 
 @pytest.mark.parametrize("queues", ["critical:3,default:1", ["critical:3", "default:1"]])
 def test_weight_is_a_share_of_first_places(queues):
-    """The weight of a queue is its share of first places; every claim checks all queues."""
+    """The weight of a queue determines how often it is checked first. Every claim checks all queues."""
     choice = parse_queues(queues)
 
     orders = [tuple(choice.order()) for _ in range(4_000)]

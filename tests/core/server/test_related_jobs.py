@@ -243,7 +243,7 @@ def test_called_job_starts_while_its_caller_waits(fire):
 def test_job_that_the_event_loop_cannot_start_is_snoozed(fire, is_related):
     """A task factory of the host may raise any error.
 
-    The job gets this reason and occupies no worker, and the other jobs run.
+    The job is snoozed with this reason and does not occupy a worker, so the other jobs run.
     """
 
     @fire.task(name="work")
@@ -277,7 +277,10 @@ def test_job_that_the_event_loop_cannot_start_is_snoozed(fire, is_related):
 
 
 def test_async_job_stopped_before_its_start_frees_its_worker(fire, storage):
-    """A job that is stopped before its start frees its worker, like one whose relations cannot be read."""
+    """A job that is stopped before its start frees its worker.
+
+    So does a job whose relations cannot be read.
+    """
 
     @fire.task(name="work")
     async def work() -> int:

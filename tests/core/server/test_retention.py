@@ -15,7 +15,7 @@ SELDOM, TTL = 15.0, 30.0
 
 
 class Process:
-    """A worker process with this duty, and a clock that only `prune` and the test advance."""
+    """A worker process with the retention duty, and a clock that only `prune` and the test advance."""
 
     def __init__(self, storage):
         self.storage = storage
@@ -27,7 +27,7 @@ class Process:
         self.asked = []
 
     def lasting(self, seconds, left=10**9):
-        """Set the number of remaining jobs and the seconds that it takes to remove each one."""
+        """Set the number of remaining jobs and the number of seconds that the removal of each job takes."""
         self.left = left
 
         def prune(limit):
@@ -136,7 +136,7 @@ def test_process_without_the_lease_does_not_call_the_storage(storage, process):
 
 
 def test_slice_ends_after_a_fifth_of_a_second(process):
-    """After a slice, the other duties of the thread have their turn, and the lease is renewed."""
+    """Between two slices, the other duties of the thread run and the lease is renewed."""
     process.lasting(0.0001)
     began = process.now
 
@@ -177,7 +177,7 @@ def test_pauses_stay_short_while_jobs_expire_quickly(process):
 
 
 def test_pauses_grow_again_after_a_backlog(process):
-    """Some time after the last slice that left jobs, a new backlog starts with long pauses again."""
+    """Some time after the last slice that left jobs, the pauses of a new backlog start long again."""
     process.lasting(0.001)
     for _ in range(100):
         process.slice()

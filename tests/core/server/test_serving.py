@@ -145,7 +145,7 @@ def test_many_jobs_take_few_round_trips(make_crew):
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
 def test_end_is_settled_without_waiting_for_the_poll(crew, is_async):
-    """Ends are settled while other jobs continue, perhaps for hours. New work is found immediately."""
+    """Ends are settled even if other jobs continue for hours. New work is found immediately."""
 
     async def nothing(): ...
 
@@ -285,7 +285,10 @@ def test_invalid_decision_of_a_policy_fails_the_job(crew, caplog):
 
 
 def test_coroutines_and_threads_share_the_queue(crew, our_threads):
-    """Each job runs where its task belongs. The loop starts with the first coroutine and stops at the end."""
+    """Each job runs in a thread or on the loop, depending on its task.
+
+    The loop starts with the first coroutine and stops at the end.
+    """
     seen = {}
 
     async def awork():
@@ -304,9 +307,9 @@ def test_coroutines_and_threads_share_the_queue(crew, our_threads):
 
 
 def test_claimed_coroutines_without_a_free_place_are_not_lost(make_crew):
-    """A claim for idle threads may return coroutines.
+    """A claim for idle threads may return coroutine jobs.
 
-    These wait for a place or return to the queue for another server.
+    These wait for a free place or return to the queue for another server.
     """
     crew = make_crew(workers=5, async_workers=2)
     jobs = [*crew.agated().enqueue_many([()] * 20), *crew.task().enqueue_many([()] * 5)]
@@ -321,7 +324,7 @@ def test_claimed_coroutines_without_a_free_place_are_not_lost(make_crew):
 
 
 def test_exception_in_a_callback_does_not_end_the_event_loop(crew, caplog):
-    """A callback's exception that would end a program does not end the coroutines of other jobs."""
+    """Even an exception that would end a program does not end the coroutines of other jobs."""
 
     async def leaves():
         loop = asyncio.get_running_loop()
@@ -354,7 +357,7 @@ def test_coroutine_that_blocks_the_event_loop_is_logged(crew, caplog):
 
 
 def test_warning_about_a_blocked_loop_mentions_plugins(make_crew, caplog):
-    """A plugin's context runs in the coroutine of the job, so the job may be innocent."""
+    """A plugin's context runs in the coroutine of the job, so the plugin may be the cause."""
 
     def block():
         until(lambda: "blocked" in caplog.text)
@@ -484,7 +487,7 @@ async def a_moment():
 
 
 class UnawareStorage(FailingStorage):
-    """A storage that reports no lost job, so that only a refused write does."""
+    """A storage that does not report lost jobs, so that only a refused write reveals the loss."""
 
     def reconcile(self, session, held):
         """Report that nothing is lost."""
@@ -514,7 +517,7 @@ class Lost:
             raise
 
     def run(self, function, **options):
-        """Delete a job of the function while it runs, and return it as soon as its run has ended."""
+        """Delete a job of the function while it runs, and return the job as soon as its run has ended."""
 
         async def work(job: JobContext):
             try:
@@ -534,7 +537,7 @@ class Lost:
 
 @pytest.fixture
 def lost(make_crew):
-    """A coroutine that is about to lose its job."""
+    """A coroutine whose job will be deleted."""
     return Lost(make_crew(storage=UnawareStorage()))
 
 
@@ -577,7 +580,7 @@ def test_coroutine_is_cancelled_when_its_background_task_loses_the_job(lost):
 
 
 def test_coroutine_can_clean_up_after_a_step_reports_the_loss(lost):
-    """The exception of the step is enough: nothing interrupts the coroutine again."""
+    """After the exception of the step, the coroutine is not interrupted again."""
     cleaned = []
 
     async def nothing(): ...
@@ -597,7 +600,7 @@ def test_coroutine_can_clean_up_after_a_step_reports_the_loss(lost):
 
 
 def test_timeout_ends_a_coroutine_that_ignores_the_loss_of_its_job(lost):
-    """The coroutine already got an exception because of the loss, so nothing else cancelled it before."""
+    """The coroutine has already received the exception of the loss, so only the timeout cancels it."""
 
     async def nothing(): ...
 
@@ -653,7 +656,7 @@ def test_outage_is_logged_once(crew, caplog):
 
 
 def test_longer_pauses_on_a_full_disk_are_logged(crew, caplog):
-    """The storage sets how long the pauses between two attempts may be."""
+    """The storage determines the maximum pause between two attempts."""
     error = StorageUnavailable("the disk is full")
     error.longest_pause = 30.0
     crew.storage.fail_always("claim", error)
@@ -706,7 +709,7 @@ def test_unexpected_error_does_not_end_the_loops(crew, caplog):
 
 
 class Picky(FailingStorage):
-    """A storage that refuses the result "poison" and every end of the jobs it bans."""
+    """A storage that refuses the result "poison" and every end of the banned jobs."""
 
     def __init__(self):
         super().__init__()
@@ -923,7 +926,7 @@ def test_running_step_is_not_garbage_collected(make_crew):
 
 
 class SlowLogs(MemoryStorage):
-    """A storage in which the first lines of a job are being written until an end overtakes them."""
+    """A storage in which writing the first lines of a job takes until the end of the job is sent."""
 
     def __init__(self):
         super().__init__()

@@ -109,9 +109,9 @@ def test_jobs_locked_at_the_end_of_their_session_are_logged(caplog):
     ("timeout", "heartbeat", "margin"), [(30, 10, 1.0), (0.5, 0.1, 0.05), (600, 100, 12.0)]
 )
 def test_right_to_run_ends_before_the_session(timeout, heartbeat, margin):
-    """The right ends a margin before another server can consider the session expired.
+    """The right ends a safety margin before another server can consider the session expired.
 
-    The time of the right starts before the renewal.
+    Its duration is counted from before the renewal.
     """
     scene, granted = Scene(Settings(session_timeout=timeout, heartbeat=heartbeat)), []
     board = SharedMemory.create(1)
@@ -143,7 +143,7 @@ def test_all_sessions_are_renewed_in_one_call(scene):
 def test_renewal_contains_memory_and_cpu_use():
     """A renewal contains the process's memory and its CPU use since the previous renewal.
 
-    Both come from its own reports.
+    Both values come from reports of the process.
     """
     scene = Scene(Settings(heartbeat=600, session_timeout=2_000))
     board = scene.begin()
@@ -199,7 +199,7 @@ def test_session_ends_even_if_its_batches_cannot_be_checked(scene, caplog):
 
 
 def test_session_removed_during_its_renewal_gets_no_right_to_run(scene):
-    """The session was lost or its process has died.
+    """The session was lost, or its process has died.
 
     The sessions of the other processes are renewed as usual.
     """

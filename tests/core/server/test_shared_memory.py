@@ -72,7 +72,7 @@ def test_report_contains_cpu_time_and_memory(board):
 
 
 def test_running_jobs_are_read_per_worker(board):
-    """Each worker has its own place: the end of one job does not affect the others."""
+    """Each worker has its own place, so the end of one job does not affect the other places."""
     ids = [new_id() for _ in range(3)]
     for worker, job_id in enumerate(ids):
         board.start(worker, job_id)
@@ -87,7 +87,7 @@ def test_running_jobs_are_read_per_worker(board):
 
 @pytest.fixture(params=["as here", "without memfd_create"])
 def memory(request, monkeypatch):
-    """Shared memory without a size, created in each way that the supported systems offer."""
+    """Shared memory without a size, created in each way that supported systems provide."""
     if request.param == "without memfd_create":
         monkeypatch.delattr(os, "memfd_create", raising=False)
     memory = share_memory()
@@ -156,7 +156,7 @@ def test_failed_memory_allocation_raises_an_error():
 
 
 def test_right_to_run_belongs_to_the_adopted_session(board):
-    """A right that is granted to a new session is not for jobs of the previous session that still wait."""
+    """A right that is granted to a new session does not apply to waiting jobs of the previous session."""
     board.begin_session()
     board.grant(elapsed_seconds() + 3_600)
 

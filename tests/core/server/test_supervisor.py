@@ -83,7 +83,7 @@ class House:
         return job
 
     def events(self, number=1):
-        """Handle this number of events, waiting for those that arrive late."""
+        """Handle this number of events, and wait for events that arrive late."""
         for _ in range(number):
             self.supervisor._do(self.supervisor._events.get(timeout=10))
 
@@ -93,7 +93,7 @@ class House:
             child.popen.wait()
             if child.popen.stdout is not None:
                 child.popen.stdout.close()
-            with suppress(BrokenPipeError):  # orders that it did not live to read; the pipe is closed anyway
+            with suppress(BrokenPipeError):  # unread orders; the pipe is closed anyway
                 child.orders.close()
         for child in self.supervisor._processes.values():
             if child.memory is not None:
@@ -140,7 +140,7 @@ def test_failed_event_does_not_end_the_supervisor(house, caplog):
 
 
 def test_job_that_ends_its_process_with_code_0_has_crashed(house):
-    """The server did not stop the process, so the running job gets a crash, and another process starts."""
+    """The server did not stop the process, so the running job has crashed, and another process starts."""
     child = house.with_session("pass")
     job = house.claimed(child)
     child.memory.start(0, job.id)
@@ -193,7 +193,7 @@ def test_session_ends_even_if_its_last_state_cannot_be_stored(house):
 
 def test_worker_process_started_in_an_outage_waits_for_its_session(house):
     """The server continues, and the session begins as soon as the storage is reachable."""
-    child = house.child("import sys; sys.stdin.read()")  # lives regardless of the number of its orders
+    child = house.child("import sys; sys.stdin.read()")  # stays alive regardless of the number of its orders
     house.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
 
     house.supervisor._introduce(child, {"about": [], "places": PLACES, "workers": 1})
@@ -206,9 +206,9 @@ def test_worker_process_started_in_an_outage_waits_for_its_session(house):
 
 
 def test_session_of_a_dead_process_ends_after_the_outage(house):
-    """After an outage, the jobs of a process that died in it do not wait for the session's timeout.
+    """If a process died during an outage, its jobs do not wait for the session's timeout.
 
-    Its job was claimed but did not run, so it gets no crash.
+    Its job was claimed but did not run, so no crash is counted.
     """
     child = house.with_session("import os; input(); os._exit(1)")
     job = house.claimed(child)
@@ -272,7 +272,7 @@ def test_slow_start_of_a_worker_process_is_logged_once(house, caplog):
 
 
 def test_kill_by_the_server_is_not_reported_as_out_of_memory(house, caplog):
-    """The kernel kills with the same signal, so the log and the job's history state which one it was."""
+    """The kernel uses the same signal, so the log and the job's history name the server as the cause."""
     caplog.set_level(logging.INFO, "firelock.server.supervisor")
     child = house.with_session("while True: pass")
     job = house.claimed(child)
@@ -292,7 +292,7 @@ def test_kill_by_the_server_is_not_reported_as_out_of_memory(house, caplog):
 def test_outage_that_delays_sessions_is_logged_once(house, caplog):
     """One line is logged at the beginning of the outage and one at its end.
 
-    There are such lines for the new session and for the end of the old one.
+    These lines appear both for the new session and for the end of the old one.
     """
     caplog.set_level(logging.INFO, "firelock.server.supervisor")
     dead, new = house.with_session("pass"), house.child("import sys; sys.stdin.read()")
@@ -330,7 +330,7 @@ def test_failed_start_of_a_worker_process_is_retried(house, monkeypatch):
 
 
 def test_server_ends_if_its_first_worker_process_cannot_start(monkeypatch):
-    """The server does not retry its first process, because the machine has a problem."""
+    """The server does not retry its first process, because the cause is a problem of the machine."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     said = []
 
@@ -428,7 +428,10 @@ def test_worker_process_at_its_limit_drains_after_its_successor_has_started(hous
 
 
 def test_oldest_of_too_many_retired_processes_is_stopped(house, caplog):
-    """A job that hangs must not keep every process that runs it. The other retired processes continue."""
+    """A job that hangs in several retired processes must not keep all of them alive.
+
+    The other retired processes continue.
+    """
     children = [house.child(ECHO) for _ in range(6)]
     elsewhere = house.child(ECHO)
     elsewhere.place, elsewhere.is_retired = 1, True
@@ -446,7 +449,7 @@ def test_oldest_of_too_many_retired_processes_is_stopped(house, caplog):
 
 
 def test_retired_process_that_does_not_stop_is_killed(house, monkeypatch):
-    """The jobs of the killed process get a crash, like those of any other killed process."""
+    """Crashes are counted for the jobs of the killed process, as for any other killed process."""
     monkeypatch.setattr(module, "_STOP_MARGIN", -SETTINGS.grace)
     children = [house.with_session("import time; time.sleep(600)") for _ in range(5)]
     oldest = children[0]
@@ -493,7 +496,7 @@ def test_worker_processes_are_replaced_one_at_a_time(house):
 
 
 def test_drained_process_has_no_further_successor(house):
-    """A retired process ends as ordered, and a job that ran to its end has no crash."""
+    """A retired process ends as ordered, and no crash is counted for a job that ran to its end."""
     old = house.with_session("input(); input()")
     house.supervisor._retire(old)
     old.popen.wait()
@@ -505,9 +508,9 @@ def test_drained_process_has_no_further_successor(house):
 
 
 def test_existing_successor_replaces_a_process_that_dies(house):
-    """The existing successor takes the place, so no third process starts.
+    """The existing successor takes the place of the dead process, so no third process starts.
 
-    The running job gets a crash as usual.
+    A crash is counted for the running job as usual.
     """
     old = house.with_session("import os; input(); input(); os._exit(1)")
     house.supervisor._replace(old, "has 900 MB")
@@ -521,7 +524,10 @@ def test_existing_successor_replaces_a_process_that_dies(house):
 
 
 def test_worker_process_continues_if_its_successor_cannot_start(house, monkeypatch, caplog):
-    """Code that can no longer be imported does not cost a worker; the replacement is tried again later."""
+    """If the code can no longer be imported, the old process keeps running.
+
+    The replacement is tried again later.
+    """
     monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.0)
     old = house.with_session(READS)
     house.supervisor._replace(old, "has 900 MB")
@@ -607,7 +613,7 @@ def test_starting_successor_replaces_a_process_ended_by_an_operator(house):
 
 
 def test_order_to_end_an_ended_worker_process_does_nothing(house, caplog):
-    """An order for a process that has ended arrives too late: another process has already replaced it."""
+    """An order to end a process arrives too late if another process has already replaced it."""
     caplog.set_level(logging.INFO)
     child = house.with_session(ECHO)
     house.told(child)
@@ -743,9 +749,9 @@ def test_first_worker_process_killed_during_its_start_is_replaced(fresh, caplog)
 
 
 def test_worker_process_gets_one_session_after_a_loss(house):
-    """Only this process gets a session, and only once, although two sources report the loss.
+    """Both the process and the renewals report the loss, but only this process gets a session, and only once.
 
-    The process and the renewals both report it. A process that has a session keeps it.
+    A process that has a session keeps it.
     """
     hit, spared = house.with_session("input()"), house.with_session("input()")
     lost, kept = hit.session, spared.session
@@ -808,7 +814,7 @@ def test_dead_worker_process_does_not_block_an_order(house):
 
 
 def test_second_stop_signal_ends_the_grace_time_and_third_kills(house):
-    """A repeated signal means that the server must end now."""
+    """A repeated signal means that the server must end immediately."""
     heeds, ignores = house.child(ECHO), house.child("while True: pass")
 
     house.supervisor._stop()

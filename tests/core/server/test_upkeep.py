@@ -187,7 +187,7 @@ def test_full_batch_of_due_jobs_continues_immediately(seldom):
 
 
 def test_due_time_without_due_jobs_is_checked_less_often(seldom):
-    """The job may be due only by the server's clock, or its definition cannot create a job.
+    """The job may be due only by the server's clock, or a definition may be unable to create its job.
 
     Such a due time must not cause a busy loop.
     """
@@ -279,7 +279,7 @@ def test_outage_reported_by_the_dispatcher_delays_reaping(seldom):
 
 
 def test_server_without_the_right_to_run_reaps_no_session(seldom):
-    """A server without the right to run was cut off, or its storage was.
+    """A server without the right to run was disconnected, or its storage was.
 
     Other servers may be fine, so it must not end their sessions.
     """
@@ -334,7 +334,7 @@ def test_lost_session_of_the_last_running_member_ends_a_cancelled_batch(seldom):
 
 
 def test_sweep_releases_continuations_and_removes_expired_jobs(scene):
-    """Continuations that a settle has left are released, and expired jobs are removed."""
+    """Continuations that were left unreleased by a settle are released, and expired jobs are removed."""
     parent = scene.task.enqueue()
     child = parent.then(scene.task)
     ended = [scene.worker.attempt(job) for job in scene.worker.claim()]
@@ -376,7 +376,7 @@ def test_task_can_set_the_retention_of_its_succeeded_jobs(keep, days):
 def test_release_by_the_dispatcher_is_repeated(seldom):
     """Rows may have been locked, so further releases follow after 1, 2, 4 … seconds.
 
-    This continues until the duty's own turn.
+    They continue until it is the duty's own turn.
     """
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["release"])
@@ -388,7 +388,7 @@ def test_release_by_the_dispatcher_is_repeated(seldom):
 
 
 def test_due_sweep_runs_before_further_releases(scene):
-    """A call that leaves continuations is followed by another call, but first by a sweep that is due."""
+    """If a call leaves continuations, another call follows, but a sweep that is due runs first."""
     order = []
 
     def release(limit):
@@ -495,7 +495,7 @@ def test_job_does_not_time_out_before_its_process_is_ready(seldom):
 
 @pytest.mark.parametrize("cancelled", [CancelKind.TIMEOUT, CancelKind.LOST])
 def test_job_that_ignores_its_timeout_is_logged_once_and_counted(seldom, caplog, cancelled):
-    """The worker of such a job is occupied, whatever the reason of its first cancellation.
+    """Such a job occupies its worker, whatever the reason for its first cancellation was.
 
     Each cancelled job gets a moment to end.
     """

@@ -32,7 +32,10 @@ def histogram(**buckets):
     ("duration", "bucket"), [(0, 0), (1_000, 0), (1_001, 1), (300 * SECOND, 11), (300 * SECOND + 1, 12)]
 )
 def test_bucket_includes_its_upper_bound(duration, bucket):
-    """A duration counts in the first bucket whose bound it does not exceed. The last bucket has no bound."""
+    """A duration is counted in the first bucket whose bound it does not exceed.
+
+    The last bucket has no bound.
+    """
     metrics, storage = MinuteRollups(), MemoryStorage()
 
     metrics.add([(job(), "failed", 0, duration)])

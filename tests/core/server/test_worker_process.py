@@ -174,7 +174,7 @@ def child(start):
 
 @pytest.fixture
 def fire(tmp_path):
-    """The app as an enqueueing process has it."""
+    """The app, as used by a process that enqueues jobs."""
     with Firelock(f"sqlite:///{tmp_path / 'jobs.db'}") as fire:
         yield fire
 
@@ -267,7 +267,7 @@ def test_deleted_job_that_does_not_stop_ends_after_the_other_jobs(stubborn):
 
 def test_job_that_ignores_its_timeout_is_settled_as_timed_out(stubborn):
     """A job that is handed back would start immediately, again and again."""
-    stuck, other, _ = stubborn(0.1, lambda job: None)  # one of two threads, which is half of them
+    stuck, other, _ = stubborn(0.1, lambda job: None)  # one of two threads, which is half of the threads
 
     assert (State.SCHEDULED, State.SUCCEEDED) == (stuck.state, other.state)
     assert (1, "timed out after 0.1 s") == (stuck.retries, stuck.error.message)
@@ -298,7 +298,7 @@ def test_worker_process_reports_once_that_it_has_reached_a_limit(start, fire, op
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the system has no such limit")
 def test_worker_process_without_file_descriptors_requests_a_replacement(start, fire):
-    """A job has left files open. Another process takes its place before all further jobs fail."""
+    """A job has left files open. Another process replaces it before all further jobs fail."""
     child = start()
     assert "ready" in child.report()
     leak = fire.task(name="leak")(lambda: None)

@@ -1,4 +1,4 @@
-"""The number of jobs that do not stop at which their process is replaced."""
+"""The number of jobs that must fail to stop before their process is replaced."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_conflicting_change_is_repeated(storage):
 
 
 def test_change_that_always_conflicts_raises_an_error(storage):
-    """The storage counts as unavailable, so the caller can try again later."""
+    """The storage is reported as unavailable, so the caller can try again later."""
     job, line = insert(storage), LogLine(0, 5, "info", "hello")
 
     def rival():
@@ -118,7 +118,7 @@ def test_change_that_always_conflicts_raises_an_error(storage):
 
 
 def test_lock_acquired_by_another_caller_is_refused(storage):
-    """Both callers saw that the lock was free, but only one gets it."""
+    """Both callers have read that the lock is free, but only one of them gets it."""
     storage.rivals.append(lambda: storage.acquire_lock("report", "rival", 60))
 
     assert storage.acquire_lock("report", "me", 60) is None
@@ -182,7 +182,10 @@ class Circling(SmallStorage):
 
 
 def test_list_that_repeats_its_last_key_raises_an_error():
-    """Methods that read lists of records do not loop for ever. The error names the wrong list."""
+    """Methods that read lists of records do not loop for ever.
+
+    The error contains the name of the faulty list.
+    """
     storage = Inclusive()
     histogram = (0,) * (len(DURATION_BUCKETS) + 1)
     for name in map(str, range(500)):  # a full page, because no request follows a shorter one

@@ -291,7 +291,7 @@ def test_renewal_refused_during_the_release_is_not_a_loss(locks, make):
 
 
 def test_failed_release_raises_an_error(locks, make):
-    """If a lock is left during an outage, the caller gets an error, because the lock has to expire."""
+    """If a block is left in an outage, the caller gets an error, because the lock stays until it expires."""
     locks.refusal = StorageUnavailable("down")
 
     with pytest.raises(StorageUnavailable), make():
@@ -442,7 +442,7 @@ def test_slot_is_renewed_and_lost_like_a_lock(locks, make):
 
 
 def test_lock_with_one_slot_differs_from_a_lock_without_slots(locks, make):
-    """Slots are always numbered from 0, so that their number can grow."""
+    """A lock with one slot is numbered like other slots, so that the number of slots can grow."""
     with make("gpu", slots=1) as lock:
         assert (["gpu#0"], 0) == (list(locks.held), lock.slot)
 

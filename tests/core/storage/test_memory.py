@@ -71,7 +71,7 @@ def storage():
 def test_handles_with_the_same_name_share_data():
     """Handles with the same name share the data while one of them is open.
 
-    Handles with another name or no name share nothing.
+    Handles with different names, or without a name, share no data.
     """
     one, other = MemoryStorage("orders"), MemoryStorage("orders")
     nameless = MemoryStorage()
@@ -89,7 +89,10 @@ def test_handles_with_the_same_name_share_data():
 
 
 def test_handle_describes_its_storage():
-    """The URL of a handle contains the name, it wakes waiters, and its data exists only in this process."""
+    """The URL of a handle contains its name.
+
+    The handle wakes waiters, and its data exists only in this process.
+    """
     storage = MemoryStorage("orders")
 
     assert ("memory://orders", "memory://") == (storage.url, MemoryStorage().url)

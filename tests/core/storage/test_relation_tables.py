@@ -29,7 +29,10 @@ def yard(request):
 
 
 def test_batch_ends_with_its_last_member(yard):
-    """A batch succeeds in the release after its last end, whose result announces this."""
+    """A batch succeeds in the release after the last end of a member.
+
+    The result of that end announces the release.
+    """
     batch = yard.batch()
     yard.put(batch, yard.job(batch=batch.id), yard.job(batch=batch.id))
     yard.settle()
@@ -68,7 +71,7 @@ def test_batch_fails_although_a_member_waits_for_the_failure(yard):
     assert State.SUCCEEDED is yard.state(batch.id)
 
 
-def test_history_of_a_batch_contains_the_unreleased_reopening(yard):
+def test_history_of_a_batch_contains_its_reopening_without_a_release(yard):
     """Nothing was released while the member was requeued and ran, so the history adds the missing state."""
     batch = yard.batch()
     member = yard.job(batch=batch.id)
@@ -221,7 +224,7 @@ def test_batch_that_depends_on_a_deleted_job_is_deleted(yard):
 
 
 def test_job_requeued_before_the_release_is_not_changed(yard):
-    """The list of jobs to examine is older than the requeue."""
+    """The list of jobs to examine was created before the requeue."""
     source = yard.job()
     batch = yard.batch(after=[source.id])
     parent = yard.job(batch=batch.id)
@@ -236,7 +239,7 @@ def test_job_requeued_before_the_release_is_not_changed(yard):
 
 
 def test_member_released_in_an_awaiting_batch_waits_for_the_batch(yard):
-    """The freed member waits like all members that do not depend on another member."""
+    """The released member waits, like all members that do not depend on another member."""
     source = yard.job()
     batch = yard.batch(after=[source.id])
     parent = yard.job(batch=batch.id)
@@ -305,7 +308,10 @@ def test_signal_wakes_the_waiting_job(yard, is_early):
 
 
 def test_end_of_the_last_called_job_wakes_the_caller(yard):
-    """The last of the called jobs to end wakes the caller. A job that had already ended is not waited for."""
+    """The last of the called jobs to end wakes the caller.
+
+    The caller does not wait for a job that had already ended.
+    """
     caller, *children = yard.job(), yard.job(), yard.job(), yard.job()
     yard.put(caller, *children)
     runs = yard.claim()

@@ -93,7 +93,7 @@ def test_key_that_is_not_valid_utf_8_is_not_found():
 
 
 def test_scan_that_returns_its_start_is_refused():
-    """If scans returned their start, reading all pages of such a store would never end."""
+    """If scans returned their start key, reading all pages would never end."""
 
     class Inclusive(Rows):
         def scan(self, prefix, *, start=None, reverse=False, limit):

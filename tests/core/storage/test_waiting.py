@@ -46,7 +46,7 @@ def test_event_before_the_claim_does_not_end_a_wait(waiting):
 
 
 def test_wait_before_any_claim_ignores_earlier_events(waiting):
-    """An event from before the first claim of a queue is left to that claim."""
+    """An event before the first claim of a queue is handled by that claim."""
     waiting.note({"pdf"})
 
     assert not waiting.wait(["pdf"], 0)

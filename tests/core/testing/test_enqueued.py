@@ -91,7 +91,10 @@ def test_options_are_compared(tester, pay):
 
 
 def test_count_must_match_exactly(tester, pay):
-    """Both more and fewer jobs than the count fail. Without a count, at least one job is required."""
+    """The assertion fails if there are more or fewer jobs than the count.
+
+    Without a count, it requires at least one job.
+    """
     pay.enqueue_many([(1,), (1,), (2,)])
 
     found = tester.assert_enqueued(pay, args=(1,), count=2)

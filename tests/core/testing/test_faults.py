@@ -95,7 +95,7 @@ def test_wrapper_has_the_clock_and_features_of_the_storage(storage):
 
 
 def test_failures_are_shared_by_threads(storage):
-    """Of many concurrent calls, exactly this number fails."""
+    """Exactly the requested number of the concurrent calls fails."""
     storage.fail_next("counts", times=7)
     failed = []
 

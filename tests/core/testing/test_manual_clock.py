@@ -1,4 +1,4 @@
-"""`tester.clock`: time stands still, and advances through the times at which something is due."""
+"""`tester.clock`: time stands still until a test advances it, and stops at each due time."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_advance_runs_the_retries(fire, clock):
 
 
 def test_advance_fires_a_recurring_job_at_each_time(clock, note, seen):
-    """A recurring job fires as often as with servers in the same time."""
+    """A recurring job fires as often as it would on servers during the same time."""
     note.recur("hourly", Cron("0 * * * *"))
 
     drained = clock.advance(hours=3)
@@ -100,7 +100,7 @@ def test_advance_fires_a_recurring_job_at_each_time(clock, note, seen):
 
 
 def test_jump_runs_no_jobs_and_counts_as_an_outage(tester, clock, note, seen):
-    """Missed times follow the misfire policy: one run for many times."""
+    """The misfire policy applies to missed times, so one run replaces many."""
     note.recur("hourly", Every(HOUR))
 
     clock.jump(hours=5)
@@ -152,7 +152,7 @@ def test_advance_with_too_many_due_times_raises_an_error(clock, note):
 
 
 def test_running_job_can_advance_the_clock(fire, tester, clock, note, seen):
-    """Inside a job the clock moves and nothing else runs. Jobs that became due run afterwards."""
+    """If a job advances the clock, no other job runs meanwhile. Jobs that have become due run afterwards."""
 
     def slow() -> None:
         clock.advance(hours=2)
@@ -202,7 +202,7 @@ def test_job_within_its_timeout_continues(fire, tester, clock):
 
 
 def test_aadvance_runs_coroutines_on_the_running_loop(fire, clock, seen):
-    """This also holds for `aadvance_to`."""
+    """This also applies to `aadvance_to`."""
 
     async def anote() -> None:
         await one_turn()

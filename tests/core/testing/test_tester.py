@@ -67,7 +67,7 @@ def tester(shop):
 
 
 def test_enqueued_job_runs_only_in_a_drain(shop, tester):
-    """An enqueued job waits until the test runs it, and then has its end."""
+    """An enqueued job waits until the test runs it. Its end is then stored."""
     job = shop.note.enqueue("a")
     before = list(shop.notes)
 
@@ -172,7 +172,10 @@ def test_drain_can_be_limited_to_queues(shop, tester):
 
 
 def test_drain_can_raise_the_exception_of_a_task(shop, tester):
-    """The drain raises the original error. The job has its end, and the remaining jobs stay enqueued."""
+    """The drain raises the original error.
+
+    The end of the job is stored, and the remaining jobs stay enqueued.
+    """
     job = shop.fail.enqueue("a")
     rest = shop.note.enqueue("b")
 
@@ -323,7 +326,7 @@ def test_inline_runs_released_continuations(shop, tester):
 
 
 def test_inline_failure_is_raised_by_the_enqueue(shop, tester):
-    """The task's own error is raised after its job has its end."""
+    """The task's own error is raised after the end of its job was stored."""
     with tester.inline(), pytest.raises(ValueError, match=r"^a$"):
         shop.fail.enqueue("a")
 
@@ -356,7 +359,7 @@ def test_inline_inner_failure_does_not_fail_the_outer_job(shop, tester):
 
 
 def test_inline_runs_only_jobs_made_due_inside_the_block(shop, tester):
-    """Only jobs that an enqueue inside the block makes due run there."""
+    """Only jobs that become due because of an enqueue inside the block run there."""
     before = shop.note.enqueue("before")
 
     with tester.inline():
@@ -444,7 +447,7 @@ def test_job_survives_the_loss_of_a_server(shop, tester):
 
 
 def test_server_can_be_lost_after_the_task_has_run(shop, tester):
-    """The end of the job was never stored, so the task runs twice, which an idempotent task must tolerate."""
+    """The end of the job was not stored, so the task runs twice. An idempotent task must tolerate this."""
     shop.note.enqueue("a")
 
     tester.lose_server(after_running=True)
@@ -520,7 +523,7 @@ def test_testers_can_be_nested(shop):
 
 
 def test_apps_can_share_a_tester():
-    """The app that has the task runs a job from a client's stub."""
+    """The app that has the task runs the job that a client created with a stub."""
     client, server = Firelock("memory://"), Firelock("memory://")
 
     def charge(amount: int) -> int:

@@ -55,7 +55,7 @@ def test_drain_runs_a_flow_to_its_end(fire, tester):
 
 
 def test_batch_cancelled_by_its_running_member_ends_with_it(fire, tester):
-    """The end of that run, which is refused, ends the batch, as on a server."""
+    """The end of that run is refused, but it ends the batch, as on a server."""
 
     @fire.task(name="cancels")
     def cancels(job: JobContext) -> None:
@@ -165,7 +165,10 @@ def test_member_can_add_to_its_batch_but_not_join_it(fire, tester):
 
 
 def test_inline_flow_runs_immediately(fire, tester, approval):
-    """The batch, its members and callbacks run. A job that waits for a signal continues when it is sent."""
+    """The batch, its members and callbacks run.
+
+    A job that waits for a signal continues when the signal is sent.
+    """
     ran = []
 
     @fire.task(name="load")

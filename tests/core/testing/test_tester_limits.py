@@ -130,7 +130,7 @@ def test_inline_does_not_run_duplicates(fire):
 
 
 def test_job_past_its_start_deadline_is_deleted(fire):
-    """The clock of the test counts."""
+    """The deadline is checked by the clock of the test."""
     with Tester(fire) as tester:
         job = fire.call.using(limits=[], start_before=timedelta(minutes=1)).enqueue(7)
         tester.clock.jump(minutes=2)

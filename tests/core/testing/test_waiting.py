@@ -27,7 +27,7 @@ def test_condition_is_checked_again_after_a_failed_assertion():
 
 
 def test_timeout_message_contains_the_returned_value():
-    """The failure is therefore easier to understand."""
+    """The value makes the failure easier to understand."""
     with pytest.raises(
         AssertionError, match=r"The condition was not met within 0 s; it last returned \[\]\."
     ):
@@ -47,7 +47,7 @@ def test_timeout_message_contains_the_failed_assertion():
 
 
 def test_other_errors_are_raised():
-    """Only a failed assertion counts as not yet fulfilled."""
+    """Only a failed assertion means that the condition is not yet true."""
 
     def condition():
         raise LookupError

@@ -1,4 +1,4 @@
-"""Django tasks as an app of a project declares them; imported after the setting TASKS is configured."""
+"""Django tasks as they are declared in a project's app; imported after the setting TASKS is configured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ seen = []  # arguments of the calls of backoff functions
 
 
 def given(**options):
-    """Return options for the decorator, or nothing if only the settings can contain them."""
+    """Return options for the decorator, or no options if they can be set only in the settings."""
     return options if TAKES_OPTIONS else {}
 
 
@@ -178,5 +178,5 @@ async def await_for_ever():
 
 
 def plain():
-    """A function that is not a task; a stored job must not turn it into one."""
+    """A function that is not a task. A stored job must not make it run as one."""
     sys.modules[__name__].seen.append("run")

@@ -102,7 +102,7 @@ def test_failure_to_create_the_app_is_an_error(check, block, expected):
 def test_risky_settings_are_warnings(check):
     """The warnings cover persistent connections, transactions on SQLite and a missing plugin.
 
-    The connections have no health checks. SQLite would refuse transactions that read before they write.
+    The connections do not have health checks. SQLite would refuse transactions that read before they write.
     """
     said = check({"database": "default"}, CONN_MAX_AGE=60)
     own = check({"app": "shop.own:fire"}, **IMMEDIATE)
@@ -133,7 +133,7 @@ def test_custom_app_that_does_not_join_transactions_is_reported(check):
 
 @pytest.mark.heavy("starts Django processes")
 def test_celery_app_that_does_not_join_transactions_is_reported(check, tmp_path):
-    """The hint contains the required key of the setting."""
+    """The hint shows the key to add to the setting."""
     celery = {"app": "mysite.celery_app:app.fire"}
     own = {"SHOP_APPS": "celeried", "SHOP_CELERY": f"sqlite:///{tmp_path / 'shop.db'}"}
 

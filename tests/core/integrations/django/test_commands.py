@@ -185,7 +185,7 @@ def test_error_without_django_setup_contains_a_hint(project):
 
 
 def test_error_for_unimportable_settings_contains_the_variable(project):
-    """The variable might be left over from another project."""
+    """The environment variable might be left over from another project."""
     said = project.firelock(
         "jobs", "list", "--app", "shop.tasks:task", code=2, DJANGO_SETTINGS_MODULE="gone.settings"
     )

@@ -1,4 +1,7 @@
-"""Django's connections during a job, on SQLite. In tests/sql/test_django.py, a server drops them."""
+"""Django's connections during a job, on SQLite.
+
+The tests in tests/sql/test_django.py use a server that drops them.
+"""
 
 from __future__ import annotations
 

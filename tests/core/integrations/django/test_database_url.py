@@ -58,7 +58,7 @@ def test_database_entry_is_converted_to_a_storage_url(tmp_path):
 
 
 def test_entry_that_cannot_be_converted_to_a_url_is_refused(tmp_path):
-    """For a service file, a non-string option or an SQLite URI, the error requests the URL of the storage."""
+    """For a service file, a non-string option or an SQLite URI, the error suggests a storage URL."""
     databases = {
         "default": sqlite_database("file:/srv/shop.db?nolock=1"),
         "service": {**POSTGRESQL, "NAME": "", "OPTIONS": {"service": "shop"}},

@@ -80,7 +80,7 @@ def project(django_project):
 
 
 def test_dashboard_access_requires_django_permissions(project):
-    """The three permissions do not belong to a database model.
+    """The three permissions do not need a database model.
 
     A cross-site form is refused, and an anonymous visitor is redirected to the login page.
     """

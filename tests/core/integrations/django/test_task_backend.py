@@ -1,4 +1,4 @@
-"""The backend for Django's tasks: Django's contract, and the additions of Firelock."""
+"""The backend for Django's tasks: Django's contract and Firelock's additions."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_jobs_run_in_order_of_priority(tester, tasks):
 
 @pytest.mark.parametrize("call", [((1,), {"second": 5}), ((), {"first": 1}), ((1, 2), {}), ((1,), {})])
 def test_result_keeps_positional_and_keyword_arguments(tester, tasks, call):
-    """This works although the arguments of a job are stored by name."""
+    """Positional arguments are restored although the arguments of a job are stored by name."""
     args, kwargs = call
     result = tasks.add.enqueue(*args, **kwargs)
     found = tasks.add.get_result(result.id)
@@ -216,7 +216,10 @@ def test_result_keeps_positional_and_keyword_arguments(tester, tasks, call):
 
 @pytest.mark.parametrize("prepare", ["scheduled", "retried", "deleted", "failed"])
 def test_job_states_map_to_django_statuses(tester, tasks, fire, prepare):
-    """All waiting jobs are READY. A job that will never run is FAILED, with an error that explains this."""
+    """All waiting jobs are READY.
+
+    A job that will never run is FAILED, with an error that gives the reason.
+    """
     result = {
         "scheduled": lambda: tasks.add.using(run_after=datetime(2030, 2, 1, tzinfo=UTC)).enqueue(1),
         "retried": tasks.patient.enqueue,
@@ -338,7 +341,7 @@ def test_times_are_naive_without_time_zone_support(tester, tasks):
 
 
 def test_unknown_result_raises_does_not_exist(tester, tasks, fire):
-    """A missing job and a job of another kind of task raise TaskResultDoesNotExist."""
+    """Reading a missing job or a job of another kind of task raises TaskResultDoesNotExist."""
     other = fire.task(name="other")(lambda: None).enqueue()
 
     for result_id, word in [("123", "123"), (other.id, "not a Django task")]:
@@ -518,7 +521,7 @@ def test_error_of_a_signal_receiver_does_not_affect_the_job(tester, tasks, caplo
 def test_task_finished_is_not_sent_when_a_run_is_suspended(tester, tasks, heard, caplog, name):
     """Each run sends `task_started`. Only the last run sends `task_finished`.
 
-    It does not matter whether the task catches the exception that suspends the run.
+    This also applies if the task catches the exception that suspends the run.
     """
     result = getattr(tasks, name).enqueue()
     tester.drain()
@@ -694,7 +697,7 @@ def test_invalid_settings_are_reported_by_check_and_first_use(fire, settings, wo
 
 
 def test_check_imports_backoff_functions(fire):
-    """Otherwise, a backoff is imported late, because its module can also contain the tasks."""
+    """Otherwise, backoff functions are imported late, because their module can also contain the tasks."""
     settings = backend_settings(
         fire, backoff="nowhere.at_all", queues={"mail": {"backoff": f"{__name__}.BACKEND"}}
     )
@@ -739,7 +742,7 @@ print([found.id for found in task_backends["default"].check()])
 
 
 def test_task_of_another_backend_is_registered_too(fire):
-    """The method `using(backend=…)` can send it to this backend, so servers must have the task."""
+    """The method `using(backend=…)` can send such a task to this backend, so servers must have the task."""
     settings = {
         "default": {"BACKEND": f"{NAMESPACE}.backends.immediate.ImmediateBackend"},
         "jobs": backend_settings(fire),

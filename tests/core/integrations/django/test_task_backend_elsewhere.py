@@ -52,7 +52,7 @@ def test_django_s_own_task_tests_pass(djangos, version, tmp_path):
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
 def test_backend_tests_pass_with_newer_django_versions(djangos, version):
-    """Without this test, they run only with the oldest version."""
+    """The other test runs use only the oldest supported version."""
     words = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"]
 
     done = run(djangos.python(version), *words, str(HERE / "test_task_backend.py"))

@@ -1,4 +1,4 @@
-"""Jobs in Django's transactions on SQLite; tests/sql/test_django.py has the same tests for servers."""
+"""Jobs in Django's transactions on SQLite; tests/sql/test_django.py tests the same on database servers."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ print(json.dumps(said))
 
 
 def test_batches_are_committed_or_rolled_back_with_the_transaction(django_project):
-    """Members and callbacks join too, even in a savepoint or if a batch is stored in several steps."""
+    """Members and callbacks join as well, even in a savepoint or if the batch is stored in several steps."""
     said = django_project.shell(BATCHES)
 
     assert said == {

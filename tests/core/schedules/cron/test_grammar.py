@@ -88,7 +88,7 @@ def test_first_of_six_fields_is_the_second():
     ],
 )
 def test_macro_equals_its_expression(macro, same):
-    """Both fire at the same times."""
+    """A macro and its expression fire at the same times."""
     start = datetime(2026, 2, 27, 23, 59, 58, tzinfo=UTC)
 
     assert Cron(same).upcoming(start, 5) == Cron(macro).upcoming(start, 5)
@@ -106,7 +106,7 @@ def test_macro_equals_its_expression(macro, same):
     ],
 )
 def test_either_of_two_restricted_day_fields_can_match(expression, days):
-    """All cron programs have this rule. A field with `*` is not restricted."""
+    """All cron programs use this rule. A field with `*` is not restricted."""
     assert days == days_of(expression, 2026, 12)
 
 
@@ -199,7 +199,7 @@ def test_error_of_an_invalid_expression_contains_the_position(expression, words)
 
 
 def test_error_does_not_contain_a_long_expression():
-    """The message stays short for every value."""
+    """The message is short, whatever the expression is."""
     with pytest.raises(ScheduleError) as caught:
         Cron("*" * 100_000)
 
@@ -207,7 +207,7 @@ def test_error_does_not_contain_a_long_expression():
 
 
 def test_29_february_is_a_possible_date():
-    """A date that occurs only every few years is found, even on one weekday across the year 2100."""
+    """A date that occurs only every few years is found, even on a given weekday and across the year 2100."""
     after = datetime(2096, 3, 1, tzinfo=UTC)
 
     assert datetime(2104, 2, 29, tzinfo=UTC) == Cron("0 0 29 2 *").next_after(after)

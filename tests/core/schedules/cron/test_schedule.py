@@ -305,7 +305,7 @@ def test_damaged_stored_schedule_raises(text):
 
 @pytest.mark.parametrize("schedule", [Cron("0 2 * * *", tz="Europe/Istanbul"), Every(timedelta(minutes=5))])
 def test_unknown_fields_of_a_stored_schedule_are_ignored(schedule):
-    """If a newer release has stored a definition, it continues to fire with the known fields."""
+    """A definition that a newer release has stored continues to fire, using the known fields."""
     stored = json.dumps({**json.loads(schedule_to_json(schedule)), "colour": "red"})
 
     assert schedule == schedule_from_json(stored)

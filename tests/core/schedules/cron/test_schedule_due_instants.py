@@ -49,7 +49,7 @@ def test_schedule_does_not_fire_before_it_is_due():
 
 
 def test_due_time_outside_the_schedule_fires():
-    """The stored due time applies even if the schedule has changed since."""
+    """The stored due time applies even if the schedule has changed in the meantime."""
     firing = due_instants(Cron("30 * * * *", misfire="all"), due=NOON, now=NOON + 40 * MINUTE)
 
     assert Firing(minutes(0, 30), 0, NOON + 90 * MINUTE) == firing
@@ -115,7 +115,7 @@ SCHEDULES = [
     changed=st.none() | st.timedeltas(timedelta(hours=-1), timedelta(days=2)),
 )
 def test_due_runs_match_a_list_of_all_times(schedule, misfire, limit, *, start, downtime, changed):
-    """This applies to any downtime, change of the schedule, policy and limit."""
+    """The comparison covers any downtime, schedule change, policy and limit."""
     schedule = attrs.evolve(schedule, misfire=misfire, misfire_limit=limit)
     due = schedule.next_after(datetime(2026, 1, 1, tzinfo=UTC) + start * SECOND)
     now = due + downtime

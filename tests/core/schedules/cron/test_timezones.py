@@ -22,7 +22,7 @@ def instant(text):
 
 # ---- fixed cases ---------------------------------------------------------------------------------------
 
-# The values are the expression, zone, start, and next times. Times are in UTC.
+# The values are the expression, the zone, the start and the next times. Times are in UTC.
 GOLDEN = {
     "a gap of an hour moves to its end": (
         "30 2 * * *", "Europe/Berlin", "2026-03-28 01:30",

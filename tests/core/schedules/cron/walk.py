@@ -31,7 +31,7 @@ class Reference:
         self.is_interval = any(sign in " ".join([self.second, *self.parts[:2]]) for sign in "*-/")
 
     def fires(self, after, until, *, overlap):
-        """Return the matching times in (after, until]; overlaps of the zone are at most `overlap` long."""
+        """Return the matching times in (after, until]; repeated periods last at most `overlap`."""
         found = []
         now = after - overlap
         latest = wall = self.wall(now)

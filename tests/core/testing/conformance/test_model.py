@@ -35,10 +35,10 @@ def counting():
 
 
 def test_number_of_runs_is_the_requested_number(counting):
-    """A profile that only determines how examples are generated does not affect their number."""
+    """If a profile only determines how examples are generated, it does not affect their number."""
     run_machine(counting, runs=6)
 
-    assert 12 <= counting.runs <= 20  # each of the two stages also plays the simplest run
+    assert 12 <= counting.runs <= 20  # each of the two stages also runs the simplest example
 
 
 def test_profile_can_set_the_number_of_runs(counting):

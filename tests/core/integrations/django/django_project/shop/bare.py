@@ -1,4 +1,4 @@
-"""An app created by the project without DjangoPlugin, to show the consequences."""
+"""An app that the project creates without DjangoPlugin, to show the effects of its absence."""
 
 from __future__ import annotations
 

@@ -12,5 +12,5 @@ class Order(models.Model):
     receipts = models.IntegerField(default=0)
 
     def __str__(self):
-        """Return the buyer's name in a phrase."""
+        """Return a phrase that contains the buyer's name."""
         return f"order of {self.buyer}"

@@ -1,4 +1,4 @@
-"""Tests of rollbacks, run by `manage.py test shop.rollbacks`: jobs are in the test database."""
+"""Tests of rollbacks with jobs in the test database, run by `manage.py test shop.rollbacks`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RollbackTests(TransactionTestCase):
 
 
 class OtherRollbackTests(RollbackTests):
-    """The same tests, in another process if tests run in parallel."""
+    """The same tests again, which run in another process if tests run in parallel."""
 
 
 class TesterTests(TestCase):
