@@ -1,4 +1,4 @@
-"""Shared helpers of the unit tests: a failing storage, a worker by hand, and waiting with a deadline."""
+"""Shared helpers of the unit tests: a failing storage, a manual worker, and waits with a deadline."""
 
 from __future__ import annotations
 

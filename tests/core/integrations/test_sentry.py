@@ -300,7 +300,7 @@ def test_trace_connects_the_request_and_the_job(sent, make, is_async):
 
 
 def test_job_created_by_a_job_belongs_to_the_same_trace(sent, make):
-    """A task publishes the jobs that it enqueues in its own transaction."""
+    """The jobs that a task enqueues are published in the task's own transaction."""
     app = make()
     child = app.task(name="child")(lambda: None)
     parent = app.task(name="parent")(lambda: child.enqueue() and None)

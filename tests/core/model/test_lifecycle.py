@@ -82,7 +82,7 @@ def test_only_runs_and_batches_return_to_awaiting():
 
 
 def test_only_runs_and_batches_succeed_or_fail():
-    """The only other change is a restore, which can lead to failure."""
+    """The only other change to these states is a restore, which can return a job to `failed`."""
     ways = {after: {before for before in State if after in ALLOWED[before]} for after in State}
 
     assert {State.PROCESSING, State.AWAITING} == ways[State.SUCCEEDED]

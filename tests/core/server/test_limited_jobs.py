@@ -99,7 +99,7 @@ def test_changed_limit_starts_waiting_jobs(fire, serve):
 
 
 def test_open_key_among_many_full_lanes_is_found_without_a_poll(fire, serve):
-    """The only open key among many full ones is reached without a poll."""
+    """The server finds the only open key among many full ones without a poll."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("full", concurrent=0)
     for number in range(600):

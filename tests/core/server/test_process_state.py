@@ -41,7 +41,7 @@ sys.stderr.write("so am I")
 
 
 def test_forked_copy_of_the_process_ends():
-    """A task that forks and returns in the copy as well does not create a second server."""
+    """If a task forks and returns in the copy as well, the copy does not become a second server."""
     program = """
 import os, sys
 from firelock.server.attempt import ProcessState

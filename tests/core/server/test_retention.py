@@ -159,7 +159,7 @@ def test_slices_that_leave_jobs_follow_each_other_faster(process):
 
 
 def test_pauses_stay_short_while_jobs_expire_quickly(process):
-    """A single slice that has caught up lengthens the pause by one step only.
+    """A single slice that leaves no jobs lengthens the pause by only one step.
 
     Otherwise, the backlog would oscillate.
     """

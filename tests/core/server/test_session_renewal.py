@@ -224,7 +224,10 @@ def test_session_removed_during_its_renewal_gets_no_right_to_run(scene):
     [(StorageUnavailable("down"), 1), (StorageError("refused"), 2), (RuntimeError("a bug"), 2)],
 )
 def test_failed_renewal_is_retried(scene, error, told, caplog):
-    """The thread continues, the session stays, and no loss is reported. Both ends of an outage are logged."""
+    """The thread continues, the session stays, and no loss is reported.
+
+    The beginning and the end of an outage are logged.
+    """
     caplog.set_level("INFO")
     board = scene.begin()
     scene.storage.fail("renew", error, error)
@@ -266,7 +269,7 @@ def test_obeyed_order_is_deleted(scene):
 
 
 def test_orders_of_one_heartbeat_are_obeyed_in_sequence(scene):
-    """The record contains all of them; an invalid order is ignored."""
+    """The record contains all orders of the heartbeat. An invalid order is ignored."""
     scene.begin()
 
     scene.storage.put_record("server_order", "server-a", '["end session-a", "explode", 7, "quiet"]')

@@ -258,7 +258,7 @@ def stubborn(start, fire, tmp_path, monkeypatch):
 
 
 def test_deleted_job_that_does_not_stop_ends_after_the_other_jobs(stubborn):
-    """Only the end of its process ends a thread. The other jobs have all the time they need."""
+    """A thread ends only with its process. The other jobs get all the time that they need."""
     stuck, other, log = stubborn(None, lambda job: job.delete())
 
     assert (State.DELETED, State.SUCCEEDED) == (stuck.state, other.state)
@@ -266,7 +266,7 @@ def test_deleted_job_that_does_not_stop_ends_after_the_other_jobs(stubborn):
 
 
 def test_job_that_ignores_its_timeout_is_settled_as_timed_out(stubborn):
-    """A job that is handed back would start immediately, again and again."""
+    """If the job were handed back, it would start again immediately and repeatedly."""
     stuck, other, _ = stubborn(0.1, lambda job: None)  # one of two threads, which is half of the threads
 
     assert (State.SCHEDULED, State.SUCCEEDED) == (stuck.state, other.state)
@@ -430,7 +430,7 @@ def test_worker_process_that_cannot_start_prints_the_reason(start, source, code,
 
 
 def test_storage_with_another_layout_is_a_usage_error(start, fire, tmp_path):
-    """A restart does not fix this: with this exit code, systemd does not start the server again."""
+    """A restart does not fix this, so systemd does not start the server again after this exit code."""
     fire.storage.migrate()
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
         connection.execute("UPDATE firelock_schema SET version = 100, works_with = 100")
@@ -501,7 +501,7 @@ def test_worker_process_reports_a_lost_session(child, fire):
 
 
 def test_worker_process_with_a_stuck_job_ends(child, fire):
-    """A thread cannot be ended: its job returns to its queue, and the process ends with the thread."""
+    """A thread cannot be ended, so its job returns to its queue and the process ends with the thread."""
     job = fire.task(name="stuck")(lambda: None).enqueue()
     child.grant()
     child.tell_all({"session": session(fire)})

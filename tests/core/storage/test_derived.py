@@ -77,7 +77,7 @@ def fail(storage, fingerprint, *tasks):
 
 
 def test_oldest_session_is_found_in_the_list():
-    """The result is the first living session, or None."""
+    """The result is the first live session, or None."""
     storage = SmallStorage()
     for started_at, name in enumerate("bac"):
         storage.begin_session(NewSession(name, name, name, name, 7, started_at, 30.0))

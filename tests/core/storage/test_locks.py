@@ -410,7 +410,10 @@ def test_lock_granted_just_before_the_cancellation_is_released(locks, make):
 
 
 def test_number_of_holders_is_the_number_of_slots(locks, make):
-    """Each has its own slot, numbered from 0. The next one waits for the first slot that becomes free."""
+    """Each holder has its own slot, numbered from 0.
+
+    The next caller waits for the first slot that becomes free.
+    """
     first, second, third = (make("gpu", slots=2, timeout=0) for _ in range(3))
 
     with first, second:
@@ -448,7 +451,7 @@ def test_lock_with_one_slot_differs_from_a_lock_without_slots(locks, make):
 
 
 def test_waiter_checks_every_slot(locks, make):
-    """However many slots there are, one check costs a few round trips, and each slot is checked in turn."""
+    """One check costs only a few round trips, however many slots there are. The slots are checked in turn."""
     holders = [make("gpu", slots=30).__enter__() for _ in range(30)]
     waiting, got = make("gpu", slots=30, timeout=20), []
     thread = threading.Thread(target=lambda: got.append(waiting.__enter__().slot))
@@ -496,7 +499,7 @@ def test_name_too_long_for_a_slot_number_raises_an_error(make):
 
 @pytest.mark.parametrize(("other", "words"), [(3, "with slots=3"), (None, "without slots")])
 def test_different_numbers_of_slots_for_one_name_are_refused(other, words):
-    """With two numbers, more holders than either number would be possible."""
+    """If two numbers were in use, there could be more holders than either number allows."""
     with Firelock("memory://") as fire:
         fire.lock("gpu", slots=2)
         fire.lock("gpu", slots=2)

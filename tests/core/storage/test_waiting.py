@@ -12,7 +12,7 @@ from firelock.storage.waiting import ANY_QUEUE, Waiting
 
 @pytest.fixture
 def waiting():
-    """Return waits after claims of all queues and of mail."""
+    """Return waits after a claim from all queues and a claim from the queue mail."""
     made = Waiting()
     made.mark(None)
     made.mark(["mail"])
@@ -30,7 +30,7 @@ def waiting():
     ids=["its queue", "another", "any", "too many to remember"],
 )
 def test_event_since_the_claim_ends_a_wait(waiting, arrived, ends):
-    """An event ends only one wait; the next wait is for later events."""
+    """An event ends only one wait. The next wait ends only after a later event."""
     waiting.note(arrived)
 
     assert ends == [waiting.wait(None, 0), waiting.wait(["mail"], 0)]

@@ -46,7 +46,7 @@ def test_declared_rate_applies_in_a_tester(fire):
 
 
 def test_tenants_take_turns(fire):
-    """Ten jobs of one tenant after a hundred of another end within twenty."""
+    """If ten jobs of one tenant follow a hundred of another, they are among the first 21 that run."""
     with Tester(fire) as tester:
         task = fire.call.using(limits=[Turns("tenant:{tenant}")])
         task.enqueue_many([(1, number) for number in range(100)])
@@ -105,7 +105,7 @@ def test_debounced_job_runs_once_after_the_last_call(fire):
 
 
 def test_debounced_jobs_run_although_calls_continue(fire):
-    """Debounced jobs run after ten waits, however often they are called."""
+    """Debounced jobs run after ten times their wait, however often they are called."""
     with Tester(fire) as tester:
         for number in range(20):
             fire.save.enqueue(1, str(number))
