@@ -55,7 +55,7 @@ BREACHES = [
     ("module", "name", "test"), BREACHES, ids=[f"{one}: {name}" for one, name, _ in BREACHES]
 )
 def test_broken_rule_is_the_first_to_fail(module, name, test):
-    """The first failed test of the whole kit is the one about the rule."""
+    """In a run of the whole kit, the first test that fails is the test of the broken rule."""
     (mutation,) = (one for one in mutations() if (one.module, one.name) == (module, name))
 
     caught = catcher(mutation, rounds=1)

@@ -115,7 +115,7 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure():
 
 
 def test_random_steps_run_last(pytester):
-    """Tests of one rule run before the one that compares everything. Tests of one duty run together."""
+    """Tests of single rules run before the test that compares everything. Tests of one duty run together."""
     pytester.makepyfile(test_mine=_SUITE.partition("    @pytest.mark.xfail")[0])
 
     run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", "TestMine")
@@ -141,7 +141,7 @@ def test_every_method_belongs_to_a_part_of_the_kit(verb):
 
 @pytest.mark.parametrize("word", ["prune", "release", "put_record"])
 def test_method_name_selects_the_tests_of_its_part(pytester, word):
-    """`-k VERB` runs every test of the part about the verb, whatever the tests' names are."""
+    """`-k VERB` runs every test of the part about the verb, even if its name does not contain the verb."""
     pytester.makepyfile(test_mine=_SUITE)
 
     run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", word)

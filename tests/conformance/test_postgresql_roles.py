@@ -20,7 +20,7 @@ _PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
 
 @pytest.fixture(scope="module", params=one_postgresql())
 def postgresql_program(request):
-    """Roles are the same on every version, so one is enough."""
+    """Roles are the same in every version, so one version is enough."""
     return here(request.param)
 
 

@@ -132,7 +132,7 @@ def test_kept_demo_on_a_terminal_prints_its_file(folder, terminal, monkeypatch):
     assert "firelock server firelock.cli.demo_shop:fire" in shown
     assert re.search(r"firelock jobs requeue \S+", shown)
     assert Path(file).exists()
-    assert not Path(f"{file}-wal").exists()  # no program has the file open any more
+    assert not Path(f"{file}-wal").exists()  # no program still has the file open
 
 
 def drawn(terminal, *scenes):

@@ -309,7 +309,7 @@ def test_show_prints_limits_keys_and_deadline(command, app):
 
 
 def test_requeue_with_a_unique_key_in_use_is_refused(command, app):
-    """The exit code is that of a refusal, and the other job is not affected."""
+    """The exit code is the code for a refusal, and the other job is not affected."""
     task = app.task(name="shop.unique", unique=Unique("day"))(lambda: None)
     first = task.enqueue()
     first.delete()
@@ -435,7 +435,7 @@ def test_refused_job_sets_exit_code_1(command, app):
 
 
 def test_requeue_all_selects_failed_jobs(command, app):
-    """Without a state, only failed jobs are requeued, and not succeeded or waiting ones."""
+    """Without a state, only failed jobs are requeued; succeeded and waiting jobs are not."""
     app.add.enqueue(1)
     failed = fail(app)
     later = app.add.schedule(60, 2)
@@ -524,7 +524,7 @@ def test_concurrently_changed_jobs_are_refused(run, tmp_path):
 def test_outage_during_a_bulk_change_reports_the_changed_jobs(run, tmp_path, option, expected):
     """The jobs of the pages before the outage are counted.
 
-    The exit code is that of an unreachable storage.
+    The exit code is the code for an unreachable storage.
     """
     (tmp_path / "leaving.py").write_text(LEAVING)
 
@@ -655,7 +655,7 @@ def test_reason_of_a_deleted_job_names_the_command_line(command, app):
 
 
 def test_change_of_a_job_has_an_audit_entry(command, app, monkeypatch):
-    """The audit entry equals that of the dashboard's action, with the shell's user.
+    """The audit entry equals the entry for the dashboard's action, but names the shell's user.
 
     A given reason is also in the job's history.
     """

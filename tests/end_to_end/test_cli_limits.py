@@ -31,7 +31,10 @@ def command(run, app):
 
 
 def test_limits_are_listed_with_their_settings(command, app):
-    """A key shows its state; a name shows its template, and that no job uses one of its keys yet."""
+    """A key is listed with its state.
+
+    A name is listed with its template and a note that no job uses its keys yet.
+    """
     app.limits.pause("smtp", "provider is down")
 
     lines = command("limits list").out.splitlines()

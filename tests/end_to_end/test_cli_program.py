@@ -524,7 +524,7 @@ def test_plugin_cannot_replace_a_built_in_command(run, install):
 
 
 def test_broken_plugins_are_listed_with_their_problems(run, install, monkeypatch):
-    """Each broken plugin is listed with its problem, and the exit code shows that one is broken."""
+    """Each broken plugin is listed with its problem, and the exit code reports that a plugin is broken."""
     install("cracked", "1 / 0")
     install("sweeper", SWEEPER)
     monkeypatch.setenv("FIRELOCK_PLUGINS", "cracked,sweeper")

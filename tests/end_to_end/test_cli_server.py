@@ -234,7 +234,7 @@ def said_of_failures(folder, serve):
 
 @pytest.mark.parametrize("is_verbose", [False, True])
 def test_jobs_in_the_server_and_in_job_processes_log_alike(said_of_failures, is_verbose):
-    """INFO lines, and DEBUG lines with `--verbose`, arrive in the same format, and so do failures."""
+    """INFO lines, failures, and DEBUG lines with `--verbose` all arrive in the same format."""
     error = said_of_failures(*["--verbose"] * is_verbose)
 
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"

@@ -101,7 +101,7 @@ def test_empty_list_is_replaced_by_a_sentence(run, app):
 
 
 def test_json_contains_the_whole_view(run, app):
-    """The names are those in the code, and times are in ISO 8601."""
+    """The names are the same as in the code, and times are in ISO 8601."""
     failed, running = fill(app)
     app.queues.pause("bulk", note="later", by="ann")
 

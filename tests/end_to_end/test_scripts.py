@@ -105,7 +105,7 @@ def suspect(folder, name):
 
 
 def test_job_process_imports_the_app_module_and_not_the_script(folder, run):
-    """A script that starts its server at the top level runs only once, whatever processes its jobs need."""
+    """A script that starts its server at the top level runs only once, even if its jobs need processes."""
     ended = run(
         COUNT + "import os\nfrom shop import fire, apart\njob = apart.enqueue()\n"
         "with fire.server(workers=1):\n    print(job.result(timeout=60) != os.getpid())\n"
@@ -214,7 +214,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("word", ["", "fork"])
 def test_job_process_ends_with_its_server(folder, word):
-    """All processes that the job started end too.
+    """All processes that the job started are ended too.
 
     This holds even without the kernel's help, and if a fork of the server still runs.
     """

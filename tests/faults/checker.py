@@ -1,4 +1,4 @@
-"""Compares the ledger with the storage: lost, stuck and repeated jobs, and whether repeats have causes."""
+"""A comparison of the ledger with the storage: lost, stuck and repeated jobs, and the causes of repeats."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Report:
     kills: int
     illegal: int  # histories with a step that is not allowed
     recoveries: tuple[Recovery, ...]
-    unwritten: tuple[float, ...]  # the ages in seconds of ends that a kill prevented from being written
+    unwritten: tuple[float, ...]  # the ages in seconds of ends that were not written because of a kill
 
     @property
     def recovery(self):
@@ -160,8 +160,8 @@ def late_ends(events):
 def _noted(events, *whats):
     """Return the times of these events by process; the note of an event contains the process ids.
 
-    A process that dies with another one may act for some time after the event. "gone" marks the end of this
-    time.
+    A process that dies together with another process may act for some time after the event. "gone" marks the
+    end of this time.
     """
     noted = defaultdict(list)
     for event in events:
@@ -172,7 +172,7 @@ def _noted(events, *whats):
 
 
 def _cut_off(events, starts, killed):
-    """Yield for each repeat the end of the earlier run, the death of its process, and the next start.
+    """For each repeat, yield the end of the earlier run, the death of its process, and the next start.
 
     The end of the run and the death may be missing.
     """

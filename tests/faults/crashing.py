@@ -188,7 +188,7 @@ def _try(url, folder, point):
 
 
 def main(url, folder, most, depth):
-    """Return for each point the point, the exit code of the program, and the errors that were left."""
+    """Return each point with the exit code of the program and the errors that were left."""
     tried = [(None, *_try(url, folder, None))]
     calls = json.loads((folder / "calls").read_text())
     return tried + [

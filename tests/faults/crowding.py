@@ -90,7 +90,7 @@ def _remove(path, folder):
 
 
 def _is_whole(path):
-    """Return whether SQLite finds no damage and the stored counts equal those of the jobs."""
+    """Return whether SQLite finds no damage and the stored counts match the jobs."""
     with closing(sqlite3.connect(path)) as connection:
         answer = connection.execute("PRAGMA integrity_check").fetchone()[0]
         by_state = dict(connection.execute("SELECT state, count(*) FROM firelock_jobs GROUP BY state"))
@@ -119,7 +119,7 @@ def _noted(folder, what):
 def enqueue_for(url, folder, seconds):
     """Enqueue one job after another; write the duration of each call in seconds, and the errors.
 
-    It continues until the other program has locked and released the file, however late that happens on a busy
+    It continues until the other program has locked and released the file, which may happen late on a busy
     machine.
     """
     fire = Firelock(url)
@@ -204,5 +204,5 @@ def _waits(folder):
 
 
 def main(url, folder, kind, number, seconds):
-    """Return the figures of one of the two variants."""
+    """Return the figures of one variant."""
     return kill_writers(url, folder, number) if kind == "kill" else crowd(url, folder, number, seconds)

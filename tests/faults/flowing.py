@@ -112,7 +112,7 @@ def send(url, folder, point, job_id, payload):
 
 
 def send_again(url, folder, job_id, payload):
-    """Send a decision that may have been sent already, then another one; the ledger contains the results."""
+    """Send a decision that may have been sent already, then another decision; the ledger has the results."""
     with Firelock(url) as fire:
         decision, ledger = fire.signal("decision", int), Ledger(folder)
         is_first = decision.send(job_id, payload, author="sender")

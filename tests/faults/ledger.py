@@ -35,7 +35,7 @@ class Ledger:
         self._opened = (0, -1)  # the process that opened it, and the file descriptor
 
     def write(self, what, *, job="", attempt=0, fence=0, note="", at=None):
-        """Write an event, with the current time unless one is given; it is in the file on return."""
+        """Write an event, by default with the current time; it is in the file when the call returns."""
         pid = os.getpid()
         if self._opened[0] != pid:  # one assignment, because several threads may run this code
             path = self._folder / f"{pid}.jsonl"

@@ -1,7 +1,7 @@
 """Named points at which a process dies: before, within or after a storage's call, or in a task.
 
-Each process has one of them as its target. Within a call, a kernel timer ends the process after a random part
-of the usual duration of such calls, so no Python code runs any more. These events are in a separate ledger,
+Each process has one point as its target. Within a call, a kernel timer ends the process after a random part
+of the usual duration of such calls, so no further Python code runs. These events are in a separate ledger,
 which is small and read by each process that selects its target.
 """
 
@@ -60,12 +60,12 @@ _CALLS = {
 
 
 class Points:
-    """The point at which this process dies, if any: `NAME:WHEN` of calls, or a name that tasks reach.
+    """The point at which this process dies, if any: `NAME:WHEN` for calls, or a name for points in tasks.
 
     Args:
         folder: the folder of the ledger, in which a ledger of points is created.
         point: the name, or None for a process that does not kill itself.
-        every: the process dies at one of this number of calls or visits of a task, at random.
+        every: the process dies at a random one of this number of calls or visits of a task.
     """
 
     def __init__(self, folder, point, every=1):
@@ -131,7 +131,7 @@ class Points:
 
 
 def aim(folder, points, times):
-    """Return the point with the fewest deaths and living processes; None if all have enough."""
+    """Return the point with the fewest deaths and running processes, or None if all points have enough."""
     events = read_ledger(_ledger_of(folder))
     aimed = {event.pid: event.note for event in events if event.what == "aim"}
     taken = Counter(point for _, point, _ in _deaths(events))
@@ -141,7 +141,7 @@ def aim(folder, points, times):
 
 
 def deaths(folder, but=frozenset()):
-    """Return the process, point and time of each process that killed itself, without those in `but`."""
+    """Return the process, point and time of each process that killed itself, except processes in `but`."""
     return [death for death in _deaths(read_ledger(_ledger_of(folder))) if death[0] not in but]
 
 

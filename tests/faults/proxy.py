@@ -36,7 +36,7 @@ class Traffic:
     """
 
     connections: int = 0  # accepted
-    trips: int = 0  # requests, however many commands each contained
+    trips: int = 0  # requests, each with any number of commands
     sent: int = 0  # bytes that reached the server
     received: int = 0  # bytes that reached the client
 

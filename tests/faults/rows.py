@@ -94,9 +94,9 @@ def main(url, folder, hold, rest):
 
 @contextmanager
 def locking(place, *, hold, rest):
-    """Lock random rows within the block; yield a function that stops this and returns the numbers.
+    """Lock random rows within the block; yield a function that stops this and returns two numbers.
 
-    The numbers are those of the locked rows and of the transactions. Redis has no row locks.
+    These are the numbers of locked rows and of transactions. Redis has no row locks.
     """
     with ThreadPoolExecutor(1) as threads:
         is_locking = not place.storage.startswith("redis")

@@ -157,7 +157,7 @@ class _Writer:
         return state in self.known.values()
 
     def insert(self):
-        """Store jobs: plain ones, or ones with tags, parents and due times; some are long."""
+        """Store plain jobs, or jobs with tags, parents and due times; some are long."""
         chance, now = self.chance, self.storage.clock()
         is_plain = chance.random() < 0.5
         count = chance.choice([1, 3, 10, 40])

@@ -48,7 +48,7 @@ def kill_child(server):
     ids=["thread", "process", "process-that-kills"],
 )
 def test_job_that_runs_when_its_worker_process_dies_has_a_crash(on, task, death):
-    """The crash is counted and recorded in the history, wherever the job was running."""
+    """The crash is counted and recorded in the history, whether the job ran in a thread or a job process."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         (job_id,) = on.enqueue(1, 0.05, task=task)

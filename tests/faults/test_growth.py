@@ -89,7 +89,7 @@ def test_sweep_on_redis_receives_no_dead_sessions(server):
 
 
 def bytes_of_a_sweep(server, proxy, dead):
-    """Return how many bytes an idle server receives from Redis for each of its sweeps."""
+    """Return how many bytes an idle server receives from Redis per sweep."""
     storage = WatchedStorage(open_storage(server.url(port=proxy.port)))
     storage.clear()
     for number in range(dead):

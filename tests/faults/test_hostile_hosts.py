@@ -54,7 +54,10 @@ WAYS = {
 
 
 def test_invalid_string_ends_only_its_job(fire, caplog):
-    """The string contains NUL and a lone surrogate, and is passed wherever a job can store a string."""
+    """The string contains NUL and a lone surrogate.
+
+    It is passed to every place where a job can store a string.
+    """
     caplog.set_level(logging.CRITICAL, "firelock")  # pytest cannot print tracebacks with surrogates
     jobs = {}
     for name, (say, _) in WAYS.items():

@@ -31,7 +31,7 @@ SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)
 
 @pytest.fixture
 def gate():
-    """Yield an event for which jobs and plugins of a test wait; it is set at the end."""
+    """Yield an event that a test's jobs and plugins wait for; it is set at the end."""
     gate = threading.Event()
     yield gate
     gate.set()
@@ -150,7 +150,7 @@ def test_both_kinds_of_workers_are_busy_with_a_backlog_of_both(app, gate):
 def test_long_jobs_are_not_handed_back_repeatedly(app, gate):
     """Because of short jobs, a server claims ahead.
 
-    Jobs that wait there for long ones are handed back and then stay in the queue.
+    Claimed jobs that wait for long jobs are handed back and then stay in the queue.
     """
     fire, serve = app()
     noop = fire.task(name="noop")(lambda: None)

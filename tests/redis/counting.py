@@ -63,7 +63,7 @@ class CountingProxy(FaultProxy):
 
     @property
     def commands(self):
-        """The number of commands by name; those in a transaction or a pipeline count separately."""
+        """The number of commands by name; commands in a transaction or a pipeline count separately."""
         return self._commands.copy()
 
     def measure(self):

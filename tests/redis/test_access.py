@@ -278,7 +278,7 @@ def test_another_database_needs_its_addition(limited):
 
 
 def test_waiting_for_replicas_needs_its_addition(limited):
-    """With the addition, the error is that there are no replicas, and not that the command is refused."""
+    """With the addition, the error reports missing replicas, and not a refused command."""
     fire = Firelock(url_of(limited, options="durability=replicated"))
 
     @fire.task(name="task")
@@ -312,7 +312,7 @@ def test_cluster_needs_its_addition(cluster):
 
 
 def test_user_of_the_sentinels_needs_one_command(group):
-    """The user of the Sentinels is a different one than that of the servers."""
+    """The Sentinels have a different user than the servers."""
     group.empty()
     (rule,) = re.findall(r"On the Sentinels, the user needs `(\+\S+)`", PAGE)
     for sentinel in group.sentinels:

@@ -39,7 +39,7 @@ parted = pytest.mark.parametrize("scene", [PARTED], ids=["parted"], indirect=Tru
 
 
 def elsewhere(scene, job_id):
-    """Return an id in another partition than that of the job."""
+    """Return an id in a different partition from the job's."""
     return next(id for id in scene.storage.new_ids(5_000) if id[-2:] != job_id[-2:])
 
 
@@ -95,9 +95,9 @@ def test_signals_reach_jobs_of_every_partition(scene):
 
 @parted
 def test_job_that_waits_for_another_partition_checks_again(scene):
-    """No script can read both partitions, so the job is enqueued at intervals to check the other one.
+    """No script can read both partitions, so the job is enqueued at intervals to check the called job.
 
-    It is also enqueued as soon as the called job in its own partition has ended.
+    A job is also enqueued as soon as a called job in its own partition has ended.
     """
     caller = scene.add()
     here, far = scene.add(colocate_with=caller), scene.add(id=elsewhere(scene, caller))
@@ -148,7 +148,7 @@ def counted(proxy):
 
 
 def test_members_take_as_few_round_trips_as_plain_jobs(counted, proxy):
-    """A chunk of members takes one round trip, and so do a hundred ends with the next claim."""
+    """A chunk of members takes one round trip. A hundred ends with the next claim also take one."""
     batch = counted.batch()
     members = [counted.new_member(batch) for _ in range(MANY)]
     holder = counted.begin()
@@ -265,7 +265,7 @@ def commands_of(server):
 
 @alone_and_parted
 def test_sweep_continues_after_its_limit(scene):
-    """Each member is checked only once, however small the steps are."""
+    """Each member is checked only once, even in very small steps."""
     batch, members = scene.batch_of(25)
     scene.apply(deletes(batch))
 

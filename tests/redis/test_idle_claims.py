@@ -108,7 +108,7 @@ def test_idle_claim_takes_one_round_trip_without_writing(server):
 
 
 def calls(server):
-    """Return how often the server has run each command, including those within scripts."""
+    """Return how often the server has run each command, including commands within scripts."""
     found = server.info("commandstats")
     calls = {name.removeprefix("cmdstat_"): int(one[6:].split(",")[0]) for name, one in found.items()}
     return Counter({name: number for name, number in calls.items() if not name.startswith(_ASKING)})

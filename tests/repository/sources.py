@@ -91,7 +91,7 @@ def imports(tree):
 
 
 def loads(tree):
-    """Yield the imports of a running program, without those for type checkers only."""
+    """Yield the imports of a running program, without the imports for type checkers only."""
     seen_by_checkers = {
         line
         for node in ast.walk(tree)

@@ -50,5 +50,5 @@ def test_tests_that_share_something_run_in_one_worker(one, other):
     ],
 )
 def test_independent_tests_are_distributed_to_workers(one, other):
-    """Modules, classes and programs go to any free test worker, and so does every long test."""
+    """Modules, classes, programs and long tests can each go to any free test worker."""
     assert together(one) != together(other)

@@ -108,7 +108,7 @@ def test_dangerous_calls_are_reported():
 def test_no_sql_statement_is_built_from_strings():
     """Values and names are passed to SQL as parameters and constructs, never with an f-string, % or +.
 
-    The dashboard is not checked: it has no SQL, and its `text` is for people.
+    The dashboard is not checked: it has no SQL, and its `text` is human-readable.
     """
     interpolated = [
         f"{source.name}:{line}"

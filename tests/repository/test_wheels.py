@@ -168,7 +168,7 @@ def loaded(built):
 
 
 def files_of(folder):
-    """Return the relative paths of the files below a folder, without those of Python and the build."""
+    """Return the relative paths of the files below a folder, except the files of Python and the build."""
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

@@ -12,7 +12,7 @@ from tests.sql.servers.mariadb import Mariadb
 from tests.sql.servers.postgresql import Postgresql, end_connections
 from tests.sql.servers.processes import DatabaseServer
 
-_AHEAD = 100  # versions above the newest one that this code can use
+_AHEAD = 100  # versions above the newest version that this code can use
 
 
 def newer_schema(engine_url: str) -> Iterator[Callable[[], None]]:

@@ -211,7 +211,10 @@ class Completing:
 
     @pytest.mark.parametrize("executor", ["thread", "loop", "process"])
     def test_task_continues_after_its_commit(self, bench, executor):
-        """The end is counted once and the continuation runs meanwhile. Nothing cancels or kills the run."""
+        """The end is counted once, and the continuation runs while the task continues.
+
+        Nothing cancels or kills the run.
+        """
         job = bench.task(executor).enqueue("commit")
         following = job.then(bench.app.following)
 

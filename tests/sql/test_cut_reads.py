@@ -76,7 +76,7 @@ def new_job(storage):
 
 
 def test_write_is_not_repeated_after_a_lost_reply(proxy, storage):
-    """Whichever reply is lost, a write that is not reported as stored is not repeated."""
+    """For any lost reply, a write that is not reported as stored is not repeated."""
     told = []
     for number in range(1, 5):
         job = new_job(storage)

@@ -69,7 +69,7 @@ KINDS = ["in_thread", "in_coroutine", "in_process"]
 @pytest.mark.parametrize("options", [{}, KEPT], ids=["closed", "kept"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_jobs_continue_after_the_database_has_dropped_every_connection(ends_of, kind, options):
-    """Jobs succeed wherever the task runs, and whether or not Django keeps its connections."""
+    """Jobs succeed with every executor, whether or not Django keeps its connections."""
     assert ["succeeded"] * 3 == ends_of(kind, **options)
 
 

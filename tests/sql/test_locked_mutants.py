@@ -52,7 +52,7 @@ def place_of(fault):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_every_mutation_is_detected(fault):
-    """The named test fails, and not because the change does not fit the source."""
+    """The named test fails, but not because the mutation does not fit the source."""
     ended = run(place_of(fault), fault=fault)
 
     assert 1 == ended.returncode, ended.stdout[-4_000:]

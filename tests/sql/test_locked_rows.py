@@ -177,7 +177,7 @@ def test_child_in_a_locked_batch_is_released_later(flow, lock_rows):
 
 
 def test_locked_unique_key_does_not_delay_ends(flow, lock_rows):
-    """An end writes no unique key, neither for the job that has the locked one nor for others."""
+    """An end does not write unique keys, not even the locked key of its own job."""
     admission = asks(unique=UniqueUse("kit:key"))
     holder = flow.begin()
     running = flow.run(holder, flow.add(admission=admission))

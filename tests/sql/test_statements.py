@@ -54,7 +54,7 @@ def walks():
 
 
 def several(value):
-    """Return the statements of a value: itself, the items of a list, or those for a table of records."""
+    """Return the statements in a value: the value itself, the items of a list, or a table's statements."""
     if isinstance(value, _Statements):
         return vars(value).values()
     return value if isinstance(value, list) else [value]
@@ -168,7 +168,7 @@ def test_list_is_the_last_parameter_of_a_change(dialect):
 
 
 def test_sqlite_accepts_every_statement():
-    """SQLite explains each statement, whatever its parameters."""
+    """SQLite explains each statement, with any parameters."""
     with closing(sqlite3.connect(":memory:")) as connection:
         for table in METADATA.sorted_tables:
             connection.execute(str(CreateTable(table).compile(dialect=DIALECTS["sqlite"])))

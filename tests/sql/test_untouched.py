@@ -1,4 +1,4 @@
-"""Across modules: the error of a refused enqueue is marked as untouched, that of a lost reply is not."""
+"""Across modules: the error for a refused enqueue has `is_untouched`, the error for a lost reply does not."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def administrator(database):
         yield cursor.execute
 
 
-def test_refused_connection_leaves_the_call_untouched(server_database):
+def test_refused_connection_raises_an_untouched_error(server_database):
     """No server listens at the port."""
     with app_at(server_database.url(port=free_port()), is_migrated=False) as (_, task):
         assert_untouched(task, "refused|connect")
 
 
-def test_server_without_a_free_connection_leaves_the_call_untouched(server_database):
+def test_server_without_a_free_connection_raises_an_untouched_error(server_database):
     """PostgreSQL refuses because of the database's own limit; on MariaDB the test uses every connection."""
     if isinstance(server_database, PostgresqlDatabase):
         alter = f"ALTER DATABASE {server_database.name} CONNECTION LIMIT"
@@ -102,7 +102,7 @@ def all_connections(database):
         yield
 
 
-def test_full_disk_leaves_the_call_untouched(server_database, task):
+def test_full_disk_raises_an_untouched_error(server_database, task):
     """A trigger raises the server's error."""
     if isinstance(server_database, PostgresqlDatabase):
         full, undo = _FULL_POSTGRESQL, "DROP TRIGGER full_disk ON firelock_jobs; DROP FUNCTION fill()"
@@ -114,7 +114,7 @@ def test_full_disk_leaves_the_call_untouched(server_database, task):
     assert error.longest_pause == (30.0 if isinstance(server_database, PostgresqlDatabase) else 5.0)
 
 
-def test_read_only_mariadb_leaves_the_call_untouched(mariadb):
+def test_read_only_mariadb_raises_an_untouched_error(mariadb):
     """The server is a replica, or a primary before a failover."""
     with (
         app_at(mariadb.url()) as (_, task),
@@ -123,7 +123,7 @@ def test_read_only_mariadb_leaves_the_call_untouched(mariadb):
         assert_untouched(task, "does not accept writes")
 
 
-def test_standby_leaves_the_call_untouched(postgresql_program):
+def test_standby_raises_an_untouched_error(postgresql_program):
     """A standby does not accept writes."""
     with Postgresql(postgresql_program) as server:
         server.create_database("jobs")
@@ -136,7 +136,7 @@ def test_standby_leaves_the_call_untouched(postgresql_program):
             assert_untouched(task, "does not accept writes")
 
 
-def test_lost_reply_does_not_leave_the_call_untouched(postgresql):
+def test_lost_reply_raises_no_untouched_error(postgresql):
     """The job is stored, and both replies are lost."""
     with (
         FaultProxy(postgresql.server.address) as proxy,
@@ -153,7 +153,7 @@ def test_lost_reply_does_not_leave_the_call_untouched(postgresql):
 
 
 @pytest.mark.parametrize("pragma", ["max_page_count = 1", "query_only = ON"], ids=["full", "read-only"])
-def test_full_or_read_only_sqlite_leaves_the_call_untouched(tmp_path, monkeypatch, pragma):
+def test_full_or_read_only_sqlite_raises_an_untouched_error(tmp_path, monkeypatch, pragma):
     """The file has reached its maximum number of pages, or is not writable."""
     url, connect = f"sqlite:///{tmp_path / 'jobs.db'}?synchronous=normal", sqlite3.connect
     with app_at(url):
@@ -171,7 +171,7 @@ def test_full_or_read_only_sqlite_leaves_the_call_untouched(tmp_path, monkeypatc
     assert caught.value.is_untouched, caught.value
 
 
-def test_sqlite_without_its_folder_leaves_the_call_untouched(tmp_path):
+def test_sqlite_without_its_folder_raises_an_untouched_error(tmp_path):
     """The file cannot be opened."""
     with app_at(f"sqlite:///{tmp_path / 'none' / 'jobs.db'}", is_migrated=False) as (_, task):
         assert_untouched(task, "does not exist")

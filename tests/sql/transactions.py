@@ -15,7 +15,7 @@ OpenTransaction = Callable[[bool], AbstractContextManager[object]]
 def by_connection(url: str) -> OpenTransaction:
     """Return a function that opens a transaction of SQLAlchemy's Connection.
 
-    Its argument decides whether the transaction is committed or rolled back.
+    Its argument determines whether the transaction is committed or rolled back.
     """
 
     @contextmanager

@@ -1,8 +1,8 @@
 """The steps of a batch. Each transaction of the storage is one step; a fold and an outside add take two.
 
 Each change of a member appends one delta in its own transaction, and no transaction locks a batch to end a
-job. A fold locks the batch, takes its deltas, and decides. A transaction that changes the row of a batch
-waits for a fold that has locked it.
+job. A fold locks the batch, takes its deltas, and sets the state of the batch. A transaction that changes the
+row of a batch waits for a fold that has locked it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class BatchModel:
         )
 
     def _can_move(self, world, batch):
-        """Return how many members can in fact still move, whatever the rules count."""
+        """Return how many members can really still move, even if the rules count another number."""
         members = self._members_of(world, batch)
         moving = sum(
             one.state in (ENQUEUED, PROCESSING, SHUT_OUT) or one.is_tail or one.is_releasing

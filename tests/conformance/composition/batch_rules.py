@@ -48,7 +48,7 @@ class Delta(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """A transaction that has locked a batch and taken its deltas, but has not decided yet."""
+    """A transaction that has locked a batch and taken its deltas, but has not set its state yet."""
 
     batch: int
     taken: Delta

@@ -1,4 +1,4 @@
-"""The scenes in which batches are tested, and the broken forms of the rules with their expected verdicts."""
+"""The scenes for testing batches, and the broken forms of the rules with their expected verdicts."""
 
 from __future__ import annotations
 

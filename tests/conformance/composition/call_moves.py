@@ -234,7 +234,7 @@ class CallModel:
         return ""
 
     def is_done(self, world):
-        """Return whether the caller has ended without a run left, or cannot be claimed any more."""
+        """Return whether the caller has ended with no run left, or can no longer be claimed."""
         if world.fence >= MOST_CLAIMS or len(world.children) >= MOST_CHILDREN:
             return True
         return world.state in (SUCCEEDED, FAILED) and not any(world.runs)

@@ -35,7 +35,7 @@ class BatchSchedule(BatchGround):
         self.batch_ids = [self.flow.new_id()]
         self.batch_ids += self.flow.storage.new_ids(number - 1, self.batch_ids[0]) if number > 1 else []
         self.ids = self.flow.storage.new_ids(len(self.plan.batch_of), self.batch_ids[0])
-        self.running, self.gone = {}, {}  # the members' runs: current ones, and those that were taken away
+        self.running, self.gone = {}, {}  # the members' runs: current runs, and runs that have lost their job
         self.wanted = set()  # requeued members, with no failure since
         if not self.plan.chunks:
             self._store_all()
@@ -100,7 +100,7 @@ class BatchSchedule(BatchGround):
         assert not swept, f"requeued members {swept} are stopped by what failed before"
 
     def do_release(self, *_):
-        """Perform one unit of `release`, which decides, folds or sweeps one thing."""
+        """Perform one unit of `release`: update one job's continuations, fold once, or sweep once."""
         self.release(1)
 
     def do_take(self, *_):

@@ -1,9 +1,9 @@
 """A job that waits for a signal and then runs a step, both stored as memos by name.
 
 The task is `answer = job.receive(signal, timeout=…)`, then `job.step("b", …)`. Two workers can have a run,
-one of them an old one; two people send the signal; one operates. A call of the storage and its reply are
-separate steps, so a worker can be killed or lose its session between them. A signal is a memo that another
-party writes, and so is the timeout. The first memo of a name is kept.
+one of which is old. Two people send the signal, and one operator changes the job. A call of the storage and
+its reply are separate steps, so a worker can be killed or lose its session between them. The signal and the
+timeout are memos that another party writes. The first memo of a name is kept.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Rules:
     sender_is_one_step: bool = True  # reads the memo and wakes the job under the job's lock
     mail_is_kept: bool = True  # even if no run waits yet
     time_out_is_kept: bool = True  # as a memo
-    woken_looks: bool = True  # reads the memo, whatever has woken the job
+    woken_looks: bool = True  # reads the memo, regardless of what has woken the job
     first_stands: bool = True
     suspension_is_fenced: bool = True
     memo_is_fenced: bool = True
@@ -313,7 +313,7 @@ class StepModel:
         return ""
 
     def is_done(self, world):
-        """Return whether the job has ended without a run left, or cannot be claimed any more."""
+        """Return whether the job has ended with no run left, or can no longer be claimed."""
         if world.job.fence >= MOST_CLAIMS:
             return True
         return world.job.state in ENDED and not any(world.runs) and not world.forgets

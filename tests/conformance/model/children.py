@@ -35,7 +35,7 @@ UNSEEN = Child(EXITED, NOBODY, ())
 
 
 def child_moves(world, index, rules, bounds):
-    """Yield all steps of one living worker process."""
+    """Yield all steps of one running worker process."""
     child = world.children[index]
     yield from _calls(world, index, child, rules, bounds)
     for held in child.held:

@@ -54,7 +54,7 @@ class Rules:
     tail_blocks_claim: bool = True
     sweeps_continue: bool = True  # with a session that ended while its job was locked
     sweeps_keep_blame: bool = True
-    # and take the jobs that the session has then, not those that it had at its end
+    # and take the jobs that the session has at that time, not the jobs that it had at its end
     sweeps_read_rows: bool = True
 
 

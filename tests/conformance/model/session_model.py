@@ -43,7 +43,7 @@ def told(variant, finding):
 
 
 def main(arguments):
-    """Explore and print every variant; return 1 if one has an unexpected result."""
+    """Explore and print every variant; return 1 if any has an unexpected result."""
     is_deep = bool({"--deep", "--all"}.intersection(arguments))
     surprises = 0
     for variant in (*VARIANTS, *(DEEP if is_deep else ())):

@@ -147,9 +147,9 @@ def kept_sessions(children, supervisor):
 def normalised(world):
     """Return the one world that represents all worlds with the same behaviour.
 
-    Sessions and fences are only compared with each other, so they are renumbered from those that are still in
-    use. This turns an endless sequence of restarts and claims into a finite graph, without a limit on either.
-    The worker processes are interchangeable, so they have a fixed order. An unused session counts as lapsed.
+    Sessions and fences are only compared with each other, so the numbers still in use are renumbered. This
+    turns an endless sequence of restarts and claims into a finite graph, without a limit on either. The
+    worker processes are interchangeable, so they have a fixed order. An unused session counts as lapsed.
     """
     job, sessions, children, supervisor, wire, broken = world
     first, second = children

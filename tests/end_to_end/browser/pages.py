@@ -52,7 +52,7 @@ _ASK_AXE = """async (rules) => {
 def ask_axe(page, rules=None):
     """Return the violations that axe finds with these rules.
 
-    Without rules, return those of all rules that axe rates as serious or critical.
+    Without rules, return the violations of all rules that axe rates as serious or critical.
     """
     if not page.evaluate("() => Boolean(window.axe)"):
         page.add_script_tag(path=AXE)

@@ -138,7 +138,8 @@ def stock(storage):
     """Store jobs of `small` in every state except processing.
 
     Three jobs succeeded and three failed, five wait in `mail`, two are scheduled, one waits for its parent,
-    and one is deleted. There are also a paused queue, a recurring job from code and one created by hand.
+    and one is deleted. There are also a paused queue, a recurring job from code and a recurring job created
+    by hand.
     """
     fire, tasks = small(storage)
     fire.storage.migrate()

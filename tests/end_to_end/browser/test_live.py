@@ -342,7 +342,7 @@ _WHOLE_MENU = """(list) => [...list.querySelectorAll("a, button")].map((one) => 
 
 @pytest.mark.parametrize("address", ["/recurring", "/jobs?state=failed", "/jobs?state=scheduled"])
 def test_menu_of_every_row_is_completely_visible(served, open_page, address):
-    """The scrolling table does not cut off any menu, not even that of its last row."""
+    """The scrolling table does not cut off any menu, not even the menu of its last row."""
     page = open_page(served, address)
     openers = page.locator("tbody a[data-menu]")
     assert openers.count() >= 2

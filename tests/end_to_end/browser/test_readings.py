@@ -176,7 +176,7 @@ _COVERED = """() => {
 
 @pytest.mark.parametrize("state", ["failed", "deleted"])
 def test_desktop_shows_every_state_tab(shop, open_page, state):
-    """No tab is cut off at either end, whichever is selected, with a thousand jobs in each state."""
+    """With a thousand jobs in each state, no tab is cut off at either end, for any selected tab."""
     page = open_page(shop, f"/jobs?state={state}")
 
     ends = page.evaluate(
@@ -233,7 +233,7 @@ def test_name_has_one_line_on_a_desktop(shop, open_page, address, selector):
 
 
 def test_phone_shows_history_dates_in_one_column(billing, open_context):
-    """Each date has its own line, whatever is next to it on wider screens."""
+    """Each date has its own line, even if other columns are next to it on wider screens."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": 390, "height": 844})
 

@@ -90,7 +90,7 @@ def rules_named(text):
 
 
 def test_rules_and_methods_on_the_pages_exist():
-    """Every rule on the pages exists, and the methods to write are those on the page."""
+    """Every rule on the pages exists, and the page lists exactly the methods to write."""
     text = text_of_pages()
     named = rules_named(text)
 
@@ -106,7 +106,7 @@ def test_rules_and_methods_on_the_pages_exist():
 
 
 def test_pages_contain_every_method():
-    """Every verb of the contract is on the pages, and so are the methods with which a claim reads lanes."""
+    """The pages describe every verb of the contract, and the methods with which a claim reads lanes."""
     text = text_of_pages()
     verbs = [name for name in {**vars(Storage), **vars(KeyedLanes)} if not name.startswith("_")]
     values = {"contract", "features", "url", "connect_url"}

@@ -99,7 +99,7 @@ def _act(job_id: str, name: str) -> str:
 
 @fire.task(name="waiter", retry=_NEVER)
 def waiter(job: JobContext) -> int | None:
-    """Return the decision, however long it takes."""
+    """Return the decision, without a timeout."""
     return job.receive(decision, timeout=None)
 
 

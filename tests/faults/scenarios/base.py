@@ -90,7 +90,7 @@ class Stage:
         return servers
 
     def replace(self, server, **options):
-        """Return a server that replaces one that has ended."""
+        """Return a server that replaces a server that has ended."""
         self.servers.remove(server)
         server.process.wait()
         return self.server(**options)
@@ -225,7 +225,7 @@ class Stage:
 
 @contextmanager
 def stage(place, **timings):
-    """Yield a stage whose servers are killed at the end in any case. Timings replace those of the place."""
+    """Yield a stage whose servers are always killed at the end. `timings` replace the place's timings."""
     changed = {f"FIRELOCK_{name.upper()}": str(value) for name, value in timings.items()}
     place = attrs.evolve(place, timings={**place.timings, **changed})
     fire = Firelock(place.storage, settings=place.settings)

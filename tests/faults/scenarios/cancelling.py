@@ -123,7 +123,7 @@ def cancellations(place, size):
 
 
 def _wrong_results(on):
-    """Return the jobs, including those of cancelled calls, whose result differs from their argument."""
+    """Return the jobs, including jobs of cancelled calls, whose result differs from their argument."""
     walked = pages(on.fire.storage, JobFilter(task="echo"), 500)
     records = on.records(job.id for page in walked for job in page)
     return [one.id for one in records if one.arguments != f'{{"seconds":{one.result}}}']

@@ -94,7 +94,7 @@ class _Storm:
         storage.end_session(session, [], reason="over")
 
     def operate(self, chance):
-        """Delete or requeue a page of jobs, whatever their states are."""
+        """Delete or requeue a page of jobs in any state."""
         if not self.ids:  # a busy loop would slow down the threads that store them
             time.sleep(0.02)
             return
@@ -120,7 +120,7 @@ class _Storm:
 def deadlock_storm(place, size):
     """Sixteen claimers, operators, retention and the scheduler use the same rows: no caller sees an error.
 
-    The scenario takes `rounds` seconds. At the end, the counts equal those of the rows.
+    The scenario takes `rounds` seconds. At the end, the counts match the rows.
     """
     with Firelock(f"{place.storage}?pool_size={_POOL}") as fire:
         fire.storage.migrate()

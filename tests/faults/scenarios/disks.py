@@ -79,7 +79,7 @@ def _full_disk_of_file(place, rounds):
 def _meet_full_disk(on, feed, server, filler):
     """Let client and server run with the full disk for a while; return the processors it used."""
     refused, met = len(feed.refusals), _met(server)
-    on.enqueue(_BACKLOG, 0.005)  # without jobs, the server would not write and not see the error
+    on.enqueue(_BACKLOG, 0.005)  # without jobs, the server would not write, so it would not get the error
     _fill(filler)
     eventually(
         lambda: len(feed.refusals) > refused and _met(server) > met, 60, "client and server see the full disk"

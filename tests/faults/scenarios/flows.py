@@ -56,7 +56,7 @@ class Sent:
 
 @attrs.define(eq=False)
 class Feed:
-    """The objects that the scenario's own process creates, decides and observes."""
+    """The objects that the scenario's own process creates, sends decisions to and observes."""
 
     on: object
     chance: random.Random = attrs.Factory(lambda: random.Random(55))
@@ -157,8 +157,8 @@ def kill_flows(place, size):
 
     `jobs` is the number of members, in batches of 40. For every ten members there is a job with steps, and
     for every twenty a race between a signal and a timeout. `rounds` is the number of deaths at each of the
-    points; with one round, only some of the points are used. After `FAULTS_SECONDS` the scenario ends,
-    however many deaths there were.
+    points; with one round, only some of the points are used. After `FAULTS_SECONDS` the scenario ends, even
+    if there were fewer deaths.
     """
     is_short = size.rounds == 1
     points, deadly = (_FEW, _FEW_CLIENTS) if is_short else (_POINTS, flowing.POINTS)

@@ -44,7 +44,7 @@ def zombies(place, size):
 
 
 def _play_dead(on, zombie, other, jobs):
-    """Return how long the server took to run jobs again after it had been frozen for three sessions."""
+    """Return how long the server took to run jobs again after a freeze of three session timeouts."""
     chance = random.Random(8)
     pids = []
     for _ in range(20):

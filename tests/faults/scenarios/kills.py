@@ -208,7 +208,7 @@ def lose_the_host(place, size):
 def crash_points(place, size):
     """A server with a client dies before or after the n-th call of each method; a new one finishes the rest.
 
-    `jobs` is the maximum number of points, `rounds` that of calls per method.
+    `jobs` is the maximum number of points, and `rounds` is the maximum number of calls per method.
     """
     results = run_program(place, "crashing", size.jobs, size.rounds)
     wrong = [result for result in results if result[2]]

@@ -143,7 +143,7 @@ def claim_spans(events, offset):
 
 
 def lateness(spans, rate, burst):
-    """Return by how many seconds the rate must have been exceeded; 0.0 if it might have been kept.
+    """Return by how many seconds the rate must have been exceeded, or 0.0 if it might have been kept.
 
     The rate might have been kept if there is a time within each interval such that a bucket of `burst`
     tokens, refilled with `rate` tokens per second, has a token for each claim. Serving the earliest deadline
@@ -172,10 +172,10 @@ def lateness(spans, rate, burst):
 
 
 def twins(asked, events):
-    """Yield the unique jobs that were stored before the previous one for their document had ended.
+    """Yield the unique jobs that were stored before the previous job for their document had ended.
 
-    A job writes its end to the ledger before its server stores that end. The last run of the previous job
-    therefore has an end from before the call for the next job returned, however long that call took.
+    A job writes its end to the ledger before its server stores that end. Therefore the last run of the
+    previous job must have ended before the call for the next job returned, even if that call took long.
     """
     runs, ends = {}, {}
     for event in events:

@@ -88,7 +88,7 @@ def _lives_for(on):
 def long_partitions(place, size):
     """A server is disconnected for three session timeouts: another takes its jobs, its late ends are refused.
 
-    `jobs` jobs of each kind run when it is disconnected: ordinary ones, which continue, and ones that must be
+    `jobs` jobs of each kind run when it is disconnected: ordinary jobs, which continue, and jobs that must be
     cancelled when their server may have lost them. `rounds` times.
     """
     lead = []
@@ -258,7 +258,7 @@ _LOST_SHARE = {"redis": 0.3}
 _LOST_SHARE_OF_A_DATABASE = 0.03
 
 
-_REQUESTS = 5  # per insert in a database: start, statement, end, and those of a new connection
+_REQUESTS = 5  # per insert in a database: start, statement, end, and a new connection's requests
 
 
 def _is_any(request):

@@ -74,7 +74,7 @@ def _good_left(on, kinds):
 def _assert_failed_by_itself(kind, record):
     assert record.state is State.FAILED, (kind, record.state, record.reason)
     if kind == "memory":
-        # It ends no process, but might run in one that another poisonous job ends; then it runs again.
+        # It ends no process, but might run in a process that another poisonous job ends. Then it runs again.
         assert record.crashes < _CRASHES, record
         assert "MemoryError" in (record.reason or ""), record.reason
     else:

@@ -78,7 +78,7 @@ def outlive_the_grace(place, size):
 
 
 def _pauses(on, ids):
-    """Return for each job the time from its cancellation, or else from the first known time, to its start."""
+    """Return each job's time to its start from its cancellation, or else from the first known time."""
     events = [event for event in on.events() if event.job in set(ids)]
     starts = {event.job: event.at for event in events if event.what == "start"}  # the last start
     cancelled = {event.job: event.at for event in events if event.what == "cancelled"}

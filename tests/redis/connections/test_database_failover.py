@@ -42,7 +42,7 @@ def test_idle_client_finds_the_new_primary_after_a_failover(program):
 
 
 def test_enqueue_uses_another_partition_after_a_refusal(program):
-    """After a refusal the next call uses another partition, and not the same one for up to 500 jobs."""
+    """After a refusal, the next call uses another partition, instead of the same one for up to 500 jobs."""
     with RedisServer(program) as server, scene_at(server.url(options="partitions=16")) as scene:
         scene.storage.insert([scene.new_job()])
         server.kill()

@@ -331,7 +331,7 @@ def test_logs_progress_and_streams_are_read_back_unchanged(storage, job, texts, 
 @EXAMPLES
 @given(TEXTS, TEXTS, TEXTS)
 def test_session_and_renewal_are_read_back_unchanged(storage, server, host, queues):
-    """All values of a session and its renewal are read back, and so is the result of its end."""
+    """All values of a session and its renewal, and the result of its end, are read back."""
     (id,) = storage.new_ids(1)
     session = NewSession(
         id=id, server_id="s", server=server, host=host, pid=7, started_at=CREATED, timeout_seconds=60.5,
@@ -387,7 +387,7 @@ def test_limit_key_and_unique_key_are_read_back_completely(storage, name, concur
 
 
 def test_batch_and_members_are_read_back_unchanged(storage):
-    """A batch stored with its first members and one that gets them later have the same counts.
+    """A batch stored with its first members has the same counts as a batch that gets them later.
 
     If this fails: `NewBatch`, `NewJobWords`, `RELATIONS` or `RULES` differ from their use in the scripts.
     """

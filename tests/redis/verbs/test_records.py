@@ -32,7 +32,7 @@ def parted(server):
 
 
 def put(database, key, value, kind="queue"):
-    """Store the record, whatever its previous version."""
+    """Store the record, regardless of its previous version."""
     return database.put_record(kind, key, value, expected_version=None)
 
 
@@ -63,7 +63,7 @@ def test_repeated_put_writes_again(database):
 
 
 def test_record_versions_of_different_kinds_are_independent(database):
-    """The first version of each kind is 1, whatever was deleted in another kind."""
+    """The first version of each kind is 1, even if records of another kind were deleted."""
     put(database, "key", "a", "one")
     put(database, "key", "b", "one")
     database.delete_record("one", "key", expected_version=None)
@@ -75,7 +75,7 @@ def test_record_versions_of_different_kinds_are_independent(database):
 
 
 def test_long_list_of_records_is_read_in_pages(database):
-    """A list is complete and in order, however many steps it takes."""
+    """A list is complete and in order, even if it takes many steps."""
     keys = [f"{number:05}" for number in range(1_203)]
     for key in keys:
         put(database, key, key, "kind")

@@ -1,4 +1,4 @@
-"""Sessions in Redis: an end reaches every partition, also after an interruption, in bounded steps."""
+"""Sessions in Redis: an end reaches every partition in bounded steps, even after an interruption."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_stray_session_is_ended_in_other_partitions(scene, server):
 
 
 def test_living_sessions_are_not_ended_as_strays(database, storage):
-    """Pruning skips sessions that are alive in every partition, and those that another call is ending."""
+    """Pruning skips sessions that are alive in every partition, and sessions that another call is ending."""
     storage.begin_session(session("living"))
     storage.begin_session(session("ending"))
     database.first_away = 1

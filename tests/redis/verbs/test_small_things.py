@@ -100,7 +100,7 @@ def test_fences_grow_after_the_last_ones_are_lost(database, server):
 
 
 def test_fences_grow_after_the_clock_is_set_back(database, server):
-    """A fence is larger than the last one, whatever time the clock shows."""
+    """A fence is larger than the previous fence, even if the clock has gone back."""
     server.client().set("firelock:{0}:fences", 4_000_000_000_000_000)
 
     assert 4_000_000_000_000_001 == database.acquire_lock("lock", "ada", 30.0)
@@ -138,7 +138,7 @@ def test_deleted_records_leave_one_key_per_kind(database, server):
 
 
 def test_due_records_are_read_in_steps(database):
-    """The due records are complete and in order, however many steps their read takes."""
+    """The due records are complete and in order, even if reading them takes many steps."""
     names = [f"{number:04}" for number in range(1_200)]
     for number, name in enumerate(names):
         database.put_record("recurring", name, "{}", due_at=1 + number // 2)
@@ -212,7 +212,7 @@ def test_statistics_add_up_exactly(database):
 
 
 def test_statistics_with_different_bucket_counts_are_added(database):
-    """Rollups of a release with more buckets are added to those of one with fewer."""
+    """Rollups of a release with more buckets are added to rollups of a release with fewer buckets."""
     short = attrs.evolve(rollup(), histogram=(1, 2))
 
     database.record_metrics([short, attrs.evolve(short, histogram=(10, 20, 30))])
@@ -298,7 +298,7 @@ def texts(log):
 
 
 def test_long_log_keeps_its_newest_thousand_lines(database):
-    """Numbers have no gaps, and the newest thousand lines are kept, however many arrive together."""
+    """Numbers have no gaps, and the newest thousand lines are kept, even if many lines arrive together."""
     (id,) = known(database, 1)
     told = []
     for start, count in ((0, 3), (3, 1_000), (1_003, 2_777), (3_780, 1)):

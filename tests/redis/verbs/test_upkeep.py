@@ -59,7 +59,7 @@ def prune_all(scene):
 
 
 def release_all(scene):
-    """Release until no job waits for one that has ended."""
+    """Release until no job waits for an ended job."""
     while scene.storage.release(1_000):
         pass
 

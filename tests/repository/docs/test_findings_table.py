@@ -53,7 +53,7 @@ def test_every_row_is_complete():
 
 
 def test_only_the_core_and_storages_create_findings():
-    """Other packages show findings, but do not decide about them."""
+    """Other packages show findings, but do not define any."""
     others = [
         str(file.relative_to(ROOT))
         for file in sorted((ROOT / "packages").glob("*/src/**/*.py"))

@@ -31,7 +31,7 @@ def signature(function):
 
 
 def is_first_result(function):
-    """Return whether the first result that is not None decides."""
+    """Return whether the first result that is not None is used."""
     return bool(getattr(function, f"{hookspecs.PROJECT}_spec")["firstresult"])
 
 
@@ -98,7 +98,7 @@ def test_section_of_a_hook_has_five_parts(function):
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_hook_with_a_deciding_first_result_has_the_fixed_sentence(function):
-    """The fixed sentence is in the section if and only if the first result decides."""
+    """The fixed sentence is in the section if and only if the first result is used."""
     text = section(PAGE, signature(function))
 
     assert is_first_result(function) == (FIRST_RESULT in text)

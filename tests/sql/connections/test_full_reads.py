@@ -114,7 +114,7 @@ def scene(postgresql, monkeypatch):
 
 
 def test_jobs_that_become_due_above_the_floor_are_found(scene):
-    """Claims and `promote` find jobs that become due, however many a call moves."""
+    """Claims and `promote` find jobs that become due, regardless of how many a call moves."""
     scene.storage.promote(1)
     early, middle, late = (scene.schedule(seconds) for seconds in (-2, 60, HOUR))
     first, last = scene.record(early).due_at, scene.record(late).due_at

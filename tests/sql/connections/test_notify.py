@@ -155,7 +155,7 @@ class Observed(Wake):
 
 
 def test_closing_ends_every_wait_without_an_error(path):
-    """Threads that wait while their handle is closed return, even one that has only just begun to wait."""
+    """Threads that wait while their handle is closed return, even if they have only just begun to wait."""
     answers = []
     for _ in range(20):
         wake = Observed(path)

@@ -365,7 +365,7 @@ def test_wait_for_the_transaction_of_another_thread_is_logged(make_app, engine, 
 
 @pytest.mark.parametrize("seconds", [0, 0.2])
 def test_timeout_of_a_long_wait_suggests_within(make_app, engine, seconds):
-    """The error is the same whichever process or thread has the transaction.
+    """The error is the same for a transaction of any process or thread.
 
     The wait does not start again.
     """

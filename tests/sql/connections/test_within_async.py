@@ -152,7 +152,7 @@ class AsyncCallers:
         assert 1 == enqueued(fire)
 
     def test_statement_with_many_rows_follows_an_async_session(self, fire, opened):
-        """A statement that writes many rows belongs to the transaction too, whichever driver is used."""
+        """With every driver, a statement that writes many rows belongs to the transaction too."""
         jobs = [new_job(f"0190-{number}", tags=("eu", "red")) for number in range(300)]
 
         async def use():

@@ -1,4 +1,4 @@
-"""The servers that are accepted as MySQL or MariaDB, and those that are refused by name."""
+"""The servers that are accepted as MySQL or MariaDB, and the products that are refused by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from firelock_sql.mysql.connect import read_product
     ],
 )
 def test_server_with_skip_locked_is_accepted(version, comment, said):
-    """MySQL from 8.0.1 and MariaDB from 10.6 are accepted, whatever else their version strings contain."""
+    """MySQL from 8.0.1 and MariaDB from 10.6 are accepted, even if their version strings contain more."""
     product = read_product(version, comment)
 
     assert str(product) == said

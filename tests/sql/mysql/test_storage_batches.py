@@ -176,7 +176,7 @@ def test_members_and_plain_jobs_are_settled_together(scene, holder):
 
 
 def test_member_end_without_a_read_equals_one_after_a_read(scene, holder):
-    """One process settles jobs that it has claimed; another one must read them first.
+    """A process settles jobs that it has claimed without reading them; another process must read them first.
 
     The stored ends are equal.
     """
@@ -264,7 +264,7 @@ def test_step_takes_one_round_trip(scene, holder, proxy):
 
 
 def test_jobs_with_memos_end_without_a_read(scene, holder, proxy):
-    """Jobs with memos are ended without being read first, whichever run has stored the memos."""
+    """Jobs with memos are ended without being read first, even if an earlier run has stored the memos."""
     _, members = store_batch(scene, 2)
     scene.add_many(2)
     claimed = [Running(job, holder) for job in scene.claim(holder)]
@@ -497,8 +497,8 @@ def test_suspension_with_a_lost_connection_is_atomic(mariadb):
     """A suspension is stored completely or not at all, even if its server is lost.
 
     MariaDB continues to execute the statements of a lost connection, and for some of them it loses the row
-    count. So no statement may depend on the number of rows that another one has changed. Each attempt is cut
-    off later than the one before.
+    count. So no statement may depend on the number of rows that another statement has changed. Each attempt
+    is cut off later than the previous one.
     """
     was_sent = threading.Event()
 
@@ -526,7 +526,7 @@ def test_suspension_with_a_lost_connection_is_atomic(mariadb):
             with suppress(StorageUnavailable):
                 answer.result()
 
-            # as a server that repeats the call, or another one that has taken over
+            # as a server that repeats the call, or another server that has taken over
             again = scene.storage.apply(asked)
             while Applied.BUSY in again:  # a transaction that was cut off may still lock some for a moment
                 again = scene.storage.apply(asked)

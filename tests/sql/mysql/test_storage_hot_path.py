@@ -77,7 +77,7 @@ def test_any_string_is_stored_unchanged(scene, holder, text, is_alike):
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
 def test_exchange_takes_two_round_trips(scene, holder, proxy, queues):
-    """One round trip settles a hundred jobs and finds the next hundred; another one claims and commits."""
+    """One round trip settles a hundred jobs and finds the next hundred; a second one claims and commits."""
     scene.add_many(3 * MOST)
     claimed = ends(holder, scene.claim(holder, MOST))
     scene.exchange(holder, [claimed.pop()], 1, queues)  # the storage remembers which queues have jobs
@@ -114,7 +114,7 @@ def test_claim_that_finds_nothing_takes_one_round_trip(scene, holder, proxy, que
 
 @pytest.mark.parametrize("queues", [["a", "b"], ["b", "a"], None], ids=str)
 def test_wrong_guess_of_queues_still_finds_all_jobs(scene, holder, queues):
-    """Jobs are found in whichever queue they appear, but only in the requested queues."""
+    """Jobs are found in any queue in which they appear, but only in the requested queues."""
     found = []
     for queue in "babc":
         scene.add(queue=queue)
@@ -151,7 +151,7 @@ def test_exchange_claims_only_the_requested_jobs(scene, holder, queues):
 
 
 def test_end_without_a_read_equals_one_after_a_read(scene, holder):
-    """One process settles jobs that it has claimed; another one must read them first.
+    """A process settles jobs that it has claimed without reading them; another process must read them first.
 
     The stored ends are equal.
     """

@@ -1,4 +1,4 @@
-"""The rows that calls read on MariaDB: only those of the jobs that they return, however many are stored."""
+"""The rows that calls read on MariaDB: only rows of the jobs that they return, even if many are stored."""
 
 from __future__ import annotations
 

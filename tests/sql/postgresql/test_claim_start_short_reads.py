@@ -45,7 +45,7 @@ def begun(scene, **options):
 @pytest.mark.usefixtures("short_reads")
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_short_read_claims_by_priority_and_age(scene, queues):
-    """A short read includes new levels above, between and below those that jobs were claimed from."""
+    """A short read includes new levels above, between and below the levels of claimed jobs."""
     holder = begun(scene, priority=0)
     scene.add(priority=7)
     scene.claim(holder, queues=queues)
@@ -58,7 +58,7 @@ def test_short_read_claims_by_priority_and_age(scene, queues):
 
 @pytest.mark.usefixtures("short_reads")
 def test_short_read_finds_new_queues(scene):
-    """The new queues come before, between and after those that were served."""
+    """The new queues come before, between and after the queues that were served."""
     holder = begun(scene, queue="d")
     scene.add(queue="h")
     scene.claim(holder, queues=None)
@@ -92,7 +92,7 @@ def test_short_reads_serve_only_the_named_queues_in_order(scene):
 
 @pytest.mark.usefixtures("short_reads")
 def test_short_reads_skip_a_paused_queue_until_it_is_resumed(scene):
-    """Jobs of a paused queue are claimed when the queue is resumed, however long they waited."""
+    """Jobs of a paused queue are claimed when the queue is resumed, even if they waited long."""
     holder = begun(scene)
     waiting = scene.add()
     scene.storage.put_record("queue", "default", '{"paused": true}')
@@ -105,7 +105,7 @@ def test_short_reads_skip_a_paused_queue_until_it_is_resumed(scene):
 
 @pytest.mark.usefixtures("short_reads")
 def test_exchange_claims_with_a_short_read(scene):
-    """One statement settles and another one claims."""
+    """One statement settles jobs, and another statement claims jobs."""
     holder = begun(scene)
     next_id = scene.add()
     job = scene.claim(holder)[0]

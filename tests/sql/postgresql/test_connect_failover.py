@@ -1,4 +1,4 @@
-"""Several hosts in a URL: connections go to whichever host accepts writes at the time."""
+"""Several hosts in a URL: connections go to the host that accepts writes at the time."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ ODD = {
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
 @pytest.mark.parametrize("what", ODD)
 def test_member_end_on_the_slow_path_is_counted(flow, what, has_other):
-    """Such an end uses the slow path. Whatever happens to it, the counts match the members."""
+    """Such an end uses the slow path. The counts always match the members."""
     batch, members = flow.batch_of(4)
     holder = flow.begin()
     jobs = flow.running(holder, *members)
@@ -235,7 +235,7 @@ def test_fast_path_of_members_uses_indexes(flow, admin):
 
 
 def test_storing_members_reads_only_the_batch(flow, admin):
-    """Only the batch is read, however few jobs waited when the plan was created."""
+    """Only the batch is read, even if few jobs waited when the plan was created."""
     flow.settle_all()
     admin.execute("VACUUM ANALYZE")
     batch, _ = flow.batch_of(1)
@@ -370,7 +370,7 @@ def test_suspension_waits_for_an_uncommitted_signal(flow, admin, callers):
 
 @pytest.mark.parametrize("what", ["swept", "let in"])
 def test_release_skips_locked_members(flow, callers, what):
-    """`release` does not wait, moves the other members, and moves the locked ones after they are unlocked."""
+    """`release` does not wait: it moves the other members now, and the locked members when unlocked."""
     source = flow.run()
     batch = flow.batch(after=[source.id] if what == "let in" else ())
     held, *others = [flow.member(batch) for _ in range(3)]
@@ -390,7 +390,7 @@ def test_release_skips_locked_members(flow, callers, what):
 
 
 def test_promote_skips_an_expired_hold_during_an_adding_transaction(flow, callers):
-    """Other jobs are enqueued meanwhile, and the batch is cancelled after that transaction has ended."""
+    """During that transaction, other jobs are enqueued. The batch is cancelled after its end."""
     batch = flow.batch(due_at=flow.now() + HOUR)
     late, other = flow.new_member(batch), flow.schedule(60)
     flow.storage.insert([late], within=callers)

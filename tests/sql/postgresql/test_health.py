@@ -225,7 +225,7 @@ def test_server_with_few_free_connections_is_found(storage, engine_url):
 
 
 def test_role_without_monitoring_privileges_is_found(storage, postgresql):
-    """Missing privileges are a finding and not an error. Everything that the role can see is checked."""
+    """Missing privileges are a finding, not an error. Everything that the role can see is checked."""
     limited = open_url(postgresql.url("application_name=limited"))
     try:
         findings = found(limited, "cannot see the sessions of other roles")

@@ -26,7 +26,7 @@ def scene(postgresql):
 
 
 def test_holders_of_a_key_are_counted_after_its_lock(scene, admin):
-    """A claim that waited for the key sees the jobs that another one claimed meanwhile.
+    """A claim that waited for the key sees the jobs that another claim took meanwhile.
 
     So the limit is never exceeded.
     """

@@ -191,9 +191,9 @@ def test_burst_sends_its_first_and_last_message():
 
 
 def test_burst_of_enqueues_sends_few_notifications(scene, postgresql):
-    """One message is sent per interval and queue, whatever the number of enqueues.
+    """One message is sent per interval and queue, for any number of enqueues.
 
-    The last one is not lost.
+    The last message is not lost.
     """
     with psycopg.connect(postgresql.url(), autocommit=True) as heard:
         heard.execute('LISTEN "public.firelock_wake"')

@@ -45,7 +45,7 @@ def test_writing_statements_use_the_planner_settings_of_the_server(database, adm
 
 
 def test_failed_statement_is_not_counted_as_prepared(database):
-    """A failed statement was followed by one that the driver had counted, which is prepared next time."""
+    """The statement after a failed one was already counted by the driver, so it is prepared next time."""
     for _ in range(2):
         with pytest.raises(StorageError):
             database.read(lambda tx: asked(tx, "SELECT 1 / 0"))

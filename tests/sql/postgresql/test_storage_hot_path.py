@@ -145,7 +145,7 @@ def test_plans_use_indexes_for_any_table_size(scene, admin):
 
 
 def test_lookup_of_one_job_does_not_read_all_jobs_of_its_session(scene, admin):
-    """The job is found by its id, however few jobs were held when the plan was created."""
+    """The job is found by its id, even if few jobs were held when the plan was created."""
     scene.add_many(1_000, queue="other")
     scene.add_many(8)
     admin.execute("VACUUM ANALYZE")

@@ -1,4 +1,4 @@
-"""The tables for users' own tools are the same as those that `firelock migrate` creates."""
+"""The tables for users' own tools are the same as the tables that `firelock migrate` creates."""
 
 from __future__ import annotations
 

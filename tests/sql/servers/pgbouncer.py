@@ -31,7 +31,7 @@ _DEFAULTS: Mapping[str, str] = {
 
 
 class Pgbouncer(DatabaseServer):
-    """One pooler: a client has one connection for a transaction, and another one for the next.
+    """One pooler, from which a client gets a different connection for each transaction.
 
     Args:
         path: the program.

@@ -165,7 +165,7 @@ def test_description_contains_the_durability(path, synchronous, told, is_found):
 
 
 def test_old_sqlite_is_found(scene):
-    """A version whose log can damage a database is reported, and a newer one is not."""
+    """A version whose log can damage a database is reported, and a newer version is not."""
     found = [one for one in scene.storage.diagnose() if sqlite3.sqlite_version in one.what]
 
     assert (sqlite3.sqlite_version_info < (3, 51, 3)) == bool(found)
@@ -185,7 +185,7 @@ def test_large_write_ahead_log_is_found(scene, path):
 
 
 def test_file_system_is_that_of_the_innermost_mount(tmp_path):
-    """A mount below another one takes precedence. Without a table of mounts the result is empty."""
+    """A mount below another mount takes precedence. Without a table of mounts, the result is empty."""
     mounts = tmp_path / "mounts"
     mounts.write_text("disk / ext4 rw 0 0\nhost:/export /srv/my\\040jobs nfs4 rw 0 0\n")
 

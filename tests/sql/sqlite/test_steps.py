@@ -55,7 +55,7 @@ def booked(engine):
 
 
 def test_step_and_its_writes_are_one_commit(fire, engine):
-    """A rolled-back step runs again and a committed one does not, whatever fails after it."""
+    """A rolled-back step runs again. A committed step does not, even if the job fails after it."""
     ran = []
 
     @fire.task(name="order", retry=AT_ONCE)
@@ -98,7 +98,7 @@ def test_step_of_a_lost_job_is_rolled_back(fire, engine):
 
 
 def test_async_step_joins_a_transaction(fire, engine):
-    """The transaction is that of a sync connection that a coroutine uses."""
+    """The transaction belongs to a sync connection that a coroutine uses."""
 
     async def abook(session):
         await asyncio.to_thread(int)

@@ -40,7 +40,7 @@ def test_file_counts_batches_like_memory(tmp_path, seed):
 
 
 def test_plain_end_of_a_member_is_counted_like_any_other(flow):
-    """One member is settled without a read by the handle that claimed it, the other one by another handle."""
+    """One member is settled without a read by the handle that claimed it, the other by another handle."""
     batch, members = flow.batch_of(3)
     short, long, last = flow.running(flow.begin(), *members)
 
@@ -56,7 +56,7 @@ def test_plain_end_of_a_member_is_counted_like_any_other(flow):
 
 @pytest.mark.parametrize("is_shut", [False, True])
 def test_fast_and_slow_path_store_equal_members(flow, is_shut):
-    """Members stored by the hundred and those that take the slow path are listed in the same way."""
+    """Members stored by the hundred are listed in the same way as members that take the slow path."""
     source = flow.add()
     batch = flow.batch(after=[source] if is_shut else [])
     many = [flow.new_member(batch) for _ in range(112)]
@@ -139,7 +139,7 @@ def test_page_of_members_is_equal_with_and_without_a_state(flow):
 
 
 def test_statements_of_batches_use_indexes(flow, path):
-    """Each statement finds its rows with an index, however many jobs exist."""
+    """Each statement finds its rows with an index, even if many jobs exist."""
     flow.batch_of(2)
     dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
     modules = (batch_change, batch_row, batches, insert, memo_row, settle, streams)

@@ -1,4 +1,4 @@
-"""The fast paths of the hot path: their results are exactly those of the slow ones, at a bounded cost."""
+"""The fast paths of the hot path: their results equal those of the slow paths, at a bounded cost."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_rewritten_history_equals_one_bounded_at_each_step(scene):
 
 @pytest.mark.parametrize("number", [1, 8, 63, 500])
 def test_jobs_of_one_call_are_one_commit(scene, commits, number):
-    """The jobs of one call share one transaction, whatever their number."""
+    """Any number of jobs of one call share one transaction."""
     jobs = [scene.new_job() for _ in range(number)]
     commits()
 

@@ -72,9 +72,9 @@ def test_release_checks_at_most_its_limit(flow, limit):
 
 
 def test_child_of_several_parents_is_deleted_by_the_first(flow):
-    """The child is deleted whatever the other ends in the same release are.
+    """The child is deleted regardless of the other ends in the same release.
 
-    Jobs that wait for nothing more are enqueued.
+    Jobs that no longer wait for anything are enqueued.
     """
     one, other, third = flow.add_many(3)
     waits = [

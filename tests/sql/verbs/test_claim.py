@@ -1,4 +1,4 @@
-"""A claim of every queue ends, whatever other transactions unlock while it reads."""
+"""A claim of every queue ends, even if other transactions unlock rows while it reads."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def tagged(crowd):
 def test_common_tag_reads_only_its_own_jobs(crowd, tagged):
     """The jobs of a tag are listed in order of creation.
 
-    Other jobs are not read, however many came before.
+    Other jobs are not read, even if many were created before.
     """
     heavy = crowd.add(tags=("eu",), task="ship.heavy", queue="parcels")
 

@@ -48,7 +48,7 @@ def shown(flow, job_id):
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_suspension_takes_one_round_trip(flow, proxy, wait):
-    """After the memo's round trip, another one checks the awaited condition and stores the wait."""
+    """After the memo's round trip, a second round trip checks the awaited condition and stores the wait."""
     flow.settle(wait(flow, flow.run()))  # this prepares the statements
     job = flow.run()
     asked = wait(flow, job)
@@ -65,7 +65,7 @@ def test_suspension_takes_one_round_trip(flow, proxy, wait):
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_memo_of_a_wait_takes_one_round_trip(flow, proxy, wait):
-    """The memo of a wait is one round trip, and a called job is one more, as wherever it is stored."""
+    """The memo of a wait takes one round trip. Storing a called job takes one more, as for any job."""
     flow.settle(wait(flow, flow.run()))
     job = flow.run()
     before = proxy.traffic
@@ -92,7 +92,7 @@ def test_suspensions_share_one_round_trip(flow, proxy):
 
 
 def test_suspensions_of_one_call_are_decided_separately(flow):
-    """Each suspension is decided separately: one in ten already has its signal and is enqueued."""
+    """Each suspension is handled separately: one in ten already has its signal and is enqueued."""
     flow.add_many(MANY)
     jobs = flow.take(flow.begin(), MANY)
     asked = [for_a_signal(flow, job) for job in jobs]

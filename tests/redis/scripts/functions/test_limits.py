@@ -101,7 +101,7 @@ def test_upkeep_deletes_idle_limit_keys(scene, server):
 
 
 def test_upkeep_keeps_held_limit_keys(scene, server):
-    """Upkeep keeps the list of a running job, and that of a job that holds its key between two attempts."""
+    """Upkeep keeps the lists of running jobs, and of jobs that hold their key between two attempts."""
     scene.put_numbers("a", concurrent=1)
     scene.put_numbers("b", concurrent=1)
     scene.add_limited(2, "a")
@@ -173,7 +173,7 @@ def test_five_hundred_jobs_with_different_lanes_are_stored_together(scene):
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_jobs_with_limits_take_one_round_trip(server, number):
-    """One round trip stores jobs with limits, and another one settles and claims them."""
+    """One round trip stores jobs with limits, and another round trip settles and claims them."""
     server.empty()
     with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
         holder = scene.begin()
@@ -333,7 +333,7 @@ def place_of(scene, key):
 
 @parted
 def test_keys_with_the_same_beginning_share_a_partition(scene):
-    """The part before the first slash decides the partition, for limit keys and unique keys."""
+    """The part before the first slash determines the partition of limit keys and unique keys."""
     names = ["tenant:7", "tenant:7/openai", "tasks.run tenant:7/2026", "tasks.run tenant:7"]
 
     places = {id[-2:] for name in names for id in scene.storage.new_ids(3, name)}
@@ -426,7 +426,7 @@ def test_wait_is_notified_of_jobs_in_lanes(scene):
 
 
 def test_claim_orders_jobs_with_and_without_limits_by_priority(scene):
-    """Among jobs with and without limits, those with a higher priority come first."""
+    """Jobs with a higher priority come first, whether or not they have limits."""
     low = scene.add_limited(1, "a", priority=-1)
     plain = scene.add_many(2)
     high = scene.add_limited(1, "b", priority=9)
@@ -436,7 +436,7 @@ def test_claim_orders_jobs_with_and_without_limits_by_priority(scene):
 
 
 def test_small_claims_alternate_between_jobs_with_and_without_limits(scene):
-    """Claims of one job each take jobs with and without limits in turn."""
+    """Successive claims of one job take jobs with and without limits in turn."""
     limited, plain = scene.add_limited(4, "a"), scene.add_many(4)
     holder = scene.begin()
 

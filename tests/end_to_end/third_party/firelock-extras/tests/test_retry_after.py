@@ -78,7 +78,7 @@ def test_policy_returns_none_after_twenty_retries():
 
 @pytest.mark.parametrize("of_call", [None, Retry.never()], ids=["task", "call"])
 def test_hook_adds_no_retries(of_call):
-    """A job whose task or caller permits no retry fails, whatever its error requests."""
+    """A job whose task or caller permits no retry fails, even if its error requests one."""
     fire = Firelock("memory://")
 
     @fire.task(name="fetch", retry=Retry() if of_call else Retry.never())

@@ -18,10 +18,10 @@ _SECOND = 1_000_000
 
 
 class FolderLocks:
-    """The locks of `flock:///path/to/folder`, with one file per name for its owner, its end and its token.
+    """The locks of `flock:///path/to/folder`: a file per name contains the owner, the expiry and the token.
 
-    A file is never removed, because its token must never decrease. The locks of a process that dies last
-    until they end, as all locks of Firelock do. The operating system's lock is only held during a verb.
+    A file is never removed, because its token must never decrease. If a process dies, its locks last until
+    they expire, like all locks of Firelock. The operating system's lock is only held during a verb.
     """
 
     def __init__(self, url: str) -> None:

@@ -23,8 +23,8 @@ class RetryAfter:
     """A retry policy that follows the wait in an error; for any other error it returns None.
 
     An error requests a wait with `retry_after`, which is a timedelta or a number of seconds, or with
-    `response.headers`, as the errors of HTTP clients do. Waits are at most a day. After twenty retries the
-    policy returns None, so that the next policy decides and no service is called forever. The hook (see
+    `response.headers`, as the errors of HTTP clients do. The maximum wait is one day. After twenty retries
+    the policy returns None, so that the next policy decides and no service is called forever. The hook (see
     `plugin`) uses this policy for the wait if the job's own policy would retry. A task's `retry=` accepts it
     as well.
     """

@@ -31,7 +31,7 @@ class ZjsonSerializer(Serializer):
         return min(text, _MARK + packed, key=len)
 
     def loads(self, text: str) -> JsonValue:
-        """Return the value of the string; a small string that would unpack to a huge one is an error."""
+        """Return the value of the string; a small string that would unpack to a huge string is an error."""
         return self._json.loads(_unpacked(text) if text.startswith(_MARK) else text)
 
 
