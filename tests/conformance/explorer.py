@@ -5,7 +5,7 @@ regular step, and the world after it. `broken(world)` describes a broken conditi
 whether the world is an end. If worlds differ only by names, the model also has `known(world)`, which returns
 a form in which they are equal.
 
-A regular step happens by itself if nothing fails. All other steps are failures and actions of people.
+A regular step happens by itself if nothing fails. All other steps are failures and human actions.
 """
 
 from __future__ import annotations

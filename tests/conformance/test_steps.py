@@ -15,7 +15,7 @@ pytestmark = pytest.mark.heavy("thousands of steps")
 @pytest.mark.parametrize("kind", [LimitSteps, UniqueSteps])
 @pytest.mark.parametrize("first", range(100, 400, 100))
 def test_every_claim_and_call_in_random_steps_is_correct(kind, where, first, tmp_path):
-    """A hundred runs of sixty steps, none of which the kit itself runs, are checked."""
+    """A hundred runs of sixty steps are checked, in addition to the kit's own runs."""
     url = "memory://steps" if where == "memory" else f"sqlite:///{tmp_path}/steps.db"
     for seed in range(first, first + 100):
         run = kind(lambda: open_storage(url), seed)

@@ -229,7 +229,7 @@ def test_signal_for_which_the_job_does_not_wait_is_refused(command, app, job):
 
 
 def test_waits_are_shown_with_their_end(command, app, job):
-    """The output contains the end of a sleep, and the time until which a signal is awaited."""
+    """The output contains the end of a sleep, and the deadline of a wait for a signal."""
     flows.remember(app, job, "signal", "approval", "1893456000000000", is_done=False)
     flows.remember(app, job, "signal", "manager", None, is_done=False)
     flows.remember(app, job, "sleep", "night", "1893456000000000")

@@ -75,7 +75,7 @@ def processes_in(folder):
 
 @pytest.mark.heavy("starts a server and a dashboard, three times each")
 def test_changed_code_is_loaded_and_no_job_is_lost(folder, app):
-    """There is one terminal and one link. A broken change is reported and replaces nothing.
+    """There is one terminal and one link. A broken change is reported, and the previous code keeps running.
 
     One Ctrl-C ends everything.
     """

@@ -190,7 +190,7 @@ def test_counters_survive_their_worker_process(folder, serve):
 
 @pytest.mark.heavy("real servers, whose worker processes are killed or replaced")
 def test_replaced_worker_processes_lose_no_counts(folder, serve):
-    """While the old process drains, two processes of one place count, each in its own memory.
+    """While the old process drains, it and its successor both count jobs, each in its own memory.
 
     A worker process checks once a second whether it must be replaced, so it runs any number of jobs until
     then.

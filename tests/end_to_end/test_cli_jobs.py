@@ -458,7 +458,7 @@ def test_delete_all_includes_every_page(command, app):
 
 
 def test_change_of_over_a_thousand_jobs_requires_expect(command, app):
-    """If more jobs than expected match, none is changed; `--dry-run` shows the number for `--expect`."""
+    """If more jobs match than expected, no job is changed; `--dry-run` shows the number for `--expect`."""
     jobs = app.add.enqueue_many([(number,) for number in range(1_002)])
     words = "delete --all --queue default"
 

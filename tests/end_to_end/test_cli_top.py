@@ -79,7 +79,7 @@ def test_output_to_a_pipe_is_a_single_view(run, app):
 
 
 def test_awaiting_jobs_are_counted_together(run, app):
-    """A storage counts by state, so jobs that wait for jobs, signals or batches are one number."""
+    """A storage counts jobs by state, so all jobs that wait for jobs, signals or batches share one count."""
     failed, _ = fill(app)
     app.jobs.get(failed.id).then(app.task(name="after")(lambda: None))
     with app.batch("import") as batch:
@@ -316,7 +316,7 @@ def test_long_lists_scroll_with_the_selection(pictures, app):
     ],
 )
 def test_lists_share_the_space(wanted, room, given):
-    """Rows that one list does not need go to the others; each list has at least two rows."""
+    """Rows that one list does not need are given to the other lists; each list has at least two rows."""
     assert given == shares(wanted, room)
 
 

@@ -58,7 +58,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(folder):
-    """Return a function that runs a script with this text in the folder to its end; it returns the output."""
+    """Return a function that writes this text to a script in the folder, runs it, and returns the output."""
 
     def run(text, *command, name="script.py"):
         path = folder / name
@@ -354,7 +354,7 @@ def test_server_while_a_command_imports_the_app_is_refused(folder, run, words):
 
 @pytest.mark.parametrize(("blocks", "tasks"), [(1, 1), (2, 3)])
 def test_readme_examples_can_be_saved_as_one_file(folder, run, blocks, tasks):
-    """The README's first example works alone, and with the second one added.
+    """The README's first example works alone, and together with the second example.
 
     Running the program creates its jobs; a server that imports it creates none.
     """

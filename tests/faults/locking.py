@@ -97,7 +97,7 @@ def main(url, folder, count, rounds, ttl):
             disturb(url, folder, ttl, contenders, seed)
     except BaseException:
         for pid in contenders:
-            os.kill(pid, signal.SIGKILL)  # including frozen ones, which nothing else would resume
+            os.kill(pid, signal.SIGKILL)  # including frozen contenders, which nothing else would resume
         raise
     (folder / "over").touch()
     return [end_of(pid) for pid in contenders]

@@ -60,8 +60,8 @@ class Left:
     log: bytes
     index: bytes  # the shared memory file
     steps: list[Step]  # every commit since the start
-    ends: list[int]  # the place in the log at which each of its commits ends
-    folded: int  # the place in the log up to which its pages are also in the file
+    ends: list[int]  # the position in the log at which each of its commits ends
+    folded: int  # the position in the log up to which its pages are also in the file
 
     @property
     def first(self):
@@ -69,7 +69,7 @@ class Left:
         return len(self.steps) - len(self.ends)
 
     def before(self, place):
-        """Return the number of commits if the log is intact up to a place."""
+        """Return the number of commits if the log is intact up to a position."""
         return self.first + sum(end <= place for end in self.ends)
 
     def states(self, commits):
@@ -419,7 +419,7 @@ def _drawn(kinds, chance):
 
 
 def _alike(one, other):
-    """Return the place up to which two contents are equal."""
+    """Return the position up to which two contents are equal."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -441,7 +441,7 @@ class Copy:
     number: int
     log: str
     index: str
-    place: int  # the place up to which its log is unchanged
+    place: int  # the position up to which its log is unchanged
 
     @property
     def is_in_file(self):
@@ -644,7 +644,7 @@ def _try(action, copy, path, figures):
 
 
 def _outcome(copy, path):
-    """Return the outcome of a copy without guarantees by SQLite, because its log is older than its file."""
+    """Return the outcome for a copy whose log is older than its file, for which SQLite guarantees nothing."""
     try:
         with Firelock(f"sqlite:///{path}") as fire, closing(_plain(path)) as plain:
             fire.jobs.counts()

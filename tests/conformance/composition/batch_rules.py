@@ -56,7 +56,7 @@ class Fold(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """How often each failure or each action of a person may occur."""
+    """The number of times that each failure and each human action may occur."""
 
     requeue: int = 0
     delete: int = 0

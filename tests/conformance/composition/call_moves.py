@@ -18,7 +18,7 @@ MOST_CLAIMS, MOST_CHILDREN = 7, 4
 
 
 class Budget(NamedTuple):
-    """How often each failure or each action of a person may occur."""
+    """The number of times that each failure and each human action may occur."""
 
     kill: int = 2
     lose: int = 1

@@ -2,7 +2,7 @@
 
 Where a model has two steps, so that others can come between them, a storage has one verb. So only the order
 of the verbs remains. A step that only a broken form takes is refused by the storage, or has the correct
-result. After each verb everything is checked, and at the end every job that can continue does.
+result. Everything is checked after each verb. At the end, every job that can continue does so.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class BatchSchedule(BatchGround):
             self.flow.lose(self.gone[place].holder)
 
     def do_late_end(self, place):
-        """Send the end of a run that was taken away; the storage must refuse it."""
+        """Send the end of a run that has lost its job; the storage must refuse it."""
         if place in self.gone:
             assert not self.flow.apply(ends.succeeds(self.gone.pop(place))).is_applied
 

@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """How often each failure or each action of a person may occur."""
+    """The number of times that each failure and each human action may occur."""
 
     kill: int = 1
     lose: int = 1

@@ -140,7 +140,7 @@ def answered(world, call, answer):
 
 
 def kept_sessions(children, supervisor):
-    """Return the sessions that are renewed or used; it makes no difference when the others lapse."""
+    """Return the sessions that are renewed or used; it does not matter when other sessions lapse."""
     return {child.session for child in children if supervisor or child.status == UP}
 
 

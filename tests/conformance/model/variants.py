@@ -135,8 +135,7 @@ RECONCILING = (
 )
 
 SHARED_SESSION = (
-    # The control: with one session per process, kills alone leave nothing behind, even without
-    # reconciliation.
+    # The control: with one session per process, no kill leaves a job behind, even without reconciliation.
     Variant("own sessions, no reconciliation", Rules(reconciler=Reconciler.NONE), _with(kills=True), SAFE),
     Variant(
         "shared session, exit reported",

@@ -113,7 +113,7 @@ def any_storage(request, tmp_path):
 
 @pytest.fixture
 def guard():
-    """A guard of every page of the test, which fails the test at its end if an error occurred on one."""
+    """A guard that fails the test at its end if an error occurred on any of its pages."""
     guard = Guard()
     yield guard
     guard.verify()

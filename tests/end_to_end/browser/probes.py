@@ -65,7 +65,7 @@ def _insert(fire):
 
 
 def _run(fire):
-    """Let one job fail, one wait for a retry, one succeed and one run; the others wait."""
+    """Let one job fail, one wait for a retry, one succeed and one run; the other jobs wait."""
     storage = fire.storage
     storage.begin_session(
         NewSession(

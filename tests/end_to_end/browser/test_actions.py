@@ -635,7 +635,10 @@ class Approval:
 
 
 def test_signal_is_sent_with_its_form_fields(stocked, served, open_page, guard):
-    """An invalid field has its error next to it, and the others keep their values; then the job continues."""
+    """An invalid field has its error next to it, and other fields keep their values.
+
+    Then the job continues.
+    """
     guard.allow("status of 400")
     stocked.signal("approval", Approval)
     batch = flows.new_batch(stocked, "orders")

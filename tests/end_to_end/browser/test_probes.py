@@ -1,4 +1,4 @@
-"""Pages show data of jobs, servers and people as it was written, and never execute it."""
+"""Pages show data from jobs, servers and people as it was written, and never execute it."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(environment):
-    """The long runs by name, all started; none is left at the end."""
+    """The long runs by name. All of them are started, and ended with the fixture."""
     folder = environment.folder
     tests = partial(environment.start, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     # The distributions' own tests run the whole kit; this run only checks the command line.

@@ -136,7 +136,7 @@ def _register(name: str, act: Callable[[], object]) -> None:
 
 
 def probe() -> list[str]:
-    """Print and recurse as any job may; return a list of what no longer works."""
+    """Print and recurse as any job may; return a list of the operations that no longer work."""
     wrong = []
     try:
         print("still here", flush=True)  # noqa: T201 - printing may have been broken

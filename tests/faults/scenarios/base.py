@@ -326,7 +326,7 @@ class Feed:
 
     @property
     def outage(self):
-        """The longest time without a successful call, as text."""
+        """The longest time without a successful call, as a string."""
         return f"the longest outage for a client {max(self.outages, default=0):.1f} s"
 
     def end(self):

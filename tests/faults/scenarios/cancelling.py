@@ -90,7 +90,7 @@ class _Callers:
 def cancellations(place, size):
     """Coroutines are cancelled during calls: none gets another's result, and no connection is left open.
 
-    `rounds` calls, fifty concurrently.
+    There are `rounds` calls, fifty of them concurrently.
     """
     with stage(place) as on, behind_proxy(place) as (proxy, far):
         on.serve()

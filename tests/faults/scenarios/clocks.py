@@ -35,7 +35,7 @@ _EACH_SECOND = Every(timedelta(seconds=1))
 
 @scenario("wrong-clocks", "F09", full=Size(60, 20), short=Size(40, 1), schemes=["redis"])
 def wrong_clocks(place, size):
-    """One server's wall clock is an hour ahead and gains, the other's is behind and loses: no harm is done.
+    """One server's wall clock is an hour ahead and fast, another's is behind and slow: no harm is done.
 
     There are `rounds` kills, while recurring jobs fire every second. The bound of recovery holds, and each
     time fires once.
@@ -220,7 +220,7 @@ def clock_jumps(place, size):
     """The storage's clock jumps back five minutes, and forward: no time fires twice, no job runs twice.
 
     The hook that storages have for tests moves it, under two servers in this process. No session is
-    considered lost in either case. `rounds` times, with `jobs` jobs.
+    considered lost in either case. This is repeated `rounds` times, with `jobs` jobs.
     """
     place = attrs.evolve(place, timings={**place.timings, "FIRELOCK_KEEP_DELETED": "0"})
     ledger = place.ledger()

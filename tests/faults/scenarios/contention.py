@@ -186,7 +186,7 @@ _LOCK = "SELECT id FROM firelock_jobs WHERE state IN (:processing, :enqueued) LI
 def strangers_locks(place, size):
     """Another program locks rows of waiting and running jobs for longer than any wait: no job is repeated.
 
-    At least `jobs` jobs; `rounds` times for three seconds.
+    There are at least `jobs` jobs. The rows are locked `rounds` times for three seconds.
     """
     locked = 0
     with stage(place) as on:
@@ -213,7 +213,7 @@ _READERS = 4
 def held_snapshots(place, size):
     """Transactions stay open for the whole run: one that has written, and readers with their snapshots.
 
-    `jobs` jobs without them, and `rounds` times as many with them.
+    The scenario runs `jobs` jobs without them, and `rounds` times as many with them.
     """
     with stage(place) as on:
         on.serve(2, workers=8)

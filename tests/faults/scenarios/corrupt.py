@@ -46,7 +46,7 @@ _BEARABLE = {
 def odd_jobs(place, size):
     """Jobs with unreadable arguments fail with the reason and keep them; unknown tasks and serializers wait.
 
-    `rounds` jobs of each kind among `jobs` good ones.
+    There are `rounds` jobs of each kind among `jobs` good jobs.
     """
     with stage(place) as on:
         on.serve()
@@ -150,7 +150,7 @@ _GARBAGE = {
 def corrupt_rows(place, size):
     """Each column of some waiting jobs is overwritten with garbage: other jobs run, lists can be read.
 
-    `rounds` rows for each column among `jobs` good ones.
+    There are `rounds` rows for each column among the rows of `jobs` good jobs.
     """
     with stage(place) as on:
         good = on.enqueue(size.jobs, 0.0)

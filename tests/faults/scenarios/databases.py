@@ -30,7 +30,7 @@ PATIENT = {"session_timeout": 10.0, "heartbeat": 1.0}  # longer than a restart t
 def restart_database(place, size):
     """The server ends under load and is restarted: with a normal stop, an immediate stop, or a kill, in turn.
 
-    `rounds` times, with a session that outlives each restart.
+    This is repeated `rounds` times, with a session that outlives each restart.
     """
     chance = random.Random(21)
     back = []
@@ -73,7 +73,7 @@ def _end_somehow(database, number):
 def kill_connections(place, size):
     """An operator ends connections, `rounds` per second: nothing is lost or repeated, and work continues.
 
-    `jobs` jobs of 10 ms without it, and as many with it.
+    The scenario runs `jobs` jobs of 10 ms without this, and as many with it.
     """
     chance = random.Random(22)
     kills, spans, refused = [], [], 0
@@ -139,7 +139,7 @@ def _kill_one(connection, chance):
 def no_connections_left(place, size):
     """Other programs use every free connection: connected processes continue, others get a clear error.
 
-    `jobs` jobs, for `rounds` seconds.
+    The scenario uses `jobs` jobs and takes `rounds` seconds.
     """
     name = "max_connections" if place.storage.startswith("postgresql") else "max-connections"
     with sql_server(place.program, {name: "40"}) as (database, url), at(place, url) as on:
@@ -204,7 +204,7 @@ def _is_let_in(url):
 def small_pools(place, size):
     """A server with twenty workers has pools of one connection, then of two: no worker waits for ever.
 
-    `jobs` jobs for each pool up to `rounds` connections.
+    There are `jobs` jobs for each pool of up to `rounds` connections.
     """
     rates = []
     for pool in range(1, size.rounds + 1):

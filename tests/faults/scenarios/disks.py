@@ -32,7 +32,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def full_disk(place, size):
     """The disk is full: enqueue reports this, nothing is lost or damaged, and work continues with free space.
 
-    `rounds` times, on a small disk in memory, which only root may mount.
+    This is repeated `rounds` times, on a small disk in memory, which only root may mount.
     """
     play = _full_disk_of_file if scheme_of(place.storage) == "sqlite" else _full_disk_of_server
     return play(place, size.rounds)

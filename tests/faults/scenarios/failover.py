@@ -77,8 +77,8 @@ def _is_followed(primary):
 def standby_takes_over(place, size):
     """The primary is killed while its standby is stopped: with a synchronous standby nothing is lost.
 
-    With an asynchronous standby, the changes that it did not have are lost and counted. `rounds` times each.
-    The URL contains both hosts and requests a host that accepts writes.
+    With an asynchronous standby, the changes that it did not have are lost and counted. Each case is repeated
+    `rounds` times. The URL contains both hosts and requests a host that accepts writes.
     """
     if (
         not isinstance(place.program, PostgresqlProgram)

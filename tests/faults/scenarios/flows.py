@@ -329,7 +329,7 @@ class Judge:
                 yield events[0]
 
     def early(self, calls):
-        """Yield callbacks that ran during a member's run, or before the last one if all had to succeed.
+        """Yield callbacks that ran during a member's run, or before such a run if all members had to succeed.
 
         A member that was requeued after the end of its batch may run before the callback of that end.
         """

@@ -14,7 +14,8 @@ from tests.faults.scenarios.base import Size, scenario
 def forks(place, size):
     """Forks by os.fork and multiprocessing while threads enqueue and a server runs: each fork works.
 
-    `rounds` forks, each of which stores three times `jobs` jobs, awaits, locks and waits for the results.
+    There are `rounds` forks, each of which stores three times `jobs` jobs, awaits, locks and waits for the
+    results.
     """
     codes = run_program(place, "forks", size.rounds, size.jobs)
     assert codes == [0] * size.rounds, codes

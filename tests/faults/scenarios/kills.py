@@ -206,7 +206,7 @@ def lose_the_host(place, size):
 
 @scenario("crash-points", "F04", full=Size(1_000, 12), short=Size(6, 2))
 def crash_points(place, size):
-    """A server with a client dies before or after the n-th call of each method; a new one finishes the rest.
+    """A server with a client dies before or after the n-th call of each method; another finishes the rest.
 
     `jobs` is the maximum number of points, and `rounds` is the maximum number of calls per method.
     """

@@ -17,9 +17,9 @@ _SLACK = 0.3
 
 @scenario("lock-holders", "F49", full=Size(8, 200), short=Size(8, 3))
 def lock_holders(place, size):
-    """Holders of a lock are killed or paused past its expiry: fences only grow, and two never hold it.
+    """Holders of a lock are killed or paused past its expiry: fences only grow, and two never have it.
 
-    `jobs` contenders; each holds the lock for up to a quarter of its lifetime.
+    There are `jobs` contenders, each of which holds the lock for up to a quarter of its lifetime.
     """
     assert not any(run_program(place, "locking", size.jobs, size.rounds, _TTL))
     events = read_ledger(place.folder / "locking")

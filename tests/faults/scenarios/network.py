@@ -59,7 +59,7 @@ def _limit_of(place):
 def short_partitions(place, size):
     """A server is disconnected for half a session, repeatedly: nothing is repeated, no session is lost.
 
-    `rounds` times; there are at least `jobs` jobs each time.
+    This is repeated `rounds` times, each time with at least `jobs` jobs.
     """
     chance = random.Random(13)
     with _played(place) as (on, proxy, far):
@@ -89,7 +89,7 @@ def long_partitions(place, size):
     """A server is disconnected for three session timeouts: another takes its jobs, its late ends are refused.
 
     `jobs` jobs of each kind run when it is disconnected: ordinary jobs, which continue, and jobs that must be
-    cancelled when their server may have lost them. `rounds` times.
+    cancelled when their server may have lost them. This is repeated `rounds` times.
     """
     lead = []
     back = []
@@ -195,7 +195,7 @@ def _refused_after(fire):
 def lost_replies_to_enqueue(place, size):
     """Replies to enqueues are lost: jobs sent again with the same id are stored once and run once.
 
-    `jobs` jobs. The reply to one insert in `rounds` is lost, including replies to repeated inserts.
+    There are `jobs` jobs. The reply to one insert in `rounds` is lost, including replies to repeated inserts.
     """
     chance = random.Random(15)
     is_redis = scheme_of(place.storage) == "redis"
@@ -342,7 +342,7 @@ _LINES = {
 def bad_lines(place, size):
     """The line is slow, thin, or passes single bytes: no session is lost, nothing is repeated.
 
-    `jobs` jobs of 10 ms on each line. With a database, the session timeout is 15 s.
+    The scenario runs `jobs` jobs of 10 ms on each line. With a database, the session timeout is 15 s.
     """
     rates = []
     timings = {} if scheme_of(place.storage) == "redis" else _FAR
@@ -368,7 +368,7 @@ _MESSAGE = b"$7\r\nmessage\r\n"
 def lost_wake_ups(place, size):
     """Notifications arrive, arrive twice, or do not arrive, or subscribing fails: only the wait changes.
 
-    `jobs` jobs for each case, one by one.
+    The scenario runs `jobs` jobs for each case, one by one.
     """
     poll = 0.5
     told = []

@@ -43,7 +43,7 @@ _PERSISTENCE = {
 def kill_redis(place, size):
     """`kill -9` of the server under load: nothing is lost with an append-only file, other losses are counted.
 
-    `rounds` times for each kind of persistence: for each command, every second, and none.
+    This is repeated `rounds` times for each kind of persistence: for each command, every second, and none.
     """
     return [line for kind in _PERSISTENCE for line in _kill_redis(place, kind, size.rounds)]
 
@@ -80,9 +80,9 @@ def _kill_redis(place, kind, rounds):
 def sentinel_failover(place, size):
     """The primary dies while its replicas are stopped: with `durability=replicated` nothing is lost.
 
-    Without it, acknowledged data that the replicas did not have is lost and counted. `rounds` times each. The
-    servers have persistence, because a server that came back empty could become the primary and empty the
-    others.
+    Without it, acknowledged data that the replicas did not have is lost and counted. Each case is repeated
+    `rounds` times. The servers have persistence, because a server that came back empty could become the
+    primary and empty the others.
     """
     return [
         line for options in ("durability=replicated", "") for line in _fail_over(place, options, size.rounds)
@@ -141,7 +141,7 @@ def _await_stalled(on, feed, *, is_refused):
 def move_slots(place, size):
     """Slots of a cluster move under load, keys first: no client sees an error, nothing is lost or repeated.
 
-    `rounds` slots, of three nodes with sixteen partitions.
+    The scenario moves `rounds` slots of three nodes with sixteen partitions.
     """
     with (
         ClusterServers(_program(place)) as cluster,
@@ -176,7 +176,7 @@ def _first(texts):
 def kill_primaries(place, size):
     """`kill -9` of a cluster's node under load, its replica takes over: nothing acknowledged is lost.
 
-    `rounds` times, with `durability=replicated`.
+    This is repeated `rounds` times, with `durability=replicated`.
     """
     back = []
     with (
@@ -210,7 +210,7 @@ def kill_primaries(place, size):
 def full_memory(place, size):
     """The memory is full: enqueue reports this, while jobs end, sessions live, and queues pause and resume.
 
-    `jobs` jobs wait when it happens, `rounds` times.
+    This is repeated `rounds` times, while `jobs` jobs wait.
     """
     drained = []
     refused = 0
@@ -261,7 +261,7 @@ def _assert_refused(on):
 def script_flush(place, size):
     """SCRIPT FLUSH repeatedly under load: no client sees an error.
 
-    `rounds` times while at least `jobs` jobs run.
+    This is repeated `rounds` times while at least `jobs` jobs run.
     """
     with RedisServer(_program(place)) as redis, at(place, redis.url()) as on:
         (server,) = on.serve()

@@ -20,7 +20,8 @@ _CRASHES = 3
 def poison(place, size):
     """Jobs that exit, abort, overflow, fork or run out of memory, among good ones: only these jobs fail.
 
-    `jobs` good jobs and `rounds` poisonous ones of nine kinds, on one server with two worker processes.
+    There are `jobs` good jobs and `rounds` poisonous jobs of nine kinds, on one server with two worker
+    processes.
     """
     with stage(place) as on:
         (server,) = on.serve(workers=8, processes=2, app="poison")

@@ -42,7 +42,7 @@ class _Pair:
 def continuations(place, size):
     """Continuations are attached while parents run, fail, are deleted and requeued: each ends in one way.
 
-    `jobs` pairs.
+    There are `jobs` pairs.
     """
     pairs = []
     with stage(place) as on:
@@ -105,7 +105,7 @@ def _wrong_fate(on, pair, starts):
 def expiring_parents(place, size):
     """Continuations are attached to parents that are pruned soon after their end: each has the right end.
 
-    `jobs` pairs.
+    There are `jobs` pairs.
     """
     pairs = []
     with stage(place, keep_succeeded=0.05, keep_deleted=0.05, sweep=0.05) as on:
@@ -154,7 +154,7 @@ class _Said:
 def operators(place, size):
     """Deletions and requeues race the workers: histories are legal, the last action counts, no runs overlap.
 
-    `rounds` actions on `jobs` jobs.
+    There are `rounds` actions on `jobs` jobs.
     """
     chance, said = random.Random(48), _Said()
     with stage(place) as on:

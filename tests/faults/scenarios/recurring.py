@@ -26,7 +26,7 @@ _SERVERS = 3
 def recurring_kills(place, size):
     """Definitions fire every second while servers are killed every two seconds: one job for each time.
 
-    No time is missed. `jobs` definitions for `rounds` seconds on three servers.
+    No time is missed. There are `jobs` definitions for `rounds` seconds on three servers.
     """
     schedules = [Every(timedelta(seconds=1)), Cron("* * * * * *")]
     with stage(place) as on:

@@ -19,9 +19,10 @@ _TURNS = 5  # good and bad ones, because the load of a machine changes
 def resets(place, size):
     """Every connection is reset five times a second: nothing is lost or repeated, and work continues.
 
-    `jobs` jobs of 10 ms without resets, and as many with them, in five turns each. If a test connection takes
-    more than 20 ms to connect and read the clock, the machine is busy, and the interval between resets is ten
-    times that duration. Each reset may cost the work three times the duration, plus a twentieth of a second.
+    The scenario runs `jobs` jobs of 10 ms without resets and as many with resets, in five turns each. If a
+    test connection takes more than 20 ms to connect and read the clock, the machine is busy, and the interval
+    between resets is ten times that duration. Each reset may delay the work by three times that duration,
+    plus a twentieth of a second.
     """
     good = []
     bad = []

@@ -26,7 +26,7 @@ def kill_writers(place, size):
 def crowd(place, size):
     """Many clients and a server, a long reader, and a program that locks the file for a third of the time.
 
-    `jobs` clients for `rounds` seconds.
+    The scenario runs `jobs` clients for `rounds` seconds.
     """
     with stage(place) as on:
         (server,) = on.serve()
@@ -52,7 +52,8 @@ def crowd(place, size):
 def torn_log(place, size):
     """The write-ahead log of a copy is cut, damaged or removed: commits before the damage are kept.
 
-    `rounds` copies of logs of about `jobs` commits, selected by the seed. Then a server uses one of them.
+    There are `rounds` copies of logs of about `jobs` commits, selected by the seed. Then a server uses one of
+    the copies.
     """
     figures = run_program(place, "tearing", size.rounds, size.jobs, size.seed)
     assert figures["wrong"] == [], (size.seed, len(figures["wrong"]), figures["wrong"][:3])

@@ -48,7 +48,7 @@ def _stop(on, server, number=signal.SIGTERM):
 def outlive_the_grace(place, size):
     """TERM with jobs longer than the grace time: they are handed back, keep their attempt and soon run again.
 
-    `jobs` jobs of each kind: in threads, on the event loop, in job processes.
+    There are `jobs` jobs of each kind: in threads, on the event loop, and in job processes.
     """
     soon = []
     apart = []
@@ -134,7 +134,7 @@ def impatient_stop(place, size):
 
 @scenario("ask-twice", "F07", full=Size(4, 100), short=Size(2, 1))
 def ask_twice(place, size):
-    """INT twice speeds up the stop and exits with 0, nothing lost; a third time kills and exits with 1."""
+    """Two INTs speed up the stop, which exits with 0 and loses nothing; a third kills and exits with 1."""
     twice = []
     thrice = []
     with stage(place, grace=20) as on:
