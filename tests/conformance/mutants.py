@@ -137,7 +137,7 @@ class Subject:
 
     open_handle: Callable[[], Storage]
     fixtures: Mapping[str, object] = {}
-    clean_up: Callable[[], object] = lambda: None  # after each test, to undo what `clear` cannot
+    clean_up: Callable[[], object] = lambda: None  # runs after each test; undoes what `clear` cannot
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from firelock.testing import FaultyStorage, StorageConformance
 
 
 class TestFaultless(StorageConformance):
-    # of the model, which runs all of them itself; here only the forwarding of each verb matters
+    # a reduced number: the model runs all steps itself, and here only the forwarding of verbs matters
     model_runs = 10
 
     @pytest.fixture

@@ -12,7 +12,7 @@ from tests.sql.transactions import WAYS, lock_jobs
 
 
 class TestMariadb(StorageConformance):
-    model_runs = 10  # each step is several round trips
+    model_runs = 10  # a reduced number, because each step takes several round trips
 
     @pytest.fixture
     def storage_url(self, mariadb):

@@ -14,7 +14,7 @@ from tests.sql.transactions import WAYS, lock_jobs
 
 
 class _OnPostgresql:
-    model_runs = 10  # each step is several round trips
+    model_runs = 10  # a reduced number, because each step takes several round trips
 
     @pytest.fixture
     def storage_url(self, postgresql):
@@ -54,7 +54,7 @@ class TestPostgresqlLocks(LockConformance):
 
 
 class TestPgbouncer(kin_conformance(WANTED)):
-    model_runs = 5  # each step is several round trips
+    model_runs = 5  # a reduced number, because each step takes several round trips
 
     @pytest.fixture
     def storage_url(self, pgbouncer):

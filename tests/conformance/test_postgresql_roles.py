@@ -48,7 +48,7 @@ def roles(postgresql):
 class TestUser(kin_conformance(WANTED)):
     """The kit as the user. Callers' transactions use their own roles, so they are tested elsewhere."""
 
-    model_runs = 5  # each step is several round trips
+    model_runs = 5  # a reduced number, because each step takes several round trips
 
     @pytest.fixture
     def storage_url(self, roles):

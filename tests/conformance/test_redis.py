@@ -13,7 +13,7 @@ from tests.redis.programs import WANTED, programs_of_kin
 
 # The kit empties the storage for each test, because an emptied server would compile every script again.
 class _OnServer:
-    model_runs = 50  # on each of several programs
+    model_runs = 50  # a reduced number, because the kit runs on several programs
 
     @pytest.fixture
     def storage_url(self, server):
@@ -39,7 +39,7 @@ class TestRedis(_OnServer, StorageConformance):
 
 @pytest.mark.parametrize("program", programs_of_kin(), indirect=True, scope="module")
 class TestKin(_OnServer, kin_conformance(WANTED)):
-    model_runs = 10  # the first of those for two Redis servers
+    model_runs = 10  # a reduced number, because these are Redis servers too
 
 
 class TestRedisLocks(LockConformance):
@@ -50,7 +50,7 @@ class TestRedisLocks(LockConformance):
 
 
 class TestSentinel(kin_conformance(WANTED)):
-    model_runs = 5  # the commands are those of a single Redis
+    model_runs = 5  # a reduced number, because the commands are the same as for a single Redis
 
     @pytest.fixture
     def storage_url(self, group):
@@ -59,7 +59,7 @@ class TestSentinel(kin_conformance(WANTED)):
 
 @pytest.mark.timeout(600)  # random steps check sixteen partitions after each step
 class TestCluster(StorageConformance):
-    model_runs = 8  # each step is several round trips
+    model_runs = 8  # a reduced number, because each step takes several round trips
     model_handles = 1
 
     @pytest.fixture

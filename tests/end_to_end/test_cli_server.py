@@ -139,7 +139,7 @@ def test_failed_start_prints_the_reason(serve, words, code, said):
     assert "Traceback" not in error
 
 
-# A program whose own files must be empty, so that it cannot write to them or use mapped memory in them.
+# Runs a program with a maximum file size of 0, so it can neither write to its files nor map memory in them.
 NO_FILES = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -78,7 +78,7 @@ def fill(url, folder, point, number):
         batch = fire.batch("filled by nobody", hold=HOLD)
         ledger.write("filling", job=batch.id)
         Dying(folder, point, number).watch(fire.storage)
-        with suppress(BatchFinished):  # on a busy machine it may not be filled within its hold
+        with suppress(BatchFinished):  # on a busy machine, the batch may not be filled within its hold
             with batch:
                 batch.then(tasks["callback"].using(on="finished"), batch.id, "finished")
                 for _ in range(MEMBERS):

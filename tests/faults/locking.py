@@ -41,7 +41,7 @@ def disturb(url, folder, ttl, contenders, seed):
     chance, ledger = random.Random(seed), Ledger(folder)
     eventually(lambda: holder(folder) is not None, 20, "somebody holds the lock")
     held = holder(folder)
-    if held is None or held.pid not in contenders:  # it has released the lock meanwhile
+    if held is None or held.pid not in contenders:  # the holder has released the lock meanwhile
         return
     is_kill = bool(chance.getrandbits(1))
     os.kill(held.pid, signal.SIGKILL if is_kill else signal.SIGSTOP)

@@ -40,7 +40,7 @@ class Place:
     folder: Path
     storage: str
     timings: Mapping[str, str] = TIMINGS
-    program: AnyProgram | None = None  # of servers that a scenario starts, and maybe of the storage
+    program: AnyProgram | None = None  # for servers that a scenario starts, and perhaps the storage
     variables: Mapping[str, str] = attrs.field(factory=dict)  # additional environment variables
     is_pooled: bool = False  # PgBouncer is in front of the storage and of servers that a scenario starts
     slack: float = 0.0  # seconds added to each bound on a machine with other load

@@ -392,7 +392,8 @@ def _whole(content, _chance):
     return content
 
 
-# Kinds of damage to a log, with their weights; then those to the index, which locates each page in the log.
+# Kinds of damage to a log, with their weights, and then kinds of damage to the index, which locates each page
+# in the log.
 _LOG = {
     "cut": (_cut, 6),
     "flipped bits": (_flipped, 6),

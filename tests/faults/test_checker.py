@@ -43,8 +43,8 @@ def test_death_between_two_starts_explains_the_repeat(noted, is_explained):
         ([(1, 10.0, 13.1)], True),
         ([(1, 10.0, None)], True),
         ([], True),
-        ([(1, 10.0, None), (2, 12.0, 12.5)], False),  # killed and run again, both before
-        ([(1, 10.0, 11.0), (2, 14.0, 14.5)], True),  # its end was lost, so it had to run again
+        ([(1, 10.0, None), (2, 12.0, 12.5)], False),  # killed and run again before the next call
+        ([(1, 10.0, 11.0), (2, 14.0, 14.5)], True),  # the first end was lost, so the job had to run again
     ],
 )
 def test_overlapping_unique_jobs_are_detected(runs, is_twin):

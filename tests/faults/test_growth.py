@@ -64,7 +64,7 @@ def behind_proxy(server_database, proxy):
 
 # ---- sessions --------------------------------------------------------------------------------------------
 
-DEAD = 200  # sessions, as a day of restarts leaves them
+DEAD = 200  # number of sessions left by a day of restarts
 
 
 def test_sweep_reads_no_dead_sessions():

@@ -99,7 +99,7 @@ def test_threads_of_a_job_can_emit_to_new_streams_concurrently(fire):
         def switch(frame, event, argument):
             if frame.f_code.co_filename == streams_module.__file__ and next(left, None) is not None:
                 wanted.release()
-                emitted.acquire(timeout=0.02)  # it may wait for a lock that this thread holds
+                emitted.acquire(timeout=0.02)  # the other thread may wait for a lock that this thread holds
             return switch
 
         other.start()

@@ -21,8 +21,8 @@ PAGE = (ROOT / "docs" / "redis.md").read_text("utf-8")
 PACKAGE = ROOT / "packages" / "backend-redis" / "src" / "firelock_redis"
 SECRET = "geheim-4711"
 
-# The commands that the driver itself sends: to choose a database, to read a Cluster's slots, to follow a
-# moving one.
+# The commands that the driver itself sends: to choose a database, to read a Cluster's slots, and to follow a
+# moving slot.
 DRIVER = {"select", "cluster", "command", "asking"}
 REFUSED = r"(?i)no permission|NOPERM|can't access|can't publish|can't run|ACL failure|lacks permission"
 CALL = re.compile(r"(?<![.\w])(?:call|many)\((?:\w+ and )?'([A-Z]+)'(?: or '([A-Z]+)')?")
@@ -114,7 +114,7 @@ def test_recipe_has_exactly_the_used_commands(server):
 
 
 def test_page_lists_every_key():
-    """Each key begins a row, alone or next to others of its kind."""
+    """Each key is at the beginning of a row, alone or with other keys of its kind."""
     section = PAGE.partition("## Keys")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]*`) \|", section, re.M)
     listed = {name.partition("<")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}

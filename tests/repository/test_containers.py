@@ -192,7 +192,7 @@ def test_unit_uses_notifications_of_the_server():
 def test_systemd_accepts_the_unit(tmp_path):
     """An existing program replaces the one in the unit."""
     program = unit()["Service"]["ExecStart"].split()[0]
-    here = f'"{sys.executable}"'  # quoted, because its folder might have a space in its name
+    here = f'"{sys.executable}"'  # the path is quoted, because its folder might have a space in its name
     (tmp_path / UNIT.name).write_text(UNIT.read_text(encoding="utf-8").replace(program, here))
 
     ran = subprocess.run(

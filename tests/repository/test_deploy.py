@@ -43,7 +43,7 @@ def add(left: int, right: int) -> int:
 @pytest.fixture(scope="module")
 def pages():
     """Return the labels, by name, of every sample that a server and a dashboard show after a run."""
-    # this process counts again from zero
+    # this process resets its counters
     former, port = job_counters._of_this_process, free_port()  # noqa: SLF001
     job_counters._of_this_process = job_counters._ProcessCounters()  # noqa: SLF001
     with (

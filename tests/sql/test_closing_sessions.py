@@ -16,7 +16,7 @@ from tests.scenes import scene_at
 from tests.sql.transactions import lock_jobs
 
 HOUR = 3_600.0
-MANY = 1_100  # jobs: more than two transactions take
+MANY = 1_100  # number of jobs, more than two transactions can take
 
 
 @pytest.fixture

@@ -554,7 +554,7 @@ class BatchModel:
         batch = world.batches[place]
         outer = self.scene.outer_of.get(place)
         if batch.is_shut and batch.state == OPEN and outer is not None:
-            # the job before it has failed: the batch waits, which the outer batch has counted
+            # its source has failed, so the batch waits, and the outer batch has counted this
             return world.batches[outer].state == FAILED
         if batch.state not in ENDED or batch.is_releasing or not batch.fired[1]:
             return False

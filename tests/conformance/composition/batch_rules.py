@@ -83,7 +83,7 @@ class World(NamedTuple):
     has_creator: bool
     budget: Budget
     broken: str = ""
-    sweeper: int | None = None  # a batch that was found to be stopping and is not swept yet
+    sweeper: int | None = None  # a batch that was detected as stopping and has not been swept yet
 
 
 FILLED = 99
@@ -101,7 +101,7 @@ class Scene:
     after: dict[int, int] = attrs.field(factory=dict)  # the member that a batch waits for
     # the chunks that fill batch 0; without any, everything was stored in one step
     chunks: tuple[tuple[int, ...], ...] = ()
-    adds: dict[int, int] = attrs.field(factory=dict)  # a member that adds another one
+    adds: dict[int, int] = attrs.field(factory=dict)  # a member that adds another member
     added_outside: int | None = None
     fails_fast: frozenset[int] = frozenset()  # batches that the first failure stops
 
@@ -131,17 +131,17 @@ class Rules:
     hold_expires: bool = True
     lock_before_take: bool = True
     requeue_writes_opposite: bool = True
-    parent_stays_active: bool = True  # until its children are decided
+    parent_stays_active: bool = True  # until its children have been updated
     outside_add_locks: bool = True
     row_waits_for_fold: bool = True  # a change of the batch's row takes its lock
     cancel_waits: bool = True  # for running members
     cancel_waits_for_sweep: bool = True
     tails_count: bool = True
     shut_out_count: bool = True  # members of a batch that waits for a job are active
-    batch_alone_waits: bool = True  # its members have no edges of their own to the job that it waits for
+    batch_alone_waits: bool = True  # its members do not have edges to the job that it waits for
     reopening_is_told: bool = True
     stop_sweeps_locked: bool = True  # a sweep after a failure holds the batch's lock
-    requeue_calms: bool = True  # under the lock, with all known deltas folded
+    requeue_calms: bool = True  # takes effect under the lock, with all known deltas folded
     stop_is_an_event: bool = True  # a new failure stops, not the presence of failed members
     stop_waits_for_sweep: bool = True
     folders: int = 1

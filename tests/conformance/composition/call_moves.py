@@ -42,7 +42,7 @@ class World(NamedTuple):
     fence: int
     attempt: int
     awaited: int | None
-    memo: tuple[str, int, int] | None  # begun or done, the child, the attempt that called it
+    memo: tuple[str, int, int] | None  # "begun" or "done", the child, and the calling attempt
     children: tuple[str, ...]
     called_for: tuple[int, ...]
     runs: tuple[Run | None, ...]
@@ -59,7 +59,7 @@ class Rules:
 
     name_comes_first: bool = True
     suspension_looks: bool = True  # checks in its own step whether the child has ended
-    later_attempts_call_anew: bool = True  # and only later attempts
+    later_attempts_call_anew: bool = True  # only later attempts call another child
     result_is_kept: bool = True  # a child whose result its caller has not read is not pruned
     attempt_is_given_back: bool = True
 

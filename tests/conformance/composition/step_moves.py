@@ -54,7 +54,7 @@ class World(NamedTuple):
     """The whole state at one time."""
 
     job: Job
-    answer: str | None  # the memo of the signal: None, begun, or the first sender
+    answer: str | None  # the memo of the signal: None, begun, or the name of the first sender
     value: tuple[int, int] | None  # the memo of the step
     runs: tuple[Run | None, ...]
     is_late: bool  # the deadline has passed
@@ -73,7 +73,7 @@ class Rules:
 
     suspension_looks: bool = True  # checks in its own step whether the answer exists
     sender_is_one_step: bool = True  # reads the memo and wakes the job under the job's lock
-    mail_is_kept: bool = True  # even if no run waits yet
+    mail_is_kept: bool = True  # a signal is kept even if no run waits yet
     time_out_is_kept: bool = True  # as a memo
     woken_looks: bool = True  # reads the memo, regardless of what has woken the job
     first_stands: bool = True

@@ -54,7 +54,7 @@ def test_every_kind_of_failure_occurs_in_a_world():
 
 @pytest.mark.parametrize("shared_session", [False, True])
 def test_normal_form_of_a_world_has_the_same_steps(shared_session):
-    """The same steps lead to the same worlds from a world as it was reached and from its normal form."""
+    """From a world and from its normal form, the same steps lead to the same worlds."""
     rules, bounds = Rules(shared_session=shared_session), Bounds(slots=2, wire=3)
     choice = Random(7)
     world = first_world(rules)

@@ -104,7 +104,7 @@ def test_tabs_change_the_members_and_stay_when_the_page_is_refreshed(flow, open_
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_tabs_and_causes_fit(flow, open_page, width):
-    """Every tab is reachable, and the members with an error are one click away."""
+    """Every tab is reachable, and one click shows the members with an error."""
     served, address = flow
     page = open_page(served)
     page.set_viewport_size({"width": width, "height": 900})

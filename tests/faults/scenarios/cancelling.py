@@ -20,7 +20,7 @@ from tests.faults.servers import eventually
 
 _AT_ONCE = 50
 _MOST_CONNECTIONS = _AT_ONCE + 3  # a thread per waiting call, and the client's own connections
-_LONGEST = 0.004  # seconds until a call is cancelled at the latest; calls take about one thousandth
+_LONGEST = 0.004  # maximum seconds until a call is cancelled; calls take about a thousandth of this
 
 
 @attrs.define(eq=False)

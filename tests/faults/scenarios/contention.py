@@ -55,7 +55,7 @@ class _Storm:
 
     def _run(self, work, chance, start):
         try:
-            self.fire.storage.promote(1)  # wait for the connection, which took four seconds on a busy machine
+            self.fire.storage.promote(1)  # waiting for the connection took four seconds on a busy machine
             start.wait(60)
             while time.monotonic() < self.until:
                 work(chance)
@@ -83,7 +83,7 @@ class _Storm:
         storage.begin_session(NewSession(session, "server", "server", "host", 1, 0, 3_600))
         for _ in range(5):
             jobs = list(storage.claim(ClaimRequest(None, chance.randint(1, 30), session, 1)).jobs)
-            chance.shuffle(jobs)  # a batch of ends has no order
+            chance.shuffle(jobs)  # the ends in one batch have no order
             ends = [
                 Transition(job.id, HELD, session, job.fence, State.SUCCEEDED, 1, attempt=job.attempt,
                            expires_at=storage.clock() + 200_000)

@@ -15,7 +15,7 @@ from tests.faults.checker import stored
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually
 
-# Jobs that other clients or versions might store, by what is wrong with them.
+# Jobs that other clients or versions might store, by their fault.
 _ODD = {
     "no JSON": lambda job: attrs.evolve(job, arguments="{seconds: 1"),
     "nothing": lambda job: attrs.evolve(job, arguments=""),
@@ -34,7 +34,7 @@ _WAITING = {
     "no serializer": (lambda job: attrs.evolve(job, serializer=""), "not installed"),
     "an unknown retry policy": (lambda job: attrs.evolve(job, retry='{"kind":"banana"}'), "newer release"),
 }
-# Valid jobs that run although another value of them is invalid.
+# Valid jobs that run although they have another, invalid value.
 _BEARABLE = {
     "an invalid retry policy": lambda job: attrs.evolve(job, retry="{"),
     "a negative timeout": lambda job: attrs.evolve(job, timeout_seconds=-1.0),

@@ -167,7 +167,7 @@ def _server_on_small_disk(place, options):
             database.create_database("jobs")
             yield database, database.url("jobs")
     finally:
-        shutil.rmtree(database.folder, ignore_errors=True)  # not possible while the disk was mounted on it
+        shutil.rmtree(database.folder, ignore_errors=True)  # rmtree fails while the disk is mounted on it
 
 
 def _refusals(on):

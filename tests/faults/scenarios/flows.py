@@ -63,7 +63,7 @@ class Feed:
     tasks: dict = attrs.field(init=False)
     decision: object = attrs.field(init=False)
     batches: dict = attrs.Factory(dict)  # ids by label
-    last: object = None  # one of them; sometimes the next batch is its continuation
+    last: object = None  # one of the batches; the next batch is sometimes its continuation
     inner: list = attrs.Factory(list)
     orders: dict = attrs.Factory(dict)  # ids by number
     racers: list = attrs.Factory(list)

@@ -170,7 +170,7 @@ def half_open(place, size):
         took = time.monotonic() - healed
     assert max(asked) < place.within(2.5), sorted(
         asked
-    )  # a time limit to send, possibly another one to connect, and a half
+    )  # the limits for sending and possibly connecting, plus a half
     return [
         *report.lines(),
         f"half open for {size.rounds} s; calls {len(asked)}, each refused within {max(asked):.2f} s",

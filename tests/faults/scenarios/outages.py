@@ -102,7 +102,7 @@ def _fail_over(place, options, rounds):
                 primary, replicas = group.primary(), group.replicas()
                 for replica in replicas:
                     replica.pause()
-                primary.ask("CLIENT", "KILL", "TYPE", "replica")  # no more data goes to their buffers
+                primary.ask("CLIENT", "KILL", "TYPE", "replica")  # no more data is sent to their buffers
                 _await_stalled(on, feed, is_refused=bool(options))
                 with on.forgetting_all():
                     primary.kill()

@@ -114,10 +114,7 @@ def expiring_parents(place, size):
         on.await_end(60)
         eventually(lambda: sum(on.fire.jobs.counts().by_state.values()) == 0, 60, "everything was pruned")
         starts = Counter(event.job for event in on.events() if event.what == "start")
-    runs = {
-        True: 1,
-        False: 0,
-    }  # of children that wait for success, and for another state
+    runs = {True: 1, False: 0}  # if the child waits for success or any end, and if not
     wrong = [pair for pair in pairs if starts[pair.child] != runs[pair.on in {On.SUCCEEDED, On.FINISHED}]]
     assert wrong == [], wrong[:3]
     return [

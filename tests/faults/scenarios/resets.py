@@ -12,7 +12,7 @@ from tests.faults.scenarios.network import NETWORKED, behind_proxy
 _PAUSE = 0.2  # seconds between two resets
 _CONNECTS = 10  # the minimum interval, in multiples of a connection's duration
 _LOOK = 0.5  # seconds between two test connections
-_TURNS = 5  # good and bad ones, because the load of a machine changes
+_TURNS = 5  # good and bad turns, because the load of a machine changes
 
 
 @scenario("resets", "F20", full=Size(4_000, 1), short=Size(500, 1), schemes=NETWORKED)

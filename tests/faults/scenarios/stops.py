@@ -11,7 +11,7 @@ from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_whole
 from tests.faults.servers import eventually
 
-_HELD = ("held", "aheld", "pheld")  # in a thread, on the event loop, in a job process
+_HELD = ("held", "aheld", "pheld")  # tasks that run in a thread, on the event loop, and in a job process
 _ONCE_RUN = (1, 0, 0)  # attempt, retries, crashes of a job whose interrupted runs were all handed back
 
 

@@ -21,7 +21,7 @@ _NOT_RUN = re.compile(r"<!--\s*not run:\s*(?P<reason>\S.*?)\s*-->\s*$")
 class Block:
     """A block of Python code in a page."""
 
-    line: int  # of its first line of code, counted from 1
+    line: int  # the line number of its first line of code, from 1
     code: str
     not_run: str | None  # the reason for its exclusion
 

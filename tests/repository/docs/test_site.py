@@ -19,7 +19,7 @@ from scripts.site.staging import name_on_site
 from scripts.site.texts import lead
 from tests.repository.docs.pages import ROOT
 
-# Elements that must be as many on the site as in the rendering of the hosting service.
+# Elements whose number on the site must equal the number in the rendering of the hosting service.
 COUNTED = ("h1", "h2", "h3", "h4", "p", "ul", "ol", "li", "pre", "code", "table", "tr", "td", "em", "strong")
 CONTENTS = (ROOT / "zensical.toml").read_text(encoding="utf-8")
 

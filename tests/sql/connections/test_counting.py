@@ -84,7 +84,7 @@ def test_fold_run_is_bounded(scene, admin, clock):
 
 
 def test_clients_fold_if_no_server_runs(scene, admin, monkeypatch):
-    """Each call adds a difference, and possibly no server exists that would fold it."""
+    """Each call adds a difference, and there may be no server that would fold it."""
     monkeypatch.setattr(storage, "FOLD_EVERY", 300)
 
     add_singly(scene, 600)

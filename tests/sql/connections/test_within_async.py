@@ -239,7 +239,7 @@ class AsyncCallers:
         assert 0 == enqueued(fire)
 
     def test_async_task_ends_with_its_own_transaction(self, fire, opened):
-        """The effects and the end of such a task are one commit.
+        """The effects and the end of such a task are committed together.
 
         The continuation starts immediately, and the result is the given value.
         """

@@ -54,7 +54,7 @@ def test_server_with_skip_locked_is_accepted(version, comment, said):
 def test_server_without_skip_locked_is_refused_with_its_version(version, comment, said):
     """Without SKIP LOCKED, claims would wait for each other.
 
-    The message names the first version that has it.
+    The message names the first version with SKIP LOCKED.
     """
     with pytest.raises(StorageError) as refused:
         read_product(version, comment)

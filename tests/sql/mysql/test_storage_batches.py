@@ -528,10 +528,10 @@ def test_suspension_with_a_lost_connection_is_atomic(mariadb):
 
             # as a server that repeats the call, or another server that has taken over
             again = scene.storage.apply(asked)
-            while Applied.BUSY in again:  # a transaction that was cut off may still lock some for a moment
+            while Applied.BUSY in again:  # an aborted transaction may still lock some rows for a moment
                 again = scene.storage.apply(asked)
             left = set(children)
-            while left:  # a transaction that was cut off may still lock some for a moment
+            while left:  # an aborted transaction may still lock some rows for a moment
                 taken = scene.take(holder, queues=["children"])
                 scene.storage.apply([succeeds(one) for one in taken])
                 left -= {one.id for one in taken}

@@ -131,7 +131,7 @@ def test_many_queues_are_each_read_once(scene, holder, proxy):
 
     scene.exchange(holder, first, 1, None)
 
-    assert (proxy.traffic - before).trips <= 1 + 40 + 1 + 1  # the rest, each queue, its job, the end
+    assert (proxy.traffic - before).trips <= 1 + 40 + 1 + 1  # the rest, each queue, its job, and the end
     assert (proxy.traffic - before).sent < 18_000  # one query per queue, not two
 
 

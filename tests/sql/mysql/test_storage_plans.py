@@ -11,7 +11,7 @@ from firelock_sql.verbs import find
 from tests.scenes import scene_at
 
 KEPT, LIMIT, QUEUES = 500, 10, ["critical", "default", "low"]
-A_JOB = 4  # reads of the table's indexes and rows for each job that is returned or changed
+A_JOB = 4  # reads of the table's indexes and rows per returned or changed job
 A_CALL = 10  # and for the call itself
 PAGE, A_LIST = 20, 150  # lists are merged from several parts, and read a little further
 READ = (

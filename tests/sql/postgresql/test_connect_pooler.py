@@ -40,7 +40,7 @@ def test_pooler_is_detected(pgbouncer):
             psycopg.connect(url, autocommit=True) as second,
         ):
             path.set_up(first)
-            path.set_up(second)  # the first connection detects the pooler, the others get the result
+            path.set_up(second)  # only the first connection has to detect the pooler
             met[url] = path.is_pooled, first.prepare_threshold, second.prepare_threshold
 
     assert [(True, None, None), (False, 5, 5)] == list(met.values())

@@ -77,7 +77,7 @@ def test_fold_does_not_end_a_batch_with_an_active_member(flow):
             handle.insert([flow.new_member(batch)])
             claimed = handle.claim(ClaimRequest(["default"], 1, holder.session, flow.stamp())).jobs
             ends = [succeeds(Running(job, holder)) for job in claimed]
-            while ends:  # another claim may have locked a job that it read before this one claimed it
+            while ends:  # another claim may have locked a job that it read before this claim took it
                 found = handle.exchange(ends, ClaimRequest(["default"], 0, holder.session, flow.stamp()))
                 results = zip(ends, found.results, strict=True)
                 ends = [end for end, result in results if result is Applied.BUSY]

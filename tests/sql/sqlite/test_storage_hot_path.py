@@ -106,7 +106,7 @@ def test_jobs_of_one_call_are_one_commit(scene, commits, number):
 
 
 def test_exchange_is_one_commit(scene, commits):
-    """A hundred ends and a hundred claims are one transaction."""
+    """A hundred ends and a hundred claims share one transaction."""
     holder = scene.begin()
     scene.add_many(200)
     ends = [succeeds(Running(job, holder)) for job in scene.claim(holder)]
