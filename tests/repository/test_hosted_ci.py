@@ -48,7 +48,7 @@ def test_only_the_next_python_may_fail(job):
 
 
 def test_ci_run_gets_the_python_of_the_matrix(job):
-    """`.ci/run` takes its interpreter from PYTHON; otherwise it would use the first interpreter on the path."""
+    """`.ci/run` takes its interpreter from PYTHON, and not the first interpreter on the path."""
     (python,) = [step for step in job["steps"] if step.get("id") == "python"]
     (run,) = [step for step in job["steps"] if step.get("run") == ".ci/run"]
 

@@ -44,7 +44,7 @@ def test_metadata_matches_the_tables_of_a_migration(tmp_path):
 
 @pytest.mark.parametrize(("dialect", "has_partial"), [("postgresql", True), ("mariadb", False)])
 def test_each_database_has_the_supported_kind_of_index(dialect, has_partial):
-    """Each name exists once: as a partial index if the database supports partial indexes, otherwise as a full index."""
+    """Each name exists once: as a partial index if the database supports these, otherwise as a full index."""
     tables = tables_of(dialect, schema="jobs", prefix="fl_")
 
     indexes = [index for table in tables.tables.values() for index in table.indexes]
