@@ -34,7 +34,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
 from firelock import __version__
-from firelock_sql.schema.names import PREFIX
+from firelock_sql.schema.names import PREFIX, table_name
 
 VACUUMED_EARLY: Mapping[str, float] = {
     "autovacuum_vacuum_scale_factor": 0.02,
@@ -575,7 +575,7 @@ def _tables(dialect: Dialect) -> Iterator[str]:
         yield str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip()
         if table.info and dialect.name == "postgresql":  # SQLAlchemy 2.0 cannot create a table with them
             parameters = ", ".join(f"{name} = {value}" for name, value in table.info[_STORED].items())
-            yield f"ALTER TABLE {table.name} SET ({parameters})"
+            yield f"ALTER TABLE {table_name(dialect, table.name)} SET ({parameters})"
         if getattr(dialect, "makes_indexes_with_tables", False):
             continue
         indexes = [index for index in table.indexes if is_of(index, dialect.name)]
