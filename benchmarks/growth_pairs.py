@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks import growth, growth_postgresql, ours, places
 from benchmarks.entry import Figures, Load
-from benchmarks.pairs import ratio, told
+from benchmarks.pairs import format_row, ratio
 from benchmarks.postgresql_server import PostgresqlServer
 
 RESULTS = Path(__file__).parent / "results"
@@ -93,7 +93,7 @@ def compare(storage: str, load: Load, pairs: int) -> None:
             sys.stdout.flush()
     for name in many[0]:
         row = ratio(name, [figures[name] for figures in many], [figures[name] for figures in small])
-        sys.stdout.write(f"{told(row)}\n")
+        sys.stdout.write(f"{format_row(row)}\n")
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ def ratio(what: str, ours: Sequence[float], base: Sequence[float]) -> Row:
     return {"what": what, **figures, **medians, "pairs": len(ours)}
 
 
-def told(row: Row) -> str:
+def format_row(row: Row) -> str:
     """Return a row as a line."""
     figures = [f"{name} {_number(value)}" for name, value in row.items() if name != "what"]
     return f"{row['what']}: {', '.join(figures)}"

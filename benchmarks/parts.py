@@ -20,7 +20,7 @@ import attrs
 from benchmarks import machine, places
 from benchmarks.contenders import RESULTS
 from benchmarks.entry import exit_when_told
-from benchmarks.pairs import Row, told
+from benchmarks.pairs import Row, format_row
 from benchmarks.plan import Plan
 
 QUICK_PAIRS, QUICK_SCALE = 2, 0.02
@@ -94,7 +94,7 @@ class Parts:
         ends_at = time.monotonic() + options.minutes * 60
         try:
             for row in self.by_name[name](Plan(storage, pairs, scale, options.former, folder, ends_at)):
-                print(f"{storage}, {told(row)}", flush=True)
+                print(f"{storage}, {format_row(row)}", flush=True)
                 rows.append(row)
         finally:
             shutil.rmtree(folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from firelock.cli.commands import add_command, add_group, add_reason, reason_of, record_change, whole
+from firelock.cli.commands import add_command, add_group, add_paging, add_reason, reason_of, record_change
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell
 from firelock.cli.source import connected
 from firelock.model.state import State
@@ -35,7 +35,7 @@ _COLUMNS = (
 )
 _WITHIN_COLUMN = Column("WITHIN")  # the name of the outer batch; only on a page with inner batches
 _MEMBERS = (Column("ID", is_whole=True), Column("STATE", is_whole=True), Column("TASK"), Column("REASON"))
-_PAGE_LIMIT, _SHOWN, _MAX_PAGES = 500, 20, 5
+_SHOWN, _MAX_PAGES = 20, 5
 _WITHIN = 1_000  # maximum number of inner batches that are read for the counts of a batch
 
 
@@ -49,14 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument(
         "--state", choices=("open", "succeeded", "failed", "deleted"), help="only batches in this state"
     )
-    listing.add_argument(
-        "--limit",
-        type=whole(_PAGE_LIMIT),
-        default=50,
-        metavar="N",
-        help="page size (default: 50, maximum: 500)",
-    )
-    listing.add_argument("--cursor", metavar="TEXT", help="cursor of the next page, from the previous output")
+    add_paging(listing)
     show = add_command(
         group, "show",
         "Show a batch: its progress, with and without inner batches, and its first failed members.",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ORIGIN = "cli"  # the origin of changes, for the audit
 _DIGITS = 10
+_PAGE_LIMIT = 500
 
 
 class Exit(IntEnum):
@@ -149,6 +150,18 @@ def record_change(app: Firelock, action: str, target: str, **detail: JsonValue) 
     """Record a command's change in the audit, with the user of the shell."""
     known = {name: value for name, value in detail.items() if value is not None}
     app.audit.record(action, target, by=user_name(), origin=ORIGIN, detail=known or None)
+
+
+def add_paging(parser: argparse.ArgumentParser) -> None:
+    """Add the options `--limit` and `--cursor` to a command that lists jobs or batches."""
+    parser.add_argument(
+        "--limit",
+        type=whole(_PAGE_LIMIT),
+        default=50,
+        metavar="N",
+        help=f"page size (default: 50, maximum: {_PAGE_LIMIT})",
+    )
+    parser.add_argument("--cursor", metavar="TEXT", help="cursor of the next page, from the previous output")
 
 
 def add_reason(parser: argparse.ArgumentParser) -> None:

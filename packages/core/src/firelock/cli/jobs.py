@@ -17,6 +17,7 @@ from firelock.cli.commands import (
     Problem,
     add_command,
     add_group,
+    add_paging,
     add_reason,
     reason_of,
     record_change,
@@ -55,7 +56,7 @@ _COLUMNS = (
     Column("CHANGED", is_whole=True),
     Column("NOTE"),
 )
-_NOTE_LIMIT, _PAGE_LIMIT = 200, 500
+_NOTE_LIMIT = 200
 _FIRST = 10  # ids stored in an entry of the audit
 
 
@@ -70,14 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ),
     )  # fmt: skip
     _add_filters(listing)
-    listing.add_argument(
-        "--limit",
-        type=whole(_PAGE_LIMIT),
-        default=50,
-        metavar="N",
-        help="page size (default: 50, maximum: 500)",
-    )
-    listing.add_argument("--cursor", metavar="TEXT", help="cursor of the next page, from the previous output")
+    add_paging(listing)
     listing.add_argument("--oldest-first", action="store_true", help="list the oldest jobs first")
     show = add_command(
         group, "show", "Show one job: its arguments, errors, history and log.", _show,

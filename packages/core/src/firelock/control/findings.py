@@ -1024,7 +1024,6 @@ def _check_keys_in_vain(readings: Readings) -> Iterator[Finding]:
         task, _, key = stored.partition(" ")
         count = len(readings.sampled.keys_in_vain)
         more = count - 1
-        more = count - 1
         others = f"; the same applies to {more:,} other unique key{'s' * (more > 1)}" if more else ""
         what = f"Unique key {key} of task {task} is held by job {job_id}, whose parent has failed{others}."
         advice = (
