@@ -37,12 +37,12 @@ class Chart:
 
 
 CHARTS = (
-    Chart("process", "jobs_per_s", "Jobs run a second, one process, one core"),
+    Chart("process", "jobs_per_s", "Jobs run per second, one process, one core"),
     Chart(
-        "process", "cpu_us_per_job", "Processor time a job run, µs, storage included", is_short_better=True
+        "process", "cpu_us_per_job", "Processor time per job run, µs, storage included", is_short_better=True
     ),
-    Chart("enqueue_one", "jobs_per_s", "Jobs enqueued a second, one by one"),
-    Chart("enqueue_bulk", "jobs_per_s", "Jobs enqueued a second, in calls of 500"),
+    Chart("enqueue_one", "jobs_per_s", "Jobs enqueued per second, one by one"),
+    Chart("enqueue_bulk", "jobs_per_s", "Jobs enqueued per second, in calls of 500"),
 )
 
 
