@@ -90,7 +90,7 @@ from firelock_sql.verbs.suspensions import Suspension
 from firelock_sql.verbs.unique import unique_use
 
 # Checks in the same round trip whether jobs wait in lanes; these jobs are at the end of the index.
-_IN_LANES = "FROM firelock_jobs INDEXED BY firelock_ready WHERE state = 'enqueued' AND held_by > ''"
+_IN_LANES = "FROM firelock_jobs INDEXED BY firelock_ready WHERE state = 'enqueued' AND lane > ''"
 _LANES = f"EXISTS (SELECT 1 {_IN_LANES}"
 _SERVER_TIMED = Text(f"SELECT server, {_LANES} AND queue IN :ids), {CLOCK} + :offset {LIVING} FOR KEY SHARE")
 NEXT_WITH_WORK = Text(f"""
@@ -337,7 +337,7 @@ def _inserts(*more: str, are_members: bool = False) -> _Inserts:
     return _Inserts(Text(f"{into}{each})"), Text(f"{into}{alike})"), set_common)
 
 
-_LIMITS = ("held_by", "admission_json")
+_LIMITS = ("lane", "admission_json")
 _PLAIN, _LIMITED, _CALLED = _inserts(), _inserts(*_LIMITS), _inserts("relations_json")
 _MEMBERS, _LIMITED_MEMBERS = _inserts(are_members=True), _inserts(*_LIMITS, are_members=True)
 # Transactions that add members share the lock of the batch. Only after the lock can they check whether the

@@ -154,7 +154,7 @@ jobs = Table(
     _count("marks"),  # what to check when the job ends: see `marks.py`
     Column("waits_for", _NAME),  # the memo that it waits for; read only while it is awaiting or scheduled
     # These columns are written once, except for those that a later call of a unique job replaces.
-    Column("held_by", _LANE),  # its lane: the limit keys that it needs, one per line
+    Column("lane", _LANE),  # the limit keys that it needs, one per line; NULL: none
     Column("task", _NAME, nullable=False),
     Column("arguments", _TEXT, nullable=False),
     Column("serializer", _NAME, nullable=False),
@@ -184,8 +184,8 @@ jobs = Table(
 )
 
 is_waiting = (jobs.c.state == literal_column("'enqueued'")) & jobs.c.session.is_(None)
-is_ready = is_waiting & jobs.c.held_by.is_(None)
-is_in_lane = is_waiting & jobs.c.held_by.is_not(None)
+is_ready = is_waiting & jobs.c.lane.is_(None)
+is_in_lane = is_waiting & jobs.c.lane.is_not(None)
 is_scheduled = jobs.c.state == literal_column("'scheduled'")
 is_retrying = is_scheduled & (jobs.c.retries > ZERO)
 
@@ -197,19 +197,19 @@ make_index(
     jobs.c.priority.desc(),
     jobs.c.enqueued_at,
     where=is_ready,
-    whole=(jobs.c.state, jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at),
+    whole=(jobs.c.state, jobs.c.queue, jobs.c.lane, jobs.c.priority.desc(), jobs.c.enqueued_at),
     ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
 # For claims of jobs with limits, which are not in the index above.
 make_index(
     "lanes",
     jobs.c.queue,
-    jobs.c.held_by,
+    jobs.c.lane,
     jobs.c.priority.desc(),
     jobs.c.enqueued_at,
     where=is_in_lane,
     whole=(),
-    ordered=(jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
+    ordered=(jobs.c.queue, jobs.c.lane, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
 # For promote, the next due time and lists by due time. Scheduled jobs have a due time; waiting jobs and
 # batches may have one.

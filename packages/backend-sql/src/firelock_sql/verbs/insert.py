@@ -46,7 +46,7 @@ _AS_GIVEN = (
     "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json", "relations_json",
 )  # fmt: skip
 _INSERT = insert_into(
-    "firelock_jobs", *_AS_GIVEN, "due_at", "marks", "held_by", "state", "enqueued_at", "changed_at",
+    "firelock_jobs", *_AS_GIVEN, "due_at", "marks", "lane", "state", "enqueued_at", "changed_at",
     "ended_at", "expires_at", "reason", "tags", "parents", "creation",
 )  # fmt: skip
 _needs = attrgetter(
@@ -232,7 +232,7 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
         **{name: getattr(job, name) for name in _AS_GIVEN},
         "due_at": start.due_at,
         "marks": IS_MEMBER if relations_in(job.relations_json).batch_id is not None else 0,
-        "held_by": None if job.admission_json is None else lane_of(job.admission),
+        "lane": None if job.admission_json is None else lane_of(job.admission),
         "state": start.state.value,
         "enqueued_at": now if start.state is State.ENQUEUED else None,
         "changed_at": job.created_at,

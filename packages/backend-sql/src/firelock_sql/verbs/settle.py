@@ -186,8 +186,8 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
 
 def _note_freed_key(tx: Transaction, row: JobRow) -> None:
     """Record that the job has freed its limit keys, if it no longer holds them."""
-    if row.held_by is not None and row.session is None:
-        tx.freed_keys.append((row.seq, row.queue, row.held_by))
+    if row.lane is not None and row.session is None:
+        tx.freed_keys.append((row.seq, row.queue, row.lane))
 
 
 def _keep_error(tx: Transaction, row: JobRow, transition: Transition) -> dict[str, object]:

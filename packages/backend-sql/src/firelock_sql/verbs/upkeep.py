@@ -127,7 +127,7 @@ class _Belongings(NamedTuple):
 
 
 _BELONGINGS = Text("""
-SELECT id, state, queue, tags, created_at, relations_json, held_by IS NOT NULL AND session IS NOT NULL
+SELECT id, state, queue, tags, created_at, relations_json, lane IS NOT NULL AND session IS NOT NULL
 FROM firelock_jobs
 WHERE id IN :ids AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)

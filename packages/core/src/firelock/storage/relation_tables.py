@@ -347,10 +347,10 @@ def remember(tables: Tables, new: NewMemo, *, now: int) -> Remembered:
 def _may_remember(job: JobRecord, new: NewMemo) -> bool:
     if new.session is None:
         return job.state not in _ENDED_UNWATCHED
-    return is_held_by(job, new.session, new.fence)
+    return is_claimed_by(job, new.session, new.fence)
 
 
-def is_held_by(job: JobRecord, session: str, fence: int | None) -> bool:
+def is_claimed_by(job: JobRecord, session: str, fence: int | None) -> bool:
     """Return whether the session runs the job with this fence."""
     return job.state is State.PROCESSING and (job.session, job.fence) == (session, fence)
 
@@ -366,7 +366,7 @@ def _size(memo: Memo | None) -> int:
 def recall(tables: Tables, id: str, session: str | None, fence: int | None) -> list[Memo] | None:
     """See `Storage.recall`."""
     row = tables.job(id)
-    if row is None or (session is not None and not is_held_by(row.record, session, fence)):
+    if row is None or (session is not None and not is_claimed_by(row.record, session, fence)):
         return None
     return tables.memos(id) if row.has_memos else []
 
