@@ -122,7 +122,7 @@ def test_members_of_an_awaiting_batch_wait(yard, limit):
     )
     yard.put(source, batch, inner, own, deep, delayed)
 
-    assert (3, True) == (yard.batch_counts(batch.id).active, yard.batch_counts(batch.id).is_shut)
+    assert (3, True) == (yard.batch_counts(batch.id).active, yard.batch_counts(batch.id).is_unopened)
     assert {"runs when its batch opens"} == {yard.record(one.id).reason for one in (own, deep, delayed)}
     yard.succeed(yard.claim()[source.id])
     yard.settle(limit)

@@ -368,17 +368,17 @@ def test_suspension_waits_for_an_uncommitted_signal(flow, admin, callers):
     flow.check(job.id, state=State.ENQUEUED, reason=Moved.SIGNALLED.format(name="approval"))
 
 
-@pytest.mark.parametrize("what", ["swept", "let in"])
+@pytest.mark.parametrize("what", ["swept", "resumed"])
 def test_release_skips_locked_members(flow, callers, what):
     """`release` does not wait: it moves the other members now, and the locked members when unlocked."""
     source = flow.run()
-    batch = flow.batch(after=[source.id] if what == "let in" else ())
+    batch = flow.batch(after=[source.id] if what == "resumed" else ())
     held, *others = [flow.member(batch) for _ in range(3)]
     callers.execute("SELECT FROM firelock_jobs WHERE id = %s FOR UPDATE", [held])
-    flow.settle(succeeds(source) if what == "let in" else deletes(batch))
+    flow.settle(succeeds(source) if what == "resumed" else deletes(batch))
     before, after = {
         "swept": (State.ENQUEUED, State.DELETED),
-        "let in": (State.AWAITING, State.ENQUEUED),
+        "resumed": (State.AWAITING, State.ENQUEUED),
     }[what]
 
     flow.settle_all()

@@ -237,7 +237,7 @@ class BatchCountsReply(NamedTuple):
     deleted: int
     batches: int
     held: str
-    shut: str
+    unopened: str
     cancelled: str
     stopping: str
 

@@ -105,13 +105,13 @@ local function find_others(jobs)
   end
 end
 
--- Store the counts of a new batch; it is shut if it waits for parents.
+-- Store the counts of a new batch; it is unopened if it waits for parents.
 local function begin_counting(job)
   local rules, keeps = job.relations.rules, {}
   for number, keep in ipairs({ rules[RULES.succeeded], rules[RULES.failed], rules[RULES.deleted] }) do keeps[number] = keep == cjson.null and '-' or int(keep) end
   batches().found(job.id, {
     fast = rules[RULES.fast] ~= 0 and '1' or '', outer = job.relations.batch or '', keeps = table.concat(keeps, ' '),
-    shut = #job.parents > 0 and '1' or '',
+    unopened = #job.parents > 0 and '1' or '',
   })
 end
 
@@ -199,7 +199,7 @@ local function store(first, count, is_judged_only)
     job.place = int(job.place + last - #jobs + number)
     if is(job, 'b') then begin_counting(job) end
     if #job.parents > 0 and job.state == 'W' then add_edges(job, known, now) end
-    if is(job, 'm') and (job.edges_left or 0) == 0 then keep_out(job) end
+    if is(job, 'm') and (job.edges_left or 0) == 0 then wait_for_batch(job) end
     if job.history == '' then job.history = step(job.state, job.created, job.reason) end
     payloads[2 * number - 1], payloads[2 * number] = job.id, job.payload
     queues[job.queue] = true

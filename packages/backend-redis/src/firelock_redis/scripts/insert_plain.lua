@@ -18,7 +18,7 @@ local batch, flag, from, new = ARGV[2], '', 4, 0  -- new: the number of values t
 if ARGV[3] ~= '' then
   flag, from, new = 'm', 3 + BATCH.width + ARGV[3 + BATCH.tags], PLAIN.width
 elseif batch ~= '' then
-  local stored, marks = call('HGET', base .. 'jobs', batch), call('HMGET', base .. 'b:' .. batch, 'shut', 'cancelled', 'stopping')
+  local stored, marks = call('HGET', base .. 'jobs', batch), call('HMGET', base .. 'b:' .. batch, 'unopened', 'cancelled', 'stopping')
   if not stored or string.sub(stored, 1, 1) ~= 'W' or not marks[1] or marks[1] .. marks[2] .. marks[3] ~= '' then return 0 end
   flag = 'm'
 end
@@ -50,7 +50,7 @@ if new > 0 then
   for id = two, 4, -2 do backwards[two - id + 1], backwards[two - id + 2] = places[id - 1], places[id] end
   call('ZADD', base .. 'bm:' .. batch, unpack(backwards))
   call('HSET', base .. 'b:' .. batch, 'total', members, 'active', members, 'waiting', 0, 'succeeded', 0, 'failed', 0, 'deleted', 0,
-    'batches', 0, 'shut', '', 'cancelled', '', 'stopping', '', 'fast', ARGV[3 + BATCH.fast], 'outer', '', 'keeps', ARGV[3 + BATCH.keeps], 'walk', '')
+    'batches', 0, 'unopened', '', 'cancelled', '', 'stopping', '', 'fast', ARGV[3 + BATCH.fast], 'outer', '', 'keeps', ARGV[3 + BATCH.keeps], 'walk', '')
   call('ZADD', base .. 'l:W:' .. queue, created, batch)
   if queue ~= ARGV[from + RUN.queue] then call('SADD', base .. 'queues', queue) end
   for tag = 3 + BATCH.width, from - 1 do call('ZADD', base .. 't:' .. ARGV[tag], created, batch) end

@@ -96,7 +96,7 @@ function verbs.batch_counts()
         [BATCH_COUNTS.total] = row.total, [BATCH_COUNTS.active] = row.active, [BATCH_COUNTS.waiting] = row.waiting,
         [BATCH_COUNTS.succeeded] = row.succeeded, [BATCH_COUNTS.failed] = row.failed, [BATCH_COUNTS.deleted] = row.deleted,
         [BATCH_COUNTS.batches] = row.batches, [BATCH_COUNTS.held] = batch.state == 'W' and batch.due ~= '' and '1' or '',
-        [BATCH_COUNTS.shut] = row.shut, [BATCH_COUNTS.cancelled] = row.cancelled, [BATCH_COUNTS.stopping] = row.stopping,
+        [BATCH_COUNTS.unopened] = row.unopened, [BATCH_COUNTS.cancelled] = row.cancelled, [BATCH_COUNTS.stopping] = row.stopping,
       }
     end
   end

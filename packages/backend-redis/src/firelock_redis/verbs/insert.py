@@ -59,7 +59,7 @@ def _rules() -> str:
     rules: dict[str, object] = {
         LETTERS[state]: quoted(Moved.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
     }
-    for name in ("shut_out", "let_in", "swept", "stopped", "reopened"):
+    for name in ("waits_for_batch", "batch_opened", "swept", "stopped", "reopened"):
         rules[name] = quoted(Moved[name.upper()].value)
     for name in ("batch_ended", "batch_stuck"):  # the scripts replace %s with the numbers, in this order
         rules[name] = quoted(re.sub(r"{(failed|total|waiting):,}", "%s", Moved[name.upper()].value))

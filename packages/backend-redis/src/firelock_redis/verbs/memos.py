@@ -136,7 +136,7 @@ def _counts(reply: Sequence[Any]) -> BatchCounts:
         failed=of.failed,
         deleted=of.deleted,
         is_held=bool(of.held),
-        is_shut=bool(of.shut),
+        is_unopened=bool(of.unopened),
         is_cancelled=bool(of.cancelled),
         is_stopping=bool(of.stopping),
         batches=of.batches,

@@ -342,7 +342,7 @@ _PLAIN, _LIMITED, _CALLED = _inserts(), _inserts(*_LIMITS), _inserts("relations_
 _MEMBERS, _LIMITED_MEMBERS = _inserts(are_members=True), _inserts(*_LIMITS, are_members=True)
 # Transactions that add members share the lock of the batch. Only after the lock can they check whether the
 # batch is open.
-_KEEP_OPEN = Text("SELECT is_shut, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
+_KEEP_OPEN = Text("SELECT is_unopened, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
 _IS_OPEN = Text("SELECT 1 FROM firelock_jobs WHERE id = :batch AND state = 'awaiting'")
 _LIST_MEMBER = Text(
     "INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES (@batch, :created_at, :id)"

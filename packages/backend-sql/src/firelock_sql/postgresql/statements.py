@@ -51,7 +51,7 @@ WITH clock AS MATERIALIZED (
         cardinality(:ids::text[]) AS number
     FROM firelock_jobs AS job, firelock_batches AS batch
     WHERE job.id = :batch AND job.state || '' = 'awaiting'
-        AND batch.id = :batch AND batch.is_shut = 0 AND batch.is_cancelled = 0
+        AND batch.id = :batch AND batch.is_unopened = 0 AND batch.is_cancelled = 0
 ), stored AS (
     INSERT INTO firelock_jobs
         (state, enqueued_at, queue, priority, task, serializer, id, arguments, created_at,

@@ -293,11 +293,11 @@ batches = Table(
     _count("deleted"),
     _count("batches"),
     _count("failures"),  # new failures since the last check, if they are not stored as deltas
-    _count("is_shut"),
+    _count("is_unopened"),
     _count("is_cancelled"),
     _count("is_stopping"),
     _count("is_changed"),  # 1: `release` must check it
-    Column("walk", _WORD),  # the action that `release` applies to one member after another: sweep or let in
+    Column("walk", _WORD),  # the action that `release` applies to one member after another: sweep or resume
     # created_at and id of the last member that was handled
     Column("walked_at", BigInteger, nullable=False, server_default="0"),
     Column("walked_id", _NAME, nullable=False, server_default=""),

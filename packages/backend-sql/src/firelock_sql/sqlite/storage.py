@@ -64,7 +64,7 @@ _WITH_LANE = ("lane", "admission_json", *_OWN)
 _SIZES = (100, 10, 1)  # rows in one VALUES
 _IS_OPEN = Text("""
 SELECT 1 FROM firelock_batches AS batch JOIN firelock_jobs AS job ON job.id = batch.id
-WHERE batch.id = :id AND is_shut = 0 AND is_cancelled = 0 AND job.state = 'awaiting'
+WHERE batch.id = :id AND is_unopened = 0 AND is_cancelled = 0 AND job.state = 'awaiting'
 """)
 # The batch was stored without members, so it was marked as a batch that may have ended.
 _FILLED = Text("UPDATE firelock_batches SET is_changed = 0 WHERE id = :id AND active > 0")

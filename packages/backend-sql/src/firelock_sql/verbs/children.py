@@ -304,7 +304,7 @@ def _move_children(tx: Transaction, moves: _Moves) -> None:
     for row in [awaiting[id] for id in ready if id not in waiting]:
         reason = moves.satisfied[row.id]
         if row.is_member and row.relations.batch_id in moves.unopened:
-            keep_waiting(row, Moved.SHUT_OUT.value, tx.now)
+            keep_waiting(row, Moved.WAITS_FOR_BATCH.value, tx.now)
         elif row.id in batches:
             keep_waiting(row, reason, tx.now)
             batches[row.id].open()

@@ -298,7 +298,7 @@ def _begin_batch(job: NewJob, start: _Start) -> None:
     if is_cancelled:
         start.due_at = start.ended_at = start.expires_at = None
     start.state = State.AWAITING
-    start.batch = new_batch(job.id, is_shut=bool(start.open_edges), is_cancelled=is_cancelled)
+    start.batch = new_batch(job.id, is_unopened=bool(start.open_edges), is_cancelled=is_cancelled)
     if is_cancelled:
         start.batch.begin(SWEEP)
 
@@ -323,12 +323,12 @@ def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str,
     is_free = start.state not in FINAL_STATES and not start.open_edges
     if start.batch is not None and start.batch.is_cancelled:
         return
-    if found.batch.is_shut and is_free:
-        start.state, start.reason = State.AWAITING, Moved.SHUT_OUT.value
+    if found.batch.is_unopened and is_free:
+        start.state, start.reason = State.AWAITING, Moved.WAITS_FOR_BATCH.value
         if start.batch is None:
             start.due_at = None
         else:
-            start.batch.is_shut = 1
+            start.batch.is_unopened = 1
 
 
 def _decide_by_parents(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:

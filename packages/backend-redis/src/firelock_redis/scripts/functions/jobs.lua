@@ -6,7 +6,7 @@
 -- which is written again at each step. PAYLOAD, RECORD and LAST in layout/encoding.py declare their fields; this file
 -- writes them in that order.
 --
--- A few jobs have flags: + has children, b is a batch, m is a member of a batch, o is shut out until its batch opens,
+-- A few jobs have flags: + has children, b is a batch, m is a member of a batch, o waits until its batch opens,
 -- i uses results of other jobs, c was called by another job, r has memos, f has forgotten all its memos, s has
 -- streams.
 --
@@ -242,7 +242,7 @@ local function leave(job)
   if job.due ~= '' then put(removes, 'due', id) end
   if state == 'W' then
     local batch = is(job, 'b') and batches().row_of(id)
-    if not batch or batch.shut ~= '' then  -- an open batch does not wait for parents
+    if not batch or batch.unopened ~= '' then  -- an open batch does not wait for parents
       gone[#gone + 1] = base .. 'n:' .. id
       forget_edges(job)
     end
@@ -467,7 +467,7 @@ local function cancel(batch, reason, at)
   if FINAL[batch.state] and is(batch, '+') then withdraw(batch.id) end
   local row = batches().row_of(batch.id)
   row.cancelled = '1'
-  if is(batch, 'o') then row.shut = '' end
+  if is(batch, 'o') then row.unopened = '' end
   batches().go_through(batch.id)
   batch.state, batch.reason, batch.changed, batch.due, batch.ended, batch.expires = 'W', reason, at, '', '', ''
   batch.flag = string.gsub(batch.flag, 'o', '')
