@@ -82,11 +82,11 @@ def test_batch_stored_with_members_equals_one_stored_alone(flow, number):
     everything = [batch, *members, waiting, callback, flow.new_member(batch.id)]
 
     first = flow.storage.insert(everything).is_new
-    looked_at = flow.storage.release(10)
+    checked = flow.storage.release(10)
     again = flow.storage.insert(everything).is_new
 
     assert ({True}, {False}) == (set(first), set(again))
-    assert 0 == looked_at  # no member can have ended
+    assert 0 == checked  # no member can have ended
     assert (number + 2, number + 1, 1, 0, 0, 0) == flow.counts(batch.id)
     holder = flow.begin()
     while taken := flow.take(holder):

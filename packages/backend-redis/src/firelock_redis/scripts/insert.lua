@@ -64,7 +64,7 @@ local function add_edges(job, parents, now)
   local edges = 0  -- a job can name the same end of the same parent twice
   for _, edge in ipairs(waiting) do
     local parent = parents[edge.id]
-    edges = edges + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
+    edges = edges + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'edges'), edge.on .. ' ' .. job.id)
     if not is(parent, '+') then
       parent.flag = '+' .. parent.flag
       if not parent.is_new then save(parent) end

@@ -67,7 +67,7 @@ end
 -- Check up to `wanted` dependencies on the parent, starting where the last check for this end of the parent stopped.
 -- Return their number.
 local function check_edges(parent, number, wanted, now)
-  local seen, edge = match(call('HGET', base .. 'looked', parent.id) or '', '^(%S+) (%S+)$')
+  local seen, edge = match(call('HGET', base .. 'checked', parent.id) or '', '^(%S+) (%S+)$')
   local key, after = base .. 'pend:' .. parent.id, seen == number and '(' .. edge or '-inf'
   local edges = call('ZRANGEBYSCORE', key, after, '+inf', 'WITHSCORES', 'LIMIT', 0, wanted)
   local ids, done = {}, {}
@@ -77,7 +77,7 @@ local function check_edges(parent, number, wanted, now)
     if check_edge(edges[place], parent, now) then done[#done + 1] = edges[place] end
   end
   many('ZREM', key, done)
-  if #ids == wanted then call('HSET', base .. 'looked', parent.id, number .. ' ' .. edges[#edges]) end
+  if #ids == wanted then call('HSET', base .. 'checked', parent.id, number .. ' ' .. edges[#edges]) end
   return #ids
 end
 
@@ -85,8 +85,8 @@ end
 -- checked dependencies.
 --
 -- A parent is removed from the list as soon as each of its dependencies was checked once, even if some dependencies are
--- kept because their children keep waiting. If the limit is reached before that, looked HASH parent -> "end dependency"
--- stores the end of the parent and the last dependency that was checked.
+-- kept because their children keep waiting. If the limit is reached before that, store the end of the parent and the
+-- last dependency that was checked: checked HASH parent -> "end dependency".
 local function release_children(limit, now)
   local checked, parents = 0, 0
   while checked < limit and parents < limit do

@@ -99,12 +99,12 @@ def read_batch_counts(tx: Transaction, ids: Sequence[str]) -> dict[str, BatchCou
 def release_batches(tx: Transaction, limit: int) -> int:
     """Check batches whose counts have changed, and move their members; return the number checked."""
     found = tx.all(_CHANGED_OR_WITH_DELTAS if tx.adds_deltas else _CHANGED, most=limit)
-    looked_at = 0
+    checked = 0
     for id in sorted(str(row[0]) for row in found):
-        if looked_at >= limit:
+        if checked >= limit:
             break
-        looked_at += _release_batch(tx, id, limit - looked_at)
-    return looked_at
+        checked += _release_batch(tx, id, limit - checked)
+    return checked
 
 
 def _release_batch(tx: Transaction, id: str, room: int) -> int:

@@ -7,7 +7,7 @@
 --   c:<parent> ZSET: all children by their creation
 --   releasing ZSET: the ended parents that `release` must handle, by the number of their end
 --   ends: the number of the last end
---   looked HASH: see upkeep.lua
+--   checked HASH: see upkeep.lua
 --
 -- A parent's record gets the flag + with its first child. A child that no longer waits has no dependencies in these
 -- lists. A suspended job is a child of the jobs for which it waits: its dependencies are also in pend:, with the letter

@@ -215,7 +215,7 @@ end
 -- Remove the job from the releasing list, so that its end no longer decides its children.
 local function withdraw(id)
   call('ZREM', base .. 'releasing', id)
-  call('HDEL', base .. 'looked', id)
+  call('HDEL', base .. 'checked', id)
 end
 
 -- Return the list of claimable jobs to which a job belongs, and the name of the job in this list.

@@ -108,7 +108,7 @@ local function wait_for(job, more)
     local id = more.parents[number]
     local parent = text and read(id, text)
     if parent and not FINAL[parent.state] then
-      edges = edges + call('ZADD', base .. 'pend:' .. id, call('INCR', base .. 'ties'), 'X ' .. job.id)
+      edges = edges + call('ZADD', base .. 'pend:' .. id, call('INCR', base .. 'edges'), 'X ' .. job.id)
       call('SADD', base .. 'w:' .. job.id, id)
       if not is(parent, '+') then
         parent.flag = '+' .. parent.flag

@@ -316,11 +316,11 @@ class ContinuationDuty(StorageFixtures):
         child = scene.continuation(parent, on=on)
         _ended(scene, end, parent)
 
-        looked_at = scene.release()
+        checked = scene.release()
 
         target = continuation_target(on, end)
         scene.check(child, state=target or State.AWAITING, reason=_expected_reason(on, end, target))
-        assert 1 == looked_at
+        assert 1 == checked
         assert 0 == scene.release()
 
     @_table
