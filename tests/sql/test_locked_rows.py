@@ -138,7 +138,7 @@ def test_locked_batch_row_does_not_delay_ends_or_other_batches(flow, lock_rows):
         until_none_is_left(lambda: flow.storage.release(100))
         states = flow.states(locked, other)
 
-    assert ([Applied.RELEASING] * 3, [State.AWAITING, State.SUCCEEDED]) == (results, states)
+    assert ([Applied.RELEASE_NEEDED] * 3, [State.AWAITING, State.SUCCEEDED]) == (results, states)
     flow.settle_all()
     assert State.FAILED is flow.state(locked)
 

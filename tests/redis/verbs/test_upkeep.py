@@ -239,7 +239,7 @@ def awaiting(scene, *edges):
 
 
 def test_parent_named_twice_moves_its_child_once(scene, server):
-    """A child that names its parent twice, for one end or for two, is moved once, and no dependency is left."""
+    """A child that names its parent twice, for one end or for two, is moved once, without leftovers."""
     parent = scene.add()
     same = scene.continuation(parent, parent, on=On.DELETED)
     both = awaiting(scene, Edge(parent, On.DELETED), Edge(parent, On.FINISHED))

@@ -66,7 +66,7 @@ def test_ends_of_one_exchange_add_one_row_per_batch(flow, admin):
 
     results = flow.exchange(holder, [succeeds(job) for job in jobs]).results
 
-    assert [Applied.RELEASING] * 5 + [Applied.APPLIED] == results
+    assert [Applied.RELEASE_NEEDED] * 5 + [Applied.APPLIED] == results
     assert before + 2 == deltas(admin)
     assert [(3, 0, 0, 3, 0, 0), (2, 0, 0, 2, 0, 0)] == [flow.counts(one), flow.counts(other)]
     flow.settle_all()
@@ -95,7 +95,7 @@ def test_member_end_on_the_slow_path_is_counted(flow, what, has_other):
     results = flow.exchange(holder, ends).results
     flow.settle_all()
 
-    odd = {"deleted": Applied.REFUSED, "settled": Applied.ALREADY}.get(what, Applied.RELEASING)
+    odd = {"deleted": Applied.REFUSED, "settled": Applied.ALREADY}.get(what, Applied.RELEASE_NEEDED)
     assert odd is results[1]
     assert all(result.is_applied for place, result in enumerate(results) if place != 1)
     is_deleted, failed = int(what == "deleted"), int(has_other)

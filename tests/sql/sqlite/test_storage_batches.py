@@ -49,7 +49,7 @@ def test_plain_end_of_a_member_is_counted_like_any_other(flow):
 
     assert [Applied.APPLIED, Applied.APPLIED] == results  # `release` has nothing to do yet
     assert (3, 1, 0, 2, 0, 0) == counts
-    assert Applied.RELEASING is flow.apply(succeeds(last))
+    assert Applied.RELEASE_NEEDED is flow.apply(succeeds(last))
     flow.settle_all()
     assert (State.SUCCEEDED, (3, 0, 0, 3, 0, 0)) == (flow.state(batch), flow.counts(batch))
 

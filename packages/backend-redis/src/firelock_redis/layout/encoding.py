@@ -42,7 +42,7 @@ _ADMISSION = "[["  # the start of `admission` as this release writes it; errors 
 # The results of changes, as scripts return them. A script runs alone, so no change is ever busy.
 APPLIED_BY_DIGIT = {
     "0": Applied.APPLIED,
-    "1": Applied.RELEASING,
+    "1": Applied.RELEASE_NEEDED,
     "2": Applied.ALREADY,
     "3": Applied.REFUSED,
     "4": Applied.MISSING,

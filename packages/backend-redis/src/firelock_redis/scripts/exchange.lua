@@ -3,7 +3,7 @@
 --
 -- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served due:recurring
 -- ARGV  from 2 a CLAIM and the names of its queues; then groups of changes, each a GROUP followed by its items
--- Reply a REPLY, with one character per change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, 5 taken, ?
+-- Reply a REPLY, with one character per change: 0 applied, 1 release needed, 2 already, 3 refused, 4 missing, 5 taken, ?
 --       must be sent field by field; then a CLAIMED for each claimed job
 
 -- ---- changes -------------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ local function count_ends(runs, results)
       if results[place] == APPLIED then done = done + 1 end
     end
     if done > 0 and count_members(batch, done) then
-      for place = first, next_first - 1 do results[place] = results[place] == APPLIED and RELEASING or results[place] end
+      for place = first, next_first - 1 do results[place] = results[place] == APPLIED and RELEASE_NEEDED or results[place] end
     end
     first = next_first
   end
@@ -168,7 +168,7 @@ local function change(job, from, session, to, first, more)
     lives_again.take_again(job)
     lives_again.store()
   end
-  return announce(job) and RELEASING or APPLIED
+  return announce(job) and RELEASE_NEEDED or APPLIED
 end
 
 -- ---- claims --------------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ while arg < #ARGV do
     end
     flush()
     for place, job in pairs(members) do
-      if batches().is_noted(batches().relations_of(job).batch) then results[place] = RELEASING end
+      if batches().is_noted(batches().relations_of(job).batch) then results[place] = RELEASE_NEEDED end
     end
   end
 end

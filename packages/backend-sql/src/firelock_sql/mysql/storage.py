@@ -581,7 +581,7 @@ class MysqlStorage(SqlStorage):
         for batch_id, number in sorted(Counter(batches.values()).items()):
             store_batch_change(tx, batch_id, active=-number, succeeded=number)
         return [  # the batch of a member may end because of this end
-            Applied.RELEASING if one.job_id in batches else result
+            Applied.RELEASE_NEEDED if one.job_id in batches else result
             for one, result in zip(transitions, results, strict=True)
         ], found
 

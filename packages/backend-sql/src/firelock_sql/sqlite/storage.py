@@ -197,10 +197,10 @@ class SqliteStorage(SqlStorage):
         ended = Counter(str(held.batch_id) for _, held in members)
         shares = {id: Share(active=-number, succeeded=number) for id, number in ended.items()}
         changed_batches = store_batch_changes(tx, shares)  # batches that may end because of these ends
-        releasing = {end.job_id for end, held in members if held.batch_id in changed_batches}
+        in_changed = {end.job_id for end, held in members if held.batch_id in changed_batches}
         results = self._apply_rest(tx, transitions, split.others)
         return [
-            Applied.RELEASING if end.job_id in releasing else result
+            Applied.RELEASE_NEEDED if end.job_id in in_changed else result
             for end, result in zip(transitions, results, strict=True)
         ]
 

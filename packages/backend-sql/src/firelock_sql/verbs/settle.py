@@ -91,7 +91,7 @@ def apply_transitions(
     changed_batches = counts.store()
     for place, row in changed.items():
         if row.id in listed or (row.is_member and row.relations.batch_id in changed_batches):
-            results[place] = Applied.RELEASING
+            results[place] = Applied.RELEASE_NEEDED
     return results
 
 

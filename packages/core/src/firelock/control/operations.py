@@ -478,7 +478,7 @@ class Operations:
             page = storage.find(operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True)
             matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
             wanted, results = self._change_jobs(operation, matching)
-            if Applied.RELEASING in results:
+            if Applied.RELEASE_NEEDED in results:
                 release_continuations(storage)  # the progress is stored even if this fails
             changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
             if operation.verb is Verb.REQUEUE and changed and operation.changed < _IDS_KEPT:

@@ -266,8 +266,8 @@ class Storage(ABC):
         REFUSED if there is no such memo, or if the job is processing.
 
         **Members.** The counts of a batch must include a change of a member from the same step on. The result
-        of such a change can be RELEASING even if the member has no children. These changes are REFUSED: a
-        requeue of a member of a cancelled batch, its restoration to a state that is not final, and the
+        of such a change can be RELEASE_NEEDED even if the member has no children. These changes are REFUSED:
+        a requeue of a member of a cancelled batch, its restoration to a state that is not final, and the
         requeue of an awaiting job whose input is missing. The requeue of a member must lock each surrounding
         batch that fails fast, from the innermost outwards, fold its recorded changes into its counts, and
         clear `is_stopping`.

@@ -227,7 +227,7 @@ def change_batch(tables: Tables, row: StoredJob, transition: Transition) -> Appl
     else:
         return Applied.REFUSED
     put(tables, after)
-    return Applied.RELEASING if tables.is_changed(job.id) else Applied.APPLIED
+    return Applied.RELEASE_NEEDED if tables.is_changed(job.id) else Applied.APPLIED
 
 
 def _suspended(

@@ -313,8 +313,8 @@ def claimed_by(row: StoredJob, session: str, server: str, *, now: int) -> Stored
 def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
     """Return the job after the transition, and the result: applied, already or refused.
 
-    The storage determines whether the result is `releasing` instead of applied. A refused transition can
-    still clear a tail.
+    The storage determines whether the result is `RELEASE_NEEDED` instead of `APPLIED`. A refused transition
+    can still clear a tail.
     """
     job = row.record
     if job.state not in transition.from_states or not is_holder(job, transition):

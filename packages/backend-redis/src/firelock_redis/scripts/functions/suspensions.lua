@@ -4,7 +4,7 @@
 
 -- The results of a change: applied, applied with children to release, repeated, refused, job not found, another job has
 -- its key.
-local APPLIED, RELEASING, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
+local APPLIED, RELEASE_NEEDED, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
 
 -- Hold the batch until this time, end its hold, or cancel it. Every other change of a batch is refused.
 local function change_batch(batch, session, to, at, reason, due)
@@ -16,14 +16,14 @@ local function change_batch(batch, session, to, at, reason, due)
     if batch.due ~= '' then add('due', batch.due, batch.id) end
     batches().touch(batch.id)
     save(batch)
-    return batch.due == '' and RELEASING or APPLIED
+    return batch.due == '' and RELEASE_NEEDED or APPLIED
   end
   if to ~= 'D' then return REFUSED end
-  if row.cancelled ~= '' then return RELEASING end
+  if row.cancelled ~= '' then return RELEASE_NEEDED end
   cancel(batch, reason, at)
   save(batch)
   enter(batch)
-  return RELEASING
+  return RELEASE_NEEDED
 end
 
 -- Return whether a person may restart this job, which is not running. This is refused if its batch is cancelled, or

@@ -212,7 +212,7 @@ class BatchCountsDuty(StorageFixtures):
         between = flow.counts(batch)
         flow.settle_all()
 
-        assert Applied.RELEASING is result
+        assert Applied.RELEASE_NEEDED is result
         assert [(2, 1, 1, 0, 0, 0), (2, 1, 1, 1, 0, 0)] == [before, between]
         assert ((2, 1, 0, 1, 0, 0), _OPEN) == (flow.counts(batch), flow.state(batch))
         flow.settle(succeeds(flow.run(flow.begin("b"), b)))
