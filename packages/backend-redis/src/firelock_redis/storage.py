@@ -38,7 +38,7 @@ from firelock_redis.connections.health import HealthVerbs
 from firelock_redis.connections.notify import RedisWaiting
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claim_of, claimed_job, flags_of, task_head
 from firelock_redis.layout.partitions import EVERYWHERE
-from firelock_redis.layout.words import Claimed, ExchangeReply, ExchangeWords, Group, LaneEnds
+from firelock_redis.layout.words import Claimed, ExchangeClaim, ExchangeReply, Group, LaneEnds
 from firelock_redis.verbs.changes import ClaimedRecord, write_changes
 from firelock_redis.verbs.find import FindVerbs
 from firelock_redis.verbs.insert import InsertVerbs
@@ -53,7 +53,7 @@ from firelock_redis.verbs.upkeep import UpkeepVerbs, earliest_due_at
 
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
-_NO_CLAIM = ExchangeWords(session="", now=0, limit=-1, queues=0)
+_NO_CLAIM = ExchangeClaim(session="", now=0, limit=-1, queues=0)
 _NO_CHANGES = Group(states="", session="", to="", expiry="", queue="", size=0)
 _ABOUT, _OF_EACH = len(ExchangeReply._fields), len(Claimed._fields)
 
@@ -243,7 +243,7 @@ class RedisStorage(
         if asked is not None:
             names = () if asked.queues is None else tuple(dict.fromkeys(asked.queues))
             number = -1 if asked.queues is None else len(names)
-            claim = ExchangeWords(asked.session, now=asked.now, limit=max(asked.limit, 0), queues=number)
+            claim = ExchangeClaim(asked.session, now=asked.now, limit=max(asked.limit, 0), queues=number)
             arguments = [*claim, *names]
         freed = {} if freed is None else freed
         held: list[ClaimedRecord | None] = []

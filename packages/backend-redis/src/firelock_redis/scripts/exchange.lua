@@ -2,9 +2,10 @@
 -- limits.lua and suspensions.lua.
 --
 -- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served due:recurring
--- ARGV  from 2 a CLAIM and the names of its queues; then groups of changes, each a GROUP followed by its items
--- Reply a REPLY, with one character per change: 0 applied, 1 release needed, 2 already, 3 refused, 4 missing, 5 taken, ?
---       must be sent field by field; then a CLAIMED for each claimed job
+-- ARGV  from 2 an EXCHANGE_CLAIM and the names of its queues; then groups of changes, each a GROUP followed by its
+--       items
+-- Reply an EXCHANGE_REPLY, with one character per change: 0 applied, 1 release needed, 2 already, 3 refused,
+--       4 missing, 5 taken, ? must be sent field by field; then a CLAIMED for each claimed job
 
 -- ---- changes -------------------------------------------------------------------------------------------------------
 
@@ -35,37 +36,39 @@ local function count_ends(runs, results)
       if results[place] == APPLIED then done = done + 1 end
     end
     if done > 0 and count_members(batch, done) then
-      for place = first, next_first - 1 do results[place] = results[place] == APPLIED and RELEASE_NEEDED or results[place] end
+      for place = first, next_first - 1 do
+        if results[place] == APPLIED then results[place] = RELEASE_NEEDED end
+      end
     end
     first = next_first
   end
 end
 
--- Apply plain ends: the tasks of these jobs have returned. Each is an END. If the first line of a record is
+-- Apply plain ends: the tasks of these jobs have returned. Each is a PLAIN_END. If the first line of a record is
 -- unchanged, the session still holds the job, and nothing after that line has changed. Write the results to
 -- `results`; ? marks an end that must be sent field by field.
 local function end_plainly(first, count, session, queue, minute, runs, results)
   local ids, lanes = {}, {}
-  for number = 1, count do ids[number] = ARGV[first + END.width * (number - 1) + END.id] end
+  for number = 1, count do ids[number] = ARGV[first + PLAIN_END.width * (number - 1) + PLAIN_END.id] end
   local stored, fresh, gone, ended = records(ids), {}, {}, {}
   local arg, done = first, 0
   for number = 1, count do
-    local head = ARGV[arg + END.first_line]
+    local head = ARGV[arg + PLAIN_END.first_line]
     local text = stored[number]
     if text and sub(text, 1, #head) == head then
-      local id = ARGV[arg + END.id]
+      local id = ARGV[arg + PLAIN_END.id]
       done = done + 1
       fresh[2 * done - 1] = id
-      fresh[2 * done] = ARGV[arg + END.record]
+      fresh[2 * done] = ARGV[arg + PLAIN_END.record]
       gone[done] = id
-      ended[2 * done - 1] = ARGV[arg + END.at]
+      ended[2 * done - 1] = ARGV[arg + PLAIN_END.at]
       ended[2 * done] = id
       results[number] = APPLIED
       if lane_of_end[id] then put(lanes, lane_of_end[id], id) end
     else
       results[number] = text and '?' or MISSING
     end
-    arg = arg + END.width
+    arg = arg + PLAIN_END.width
   end
   if done == 0 then return end
   many('HSET', base .. 'jobs', fresh)
@@ -285,7 +288,7 @@ local function claim(reply, names, limit, session, server, now)
     if in_turn then names = queues_in_turn('work', 'laned') end
     ids, lines = limited.claim(names, limit, in_turn, freed_lanes, instant())
     local at = limited.finish()
-    if at then reply[REPLY.next_claim] = int(at) .. ' ' .. int(at - instant()) end
+    if at then reply[EXCHANGE_REPLY.next_claim] = int(at) .. ' ' .. int(at - instant()) end
   else
     local near = {}
     ids, lines = popped(names, shares(names, limit, in_turn, near), in_turn, near)
@@ -330,9 +333,9 @@ end
 
 despite_full_memory()
 
-local claiming, now = ARGV[2 + CLAIM.session], ARGV[2 + CLAIM.now]
-local limit, named = tonumber(ARGV[2 + CLAIM.limit]), tonumber(ARGV[2 + CLAIM.queues])
-local arg, queues = 2 + CLAIM.width, named >= 0 and {} or nil
+local claiming, now = ARGV[2 + EXCHANGE_CLAIM.session], ARGV[2 + EXCHANGE_CLAIM.now]
+local limit, named = tonumber(ARGV[2 + EXCHANGE_CLAIM.limit]), tonumber(ARGV[2 + EXCHANGE_CLAIM.queues])
+local arg, queues = 2 + EXCHANGE_CLAIM.width, named >= 0 and {} or nil
 for number = 1, named do
   queues[number] = ARGV[arg]
   arg = arg + 1
@@ -345,10 +348,11 @@ while arg < #ARGV do
   arg = arg + GROUP.width
   if from == '' then
     for _ = 1, count do
-      local name, lane, number = ARGV[arg + LANE.queue], ARGV[arg + LANE.lane], tonumber(ARGV[arg + LANE.size])
+      local name, lane = ARGV[arg + LANE_ENDS.queue], ARGV[arg + LANE_ENDS.lane]
+      local number = tonumber(ARGV[arg + LANE_ENDS.size])
       put(freed_lanes, name, lane)
       freed[lane] = true
-      arg = arg + LANE.width
+      arg = arg + LANE_ENDS.width
       for place = arg, arg + number - 1 do lane_of_end[ARGV[place]] = lane end
       arg = arg + number
     end
@@ -362,7 +366,7 @@ while arg < #ARGV do
       results[#results + 1] = some[number]
       if some[number] == '?' then needs_a_look = true end
     end
-    arg = arg + END.width * count
+    arg = arg + PLAIN_END.width * count
   else
     local ids, arguments, members = {}, {}, {}
     for number = 1, count do
@@ -390,7 +394,7 @@ while arg < #ARGV do
   end
 end
 
-local reply = { table.concat(results), '', '' }  -- a REPLY
+local reply = { table.concat(results), '', '' }  -- an EXCHANGE_REPLY
 if limit < 0 or needs_a_look then
   notify_freed()
   return reply
@@ -399,7 +403,7 @@ end
 local has_room = false
 local alive, server = unpack(call('HMGET', base .. 's:' .. claiming, 'alive', 'token'))
 if alive ~= '1' then
-  reply[REPLY.next_claim] = '1'
+  reply[EXCHANGE_REPLY.next_claim] = '1'
 elseif limit > 0 then
   has_room = claim(reply, queues, limit, claiming, server, now) < limit
 end
@@ -411,5 +415,5 @@ if next(freed) then
     end
   end)
 end
-reply[REPLY.next_due] = next_due()
+reply[EXCHANGE_REPLY.next_due] = next_due()
 return reply

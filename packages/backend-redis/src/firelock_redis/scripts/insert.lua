@@ -2,31 +2,32 @@
 -- record.lua, unique.lua and duplicates.lua.
 --
 -- KEYS  those of jobs.lua and children.lua; publishes on wake
--- ARGV  after the verb's parameters, for each job: a JOB, its tags, the number of its parents, and a TIE for each
---       parent
+-- ARGV  after the verb's parameters, for each job: an ANY_JOB, its tags, the number of its parents, and a NEW_EDGE for
+--       each parent
 
 local verbs = {}
 
 -- Read one job from the arguments; return it and the position of the next one.
 local function argued(at)
-  local admission, relations, created, count = ARGV[at + JOB.admission], ARGV[at + JOB.relations], ARGV[at + JOB.created], ARGV[at + JOB.tags]
+  local admission, relations = ARGV[at + ANY_JOB.admission], ARGV[at + ANY_JOB.relations]
+  local created, count = ARGV[at + ANY_JOB.created], ARGV[at + ANY_JOB.tags]
   local job = {
-    id = ARGV[at + JOB.id], payload = ARGV[at + JOB.payload], created = created, recurring = ARGV[at + JOB.recurring],
-    state = ARGV[at + JOB.state], flag = '', attempt = '0', fence = '0', place = ARGV[at + JOB.lowest],
-    queue = ARGV[at + JOB.queue], session = '', retries = '0', crashes = '0', enqueued = '0', origin = '-',
-    admission = admission ~= '' and ' ' .. admission or '', error = '', history = '', changed = created, claimed = '', started = '', ended = '',
-    expires = '', due = ARGV[at + JOB.due], server = '', reason = ARGV[at + JOB.reason], result = '', absent = '', waits = '',
-    tags = {}, parents = {},
+    id = ARGV[at + ANY_JOB.id], payload = ARGV[at + ANY_JOB.payload], created = created,
+    recurring = ARGV[at + ANY_JOB.recurring], state = ARGV[at + ANY_JOB.state], flag = '', attempt = '0', fence = '0',
+    place = ARGV[at + ANY_JOB.lowest], queue = ARGV[at + ANY_JOB.queue], session = '', retries = '0', crashes = '0',
+    enqueued = '0', origin = '-', admission = admission ~= '' and ' ' .. admission or '', error = '', history = '',
+    changed = created, claimed = '', started = '', ended = '', expires = '', due = ARGV[at + ANY_JOB.due], server = '',
+    reason = ARGV[at + ANY_JOB.reason], result = '', absent = '', waits = '', tags = {}, parents = {},
   }
   if relations ~= '' then batches().relate(job, relations) end
-  at = at + JOB.width
+  at = at + ANY_JOB.width
   for number = 1, tonumber(count) do job.tags[number] = ARGV[at + number - 1] end
   at = at + #job.tags
   count = tonumber(ARGV[at])
   at = at + 1
   for number = 1, count do
-    job.parents[number] = { on = ARGV[at + TIE.on], id = ARGV[at + TIE.id] }
-    at = at + TIE.width
+    job.parents[number] = { on = ARGV[at + NEW_EDGE.on], id = ARGV[at + NEW_EDGE.id] }
+    at = at + NEW_EDGE.width
   end
   return job, at
 end
@@ -132,8 +133,8 @@ local function change_holder(holder, row, job, use, keys, now)
   if due then holder.due = due end
   if use[UNIQUE.keeps_last] then
     if not holder.tags then
-      local fields = rare_fields(holder.id)
-      holder.tags, holder.created = fields and fields[RARER.tags] or {}, match(payload, PAYLOAD.captures(created))
+      local fields = optional_fields(holder.id)
+      holder.tags, holder.created = fields and fields[OPTIONAL.tags] or {}, match(payload, PAYLOAD.captures(created))
       changed[holder.id].tags = holder.tags
     end
     holder.payload, holder.tags = replaced_payload(payload, job.payload), job.tags

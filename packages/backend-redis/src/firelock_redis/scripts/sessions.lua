@@ -51,8 +51,9 @@ end
 -- ---- reconciliation --------------------------------------------------------------------------------------------
 
 -- Compare the jobs that the session holds in this partition with the jobs that its worker process believes it holds.
--- ARGV from 4: a HELD for each job that the worker process believes it holds. Return 1 if the session is alive here; a
--- LOST for each of these jobs that the session does not hold; and an UNKNOWN for each other job of the session.
+-- ARGV from 4: a HELD_JOB for each job that the worker process believes it holds. Return 1 if the session is alive
+-- here; a LOST_JOB for each of these jobs that the session does not hold; and an UNKNOWN_JOB for each other job of
+-- the session.
 function verbs.reconcile(session)
   local STARTED = LAST.captures(started)
   local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
@@ -63,12 +64,12 @@ function verbs.reconcile(session)
     if text then fences[id], texts[id] = match(text, RECORD.captures(fence)), text end
   end
   local lost, lost_ids, started, unknown = {}, {}, {}, {}
-  for arg = 4, #ARGV, HELD.width do
-    local id, fence, at = ARGV[arg + HELD.id], ARGV[arg + HELD.fence], ARGV[arg + HELD.started]
+  for arg = 4, #ARGV, HELD_JOB.width do
+    local id, fence, at = ARGV[arg + HELD_JOB.id], ARGV[arg + HELD_JOB.fence], ARGV[arg + HELD_JOB.started]
     local is_named = fences[id] == fence
     if is_named then fences[id] = nil end
     if not is_named or sub(texts[id], 1, 1) ~= 'P' then
-      lost[#lost + 1] = { [LOST.number] = (arg - 4) / HELD.width }
+      lost[#lost + 1] = { [LOST_JOB.number] = (arg - 4) / HELD_JOB.width }
       lost_ids[#lost_ids + 1] = id
     elseif at ~= '' then
       local _, after, was = find(texts[id], STARTED)
@@ -83,8 +84,8 @@ function verbs.reconcile(session)
       local state, fence, holder = match(text, RECORD.captures(state, fence, session))
       local answer = lost[number]
       -- Return an unreadable record as a failed job, with a fence that no claim has.
-      answer[LOST.state], answer[LOST.fence] = state or 'F', fence or '0'
-      answer[LOST.tail] = holder and holder ~= '' and state ~= 'P' and 1 or 0
+      answer[LOST_JOB.state], answer[LOST_JOB.fence] = state or 'F', fence or '0'
+      answer[LOST_JOB.tail] = holder and holder ~= '' and state ~= 'P' and 1 or 0
     end
   end
   if #started > 0 then
@@ -94,7 +95,8 @@ function verbs.reconcile(session)
   for _, id in ipairs(ids) do
     if fences[id] then
       unknown[#unknown + 1] = {
-        [UNKNOWN.id] = id, [UNKNOWN.record] = texts[id], [UNKNOWN.payload] = call('HGET', base .. 'payloads', id),
+        [UNKNOWN_JOB.id] = id, [UNKNOWN_JOB.record] = texts[id],
+        [UNKNOWN_JOB.payload] = call('HGET', base .. 'payloads', id),
       }
     end
   end

@@ -176,8 +176,8 @@ local function resume_member(member, reason, now)
     member.flag = string.gsub(member.flag, 'o', '')
     batches().open(member.id)
   else
-    local fields = rare_fields(member.id)
-    local nominal = fields and fields[RARER.nominal_at] ~= cjson.null and fields[RARER.nominal_at] or 0
+    local fields = optional_fields(member.id)
+    local nominal = fields and fields[OPTIONAL.nominal_at] ~= cjson.null and fields[OPTIONAL.nominal_at] or 0
     leave(member)
     member.state = 'E'
     if nominal > tonumber(now) then

@@ -39,7 +39,7 @@ from firelock_redis.layout.encoding import (
 )
 from firelock_redis.layout.partitions import EVERYWHERE
 from firelock_redis.layout.wire import encode
-from firelock_redis.layout.words import Ended, HeldJob, LostJob, RenewalWords, SessionReply, UnknownJob
+from firelock_redis.layout.words import Ended, HeldJob, LostJob, RenewedSession, SessionReply, UnknownJob
 
 _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # jobs that one step of an end returns
@@ -81,7 +81,7 @@ class SessionVerbs(RedisVerbs):
         """See `Storage.renew`; one round trip."""
         arguments: list[str] = []
         for renewal in renewals:
-            arguments += RenewalWords(session=renewal.session, renewal=RENEWAL.write_of(renewal))
+            arguments += RenewedSession(session=renewal.session, renewal=RENEWAL.write_of(renewal))
         replies = self._run("leases.renew", 0, *arguments) if renewals else []
         return list(map(bool, replies))
 

@@ -163,9 +163,9 @@ local function batches()
   local function relations_of(job)
     if not job.relations then
       local payload = call('HGET', base .. 'payloads', job.id) or ''
-      local rare = match(payload, PAYLOAD.captures(rarer))
-      local is_read, fields = pcall(cjson.decode, rare ~= '' and rare or '[]')
-      job.relations = read_relations(is_read and type(fields) == 'table' and text_in(fields[RARER.relations_json]))
+      local optional = match(payload, PAYLOAD.captures(optional))
+      local is_read, fields = pcall(cjson.decode, optional ~= '' and optional or '[]')
+      job.relations = read_relations(is_read and type(fields) == 'table' and text_in(fields[OPTIONAL.relations_json]))
     end
     return job.relations
   end

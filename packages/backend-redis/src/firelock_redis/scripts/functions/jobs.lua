@@ -186,15 +186,15 @@ local function save(job)
   if job.was then counted[#counted + 1] = job end
 end
 
--- Return the rarer fields of a job's payload, see RARER; nil if it has none, or if they cannot be read. Also return the
--- number of bytes that were read for them.
-local function rare_fields(id)
+-- Return the optional fields of a job's payload, see OPTIONAL; nil if it has none, or if they cannot be read. Also
+-- return the number of bytes that were read for them.
+local function optional_fields(id)
   local payload = call('HGET', base .. 'payloads', id) or ''
-  local fields = match(payload, PAYLOAD.captures(rarer))
-  local is_read, rare = pcall(cjson.decode, fields and fields ~= '' and fields or 'null')
-  local is_known = is_read and type(rare) == 'table' and type(rare[RARER.tags]) == 'table'
-    and type(rare[RARER.parents]) == 'table'
-  return is_known and rare or nil, #payload
+  local optional = match(payload, PAYLOAD.captures(optional))
+  local is_read, fields = pcall(cjson.decode, optional and optional ~= '' and optional or 'null')
+  local is_known = is_read and type(fields) == 'table' and type(fields[OPTIONAL.tags]) == 'table'
+    and type(fields[OPTIONAL.parents]) == 'table'
+  return is_known and fields or nil, #payload
 end
 
 -- Remove the job from the lists of the parents for which it waits: the parents of its suspension if there are any,
@@ -206,8 +206,8 @@ local function forget_edges(job)
     gone[#gone + 1] = base .. 'w:' .. id
     return
   end
-  local fields = rare_fields(id)
-  for _, edge in ipairs(fields and fields[RARER.parents] or {}) do
+  local fields = optional_fields(id)
+  for _, edge in ipairs(fields and fields[OPTIONAL.parents] or {}) do
     call('ZREM', base .. 'pend:' .. edge[EDGE.parent_id], ON[edge[EDGE.on]] .. ' ' .. id)
   end
 end

@@ -54,7 +54,7 @@ local function forget_from(job, name)
   local from, last, size = tonumber(match(call('HGET', key, name), '^%d+')), 0, 0
   local all, gone_names = call('HGETALL', key), {}
   for number = 1, #all, 2 do
-    local place, bytes = match(all[number + 1], MEMO.captures(place, bytes))
+    local place, bytes = match(all[number + 1], STORED_MEMO.captures(place, bytes))
     if all[number] == '' then
       last = match(all[number + 1], '^%d+')
     elseif tonumber(place) >= from then
@@ -97,7 +97,7 @@ local function is_there(job, more)
     end
   end
   local memo = match(more.waits, '^"signal ') and call('HGET', base .. 'memo:' .. job.id, more.waits)
-  return memo and match(memo, MEMO.captures(done)) == '1' and more.waits
+  return memo and match(memo, STORED_MEMO.captures(done)) == '1' and more.waits
 end
 
 -- Let the suspended job wait for these parents or this memo.
