@@ -54,7 +54,6 @@ from firelock_redis.verbs.upkeep import UpkeepVerbs, earliest_due_at
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
 _NO_CLAIM = ExchangeClaim(session="", now=0, limit=-1, queues=0)
-_NO_CHANGES = Group(states="", session="", to="", expiry="", queue="", size=0)
 _ABOUT, _OF_EACH = len(ExchangeReply._fields), len(Claimed._fields)
 
 _Freed: TypeAlias = dict[tuple[str, str], list[str]]
@@ -256,11 +255,11 @@ class RedisStorage(
                 if lane is not None:
                     freed.setdefault((one[1].queue, lane), []).append(transition.job_id)
         if freed:  # before the changes, because the script needs the lanes when it handles their ends
-            arguments += _NO_CHANGES._replace(size=len(freed))
+            arguments += Group("lanes", len(freed))
             for (queue, lane), ids in freed.items():
                 arguments += (*LaneEnds(queue=queue, lane=lane, size=len(ids)), *ids)
         if asked is not None and asked.left_out:
-            arguments += _NO_CHANGES._replace(states="-", size=len(asked.left_out))
+            arguments += Group("left_out", len(asked.left_out))
             arguments += map(task_head, sorted(asked.left_out))
         order, before = write_changes(arguments, transitions, held, self._partitions)
         results = [Applied.REFUSED] * len(transitions)

@@ -113,21 +113,26 @@ class ExchangeClaim(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The common values of the items that follow, and their number.
+    """The kind of the items that follow, their common values, and their number.
 
-    - If `states` is empty, each item is a `LaneEnds`: a lane in which jobs with limits end.
-    - If `states` is -, each item is a task that a claim leaves out, as the start of its jobs' payloads.
-    - Otherwise each item is a change: a `Change` if `expiry` is -, a `Change` and a `Further` if it is =, and
-      a `PlainEnd` for any other expiry. Plain ends of batch members come first. For these, the P in `states`
-      is followed by each batch and the number of its members in this group.
+    The kind determines each item. Values that a kind does not use are empty.
+
+    - `lanes`: a `LaneEnds`, which is a lane in which jobs with limits end.
+    - `left_out`: a task that a claim leaves out, as the start of its jobs' payloads.
+    - `ends`: a `PlainEnd`. Those of batch members come first: `batches` contains each batch and the number of
+      its members in this group.
+    - `changes`: a `Change`.
+    - `further`: a `Change` and a `Further`.
     """
 
-    states: str  # letters
-    session: str
-    to: str  # a letter
-    expiry: Word  # for plain ends: the minute of expiry, empty if they do not expire
-    queue: str
+    kind: str
     size: int
+    session: str = ""
+    states: str = ""  # letters
+    to: str = ""  # a letter
+    queue: str = ""
+    expiry: Word = ""  # the minute of expiry, empty if the jobs do not expire
+    batches: str = ""
 
 
 class LaneEnds(NamedTuple):

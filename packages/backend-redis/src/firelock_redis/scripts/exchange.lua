@@ -27,10 +27,10 @@ local function count_members(batch, number)
   return true
 end
 
--- Count the members among these ended jobs. `runs` contains " batch number" for each run of members of one batch.
-local function count_ends(runs, results)
+-- Count the members among these ended jobs. `batch_sizes` contains " batch number" for each batch.
+local function count_ends(batch_sizes, results)
   local first = 1
-  for batch, number in string.gmatch(runs, ' (%S+) (%d+)') do
+  for batch, number in string.gmatch(batch_sizes, ' (%S+) (%d+)') do
     local next_first, done = first + number, 0
     for place = first, next_first - 1 do
       if results[place] == APPLIED then done = done + 1 end
@@ -47,7 +47,7 @@ end
 -- Apply plain ends: the tasks of these jobs have returned. Each is a PLAIN_END. If the first line of a record is
 -- unchanged, the session still holds the job, and nothing after that line has changed. Write the results to
 -- `results`; ? marks an end that must be sent field by field.
-local function end_plainly(first, count, session, queue, minute, runs, results)
+local function end_plainly(first, count, session, queue, minute, batch_sizes, results)
   local ids, lanes = {}, {}
   for number = 1, count do ids[number] = ARGV[first + PLAIN_END.width * (number - 1) + PLAIN_END.id] end
   local stored, fresh, gone, ended = records(ids), {}, {}, {}
@@ -76,7 +76,7 @@ local function end_plainly(first, count, session, queue, minute, runs, results)
   many('ZADD', base .. 'l:S:' .. queue, ended)
   count_running(queue, -done)
   if minute ~= '' then expire(minute, gone) end
-  if runs ~= '' then count_ends(runs, results) end
+  if batch_sizes ~= '' then count_ends(batch_sizes, results) end
   -- These jobs no longer hold their keys. A key's list may still contain them, because the jobs are read before a full
   -- list refuses a start.
   for lane, some in pairs(lanes) do
@@ -343,10 +343,11 @@ end
 
 local results, needs_a_look = {}, false
 while arg < #ARGV do
-  local from, session, to = ARGV[arg + GROUP.states], ARGV[arg + GROUP.session], ARGV[arg + GROUP.to]
-  local minute, queue, count = ARGV[arg + GROUP.expiry], ARGV[arg + GROUP.queue], tonumber(ARGV[arg + GROUP.size])
+  local kind, count, session = ARGV[arg + GROUP.kind], tonumber(ARGV[arg + GROUP.size]), ARGV[arg + GROUP.session]
+  local from, to, queue = ARGV[arg + GROUP.states], ARGV[arg + GROUP.to], ARGV[arg + GROUP.queue]
+  local minute, batch_sizes = ARGV[arg + GROUP.expiry], ARGV[arg + GROUP.batches]
   arg = arg + GROUP.width
-  if from == '' then
+  if kind == 'lanes' then
     for _ = 1, count do
       local name, lane = ARGV[arg + LANE_ENDS.queue], ARGV[arg + LANE_ENDS.lane]
       local number = tonumber(ARGV[arg + LANE_ENDS.size])
@@ -356,23 +357,24 @@ while arg < #ARGV do
       for place = arg, arg + number - 1 do lane_of_end[ARGV[place]] = lane end
       arg = arg + number
     end
-  elseif from == '-' then
+  elseif kind == 'left_out' then
     leave_out(arg, count)
     arg = arg + count
-  elseif minute ~= '-' and minute ~= '=' then
+  elseif kind == 'ends' then
     local some = {}
-    end_plainly(arg, count, session, queue, minute, sub(from, 2), some)
+    end_plainly(arg, count, session, queue, minute, batch_sizes, some)
     for number = 1, count do
       results[#results + 1] = some[number]
       if some[number] == '?' then needs_a_look = true end
     end
     arg = arg + PLAIN_END.width * count
   else
+    local is_further = kind == 'further'
     local ids, arguments, members = {}, {}, {}
     for number = 1, count do
       ids[number], arguments[number] = ARGV[arg + CHANGE.id], arg
       arg = arg + CHANGE.width
-      if minute == '=' then arg = after_more(arg) end
+      if is_further then arg = after_more(arg) end
     end
     local stored = records(ids)
     for number = 1, count do
@@ -380,10 +382,10 @@ while arg < #ARGV do
       local result = MISSING
       if text then
         -- Read this record again, because an earlier job of this group that waits for this job might have changed it.
-        local job = read(ids[number], minute == '=' and call('HGET', base .. 'jobs', ids[number]) or text)
-        result = change(job, from, session, to, first, minute == '=' and read_more(first + CHANGE.width))
+        local job = read(ids[number], is_further and call('HGET', base .. 'jobs', ids[number]) or text)
+        result = change(job, from, session, to, first, is_further and read_more(first + CHANGE.width))
         if result == APPLIED and job.was then members[#results + 1] = job end
-        if minute == '=' then flush() end
+        if is_further then flush() end
       end
       results[#results + 1] = result
     end
@@ -401,7 +403,7 @@ if limit < 0 or needs_a_look then
 end
 
 local has_room = false
-local alive, server = unpack(call('HMGET', base .. 's:' .. claiming, 'alive', 'token'))
+local alive, server = unpack(call('HMGET', base .. 's:' .. claiming, 'alive', 'server'))
 if alive ~= '1' then
   reply[EXCHANGE_REPLY.next_claim] = '1'
 elseif limit > 0 then

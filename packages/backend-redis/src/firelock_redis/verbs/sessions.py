@@ -59,14 +59,14 @@ class SessionVerbs(RedisVerbs):
     @override
     def begin_session(self, session: NewSession) -> None:
         """See `Storage.begin_session`; one round trip per partition, beginning with the first."""
-        token = quoted(session.server)
+        server = quoted(session.server)
         timeout = int(session.timeout_seconds * _SECOND)
         info = SESSION.write_of(session)
         is_alive = self._run(
             "sessions.begin",
             0,
             session.id,
-            token,
+            server,
             info,
             session.started_at,
             timeout,
@@ -74,7 +74,7 @@ class SessionVerbs(RedisVerbs):
         )
         if is_alive:
             for partition in range(1, self._partitions.number):
-                self._run("sessions.admit", partition, session.id, token)
+                self._run("sessions.admit", partition, session.id, server)
 
     @override
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
