@@ -17,7 +17,9 @@ from firelock_sql.schema import version
 def note_in_a_step(monkeypatch, columns):
     """Add a migration whose step stores the result of a query for these columns."""
     step = f"CREATE TABLE firelock_seen AS SELECT {columns}"
-    added = schema.Migration("Noted the timeout.", lambda _: iter([step]), works_with=1)
+    added = schema.Migration(
+        version.WANTED + 1, "Noted the timeout.", lambda _: iter([step]), works_with=version.WANTED
+    )
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
     monkeypatch.setattr(version, "WANTED", version.WANTED + 1)
 

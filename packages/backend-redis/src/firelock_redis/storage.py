@@ -33,7 +33,7 @@ from firelock.storage import (
     is_damaged,
     read_admission,
 )
-from firelock_redis.connections.database import SCHEMA, RedisDatabase
+from firelock_redis.connections.database import LAYOUT, RedisDatabase
 from firelock_redis.connections.health import HealthVerbs
 from firelock_redis.connections.notify import RedisWaiting
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claim_of, claimed_job, flags_of, task_head
@@ -103,12 +103,12 @@ class RedisStorage(
     def migrate(self) -> list[str]:
         found = self.schema().found
         self.database.prepare()
-        return [] if found else [f"Created layout {SCHEMA} for prefix {self.database.url.prefix!r}."]
+        return [] if found else [f"Created layout {LAYOUT} for prefix {self.database.url.prefix!r}."]
 
     @override
     def schema(self) -> SchemaState:
         version, _ = self.database.layout(is_written=False)
-        return SchemaState(version, SCHEMA)
+        return SchemaState(version, LAYOUT)
 
     @override
     def clear(self) -> None:

@@ -564,6 +564,7 @@ schema_version = Table(
 class Migration:
     """One version of the schema."""
 
+    version: int  # the version of the schema after this migration
     sentence: str  # a description for users
     statements: Callable[[Dialect], Iterator[str]]
     works_with: int  # the oldest schema version whose code works on this one
@@ -583,14 +584,19 @@ def _tables(dialect: Dialect) -> Iterator[str]:
             yield str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect)).strip()
 
 
-MIGRATIONS = [Migration("Created the tables of version 1.", _tables, works_with=1)]
+MIGRATIONS = [Migration(2, "Created the tables.", _tables, works_with=2)]
+
+
+def migrations_after(found: int) -> list[Migration]:
+    """Return the migrations that a schema of this version needs; 0 stands for a database without tables."""
+    return [migration for migration in MIGRATIONS if migration.version > found]
 
 
 def script(dialect: Dialect, found: int, now: int) -> Iterator[list[str]]:
     """Yield the statements of each migration after `found`; the last one inserts the row of its version."""
-    for version, migration in enumerate(MIGRATIONS[found:], start=found + 1):
+    for migration in migrations_after(found):
         row = insert(schema_version).values(
-            version=version, at=now, works_with=migration.works_with, made_by=__version__
+            version=migration.version, at=now, works_with=migration.works_with, made_by=__version__
         )
         recorded = row.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
         yield [*migration.statements(dialect), str(recorded)]

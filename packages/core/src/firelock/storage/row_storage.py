@@ -39,7 +39,7 @@ from firelock.storage.tables import MemoSum, StoredSession, Tables
 if TYPE_CHECKING:
     import cattrs
 
-_LAYOUT = 1
+_LAYOUT = 2  # development versions used layout 1
 _LAYOUT_KEY = "layout"
 _DAY = 86_400 * SECOND
 _LONGEST_ID = 64
@@ -126,7 +126,12 @@ def _lay_out(rows: Rows) -> bool:
     if found is None:
         rows.put(_LAYOUT_KEY, str(_LAYOUT))
         return True
-    if int(found) != _LAYOUT:
+    if int(found) < _LAYOUT:
+        raise SchemaMismatch(
+            f"The stored rows have layout {found}, which was written by Firelock before its first release "
+            "and cannot be read. Delete the rows, or use another store."
+        )
+    if int(found) > _LAYOUT:
         raise SchemaMismatch(
             f"The stored rows have layout {found}, but this release of Firelock supports only layout "
             f"{_LAYOUT}. Upgrade Firelock."
