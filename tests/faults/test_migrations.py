@@ -67,9 +67,10 @@ def test_migration_step_on_mariadb_stops_waiting_for_a_table(mariadb, monkeypatc
 
     The connection's setting is restored afterwards.
     """
-    note_in_a_step(monkeypatch, "@@SESSION.lock_wait_timeout AS waits")
     with closing(open_storage(mariadb.url("pool_size=1"))) as storage:
-        assert storage.migrate()[-1] == "Noted the timeout."
+        storage.migrate()
+        note_in_a_step(monkeypatch, "@@SESSION.lock_wait_timeout AS waits")
+        assert storage.migrate() == ["Noted the timeout."]
 
         rows = storage._database.read(  # noqa: SLF001 - no method shows the setting of a connection
             lambda tx: (

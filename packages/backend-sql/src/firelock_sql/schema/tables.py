@@ -3,6 +3,7 @@
 Times are integers, in microseconds since 1970. States and queues are stored as plain strings, so that they
 are readable at an SQL prompt. Strings are compared byte by byte, without the collation rules of a language.
 
+A change of a table needs its new definition here, for new databases, and a migration for existing ones.
 Migrations only go forward. For rolling upgrades, each migration declares the oldest schema version whose code
 still works on the new schema, and the code declares the oldest schema version on which it works. This allows
 servers of a release and of the previous one to share a storage before and after the migration.
@@ -588,12 +589,22 @@ MIGRATIONS = [Migration(2, "Created the tables.", _tables, works_with=2)]
 
 
 def migrations_after(found: int) -> list[Migration]:
-    """Return the migrations that a schema of this version needs; 0 stands for a database without tables."""
-    return [migration for migration in MIGRATIONS if migration.version > found]
+    """Return the migrations that a schema of this version needs; 0 stands for a database without tables.
+
+    The first migration creates the tables as `METADATA` defines them now, with the changes of all later
+    migrations. So a new database needs only that one, and gets the newest version.
+    """
+    if found:
+        return [migration for migration in MIGRATIONS if migration.version > found]
+    first, newest = MIGRATIONS[0], MIGRATIONS[-1]
+    return [attrs.evolve(newest, sentence=first.sentence, statements=first.statements)]
 
 
 def script(dialect: Dialect, found: int, now: int) -> Iterator[list[str]]:
-    """Yield the statements of each migration after `found`; the last one inserts the row of its version."""
+    """Yield the statements of each migration after `found`; the last one inserts the row of its version.
+
+    `found` is 0 for a database without tables.
+    """
     for migration in migrations_after(found):
         row = insert(schema_version).values(
             version=migration.version, at=now, works_with=migration.works_with, made_by=__version__
