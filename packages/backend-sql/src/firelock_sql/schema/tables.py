@@ -167,9 +167,7 @@ jobs = Table(
     Column("recurring_id", _NAME),
     Column("meta_json", _TEXT),
     Column("admission_json", _TEXT),  # its limits, unique key and start deadline
-    Column(
-        "relations_json", _TEXT
-    ),  # its batch, its caller and the sources of its inputs; for a batch, its rules
+    Column("relations_json", _TEXT),  # its batch, caller and sources of inputs; for a batch, its rules
     Column("parents", _TEXT),  # JSON list of [parent, on], or [parent, on, 1] if the result is passed on
     Column("creation", _TEXT),  # the first line of history, unless it is "enqueued, without a reason"
     # These columns are written when an attempt ends.
