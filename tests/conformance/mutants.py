@@ -177,12 +177,12 @@ def _stranger(folder, storage):
             connection.execute("update rows set value = ? where key = 'layout'", (layout,))
 
     fixtures = {
-        "make_newer_schema": lambda: change_layout(2),
+        "make_newer_schema": lambda: change_layout(100),
         "open_unreachable": lambda: storage(f"files://{folder}/file/jobs"),
         "break_driver": lambda handle: handle.connection.close(),
     }
     return Subject(
-        lambda: storage(f"files://{path}?sync=off"), fixtures, lambda: path.exists() and change_layout(1)
+        lambda: storage(f"files://{path}?sync=off"), fixtures, lambda: path.exists() and change_layout(2)
     )
 
 

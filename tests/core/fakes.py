@@ -182,6 +182,6 @@ class Worker:
         ended = [self.attempt(job) for job in self.claim(limit)]
         self.console.flush(self.fire.storage)
         results = self.fire.storage.apply([end.transition for end in ended])
-        if Applied.RELEASING in results:
+        if Applied.RELEASE_NEEDED in results:
             self.fire.storage.release(1_000)
         return ended

@@ -175,10 +175,10 @@ def test_migrate_creates_the_schema_once(run, folder):
     first = run("migrate", *storage)
     second = run("migrate up", *storage, "--json")
 
-    assert (before.code, before.out) == (1, "The storage has no schema yet; this release needs 1.\n")
+    assert (before.code, before.out) == (1, "The storage has no schema yet; this release needs 2.\n")
     assert first.code == 0
     assert first.out.splitlines()[0].startswith("done  ")
-    assert second.json == {"steps": [], "found": 1, "wanted": 1, "is_current": True}
+    assert second.json == {"steps": [], "found": 2, "wanted": 2, "is_current": True}
 
 
 def test_doctor_reports_a_new_database_without_an_error(run, folder):

@@ -195,11 +195,11 @@ class _Writer:
         count = self.chance.randint(1, len(self.held))
         ends = [self._end(job, self.storage.clock()) for job in self.held[:count]]
         answers = self.storage.apply(ends)
-        assert {*answers} <= {Applied.APPLIED, Applied.RELEASING}, answers
+        assert {*answers} <= {Applied.APPLIED, Applied.RELEASE_NEEDED}, answers
         self.held = self.held[count:]
         self.note("settled", [end.job_id for end in ends])
         assert all(self.known[end.job_id] is end.to for end in ends)
-        if Applied.RELEASING in answers:
+        if Applied.RELEASE_NEEDED in answers:
             self.release()
 
     def _end(self, job, now):
@@ -577,7 +577,7 @@ def _work_on(storage):
             for job in claim.jobs
         ]
     )
-    assert {*answers} <= {Applied.APPLIED, Applied.RELEASING}, answers
+    assert {*answers} <= {Applied.APPLIED, Applied.RELEASE_NEEDED}, answers
     more = [
         NewJob(f"more-{number}", "work", '{"seconds":0.0}', "json", "default", 0, State.ENQUEUED, now)
         for number in range(20)

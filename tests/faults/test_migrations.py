@@ -17,7 +17,9 @@ from firelock_sql.schema import version
 def note_in_a_step(monkeypatch, columns):
     """Add a migration whose step stores the result of a query for these columns."""
     step = f"CREATE TABLE firelock_seen AS SELECT {columns}"
-    added = schema.Migration("Noted the timeout.", lambda _: iter([step]), works_with=1)
+    added = schema.Migration(
+        version.WANTED + 1, "Noted the timeout.", lambda _: iter([step]), works_with=version.WANTED
+    )
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
     monkeypatch.setattr(version, "WANTED", version.WANTED + 1)
 
@@ -65,9 +67,10 @@ def test_migration_step_on_mariadb_stops_waiting_for_a_table(mariadb, monkeypatc
 
     The connection's setting is restored afterwards.
     """
-    note_in_a_step(monkeypatch, "@@SESSION.lock_wait_timeout AS waits")
     with closing(open_storage(mariadb.url("pool_size=1"))) as storage:
-        assert storage.migrate()[-1] == "Noted the timeout."
+        storage.migrate()
+        note_in_a_step(monkeypatch, "@@SESSION.lock_wait_timeout AS waits")
+        assert storage.migrate() == ["Noted the timeout."]
 
         rows = storage._database.read(  # noqa: SLF001 - no method shows the setting of a connection
             lambda tx: (

@@ -269,9 +269,9 @@ def test_sweep_continues_after_its_limit(scene):
     batch, members = scene.batch_of(25)
     scene.apply(deletes(batch))
 
-    looked_at = [scene.storage.release(4) for _ in range(7)]
+    checked = [scene.storage.release(4) for _ in range(7)]
 
-    assert all(number <= 5 for number in looked_at)
+    assert all(number <= 5 for number in checked)
     scene.settle_all(4)
     assert {State.DELETED} == {scene.state(one) for one in [batch, *members]}
     assert 0 == scene.storage.release(4)
@@ -325,7 +325,20 @@ def test_pruning_deletes_all_data_of_a_batch(scene, server):
 
     assert [] == scene.found(JobFilter())
     left = {key.partition(":")[0] for key in set(keys_of(server)) - before}
-    assert left <= {"seq", "ends", "ties", "layout", "s", "ss", "sl", "sx", "sb", "living", "turn", "pausing"}
+    assert left <= {
+        "seq",
+        "ends",
+        "edges",
+        "layout",
+        "s",
+        "ss",
+        "sl",
+        "sx",
+        "sb",
+        "living",
+        "turn",
+        "pausing",
+    }
 
 
 def test_requeued_job_keeps_its_inputs(scene, server):

@@ -138,7 +138,7 @@ def test_locked_batch_row_does_not_delay_ends_or_other_batches(flow, lock_rows):
         until_none_is_left(lambda: flow.storage.release(100))
         states = flow.states(locked, other)
 
-    assert ([Applied.RELEASING] * 3, [State.AWAITING, State.SUCCEEDED]) == (results, states)
+    assert ([Applied.RELEASE_NEEDED] * 3, [State.AWAITING, State.SUCCEEDED]) == (results, states)
     flow.settle_all()
     assert State.FAILED is flow.state(locked)
 
@@ -162,7 +162,7 @@ def test_locked_inner_batch_does_not_delay_members_of_the_outer_one(flow, lock_r
 def test_child_in_a_locked_batch_is_released_later(flow, lock_rows):
     """A child that is a member of a locked batch waits; the other child of the same parent does not."""
     first = flow.add()
-    batch = flow.batch("shut", after=[flow.add(state=State.SCHEDULED, due_at=flow.now() + 10**12)])
+    batch = flow.batch("unopened", after=[flow.add(state=State.SCHEDULED, due_at=flow.now() + 10**12)])
     running = flow.run(flow.begin(), first)
     inside, outside = flow.member(batch, first), flow.continuation(first)
     flow.settle(succeeds(running))
@@ -173,7 +173,7 @@ def test_child_in_a_locked_batch_is_released_later(flow, lock_rows):
 
     assert [State.AWAITING, State.ENQUEUED] == states
     assert until_none_is_left(lambda: flow.storage.release(100))
-    assert (State.AWAITING, Moved.SHUT_OUT) == (flow.state(inside), flow.record(inside).reason)
+    assert (State.AWAITING, Moved.WAITS_FOR_BATCH) == (flow.state(inside), flow.record(inside).reason)
 
 
 def test_locked_unique_key_does_not_delay_ends(flow, lock_rows):

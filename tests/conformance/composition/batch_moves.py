@@ -16,8 +16,8 @@ from .batch_rules import (
     FILLED,
     OPEN,
     PROCESSING,
-    SHUT_OUT,
     SUCCEEDED,
+    UNOPENED,
     WAITING,
     Batch,
     Delta,
@@ -65,7 +65,7 @@ class BatchModel:
                 member if place in late else Member(self._first_state(place))
                 for place, member in enumerate(members)
             ),
-            batches=tuple(Batch(OPEN, is_shut=place in scene.after) for place in range(len(batches))),
+            batches=tuple(Batch(OPEN, is_unopened=place in scene.after) for place in range(len(batches))),
             next_chunk=FILLED,
         )
         for place in reversed(range(len(batches))):
@@ -78,7 +78,7 @@ class BatchModel:
     def _first_state(self, member):
         if member in self.scene.parent_of:
             return WAITING
-        return SHUT_OUT if self.scene.batch_of[member] in self.scene.after else ENQUEUED
+        return UNOPENED if self.scene.batch_of[member] in self.scene.after else ENQUEUED
 
     # ---- counts ------------------------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class BatchModel:
         """Return how many members can really still move, even if the rules count another number."""
         members = self._members_of(world, batch)
         moving = sum(
-            one.state in (ENQUEUED, PROCESSING, SHUT_OUT) or one.is_tail or one.is_releasing
+            one.state in (ENQUEUED, PROCESSING, UNOPENED) or one.is_tail or one.is_releasing
             for one in members
         )
         return moving + sum(map(batch_is_active, self._inner_of(world, batch)))
@@ -185,12 +185,12 @@ class BatchModel:
         for batch, source in self.scene.after.items():
             if source != place:
                 continue
-            relations += [("batch", batch)] * world.batches[batch].is_shut
+            relations += [("batch", batch)] * world.batches[batch].is_unopened
             if not self.rules.batch_alone_waits:
                 relations += [
                     ("member", other)
                     for other, member in enumerate(world.members)
-                    if member.state == SHUT_OUT and self.scene.batch_of[other] == batch
+                    if member.state == UNOPENED and self.scene.batch_of[other] == batch
                 ]
         return relations
 
@@ -294,9 +294,9 @@ class BatchModel:
         Then the member leaves the releasing list.
         """
         batch = world.batches[self.scene.batch_of[place]]
-        is_let_in = member.state == SHUT_OUT and self.rules.batch_alone_waits
-        if is_let_in and not batch.is_shut and not batch.is_cancelled:
-            yield f"let in {place}", True, self._with_member(world, place, member._replace(state=ENQUEUED))
+        is_resumed = member.state == UNOPENED and self.rules.batch_alone_waits
+        if is_resumed and not batch.is_unopened and not batch.is_cancelled:
+            yield f"resume {place}", True, self._with_member(world, place, member._replace(state=ENQUEUED))
         if not member.is_releasing:
             return
         relations = self._relations(world, place) if member.state in (SUCCEEDED, DELETED) else []
@@ -306,7 +306,7 @@ class BatchModel:
             elif self._may_change(world, other):
                 inner = world.batches[other]
                 is_cancelled = inner.is_cancelled or member.state == DELETED
-                inner = inner._replace(is_shut=False, is_cancelled=is_cancelled)
+                inner = inner._replace(is_unopened=False, is_cancelled=is_cancelled)
                 opened = self._with_batch(world, other, inner)
                 yield f"release {place} to batch {other}", True, self._told(opened, Delta(other))
         if not relations:
@@ -331,7 +331,7 @@ class BatchModel:
         row = world.batches[batch]
         if (
             budget.requeue
-            and member.state in (*ENDED, WAITING, SHUT_OUT)
+            and member.state in (*ENDED, WAITING, UNOPENED)
             and not member.is_tail
             and self._may_calm(world, batch)
         ):
@@ -339,7 +339,7 @@ class BatchModel:
             again = Member(ENQUEUED, has_old_run=member.has_old_run, is_wanted=True)
             back = self._with_member(calm, place, again, is_told=self.rules.requeue_writes_opposite)
             yield f"requeue {place}", False, self._spent(back, "requeue")
-        if budget.delete and member.state in (WAITING, SHUT_OUT, ENQUEUED, PROCESSING, SUCCEEDED, FAILED):
+        if budget.delete and member.state in (WAITING, UNOPENED, ENQUEUED, PROCESSING, SUCCEEDED, FAILED):
             gone = self._swept(world, place)
             yield f"delete {place}", False, self._spent(gone, "delete")
         is_swept = row.is_cancelled and (row.state == OPEN or not self.rules.cancel_waits)
@@ -350,7 +350,7 @@ class BatchModel:
                 yield name, is_good, after._replace(sweeper=None)
 
     def _sweeps(self, world, place, member):
-        if member.state in (WAITING, SHUT_OUT, ENQUEUED, PROCESSING):
+        if member.state in (WAITING, UNOPENED, ENQUEUED, PROCESSING):
             yield f"sweep {place}", True, self._swept(self._blamed(world, place, member), place)
 
     def _swept(self, world, place):
@@ -495,7 +495,7 @@ class BatchModel:
             has_failed = taken.failures > 0 if rules.stop_is_an_event else row.failed > 0
             row = row._replace(is_stopping=row.is_stopping or has_failed)
         is_open = before.state in (OPEN, SUCCEEDED, FAILED) and not before.is_held
-        if is_open and (not before.is_shut or before.is_cancelled):
+        if is_open and (not before.is_unopened or before.is_cancelled):
             state = batch_end(row, rules)
             if state != before.state:
                 world = world._replace(broken=world.broken or self._misjudged(world, place, row, state, fold))
@@ -553,7 +553,7 @@ class BatchModel:
     def _is_over(self, world, place):
         batch = world.batches[place]
         outer = self.scene.outer_of.get(place)
-        if batch.is_shut and batch.state == OPEN and outer is not None:
+        if batch.is_unopened and batch.state == OPEN and outer is not None:
             # its source has failed, so the batch waits, and the outer batch has counted this
             return world.batches[outer].state == FAILED
         if batch.state not in ENDED or batch.is_releasing or not batch.fired[1]:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import attrs
 
-# States of a member. A shut-out member waits only for the opening of its batch.
-ABSENT, WAITING, SHUT_OUT, ENQUEUED, PROCESSING = "-", "W", "V", "E", "P"
+# States of a member. UNOPENED: it waits only until its batch opens.
+ABSENT, WAITING, UNOPENED, ENQUEUED, PROCESSING = "-", "W", "V", "E", "P"
 OPEN, SUCCEEDED, FAILED, DELETED = "O", "S", "F", "D"
 ENDED = (SUCCEEDED, FAILED, DELETED)
 
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     is_held: bool = False  # while it is filled
     is_cancelled: bool = False
     is_stopping: bool = False  # a member has failed, and the others must be swept
-    is_shut: bool = False  # the job that it waits for has not ended
+    is_unopened: bool = False  # the job that it waits for has not ended
     is_releasing: bool = False  # ended, but its own continuations have not been updated
     fired: tuple[int, int, int] = (0, 0, 0)  # continuations on succeeded, finished, deleted
 
@@ -137,7 +137,7 @@ class Rules:
     cancel_waits: bool = True  # for running members
     cancel_waits_for_sweep: bool = True
     tails_count: bool = True
-    shut_out_count: bool = True  # members of a batch that waits for a job are active
+    unopened_count: bool = True  # members of an unopened batch are active
     batch_alone_waits: bool = True  # its members do not have edges to the job that it waits for
     reopening_is_told: bool = True
     stop_sweeps_locked: bool = True  # a sweep after a failure holds the batch's lock
@@ -151,7 +151,7 @@ def is_active(member, rules):
     """Return whether the member can still move by itself."""
     return (
         member.state in (ENQUEUED, PROCESSING)
-        or (member.state == SHUT_OUT and rules.shut_out_count)
+        or (member.state == UNOPENED and rules.unopened_count)
         or (member.is_tail and rules.tails_count)
         or (member.is_releasing and rules.parent_stays_active)
     )
@@ -159,12 +159,12 @@ def is_active(member, rules):
 
 def is_waiting(member, rules):
     """Return whether the member has not ended and waits for another job."""
-    return member.state in (WAITING, SHUT_OUT) and not is_active(member, rules)
+    return member.state in (WAITING, UNOPENED) and not is_active(member, rules)
 
 
 def batch_is_active(batch):
     """Return whether a batch that is a member can still move by itself."""
-    return batch.is_releasing or (batch.state == OPEN and (not batch.is_shut or batch.is_cancelled))
+    return batch.is_releasing or (batch.state == OPEN and (not batch.is_unopened or batch.is_cancelled))
 
 
 def batch_is_waiting(batch):

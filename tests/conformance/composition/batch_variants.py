@@ -78,8 +78,10 @@ VARIANTS = (
     Variant("cancelled is ended", "cancel", Rules(cancel_waits=False)),
     Variant("ended unswept", "cancel", Rules(cancel_waits_for_sweep=False), Verdict.STUCK),
     Variant("a tail is not counted", "cancel", Rules(tails_count=False)),
-    Variant("those shut out are not counted", "after", Rules(shut_out_count=False)),
-    Variant("those shut out have edges of their own", "after", Rules(batch_alone_waits=False), Verdict.STUCK),
+    Variant("members of an unopened batch are not counted", "after", Rules(unopened_count=False)),
+    Variant(
+        "members of an unopened batch have edges", "after", Rules(batch_alone_waits=False), Verdict.STUCK
+    ),
     Variant("reopening is not told around", "nested", Rules(reopening_is_told=False), looks_at_counts=True),
     Variant("a stop sweeps without a lock", "stops", Rules(stop_sweeps_locked=False)),
     Variant("a requeue calms nothing", "stops", Rules(requeue_calms=False)),

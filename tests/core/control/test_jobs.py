@@ -205,7 +205,7 @@ def test_delete_of_many_jobs_returns_a_result_for_each(fire, adding):
 
     results = fire.jobs.delete([gone.id, parent.id], reason="tenant left")
 
-    assert [Applied.REFUSED, Applied.RELEASING] == results
+    assert [Applied.REFUSED, Applied.RELEASE_NEEDED] == results
     assert ("tenant left", State.DELETED) == (parent.refresh().reason, child.refresh().state)
 
 
@@ -296,7 +296,7 @@ def test_outage_after_the_last_result_does_not_lose_results(fire, adding, caplog
 
     results = fire.jobs.delete([parent.id])
 
-    assert ([Applied.RELEASING], State.AWAITING) == (results, child.refresh().state)
+    assert ([Applied.RELEASE_NEEDED], State.AWAITING) == (results, child.refresh().state)
     assert (
         "Continuations were not released; a server will release them in its next sweep: gone" in caplog.text
     )

@@ -43,10 +43,10 @@ def test_change_of_a_limit_keeps_its_added_settings(fire):
 def test_added_fields_of_open_alerts_are_kept():
     """Alerts that a newer release opened are kept, so they are not sent again."""
     text = json.dumps(
-        {"looked_at": 7, "seen": {}, "open": {"failed a": {"since": 1, "new": 2}}, "more_of": 5}
+        {"checked_at": 7, "seen": {}, "open": {"failed a": {"since": 1, "new": 2}}, "more_of": 5}
     )
 
     memory = Memory.read(text)
 
-    assert (7, 1) == (memory.looked_at, memory.open["failed a"].since)
+    assert (7, 1) == (memory.checked_at, memory.open["failed a"].since)
     assert 5 == json.loads(memory.write())["more_of"]

@@ -574,7 +574,7 @@ def test_outcome_of_a_large_operation_covers_its_first_jobs(fire):
 
     outcome = fire.operations.outcome(operation.id)
 
-    assert (2_600, 2_000, 2_000) == (operation.changed, outcome.looked_at, outcome.unended)
+    assert (2_600, 2_000, 2_000) == (operation.changed, outcome.checked, outcome.unended)
 
 
 def test_old_ended_operations_are_deleted_with_their_ids(fire):

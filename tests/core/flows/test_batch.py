@@ -390,7 +390,7 @@ def test_inner_batch_is_a_member_of_the_outer_batch(fire, storage, load, worker)
         loose.batch_id,
         storage.inserts[0][3].relations.batch_id,
     )
-    assert (4, True) == (first[0].total, first[1].is_shut)
+    assert (4, True) == (first[0].total, first[1].is_unopened)
     assert ["succeeded"] * 4 == [job.refresh().state for job in (outer, inner, loose, last)]
 
 
@@ -537,7 +537,7 @@ def test_members_start_when_the_dependency_of_their_batch_has_ended(fire, load, 
     first = load.enqueue(1)
     with fire.batch("next", after=first) as batch:
         member = batch.add(load, 2)
-    shut = (batch.counts().is_shut, member.refresh().state)
+    before = (batch.counts().is_unopened, member.refresh().state)
     run_all(fire, worker)
     gone = load.enqueue(1)
     with fire.batch("never", after=[gone, first]) as never:
@@ -545,7 +545,7 @@ def test_members_start_when_the_dependency_of_their_batch_has_ended(fire, load, 
     gone.delete()
     run_all(fire, worker)
 
-    assert (True, State.AWAITING) == shut
+    assert (True, State.AWAITING) == before
     assert ["succeeded", "succeeded", "deleted"] == [one.refresh().state for one in (batch, member, never)]
 
 

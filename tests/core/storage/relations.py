@@ -141,10 +141,10 @@ class Yard:
 
     def settle(self, limit=100):
         """Run `release` until nothing is left, and return the number of examined entries."""
-        looked_at = 0
-        while looked := self.storage.release(limit):
-            looked_at += looked
-        return looked_at
+        checked = 0
+        while done := self.storage.release(limit):
+            checked += done
+        return checked
 
     # ---- memos ---------------------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ class Walk:
         if job.state is not State.AWAITING or job.waits_for is not None:
             return False
         counts = self.yard.batch_counts(job.id)
-        is_related = counts is None or (counts.is_shut and not counts.is_cancelled)
+        is_related = counts is None or (counts.is_unopened and not counts.is_cancelled)
         return is_related and job.reason != "runs when its batch opens"
 
     def counted(self, batch):
@@ -148,7 +148,7 @@ class Walk:
 
     def check_state(self, batch, counts):
         state = self.yard.state(batch)
-        is_open = counts.active or ((counts.is_held or counts.is_shut) and not counts.is_cancelled)
+        is_open = counts.active or ((counts.is_held or counts.is_unopened) and not counts.is_cancelled)
         if counts.is_cancelled:
             assert (state is State.DELETED) == (not is_open)
         elif is_open:
@@ -192,7 +192,7 @@ def test_every_batch_counts_its_members_and_ends(seed):
 
     for batch in walk.batches:
         counts = walk.yard.batch_counts(batch)
-        assert walk.yard.state(batch) in FINAL_STATES or counts.is_shut
+        assert walk.yard.state(batch) in FINAL_STATES or counts.is_unopened
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -40,7 +40,7 @@ def test_batch_ends_with_its_last_member(yard):
 
     answers = [yard.succeed(one), yard.settle(), yard.state(batch.id), yard.succeed(other)]
 
-    assert [Applied.APPLIED, 0, State.AWAITING, Applied.RELEASING] == answers
+    assert [Applied.APPLIED, 0, State.AWAITING, Applied.RELEASE_NEEDED] == answers
     assert (1, State.SUCCEEDED) == (yard.settle(), yard.state(batch.id))
     assert (2, 2, 0) == (
         yard.batch_counts(batch.id).total,
@@ -97,7 +97,7 @@ def test_cancelled_batch_is_deleted_when_no_member_runs(yard, limit):
     yard.put(batch, inner, *members)
     (running,) = yard.claim(1).values()
 
-    assert Applied.RELEASING is yard.delete(batch.id)
+    assert Applied.RELEASE_NEEDED is yard.delete(batch.id)
     yard.settle(limit)
     assert (State.AWAITING, State.DELETED) == (yard.state(batch.id), yard.state(inner.id))
     assert {State.DELETED} == {yard.state(member.id) for member in members}
@@ -122,7 +122,7 @@ def test_members_of_an_awaiting_batch_wait(yard, limit):
     )
     yard.put(source, batch, inner, own, deep, delayed)
 
-    assert (3, True) == (yard.batch_counts(batch.id).active, yard.batch_counts(batch.id).is_shut)
+    assert (3, True) == (yard.batch_counts(batch.id).active, yard.batch_counts(batch.id).is_unopened)
     assert {"runs when its batch opens"} == {yard.record(one.id).reason for one in (own, deep, delayed)}
     yard.succeed(yard.claim()[source.id])
     yard.settle(limit)
@@ -179,7 +179,7 @@ def test_hold_keeps_a_batch_open(yard):
     assert yard.batch_counts(kept.id).is_held
 
     assert Applied.APPLIED is yard.hold(kept.id, now + 2 * 10**9)
-    assert Applied.RELEASING is yard.hold(kept.id, None)
+    assert Applied.RELEASE_NEEDED is yard.hold(kept.id, None)
     yard.storage.clock_offset = 10**9 + 10**6
     yard.storage.promote(100)
     yard.settle()
@@ -320,7 +320,7 @@ def test_end_of_the_last_called_job_wakes_the_caller(yard):
 
     for child in children[1:]:
         assert State.AWAITING is yard.state(caller.id)
-        assert Applied.RELEASING is yard.succeed(runs[child.id])
+        assert Applied.RELEASE_NEEDED is yard.succeed(runs[child.id])
         yard.settle()
 
     assert State.ENQUEUED is yard.state(caller.id)

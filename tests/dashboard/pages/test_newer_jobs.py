@@ -13,7 +13,7 @@ from firelock.model.job import NewJob
 from firelock.model.state import State
 from firelock.testing.conformance.storage.newer import UNKNOWN
 
-DAMAGED = {"damaged ties": {"relations_json": "not JSON"}, "damaged retry": {"retry": "not JSON"}}
+DAMAGED = {"damaged relations": {"relations_json": "not JSON"}, "damaged retry": {"retry": "not JSON"}}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from firelock import Firelock, StorageError
 from firelock.plugins.loader import open_storage
 from firelock.testing import eventually
-from firelock_redis.connections.database import SCHEMA, RedisDatabase
+from firelock_redis.connections.database import LAYOUT, RedisDatabase
 from firelock_redis.connections.url import parse_url
 from firelock_redis.storage import RedisStorage
 from tests.ports import HOST
@@ -40,7 +40,7 @@ class Primaries:
         return {where: [name, self._settings[name]] for where in self._primaries}
 
     def call(self, command, *_):
-        return {"SCARD": 0, "EVALSHA": [SCHEMA, 1]}[command]
+        return {"SCARD": 0, "EVALSHA": [LAYOUT, 1]}[command]
 
 
 def database_of(*primaries, options="", settings=(("save", ""), ("appendfsync", "everysec"))):

@@ -43,11 +43,11 @@ from firelock.storage import (
 from firelock_redis.layout.encoding import (
     ENTRY,
     UNIQUE,
-    Rarer,
+    OptionalFields,
     claimed_job,
+    optional_of,
     payload_of,
     plain_end,
-    rare_of,
     read_history,
     record_of,
 )
@@ -68,7 +68,7 @@ EXAMPLES = settings(max_examples=40)
 
 @st.composite
 def new_jobs(draw, **fields):
-    """Draw a job; half of the jobs have the rarer fields."""
+    """Draw a job; half of the jobs have the optional fields."""
     drawn = {"task": TEXTS, "arguments": TEXTS, "serializer": TEXTS, "priority": st.integers(-99, 99)}
     if draw(st.booleans()):
         drawn |= {
@@ -155,9 +155,9 @@ def finish(storage, job):
 def test_claimed_job_and_job_record_have_the_same_fields(job, reason):
     """Every field of a job is the same for the run and for readers of its record.
 
-    If this fails: a field was added to `PAYLOAD`, `Rarer` or `RECORD`, and `claimed_job` unpacks the others.
+    If this fails: a field was added to `PAYLOAD`, `OptionalFields` or `RECORD`; `claimed_job` unpacks others.
     """
-    payload = payload_of(job, rare_of(job))
+    payload = payload_of(job, optional_of(job))
     asks = write_admission(Admission(limits=(LimitUse("limit:a"),)))
     line = ENTRY.write(state="scheduled", at=AT, reason=reason)
     text = f"Psr3 7 {-job.priority << 45} {job.queue} {SESSION}\n2 1 {DUE} - {asks}\n\n{line}\n"
@@ -202,12 +202,12 @@ def test_record_of_a_plain_end_has_the_values_of_the_transition(server, result, 
 def test_declared_arrays_match_the_classes_of_the_core():
     """The core's arrays are declared here with the fields of the core's own classes.
 
-    If this fails: a field of `UniqueUse`, `Rarer` or `HistoryEntry` was added, removed or moved.
+    If this fails: a field of `UniqueUse`, `OptionalFields` or `HistoryEntry` was added, removed or moved.
     """
     assert UNIQUE.fields == tuple(
         {"until": "kept_until"}.get(field.name, field.name) for field in attrs.fields(UniqueUse)[:-1]
     )
-    assert set(Rarer._fields) <= {field.name for field in attrs.fields(NewJob)}
+    assert set(OptionalFields._fields) <= {field.name for field in attrs.fields(NewJob)}
 
 
 # ---- through the scripts ---------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_change_field_by_field_stores_every_value(storage, job, error, reason, s
 def test_suspended_job_is_resumed_by_its_memo(storage, job, name, value, author):
     """The memo that a job waits for resumes it, and is recalled unchanged.
 
-    If this fails: `Further`, `MemoWords` or `MEMO_TEXT` differ from their use in the scripts.
+    If this fails: `Further`, `AddedMemo` or `STORED_MEMO` differ from their use in the scripts.
     """
     job = stored(storage, job)
     claim = claimed(storage)
@@ -355,7 +355,7 @@ def test_limit_key_and_unique_key_are_read_back_completely(storage, name, concur
 
     Scripts read the limit's settings as stored.
 
-    If this fails: `KeyReply`, `Line`, `NUMBERS` or `UNIQUE_ROW` differ from their use in the scripts.
+    If this fails: `KeyReply`, `Line`, `LIMIT_SETTINGS` or `UNIQUE_OWNER` differ from their use in scripts.
     """
     key, other = f"key:{name}", f"other:{name}"
     numbers = {"concurrent": concurrent, "rate": 10**6, "per": 10**6, "burst": 100, "paused": False}
@@ -389,7 +389,7 @@ def test_limit_key_and_unique_key_are_read_back_completely(storage, name, concur
 def test_batch_and_members_are_read_back_unchanged(storage):
     """A batch stored with its first members has the same counts as a batch that gets them later.
 
-    If this fails: `NewBatch`, `NewJobWords`, `RELATIONS` or `RULES` differ from their use in the scripts.
+    If this fails: `NewBatch`, `AnyJob`, `RELATIONS` or `RULES` differ from their use in the scripts.
     """
     for at_once in (True, False):
         batch, *members = storage.new_ids(3, colocate_with=[None, None, None])

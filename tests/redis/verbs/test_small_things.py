@@ -22,6 +22,7 @@ from firelock.storage import (
     State,
     StorageError,
 )
+from firelock_redis.connections.database import LAYOUT
 from tests.redis.databases import keys_of, opened
 
 SECOND = 1_000_000
@@ -61,7 +62,11 @@ def test_key_of_a_lock_expires(database, server):
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [(1, "before its first release"), (100, "newer than this code's 2. Upgrade Firelock")],
+    [
+        (1, "before its first release"),
+        (LAYOUT - 1, "before its first release"),
+        (100, f"newer than this code's {LAYOUT}. Upgrade Firelock"),
+    ],
 )
 def test_unsupported_layout_is_refused_with_its_version(database, server, version, said):
     """A client, a migration and the doctor's check report the layout and change nothing."""

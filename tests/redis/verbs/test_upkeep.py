@@ -29,9 +29,9 @@ from tests.scenes import scene_at
 
 PARTITIONS = 4
 OPTIONS = f"partitions={PARTITIONS}"
-KEPT = {"layout", "seq", "ends", "ties", "fences", "served", "turn", "odd"}
+KEPT = {"layout", "seq", "ends", "edges", "fences", "served", "turn", "odd"}
 MINUTE = 60 * SECOND
-AT_ONCE = 250  # ties, due jobs or expired jobs of one script
+AT_ONCE = 250  # dependencies, due jobs or expired jobs of one script
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_job_requeued_before_its_expiry_is_not_pruned(scene):
     assert (0, State.ENQUEUED) == (scene.storage.prune(10), scene.state(job_id))
 
 
-# ---- ties --------------------------------------------------------------------------------------------------
+# ---- dependencies ------------------------------------------------------------------------------------------
 
 
 def test_release_passes_children_that_keep_waiting(scene, server):
@@ -215,7 +215,7 @@ def test_release_passes_children_that_keep_waiting(scene, server):
 
     assert ([1, 1, 1, 1, 0, 0], State.ENQUEUED) == (looks, scene.state(wanted))
     assert [State.AWAITING] * 3 == [scene.state(child) for child in waiting]
-    assert {"looked", "releasing"}.isdisjoint(keys_of(server))
+    assert {"checked", "releasing"}.isdisjoint(keys_of(server))
 
 
 def test_second_end_of_a_parent_checks_all_children_again(scene):
@@ -228,9 +228,9 @@ def test_second_end_of_a_parent_checks_all_children_again(scene):
     scene.settle(requeues(parent))
     scene.settle(succeeds(scene.run(holder, parent)))
 
-    looked_at = scene.storage.release(10)
+    checked = scene.storage.release(10)
 
-    assert (2, [State.ENQUEUED] * 2) == (looked_at, [scene.state(first), scene.state(second)])
+    assert (2, [State.ENQUEUED] * 2) == (checked, [scene.state(first), scene.state(second)])
 
 
 def awaiting(scene, *edges):
@@ -239,7 +239,7 @@ def awaiting(scene, *edges):
 
 
 def test_parent_named_twice_moves_its_child_once(scene, server):
-    """A child that names its parent twice, for one end or for two, is moved once, and no tie is left."""
+    """A child that names its parent twice, for one end or for two, is moved once, without leftovers."""
     parent = scene.add()
     same = scene.continuation(parent, parent, on=On.DELETED)
     both = awaiting(scene, Edge(parent, On.DELETED), Edge(parent, On.FINISHED))
@@ -271,7 +271,7 @@ def test_child_of_several_pruned_parents_is_deleted_once(scene, server):
 
 
 def test_dependency_is_deleted_when_its_child_stops_waiting(scene, server):
-    """A child that no longer waits, because of an operator or another parent, has no tie left."""
+    """A child that no longer waits, because of an operator or another parent, has no dependency left."""
     one, other = scene.schedule(3_600), scene.schedule(3_600)
     by_hand, by_other = scene.continuation(one), scene.continuation(one, other)
     scene.settle(deletes(by_hand))

@@ -11,7 +11,7 @@ import pytest
 
 from firelock import Applied
 from tests.core.test_aio import verbs
-from tests.sql.connections.test_within_ties import Shop
+from tests.sql.connections.test_within_relations import Shop
 
 # Every verb that stores jobs, or values that jobs wait for: each joins the surrounding transaction.
 JOINS = {

@@ -236,7 +236,7 @@ def test_member_that_became_a_parent_is_read_before_its_end(scene, holder):
     [child] = new_members(scene, batch_id, state=State.AWAITING, parents=(Edge(end.job_id, On.SUCCEEDED),))
     scene.storage.insert([child])
 
-    assert scene.storage.apply([end]) == [Applied.RELEASING]
+    assert scene.storage.apply([end]) == [Applied.RELEASE_NEEDED]
 
     assert (batch_counts(scene, batch_id).active, batch_counts(scene, batch_id).waiting) == (1, 1)
     settle_all(scene)
@@ -416,7 +416,7 @@ def test_requeue_in_a_callers_transaction_clears_earlier_failures(scene, holder,
 
         for place in (0, 2):
             assert scene.storage.apply([requeues(claimed[place].id)], within=connection) == [
-                Applied.RELEASING
+                Applied.RELEASE_NEEDED
             ]
         connection.commit()
 

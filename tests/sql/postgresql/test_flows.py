@@ -66,7 +66,7 @@ def test_ends_of_one_exchange_add_one_row_per_batch(flow, admin):
 
     results = flow.exchange(holder, [succeeds(job) for job in jobs]).results
 
-    assert [Applied.RELEASING] * 5 + [Applied.APPLIED] == results
+    assert [Applied.RELEASE_NEEDED] * 5 + [Applied.APPLIED] == results
     assert before + 2 == deltas(admin)
     assert [(3, 0, 0, 3, 0, 0), (2, 0, 0, 2, 0, 0)] == [flow.counts(one), flow.counts(other)]
     flow.settle_all()
@@ -95,7 +95,7 @@ def test_member_end_on_the_slow_path_is_counted(flow, what, has_other):
     results = flow.exchange(holder, ends).results
     flow.settle_all()
 
-    odd = {"deleted": Applied.REFUSED, "settled": Applied.ALREADY}.get(what, Applied.RELEASING)
+    odd = {"deleted": Applied.REFUSED, "settled": Applied.ALREADY}.get(what, Applied.RELEASE_NEEDED)
     assert odd is results[1]
     assert all(result.is_applied for place, result in enumerate(results) if place != 1)
     is_deleted, failed = int(what == "deleted"), int(has_other)
@@ -368,17 +368,17 @@ def test_suspension_waits_for_an_uncommitted_signal(flow, admin, callers):
     flow.check(job.id, state=State.ENQUEUED, reason=Moved.SIGNALLED.format(name="approval"))
 
 
-@pytest.mark.parametrize("what", ["swept", "let in"])
+@pytest.mark.parametrize("what", ["swept", "resumed"])
 def test_release_skips_locked_members(flow, callers, what):
     """`release` does not wait: it moves the other members now, and the locked members when unlocked."""
     source = flow.run()
-    batch = flow.batch(after=[source.id] if what == "let in" else ())
+    batch = flow.batch(after=[source.id] if what == "resumed" else ())
     held, *others = [flow.member(batch) for _ in range(3)]
     callers.execute("SELECT FROM firelock_jobs WHERE id = %s FOR UPDATE", [held])
-    flow.settle(succeeds(source) if what == "let in" else deletes(batch))
+    flow.settle(succeeds(source) if what == "resumed" else deletes(batch))
     before, after = {
         "swept": (State.ENQUEUED, State.DELETED),
-        "let in": (State.AWAITING, State.ENQUEUED),
+        "resumed": (State.AWAITING, State.ENQUEUED),
     }[what]
 
     flow.settle_all()

@@ -62,14 +62,14 @@ def test_first_verb_creates_the_schema(open_storage):
 
 
 def test_migrate_returns_its_steps(open_storage):
-    """On an empty file every step runs, and the result contains a sentence about each."""
+    """On an empty file, the first step creates the tables, and the result contains a sentence about it."""
     storage = open_storage()
     before = storage.schema()
 
     steps = storage.migrate()
 
     assert SchemaState(0, version.WANTED) == before
-    assert [migration.sentence for migration in schema.MIGRATIONS] == steps
+    assert [schema.MIGRATIONS[0].sentence] == steps
 
 
 def test_concurrent_first_openings_create_one_schema(open_storage):
@@ -93,14 +93,27 @@ def test_concurrent_first_openings_create_one_schema(open_storage):
 
 @pytest.mark.parametrize(
     ("version", "works_with", "hint"),
-    [(version.WANTED + 2, version.WANTED + 1, "Upgrade firelock-sql"), (-1, -1, "firelock migrate")],
+    [
+        (version.WANTED + 2, version.WANTED + 1, "Upgrade firelock-sql"),
+        (version.FIRST - 1, version.FIRST - 1, "before the first release.*Remove the tables"),
+    ],
 )
 def test_unsupported_schema_version_is_refused(open_storage, path, version, works_with, hint):
-    """A newer schema requires newer code, an older one requires `firelock migrate`. Neither is changed."""
+    """A newer schema requires newer code. A schema from before the first release cannot be migrated."""
     open_storage().counts()
     write(path, f"update firelock_schema set version = {version}, works_with = {works_with}")
 
     with pytest.raises(SchemaMismatch, match=hint):
+        open_storage().counts()
+
+
+def test_schema_that_is_too_old_requires_a_migration(open_storage, monkeypatch):
+    """The error names the command that upgrades the schema."""
+    open_storage().counts()
+    monkeypatch.setattr(version, "WANTED", version.WANTED + 1)
+    monkeypatch.setattr(version, "OLDEST", version.WANTED)
+
+    with pytest.raises(SchemaMismatch, match="Run firelock migrate"):
         open_storage().counts()
 
 
@@ -118,18 +131,35 @@ def test_previous_release_works_on_a_new_schema(open_storage, path):
 def test_new_release_works_on_the_previous_schema(open_storage, monkeypatch):
     """Servers of a new release can start before the migration. The migration then runs only the new step."""
     open_storage().counts()
+    old, new = version.WANTED, version.WANTED + 1
     added = schema.Migration(
-        "Added a column.", lambda _: iter(["alter table firelock_locks add extra text"]), 1
+        new, "Added a column.", lambda _: iter(["alter table firelock_locks add extra text"]), old
     )
     monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
-    monkeypatch.setattr(version, "WANTED", 2)
+    monkeypatch.setattr(version, "WANTED", new)
     storage = open_storage()
 
     before = storage.counts().by_state, storage.schema()
     steps = storage.migrate()
 
-    assert (({}, SchemaState(1, 2)), ["Added a column."]) == (before, steps)
-    assert SchemaState(2, 2) == storage.schema()
+    assert (({}, SchemaState(old, new)), ["Added a column."]) == (before, steps)
+    assert SchemaState(new, new) == storage.schema()
+
+
+def test_new_database_skips_the_changes_of_later_migrations(open_storage, monkeypatch):
+    """The first migration creates today's tables, which contain the columns that later migrations add."""
+    new = version.WANTED + 1
+    added = schema.Migration(
+        new, "Added a column.", lambda _: iter(["alter table firelock_locks add owner text"]), new
+    )
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, added])
+    monkeypatch.setattr(version, "WANTED", new)
+    storage = open_storage()
+
+    steps = storage.migrate()
+
+    assert ([schema.MIGRATIONS[0].sentence], SchemaState(new, new)) == (steps, storage.schema())
+    assert [] == storage.migrate()
 
 
 def test_printed_statements_equal_the_migration(open_storage, path, tmp_path):
@@ -168,7 +198,7 @@ def test_tables_from_before_the_first_release_are_reported(open_storage, path, u
         getattr(open_storage(), use)()
 
     with closing(sqlite3.connect(path)) as connection:
-        assert [(1,)] == connection.execute("select version from firelock_schema").fetchall()
+        assert [(version.WANTED,)] == connection.execute("select version from firelock_schema").fetchall()
 
 
 def test_file_that_is_not_a_database_is_reported(open_storage, path):
@@ -220,4 +250,4 @@ def test_statements_and_migration_have_the_same_tables():
     """The table names that statements replace and the expected schema version match those of a migration."""
     assert set(schema.METADATA.tables) == TABLES
     assert schema.schema_version.name == SCHEMA_TABLE
-    assert len(schema.MIGRATIONS) == version.WANTED
+    assert [one.version for one in schema.MIGRATIONS] == [*range(version.FIRST, version.WANTED + 1)]

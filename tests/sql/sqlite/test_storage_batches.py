@@ -36,7 +36,7 @@ def test_file_counts_batches_like_memory(tmp_path, seed):
 
         assert shown(walked(MemoryStorage(), seed)) == shown(walk)
         for batch in walk.batches:
-            assert walk.yard.state(batch) in FINAL_STATES or walk.yard.batch_counts(batch).is_shut
+            assert walk.yard.state(batch) in FINAL_STATES or walk.yard.batch_counts(batch).is_unopened
 
 
 def test_plain_end_of_a_member_is_counted_like_any_other(flow):
@@ -49,16 +49,16 @@ def test_plain_end_of_a_member_is_counted_like_any_other(flow):
 
     assert [Applied.APPLIED, Applied.APPLIED] == results  # `release` has nothing to do yet
     assert (3, 1, 0, 2, 0, 0) == counts
-    assert Applied.RELEASING is flow.apply(succeeds(last))
+    assert Applied.RELEASE_NEEDED is flow.apply(succeeds(last))
     flow.settle_all()
     assert (State.SUCCEEDED, (3, 0, 0, 3, 0, 0)) == (flow.state(batch), flow.counts(batch))
 
 
-@pytest.mark.parametrize("is_shut", [False, True])
-def test_fast_and_slow_path_store_equal_members(flow, is_shut):
+@pytest.mark.parametrize("is_unopened", [False, True])
+def test_fast_and_slow_path_store_equal_members(flow, is_unopened):
     """Members stored by the hundred are listed in the same way as members that take the slow path."""
     source = flow.add()
-    batch = flow.batch(after=[source] if is_shut else [])
+    batch = flow.batch(after=[source] if is_unopened else [])
     many = [flow.new_member(batch) for _ in range(112)]
     odd = flow.new_member(batch, tags=("odd",))
 
@@ -69,7 +69,7 @@ def test_fast_and_slow_path_store_equal_members(flow, is_shut):
     assert (113, 113, 0, 0, 0, 0) == flow.counts(batch)
     found = flow.storage.find(JobFilter(batch_id=batch), limit=200, oldest_first=True).jobs
     assert sorted(one.id for one in [*many, odd]) == sorted(one.id for one in found)
-    assert {State.AWAITING if is_shut else State.ENQUEUED} == {one.state for one in found}
+    assert {State.AWAITING if is_unopened else State.ENQUEUED} == {one.state for one in found}
 
 
 @pytest.mark.parametrize("number", [1, 40, 112])
@@ -82,11 +82,11 @@ def test_batch_stored_with_members_equals_one_stored_alone(flow, number):
     everything = [batch, *members, waiting, callback, flow.new_member(batch.id)]
 
     first = flow.storage.insert(everything).is_new
-    looked_at = flow.storage.release(10)
+    checked = flow.storage.release(10)
     again = flow.storage.insert(everything).is_new
 
     assert ({True}, {False}) == (set(first), set(again))
-    assert 0 == looked_at  # no member can have ended
+    assert 0 == checked  # no member can have ended
     assert (number + 2, number + 1, 1, 0, 0, 0) == flow.counts(batch.id)
     holder = flow.begin()
     while taken := flow.take(holder):

@@ -36,7 +36,7 @@ def test_lane_of_a_job_is_a_column(scene, path):
     scene.add()
     scene.add_limited(1, "smtp", "tenant:7")
 
-    lanes = read(path, "SELECT held_by FROM firelock_jobs ORDER BY seq")
+    lanes = read(path, "SELECT lane FROM firelock_jobs ORDER BY seq")
 
     assert [(None,), ("smtp\ntenant:7",)] == lanes
 
@@ -77,7 +77,7 @@ def test_job_with_unreadable_limits_is_quarantined(scene, path, garbage, lane):
     """The job fails with the reason, because its start might break a limit. Its neighbours are claimed."""
     bad = scene.add()
     ids = [scene.add(), *scene.add_limited(2, "gpu")]
-    statement = "UPDATE firelock_jobs SET admission_json = ?, held_by = ? WHERE id = ?"
+    statement = "UPDATE firelock_jobs SET admission_json = ?, lane = ? WHERE id = ?"
     write(path, statement, garbage, lane, bad)
     holder = scene.begin()
 
@@ -93,7 +93,7 @@ def test_job_with_limits_of_a_newer_release_is_claimed(scene, path, stored, lane
     """The server postpones the job, and the storage keeps the string unchanged."""
     newer = scene.add()
     ids = [newer, scene.add(), *scene.add_limited(2, "gpu")]
-    write(path, "UPDATE firelock_jobs SET admission_json = ?, held_by = ? WHERE id = ?", stored, lane, newer)
+    write(path, "UPDATE firelock_jobs SET admission_json = ?, lane = ? WHERE id = ?", stored, lane, newer)
     holder = scene.begin()
 
     claimed = {one.id: one for one in [*scene.claim(holder), *scene.claim(holder)]}
@@ -171,7 +171,7 @@ def test_last_call_moves_a_job_to_its_lane(scene, path):
 
     scene.storage.insert([scene.new_job(admission=asks("cpu", unique=use), tags=("both", "new"))])
 
-    assert [("cpu",)] == read(path, "SELECT held_by FROM firelock_jobs")
+    assert [("cpu",)] == read(path, "SELECT lane FROM firelock_jobs")
     tags = read(path, "SELECT tag FROM firelock_job_tags WHERE job_id = ? ORDER BY tag", job_id)
     assert [("both",), ("new",)] == tags
     assert ["cpu"] == [state.key for state in scene.storage.find_keys()]

@@ -62,12 +62,12 @@ def test_release_checks_at_most_its_limit(flow, limit):
     flow.storage.insert(children)
     flow.storage.apply([succeeds(job) for job in flow.take(flow.begin())])
 
-    looked_at = []
+    checked = []
     while (number := flow.storage.release(limit)) > 0:
-        looked_at.append(number)
+        checked.append(number)
 
-    assert sum(looked_at) == len(children)
-    assert max(looked_at) <= limit
+    assert sum(checked) == len(children)
+    assert max(checked) <= limit
     assert {State.ENQUEUED} == set(flow.states(*(child.id for child in children)))
 
 

@@ -33,12 +33,12 @@ from firelock.storage import (
     is_damaged,
     read_admission,
 )
-from firelock_redis.connections.database import SCHEMA, RedisDatabase
+from firelock_redis.connections.database import LAYOUT, RedisDatabase
 from firelock_redis.connections.health import HealthVerbs
 from firelock_redis.connections.notify import RedisWaiting
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, claim_of, claimed_job, flags_of, task_head
 from firelock_redis.layout.partitions import EVERYWHERE
-from firelock_redis.layout.words import Claimed, ExchangeReply, ExchangeWords, Group, LaneEnds
+from firelock_redis.layout.words import Claimed, ExchangeClaim, ExchangeReply, Group, LaneEnds
 from firelock_redis.verbs.changes import ClaimedRecord, write_changes
 from firelock_redis.verbs.find import FindVerbs
 from firelock_redis.verbs.insert import InsertVerbs
@@ -53,8 +53,7 @@ from firelock_redis.verbs.upkeep import UpkeepVerbs, earliest_due_at
 
 _APPLIED, _LOOK_CLOSER = "0", "?"
 _LOST = "1"
-_NO_CLAIM = ExchangeWords(session="", now=0, limit=-1, queues=0)
-_NO_CHANGES = Group(states="", session="", to="", expiry="", queue="", size=0)
+_NO_CLAIM = ExchangeClaim(session="", now=0, limit=-1, queues=0)
 _ABOUT, _OF_EACH = len(ExchangeReply._fields), len(Claimed._fields)
 
 _Freed: TypeAlias = dict[tuple[str, str], list[str]]
@@ -104,12 +103,12 @@ class RedisStorage(
     def migrate(self) -> list[str]:
         found = self.schema().found
         self.database.prepare()
-        return [] if found else [f"Created layout {SCHEMA} for prefix {self.database.url.prefix!r}."]
+        return [] if found else [f"Created layout {LAYOUT} for prefix {self.database.url.prefix!r}."]
 
     @override
     def schema(self) -> SchemaState:
         version, _ = self.database.layout(is_written=False)
-        return SchemaState(version, SCHEMA)
+        return SchemaState(version, LAYOUT)
 
     @override
     def clear(self) -> None:
@@ -243,7 +242,7 @@ class RedisStorage(
         if asked is not None:
             names = () if asked.queues is None else tuple(dict.fromkeys(asked.queues))
             number = -1 if asked.queues is None else len(names)
-            claim = ExchangeWords(asked.session, now=asked.now, limit=max(asked.limit, 0), queues=number)
+            claim = ExchangeClaim(asked.session, now=asked.now, limit=max(asked.limit, 0), queues=number)
             arguments = [*claim, *names]
         freed = {} if freed is None else freed
         held: list[ClaimedRecord | None] = []
@@ -256,11 +255,11 @@ class RedisStorage(
                 if lane is not None:
                     freed.setdefault((one[1].queue, lane), []).append(transition.job_id)
         if freed:  # before the changes, because the script needs the lanes when it handles their ends
-            arguments += _NO_CHANGES._replace(size=len(freed))
+            arguments += Group("lanes", len(freed))
             for (queue, lane), ids in freed.items():
                 arguments += (*LaneEnds(queue=queue, lane=lane, size=len(ids)), *ids)
         if asked is not None and asked.left_out:
-            arguments += _NO_CHANGES._replace(states="-", size=len(asked.left_out))
+            arguments += Group("left_out", len(asked.left_out))
             arguments += map(task_head, sorted(asked.left_out))
         order, before = write_changes(arguments, transitions, held, self._partitions)
         results = [Applied.REFUSED] * len(transitions)

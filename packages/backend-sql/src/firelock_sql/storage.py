@@ -89,7 +89,7 @@ UPDATE firelock_jobs
 SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started_at,
     expires_at = :expires_at, result = :result, result_absent = :result_absent, is_plain_end = 1,
     session = NULL, reason = NULL, due_at = NULL
-WHERE seq = :seq AND id = :id AND session = :holder AND fence = :token AND state = 'processing'
+WHERE seq = :seq AND id = :id AND session = :session AND fence = :fence AND state = 'processing'
     AND (marks = {marks} OR marks = {with_memos})
 """
 SETTLE, SETTLE_MEMBERS = (

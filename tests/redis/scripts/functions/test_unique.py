@@ -47,7 +47,7 @@ def call(scene, use=LAST, *limits, **fields):
 @pytest.mark.parametrize("before", [(), ("x",), AWKWARD], ids=["no tag", "a tag", "awkward tags"])
 @pytest.mark.parametrize("after", [(), ("y",), AWKWARD[::-1]], ids=["to none", "to one", "to awkward ones"])
 def test_replaced_tags_keep_the_other_fields_of_a_job(scene, before, after):
-    """The rarer fields share a string with the tags. Only the call's tags are replaced in it."""
+    """The optional fields share a string with the tags. Only the call's tags are replaced in it."""
     kept = {
         "timeout_seconds": 7.25, "retry": '{"limit": [1, "]"]}', "nominal_at": 1_764_045_000_123_457,
         "meta_json": '{"t": "]["}',

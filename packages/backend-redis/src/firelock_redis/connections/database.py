@@ -14,9 +14,9 @@ from firelock_redis.connections.url import RedisUrl
 from firelock_redis.layout.partitions import Partitions, PartitionTurns
 from firelock_redis.scripts import script
 
-SCHEMA = 2
-OLDEST = 2
-"""The oldest layout that this code supports. Layout 1 was used by versions before the first release."""
+LAYOUT = 3
+OLDEST = 3
+"""The oldest layout that this code supports. Development versions used layouts 1 and 2."""
 KEEPING = "noeviction"  # the maxmemory-policy that does not evict keys
 
 _OLDEST = {"Redis": (6, 2), "Valkey": (7, 2)}
@@ -144,7 +144,7 @@ class RedisDatabase:
         Raises:
             SchemaMismatch: If a Firelock version before the first release wrote the layout.
         """
-        version, partitions = self._run("prefix.layout", 0, (SCHEMA, self.partitions.number, int(is_written)))
+        version, partitions = self._run("prefix.layout", 0, (LAYOUT, self.partitions.number, int(is_written)))
         if 0 < version < OLDEST:
             raise SchemaMismatch(
                 f"Redis at {self.url}: prefix {self.url.prefix!r} has layout {version}, which was written by "
@@ -155,11 +155,11 @@ class RedisDatabase:
 
     def _require_layout(self, version: int, partitions: int) -> None:
         where = f"Redis at {self.url}: prefix {self.url.prefix!r} has"
-        if version != SCHEMA:
+        if version != LAYOUT:
             side, fix = (
-                ("newer", "Upgrade Firelock") if version > SCHEMA else ("older", "Run firelock migrate")
+                ("newer", "Upgrade Firelock") if version > LAYOUT else ("older", "Run firelock migrate")
             )
-            raise SchemaMismatch(f"{where} layout {version}, {side} than this code's {SCHEMA}. {fix}.")
+            raise SchemaMismatch(f"{where} layout {version}, {side} than this code's {LAYOUT}. {fix}.")
         if partitions != self.url.partitions:
             raise SchemaMismatch(
                 f"{where} {partitions} partitions, but the URL sets {self.url.partitions}. "

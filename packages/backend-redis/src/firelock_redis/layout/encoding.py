@@ -42,7 +42,7 @@ _ADMISSION = "[["  # the start of `admission` as this release writes it; errors 
 # The results of changes, as scripts return them. A script runs alone, so no change is ever busy.
 APPLIED_BY_DIGIT = {
     "0": Applied.APPLIED,
-    "1": Applied.RELEASING,
+    "1": Applied.RELEASE_NEEDED,
     "2": Applied.ALREADY,
     "3": Applied.REFUSED,
     "4": Applied.MISSING,
@@ -85,14 +85,14 @@ PAYLOAD = Text(
         Field("task", "[^\t\n]*", "\t"),
         Field("serializer", "[^\t\n]*", "\t"),
         Field("created", "[^\t\n]*", "\t"),
-        Field("rarer", "[^\n]*", "\n"),  # JSON, see `RARER`; empty for most jobs
+        Field("optional", "[^\n]*", "\n"),  # the JSON of `OPTIONAL`; empty for most jobs
         Field("arguments", ".*", ""),
     )
 )
 """The part of a job that is written once."""
 
 
-class Rarer(NamedTuple):
+class OptionalFields(NamedTuple):
     """The payload fields that most jobs do not use."""
 
     nominal_at: int | None = None
@@ -105,7 +105,7 @@ class Rarer(NamedTuple):
     relations_json: str | None = None  # omitted if it is None
 
 
-RARER = Array(*Rarer._fields, nothing=encode(Rarer()[:-1]))
+OPTIONAL = Array(*OptionalFields._fields, nothing=encode(OptionalFields()[:-1]))
 EDGE = Array("parent_id", "on", "carries")  # `carries` is omitted if it is false
 
 
@@ -131,55 +131,55 @@ def _head(task: str, serializer: str) -> str:
     return f"{task_head(task)}{_on_one_line(serializer)}\t"
 
 
-def payload_of(job: NewJob, rare: str = "") -> str:
-    """Return the payload of a job; `rare` is empty if the job does not use any of the rarer fields."""
-    return f"{_head(job.task, job.serializer)}{job.created_at}\t{rare}\n{job.arguments}"
+def payload_of(job: NewJob, optional: str = "") -> str:
+    """Return the payload of a job; `optional` is empty if the job does not use any of the optional fields."""
+    return f"{_head(job.task, job.serializer)}{job.created_at}\t{optional}\n{job.arguments}"
 
 
-_rarer = attrgetter(*Rarer._fields)
-_without_relations = attrgetter(*Rarer._fields[:-1])
-_NOTHING_BUT_RELATIONS = Rarer()[:-1]
+_optional_fields = attrgetter(*OptionalFields._fields)
+_without_relations = attrgetter(*OptionalFields._fields[:-1])
+_NOTHING_BUT_RELATIONS = OptionalFields()[:-1]
 
 
-def rare_of(job: NewJob) -> str:
-    """Return the rarer fields of a job as one line of JSON; an empty string if all are empty."""
+def optional_of(job: NewJob) -> str:
+    """Return the optional fields of a job as one line of JSON; an empty string if all are empty."""
     if _without_relations(job) == _NOTHING_BUT_RELATIONS:
-        return "" if job.relations_json is None else _rare_of_relations(job.relations_json)
-    rarer = Rarer(*_rarer(job))
-    return _encoded(rarer._replace(parents=[_edge(edge) for edge in rarer.parents]))
+        return "" if job.relations_json is None else _optional_of_relations(job.relations_json)
+    fields = OptionalFields(*_optional_fields(job))
+    return _encoded(fields._replace(parents=[_edge(edge) for edge in fields.parents]))
 
 
 @lru_cache(1_000)
-def _rare_of_relations(relations_json: str) -> str:
-    """Return the rarer fields of a job that uses only relations.
+def _optional_of_relations(relations_json: str) -> str:
+    """Return the optional fields of a job that uses only relations.
 
     The result is cached, because all members of a batch have equal relations.
     """
-    return _encoded(Rarer(relations_json=relations_json))
+    return _encoded(OptionalFields(relations_json=relations_json))
 
 
-def _encoded(rarer: Rarer) -> str:
-    return encode(rarer[:-1] if rarer.relations_json is None else rarer)
+def _encoded(fields: OptionalFields) -> str:
+    return encode(fields[:-1] if fields.relations_json is None else fields)
 
 
 @lru_cache(1_000)
-def _read_rare(rare: str) -> Rarer:
-    """Return the rarer fields that the JSON contains.
+def _read_optional(optional: str) -> OptionalFields:
+    """Return the optional fields that the JSON contains.
 
     Raises:
         ValueError: If the string does not have the expected format.
     """
-    fields = json.loads(rare)
-    if type(fields) is not list or len(fields) < len(_NOTHING_BUT_RELATIONS):
-        raise ValueError(rare)
-    rarer = Rarer(*fields[: len(Rarer._fields)])
-    return rarer._replace(tags=tuple(rarer.tags))
+    values = json.loads(optional)
+    if type(values) is not list or len(values) < len(_NOTHING_BUT_RELATIONS):
+        raise ValueError(optional)
+    fields = OptionalFields(*values[: len(OptionalFields._fields)])
+    return fields._replace(tags=tuple(fields.tags))
 
 
 @lru_cache(1_000)
-def _read_claimed(rare: str) -> tuple[Any, ...]:
-    """Return the rarer fields that a claimed job has, in the order in which `claimed_job` unpacks them."""
-    of = _read_rare(rare)
+def _read_claimed(optional: str) -> tuple[Any, ...]:
+    """Return the optional fields that a claimed job has, in the order in which `claimed_job` unpacks them."""
+    of = _read_optional(optional)
     return (
         of.nominal_at, of.tags, of.timeout_seconds, of.retry, of.recurring_id, of.meta_json, of.relations_json
     )  # fmt: skip
@@ -269,7 +269,7 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
     words = record.split(None, _WORDS)
     letter, fence, place, queue, _, retries, crashes, enqueued, _ = words[:_WORDS]
     task, serializer, created, rest = payload.split("\t", 3)
-    rare, arguments = rest.split("\n", 1)
+    optional, arguments = rest.split("\n", 1)
     is_flagged = letter[1] not in _DIGITS
     job = ClaimedJob(  # the fields without a default; keywords would take a fifth of the total time
         id,
@@ -286,11 +286,11 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         int(enqueued),
         now,
     )
-    if rare:
+    if optional:
         (
             job.nominal_at, job.tags, job.timeout_seconds, job.retry, job.recurring_id, job.meta_json,
             job.relations_json,
-        ) = _read_claimed(rare)  # fmt: skip
+        ) = _read_claimed(optional)  # fmt: skip
     if is_flagged:
         job.has_memos = "r" in letter
     # The last line of the record starts with a digit; most jobs have nothing before it.
@@ -345,8 +345,9 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
         ValueError: If the record or the payload does not have the expected format.
     """
     of, _ = _read_whole(record)
-    task, serializer, created, rare, arguments = PAYLOAD.read(payload, *(one.name for one in PAYLOAD.fields))
-    rarer = _read_rare(rare) if rare else _NO_RARER
+    names = [field.name for field in PAYLOAD.fields]
+    task, serializer, created, optional, arguments = PAYLOAD.read(payload, *names)
+    fields = _read_optional(optional) if optional else _NO_OPTIONAL_FIELDS
     state = _STATES[of["state"]]
     ended = of["ended"]
     if state is State.SUCCEEDED and not ended:
@@ -360,9 +361,9 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
         queue=of["queue"],
         priority=-(int(of["place"]) >> _PLACE_BITS),
         created_at=int(created),
-        tags=rarer.tags,
+        tags=fields.tags,
         due_at=_int(of["due"]),
-        nominal_at=rarer.nominal_at,
+        nominal_at=fields.nominal_at,
         reason=text_of(of["reason"]),
         enqueued_at=_int(of["enqueued"]),
         attempt=int(of["attempt"]),
@@ -376,21 +377,21 @@ def record_of(id: str, record: str, payload: str) -> JobRecord:
         ended_at=_int(ended),
         changed_at=int(of["changed"]),
         expires_at=_int(of["expires"]),
-        timeout_seconds=rarer.timeout_seconds,
-        retry=rarer.retry,
-        recurring_id=rarer.recurring_id,
-        meta_json=rarer.meta_json,
+        timeout_seconds=fields.timeout_seconds,
+        retry=fields.retry,
+        recurring_id=fields.recurring_id,
+        meta_json=fields.meta_json,
         error=ErrorInfo(**ERROR.read(of["error"])) if of["error"] else None,
         result=text_of(of["result"]),
         result_absent=text_of(of["absent"]),
-        parents=tuple(_read_edge(*edge) for edge in rarer.parents),
+        parents=tuple(_read_edge(*edge) for edge in fields.parents),
         admission_json=of["admission"][1:] or None,
-        relations_json=rarer.relations_json,
+        relations_json=fields.relations_json,
         waits_for=text_of(of["waits"].partition("\t")[0]),
     )
 
 
-_NO_RARER = Rarer()
+_NO_OPTIONAL_FIELDS = OptionalFields()
 
 
 def _int(text: str) -> int | None:
@@ -513,7 +514,7 @@ RENEWAL = Array(
 PROGRESS = Array("done", "total", "at", "message")
 LOG_LINE = Array("at", "level", "text", "attempt")
 
-MEMO_TEXT = Text(
+STORED_MEMO = Text(
     (
         Field("place", "%d+", " "),  # the place in the order in which the names were first used
         Field("bytes", "%d+", " "),  # the size of the value
@@ -526,7 +527,7 @@ MEMO_TEXT = Text(
 Under the empty name, the place of the next name and the total number of bytes are stored.
 """
 
-UNIQUE_ROW = Text(
+UNIQUE_OWNER = Text(
     (
         Field("mark", "%d+", " "),  # the number of times the job had started when it took the key
         Field(
@@ -537,7 +538,7 @@ UNIQUE_ROW = Text(
 )
 """The value that is stored under a unique key."""
 
-NUMBERS = Text(
+LIMIT_SETTINGS = Text(
     (
         Field("concurrent", "%S+", " "),
         Field("rate", "%S+", " "),

@@ -6,8 +6,9 @@ names that scripts use for them. An empty string stands for None.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from firelock_redis.layout.encoding import (
     ADMISSION,
@@ -16,15 +17,15 @@ from firelock_redis.layout.encoding import (
     ERROR,
     INPUT,
     LAST,
-    MEMO_TEXT,
-    NUMBERS,
+    LIMIT_SETTINGS,
+    OPTIONAL,
     PAYLOAD,
-    RARER,
     RECORD,
     RELATIONS,
     RULES,
+    STORED_MEMO,
     UNIQUE,
-    UNIQUE_ROW,
+    UNIQUE_OWNER,
     USE,
     PlainEnd,
 )
@@ -75,8 +76,8 @@ class NewBatch(NamedTuple):
     tags: int
 
 
-class NewJobWords(NamedTuple):
-    """A job of any kind; its tags, the number of its parents and a `NewRelations` for each parent follow."""
+class AnyJob(NamedTuple):
+    """A job of any kind; its tags, the number of its parents and a `NewEdge` for each parent follow."""
 
     id: str
     payload: str
@@ -92,7 +93,7 @@ class NewJobWords(NamedTuple):
     tags: int
 
 
-class NewRelations(NamedTuple):
+class NewEdge(NamedTuple):
     """A parent of a new job."""
 
     on: str  # a letter
@@ -102,7 +103,7 @@ class NewRelations(NamedTuple):
 # ---- changes and claims ----------------------------------------------------------------------------------
 
 
-class ExchangeWords(NamedTuple):
+class ExchangeClaim(NamedTuple):
     """The first arguments of scripts/exchange; the names of the queues and then the groups follow."""
 
     session: str
@@ -112,21 +113,26 @@ class ExchangeWords(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The common values of the items that follow, and their number.
+    """The kind of the items that follow, their common values, and their number.
 
-    - If `states` is empty, each item is a `LaneEnds`: a lane in which jobs with limits end.
-    - If `states` is -, each item is a task that a claim leaves out, as the start of its jobs' payloads.
-    - Otherwise each item is a change: a `Change` if `expiry` is -, a `Change` and a `Further` if it is =, and
-      a `PlainEnd` for any other expiry. Plain ends of batch members come first. For these, the P in `states`
-      is followed by each batch and the number of its members in this group.
+    The kind determines each item. Values that a kind does not use are empty.
+
+    - `lanes`: a `LaneEnds`, which is a lane in which jobs with limits end.
+    - `left_out`: a task that a claim leaves out, as the start of its jobs' payloads.
+    - `ends`: a `PlainEnd`. Those of batch members come first: `batches` contains each batch and the number of
+      its members in this group.
+    - `changes`: a `Change`.
+    - `further`: a `Change` and a `Further`.
     """
 
-    states: str  # letters
-    session: str
-    to: str  # a letter
-    expiry: Word  # for plain ends: the minute of expiry, empty if they do not expire
-    queue: str
+    kind: str
     size: int
+    session: str = ""
+    states: str = ""  # letters
+    to: str = ""  # a letter
+    queue: str = ""
+    expiry: Word = ""  # the minute of expiry, empty if the jobs do not expire
+    batches: str = ""
 
 
 class LaneEnds(NamedTuple):
@@ -188,7 +194,7 @@ class Claimed(NamedTuple):
     payload: str
 
 
-class MoveWords(NamedTuple):
+class MovedJob(NamedTuple):
     """A waiting job that is moved to another queue or priority."""
 
     id: str
@@ -202,7 +208,7 @@ class MoveWords(NamedTuple):
 # ---- other data ------------------------------------------------------------------------------------------
 
 
-class MemoWords(NamedTuple):
+class AddedMemo(NamedTuple):
     """A memo to store."""
 
     job: str
@@ -217,7 +223,7 @@ class MemoWords(NamedTuple):
     memo: str  # a `MEMO`
 
 
-class ChunkWords(NamedTuple):
+class AddedChunk(NamedTuple):
     """A part of a stream."""
 
     stream: str
@@ -226,7 +232,7 @@ class ChunkWords(NamedTuple):
     data: str
 
 
-class BatchCountsReply(NamedTuple):
+class BatchReply(NamedTuple):
     """The counts of a batch, and its flags, which are empty if they are not set."""
 
     total: int
@@ -237,7 +243,7 @@ class BatchCountsReply(NamedTuple):
     deleted: int
     batches: int
     held: str
-    shut: str
+    unopened: str
     cancelled: str
     stopping: str
 
@@ -260,7 +266,7 @@ class Line(NamedTuple):
     rank: int  # the rank of that job
 
 
-class LinePart(NamedTuple):
+class LanePart(NamedTuple):
     """A part of a lane."""
 
     lane: str
@@ -296,7 +302,7 @@ class UnknownJob(NamedTuple):
     payload: str
 
 
-class RenewalWords(NamedTuple):
+class RenewedSession(NamedTuple):
     """A session to renew."""
 
     session: str
@@ -333,7 +339,7 @@ class LogPart(NamedTuple):
     size: int
 
 
-class RollupWords(NamedTuple):
+class AddedRollup(NamedTuple):
     """Statistics of the jobs that ended within a minute."""
 
     minute: int
@@ -372,25 +378,30 @@ class Walk(NamedTuple):
 
 # ---- names in scripts ------------------------------------------------------------------------------------
 
-FORMATS: dict[str, Text | Words] = {
-    "PAYLOAD": PAYLOAD, "RECORD": RECORD, "LAST": LAST, "RARER": RARER, "EDGE": EDGE, "ERROR": ERROR,
+_STORED: dict[str, Text | Words] = {
+    "PAYLOAD": PAYLOAD, "RECORD": RECORD, "LAST": LAST, "OPTIONAL": OPTIONAL, "EDGE": EDGE, "ERROR": ERROR,
     "ENTRY": ENTRY, "USE": USE, "UNIQUE": UNIQUE, "ADMISSION": ADMISSION, "RELATIONS": RELATIONS,
-    "INPUT": INPUT, "RULES": RULES, "LIMIT": NUMBERS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
-    # Arguments: places count from the first value.
-    "RUN": Words(Run._fields), "PLAIN": Words(PlainJob._fields), "KEYED": Words(KeyedJob._fields),
-    "BATCH": Words(NewBatch._fields), "JOB": Words(NewJobWords._fields), "TIE": Words(NewRelations._fields),
-    "CLAIM": Words(ExchangeWords._fields), "GROUP": Words(Group._fields), "LANE": Words(LaneEnds._fields),
-    "END": Words(PlainEnd._fields), "CHANGE": Words(Change._fields), "FURTHER": Words(Further._fields),
-    "MOVING": Words(MoveWords._fields), "NEW_MEMO": Words(MemoWords._fields),
-    "PART": Words(ChunkWords._fields), "PIECE": Words(LinePart._fields), "HELD": Words(HeldJob._fields),
-    "LOG": Words(LogPart._fields), "RENEW": Words(RenewalWords._fields), "WALK": Words(Walk._fields),
-    "ROLLUP": Words(RollupWords._fields),
-    # Replies: places count from the value before the first one.
-    "REPLY": Words(ExchangeReply._fields, 1), "CLAIMED": Words(Claimed._fields, 1),
-    "BATCH_COUNTS": Words(BatchCountsReply._fields, 1), "KEY": Words(KeyReply._fields, 1),
-    "LINE": Words(Line._fields, 1),
-    "LOST": Words(LostJob._fields, 1), "UNKNOWN": Words(UnknownJob._fields, 1),
-    "ENDED": Words(Ended._fields, 1), "SESSION": Words(SessionReply._fields, 1),
-    "FOUND": Words(Found._fields, 1),
+    "INPUT": INPUT, "RULES": RULES, "LIMIT_SETTINGS": LIMIT_SETTINGS, "STORED_MEMO": STORED_MEMO,
+    "UNIQUE_OWNER": UNIQUE_OWNER,
 }  # fmt: skip
-"""The names of the formats in scripts."""
+_ARGUMENTS: tuple[type[Any], ...] = (
+    Run, PlainJob, KeyedJob, NewBatch, AnyJob, NewEdge, ExchangeClaim, Group, LaneEnds, PlainEnd, Change,
+    Further, MovedJob, AddedMemo, AddedChunk, LanePart, HeldJob, LogPart, RenewedSession, Walk, AddedRollup,
+)  # fmt: skip
+_REPLIES: tuple[type[Any], ...] = (
+    ExchangeReply, Claimed, BatchReply, KeyReply, Line, LostJob, UnknownJob, Ended, SessionReply, Found,
+)  # fmt: skip
+
+
+def _name_of(kind: type[object]) -> str:
+    """Return the name of a class in scripts: `PLAIN_JOB` for `PlainJob`."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", kind.__name__).upper()
+
+
+# Places of arguments count from the first value, places of replies from the value before the first one.
+FORMATS: dict[str, Text | Words] = (
+    _STORED
+    | {_name_of(kind): Words(kind._fields) for kind in _ARGUMENTS}
+    | {_name_of(kind): Words(kind._fields, 1) for kind in _REPLIES}
+)
+"""The formats by their names in scripts, which are the same as in Python: `PLAIN_JOB` is `PlainJob`."""

@@ -2,9 +2,10 @@
 -- limits.lua and suspensions.lua.
 --
 -- KEYS  1 base; derived: those of jobs.lua, s:<session> paused served due:recurring
--- ARGV  from 2 a CLAIM and the names of its queues; then groups of changes, each a GROUP followed by its items
--- Reply a REPLY, with one character per change: 0 applied, 1 releasing, 2 already, 3 refused, 4 missing, 5 taken, ?
---       must be sent field by field; then a CLAIMED for each claimed job
+-- ARGV  from 2 an EXCHANGE_CLAIM and the names of its queues; then groups of changes, each a GROUP followed by its
+--       items
+-- Reply an EXCHANGE_REPLY, with one character per change: 0 applied, 1 release needed, 2 already, 3 refused,
+--       4 missing, 5 taken, ? must be sent field by field; then a CLAIMED for each claimed job
 
 -- ---- changes -------------------------------------------------------------------------------------------------------
 
@@ -26,46 +27,48 @@ local function count_members(batch, number)
   return true
 end
 
--- Count the members among these ended jobs. `runs` contains " batch number" for each run of members of one batch.
-local function count_ends(runs, results)
+-- Count the members among these ended jobs. `batch_sizes` contains " batch number" for each batch.
+local function count_ends(batch_sizes, results)
   local first = 1
-  for batch, number in string.gmatch(runs, ' (%S+) (%d+)') do
+  for batch, number in string.gmatch(batch_sizes, ' (%S+) (%d+)') do
     local next_first, done = first + number, 0
     for place = first, next_first - 1 do
       if results[place] == APPLIED then done = done + 1 end
     end
     if done > 0 and count_members(batch, done) then
-      for place = first, next_first - 1 do results[place] = results[place] == APPLIED and RELEASING or results[place] end
+      for place = first, next_first - 1 do
+        if results[place] == APPLIED then results[place] = RELEASE_NEEDED end
+      end
     end
     first = next_first
   end
 end
 
--- Apply plain ends: the tasks of these jobs have returned. Each is an END. If the first line of a record is
+-- Apply plain ends: the tasks of these jobs have returned. Each is a PLAIN_END. If the first line of a record is
 -- unchanged, the session still holds the job, and nothing after that line has changed. Write the results to
 -- `results`; ? marks an end that must be sent field by field.
-local function end_plainly(first, count, session, queue, minute, runs, results)
+local function end_plainly(first, count, session, queue, minute, batch_sizes, results)
   local ids, lanes = {}, {}
-  for number = 1, count do ids[number] = ARGV[first + END.width * (number - 1) + END.id] end
+  for number = 1, count do ids[number] = ARGV[first + PLAIN_END.width * (number - 1) + PLAIN_END.id] end
   local stored, fresh, gone, ended = records(ids), {}, {}, {}
   local arg, done = first, 0
   for number = 1, count do
-    local head = ARGV[arg + END.first_line]
+    local head = ARGV[arg + PLAIN_END.first_line]
     local text = stored[number]
     if text and sub(text, 1, #head) == head then
-      local id = ARGV[arg + END.id]
+      local id = ARGV[arg + PLAIN_END.id]
       done = done + 1
       fresh[2 * done - 1] = id
-      fresh[2 * done] = ARGV[arg + END.record]
+      fresh[2 * done] = ARGV[arg + PLAIN_END.record]
       gone[done] = id
-      ended[2 * done - 1] = ARGV[arg + END.at]
+      ended[2 * done - 1] = ARGV[arg + PLAIN_END.at]
       ended[2 * done] = id
       results[number] = APPLIED
       if lane_of_end[id] then put(lanes, lane_of_end[id], id) end
     else
       results[number] = text and '?' or MISSING
     end
-    arg = arg + END.width
+    arg = arg + PLAIN_END.width
   end
   if done == 0 then return end
   many('HSET', base .. 'jobs', fresh)
@@ -73,7 +76,7 @@ local function end_plainly(first, count, session, queue, minute, runs, results)
   many('ZADD', base .. 'l:S:' .. queue, ended)
   count_running(queue, -done)
   if minute ~= '' then expire(minute, gone) end
-  if runs ~= '' then count_ends(runs, results) end
+  if batch_sizes ~= '' then count_ends(batch_sizes, results) end
   -- These jobs no longer hold their keys. A key's list may still contain them, because the jobs are read before a full
   -- list refuses a start.
   for lane, some in pairs(lanes) do
@@ -168,7 +171,7 @@ local function change(job, from, session, to, first, more)
     lives_again.take_again(job)
     lives_again.store()
   end
-  return announce(job) and RELEASING or APPLIED
+  return announce(job) and RELEASE_NEEDED or APPLIED
 end
 
 -- ---- claims --------------------------------------------------------------------------------------------------------
@@ -285,7 +288,7 @@ local function claim(reply, names, limit, session, server, now)
     if in_turn then names = queues_in_turn('work', 'laned') end
     ids, lines = limited.claim(names, limit, in_turn, freed_lanes, instant())
     local at = limited.finish()
-    if at then reply[REPLY.next_claim] = int(at) .. ' ' .. int(at - instant()) end
+    if at then reply[EXCHANGE_REPLY.next_claim] = int(at) .. ' ' .. int(at - instant()) end
   else
     local near = {}
     ids, lines = popped(names, shares(names, limit, in_turn, near), in_turn, near)
@@ -330,9 +333,9 @@ end
 
 despite_full_memory()
 
-local claiming, now = ARGV[2 + CLAIM.session], ARGV[2 + CLAIM.now]
-local limit, named = tonumber(ARGV[2 + CLAIM.limit]), tonumber(ARGV[2 + CLAIM.queues])
-local arg, queues = 2 + CLAIM.width, named >= 0 and {} or nil
+local claiming, now = ARGV[2 + EXCHANGE_CLAIM.session], ARGV[2 + EXCHANGE_CLAIM.now]
+local limit, named = tonumber(ARGV[2 + EXCHANGE_CLAIM.limit]), tonumber(ARGV[2 + EXCHANGE_CLAIM.queues])
+local arg, queues = 2 + EXCHANGE_CLAIM.width, named >= 0 and {} or nil
 for number = 1, named do
   queues[number] = ARGV[arg]
   arg = arg + 1
@@ -340,35 +343,38 @@ end
 
 local results, needs_a_look = {}, false
 while arg < #ARGV do
-  local from, session, to = ARGV[arg + GROUP.states], ARGV[arg + GROUP.session], ARGV[arg + GROUP.to]
-  local minute, queue, count = ARGV[arg + GROUP.expiry], ARGV[arg + GROUP.queue], tonumber(ARGV[arg + GROUP.size])
+  local kind, count, session = ARGV[arg + GROUP.kind], tonumber(ARGV[arg + GROUP.size]), ARGV[arg + GROUP.session]
+  local from, to, queue = ARGV[arg + GROUP.states], ARGV[arg + GROUP.to], ARGV[arg + GROUP.queue]
+  local minute, batch_sizes = ARGV[arg + GROUP.expiry], ARGV[arg + GROUP.batches]
   arg = arg + GROUP.width
-  if from == '' then
+  if kind == 'lanes' then
     for _ = 1, count do
-      local name, lane, number = ARGV[arg + LANE.queue], ARGV[arg + LANE.lane], tonumber(ARGV[arg + LANE.size])
+      local name, lane = ARGV[arg + LANE_ENDS.queue], ARGV[arg + LANE_ENDS.lane]
+      local number = tonumber(ARGV[arg + LANE_ENDS.size])
       put(freed_lanes, name, lane)
       freed[lane] = true
-      arg = arg + LANE.width
+      arg = arg + LANE_ENDS.width
       for place = arg, arg + number - 1 do lane_of_end[ARGV[place]] = lane end
       arg = arg + number
     end
-  elseif from == '-' then
+  elseif kind == 'left_out' then
     leave_out(arg, count)
     arg = arg + count
-  elseif minute ~= '-' and minute ~= '=' then
+  elseif kind == 'ends' then
     local some = {}
-    end_plainly(arg, count, session, queue, minute, sub(from, 2), some)
+    end_plainly(arg, count, session, queue, minute, batch_sizes, some)
     for number = 1, count do
       results[#results + 1] = some[number]
       if some[number] == '?' then needs_a_look = true end
     end
-    arg = arg + END.width * count
+    arg = arg + PLAIN_END.width * count
   else
+    local is_further = kind == 'further'
     local ids, arguments, members = {}, {}, {}
     for number = 1, count do
       ids[number], arguments[number] = ARGV[arg + CHANGE.id], arg
       arg = arg + CHANGE.width
-      if minute == '=' then arg = after_more(arg) end
+      if is_further then arg = after_more(arg) end
     end
     local stored = records(ids)
     for number = 1, count do
@@ -376,30 +382,30 @@ while arg < #ARGV do
       local result = MISSING
       if text then
         -- Read this record again, because an earlier job of this group that waits for this job might have changed it.
-        local job = read(ids[number], minute == '=' and call('HGET', base .. 'jobs', ids[number]) or text)
-        result = change(job, from, session, to, first, minute == '=' and read_more(first + CHANGE.width))
+        local job = read(ids[number], is_further and call('HGET', base .. 'jobs', ids[number]) or text)
+        result = change(job, from, session, to, first, is_further and read_more(first + CHANGE.width))
         if result == APPLIED and job.was then members[#results + 1] = job end
-        if minute == '=' then flush() end
+        if is_further then flush() end
       end
       results[#results + 1] = result
     end
     flush()
     for place, job in pairs(members) do
-      if batches().is_noted(batches().relations_of(job).batch) then results[place] = RELEASING end
+      if batches().is_noted(batches().relations_of(job).batch) then results[place] = RELEASE_NEEDED end
     end
   end
 end
 
-local reply = { table.concat(results), '', '' }  -- a REPLY
+local reply = { table.concat(results), '', '' }  -- an EXCHANGE_REPLY
 if limit < 0 or needs_a_look then
   notify_freed()
   return reply
 end
 
 local has_room = false
-local alive, server = unpack(call('HMGET', base .. 's:' .. claiming, 'alive', 'token'))
+local alive, server = unpack(call('HMGET', base .. 's:' .. claiming, 'alive', 'server'))
 if alive ~= '1' then
-  reply[REPLY.next_claim] = '1'
+  reply[EXCHANGE_REPLY.next_claim] = '1'
 elseif limit > 0 then
   has_room = claim(reply, queues, limit, claiming, server, now) < limit
 end
@@ -411,5 +417,5 @@ if next(freed) then
     end
   end)
 end
-reply[REPLY.next_due] = next_due()
+reply[EXCHANGE_REPLY.next_due] = next_due()
 return reply

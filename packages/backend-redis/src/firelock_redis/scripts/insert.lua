@@ -2,31 +2,32 @@
 -- record.lua, unique.lua and duplicates.lua.
 --
 -- KEYS  those of jobs.lua and children.lua; publishes on wake
--- ARGV  after the verb's parameters, for each job: a JOB, its tags, the number of its parents, and a TIE for each
---       parent
+-- ARGV  after the verb's parameters, for each job: an ANY_JOB, its tags, the number of its parents, and a NEW_EDGE for
+--       each parent
 
 local verbs = {}
 
 -- Read one job from the arguments; return it and the position of the next one.
 local function argued(at)
-  local admission, relations, created, count = ARGV[at + JOB.admission], ARGV[at + JOB.relations], ARGV[at + JOB.created], ARGV[at + JOB.tags]
+  local admission, relations = ARGV[at + ANY_JOB.admission], ARGV[at + ANY_JOB.relations]
+  local created, count = ARGV[at + ANY_JOB.created], ARGV[at + ANY_JOB.tags]
   local job = {
-    id = ARGV[at + JOB.id], payload = ARGV[at + JOB.payload], created = created, recurring = ARGV[at + JOB.recurring],
-    state = ARGV[at + JOB.state], flag = '', attempt = '0', fence = '0', place = ARGV[at + JOB.lowest],
-    queue = ARGV[at + JOB.queue], session = '', retries = '0', crashes = '0', enqueued = '0', origin = '-',
-    admission = admission ~= '' and ' ' .. admission or '', error = '', history = '', changed = created, claimed = '', started = '', ended = '',
-    expires = '', due = ARGV[at + JOB.due], server = '', reason = ARGV[at + JOB.reason], result = '', absent = '', waits = '',
-    tags = {}, parents = {},
+    id = ARGV[at + ANY_JOB.id], payload = ARGV[at + ANY_JOB.payload], created = created,
+    recurring = ARGV[at + ANY_JOB.recurring], state = ARGV[at + ANY_JOB.state], flag = '', attempt = '0', fence = '0',
+    place = ARGV[at + ANY_JOB.lowest], queue = ARGV[at + ANY_JOB.queue], session = '', retries = '0', crashes = '0',
+    enqueued = '0', origin = '-', admission = admission ~= '' and ' ' .. admission or '', error = '', history = '',
+    changed = created, claimed = '', started = '', ended = '', expires = '', due = ARGV[at + ANY_JOB.due], server = '',
+    reason = ARGV[at + ANY_JOB.reason], result = '', absent = '', waits = '', tags = {}, parents = {},
   }
   if relations ~= '' then batches().relate(job, relations) end
-  at = at + JOB.width
+  at = at + ANY_JOB.width
   for number = 1, tonumber(count) do job.tags[number] = ARGV[at + number - 1] end
   at = at + #job.tags
   count = tonumber(ARGV[at])
   at = at + 1
   for number = 1, count do
-    job.parents[number] = { on = ARGV[at + TIE.on], id = ARGV[at + TIE.id] }
-    at = at + TIE.width
+    job.parents[number] = { on = ARGV[at + NEW_EDGE.on], id = ARGV[at + NEW_EDGE.id] }
+    at = at + NEW_EDGE.width
   end
   return job, at
 end
@@ -64,7 +65,7 @@ local function add_edges(job, parents, now)
   local edges = 0  -- a job can name the same end of the same parent twice
   for _, edge in ipairs(waiting) do
     local parent = parents[edge.id]
-    edges = edges + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'ties'), edge.on .. ' ' .. job.id)
+    edges = edges + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'edges'), edge.on .. ' ' .. job.id)
     if not is(parent, '+') then
       parent.flag = '+' .. parent.flag
       if not parent.is_new then save(parent) end
@@ -105,13 +106,13 @@ local function find_others(jobs)
   end
 end
 
--- Store the counts of a new batch; it is shut if it waits for parents.
+-- Store the counts of a new batch; it is unopened if it waits for parents.
 local function begin_counting(job)
   local rules, keeps = job.relations.rules, {}
   for number, keep in ipairs({ rules[RULES.succeeded], rules[RULES.failed], rules[RULES.deleted] }) do keeps[number] = keep == cjson.null and '-' or int(keep) end
   batches().found(job.id, {
     fast = rules[RULES.fast] ~= 0 and '1' or '', outer = job.relations.batch or '', keeps = table.concat(keeps, ' '),
-    shut = #job.parents > 0 and '1' or '',
+    unopened = #job.parents > 0 and '1' or '',
   })
 end
 
@@ -132,8 +133,8 @@ local function change_holder(holder, row, job, use, keys, now)
   if due then holder.due = due end
   if use[UNIQUE.keeps_last] then
     if not holder.tags then
-      local fields = rare_fields(holder.id)
-      holder.tags, holder.created = fields and fields[RARER.tags] or {}, match(payload, PAYLOAD.captures(created))
+      local fields = optional_fields(holder.id)
+      holder.tags, holder.created = fields and fields[OPTIONAL.tags] or {}, match(payload, PAYLOAD.captures(created))
       changed[holder.id].tags = holder.tags
     end
     holder.payload, holder.tags = replaced_payload(payload, job.payload), job.tags
@@ -199,7 +200,7 @@ local function store(first, count, is_judged_only)
     job.place = int(job.place + last - #jobs + number)
     if is(job, 'b') then begin_counting(job) end
     if #job.parents > 0 and job.state == 'W' then add_edges(job, known, now) end
-    if is(job, 'm') and (job.edges_left or 0) == 0 then keep_out(job) end
+    if is(job, 'm') and (job.edges_left or 0) == 0 then wait_for_batch(job) end
     if job.history == '' then job.history = step(job.state, job.created, job.reason) end
     payloads[2 * number - 1], payloads[2 * number] = job.id, job.payload
     queues[job.queue] = true

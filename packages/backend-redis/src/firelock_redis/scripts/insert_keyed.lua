@@ -4,7 +4,7 @@
 --
 -- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, lane:<queue> <keys> ring:<queue>
 --       turn lanes laned, unique uz; publishes on wake
--- ARGV  1 microseconds that tests add to the clock; runs of at most 500 jobs together, each a RUN and a KEYED for
+-- ARGV  1 microseconds that tests add to the clock; runs of at most 500 jobs together, each a RUN and a KEYED_JOB for
 --       each job
 -- Reply 0 if nothing was stored, because one of the ids is already stored or insert.lua must decide; an empty list if
 --       all jobs are new; otherwise, for each job, an empty string or the id of the job that has its unique key
@@ -36,12 +36,12 @@ end
 local places, two, at = {}, 0, 2  -- created_at and id of each job
 local answers, taken, is_asked = {}, {}, false  -- by place in ARGV, the job that has the key; by key, the job that takes it
 local keys, members = {}, {}
-local CREATED, MARKED = PAYLOAD.captures(created), OWNED.captures(mark, free_at, id)
+local CREATED, MARKED = PAYLOAD.captures(created), UNIQUE_OWNER.captures(mark, free_at, id)
 while at < last do
-  local next_at = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
-  for arg = at + RUN.width, next_at - 1, KEYED.width do
-    local id, holder = ARGV[arg + KEYED.id], nil
-    local at_least, key = match(ARGV[arg + KEYED.details], '^\n? (%d+) (.*)$')
+  local next_at = at + RUN.width + KEYED_JOB.width * ARGV[at + RUN.size]
+  for arg = at + RUN.width, next_at - 1, KEYED_JOB.width do
+    local id, holder = ARGV[arg + KEYED_JOB.id], nil
+    local at_least, key = match(ARGV[arg + KEYED_JOB.details], '^\n? (%d+) (.*)$')
     if key then
       holder = taken[key]
       local mark, free_at, owner = match(not holder and call('HGET', base .. 'unique', key) or '', MARKED)
@@ -61,7 +61,7 @@ while at < last do
       end
     end
     if not holder then
-      places[two + 1], places[two + 2] = match(ARGV[arg + KEYED.payload], CREATED), id
+      places[two + 1], places[two + 2] = match(ARGV[arg + KEYED_JOB.payload], CREATED), id
       two = two + 2
     end
   end
@@ -88,26 +88,27 @@ local queues = {}  -- by queue: created_at and id of each job, and by lane the p
 two, at = 0, 2
 while at < last do
   local queue, lowest = ARGV[at + RUN.queue], ARGV[at + RUN.lowest]
-  local next_at = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
+  local next_at = at + RUN.width + KEYED_JOB.width * ARGV[at + RUN.size]
   local middle, found = ' ' .. queue .. ' \n0 0 ' .. now .. ' E ', queues[queue]
-  for arg = at + RUN.width, next_at - 1, KEYED.width do
+  for arg = at + RUN.width, next_at - 1, KEYED_JOB.width do
     if not answers[arg] then
       if not found then
         found = { listed = {}, lanes = {} }
         queues[queue] = found
       end
       place = place + 1
-      local id, created, listed = ARGV[arg + KEYED.id], places[two + 1], found.listed
-      local spot, lane, size = format('%.0f', lowest + place), found.lanes[ARGV[arg + KEYED.lane]], #listed
-      jobs[two + 1], jobs[two + 2] = id, 'E0 0 ' .. spot .. middle .. ARGV[arg + KEYED.admission] .. '\n\n' .. created .. after_changed
-      payloads[two + 1], payloads[two + 2] = id, ARGV[arg + KEYED.payload]
+      local id, created, listed = ARGV[arg + KEYED_JOB.id], places[two + 1], found.listed
+      local spot, lane, size = format('%.0f', lowest + place), found.lanes[ARGV[arg + KEYED_JOB.lane]], #listed
+      local admission = ARGV[arg + KEYED_JOB.admission]
+      jobs[two + 1], jobs[two + 2] = id, 'E0 0 ' .. spot .. middle .. admission .. '\n\n' .. created .. after_changed
+      payloads[two + 1], payloads[two + 2] = id, ARGV[arg + KEYED_JOB.payload]
       listed[size + 1], listed[size + 2] = created, id
       if not lane then
         lane = {}
-        found.lanes[ARGV[arg + KEYED.lane]] = lane
+        found.lanes[ARGV[arg + KEYED_JOB.lane]] = lane
       end
       size = #lane
-      lane[size + 1], lane[size + 2] = spot, string.byte(ARGV[arg + KEYED.details]) == 10 and id .. '\n' or id
+      lane[size + 1], lane[size + 2] = spot, string.byte(ARGV[arg + KEYED_JOB.details]) == 10 and id .. '\n' or id
       two = two + 2
     end
   end
@@ -156,8 +157,8 @@ if not is_asked then return {} end
 local reply = {}
 at = 2
 while at < last do
-  local next_at = at + RUN.width + KEYED.width * ARGV[at + RUN.size]
-  for arg = at + RUN.width, next_at - 1, KEYED.width do reply[#reply + 1] = answers[arg] or '' end
+  local next_at = at + RUN.width + KEYED_JOB.width * ARGV[at + RUN.size]
+  for arg = at + RUN.width, next_at - 1, KEYED_JOB.width do reply[#reply + 1] = answers[arg] or '' end
   at = next_at
 end
 return reply

@@ -6,9 +6,9 @@
 --
 -- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, of a batch b:<id> bm:<id> (see
 --       batches.lua), of a new one l:W:<queue> due t:<tag>; publishes on wake
--- ARGV  1 microseconds that tests add to the clock, 2 the batch or empty, from 3 empty, or a BATCH and its tags if it
---       is new; then runs of at most a thousand jobs together, each a RUN and a PLAIN for each job; a new batch is
---       the first of these jobs, whatever its queue. The arguments of the first command are overwritten with those of
+-- ARGV  1 microseconds that tests add to the clock, 2 the batch or empty, from 3 empty, or a NEW_BATCH and its tags if
+--       it is new; then runs of at most a thousand jobs together, each a RUN and a PLAIN_JOB for each job; a new
+--       batch is the first of these jobs, whatever its queue. The arguments of the first command are overwritten with those of
 --       the second one: id and record in place of id and payload
 -- Reply 1; or 0 if nothing was stored: an id is already stored, or the batch is not stored, not open, or stopping
 
@@ -16,18 +16,19 @@ local call, base, format, last = redis.call, KEYS[1] .. ':', string.format, #ARG
 
 local batch, flag, from, new = ARGV[2], '', 4, 0  -- new: the number of values that a new batch has in a list
 if ARGV[3] ~= '' then
-  flag, from, new = 'm', 3 + BATCH.width + ARGV[3 + BATCH.tags], PLAIN.width
+  flag, from, new = 'm', 3 + NEW_BATCH.width + ARGV[3 + NEW_BATCH.tags], PLAIN_JOB.width
 elseif batch ~= '' then
-  local stored, marks = call('HGET', base .. 'jobs', batch), call('HMGET', base .. 'b:' .. batch, 'shut', 'cancelled', 'stopping')
+  local stored, marks = call('HGET', base .. 'jobs', batch), call('HMGET', base .. 'b:' .. batch, 'unopened', 'cancelled', 'stopping')
   if not stored or string.sub(stored, 1, 1) ~= 'W' or not marks[1] or marks[1] .. marks[2] .. marks[3] ~= '' then return 0 end
   flag = 'm'
 end
 
 local places, two, at = {}, 0, from  -- created_at, later the place in the queue, and the id of each job
 while at < last do
-  local next_at = at + RUN.width + PLAIN.width * ARGV[at + RUN.size]
-  for arg = at + RUN.width, next_at - 1, PLAIN.width do
-    places[two + 1], places[two + 2] = string.match(ARGV[arg + PLAIN.payload], PAYLOAD.captures(created)), ARGV[arg + PLAIN.id]
+  local next_at = at + RUN.width + PLAIN_JOB.width * ARGV[at + RUN.size]
+  for arg = at + RUN.width, next_at - 1, PLAIN_JOB.width do
+    places[two + 1] = string.match(ARGV[arg + PLAIN_JOB.payload], PAYLOAD.captures(created))
+    places[two + 2] = ARGV[arg + PLAIN_JOB.id]
     two = two + 2
   end
   at = next_at
@@ -44,16 +45,17 @@ end
 
 local record  -- the record of a new batch; its second part is the place
 if new > 0 then
-  local queue, due, reason = ARGV[3 + BATCH.queue], ARGV[3 + BATCH.due], ARGV[3 + BATCH.reason]
+  local queue, due, reason = ARGV[3 + NEW_BATCH.queue], ARGV[3 + NEW_BATCH.due], ARGV[3 + NEW_BATCH.reason]
   local created, members, backwards = places[1], count - 1, {}
   -- Add the last member first, because a small ZSET is a list in which Redis searches for each position from the head.
   for id = two, 4, -2 do backwards[two - id + 1], backwards[two - id + 2] = places[id - 1], places[id] end
   call('ZADD', base .. 'bm:' .. batch, unpack(backwards))
-  call('HSET', base .. 'b:' .. batch, 'total', members, 'active', members, 'waiting', 0, 'succeeded', 0, 'failed', 0, 'deleted', 0,
-    'batches', 0, 'shut', '', 'cancelled', '', 'stopping', '', 'fast', ARGV[3 + BATCH.fast], 'outer', '', 'keeps', ARGV[3 + BATCH.keeps], 'walk', '')
+  call('HSET', base .. 'b:' .. batch, 'total', members, 'active', members, 'waiting', 0, 'succeeded', 0, 'failed', 0,
+    'deleted', 0, 'batches', 0, 'unopened', '', 'cancelled', '', 'stopping', '',
+    'fast', ARGV[3 + NEW_BATCH.fast], 'outer', '', 'keeps', ARGV[3 + NEW_BATCH.keeps], 'walk', '')
   call('ZADD', base .. 'l:W:' .. queue, created, batch)
   if queue ~= ARGV[from + RUN.queue] then call('SADD', base .. 'queues', queue) end
-  for tag = 3 + BATCH.width, from - 1 do call('ZADD', base .. 't:' .. ARGV[tag], created, batch) end
+  for tag = 3 + NEW_BATCH.width, from - 1 do call('ZADD', base .. 't:' .. ARGV[tag], created, batch) end
   if due ~= '' then
     local first = call('ZRANGE', base .. 'due', 0, 0, 'WITHSCORES')[2]
     call('ZADD', base .. 'due', due, batch)
@@ -73,18 +75,18 @@ local after_changed = LAST.between(changed, absent)
 two, at = 0, from
 while at < last do
   local queue, lowest, jobs = ARGV[at + RUN.queue], ARGV[at + RUN.lowest], at + RUN.width
-  local next_at = jobs + PLAIN.width * ARGV[at + RUN.size]
+  local next_at = jobs + PLAIN_JOB.width * ARGV[at + RUN.size]
   local middle, line, first = ' ' .. queue .. ' \n0 0 ' .. now .. ' E\n\n', base .. 'r:' .. queue, two + 1 + new
   local upto = two + next_at - jobs
   call('HSET', base .. 'payloads', unpack(ARGV, jobs, next_at - 1))
   call('ZADD', base .. 'l:E:' .. queue, unpack(places, first, upto))
   if new > 0 then
     place = place + 1
-    record[2] = format('%.0f', ARGV[3 + BATCH.lowest] + place)
-    ARGV[jobs + PLAIN.payload] = table.concat(record)
+    record[2] = format('%.0f', ARGV[3 + NEW_BATCH.lowest] + place)
+    ARGV[jobs + PLAIN_JOB.payload] = table.concat(record)
     two = two + new
   end
-  for payload = jobs + PLAIN.payload + new, next_at - 1, PLAIN.width do
+  for payload = jobs + PLAIN_JOB.payload + new, next_at - 1, PLAIN_JOB.width do
     place = place + 1
     local spot = format('%.0f', lowest + place)
     ARGV[payload] = state .. spot .. middle .. places[two + 1] .. after_changed

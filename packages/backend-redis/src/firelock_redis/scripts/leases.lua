@@ -3,18 +3,18 @@
 
 local verbs = {}
 
--- Renew sessions: each living one expires after its timeout from now. ARGV from 3: a RENEW for each. Return for each
--- session 1 if it is alive, 0 if it is dead or unknown.
+-- Renew sessions: each living one expires after its timeout from now. ARGV from 3: a RENEWED_SESSION for each. Return
+-- for each session 1 if it is alive, 0 if it is dead or unknown.
 function verbs.renew()
   despite_full_memory()
   local now, reply = clock(), {}
-  for arg = 3, #ARGV, RENEW.width do
-    local session = ARGV[arg + RENEW.session]
+  for arg = 3, #ARGV, RENEWED_SESSION.width do
+    local session = ARGV[arg + RENEWED_SESSION.session]
     local key = base .. 's:' .. session
     local alive, timeout = unpack(call('HMGET', key, 'alive', 'timeout'))
     if alive == '1' then
       local expires_at = int(now + timeout)
-      call('HSET', key, 'expires_at', expires_at, 'renewal', ARGV[arg + RENEW.renewal])
+      call('HSET', key, 'expires_at', expires_at, 'renewal', ARGV[arg + RENEWED_SESSION.renewal])
       call('ZADD', base .. 'sx', expires_at, session)
       call('ZADD', base .. 'sb', int(expires_at - 2 * timeout), session)
     end
@@ -23,24 +23,24 @@ function verbs.renew()
   return reply
 end
 
--- Return the session as a SESSION, nil if it was deleted.
+-- Return the session as a SESSION_REPLY, nil if it was deleted.
 local function session_reply(session)
   local info, expires_at, alive, renewal, running =
     unpack(call('HMGET', base .. 's:' .. session, 'info', 'expires_at', 'alive', 'renewal', 'running'))
   return info and {
-    [SESSION.info] = info, [SESSION.expires_at] = expires_at, [SESSION.alive] = alive, [SESSION.renewal] = renewal,
-    [SESSION.running] = running,
+    [SESSION_REPLY.info] = info, [SESSION_REPLY.expires_at] = expires_at, [SESSION_REPLY.alive] = alive,
+    [SESSION_REPLY.renewal] = renewal, [SESSION_REPLY.running] = running,
   }
 end
 
--- Return the living session with the earliest started_at as a SESSION, nil if there is none.
+-- Return the living session with the earliest started_at as a SESSION_REPLY, nil if there is none.
 function verbs.oldest()
   local session = call('ZRANGE', base .. 'sl', 0, 0)[1]
   return session and session_reply(session)
 end
 
 -- List sessions, oldest first, some at a time. ARGV from 3: the requested sessions, none for all. Return the sessions
--- for the next call; then a SESSION for each of the other sessions that still exists.
+-- for the next call; then a SESSION_REPLY for each of the other sessions that still exists.
 function verbs.list(first)
   local wanted = first and words_from(3) or call('ZRANGE', base .. 'ss', 0, -1)
   local left, reply = {}, {}

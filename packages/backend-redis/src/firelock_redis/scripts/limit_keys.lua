@@ -105,13 +105,14 @@ function verbs.line(key, limit, id)
   return reply
 end
 
--- Return the ids in parts of lanes, a list for each part. ARGV from 3: a PIECE for each.
+-- Return the ids in parts of lanes, a list for each part. ARGV from 3: a LANE_PART for each.
 function verbs.line_ids()
   despite_full_memory()
   local reply = {}
-  for arg = 3, #ARGV, PIECE.width do
-    local first = tonumber(ARGV[arg + PIECE.before])
-    local ids = call('ZRANGE', base .. 'lane:' .. ARGV[arg + PIECE.lane], first, first + ARGV[arg + PIECE.size] - 1)
+  for arg = 3, #ARGV, LANE_PART.width do
+    local first = tonumber(ARGV[arg + LANE_PART.before])
+    local last = first + ARGV[arg + LANE_PART.size] - 1
+    local ids = call('ZRANGE', base .. 'lane:' .. ARGV[arg + LANE_PART.lane], first, last)
     for number, member in ipairs(ids) do ids[number] = match(member, '^[^\n]*') end
     reply[#reply + 1] = ids
   end
@@ -158,8 +159,8 @@ local function following(place)
 end
 
 -- List keys with this prefix after another key, in order of name: keys that a job holds or waits for, and keys whose
--- rate is used. Return 1 if more keys are left, else 0, and the last checked key; then for each key a KEY, followed by
--- its first holders.
+-- rate is used. Return 1 if more keys are left, else 0, and the last checked key; then for each key a KEY_REPLY,
+-- followed by its first holders.
 function verbs.list(prefix, after, limit)
   despite_full_memory()
   local reply, now, present = { 0, after }, clock(), holders_now()
@@ -191,9 +192,10 @@ function verbs.list(prefix, after, limit)
     local used = call('HGET', base .. 'free', key) or '0'
     if count > 0 or #all > 0 or tonumber(used) > now then
       local one = {
-        [KEY.key] = key, [KEY.running] = #all, [KEY.waiting] = count, [KEY.free_at] = used, [KEY.others] = others,
+        [KEY_REPLY.key] = key, [KEY_REPLY.running] = #all, [KEY_REPLY.waiting] = count, [KEY_REPLY.free_at] = used,
+        [KEY_REPLY.others] = others,
       }
-      for number = 1, math.min(#all, SHOWN) do one[KEY.width + number] = all[number].id end
+      for number = 1, math.min(#all, SHOWN) do one[KEY_REPLY.width + number] = all[number].id end
       reply[#reply + 1] = one
     end
     reply[2] = key
@@ -244,7 +246,7 @@ function verbs.forget(limit)
   local last = call('HGET', base .. 'swept', 'unique')
   local keys = call('ZRANGEBYLEX', base .. 'uz', last and '(' .. last or '-', '+', 'LIMIT', 0, limit)
   for _, one in ipairs(keys) do
-    local free_at, id = match(call('HGET', base .. 'unique', one) or '', OWNED.captures(free_at, id))
+    local free_at, id = match(call('HGET', base .. 'unique', one) or '', UNIQUE_OWNER.captures(free_at, id))
     if not id or (tonumber(free_at) <= now and call('HEXISTS', base .. 'jobs', id) == 0) then
       call('HDEL', base .. 'unique', one)
       call('ZREM', base .. 'uz', one)

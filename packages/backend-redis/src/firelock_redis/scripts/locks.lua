@@ -36,20 +36,20 @@ function verbs.acquire(name, owner, ttl)
 end
 
 -- Renew the lock if the owner still holds it with this fence. Return 1 if so, else 0.
-function verbs.renew(name, owner, token, ttl)
+function verbs.renew(name, owner, fence, ttl)
   local key, now = base .. 'lock:' .. name, clock()
-  local other, fence = holder(key, now)
-  if other ~= owner or fence ~= token then return 0 end
+  local current_owner, current_fence = holder(key, now)
+  if current_owner ~= owner or current_fence ~= fence then return 0 end
   despite_full_memory()
   live(key, now, ttl)
   return 1
 end
 
 -- Release the lock if the owner still holds it with this fence. Return 1 if so, else 0.
-function verbs.release(name, owner, token)
+function verbs.release(name, owner, fence)
   local key = base .. 'lock:' .. name
-  local other, fence = holder(key, clock())
-  if other ~= owner or fence ~= token then return 0 end
+  local current_owner, current_fence = holder(key, clock())
+  if current_owner ~= owner or current_fence ~= fence then return 0 end
   return call('DEL', key)
 end
 

@@ -18,13 +18,13 @@ local function append(key, first, skipped, count)
 end
 
 -- Add lines to the logs of jobs, and replace their progress. ARGV from 3: for each job, or for each part of its lines,
--- a LOG and the lines.
+-- a LOG_PART and the lines.
 function verbs.append()
   local arg = 3
   while arg < #ARGV do
-    local id, progress = ARGV[arg + LOG.id], ARGV[arg + LOG.progress]
-    local skipped, count = tonumber(ARGV[arg + LOG.skipped]), tonumber(ARGV[arg + LOG.size])
-    arg = arg + LOG.width
+    local id, progress = ARGV[arg + LOG_PART.id], ARGV[arg + LOG_PART.progress]
+    local skipped, count = tonumber(ARGV[arg + LOG_PART.skipped]), tonumber(ARGV[arg + LOG_PART.size])
+    arg = arg + LOG_PART.width
     if call('HEXISTS', base .. 'jobs', id) == 1 then
       if count > 0 then append(base .. 'g:' .. id, arg, skipped, count) end
       if progress ~= '' then call('SET', base .. 'o:' .. id, progress) end

@@ -1,7 +1,7 @@
 -- Memos of jobs, counts of batches, and streams. Included after library.lua, batches.lua and jobs.lua.
 --
---   memo:<job> HASH: kind, blank and name as JSON -> MEMO; the empty name -> "place bytes", the place of the next
---     name and the total number of bytes
+--   memo:<job> HASH: kind, blank and name as JSON -> STORED_MEMO; the empty name -> "place bytes", the place of the
+--     next name and the total number of bytes
 --   o:<job>:<stream> ZSET: chunks "offset data" by offset
 --   os:<job> HASH: stream -> bytes of its data
 
@@ -27,18 +27,19 @@ local function mark(job, flag)
   save(job)
 end
 
--- Store one memo. ARGV from this position on: a NEW_MEMO. Return the result, and the memo that is then stored, empty
+-- Store one memo. ARGV from this position on: an ADDED_MEMO. Return the result, and the memo that is then stored, empty
 -- for none.
 local function remember(first)
-  local id, session, fence = ARGV[first + NEW_MEMO.job], ARGV[first + NEW_MEMO.session], ARGV[first + NEW_MEMO.fence]
-  local name, replaces, bytes = ARGV[first + NEW_MEMO.name], ARGV[first + NEW_MEMO.replaces], ARGV[first + NEW_MEMO.bytes]
-  local most, most_bytes = tonumber(ARGV[first + NEW_MEMO.most]), tonumber(ARGV[first + NEW_MEMO.most_bytes])
-  local is_done, memo = ARGV[first + NEW_MEMO.is_done], ARGV[first + NEW_MEMO.memo]
+  local id, name = ARGV[first + ADDED_MEMO.job], ARGV[first + ADDED_MEMO.name]
+  local session, fence = ARGV[first + ADDED_MEMO.session], ARGV[first + ADDED_MEMO.fence]
+  local replaces, bytes = ARGV[first + ADDED_MEMO.replaces], ARGV[first + ADDED_MEMO.bytes]
+  local most, most_bytes = tonumber(ARGV[first + ADDED_MEMO.most]), tonumber(ARGV[first + ADDED_MEMO.most_bytes])
+  local is_done, memo = ARGV[first + ADDED_MEMO.is_done], ARGV[first + ADDED_MEMO.memo]
   local key = base .. 'memo:' .. id
   local stands = call('HGET', key, name)
   local job, why = writable(id, session, fence)
   local given = bytes .. ' ' .. is_done .. ' ' .. memo
-  local place, before, was_done = match(stands or '', MEMO.captures(place, bytes, done))
+  local place, before, was_done = match(stands or '', STORED_MEMO.captures(place, bytes, done))
   local is_repeat = stands and sub(stands, #place + 2) == given
   if not job and not (is_repeat and why == REFUSED and session == '') then return why, stands or '' end
   if is_repeat then return ALREADY, stands end
@@ -68,7 +69,7 @@ end
 function verbs.remember()
   despite_full_memory()
   local reply = {}
-  for first = 3, #ARGV, NEW_MEMO.width do
+  for first = 3, #ARGV, ADDED_MEMO.width do
     reply[#reply + 1], reply[#reply + 2] = remember(first)
   end
   return reply
@@ -83,7 +84,7 @@ function verbs.recall(id, session, fence)
   return call('HGETALL', base .. 'memo:' .. id)
 end
 
--- Return a BATCH_COUNTS for each batch, nil if the batch does not exist. ARGV from 3: the batches.
+-- Return a BATCH_REPLY for each batch, nil if the batch does not exist. ARGV from 3: the batches.
 function verbs.batch_counts()
   local reply = {}
   for arg = 3, #ARGV do
@@ -93,10 +94,12 @@ function verbs.batch_counts()
     if row and text then
       local batch = read(id, text)
       reply[arg - 2] = {
-        [BATCH_COUNTS.total] = row.total, [BATCH_COUNTS.active] = row.active, [BATCH_COUNTS.waiting] = row.waiting,
-        [BATCH_COUNTS.succeeded] = row.succeeded, [BATCH_COUNTS.failed] = row.failed, [BATCH_COUNTS.deleted] = row.deleted,
-        [BATCH_COUNTS.batches] = row.batches, [BATCH_COUNTS.held] = batch.state == 'W' and batch.due ~= '' and '1' or '',
-        [BATCH_COUNTS.shut] = row.shut, [BATCH_COUNTS.cancelled] = row.cancelled, [BATCH_COUNTS.stopping] = row.stopping,
+        [BATCH_REPLY.total] = row.total, [BATCH_REPLY.active] = row.active, [BATCH_REPLY.waiting] = row.waiting,
+        [BATCH_REPLY.succeeded] = row.succeeded, [BATCH_REPLY.failed] = row.failed, [BATCH_REPLY.deleted] = row.deleted,
+        [BATCH_REPLY.batches] = row.batches,
+        [BATCH_REPLY.held] = batch.state == 'W' and batch.due ~= '' and '1' or '',
+        [BATCH_REPLY.unopened] = row.unopened, [BATCH_REPLY.cancelled] = row.cancelled,
+        [BATCH_REPLY.stopping] = row.stopping,
       }
     end
   end
@@ -105,15 +108,15 @@ end
 
 -- ---- streams -------------------------------------------------------------------------------------------------------
 
--- Append chunks. ARGV from 6: a PART for each chunk. Return the number of bytes of the largest of these streams; nil if
--- the session does not hold the job with this fence.
+-- Append chunks. ARGV from 6: an ADDED_CHUNK for each chunk. Return the number of bytes of the largest of these
+-- streams; nil if the session does not hold the job with this fence.
 function verbs.append(id, session, fence)
   local job = writable(id, session, fence)
   if not job then return false end
   local largest = 0
-  for first = 6, #ARGV, PART.width do
-    local stream, offset = ARGV[first + PART.stream], ARGV[first + PART.offset]
-    local bytes, data = ARGV[first + PART.bytes], ARGV[first + PART.data]
+  for first = 6, #ARGV, ADDED_CHUNK.width do
+    local stream, offset = ARGV[first + ADDED_CHUNK.stream], ARGV[first + ADDED_CHUNK.offset]
+    local bytes, data = ARGV[first + ADDED_CHUNK.bytes], ARGV[first + ADDED_CHUNK.data]
     local key, sum = base .. 'o:' .. id .. ':' .. stream, nil
     if call('ZCOUNT', key, offset, offset) == 0 then
       call('ZADD', key, offset, offset .. ' ' .. data)

@@ -19,10 +19,11 @@ local function sum(one, other)
   return table.concat(added, ' ')
 end
 
--- Add rollups to the statistics of their minutes. ARGV from 3: a ROLLUP for each.
+-- Add rollups to the statistics of their minutes. ARGV from 3: an ADDED_ROLLUP for each.
 function verbs.record()
-  for arg = 3, #ARGV, ROLLUP.width do
-    local minute, field, figures = ARGV[arg + ROLLUP.minute], ARGV[arg + ROLLUP.field], ARGV[arg + ROLLUP.figures]
+  for arg = 3, #ARGV, ADDED_ROLLUP.width do
+    local field, figures = ARGV[arg + ADDED_ROLLUP.field], ARGV[arg + ADDED_ROLLUP.figures]
+    local minute = ARGV[arg + ADDED_ROLLUP.minute]
     local key = base .. 'm:' .. minute
     local stored = call('HGET', key, field)
     call('HSET', key, field, stored and sum(figures, stored) or figures)

@@ -1,7 +1,7 @@
 -- Move waiting jobs to another queue or priority. Included after library.lua, batches.lua and jobs.lua.
 --
 -- KEYS  those of jobs.lua; publishes on wake
--- ARGV  2 the template of the history's reason, with {names}; then a MOVING for each move
+-- ARGV  2 the template of the history's reason, with {names}; then a MOVED_JOB for each move
 -- Reply results, one character per move: 0 applied, 2 already, 3 refused, 4 missing
 
 local LEVEL = 2 ^ 45
@@ -10,8 +10,9 @@ local moved, queues = {}, {}
 
 -- Apply one move; the job's place keeps its order of arrival.
 local function move(template, first)
-  local id, from, queue = ARGV[first + MOVING.id], ARGV[first + MOVING.states], ARGV[first + MOVING.queue]
-  local priority, at, reason = ARGV[first + MOVING.priority], ARGV[first + MOVING.at], ARGV[first + MOVING.reason]
+  local id, from, at = ARGV[first + MOVED_JOB.id], ARGV[first + MOVED_JOB.states], ARGV[first + MOVED_JOB.at]
+  local queue, priority = ARGV[first + MOVED_JOB.queue], ARGV[first + MOVED_JOB.priority]
+  local reason = ARGV[first + MOVED_JOB.reason]
   if moved[id] then flush() end  -- each flush may contain a job only once
   local text = call('HGET', base .. 'jobs', id)
   if not text then return '4' end
@@ -38,7 +39,7 @@ local function move(template, first)
 end
 
 local results = {}
-for first = 3, #ARGV, MOVING.width do
+for first = 3, #ARGV, MOVED_JOB.width do
   results[#results + 1] = move(ARGV[2], first)
 end
 for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end

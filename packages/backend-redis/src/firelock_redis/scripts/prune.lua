@@ -142,12 +142,12 @@ local function is_needed(id, text)
 end
 
 -- Remove the job from the lists that its payload names.
-local function forget_rare(id)
-  local fields, size = rare_fields(id)
+local function forget_lists(id)
+  local fields, size = optional_fields(id)
   bytes = bytes + size
   if not fields then return end
-  local tags, recurring = fields[RARER.tags], fields[RARER.recurring_id]
-  local parents, relations = fields[RARER.parents], fields[RARER.relations_json]
+  local tags, recurring = fields[OPTIONAL.tags], fields[OPTIONAL.recurring_id]
+  local parents, relations = fields[OPTIONAL.parents], fields[OPTIONAL.relations_json]
   for _, tag in ipairs(tags) do put(removes, 't:' .. tag, id) end
   if recurring ~= cjson.null then put(removes, 'rj:' .. recurring, id) end
   for _, edge in ipairs(parents) do put(removes, 'c:' .. edge[EDGE.parent_id], id) end
@@ -180,7 +180,8 @@ end
 local function forget_unique(id, text)
   local admission = admission_in(text)
   local use = admission and admission.unique
-  local free_at, holder = match(use and call('HGET', base .. 'unique', use[UNIQUE.key]) or '', OWNED.captures(free_at, id))
+  local owner = use and call('HGET', base .. 'unique', use[UNIQUE.key]) or ''
+  local free_at, holder = match(owner, UNIQUE_OWNER.captures(free_at, id))
   if holder == id and tonumber(free_at) <= now then
     call('HDEL', base .. 'unique', use[UNIQUE.key])
     put(removes, 'uz', use[UNIQUE.key])
@@ -205,7 +206,7 @@ local function doom(id, text, state, queue, session, has_failed)
     put(cut, session, id)
     free(text)
   end
-  forget_rare(id)
+  forget_lists(id)
   forget_unique(id, text)
   queues[queue] = true
   pruned = pruned + 1

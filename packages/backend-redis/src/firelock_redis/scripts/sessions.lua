@@ -2,7 +2,7 @@
 -- not need jobs are in leases.lua.
 --
 -- The first partition stores a session:
---   s:<session> HASH: alive (1 or 0), token (the server's name as JSON), info (JSON), server (id of the server),
+--   s:<session> HASH: alive (1 or 0), server (its name as JSON), server_id, info (a SESSION as JSON),
 --     timeout in microseconds, expires_at, renewal (JSON or empty); while the session is closing also running and
 --     reason
 --   ss ZSET: all sessions by started_at
@@ -10,8 +10,8 @@
 --   sd ZSET: dead sessions by the time when they may be deleted
 --   dead:<server id> SET: dead sessions of a server that has not begun another session since
 --   ending ZSET: dead sessions that might still hold jobs, by the time of their death
--- The other partitions store the data that claims need: s:<session> HASH alive, token; living SET of the sessions that
--- are alive there. The keys for the jobs of a session are described in jobs.lua.
+-- The other partitions store the data that claims need: s:<session> HASH alive, server; living SET of the sessions
+-- that are alive there. The keys for the jobs of a session are described in jobs.lua.
 
 local HOUR, DAY = 3600 * 1000000, 86400 * 1000000
 
@@ -19,17 +19,17 @@ local verbs = {}
 
 -- Begin a session, which expires after its timeout from now; a stored session remains unchanged. Return 1 if the
 -- session is alive.
-function verbs.begin(session, token, info, started_at, timeout, server)
+function verbs.begin(session, server, info, started_at, timeout, server_id)
   despite_full_memory()
   local key = base .. 's:' .. session
   local alive = call('HGET', key, 'alive')
   if alive then return tonumber(alive) end
-  for _, dead in ipairs(call('SMEMBERS', base .. 'dead:' .. server)) do
+  for _, dead in ipairs(call('SMEMBERS', base .. 'dead:' .. server_id)) do
     call('ZINCRBY', base .. 'sd', HOUR - DAY, dead)  -- delete it earlier, because another session has begun
   end
-  call('UNLINK', base .. 'dead:' .. server)
+  call('UNLINK', base .. 'dead:' .. server_id)
   local expires_at = int(clock() + timeout)
-  call('HSET', key, 'alive', '1', 'token', token, 'info', info, 'server', server, 'timeout', timeout,
+  call('HSET', key, 'alive', '1', 'server', server, 'server_id', server_id, 'info', info, 'timeout', timeout,
     'expires_at', expires_at, 'renewal', '')
   call('ZADD', base .. 'ss', started_at, session)
   call('ZADD', base .. 'sl', started_at, session)
@@ -40,19 +40,20 @@ end
 
 -- Let a session that is alive in the first partition claim in this one. A session that is already stored here remains
 -- unchanged, because it might be dead.
-function verbs.admit(session, token)
+function verbs.admit(session, server)
   despite_full_memory()
   local key = base .. 's:' .. session
   if call('EXISTS', key) == 1 then return end
-  call('HSET', key, 'alive', '1', 'token', token)
+  call('HSET', key, 'alive', '1', 'server', server)
   call('SADD', base .. 'living', session)
 end
 
 -- ---- reconciliation --------------------------------------------------------------------------------------------
 
 -- Compare the jobs that the session holds in this partition with the jobs that its worker process believes it holds.
--- ARGV from 4: a HELD for each job that the worker process believes it holds. Return 1 if the session is alive here; a
--- LOST for each of these jobs that the session does not hold; and an UNKNOWN for each other job of the session.
+-- ARGV from 4: a HELD_JOB for each job that the worker process believes it holds. Return 1 if the session is alive
+-- here; a LOST_JOB for each of these jobs that the session does not hold; and an UNKNOWN_JOB for each other job of
+-- the session.
 function verbs.reconcile(session)
   local STARTED = LAST.captures(started)
   local ids = call('ZRANGE', base .. 'held:' .. session, 0, -1)
@@ -63,12 +64,12 @@ function verbs.reconcile(session)
     if text then fences[id], texts[id] = match(text, RECORD.captures(fence)), text end
   end
   local lost, lost_ids, started, unknown = {}, {}, {}, {}
-  for arg = 4, #ARGV, HELD.width do
-    local id, fence, at = ARGV[arg + HELD.id], ARGV[arg + HELD.fence], ARGV[arg + HELD.started]
+  for arg = 4, #ARGV, HELD_JOB.width do
+    local id, fence, at = ARGV[arg + HELD_JOB.id], ARGV[arg + HELD_JOB.fence], ARGV[arg + HELD_JOB.started]
     local is_named = fences[id] == fence
     if is_named then fences[id] = nil end
     if not is_named or sub(texts[id], 1, 1) ~= 'P' then
-      lost[#lost + 1] = { [LOST.number] = (arg - 4) / HELD.width }
+      lost[#lost + 1] = { [LOST_JOB.number] = (arg - 4) / HELD_JOB.width }
       lost_ids[#lost_ids + 1] = id
     elseif at ~= '' then
       local _, after, was = find(texts[id], STARTED)
@@ -83,8 +84,8 @@ function verbs.reconcile(session)
       local state, fence, holder = match(text, RECORD.captures(state, fence, session))
       local answer = lost[number]
       -- Return an unreadable record as a failed job, with a fence that no claim has.
-      answer[LOST.state], answer[LOST.fence] = state or 'F', fence or '0'
-      answer[LOST.tail] = holder and holder ~= '' and state ~= 'P' and 1 or 0
+      answer[LOST_JOB.state], answer[LOST_JOB.fence] = state or 'F', fence or '0'
+      answer[LOST_JOB.tail] = holder and holder ~= '' and state ~= 'P' and 1 or 0
     end
   end
   if #started > 0 then
@@ -94,7 +95,8 @@ function verbs.reconcile(session)
   for _, id in ipairs(ids) do
     if fences[id] then
       unknown[#unknown + 1] = {
-        [UNKNOWN.id] = id, [UNKNOWN.record] = texts[id], [UNKNOWN.payload] = call('HGET', base .. 'payloads', id),
+        [UNKNOWN_JOB.id] = id, [UNKNOWN_JOB.record] = texts[id],
+        [UNKNOWN_JOB.payload] = call('HGET', base .. 'payloads', id),
       }
     end
   end
@@ -176,7 +178,8 @@ end
 function verbs.finish(session, running, reason, not_started, limit, has_partitions, expired_by)
   despite_full_memory()
   local now, key = clock(), base .. 's:' .. session
-  local alive, token, expires_at, timeout, server = unpack(call('HMGET', key, 'alive', 'token', 'expires_at', 'timeout', 'server'))
+  local alive, server, server_id, expires_at, timeout =
+    unpack(call('HMGET', key, 'alive', 'server', 'server_id', 'expires_at', 'timeout'))
   if alive == '1' then
     if expired_by ~= '0' then
       local earliest, latest = clocks(now, expired_by)
@@ -185,7 +188,7 @@ function verbs.finish(session, running, reason, not_started, limit, has_partitio
     call('HSET', key, 'alive', '0')
     for _, order in ipairs({ 'sl', 'sx', 'sb' }) do call('ZREM', base .. order, session) end
     call('ZADD', base .. 'sd', int(now + DAY), session)
-    call('SADD', base .. 'dead:' .. server, session)
+    call('SADD', base .. 'dead:' .. server_id, session)
   elseif call('ZSCORE', base .. 'ending', session) then
     running, reason = unpack(call('HMGET', key, 'running', 'reason'))
   else
@@ -198,7 +201,7 @@ function verbs.finish(session, running, reason, not_started, limit, has_partitio
     call('ZADD', base .. 'ending', int(now), session)
   end
   return {
-    [ENDED.server] = token, [ENDED.more] = more, [ENDED.running] = running, [ENDED.reason] = reason,
+    [ENDED.server] = server, [ENDED.more] = more, [ENDED.running] = running, [ENDED.reason] = reason,
     [ENDED.crashed] = crashed, [ENDED.returned] = returned,
   }
 end
@@ -232,7 +235,7 @@ function verbs.prune(limit)
   local strays = {}
   for _, session in ipairs(call('ZRANGEBYSCORE', base .. 'sd', '-inf', int(clock()), 'LIMIT', 0, limit)) do
     if not call('ZSCORE', base .. 'ending', session) then
-      call('SREM', base .. 'dead:' .. call('HGET', base .. 's:' .. session, 'server'), session)
+      call('SREM', base .. 'dead:' .. call('HGET', base .. 's:' .. session, 'server_id'), session)
       call('UNLINK', base .. 's:' .. session)
       call('ZREM', base .. 'sd', session)
       call('ZREM', base .. 'ss', session)

@@ -67,7 +67,7 @@ end
 -- Check up to `wanted` dependencies on the parent, starting where the last check for this end of the parent stopped.
 -- Return their number.
 local function check_edges(parent, number, wanted, now)
-  local seen, edge = match(call('HGET', base .. 'looked', parent.id) or '', '^(%S+) (%S+)$')
+  local seen, edge = match(call('HGET', base .. 'checked', parent.id) or '', '^(%S+) (%S+)$')
   local key, after = base .. 'pend:' .. parent.id, seen == number and '(' .. edge or '-inf'
   local edges = call('ZRANGEBYSCORE', key, after, '+inf', 'WITHSCORES', 'LIMIT', 0, wanted)
   local ids, done = {}, {}
@@ -77,7 +77,7 @@ local function check_edges(parent, number, wanted, now)
     if check_edge(edges[place], parent, now) then done[#done + 1] = edges[place] end
   end
   many('ZREM', key, done)
-  if #ids == wanted then call('HSET', base .. 'looked', parent.id, number .. ' ' .. edges[#edges]) end
+  if #ids == wanted then call('HSET', base .. 'checked', parent.id, number .. ' ' .. edges[#edges]) end
   return #ids
 end
 
@@ -85,8 +85,8 @@ end
 -- checked dependencies.
 --
 -- A parent is removed from the list as soon as each of its dependencies was checked once, even if some dependencies are
--- kept because their children keep waiting. If the limit is reached before that, looked HASH parent -> "end dependency"
--- stores the end of the parent and the last dependency that was checked.
+-- kept because their children keep waiting. If the limit is reached before that, store the end of the parent and the
+-- last dependency that was checked: checked HASH parent -> "end dependency".
 local function release_children(limit, now)
   local checked, parents = 0, 0
   while checked < limit and parents < limit do
@@ -168,16 +168,16 @@ local function sweep(member, reason, expires_at, now)
   announced = announce(member) or announced
 end
 
--- Enqueue a member that was shut out, or schedule it for the due time with which it was created.
-local function let_in(member, reason, now)
+-- Enqueue a member whose batch has opened, or schedule it for the due time with which it was created.
+local function resume_member(member, reason, now)
   if member.state ~= 'W' or not is(member, 'o') then return end
   if is(member, 'b') then
     put(removes, 'l:W:' .. member.queue, member.id)
     member.flag = string.gsub(member.flag, 'o', '')
     batches().open(member.id)
   else
-    local fields = rare_fields(member.id)
-    local nominal = fields and fields[RARER.nominal_at] ~= cjson.null and fields[RARER.nominal_at] or 0
+    local fields = optional_fields(member.id)
+    local nominal = fields and fields[OPTIONAL.nominal_at] ~= cjson.null and fields[OPTIONAL.nominal_at] or 0
     leave(member)
     member.state = 'E'
     if nominal > tonumber(now) then
@@ -193,11 +193,11 @@ local function let_in(member, reason, now)
   enter(member)
 end
 
--- Sweep or let in up to `limit` members of an open batch, starting where the last check stopped; return the number of
+-- Sweep or resume up to `limit` members of an open batch, starting where the last check stopped; return the number of
 -- checked members.
 local function move_members(batch, row, limit, now)
   local reason = row.cancelled ~= '' and rules.swept or row.stopping ~= '' and rules.stopped
-  if row.walk == '' or (not reason and row.shut ~= '') then return 0 end
+  if row.walk == '' or (not reason and row.unopened ~= '') then return 0 end
   local ids = call('ZRANGE', base .. 'bm:' .. batch.id, row.walk, int(row.walk + limit - 1))
   local walk = #ids == limit and int(row.walk + limit) or ''
   know(ids)
@@ -206,7 +206,7 @@ local function move_members(batch, row, limit, now)
     if member and reason then
       sweep(member, reason, batches().expiry(row, 'D', now), now)
     elseif member then
-      let_in(member, rules.let_in, now)
+      resume_member(member, rules.batch_opened, now)
     end
   end
   row.walk = walk
@@ -224,8 +224,8 @@ local function check_batch(id, limit, now)
     decide_batch(batch, row, now)
     if not FINAL[batch.state] then
       moved = move_members(batch, row, limit, now)
-    elseif row.stopping .. row.shut .. row.walk ~= '' then
-      row.stopping, row.shut, row.walk = '', '', ''
+    elseif row.stopping .. row.unopened .. row.walk ~= '' then
+      row.stopping, row.unopened, row.walk = '', '', ''
       batches().touch(id)
     end
     if moved > 0 or row.outer ~= '' or is(batch, '+') then flush() end
@@ -233,7 +233,7 @@ local function check_batch(id, limit, now)
   return math.max(1, moved)
 end
 
--- Check up to `limit` items: dependencies on ended parents, changed batches, and members that must be swept or let in.
+-- Check up to `limit` items: dependencies on ended parents, changed batches, and members that must be swept or resumed.
 -- `text` contains the rules. Return the number of checked items, and 1 if there is more to check.
 function verbs.release(limit, text)
   despite_full_memory()

@@ -75,25 +75,22 @@ def write_changes(
         here.append(place)
     for (session, queue, minute), by_batch in plain.items():  # members of batches first
         of_none = by_batch.pop("", ([], []))
-        runs = "".join(f" {batch} {len(here)}" for batch, (_, here) in by_batch.items())
+        batches = "".join(f" {batch} {len(here)}" for batch, (_, here) in by_batch.items())
         places = [place for _, here in (*by_batch.values(), of_none) for place in here]
-        arguments += (f"P{runs}", session, "S", minute, queue, len(places))  # hot path: a `Group`
+        arguments += ("ends", len(places), session, "", "", queue, minute, batches)  # hot path: a `Group`
         for ends, _ in (*by_batch.values(), of_none):
             arguments += ends
         order += places
     before, others = others[:-_FIELD_BY_FIELD], others[-_FIELD_BY_FIELD:]
     for group in _alike(transitions, others):
         first = transitions[group[0]]
-        letters = "".join(LETTERS[state] for state in first.from_states)
         is_further = _goes_further(first)
-        kind = "=" if is_further else "-"
         arguments += Group(
-            states=letters,
-            session=first.session or "",
-            to=LETTERS[first.to],
-            expiry=kind,
-            queue="",
+            kind="further" if is_further else "changes",
             size=len(group),
+            session=first.session or "",
+            states="".join(LETTERS[state] for state in first.from_states),
+            to=LETTERS[first.to],
         )
         for place in group:
             arguments += _fields(transitions[place])

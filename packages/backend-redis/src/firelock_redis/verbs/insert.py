@@ -37,12 +37,12 @@ from firelock_redis.layout.encoding import (
     LETTERS,
     lowest_place,
     number_word,
+    optional_of,
     payload_of,
     quoted,
-    rare_of,
     text_word,
 )
-from firelock_redis.layout.words import NewBatch, NewJobWords, NewRelations, PlainJob, Run
+from firelock_redis.layout.words import AnyJob, NewBatch, NewEdge, PlainJob, Run
 from firelock_redis.verbs.limits import require_keys_colocated, require_relations_colocated
 from firelock_redis.verbs.records import RecordVerbs, copied
 
@@ -59,7 +59,7 @@ def _rules() -> str:
     rules: dict[str, object] = {
         LETTERS[state]: quoted(Moved.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
     }
-    for name in ("shut_out", "let_in", "swept", "stopped", "reopened"):
+    for name in ("waits_for_batch", "batch_opened", "swept", "stopped", "reopened"):
         rules[name] = quoted(Moved[name.upper()].value)
     for name in ("batch_ended", "batch_stuck"):  # the scripts replace %s with the numbers, in this order
         rules[name] = quoted(re.sub(r"{(failed|total|waiting):,}", "%s", Moved[name.upper()].value))
@@ -207,7 +207,7 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     arguments: list[Any] = [batch, *about]
     run, count = None, 0  # the queue and priority of the current run, and the index of its size
     for job in members:  # hot path: add a `PlainJob` for each job
-        rare = ""
+        optional = ""
         if relations is not None or not job.is_plain:
             if (
                 job.relations_json != relations
@@ -215,14 +215,14 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
                 or _stored_separately(job) != _NOTHING_SEPARATE
             ):
                 return None
-            rare = rare_of(job)
+            optional = optional_of(job)
         if (job.queue, job.priority) != run:
             run, count = (job.queue, job.priority), len(arguments) + _SIZE
             arguments += Run(queue=job.queue, lowest=lowest_place(job.priority), size=0)
             if first is not None:
-                arguments += PlainJob(id=first.id, payload=payload_of(first, rare_of(first)))
+                arguments += PlainJob(id=first.id, payload=payload_of(first, optional_of(first)))
                 arguments[count], first = 1, None
-        arguments += (job.id, payload_of(job, rare))
+        arguments += (job.id, payload_of(job, optional))
         arguments[count] += 1
     return arguments
 
@@ -278,7 +278,7 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
         if (job.queue, job.priority) != run:
             run, count = (job.queue, job.priority), len(arguments) + _SIZE
             arguments += Run(queue=job.queue, lowest=lowest_place(job.priority), size=0)
-        arguments += (job.id, payload_of(job, rare_of(job)), job.admission_json, *lane_and_details)
+        arguments += (job.id, payload_of(job, optional_of(job)), job.admission_json, *lane_and_details)
         arguments[count] += 1
     return arguments
 
@@ -305,9 +305,9 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
     """Return jobs as arguments of scripts/insert.lua."""
     arguments: list[Any] = []
     for job in jobs:
-        arguments += NewJobWords(
+        arguments += AnyJob(
             id=job.id,
-            payload=payload_of(job, rare_of(job)),
+            payload=payload_of(job, optional_of(job)),
             state=LETTERS[job.state],
             queue=job.queue,
             lowest=lowest_place(job.priority),
@@ -321,7 +321,7 @@ def stored_arguments(jobs: Sequence[NewJob]) -> list[Any]:
         )
         arguments += (*job.tags, len(job.parents))
         for edge in job.parents:
-            arguments += NewRelations(on=ON_LETTERS[edge.on], id=edge.parent_id)
+            arguments += NewEdge(on=ON_LETTERS[edge.on], id=edge.parent_id)
     return arguments
 
 

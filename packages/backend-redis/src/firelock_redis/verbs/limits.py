@@ -12,9 +12,9 @@ from firelock import ConfigurationError
 from firelock.limits import LINE_LANES, Spot, in_turns, parts_of, place_of, spots
 from firelock.storage import Admission, KeyState, NewJob, Relations, UniqueState, WaitingJobs
 from firelock_redis.connections.database import RedisVerbs
-from firelock_redis.layout.encoding import UNIQUE_ROW, number_word
+from firelock_redis.layout.encoding import UNIQUE_OWNER, number_word
 from firelock_redis.layout.partitions import EVERYWHERE, Partitions
-from firelock_redis.layout.words import KeyReply, Line, LinePart
+from firelock_redis.layout.words import KeyReply, LanePart, Line
 
 _key = attrgetter("key")
 
@@ -71,7 +71,7 @@ class LimitVerbs(RedisVerbs):
         asked = [
             word
             for lane, (before, some) in parts.items()
-            for word in LinePart(lane=lanes[lane], before=before, size=some)
+            for word in LanePart(lane=lanes[lane], before=before, size=some)
         ]
         ids = self._run("limit_keys.line_ids", partition, *asked) if asked else []
         place = place_of(count, len(lanes), Spot(lanes.index(own), rank)) if own else None
@@ -83,7 +83,7 @@ class LimitVerbs(RedisVerbs):
         found: list[UniqueState] = []
         for reply in self.database.run_everywhere("limit_keys.unique", prefix, after, limit):
             for key, stored in zip(reply[::2], reply[1::2], strict=True):
-                free_at, job_id = UNIQUE_ROW.read(stored, "free_at", "id")
+                free_at, job_id = UNIQUE_OWNER.read(stored, "free_at", "id")
                 found.append(UniqueState(key=key, job_id=job_id, free_at=int(free_at)))
         return sorted(found, key=_key)[:limit]
 

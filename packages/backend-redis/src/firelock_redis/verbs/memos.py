@@ -22,8 +22,8 @@ from firelock.storage import (
     memo_words,
 )
 from firelock_redis.connections.database import RedisVerbs
-from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, MEMO, MEMO_TEXT, number_word, quoted
-from firelock_redis.layout.words import BatchCountsReply, ChunkWords, MemoWords
+from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, MEMO, STORED_MEMO, number_word, quoted
+from firelock_redis.layout.words import AddedChunk, AddedMemo, BatchReply
 
 _AT_ONCE = 100  # memos, batches or chunks per script
 _BYTES = 500_000  # bytes of values after which a script gets no more memos
@@ -104,7 +104,7 @@ class MemoVerbs(RedisVerbs):
             arguments: list[object] = []
             for chunk in chunks[first : first + _AT_ONCE]:
                 size = len(chunk.data.encode(errors="surrogatepass"))
-                arguments += ChunkWords(stream=chunk.stream, offset=chunk.offset, bytes=size, data=chunk.data)
+                arguments += AddedChunk(stream=chunk.stream, offset=chunk.offset, bytes=size, data=chunk.data)
             total = self._run("memos.append", partition, job_id, session, fence, *arguments)
             if total is None:
                 return None
@@ -127,7 +127,7 @@ def memo_field(kind: MemoKind, name: str) -> str:
 
 
 def _counts(reply: Sequence[Any]) -> BatchCounts:
-    of = BatchCountsReply(*reply)
+    of = BatchReply(*reply)
     return BatchCounts(
         total=of.total,
         active=of.active,
@@ -136,17 +136,17 @@ def _counts(reply: Sequence[Any]) -> BatchCounts:
         failed=of.failed,
         deleted=of.deleted,
         is_held=bool(of.held),
-        is_shut=bool(of.shut),
+        is_unopened=bool(of.unopened),
         is_cancelled=bool(of.cancelled),
         is_stopping=bool(of.stopping),
         batches=of.batches,
     )
 
 
-def _memo_arguments(asked: NewMemo) -> MemoWords:
+def _memo_arguments(asked: NewMemo) -> AddedMemo:
     """Return a memo as arguments of scripts/memos.lua."""
     memo = asked.memo
-    return MemoWords(
+    return AddedMemo(
         job=asked.job_id,
         session=asked.session or "",
         fence=number_word(asked.fence),
@@ -161,5 +161,5 @@ def _memo_arguments(asked: NewMemo) -> MemoWords:
 
 
 def _memo(kind: MemoKind, name: str, stored: str) -> Memo:
-    place, is_done, fields = MEMO_TEXT.read(stored, "place", "done", "memo")
+    place, is_done, fields = STORED_MEMO.read(stored, "place", "done", "memo")
     return Memo(kind=kind, name=name, place=int(place), is_done=is_done == "1", **MEMO.read(fields))

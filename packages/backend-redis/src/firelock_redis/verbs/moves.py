@@ -10,7 +10,7 @@ from typing_extensions import override
 from firelock.storage import Applied, Move, Moved
 from firelock_redis.connections.database import RedisVerbs
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, LETTERS, number_word, quoted
-from firelock_redis.layout.words import MoveWords
+from firelock_redis.layout.words import MovedJob
 
 _AT_ONCE = 250  # jobs that one script moves
 
@@ -36,9 +36,9 @@ class MoveVerbs(RedisVerbs):
         return results
 
 
-def _words(move: Move) -> MoveWords:
+def _words(move: Move) -> MovedJob:
     """Return a move as arguments of scripts/moves.lua."""
-    return MoveWords(
+    return MovedJob(
         id=move.job_id,
         states="".join(LETTERS[state] for state in move.from_states),
         queue=move.queue or "",

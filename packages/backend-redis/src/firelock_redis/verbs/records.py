@@ -11,7 +11,7 @@ from typing_extensions import override
 from firelock.limits import read_numbers
 from firelock.storage import Record, StorageError
 from firelock_redis.connections.database import RedisDatabase, RedisVerbs
-from firelock_redis.layout.encoding import NUMBERS, number_word
+from firelock_redis.layout.encoding import LIMIT_SETTINGS, number_word
 from firelock_redis.layout.partitions import EVERYWHERE, FIRST
 
 QUEUES, RECURRING, LIMITS = "queue", "recurring", "limit"
@@ -114,7 +114,7 @@ def copied(kind: str, value: str) -> int | str:
     if kind != LIMITS:
         return ""
     numbers = read_numbers(value)
-    return NUMBERS.write(
+    return LIMIT_SETTINGS.write(
         concurrent=_number(numbers.concurrent),
         rate=_number(numbers.rate),
         per=_number(numbers.per),

@@ -39,7 +39,7 @@ from firelock_redis.layout.encoding import (
 )
 from firelock_redis.layout.partitions import EVERYWHERE
 from firelock_redis.layout.wire import encode
-from firelock_redis.layout.words import Ended, HeldJob, LostJob, RenewalWords, SessionReply, UnknownJob
+from firelock_redis.layout.words import Ended, HeldJob, LostJob, RenewedSession, SessionReply, UnknownJob
 
 _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # jobs that one step of an end returns
@@ -59,14 +59,14 @@ class SessionVerbs(RedisVerbs):
     @override
     def begin_session(self, session: NewSession) -> None:
         """See `Storage.begin_session`; one round trip per partition, beginning with the first."""
-        token = quoted(session.server)
+        server = quoted(session.server)
         timeout = int(session.timeout_seconds * _SECOND)
         info = SESSION.write_of(session)
         is_alive = self._run(
             "sessions.begin",
             0,
             session.id,
-            token,
+            server,
             info,
             session.started_at,
             timeout,
@@ -74,14 +74,14 @@ class SessionVerbs(RedisVerbs):
         )
         if is_alive:
             for partition in range(1, self._partitions.number):
-                self._run("sessions.admit", partition, session.id, token)
+                self._run("sessions.admit", partition, session.id, server)
 
     @override
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         """See `Storage.renew`; one round trip."""
         arguments: list[str] = []
         for renewal in renewals:
-            arguments += RenewalWords(session=renewal.session, renewal=RENEWAL.write_of(renewal))
+            arguments += RenewedSession(session=renewal.session, renewal=RENEWAL.write_of(renewal))
         replies = self._run("leases.renew", 0, *arguments) if renewals else []
         return list(map(bool, replies))
 

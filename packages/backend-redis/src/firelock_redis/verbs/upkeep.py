@@ -20,7 +20,7 @@ from firelock.storage import Moved, Promotion, Rollup
 from firelock_redis.connections.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout.encoding import quoted
 from firelock_redis.layout.partitions import EVERYWHERE
-from firelock_redis.layout.words import RollupWords
+from firelock_redis.layout.words import AddedRollup
 from firelock_redis.verbs.insert import RULES
 from firelock_redis.verbs.records import repair_pauses
 from firelock_redis.verbs.sessions import prune_sessions
@@ -116,7 +116,7 @@ class UpkeepVerbs(RedisVerbs):
             for one in rollups[first : first + _RECORDED_AT_ONCE]:
                 figures = " ".join(map(str, (one.count, one.duration, *one.histogram)))
                 field = _texts(one.task, one.queue, one.outcome)
-                arguments += RollupWords(minute=one.minute, field=field, figures=figures)
+                arguments += AddedRollup(minute=one.minute, field=field, figures=figures)
             self._run("metrics.record", 0, *arguments)
 
     @override

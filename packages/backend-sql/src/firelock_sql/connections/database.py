@@ -201,7 +201,7 @@ class Database(ABC):
         match tx.one(_VERSION) if self.has_tables(tx) else None:
             case None:
                 return 0, 0
-            case [found, _, works_with, _, *_]:
+            case [found, _, works_with, _, *_] if found >= version.FIRST:
                 return int(found), int(works_with)
             case _:
                 raise SchemaMismatch(
@@ -225,7 +225,7 @@ class Database(ABC):
                     tx.cursor.execute(statement)
         finally:
             self.finish_migration(tx)
-        return [migration.sentence for migration in tables.MIGRATIONS[found:]]
+        return [migration.sentence for migration in tables.migrations_after(found)]
 
     def migration_sql(self) -> list[str]:
         """Return the statements that `migrate` would run, starting from the stored version, if any."""

@@ -36,13 +36,13 @@ from firelock_sql.verbs.limits import (
 )
 
 _IN_QUEUE = f"FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue"
-_BEHIND = f"SELECT held_by {_IN_QUEUE} AND held_by > :after"
-_BY_NAME = "ORDER BY held_by LIMIT 1"
+_BEHIND = f"SELECT lane {_IN_QUEUE} AND lane > :after"
+_BY_NAME = "ORDER BY lane LIMIT 1"
 # The excluded list splits the scan into ranges between its values, so jobs in the listed lanes are not read.
-_STRANGER = Text(f"{_BEHIND} AND held_by NOT IN :ids {_BY_NAME}")
-_STRANGER_TO = Text(f"{_BEHIND} AND held_by <= :until AND held_by NOT IN :ids {_BY_NAME}")
+_STRANGER = Text(f"{_BEHIND} AND lane NOT IN :ids {_BY_NAME}")
+_STRANGER_TO = Text(f"{_BEHIND} AND lane <= :until AND lane NOT IN :ids {_BY_NAME}")
 _STEP = Text(f"SELECT ({_BEHIND} {_BY_NAME}) INTO @lane")
-_STEP_ON = Text(f"SELECT (SELECT held_by {_IN_QUEUE} AND held_by > @lane {_BY_NAME}) INTO @lane")
+_STEP_ON = Text(f"SELECT (SELECT lane {_IN_QUEUE} AND lane > @lane {_BY_NAME}) INTO @lane")
 _STEPPED: Written = ("SELECT @lane", ())
 _BY_NUMBER = Text(f"""
 SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
@@ -53,7 +53,7 @@ FOR NO KEY UPDATE SKIP LOCKED
 _GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
 HOLD_CLAIMS, _CLAIM_BY_NUMBERS = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
 _KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
-_LANE = CLAIMABLE.index("held_by")
+_LANE = CLAIMABLE.index("lane")
 
 
 @lru_cache(maxsize=512)
@@ -61,7 +61,7 @@ def _firsts_of(number: int) -> Text:
     """Return the statement that reads the first jobs of this number of lanes."""
     return Text(f"""
 SELECT named.lane, (
-    SELECT seq {_IN_QUEUE} AND held_by = named.lane ORDER BY priority DESC, enqueued_at, seq LIMIT 1
+    SELECT seq {_IN_QUEUE} AND lane = named.lane ORDER BY priority DESC, enqueued_at, seq LIMIT 1
 ) FROM (SELECT :lane AS lane{" UNION ALL SELECT :lane" * (number - 1)}) AS named
 """)  # noqa: S608 - our own conditions
 

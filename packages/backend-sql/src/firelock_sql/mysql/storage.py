@@ -90,7 +90,7 @@ from firelock_sql.verbs.suspensions import Suspension
 from firelock_sql.verbs.unique import unique_use
 
 # Checks in the same round trip whether jobs wait in lanes; these jobs are at the end of the index.
-_IN_LANES = "FROM firelock_jobs INDEXED BY firelock_ready WHERE state = 'enqueued' AND held_by > ''"
+_IN_LANES = "FROM firelock_jobs INDEXED BY firelock_ready WHERE state = 'enqueued' AND lane > ''"
 _LANES = f"EXISTS (SELECT 1 {_IN_LANES}"
 _SERVER_TIMED = Text(f"SELECT server, {_LANES} AND queue IN :ids), {CLOCK} + :offset {LIVING} FOR KEY SHARE")
 NEXT_WITH_WORK = Text(f"""
@@ -337,12 +337,12 @@ def _inserts(*more: str, are_members: bool = False) -> _Inserts:
     return _Inserts(Text(f"{into}{each})"), Text(f"{into}{alike})"), set_common)
 
 
-_LIMITS = ("held_by", "admission_json")
+_LIMITS = ("lane", "admission_json")
 _PLAIN, _LIMITED, _CALLED = _inserts(), _inserts(*_LIMITS), _inserts("relations_json")
 _MEMBERS, _LIMITED_MEMBERS = _inserts(are_members=True), _inserts(*_LIMITS, are_members=True)
 # Transactions that add members share the lock of the batch. Only after the lock can they check whether the
 # batch is open.
-_KEEP_OPEN = Text("SELECT is_shut, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
+_KEEP_OPEN = Text("SELECT is_unopened, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
 _IS_OPEN = Text("SELECT 1 FROM firelock_jobs WHERE id = :batch AND state = 'awaiting'")
 _LIST_MEMBER = Text(
     "INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES (@batch, :created_at, :id)"
@@ -581,7 +581,7 @@ class MysqlStorage(SqlStorage):
         for batch_id, number in sorted(Counter(batches.values()).items()):
             store_batch_change(tx, batch_id, active=-number, succeeded=number)
         return [  # the batch of a member may end because of this end
-            Applied.RELEASING if one.job_id in batches else result
+            Applied.RELEASE_NEEDED if one.job_id in batches else result
             for one, result in zip(transitions, results, strict=True)
         ], found
 

@@ -22,7 +22,7 @@ from firelock_sql.rows.marks import HAS_CHILDREN
 from firelock_sql.verbs.suspensions import Suspension, jobs_of
 
 _LOCK = Text("""
-SELECT id, seq, queue, held_by FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id
+SELECT id, seq, queue, lane FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id
 FOR UPDATE NOWAIT
 """)
 _MOST = 60  # suspensions that share one number with a bit for each

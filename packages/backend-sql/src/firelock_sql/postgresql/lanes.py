@@ -33,12 +33,12 @@ HOLD_CLAIMS = Text(f"SELECT pg_advisory_xact_lock({GATE})")
 _CLAIM_BY_NUMBERS = Text(f"SELECT pg_advisory_xact_lock_shared({GATE})")
 
 _OF_QUEUE = f"FROM firelock_jobs WHERE {IN_LANE} AND queue = :queue"
-_IN_ORDER = "ORDER BY held_by LIMIT 1"
+_IN_ORDER = "ORDER BY lane LIMIT 1"
 
 
 def _next(after: str) -> str:
     """Return a query for the lane after another one, which takes one index lookup."""
-    return f"SELECT held_by {_OF_QUEUE} AND held_by > {after} {_IN_ORDER}"
+    return f"SELECT lane {_OF_QUEUE} AND lane > {after} {_IN_ORDER}"
 
 
 def _next_from_floor(after: str) -> str:
@@ -46,15 +46,15 @@ def _next_from_floor(after: str) -> str:
 
     A snapshot that is held open keeps the old index entries of that lane, so reads of it start at a floor.
     """
-    of_deep = f"SELECT {_OF_QUEUE} AND held_by = :deep AND priority"
+    of_deep = f"SELECT {_OF_QUEUE} AND lane = :deep AND priority"
     return f"""
 SELECT coalesce(
-    (SELECT held_by {_OF_QUEUE} AND held_by > {after} AND held_by < :deep {_IN_ORDER}),
+    (SELECT lane {_OF_QUEUE} AND lane > {after} AND lane < :deep {_IN_ORDER}),
     (SELECT :deep::text WHERE {after} < :deep AND (
         EXISTS ({of_deep} > :deep_priority) OR EXISTS ({of_deep} < :deep_priority)
         OR EXISTS ({of_deep} = :deep_priority AND (enqueued_at, seq) > (:deep_at, :deep_seq))
     )),
-    (SELECT held_by {_OF_QUEUE} AND held_by > greatest({after}, :deep) {_IN_ORDER})
+    (SELECT lane {_OF_QUEUE} AND lane > greatest({after}, :deep) {_IN_ORDER})
 )"""
 
 
@@ -74,7 +74,7 @@ WITH RECURSIVE walk (lane, place) AS (
     SELECT lane, place FROM walk WHERE lane IS NOT NULL AND (:until = '' OR lane <= :until)
     UNION ALL
     SELECT lane, place FROM unnest(:lanes::text[]) WITH ORDINALITY AS named (lane, place)
-    WHERE EXISTS (SELECT FROM firelock_jobs WHERE {IN_LANE} AND queue = :queue AND held_by = named.lane)
+    WHERE EXISTS (SELECT FROM firelock_jobs WHERE {IN_LANE} AND queue = :queue AND lane = named.lane)
 ), wanted AS MATERIALIZED (
     SELECT DISTINCT key FROM seen, LATERAL unnest(string_to_array(lane, chr(10))) AS key
 ), locked AS MATERIALIZED (
@@ -104,7 +104,7 @@ _HEAD = ", ".join(CLAIMABLE)
 HEADS = Text(f"""
 SELECT job.* FROM unnest(:lanes::text[], :shares::integer[]) AS asked (lane, share), LATERAL (
     SELECT * FROM (
-        SELECT {_HEAD} {_OF_QUEUE} AND held_by = asked.lane
+        SELECT {_HEAD} {_OF_QUEUE} AND lane = asked.lane
         ORDER BY priority DESC, enqueued_at, seq LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
     ) AS near
     LIMIT asked.share
@@ -116,16 +116,16 @@ SELECT job.* FROM unnest(
 ) AS asked (lane, share, priority, at, after), LATERAL (
     SELECT * FROM (
         SELECT * FROM (
-            SELECT {_HEAD} {_OF_QUEUE} AND held_by = asked.lane AND priority > asked.priority
+            SELECT {_HEAD} {_OF_QUEUE} AND lane = asked.lane AND priority > asked.priority
             ORDER BY priority DESC, enqueued_at, seq LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
         ) AS above
         UNION ALL SELECT * FROM (
-            SELECT {_HEAD} {_OF_QUEUE} AND held_by = asked.lane AND priority = asked.priority
+            SELECT {_HEAD} {_OF_QUEUE} AND lane = asked.lane AND priority = asked.priority
                 AND (enqueued_at, seq) > (asked.at, asked.after)
             ORDER BY enqueued_at, seq LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
         ) AS behind
         UNION ALL SELECT * FROM (
-            SELECT {_HEAD} {_OF_QUEUE} AND held_by = asked.lane AND priority < asked.priority
+            SELECT {_HEAD} {_OF_QUEUE} AND lane = asked.lane AND priority < asked.priority
             ORDER BY priority DESC, enqueued_at, seq LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
         ) AS below
     ) AS near
@@ -148,11 +148,11 @@ SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
 UNION ALL SELECT 'processing', queue, count(*) FROM claimed GROUP BY queue
 """)
 _FATES = Text("""
-SELECT state, session IS NOT NULL, queue, held_by, string_agg(seq::text, ' ') FROM firelock_jobs
-WHERE seq IN :seqs AND held_by IS NOT NULL GROUP BY 1, 2, 3, 4
+SELECT state, session IS NOT NULL, queue, lane, string_agg(seq::text, ' ') FROM firelock_jobs
+WHERE seq IN :seqs AND lane IS NOT NULL GROUP BY 1, 2, 3, 4
 """)
 _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = map(
-    CLAIMABLE.index, ("queue", "priority", "enqueued_at", "seq", "held_by")
+    CLAIMABLE.index, ("queue", "priority", "enqueued_at", "seq", "lane")
 )
 
 _LONG = 1_500  # microseconds from which a read is slow, plus some for each lane

@@ -32,8 +32,8 @@ INSERT INTO firelock_count_deltas (state, queue, jobs) VALUES ('enqueued', :queu
 """
 _PLAIN = {"columns": "", "values": "", "arrays": "", "names": ""}
 _LIMITED = {
-    "columns": ", held_by, admission_json", "values": ", job.held_by, job.admission_json",
-    "arrays": ", :lanes::text[], :admissions::text[]", "names": ", held_by, admission_json",
+    "columns": ", lane, admission_json", "values": ", job.lane, job.admission_json",
+    "arrays": ", :lanes::text[], :admissions::text[]", "names": ", lane, admission_json",
 }  # fmt: skip
 _CALLED = {"columns": ", relations_json", "values": ", :relations", "arrays": "", "names": ""}
 INSERT = Text(_INSERT.format(**_PLAIN))
@@ -51,7 +51,7 @@ WITH clock AS MATERIALIZED (
         cardinality(:ids::text[]) AS number
     FROM firelock_jobs AS job, firelock_batches AS batch
     WHERE job.id = :batch AND job.state || '' = 'awaiting'
-        AND batch.id = :batch AND batch.is_shut = 0 AND batch.is_cancelled = 0
+        AND batch.id = :batch AND batch.is_unopened = 0 AND batch.is_cancelled = 0
 ), stored AS (
     INSERT INTO firelock_jobs
         (state, enqueued_at, queue, priority, task, serializer, id, arguments, created_at,
@@ -84,7 +84,7 @@ FILL = Text(_INSERT_MEMBERS.format(**_PLAIN, batch_counted=_FILLED))
 FILL_LIMITED = Text(_INSERT_MEMBERS.format(**_LIMITED, batch_counted=_FILLED))
 
 _OF_JOBS = "SELECT FROM firelock_jobs WHERE"
-_READY = "state = 'enqueued' AND session IS NULL AND held_by IS NULL"
+_READY = "state = 'enqueued' AND session IS NULL AND lane IS NULL"
 _OPEN = "NOT EXISTS (SELECT FROM firelock_records AS paused WHERE is_paused = 1 AND paused.key = asked.name)"
 # The unpaused queues of a claim, in order.
 _OPEN_NAMED = f"""
@@ -114,7 +114,7 @@ def _first_plain(queue: str) -> str:
 
 def _first_in_lane(queue: str) -> str:
     """Return a query for the first job in the first lane of a queue."""
-    order = "ORDER BY held_by, priority DESC, enqueued_at, seq LIMIT 1"
+    order = "ORDER BY lane, priority DESC, enqueued_at, seq LIMIT 1"
     return f"{_OF_JOBS} {IN_LANE} AND queue = {queue} {order}"
 
 
@@ -122,7 +122,7 @@ _OF_NAMED = f"""EXISTS (
     SELECT FROM unnest(:queues::text[]) AS name, LATERAL ({_first_in_lane("name")}) AS job
 )"""  # noqa: RUF100, S608
 _OF_EVERY = f"""EXISTS (
-    SELECT FROM ({_OF_JOBS} {IN_LANE} ORDER BY queue, held_by LIMIT 1) AS job
+    SELECT FROM ({_OF_JOBS} {IN_LANE} ORDER BY queue, lane LIMIT 1) AS job
 )"""  # noqa: RUF100, S608
 
 
@@ -356,12 +356,12 @@ BEGIN_LANE_CLAIM_OF_EVERY = _begin_lane_claim(
     _EVERY,
     before=f""", lane_turn AS (
     SELECT CASE WHEN NOT {_IS_KNOWN} THEN (
-        SELECT queue FROM firelock_jobs WHERE {IN_LANE} ORDER BY queue, held_by LIMIT 1
+        SELECT queue FROM firelock_jobs WHERE {IN_LANE} ORDER BY queue, lane LIMIT 1
     ) END AS name
     UNION ALL
     SELECT (
         SELECT queue FROM firelock_jobs WHERE {IN_LANE} AND queue > lane_turn.name
-        ORDER BY queue, held_by LIMIT 1
+        ORDER BY queue, lane LIMIT 1
     )
     FROM lane_turn WHERE lane_turn.name IS NOT NULL
 ), laned AS (SELECT name FROM lane_turn UNION ALL SELECT name FROM unnest(:known::text[]) AS name)""",  # noqa: S608 - our own conditions
@@ -376,13 +376,13 @@ CLAIM_BY_PROBES = Text(f"""
 WITH new AS MATERIALIZED (
     SELECT (
         SELECT min(queue) FROM firelock_jobs
-        WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL
+        WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL
             AND queue > gap.low AND queue < gap.high
     ) AS name
     FROM unnest(:gap_lows::text[], :gap_highs::text[]) AS gap (low, high)
     UNION ALL
     SELECT min(queue) FROM firelock_jobs
-    WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :last_known
+    WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue > :last_known
 ), probe AS MATERIALIZED (
     SELECT * FROM unnest(
         :probe_queues::text[], :lows::bigint[], :highs::bigint[], :ats::bigint[], :afters::bigint[]
@@ -406,7 +406,7 @@ WITH new AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT ctid FROM (
                 SELECT ctid FROM firelock_jobs
-                WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = queue.name
+                WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue = queue.name
                     AND (SELECT count(*) FROM holder) = 1
                     AND probe.low = probe.high AND priority = probe.low
                     AND (enqueued_at, seq) > (probe.at, probe.after)
@@ -414,7 +414,7 @@ WITH new AS MATERIALIZED (
             ) AS level
             UNION ALL SELECT ctid FROM (
                 SELECT ctid FROM firelock_jobs
-                WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = queue.name
+                WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue = queue.name
                     AND (SELECT count(*) FROM holder) = 1
                     AND probe.low < probe.high AND priority > probe.low AND priority < probe.high
                 ORDER BY priority DESC, enqueued_at, seq LIMIT 512 FOR NO KEY UPDATE SKIP LOCKED

@@ -578,7 +578,7 @@ class PostgresqlStorage(SqlStorage):
         tx.freed_keys += freed_by([(end, held) for end, held in plain if end.job_id in done])
         left = [n for n, one in enumerate(transitions) if one.job_id not in done | locked]
         results = self._apply_rest(tx, transitions, left)
-        return _mark_busy(transitions, _mark_releasing(transitions, split, results), locked)
+        return _mark_busy(transitions, _mark_release_needed(transitions, split, results), locked)
 
     def _settle_rest(
         self, transitions: Sequence[Transition], split: SplitTransitions, ended: _Ended
@@ -586,7 +586,7 @@ class PostgresqlStorage(SqlStorage):
         """Apply ends that are not plain after all, for example ends of parents; return all results."""
         results = [Applied.APPLIED] * len(transitions)
         if ended.settled is None:
-            return _mark_releasing(transitions, split, results)
+            return _mark_release_needed(transitions, split, results)
         locked = {end.job_id for end, held in split.plain if ended.is_locked(held.seq)}
         done = {end.job_id for end, held in split.plain if ended.has(held.seq)}
         if left := [n for n, one in enumerate(transitions) if one.job_id not in done | locked]:
@@ -594,7 +594,7 @@ class PostgresqlStorage(SqlStorage):
             found, _ = self._unhindered(rest, lambda tx, ends: (apply_transitions(tx, ends), None))
             for place, result in zip(left, found, strict=True):
                 results[place] = result
-        return _mark_busy(transitions, _mark_releasing(transitions, split, results), locked)
+        return _mark_busy(transitions, _mark_release_needed(transitions, split, results), locked)
 
     def _wake_for_keys(self, plain: _PlainEnds, ended: _Ended) -> None:
         """Wake servers if ended jobs have freed keys for which other jobs may wait."""
@@ -741,15 +741,15 @@ def _mark_busy(
     ]
 
 
-def _mark_releasing(
+def _mark_release_needed(
     transitions: Sequence[Transition], split: SplitTransitions, results: list[Applied]
 ) -> list[Applied]:
-    """Return the results, with RELEASING for plain ends of members, because their batch may have ended."""
+    """Return the results, with RELEASE_NEEDED for plain ends of members: their batch may have ended."""
     members = {end.job_id for end, held in split.plain if held.batch_id is not None}
     if not members:
         return results
     return [
-        Applied.RELEASING if result is Applied.APPLIED and one.job_id in members else result
+        Applied.RELEASE_NEEDED if result is Applied.APPLIED and one.job_id in members else result
         for one, result in zip(transitions, results, strict=True)
     ]
 

@@ -55,7 +55,7 @@ WITH asked AS MATERIALIZED (
                 AND memo.is_done = 1
         )
         AND (asked.id <> ALL (:children::text[]) OR EXISTS (SELECT FROM open WHERE child_id = asked.id))
-    RETURNING job.id, job.queue, job.state, job.held_by
+    RETURNING job.id, job.queue, job.state, job.lane
 ), waiting_for AS MATERIALIZED (
     SELECT open.* FROM open JOIN suspended ON suspended.id = open.child_id
 ), noted AS (
@@ -69,7 +69,7 @@ WITH asked AS MATERIALIZED (
     SELECT 'processing', queue, -count(*) FROM suspended GROUP BY queue
     UNION ALL SELECT state, queue, count(*) FROM suspended GROUP BY state, queue
 )
-SELECT id, held_by FROM suspended
+SELECT id, lane FROM suspended
 """)
 
 

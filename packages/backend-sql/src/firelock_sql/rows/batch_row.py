@@ -21,7 +21,7 @@ from firelock_sql.rows.job_row import JobRow
 
 _SUMS = Share._fields
 _COUNTED = _SUMS[:-1]  # a new failure is not a count
-SWEEP, LET_IN = "sweep", "let in"
+SWEEP, RESUME = "sweep", "resume"
 _BEFORE_ALL = -(1 << 62)
 
 
@@ -38,7 +38,7 @@ class BatchRow:
     deleted: int
     batches: int
     failures: int
-    is_shut: int
+    is_unopened: int
     is_cancelled: int
     is_stopping: int
     is_changed: int
@@ -56,7 +56,7 @@ class BatchRow:
             failed=self.failed,
             deleted=self.deleted,
             is_held=state is State.AWAITING and due_at is not None,
-            is_shut=bool(self.is_shut),
+            is_unopened=bool(self.is_unopened),
             is_cancelled=bool(self.is_cancelled),
             is_stopping=bool(self.is_stopping),
             batches=self.batches,
@@ -73,12 +73,12 @@ class BatchRow:
 
     def open(self) -> None:
         """Open the batch, so that its members may start."""
-        self.is_shut = 0
-        self.begin(LET_IN)
+        self.is_unopened = 0
+        self.begin(RESUME)
 
 
 _READ = [field.name for field in attrs.fields(BatchRow)]
-_FLAGS = _READ[_READ.index("is_shut") :]
+_FLAGS = _READ[_READ.index("is_unopened") :]
 _LOOK = f"SELECT {', '.join(_READ)} FROM firelock_batches WHERE id IN :ids ORDER BY id"  # noqa: S608 - names
 _LOAD, _LOAD_FREE = Text(f"{_LOOK} FOR NO KEY UPDATE"), Text(f"{_LOOK} FOR NO KEY UPDATE SKIP LOCKED")
 _PEEK = Text(_LOOK)
@@ -144,9 +144,9 @@ def _rows_by_id(found: Iterable[Sequence[Any]]) -> dict[str, BatchRow]:
     return {row[0]: BatchRow(*row) for row in found}
 
 
-def new_batch(id: str, *, is_shut: bool, is_cancelled: bool) -> BatchRow:
+def new_batch(id: str, *, is_unopened: bool, is_cancelled: bool) -> BatchRow:
     """Return the row of a new batch."""
-    return BatchRow(id, 0, 0, 0, 0, 0, 0, 0, 0, int(is_shut), int(is_cancelled), 0, 0, None, 0, "")
+    return BatchRow(id, 0, 0, 0, 0, 0, 0, 0, 0, int(is_unopened), int(is_cancelled), 0, 0, None, 0, "")
 
 
 def put_batches(tx: Transaction, new: Sequence[BatchRow]) -> None:
@@ -165,11 +165,11 @@ def unopened_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str]
     Also return the batches that might not be open, but are locked by other transactions.
     """
     wanted = [id for id in ids if id is not None]
-    seen = {id for id, batch in peek_batches(tx, wanted).items() if batch.is_shut}
+    seen = {id for id, batch in peek_batches(tx, wanted).items() if batch.is_unopened}
     if not seen:
         return set(), set()  # an open batch stays open
     shared = share_batches(tx, seen, is_patient=False)
-    return {id for id, batch in shared.items() if batch.is_shut}, seen.difference(shared)
+    return {id for id, batch in shared.items() if batch.is_unopened}, seen.difference(shared)
 
 
 # ---- counting --------------------------------------------------------------------------------------------

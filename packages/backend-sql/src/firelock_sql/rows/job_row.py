@@ -175,8 +175,8 @@ _OF_MARKS = "has_memos"  # the only field of a ClaimedJob without a separate col
 CLAIMED = tuple(field.name for field in attrs.fields(ClaimedJob) if field.name != _OF_MARKS)
 """The columns of a claimed job, in the order of the fields of `ClaimedJob`; `tags` is still a string."""
 CLAIMED_COLUMNS = ", ".join(CLAIMED)
-CLAIMABLE = (*CLAIMED, "seq", "marks", "held_by")
-"""The columns of a claimable job; `held_by` is read only for jobs with limits."""
+CLAIMABLE = (*CLAIMED, "seq", "marks", "lane")
+"""The columns of a claimable job; `lane` is read only for jobs with limits."""
 _TAGS = CLAIMED.index("tags")
 
 # Fields of a JobRecord that are built from other columns, and these columns.
@@ -262,7 +262,7 @@ class JobRow(Standing):
     marks: int
     history_lines: int
     is_plain_end: int
-    held_by: str | None
+    lane: str | None
     admission_json: str | None
     relations_json: str | None
     state: State

@@ -3,6 +3,7 @@
 Times are integers, in microseconds since 1970. States and queues are stored as plain strings, so that they
 are readable at an SQL prompt. Strings are compared byte by byte, without the collation rules of a language.
 
+A change of a table needs its new definition here, for new databases, and a migration for existing ones.
 Migrations only go forward. For rolling upgrades, each migration declares the oldest schema version whose code
 still works on the new schema, and the code declares the oldest schema version on which it works. This allows
 servers of a release and of the previous one to share a storage before and after the migration.
@@ -154,7 +155,7 @@ jobs = Table(
     _count("marks"),  # what to check when the job ends: see `marks.py`
     Column("waits_for", _NAME),  # the memo that it waits for; read only while it is awaiting or scheduled
     # These columns are written once, except for those that a later call of a unique job replaces.
-    Column("held_by", _LANE),  # its lane: the limit keys that it needs, one per line
+    Column("lane", _LANE),  # the limit keys that it needs, one per line; NULL: none
     Column("task", _NAME, nullable=False),
     Column("arguments", _TEXT, nullable=False),
     Column("serializer", _NAME, nullable=False),
@@ -166,9 +167,7 @@ jobs = Table(
     Column("recurring_id", _NAME),
     Column("meta_json", _TEXT),
     Column("admission_json", _TEXT),  # its limits, unique key and start deadline
-    Column(
-        "relations_json", _TEXT
-    ),  # its batch, its caller and the sources of its inputs; for a batch, its rules
+    Column("relations_json", _TEXT),  # its batch, caller and sources of inputs; for a batch, its rules
     Column("parents", _TEXT),  # JSON list of [parent, on], or [parent, on, 1] if the result is passed on
     Column("creation", _TEXT),  # the first line of history, unless it is "enqueued, without a reason"
     # These columns are written when an attempt ends.
@@ -184,8 +183,8 @@ jobs = Table(
 )
 
 is_waiting = (jobs.c.state == literal_column("'enqueued'")) & jobs.c.session.is_(None)
-is_ready = is_waiting & jobs.c.held_by.is_(None)
-is_in_lane = is_waiting & jobs.c.held_by.is_not(None)
+is_ready = is_waiting & jobs.c.lane.is_(None)
+is_in_lane = is_waiting & jobs.c.lane.is_not(None)
 is_scheduled = jobs.c.state == literal_column("'scheduled'")
 is_retrying = is_scheduled & (jobs.c.retries > ZERO)
 
@@ -197,19 +196,19 @@ make_index(
     jobs.c.priority.desc(),
     jobs.c.enqueued_at,
     where=is_ready,
-    whole=(jobs.c.state, jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at),
+    whole=(jobs.c.state, jobs.c.queue, jobs.c.lane, jobs.c.priority.desc(), jobs.c.enqueued_at),
     ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
 # For claims of jobs with limits, which are not in the index above.
 make_index(
     "lanes",
     jobs.c.queue,
-    jobs.c.held_by,
+    jobs.c.lane,
     jobs.c.priority.desc(),
     jobs.c.enqueued_at,
     where=is_in_lane,
     whole=(),
-    ordered=(jobs.c.queue, jobs.c.held_by, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
+    ordered=(jobs.c.queue, jobs.c.lane, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
 # For promote, the next due time and lists by due time. Scheduled jobs have a due time; waiting jobs and
 # batches may have one.
@@ -293,11 +292,11 @@ batches = Table(
     _count("deleted"),
     _count("batches"),
     _count("failures"),  # new failures since the last check, if they are not stored as deltas
-    _count("is_shut"),
+    _count("is_unopened"),
     _count("is_cancelled"),
     _count("is_stopping"),
     _count("is_changed"),  # 1: `release` must check it
-    Column("walk", _WORD),  # the action that `release` applies to one member after another: sweep or let in
+    Column("walk", _WORD),  # the action that `release` applies to one member after another: sweep or resume
     # created_at and id of the last member that was handled
     Column("walked_at", BigInteger, nullable=False, server_default="0"),
     Column("walked_id", _NAME, nullable=False, server_default=""),
@@ -564,6 +563,7 @@ schema_version = Table(
 class Migration:
     """One version of the schema."""
 
+    version: int  # the version of the schema after this migration
     sentence: str  # a description for users
     statements: Callable[[Dialect], Iterator[str]]
     works_with: int  # the oldest schema version whose code works on this one
@@ -583,14 +583,29 @@ def _tables(dialect: Dialect) -> Iterator[str]:
             yield str(CreateIndex(index, if_not_exists=True).compile(dialect=dialect)).strip()
 
 
-MIGRATIONS = [Migration("Created the tables of version 1.", _tables, works_with=1)]
+MIGRATIONS = [Migration(2, "Created the tables.", _tables, works_with=2)]
+
+
+def migrations_after(found: int) -> list[Migration]:
+    """Return the migrations that a schema of this version needs; 0 stands for a database without tables.
+
+    The first migration creates the tables as `METADATA` defines them now, with the changes of all later
+    migrations. So a new database needs only that one, and gets the newest version.
+    """
+    if found:
+        return [migration for migration in MIGRATIONS if migration.version > found]
+    first, newest = MIGRATIONS[0], MIGRATIONS[-1]
+    return [attrs.evolve(newest, sentence=first.sentence, statements=first.statements)]
 
 
 def script(dialect: Dialect, found: int, now: int) -> Iterator[list[str]]:
-    """Yield the statements of each migration after `found`; the last one inserts the row of its version."""
-    for version, migration in enumerate(MIGRATIONS[found:], start=found + 1):
+    """Yield the statements of each migration after `found`; the last one inserts the row of its version.
+
+    `found` is 0 for a database without tables.
+    """
+    for migration in migrations_after(found):
         row = insert(schema_version).values(
-            version=version, at=now, works_with=migration.works_with, made_by=__version__
+            version=migration.version, at=now, works_with=migration.works_with, made_by=__version__
         )
         recorded = row.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
         yield [*migration.statements(dialect), str(recorded)]

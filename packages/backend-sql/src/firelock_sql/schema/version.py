@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-WANTED = 1
+WANTED = 2
 """The schema version that `migrate` creates."""
-OLDEST = 1
+OLDEST = 2
 """The oldest schema version on which this code works."""
+FIRST = 2
+"""The schema version of the first release. Development versions used version 1, which cannot be migrated."""

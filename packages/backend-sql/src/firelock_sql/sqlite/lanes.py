@@ -30,9 +30,9 @@ def _first_of(most: int) -> Text:
         f"""
         SELECT (
             SELECT seq FROM firelock_jobs INDEXED BY firelock_lanes
-            WHERE {IN_LANE} AND queue = :queue AND held_by = lane.value
+            WHERE {IN_LANE} AND queue = :queue AND lane = asked.value
             ORDER BY priority DESC, enqueued_at, seq LIMIT 1 OFFSET {place}
-        ) FROM json_each(:ids) AS lane
+        ) FROM json_each(:ids) AS asked
         """  # noqa: S608 - our own conditions
         for place in range(most)
     )
@@ -42,7 +42,7 @@ def _first_of(most: int) -> Text:
     )
 
 
-_LANE = CLAIMABLE.index("held_by")
+_LANE = CLAIMABLE.index("lane")
 
 
 class SqliteLanes(SqlLanes):

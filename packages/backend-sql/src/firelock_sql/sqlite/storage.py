@@ -60,11 +60,11 @@ _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.val
 
 _OWN = ("id", "arguments", "created_at")
 _own, _kind_and_own = attrgetter(*_OWN), attrgetter(*KIND, *_OWN)
-_WITH_LANE = ("held_by", "admission_json", *_OWN)
+_WITH_LANE = ("lane", "admission_json", *_OWN)
 _SIZES = (100, 10, 1)  # rows in one VALUES
 _IS_OPEN = Text("""
 SELECT 1 FROM firelock_batches AS batch JOIN firelock_jobs AS job ON job.id = batch.id
-WHERE batch.id = :id AND is_shut = 0 AND is_cancelled = 0 AND job.state = 'awaiting'
+WHERE batch.id = :id AND is_unopened = 0 AND is_cancelled = 0 AND job.state = 'awaiting'
 """)
 # The batch was stored without members, so it was marked as a batch that may have ended.
 _FILLED = Text("UPDATE firelock_batches SET is_changed = 0 WHERE id = :id AND active > 0")
@@ -197,10 +197,10 @@ class SqliteStorage(SqlStorage):
         ended = Counter(str(held.batch_id) for _, held in members)
         shares = {id: Share(active=-number, succeeded=number) for id, number in ended.items()}
         changed_batches = store_batch_changes(tx, shares)  # batches that may end because of these ends
-        releasing = {end.job_id for end, held in members if held.batch_id in changed_batches}
+        in_changed = {end.job_id for end, held in members if held.batch_id in changed_batches}
         results = self._apply_rest(tx, transitions, split.others)
         return [
-            Applied.RELEASING if end.job_id in releasing else result
+            Applied.RELEASE_NEEDED if end.job_id in in_changed else result
             for end, result in zip(transitions, results, strict=True)
         ]
 

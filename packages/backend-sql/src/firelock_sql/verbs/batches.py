@@ -99,12 +99,12 @@ def read_batch_counts(tx: Transaction, ids: Sequence[str]) -> dict[str, BatchCou
 def release_batches(tx: Transaction, limit: int) -> int:
     """Check batches whose counts have changed, and move their members; return the number checked."""
     found = tx.all(_CHANGED_OR_WITH_DELTAS if tx.adds_deltas else _CHANGED, most=limit)
-    looked_at = 0
+    checked = 0
     for id in sorted(str(row[0]) for row in found):
-        if looked_at >= limit:
+        if checked >= limit:
             break
-        looked_at += _release_batch(tx, id, limit - looked_at)
-    return looked_at
+        checked += _release_batch(tx, id, limit - checked)
+    return checked
 
 
 def _release_batch(tx: Transaction, id: str, room: int) -> int:
@@ -139,11 +139,11 @@ def _release_batch(tx: Transaction, id: str, room: int) -> int:
 def _plan_walk(row: JobRow, batch: BatchRow) -> None:
     """Choose the pass over the members by the current flags; a sweep with remaining members starts again."""
     if row.is_final:
-        batch.is_shut, batch.is_stopping, batch.walk = 0, 0, None
+        batch.is_unopened, batch.is_stopping, batch.walk = 0, 0, None
     elif batch.is_cancelled or batch.is_stopping:
         if batch.walk != SWEEP and batch.batch_counts(row.state, None).ended < batch.total:
             batch.begin(SWEEP)
-    elif batch.is_shut or batch.walk == SWEEP:
+    elif batch.is_unopened or batch.walk == SWEEP:
         batch.walk = None
     batch.is_changed = 0
 
@@ -179,7 +179,7 @@ def _walk_members(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int
     if batch.walk == SWEEP:
         _sweep(tx, batch, rules, [id for id in wanted if id in free])
     else:
-        _let_in(tx, [id for id in wanted if id in free])
+        _resume_members(tx, [id for id in wanted if id in free])
     held = [place for place, (_, id, _) in enumerate(found) if id in wanted and id not in free]
     done = found[: held[0]] if held else found
     is_over = len(found) < room and not held
@@ -212,7 +212,7 @@ def _sweep(tx: Transaction, batch: BatchRow, rules: BatchRules, ids: Sequence[st
     )
 
 
-def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
+def _resume_members(tx: Transaction, ids: Sequence[str]) -> None:
     rows = load_rows(tx, ids) if ids else {}
     related = waiting_for_parents(tx, list(rows))
     waiting = [
@@ -221,10 +221,10 @@ def _let_in(tx: Transaction, ids: Sequence[str]) -> None:
         if row.state is State.AWAITING and row.waits_for is None and row.id not in related
     ]
     inner = load_batches(tx, [row.id for row in waiting if row.is_batch])
-    reason = Moved.LET_IN.value
+    reason = Moved.BATCH_OPENED.value
     for row in waiting:
         if row.is_batch:
-            if row.id in inner and inner[row.id].is_shut and not inner[row.id].is_cancelled:
+            if row.id in inner and inner[row.id].is_unopened and not inner[row.id].is_cancelled:
                 keep_waiting(row, reason, tx.now)
                 inner[row.id].open()
                 save_batch(tx, inner[row.id])

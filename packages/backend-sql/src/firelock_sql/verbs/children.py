@@ -46,8 +46,8 @@ _TAKE_NEXT = Text("""
 SELECT parent_id, after FROM firelock_releasing WHERE parent_id > :passed AND skipped = 0
 ORDER BY parent_id LIMIT :most FOR UPDATE SKIP LOCKED
 """)
-_MOVE_ON = Text("UPDATE firelock_releasing SET after = :looked_at WHERE parent_id = :parent AND skipped = 0")
-_LOOKED_AT_ALL = Text("DELETE FROM firelock_releasing WHERE parent_id IN :ids AND skipped = 0")
+_MOVE_ON = Text("UPDATE firelock_releasing SET after = :after WHERE parent_id = :parent AND skipped = 0")
+_ALL_CHECKED = Text("DELETE FROM firelock_releasing WHERE parent_id IN :ids AND skipped = 0")
 _SKIP = insert_into("firelock_releasing", "parent_id", "skipped")
 _SKIPPED = Text("""
 SELECT listed.parent_id, listed.skipped, edge.child_id, edge.awaited
@@ -58,7 +58,7 @@ _STILL_OPEN = Text("SELECT seq FROM firelock_edges WHERE seq IN :seqs AND is_dec
 _SKIPPED_NO_MORE = Text("DELETE FROM firelock_releasing WHERE parent_id = :parent AND skipped = :edge")
 _OPEN_EDGES = Text("""
 SELECT parent_id, seq, child_id, awaited FROM firelock_edges
-WHERE parent_id IN :ids AND is_decided = 0 AND seq > :looked_at ORDER BY parent_id, seq LIMIT :most
+WHERE parent_id IN :ids AND is_decided = 0 AND seq > :after ORDER BY parent_id, seq LIMIT :most
 """)
 _DECIDE = Text("UPDATE firelock_edges SET is_decided = 1 WHERE seq IN :seqs")
 _DECIDE_ALL_OF = Text("UPDATE firelock_edges SET is_decided = 1 WHERE is_decided = 0 AND child_id IN :ids")
@@ -105,7 +105,7 @@ Edges = Sequence[tuple[int, str, str]]
 class Release:
     """The progress of one call of `release` with the children of ended parents."""
 
-    looked_at: int = 0
+    checked: int = 0
     skipped: set[str] = attrs.field(factory=set)  # jobs that another transaction has locked
 
 
@@ -122,7 +122,7 @@ def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ())
     skipped, listed = tx.each([(_SKIPPED, {"most": limit}), (_TAKE_NEXT, first)])
     if skipped:
         _release_skipped(tx, done, skipped, awaited)
-    while listed and done.looked_at < limit:
+    while listed and done.checked < limit:
         passed = _release_parents(tx, done, listed, limit=limit, awaited=awaited) or passed
         has_more = len(listed) == _PARENTS_AT_ONCE or passed < str(listed[-1][0])
         listed = tx.all(_TAKE_NEXT, passed=passed, most=_PARENTS_AT_ONCE) if has_more else []
@@ -172,10 +172,10 @@ def _release_parents(
 
     Return the last parent that is finished or locked; None if there is none.
     """
-    room = limit - done.looked_at
+    room = limit - done.checked
     after = int(listed[0][1] or 0)
     ids = [str(parent_id) for parent_id, _ in (listed[:1] if after else takewhile(_is_new, listed))]
-    found = tx.all(_OPEN_EDGES, ids=ids, looked_at=after, most=room)
+    found = tx.all(_OPEN_EDGES, ids=ids, after=after, most=room)
     partly = str(found[-1][0]) if len(found) == room else None  # it may have more children
     edges: dict[str, list[tuple[int, str, str]]] = {id: [] for id in ids if partly is None or id <= partly}
     for parent_id, *edge in found:
@@ -188,12 +188,12 @@ def _release_parents(
     counts = MemberCounts(tx, rows.values())
     left = _decide_edges(tx, {id: some for id, some in edges.items() if id not in missing}, rows, done)
     tx.run_many(_SKIP, [{"parent_id": id, "skipped": seq} for id, seqs in left.items() for seq in seqs])
-    looked_at_all = [id for id in edges if id not in locked and (id != partly or id in missing)]
-    if looked_at_all:
-        tx.run(_LOOKED_AT_ALL, ids=looked_at_all)
-        tx.run(_UNMARK, ids=looked_at_all)
+    all_checked = [id for id in edges if id not in locked and (id != partly or id in missing)]
+    if all_checked:
+        tx.run(_ALL_CHECKED, ids=all_checked)
+        tx.run(_UNMARK, ids=all_checked)
     if partly is not None and partly not in missing:
-        tx.run(_MOVE_ON, parent=partly, looked_at=found[-1][1])
+        tx.run(_MOVE_ON, parent=partly, after=found[-1][1])
     counts.store()
     return max((id for id in edges if id != partly or id in missing), default=None)
 
@@ -243,7 +243,7 @@ def _decide_edges(
                 moves.deleted.setdefault(child_id, (parent, reason))
             elif target is State.ENQUEUED:
                 moves.satisfied[child_id] = reason
-            done.looked_at += 1
+            done.checked += 1
     if decided:
         tx.run(_DECIDE, seqs=decided)
     _move_children(tx, moves)
@@ -304,7 +304,7 @@ def _move_children(tx: Transaction, moves: _Moves) -> None:
     for row in [awaiting[id] for id in ready if id not in waiting]:
         reason = moves.satisfied[row.id]
         if row.is_member and row.relations.batch_id in moves.unopened:
-            keep_waiting(row, Moved.SHUT_OUT.value, tx.now)
+            keep_waiting(row, Moved.WAITS_FOR_BATCH.value, tx.now)
         elif row.id in batches:
             keep_waiting(row, reason, tx.now)
             batches[row.id].open()
@@ -335,7 +335,7 @@ def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
 
     Children that other transactions have locked stay, and therefore the job stays too.
     """
-    found = tx.all(_OPEN_EDGES, ids=[parent_id], looked_at=0, most=limit)
+    found = tx.all(_OPEN_EDGES, ids=[parent_id], after=0, most=limit)
     if not found:
         return 0
     wanted = {child for _, _, child, _ in found}

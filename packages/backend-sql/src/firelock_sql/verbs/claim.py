@@ -37,7 +37,7 @@ _SERVING_AND_LANES = Text(f"SELECT server, {_HAS_LANES} {LIVING} FOR KEY SHARE")
 PAUSED = Text("SELECT key FROM firelock_records WHERE is_paused = 1")
 NEXT_WITH_WORK = Text("""
 SELECT queue FROM firelock_jobs INDEXED BY firelock_ready
-WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue > :previous ORDER BY queue LIMIT 1
+WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue > :previous ORDER BY queue LIMIT 1
 """)
 _WITH_WORK = Text("SELECT queue FROM firelock_counts WHERE state = 'enqueued' AND jobs > 0")
 DUE = Text("""
@@ -58,12 +58,12 @@ WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
 _COLUMNS = ", ".join(CLAIMABLE[:-1])  # for a job that is in no lane
 READY = Text(f"""
 SELECT {_COLUMNS} FROM firelock_jobs INDEXED BY firelock_ready
-WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
+WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue = :queue
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 IS_READY = Text("""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_ready
-WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue LIMIT 1
+WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue = :queue LIMIT 1
 """)
 _IS_IN_LANES = Text(f"""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue LIMIT 1
@@ -72,16 +72,16 @@ SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue 
 # If a claim leaves out tasks, it first reads candidates without locks, and then locks the selected ones.
 _NEAR = Text("""
 SELECT seq, task FROM firelock_jobs INDEXED BY firelock_ready
-WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
+WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue = :queue
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most
 """)
 _READY_BY_NUMBER = Text(f"""
 SELECT {_COLUMNS} FROM firelock_jobs INDEXED BY seq
-WHERE seq IN :seqs AND state = 'enqueued' AND session IS NULL AND held_by IS NULL
+WHERE seq IN :seqs AND state = 'enqueued' AND session IS NULL AND lane IS NULL
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 
-ReadyRow = Sequence[Any]  # of the columns `CLAIMABLE`, without `held_by` for a job in no lane
+ReadyRow = Sequence[Any]  # of the columns `CLAIMABLE`, without `lane` for a job in no lane
 _ID, _QUEUE, _PRIORITY, _TAGS = map(CLAIMABLE.index, ("id", "queue", "priority", "tags"))
 PLACE_SEQ, PLACE_MARKS = map(CLAIMABLE.index, ("seq", "marks"))
 TakeReady = Callable[[str, int], Sequence[ReadyRow]]

@@ -206,18 +206,18 @@ def _find(tx: Transaction, query: _Query) -> tuple[list[JobRecord], rules.Place 
     """Return a page, and the position after which the next page begins."""
     rows, most = _rows(tx, query)
     found: list[rules.Place] = []
-    looked_at, last = 0, (0, "")
+    checked, last = 0, (0, "")
     for time, id, is_match in rows:
-        looked_at, last = looked_at + 1, (time, id)
+        checked, last = checked + 1, (time, id)
         if is_match:
             found.append(last)
-        if len(found) > query.limit or looked_at == most:
+        if len(found) > query.limit or checked == most:
             break
     records = get_jobs(tx, [id for _, id in found[: query.limit]])
     following = None
     if len(found) > query.limit > 0:
         following = found[query.limit - 1]
-    elif looked_at == most:
+    elif checked == most:
         following = last
     return [one for one in records if one is not None], following
 

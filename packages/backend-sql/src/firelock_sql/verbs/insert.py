@@ -46,7 +46,7 @@ _AS_GIVEN = (
     "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json", "relations_json",
 )  # fmt: skip
 _INSERT = insert_into(
-    "firelock_jobs", *_AS_GIVEN, "due_at", "marks", "held_by", "state", "enqueued_at", "changed_at",
+    "firelock_jobs", *_AS_GIVEN, "due_at", "marks", "lane", "state", "enqueued_at", "changed_at",
     "ended_at", "expires_at", "reason", "tags", "parents", "creation",
 )  # fmt: skip
 _needs = attrgetter(
@@ -232,7 +232,7 @@ def _values(job: NewJob, start: _Start, now: int) -> dict[str, Value]:
         **{name: getattr(job, name) for name in _AS_GIVEN},
         "due_at": start.due_at,
         "marks": IS_MEMBER if relations_in(job.relations_json).batch_id is not None else 0,
-        "held_by": None if job.admission_json is None else lane_of(job.admission),
+        "lane": None if job.admission_json is None else lane_of(job.admission),
         "state": start.state.value,
         "enqueued_at": now if start.state is State.ENQUEUED else None,
         "changed_at": job.created_at,
@@ -298,7 +298,7 @@ def _begin_batch(job: NewJob, start: _Start) -> None:
     if is_cancelled:
         start.due_at = start.ended_at = start.expires_at = None
     start.state = State.AWAITING
-    start.batch = new_batch(job.id, is_shut=bool(start.open_edges), is_cancelled=is_cancelled)
+    start.batch = new_batch(job.id, is_unopened=bool(start.open_edges), is_cancelled=is_cancelled)
     if is_cancelled:
         start.batch.begin(SWEEP)
 
@@ -323,12 +323,12 @@ def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str,
     is_free = start.state not in FINAL_STATES and not start.open_edges
     if start.batch is not None and start.batch.is_cancelled:
         return
-    if found.batch.is_shut and is_free:
-        start.state, start.reason = State.AWAITING, Moved.SHUT_OUT.value
+    if found.batch.is_unopened and is_free:
+        start.state, start.reason = State.AWAITING, Moved.WAITS_FOR_BATCH.value
         if start.batch is None:
             start.due_at = None
         else:
-            start.batch.is_shut = 1
+            start.batch.is_unopened = 1
 
 
 def _decide_by_parents(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:

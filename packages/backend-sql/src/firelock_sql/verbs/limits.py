@@ -54,10 +54,10 @@ from firelock_sql.rows.job_row import CLAIMABLE, read_state, readable_admission
 LIMIT = "limit"
 """The kind of records that contain the settings of limits."""
 
-IN_LANE = "state = 'enqueued' AND session IS NULL AND held_by IS NOT NULL"
+IN_LANE = "state = 'enqueued' AND session IS NULL AND lane IS NOT NULL"
 _INDEXED = "FROM firelock_jobs INDEXED BY firelock_lanes WHERE " + IN_LANE
-_NEXT_LANE = f"SELECT held_by {_INDEXED} AND queue = :queue AND held_by >"
-_BY_NAME = "ORDER BY held_by LIMIT 1"
+_NEXT_LANE = f"SELECT lane {_INDEXED} AND queue = :queue AND lane >"
+_BY_NAME = "ORDER BY lane LIMIT 1"
 # One index lookup per lane, regardless of the number of jobs in it.
 WALK = Text(f"""
 WITH RECURSIVE walk (lane, number) AS (
@@ -66,7 +66,7 @@ WITH RECURSIVE walk (lane, number) AS (
     WHERE lane IS NOT NULL AND number < :most
 ) SELECT lane FROM walk WHERE lane IS NOT NULL
 """)  # noqa: S608 - our own conditions
-_IS_IN_LANE = Text(f"SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT 1")
+_IS_IN_LANE = Text(f"SELECT 1 {_INDEXED} AND queue = :queue AND lane = :lane LIMIT 1")
 NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
 _KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
@@ -81,16 +81,16 @@ INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, :holders, 
 ON CONFLICT (key) DO UPDATE SET holders = excluded.holders, free_at = excluded.free_at
 """)
 _HOLDERS = Text("""
-SELECT state, session IS NOT NULL, queue, held_by, seq FROM firelock_jobs
-WHERE seq IN :seqs AND held_by IS NOT NULL
+SELECT state, session IS NOT NULL, queue, lane, seq FROM firelock_jobs
+WHERE seq IN :seqs AND lane IS NOT NULL
 """)
 _PRESENT = Text("""
-SELECT seq, held_by, admission_json FROM firelock_jobs INDEXED BY firelock_holder
-WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY seq
+SELECT seq, lane, admission_json FROM firelock_jobs INDEXED BY firelock_holder
+WHERE session IS NOT NULL AND lane IS NOT NULL ORDER BY seq
 """)
 HEAD_COLUMNS = ", ".join(CLAIMABLE)
 HEADS = Text(f"""
-SELECT {HEAD_COLUMNS} {_INDEXED} AND queue = :queue AND held_by = :lane
+SELECT {HEAD_COLUMNS} {_INDEXED} AND queue = :queue AND lane = :lane
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)
 _HEAD = Text(f"""
@@ -98,13 +98,13 @@ SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 _NEAR = Text(f"""
-SELECT seq, task {_INDEXED} AND queue = :queue AND held_by = :lane
+SELECT seq, task {_INDEXED} AND queue = :queue AND lane = :lane
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most
 """)
 _ID, _TASK, _QUEUE, _ATTEMPT, _CRASHES, _ENQUEUED_AT, _ADMISSION, _SEQ, _LANE = map(
     CLAIMABLE.index,
     (
-        "id", "task", "queue", "attempt", "crashes", "enqueued_at", "admission_json", "seq", "held_by",
+        "id", "task", "queue", "attempt", "crashes", "enqueued_at", "admission_json", "seq", "lane",
     ),
 )  # fmt: skip
 
@@ -353,18 +353,18 @@ def _listed_as(seq: int, admission_json: str, key: str) -> str:
 SHOWN_HOLDERS, SHOWN_OTHERS, COUNTED = 100, 10, 10_000
 _NEXT_QUEUE = Text(f"SELECT queue {_INDEXED} AND queue > :previous ORDER BY queue LIMIT 1")
 _COUNT = Text(f"""
-SELECT count(*) FROM (SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT :most) AS few
+SELECT count(*) FROM (SELECT 1 {_INDEXED} AND queue = :queue AND lane = :lane LIMIT :most) AS few
 """)  # noqa: S608 - our own conditions
 # A part of a lane, in the order of its index.
 _IDS = Text(f"""
-SELECT id {_INDEXED} AND queue = :queue AND held_by = :lane
+SELECT id {_INDEXED} AND queue = :queue AND lane = :lane
 ORDER BY priority DESC, enqueued_at, seq LIMIT :most OFFSET :skipped
 """)
 _REQUESTED = Text(f"""
-SELECT queue, held_by, priority, enqueued_at, seq FROM firelock_jobs WHERE id = :id AND {IN_LANE}
+SELECT queue, lane, priority, enqueued_at, seq FROM firelock_jobs WHERE id = :id AND {IN_LANE}
 """)  # noqa: S608 - our own conditions
 # The number of jobs before a given job of a lane. Each count reads a range of the index, up to the maximum.
-_ALIKE = f"{_INDEXED} AND queue = :queue AND held_by = :lane AND priority"
+_ALIKE = f"{_INDEXED} AND queue = :queue AND lane = :lane AND priority"
 _BEFORE = Text(f"""
 SELECT (SELECT count(*) FROM (SELECT 1 {_ALIKE} > :priority LIMIT :most) AS higher)
     + (SELECT count(*) FROM (
@@ -375,8 +375,8 @@ SELECT (SELECT count(*) FROM (SELECT 1 {_ALIKE} > :priority LIMIT :most) AS high
     ) AS earlier)
 """)  # noqa: S608 - our own conditions
 _CLAIMED = Text("""
-SELECT id, held_by, claimed_at FROM firelock_jobs INDEXED BY firelock_holder
-WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY claimed_at, seq
+SELECT id, lane, claimed_at FROM firelock_jobs INDEXED BY firelock_holder
+WHERE session IS NOT NULL AND lane IS NOT NULL ORDER BY claimed_at, seq
 """)
 _STRICT_KEYS = Text("""
 SELECT key, holders, free_at FROM firelock_limit_keys
@@ -384,7 +384,7 @@ WHERE key > :after AND key >= :prefix AND substr(key, 1, :length) = :prefix
     AND (free_at > :now OR replace(holders, '!', '') <> holders)
 ORDER BY key
 """)
-_LISTED = Text("SELECT seq, id, state, session, held_by FROM firelock_jobs WHERE seq IN :seqs")
+_LISTED = Text("SELECT seq, id, state, session, lane FROM firelock_jobs WHERE seq IN :seqs")
 _SOME_KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys"
 _SOME = Text(f"{_SOME_KEYS} WHERE key > :after ORDER BY key LIMIT :most")
 _LOCK_SOME = Text(f"{_SOME_KEYS} WHERE key IN :ids ORDER BY key FOR UPDATE SKIP LOCKED")

@@ -66,9 +66,9 @@ def _acquire(tx: Transaction, name: str, owner: str, ttl: int) -> int | None:
     holder, fence, ends_at = found
     if holder is not None and holder != owner and ends_at > tx.now:
         return None
-    token: int = fence if holder == owner and ends_at > tx.now else fence + 1
-    tx.run(_TAKE, name=name, owner=owner, fence=token, expires_at=tx.now + ttl)
-    return token
+    granted: int = fence if holder == owner and ends_at > tx.now else fence + 1
+    tx.run(_TAKE, name=name, owner=owner, fence=granted, expires_at=tx.now + ttl)
+    return granted
 
 
 def prune_locks(tx: Transaction, limit: int) -> int:

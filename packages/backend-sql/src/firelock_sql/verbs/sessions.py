@@ -412,10 +412,10 @@ def _find_dead(tx: Transaction, session: str) -> _Dead | None:
     if found is None:
         return None
     server, blame = found
-    return _Dead(session, server, _Blame.read(blame), _held_by(tx, session), is_closing=True)
+    return _Dead(session, server, _Blame.read(blame), _held_ids(tx, session), is_closing=True)
 
 
-def _held_by(tx: Transaction, session: str) -> list[str]:
+def _held_ids(tx: Transaction, session: str) -> list[str]:
     return [str(row[0]) for row in tx.all(_HELD_IDS, session=session)]
 
 
@@ -443,7 +443,7 @@ def mark_expired_dead(
 
 def _die(tx: Transaction, session: str, server: str, blame: _Blame) -> _Dead:
     """Mark a session, which this transaction has locked, as dead, and as closing if it holds jobs."""
-    held = _held_by(tx, session)
+    held = _held_ids(tx, session)
     closing_since, text = (tx.now, blame.text(held)) if held else (None, None)
     forget_at = None if held else rules.forget_at(tx.now, is_followed=False)
     tx.run(
@@ -479,7 +479,7 @@ def _take_last(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
     A dead session cannot claim jobs, so a session without jobs stays without jobs.
     """
     part = _take(tx, dead, ids)
-    left = len(_held_by(tx, dead.session))
+    left = len(_held_ids(tx, dead.session))
     # if the session is locked, the next sweep does this
     if not left and tx.one(_LOCK_CLOSING, session=dead.session) is not None:
         tx.run(_CLOSED, session=dead.session, **_STAYS)
@@ -496,7 +496,7 @@ def _find_long_closing(tx: Transaction) -> list[Finding]:
     return [
         _long_closing(tx, str(server), int(since), held)
         for session, server, since in long
-        if (held := _held_by(tx, str(session)))
+        if (held := _held_ids(tx, str(session)))
     ]
 
 

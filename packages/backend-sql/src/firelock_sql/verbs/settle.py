@@ -91,7 +91,7 @@ def apply_transitions(
     changed_batches = counts.store()
     for place, row in changed.items():
         if row.id in listed or (row.is_member and row.relations.batch_id in changed_batches):
-            results[place] = Applied.RELEASING
+            results[place] = Applied.RELEASE_NEEDED
     return results
 
 
@@ -186,8 +186,8 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
 
 def _note_freed_key(tx: Transaction, row: JobRow) -> None:
     """Record that the job has freed its limit keys, if it no longer holds them."""
-    if row.held_by is not None and row.session is None:
-        tx.freed_keys.append((row.seq, row.queue, row.held_by))
+    if row.lane is not None and row.session is None:
+        tx.freed_keys.append((row.seq, row.queue, row.lane))
 
 
 def _keep_error(tx: Transaction, row: JobRow, transition: Transition) -> dict[str, object]:

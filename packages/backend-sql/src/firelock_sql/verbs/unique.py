@@ -65,7 +65,7 @@ WHERE named.key IN :ids
 _WITH_ADMISSION = Text(
     "SELECT admission_json FROM firelock_jobs WHERE id IN :ids AND admission_json IS NOT NULL"
 )
-_CALL = ("arguments", "serializer", "tags", "priority", "held_by", "admission_json", "due_at")
+_CALL = ("arguments", "serializer", "tags", "priority", "lane", "admission_json", "due_at")
 _READ_CALL = Text(f"SELECT {', '.join(_CALL)} FROM firelock_jobs WHERE seq = :seq")  # noqa: S608 - names
 _REPLACE_CALL = Text(
     f"UPDATE firelock_jobs SET {', '.join(f'{name} = :{name}' for name in _CALL)} WHERE seq = :seq"  # noqa: S608
@@ -262,7 +262,7 @@ def _store_changed(tx: Transaction, changed: _Changed, now: int) -> None:
         _replace_tags(tx, row, read_list(fields["tags"]), last.tags)
         fields |= {
             "arguments": last.arguments, "serializer": last.serializer, "tags": list_text(last.tags),
-            "priority": last.priority, "held_by": lane_of(admission),
+            "priority": last.priority, "lane": lane_of(admission),
             "admission_json": write_admission(admission),
         }  # fmt: skip
         if row.state == State.ENQUEUED:

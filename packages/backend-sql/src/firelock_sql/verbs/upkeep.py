@@ -127,7 +127,7 @@ class _Belongings(NamedTuple):
 
 
 _BELONGINGS = Text("""
-SELECT id, state, queue, tags, created_at, relations_json, held_by IS NOT NULL AND session IS NOT NULL
+SELECT id, state, queue, tags, created_at, relations_json, lane IS NOT NULL AND session IS NOT NULL
 FROM firelock_jobs
 WHERE id IN :ids AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
@@ -183,7 +183,7 @@ class NextDue:
 class SqlUpkeepVerbs(SqlVerbs):
     """The verbs that any server runs on behalf of all servers."""
 
-    _hourly_looked_at: int | None = None
+    _hourly_checked_at: int | None = None
     _due_floor: DueFloor
     _seen_locked: frozenset[str] | set[str] = frozenset()  # jobs that the last release has skipped
     _place = _FIRST  # of the expired job that `prune` checked last
@@ -220,39 +220,39 @@ class SqlUpkeepVerbs(SqlVerbs):
 
         This repeats because a batch that ends may have children, and may be a member of another batch.
         """
-        looked_at = 0
-        while looked_at < limit and any(looks := self._find_releases()):
+        checked = 0
+        while checked < limit and any(looks := self._find_releases()):
             has_parents, has_batches = looks
-            children = self._release_children(limit - looked_at) if has_parents else 0
-            looked_at += children
+            children = self._release_children(limit - checked) if has_parents else 0
+            checked += children
             batches = 0
             if has_batches or not children:
-                batches = self._release_batches(limit - looked_at)
-                looked_at += batches
+                batches = self._release_batches(limit - checked)
+                checked += batches
             if not children and not batches:
                 break
-        return looked_at
+        return checked
 
     def _release_children(self, limit: int) -> int:
         """Release children; wait briefly for newly locked ones. Return the number of checked children."""
         done = self._database.write(partial(release_children, limit=limit))
         new, self._seen_locked = done.skipped - self._seen_locked, done.skipped
-        if new and done.looked_at < limit:
-            room = limit - done.looked_at
+        if new and done.checked < limit:
+            room = limit - done.checked
             with suppress(RowLocked):
                 more = partial(release_children, limit=room, awaited=new)
-                return done.looked_at + self._database.write_briefly(more).looked_at
-        return done.looked_at
+                return done.checked + self._database.write_briefly(more).checked
+        return done.checked
 
     def _release_batches(self, limit: int) -> int:
-        looked_at = 0
-        while looked_at < limit:
-            room = min(limit - looked_at, _BATCHES_AT_ONCE)
+        checked = 0
+        while checked < limit:
+            room = min(limit - checked, _BATCHES_AT_ONCE)
             more = self._database.write(partial(release_batches, limit=room))
-            looked_at += more
+            checked += more
             if more < room:
                 break
-        return looked_at
+        return checked
 
     def _find_releases(self) -> tuple[int, int]:
         """Return whether parents have ended, and whether batches have changed."""
@@ -308,10 +308,10 @@ class SqlUpkeepVerbs(SqlVerbs):
         and every claim would change it.
         """
         news = tx.one(_HAS_OLD_NEWS, now=tx.now, before=tx.now - 30 * _DAY) is not None
-        last = self._hourly_looked_at
+        last = self._hourly_checked_at
         if last is not None and 0 <= tx.now - last < _HOUR:
             return news, False, False, False
-        self._hourly_looked_at = tx.now
+        self._hourly_checked_at = tx.now
         locks, limits, unique = tx.one(_HAS_HOURLY, before=tx.now - _DAY)
         return news, bool(locks), bool(limits), bool(unique)
 

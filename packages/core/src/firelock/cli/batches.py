@@ -199,7 +199,7 @@ def _facts(
         ("waiting", f"{counts.waiting:,} for another member" if counts.waiting else ""),
         ("including inner", "" if within is None else _within(within)),
         ("being filled", held),
-        ("waits", "for its parents" if counts.is_shut else ""),
+        ("waits", "for its parents" if counts.is_unopened else ""),
         ("cancelled", "yes" if counts.is_cancelled else ""),
         ("on failure", "the first failed member stops the others" if is_fast else ""),
         ("within", (relations.batch_id or "") if relations is not None else ""),

@@ -551,7 +551,7 @@ class Jobs:
                     raise _partly(known, len(changes), error) from error
                 raise
             known.update((place, answer) for (place, _), answer in zip(chunk, answers, strict=True))
-        if Applied.RELEASING in known.values():
+        if Applied.RELEASE_NEEDED in known.values():
             release_continuations(self._client.storage)
         return [known[place] for place in range(len(changes))]
 

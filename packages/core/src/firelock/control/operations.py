@@ -77,7 +77,7 @@ class ChunkDone:
 class Outcome:
     """The states of the jobs that an operation requeued: a snapshot, stored after all of them have ended."""
 
-    looked_at: int  # number of jobs that were read; only the first jobs if there are very many
+    checked: int  # number of jobs whose state was read; only the first jobs if there are very many
     by_state: Mapping[State, int]  # by current state; states without jobs are left out
     missing: int = 0  # jobs that were pruned in the meantime
 
@@ -209,7 +209,7 @@ def read_operation(record: Record) -> Operation:
     outcome = value.get("outcome")
     if outcome is not None:
         by_state = {State(state): number for state, number in outcome["by_state"].items()}
-        outcome = Outcome(outcome["looked_at"], by_state, outcome["missing"])
+        outcome = Outcome(outcome["checked"], by_state, outcome["missing"])
     fields |= {
         "id": record.key,
         "verb": Verb(value["verb"]),
@@ -478,7 +478,7 @@ class Operations:
             page = storage.find(operation.where, limit=_CHUNK, cursor=operation.cursor, oldest_first=True)
             matching = [job for job in page.jobs if operation.is_meant(job) and is_meant(job)]
             wanted, results = self._change_jobs(operation, matching)
-            if Applied.RELEASING in results:
+            if Applied.RELEASE_NEEDED in results:
                 release_continuations(storage)  # the progress is stored even if this fails
             changed = [one.job_id for one, result in zip(wanted, results, strict=True) if result.is_applied]
             if operation.verb is Verb.REQUEUE and changed and operation.changed < _IDS_KEPT:

@@ -99,7 +99,7 @@ def _as_member(inner: JobRecord, counts: BatchCounts) -> BatchCounts:
             1, succeeded=int(state is State.SUCCEEDED), failed=int(state is State.FAILED),
             deleted=int(state is State.DELETED),
         )  # fmt: skip
-    waits = bool(inner.parents) and counts.is_shut and not counts.is_cancelled
+    waits = bool(inner.parents) and counts.is_unopened and not counts.is_cancelled
     return BatchCounts(1, active=int(not waits), waiting=int(waits))
 
 

@@ -120,7 +120,7 @@ class KeyReads:
     now: int
     states: dict[str, KeyState | None] = attrs.Factory(dict)
     known: dict[str, LimitNumbers] = attrs.Factory(dict)
-    held_by: dict[str, list[JobRecord]] = attrs.Factory(dict)  # by key: the jobs that hold it
+    holders: dict[str, list[JobRecord]] = attrs.Factory(dict)  # by key: the jobs that hold it
 
     @property
     def are_many(self) -> bool:
@@ -215,11 +215,11 @@ class KeyReads:
 
     def _holders(self, key: str) -> list[JobRecord]:
         """Return the jobs that hold a key, at most 100."""
-        if key not in self.held_by:
+        if key not in self.holders:
             state = self._read(key)
             found = self.storage.get(state.holders) if state is not None and state.holders else []
-            self.held_by[key] = [job for job in found if job is not None]
-        return self.held_by[key]
+            self.holders[key] = [job for job in found if job is not None]
+        return self.holders[key]
 
     def _read(self, key: str) -> KeyState | None:
         """Return the state of a key, and store the limit numbers of the key and its name in `known`."""

@@ -612,10 +612,10 @@ class Job(Generic[R]):
         return self._applied(self._client.storage.apply((transition,))[0], done)
 
     def _applied(self, applied: Applied, done: str) -> Job[R]:
-        if applied is Applied.RELEASING:
+        if applied is Applied.RELEASE_NEEDED:
             release_continuations(self._client.storage)
         record = self._read()
-        if applied is Applied.RELEASING and done == "requeued" and record.relations is not None:
+        if applied is Applied.RELEASE_NEEDED and done == "requeued" and record.relations is not None:
             update_batches(self._client.storage, record.relations.batch_id)
         if applied is Applied.TAKEN:
             raise JobConflict(why_key_is_taken(self._client.storage, record))

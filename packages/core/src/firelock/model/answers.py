@@ -14,7 +14,7 @@ class Applied(StrEnum):
     """The result of one transition."""
 
     APPLIED = "applied"
-    RELEASING = "releasing"  # applied; the caller must now call `release` to move continuations and batches
+    RELEASE_NEEDED = "release_needed"  # applied; call `release` now to move continuations and batches
     ALREADY = "already"  # a repetition: the job is already in the target state with this fence
     REFUSED = "refused"  # a guard does not hold; nothing was written
     MISSING = "missing"  # no job with this id was found
@@ -44,7 +44,7 @@ class PartlyUnavailable(PartlyApplied, StorageUnavailable):
     """A `PartlyApplied` error caused by an outage; sending the other changes again might help."""
 
 
-_IN_STORAGE = frozenset({Applied.APPLIED, Applied.RELEASING, Applied.ALREADY})
+_IN_STORAGE = frozenset({Applied.APPLIED, Applied.RELEASE_NEEDED, Applied.ALREADY})
 
 
 @attrs.frozen

@@ -43,7 +43,7 @@ class BatchCounts:
     failed: int = 0
     deleted: int = 0
     is_held: bool = False  # its creator is still adding members
-    is_shut: bool = False  # it has not opened because a job that it waits for has not ended
+    is_unopened: bool = False  # it has not opened because a job that it waits for has not ended
     is_cancelled: bool = False  # permanent
     is_stopping: bool = False  # a member has failed, so the remaining members are being stopped
     batches: int = 0  # members that are batches

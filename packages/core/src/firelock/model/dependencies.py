@@ -87,7 +87,7 @@ def read_relations(text: str) -> Relations:
     try:
         batch_id, caller_id, inputs, batch, *_ = json.loads(text)
         if type(batch_id) not in STRING_OR_NULL or type(caller_id) not in STRING_OR_NULL:
-            return _read_known_ties(text)
+            return _read_known_relations(text)
         return Relations(
             batch_id,
             caller_id,
@@ -95,10 +95,10 @@ def read_relations(text: str) -> Relations:
             None if batch is None else _read_rules(batch),
         )
     except UNREADABLE:
-        return _read_known_ties(text)
+        return _read_known_relations(text)
 
 
-def _read_known_ties(text: str) -> Relations:
+def _read_known_relations(text: str) -> Relations:
     said = list_or_empty(text)
     batch_id, caller_id, inputs, batch, *_ = *said, None, None, None, None
     return Relations(

@@ -658,7 +658,8 @@ class JobRunner:
             raise JobCancelled("the job no longer belongs to this run; its transaction must be rolled back")
         if applied is Applied.ALREADY:  # a second call; the first one was stored
             return
-        run.completion = Completion(transition, max(0, at - run.started_at), applied is Applied.RELEASING)
+        needs_release = applied is Applied.RELEASE_NEEDED
+        run.completion = Completion(transition, max(0, at - run.started_at), needs_release)
         if self._on_completed is not None:
             self._on_completed(run)
 

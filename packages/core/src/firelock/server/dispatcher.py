@@ -108,7 +108,7 @@ class Dispatcher:
     _next_claim_at: int | None = None  # storage's time; a claim may then find jobs that the last one missed
     _was_refused: bool = False  # whether the last exchange was refused
     _empty_claims: int = 0  # consecutive claims that were repeated immediately and found nothing
-    _is_releasing: bool = False  # continuations wait for a release
+    _needs_release: bool = False  # continuations wait for a release
     _has_parked_too_many: bool = False  # as last logged
 
     def __attrs_post_init__(self) -> None:
@@ -288,13 +288,13 @@ class Dispatcher:
         if self._failing_since and (limit or reply.results):  # otherwise neither a claim nor an end was sent
             self._note_failing(0.0)
         self._pause = _FIRST_PAUSE
-        self._is_releasing |= self._settler.answered(reply.results, self._batches)
+        self._needs_release |= self._settler.answered(reply.results, self._batches)
         is_full = self._give_out(reply.claim, limit)
         is_stopped = self._state is DispatcherState.STOPPED
         # Last, so that the claimed jobs are already running if this fails. Upkeep does the remaining work.
-        self._is_releasing |= self._settler.check_uncertain(self._batches)
-        if self._is_releasing or self._batches.is_due() or (is_stopped and self._batches.is_needed):
-            self._is_releasing = False
+        self._needs_release |= self._settler.check_uncertain(self._batches)
+        if self._needs_release or self._batches.is_due() or (is_stopped and self._batches.is_needed):
+            self._needs_release = False
             self._inbox.skip_next_wait()
             self._batches.release()
             self._upkeep.release_again()
@@ -328,7 +328,7 @@ class Dispatcher:
         """Handle the storage's result for a parked end, in the dispatcher's thread."""
 
         def answer() -> None:
-            self._is_releasing |= self._settler.answered_parked(parked, result, self._batches)
+            self._needs_release |= self._settler.answered_parked(parked, result, self._batches)
 
         self._inbox.order(answer)
 
@@ -500,7 +500,7 @@ class Dispatcher:
             else:
                 run.cancel(CancelKind.LOST, "deleted, or taken from this server")
         if completed:
-            self._is_releasing |= self._settler.completed(completed, self._batches)
+            self._needs_release |= self._settler.completed(completed, self._batches)
         for job in reply.unknown:
             run = running.get(job.id)
             if run is None or run.job.fence != job.fence:
@@ -830,9 +830,9 @@ class _Settler:
                 log.info(_REFUSED, end.job.id)
         self._count(accepted)
         releasing = []
-        if Applied.RELEASING in results:
+        if Applied.RELEASE_NEEDED in results:
             releasing = [
-                end for end, result in zip(ended, results, strict=False) if result is Applied.RELEASING
+                end for end, result in zip(ended, results, strict=False) if result is Applied.RELEASE_NEEDED
             ]
         return self._notify_batches(releasing + _freeing(accepted), batches)
 

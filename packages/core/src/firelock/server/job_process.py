@@ -202,7 +202,7 @@ class JobProcess:
         run.stop = None
         if answer is not None:
             transition = _read_transition(answer["transition"])
-            blocks = answer["shuts"]
+            blocks = answer["blocks"]
             return EndedRun(
                 run.job, transition, int(answer["duration"]), run.completion,
                 blocks=None if blocks is None else (blocks[0], blocks[1]),
@@ -546,7 +546,7 @@ def _serve(runtime: Runtime, jobs: _Orders, send: Callable[[Mapping[str, Any]], 
             {
                 "transition": _write_transition(prepared.transition),
                 "duration": prepared.duration,
-                "shuts": prepared.blocks,
+                "blocks": prepared.blocks,
             }
         )
 

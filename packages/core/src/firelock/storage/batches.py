@@ -71,7 +71,7 @@ def folded(counts: BatchCounts, known: Share, *, fails_fast: bool) -> BatchCount
         failed=counts.failed + known.failed,
         deleted=counts.deleted + known.deleted,
         is_held=counts.is_held,
-        is_shut=counts.is_shut,
+        is_unopened=counts.is_unopened,
         is_cancelled=counts.is_cancelled,
         is_stopping=counts.is_stopping or (fails_fast and known.failures > 0),
         batches=counts.batches + known.batches,
@@ -80,7 +80,7 @@ def folded(counts: BatchCounts, known: Share, *, fails_fast: bool) -> BatchCount
 
 def end_of(counts: BatchCounts) -> State:
     """Return the state of a batch with these counts; awaiting while it is open."""
-    if counts.is_cancelled or not (counts.is_held or counts.is_shut):
+    if counts.is_cancelled or not (counts.is_held or counts.is_unopened):
         ended = batch_end(
             active=counts.active, waiting=counts.waiting, failed=counts.failed,
             is_cancelled=counts.is_cancelled, is_stopping=counts.is_stopping,

@@ -167,8 +167,9 @@ class Storage(ABC):
         **Members.** A member of a batch (`Relations.batch_id`) is included in the counts of its batch from
         this step on. The batch can be earlier in this call. If the batch has not opened, because it waits for
         other jobs, its members without undecided parents must wait for the opening: awaiting, without
-        `due_at`, with the reason `Moved.SHUT_OUT`. The same applies to inner batches, and therefore to their
-        members. To add members to a stored batch, lock the batch against `release`; inserts share this lock.
+        `due_at`, with the reason `Moved.WAITS_FOR_BATCH`. The same applies to inner batches, and therefore to
+        their members. To add members to a stored batch, lock the batch against `release`; inserts share this
+        lock.
 
         **Batches.** A batch itself (`Relations.batch`) is awaiting. Its `due_at` is the end of its hold. Its
         parents are the jobs that must end before it opens.
@@ -265,8 +266,8 @@ class Storage(ABC):
         REFUSED if there is no such memo, or if the job is processing.
 
         **Members.** The counts of a batch must include a change of a member from the same step on. The result
-        of such a change can be RELEASING even if the member has no children. These changes are REFUSED: a
-        requeue of a member of a cancelled batch, its restoration to a state that is not final, and the
+        of such a change can be RELEASE_NEEDED even if the member has no children. These changes are REFUSED:
+        a requeue of a member of a cancelled batch, its restoration to a state that is not final, and the
         requeue of an awaiting job whose input is missing. The requeue of a member must lock each surrounding
         batch that fails fast, from the innermost outwards, fold its recorded changes into its counts, and
         clear `is_stopping`.
@@ -578,8 +579,8 @@ class Storage(ABC):
         - If the batch is cancelled or stopping, all members that have not ended are deleted, and running ones
           leave a tail. Inner batches are cancelled. The reason is `Moved.SWEPT` or `Moved.STOPPED`, and
           `expires_at` is that of `BatchRules.keeps`.
-        - If the batch has opened, members that waited for the opening are enqueued with `Moved.LET_IN`, or
-          scheduled if their `nominal_at` is in the future.
+        - If the batch has opened, members that waited for the opening are enqueued with `Moved.BATCH_OPENED`,
+          or scheduled if their `nominal_at` is in the future.
 
         The same call must also process what these changes make possible, up to the limit: for example the
         children of a batch that has ended, and its outer batches.

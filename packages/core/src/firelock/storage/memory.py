@@ -425,10 +425,10 @@ class Table(Tables):
         members = self._members.get(batch)
         return [] if members is None else self._jobs(islice(members.unswept, limit))
 
-    def shut_out(self, batch: str, limit: int) -> list[StoredJob]:
-        """See `Tables.shut_out`."""
+    def waiting_for_batch(self, batch: str, limit: int) -> list[StoredJob]:
+        """See `Tables.waiting_for_batch`."""
         members = self._members.get(batch)
-        return [] if members is None else self._jobs(islice(members.shut_out, limit))
+        return [] if members is None else self._jobs(islice(members.waiting_for_batch, limit))
 
     def memos(self, job: str) -> list[Memo]:
         """See `Tables.memos`."""
@@ -785,7 +785,7 @@ class Members:
         self.by_time = Order()
         self.by_state: defaultdict[State, Order] = defaultdict(Order)
         self.unswept: dict[str, None] = {}
-        self.shut_out: dict[str, None] = {}
+        self.waiting_for_batch: dict[str, None] = {}
 
     def put(self, row: StoredJob) -> None:
         """Add the member to its orders."""
@@ -793,15 +793,15 @@ class Members:
         self.by_state[job.state].put(job.id, job.changed_at)
         if not job.is_final and not row.is_cancelled:
             self.unswept[job.id] = None
-        if row.is_shut_out:
-            self.shut_out[job.id] = None
+        if row.waits_for_batch:
+            self.waiting_for_batch[job.id] = None
 
     def drop(self, row: StoredJob) -> None:
         """Remove the member from its orders."""
         job = row.record
         self.by_state[job.state].drop(job.id)
         self.unswept.pop(job.id, None)
-        self.shut_out.pop(job.id, None)
+        self.waiting_for_batch.pop(job.id, None)
 
 
 class RecordKind:

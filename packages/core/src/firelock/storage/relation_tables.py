@@ -56,7 +56,7 @@ def put(tables: Tables, row: StoredJob) -> None:
     if row.record.is_batch:
         if before is None:
             tables.put_batch_counts(row.record.id, BatchCounts())
-        elif before.is_shut and not row.is_shut:
+        elif before.is_unopened and not row.is_unopened:
             tables.note_changed(row.record.id)
         _note_if_changed(tables, row)
 
@@ -106,7 +106,7 @@ def counts_of(tables: Tables, batch: StoredJob) -> BatchCounts:
         failed=counted.failed,
         deleted=counted.deleted,
         is_held=is_held,
-        is_shut=batch.is_shut,
+        is_unopened=batch.is_unopened,
         is_cancelled=batch.is_cancelled,
         is_stopping=counted.is_stopping,
         batches=counted.batches,
@@ -157,7 +157,7 @@ def in_batch(tables: Tables, job: NewJob, row: StoredJob, new: Mapping[str, Stor
 def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
     """Return the member; it waits for the opening of its batch if nothing else delays it."""
     is_free = not row.record.is_final and not row.pending and not row.is_cancelled
-    return rules.shut_out(row) if batch is not None and batch.is_shut and is_free else row
+    return rules.waiting_for_batch(row) if batch is not None and batch.is_unopened and is_free else row
 
 
 # ---- transitions -----------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def change_batch(tables: Tables, row: StoredJob, transition: Transition) -> Appl
     else:
         return Applied.REFUSED
     put(tables, after)
-    return Applied.RELEASING if tables.is_changed(job.id) else Applied.APPLIED
+    return Applied.RELEASE_NEEDED if tables.is_changed(job.id) else Applied.APPLIED
 
 
 def _suspended(
@@ -297,8 +297,8 @@ def examine(tables: Tables, id: str, room: int, *, now: int) -> int:
         reason, of = Moved.SWEPT.value if counts.is_cancelled else Moved.STOPPED.value, _rules(batch)
         moved = [_swept(row, reason, of, now=now) for row in tables.unswept(id, room)]
     else:
-        shut_out = [] if counts.is_shut else tables.shut_out(id, room)
-        moved = [rules.let_in(row, now=now) for row in shut_out]
+        resumable = [] if counts.is_unopened else tables.waiting_for_batch(id, room)
+        moved = [rules.resumed_member(row, now=now) for row in resumable]
     for row in moved:
         put(tables, row)
     if len(moved) == room:
@@ -347,10 +347,10 @@ def remember(tables: Tables, new: NewMemo, *, now: int) -> Remembered:
 def _may_remember(job: JobRecord, new: NewMemo) -> bool:
     if new.session is None:
         return job.state not in _ENDED_UNWATCHED
-    return is_held_by(job, new.session, new.fence)
+    return is_claimed_by(job, new.session, new.fence)
 
 
-def is_held_by(job: JobRecord, session: str, fence: int | None) -> bool:
+def is_claimed_by(job: JobRecord, session: str, fence: int | None) -> bool:
     """Return whether the session runs the job with this fence."""
     return job.state is State.PROCESSING and (job.session, job.fence) == (session, fence)
 
@@ -366,7 +366,7 @@ def _size(memo: Memo | None) -> int:
 def recall(tables: Tables, id: str, session: str | None, fence: int | None) -> list[Memo] | None:
     """See `Storage.recall`."""
     row = tables.job(id)
-    if row is None or (session is not None and not is_held_by(row.record, session, fence)):
+    if row is None or (session is not None and not is_claimed_by(row.record, session, fence)):
         return None
     return tables.memos(id) if row.has_memos else []
 

@@ -39,7 +39,7 @@ from firelock.storage.tables import MemoSum, StoredSession, Tables
 if TYPE_CHECKING:
     import cattrs
 
-_LAYOUT = 1
+_LAYOUT = 2  # development versions used layout 1
 _LAYOUT_KEY = "layout"
 _DAY = 86_400 * SECOND
 _LONGEST_ID = 64
@@ -126,7 +126,12 @@ def _lay_out(rows: Rows) -> bool:
     if found is None:
         rows.put(_LAYOUT_KEY, str(_LAYOUT))
         return True
-    if int(found) != _LAYOUT:
+    if int(found) < _LAYOUT:
+        raise SchemaMismatch(
+            f"The stored rows have layout {found}, which was written by Firelock before its first release "
+            "and cannot be read. Delete the rows, or use another store."
+        )
+    if int(found) > _LAYOUT:
         raise SchemaMismatch(
             f"The stored rows have layout {found}, but this release of Firelock supports only layout "
             f"{_LAYOUT}. Upgrade Firelock."
@@ -331,9 +336,9 @@ class _Tables(Tables):
         found = self.rows.scan(f"unswept/{batch}/", limit=limit)
         return self._jobs(key.rpartition("/")[2] for key, _ in found)
 
-    def shut_out(self, batch: str, limit: int) -> list[StoredJob]:
-        """See `Tables.shut_out`."""
-        found = self.rows.scan(f"shut-out/{batch}/", limit=limit)
+    def waiting_for_batch(self, batch: str, limit: int) -> list[StoredJob]:
+        """See `Tables.waiting_for_batch`."""
+        found = self.rows.scan(f"waiting-for-batch/{batch}/", limit=limit)
         return self._jobs(key.rpartition("/")[2] for key, _ in found)
 
     def memos(self, job: str) -> list[Memo]:
@@ -606,8 +611,8 @@ def _places_in(batch: str, row: StoredJob) -> set[str]:
     places = {f"{of}/time/{job.created_at:016x}/{id}", f"{of}/state/{job.state}/{job.changed_at:016x}/{id}"}
     if not job.is_final and not row.is_cancelled:
         places.add(f"unswept/{batch}/{id}")
-    if row.is_shut_out:
-        places.add(f"shut-out/{batch}/{id}")
+    if row.waits_for_batch:
+        places.add(f"waiting-for-batch/{batch}/{id}")
     return places
 
 

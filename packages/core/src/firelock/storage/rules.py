@@ -73,7 +73,7 @@ class StoredJob:
     history: tuple[HistoryEntry, ...] = ()
     attempts: tuple[Attempt, ...] = ()  # failed attempts, with their tracebacks
     has_memos: bool = False
-    is_shut_out: bool = False  # the job only waits until its batch opens
+    waits_for_batch: bool = False  # the job only waits until its batch opens
     is_cancelled: bool = False  # the job is a batch that was cancelled, which is final
 
     @property
@@ -86,9 +86,9 @@ class StoredJob:
         )
 
     @property
-    def is_shut(self) -> bool:
+    def is_unopened(self) -> bool:
         """Whether the job is a batch that has not opened, so that its members wait."""
-        return self.is_shut_out or (self.record.state is State.AWAITING and bool(self.pending))
+        return self.waits_for_batch or (self.record.state is State.AWAITING and bool(self.pending))
 
     @property
     def is_ready(self) -> bool:
@@ -121,7 +121,7 @@ def _changed(row: StoredJob, entry: HistoryEntry | None = None, **fields: object
     history = row.history if entry is None else tuple(bounded_history(row.history, entry))
     return StoredJob(
         job, row.sequence, row.pending if is_awaiting else (), history, row.attempts, row.has_memos,
-        row.is_shut_out and is_awaiting, row.is_cancelled,
+        row.waits_for_batch and is_awaiting, row.is_cancelled,
     )  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def cancelled(row: StoredJob, reason: str | None, *, at: int) -> StoredJob:
         row, HistoryEntry(State.AWAITING, at, reason), state=State.AWAITING, reason=reason, changed_at=at,
         due_at=None, ended_at=None, expires_at=None,
     )  # fmt: skip
-    return attrs.evolve(gone, is_cancelled=True, is_shut_out=False)
+    return attrs.evolve(gone, is_cancelled=True, waits_for_batch=False)
 
 
 def held(row: StoredJob, until: int | None) -> StoredJob:
@@ -269,12 +269,12 @@ def batch_ended(row: StoredJob, counts: BatchCounts, state: State, *, now: int) 
     )  # fmt: skip
 
 
-def shut_out(row: StoredJob) -> StoredJob:
+def waiting_for_batch(row: StoredJob) -> StoredJob:
     """Return a member that has no undecided parents and waits for its batch to open.
 
     The last history entry is replaced.
     """
-    job, reason = row.record, Moved.SHUT_OUT.value
+    job, reason = row.record, Moved.WAITS_FOR_BATCH.value
     entry = HistoryEntry(State.AWAITING, row.history[-1].at, reason)
     job = attrs.evolve(
         job,
@@ -283,19 +283,19 @@ def shut_out(row: StoredJob) -> StoredJob:
         enqueued_at=None,
         due_at=job.due_at if job.is_batch else None,
     )
-    return attrs.evolve(row, record=job, history=(*row.history[:-1], entry), is_shut_out=True)
+    return attrs.evolve(row, record=job, history=(*row.history[:-1], entry), waits_for_batch=True)
 
 
-def let_in(row: StoredJob, *, now: int) -> StoredJob:
+def resumed_member(row: StoredJob, *, now: int) -> StoredJob:
     """Return a member that waited for its batch to open, in its state after the opening."""
-    job, reason = row.record, Moved.LET_IN.value
+    job, reason = row.record, Moved.BATCH_OPENED.value
     fields: dict[str, object] = {"state": State.ENQUEUED, "enqueued_at": now}
     if job.is_batch:
         fields = {"state": State.AWAITING}
     elif job.nominal_at is not None and job.nominal_at > now:
         fields = {"state": State.SCHEDULED, "due_at": job.nominal_at}
     entry = HistoryEntry(cast("State", fields["state"]), now, reason)
-    return attrs.evolve(_changed(row, entry, reason=reason, changed_at=now, **fields), is_shut_out=False)
+    return attrs.evolve(_changed(row, entry, reason=reason, changed_at=now, **fields), waits_for_batch=False)
 
 
 # ---- attempts --------------------------------------------------------------------------------------------
@@ -313,8 +313,8 @@ def claimed_by(row: StoredJob, session: str, server: str, *, now: int) -> Stored
 def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
     """Return the job after the transition, and the result: applied, already or refused.
 
-    The storage determines whether the result is `releasing` instead of applied. A refused transition can
-    still clear a tail.
+    The storage determines whether the result is `RELEASE_NEEDED` instead of `APPLIED`. A refused transition
+    can still clear a tail.
     """
     job = row.record
     if job.state not in transition.from_states or not is_holder(job, transition):

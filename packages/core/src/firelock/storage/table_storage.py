@@ -181,7 +181,7 @@ class TableStorage(DerivedStorage):
         is_releasing = tables.is_releasing(after.record.id) or (
             batch_id is not None and tables.is_changed(batch_id)
         )
-        return Applied.RELEASING if is_releasing else result
+        return Applied.RELEASE_NEEDED if is_releasing else result
 
     def move(self, moves: Sequence[Move]) -> list[Applied]:
         """See `Storage.move`."""

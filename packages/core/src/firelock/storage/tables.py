@@ -130,7 +130,7 @@ class Tables(ABC):
         """Return members that have not ended, except batches that are cancelled."""
 
     @abstractmethod
-    def shut_out(self, batch: str, limit: int) -> list[StoredJob]:
+    def waiting_for_batch(self, batch: str, limit: int) -> list[StoredJob]:
         """Return members that wait for the opening of the batch."""
 
     @abstractmethod

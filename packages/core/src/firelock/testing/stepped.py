@@ -313,9 +313,9 @@ class SteppedServer:
         completion = ended.completion
         if completion is not None and self._has_completed(ended, applied):
             ended = completed_end(ended.job, completion)
-            applied = Applied.RELEASING if completion.frees_children else Applied.ALREADY
+            applied = Applied.RELEASE_NEEDED if completion.frees_children else Applied.ALREADY
         # A refused end might be that of the last running member of a cancelled batch.
-        while applied in {Applied.RELEASING, Applied.REFUSED} and self._storage.release(_BATCH):
+        while applied in {Applied.RELEASE_NEEDED, Applied.REFUSED} and self._storage.release(_BATCH):
             continue
         error = runner.errors.pop(ended.job.id, None)
         if error is not None and not _ends_the_job(error):

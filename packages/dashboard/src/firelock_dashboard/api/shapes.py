@@ -166,8 +166,8 @@ def operation_json(operation: Operation) -> dict[str, Any]:
     where = {name: value for name, value in attrs.asdict(operation.where).items() if value is not None}
     return shown | {
         "where": where | {name: _at(where[name]) for name in ("since", "until") if name in where},
-        "outcome": outcome and _fields_of(outcome, "looked_at", "missing") | {
-            "looked_at": outcome.looked_at, "by_state": dict(outcome.by_state),
+        "outcome": outcome and _fields_of(outcome, "checked", "missing") | {
+            "checked": outcome.checked, "by_state": dict(outcome.by_state),
         },
         "contains": dict(operation.contains),
     }  # fmt: skip

@@ -364,8 +364,8 @@ def _waits(job: JobRecord, counts: BatchCounts | None) -> bool:
     if not job.parents or job.waits_for is not None:
         return False
     if job.is_batch:
-        return counts is not None and counts.is_shut and not counts.is_cancelled
-    return job.reason != Moved.SHUT_OUT
+        return counts is not None and counts.is_unopened and not counts.is_cancelled
+    return job.reason != Moved.WAITS_FOR_BATCH
 
 
 def _plain(value: JsonValue) -> str:

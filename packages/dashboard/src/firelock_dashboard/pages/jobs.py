@@ -626,7 +626,7 @@ def _answer(
     undo: Undo | None = None, **detail: JsonValue,
 ) -> Response:  # fmt: skip
     """Record the action in the audit, and return the response with the numbers of jobs."""
-    applied = sum(result in {Applied.APPLIED, Applied.RELEASING} for result in results)
+    applied = sum(result in {Applied.APPLIED, Applied.RELEASE_NEEDED} for result in results)
     missing = sum(result is Applied.MISSING for result in results)
     skipped = len(results) - applied - missing
     target = ids[0] if len(ids) == 1 else visit.text("jobs.count", count=len(ids))

@@ -136,7 +136,7 @@ def _of_parents(at: JobWait) -> Iterator[Reason]:
         return
     if relations is not None and relations.batch_id is not None:
         yield Reason(
-            "why_batch_closed", Weight.NOTE, {"id": relations.batch_id}, f"/batches/{relations.batch_id}"
+            "why_batch_unopened", Weight.NOTE, {"id": relations.batch_id}, f"/batches/{relations.batch_id}"
         )
     else:
         yield Reason("why_no_parent", Weight.BAD)

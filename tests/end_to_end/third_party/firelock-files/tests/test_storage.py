@@ -22,7 +22,7 @@ class TestFileStorage(RowStorageConformance):
     def make_newer_schema(self, tmp_path):
         def make():
             with closing(sqlite3.connect(tmp_path / "jobs")) as connection, connection:
-                connection.execute("update rows set value = '2' where key = 'layout'")
+                connection.execute("update rows set value = '100' where key = 'layout'")
 
         return make
 

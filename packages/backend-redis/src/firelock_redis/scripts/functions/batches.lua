@@ -19,14 +19,14 @@ local function batches()
 
   local NUMBERS = { 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted', 'batches' }
   -- Flags are empty if they are not set; the last three fields are not flags:
-  --   shut: the batch has not opened, because it waits for its parents or for its outer batch
+  --   unopened: the batch has not opened, because it waits for its parents or for its outer batch
   --   cancelled: it is cancelled
   --   stopping: a failure stops it
   --   fast: it fails fast
   --   outer: the outer batch
   --   keeps: the retention in microseconds per final state, - to keep it forever
-  --   walk: the place in bm: up to which members have been swept or let in, empty if no member must be swept or let in
-  local MARKS = { 'shut', 'cancelled', 'stopping', 'fast', 'outer', 'keeps', 'walk' }
+  --   walk: the place in bm: up to which members have been swept or resumed, empty if no member must be swept or resumed
+  local MARKS = { 'unopened', 'cancelled', 'stopping', 'fast', 'outer', 'keeps', 'walk' }
   local NAMED = {}
   for number, name in ipairs(NUMBERS) do NAMED[number] = name end
   for number, name in ipairs(MARKS) do NAMED[#NUMBERS + number] = name end
@@ -78,7 +78,7 @@ local function batches()
 
   -- Return the state that follows from the counts of the batch, W if it is open; see `batches.end_of`.
   local function end_of(row, is_held)
-    if row.cancelled == '' and (is_held or row.shut ~= '') then return 'W' end
+    if row.cancelled == '' and (is_held or row.unopened ~= '') then return 'W' end
     if row.active > 0 or (row.waiting > 0 and row.cancelled .. row.stopping ~= '') then return 'W' end
     if row.cancelled ~= '' then return 'D' end
     return (row.failed > 0 or row.waiting > 0) and 'F' or 'S'
@@ -88,7 +88,7 @@ local function batches()
   local function has_news(row, text)
     local state = sub(text, 1, 1)
     if state == 'D' then return false end
-    return row.cancelled ~= '' or row.stopping ~= '' or (row.walk ~= '' and row.shut == '')
+    return row.cancelled ~= '' or row.stopping ~= '' or (row.walk ~= '' and row.unopened == '')
       or end_of(row, state == 'W' and match(text, DUE) ~= '') ~= state
   end
 
@@ -121,7 +121,7 @@ local function batches()
   local function share(job)
     local state, row = job.state, find(job.flag, 'b', 1, true) and row_of(job.id)
     local waits = state == 'W' and job.waits == '' and not find(job.flag, 'o', 1, true)
-    if row then waits = waits and row.shut ~= '' and row.cancelled == '' end
+    if row then waits = waits and row.unopened ~= '' and row.cancelled == '' end
     local by_end = ENDS[state]
     local is_active = not by_end and not waits
     if by_end and find(job.flag, '+', 1, true) then is_active = call('ZSCORE', base .. 'releasing', job.id) end
@@ -163,9 +163,9 @@ local function batches()
   local function relations_of(job)
     if not job.relations then
       local payload = call('HGET', base .. 'payloads', job.id) or ''
-      local rare = match(payload, PAYLOAD.captures(rarer))
-      local is_read, fields = pcall(cjson.decode, rare ~= '' and rare or '[]')
-      job.relations = read_relations(is_read and type(fields) == 'table' and text_in(fields[RARER.relations_json]))
+      local optional = match(payload, PAYLOAD.captures(optional))
+      local is_read, fields = pcall(cjson.decode, optional ~= '' and optional or '[]')
+      job.relations = read_relations(is_read and type(fields) == 'table' and text_in(fields[OPTIONAL.relations_json]))
     end
     return job.relations
   end
@@ -214,7 +214,7 @@ local function batches()
 
   -- Open the batch, because all jobs for which it waited have ended. Its members may now run.
   local function open(id)
-    row_of(id).shut = ''
+    row_of(id).unopened = ''
     go_through(id)
   end
 
@@ -226,7 +226,7 @@ local function batches()
       if not row then return end
       if row.stopping ~= '' then
         row.stopping = ''
-        go_through(id)  -- lets in the members that are still shut out
+        go_through(id)  -- resumes the members that still wait for it
       end
       id = row.outer
     end

@@ -7,7 +7,7 @@
 --   c:<parent> ZSET: all children by their creation
 --   releasing ZSET: the ended parents that `release` must handle, by the number of their end
 --   ends: the number of the last end
---   looked HASH: see upkeep.lua
+--   checked HASH: see upkeep.lua
 --
 -- A parent's record gets the flag + with its first child. A child that no longer waits has no dependencies in these
 -- lists. A suspended job is a child of the jobs for which it waits: its dependencies are also in pend:, with the letter
@@ -47,16 +47,16 @@ local function other_edges(child)
   return left
 end
 
--- If the batch of a member has not opened, and the member does not wait for other members, shut it out. It waits until
--- the batch opens, and this wait replaces the last step in its history.
-local function keep_out(job)
+-- If the batch of a member has not opened, and the member does not wait for other members, let it wait until
+-- the batch opens. This wait replaces the last step in its history.
+local function wait_for_batch(job)
   if not is(job, 'm') or FINAL[job.state] then return end
   local outer, row = batches().row_of(batches().relations_of(job).batch), is(job, 'b') and batches().row_of(job.id)
-  if not outer or outer.shut == '' or (row and row.cancelled ~= '') then return end
+  if not outer or outer.unopened == '' or (row and row.cancelled ~= '') then return end
   local before, at = match('\n' .. job.history, '^(.*\n)%["%a+",(%-?%d+)[^\n]*\n$')
-  if at then job.history = sub(before, 2) .. step('W', at, rules.shut_out) end
-  if row then row.shut = '1' else job.due = '' end
-  job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.shut_out, job.flag .. 'o'
+  if at then job.history = sub(before, 2) .. step('W', at, rules.waits_for_batch) end
+  if row then row.unopened = '1' else job.due = '' end
+  job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.waits_for_batch, job.flag .. 'o'
 end
 
 -- Decide an awaiting child's dependency on an ended parent. Return the new state of the child, W if other dependencies
@@ -74,14 +74,14 @@ local function decide(child, on, parent, at, now, edges_left)
     if is(child, 'b') then
       batches().open(child.id)
       child.history = child.history .. step('W', at, reason)
-      keep_out(child)
+      wait_for_batch(child)
       return 'E'
     end
     if child.due ~= '' then put(removes, 'due', child.id) end
     child.state, child.enqueued, child.due = 'E', now, ''
     child.history = child.history .. step('E', at, reason)
     to_back(child)
-    keep_out(child)
+    wait_for_batch(child)
     return 'E'
   end
   if rule then child.reason = rule[2] end

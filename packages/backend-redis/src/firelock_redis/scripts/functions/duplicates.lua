@@ -18,27 +18,27 @@ local function array_end(text, at)
   end
 end
 
-local WRITTEN = PAYLOAD.captures(task, serializer, created, rarer, arguments) .. '$'
-local BEFORE_TAGS = '^%[' .. string.rep('[^,]*,', RARER.tags - 1) .. '()'
+local WRITTEN = PAYLOAD.captures(task, serializer, created, optional, arguments) .. '$'
+local BEFORE_TAGS = '^%[' .. string.rep('[^,]*,', OPTIONAL.tags - 1) .. '()'
 
--- Return the positions of the brackets around the tags in the rarer fields.
-local function tags_in(rare)
-  local first = match(rare, BEFORE_TAGS)
-  return first, array_end(rare, first)
+-- Return the positions of the brackets around the tags in the optional fields.
+local function tags_in(optional)
+  local first = match(optional, BEFORE_TAGS)
+  return first, array_end(optional, first)
 end
 
 -- Return the job's payload with the arguments, the serializer and the tags of the call, in the order of PAYLOAD.
 local function replaced_payload(stored, given)
-  local task, _, created, rare = match(stored, WRITTEN)
-  local _, serializer, _, given_rare, arguments = match(given, WRITTEN)
+  local task, _, created, optional = match(stored, WRITTEN)
+  local _, serializer, _, given_optional, arguments = match(given, WRITTEN)
   local tags = '[]'
-  if given_rare ~= '' then tags = sub(given_rare, tags_in(given_rare)) end
-  if rare == '' and tags ~= '[]' then rare = RARER.nothing end
-  if rare ~= '' then
-    local first, last = tags_in(rare)
-    rare = sub(rare, 1, first - 1) .. tags .. sub(rare, last + 1)
+  if given_optional ~= '' then tags = sub(given_optional, tags_in(given_optional)) end
+  if optional == '' and tags ~= '[]' then optional = OPTIONAL.nothing end
+  if optional ~= '' then
+    local first, last = tags_in(optional)
+    optional = sub(optional, 1, first - 1) .. tags .. sub(optional, last + 1)
   end
-  return task .. '\t' .. serializer .. '\t' .. created .. '\t' .. rare .. '\n' .. arguments
+  return task .. '\t' .. serializer .. '\t' .. created .. '\t' .. optional .. '\n' .. arguments
 end
 
 -- Return the job's admission with the limits of the call.

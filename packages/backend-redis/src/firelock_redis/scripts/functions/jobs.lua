@@ -6,7 +6,7 @@
 -- which is written again at each step. PAYLOAD, RECORD and LAST in layout/encoding.py declare their fields; this file
 -- writes them in that order.
 --
--- A few jobs have flags: + has children, b is a batch, m is a member of a batch, o is shut out until its batch opens,
+-- A few jobs have flags: + has children, b is a batch, m is a member of a batch, o waits until its batch opens,
 -- i uses results of other jobs, c was called by another job, r has memos, f has forgotten all its memos, s has
 -- streams.
 --
@@ -186,15 +186,15 @@ local function save(job)
   if job.was then counted[#counted + 1] = job end
 end
 
--- Return the rarer fields of a job's payload, see RARER; nil if it has none, or if they cannot be read. Also return the
--- number of bytes that were read for them.
-local function rare_fields(id)
+-- Return the optional fields of a job's payload, see OPTIONAL; nil if it has none, or if they cannot be read. Also
+-- return the number of bytes that were read for them.
+local function optional_fields(id)
   local payload = call('HGET', base .. 'payloads', id) or ''
-  local fields = match(payload, PAYLOAD.captures(rarer))
-  local is_read, rare = pcall(cjson.decode, fields and fields ~= '' and fields or 'null')
-  local is_known = is_read and type(rare) == 'table' and type(rare[RARER.tags]) == 'table'
-    and type(rare[RARER.parents]) == 'table'
-  return is_known and rare or nil, #payload
+  local optional = match(payload, PAYLOAD.captures(optional))
+  local is_read, fields = pcall(cjson.decode, optional and optional ~= '' and optional or 'null')
+  local is_known = is_read and type(fields) == 'table' and type(fields[OPTIONAL.tags]) == 'table'
+    and type(fields[OPTIONAL.parents]) == 'table'
+  return is_known and fields or nil, #payload
 end
 
 -- Remove the job from the lists of the parents for which it waits: the parents of its suspension if there are any,
@@ -206,8 +206,8 @@ local function forget_edges(job)
     gone[#gone + 1] = base .. 'w:' .. id
     return
   end
-  local fields = rare_fields(id)
-  for _, edge in ipairs(fields and fields[RARER.parents] or {}) do
+  local fields = optional_fields(id)
+  for _, edge in ipairs(fields and fields[OPTIONAL.parents] or {}) do
     call('ZREM', base .. 'pend:' .. edge[EDGE.parent_id], ON[edge[EDGE.on]] .. ' ' .. id)
   end
 end
@@ -215,7 +215,7 @@ end
 -- Remove the job from the releasing list, so that its end no longer decides its children.
 local function withdraw(id)
   call('ZREM', base .. 'releasing', id)
-  call('HDEL', base .. 'looked', id)
+  call('HDEL', base .. 'checked', id)
 end
 
 -- Return the list of claimable jobs to which a job belongs, and the name of the job in this list.
@@ -242,7 +242,7 @@ local function leave(job)
   if job.due ~= '' then put(removes, 'due', id) end
   if state == 'W' then
     local batch = is(job, 'b') and batches().row_of(id)
-    if not batch or batch.shut ~= '' then  -- an open batch does not wait for parents
+    if not batch or batch.unopened ~= '' then  -- an open batch does not wait for parents
       gone[#gone + 1] = base .. 'n:' .. id
       forget_edges(job)
     end
@@ -467,7 +467,7 @@ local function cancel(batch, reason, at)
   if FINAL[batch.state] and is(batch, '+') then withdraw(batch.id) end
   local row = batches().row_of(batch.id)
   row.cancelled = '1'
-  if is(batch, 'o') then row.shut = '' end
+  if is(batch, 'o') then row.unopened = '' end
   batches().go_through(batch.id)
   batch.state, batch.reason, batch.changed, batch.due, batch.ended, batch.expires = 'W', reason, at, '', '', ''
   batch.flag = string.gsub(batch.flag, 'o', '')

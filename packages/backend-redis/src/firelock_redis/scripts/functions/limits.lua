@@ -117,7 +117,8 @@ local function limits()
     if not text then return NONE end
     local numbers = parsed[text]
     if not numbers then
-      local concurrent, rate, per, burst, paused = match(text, LIMIT.captures(concurrent, rate, per, burst, paused))
+      local concurrent, rate, per, burst, paused =
+        match(text, LIMIT_SETTINGS.captures(concurrent, rate, per, burst, paused))
       rate, burst = tonumber(rate), tonumber(burst)
       numbers = { concurrent = tonumber(concurrent), rate = rate, is_paused = paused == '1' }
       numbers.interval = rate and rate > 0 and per / rate or 0

@@ -4,7 +4,7 @@
 
 -- The results of a change: applied, applied with children to release, repeated, refused, job not found, another job has
 -- its key.
-local APPLIED, RELEASING, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
+local APPLIED, RELEASE_NEEDED, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
 
 -- Hold the batch until this time, end its hold, or cancel it. Every other change of a batch is refused.
 local function change_batch(batch, session, to, at, reason, due)
@@ -16,14 +16,14 @@ local function change_batch(batch, session, to, at, reason, due)
     if batch.due ~= '' then add('due', batch.due, batch.id) end
     batches().touch(batch.id)
     save(batch)
-    return batch.due == '' and RELEASING or APPLIED
+    return batch.due == '' and RELEASE_NEEDED or APPLIED
   end
   if to ~= 'D' then return REFUSED end
-  if row.cancelled ~= '' then return RELEASING end
+  if row.cancelled ~= '' then return RELEASE_NEEDED end
   cancel(batch, reason, at)
   save(batch)
   enter(batch)
-  return RELEASING
+  return RELEASE_NEEDED
 end
 
 -- Return whether a person may restart this job, which is not running. This is refused if its batch is cancelled, or
@@ -54,7 +54,7 @@ local function forget_from(job, name)
   local from, last, size = tonumber(match(call('HGET', key, name), '^%d+')), 0, 0
   local all, gone_names = call('HGETALL', key), {}
   for number = 1, #all, 2 do
-    local place, bytes = match(all[number + 1], MEMO.captures(place, bytes))
+    local place, bytes = match(all[number + 1], STORED_MEMO.captures(place, bytes))
     if all[number] == '' then
       last = match(all[number + 1], '^%d+')
     elseif tonumber(place) >= from then
@@ -97,7 +97,7 @@ local function is_there(job, more)
     end
   end
   local memo = match(more.waits, '^"signal ') and call('HGET', base .. 'memo:' .. job.id, more.waits)
-  return memo and match(memo, MEMO.captures(done)) == '1' and more.waits
+  return memo and match(memo, STORED_MEMO.captures(done)) == '1' and more.waits
 end
 
 -- Let the suspended job wait for these parents or this memo.
@@ -108,7 +108,7 @@ local function wait_for(job, more)
     local id = more.parents[number]
     local parent = text and read(id, text)
     if parent and not FINAL[parent.state] then
-      edges = edges + call('ZADD', base .. 'pend:' .. id, call('INCR', base .. 'ties'), 'X ' .. job.id)
+      edges = edges + call('ZADD', base .. 'pend:' .. id, call('INCR', base .. 'edges'), 'X ' .. job.id)
       call('SADD', base .. 'w:' .. job.id, id)
       if not is(parent, '+') then
         parent.flag = '+' .. parent.flag

@@ -1,8 +1,8 @@
 -- Unique keys. Included after library.lua and jobs.lua. This file implements firelock/limits/unique_rules.py in one
 -- function, for the same reason as limits.lua.
 --
--- A key refers to a job, and the job's record decides whether it still has the key. unique HASH key -> OWNED; uz ZSET
--- the keys in order of name. A UNIQUE describes how a job uses its key.
+-- A key refers to a job, and the job's record decides whether it still has the key. unique HASH key -> UNIQUE_OWNER;
+-- uz ZSET the keys in order of name. A UNIQUE describes how a job uses its key.
 
 -- Return functions that read and change the rows of keys. `job_at` returns the job with an id, false if it is not
 -- stored.
@@ -13,7 +13,8 @@ local function unique_keys(now, job_at)
   local function row_of(key)
     local row = rows[key]
     if row == nil then
-      local mark, free_at, id = match(call('HGET', base .. 'unique', key) or '', OWNED.captures(mark, free_at, id))
+      local owner = call('HGET', base .. 'unique', key) or ''
+      local mark, free_at, id = match(owner, UNIQUE_OWNER.captures(mark, free_at, id))
       row = id and { mark = tonumber(mark), free_at = tonumber(free_at), id = id } or false
       rows[key] = row
     end

@@ -63,7 +63,7 @@ class Open:
     """A reported problem that has not ended, or failures of a task that are not reported yet."""
 
     since: int
-    told_at: int = 0
+    reported_at: int = 0
     last_at: int = 0  # time of the task's newest failure
     count: int = 0  # failures that are not reported yet
     jobs: list[str] = attrs.Factory(list)  # ids of some of the failed jobs
@@ -74,7 +74,7 @@ class Open:
 class Memory:
     """The data that is stored between two checks, because different servers can do them."""
 
-    looked_at: int = 0
+    checked_at: int = 0
     failures_until: int = 0
     seen: dict[str, str] = attrs.Factory(dict)  # by queue: the late job with limits that the last check found
     pending: list[str] = attrs.Factory(list)  # subjects of findings that are reported if they persist
@@ -98,7 +98,7 @@ class Memory:
         return json.dumps(fields.pop("more") | fields)
 
 
-_KNOWN = ("looked_at", "failures_until", "seen", "pending")
+_KNOWN = ("checked_at", "failures_until", "seen", "pending")
 
 
 def _known_of(kind: type[Open], fields: dict[str, Any]) -> Open:
@@ -147,7 +147,7 @@ class _Watch:
             if job.task != own_task:
                 self._note(job)
         for name, opened in self._opened(Event.FAILED):
-            if opened.count and self.now - opened.told_at >= _micros(self.rules.quiet):
+            if opened.count and self.now - opened.reported_at >= _micros(self.rules.quiet):
                 yield self._failed_event(name, opened)
             elif not opened.count and self._has_succeeded(name, opened.last_at):
                 yield self._recovered_event(name)
@@ -190,7 +190,7 @@ class _Watch:
 
     def _failed_event(self, subject: str, opened: Open) -> dict[str, JsonValue]:
         count, jobs, kinds = opened.count, [*opened.jobs], [*opened.error_types]
-        opened.told_at, opened.count = self.now, 0
+        opened.reported_at, opened.count = self.now, 0
         opened.jobs.clear()
         opened.error_types.clear()
         if subject.startswith(_BATCH):

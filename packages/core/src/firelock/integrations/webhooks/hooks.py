@@ -220,9 +220,9 @@ class Webhooks:
         storage = app.storage
         record, now = storage.get_record(*_RECORD), storage.clock()
         memory = Memory.read(None if record is None else record.value)
-        if memory.looked_at and now - memory.looked_at < self._interval.total_seconds() * 1_000_000 / 2:
+        if memory.checked_at and now - memory.checked_at < self._interval.total_seconds() * 1_000_000 / 2:
             return []
-        is_first, memory.looked_at = not memory.looked_at, now
+        is_first, memory.checked_at = not memory.checked_at, now
         turn = storage.put_record(
             *_RECORD, memory.write(), expected_version=0 if record is None else record.version
         )

@@ -236,5 +236,6 @@ def _waits(job: JobRecord, inner: dict[str, BatchCounts | None]) -> bool:
     if job.is_batch:
         counts = inner[job.id]
         assert counts is not None
-        return bool(job.parents) and counts.is_shut and not counts.is_cancelled
-    return bool(job.parents) and job.reason != Moved.SHUT_OUT  # SHUT_OUT: its parents have ended
+        return bool(job.parents) and counts.is_unopened and not counts.is_cancelled
+    has_open_parents = job.reason != Moved.WAITS_FOR_BATCH
+    return bool(job.parents) and has_open_parents

@@ -289,7 +289,7 @@ class JobRules(Ground):
                 real.append(change)
         expected, actual = self.twin.model.apply(model), self.twin.real.apply(real)
         assert expected == actual
-        if Applied.RELEASING in actual:
+        if Applied.RELEASE_NEEDED in actual:
             self.release()
 
     @rule(picks=SOME, queue=PICK, has_priority=st.booleans(), has_queue=st.booleans())

@@ -81,7 +81,7 @@ class BatchGround(SeededSteps):
             self.held.clear()
         for batch in self.batches:
             counts = self.flow.batch_counts(batch)
-            is_over = self.flow.state(batch) in FINAL_STATES or counts.is_shut
+            is_over = self.flow.state(batch) in FINAL_STATES or counts.is_unopened
             assert is_over, f"batch {batch[-4:]} never ends: {counts}"
 
     # ---- stored jobs -------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class BatchGround(SeededSteps):
             f"batch {batch[-4:]} is {state}, expected {_end_of(counted)}: {counted}"
         )
         assert not counted.is_held
-        assert counted.is_cancelled or not counted.is_shut
+        assert counted.is_cancelled or not counted.is_unopened
 
     def _judge_settled(self, batch: str, records: dict[str, JobRecord]) -> None:
         """Check the counts, state and callbacks of a batch when nothing is left to release."""
@@ -165,7 +165,7 @@ class BatchGround(SeededSteps):
         assert counted == self.flow.batch_counts(batch), (
             f"batch {batch[-4:]} has {self.flow.batch_counts(batch)}, expected {counted}"
         )
-        if counted.active or ((counted.is_held or counted.is_shut) and not counted.is_cancelled):
+        if counted.active or ((counted.is_held or counted.is_unopened) and not counted.is_cancelled):
             assert record.state is State.AWAITING, (
                 f"batch {batch[-4:]} ended too early as {record.state}: {counted}"
             )
@@ -235,7 +235,7 @@ class BatchSteps(BatchGround):
 
     def _source(self, outer: str | None) -> tuple[str | None, list[NewJob]]:
         """Return the id of the job for which a batch waits, and this job if it is new."""
-        if self.random.random() < 0.7 or (outer is not None and self.flow.batch_counts(outer).is_shut):
+        if self.random.random() < 0.7 or (outer is not None and self.flow.batch_counts(outer).is_unopened):
             return None, []
         job = self.flow.new_member(outer) if outer else self.flow.new_job(colocate_with=self._colocated_with)
         return job.id, [job]
@@ -352,8 +352,8 @@ class BatchSteps(BatchGround):
             assert result is Applied.REFUSED, "a member of a cancelled batch was requeued"
         elif before.state in FINAL_STATES and not any(cancelled):
             assert result.is_applied
-            # A job for which a shut batch waits may be deleted, which cancels the batch.
-            is_open = not any(counts.is_shut for counts in all_counts)
+            # A job for which an unopened batch waits may be deleted, which cancels the batch.
+            is_open = not any(counts.is_unopened for counts in all_counts)
             if is_open and not self._has_branches(around, records):
                 self.settle()
                 assert self.flow.state(job_id) is State.ENQUEUED, (

@@ -212,7 +212,7 @@ class BatchCountsDuty(StorageFixtures):
         between = flow.counts(batch)
         flow.settle_all()
 
-        assert Applied.RELEASING is result
+        assert Applied.RELEASE_NEEDED is result
         assert [(2, 1, 1, 0, 0, 0), (2, 1, 1, 1, 0, 0)] == [before, between]
         assert ((2, 1, 0, 1, 0, 0), _OPEN) == (flow.counts(batch), flow.state(batch))
         flow.settle(succeeds(flow.run(flow.begin("b"), b)))
@@ -507,7 +507,7 @@ class BatchCountsDuty(StorageFixtures):
         a = flow.member(batch)
         b = flow.member(batch, a)
         later = flow.member(batch, state=State.SCHEDULED, due_at=BASE + 5 * HOUR, nominal_at=BASE + 5 * HOUR)
-        shut, reasons = flow.batch_counts(batch), [flow.record(one).reason for one in (a, later)]
+        before, reasons = flow.batch_counts(batch), [flow.record(one).reason for one in (a, later)]
         assert [State.AWAITING] * 3 == flow.states(a, b, later)
         flow.settle_all()
         assert [_OPEN, State.AWAITING] == flow.states(batch, a)
@@ -515,10 +515,10 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle(succeeds(flow.run(flow.begin(), source)))
         flow.settle_all()
 
-        assert BatchCounts(total=3, active=2, waiting=1, is_shut=True) == shut
-        assert [Moved.SHUT_OUT] * 2 == reasons
+        assert BatchCounts(total=3, active=2, waiting=1, is_unopened=True) == before
+        assert [Moved.WAITS_FOR_BATCH] * 2 == reasons
         assert [State.ENQUEUED, State.AWAITING, State.SCHEDULED] == flow.states(a, b, later)
-        assert (Moved.LET_IN, BASE + 5 * HOUR) == (flow.record(a).reason, flow.record(later).due_at)
+        assert (Moved.BATCH_OPENED, BASE + 5 * HOUR) == (flow.record(a).reason, flow.record(later).due_at)
         assert BatchCounts(total=3, active=2, waiting=1) == flow.batch_counts(batch)
         assert [a] == flow.claim_ids(flow.begin("b"))
 
@@ -568,10 +568,10 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
 
         assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(a)]
-        assert not flow.batch_counts(batch).is_shut
+        assert not flow.batch_counts(batch).is_unopened
 
     def test_batch_waits_after_a_failure_and_is_cancelled_after_a_delete(self, flow: FlowScene) -> None:
-        """A batch after a failed job stays shut; a batch after a deleted job is cancelled, like a child job.
+        """A batch after a failed job stays unopened; one after a deleted job is cancelled, like a child job.
 
         If this fails: work that should follow a success runs after a failure.
         """
@@ -585,7 +585,7 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
 
         assert [_OPEN, State.AWAITING, _GONE, _GONE] == flow.states(waits, a, gone, b)
-        assert flow.batch_counts(waits).is_shut
+        assert flow.batch_counts(waits).is_unopened
         assert flow.batch_counts(gone).is_cancelled
         assert Moved.SWEPT == flow.record(b).reason
 
@@ -610,13 +610,13 @@ class BatchCountsDuty(StorageFixtures):
         )
         assert BatchCounts(total=2, deleted=2, is_cancelled=True) == flow.batch_counts(batch.id)
 
-    def test_released_member_waits_while_its_batch_is_shut(self, flow: FlowScene) -> None:
-        """While a batch is shut, the end of a member does not start another member that waits for it.
+    def test_released_member_waits_while_its_batch_is_unopened(self, flow: FlowScene) -> None:
+        """While a batch is unopened, the end of a member does not start another member that waits for it.
 
         A waiting member that an operator has requeued runs, and the end of the other member no longer affects
         it.
 
-        If this fails: a delete in a shut batch starts some of its members, or changes a running job.
+        If this fails: a delete in an unopened batch starts some of its members, or changes a running job.
         """
         source = flow.add()
         batch = flow.batch(after=[source])
@@ -628,7 +628,7 @@ class BatchCountsDuty(StorageFixtures):
 
         flow.settle_all()
 
-        assert (State.AWAITING, Moved.SHUT_OUT, State.PROCESSING) == (
+        assert (State.AWAITING, Moved.WAITS_FOR_BATCH, State.PROCESSING) == (
             flow.state(b), flow.record(b).reason, flow.state(c),
         )  # fmt: skip
         assert (3, 2, 0, 0, 0, 1) == flow.counts(batch)
@@ -636,8 +636,8 @@ class BatchCountsDuty(StorageFixtures):
         flow.settle_all()
         assert ((3, 1, 0, 1, 0, 1), _OPEN) == (flow.counts(batch), flow.state(batch))
 
-    def test_inner_batch_of_a_shut_batch_is_shut(self, flow: FlowScene) -> None:
-        """A batch within a shut batch is shut too, and so are its members; they count as active.
+    def test_inner_batch_of_an_unopened_batch_is_unopened(self, flow: FlowScene) -> None:
+        """A batch within an unopened batch is unopened too. The members of both wait and count as active.
 
         If this fails: an inner batch starts before its outer batch.
         """
@@ -645,16 +645,16 @@ class BatchCountsDuty(StorageFixtures):
         outer = flow.batch("outer", after=[source])
         inner = flow.batch("inner", within=outer)
         a = flow.member(inner)
-        shut = flow.batch_counts(inner).is_shut, flow.state(a), flow.counts(outer)
-        assert (Moved.SHUT_OUT, Moved.SHUT_OUT) == (flow.record(inner).reason, flow.record(a).reason)
+        before = flow.batch_counts(inner).is_unopened, flow.state(a), flow.counts(outer)
+        assert [Moved.WAITS_FOR_BATCH] * 2 == [flow.record(one).reason for one in (inner, a)]
         flow.settle_all()
         assert [_OPEN, _OPEN, State.AWAITING] == flow.states(outer, inner, a)
 
         flow.settle(succeeds(flow.run(flow.begin(), source)))
         flow.settle_all()
 
-        assert (True, State.AWAITING, (1, 1, 0, 0, 0, 0)) == shut
-        assert (State.ENQUEUED, False) == (flow.state(a), flow.batch_counts(inner).is_shut)
+        assert (True, State.AWAITING, (1, 1, 0, 0, 0, 0)) == before
+        assert (State.ENQUEUED, False) == (flow.state(a), flow.batch_counts(inner).is_unopened)
         flow.settle(succeeds(flow.run(flow.begin("b"), a)))
         flow.settle_all()
         assert [_DONE, _DONE] == flow.states(outer, inner)
@@ -916,21 +916,21 @@ class BatchCountsDuty(StorageFixtures):
         assert [_GONE, State.ENQUEUED] == flow.states(batch, then)
 
     def test_cancellation_includes_inner_batches(self, flow: FlowScene) -> None:
-        """Batches within a cancelled batch are cancelled too, including those that are still shut.
+        """Batches within a cancelled batch are cancelled too, including unopened ones.
 
         If this fails: the inner batches of a cancelled batch continue.
         """
         outer, (source,) = flow.batch_of(1)
         inner = flow.batch("inner", within=outer)
-        shut = flow.batch("shut", within=outer, after=[source])
-        a, b = flow.member(inner), flow.member(shut)
+        unopened = flow.batch("unopened", within=outer, after=[source])
+        a, b = flow.member(inner), flow.member(unopened)
 
         flow.settle(deletes(outer))
         flow.settle_all()
 
-        assert [_GONE] * 6 == flow.states(outer, source, inner, shut, a, b)
+        assert [_GONE] * 6 == flow.states(outer, source, inner, unopened, a, b)
         assert {Moved.SWEPT} == {flow.record(one).reason for one in (source, a, b)}
-        assert [True] * 3 == [flow.batch_counts(one).is_cancelled for one in (outer, inner, shut)]
+        assert [True] * 3 == [flow.batch_counts(one).is_cancelled for one in (outer, inner, unopened)]
         assert [(3, 0, 0, 0, 0, 3), (1, 0, 0, 0, 0, 1)] == [flow.counts(outer), flow.counts(inner)]
 
     def test_cancelled_batch_keeps_its_reason_and_history(self, flow: FlowScene) -> None:
@@ -961,7 +961,7 @@ class BatchCountsDuty(StorageFixtures):
         source = flow.add()
         gone, many = flow.batch_of(10)
         opened = flow.batch(after=[source])
-        shut = [flow.member(opened) for _ in range(10)]
+        waiting = [flow.member(opened) for _ in range(10)]
         flow.settle(deletes(gone))
         steps = [self._left(flow, many, _GONE)]
         while steps[-1]:
@@ -972,7 +972,7 @@ class BatchCountsDuty(StorageFixtures):
 
         while steps[-1]:
             flow.release(3)
-            steps.append(self._left(flow, shut, State.ENQUEUED))
+            steps.append(self._left(flow, waiting, State.ENQUEUED))
             assert len(steps) < 50, "members of an open batch are not enqueued"
 
         assert all(before - after <= 3 for before, after in pairwise(steps))

@@ -59,7 +59,7 @@ class CallDuty(StorageFixtures):
         between = flow.state(caller.id)
         flow.settle_all()
 
-        assert (Applied.RELEASING, State.AWAITING) == (result, between)
+        assert (Applied.RELEASE_NEEDED, State.AWAITING) == (result, between)
         flow.check(caller.id, state=State.ENQUEUED, waits_for=None)
         wanted = {"succeeds": State.SUCCEEDED, "fails": State.FAILED}.get(end, State.DELETED)
         assert Moved.PARENT_ENDED.format(state=wanted) == flow.record(caller.id).reason

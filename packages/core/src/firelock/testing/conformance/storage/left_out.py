@@ -63,12 +63,12 @@ class LeftOutDuty(StorageFixtures):
         If this fails: separate queues, which the server recommends in this case, do not help.
         """
         scene.add_many(EXAMINED, task=_OUT, colocate_with=A)
-        scene.storage.put_record("queue", "shut", '{"paused": true}')
-        scene.add(task=_IN, queue="shut", colocate_with=A)
+        scene.storage.put_record("queue", "paused", '{"paused": true}')
+        scene.add(task=_IN, queue="paused", colocate_with=A)
         wanted = [scene.add(task=_IN, queue=queue, colocate_with=A) for queue in ("one", "two")]
         holder = scene.begin()
 
-        named = _ids(_claim(scene, holder, 1, ("default", "shut", "one")))
+        named = _ids(_claim(scene, holder, 1, ("default", "paused", "one")))
         every = _ids(_claim(scene, holder, 100, None))
 
         assert [[one] for one in wanted] == [named, every]

@@ -603,7 +603,7 @@ class LifeDuty(StorageFixtures):
             applied = scene.storage.apply([succeeds(running)], within=transaction)
             seen_before_the_end = other.get([parent])
 
-        assert [Applied.RELEASING] == applied
+        assert [Applied.RELEASE_NEEDED] == applied
         assert [State.PROCESSING] == [record.state for record in seen_before_the_end if record]
         (stored,) = other.get([parent])
         assert stored is not None
@@ -611,7 +611,7 @@ class LifeDuty(StorageFixtures):
         other.release(10)
         assert (State.ENQUEUED if commits else State.AWAITING) == scene.record(child).state
         again = other.apply([succeeds(running)])
-        assert [Applied.ALREADY if commits else Applied.RELEASING] == again
+        assert [Applied.ALREADY if commits else Applied.RELEASE_NEEDED] == again
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     def test_late_end_within_a_transaction_is_refused(self, scene: Scene, open_transaction: object) -> None:

@@ -218,7 +218,7 @@ class LockedRowDuty(StorageFixtures):
             result, released = scene.apply(succeeds(running)), scene.release()
 
         assert (Applied.BUSY, 0, State.AWAITING) == (result, released, scene.state(child))
-        assert Applied.RELEASING is scene.apply(succeeds(running))
+        assert Applied.RELEASE_NEEDED is scene.apply(succeeds(running))
         assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
 
     @pytest.mark.parametrize("end", [succeeds, fails])
@@ -237,9 +237,9 @@ class LockedRowDuty(StorageFixtures):
             flow.settle_all()
             counts = flow.counts(batch)[:2]
 
-        assert [Applied.BUSY, Applied.RELEASING] == results
+        assert [Applied.BUSY, Applied.RELEASE_NEEDED] == results
         assert ((2, 1), State.AWAITING) == (counts, flow.state(batch))
-        assert Applied.RELEASING is flow.apply(end(one))  # type: ignore[arg-type]  # a transition
+        assert Applied.RELEASE_NEEDED is flow.apply(end(one))  # type: ignore[arg-type]  # a transition
         flow.settle_all()
         assert flow.state(batch) is (State.SUCCEEDED if end is succeeds else State.FAILED)
 
@@ -430,7 +430,7 @@ class LockedRowDuty(StorageFixtures):
             flow.settle_all()
             states = flow.states(locked[0], other[0])
 
-        assert ([Applied.RELEASING] * 2, [State.AWAITING, State.SUCCEEDED]) == (results, states)
+        assert ([Applied.RELEASE_NEEDED] * 2, [State.AWAITING, State.SUCCEEDED]) == (results, states)
         flow.settle_all()
         assert State.SUCCEEDED is flow.state(locked[0])
 

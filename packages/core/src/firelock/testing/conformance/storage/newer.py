@@ -113,7 +113,7 @@ class NewerDuty(StorageFixtures):
         scene.check(newer, state=State.PROCESSING, **part)
         for one in (before, behind):
             scene.settle(succeeds(claimed[one]))
-        wait = lifecycle.unread_part(claimed[newer].job, holder, at=scene.stamp(), what="its ties")
+        wait = lifecycle.unread_part(claimed[newer].job, holder, at=scene.stamp(), what="its relations")
         scene.settle(wait)
         scene.check(newer, state=State.SCHEDULED, attempt=0, reason=wait.reason, **part)
         assert [newer] == scene.found(JobFilter(state=State.SCHEDULED))

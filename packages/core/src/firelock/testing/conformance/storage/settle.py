@@ -667,7 +667,7 @@ class ExchangeDuty(StorageFixtures):
 
         exchange = scene.exchange(holder, [succeeds(runs[0]), fails(runs[1]), succeeds(runs[2])], 0)
 
-        assert [Applied.RELEASING, Applied.APPLIED, Applied.APPLIED] == exchange.results
+        assert [Applied.RELEASE_NEEDED, Applied.APPLIED, Applied.APPLIED] == exchange.results
         assert {State.SUCCEEDED: 2, State.FAILED: 1, State.AWAITING: 1} == scene.by_state()
         assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
 

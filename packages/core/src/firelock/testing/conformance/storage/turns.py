@@ -248,7 +248,7 @@ class TurnDuty(StorageFixtures):
         assert (12, True) == (got.total(), min(got[""], got[A]) >= 3)
 
     def test_jobs_without_keys_get_the_share_of_closed_lanes(self, scene: Scene) -> None:
-        """If lanes are shut, jobs without keys get the share of these lanes in the same claim.
+        """If lanes are closed, jobs without keys get the share of these lanes in the same claim.
 
         If this fails: servers stay half empty while a key is full.
         """

@@ -316,11 +316,11 @@ class ContinuationDuty(StorageFixtures):
         child = scene.continuation(parent, on=on)
         _ended(scene, end, parent)
 
-        looked_at = scene.release()
+        checked = scene.release()
 
         target = continuation_target(on, end)
         scene.check(child, state=target or State.AWAITING, reason=_expected_reason(on, end, target))
-        assert 1 == looked_at
+        assert 1 == checked
         assert 0 == scene.release()
 
     @_table
@@ -345,10 +345,10 @@ class ContinuationDuty(StorageFixtures):
         claimable = [child] if target is State.ENQUEUED else []
         assert claimable == scene.claim_ids()
 
-    def test_end_of_a_parent_with_children_returns_releasing(self, scene: Scene) -> None:
-        """The end of a job with waiting children returns `RELEASING`, and its repeat `ALREADY`.
+    def test_end_of_a_parent_with_children_needs_a_release(self, scene: Scene) -> None:
+        """The end of a job with waiting children returns `RELEASE_NEEDED`, and its repeat `ALREADY`.
 
-        A delete of a waiting parent returns `RELEASING` too.
+        A delete of a waiting parent returns `RELEASE_NEEDED` too.
 
         If this fails: children wait for upkeep, and those of a deleted job wait forever; or every settle pays
         for a search that finds nothing.
@@ -363,7 +363,7 @@ class ContinuationDuty(StorageFixtures):
         results = [scene.apply(end) for end in ends]
         scene.release()
 
-        assert [Applied.RELEASING, Applied.ALREADY, Applied.APPLIED, Applied.RELEASING] == results
+        assert [Applied.RELEASE_NEEDED, Applied.ALREADY, Applied.APPLIED, Applied.RELEASE_NEEDED] == results
         assert all(result.is_applied for result in results)
         assert State.ENQUEUED == scene.state(child)
 
@@ -455,7 +455,7 @@ class ContinuationDuty(StorageFixtures):
         scene.release()
 
         assert (State.AWAITING, waiting_reason(On.SUCCEEDED, State.FAILED)) == (waiting.state, waiting.reason)
-        assert (Applied.RELEASING, State.ENQUEUED) == (result, scene.state(child))
+        assert (Applied.RELEASE_NEEDED, State.ENQUEUED) == (result, scene.state(child))
 
     def test_pruned_child_does_not_stop_the_release_of_others(self, scene: Scene) -> None:
         """A child that was deleted and pruned before its release does not stop the release of others.
