@@ -70,7 +70,7 @@ class Mutation:
     """One change to a module's source, and the part of the kit that must detect it."""
 
     name: str
-    duty: str
+    detected_by: str  # the group of the kit's tests that must fail
     module: str
     old: str
     new: str
@@ -85,9 +85,9 @@ def mutations(table=_TABLE):
         if title.startswith("===="):
             module = title.strip("= ")
         elif lines and lines[0].startswith("-"):
-            duty, _, name = title.partition(": ")
+            detected_by, _, name = title.partition(": ")
             old, new, legal = ("\n".join(line[2:] for line in lines if line[0] == sign) for sign in "-+=")
-            found.append(Mutation(name, duty, module, old, new, legal))
+            found.append(Mutation(name, detected_by, module, old, new, legal))
     return found
 
 
@@ -263,7 +263,7 @@ _OPTIONAL = {"make_newer_schema", "open_unreachable", "break_driver", "lock_job"
 class Case:
     """One test of the kit with its parameters."""
 
-    duty: str
+    group: str
     name: str
     parameters: dict[str, object]
 
@@ -289,11 +289,11 @@ class Case:
             subject.clean_up()
 
 
-def cases(duty=None, kit=StorageConformance):
-    """Yield the kit's tests, or the tests of one duty, except the comparison with the model."""
+def cases(group=None, kit=StorageConformance):
+    """Yield the kit's tests, or the tests of one group, except the comparison with the model."""
     for base in reversed(kit.__mro__):  # in the order in which pytest runs them
-        owner = base.__name__.removesuffix("Duty")
-        if duty not in (None, owner):
+        owner = base.__name__.removesuffix("Tests")
+        if group not in (None, owner):
             continue
         for name, test in vars(base).items():
             if name.startswith("test") and name != "test_random_steps_agree_with_the_model":
@@ -317,14 +317,14 @@ def _named(names, values):
 _ROUNDS = 25
 
 
-def catcher(mutation, duty=None, *, rounds=_ROUNDS):
+def catcher(mutation, group=None, *, rounds=_ROUNDS):
     """Return the first test that fails on the mutant, or None if all pass.
 
     A mutant that only a race can show might pass by chance, so it gets more rounds.
     """
     kit = StorageConformance if mutation.module in _MODEL else RowStorageConformance
     with subject_of(mutation) as subject:
-        tried = (case for _ in range(rounds) for case in cases(duty, kit))
+        tried = (case for _ in range(rounds) for case in cases(group, kit))
         return next((case for case in tried if fails(case, subject)), None)
 
 
@@ -352,9 +352,9 @@ def model_catches(mutation):
 def _found(mutation, *, by_model):
     if by_model:
         return "random steps" if model_catches(mutation) else None
-    case = catcher(mutation, mutation.duty) if not mutation.legal else None
+    case = catcher(mutation, mutation.detected_by) if not mutation.legal else None
     case = case or catcher(mutation, rounds=1)
-    return f"{case.duty}: {case.name}" if case else None
+    return f"{case.group}: {case.name}" if case else None
 
 
 def main(arguments):

@@ -60,4 +60,4 @@ def test_broken_rule_is_the_first_to_fail(module, name, test):
 
     caught = catcher(mutation, rounds=1)
 
-    assert (test, True) == (caught.name, caught.duty == mutation.duty)
+    assert (test, True) == (caught.name, caught.group == mutation.detected_by)

@@ -115,16 +115,16 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure():
 
 
 def test_random_steps_run_last(pytester):
-    """Tests of single rules run before the test that compares everything. Tests of one duty run together."""
+    """Tests of single rules run before the test that compares everything. Tests of one class run together."""
     pytester.makepyfile(test_mine=_SUITE.partition("    @pytest.mark.xfail")[0])
 
     run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", "TestMine")
 
     tests = [line.partition("TestMine::")[2] for line in run.outlines if "TestMine::" in line]
     names = [test.partition("[")[0] for test in tests]
-    duties = [next(base for base in StorageConformance.__mro__ if name in vars(base)) for name in names]
-    assert list(dict.fromkeys(duties)) == [duty for duty, _ in groupby(duties)]
-    assert ("LifeDuty", "ModelDuty") == (duties[0].__name__, duties[-1].__name__)
+    owners = [next(base for base in StorageConformance.__mro__ if name in vars(base)) for name in names]
+    assert list(dict.fromkeys(owners)) == [owner for owner, _ in groupby(owners)]
+    assert ("LifeTests", "ModelTests") == (owners[0].__name__, owners[-1].__name__)
 
 
 @pytest.mark.parametrize("verb", sorted(name for name in vars(Storage) if callable(vars(Storage)[name])))

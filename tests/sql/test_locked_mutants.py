@@ -46,7 +46,7 @@ def run(*tests, fault=None):
 
 def place_of(fault):
     """Return the test that must fail with the fault, in pytest's notation."""
-    where, test = fault.duty.split(" ")
+    where, test = fault.detected_by.split(" ")
     return f"{PLACES[where]}::{test}"
 
 
@@ -56,7 +56,7 @@ def test_every_mutation_is_detected(fault):
     ended = run(place_of(fault), fault=fault)
 
     assert 1 == ended.returncode, ended.stdout[-4_000:]
-    assert f"::{fault.duty.split(' ')[1]}" in ended.stdout.partition("short test summary info")[2]
+    assert f"::{fault.detected_by.split(' ')[1]}" in ended.stdout.partition("short test summary info")[2]
     assert "times in the source" not in ended.stdout
 
 

@@ -6,7 +6,7 @@ The path of a job: `dispatcher` claims it. `workers` run it in a thread, a corou
 whose members have ended are released. Before a job starts, `related_jobs` checks its batch and its inputs.
 `open_resources` opens the resources that it needs, and `memo_commit` stores the results of its steps.
 
-Processes: `upkeep` does the background duties, of which `retention` removes expired jobs and `recurring`
+Processes: `upkeep` runs the background routines, of which `retention` removes expired jobs and `recurring`
 creates the jobs of recurring definitions. `worker_process` combines all of these. `supervisor` starts and
 replaces the worker processes, `session_renewal` renews their sessions, and `embedded` does both in one
 process. `queue_choice` contains the queues that a server serves.

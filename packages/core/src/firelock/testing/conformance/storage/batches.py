@@ -38,7 +38,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 _OPEN, _DONE, _BAD, _GONE = State.AWAITING, State.SUCCEEDED, State.FAILED, State.DELETED
 
 
-class BatchCountsDuty(StorageFixtures):
+class BatchCountsTests(StorageFixtures):
     """Tests of `batch_counts`, and of the ends of batches."""
 
     verbs = "batch_counts"

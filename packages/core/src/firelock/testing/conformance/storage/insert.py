@@ -25,7 +25,7 @@ from firelock.testing.conformance.scene import (
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
-class InsertDuty(StorageFixtures):
+class InsertTests(StorageFixtures):
     """Tests of `insert` and `new_ids`."""
 
     verbs = "insert new_ids"

@@ -92,7 +92,7 @@ def _work(
     raise AssertionError(f"after {_STEPS_LIMIT} exchanges {len(left)} jobs have not run")
 
 
-class LimitRaceDuty(StorageFixtures):
+class LimitRaceTests(StorageFixtures):
     """Tests of limits with servers that claim at the same time."""
 
     needs = Feature.LIMITS
@@ -199,7 +199,7 @@ class LimitRaceDuty(StorageFixtures):
             assert max(0, 3 - state.running) == len(more)
 
 
-class UniqueRaceDuty(StorageFixtures):
+class UniqueRaceTests(StorageFixtures):
     """Tests of unique keys with clients that call at the same time."""
 
     needs = Feature.UNIQUE

@@ -108,7 +108,7 @@ def _assert_all_raise(verbs: Iterable[tuple[str, Callable[[], object]]], error: 
             pytest.fail(f"{verb} returned {call()!r}")
 
 
-class LifeDuty(StorageFixtures):
+class LifeTests(StorageFixtures):
     """Tests of the verbs that open, describe and close a storage, and of its optional features."""
 
     verbs = "migrate schema clear close clock describe diagnose wait interrupt"

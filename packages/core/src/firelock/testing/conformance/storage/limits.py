@@ -39,7 +39,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 
-class LimitDuty(StorageFixtures):
+class LimitTests(StorageFixtures):
     """Tests of limits on the number of jobs that run at the same time."""
 
     verbs = "limits"
@@ -744,7 +744,7 @@ class LimitDuty(StorageFixtures):
         assert [job_id, other][:started] == scene.claim_ids()
 
 
-class KeyDuty(StorageFixtures):
+class KeyTests(StorageFixtures):
     """Tests of `find_keys`, and of the notification of servers when a key becomes free."""
 
     verbs = "find_keys"

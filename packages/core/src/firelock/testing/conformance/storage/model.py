@@ -19,7 +19,7 @@ from firelock.testing.conformance.steps.unique_steps import UniqueSteps
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
-class ModelDuty(StorageFixtures):
+class ModelTests(StorageFixtures):
     """Tests of the whole contract with random steps."""
 
     model_runs: ClassVar[int] = 100

@@ -34,7 +34,7 @@ def _walk(scene: Scene, where: JobFilter, limit: int, *, oldest_first: bool = Fa
     return [[job.id for job in page] for page in walked]
 
 
-class FindDuty(StorageFixtures):
+class FindTests(StorageFixtures):
     """Tests of `get` and `find`."""
 
     verbs = "get find"
@@ -293,7 +293,7 @@ def _by_queue(counts: Counts) -> dict[str, dict[State, int]]:
     return {queue: states for queue, states in queues.items() if states}
 
 
-class PeopleDuty(StorageFixtures):
+class PeopleTests(StorageFixtures):
     """Tests of all verbs for reading except `get` and `find`."""
 
     verbs = "history counts failure_groups record_metrics timeline append_logs read_log"

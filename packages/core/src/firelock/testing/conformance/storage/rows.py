@@ -26,7 +26,7 @@ _ORDERED = tuple(
 )
 
 
-class RowDuty(StorageFixtures):
+class RowTests(StorageFixtures):
     """Tests of `step`, and of the rows that it reads and writes."""
 
     verbs = "step"
@@ -222,7 +222,7 @@ class RowDuty(StorageFixtures):
         assert 8 * ROUNDS + 1 == len(rows)
 
 
-class PrunedRowDuty(StorageFixtures):
+class PrunedRowTests(StorageFixtures):
     """Tests of the rows that `prune` leaves in a `RowStorage`."""
 
     verbs = "prune"

@@ -30,7 +30,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 HOURS = 3_600.0
 
 
-class SessionDuty(StorageFixtures):
+class SessionTests(StorageFixtures):
     """Tests of `begin_session`, `renew`, `end_session`, `orphans` and the lists of sessions."""
 
     verbs = "begin_session renew end_session orphans oldest_session list_sessions"
@@ -488,7 +488,7 @@ def _held(running: Running, started_at: int | None = None) -> HeldClaim:
     return HeldClaim(running.id, running.job.fence, started_at)
 
 
-class ReconcileDuty(StorageFixtures):
+class ReconcileTests(StorageFixtures):
     """Tests of `reconcile`."""
 
     verbs = "reconcile"

@@ -32,7 +32,7 @@ from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
-class PromoteDuty(StorageFixtures):
+class PromoteTests(StorageFixtures):
     """Tests of `promote`."""
 
     verbs = "promote"
@@ -283,7 +283,7 @@ def _expected_reason(on: On, end: State, target: State | None) -> str:
     return waiting_reason(on, end) if target is None else Moved.PARENT_ENDED.format(state=end)
 
 
-class ContinuationDuty(StorageFixtures):
+class ContinuationTests(StorageFixtures):
     """Tests of `insert`, `apply` and `release` for jobs that wait for other jobs."""
 
     verbs = "release"
@@ -573,7 +573,7 @@ class ContinuationDuty(StorageFixtures):
         assert children == set(found)
 
 
-class PruneDuty(StorageFixtures):
+class PruneTests(StorageFixtures):
     """Tests of `prune`."""
 
     verbs = "prune"
