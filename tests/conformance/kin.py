@@ -13,15 +13,16 @@ from firelock.testing.conformance.storage.text import TextTests
 
 
 class _Chosen(ModelTests, CrowdTests, RaceTests, ClaimTests, TextTests, LifeTests):
-    """Random steps, batches, waits, calls and claims, which together send every statement.
+    """Random operations, batches, waits, calls and claims, which together send every statement.
 
-    The other test classes are those in which variants might differ.
+    The other parts are those in which variants might differ.
     """
 
 
 def kin_conformance(variable: str) -> type[_Chosen]:
-    """Return the test classes for a variant: the whole kit if the environment variable is "all".
+    """Return the parts for a variant: the whole kit if the environment variable is "all".
 
-    By default it is a part, because the same statements have passed the whole kit on the server itself.
+    By default, these are some of its parts, because the same statements have passed the whole kit on
+    the server itself.
     """
     return StorageConformance if os.environ.get(variable) == "all" else _Chosen

@@ -114,7 +114,7 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure():
     assert [] == silent
 
 
-def test_random_steps_run_last(pytester):
+def test_random_operations_run_last(pytester):
     """Tests of single rules run before the test that compares everything. Tests of one class run together."""
     pytester.makepyfile(test_mine=_SUITE.partition("    @pytest.mark.xfail")[0])
 
@@ -237,9 +237,9 @@ race._DEADLINE = 0.5
 
 
 class Forgetful(PlainStorage):
-    def step(self, body):
+    def transact(self, body):
         self.store.latch.acquire()
-        answer = super().step(body)  # where the body raises, the latch is never released
+        answer = super().transact(body)  # where the body raises, the latch is never released
         self.store.latch.release()
         return answer
 
@@ -255,19 +255,19 @@ class TestHanging(RowStorageConformance):
 """
 
 
-def test_hanging_step_ends_the_run(pytester, monkeypatch):
-    """A step that never returns fails its test. Later tests do not start, and the run ends by itself."""
+def test_hanging_transaction_ends_the_run(pytester, monkeypatch):
+    """A transaction that never returns fails its test. No later test starts, and the run ends by itself."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     pytester.makepyfile(test_mine=_HANGING)
 
-    run = pytester.runpytest_subprocess("-q", "-k", "test_step_", timeout=120)
+    run = pytester.runpytest_subprocess("-q", "-k", "test_transaction_", timeout=120)
 
     counts = run.parseoutcomes()
     assert 1 == counts["failed"]
     assert counts["errors"] > 0
     run.stdout.fnmatch_lines_random(
         [
-            "*test_step_that_raises_stores_nothing*",
+            "*test_transaction_that_raises_stores_nothing*",
             "*1 of 1 calls have not returned after*",
             "*self.store.latch.acquire()*",
             "*A call of an earlier test still hangs, so this test was not run.*",
@@ -275,8 +275,8 @@ def test_hanging_step_ends_the_run(pytester, monkeypatch):
     )
 
 
-def test_endless_steps_fail_the_test():
-    """Steps that never end are a failure, and the test does not hang."""
+def test_endless_calls_fail_the_test():
+    """Calls that never come to an end are a failure, and the test does not hang."""
     with pytest.raises(AssertionError, match="work is still left"):
         until_none_is_left(lambda: 1)
 

@@ -1,4 +1,4 @@
-"""The kit detects faults: any fault in a storage fails a test of the group that covers it."""
+"""The kit detects faults: any fault in a storage fails a test of the part of the kit that covers it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_mutant_is_caught(mutation):
 
 @pytest.mark.parametrize("mutation", [mutation for mutation in mutations() if mutation.legal], ids=named)
 def test_permitted_change_fails_no_test(mutation):
-    """A change that the contract allows fails no test of its group, because the kit demands no more."""
+    """A change that the contract allows fails no test of its part, because the kit demands no more."""
     assert catcher(mutation, mutation.detected_by, rounds=1) is None, f"it is no fault: {mutation.legal}"
 
 

@@ -32,9 +32,9 @@ def test_permitted_change_of_a_verb_fails_no_test(mutation, postgresql, lock_job
     assert sql_catcher(mutation, postgresql, lock_job) is None, f"it is no fault: {mutation.legal}"
 
 
-@pytest.mark.parametrize("group", sorted({mutation.detected_by for mutation in sql_mutations()}))
-def test_unchanged_verbs_fail_no_test(group, postgresql, lock_job):
+@pytest.mark.parametrize("part", sorted({mutation.detected_by for mutation in sql_mutations()}))
+def test_unchanged_verbs_fail_no_test(part, postgresql, lock_job):
     """The same runner finds nothing wrong with the unchanged verbs."""
-    unbroken = Mutation("nothing", group, "sessions", "from __future__", "from __future__")
+    unbroken = Mutation("nothing", part, "sessions", "from __future__", "from __future__")
 
     assert sql_catcher(unbroken, postgresql, lock_job) is None

@@ -16,8 +16,8 @@ from firelock.model.memo import MemoKind
 from firelock.model.state import FINAL_STATES, State
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.flow_scene import FlowScene, call_memo, forgets, suspends
+from firelock.testing.conformance.operations.batch_operations import BatchGround
 from firelock.testing.conformance.scene import BASE, DAY, HOUR, Handles
-from firelock.testing.conformance.steps.batch_steps import BatchGround
 
 from .batch_variants import SCENES
 

@@ -61,7 +61,7 @@ class NarrowStorage(RowStorage):
         super().__init__()
         self.rows = NarrowRows()
 
-    def step(self, body):
+    def transact(self, body):
         return body(self.rows)
 
     def clock(self):
@@ -127,7 +127,7 @@ def test_custom_method_refuses_a_newer_layout():
     with pytest.raises(
         SchemaMismatch, match="have layout 2, but this release of Firelock supports only layout 1"
     ):
-        storage.checked_step(seen.append)
+        storage.transact_checked(seen.append)
 
     assert [] == seen
 
@@ -136,7 +136,7 @@ def test_custom_rows_are_separate_from_other_rows():
     """The keys of custom rows start with `own/`. No other method finds them, and `clear` deletes them."""
     storage = NarrowStorage()
 
-    answer = storage.checked_step(lambda rows: rows.put("own/line/1", "text") or "answer")
+    answer = storage.transact_checked(lambda rows: rows.put("own/line/1", "text") or "answer")
     storage.insert([NewJob("1", "send", "[]", "json", "default", 0, State.ENQUEUED, 0)])
     storage.put_record("own", "own/line/1", "record")
     beside = {key for key in storage.rows if key.startswith("own/")}

@@ -54,7 +54,7 @@ class NativelyClaimed(PlainStorage):
                     tables.put(row)
                 return answer
 
-        answer = self._step(claim_copy)
+        answer = self._transact(claim_copy)
         self.last_queue = answer.jobs[-1].queue if answer.jobs else self.last_queue
         return answer
 

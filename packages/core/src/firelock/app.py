@@ -356,7 +356,7 @@ class Firelock(ServedApp):
         """Return a batch to fill in a block: `with fire.batch("import") as batch: batch.add(load, 1)`.
 
         A batch is a job without a task. It ends when none of its members can continue. Up to 500 members are
-        stored together with it, in one step at the end of the block; if the block raises, nothing is stored.
+        stored together with it, atomically at the end of the block; if the block raises, nothing is stored.
         If there are more members, the first ones are stored, and run, before the block ends. If the block
         then raises, the batch is cancelled.
 

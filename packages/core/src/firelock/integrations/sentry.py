@@ -203,7 +203,7 @@ class Sentry:
         """
         if job.fence == 1 or self._app is None:
             return False
-        return any(step.started_at is not None for step in self._app.storage.history(job.id).entries)
+        return any(entry.started_at is not None for entry in self._app.storage.history(job.id).entries)
 
     def _definition(self, recurring_id: str) -> RecurringJob | None:
         read_at, definition = self._known.get(recurring_id, (0.0, None))

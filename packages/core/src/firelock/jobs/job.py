@@ -391,9 +391,9 @@ class Job(Generic[R]):
         self._show(read.began, record)
         return cast("R", result_of(self._client, record))
 
-    def history(self) -> list[JobStep]:
-        """Return the job's steps, oldest first."""
-        return [JobStep.of(entry) for entry in self._client.storage.history(self.id).entries]
+    def history(self) -> list[JobHistoryEntry]:
+        """Return the job's history, oldest entry first."""
+        return [JobHistoryEntry.of(entry) for entry in self._client.storage.history(self.id).entries]
 
     ahistory = twin(history)
 
@@ -774,7 +774,7 @@ class _View:
 
 
 @attrs.frozen
-class JobStep(_View):
+class JobHistoryEntry(_View):
     """One entry in a job's history."""
 
     state: State

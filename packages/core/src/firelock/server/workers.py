@@ -42,7 +42,7 @@ _MEGABYTE = 1_000_000
 _MOST_AT_ONCE = 500  # maximum jobs of one claim
 _RIGHT_POLL = 0.05
 _LONG_WAIT = 0.050  # seconds that an async job waits here for a place before it is handed back
-_LAST_STEPS = 0.2  # seconds for cancelled coroutines to end when their loop stops
+_LAST_CANCELLATIONS = 0.2  # seconds for cancelled coroutines to end when their loop stops
 _CLOSING_GRACE = 10.0  # seconds to close the resources on the loop
 _NOTHING: frozenset[str] = frozenset()
 _APART_SECONDS = 60.0  # seconds of separate claims per kind of worker after jobs found no free worker
@@ -626,7 +626,7 @@ class AsyncWorkers:
         ):  # these jobs were handed back while they ran: cancel them again, then ignore them
             for task in pending:
                 task.cancel()
-            loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_STEPS))
+            loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_CANCELLATIONS))
         if resources.has_async:
             loop.run_until_complete(resources.aclose())
         loop.run_until_complete(loop.shutdown_asyncgens())
@@ -740,7 +740,7 @@ class AsyncWorkers:
             return
         run.stop, run.coroutine = lambda: loop.call_soon_threadsafe(task.cancel), task
         if run.cancelled is not None:
-            loop.call_soon(task.cancel)  # after its first step; otherwise its end is never handled
+            loop.call_soon(task.cancel)  # after it has started; otherwise its end is never handled
 
     def _leave(self, place: int) -> None:
         del self.running[place]

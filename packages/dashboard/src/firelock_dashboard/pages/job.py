@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from firelock import (
         FailedAttempt,
         Job,
+        JobHistoryEntry,
         JobLogLine,
         JobProgress,
-        JobStep,
         JsonValue,
         KeyPlace,
         Parameter,
@@ -520,7 +520,7 @@ class JobView:
         """The job's failed attempts by number."""
         return {failed.attempt: failed for failed in map(self._failure, self.handle.errors())}
 
-    def reason_of(self, entry: JobStep) -> str | None:
+    def reason_of(self, entry: JobHistoryEntry) -> str | None:
         """Return the reason of a step; for a retry, without the error, which the traceback shows."""
         retry = _RETRY.match(entry.reason or "")
         return retry[0] if retry and entry.attempt in self.failures else entry.reason
@@ -938,7 +938,7 @@ class Phase:
 class ShownStep:
     """A step of the history with values derived from the neighbouring steps."""
 
-    entry: JobStep
+    entry: JobHistoryEntry
     since: float | None  # seconds since the previous step; None for the first
     waited: float | None  # seconds from claim to start of the attempt that ended here
     took: float | None  # seconds that this attempt ran
@@ -946,7 +946,7 @@ class ShownStep:
     is_counted: bool = True  # whether its attempt counts; otherwise the next attempt has the same number
 
 
-def steps_of(history: Sequence[JobStep], job: JobRecord) -> list[ShownStep]:
+def steps_of(history: Sequence[JobHistoryEntry], job: JobRecord) -> list[ShownStep]:
     """Return the steps, newest first."""
     ends = [None, *(entry.at for entry in history)]
     counted = _counted(history, job)
@@ -963,7 +963,7 @@ def steps_of(history: Sequence[JobStep], job: JobRecord) -> list[ShownStep]:
     return steps[::-1]
 
 
-def _counted(history: Sequence[JobStep], job: JobRecord) -> list[bool]:
+def _counted(history: Sequence[JobHistoryEntry], job: JobRecord) -> list[bool]:
     """Return whether the attempt of each step counts; the number of an uncounted attempt is used again."""
     next_number = job.attempt if job.state is State.PROCESSING else job.attempt + 1
     counted: list[bool] = []
@@ -979,7 +979,7 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
 
 
 def phases_of(
-    job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None,
+    job: JobRecord, history: Sequence[JobHistoryEntry], now: datetime, *, started_at: datetime | None = None,
     failed_at: Collection[datetime] = (), last_sign: datetime | None = None,
 ) -> list[Phase]:  # fmt: skip
     """Return the phases of the job's history, without the time between an end and a requeue.
@@ -1001,7 +1001,7 @@ def phases_of(
 
 
 def _phases(
-    job: JobRecord, history: Sequence[JobStep], now: datetime, started_at: datetime | None,
+    job: JobRecord, history: Sequence[JobHistoryEntry], now: datetime, started_at: datetime | None,
     failed_at: Collection[datetime],
 ) -> list[Phase]:  # fmt: skip
     found: list[Phase] = []
@@ -1012,7 +1012,7 @@ def _phases(
         elif end > start:
             found.append(Phase(kind, start, end))
 
-    def spent(previous: JobStep, end: datetime, started: datetime | None) -> None:
+    def spent(previous: JobHistoryEntry, end: datetime, started: datetime | None) -> None:
         add(_kind(previous, failed_at), previous.at, started or end)
         if started is not None:
             add("processing", started, end)
@@ -1028,7 +1028,7 @@ def _phases(
     return found
 
 
-def _kind(entry: JobStep, failed_at: Collection[datetime]) -> str:
+def _kind(entry: JobHistoryEntry, failed_at: Collection[datetime]) -> str:
     """Return the kind of the phase after this entry; a wait after a failed attempt is "retrying"."""
     if entry.state is State.SCHEDULED and entry.at in failed_at:
         return "retrying"

@@ -4,7 +4,8 @@ Read `subject` (the fixtures) first. Then read the parts of the kit in the order
 which is the base classes of `StorageConformance` from last to first: `life`, `insert`, `text`, `claim`,
 `left_out`, `settle`, `sessions`, `closing`, `upkeep`, `moves`; `limits`, `turns`, `rates`, `lines`, `unique`;
 `reading`; `batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `locked`; `races`,
-`key_races`, `flow_races`; `model` (random steps). `rows` is only for storages that derive from `RowStorage`.
+`key_races`, `flow_races`; `model` (random operations). `rows` is only for storages that derive from
+`RowStorage`.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class StorageConformance(
             def storage_url(self, mongo):      # an EMPTY store that the kit may wipe
                 return mongo.new_database_url()
 
-    Tests run in the order in which a storage is best written, from opening and closing to random steps. The
-    name of a verb selects the tests of the part of the kit to which it belongs: `-k prune`, `-k claim`.
+    Tests run in the order in which a storage is best written, from opening and closing to random operations.
+    The name of a verb selects the tests of the part of the kit to which it belongs: `-k prune`, `-k claim`.
 
     A feature that is not in `Storage.features` is not tested, but calls that need it must be refused. If the
     storage has a known gap, override its test with `@pytest.mark.xfail(reason="…")`; an override without this
@@ -74,5 +75,5 @@ class StorageConformance(
 class RowStorageConformance(StorageConformance, PrunedRowTests, RowTests):
     """The storage kit for a `RowStorage`.
 
-    It first tests the steps and rows on which all verbs are based, and the rows that `prune` leaves.
+    It first tests the transactions and rows on which all verbs are based, and the rows that `prune` leaves.
     """

@@ -182,7 +182,8 @@ class InsertTests(StorageFixtures):
     def test_parent_and_child_can_be_inserted_together(self, scene: Scene) -> None:
         """A parent that comes before its child in the same call counts as stored.
 
-        If this fails: a chain cannot be stored in one step, and a crash between two steps leaves half of it.
+        If this fails: a chain cannot be stored in one operation, and a crash between two operations leaves
+        half of it.
         """
         parent = scene.new_job()
         child = scene.new_job(state=State.AWAITING, parents=(Edge(parent.id),))

@@ -293,8 +293,8 @@ class CrowdTests(StorageFixtures):
             scene.settle(succeeds(running))
 
         def work(handle: Storage) -> int:
-            step = (lambda: handle.promote(7).promoted) if is_due else (lambda: handle.release(7))
-            return until_none_is_left(step)
+            move = (lambda: handle.promote(7).promoted) if is_due else (lambda: handle.release(7))
+            return until_none_is_left(move)
 
         moved = race([partial(work, handle) for handle in scene.open(4)])
 

@@ -201,7 +201,7 @@ class SessionTests(StorageFixtures):
     def test_orphans_ends_at_most_its_limit_of_sessions(self, scene: Scene) -> None:
         """One call of `orphans` ends at most `limit` sessions; the next call ends the rest.
 
-        If this fails: the loss of a cluster is handled in one endless step.
+        If this fails: the loss of a cluster is handled in one endless operation.
         """
         for name in "abcde":
             scene.begin(name, HOURS)

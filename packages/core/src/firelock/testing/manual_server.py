@@ -107,7 +107,7 @@ def _raises(error: BaseException | type[BaseException], *, is_async: bool) -> Ca
     return araise_it if is_async else raise_it
 
 
-class SteppedServer:
+class ManualServer:
     """The server of a `Tester`, which claims, runs and settles jobs of apps that share a storage."""
 
     def __init__(self, apps: Sequence[Firelock], storage: StillStorage) -> None:
