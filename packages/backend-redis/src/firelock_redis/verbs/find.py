@@ -329,7 +329,7 @@ class FindVerbs(RedisVerbs):
     ) -> FoundJobs:
         """See `Storage.find`; first find the places of the page, then read its jobs.
 
-        A job that changes its place between these steps is not on the page.
+        A job that changes its place between these two reads is not on the page.
         """
         after = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
         is_scheduled = where.is_retrying or where.by_due

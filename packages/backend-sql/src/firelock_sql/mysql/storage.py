@@ -182,18 +182,18 @@ class Claims:
             return ReadyRows(known.server, [], known.next_due_at)
         # One row per queue with work, and one after the last queue. Each row has the name of the queue, and
         # whether the previous queue has lanes.
-        steps = [rows[0] for rows in known.others[: len(guess) + 1]]
-        is_right = [step[0] for step in steps] == [*guess, None]
+        found = [rows[0] for rows in known.others[: len(guess) + 1]]
+        is_right = [row[0] for row in found] == [*guess, None]
         if not is_right:
-            steps = [tx.one(NEXT_WITH_WORK, previous="")]
-            while steps[-1][0] is not None:
-                steps.append(tx.one(NEXT_WITH_WORK, previous=steps[-1][0]))
-        names = [str(step[0]) for step in steps[:-1]]
+            found = [tx.one(NEXT_WITH_WORK, previous="")]
+            while found[-1][0] is not None:
+                found.append(tx.one(NEXT_WITH_WORK, previous=found[-1][0]))
+        names = [str(row[0]) for row in found[:-1]]
         self._guess = names if len(names) <= _MOST_GUESSED else []
         opened = [name for name in names if name not in known.paused]
         is_guessed = is_right and opened == guess and len(guess) == 1 and not request.left_out
         first = {guess[0]: known.others[-1]} if is_guessed else {}
-        if any(has_lanes for _, has_lanes in steps):
+        if any(has_lanes for _, has_lanes in found):
             return self._find_with_lanes(tx, request, known, opened, first)
         if is_guessed:
             return ReadyRows(known.server, known.others[-1], known.next_due_at)
