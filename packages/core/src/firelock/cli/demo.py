@@ -421,7 +421,7 @@ class Story:
         self._every = max(1, round(2 * self._pace))
         self._began_at = self._storage.clock()
         self._is_ending = False
-        self._seen_steps: dict[str, int] = {}
+        self._seen_entries: dict[str, int] = {}
         self._seen_lines: dict[str, int] = {}
 
     def begin(self) -> None:
@@ -481,24 +481,24 @@ class Story:
     def _events_of(self, record: JobRecord) -> list[Happened]:
         if self.records.get(record.id) == record and record.state is not State.PROCESSING:
             return []
-        steps = self._storage.history(record.id).entries
+        entries = self._storage.history(record.id).entries
         lines = self._storage.read_log(record.id, after=self._seen_lines.get(record.id, 0))
         if lines:
             self._seen_lines[record.id] = lines[-1].number
-        seen, self._seen_steps[record.id] = self._seen_steps.get(record.id, 0), len(steps)
+        seen, self._seen_entries[record.id] = self._seen_entries.get(record.id, 0), len(entries)
         return [
-            *(self._step(record, step) for step in steps[seen:]),
+            *(self._change(record, entry) for entry in entries[seen:]),
             *(self._line(record, line) for line in lines),
         ]
 
-    def _step(self, record: JobRecord, step: HistoryEntry) -> Happened:
-        is_retry = step.state is State.SCHEDULED and step.attempt is not None
-        text = step.reason or ""
-        if record.recurring_id is not None and step.state is State.ENQUEUED:
+    def _change(self, record: JobRecord, entry: HistoryEntry) -> Happened:
+        is_retry = entry.state is State.SCHEDULED and entry.attempt is not None
+        text = entry.reason or ""
+        if record.recurring_id is not None and entry.state is State.ENQUEUED:
             text = f"recurring, every {self._every} s"
-        if step.state is State.SUCCEEDED and step.started_at is not None:
-            text = f"run {step.attempt}, {(step.at - step.started_at) / 1_000_000:.2f} s"
-        return Happened(self._second(step.at), "retry" if is_retry else step.state, record.task, text)
+        if entry.state is State.SUCCEEDED and entry.started_at is not None:
+            text = f"run {entry.attempt}, {(entry.at - entry.started_at) / 1_000_000:.2f} s"
+        return Happened(self._second(entry.at), "retry" if is_retry else entry.state, record.task, text)
 
     def _line(self, record: JobRecord, line: LogLine) -> Happened:
         return Happened(self._second(line.at), "log", record.task, line.text)

@@ -301,9 +301,7 @@ class History:
 
     # ---- sums ----------------------------------------------------------------------------------------------
 
-    def _bucket(
-        self, start: int, size: int, task: str | None, queue: str | None
-    ) -> tuple[RunSum, list[int]]:
+    def _bucket(self, start: int, size: int, task: str | None, queue: str | None) -> tuple[RunSum, list[int]]:
         """Return the sum of a bucket, and the hours of the bucket that are not summed up yet."""
         run_sums: list[RunSum | None] = []
         missing: list[int] = []
