@@ -19,7 +19,7 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import SECOND
 from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
-from firelock.server.attempt import CancelKind, Run
+from firelock.server.run import CancelKind, Run
 from firelock.server.shared_memory import SharedMemory, WorkerCounts
 from firelock.server.upkeep import Upkeep
 from firelock.server.workers import DispatcherInbox, WorkerContext

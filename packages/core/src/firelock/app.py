@@ -264,7 +264,7 @@ class Firelock(ServedApp):
         Args:
             function: a plain `def` or `async def`.
             options: `name` (as stored; `module.qualname` by default), `queue`, `priority` (-100 to 100),
-                `retry` (a Retry or an object with `decide`), `timeout` (of an attempt), `keep` (how long a
+                `retry` (a Retry or an object with `decide`), `timeout` (of a run), `keep` (how long a
                 succeeded job is kept, with its result; by default as in the settings), `tags` (strings that
                 may contain parameter names: "user:{user_id}"), `aliases` (old names that are still stored
                 with jobs), `executor` ("auto" or "process"), `on_risk` ("continue" or "cancel"),

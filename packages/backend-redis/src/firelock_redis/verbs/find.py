@@ -21,9 +21,9 @@ import attrs
 from typing_extensions import override
 
 from firelock.storage import (
-    Attempt,
     Counts,
     ErrorInfo,
+    FailedAttempt,
     FailureGroup,
     FoundJobs,
     JobFilter,
@@ -454,11 +454,11 @@ def damaged_job(id: str, texts: Texts, at: int) -> JobRecord:
 # ---- one job ---------------------------------------------------------------------------------------------
 
 
-def _read_attempt(line: str) -> Attempt | None:
+def _read_attempt(line: str) -> FailedAttempt | None:
     number, _, body = line.partition("\t")
     try:
         fields = FAILURE.read(body)
-        return Attempt(attempt=int(number), at=fields.pop("at"), error=ErrorInfo(**fields))
+        return FailedAttempt(attempt=int(number), at=fields.pop("at"), error=ErrorInfo(**fields))
     except _GARBAGE:
         return None
 

@@ -90,7 +90,7 @@ from firelock_sql.rows.job_row import CLAIMED, LOCK, claimed_job, lock_free, sto
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.schema.names import Names
 from firelock_sql.storage import KIND, RememberedClaim, SplitTransitions, SqlStorage, freed_by, held_of, kind
-from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
+from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, claim_row, serving
 from firelock_sql.verbs.insert import count_first_members, insert_jobs, is_called
 from firelock_sql.verbs.limits import SqlLanes
 from firelock_sql.verbs.memos import compact_long
@@ -519,7 +519,7 @@ class PostgresqlStorage(SqlStorage):
                 not request.left_out
             ):  # a claim that leaves out tasks skips jobs, so it must not move the floors
                 self._floors.claimed(found)
-            jobs = [started_job(row, request.now) for row in found]
+            jobs = [claim_row(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, next_claim_at=claim.next_claim_at), found, server)
             has_written = bool(found or lanes.has_written or lanes.unreadable)
             done = _LaneExchange(ended, taken, has_written=has_written)

@@ -21,10 +21,10 @@ import attrs
 from firelock.storage import (
     HISTORY_LIMIT,
     Admission,
-    Attempt,
     ClaimedJob,
     Edge,
     ErrorInfo,
+    FailedAttempt,
     HistoryEntry,
     JobHistory,
     JobRecord,
@@ -241,7 +241,9 @@ def get_history(tx: Transaction, job_id: str) -> JobHistory:
     if is_plain_end:
         history = bounded_history(history, HistoryEntry(read_state(state), changed_at, None, *attempt))
     errors = [
-        Attempt(attempt=attempt, at=at, error=ErrorInfo(kind, message, fingerprint=mark, traceback=traceback))
+        FailedAttempt(
+            attempt=attempt, at=at, error=ErrorInfo(kind, message, fingerprint=mark, traceback=traceback)
+        )
         for attempt, at, kind, message, mark, traceback in tx.all(_ERRORS, id=job_id)
     ]
     return JobHistory(history, errors[::-1])

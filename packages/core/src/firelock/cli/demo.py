@@ -497,7 +497,7 @@ class Story:
         if record.recurring_id is not None and entry.state is State.ENQUEUED:
             text = f"recurring, every {self._every} s"
         if entry.state is State.SUCCEEDED and entry.started_at is not None:
-            text = f"run {entry.attempt}, {(entry.at - entry.started_at) / 1_000_000:.2f} s"
+            text = f"attempt {entry.attempt}, {(entry.at - entry.started_at) / 1_000_000:.2f} s"
         return Happened(self._second(entry.at), "retry" if is_retry else entry.state, record.task, text)
 
     def _line(self, record: JobRecord, line: LogLine) -> Happened:
@@ -665,9 +665,9 @@ def _event_pieces(event: Happened) -> list[Cell]:
 
 
 def show_summary(screen: Screen, story: Story) -> None:
-    """Print a table of the acts, with their jobs and runs."""
+    """Print a table of the acts, with their jobs and attempts."""
     columns = (
-        Column("FEATURE"), Column("TASK"), Column("JOBS", is_number=True), Column("RUNS", is_number=True),
+        Column("FEATURE"), Column("TASK"), Column("JOBS", is_number=True), Column("ATTEMPTS", is_number=True),
         Column("RETRIES", is_number=True), Column("END"),
     )  # fmt: skip
     screen.line()
@@ -680,8 +680,8 @@ def _row(story: Story, act: Act) -> list[Piece]:
     ends = {record.state for record in jobs}
     end = "none ran" if not ends else ", ".join(sorted(ends))
     style = STATE_STYLES[next(iter(ends))] if len(ends) == 1 else ""
-    runs, retries = sum(record.attempt for record in jobs), sum(record.retries for record in jobs)
-    return [act.kind, _short(act.task), len(jobs), runs, retries or "", Cell(end, style)]
+    attempts, retries = sum(record.attempt for record in jobs), sum(record.retries for record in jobs)
+    return [act.kind, _short(act.task), len(jobs), attempts, retries or "", Cell(end, style)]
 
 
 def _conclude(screen: Screen, story: Story, place: Place) -> None:

@@ -170,7 +170,7 @@ class OpenTelemetry:
 
     @hookimpl
     def job_context(self, job: JobContext) -> _ProcessSpan:
-        """Return the span of an attempt, `process QUEUE`."""
+        """Return the span of a run, `process QUEUE`."""
         created = propagate.extract(job.meta, Context())
         creation = trace.get_current_span(created).get_span_context()
         links = []
@@ -332,7 +332,7 @@ class _SendSpan:
 
 @attrs.define(eq=False)
 class _ProcessSpan:
-    """The span of an attempt, which is active only in the job's own context. `with` begins and ends it."""
+    """The span of a run, which is active only in the job's own context. `with` begins and ends it."""
 
     _tracer: trace.Tracer
     job: JobContext

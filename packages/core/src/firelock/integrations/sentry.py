@@ -129,7 +129,7 @@ class Sentry:
 
     @hookimpl
     def job_context(self, job: JobContext, task: TaskInfo) -> _ProcessScope | None:
-        """Return the scope and the transaction of an attempt, `queue.process`."""
+        """Return the scope and the transaction of a run, `queue.process`."""
         if not sentry_sdk.get_client().is_active():
             return None
         recurring_id = job.recurring_id
@@ -333,7 +333,7 @@ _ended: ContextVar[_EndedRun] = ContextVar("firelock_sentry_ended")
 
 @attrs.define(eq=False)
 class _ProcessScope:
-    """The scope and the transaction of an attempt. `with` or `async with` begins and ends them."""
+    """The scope and the transaction of a run. `with` or `async with` begins and ends them."""
 
     _plugin: Sentry
     _job: JobContext

@@ -136,7 +136,7 @@ class HistoryEntry:
 
 
 @attrs.frozen
-class Attempt:
+class FailedAttempt:
     """A failed attempt with its traceback."""
 
     attempt: int
@@ -149,7 +149,7 @@ class JobHistory:
     """The history and errors of a job; both lists are empty for an unknown job."""
 
     entries: list[HistoryEntry]  # the creation, then each transition that was not silent
-    errors: list[Attempt]  # oldest first, at most the last 20
+    errors: list[FailedAttempt]  # oldest first, at most the last 20
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
 """Running jobs: the supervisor, which does not run jobs, and the worker processes, which do.
 
 The path of a job: `dispatcher` claims it. `workers` run it in a thread, a coroutine or a job process.
-`attempt` runs its function and decides on its end, which `dispatcher` settles in its next exchange.
+`run` runs its function and decides on its end, which `dispatcher` settles in its next exchange.
 `parked_ends` stores the ends whose rows other transactions have locked. `batch_releases` decides when batches
 whose members have ended are released. Before a job starts, `related_jobs` checks its batch and its inputs.
 `open_resources` opens the resources that it needs, and `memo_commit` stores the results of its steps.

@@ -22,10 +22,10 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import SECOND, StorageClockCheck, StorageWatch
 from firelock.model.job import ClaimedJob
 from firelock.options import OnRisk
-from firelock.server.attempt import CancelKind, Run
 from firelock.server.process_state import has_descriptors, resident_bytes
 from firelock.server.recurring import fire_due
 from firelock.server.retention import Retention
+from firelock.server.run import CancelKind, Run
 from firelock.server.workers import WorkerContext, Workers, have_ended
 from firelock.storage import DURATION_BUCKETS, Rollup, Storage, Taken, server_work
 

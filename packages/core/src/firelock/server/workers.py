@@ -23,8 +23,8 @@ from firelock.model.job import ClaimedJob
 from firelock.model.session import ClaimHolder
 from firelock.options import Executor
 from firelock.plugins.observers import EndObservers
-from firelock.server.attempt import EndedRun, JobRunner, ProcessState, Run
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
+from firelock.server.run import EndedRun, JobRunner, ProcessState, Run
 from firelock.server.shared_memory import SharedMemory, WorkerCounts
 
 if TYPE_CHECKING:
@@ -483,7 +483,7 @@ class ThreadWorkers:
         while (claimed_run := get()) is not None:
             if claimed_run.is_dropped or not self._may_start(claimed_run):
                 continue
-            finish(self._attempt(worker, claimed_run), is_dry=is_dry())
+            finish(self._execute(worker, claimed_run), is_dry=is_dry())
             if pool is not None and pool.surplus:
                 pool.tidy()
 
@@ -495,7 +495,7 @@ class ThreadWorkers:
             time.sleep(_RIGHT_POLL)
         return not claimed_run.is_dropped
 
-    def _attempt(self, worker: int, claimed_run: ClaimedRun) -> EndedRun:
+    def _execute(self, worker: int, claimed_run: ClaimedRun) -> EndedRun:
         context = self._context
         run = context.runner.prepare(claimed_run.job, claimed_run.holder)
         if isinstance(run, EndedRun):

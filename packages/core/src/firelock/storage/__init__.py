@@ -26,9 +26,9 @@ from firelock.model.batch import BATCH_TASK, BatchCounts, BatchRules
 from firelock.model.dependencies import Edge, Input, On, Relations, read_relations, write_relations
 from firelock.model.ids import new_id, new_ids
 from firelock.model.job import (
-    Attempt,
     ClaimedJob,
     ErrorInfo,
+    FailedAttempt,
     FoundJobs,
     HistoryEntry,
     JobFilter,
@@ -116,7 +116,6 @@ __all__ = [
     "MEMOS_LIMIT",
     "Admission",
     "Applied",
-    "Attempt",
     "BatchCounts",
     "BatchFinished",
     "BatchRules",
@@ -131,6 +130,7 @@ __all__ = [
     "Edge",
     "ErrorInfo",
     "Exchange",
+    "FailedAttempt",
     "FailureGroup",
     "Feature",
     "Finding",

@@ -9,7 +9,7 @@ import pytest
 
 from firelock.model import lifecycle
 from firelock.model.clock import SECOND
-from firelock.model.job import Attempt, HistoryEntry, Transition
+from firelock.model.job import FailedAttempt, HistoryEntry, Transition
 from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import Applied, HeldClaim
@@ -126,7 +126,7 @@ class SettleTests(StorageFixtures):
             running.id, state=State.FAILED, error=attrs.evolve(error, traceback=None), ended_at=end.at,
             expires_at=BASE + HOUR,
         )  # fmt: skip
-        assert [Attempt(1, end.at, error)] == scene.errors(running.id)
+        assert [FailedAttempt(1, end.at, error)] == scene.errors(running.id)
         assert HistoryEntry(
             State.FAILED, end.at, "no retries left", 1, running.job.claimed_at, end.started_at,
             running.holder.server,
