@@ -7,13 +7,15 @@ import threading
 from itertools import groupby
 from pathlib import Path
 
+import attrs
 import pytest
 
-from firelock.storage import Feature, Storage
+from firelock.storage import PLAIN_FIELDS, Feature, NewJob, Storage
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import Handles, RowStorageConformance, StorageConformance, requires
 from firelock.testing.conformance.kit import Conformance, required_features
 from firelock.testing.conformance.race import is_hanging, race, race_two, until_none_is_left
+from firelock.testing.conformance.storage.insert import FIELD_VALUES, TESTED_SEPARATELY
 from firelock.testing.waiting import eventually
 from tests.conformance.lua_mutants import lua_mutations, script_of
 from tests.conformance.mutants import mutations, path_of
@@ -112,6 +114,15 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure():
 
     assert len(tests) > 200
     assert [] == silent
+
+
+def test_kit_has_a_value_for_each_field_of_a_new_job():
+    """The kit stores each field with every kind of insert, so no storage can drop a field on a short path."""
+    names = {field.name for field in attrs.fields(NewJob)}
+
+    assert names == {*PLAIN_FIELDS, *FIELD_VALUES, *TESTED_SEPARATELY}, (
+        "Add a value of the new field to FIELD_VALUES in the kit's storage/insert.py."
+    )
 
 
 def test_random_operations_run_last(pytester):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.mutants import mutations
+from tests.mutating import VARIABLE
 from tests.repository.sources import ROOT
-from tests.sql.mutating import VARIABLE
 
 pytestmark = pytest.mark.heavy("each of some faults runs a test on a server of its own")
 
@@ -31,8 +31,8 @@ def run(*tests, fault=None):
     """Run these tests in a separate process, with the fault."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     if fault is not None:
-        environment[VARIABLE] = json.dumps([f"firelock_sql.{fault.module}", fault.old, fault.new])
-    options = ("-q", "-x", "-p", "tests.sql.mutating", "-p", "no:cacheprovider")
+        environment[VARIABLE] = json.dumps([[f"firelock_sql.{fault.module}", fault.old, fault.new]])
+    options = ("-q", "-x", "-p", "tests.mutating", "-p", "no:cacheprovider")
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=ROOT,

@@ -37,7 +37,7 @@ _PLACE_BITS = 45  # bits that number the jobs of a queue in order of arrival; hi
 _DIGITS = "0123456789"
 _DIGIT = re.compile("[0-9]")
 _NO_DIGITS = ascii_letters + "+"  # characters of a record's state and flags, which precede its attempt
-_ADMISSION = "[["  # the start of `admission` as this release writes it; errors and history entries never start with it
+_ADMISSION = "[["  # the start of `admission` as this release writes it; other lines never start with it
 
 # The results of changes, as scripts return them. A script runs alone, so no change is ever busy.
 APPLIED_BY_DIGIT = {
@@ -102,10 +102,12 @@ class Rarer(NamedTuple):
     recurring_id: str | None = None
     parents: Any = ()  # each an `EDGE`
     meta_json: str | None = None
-    relations_json: str | None = None  # omitted if it is None
+    # From here on, a field is omitted if it and all later ones are None.
+    relations_json: str | None = None
 
 
-RARER = Array(*Rarer._fields, nothing=encode(Rarer()[:-1]))
+_ALWAYS = Rarer._fields.index("relations_json")  # the number of fields that are never omitted
+RARER = Array(*Rarer._fields, nothing=encode(Rarer()[:_ALWAYS]))
 EDGE = Array("parent_id", "on", "carries")  # `carries` is omitted if it is false
 
 
@@ -137,8 +139,9 @@ def payload_of(job: NewJob, rare: str = "") -> str:
 
 
 _rarer = attrgetter(*Rarer._fields)
-_without_relations = attrgetter(*Rarer._fields[:-1])
-_NOTHING_BUT_RELATIONS = Rarer()[:-1]
+_WITHOUT_RELATIONS = [name for name in Rarer._fields if name != "relations_json"]
+_without_relations = attrgetter(*_WITHOUT_RELATIONS)
+_NOTHING_BUT_RELATIONS = tuple(Rarer._field_defaults[name] for name in _WITHOUT_RELATIONS)
 
 
 def rare_of(job: NewJob) -> str:
@@ -159,7 +162,10 @@ def _rare_of_relations(relations_json: str) -> str:
 
 
 def _encoded(rarer: Rarer) -> str:
-    return encode(rarer[:-1] if rarer.relations_json is None else rarer)
+    fields = [*rarer]
+    while len(fields) > _ALWAYS and fields[-1] is None:
+        fields.pop()
+    return encode(fields)
 
 
 @lru_cache(1_000)
@@ -170,7 +176,7 @@ def _read_rare(rare: str) -> Rarer:
         ValueError: If the string does not have the expected format.
     """
     fields = json.loads(rare)
-    if type(fields) is not list or len(fields) < len(_NOTHING_BUT_RELATIONS):
+    if type(fields) is not list or len(fields) < _ALWAYS:
         raise ValueError(rare)
     rarer = Rarer(*fields[: len(Rarer._fields)])
     return rarer._replace(tags=tuple(rarer.tags))
@@ -207,13 +213,13 @@ RECORD = Text(
         Field("retries", "%d+", " "),
         Field("crashes", "%d+", " "),
         Field("enqueued", "%d+", " "),
-        # The state in which the job was created if the history does not contain this first entry; otherwise -.
+        # The state in which the job was created if the history omits this first entry; otherwise -.
         Field("origin", ".", ""),
         # For the few jobs with limits, a unique key or a latest start: a blank and the string of
         # `write_admission`.
         Field("admission", "[^\n]*", "\n"),
         Field("error", "[^\n]*", "\n"),  # the last error as an `ERROR`; often empty
-        Field("rest", ".*", "$"),  # one line with an `ENTRY` for each history entry, usually none; then `LAST`
+        Field("rest", ".*", "$"),  # a line for each `ENTRY` of the history, usually none; then `LAST`
     )
 )
 """The part of a job that is written again at each change.

@@ -21,7 +21,7 @@ from firelock.storage import ANY_QUEUE, ClaimedJob, new_id, new_ids
 T = TypeVar("T")
 
 SLOTS = 16_384
-_TOGETHER = 500  # consecutive ids that get the same partition, so that a batch of jobs is stored by one script call
+_TOGETHER = 500  # consecutive ids that get the same partition, so that one script call stores a batch
 _DERIVED = "5"  # the UUID version of ids that are derived from a definition and a time
 
 

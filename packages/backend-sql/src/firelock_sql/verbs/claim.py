@@ -23,7 +23,7 @@ from firelock.storage import (
 )
 from firelock_sql.connections.full_reads import EARLIEST
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.rows.job_row import CLAIMABLE, read_list, readable_admission
+from firelock_sql.rows.job_row import CLAIMABLE, CLAIMABLE_WITHOUT_LIMITS, read_list, readable_admission
 from firelock_sql.rows.marks import HAS_MEMOS
 from firelock_sql.verbs.limits import IN_LANE, SqlLanes, queues_with_lanes
 from firelock_sql.verbs.settle import apply_transitions
@@ -55,7 +55,7 @@ FIRING = Text("""
 SELECT due_at FROM firelock_recurring
 WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
 """)
-_COLUMNS = ", ".join(CLAIMABLE[:-1])  # for a job that is in no lane
+_COLUMNS = ", ".join(CLAIMABLE_WITHOUT_LIMITS)
 READY = Text(f"""
 SELECT {_COLUMNS} FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND held_by IS NULL AND queue = :queue
