@@ -117,7 +117,7 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure():
 
 
 def test_kit_has_a_value_for_each_field_of_a_new_job():
-    """The kit stores each field with every kind of insert, so no storage can drop a field on a short path."""
+    """The kit stores each field with every kind of insert, so no storage can drop a field on a fast path."""
     names = {field.name for field in attrs.fields(NewJob)}
 
     assert names == {*PLAIN_FIELDS, *FIELD_VALUES, *TESTED_SEPARATELY}, (

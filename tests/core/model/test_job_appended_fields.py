@@ -1,4 +1,4 @@
-"""A field that is added to a record of jobs later keeps its jobs off the short paths, which would drop it."""
+"""A field that is added to a record of jobs later keeps its jobs off the fast paths, which would drop it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from tests.mutating import run_changed
 
 _NEW_JOB = "    relations_json: str | None = None  # as `write_relations` returns it; None for most jobs\n"
 _TRANSITION = "  # this memo and all later memos are deleted\n"
-    "    forget_from: tuple[MemoKind, str] | None = None  # this memo and all later memos are deleted\n"
-)
 _NOTE = "    note: str | None = None\n"
 
 PLAIN = NewJob("id", "task", "[]", "json", "default", 5, State.ENQUEUED, 7)
 
 
 def test_job_with_an_added_field_is_not_plain():
-    """The field is one of the further fields, whatever else a short path stores."""
+    """The field is one of the further fields, whatever else a fast path stores."""
     script = """
 from firelock.storage import NewJob, State, further_fields
 job = NewJob("id", "task", "[]", "json", "default", 5, State.ENQUEUED, 7, note="added")
@@ -55,6 +53,6 @@ def test_job_with_any_further_field_is_not_plain(field):
 
 
 def test_unknown_field_of_a_short_path_raises():
-    """A misspelled field would keep all of its jobs off the short path."""
+    """A misspelled field would keep all of its jobs off the fast path."""
     with pytest.raises(ValueError, match=r"^A new job has no field limits\.$"):
         further_fields("limits", "tags")

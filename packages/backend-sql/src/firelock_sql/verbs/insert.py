@@ -48,7 +48,7 @@ _INSERT = insert_into(
     "expires_at", "creation",
 )  # fmt: skip
 further, NO_FURTHER = further_fields("admission_json", "relations_json")
-"""The fields that a job does not have on the short paths, which store limits and membership at most."""
+"""The fields that a job does not have on the fast paths, which store limits and membership at most."""
 
 _TIMED = frozenset({State.AWAITING, State.SCHEDULED})
 _TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")

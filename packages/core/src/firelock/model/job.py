@@ -71,7 +71,7 @@ def further_fields(*stored: str) -> tuple[Callable[[NewJob], tuple[object, ...]]
 
     The further fields are all fields except `PLAIN_FIELDS` and `stored`. A storage may store jobs on a short
     path that stores only these, if the further fields of the jobs are those of a plain job. A field that is
-    added to `NewJob` later is a further field, so no short path drops it.
+    added to `NewJob` later is a further field, so no fast path drops it.
 
     Raises:
         ValueError: If a new job has no such field.

@@ -70,7 +70,7 @@ class InsertTests(StorageFixtures):
     def test_field_is_stored_with_every_kind_of_insert(self, flow: FlowScene, field: str) -> None:
         """A field is stored, whether its job is alone, one of many, a member of a batch, or has a limit.
 
-        If this fails: a short path of the storage drops a field that it does not store.
+        If this fails: a fast path of the storage drops a field that it does not store.
         """
         wanted = FIELD_VALUES[field]
         value = {field: wanted}
