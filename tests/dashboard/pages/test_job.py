@@ -462,7 +462,7 @@ def test_reason_for_not_retrying_is_only_in_the_head(client, fire):
 
 
 def test_retry_step_shows_its_error_once(client, fire):
-    """The step contains the number of the retry; the error is below it, with its traceback."""
+    """The entry contains the number of the retry; the error is below it, with its traceback."""
 
     @fire.task(name="shop.invoice", retry=Retry.fixed(60, attempts=2))
     def invoice() -> None:
@@ -479,7 +479,7 @@ def test_retry_step_shows_its_error_once(client, fire):
 
 
 def test_failed_attempts_keep_their_tracebacks(client, fire, send):
-    """The traceback is in the step of the history in which the attempt ended."""
+    """The traceback is in the entry of the history with which the attempt ended."""
     job = send.enqueue(1)
     worker = Worker(fire)
     worker.retry(worker.claim(), failure("first"))

@@ -61,15 +61,15 @@ def test_first_verb_creates_the_schema(open_storage):
     assert [] == storage.migrate()
 
 
-def test_migrate_returns_its_steps(open_storage):
-    """On an empty file every step runs, and the result contains a sentence about each."""
+def test_migrate_returns_its_migrations(open_storage):
+    """On an empty file, every migration runs, and the result contains a sentence about each."""
     storage = open_storage()
     before = storage.schema()
 
-    steps = storage.migrate()
+    sentences = storage.migrate()
 
     assert SchemaState(0, version.WANTED) == before
-    assert [migration.sentence for migration in schema.MIGRATIONS] == steps
+    assert [migration.sentence for migration in schema.MIGRATIONS] == sentences
 
 
 def test_concurrent_first_openings_create_one_schema(open_storage):
@@ -116,7 +116,7 @@ def test_previous_release_works_on_a_new_schema(open_storage, path):
 
 
 def test_new_release_works_on_the_previous_schema(open_storage, monkeypatch):
-    """Servers of a new release can start before the migration. The migration then runs only the new step."""
+    """Servers of a new release can start before the migration. The migration then runs only the new part."""
     open_storage().counts()
     added = schema.Migration(
         "Added a column.", lambda _: iter(["alter table firelock_locks add extra text"]), 1
@@ -126,9 +126,9 @@ def test_new_release_works_on_the_previous_schema(open_storage, monkeypatch):
     storage = open_storage()
 
     before = storage.counts().by_state, storage.schema()
-    steps = storage.migrate()
+    sentences = storage.migrate()
 
-    assert (({}, SchemaState(1, 2)), ["Added a column."]) == (before, steps)
+    assert (({}, SchemaState(1, 2)), ["Added a column."]) == (before, sentences)
     assert SchemaState(2, 2) == storage.schema()
 
 
