@@ -180,7 +180,7 @@ class OpenTelemetry:
         return _ProcessSpan(self._tracer, job, created, links, self._running)
 
     def _count_stuck(self, _: CallbackOptions) -> Iterator[Observation]:
-        """Yield the number of attempts that continue after their timeout, by queue and task."""
+        """Yield the number of runs that continue after their timeout, by queue and task."""
         late = Counter(
             (span.job.queue, span.job.task) for span in list(self._running) if _is_out_of_time(span.job)
         )

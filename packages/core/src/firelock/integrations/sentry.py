@@ -196,7 +196,7 @@ class Sentry:
             capture_checkin(slug_of(job.recurring_id), _check_in_of(job.id), "in_progress", None, config)
 
     def _has_begun(self, job: JobContext) -> bool:
-        """Return whether an earlier part of this run has begun.
+        """Return whether an earlier run of this attempt has begun.
 
         After a snooze, a wait or a server's stop, the job has the same attempt number again. A server that
         stopped might have claimed the job without starting it, so the history is checked.

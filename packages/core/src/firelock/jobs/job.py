@@ -283,7 +283,7 @@ class Job(Generic[R]):
 
     @property
     def started_at(self) -> datetime | None:
-        """When its last attempt started, as last read, in UTC."""
+        """When its last run started, as last read, in UTC."""
         return as_datetime(getattr(self._record, "started_at", None))
 
     @property
