@@ -410,7 +410,7 @@ class Client:
             before, after = shared[:_KEYS], shared[_KEYS + 1 :]
             alike: dict[str | None, NewJob] = {}  # handles of jobs with the same keys share one of these jobs
             jobs = [
-                NewJob(job_id, first.task, text, *before, asked.text, *after)
+                NewJob(job_id, first.task, text, *(*before, asked.text, *after))
                 for job_id, text, asked in zip(ids[part], texts[part], asks[part], strict=True)
             ]
             with part_of_call(is_first=not start):

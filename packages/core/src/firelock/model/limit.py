@@ -142,7 +142,7 @@ def read_admission(text: str) -> Admission:
             return Admission(unread=text)
         known, kept = unique[3:_UNIQUE_FIELDS], unique[_UNIQUE_FIELDS:]
         is_known = until in _UNTIL
-        use = UniqueUse(  # type: ignore[misc]  # `known` ends before `more`
+        use = UniqueUse(
             key,
             _UNTIL[until] if is_known else Until.ENDED,
             at_least,

@@ -11,7 +11,7 @@ import pytest
 from firelock.errors import JobNotFound
 from firelock.model.batch import BATCH_TASK
 from firelock.model.clock import SECOND
-from firelock.model.dependencies import Edge
+from firelock.model.dependencies import Edge, Relations
 from firelock.model.job import HistoryEntry, JobRecord
 from firelock.model.state import State
 from firelock.storage import Feature
@@ -77,8 +77,8 @@ class InsertTests(StorageFixtures):
         calls = [[flow.new_job(**value)], [flow.new_job(**value) for _ in range(3)]]
         if field != "recurring_id":  # the id of such a job may be in another partition than the batch or key
             open_batch, new = flow.batch(), flow.new_batch()
-            calls.append([flow.new_member(open_batch, **value) for _ in range(3)])
-            calls.append([new, *(flow.new_member(new.id, **value) for _ in range(3))])
+            calls.append([flow.new_tied(Relations(open_batch), value) for _ in range(3)])
+            calls.append([new, *(flow.new_tied(Relations(new.id), value) for _ in range(3))])
             if Feature.LIMITS in flow.storage.features:
                 calls.append([flow.new_job(admission=asks("kit/a"), **value) for _ in range(3)])
 
