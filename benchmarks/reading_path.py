@@ -24,7 +24,7 @@ from firelock import Firelock, Settings
 PACKAGES = ("firelock", "firelock_sql", "firelock_redis", "firelock_dashboard")
 STORAGES = ("memory", "sqlite", "postgresql", "redis", "mariadb")
 _SETTINGS = Settings(sweep=0.1, poll=0.1, heartbeat=0.2, workers=2)
-_ROUND = 1.5  # seconds in which all duties of the upkeep run
+_ROUND = 1.5  # seconds in which all routines of the upkeep run
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from benchmarks.pairs import Row
 from benchmarks.plan import Plan
 from firelock.context import Console
 from firelock.model.session import ClaimHolder
-from firelock.server.attempt import EndedRun, JobRunner
+from firelock.server.run import EndedRun, JobRunner
 
 STEPS = 20
 ROUNDS = 4

@@ -298,7 +298,7 @@ class Ends:
         self._agenda = agenda
         self._rollups = rollups
         self._random = random
-        self._killed = failure_of_text("firelock.server.attempt.ProcessDied", KILLED)
+        self._killed = failure_of_text("firelock.server.run.ProcessDied", KILLED)
 
     def delete(self, job: NewJob) -> Transition:
         """Delete the job before it runs."""

@@ -1,11 +1,11 @@
-"""Exploration of every world that the steps of a model can reach: whether all are safe and can end.
+"""Exploration of every world that the moves of a model can reach: whether all are safe and can end.
 
-A model has four members. `first` is the first world. `moves(world)` yields the steps: a name, whether it is a
-regular step, and the world after it. `broken(world)` describes a broken condition. `is_done(world)` returns
+A model has four members. `first` is the first world. `moves(world)` yields the moves: a name, whether it is a
+regular move, and the world after it. `broken(world)` describes a broken condition. `is_done(world)` returns
 whether the world is an end. If worlds differ only by names, the model also has `known(world)`, which returns
 a form in which they are equal.
 
-A regular step happens by itself if nothing fails. All other steps are failures and human actions.
+A regular move happens by itself if nothing fails. All other moves are failures and human actions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 @attrs.frozen
 class Finding:
-    """The result of an exploration; `trail` is the shortest way to the problem, step by step."""
+    """The result of an exploration; `trail` is the shortest way to the problem, move by move."""
 
     verdict: Verdict
     states: int
@@ -40,7 +40,7 @@ class Finding:
 def explore(model):
     """Return the result of exploring all worlds of a model breadth first, up to the first broken one.
 
-    Safe means that no world is broken, and that from every world regular steps alone lead to an end.
+    Safe means that no world is broken, and that from every world regular moves alone lead to an end.
     """
     known = getattr(model, "known", _as_it_is)
     worlds, came_from = [known(model.first)], [0]
@@ -66,15 +66,15 @@ def explore(model):
     return Finding(Verdict.STUCK, len(worlds), "nothing good leads to an end any more", trail)
 
 
-def wander(model, chance, walks, steps=400):
-    """Return the result of random walks, which begin with some failures and then take only regular steps."""
+def wander(model, chance, walks, moves=400):
+    """Return the result of random walks, which begin with some failures and then take only regular moves."""
     met = 0
     for _ in range(walks):
         world, luck, trail = model.first, chance.randint(5, 80), []
-        for step in range(steps):
-            if step >= luck and model.is_done(world):
+        for number in range(moves):
+            if number >= luck and model.is_done(world):
                 break
-            some = [(name, after) for name, is_good, after in model.moves(world) if is_good or step < luck]
+            some = [(name, after) for name, is_good, after in model.moves(world) if is_good or number < luck]
             if not some:
                 break
             name, world = chance.choice(some)
@@ -92,16 +92,16 @@ def _as_it_is(world):
 
 
 def _trail(model, known, worlds, came_from, last):
-    """Walk the shortest way again, to get the steps and the description with the names used there."""
+    """Walk the shortest way again, to get the moves and the description with the names used there."""
     way = [last]
     while way[-1]:
         way.append(came_from[way[-1]])
     world, words = model.first, []
     for there in reversed(way[:-1]):
-        step, world = next(
-            (step, after) for step, _, after in model.moves(world) if known(after) == worlds[there]
+        move, world = next(
+            (move, after) for move, _, after in model.moves(world) if known(after) == worlds[there]
         )
-        words.append(step)
+        words.append(move)
     return tuple(words), world
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 
 from firelock.testing import StorageConformance
-from firelock.testing.conformance.storage.claim import ClaimDuty
-from firelock.testing.conformance.storage.life import LifeDuty
-from firelock.testing.conformance.storage.model import ModelDuty
-from firelock.testing.conformance.storage.races import CrowdDuty, RaceDuty
-from firelock.testing.conformance.storage.text import TextDuty
+from firelock.testing.conformance.storage.claim import ClaimTests
+from firelock.testing.conformance.storage.life import LifeTests
+from firelock.testing.conformance.storage.model import ModelTests
+from firelock.testing.conformance.storage.races import CrowdTests, RaceTests
+from firelock.testing.conformance.storage.text import TextTests
 
 
-class _Chosen(ModelDuty, CrowdDuty, RaceDuty, ClaimDuty, TextDuty, LifeDuty):
-    """Random steps, batches, waits, calls and claims, which together send every statement.
+class _Chosen(ModelTests, CrowdTests, RaceTests, ClaimTests, TextTests, LifeTests):
+    """Random operations, batches, waits, calls and claims, which together send every statement.
 
-    The other duties are those in which variants might differ.
+    The other parts are those in which variants might differ.
     """
 
 
 def kin_conformance(variable: str) -> type[_Chosen]:
-    """Return the duties for a variant: the whole kit if the environment variable is "all".
+    """Return the parts for a variant: the whole kit if the environment variable is "all".
 
-    By default it is a part, because the same statements have passed the whole kit on the server itself.
+    By default, these are some of its parts, because the same statements have passed the whole kit on
+    the server itself.
     """
     return StorageConformance if os.environ.get(variable) == "all" else _Chosen

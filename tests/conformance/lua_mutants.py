@@ -47,11 +47,11 @@ def script_of(mutation):
 
 
 def lua_catcher(mutation, url, *, rounds=1):
-    """Return the first test of the mutant's duty that fails with the mutant, or None if all pass."""
+    """Return the first test of the mutant's part of the kit that fails with the mutant; None if all pass."""
     mutated(script_of(mutation).read_text("utf-8"), mutation)  # fails if the text to change does not exist
     subject = Subject(lambda: open_storage(url))
     with _changed(mutation):
-        tried = (case for _ in range(rounds) for case in cases(mutation.duty, StorageConformance))
+        tried = (case for _ in range(rounds) for case in cases(mutation.detected_by, StorageConformance))
         return next((case for case in tried if fails(case, subject)), None)
 
 
@@ -64,7 +64,7 @@ def main(arguments):
             server.empty()
             case = lua_catcher(mutation, server.url())
             wrong += case is None
-            told = f"{case.duty}: {case.name}" if case else "NOBODY"
+            told = f"{case.part}: {case.name}" if case else "NOBODY"
             sys.stdout.write(f"{mutation.module}: {mutation.name}  ←  {told}\n")
             sys.stdout.flush()
     sys.stdout.write(f"{len(tried) - wrong} of {len(tried)} caught\n")

@@ -1,8 +1,8 @@
 """Mutants of three storages, with the test that catches each: `python -m tests.conformance.mutants`.
 
-The first storage is `MemoryStorage`, whose steps all others share. The second is the third-party storage
-`firelock-files`, with the mistakes of an author who writes a storage for the first time. The third has rows
-with keys of at most 511 bytes.
+The first storage is `MemoryStorage`, whose code for tables all others share. The second is the third-party
+storage `firelock-files`, with the mistakes of an author who writes a storage for the first time. The third
+has rows with keys of at most 511 bytes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Mutation:
     """One change to a module's source, and the part of the kit that must detect it."""
 
     name: str
-    duty: str
+    detected_by: str  # a part of the kit, of whose tests one must fail
     module: str
     old: str
     new: str
@@ -85,9 +85,9 @@ def mutations(table=_TABLE):
         if title.startswith("===="):
             module = title.strip("= ")
         elif lines and lines[0].startswith("-"):
-            duty, _, name = title.partition(": ")
+            detected_by, _, name = title.partition(": ")
             old, new, legal = ("\n".join(line[2:] for line in lines if line[0] == sign) for sign in "-+=")
-            found.append(Mutation(name, duty, module, old, new, legal))
+            found.append(Mutation(name, detected_by, module, old, new, legal))
     return found
 
 
@@ -263,7 +263,7 @@ _OPTIONAL = {"make_newer_schema", "open_unreachable", "break_driver", "lock_job"
 class Case:
     """One test of the kit with its parameters."""
 
-    duty: str
+    part: str
     name: str
     parameters: dict[str, object]
 
@@ -289,14 +289,14 @@ class Case:
             subject.clean_up()
 
 
-def cases(duty=None, kit=StorageConformance):
-    """Yield the kit's tests, or the tests of one duty, except the comparison with the model."""
+def cases(part=None, kit=StorageConformance):
+    """Yield the kit's tests, or the tests of one part, except the comparison with the model."""
     for base in reversed(kit.__mro__):  # in the order in which pytest runs them
-        owner = base.__name__.removesuffix("Duty")
-        if duty not in (None, owner):
+        owner = base.__name__.removesuffix("Tests")
+        if part not in (None, owner):
             continue
         for name, test in vars(base).items():
-            if name.startswith("test") and name != "test_random_steps_agree_with_the_model":
+            if name.startswith("test") and name != "test_random_operations_agree_with_the_model":
                 yield from (Case(owner, name, parameters) for parameters in _parametrized(test))
 
 
@@ -317,14 +317,14 @@ def _named(names, values):
 _ROUNDS = 25
 
 
-def catcher(mutation, duty=None, *, rounds=_ROUNDS):
+def catcher(mutation, part=None, *, rounds=_ROUNDS):
     """Return the first test that fails on the mutant, or None if all pass.
 
     A mutant that only a race can show might pass by chance, so it gets more rounds.
     """
     kit = StorageConformance if mutation.module in _MODEL else RowStorageConformance
     with subject_of(mutation) as subject:
-        tried = (case for _ in range(rounds) for case in cases(duty, kit))
+        tried = (case for _ in range(rounds) for case in cases(part, kit))
         return next((case for case in tried if fails(case, subject)), None)
 
 
@@ -338,7 +338,7 @@ def fails(case, subject):
 
 
 def model_catches(mutation):
-    """Return whether the random steps of the model test find the mutant."""
+    """Return whether the random operations of the model test find the mutant."""
     from firelock.testing.conformance.model import machine_for, run_machine
 
     with subject_of(mutation) as subject:
@@ -351,14 +351,15 @@ def model_catches(mutation):
 
 def _found(mutation, *, by_model):
     if by_model:
-        return "random steps" if model_catches(mutation) else None
-    case = catcher(mutation, mutation.duty) if not mutation.legal else None
+        return "random operations" if model_catches(mutation) else None
+    case = catcher(mutation, mutation.detected_by) if not mutation.legal else None
     case = case or catcher(mutation, rounds=1)
-    return f"{case.duty}: {case.name}" if case else None
+    return f"{case.part}: {case.name}" if case else None
 
 
 def main(arguments):
-    """Print each mutant with the test that catches it; with `--model`, only those that random steps find.
+    """Print each mutant with the test that catches it; with `--model`, only those that random operations
+    find.
 
     Other arguments select modules by the beginning of their names. The exit code is 0 if every fault is
     caught and no permitted change fails a test.

@@ -12,7 +12,7 @@ LONGEST_KEY = 511  # bytes, as in LMDB
 
 
 class PlainRows:
-    """The rows within one step; a step that fails restores everything."""
+    """The rows within one transaction; a transaction that fails restores everything."""
 
     def __init__(self, store):
         self.store = store
@@ -51,7 +51,7 @@ class PlainRows:
         self._undo.append((fitting(key), self.store.values.get(key)))
 
     def undo(self):
-        """Restore every row to its state before the step."""
+        """Restore every row to its state before the transaction."""
         undo, self._undo = self._undo, []
         for key, value in reversed(undo):
             if value is None:
@@ -90,7 +90,7 @@ class PlainStorage(RowStorage):
         self.clock_offset = 0
         self.is_closed = False
 
-    def step(self, body):
+    def transact(self, body):
         self._require_open()
         with self.store.lock:
             rows = self.rows_kind(self.store)

@@ -21,7 +21,7 @@ from tests.scenes import scene_at
 from tests.sql import test_closing_sessions
 
 _TABLE = Path(__file__).with_name("sql_mutations.txt")
-_OF_ROWS = "Rows"  # the duty of tests that use the tables directly
+_OF_ROWS = "Rows"  # as a part of the kit: the tests that use the tables directly
 _GIVEN = frozenset({"scene", "server_database", "lock_job"})  # the fixtures that such a test may use here
 
 
@@ -60,7 +60,7 @@ def _give(kind, attributes):
 class _RowCase:
     """One test of `tests/sql/test_closing_sessions.py`."""
 
-    duty: str
+    part: str
     name: str
     database: object
     lock_job: object
@@ -84,11 +84,11 @@ def _row_cases(database, lock_job):
 
 
 def sql_catcher(mutation, database, lock_job):
-    """Return the first test of the mutant's duty that fails with the mutant, or None if all pass."""
+    """Return the first test of the mutant's part of the kit that fails with the mutant; None if all pass."""
     subject = Subject(partial(open_storage, database.url()), {"lock_job": lock_job})
-    if mutation.duty == _OF_ROWS:
+    if mutation.detected_by == _OF_ROWS:
         tried = _row_cases(database, lock_job)
     else:
-        tried = list(cases(mutation.duty, StorageConformance))
+        tried = list(cases(mutation.detected_by, StorageConformance))
     with _changed(mutation):
         return next((case for case in tried if fails(case, subject)), None)

@@ -26,7 +26,7 @@ BREACHES = [
     (FILES, "the clock has a resolution of seconds", "test_clock_is_finer_than_a_second"),
     (
         FILES,
-        "a driver error within a step leaks",
+        "a driver error within a transaction leaks",
         "test_failing_driver_of_a_used_handle_raises_storage_error",
     ),
     (FILES, "waits continue after the handle was closed", "test_closing_ends_every_wait"),
@@ -60,4 +60,4 @@ def test_broken_rule_is_the_first_to_fail(module, name, test):
 
     caught = catcher(mutation, rounds=1)
 
-    assert (test, True) == (caught.name, caught.duty == mutation.duty)
+    assert (test, True) == (caught.name, caught.part == mutation.detected_by)

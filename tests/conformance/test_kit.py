@@ -7,13 +7,15 @@ import threading
 from itertools import groupby
 from pathlib import Path
 
+import attrs
 import pytest
 
-from firelock.storage import Feature, Storage
+from firelock.storage import PLAIN_FIELDS, Feature, NewJob, Storage
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import Handles, RowStorageConformance, StorageConformance, requires
 from firelock.testing.conformance.kit import Conformance, required_features
 from firelock.testing.conformance.race import is_hanging, race, race_two, until_none_is_left
+from firelock.testing.conformance.storage.insert import FIELD_VALUES, TESTED_SEPARATELY
 from firelock.testing.waiting import eventually
 from tests.conformance.lua_mutants import lua_mutations, script_of
 from tests.conformance.mutants import mutations, path_of
@@ -114,17 +116,26 @@ def test_every_test_of_the_kit_states_its_rule_and_its_failure():
     assert [] == silent
 
 
-def test_random_steps_run_last(pytester):
-    """Tests of single rules run before the test that compares everything. Tests of one duty run together."""
+def test_kit_has_a_value_for_each_field_of_a_new_job():
+    """The kit stores each field with every kind of insert, so no storage can drop a field on a fast path."""
+    names = {field.name for field in attrs.fields(NewJob)}
+
+    assert names == {*PLAIN_FIELDS, *FIELD_VALUES, *TESTED_SEPARATELY}, (
+        "Add a value of the new field to FIELD_VALUES in the kit's storage/insert.py."
+    )
+
+
+def test_random_operations_run_last(pytester):
+    """Tests of single rules run before the test that compares everything. Tests of one class run together."""
     pytester.makepyfile(test_mine=_SUITE.partition("    @pytest.mark.xfail")[0])
 
     run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", "TestMine")
 
     tests = [line.partition("TestMine::")[2] for line in run.outlines if "TestMine::" in line]
     names = [test.partition("[")[0] for test in tests]
-    duties = [next(base for base in StorageConformance.__mro__ if name in vars(base)) for name in names]
-    assert list(dict.fromkeys(duties)) == [duty for duty, _ in groupby(duties)]
-    assert ("LifeDuty", "ModelDuty") == (duties[0].__name__, duties[-1].__name__)
+    owners = [next(base for base in StorageConformance.__mro__ if name in vars(base)) for name in names]
+    assert list(dict.fromkeys(owners)) == [owner for owner, _ in groupby(owners)]
+    assert ("LifeTests", "ModelTests") == (owners[0].__name__, owners[-1].__name__)
 
 
 @pytest.mark.parametrize("verb", sorted(name for name in vars(Storage) if callable(vars(Storage)[name])))
@@ -237,9 +248,9 @@ race._DEADLINE = 0.5
 
 
 class Forgetful(PlainStorage):
-    def step(self, body):
+    def transact(self, body):
         self.store.latch.acquire()
-        answer = super().step(body)  # where the body raises, the latch is never released
+        answer = super().transact(body)  # where the body raises, the latch is never released
         self.store.latch.release()
         return answer
 
@@ -255,19 +266,19 @@ class TestHanging(RowStorageConformance):
 """
 
 
-def test_hanging_step_ends_the_run(pytester, monkeypatch):
-    """A step that never returns fails its test. Later tests do not start, and the run ends by itself."""
+def test_hanging_transaction_ends_the_run(pytester, monkeypatch):
+    """A transaction that never returns fails its test. No later test starts, and the run ends by itself."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     pytester.makepyfile(test_mine=_HANGING)
 
-    run = pytester.runpytest_subprocess("-q", "-k", "test_step_", timeout=120)
+    run = pytester.runpytest_subprocess("-q", "-k", "test_transaction_", timeout=120)
 
     counts = run.parseoutcomes()
     assert 1 == counts["failed"]
     assert counts["errors"] > 0
     run.stdout.fnmatch_lines_random(
         [
-            "*test_step_that_raises_stores_nothing*",
+            "*test_transaction_that_raises_stores_nothing*",
             "*1 of 1 calls have not returned after*",
             "*self.store.latch.acquire()*",
             "*A call of an earlier test still hangs, so this test was not run.*",
@@ -275,8 +286,8 @@ def test_hanging_step_ends_the_run(pytester, monkeypatch):
     )
 
 
-def test_endless_steps_fail_the_test():
-    """Steps that never end are a failure, and the test does not hang."""
+def test_endless_calls_fail_the_test():
+    """Calls that never come to an end are a failure, and the test does not hang."""
     with pytest.raises(AssertionError, match="work is still left"):
         until_none_is_left(lambda: 1)
 

@@ -23,5 +23,5 @@ def test_every_mutant_of_the_scripts_is_caught(mutation, server):
     server.empty()
 
     assert lua_catcher(mutation, server.url(), rounds=3) is not None, (
-        f"no test of {mutation.duty}Duty notices: {mutation.name}"
+        f"no test of {mutation.detected_by}Tests notices: {mutation.name}"
     )

@@ -1,4 +1,4 @@
-"""The kit detects faults: any fault in a storage fails a test of the duty that it breaks."""
+"""The kit detects faults: any fault in a storage fails a test of the part of the kit that covers it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def named(mutation):
 @pytest.mark.parametrize("mutation", FAULTS, ids=named)
 def test_every_mutant_is_caught(mutation):
     """A storage with one fault fails a test in the part of the kit about it."""
-    assert catcher(mutation, mutation.duty) is not None, (
-        f"no test of {mutation.duty}Duty notices: {mutation.name}"
+    assert catcher(mutation, mutation.detected_by) is not None, (
+        f"no test of {mutation.detected_by}Tests notices: {mutation.name}"
     )
 
 
 @pytest.mark.parametrize("mutation", [mutation for mutation in mutations() if mutation.legal], ids=named)
 def test_permitted_change_fails_no_test(mutation):
-    """A change that the contract allows fails no test of its duty, because the kit demands no more."""
-    assert catcher(mutation, mutation.duty, rounds=1) is None, f"it is no fault: {mutation.legal}"
+    """A change that the contract allows fails no test of its part, because the kit demands no more."""
+    assert catcher(mutation, mutation.detected_by, rounds=1) is None, f"it is no fault: {mutation.legal}"
 
 
 @pytest.mark.parametrize("module", ["memory", "row_storage", "firelock_files.storage"])

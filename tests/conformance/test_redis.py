@@ -57,7 +57,7 @@ class TestSentinel(kin_conformance(WANTED)):
         return group.url()
 
 
-@pytest.mark.timeout(600)  # random steps check sixteen partitions after each step
+@pytest.mark.timeout(600)  # random operations check sixteen partitions after each operation
 class TestCluster(StorageConformance):
     model_runs = 8  # a reduced number, because each step takes several round trips
     model_handles = 1

@@ -22,7 +22,7 @@ def lock_job(postgresql):
 def test_every_mutant_of_the_verbs_is_caught(mutation, postgresql, lock_job):
     """A verb with one fault fails a test about it, in the kit or with the tables."""
     assert sql_catcher(mutation, postgresql, lock_job) is not None, (
-        f"no test of {mutation.duty} notices: {mutation.name}"
+        f"no test of {mutation.detected_by} notices: {mutation.name}"
     )
 
 
@@ -32,9 +32,9 @@ def test_permitted_change_of_a_verb_fails_no_test(mutation, postgresql, lock_job
     assert sql_catcher(mutation, postgresql, lock_job) is None, f"it is no fault: {mutation.legal}"
 
 
-@pytest.mark.parametrize("duty", sorted({mutation.duty for mutation in sql_mutations()}))
-def test_unchanged_verbs_fail_no_test(duty, postgresql, lock_job):
+@pytest.mark.parametrize("part", sorted({mutation.detected_by for mutation in sql_mutations()}))
+def test_unchanged_verbs_fail_no_test(part, postgresql, lock_job):
     """The same runner finds nothing wrong with the unchanged verbs."""
-    unbroken = Mutation("nothing", duty, "sessions", "from __future__", "from __future__")
+    unbroken = Mutation("nothing", part, "sessions", "from __future__", "from __future__")
 
     assert sql_catcher(unbroken, postgresql, lock_job) is None

@@ -14,7 +14,7 @@ from firelock import hookimpl
 from firelock.context import Console
 from firelock.model.clock import HostClocks, StorageClock
 from firelock.model.session import ClaimHolder
-from firelock.server.attempt import EndedRun, JobRunner
+from firelock.server.run import EndedRun, JobRunner
 from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.storage.memory import MemoryStorage
 

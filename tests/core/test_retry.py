@@ -138,7 +138,7 @@ def test_first_retry_has_number_one():
 # ---- deciding -----------------------------------------------------------------------------------------
 
 
-def test_attempts_are_retries_after_the_first_run():
+def test_attempts_are_retries_after_the_first_attempt():
     """attempts=2 allows two retries, so the third failure is final."""
     kinds = [Retry(2).decide(Retried(made), ValueError(), random=middle).kind for made in range(4)]
 
@@ -247,12 +247,12 @@ def test_invalid_wait_is_refused(use, wait):
     [
         (
             lambda: Retry(-1),
-            "attempts must be an integer from 0 to 1000, the number of retries after the first run, got -1",
+            "an integer from 0 to 1000, the number of retries after the first attempt, got -1",
         ),
-        (lambda: Retry(1001), "run, got 1001."),
-        (lambda: Retry(10**5000), "run, got a value of type int."),
-        (lambda: Retry(True), "run, got True."),
-        (lambda: Retry("3"), "run, got '3'."),
+        (lambda: Retry(1001), "attempt, got 1001."),
+        (lambda: Retry(10**5000), "attempt, got a value of type int."),
+        (lambda: Retry(True), "attempt, got True."),
+        (lambda: Retry("3"), "attempt, got '3'."),
         (lambda: Retry(jitter=-0.1), "jitter must be a number from 0 to 1, got -0.1. For example, 0.1"),
         (lambda: Retry(jitter=float("nan")), "jitter must be a number from 0 to 1, got nan"),
         (lambda: Retry(waits=[]), "waits must be a list of 1 to 1000 waits, got []. Use Retry.fixed(60)"),

@@ -93,14 +93,14 @@ def test_seeded_histories_are_valid_and_ordered(storage, jobs):
     """
     now = storage.clock()
     for job in jobs:
-        steps = storage.history(job.id).entries
+        entries = storage.history(job.id).entries
 
         if job.state in {State.SUCCEEDED, State.FAILED}:
             instants = [job.created_at, job.enqueued_at, job.claimed_at, job.started_at, job.ended_at, now]
             assert instants == sorted(instants), job
         assert job.state not in FINAL or job.expires_at > now + 365 * DAY
-        assert steps[0].at == job.created_at
-        for before, after in pairwise(steps):
+        assert entries[0].at == job.created_at
+        for before, after in pairwise(entries):
             state = State.PROCESSING if after.attempt is not None else before.state
             assert before.at <= after.at
             assert is_legal(state, after.state), (job.id, before, after)

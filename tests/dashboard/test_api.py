@@ -51,7 +51,7 @@ def test_job_is_returned_with_all_details(client, send):
     assert {"user_id": 7, "note": "hello"} == told["arguments"]
     assert {"tenant": "acme", "api_key": MASK} == told["meta"]
     assert [["enqueued"], [], []] == [
-        [step["state"] for step in client.get(f"/api/jobs/{job.id}/history").json()["history"]],
+        [entry["state"] for entry in client.get(f"/api/jobs/{job.id}/history").json()["history"]],
         client.get(f"/api/jobs/{job.id}/errors").json()["errors"],
         client.get(f"/api/jobs/{job.id}/log").json()["lines"],
     ]

@@ -333,12 +333,12 @@ def test_show_omits_empty_sections(command, app):
 
 
 def test_long_history_states_the_number_of_dropped_entries(command, app):
-    """A line contains the number of dropped steps."""
+    """A line contains the number of dropped entries."""
     job = app.add.enqueue(1)
     for _ in range(150):
         app.jobs.delete([job.id])
         app.jobs.requeue([job.id])
-    (left_out,) = [step.elided for step in app.storage.history(job.id).entries if step.elided]
+    (left_out,) = [entry.elided for entry in app.storage.history(job.id).entries if entry.elided]
 
     ran = command("show", job.id)
 
@@ -365,7 +365,7 @@ def test_show_in_json_contains_all_details(command, app):
 
     shown = command("show", job.id, "--json").json
 
-    assert [step["state"] for step in shown["history"]] == ["enqueued", "failed"]
+    assert [entry["state"] for entry in shown["history"]] == ["enqueued", "failed"]
     assert shown["errors"][0]["error"]["traceback"] == "here"
     assert shown["continuations"] == [child.id]
     assert shown["log"] == []

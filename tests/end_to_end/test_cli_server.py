@@ -168,7 +168,7 @@ def test_lack_of_memory_for_the_workers_prevents_the_start(folder, run):
 
 
 def test_migrate_creates_the_schema_once(run, folder):
-    """The first run lists its steps, and the second run reports that there is nothing to do."""
+    """The first run lists its migrations, and the second run reports that there is nothing to do."""
     storage = ["--storage", f"sqlite:///{folder / 'new.db'}"]
 
     before = run("migrate status", *storage)
@@ -178,7 +178,7 @@ def test_migrate_creates_the_schema_once(run, folder):
     assert (before.code, before.out) == (1, "The storage has no schema yet; this release needs 2.\n")
     assert first.code == 0
     assert first.out.splitlines()[0].startswith("done  ")
-    assert second.json == {"steps": [], "found": 2, "wanted": 2, "is_current": True}
+    assert second.json == {"migrations": [], "found": 2, "wanted": 2, "is_current": True}
 
 
 def test_doctor_reports_a_new_database_without_an_error(run, folder):

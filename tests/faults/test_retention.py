@@ -17,7 +17,7 @@ from firelock.testing import eventually
 from tests.faults.proxy import FaultProxy
 from tests.faults.watching import SqliteMeter, WatchedStorage, arranging
 
-CHUNK_SECONDS = 0.3  # duration of removing a chunk, unless the other duty begins
+CHUNK_SECONDS = 0.3  # duration of removing a chunk, unless the other routine begins
 LONG = 30.0  # seconds until a condition counts as never met
 
 
@@ -53,12 +53,12 @@ def app_on(storage, **settings):
     ("verb", "sweep"), [("promote", 60), ("orphans", 0.1)], ids=["due-jobs", "lost-servers"]
 )
 def test_long_retention_delays_other_duties_by_at_most_two_chunks(backlog, verb, sweep):
-    """The other duty becomes due while the first chunk is removed."""
+    """The other routine becomes due while the first chunk is removed."""
     begun, looks = threading.Event(), []
 
     def remove_a_chunk(limit):
         if not backlog.begun(verb):
-            return  # the server has just started and does not perform the other duty yet
+            return  # the server has just started and does not run the other routine yet
         if not looks:
             fire.noop.schedule(timedelta(milliseconds=1))
             begun.clear()

@@ -92,10 +92,10 @@ def test_single_jobs_take_at_most_three_round_trips_of_a_server(counted, onlooke
 
 
 def test_idle_server_sends_two_commands_per_second(counted, proxy):
-    """With the default settings, the commands of each duty are counted once and divided by its period."""
+    """With the default settings, the commands of each group of calls are divided by its period."""
     storage, settings = counted.fire.storage, Settings()
     storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))
-    duties = {
+    calls_by_period = {
         settings.poll: [lambda: storage.claim(ClaimRequest(None, 10, "session", 0))],
         settings.heartbeat * 0.9: [  # the average, because servers drift apart
             lambda: storage.renew([Renewal("session", 0, "running")]),
@@ -113,7 +113,7 @@ def test_idle_server_sends_two_commands_per_second(counted, proxy):
         ],
     }
     commands_a_second = 1 / PING_SECONDS
-    for period, calls in duties.items():
+    for period, calls in calls_by_period.items():
         for call in calls:
             call()  # this loads the scripts
         with proxy.measure() as measure:

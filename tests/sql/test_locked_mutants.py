@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.mutants import mutations
+from tests.mutating import VARIABLE
 from tests.repository.sources import ROOT
-from tests.sql.mutating import VARIABLE
 
 pytestmark = pytest.mark.heavy("each of some faults runs a test on a server of its own")
 
@@ -31,8 +31,8 @@ def run(*tests, fault=None):
     """Run these tests in a separate process, with the fault."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     if fault is not None:
-        environment[VARIABLE] = json.dumps([f"firelock_sql.{fault.module}", fault.old, fault.new])
-    options = ("-q", "-x", "-p", "tests.sql.mutating", "-p", "no:cacheprovider")
+        environment[VARIABLE] = json.dumps([[f"firelock_sql.{fault.module}", fault.old, fault.new]])
+    options = ("-q", "-x", "-p", "tests.mutating", "-p", "no:cacheprovider")
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=ROOT,
@@ -46,7 +46,7 @@ def run(*tests, fault=None):
 
 def place_of(fault):
     """Return the test that must fail with the fault, in pytest's notation."""
-    where, test = fault.duty.split(" ")
+    where, test = fault.detected_by.split(" ")
     return f"{PLACES[where]}::{test}"
 
 
@@ -56,7 +56,7 @@ def test_every_mutation_is_detected(fault):
     ended = run(place_of(fault), fault=fault)
 
     assert 1 == ended.returncode, ended.stdout[-4_000:]
-    assert f"::{fault.duty.split(' ')[1]}" in ended.stdout.partition("short test summary info")[2]
+    assert f"::{fault.detected_by.split(' ')[1]}" in ended.stdout.partition("short test summary info")[2]
     assert "times in the source" not in ended.stdout
 
 

@@ -1,4 +1,4 @@
-"""The steps of a batch. Each transaction of the storage is one step; a fold and an outside add take two.
+"""The moves of a batch. Each transaction of the storage is one move; a fold and an outside add take two.
 
 Each change of a member appends one delta in its own transaction, and no transaction locks a batch to end a
 job. A fold locks the batch, takes its deltas, and sets the state of the batch. A transaction that changes the
@@ -117,7 +117,7 @@ class BatchModel:
         return world._replace(deltas=tuple(sorted((*world.deltas, delta))))
 
     def _with_member(self, world, place, member, *, is_told=True):
-        """Return the world with this member, and with the delta for its batch from the same step."""
+        """Return the world with this member, and with the delta for its batch from the same move."""
         before, batch = world.members[place], self.scene.batch_of[place]
         members = list(world.members)
         members[place] = member
@@ -203,7 +203,7 @@ class BatchModel:
     # ---- moves -------------------------------------------------------------------------------------------
 
     def moves(self, world):
-        """Yield every step: its name, whether it is a regular step, and the world after it."""
+        """Yield every move: its name, whether it is a regular move, and the world after it."""
         yield from self._creator(world)
         for place, member in enumerate(world.members):
             yield from self._runs(world, place, member)
@@ -219,7 +219,7 @@ class BatchModel:
             yield from self._takes(world, place) if fold is None else self._decides(world, place, fold)
 
     def _creator(self, world):
-        """Yield the steps of the creator, which may die at any time.
+        """Yield the moves of the creator, which may die at any time.
 
         It stores the batch with its first chunk, adds further chunks, and closes the batch.
         """
@@ -289,7 +289,7 @@ class BatchModel:
             yield f"tail {place} over", True, self._with_member(world, place, member._replace(is_tail=False))
 
     def _releases(self, world, place, member):
-        """Yield the steps that update the jobs waiting for an ended member, one edge at a time.
+        """Yield the moves that update the jobs waiting for an ended member, one edge at a time.
 
         Then the member leaves the releasing list.
         """
@@ -373,7 +373,7 @@ class BatchModel:
         return row.is_stopping and row.state == OPEN and self._may_change(world, batch)
 
     def _sweeper(self, world):
-        """Yield the steps of a variant that first detects a stopping batch, and sweeps it in a later step."""
+        """Yield the moves of a variant that first detects a stopping batch, and sweeps it in a later move."""
         if self.rules.stop_sweeps_locked:
             return
         for place in range(len(world.batches)):
@@ -410,9 +410,9 @@ class BatchModel:
     # ---- outside transactions ----------------------------------------------------------------------------
 
     def _outsider(self, world):
-        """Yield the steps of an outside transaction that adds a job.
+        """Yield the moves of an outside transaction that adds a job.
 
-        It reads the batch under a shared lock and stores the job in a later step.
+        It reads the batch under a shared lock and stores the job in a later move.
         """
         added = self.scene.added_outside
         if added is None:
@@ -450,7 +450,7 @@ class BatchModel:
         )
 
     def _fires(self, world, place, batch):
-        """Return the step that updates the batch's continuations, each at the first end that it awaits."""
+        """Return the move that updates the batch's continuations, each at the first end that it awaits."""
         broken = world.broken
         is_first = batch.state == DELETED and not batch.fired[2]
         nobody_requeued = world.budget.requeue == self.scene.budget.requeue
@@ -462,7 +462,7 @@ class BatchModel:
     # ---- folds -------------------------------------------------------------------------------------------
 
     def _takes(self, world, folder):
-        """Yield the steps in which a fold locks a batch and takes its deltas; locked batches are skipped."""
+        """Yield the moves in which a fold locks a batch and takes its deltas; locked batches are skipped."""
         for batch in sorted({delta.batch for delta in world.deltas}):
             if self.rules.lock_before_take:
                 adds = batch == 0 and world.adder and self.rules.outside_add_locks
@@ -481,7 +481,7 @@ class BatchModel:
                 yield f"take {batch}", True, world._replace(folds=tuple(folds), deltas=tuple(rest))
 
     def _decides(self, world, folder, fold):
-        """Yield the step that sets the batch to the state that its counts imply."""
+        """Yield the move that sets the batch to the state that its counts imply."""
         folds = list(world.folds)
         folds[folder] = None
         world, place, taken = world._replace(folds=tuple(folds)), fold.batch, fold.taken

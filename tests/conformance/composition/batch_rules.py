@@ -99,7 +99,7 @@ class Scene:
     parent_of: dict[int, int] = attrs.field(factory=dict)  # members that wait for another member
     outer_of: dict[int, int] = attrs.field(factory=dict)  # batches that are members
     after: dict[int, int] = attrs.field(factory=dict)  # the member that a batch waits for
-    # the chunks that fill batch 0; without any, everything was stored in one step
+    # the chunks that fill batch 0; without any, everything was stored in one move
     chunks: tuple[tuple[int, ...], ...] = ()
     adds: dict[int, int] = attrs.field(factory=dict)  # a member that adds another member
     added_outside: int | None = None

@@ -58,7 +58,7 @@ class Rules:
     """The rules that hold; each variant disables one of them."""
 
     name_comes_first: bool = True
-    suspension_looks: bool = True  # checks in its own step whether the child has ended
+    suspension_looks: bool = True  # checks in its own move whether the child has ended
     later_attempts_call_anew: bool = True  # only later attempts call another child
     result_is_kept: bool = True  # a child whose result its caller has not read is not pruned
     attempt_is_given_back: bool = True
@@ -89,7 +89,7 @@ class CallModel:
         return world._replace(budget=world.budget._replace(**{what: getattr(world.budget, what) - 1}))
 
     def moves(self, world):
-        """Yield every step: its name, whether it is a regular step, and the world after it."""
+        """Yield every move: its name, whether it is a regular move, and the world after it."""
         yield from self._children(world)
         if world.state == FAILED and world.budget.requeue:
             yield "requeue", False, self._spent(world._replace(state=ENQUEUED), "requeue")

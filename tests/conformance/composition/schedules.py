@@ -1,7 +1,7 @@
-"""The models' counter-examples, played on a storage: each step of a trail is the call that performs it.
+"""The models' counter-examples, played on a storage: each move of a trail is the call that performs it.
 
-Where a model has two steps, so that others can come between them, a storage has one verb. So only the order
-of the verbs remains. A step that only a broken form takes is refused by the storage, or has the correct
+Where a model has two moves, so that others can come between them, a storage has one verb. So only the order
+of the verbs remains. A move that only a broken form makes is refused by the storage, or has the correct
 result. Everything is checked after each verb. At the end, every job that can continue does so.
 """
 
@@ -16,8 +16,8 @@ from firelock.model.memo import MemoKind
 from firelock.model.state import FINAL_STATES, State
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.flow_scene import FlowScene, call_memo, forgets, suspends
+from firelock.testing.conformance.operations.batch_operations import BatchGround
 from firelock.testing.conformance.scene import BASE, DAY, HOUR, Handles
-from firelock.testing.conformance.steps.batch_steps import BatchGround
 
 from .batch_variants import SCENES
 
@@ -74,13 +74,13 @@ class BatchSchedule(BatchGround):
             own = [place for place in members if self.plan.batch_of[place] == batch]
             self._store([self._new_batch(batch)], [self._new_member(place) for place in own])
 
-    # ---- steps -------------------------------------------------------------------------------------------
+    # ---- moves -------------------------------------------------------------------------------------------
 
     def play(self, trail):
-        """Perform every step of the trail, and check everything after each step and at the end."""
-        for step in trail:
-            self.tell(step)
-            words = step.split()
+        """Make every move of the trail, and check everything after each move and at the end."""
+        for move in trail:
+            self.tell(move)
+            words = move.split()
             verb = "_".join(word for word in words if not word.isdigit() and word not in ("refused", "to"))
             places = [int(word) for word in words if word.isdigit()]
             try:
@@ -104,7 +104,7 @@ class BatchSchedule(BatchGround):
         self.release(1)
 
     def do_take(self, *_):
-        """Do nothing: on a storage a fold is one step, see `do_release`."""
+        """Do nothing: on a storage a fold is one operation, see `do_release`."""
 
     do_look_add = do_look_sweep = do_nothing_sweep = do_take
 
@@ -117,7 +117,7 @@ class BatchSchedule(BatchGround):
             self._store([], members)
 
     def do_store_all(self):
-        """Store the batch and its members in one step."""
+        """Store the batch and its members in one operation."""
         self._store([self._new_batch(0)], [self._new_member(place) for place in self.plan.chunks[0]])
 
     def do_close(self):
@@ -218,15 +218,15 @@ class StepSchedule:
         self.handles.close()
 
     def play(self, trail):
-        """Perform every step; then the job must continue to its end with the accepted signal."""
-        for step in trail:
-            self._do(step)
+        """Make every move; then the job must continue to its end with the accepted signal."""
+        for move in trail:
+            self._do(move)
             self._judge()
         self._finish()
 
-    def _do(self, step):
-        words = [word for word in step.replace(",", "").split() if not word.isdigit()]
-        numbers = [int(word) for word in step.split() if word.isdigit()]
+    def _do(self, move):
+        words = [word for word in move.replace(",", "").split() if not word.isdigit()]
+        numbers = [int(word) for word in move.split() if word.isdigit()]
         name = " ".join(words)
         match name.removesuffix(" refused"):
             case "signal" | "signal writes":
@@ -318,8 +318,8 @@ class StepSchedule:
         self.flow.promote()
         self.runs = {}
         self._claim(0)
-        for step in ("recall 0", "begin 0", "time-out 0", "remember 0"):
-            self._do(step)
+        for move in ("recall 0", "begin 0", "time-out 0", "remember 0"):
+            self._do(move)
             self._judge()
         if not self.accepted.get(self.generation):
             assert (self.generation, "approval", None) in self.seen
@@ -344,13 +344,13 @@ class CallSchedule:
         self.handles.close()
 
     def play(self, trail):
-        """Perform every step; then the caller must continue to its end with its child's result."""
-        for step in trail:
-            self._do(step)
+        """Make every move; then the caller must continue to its end with its child's result."""
+        for move in trail:
+            self._do(move)
         self._finish()
 
-    def _do(self, step):
-        words = step.replace(",", "").split()
+    def _do(self, move):
+        words = move.replace(",", "").split()
         number = next(int(word) for word in words if word.isdigit())
         name = " ".join(word for word in words if not word.isdigit())
         match name:

@@ -2,7 +2,7 @@
 
 The task is `answer = job.receive(signal, timeout=…)`, then `job.step("b", …)`. Two workers can have a run,
 one of which is old. Two people send the signal, and one operator changes the job. A call of the storage and
-its reply are separate steps, so a worker can be killed or lose its session between them. The signal and the
+its reply are separate moves, so a worker can be killed or lose its session between them. The signal and the
 timeout are memos that another party writes. The first memo of a name is kept.
 """
 
@@ -71,8 +71,8 @@ class World(NamedTuple):
 class Rules:
     """The rules that hold; each variant disables one of them."""
 
-    suspension_looks: bool = True  # checks in its own step whether the answer exists
-    sender_is_one_step: bool = True  # reads the memo and wakes the job under the job's lock
+    suspension_looks: bool = True  # checks in its own move whether the answer exists
+    sender_is_one_move: bool = True  # reads the memo and wakes the job under the job's lock
     mail_is_kept: bool = True  # a signal is kept even if no run waits yet
     time_out_is_kept: bool = True  # as a memo
     woken_looks: bool = True  # reads the memo, regardless of what has woken the job
@@ -81,7 +81,7 @@ class Rules:
     memo_is_fenced: bool = True
     recall_is_fenced: bool = True
     memo_is_once: bool = True
-    requeue_forgets: bool = True  # in its own step
+    requeue_forgets: bool = True  # in its own move
     has_time_out: bool = True
 
 
@@ -122,7 +122,7 @@ class StepModel:
     # ---- moves -------------------------------------------------------------------------------------------
 
     def moves(self, world):
-        """Yield every step: its name, whether it is a regular step, and the world after it."""
+        """Yield every move: its name, whether it is a regular move, and the world after it."""
         job = world.job
         if self.rules.has_time_out and not world.is_late:
             yield "it is late", True, world._replace(is_late=True)
@@ -147,7 +147,7 @@ class StepModel:
 
     def _sends(self, world, sender):
         job, told, me = world.job, world.told[sender], f"signal {sender}"
-        if not self.rules.sender_is_one_step:
+        if not self.rules.sender_is_one_move:
             if not told:
                 looked = "saw it waiting" if job.waits else "saw it busy"
                 yield f"{me} looks", True, self._told(world, sender, looked)
@@ -221,7 +221,7 @@ class StepModel:
         return self._is_mine(world, run) or not self.rules.memo_is_fenced
 
     def _receives(self, world, worker, run):
-        """Yield the step that begins the wait or writes the timeout; the first memo is kept and returned."""
+        """Yield the move that begins the wait or writes the timeout; the first memo is kept and returned."""
         if run.at == "receive" and not self._is_open(run.answer):
             yield f"{worker} has it", True, self._received(world, worker, run, run.answer)
         elif run.at == "late" and not self.rules.time_out_is_kept:

@@ -28,7 +28,7 @@ def test_batch_ends_once_when_none_of_its_members_can_continue(name):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_batch_rules_fail_without_any_one_rule(variant):
-    """Each broken form becomes unsafe or stuck in the steps that `schedules` plays on storages."""
+    """Each broken form becomes unsafe or stuck in the moves that `schedules` plays on storages."""
     finding = explore(
         BatchModel(SCENES[variant.scene], variant.rules, looks_at_counts=variant.looks_at_counts)
     )

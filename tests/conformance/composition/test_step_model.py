@@ -18,7 +18,7 @@ CALM = step_moves.Budget(kill=1, lose=1, again=0, delete=0)
 STEPS, CALLS = step_moves.Rules, call_moves.Rules
 WITHOUT = {  # by the disabled rule: the rules, and the expected verdict
     "a suspension that does not look": (STEPS(suspension_looks=False, has_time_out=False), Verdict.STUCK),
-    "a sender in two steps": (STEPS(sender_is_one_step=False, has_time_out=False), Verdict.STUCK),
+    "a sender in two moves": (STEPS(sender_is_one_move=False, has_time_out=False), Verdict.STUCK),
     "mail that is kept for who waits alone": (STEPS(mail_is_kept=False), Verdict.UNSAFE),
     "a time-out that nobody keeps": (STEPS(time_out_is_kept=False), Verdict.UNSAFE),
     "who is woken late takes it for the time-out": (STEPS(woken_looks=False), Verdict.UNSAFE),
@@ -64,7 +64,7 @@ def test_runs_agree_and_every_wait_continues(model):
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_step_rules_fail_without_any_one_rule(name):
-    """Each broken form becomes unsafe, or a job waits forever, in the steps that `schedules` plays."""
+    """Each broken form becomes unsafe, or a job waits forever, in the moves that `schedules` plays."""
     rules, verdict = WITHOUT[name]
     budget = CALM if verdict is Verdict.STUCK else step_moves.Budget()
 

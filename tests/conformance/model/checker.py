@@ -40,7 +40,7 @@ class SessionModel:
         return first_world(self.rules)
 
     def moves(self, world):
-        """Return all steps from this world."""
+        """Return all moves from this world."""
         return moves(world, self.rules, self.bounds)
 
     def known(self, world):

@@ -1,4 +1,4 @@
-"""The steps of a worker process (a child): claim, run, settle, reconcile, and die."""
+"""The moves of a worker process (a child): claim, run, settle, reconcile, and die."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNSEEN = Child(EXITED, NOBODY, ())
 
 
 def child_moves(world, index, rules, bounds):
-    """Yield all steps of one running worker process."""
+    """Yield all moves of one running worker process."""
     child = world.children[index]
     yield from _calls(world, index, child, rules, bounds)
     for held in child.held:

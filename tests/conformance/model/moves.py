@@ -1,6 +1,6 @@
-"""The first world, and every step from a world.
+"""The first world, and every move from a world.
 
-Regular steps are distinguished from failures and from an operator's actions: from every world, regular steps
+Regular moves are distinguished from failures and from an operator's actions: from every world, regular moves
 alone must lead to an end.
 """
 
@@ -20,7 +20,7 @@ def first_world(rules):
 
 
 def moves(world, rules, bounds):
-    """Yield all steps from this world."""
+    """Yield all moves from this world."""
     for index, child in enumerate(world.children):
         if child.status == UP:
             yield from child_moves(world, index, rules, bounds)

@@ -28,7 +28,7 @@ class Reconciler(Enum):
 class AtExit(Enum):
     """The reaction of the supervisor to the death of a worker process."""
 
-    END_SESSION = auto()  # marks the session dead and takes its jobs, in one step
+    END_SESSION = auto()  # marks the session dead and takes its jobs, in one move
     TAKE_THEN_MARK = auto()
     MARK_THEN_TAKE = auto()
     TAKE_HELD = auto()  # takes the jobs that the process is known to have held; the session continues

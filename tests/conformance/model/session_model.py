@@ -1,7 +1,7 @@
 """The session protocol, checked state by state: `python -m tests.conformance.model.session_model [--deep]`.
 
 A server is a supervisor with two worker processes (children), each of which has one session. A call has three
-steps: it is sent, executed by the storage, and its reply is handled. It can be executed after its sender was
+moves: it is sent, executed by the storage, and its reply is handled. It can be executed after its sender was
 killed and its session was ended. Worker processes and supervisors die, sessions lapse, requests and replies
 are lost, and operators delete and requeue. The job's row can be locked when its session ends; then the
 session is closing until a sweep has taken the job.
@@ -14,7 +14,7 @@ Guaranteed in every world:
 - Two runs never exist under valid sessions, even after delete and requeue.
 - No job has a dead session that is not closing.
 - A job that had not started gets no crash.
-- From every world, regular steps lead to an end.
+- From every world, regular moves lead to an end.
 
 Not modelled: a second job (jobs meet only in batches), retries, and arithmetic with clocks.
 """
@@ -36,10 +36,10 @@ def check(variant):
 
 
 def told(variant, finding):
-    """Return the text of a finding, with its counter-example step by step."""
-    steps = [f"\n  {number:2}. {step}" for number, step in enumerate(finding.trail, start=1)]
+    """Return the text of a finding, with its counter-example move by move."""
+    moves = [f"\n  {number:2}. {move}" for number, move in enumerate(finding.trail, start=1)]
     reason = f"\n      → {finding.reason}" if finding.reason else ""
-    return f"{variant.name}: {finding.verdict}, {finding.states:,} states{''.join(steps)}{reason}"
+    return f"{variant.name}: {finding.verdict}, {finding.states:,} states{''.join(moves)}{reason}"
 
 
 def main(arguments):
@@ -49,9 +49,9 @@ def main(arguments):
     for variant in (*VARIANTS, *(DEEP if is_deep else ())):
         begun = perf_counter()
         finding = check(variant)
-        is_expected = (finding.verdict, len(finding.trail)) == (variant.expected, variant.steps)
+        is_expected = (finding.verdict, len(finding.trail)) == (variant.expected, variant.length)
         surprises += not is_expected
-        note = "" if is_expected else f" — expected {variant.expected} in {variant.steps} steps"
+        note = "" if is_expected else f" — expected {variant.expected} in {variant.length} moves"
         sys.stdout.write(f"{told(variant, finding)}\n      {perf_counter() - begun:.1f} s{note}\n")
         sys.stdout.flush()
     return min(surprises, 1)

@@ -102,11 +102,11 @@ class World(NamedTuple):
     children: tuple[Child, ...]
     supervisor: bool
     wire: tuple[Call, ...]
-    broken: str  # only for the checker: the condition that the last step has broken
+    broken: str  # only for the checker: the condition that the last move has broken
 
 
 Move = tuple[str, bool, World]
-"""A description, whether this is a regular step, and the world after it."""
+"""A description, whether this is a regular move, and the world after it."""
 
 
 def with_child(world, index, child):

@@ -1,4 +1,4 @@
-"""The operations of the storage on its rows. Every function is one atomic step."""
+"""The operations of the storage on its rows. Every function is one atomic operation."""
 
 from __future__ import annotations
 

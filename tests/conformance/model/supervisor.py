@@ -1,4 +1,4 @@
-"""The steps of the supervisor: renew sessions, notice the exit of a worker process, die, and start again."""
+"""The moves of the supervisor: renew sessions, notice the exit of a worker process, die, and start again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def started(world, rules):
 
 
 def supervisor_moves(world, rules, bounds):
-    """Yield all steps of the supervisor."""
+    """Yield all moves of the supervisor."""
     if not world.supervisor:
         if all(child.status != UP for child in world.children):
             yield "the server is started again", True, started(world, rules)
@@ -94,7 +94,7 @@ def _notices_exit(world, index, rules, bounds):
 
 
 def _ends_without_job(world, index):
-    """Return the step for a locked job: a sweep takes it later, with the blame that is known now."""
+    """Return the move for a locked job: a sweep takes it later, with the blame that is known now."""
     child = world.children[index]
     state = BLAMING if _was_running(world.job, child) else CLOSING
     after = _replaced(with_session(world, child.session, state), index)

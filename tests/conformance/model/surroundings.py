@@ -27,7 +27,7 @@ from .storage import deleted, executed, requeued, taken
 
 
 def network_moves(world, rules, bounds):
-    """Yield the steps in which calls are executed, answered, lost or abandoned, in any order."""
+    """Yield the moves in which calls are executed, answered, lost or abandoned, in any order."""
     for call in dict.fromkeys(world.wire):
         words = _words(call)
         rest = without_call(world, call)
@@ -64,10 +64,10 @@ def _answer(call):
 
 
 def time_moves(world, rules, bounds):
-    """Yield the steps in which a session lapses, and another server's sweep ends it.
+    """Yield the moves in which a session lapses, and another server's sweep ends it.
 
-    The lapse is a regular step if the session is not renewed. Marking the session dead and taking its jobs is
-    one step, and every taken job gets a crash, because the state of that host is unknown. If the job is
+    The lapse is a regular move if the session is not renewed. Marking the session dead and taking its jobs is
+    one move, and every taken job gets a crash, because the state of that host is unknown. If the job is
     locked, a later sweep takes it.
     """
     kept = kept_sessions(world.children, world.supervisor)
@@ -105,7 +105,7 @@ def _swept(world, session, rules, bounds):
 
 
 def operator_moves(world, rules):
-    """Yield the steps in which an operator deletes and requeues, if the state allows it."""
+    """Yield the moves in which an operator deletes and requeues, if the state allows it."""
     job = world.job
     if job.state != DELETED:
         yield "an operator deletes the job", False, world._replace(job=deleted(job, rules))

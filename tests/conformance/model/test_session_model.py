@@ -24,11 +24,11 @@ def named(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=named)
 def test_variant_has_the_expected_verdict(variant):
-    """The protocol is safe and can always end; each variant fails after its expected number of steps."""
+    """The protocol is safe and can always end; each variant fails after its expected number of moves."""
     finding = check(variant)
 
     print(told(variant, finding))  # noqa: T201 - readers of the run want the counter-example
-    assert (variant.expected, variant.steps) == (finding.verdict, len(finding.trail))
+    assert (variant.expected, variant.length) == (finding.verdict, len(finding.trail))
 
 
 def test_every_rule_is_necessary():
@@ -54,7 +54,7 @@ def test_every_kind_of_failure_occurs_in_a_world():
 
 @pytest.mark.parametrize("shared_session", [False, True])
 def test_normal_form_of_a_world_has_the_same_steps(shared_session):
-    """From a world and from its normal form, the same steps lead to the same worlds."""
+    """From a world and from its normal form, the same moves lead to the same worlds."""
     rules, bounds = Rules(shared_session=shared_session), Bounds(slots=2, wire=3)
     choice = Random(7)
     world = first_world(rules)

@@ -22,13 +22,13 @@ SAFE, UNSAFE, STUCK = Verdict.SAFE, Verdict.UNSAFE, Verdict.STUCK
 
 @attrs.frozen
 class Variant:
-    """One form of the protocol. `steps` is the length of its shortest counter-example, 0 if there is none."""
+    """One form of the protocol. `length` is that of its shortest counter-example, 0 if there is none."""
 
     name: str
     rules: Rules
     bounds: Bounds
     expected: Verdict
-    steps: int = 0
+    length: int = 0
     promises: frozenset[Promise] = ALL_PROMISES
 
 

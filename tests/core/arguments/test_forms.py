@@ -255,7 +255,7 @@ def test_strings_are_enqueued_with_the_usual_options_and_checks(fire):
         record.arguments, record.queue, record.priority, record.state,
     )  # fmt: skip
     assert ("day:2026-11-25", "by hand") == record.tags
-    assert ["asked for by ada"] == [step.reason for step in job.history()]
+    assert ["asked for by ada"] == [entry.reason for entry in job.history()]
     with pytest.raises(ConfigurationError, match=r"Queue name must be 1 to 64 .*, got 'No'"):
         fire.enqueue_text("report", {"day": "2026-11-25"}, queue="No")
     assert "default" == asyncio.run(fire.aenqueue_text("report", {"day": "2026-11-25"})).queue

@@ -362,7 +362,7 @@ def test_scheduled_jobs_are_moved_to_another_due_time(fire, adding):
 
     assert [Applied.APPLIED, Applied.REFUSED, Applied.MISSING] == results
     assert (State.SCHEDULED, when, "after the release") == seen
-    assert ["scheduled"] * 3 == [step.state for step in moved.history()]
+    assert ["scheduled"] * 3 == [entry.state for entry in moved.history()]
     assert timedelta(0) <= moved.refresh().next_due_at - before - timedelta(hours=2) < timedelta(minutes=1)
 
 
@@ -406,7 +406,7 @@ def test_waiting_jobs_are_moved_to_another_queue(fire, adding, worker):
     assert ["enqueued", "scheduled", "awaiting"] == [one.state for one in (waiting, later, after)]
     assert [
         None, "moved from queue sums, priority 0, to queue bulk, priority 5: night shift"
-    ] == [step.reason for step in waiting.history()]  # fmt: skip
+    ] == [entry.reason for entry in waiting.history()]  # fmt: skip
     assert [None, None, None, "it is succeeded; only awaiting, scheduled and enqueued jobs can be moved",
             "it was not found"] == fire.jobs.why_not_moved(ids)  # fmt: skip
     assert [(waiting.id, "bulk", 5)] == [(one.id, one.queue, one.priority) for one in worker.claim()]
@@ -472,7 +472,7 @@ def test_reason_of_a_change_by_a_handle_is_in_the_history(fire, adding):
     job.requeue(reason="once more")
 
     assert [None, "wrong customer", "right one after all", "deleted by code", "once more"] == [
-        step.reason for step in job.history()
+        entry.reason for entry in job.history()
     ]
 
 

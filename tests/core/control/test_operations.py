@@ -267,16 +267,16 @@ def test_contains_selects_jobs_by_strings(fire, contains, changed):
 
 
 @pytest.mark.parametrize(
-    ("step", "options", "waited"), [(2, {"pace": 2.5}, 5.0), (1, {"jobs_a_second": 50}, 9.0)]
+    ("seconds", "options", "waited"), [(2, {"pace": 2.5}, 5.0), (1, {"jobs_a_second": 50}, 9.0)]
 )
-def test_operation_pauses_after_each_chunk_except_the_last(watched, step, options, waited):
+def test_operation_pauses_after_each_chunk_except_the_last(watched, seconds, options, waited):
     """The pause gives workers a turn.
 
     It is a multiple of the chunk's duration, or lasts until the rate allows more.
     """
     fill(watched, 1_200)
     operation = deleting(watched)
-    ticks, waits = iter(range(0, 100, step)), []
+    ticks, waits = iter(range(0, 100, seconds)), []
 
     watched.operations.run(operation.id, wait=waits.append, monotonic=lambda: next(ticks), **options)
 

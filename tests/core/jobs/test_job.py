@@ -257,7 +257,7 @@ def test_job_has_history_attempts_log_and_progress(fire, worker):
     job = fire.task(name="talk", retry=Retry.never())(talk).enqueue()
     worker.run()
 
-    assert [State.ENQUEUED, State.FAILED] == [step.state for step in job.history()]
+    assert [State.ENQUEUED, State.FAILED] == [entry.state for entry in job.history()]
     assert [(1, "ValueError", "boom")] == [
         (one.attempt, one.error.type, one.error.message) for one in job.errors()
     ]

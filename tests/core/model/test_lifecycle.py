@@ -122,13 +122,13 @@ def test_restore_to_a_state_with_lost_data_raises(state):
 
 def test_earlier_state_is_known_only_if_the_delete_is_last():
     """After a requeue, the deletion no longer determines the earlier state."""
-    steps = [
+    entries = [
         HistoryEntry(state, at) for at, state in enumerate((State.ENQUEUED, State.DELETED, State.ENQUEUED))
     ]
 
     assert (lifecycle.PreviousState(State.ENQUEUED), None) == (
-        lifecycle.previous_state(steps[:2]),
-        lifecycle.previous_state(steps),
+        lifecycle.previous_state(entries[:2]),
+        lifecycle.previous_state(entries),
     )
 
 
@@ -276,23 +276,23 @@ def test_each_end_has_a_separate_retention(at, spans):
 # ---- histories -------------------------------------------------------------------------------------------
 
 
-def grown(steps):
-    """Return the history after this number of steps, with the number of each step as its time."""
+def grown(number):
+    """Return a history with this number of entries, each with its place as its time."""
     history = []
-    for step in range(steps):
-        history = bounded_history(history, HistoryEntry(State.ENQUEUED, step))
+    for place in range(number):
+        history = bounded_history(history, HistoryEntry(State.ENQUEUED, place))
     return history
 
 
-@given(steps=st.integers(min_value=0, max_value=4 * HISTORY_LIMIT))
-def test_history_is_bounded_and_counts_removed_entries(steps):
+@given(number=st.integers(min_value=0, max_value=4 * HISTORY_LIMIT))
+def test_history_is_bounded_and_counts_removed_entries(number):
     """An entry with their count replaces the removed entries. Up to the limit, no entry is removed."""
-    history = grown(steps)
+    history = grown(number)
 
-    assert min(steps, HISTORY_LIMIT) == len(history)
-    assert steps == sum(entry.elided or 1 for entry in history)
+    assert min(number, HISTORY_LIMIT) == len(history)
+    assert number == sum(entry.elided or 1 for entry in history)
     assert sorted(entry.at for entry in history) == [entry.at for entry in history]
-    assert steps > HISTORY_LIMIT or list(range(steps)) == [entry.at for entry in history]
+    assert number > HISTORY_LIMIT or list(range(number)) == [entry.at for entry in history]
 
 
 def test_long_history_keeps_its_oldest_and_newest_entries():

@@ -419,7 +419,7 @@ def test_server_renews_soon_after_a_jump(act):
 
 
 def test_session_that_expired_during_a_suspension_claims_nothing(scene):
-    """The storage checks the session in the same step as the claim."""
+    """The storage checks the session in the same operation as the claim."""
     scene.task.enqueue()
     scene.host.suspend(HOUR)
     scene.storage.orphans(10)

@@ -15,9 +15,9 @@ import pytest
 from firelock import Firelock, JobContext, Retry
 from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
-from firelock.server.attempt import CancelKind
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
 from firelock.server.process_state import describe_exit
+from firelock.server.run import CancelKind
 from firelock.server.shared_memory import SharedMemory
 from firelock.server.workers import ClaimedRun, DispatcherInbox, ProcessLimits, WorkerContext, Workers
 from tests.core.fakes import Worker, unmeasured, until

@@ -15,7 +15,7 @@ from firelock import Firelock, JobContext, Limit, RateLimited, Settings, State, 
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import SECOND
 from firelock.model.ids import new_id
-from firelock.server.attempt import CancelKind, EndedRun, Run
+from firelock.server.run import CancelKind, EndedRun, Run
 from firelock.storage import Admission, Claim, LimitUse, NewJob, write_admission
 from firelock.testing import Tester
 from tests.core.fakes import FailingStorage, Worker, plugin, until

@@ -12,8 +12,8 @@ from firelock.control.findings import list_findings, take_readings
 from firelock.errors import StorageUnavailable
 from firelock.model.job import ClaimedJob, Transition
 from firelock.model.state import State
-from firelock.server.attempt import EndedRun
 from firelock.server.parked_ends import PARKED_LIMIT, ParkedEnds
+from firelock.server.run import EndedRun
 from firelock.storage import Applied
 from tests.core.fakes import FailingStorage, until
 

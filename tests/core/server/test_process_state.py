@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from firelock.server.attempt import ProcessState
+from firelock.server.run import ProcessState
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_forked_copy_of_the_process_ends():
     """If a task forks and returns in the copy as well, the copy does not become a second server."""
     program = """
 import os, sys
-from firelock.server.attempt import ProcessState
+from firelock.server.run import ProcessState
 surroundings = ProcessState()
 os.fork()
 surroundings.repair()

@@ -15,7 +15,7 @@ SELDOM, TTL = 15.0, 30.0
 
 
 class Process:
-    """A worker process with the retention duty, and a clock that only `prune` and the test advance."""
+    """A worker process with the retention routine, and a clock that only `prune` and the test advance."""
 
     def __init__(self, storage):
         self.storage = storage
@@ -136,7 +136,7 @@ def test_process_without_the_lease_does_not_call_the_storage(storage, process):
 
 
 def test_slice_ends_after_a_fifth_of_a_second(process):
-    """Between two slices, the other duties of the thread run and the lease is renewed."""
+    """Between two slices, the other routines of the thread run and the lease is renewed."""
     process.lasting(0.0001)
     began = process.now
 
@@ -229,7 +229,7 @@ def test_pause_is_a_second_while_jobs_expire_or_end(process, reason):
 
 
 def test_pauses_grow_during_an_outage(storage, process):
-    """The duty continues when the storage is reachable again."""
+    """The routine continues when the storage is reachable again."""
     storage.fail_always("prune", StorageUnavailable("down"))
 
     pauses = [process.slice() for _ in range(6)]

@@ -806,7 +806,7 @@ def test_stop_waits_for_a_claim_in_progress(make_crew):
 
 
 def new_batch(crew, task, members):
-    """Return a batch with this number of members of the task, stored in one step."""
+    """Return a batch with this number of members of the task, stored in one operation."""
     storage, now = crew.storage, crew.fire.client.clock.now()
     batch, *ids = storage.new_ids(members + 1)
     relations = write_relations(Relations(batch_id=batch))

@@ -1,4 +1,4 @@
-"""The background duties: due jobs, dead sessions, retention, timeouts, logs and statistics."""
+"""The background routines: due jobs, dead sessions, retention, timeouts, logs and statistics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import SECOND
 from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
-from firelock.server.attempt import CancelKind, Run
+from firelock.server.run import CancelKind, Run
 from firelock.server.shared_memory import SharedMemory, WorkerCounts
 from firelock.server.upkeep import Upkeep
 from firelock.server.workers import DispatcherInbox, WorkerContext
@@ -376,7 +376,7 @@ def test_task_can_set_the_retention_of_its_succeeded_jobs(keep, days):
 def test_release_by_the_dispatcher_is_repeated(seldom):
     """Rows may have been locked, so further releases follow after 1, 2, 4 … seconds.
 
-    They continue until it is the duty's own turn.
+    They continue until it is the routine's own turn.
     """
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["release"])
@@ -575,7 +575,7 @@ def test_job_without_a_timeout_or_a_start_is_not_stuck(seldom, started):
 
 
 def test_hanging_storage_does_not_delay_timeouts(scene):
-    """Timeouts are enforced, and the process reports, while a duty waits for the storage."""
+    """Timeouts are enforced, and the process reports, while a routine waits for the storage."""
     asked, may_answer = threading.Event(), threading.Event()
     promote = scene.storage.promote
 
@@ -602,7 +602,7 @@ def test_hanging_storage_does_not_delay_timeouts(scene):
 
 
 def test_failed_duty_does_not_block_the_others(scene, caplog):
-    """A failed duty is tried again at its next turn. An outage is not logged as an error."""
+    """A failed routine is tried again at its next turn. An outage is not logged as an error."""
     caplog.set_level(logging.DEBUG, "firelock")
     job = scene.task.enqueue()
     scene.worker.console.log(job.id, 1, "info", "half way")
@@ -613,8 +613,8 @@ def test_failed_duty_does_not_block_the_others(scene, caplog):
 
     until(job.log)
     scene.until_swept()
-    assert 2 == caplog.text.count("Unexpected error in duty sweep; retrying.")
-    assert "Duty due: storage unavailable: down" in caplog.text
+    assert 2 == caplog.text.count("Unexpected error in upkeep routine sweep; retrying.")
+    assert "Upkeep routine due: storage unavailable: down" in caplog.text
 
 
 def test_stop_writes_the_last_logs_and_statistics(seldom, our_threads):

@@ -41,7 +41,7 @@ class DictStorage(RowStorage):
         super().__init__()
         self.rows, self.clock_offset = DictRows(), 0
 
-    def step(self, body):
+    def transact(self, body):
         return body(self.rows)
 
     def clock(self):

@@ -21,7 +21,7 @@ from firelock.storage.memory import MemoryStorage
 
 from .relations import DictStorage, Yard
 
-STEPS, CALM = 120, 400
+OPERATIONS, CALM = 120, 400
 HOLD = 10**12
 
 
@@ -33,7 +33,7 @@ class Walk:
         self.batches, self.jobs = [], []
         self.runs = {}
 
-    # ---- steps -------------------------------------------------------------------------------------------
+    # ---- operations --------------------------------------------------------------------------------------
 
     def add_batch(self):
         chance, outer = self.chance, self.some(self.batches)
@@ -98,12 +98,12 @@ class Walk:
     def release(self):
         self.yard.storage.release(self.chance.choice([1, 2, 5]))
 
-    def step(self):
-        steps = [self.add_job] * 4 + [self.claim] * 3 + [self.end] * 4 + [self.release] * 3
-        steps += [self.add_batch, self.suspend, self.signal, self.requeue, self.fill, self.lose]
-        steps += [self.delete] * (self.chance.random() < 0.5)
+    def perform(self):
+        operations = [self.add_job] * 4 + [self.claim] * 3 + [self.end] * 4 + [self.release] * 3
+        operations += [self.add_batch, self.suspend, self.signal, self.requeue, self.fill, self.lose]
+        operations += [self.delete] * (self.chance.random() < 0.5)
         if self.jobs or self.batches:
-            self.chance.choice(steps)()
+            self.chance.choice(operations)()
         else:
             self.add_batch()
 
@@ -175,8 +175,8 @@ class Walk:
 
 def walked(storage, seed):
     walk = Walk(storage, Random(seed))
-    for _ in range(STEPS):
-        walk.step()
+    for _ in range(OPERATIONS):
+        walk.perform()
         if walk.chance.random() < 0.2:
             walk.yard.settle(3)
             walk.check()

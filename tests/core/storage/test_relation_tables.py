@@ -89,7 +89,7 @@ def test_history_of_a_batch_contains_its_reopening_without_a_release(yard):
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
 def test_cancelled_batch_is_deleted_when_no_member_runs(yard, limit):
-    """Members are deleted in steps of the requested size. A running member keeps the batch open."""
+    """Each call deletes as many members as requested. A running member keeps the batch open."""
     batch = yard.batch()
     inner = yard.batch(batch=batch.id)
     members = [yard.job(batch=batch.id), yard.job(batch=batch.id), yard.job(batch=inner.id)]

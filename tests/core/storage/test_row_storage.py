@@ -61,7 +61,7 @@ class NarrowStorage(RowStorage):
         super().__init__()
         self.rows = NarrowRows()
 
-    def step(self, body):
+    def transact(self, body):
         return body(self.rows)
 
     def clock(self):
@@ -132,7 +132,7 @@ def test_custom_method_refuses_another_layout(layout, hint):
     seen = []
 
     with pytest.raises(SchemaMismatch, match=hint):
-        storage.checked_step(seen.append)
+        storage.transact_checked(seen.append)
 
     assert [] == seen
 
@@ -141,7 +141,7 @@ def test_custom_rows_are_separate_from_other_rows():
     """The keys of custom rows start with `own/`. No other method finds them, and `clear` deletes them."""
     storage = NarrowStorage()
 
-    answer = storage.checked_step(lambda rows: rows.put("own/line/1", "text") or "answer")
+    answer = storage.transact_checked(lambda rows: rows.put("own/line/1", "text") or "answer")
     storage.insert([NewJob("1", "send", "[]", "json", "default", 0, State.ENQUEUED, 0)])
     storage.put_record("own", "own/line/1", "record")
     beside = {key for key in storage.rows if key.startswith("own/")}

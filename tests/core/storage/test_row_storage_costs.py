@@ -36,14 +36,14 @@ class CountingRows(PlainRows):
 
 
 class CountingStorage(PlainStorage):
-    """A storage that also counts its steps."""
+    """A storage that also counts its transactions."""
 
     features = RowStorage.features | {Feature.SHARED}
     rows_kind = CountingRows
 
-    def step(self, body):
-        self.store.calls["step"] += 1
-        return super().step(body)
+    def transact(self, body):
+        self.store.calls["transact"] += 1
+        return super().transact(body)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ CALLS = {
 
 
 def costs_of_the_page():
-    """Return the rows of the page's table: a call, and its steps, reads, scans and writes."""
+    """Return the rows of the page's table: a call, and its transactions, reads, scans and writes."""
     text = PAGE.read_text("utf-8")
     table = text[text.index("| Call |") :].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
@@ -127,11 +127,11 @@ def test_documented_calls_are_the_measured_calls():
 
 @pytest.mark.parametrize(("verb", "cost"), costs_of_the_page())
 def test_documented_costs_are_the_measured_costs(scene, verb, cost):
-    """The steps, rows read, scans and rows written are those of the page."""
+    """The transactions, rows read, scans and rows written are those of the page."""
     call = CALLS[verb](scene, scene.begin(), scene.add_many(100))
     calls = scene.storage.store.calls
     calls.clear()
 
     call()
 
-    assert cost == (calls["step"], calls["get"], calls["scan"], calls["write"])
+    assert cost == (calls["transact"], calls["get"], calls["scan"], calls["write"])

@@ -50,11 +50,11 @@ def test_rows_with_long_keys_behave_like_a_dictionary(seed):
     keys = [key_of(chance) for _ in range(60)]
     long_keys = ShortKeys(rows)
 
-    for step in range(150):
+    for number in range(150):
         key = chance.choice(keys)
         if chance.random() < 0.6:
-            long_keys.put(key, str(step))
-            plain[key] = str(step)
+            long_keys.put(key, str(number))
+            plain[key] = str(number)
         else:
             long_keys.delete(key)
             plain.pop(key, None)

@@ -16,7 +16,7 @@ from firelock import Retry, State
 from firelock.model import lifecycle
 from firelock.storage import HeldClaim, NewJob, Progress, Renewal, Rollup
 from firelock_dashboard import Dashboard
-from firelock_dashboard.pages.job import JobView, phases_of, steps_of
+from firelock_dashboard.pages.job import JobView, entries_of, phases_of
 from firelock_dashboard.pages.tracebacks import markdown, read_traceback
 from firelock_dashboard.security.redaction import MASK
 from firelock_dashboard.web.payloads import call_of, literal, pieces, summary, tree
@@ -462,7 +462,7 @@ def test_reason_for_not_retrying_is_only_in_the_head(client, fire):
 
 
 def test_retry_step_shows_its_error_once(client, fire):
-    """The step contains the number of the retry; the error is below it, with its traceback."""
+    """The entry contains the number of the retry; the error is below it, with its traceback."""
 
     @fire.task(name="shop.invoice", retry=Retry.fixed(60, attempts=2))
     def invoice() -> None:
@@ -479,7 +479,7 @@ def test_retry_step_shows_its_error_once(client, fire):
 
 
 def test_failed_attempts_keep_their_tracebacks(client, fire, send):
-    """The traceback is in the step of the history in which the attempt ended."""
+    """The traceback is in the entry of the history with which the attempt ended."""
     job = send.enqueue(1)
     worker = Worker(fire)
     worker.retry(worker.claim(), failure("first"))
@@ -831,7 +831,7 @@ def test_report_fence_is_longer_than_any_backticks():
 def test_history_bar_is_to_scale(fire, send):
     """Waiting, running and backing off fill the whole bar without gaps."""
     handle = fire.jobs.get(job_in(fire, send, "retrying").id)
-    steps = steps_of(handle.history(), handle.record())
+    entries = entries_of(handle.history(), handle.record())
 
     phases = phases_of(
         handle.record(), handle.history(), handle.created_at + timedelta(minutes=5),
@@ -841,12 +841,12 @@ def test_history_bar_is_to_scale(fire, send):
     assert "retrying" == phases[-1].kind
     assert 100 == pytest.approx(sum(phase.width for phase in phases))
     assert phases[0].x == 0
-    assert steps[0].since is not None
-    assert steps[-1].since is None
+    assert entries[0].since is not None
+    assert entries[-1].since is None
 
 
 def test_history_bar_keeps_the_run_of_a_cancelled_job(client, fire, send):
-    """The bar shows how long the job ran before it was cancelled, and the step names the server."""
+    """The bar shows how long the job ran before it was cancelled, and the entry names the server."""
     job = send.enqueue(1)
     Worker(fire).claim()
     fire.storage.clock_offset += 60_000_000

@@ -468,7 +468,7 @@ def test_chart_data_is_available_as_json(client, fire):
     told = client.get("/history.json?span=1h").json()
     lines = {line["name"]: line["values"] for line in told["lines"]}
 
-    assert (60, 60, True, "count") == (len(told["starts"]), told["step"], told["stacked"], told["unit"])
+    assert (60, 60, True, "count") == (len(told["starts"]), told["bucket"], told["stacked"], told["unit"])
     assert (4, 3) == (lines["succeeded"][-2], lines["retried"][-2])
     assert {"Succeeded", "Retrying", "Failed"} == {line["label"] for line in told["lines"]}
 
@@ -536,7 +536,7 @@ def test_depth_chart_shows_the_last_hour_and_links_keep_the_span(client, fire, t
     assert 'href="/?span=24h"' in page
     assert 'href="/?span=24h&amp;kind=latency"' in page
     waiting = next(line["values"] for line in numbers["lines"] if line["name"] == "enqueued")
-    assert (60, 60) == (numbers["step"], len(waiting))
+    assert (60, 60) == (numbers["bucket"], len(waiting))
     assert [2] == [value for value in waiting if value is not None]
 
 

@@ -57,7 +57,7 @@ def test_hour_ends_with_the_present_minute(history, storage):
 
     series = history.series("1h")
 
-    assert (60, 60) == (len(series.starts), series.step_seconds)
+    assert (60, 60) == (len(series.starts), series.bucket_seconds)
     assert NOON + 30 * MINUTE == series.starts[-1]
     assert [4, 0, 4] == [series.by_outcome["succeeded"][place] for place in (0, 58, 59)]
     assert 1 == series.by_outcome["failed"][58]
@@ -72,20 +72,20 @@ def test_day_combines_summed_hours_and_open_minutes(history, storage):
 
     series = history.series("24h")
 
-    assert (96, 900) == (len(series.starts), series.step_seconds)
+    assert (96, 900) == (len(series.starts), series.bucket_seconds)
     assert 4 * (23 * 60 + 31) == series.count()
     assert [60, 60, 4] == series.by_outcome["succeeded"][-3:]
 
 
-@pytest.mark.parametrize(("span", "buckets", "step"), [("7d", 84, 7_200), ("30d", 120, 21_600)])
-def test_weeks_and_months_use_whole_hours(history, storage, span, buckets, step):
+@pytest.mark.parametrize(("span", "buckets", "bucket"), [("7d", 84, 7_200), ("30d", 120, 21_600)])
+def test_weeks_and_months_use_whole_hours(history, storage, span, buckets, bucket):
     """Longer spans use the summed hours, in buckets of hours."""
     storage.record_metrics([rollup(-minute * 600) for minute in range(1, 15)])
     history.settle()
 
     series = history.series(span)
 
-    assert (buckets, step) == (len(series.starts), series.step_seconds)
+    assert (buckets, bucket) == (len(series.starts), series.bucket_seconds)
     assert 56 == series.count("succeeded")
     assert 0 == series.missing
 
@@ -145,9 +145,9 @@ def test_late_rollups_of_open_minutes_are_read_again(history, storage, tick):
 def test_unsummed_hours_are_unknown_and_not_zero(history, storage):
     """A bucket without data is marked as unknown. Missing hours are summed one by one, newest first."""
     storage.record_metrics([rollup(-600)])
-    history.step()
+    history.advance()
     for _ in range(4):
-        history.step()
+        history.advance()
 
     series = history.series("24h")
 

@@ -241,7 +241,7 @@ def test_phone_shows_history_dates_in_one_column(billing, open_context):
     page.goto(f"/jobs/{failed.id}")
 
     starts = [
-        one.bounding_box()["x"] for one in page.locator("#region-life .step > .line time[data-at]").all()
+        one.bounding_box()["x"] for one in page.locator("#region-life .entry > .line time[data-at]").all()
     ]
     assert len(starts) > 1
     assert len(set(starts)) == 1

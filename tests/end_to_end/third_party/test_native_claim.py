@@ -13,8 +13,8 @@ from contextlib import closing
 import pytest
 
 from firelock.storage import JobFilter, rules
-from firelock.testing.conformance.storage.claim import ClaimDuty
-from firelock.testing.conformance.storage.left_out import LeftOutDuty
+from firelock.testing.conformance.storage.claim import ClaimTests
+from firelock.testing.conformance.storage.left_out import LeftOutTests
 from tests.conformance.plain_rows import PlainStorage, Store
 from tests.repository.docs.pages import ROOT, python_blocks
 
@@ -54,7 +54,7 @@ class NativelyClaimed(PlainStorage):
                     tables.put(row)
                 return answer
 
-        answer = self._step(claim_copy)
+        answer = self._transact(claim_copy)
         self.last_queue = answer.jobs[-1].queue if answer.jobs else self.last_queue
         return answer
 
@@ -103,7 +103,7 @@ def stored_in(connection, job_id):
     return dict(zip(names, found.fetchone(), strict=True))
 
 
-class TestClaimOfThePage(LeftOutDuty, ClaimDuty):
+class TestClaimOfThePage(LeftOutTests, ClaimTests):
     @pytest.fixture
     def open_handle(self, shown):
         store = Store()

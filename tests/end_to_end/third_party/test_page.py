@@ -101,7 +101,7 @@ def test_rules_and_methods_on_the_pages_exist():
         for module, name in named
         if not hasattr(import_module(f"{RULES[module]}.{module}"), name)
     ]
-    assert {"step", "clock", "close"} == RowStorage.__abstractmethods__
+    assert {"transact", "clock", "close"} == RowStorage.__abstractmethods__
     assert "You write three methods" in text
 
 

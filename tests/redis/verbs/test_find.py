@@ -335,7 +335,7 @@ def test_unreadable_failed_job_is_in_no_failure_group(scene, server):
 
 
 def test_unreadable_history_lines_are_skipped(scene, server):
-    """The other steps and attempts are shown."""
+    """The other entries and attempts are shown."""
     holder = scene.begin()
     job_id = scene.settle(retries(scene.run(holder)))
     scene.settle(fails(scene.run(holder, job_id)))
@@ -352,7 +352,7 @@ def test_unreadable_history_lines_are_skipped(scene, server):
 
 
 def test_new_fields_of_a_newer_release_are_ignored(scene, server):
-    """Payloads, errors, steps, attempts and sessions may have new fields.
+    """Payloads, errors, history entries, attempts and sessions may have new fields.
 
     The known fields are read as before.
     """

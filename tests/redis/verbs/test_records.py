@@ -75,7 +75,7 @@ def test_record_versions_of_different_kinds_are_independent(database):
 
 
 def test_long_list_of_records_is_read_in_pages(database):
-    """A list is complete and in order, even if it takes many steps."""
+    """A list is complete and in order, even if it takes many commands."""
     keys = [f"{number:05}" for number in range(1_203)]
     for key in keys:
         put(database, key, key, "kind")

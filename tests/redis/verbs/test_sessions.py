@@ -1,4 +1,4 @@
-"""Sessions in Redis: an end reaches every partition in bounded steps, even after an interruption."""
+"""Sessions in Redis: an end reaches every partition in bounded script calls, even after an interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.scenes import scene_at
 
 PARTITIONS = 4
 OPTIONS = f"partitions={PARTITIONS}"
-AT_ONCE = 400  # jobs that one step of an end takes
+AT_ONCE = 400  # jobs that one script call of an end takes
 
 
 class Interrupted(RedisDatabase):
@@ -240,8 +240,8 @@ def test_living_sessions_are_not_ended_as_strays(database, storage):
 
 
 @alone_and_parted
-def test_session_with_many_jobs_is_ended_in_steps(scene, server):
-    """One call returns more jobs than one step takes, and nothing is left to finish."""
+def test_session_with_many_jobs_is_ended_in_several_script_calls(scene, server):
+    """One call returns more jobs than one script call takes, and nothing is left to finish."""
     number = 2 * AT_ONCE + 50
     ids = scene.add_many(number)
     holder = scene.begin()

@@ -142,8 +142,8 @@ def test_deleted_records_leave_one_key_per_kind(database, server):
     assert {"layout", "kf:recurring"} == keys_of(server)
 
 
-def test_due_records_are_read_in_steps(database):
-    """The due records are complete and in order, even if reading them takes many steps."""
+def test_due_records_are_read_in_several_script_calls(database):
+    """The due records are complete and in order, even if reading them takes many script calls."""
     names = [f"{number:04}" for number in range(1_200)]
     for number, name in enumerate(names):
         database.put_record("recurring", name, "{}", due_at=1 + number // 2)
@@ -154,7 +154,7 @@ def test_due_records_are_read_in_steps(database):
 
 
 def test_large_records_are_read_in_bounded_replies(database):
-    """The reply of one step has a bounded size, and the result is still complete."""
+    """The reply of one script call has a bounded size, and the result is still complete."""
     names = [f"{number:02}" for number in range(9)]
     for name in names:
         database.put_record("recurring", name, name * 100_000, due_at=1)
@@ -229,7 +229,7 @@ def test_statistics_with_different_bucket_counts_are_added(database):
 
 
 def test_long_timeline_is_complete(database):
-    """A timeline of thousands of rollups is read in steps of whole minutes, and in order."""
+    """A timeline of thousands of rollups is read in parts of whole minutes, and in order."""
     rollups = [
         rollup(BASE + minute * MINUTE, task=f"task{number:02}")
         for minute in range(700)
@@ -330,7 +330,7 @@ def test_log_is_read_from_any_line_number(database):
 
 
 def test_omitted_log_lines_leave_no_gap(database):
-    """If the first of several steps omits lines, the lines before them are deleted too."""
+    """If the first of several script calls omits lines, the lines before them are deleted too."""
     (id,) = known(database, 1)
     database.append_logs({id: lines(0, 1, 2)}, {})
 
@@ -340,8 +340,8 @@ def test_omitted_log_lines_leave_no_gap(database):
     assert [2_004] == [line.number for line in database.read_log(id, after=2_003, limit=10)]
 
 
-def test_long_log_lines_are_sent_in_several_steps(database, server):
-    """Megabytes of lines are sent in several short steps and read back complete."""
+def test_long_log_lines_are_sent_in_several_script_calls(database, server):
+    """Megabytes of lines are sent in several short script calls and read back complete."""
     (id, other) = known(database, 2)
     long = [LogLine(0, BASE, "INFO", f"{number:04}" + "x" * 4_000, 1) for number in range(1_100)]
     database.append_logs({}, {id: Progress(1.0, 2.0, BASE)})
@@ -349,13 +349,13 @@ def test_long_log_lines_are_sent_in_several_steps(database, server):
 
     database.append_logs({id: long, other: lines(1)}, {id: Progress(2.0, 2.0, BASE)})
 
-    steps = server.client().info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    calls = server.client().info("commandstats")["cmdstat_evalsha"]["calls"] - before
     log = database.read_log(id, after=0, limit=1_000)
     assert [line.text for line in long[100:]] == [line.text for line in log]
     assert (101, 1_100) == (log[0].number, log[-1].number)
     assert [1] == texts(database.read_log(other, after=0, limit=10))
     assert [Progress(2.0, 2.0, BASE), None] == [one and one.progress for one in database.get([id, other])]
-    assert 10 <= steps <= 15
+    assert 10 <= calls <= 15
 
 
 # ---- names ------------------------------------------------------------------------------------------------

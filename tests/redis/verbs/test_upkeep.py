@@ -285,7 +285,7 @@ def test_dependency_is_deleted_when_its_child_stops_waiting(scene, server):
     assert not {key for key in keys_of(server) if key.startswith(("pend:", "n:"))}
 
 
-def test_parent_with_many_waiting_children_is_pruned_in_steps(scene, server):
+def test_parent_with_many_waiting_children_is_pruned_in_several_calls(scene, server):
     """If a parent has more waiting children than one script deletes, all are deleted before the parent."""
     parent = scene.add()
     number = 2 * AT_ONCE + 10
@@ -328,7 +328,7 @@ def prune_once(scene, server):
 
 
 def test_script_deletes_a_bounded_number_of_children(scene, server):
-    """The waiting children of a pruned job are deleted in steps of a bounded size."""
+    """The waiting children of a pruned job are deleted in calls of a bounded size."""
     parent = scene.add()
     scene.add_many(AT_ONCE + 1, state=State.AWAITING, parents=(Edge(parent),))
     scene.settle(fails(scene.run(scene.begin(), parent), expires_at=scene.now()))
@@ -338,7 +338,7 @@ def test_script_deletes_a_bounded_number_of_children(scene, server):
 
 
 def test_script_checks_a_bounded_number_of_jobs(scene, server):
-    """Requeued jobs are skipped in bounded steps. On a slow server, a script ends even earlier."""
+    """Requeued jobs are skipped in bounded calls. On a slow server, a script ends even earlier."""
     ids, at = scene.add_many(1_001), scene.now()
     scene.storage.apply([deletes(id, expires_at=at - HOUR) for id in ids])
     scene.storage.apply([requeues(id) for id in ids])
@@ -348,7 +348,7 @@ def test_script_checks_a_bounded_number_of_jobs(scene, server):
 
 
 def test_script_reads_a_bounded_number_of_bytes(scene, server):
-    """Jobs with large results or arguments are read in steps of a bounded size."""
+    """Jobs with large results or arguments are read in parts of a bounded size."""
     holder, at, large = scene.begin(), scene.now(), '"' + "x" * 30_000 + '"'
     for arguments, result in (("[]", large), (f"[{large}]", "1")):
         for _ in range(40):

@@ -24,6 +24,24 @@ def test_walk_names_every_executed_file():
     assert set() == crossed - linked
 
 
+def is_defined(name, path):
+    """Return whether the file defines this function, method or statement."""
+    definition = rf"\bdef {name}\(|^(?:\w+, )*{name}\b.* = "
+    return re.search(definition, (ROOT / path).read_text("utf-8"), re.MULTILINE) is not None
+
+
+def test_functions_are_in_the_files_that_the_page_names():
+    """The page names them in the form "`function` in [file](path)"."""
+    page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
+    named = re.findall(r"((?:`\w+` and )?`\w+`) in\s\[[^\]]+\]\(\.\./([^)]+)\)", page)
+    pairs = [(name, path) for names, path in named for name in re.findall(r"\w+(?=`)", names)]
+
+    missing = [(name, path) for name, path in pairs if not is_defined(name, path)]
+
+    assert ("_insert_plain", "packages/backend-sql/src/firelock_sql/sqlite/storage.py") in pairs
+    assert missing == []
+
+
 def test_link_labelled_with_a_file_leads_to_it():
     """Files move, and an outdated label would send readers to a file that does not exist."""
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")

@@ -51,7 +51,7 @@ def enqueued(scene):
 
 def test_fold_is_skipped_for_few_differences(scene, admin, clock):
     """Fewer than 200 differences are not folded, because reading them costs almost nothing."""
-    database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - one duty of upkeep alone
+    database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - this routine of upkeep alone
     add_singly(scene, 199)
     folding.run(database)
     assert 199 == len(places(admin))

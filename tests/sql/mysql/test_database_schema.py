@@ -13,7 +13,7 @@ from firelock.storage import StorageUnavailable
 from firelock.testing.waiting import eventually
 
 # A table in the middle of the order of creation.
-STEP = "firelock_locks"
+TABLE = "firelock_locks"
 
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def tables_of(cursor, database):
 
 
 def waiting_migration(cursor, name):
-    """Return the id of the connection that waits for the step, or None."""
+    """Return the id of the connection that waits for the table, or None."""
     cursor.execute(
         "SELECT id FROM information_schema.processlist WHERE db = %s AND info LIKE %s",
-        [name, f"CREATE TABLE%{STEP}%"],
+        [name, f"CREATE TABLE%{TABLE}%"],
     )
     return cursor.fetchone()
 
@@ -54,8 +54,8 @@ def test_killed_migration_is_continued(empty):
     """
     with empty.server.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"USE {empty.name}")
-        cursor.execute(f"CREATE TABLE {STEP} (id INT)")
-        cursor.execute(f"LOCK TABLES {STEP} WRITE")
+        cursor.execute(f"CREATE TABLE {TABLE} (id INT)")
+        cursor.execute(f"LOCK TABLES {TABLE} WRITE")
         with closing(Firelock(empty.url())) as fire, ThreadPoolExecutor() as pool:
             first = pool.submit(fire.storage.migrate)
             with empty.server.connect() as other, other.cursor() as killer:
@@ -65,16 +65,16 @@ def test_killed_migration_is_continued(empty):
                 first.result(30)
             cursor.execute("UNLOCK TABLES")
             half = len(tables(cursor))
-            cursor.execute(f"DROP TABLE {STEP}")
+            cursor.execute(f"DROP TABLE {TABLE}")
             found = fire.storage.schema().found
 
-            steps = fire.storage.migrate()
+            sentences = fire.storage.migrate()
 
             whole = len(tables(cursor))
             is_wanted = fire.storage.schema().found == fire.storage.schema().wanted
     assert 1 < half < whole
     assert found == 0
-    assert (steps, is_wanted) == (["Created the tables."], True)
+    assert (sentences, is_wanted) == (["Created the tables."], True)
 
 
 def test_concurrent_first_calls_migrate_once(empty):

@@ -1,6 +1,6 @@
 """Claims on PostgreSQL while another transaction holds a snapshot open.
 
-No job is missed, and few old entries of the index are stepped over.
+No job is missed, and few old entries of the index are read.
 """
 
 from __future__ import annotations

@@ -61,15 +61,15 @@ def test_first_verb_creates_the_schema(open_storage):
     assert [] == storage.migrate()
 
 
-def test_migrate_returns_its_steps(open_storage):
-    """On an empty file, the first step creates the tables, and the result contains a sentence about it."""
+def test_migrate_returns_its_migrations(open_storage):
+    """On an empty file, the first migration creates the tables, and the result contains a sentence about it."""
     storage = open_storage()
     before = storage.schema()
 
-    steps = storage.migrate()
+    sentences = storage.migrate()
 
     assert SchemaState(0, version.WANTED) == before
-    assert [schema.MIGRATIONS[0].sentence] == steps
+    assert [schema.MIGRATIONS[0].sentence] == sentences
 
 
 def test_concurrent_first_openings_create_one_schema(open_storage):
@@ -129,7 +129,7 @@ def test_previous_release_works_on_a_new_schema(open_storage, path):
 
 
 def test_new_release_works_on_the_previous_schema(open_storage, monkeypatch):
-    """Servers of a new release can start before the migration. The migration then runs only the new step."""
+    """Servers of a new release can start before the migration. The migration then runs only the new part."""
     open_storage().counts()
     old, new = version.WANTED, version.WANTED + 1
     added = schema.Migration(
@@ -140,9 +140,9 @@ def test_new_release_works_on_the_previous_schema(open_storage, monkeypatch):
     storage = open_storage()
 
     before = storage.counts().by_state, storage.schema()
-    steps = storage.migrate()
+    sentences = storage.migrate()
 
-    assert (({}, SchemaState(old, new)), ["Added a column."]) == (before, steps)
+    assert (({}, SchemaState(old, new)), ["Added a column."]) == (before, sentences)
     assert SchemaState(new, new) == storage.schema()
 
 
@@ -156,9 +156,9 @@ def test_new_database_skips_the_changes_of_later_migrations(open_storage, monkey
     monkeypatch.setattr(version, "WANTED", new)
     storage = open_storage()
 
-    steps = storage.migrate()
+    sentences = storage.migrate()
 
-    assert ([schema.MIGRATIONS[0].sentence], SchemaState(new, new)) == (steps, storage.schema())
+    assert ([schema.MIGRATIONS[0].sentence], SchemaState(new, new)) == (sentences, storage.schema())
     assert [] == storage.migrate()
 
 

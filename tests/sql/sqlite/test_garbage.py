@@ -84,8 +84,8 @@ def test_new_fields_of_dependencies_and_steps_are_ignored(scene, path):
     )
 
     assert before[0] == scene.record(child).parents
-    (step,) = scene.history(parent)
-    assert (before[1][0].state, before[1][0].at, "first") == (step.state, step.at, step.reason)
+    (entry,) = scene.history(parent)
+    assert (before[1][0].state, before[1][0].at, "first") == (entry.state, entry.at, entry.reason)
 
 
 def test_new_fields_remain_in_a_shortened_history(scene, path):

@@ -78,7 +78,7 @@ def test_late_end_does_not_settle_a_job_with_a_reused_number(scene):
     assert (Applied.MISSING, State.PROCESSING) == (result, scene.state(new.id))
 
 
-def test_rewritten_history_equals_one_bounded_at_each_step(scene):
+def test_rewritten_history_equals_one_bounded_at_each_change(scene):
     """Lines that were rewritten to save space are read like those that were never rewritten."""
     job_id, holder = scene.add(), scene.begin()
     expected = scene.history(job_id)

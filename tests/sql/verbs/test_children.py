@@ -38,7 +38,7 @@ def test_children_of_many_parents_are_released_together(flow, proxy, child_of_al
     assert trips[1] == trips[-1] <= 9
 
 
-def test_release_handles_more_parents_than_one_step(flow):
+def test_release_handles_more_parents_than_one_call(flow):
     """One call releases the children of all parents."""
     children = ended_parents(flow, MANY)
 

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from firelock.flows.batch import Batch
     from firelock.flows.signals import Signal
     from firelock.jobs.blocked_by import KeyWait
-    from firelock.jobs.job import FailedAttempt, Job, JobLogLine, JobPage, JobProgress, JobStep, Step
+    from firelock.jobs.job import FailedAttempt, Job, JobHistoryEntry, JobLogLine, JobPage, JobProgress, Step
     from firelock.jobs.limit_line import KeyPlace, WaitingJob, WaitingLine
     from firelock.limits.limit import Limit, Turns
     from firelock.limits.unique import Debounce, Unique
@@ -111,7 +111,7 @@ _HOMES = {
     "flows.signals": ("Signal",),
     "jobs.blocked_by": ("KeyWait",),
     "jobs.limit_line": ("KeyPlace", "WaitingJob", "WaitingLine"),
-    "jobs.job": ("FailedAttempt", "Job", "JobLogLine", "JobPage", "JobProgress", "JobStep", "Step"),
+    "jobs.job": ("FailedAttempt", "Job", "JobLogLine", "JobPage", "JobProgress", "JobHistoryEntry", "Step"),
     "limits.limit": ("Limit", "Turns"),
     "limits.unique": ("Debounce", "Unique"),
     "model.batch": ("DeepBatchCounts", "BatchCounts"),
@@ -168,12 +168,12 @@ __all__ = [
     "JobDeleted",
     "JobFailed",
     "JobFields",
+    "JobHistoryEntry",
     "JobLogLine",
     "JobNotCommitted",
     "JobNotFound",
     "JobPage",
     "JobProgress",
-    "JobStep",
     "JobSuspended",
     "JsonSerializer",
     "JsonValue",

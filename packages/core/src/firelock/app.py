@@ -264,7 +264,7 @@ class Firelock(ServedApp):
         Args:
             function: a plain `def` or `async def`.
             options: `name` (as stored; `module.qualname` by default), `queue`, `priority` (-100 to 100),
-                `retry` (a Retry or an object with `decide`), `timeout` (of an attempt), `keep` (how long a
+                `retry` (a Retry or an object with `decide`), `timeout` (of a run), `keep` (how long a
                 succeeded job is kept, with its result; by default as in the settings), `tags` (strings that
                 may contain parameter names: "user:{user_id}"), `aliases` (old names that are still stored
                 with jobs), `executor` ("auto" or "process"), `on_risk` ("continue" or "cancel"),
@@ -356,7 +356,7 @@ class Firelock(ServedApp):
         """Return a batch to fill in a block: `with fire.batch("import") as batch: batch.add(load, 1)`.
 
         A batch is a job without a task. It ends when none of its members can continue. Up to 500 members are
-        stored together with it, in one step at the end of the block; if the block raises, nothing is stored.
+        stored together with it, atomically at the end of the block; if the block raises, nothing is stored.
         If there are more members, the first ones are stored, and run, before the block ends. If the block
         then raises, the batch is cancelled.
 

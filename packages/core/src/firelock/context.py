@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from firelock.flows.batch import Batch
-    from firelock.flows.fake_steps import FakeAttempt
+    from firelock.flows.fake_steps import FakeRun
     from firelock.flows.signals import Signal
     from firelock.flows.steps import JobSteps, Steps
     from firelock.jobs.job import Job
     from firelock.options import Call
-    from firelock.server.attempt import Run
     from firelock.server.open_resources import OpenResources
+    from firelock.server.run import Run
     from firelock.task import TaskVerbs
 
 P = ParamSpec("P")
@@ -61,7 +61,7 @@ class JobContext:
     kwargs: Mapping[str, object] = attrs.Factory(dict)
     _resources: OpenResources | None = None
     server: str = ""  # the name of the server that runs the job
-    _attempt: Run | FakeAttempt | None = None
+    _run: Run | FakeRun | None = None
 
     @classmethod
     def fake(
@@ -86,8 +86,8 @@ class JobContext:
 
         Args:
             id: the id of the job.
-            attempt: the number of the run.
-            retries: the number of retries before this run.
+            attempt: the number of the attempt.
+            retries: the number of retries before this attempt.
             due_at: the time for which the job was created.
             queue: the queue of the job.
             tags: the tags of the job.
@@ -96,7 +96,7 @@ class JobContext:
             answers: the answers by the name of a step, sleep, signal, `run` or `gather`, or by the id of a
                 joined job.
         """
-        from firelock.flows.fake_steps import FakeAttempt  # noqa: PLC0415 - only tests need it
+        from firelock.flows.fake_steps import FakeRun  # noqa: PLC0415 - only tests need it
         from firelock.model.clock import micros  # noqa: PLC0415 - only tests need it
 
         at = 0 if due_at is None else micros(due_at)
@@ -119,7 +119,7 @@ class JobContext:
             meta_json=write_meta(check_meta(meta)),
         )
         context = cls(job, Console(lambda: at), cancelled)
-        context.served_by(FakeAttempt(job, context, answers or {}))
+        context.served_by(FakeRun(job, context, answers or {}))
         return context
 
     # ---- the job's fields --------------------------------------------------------------------------------
@@ -136,12 +136,12 @@ class JobContext:
 
     @property
     def attempt(self) -> int:
-        """The number of this run, starting at 1."""
+        """The number of this attempt, starting at 1; all runs of an attempt have the same number."""
         return self._job.attempt
 
     @property
     def retries(self) -> int:
-        """The number of retries before this run; 0 in the first run."""
+        """The number of retries before this attempt; 0 in the first attempt."""
         return self._job.retries
 
     @property
@@ -207,7 +207,7 @@ class JobContext:
         This property is for code that wraps a task, such as a plugin's context. The end of such a run is not
         a failure, and the job has not ended.
         """
-        return self._attempt is not None and self._attempt.is_suspended
+        return self._run is not None and self._run.is_suspended
 
     @property
     def cancelled(self) -> bool:
@@ -256,12 +256,12 @@ class JobContext:
             UnsupportedFeature: The jobs' storage cannot join a transaction.
             ConfigurationError: The transaction is in another database.
         """
-        if self._attempt is None:
+        if self._run is None:
             raise LookupError(
                 "complete_within() cannot end a job because no server runs a job with this context. In a "
                 "test, use JobContext.fake()."
             )
-        self._attempt.complete(session, result)
+        self._run.complete(session, result)
 
     async def acomplete_within(self, session: object, result: object = None) -> None:
         """Call `complete_within` with an AsyncSession or AsyncConnection."""
@@ -278,7 +278,7 @@ class JobContext:
         Raises:
             LookupError: A server runs this job. Read the result from the job's handle.
         """
-        completions = getattr(self._attempt, "completions", None)
+        completions = getattr(self._run, "completions", None)
         if completions is None:
             raise LookupError(
                 "completions is only available on a context from JobContext.fake(). Use job.result() to read "
@@ -286,9 +286,9 @@ class JobContext:
             )
         return tuple(completions)
 
-    def served_by(self, attempt: Run | FakeAttempt) -> None:
-        """Set the attempt that runs this job. The server calls this method."""
-        self._attempt = attempt
+    def served_by(self, run: Run | FakeRun) -> None:
+        """Set the run to which this context belongs. The server calls this method."""
+        self._run = run
 
     # ---- steps -------------------------------------------------------------------------------------------
 
@@ -473,12 +473,12 @@ class JobContext:
 
     @property
     def _steps(self) -> JobSteps:
-        if self._attempt is None:
+        if self._run is None:
             raise LookupError(
                 "Steps are not available because no server runs a job with this context. In a test, use "
                 "JobContext.fake()."
             )
-        return self._attempt.steps
+        return self._run.steps
 
     # ---- resources ---------------------------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ def _to_span(name: str, value: object) -> timedelta:
 
 
 def _to_attempts(value: int) -> int:
-    wanted = f"an integer from 0 to {_ATTEMPTS_LIMIT}, the number of retries after the first run"
+    wanted = f"an integer from 0 to {_ATTEMPTS_LIMIT}, the number of retries after the first attempt"
     _require_number("attempts", value, wanted, kinds=int, high=_ATTEMPTS_LIMIT)
     return value
 

@@ -193,7 +193,7 @@ class TaskVerbs(Generic[P, R]):
             on: for continuations and with `after`: succeeded, failed, deleted or finished.
             within: your own transaction in the storage's database; the job is committed or rolled back with
                 it.
-            timeout: the longest time that an attempt may run.
+            timeout: the longest time that a run may take.
             retry: the retry policy, stored with the job.
             meta: short strings by name that are stored with the job, at most 2 KiB in total, and available as
                 `JobContext.meta`. They override values with the same names from a plugin, or from the parent

@@ -2,7 +2,7 @@
 
 FOLDER contains a copy of `tests/tasks` of Django's sources, and is the working folder of the programs. The
 tests use two variants of Firelock's backend instead of Django's two backends. One stores jobs without running
-them, like the dummy backend. The other runs each job immediately on a stepped server. The last line of the
+them, like the dummy backend. The other runs each job immediately on a manual server. The last line of the
 output is JSON: the number of passed tests, and the names of the other tests.
 """
 

@@ -191,7 +191,7 @@ print(json.dumps(said))
 
 
 def test_batches_are_committed_or_rolled_back_with_the_transaction(django_project):
-    """Members and callbacks join as well, even in a savepoint or if the batch is stored in several steps."""
+    """Members and callbacks join as well, even in a savepoint or if several operations store the batch."""
     said = django_project.shell(BATCHES)
 
     assert said == {

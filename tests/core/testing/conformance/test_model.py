@@ -10,9 +10,9 @@ from firelock.testing.conformance.model import run_machine
 
 
 class Counting(RuleBasedStateMachine):
-    """A machine that counts its runs and steps; every step is allowed."""
+    """A machine that counts its runs and operations; every operation is allowed."""
 
-    runs = steps = 0
+    runs = operations = 0
 
     @initialize()
     def begin(self):
@@ -21,15 +21,15 @@ class Counting(RuleBasedStateMachine):
 
     @rule()
     def go_on(self):
-        """Count another step."""
-        type(self).steps += 1
+        """Count another operation."""
+        type(self).operations += 1
 
 
 @pytest.fixture
 def counting():
     """Yield the machine before its first run, and restore the profile afterwards."""
     before = settings.get_current_profile_name()
-    Counting.runs = Counting.steps = 0
+    Counting.runs = Counting.operations = 0
     yield Counting
     settings.load_profile(before)
 

@@ -125,7 +125,7 @@ class RedisDatabase:
             self._is_ready = True
 
     def clear(self) -> None:
-        """Delete every key with the prefix except the layout, in steps, one partition after another."""
+        """Delete every key with the prefix except the layout, one partition after another."""
         for partition, base in enumerate(self.partitions.bases):
             cursor = "0"
             while True:

@@ -1,6 +1,6 @@
 """The format of a job in Redis: two strings, its payload and its record, and the meaning of their fields.
 
-The payload is written once; the record is written again at each step. Python and the scripts read and write
+The payload is written once; the record is written again at each change. Python and the scripts read and write
 both, so each format is declared only here: see `PAYLOAD` and `RECORD`. Strings within a record are JSON, so
 they do not contain tabs or line ends.
 """
@@ -37,7 +37,7 @@ _PLACE_BITS = 45  # bits that number the jobs of a queue in order of arrival; hi
 _DIGITS = "0123456789"
 _DIGIT = re.compile("[0-9]")
 _NO_DIGITS = ascii_letters + "+"  # characters of a record's state and flags, which precede its attempt
-_ADMISSION = "[["  # the start of `admission` as this release writes it; errors and steps never start with it
+_ADMISSION = "[["  # the start of `admission` as this release writes it; other lines never start with it
 
 # The results of changes, as scripts return them. A script runs alone, so no change is ever busy.
 APPLIED_BY_DIGIT = {
@@ -102,10 +102,12 @@ class OptionalFields(NamedTuple):
     recurring_id: str | None = None
     parents: Any = ()  # each an `EDGE`
     meta_json: str | None = None
-    relations_json: str | None = None  # omitted if it is None
+    # From here on, a field is omitted if it and all later ones are None.
+    relations_json: str | None = None
 
 
-OPTIONAL = Array(*OptionalFields._fields, nothing=encode(OptionalFields()[:-1]))
+_ALWAYS = OptionalFields._fields.index("relations_json")  # the number of fields that are never omitted
+OPTIONAL = Array(*OptionalFields._fields, nothing=encode(OptionalFields()[:_ALWAYS]))
 EDGE = Array("parent_id", "on", "carries")  # `carries` is omitted if it is false
 
 
@@ -137,8 +139,9 @@ def payload_of(job: NewJob, optional: str = "") -> str:
 
 
 _optional_fields = attrgetter(*OptionalFields._fields)
-_without_relations = attrgetter(*OptionalFields._fields[:-1])
-_NOTHING_BUT_RELATIONS = OptionalFields()[:-1]
+_WITHOUT_RELATIONS = [name for name in OptionalFields._fields if name != "relations_json"]
+_without_relations = attrgetter(*_WITHOUT_RELATIONS)
+_NOTHING_BUT_RELATIONS = tuple(OptionalFields._field_defaults[name] for name in _WITHOUT_RELATIONS)
 
 
 def optional_of(job: NewJob) -> str:
@@ -159,7 +162,10 @@ def _optional_of_relations(relations_json: str) -> str:
 
 
 def _encoded(fields: OptionalFields) -> str:
-    return encode(fields[:-1] if fields.relations_json is None else fields)
+    values = [*fields]
+    while len(values) > _ALWAYS and values[-1] is None:
+        values.pop()
+    return encode(values)
 
 
 @lru_cache(1_000)
@@ -170,7 +176,7 @@ def _read_optional(optional: str) -> OptionalFields:
         ValueError: If the string does not have the expected format.
     """
     values = json.loads(optional)
-    if type(values) is not list or len(values) < len(_NOTHING_BUT_RELATIONS):
+    if type(values) is not list or len(values) < _ALWAYS:
         raise ValueError(optional)
     fields = OptionalFields(*values[: len(OptionalFields._fields)])
     return fields._replace(tags=tuple(fields.tags))
@@ -207,16 +213,16 @@ RECORD = Text(
         Field("retries", "%d+", " "),
         Field("crashes", "%d+", " "),
         Field("enqueued", "%d+", " "),
-        # The state in which the job was created if the history does not contain this first step; otherwise -.
+        # The state in which the job was created if the history omits this first entry; otherwise -.
         Field("origin", ".", ""),
         # For the few jobs with limits, a unique key or a latest start: a blank and the string of
         # `write_admission`.
         Field("admission", "[^\n]*", "\n"),
         Field("error", "[^\n]*", "\n"),  # the last error as an `ERROR`; often empty
-        Field("rest", ".*", "$"),  # one line with an `ENTRY` for each step, usually none; then `LAST`
+        Field("rest", ".*", "$"),  # a line for each `ENTRY` of the history, usually none; then `LAST`
     )
 )
-"""The part of a job that is written again at each step.
+"""The part of a job that is written again at each change.
 
 Example: the first line is `P1 1 42 default 0193…`, and the second line starts with `0 0 1764045000000000 E`.
 """
@@ -227,7 +233,7 @@ LAST = Text(
         Field("claimed", "[^\t\n]*", "\t"),
         Field("started", "[^\t\n]*", "\t"),
         # If this is empty in a succeeded job, the job ended at `changed`, and the history does not contain
-        # its last step.
+        # its last entry.
         Field("ended", "[^\t\n]*", "\t"),
         Field("expires", "[^\t\n]*", "\t"),
         Field("due", "[^\t\n]*", "\t"),
@@ -247,7 +253,7 @@ ERROR = Array(
 )  # the last field must stay last: scripts find it by the line end
 ENTRY = Array(
     "state", "at", "reason", "attempt", "claimed_at", "started_at", "server", "elided", "due_at"
-)  # a step that does not end an attempt has only the first three fields
+)  # an entry that does not end an attempt has only the first three fields
 
 
 _WORDS = 9  # words in the first two lines up to `origin`; state, flags and attempt are one word
@@ -297,7 +303,7 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
     if len(words) > _WORDS and (rest := words[_WORDS])[0] not in _DIGITS:
         if rest.startswith(_ADMISSION):
             job.admission_json = rest.split("\n", 1)[0]
-        else:  # an error, a step, or an admission written by a newer release
+        else:  # an error, a history entry, or an admission written by a newer release
             (admission,) = RECORD.read(record, "admission")
             job.admission_json = admission[1:] or None
     return job
@@ -454,7 +460,7 @@ def plain_end(
 
 
 def entry_line(entry: HistoryEntry) -> str:
-    """Return one step of a job's history as a line of its record, including the line end."""
+    """Return one entry of a job's history as a line of its record, including the line end."""
     return ENTRY.write_of(entry, "reason" if entry.attempt is None else "server") + "\n"
 
 
@@ -467,7 +473,7 @@ def _read_entry(line: str) -> HistoryEntry | None:
 
 
 def read_history(record: str, created_at: int) -> list[HistoryEntry]:
-    """Return the steps of a job's history, including the first and last step if other fields imply them.
+    """Return a job's history, including the first and last entry if other fields imply them.
 
     See `RECORD.origin` and `LAST.ended`. A line that cannot be read is skipped.
 

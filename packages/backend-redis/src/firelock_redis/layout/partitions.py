@@ -21,7 +21,7 @@ from firelock.storage import ANY_QUEUE, ClaimedJob, new_id, new_ids
 T = TypeVar("T")
 
 SLOTS = 16_384
-_TOGETHER = 500  # consecutive ids that get the same partition, so that a batch of jobs is stored in one step
+_TOGETHER = 500  # consecutive ids that get the same partition, so that one script call stores a batch
 _DERIVED = "5"  # the UUID version of ids that are derived from a definition and a time
 
 
@@ -227,7 +227,7 @@ class PartitionTurns:
         with self._lock:
             if len(self._candidates) > _REMEMBERED:
                 self._candidates.clear()
-            turn = [(self._next + step) % self._number for step in range(self._number)]
+            turn = [(self._next + offset) % self._number for offset in range(self._number)]
             sets = [self._candidates.setdefault(name, set(turn)) for name in names]
             if self._next_claims:
                 now = _local_micros() + offset

@@ -138,7 +138,7 @@ local function change(job, from, session, to, first, more)
   if session == '' and entry ~= '' then entry = taken_away(job, to, at, reason) end
   if there then
     reason, due = there, ''
-    entry = step('E', at, there, job.attempt, job.claimed, started, server)
+    entry = entry_line('E', at, there, job.attempt, job.claimed, started, server)
   end
   leave(job)
   if session ~= '' then

@@ -50,7 +50,7 @@ end
 
 local function opened(name)
   local key = base .. name
-  local list = { key = key, first = 0, last = call('ZCARD', key), at = 0, step = oldest_first and 2 or -2, pairs = {} }
+  local list = { key = key, first = 0, last = call('ZCARD', key), at = 0, stride = oldest_first and 2 or -2, pairs = {} }
   if since ~= '' then list.first = call('ZCOUNT', key, '-inf', '(' .. since) end
   if before ~= '' then list.last = call('ZCOUNT', key, '-inf', '(' .. before) end
   if place_score ~= '' then
@@ -73,7 +73,7 @@ end
 
 -- Move to the next place of a list; at the end of the list, the place has no id.
 local function advance(list, some)
-  list.at = list.at + list.step
+  list.at = list.at + list.stride
   if not list.pairs[list.at] then fetch(list, some) end
   list.id, list.text = list.pairs[list.at], list.pairs[list.at + 1]
   list.score = tonumber(list.text)
@@ -118,7 +118,7 @@ end
 
 local function is_all_walked()
   local list = waiting[1]
-  return #ordered == 0 and not (list and (list.pairs[list.at + list.step] or list.first < list.last))
+  return #ordered == 0 and not (list and (list.pairs[list.at + list.stride] or list.first < list.last))
 end
 
 -- ---- conditions ------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ local function change_holder(holder, row, job, use, keys, now)
     holder.admission = replaced_admission(holder.admission, job.admission)
     holder.place = int(job.place + holder.place % 2 ^ 45)
   end
-  if holder.history == '' and holder.is_new then holder.history = step(holder.state, holder.created, holder.reason) end
+  if holder.history == '' and holder.is_new then holder.history = entry_line(holder.state, holder.created, holder.reason) end
   add_duplicate(holder, now)
 end
 
@@ -201,7 +201,7 @@ local function store(first, count, is_judged_only)
     if is(job, 'b') then begin_counting(job) end
     if #job.parents > 0 and job.state == 'W' then add_edges(job, known, now) end
     if is(job, 'm') and (job.edges_left or 0) == 0 then wait_for_batch(job) end
-    if job.history == '' then job.history = step(job.state, job.created, job.reason) end
+    if job.history == '' then job.history = entry_line(job.state, job.created, job.reason) end
     payloads[2 * number - 1], payloads[2 * number] = job.id, job.payload
     queues[job.queue] = true
     index(job)

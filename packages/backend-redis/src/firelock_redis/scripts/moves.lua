@@ -30,7 +30,7 @@ local function move(template, first)
   local is_ready = job.state == 'E' and job.session == ''
   if is_ready then put(removes, standing(job)) end
   job.queue, job.place = queue, int(order - priority * LEVEL)
-  job.history = job.history .. step(job.state, at, '"' .. summary .. ': ' .. sub(reason, 2))
+  job.history = job.history .. entry_line(job.state, at, '"' .. summary .. ': ' .. sub(reason, 2))
   add('l:' .. job.state .. ':' .. queue, job.changed, id)
   if is_ready then ready[#ready + 1] = job end
   save(job)

@@ -124,7 +124,7 @@ end
 local function return_job(job, has_crashed, reason, not_started, now)
   leave(job)
   if has_crashed then
-    job.history = job.history .. step('E', now, reason, job.attempt, job.claimed, job.started, job.server)
+    job.history = job.history .. entry_line('E', now, reason, job.attempt, job.claimed, job.started, job.server)
     job.crashes = int(job.crashes + 1)
   end
   job.state, job.reason, job.changed = 'E', has_crashed and reason or not_started, now

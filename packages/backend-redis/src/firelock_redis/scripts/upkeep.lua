@@ -133,7 +133,7 @@ local function decide_batch(batch, row, now)
   leave(batch)
   if was_final then
     batch.state, batch.reason, batch.ended, batch.expires = 'W', rules.reopened, '', ''
-    batch.history = batch.history .. step('W', now, rules.reopened)
+    batch.history = batch.history .. entry_line('W', now, rules.reopened)
   end
   batch.changed = now
   if state ~= 'W' then
@@ -143,7 +143,7 @@ local function decide_batch(batch, row, now)
       batch.reason = format(reason, grouped(row.failed), grouped(row.total), grouped(row.waiting))
     end
     batch.state, batch.due, batch.ended, batch.expires = state, '', now, batches().expiry(row, state, now)
-    batch.history = batch.history .. step(state, now, batch.reason)
+    batch.history = batch.history .. entry_line(state, now, batch.reason)
   end
   save(batch)
   enter(batch)
@@ -188,7 +188,7 @@ local function resume_member(member, reason, now)
     end
   end
   member.reason, member.changed = reason, now
-  member.history = member.history .. step(member.state, now, reason)
+  member.history = member.history .. entry_line(member.state, now, reason)
   save(member)
   enter(member)
 end

@@ -21,9 +21,9 @@ import attrs
 from typing_extensions import override
 
 from firelock.storage import (
-    Attempt,
     Counts,
     ErrorInfo,
+    FailedAttempt,
     FailureGroup,
     FoundJobs,
     JobFilter,
@@ -329,7 +329,7 @@ class FindVerbs(RedisVerbs):
     ) -> FoundJobs:
         """See `Storage.find`; first find the places of the page, then read its jobs.
 
-        A job that changes its place between these steps is not on the page.
+        A job that changes its place between these two reads is not on the page.
         """
         after = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
         is_scheduled = where.is_retrying or where.by_due
@@ -454,11 +454,11 @@ def damaged_job(id: str, texts: Texts, at: int) -> JobRecord:
 # ---- one job ---------------------------------------------------------------------------------------------
 
 
-def _read_attempt(line: str) -> Attempt | None:
+def _read_attempt(line: str) -> FailedAttempt | None:
     number, _, body = line.partition("\t")
     try:
         fields = FAILURE.read(body)
-        return Attempt(attempt=int(number), at=fields.pop("at"), error=ErrorInfo(**fields))
+        return FailedAttempt(attempt=int(number), at=fields.pop("at"), error=ErrorInfo(**fields))
     except _GARBAGE:
         return None
 

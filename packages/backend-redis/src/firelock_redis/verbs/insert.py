@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any
 
 from typing_extensions import override
@@ -29,6 +28,7 @@ from firelock.storage import (
     StorageError,
     StorageUnavailable,
     continuation_target,
+    further_fields,
     read_relations,
     waiting_reason,
 )
@@ -47,8 +47,11 @@ from firelock_redis.verbs.limits import require_keys_colocated, require_relation
 from firelock_redis.verbs.records import RecordVerbs, copied
 
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))
-_stored_separately = attrgetter("state", "due_at", "reason", "tags", "recurring_id", "parents")
-_NOTHING_SEPARATE = (State.ENQUEUED, None, None, (), None, ())
+# Scripts insert_plain and insert_keyed store these further fields, which they do not use; for example, tags
+# have keys of their own, so only script insert stores them.
+_further, _NO_FURTHER = further_fields(
+    "nominal_at", "timeout_seconds", "retry", "meta_json", "admission_json", "relations_json"
+)
 _PLAIN_LIMIT = 1_000  # jobs whose keys and values fit into one command of a script
 _KEYED_LIMIT = 500  # the same for jobs with limits
 _SIZE = Run._fields.index("size")
@@ -212,7 +215,7 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
             if (
                 job.relations_json != relations
                 or job.admission_json is not None
-                or _stored_separately(job) != _NOTHING_SEPARATE
+                or _further(job) != _NO_FURTHER
             ):
                 return None
             optional = optional_of(job)
@@ -266,11 +269,7 @@ def _keyed_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     run, count = None, 0  # as in `_plain_arguments`
     for job in jobs:  # hot path: add a `KeyedJob` for each job
         admission = job.admission
-        if (
-            admission is None
-            or job.relations_json is not None
-            or _stored_separately(job) != _NOTHING_SEPARATE
-        ):
+        if admission is None or job.relations_json is not None or _further(job) != _NO_FURTHER:
             return None
         lane_and_details = _lane_and_details(admission)
         if lane_and_details is None:

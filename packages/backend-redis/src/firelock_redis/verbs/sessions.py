@@ -42,7 +42,7 @@ from firelock_redis.layout.wire import encode
 from firelock_redis.layout.words import Ended, HeldJob, LostJob, RenewedSession, SessionReply, UnknownJob
 
 _SECOND = 1_000_000
-_JOBS_AT_ONCE = 400  # jobs that one step of an end returns
+_JOBS_AT_ONCE = 400  # jobs that one script call of an end returns
 # Microseconds after which a process that has not finished an end is considered dead.
 _GIVEN_UP = 10 * _SECOND
 _MARK_MILLISECONDS = 2 * 86_400_000  # one day longer than the first partition keeps any dead session
@@ -124,10 +124,10 @@ class SessionVerbs(RedisVerbs):
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         """See `Storage.end_session`.
 
-        The first step returns up to 400 jobs of the first partition to their queues. Further steps return the
-        other jobs of this partition and the jobs in other partitions. The session is dead from the first step
-        on, so it gets no jobs between the steps; it is closing until the last step. A repeated call finishes
-        an interrupted end, and uses the `running` jobs of the first call.
+        The first script call returns up to 400 jobs of the first partition to their queues. Further script
+        calls return the other jobs of this partition and the jobs in other partitions. The session is dead
+        from the first script call on, so it gets no jobs in the meantime; it is closing until the last one. A
+        repeated call of this verb finishes an interrupted end, and uses the `running` jobs of the first call.
         """
         taken = _end(self.database, session, running, reason)
         self._turns.note(EVERYWHERE)
@@ -138,7 +138,7 @@ class SessionVerbs(RedisVerbs):
         """See `Storage.orphans`; also finish ends that a process has begun but not finished.
 
         If one session cannot be ended now, the others are still ended. That session is dead from its first
-        step on, and the next sweep finishes its end.
+        script call on, and the next sweep finishes its end.
         """
         by = _EXPIRED if as_of is None else as_of
         expired, ending = self._run("leases.orphans", 0, limit, _GIVEN_UP, by)

@@ -49,7 +49,7 @@ def earliest_due_at(database: RedisDatabase) -> int | None:
 class UpkeepVerbs(RedisVerbs):
     """The verbs of upkeep."""
 
-    _keys_at = _strays_at = 0.0  # monotonic time of the next such step
+    _keys_at = _strays_at = 0.0  # monotonic time of the next search of each kind
 
     @override
     def promote(self, limit: int) -> Promotion:
@@ -175,11 +175,11 @@ def _in_batches(database: RedisDatabase, script: str, limit: int, argument: str)
     done, kinds, number = 0, [False] * 3, database.partitions.number
     # Start at a random partition, so that early limits do not always affect the same partitions.
     start = random.randrange(number)  # noqa: S311 - an order, not a secret
-    for step in range(number):
+    for offset in range(number):
         more = 1
         while more and done < limit:
             asked = min(limit - done, _AT_ONCE)
-            moved, more, *others = database.run(script, (start + step) % number, asked, argument)
+            moved, more, *others = database.run(script, (start + offset) % number, asked, argument)
             done += moved
             for place, is_reported in enumerate(others):
                 kinds[place] = kinds[place] or is_reported == 1

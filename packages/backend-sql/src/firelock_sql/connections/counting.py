@@ -91,7 +91,7 @@ def add_deltas(tx: Transaction) -> None:
 class Folding:
     """The state of a process that folds differences into the counts: where its next run begins.
 
-    While a snapshot is held open, folded rows stay in the table, and a read from its beginning steps over all
+    While a snapshot is held open, folded rows stay in the table, and a read from its beginning reads all
     of them. After a slow read, the next reads begin after the last folded row for some time. A row that a
     long transaction inserts before that position is folded later, but is always included in the sum.
     """

@@ -77,7 +77,7 @@ class Database(ABC):
 
     @abstractmethod
     def write_counts(self, tx: Transaction) -> None:
-        """Store the transaction's changes of the counts, as its last step."""
+        """Store the transaction's changes of the counts, as its last statement."""
 
     @abstractmethod
     def tidy(self) -> None:
@@ -220,8 +220,8 @@ class Database(ABC):
         self.prepare_migration(tx)
         try:
             found = self._known_schema(tx)
-            for step in tables.script(tx.dialect, found, tx.now):
-                for statement in step:
+            for statements in tables.script(tx.dialect, found, tx.now):
+                for statement in statements:
                     tx.cursor.execute(statement)
         finally:
             self.finish_migration(tx)
@@ -233,7 +233,9 @@ class Database(ABC):
 
         def compose(tx: Transaction) -> list[str]:
             return [
-                line for step in tables.script(tx.dialect, self._known_schema(tx), tx.now) for line in step
+                statement
+                for statements in tables.script(tx.dialect, self._known_schema(tx), tx.now)
+                for statement in statements
             ]
 
         return self.transact(compose, is_writing=False)

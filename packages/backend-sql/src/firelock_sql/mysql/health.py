@@ -204,7 +204,7 @@ def _of_age(history: int | None, longest: tuple[int, int] | None) -> Iterator[Fi
     if history is not None and history > _LONG_HISTORY:
         yield Finding(
             Severity.WARNING, "mysql_old_versions",
-            f"The server keeps {history:,} old row versions, which every claim must step over.",
+            f"The server keeps {history:,} old row versions, which every claim must read.",
             "Find and end transactions that have been open for a long time: see SHOW PROCESSLIST.",
         )  # fmt: skip
     seconds, connection = longest or (0, 0)

@@ -41,9 +41,9 @@ _BY_NAME = "ORDER BY lane LIMIT 1"
 # The excluded list splits the scan into ranges between its values, so jobs in the listed lanes are not read.
 _STRANGER = Text(f"{_BEHIND} AND lane NOT IN :ids {_BY_NAME}")
 _STRANGER_TO = Text(f"{_BEHIND} AND lane <= :until AND lane NOT IN :ids {_BY_NAME}")
-_STEP = Text(f"SELECT ({_BEHIND} {_BY_NAME}) INTO @lane")
-_STEP_ON = Text(f"SELECT (SELECT lane {_IN_QUEUE} AND lane > @lane {_BY_NAME}) INTO @lane")
-_STEPPED: Written = ("SELECT @lane", ())
+_LANE_AFTER = Text(f"SELECT ({_BEHIND} {_BY_NAME}) INTO @lane")
+_FOLLOWING_LANE = Text(f"SELECT (SELECT lane {_IN_QUEUE} AND lane > @lane {_BY_NAME}) INTO @lane")
+_FOUND_LANE: Written = ("SELECT @lane", ())
 _BY_NUMBER = Text(f"""
 SELECT {HEAD_COLUMNS} FROM firelock_jobs INDEXED BY seq WHERE seq IN :seqs AND {IN_LANE}
 FOR NO KEY UPDATE SKIP LOCKED
@@ -67,7 +67,7 @@ SELECT named.lane, (
 
 
 _KNOWN_AT_ONCE = 256
-_FEWEST_STEPS, _MOST_STEPS = 4, 64
+_FEWEST_READS, _MOST_READS = 4, 64  # of unknown lanes in one round trip
 _REMEMBERED = 20_000  # lanes of all queues
 
 
@@ -159,7 +159,7 @@ class MysqlLanes(SqlLanes):
 
     def _walked(self, glance: _Glance, limit: int) -> list[str]:
         lanes: list[str] = []
-        steps = _FEWEST_STEPS
+        number = _FEWEST_READS
         while True:
             if glance.stranger is None:
                 lanes += glance.with_work
@@ -168,8 +168,8 @@ class MysqlLanes(SqlLanes):
                     return lanes[:limit]
             else:
                 lanes += [lane for lane in glance.with_work if lane < glance.stranger]
-                lanes += self._steps(glance.queue, glance.stranger, min(steps, limit))
-                steps = min(2 * steps, _MOST_STEPS)
+                lanes += self._read_on(glance.queue, glance.stranger, min(number, limit))
+                number = min(2 * number, _MOST_READS)
                 after = lanes[-1]
                 if len(lanes) >= limit:
                     return lanes[:limit]
@@ -220,11 +220,11 @@ class MysqlLanes(SqlLanes):
     def _written_firsts(self, queue: str, lanes: Sequence[str]) -> Written:
         return _firsts_of(len(lanes)).compiled(self._tx.dialect).text, [queue, *lanes]
 
-    def _steps(self, queue: str, first: str, limit: int) -> list[str]:
+    def _read_on(self, queue: str, first: str, limit: int) -> list[str]:
         """Return up to `limit` lanes with work, starting at an unknown lane; they may include known lanes."""
-        steps = [self._written(_STEP, queue=queue, after=first)]
-        steps += [self._written(_STEP_ON, queue=queue)] * (limit - 2)
-        asked = [one for step in steps[: limit - 1] for one in (step, _STEPPED)]
+        reads = [self._written(_LANE_AFTER, queue=queue, after=first)]
+        reads += [self._written(_FOLLOWING_LANE, queue=queue)] * (limit - 2)
+        asked = [one for read in reads[: limit - 1] for one in (read, _FOUND_LANE)]
         found = [rows[0][0] for rows in self._cursor.each(asked)[1::2]] if asked else []
         lanes = [first, *(str(lane) for lane in found if lane is not None)]
         known = set(self._memory.next_lanes(queue, "", _REMEMBERED))

@@ -82,7 +82,7 @@ from firelock_sql.verbs.claim import (
     take_rows,
     taking,
 )
-from firelock_sql.verbs.insert import insert_jobs, insert_new, is_called
+from firelock_sql.verbs.insert import NO_FURTHER, further, insert_jobs, insert_new, is_called
 from firelock_sql.verbs.limits import SqlLanes
 from firelock_sql.verbs.memos import compact_long
 from firelock_sql.verbs.settle import apply_transitions
@@ -182,18 +182,18 @@ class Claims:
             return ReadyRows(known.server, [], known.next_due_at)
         # One row per queue with work, and one after the last queue. Each row has the name of the queue, and
         # whether the previous queue has lanes.
-        steps = [rows[0] for rows in known.others[: len(guess) + 1]]
-        is_right = [step[0] for step in steps] == [*guess, None]
+        found = [rows[0] for rows in known.others[: len(guess) + 1]]
+        is_right = [row[0] for row in found] == [*guess, None]
         if not is_right:
-            steps = [tx.one(NEXT_WITH_WORK, previous="")]
-            while steps[-1][0] is not None:
-                steps.append(tx.one(NEXT_WITH_WORK, previous=steps[-1][0]))
-        names = [str(step[0]) for step in steps[:-1]]
+            found = [tx.one(NEXT_WITH_WORK, previous="")]
+            while found[-1][0] is not None:
+                found.append(tx.one(NEXT_WITH_WORK, previous=found[-1][0]))
+        names = [str(row[0]) for row in found[:-1]]
         self._guess = names if len(names) <= _MOST_GUESSED else []
         opened = [name for name in names if name not in known.paused]
         is_guessed = is_right and opened == guess and len(guess) == 1 and not request.left_out
         first = {guess[0]: known.others[-1]} if is_guessed else {}
-        if any(has_lanes for _, has_lanes in steps):
+        if any(has_lanes for _, has_lanes in found):
             return self._find_with_lanes(tx, request, known, opened, first)
         if is_guessed:
             return ReadyRows(known.server, known.others[-1], known.next_due_at)
@@ -348,18 +348,13 @@ _LIST_MEMBER = Text(
     "INSERT INTO firelock_members (batch_id, created_at, job_id) VALUES (@batch, :created_at, :id)"
 )
 _ADD_BATCH_CHANGE = insert_into("firelock_batch_deltas", "batch_id", "total", "active", "succeeded")
-_besides_limits = attrgetter(
-    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "parents",
-)  # fmt: skip
-_NOTHING_BESIDES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
 
 
 def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
     """Return the batch if all jobs are members of it and need at most limits besides; otherwise None."""
     relations = jobs[0].relations_json
     if relations is None or any(
-        job.relations_json != relations or _besides_limits(job) != _NOTHING_BESIDES for job in jobs
+        job.relations_json != relations or further(job) != NO_FURTHER for job in jobs
     ):
         return None
     batch_id = read_relations(relations).batch_id
@@ -372,7 +367,7 @@ def _are_called(jobs: Sequence[NewJob]) -> bool:
         job.relations_json is not None
         and is_called(job.relations_json)
         and job.admission_json is None
-        and _besides_limits(job) == _NOTHING_BESIDES
+        and further(job) == NO_FURTHER
         for job in jobs
     )
 
@@ -478,7 +473,7 @@ class MysqlStorage(SqlStorage):
                 )
             return answers
         is_plain = all(job.is_plain for job in jobs)
-        if is_plain or all(_besides_limits(job) == _NOTHING_BESIDES for job in jobs):
+        if is_plain or all(further(job) == NO_FURTHER for job in jobs):
             tx.may_repeat = True  # repeating is harmless, because a job that is already stored is detected
             way = (_PLAIN, _own) if is_plain else (_LIMITED, _limited)
             self._store_alike(tx, jobs, *((_CALLED, _own_called) if jobs[0].relations_json else way))

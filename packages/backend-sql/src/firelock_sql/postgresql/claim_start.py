@@ -1,7 +1,7 @@
 """The start positions of claims while the index of ready jobs contains many jobs that are no longer ready.
 
 A snapshot that is held open anywhere on the server keeps the index entry of every job that was claimed since
-then. A read from the beginning of the index steps over all of these entries: at 500 jobs per second, this is
+then. A read from the beginning of the index reads all of these entries: at 500 jobs per second, this is
 1.8 million entries per claim after an hour. Therefore, the statement of a claim measures its duration. After
 several slow full reads, the next reads start, at each level (a priority of a queue), after the job that was
 claimed there last. Only an occasional read is full.
@@ -38,7 +38,7 @@ Claimed = tuple[str, int, int, int]  # queue, priority, time, number
 
 @attrs.frozen
 class Probe:
-    """One step of a short read: a level after a place, or all priorities between two levels of a queue."""
+    """One part of a short read: a level after a place, or all priorities between two levels of a queue."""
 
     queue: str
     low: int

@@ -58,17 +58,17 @@ SELECT coalesce(
 )"""
 
 
-def _look(step: Callable[[str], str], *, locked: str = "SKIP LOCKED") -> Text:
-    """Return the statement that reads the lanes of a queue, using the query `step` for each, and their keys.
+def _look(next_lane: Callable[[str], str], *, locked: str = "SKIP LOCKED") -> Text:
+    """Return the statement that reads the lanes of a queue, each with the query `next_lane`, and their keys.
 
     A result row is a lane, a locked row of a key, a key that has a row, the settings of a key, or the
     duration in microseconds.
     """
     return Text(f"""
 WITH RECURSIVE walk (lane, place) AS (
-    SELECT ({step(':after::text COLLATE "C"')}), 1::bigint WHERE :most > 0
+    SELECT ({next_lane(':after::text COLLATE "C"')}), 1::bigint WHERE :most > 0
     UNION ALL
-    SELECT ({step("walk.lane")}), place + 1 FROM walk
+    SELECT ({next_lane("walk.lane")}), place + 1 FROM walk
     WHERE walk.lane IS NOT NULL AND place < :most AND (:until = '' OR walk.lane < :until)
 ), seen AS MATERIALIZED (
     SELECT lane, place FROM walk WHERE lane IS NOT NULL AND (:until = '' OR lane <= :until)

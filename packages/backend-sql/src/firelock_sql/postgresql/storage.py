@@ -34,9 +34,9 @@ from firelock.storage import (
     NewMemo,
     Relations,
     Remembered,
-    State,
     StorageError,
     Transition,
+    further_fields,
     read_relations,
 )
 from firelock_sql.connections.database import BRIEF_SECONDS, RowLocked
@@ -90,8 +90,8 @@ from firelock_sql.rows.job_row import CLAIMED, LOCK, claimed_job, lock_free, sto
 from firelock_sql.rows.marks import HAS_MEMOS, IS_MEMBER
 from firelock_sql.schema.names import Names
 from firelock_sql.storage import KIND, RememberedClaim, SplitTransitions, SqlStorage, freed_by, held_of, kind
-from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, serving, started_job
-from firelock_sql.verbs.insert import count_first_members, insert_jobs, is_called
+from firelock_sql.verbs.claim import PLACE_SEQ, TakenRows, claim_row, serving
+from firelock_sql.verbs.insert import NO_FURTHER, count_first_members, further, insert_jobs, is_called
 from firelock_sql.verbs.limits import SqlLanes
 from firelock_sql.verbs.memos import compact_long
 from firelock_sql.verbs.settle import apply_transitions
@@ -519,7 +519,7 @@ class PostgresqlStorage(SqlStorage):
                 not request.left_out
             ):  # a claim that leaves out tasks skips jobs, so it must not move the floors
                 self._floors.claimed(found)
-            jobs = [started_job(row, request.now) for row in found]
+            jobs = [claim_row(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, next_claim_at=claim.next_claim_at), found, server)
             has_written = bool(found or lanes.has_written or lanes.unreadable)
             done = _LaneExchange(ended, taken, has_written=has_written)
@@ -698,11 +698,7 @@ class PostgresqlStorage(SqlStorage):
         return NextDue(first, firing, now + self._database.clock_offset)
 
 
-_further_values = attrgetter(
-    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "parents", "relations_json",
-)  # fmt: skip
-_NO_FURTHER_VALUES = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+_further_or_relations, _ = further_fields("admission_json")
 
 
 def _are_alike(jobs: Sequence[NewJob]) -> bool:
@@ -711,8 +707,8 @@ def _are_alike(jobs: Sequence[NewJob]) -> bool:
     All of them may be members of one batch. Or, if they have no limits, all may be called by one job.
     """
     relations = jobs[0].relations_json
-    wanted = (*_NO_FURTHER_VALUES, relations)
-    if any(values != wanted for values in map(_further_values, jobs)):
+    wanted = _further_or_relations(jobs[0])
+    if further(jobs[0]) != NO_FURTHER or any(fields != wanted for fields in map(_further_or_relations, jobs)):
         return False
     if relations is not None and read_relations(relations) != Relations(read_relations(relations).batch_id):
         return is_called(relations) and all(job.admission_json is None for job in jobs)

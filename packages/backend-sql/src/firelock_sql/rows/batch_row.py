@@ -20,7 +20,7 @@ from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.job_row import JobRow
 
 _SUMS = Share._fields
-_COUNTED = _SUMS[:-1]  # a new failure is not a count
+_COUNTED = [name for name in _SUMS if name != "failures"]  # a new failure is not a count
 SWEEP, RESUME = "sweep", "resume"
 _BEFORE_ALL = -(1 << 62)
 

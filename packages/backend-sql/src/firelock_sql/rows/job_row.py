@@ -21,10 +21,10 @@ import attrs
 from firelock.storage import (
     HISTORY_LIMIT,
     Admission,
-    Attempt,
     ClaimedJob,
     Edge,
     ErrorInfo,
+    FailedAttempt,
     HistoryEntry,
     JobHistory,
     JobRecord,
@@ -120,19 +120,18 @@ def read_state(text: str) -> State:
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _in_order = attrgetter(*(field.name for field in attrs.fields(HistoryEntry)))
+_DEFAULTS = [field.default for field in attrs.fields(HistoryEntry)][1:]  # after the state
 
 
 def entry_line(entry: HistoryEntry) -> str:
     """Return one history entry as a line."""
     state, *fields = _in_order(entry)
-    if not entry.elided and entry.due_at is None:
-        del fields[-2:]
-    while fields[-1] is None:
+    while fields[-1] == _DEFAULTS[len(fields) - 1]:
         fields.pop()
     return _encode([state.value, *fields]) + "\n"
 
 
-_ENTRY_FIELDS = len(attrs.fields(HistoryEntry)) - 1  # after the state
+_ENTRY_FIELDS = len(_DEFAULTS)
 
 
 def _read_line(line: str) -> HistoryEntry | None:
@@ -175,8 +174,9 @@ _OF_MARKS = "has_memos"  # the only field of a ClaimedJob without a separate col
 CLAIMED = tuple(field.name for field in attrs.fields(ClaimedJob) if field.name != _OF_MARKS)
 """The columns of a claimed job, in the order of the fields of `ClaimedJob`; `tags` is still a string."""
 CLAIMED_COLUMNS = ", ".join(CLAIMED)
-CLAIMABLE = (*CLAIMED, "seq", "marks", "lane")
-"""The columns of a claimable job; `lane` is read only for jobs with limits."""
+CLAIMABLE_WITHOUT_LIMITS = (*CLAIMED, "seq", "marks")
+CLAIMABLE = (*CLAIMABLE_WITHOUT_LIMITS, "lane")
+"""The columns of a claimable job; `lane` is read only for jobs with limits, so it is the last one."""
 _TAGS = CLAIMED.index("tags")
 
 # Fields of a JobRecord that are built from other columns, and these columns.
@@ -241,7 +241,9 @@ def get_history(tx: Transaction, job_id: str) -> JobHistory:
     if is_plain_end:
         history = bounded_history(history, HistoryEntry(read_state(state), changed_at, None, *attempt))
     errors = [
-        Attempt(attempt=attempt, at=at, error=ErrorInfo(kind, message, fingerprint=mark, traceback=traceback))
+        FailedAttempt(
+            attempt=attempt, at=at, error=ErrorInfo(kind, message, fingerprint=mark, traceback=traceback)
+        )
         for attempt, at, kind, message, mark, traceback in tx.all(_ERRORS, id=job_id)
     ]
     return JobHistory(history, errors[::-1])
@@ -286,8 +288,9 @@ class JobRow(Standing):
     error_type: str | None
     error_message: str | None
     error_fingerprint: str | None
-    added: list[str] = attrs.field(factory=list)  # lines of history that have not been written yet
-    is_changed: bool = False
+    # These are not columns. A row is created from its columns by position.
+    added: list[str] = attrs.field(factory=list, kw_only=True)  # lines of history that are not written yet
+    is_changed: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         self.state = read_state(self.state)
@@ -338,7 +341,7 @@ class JobRow(Standing):
         self.added.append(entry_line(HistoryEntry(state, at, reason, *attempt)))
 
 
-_READ = [field.name for field in attrs.fields(JobRow)][:-2]
+_READ = [field.name for field in attrs.fields(JobRow) if not field.kw_only]
 _WRITTEN = _READ[_READ.index("state") :]
 _values_of = attrgetter(*_WRITTEN)
 _LOOK = f"""

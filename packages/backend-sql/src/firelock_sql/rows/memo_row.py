@@ -12,7 +12,9 @@ from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.job_row import JobRow
 from firelock_sql.rows.marks import HAS_MEMOS
 
-_FIELDS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
+_KEY = ("kind", "name")
+_VALUES = ("value", "is_done", "at", "started_at", "attempt", "author", "place")
+_FIELDS = (*_KEY, *_VALUES)
 _COLUMNS = f"SELECT {', '.join(_FIELDS)} FROM firelock_memos WHERE job_id = :id"  # noqa: S608 - names
 ALL_MEMOS = Text(f"{_COLUMNS} ORDER BY place")
 _ONE = Text(f"{_COLUMNS} AND kind = :kind AND name = :name")
@@ -21,7 +23,7 @@ SELECT count(*), coalesce(sum(bytes), 0), coalesce(max(place), -1) FROM firelock
 """)
 _PUT = insert_into("firelock_memos", "job_id", *_FIELDS, "bytes")
 _REPLACE = Text(f"""
-UPDATE firelock_memos SET {", ".join(f"{name} = :{name}" for name in _FIELDS[2:])}, bytes = :bytes
+UPDATE firelock_memos SET {", ".join(f"{name} = :{name}" for name in _VALUES)}, bytes = :bytes
 WHERE job_id = :job_id AND kind = :kind AND name = :name
 """)  # noqa: S608 - names
 _FORGET = Text("DELETE FROM firelock_memos WHERE job_id = :id AND place >= :place")

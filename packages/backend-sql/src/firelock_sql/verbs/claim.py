@@ -23,7 +23,7 @@ from firelock.storage import (
 )
 from firelock_sql.connections.full_reads import EARLIEST
 from firelock_sql.connections.transaction import Text, Transaction
-from firelock_sql.rows.job_row import CLAIMABLE, read_list, readable_admission
+from firelock_sql.rows.job_row import CLAIMABLE, CLAIMABLE_WITHOUT_LIMITS, read_list, readable_admission
 from firelock_sql.rows.marks import HAS_MEMOS
 from firelock_sql.verbs.limits import IN_LANE, SqlLanes, queues_with_lanes
 from firelock_sql.verbs.settle import apply_transitions
@@ -55,7 +55,7 @@ FIRING = Text("""
 SELECT due_at FROM firelock_recurring
 WHERE kind = 'recurring' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1
 """)
-_COLUMNS = ", ".join(CLAIMABLE[:-1])  # for a job that is in no lane
+_COLUMNS = ", ".join(CLAIMABLE_WITHOUT_LIMITS)
 READY = Text(f"""
 SELECT {_COLUMNS} FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue = :queue
@@ -405,7 +405,7 @@ def take_rows(tx: Transaction, request: ClaimRequest, found: ReadyRows) -> Taken
 def _claimed_of(rows: Sequence[Any], now: int) -> tuple[list[ClaimedJob], list[str]]:
     """Return the rows as jobs, and the ids of unreadable rows; a SQLite column can contain any value."""
     try:
-        return [started_job(row, now) for row in rows], []
+        return [claim_row(row, now) for row in rows], []
     except (TypeError, ValueError, StorageError):
         if len(rows) == 1:
             return [], [rows[0][_ID]]
@@ -420,8 +420,8 @@ def _quarantine(id: str, now: int) -> Transition:
     return Transition(id, frozenset({State.ENQUEUED}), None, None, State.FAILED, now, reason, error=error)
 
 
-def started_job(row: Sequence[Any], now: int) -> ClaimedJob:
-    """Return an unclaimed row as the claimed job for its session."""
+def claim_row(row: Sequence[Any], now: int) -> ClaimedJob:
+    """Return the job of an unclaimed row, with the values that the claim gives it."""
     job = ClaimedJob(*row[:PLACE_SEQ])
     job.attempt += 1  # an addition is also the cheapest check that the value is a number
     job.fence += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from operator import attrgetter
 
 import attrs
 
@@ -23,6 +22,7 @@ from firelock.storage import (
     Relations,
     State,
     continuation_target,
+    further_fields,
     waiting_reason,
 )
 from firelock.storage.batches import NOTHING, Share
@@ -41,19 +41,15 @@ from firelock_sql.rows.marks import IS_MEMBER
 from firelock_sql.verbs.children import MARK_PARENTS, kept_until
 from firelock_sql.verbs.unique import UniqueCalls, unique_use
 
-_AS_GIVEN = (
-    "id", "queue", "priority", "task", "arguments", "serializer", "created_at", "nominal_at",
-    "timeout_seconds", "retry", "recurring_id", "meta_json", "admission_json", "relations_json",
-)  # fmt: skip
+_CONVERTED = ("state", "due_at", "reason", "tags", "parents")
+_AS_GIVEN = [field.name for field in attrs.fields(NewJob) if field.name not in _CONVERTED]
 _INSERT = insert_into(
-    "firelock_jobs", *_AS_GIVEN, "due_at", "marks", "lane", "state", "enqueued_at", "changed_at",
-    "ended_at", "expires_at", "reason", "tags", "parents", "creation",
+    "firelock_jobs", *_AS_GIVEN, *_CONVERTED, "marks", "lane", "enqueued_at", "changed_at", "ended_at",
+    "expires_at", "creation",
 )  # fmt: skip
-_needs = attrgetter(
-    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "parents",
-)  # fmt: skip
-_NO_NEEDS = (State.ENQUEUED, None, None, None, (), None, None, None, None, ())
+further, NO_FURTHER = further_fields("admission_json", "relations_json")
+"""The fields that a job does not have on the fast paths, which store limits and membership at most."""
+
 _TIMED = frozenset({State.AWAITING, State.SCHEDULED})
 _TAG = insert_into("firelock_job_tags", "tag", "created_at", "job_id")
 _EDGE = insert_into("firelock_edges", "parent_id", "child_id", "awaited", "is_decided", "carries")
@@ -93,7 +89,7 @@ def needs_only_limits(job: NewJob, *, but_relations: bool = False) -> bool:
         but_relations: ignore its relations to other jobs.
     """
     has_relations = job.relations_json is not None and not but_relations
-    return _needs(job) == _NO_NEEDS and not has_relations and unique_use(job) is None
+    return further(job) == NO_FURTHER and not has_relations and unique_use(job) is None
 
 
 def is_called(relations_json: str) -> bool:

@@ -77,8 +77,8 @@ def put_at(arguments: JsonValue, path: Sequence[str | int], value: JsonValue) ->
     """Replace null at the path by the value; do nothing if the path has another value."""
     place: Any = arguments
     with suppress(LookupError, TypeError):
-        for step in path[:-1]:
-            place = place[step]
+        for key in path[:-1]:
+            place = place[key]
         if place[path[-1]] is None:
             place[path[-1]] = value
 
@@ -145,11 +145,11 @@ def encode_around(
     if not holds_output(value):
         return encode(annotation, value)
     done: list[tuple[str | int, object]] = []
-    for (step, inner), meaning in zip(_inner(value), _meanings(value, unwrap(annotation)), strict=True):
+    for (key, inner), meaning in zip(_inner(value), _meanings(value, unwrap(annotation)), strict=True):
         try:
-            done.append((step, encode_around(inner, meaning, (*path, step), encode, found)))
+            done.append((key, encode_around(inner, meaning, (*path, key), encode, found)))
         except Misfit as misfit:
-            misfit.under(step)
+            misfit.under(key)
             raise
     return dict(done) if type(value) is dict else [each for _, each in done]
 

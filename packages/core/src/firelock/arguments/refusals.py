@@ -53,7 +53,7 @@ def find_refused(value: object, *, limit: int = 1000) -> tuple[list[str | int], 
         if refusal(current) is not None:
             return path, current
         if len(path) < 8:  # noqa: PLR2004 - deeper values have a less exact message, but are also rejected
-            pending.extend(([*path, step], inner) for step, inner in _parts(current)[:limit])
+            pending.extend(([*path, key], inner) for key, inner in _parts(current)[:limit])
     return None
 
 

@@ -39,18 +39,18 @@ class Misfit(ArgumentError):
         self.culprit = culprit
         self.advice = advice
         """The fix; None if it depends only on the type of the culprit."""
-        self.steps: list[str | int] = []
-        """The path in reverse: each function that the error passes through appends one step."""
+        self.segments: list[str | int] = []
+        """The path in reverse: each function that the error passes through appends one segment."""
 
-    def under(self, step: str | int) -> Misfit:
-        """Add one step to the front of the error's path and return the error."""
-        self.steps.append(step)
+    def under(self, segment: str | int) -> Misfit:
+        """Add one segment to the front of the error's path and return the error."""
+        self.segments.append(segment)
         return self
 
     @property
     def path(self) -> str:
         """The place in JSON path notation, `$.a[0]`."""
-        return "$" + "".join(map(_path_step, reversed(self.steps)))
+        return "$" + "".join(map(_path_segment, reversed(self.segments)))
 
     def __str__(self) -> str:
         return f"{self.problem} at {self.path}"
@@ -151,12 +151,12 @@ def _refuse_depth(value: object) -> NoReturn:
     raise Misfit(f"nested deeper than {MAX_DEPTH} levels, or contains itself", value)
 
 
-def _path_step(step: str | int) -> str:
-    if isinstance(step, int):
-        return f"[{step}]"
-    if _IDENTIFIER.fullmatch(step) or (step.startswith("*") and _IDENTIFIER.fullmatch(step.lstrip("*"))):
-        return f".{step}"
-    return f"[{step[:_SHOWN]!a}]"
+def _path_segment(key: str | int) -> str:
+    if isinstance(key, int):
+        return f"[{key}]"
+    if _IDENTIFIER.fullmatch(key) or (key.startswith("*") and _IDENTIFIER.fullmatch(key.lstrip("*"))):
+        return f".{key}"
+    return f"[{key[:_SHOWN]!a}]"
 
 
 class Serializer(ABC):

@@ -788,7 +788,7 @@ class Binder:
         """Return the error for the caller, which contains the parameter, position, type, problem and fix."""
         signature = self.signature
         bound = signature.bind(args, kwargs)
-        name = str(misfit.steps[-1])
+        name = str(misfit.segments[-1])
         where = f"argument {name.lstrip('*')!r} ({self._position(name)})"
         call = f"{signature.name}.enqueue({self._call(bound)})"
         inside = find_refused(bound[name])
@@ -808,7 +808,7 @@ class Binder:
                 f"{call}: {where} is {refused.noun}; pass {keys} and load the {kind} in the task"
             )
         place = Misfit("", culprit)
-        place.steps = [*reversed(path), name]
+        place.segments = [*reversed(path), name]
         within = f", at {place.path}" if path else ""
         return ArgumentError(f"{call} passes {refused.noun} ({kind}) in {where}{within}; {refused.advice}")
 

@@ -421,7 +421,7 @@ class Story:
         self._every = max(1, round(2 * self._pace))
         self._began_at = self._storage.clock()
         self._is_ending = False
-        self._seen_steps: dict[str, int] = {}
+        self._seen_entries: dict[str, int] = {}
         self._seen_lines: dict[str, int] = {}
 
     def begin(self) -> None:
@@ -481,24 +481,24 @@ class Story:
     def _events_of(self, record: JobRecord) -> list[Happened]:
         if self.records.get(record.id) == record and record.state is not State.PROCESSING:
             return []
-        steps = self._storage.history(record.id).entries
+        entries = self._storage.history(record.id).entries
         lines = self._storage.read_log(record.id, after=self._seen_lines.get(record.id, 0))
         if lines:
             self._seen_lines[record.id] = lines[-1].number
-        seen, self._seen_steps[record.id] = self._seen_steps.get(record.id, 0), len(steps)
+        seen, self._seen_entries[record.id] = self._seen_entries.get(record.id, 0), len(entries)
         return [
-            *(self._step(record, step) for step in steps[seen:]),
+            *(self._change(record, entry) for entry in entries[seen:]),
             *(self._line(record, line) for line in lines),
         ]
 
-    def _step(self, record: JobRecord, step: HistoryEntry) -> Happened:
-        is_retry = step.state is State.SCHEDULED and step.attempt is not None
-        text = step.reason or ""
-        if record.recurring_id is not None and step.state is State.ENQUEUED:
+    def _change(self, record: JobRecord, entry: HistoryEntry) -> Happened:
+        is_retry = entry.state is State.SCHEDULED and entry.attempt is not None
+        text = entry.reason or ""
+        if record.recurring_id is not None and entry.state is State.ENQUEUED:
             text = f"recurring, every {self._every} s"
-        if step.state is State.SUCCEEDED and step.started_at is not None:
-            text = f"run {step.attempt}, {(step.at - step.started_at) / 1_000_000:.2f} s"
-        return Happened(self._second(step.at), "retry" if is_retry else step.state, record.task, text)
+        if entry.state is State.SUCCEEDED and entry.started_at is not None:
+            text = f"attempt {entry.attempt}, {(entry.at - entry.started_at) / 1_000_000:.2f} s"
+        return Happened(self._second(entry.at), "retry" if is_retry else entry.state, record.task, text)
 
     def _line(self, record: JobRecord, line: LogLine) -> Happened:
         return Happened(self._second(line.at), "log", record.task, line.text)
@@ -665,9 +665,9 @@ def _event_pieces(event: Happened) -> list[Cell]:
 
 
 def show_summary(screen: Screen, story: Story) -> None:
-    """Print a table of the acts, with their jobs and runs."""
+    """Print a table of the acts, with their jobs and attempts."""
     columns = (
-        Column("FEATURE"), Column("TASK"), Column("JOBS", is_number=True), Column("RUNS", is_number=True),
+        Column("FEATURE"), Column("TASK"), Column("JOBS", is_number=True), Column("ATTEMPTS", is_number=True),
         Column("RETRIES", is_number=True), Column("END"),
     )  # fmt: skip
     screen.line()
@@ -680,8 +680,8 @@ def _row(story: Story, act: Act) -> list[Piece]:
     ends = {record.state for record in jobs}
     end = "none ran" if not ends else ", ".join(sorted(ends))
     style = STATE_STYLES[next(iter(ends))] if len(ends) == 1 else ""
-    runs, retries = sum(record.attempt for record in jobs), sum(record.retries for record in jobs)
-    return [act.kind, _short(act.task), len(jobs), runs, retries or "", Cell(end, style)]
+    attempts, retries = sum(record.attempt for record in jobs), sum(record.retries for record in jobs)
+    return [act.kind, _short(act.task), len(jobs), attempts, retries or "", Cell(end, style)]
 
 
 def _conclude(screen: Screen, story: Story, place: Place) -> None:

@@ -68,7 +68,7 @@ def charge_card(job: JobContext, order: int, declines: int) -> str:
     time.sleep(0.1)
     if job.attempt <= declines:
         raise CardDeclined(f"order {order}: the bank does not respond")
-    job.log(f"order {order} charged in run {job.attempt}")
+    job.log(f"order {order} charged in attempt {job.attempt}")
     return "paid"
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
     from firelock.cli.commands import Commands
     from firelock.jobs.job import Job
-    from firelock.model.job import Attempt, HistoryEntry, JobRecord, LogLine, Progress
+    from firelock.model.job import FailedAttempt, HistoryEntry, JobRecord, LogLine, Progress
 
     _Apply = Callable[[Sequence[str]], list[Applied]]
 
@@ -336,7 +336,7 @@ def _history_row(entry: HistoryEntry) -> list[Piece]:
     return [clock_time(entry.at), state_cell(entry.state), entry.attempt or "", ran, entry.reason or ""]
 
 
-def _show_errors(screen: Screen, errors: Sequence[Attempt]) -> None:
+def _show_errors(screen: Screen, errors: Sequence[FailedAttempt]) -> None:
     if not errors:
         return
     screen.heading("Failed attempts")

@@ -69,18 +69,23 @@ def _migrate(options: argparse.Namespace, screen: Screen) -> int:
     if options.action == "sql":
         return _print_sql(app, screen)
     try:
-        steps = app.storage.migrate() if options.action == "up" else []
+        migrations = app.storage.migrate() if options.action == "up" else []
         schema = app.storage.schema()
     finally:
         app.close()
     is_current = schema.found == schema.wanted
     if screen.is_json:
         screen.json(
-            {"steps": steps, "found": schema.found, "wanted": schema.wanted, "is_current": is_current}
+            {
+                "migrations": migrations,
+                "found": schema.found,
+                "wanted": schema.wanted,
+                "is_current": is_current,
+            }
         )
         return Exit.DONE if is_current else Exit.FAILED
-    for step in steps:
-        screen.line(Cell("done", "green"), "  ", step)
+    for migration in migrations:
+        screen.line(Cell("done", "green"), "  ", migration)
     if is_current:
         screen.line(f"The schema is up to date (version {schema.found}).")
         return Exit.DONE

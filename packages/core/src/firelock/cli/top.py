@@ -308,11 +308,11 @@ class Choice:
         self.key = keys[self.place]
         return self.place
 
-    def move(self, keys: Sequence[str], steps: int) -> None:
+    def move(self, keys: Sequence[str], places: int) -> None:
         """Select the row this many places further down, within the list."""
         place = self.among(keys)
         if place is not None:
-            self.key = keys[min(max(0, place + steps), len(keys) - 1)]
+            self.key = keys[min(max(0, place + places), len(keys) - 1)]
 
 
 class Top:
@@ -402,8 +402,8 @@ class Top:
     def _change_list(self) -> None:
         self._focus = _FAILURES if self._focus == _QUEUES else _QUEUES
 
-    def _move(self, steps: int) -> None:
-        self._choices[self._focus].move(self._keys(self._focus), steps)
+    def _move(self, places: int) -> None:
+        self._choices[self._focus].move(self._keys(self._focus), places)
 
     def _keys(self, title: str) -> Sequence[str]:
         assert self._seen is not None  # noqa: S101 - `run` has read a snapshot

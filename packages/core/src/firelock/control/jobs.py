@@ -305,7 +305,7 @@ class Jobs:
         The result is `Applied.REFUSED` for a batch, for a member of a cancelled batch, and for a job that
         lacks the output of another job; `why_not_requeued` returns the reason. To requeue the members of a
         batch, use `fire.batches.get(id).requeue()`. The storage changes up to 500 jobs at a time, each time
-        in one atomic step; the same applies to `delete`, `restore` and `reschedule`.
+        in one atomic operation; the same applies to `delete`, `restore` and `reschedule`.
 
         Raises:
             PartlyApplied: If the storage became unreachable or refused a change after it had returned some

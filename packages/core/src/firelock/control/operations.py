@@ -460,7 +460,7 @@ class Operations:
                 operation = self._change(operation_id, lambda stored: stored.taken_over(lock.fence))
                 while operation.is_run_by(lock.fence) and not lock.lost and not should_stop():
                     began, before = monotonic(), operation.changed
-                    operation = self._step(operation, is_meant)
+                    operation = self._run_chunk(operation, is_meant)
                     if operation.is_run_by(lock.fence):
                         took = monotonic() - began
                         wait(max(took * pace, (operation.changed - before) / jobs_a_second - took))
@@ -471,7 +471,7 @@ class Operations:
 
     arun = twin(run)
 
-    def _step(self, operation: Operation, is_meant: Callable[[JobRecord], bool]) -> Operation:
+    def _run_chunk(self, operation: Operation, is_meant: Callable[[JobRecord], bool]) -> Operation:
         """Change one chunk of jobs and store the progress; end the operation if no retry can help."""
         storage = self._client.storage
         try:

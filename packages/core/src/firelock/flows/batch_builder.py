@@ -46,7 +46,7 @@ R2 = TypeVar("R2")
 
 log = logging.getLogger(__name__)
 
-CHUNK = 500  # members that one block stores with the batch in one atomic step
+CHUNK = 500  # members that one block stores with the batch in one atomic operation
 DEEPEST = 8  # maximum depth of nested batches
 _MOVED_ON = 4  # a hold is extended when a quarter of its time has passed
 
@@ -257,7 +257,7 @@ class BatchBlock:
 
     @property
     def _size(self) -> int:
-        """The number of jobs stored in one step; the first step also contains the batch."""
+        """The number of jobs stored in one operation; the first operation also contains the batch."""
         return CHUNK + (not self._has_stored)
 
     def why_not_stored(self, job_id: str) -> str | None:

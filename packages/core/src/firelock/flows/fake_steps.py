@@ -41,8 +41,8 @@ class _NoClient:
         return returned_codec(function, make_converter)
 
 
-class FakeAttempt:
-    """A replacement for a server's attempt: steps run, and waits return the answers of the test."""
+class FakeRun:
+    """A replacement for a server's run: steps run, and waits return the answers of the test."""
 
     def __init__(self, job: ClaimedJob, context: JobContext, answers: Mapping[str, object]) -> None:
         self._context = context
@@ -81,10 +81,10 @@ class FakeAttempt:
 class FakeSteps(JobSteps):
     """Steps with memos in memory; a wait returns the test's answer, or raises an error if there is none."""
 
-    def __init__(self, job: ClaimedJob, attempt: FakeAttempt, answers: Mapping[str, object]) -> None:
+    def __init__(self, job: ClaimedJob, run: FakeRun, answers: Mapping[str, object]) -> None:
         nothing: Any = None  # never used, because nothing is stored
         super().__init__(
-            job, ClaimHolder("", ""), cast("Any", _NoClient()), attempt, memos=nothing, flusher=nothing
+            job, ClaimHolder("", ""), cast("Any", _NoClient()), run, memos=nothing, flusher=nothing
         )
         self._answers = answers
 

@@ -62,15 +62,15 @@ from firelock.options import Call, makes_calls
 if TYPE_CHECKING:
     from firelock.arguments.codec import Codec
     from firelock.arguments.serializer import JsonValue, Serializer
-    from firelock.flows.fake_steps import FakeAttempt
+    from firelock.flows.fake_steps import FakeRun
     from firelock.flows.signals import Signal
     from firelock.flows.streams import StreamFlusher
     from firelock.jobs.client import Client
     from firelock.model.job import ClaimedJob, JobRecord, NewJob
     from firelock.model.memo import Remembered
     from firelock.model.session import ClaimHolder
-    from firelock.server.attempt import Run
     from firelock.server.memo_commit import MemoCommit
+    from firelock.server.run import Run
     from firelock.task import TaskVerbs
 
 P = ParamSpec("P")
@@ -117,7 +117,7 @@ class JobSteps:
         job: the job as it was claimed.
         holder: the holder of the claim.
         client: the client with the tasks, serializers and storage.
-        attempt: the run.
+        run: the run to which they belong.
         memos: stores the memos.
         flusher: stores the emitted output.
         in_place: a sleep shorter than this, in micros, keeps its worker.
@@ -128,7 +128,7 @@ class JobSteps:
         job: ClaimedJob,
         holder: ClaimHolder,
         client: Client,
-        attempt: Run | FakeAttempt,
+        run: Run | FakeRun,
         *,
         memos: MemoCommit,
         flusher: StreamFlusher,
@@ -137,7 +137,7 @@ class JobSteps:
         self._job = job
         self._holder = holder
         self._client = client
-        self._attempt = attempt
+        self._run = run
         self._put_by = memos
         self._flusher = flusher
         self._streams: EmittedStreams | None = None
@@ -167,7 +167,7 @@ class JobSteps:
     def rest(self) -> None:
         """If the run must be suspended, wait until its running steps have ended or the job must stop."""
         with self._condition:
-            while self.wait is not None and self._running and self._attempt.refusal is None:
+            while self.wait is not None and self._running and self._run.refusal is None:
                 self._condition.wait(_SLICE)
 
     async def arest(self) -> None:
@@ -175,7 +175,7 @@ class JobSteps:
         import asyncio  # noqa: PLC0415 - loaded by now
 
         pause = 0.0
-        while self.wait is not None and self._running and self._attempt.refusal is None:
+        while self.wait is not None and self._running and self._run.refusal is None:
             await asyncio.sleep(pause)
             pause = min(_SLICE, pause + 0.001)
 
@@ -208,7 +208,7 @@ class JobSteps:
         with self._condition:
             if self._streams is None:
                 self._streams = EmittedStreams(
-                    self._client.storage, self._job, self._holder, self._attempt, self._flusher
+                    self._client.storage, self._job, self._holder, self._run, self._flusher
                 )
             return self._streams
 
@@ -363,7 +363,7 @@ class JobSteps:
     def _check_put_within(self, answer: Remembered) -> None:
         if answer.answer not in (Applied.APPLIED, Applied.ALREADY):
             why = "the job is no longer this run's; nothing of its transaction may stay"
-            self._attempt.lose(why, is_raised=True)
+            self._run.lose(why, is_raised=True)
             raise JobCancelled(why)
 
     # ---- waits -------------------------------------------------------------------------------------------
@@ -731,7 +731,7 @@ class JobSteps:
 
     def _known(self, kind: MemoKind, name: str, *, is_fresh: bool = False) -> _Flow[Memo | None]:
         """Return the memo of this name; all memos are read once, and again if `is_fresh` is set."""
-        if (refusal := self._attempt.refusal) is not None:
+        if (refusal := self._run.refusal) is not None:
             raise JobCancelled(refusal)
         memos = self._memos
         if memos is None or is_fresh:
@@ -771,7 +771,7 @@ class JobSteps:
         return stored
 
     def _lose(self) -> None:
-        self._attempt.lose(_NOT_OURS, is_raised=True)
+        self._run.lose(_NOT_OURS, is_raised=True)
 
     def _why_no_room(self, memo: Memo) -> str | None:
         """Return why a memo would exceed the limits, given the other known memos; None if it would not."""
@@ -868,12 +868,12 @@ class JobSteps:
         Raises:
             JobCancelled: If the job must stop.
         """
-        attempt = self._attempt
-        if attempt.refusal is None and cause is not None and not attempt.has_right:
+        run = self._run
+        if run.refusal is None and cause is not None and not run.has_right:
             why = "the storage is unavailable, and the server could not renew its session in time"
-            attempt.lose(why, is_raised=True)
-        if attempt.refusal is not None:
-            raise JobCancelled(attempt.refusal) from cause
+            run.lose(why, is_raised=True)
+        if run.refusal is not None:
+            raise JobCancelled(run.refusal) from cause
 
 
 class Steps:

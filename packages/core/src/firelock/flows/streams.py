@@ -18,10 +18,10 @@ from firelock.model.text import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from firelock.flows.fake_steps import FakeAttempt
+    from firelock.flows.fake_steps import FakeRun
     from firelock.model.job import ClaimedJob
     from firelock.model.session import ClaimHolder
-    from firelock.server.attempt import Run
+    from firelock.server.run import Run
     from firelock.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,13 @@ class EmittedStreams:
         storage: Storage,
         job: ClaimedJob,
         holder: ClaimHolder,
-        attempt: Run | FakeAttempt,
+        run: Run | FakeRun,
         flusher: StreamFlusher,
     ) -> None:
         self._storage = storage
         self._job = job
         self._holder = holder
-        self._attempt = attempt
+        self._run = run
         self._flusher = flusher
         self._lock = threading.Lock()
         self._sending = threading.Lock()  # allows only one flush at a time, to keep the chunks in order
@@ -141,7 +141,7 @@ class EmittedStreams:
             )
             return
         if stored is None:
-            self._attempt.lose("the job is no longer this run's", is_raised=False)
+            self._run.lose("the job is no longer this run's", is_raised=False)
             return
         with self._lock:
             stream = self._streams[name]
@@ -154,7 +154,7 @@ class EmittedStreams:
             try:
                 self.flush()
             except StorageUnavailable:
-                if self._attempt.refusal is not None or not self._attempt.has_right:
+                if self._run.refusal is not None or not self._run.has_right:
                     return
                 threading.Event().wait(pause)
                 pause = min(1.0, pause * 2)

@@ -170,7 +170,7 @@ class OpenTelemetry:
 
     @hookimpl
     def job_context(self, job: JobContext) -> _ProcessSpan:
-        """Return the span of an attempt, `process QUEUE`."""
+        """Return the span of a run, `process QUEUE`."""
         created = propagate.extract(job.meta, Context())
         creation = trace.get_current_span(created).get_span_context()
         links = []
@@ -180,7 +180,7 @@ class OpenTelemetry:
         return _ProcessSpan(self._tracer, job, created, links, self._running)
 
     def _count_stuck(self, _: CallbackOptions) -> Iterator[Observation]:
-        """Yield the number of attempts that continue after their timeout, by queue and task."""
+        """Yield the number of runs that continue after their timeout, by queue and task."""
         late = Counter(
             (span.job.queue, span.job.task) for span in list(self._running) if _is_out_of_time(span.job)
         )
@@ -332,7 +332,7 @@ class _SendSpan:
 
 @attrs.define(eq=False)
 class _ProcessSpan:
-    """The span of an attempt, which is active only in the job's own context. `with` begins and ends it."""
+    """The span of a run, which is active only in the job's own context. `with` begins and ends it."""
 
     _tracer: trace.Tracer
     job: JobContext

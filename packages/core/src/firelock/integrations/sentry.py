@@ -129,7 +129,7 @@ class Sentry:
 
     @hookimpl
     def job_context(self, job: JobContext, task: TaskInfo) -> _ProcessScope | None:
-        """Return the scope and the transaction of an attempt, `queue.process`."""
+        """Return the scope and the transaction of a run, `queue.process`."""
         if not sentry_sdk.get_client().is_active():
             return None
         recurring_id = job.recurring_id
@@ -196,14 +196,14 @@ class Sentry:
             capture_checkin(slug_of(job.recurring_id), _check_in_of(job.id), "in_progress", None, config)
 
     def _has_begun(self, job: JobContext) -> bool:
-        """Return whether an earlier part of this run has begun.
+        """Return whether an earlier run of this attempt has begun.
 
         After a snooze, a wait or a server's stop, the job has the same attempt number again. A server that
         stopped might have claimed the job without starting it, so the history is checked.
         """
         if job.fence == 1 or self._app is None:
             return False
-        return any(step.started_at is not None for step in self._app.storage.history(job.id).entries)
+        return any(entry.started_at is not None for entry in self._app.storage.history(job.id).entries)
 
     def _definition(self, recurring_id: str) -> RecurringJob | None:
         read_at, definition = self._known.get(recurring_id, (0.0, None))
@@ -333,7 +333,7 @@ _ended: ContextVar[_EndedRun] = ContextVar("firelock_sentry_ended")
 
 @attrs.define(eq=False)
 class _ProcessScope:
-    """The scope and the transaction of an attempt. `with` or `async with` begins and ends them."""
+    """The scope and the transaction of a run. `with` or `async with` begins and ends them."""
 
     _plugin: Sentry
     _job: JobContext

@@ -78,16 +78,17 @@ _is_awaited = ContextVar(
     "firelock_is_awaited", default=False
 )  # whether this thread works for an async method
 
-CHUNK = 500  # jobs of one call that are stored in one atomic step
+CHUNK = 500  # jobs of one call that are stored in one atomic operation
 _NO_KEYWORDS: Mapping[str, object] = {}
 
-# Calls that differ only in their arguments become jobs that share all fields after `arguments`. If the calls
-# have keys, their jobs share only the fields before `admission_json`. The fields are passed by position,
-# because keywords would make a bulk enqueue 6 % slower.
-_FIELDS = [field.name for field in attrs.fields(NewJob)]
-_SHARED_FROM, _SHARED_TO = _FIELDS.index("arguments") + 1, _FIELDS.index("admission_json")
-_shared = attrgetter(*_FIELDS[_SHARED_FROM:])
-_shared_by_keyed = attrgetter(*_FIELDS[_SHARED_FROM:_SHARED_TO])
+# Calls that differ only in their arguments become jobs that share all fields after the first three. If the
+# calls have keys, each job also has its own `admission_json`. The fields are passed by position, because
+# keywords would make a bulk enqueue 6 % slower.
+_FIELDS = tuple(field.name for field in attrs.fields(NewJob))
+if _FIELDS[:3] != ("id", "task", "arguments"):
+    raise TypeError(f"NewJob must begin with id, task and arguments, but begins with {_FIELDS[:3]}.")
+_SHARED = _FIELDS[3:]
+_shared, _KEYS = attrgetter(*_SHARED), _SHARED.index("admission_json")
 
 _FIRST = micros(datetime(1, 1, 1, tzinfo=UTC))
 _LAST = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
@@ -405,10 +406,11 @@ class Client:
             part = slice(start, start + CHUNK)
             if start:
                 first = attrs.evolve(first, created_at=self.clock.now())
-            shared = _shared_by_keyed(first)
+            shared = _shared(first)
+            before, after = shared[:_KEYS], shared[_KEYS + 1 :]
             alike: dict[str | None, NewJob] = {}  # handles of jobs with the same keys share one of these jobs
             jobs = [
-                NewJob(job_id, first.task, text, *(*shared, asked.text))
+                NewJob(job_id, first.task, text, *(*before, asked.text, *after))
                 for job_id, text, asked in zip(ids[part], texts[part], asks[part], strict=True)
             ]
             with part_of_call(is_first=not start):

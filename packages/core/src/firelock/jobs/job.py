@@ -283,7 +283,7 @@ class Job(Generic[R]):
 
     @property
     def started_at(self) -> datetime | None:
-        """When its last attempt started, as last read, in UTC."""
+        """When its last run started, as last read, in UTC."""
         return as_datetime(getattr(self._record, "started_at", None))
 
     @property
@@ -391,9 +391,9 @@ class Job(Generic[R]):
         self._show(read.began, record)
         return cast("R", result_of(self._client, record))
 
-    def history(self) -> list[JobStep]:
-        """Return the job's steps, oldest first."""
-        return [JobStep.of(entry) for entry in self._client.storage.history(self.id).entries]
+    def history(self) -> list[JobHistoryEntry]:
+        """Return the job's history, oldest entry first."""
+        return [JobHistoryEntry.of(entry) for entry in self._client.storage.history(self.id).entries]
 
     ahistory = twin(history)
 
@@ -774,7 +774,7 @@ class _View:
 
 
 @attrs.frozen
-class JobStep(_View):
+class JobHistoryEntry(_View):
     """One entry in a job's history."""
 
     state: State

@@ -63,10 +63,10 @@ class _Wait:
         reached the longest interval are read together.
         """
         self.interval = min(_LONGEST, self.interval * _GROWTH)
-        step = _LONGEST
-        while step > self.interval:
-            step /= 2
-        self.read_at = (now + self.interval) // step * step
+        period = _LONGEST
+        while period > self.interval:
+            period /= 2
+        self.read_at = (now + self.interval) // period * period
 
 
 class Results:

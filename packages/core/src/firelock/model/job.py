@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 
 import attrs
@@ -57,14 +57,33 @@ class NewJob:
     @property
     def is_plain(self) -> bool:
         """Whether the job needs nothing except a queue and a priority, like most jobs."""
-        return _asked(self) == _NOTHING_ASKED
+        return _further(self) == _NO_FURTHER
 
 
-_asked = attrgetter(
-    "state", "due_at", "nominal_at", "reason", "tags", "timeout_seconds", "retry", "recurring_id",
-    "meta_json", "admission_json", "parents", "relations_json",
-)  # fmt: skip
-_NOTHING_ASKED = (State.ENQUEUED, None, None, None, (), None, None, None, None, None, (), None)
+PLAIN_FIELDS = ("id", "task", "arguments", "serializer", "queue", "priority", "created_at")
+"""The fields that a plain job sets. Each other field has the same value in every plain job."""
+
+_PLAIN_JOB = NewJob("", "", "", "", "", 0, State.ENQUEUED, 0)
+
+
+def further_fields(*stored: str) -> tuple[Callable[[NewJob], tuple[object, ...]], tuple[object, ...]]:
+    """Return a function that returns the further fields of a new job, and its result for a plain job.
+
+    The further fields are all fields except `PLAIN_FIELDS` and `stored`. A storage may store jobs on a short
+    path that stores only these, if the further fields of the jobs are those of a plain job. A field that is
+    added to `NewJob` later is a further field, so no fast path drops it.
+
+    Raises:
+        ValueError: If a new job has no such field.
+    """
+    names = [field.name for field in attrs.fields(NewJob)]
+    if unknown := {*stored}.difference(names):
+        raise ValueError(f"A new job has no field {', '.join(sorted(unknown))}.")
+    read = attrgetter(*(name for name in names if name not in {*PLAIN_FIELDS, *stored}))
+    return read, read(_PLAIN_JOB)
+
+
+_further, _NO_FURTHER = further_fields()
 
 
 @attrs.define
@@ -92,7 +111,9 @@ class ClaimedJob:
     meta_json: str | None = None
     admission_json: str | None = None
     relations_json: str | None = None
-    has_memos: bool = False  # the job has memos: see `Storage.recall`
+    # Whether the job has memos: see `Storage.recall`. Only this field is not a column, so jobs can be created
+    # from the columns by position.
+    has_memos: bool = attrs.field(default=False, kw_only=True)
 
     @property
     def meta(self) -> Mapping[str, str]:
@@ -136,7 +157,7 @@ class HistoryEntry:
 
 
 @attrs.frozen
-class Attempt:
+class FailedAttempt:
     """A failed attempt with its traceback."""
 
     attempt: int
@@ -149,7 +170,7 @@ class JobHistory:
     """The history and errors of a job; both lists are empty for an unknown job."""
 
     entries: list[HistoryEntry]  # the creation, then each transition that was not silent
-    errors: list[Attempt]  # oldest first, at most the last 20
+    errors: list[FailedAttempt]  # oldest first, at most the last 20
 
 
 @attrs.frozen
@@ -304,7 +325,7 @@ class Transition:
     @property
     def is_plain_success(self) -> bool:
         """Whether the transition is a success that sets only the fields that every success sets."""
-        return _odd(self) == _NOTHING_ODD
+        return _further_of_end(self) == _NO_FURTHER_OF_SUCCESS
 
     def entry(self) -> HistoryEntry:
         """Return the history entry of this transition; `Storage.apply` completes an operator's entry."""
@@ -319,10 +340,23 @@ class Transition:
         )
 
 
-_odd = attrgetter(
-    "to", "from_states", "reason", "error", "retries", "crashes", "due_at", "gives_back", "is_silent"
+# The fields that every success sets, and those that only a suspension or a requeue sets. If any other field
+# is set, also one that is added later, a success is not plain.
+_OF_SUCCESS = (
+    "job_id", "session", "fence", "at", "attempt", "claimed_at", "started_at", "server", "result",
+    "result_absent", "expires_at",
+)  # fmt: skip
+_NEVER_OF_SUCCESS = ("waits_for", "parents", "forget_from")
+_further_of_end = attrgetter(
+    *(
+        field.name
+        for field in attrs.fields(Transition)
+        if field.name not in {*_OF_SUCCESS, *_NEVER_OF_SUCCESS}
+    )
 )
-_NOTHING_ODD = (State.SUCCEEDED, frozenset({State.PROCESSING}), None, None, None, None, None, False, False)
+_NO_FURTHER_OF_SUCCESS = _further_of_end(
+    Transition("", frozenset({State.PROCESSING}), "", 0, State.SUCCEEDED, 0)
+)
 
 
 @attrs.frozen

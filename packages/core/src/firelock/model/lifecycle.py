@@ -1,8 +1,8 @@
 """The life of a job as pure functions: (job, event, now) → `Transition`.
 
 A storage applies a transition only if its guards still hold, and does not make decisions itself. A few
-decisions must be made by the storage, because only it reads the row in the same step. They are defined here
-as data: `continuation_target` and the reasons in `Moved`.
+decisions must be made by the storage, because only it reads the row in the same operation. They are defined
+here as data: `continuation_target` and the reasons in `Moved`.
 """
 
 from __future__ import annotations

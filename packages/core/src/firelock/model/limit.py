@@ -43,7 +43,8 @@ class UniqueUse:
     raises: bool = False  # the call raises `DuplicateJob`; otherwise it returns the job that has the key
     wait: int | None = None  # microseconds by which a call delays the job, which is debounced
     max_wait: int | None = None  # the longest delay since the first call, in microseconds
-    more: str | None = None  # fields of a newer release, as JSON; written back unchanged
+    # Fields of a newer release, as JSON; written back unchanged. The other fields are read by position.
+    more: str | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -108,8 +109,9 @@ def write_admission(admission: Admission) -> str | None:
     return encode(said)
 
 
-_unique_fields = attrgetter(*[field.name for field in attrs.fields(UniqueUse)][:-1])
-_UNIQUE_FIELDS = len(attrs.fields(UniqueUse)) - 1
+_UNIQUE_NAMES = [field.name for field in attrs.fields(UniqueUse) if field.name != "more"]
+_unique_fields = attrgetter(*_UNIQUE_NAMES)
+_UNIQUE_FIELDS = len(_UNIQUE_NAMES)
 _UNTIL = {until.value: until for until in Until}
 
 
@@ -140,7 +142,7 @@ def read_admission(text: str) -> Admission:
             return Admission(unread=text)
         known, kept = unique[3:_UNIQUE_FIELDS], unique[_UNIQUE_FIELDS:]
         is_known = until in _UNTIL
-        use = UniqueUse(  # type: ignore[misc]  # `known` ends before `more`
+        use = UniqueUse(
             key,
             _UNTIL[until] if is_known else Until.ENDED,
             at_least,

@@ -24,7 +24,7 @@ MEMOS_BYTES = 4 * 1_024 * 1_024  # for all values of a job
 CHUNK_BYTES = 16 * 1_024  # per chunk of a stream
 STREAM_BYTES = 4 * 1_024 * 1_024  # per stream
 
-_FENCE_STEP = 1 << 32
+_OFFSETS_PER_RUN = 1 << 32
 
 
 @attrs.frozen
@@ -84,12 +84,12 @@ class Chunk:
         A later run does not emit the output of stored steps again, but it emits all output of an interrupted
         step again.
         """
-        return self.offset // _FENCE_STEP
+        return self.offset // _OFFSETS_PER_RUN
 
 
 def chunk_offset(fence: int, number: int) -> int:
     """Return the offset of a chunk of a run; chunks are numbered from 0."""
-    return fence * _FENCE_STEP + number
+    return fence * _OFFSETS_PER_RUN + number
 
 
 def memo_words(kind: MemoKind, name: str) -> str:

@@ -18,7 +18,7 @@ class Record:
 
 @attrs.frozen
 class RecordChange:
-    """A record that is replaced in the same step as an insert if it has the expected version."""
+    """A record that is replaced in the same operation as an insert if it has the expected version."""
 
     kind: str
     key: str

@@ -1,12 +1,12 @@
 """Running jobs: the supervisor, which does not run jobs, and the worker processes, which do.
 
 The path of a job: `dispatcher` claims it. `workers` run it in a thread, a coroutine or a job process.
-`attempt` runs its function and decides on its end, which `dispatcher` settles in its next exchange.
+`run` runs its function and decides on its end, which `dispatcher` settles in its next exchange.
 `parked_ends` stores the ends whose rows other transactions have locked. `batch_releases` decides when batches
 whose members have ended are released. Before a job starts, `related_jobs` checks its batch and its inputs.
 `open_resources` opens the resources that it needs, and `memo_commit` stores the results of its steps.
 
-Processes: `upkeep` does the background duties, of which `retention` removes expired jobs and `recurring`
+Processes: `upkeep` runs the background routines, of which `retention` removes expired jobs and `recurring`
 creates the jobs of recurring definitions. `worker_process` combines all of these. `supervisor` starts and
 replaces the worker processes, `session_renewal` renews their sessions, and `embedded` does both in one
 process. `queue_choice` contains the queues that a server serves.

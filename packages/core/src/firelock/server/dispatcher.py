@@ -23,7 +23,11 @@ from firelock.model.dependencies import read_relations
 from firelock.model.job import ClaimedJob, Settled, Transition
 from firelock.model.session import ClaimHolder, LostClaim
 from firelock.model.state import State
-from firelock.server.attempt import (
+from firelock.server.batch_releases import BatchReleases
+from firelock.server.failure import describe_failure
+from firelock.server.outage import Outage
+from firelock.server.parked_ends import PARKED_LIMIT, ParkedEnd, ParkedEnds
+from firelock.server.run import (
     CancelKind,
     Completion,
     EndedRun,
@@ -31,10 +35,6 @@ from firelock.server.attempt import (
     completed_end,
     has_succeeded,
 )
-from firelock.server.batch_releases import BatchReleases
-from firelock.server.failure import describe_failure
-from firelock.server.outage import Outage
-from firelock.server.parked_ends import PARKED_LIMIT, ParkedEnd, ParkedEnds
 from firelock.server.workers import (
     FLUSH_SIZE,
     PASSING_POLL,

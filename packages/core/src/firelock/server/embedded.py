@@ -240,7 +240,7 @@ class _RunningServer:
             runtime.storage, runtime.settings, server, on_lost=self._replace_in_thread, on_order=self._obey,
             clocks=clocks,
         )  # fmt: skip
-        with ExitStack() as undo:  # ends the started parts if a later step fails
+        with ExitStack() as undo:  # ends the started parts if a later part fails to start
             undo.callback(self._memory.close)
             store_declared(app)
             self._app.runtime.plugins.worker_process_started(server)

@@ -36,7 +36,6 @@ from firelock.model.lifecycle import HELD, JOB_PROCESS_DIED
 from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.plugins.hookspecs import ServerInfo
-from firelock.server.attempt import Completion, EndedRun, JobRunner, ProcessDied, ProcessState, Run
 from firelock.server.job_counters import count_in
 from firelock.server.loading import load_in_job_process
 from firelock.server.logs import LogFormat, log_to_stderr, report_exit
@@ -49,6 +48,7 @@ from firelock.server.process_state import (
     keep_streams_open,
     resident_bytes,
 )
+from firelock.server.run import Completion, EndedRun, JobRunner, ProcessDied, ProcessState, Run
 from firelock.task import MAIN_MODULES
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from firelock.storage import server_work
 
 if TYPE_CHECKING:
     from firelock.model.job import Transition
-    from firelock.server.attempt import EndedRun
+    from firelock.server.run import EndedRun
 
 log = logging.getLogger(__name__)
 

@@ -82,7 +82,7 @@ def _fire_or_postpone(client: Client, record: Record) -> bool:
 
 
 def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
-    """Store the jobs and advance the definition in one step, if the definition has not changed."""
+    """Store the jobs and advance the definition in one operation, if the definition has not changed."""
     progress, jobs = _firing(client, definition, max(client.clock.now(), record.due_at or 0))
     try:
         inserted = _insert(client, record, progress, jobs)

@@ -137,8 +137,8 @@ def _put(arguments: Any, path: Sequence[str | int], value: JsonValue, one: Input
     """Put the value at the path."""
     place = arguments
     try:
-        for step in path[:-1]:
-            place = place[step]
+        for key in path[:-1]:
+            place = place[key]
         place[path[-1]] = value
     except (LookupError, TypeError) as error:
         raise ArgumentError(

@@ -172,7 +172,7 @@ class Supervisor:
         ] = []  # no process counts in these now: the next worker process continues there
         self._watched = (
             threading.Lock()
-        )  # a worker process leaves the list and its CPU time is added in one step
+        )  # held while a worker process leaves the list and its CPU time is added
         self._places = [_Place() for _ in range(options.processes)]
         self._turned_at = time.monotonic()
         self._manager = SystemdNotifier.of_environment()

@@ -1,7 +1,7 @@
 """Upkeep of a worker process: due jobs, lost servers, retention, timeouts, logs and statistics.
 
-Every duty except retention can run in every process at the same time; the storage makes each change once. A
-duty delays only the duties of its own thread.
+Every routine except retention can run in every process at the same time; the storage makes each change once.
+A routine delays only the routines of its own thread.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import SECOND, StorageClockCheck, StorageWatch
 from firelock.model.job import ClaimedJob
 from firelock.options import OnRisk
-from firelock.server.attempt import CancelKind, Run
 from firelock.server.process_state import has_descriptors, resident_bytes
 from firelock.server.recurring import fire_due
 from firelock.server.retention import Retention
+from firelock.server.run import CancelKind, Run
 from firelock.server.workers import WorkerContext, Workers, have_ended
 from firelock.storage import DURATION_BUCKETS, Rollup, Storage, Taken, server_work
 
@@ -42,7 +42,7 @@ _IDLE_RETENTION = 6  # sweeps per check for expired jobs if none expire
 _LONGEST_DISTRUST = 3  # session timeouts, even if the clock keeps jumping
 _RENEWED_WITHIN = 1.0  # seconds; live servers check their clocks twice as often, and renew after a jump
 _RELEASE_AGAIN = 1.0  # seconds after a release by the dispatcher, which may have skipped locked rows
-_RELEASES = 20  # calls after sessions were lost; the release duty does the rest
+_RELEASES = 20  # calls after sessions were lost; the release routine does the rest
 _SPARE_DESCRIPTORS = 16  # enough for a connection to the storage and the pipes of a job process
 _IGNORED = 2.0  # seconds that a job has to end after its timeout before it is reported
 _LEAST_GRACE = 1.0  # seconds that a cancelled job has to end, if `grace` is shorter
@@ -121,7 +121,9 @@ class MinuteRollups:
 
 
 @attrs.define(eq=False)
-class _Duty:
+class _Routine:
+    """A function of the upkeep, with its interval."""
+
     name: str
     every: float
     run: Callable[[], float | None]  # returns the seconds until its next turn; None for `every`, with jitter
@@ -129,11 +131,11 @@ class _Duty:
 
 
 @attrs.define(eq=False, slots=False)
-class _DutyThread:
-    """A thread that runs each of its duties when it is due, and continues after an error in a duty."""
+class _RoutineThread:
+    """A thread that runs each of its routines when it is due, and continues after an error in a routine."""
 
     name: str
-    duties: Sequence[_Duty]
+    routines: Sequence[_Routine]
     _on_outage: Callable[[], None]  # called if the storage was unreachable
     _has_own_connection: bool = False
     _condition: threading.Condition = attrs.Factory(threading.Condition)
@@ -142,51 +144,52 @@ class _DutyThread:
     def __attrs_post_init__(self) -> None:
         self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
-    def advance(self, duty: _Duty, at: float) -> None:
-        """Run the duty at that monotonic time, unless it is due earlier."""
+    def advance(self, routine: _Routine, at: float) -> None:
+        """Run the routine at that monotonic time, unless it is due earlier."""
         with self._condition:
-            if at < duty.at:
-                duty.at = at
+            if at < routine.at:
+                routine.at = at
                 self._condition.notify()
 
     def end(self) -> None:
-        """Begin no further duty; a duty under way can check `is_over`."""
+        """Start no further routine; a running routine can check `is_over`."""
         with self._condition:
             self.is_over = True
             self._condition.notify()
 
     def _run(self) -> None:
-        while (duty := self._next()) is not None:
+        while (routine := self._next()) is not None:
             again = None
             try:
                 with server_work(has_own_connection=self._has_own_connection):
-                    again = duty.run()
+                    again = routine.run()
             except StorageUnavailable as error:
                 self._on_outage()
                 if error.longest_pause > StorageUnavailable.longest_pause:  # each try uses disk space
-                    duty.at = max(duty.at, time.monotonic() + error.longest_pause)
-                log.debug("Duty %s: storage unavailable: %s", duty.name, error)
+                    routine.at = max(routine.at, time.monotonic() + error.longest_pause)
+                log.debug("Upkeep routine %s: storage unavailable: %s", routine.name, error)
             except Exception:
-                log.exception("Unexpected error in duty %s; retrying.", duty.name)
+                log.exception("Unexpected error in upkeep routine %s; retrying.", routine.name)
             if again is not None:
-                self.advance(duty, time.monotonic() + again)
+                self.advance(routine, time.monotonic() + again)
 
-    def _next(self) -> _Duty | None:
-        """Wait for the next turn and return its duty; None after the end."""
+    def _next(self) -> _Routine | None:
+        """Wait for the next turn and return its routine; None after the end."""
         with self._condition:
             while not self.is_over:
                 now = time.monotonic()
-                duty = min(self.duties, key=lambda duty: duty.at)
-                if duty.at <= now:
-                    duty.at = now + duty.every * random.uniform(0.8, 1.2)  # noqa: S311 - servers drift apart
-                    return duty
-                self._condition.wait(duty.at - now)
+                routine = min(self.routines, key=lambda routine: routine.at)
+                if routine.at <= now:
+                    jitter = random.uniform(0.8, 1.2)  # noqa: S311 - servers drift apart
+                    routine.at = now + routine.every * jitter
+                    return routine
+                self._condition.wait(routine.at - now)
         return None
 
 
 @attrs.define(eq=False, slots=False)
 class Upkeep:
-    """The duties of one worker process, in five threads: see docs/decisions/0092."""
+    """The upkeep routines of one worker process, in five threads: see docs/decisions/0092."""
 
     _runtime: Runtime
     _server: ServerInfo
@@ -203,30 +206,30 @@ class Upkeep:
     _trusting: threading.Lock = attrs.Factory(threading.Lock)
     _jumped_at: float | None = None  # monotonic; the first clock jump since no session is declared dead
     _had_right: bool = True
-    _release_pause: float = float("inf")  # seconds, growing until only the duty's own interval is left
+    _release_pause: float = float("inf")  # seconds, growing until only the routine's own interval is left
     _promote_delay: float = _FIRST_DELAY  # seconds, growing while due jobs are not moved
 
     def __attrs_post_init__(self) -> None:
         storage, sweep = self._runtime.storage, self._runtime.settings.sweep
         self._awake = self._runtime.clock.host.awake
         self._clock_watch = StorageWatch(self._runtime.clock)
-        # Every claim returns the next due time, and every end of a parent calls `release`. These duties are
+        # Every claim returns the next due time, and every end of a parent calls `release`. These routines are
         # only a safety net for both, and rare, so that an idle server makes fewer than two storage calls per
         # second.
-        self._due = _Duty("due", _SELDOM * sweep, self._promote_and_fire)
-        self._sweeps = _Duty("sweep", sweep, self._sweep)
-        self._releases = _Duty("release", _SELDOM * sweep, self._release)
-        self._catalogue = _Duty("catalogue", _CATALOGUE, self._store_tasks)
+        self._due = _Routine("due", _SELDOM * sweep, self._promote_and_fire)
+        self._sweeps = _Routine("sweep", sweep, self._sweep)
+        self._releases = _Routine("release", _SELDOM * sweep, self._release)
+        self._catalogue = _Routine("catalogue", _CATALOGUE, self._store_tasks)
         self._flushes = [
-            _Duty("console", _CONSOLE, lambda: self._context.console.flush(storage)),
-            _Duty("metrics", _METRICS, lambda: self.metrics.flush(storage)),
+            _Routine("console", _CONSOLE, lambda: self._context.console.flush(storage)),
+            _Routine("metrics", _METRICS, lambda: self.metrics.flush(storage)),
         ]
         self._retention = Retention(
             storage, seldom=_IDLE_RETENTION * sweep, lease_seconds=self._runtime.settings.session_timeout,
             ended=lambda: self.ended, is_over=lambda: retention.is_over,
         )  # fmt: skip
-        removes = _Duty("retention", _IDLE_RETENTION * sweep, self._retention.run_slice)
-        near = [_Duty("report", _REPORT, self._report), _Duty("watch", _WATCH, self._watch)]
+        removes = _Routine("retention", _IDLE_RETENTION * sweep, self._retention.run_slice)
+        near = [_Routine("report", _REPORT, self._report), _Routine("watch", _WATCH, self._watch)]
 
         def distrust() -> None:
             self.contact(is_available=False)
@@ -234,24 +237,24 @@ class Upkeep:
         def ignore() -> None:
             """Do nothing.
 
-            Only the duties that would find lost servers decide whether the storage is reachable.
+            Only the routines that would find lost servers decide whether the storage is reachable.
             """
 
-        self._promotes = _DutyThread("firelock-due", [self._due], distrust, has_own_connection=True)
-        self._upkeep = _DutyThread(
+        self._promotes = _RoutineThread("firelock-due", [self._due], distrust, has_own_connection=True)
+        self._upkeep = _RoutineThread(
             "firelock-upkeep", [self._sweeps, self._releases, self._catalogue], distrust
         )
-        retention = _DutyThread("firelock-retention", [removes], ignore)
+        retention = _RoutineThread("firelock-retention", [removes], ignore)
         self._threads = [
             self._promotes,
             self._upkeep,
             retention,
-            _DutyThread("firelock-flush", self._flushes, ignore),
-            _DutyThread("firelock-watch", near, ignore),
+            _RoutineThread("firelock-flush", self._flushes, ignore),
+            _RoutineThread("firelock-watch", near, ignore),
         ]
 
     def start(self) -> None:
-        """Start the duties.
+        """Start the routines.
 
         If the clock was set shortly before, this is not noticed here. So no session is declared dead for a
         heartbeat, in which every live server renews its session.
@@ -289,7 +292,7 @@ class Upkeep:
     # ---- due jobs ----------------------------------------------------------------------------------------
 
     def next_due(self, due_at: int | None) -> None:
-        """Run the duty at the due time that the storage has reported, and not only at the next sweep."""
+        """Run the routine at the due time that the storage has reported, and not only at the next sweep."""
         if due_at is None:
             return
         seconds = max(0.0, (due_at - self._runtime.clock.now()) / SECOND)
@@ -311,7 +314,7 @@ class Upkeep:
         next_due_at, now = promotion.next_due_at, self._runtime.clock.now()
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
             self._promote_delay = _FIRST_DELAY
-            self.next_due(next_due_at)  # while more jobs are due, the duty continues immediately
+            self.next_due(next_due_at)  # while more jobs are due, the routine continues immediately
         else:  # due by the local clock but not by the storage's, or a definition cannot be fired
             self.next_due(now + int(self._promote_delay * SECOND))
             self._promote_delay = min(self._promote_delay * 2, self._due.every)

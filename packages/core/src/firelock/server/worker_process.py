@@ -21,7 +21,6 @@ from firelock.model.session import ClaimHolder
 from firelock.options import Executor
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.plugins.observers import EndObservers
-from firelock.server.attempt import CancelKind, JobRunner
 from firelock.server.dispatcher import Dispatcher
 from firelock.server.job_counters import count_in, count_jobs
 from firelock.server.job_process import JobProcessSpec
@@ -29,6 +28,7 @@ from firelock.server.loading import load_app, load_module
 from firelock.server.logs import LogFormat, log_to_stderr, report_exit
 from firelock.server.process_state import die_with_parent, enable_loggers, importing, keep_streams_open
 from firelock.server.queue_choice import QueueChoice, parse_queues
+from firelock.server.run import CancelKind, JobRunner
 from firelock.server.shared_memory import SharedMemory
 from firelock.server.supervisor import EXIT_FAILED, EXIT_OK, WorkerProcessOptions, exit_code_of, share
 from firelock.server.upkeep import Upkeep

@@ -23,8 +23,8 @@ from firelock.model.job import ClaimedJob
 from firelock.model.session import ClaimHolder
 from firelock.options import Executor
 from firelock.plugins.observers import EndObservers
-from firelock.server.attempt import EndedRun, JobRunner, ProcessState, Run
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
+from firelock.server.run import EndedRun, JobRunner, ProcessState, Run
 from firelock.server.shared_memory import SharedMemory, WorkerCounts
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _MEGABYTE = 1_000_000
 _MOST_AT_ONCE = 500  # maximum jobs of one claim
 _RIGHT_POLL = 0.05
 _LONG_WAIT = 0.050  # seconds that an async job waits here for a place before it is handed back
-_LAST_STEPS = 0.2  # seconds for cancelled coroutines to end when their loop stops
+_LAST_CANCELLATIONS = 0.2  # seconds for cancelled coroutines to end when their loop stops
 _CLOSING_GRACE = 10.0  # seconds to close the resources on the loop
 _NOTHING: frozenset[str] = frozenset()
 _APART_SECONDS = 60.0  # seconds of separate claims per kind of worker after jobs found no free worker
@@ -483,7 +483,7 @@ class ThreadWorkers:
         while (claimed_run := get()) is not None:
             if claimed_run.is_dropped or not self._may_start(claimed_run):
                 continue
-            finish(self._attempt(worker, claimed_run), is_dry=is_dry())
+            finish(self._execute(worker, claimed_run), is_dry=is_dry())
             if pool is not None and pool.surplus:
                 pool.tidy()
 
@@ -495,7 +495,7 @@ class ThreadWorkers:
             time.sleep(_RIGHT_POLL)
         return not claimed_run.is_dropped
 
-    def _attempt(self, worker: int, claimed_run: ClaimedRun) -> EndedRun:
+    def _execute(self, worker: int, claimed_run: ClaimedRun) -> EndedRun:
         context = self._context
         run = context.runner.prepare(claimed_run.job, claimed_run.holder)
         if isinstance(run, EndedRun):
@@ -626,7 +626,7 @@ class AsyncWorkers:
         ):  # these jobs were handed back while they ran: cancel them again, then ignore them
             for task in pending:
                 task.cancel()
-            loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_STEPS))
+            loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_CANCELLATIONS))
         if resources.has_async:
             loop.run_until_complete(resources.aclose())
         loop.run_until_complete(loop.shutdown_asyncgens())
@@ -740,7 +740,7 @@ class AsyncWorkers:
             return
         run.stop, run.coroutine = lambda: loop.call_soon_threadsafe(task.cancel), task
         if run.cancelled is not None:
-            loop.call_soon(task.cancel)  # after its first step; otherwise its end is never handled
+            loop.call_soon(task.cancel)  # after it has started; otherwise its end is never handled
 
     def _leave(self, place: int) -> None:
         del self.running[place]

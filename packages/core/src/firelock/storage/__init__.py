@@ -26,9 +26,10 @@ from firelock.model.batch import BATCH_TASK, BatchCounts, BatchRules
 from firelock.model.dependencies import Edge, Input, On, Relations, read_relations, write_relations
 from firelock.model.ids import new_id, new_ids
 from firelock.model.job import (
-    Attempt,
+    PLAIN_FIELDS,
     ClaimedJob,
     ErrorInfo,
+    FailedAttempt,
     FoundJobs,
     HistoryEntry,
     JobFilter,
@@ -40,6 +41,7 @@ from firelock.model.job import (
     Progress,
     Standing,
     Transition,
+    further_fields,
 )
 from firelock.model.lifecycle import (
     HISTORY_LIMIT,
@@ -114,9 +116,9 @@ __all__ = [
     "HISTORY_LIMIT",
     "MEMOS_BYTES",
     "MEMOS_LIMIT",
+    "PLAIN_FIELDS",
     "Admission",
     "Applied",
-    "Attempt",
     "BatchCounts",
     "BatchFinished",
     "BatchRules",
@@ -131,6 +133,7 @@ __all__ = [
     "Edge",
     "ErrorInfo",
     "Exchange",
+    "FailedAttempt",
     "FailureGroup",
     "Feature",
     "Finding",
@@ -198,6 +201,7 @@ __all__ = [
     "batches",
     "bounded_history",
     "continuation_target",
+    "further_fields",
     "has_own_connection",
     "is_damaged",
     "is_of_taken",

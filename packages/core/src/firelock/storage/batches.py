@@ -1,7 +1,8 @@
 """The counts of a batch: the share of each member, and the state that follows from the sum of all shares.
 
-In the step that changes a member, a storage records the change of the member's `Share`: the new share minus
-the old one. Later, it adds the recorded changes to the counts. So the end of a job does not lock its batch.
+In the operation that changes a member, a storage records the change of the member's `Share`: the new share
+minus the old one. Later, it adds the recorded changes to the counts. So the end of a job does not lock its
+batch.
 """
 
 from __future__ import annotations

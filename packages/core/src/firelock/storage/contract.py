@@ -3,8 +3,8 @@
 A storage keeps jobs and applies guarded changes. It does not make decisions itself: `lifecycle` makes them,
 and passes them to the storage as data.
 
-Every verb must be thread-safe. Verbs accept and return batches, and each call must be one atomic step, unless
-its docstring says otherwise.
+Every verb must be thread-safe. Verbs accept and return batches, and each call must be one atomic operation,
+unless its docstring says otherwise.
 
 The storage's own clock decides which jobs are due and which sessions have expired, and supplies the
 timestamps of the storage's own changes. A time supplied by a caller is stored as a timestamp and never used
@@ -80,7 +80,7 @@ class Storage(ABC):
     def migrate(self) -> list[str]:
         """Bring the schema to the version that this code needs.
 
-        Return one sentence for each migration step that was applied; the list is empty if none was necessary.
+        Return one sentence for each migration that was applied; the list is empty if none was necessary.
 
         Raises:
             SchemaMismatch: If the stored schema is newer than this code.
@@ -147,8 +147,8 @@ class Storage(ABC):
         sequence. The history begins with one entry: the state in which the job was stored, `created_at` and
         the reason.
 
-        **Parents.** An awaiting job must read each of its `parents` in the same step; a parent can also be
-        earlier in this call. If a parent has ended, its edge is decided immediately, in the same way as
+        **Parents.** An awaiting job must read each of its `parents` in the same operation; a parent can also
+        be earlier in this call. If a parent has ended, its edge is decided immediately, in the same way as
         `release` does it. Otherwise the parent is marked as having children.
 
         **Notification.** Servers that wait for work are notified after the commit.
@@ -165,7 +165,7 @@ class Storage(ABC):
         earlier.
 
         **Members.** A member of a batch (`Relations.batch_id`) is included in the counts of its batch from
-        this step on. The batch can be earlier in this call. If the batch has not opened, because it waits for
+        this call on. The batch can be earlier in this call. If the batch has not opened, because it waits for
         other jobs, its members without undecided parents must wait for the opening: awaiting, without
         `due_at`, with the reason `Moved.WAITS_FOR_BATCH`. The same applies to inner batches, and therefore to
         their members. To add members to a stored batch, lock the batch against `release`; inserts share this
@@ -174,10 +174,10 @@ class Storage(ABC):
         **Batches.** A batch itself (`Relations.batch`) is awaiting. Its `due_at` is the end of its hold. Its
         parents are the jobs that must end before it opens.
 
-        **`only_if`** replaces a record in the same step, as `put_record` does, even if there are no jobs. If
-        the record does not have the expected version, nothing is stored. The result for the record is then
-        ALREADY if the record has the new value and due time at the next version, so a lost reply does no
-        harm. Otherwise it is REFUSED. With partitions, each job must be in the partition of the record, as
+        **`only_if`** replaces a record in the same operation, as `put_record` does, even if there are no
+        jobs. If the record does not have the expected version, nothing is stored. The result for the record
+        is then ALREADY if the record has the new value and due time at the next version, so a lost reply does
+        no harm. Otherwise it is REFUSED. With partitions, each job must be in the partition of the record, as
         jobs with ids of `derived_id` are.
 
         Raises:
@@ -208,8 +208,8 @@ class Storage(ABC):
         history entry is written.
 
         **Session.** A session that has ended or is unknown must claim nothing, and the claim reports it as
-        lost. Check this in the same step. An expired session has not ended until `orphans` or `end_session`
-        has marked it.
+        lost. Check this in the same operation. An expired session has not ended until `orphans` or
+        `end_session` has marked it.
 
         **Limits.** Jobs with limits wait in lanes, one per set of keys. They must start as
         `admission.KeyedClaim` specifies: either all keys of a job admit it, by the settings in the records of
@@ -253,24 +253,24 @@ class Storage(ABC):
 
         **Unique keys and children.** A requeue from a final state takes the job's unique key again; if
         another job has the key, the result is TAKEN. The end of a job with children must put it on the
-        releasing list in the same step; `release` then moves its children.
+        releasing list in the same operation; `release` then moves its children.
 
-        **Suspensions.** A suspension to `awaiting` must check in the same step whether the awaited event has
-        already happened: whether the signal of that name is stored and completed, or whether all its
+        **Suspensions.** A suspension to `awaiting` must check in the same operation whether the awaited event
+        has already happened: whether the signal of that name is stored and completed, or whether all its
         `parents` have ended. An unknown parent counts as ended. These parents are not the parents of a
         continuation: neither `JobRecord.parents` nor `find` returns them. If the event has already happened,
         the job is enqueued at the end of its queue instead, with the reason `Moved.SIGNALLED` or
         `Moved.PARENT_ENDED`, and with at most one history entry.
 
-        **`forget_from`** deletes this memo and all later ones (by `place`) in the same step. The result is
-        REFUSED if there is no such memo, or if the job is processing.
+        **`forget_from`** deletes this memo and all later ones (by `place`) in the same operation. The result
+        is REFUSED if there is no such memo, or if the job is processing.
 
-        **Members.** The counts of a batch must include a change of a member from the same step on. The result
-        of such a change can be RELEASE_NEEDED even if the member has no children. These changes are REFUSED:
-        a requeue of a member of a cancelled batch, its restoration to a state that is not final, and the
-        requeue of an awaiting job whose input is missing. The requeue of a member must lock each surrounding
-        batch that fails fast, from the innermost outwards, fold its recorded changes into its counts, and
-        clear `is_stopping`.
+        **Members.** The counts of a batch must include a change of a member from the same operation on. The
+        result of such a change can be RELEASE_NEEDED even if the member has no children. These changes are
+        REFUSED: a requeue of a member of a cancelled batch, its restoration to a state that is not final, and
+        the requeue of an awaiting job whose input is missing. The requeue of a member must lock each
+        surrounding batch that fails fast, from the innermost outwards, fold its recorded changes into its
+        counts, and clear `is_stopping`.
 
         **Batches.** A batch is never enqueued: the result is REFUSED. The delete of a batch that is not
         deleted cancels the batch. It becomes awaiting with the given reason, even if it had ended, and its
@@ -304,7 +304,7 @@ class Storage(ABC):
         Everything else must stay unchanged: state and reason, `changed_at`, `due_at`, `enqueued_at` and the
         number in the order of insertion, and therefore the place among jobs of the same priority; also
         retries, tail, relations, memos, limits and unique key. The counts of both queues change in the same
-        step, and servers that wait for the new queue are notified after the commit. One history entry is
+        operation, and servers that wait for the new queue are notified after the commit. One history entry is
         written, with the state, `at` and `rules.moved_reason`.
 
         Several moves of one job are applied in order. As with operators' changes in `apply`, the call waits
@@ -354,9 +354,10 @@ class Storage(ABC):
 
         For a memo from outside (without `session`) that is already stored, the result is ALREADY in every
         state of the job, so that a sender that repeats a call gets the same result. A completed signal must
-        enqueue a job that waits for it (`waits_for`), in the same step, with the reason `Moved.SIGNALLED`. A
-        job keeps at most MEMOS_LIMIT memos, with at most MEMOS_BYTES of values; a memo beyond that is
-        REFUSED. For `within`, see `insert`: the job's row stays locked until that transaction ends.
+        enqueue a job that waits for it (`waits_for`), in the same operation, with the reason
+        `Moved.SIGNALLED`. A job keeps at most MEMOS_LIMIT memos, with at most MEMOS_BYTES of values; a memo
+        beyond that is REFUSED. For `within`, see `insert`: the job's row stays locked until that transaction
+        ends.
 
         Raises:
             UnsupportedFeature: If `within` is given, but the storage does not offer it.
@@ -430,7 +431,7 @@ class Storage(ABC):
 
         To bound the cost, a line has at most 10,000 places, and consists of the first 1,000 lanes with the
         key and the lane of `job_id`. `is_cut` means that there are more lanes. The line may be read in more
-        than one step.
+        than one operation.
         """
 
     @abstractmethod
@@ -483,7 +484,7 @@ class Storage(ABC):
         get a crash. The session's tails are cleared. The call does nothing if the session is unknown, or if
         it has ended and does not hold anything.
 
-        If other transactions can lock rows of a storage, it must end a session in two steps; a storage that
+        If other transactions can lock rows of a storage, it must end a session in two phases; a storage that
         divides long work may do so too. First, mark the session as ended, and store `running` and the reason
         with it. From then on it claims nothing and cannot be renewed. Then release its jobs and tails, a
         bounded number per transaction. Skip locked rows without waiting, and count them in `Taken.left`. The
@@ -500,8 +501,8 @@ class Storage(ABC):
 
         The reason is `Moved.SESSION_LOST`. A session that would live for more than two of its timeouts from
         now also counts as expired, because the storage's clock was set back since its last renewal. At most
-        `limit` sessions are ended, each in a step that checks again whether it has expired. A session whose
-        own record is locked is left to the next call, and must not prevent the end of others.
+        `limit` sessions are ended, each in an operation that checks again whether it has expired. A session
+        whose own record is locked is left to the next call, and must not prevent the end of others.
 
         Closing sessions are continued as well, at most `limit` of them per call, and all of them in turn.
 
@@ -634,10 +635,10 @@ class Storage(ABC):
 
     @abstractmethod
     def history(self, job_id: str) -> JobHistory:
-        """Return the job's steps and its failed attempts with their tracebacks, both oldest first.
+        """Return the job's history and its failed attempts with their tracebacks, both oldest first.
 
-        There are at most `lifecycle.HISTORY_LIMIT` steps, one of which can replace omitted steps in the
-        middle, and at most the last 20 attempts.
+        There are at most `lifecycle.HISTORY_LIMIT` history entries, one of which can replace omitted entries
+        in the middle, and at most the last 20 attempts.
         """
 
     @abstractmethod

@@ -378,9 +378,12 @@ def add_rollups(one: Rollup, other: Rollup) -> Rollup:
 
 def with_progress(job: JobRecord, said: Record | None) -> JobRecord:
     """Return the job with its progress from a record of the kind `progress`; called by a storage's `get`."""
-    return job if said is None else attrs.evolve(job, progress=Progress(*json.loads(said.value)[:4]))
+    if said is None:
+        return job
+    return attrs.evolve(job, progress=Progress(*json.loads(said.value)[:_PROGRESS_FIELDS]))
 
 
+_PROGRESS_FIELDS = len(attrs.fields(Progress))
 _ROLLUP_FIELDS = len(attrs.fields(Rollup))
 
 

@@ -46,7 +46,7 @@ class MemoryStorage(TableStorage):
     """Jobs in the memory of this process. They are lost when it ends, and other processes cannot see them.
 
     Handles with the same name share a store as long as one of them is open. A handle without a name has its
-    own store. A lock makes each verb one step.
+    own store. A lock makes each verb atomic.
     """
 
     contract = 1
@@ -97,7 +97,7 @@ class MemoryStorage(TableStorage):
             raise StorageError(f"Storage {self.url} is closed; open a new handle.")
         return self._store
 
-    def _step(self, body: Callable[[Tables], _T]) -> _T:
+    def _transact(self, body: Callable[[Tables], _T]) -> _T:
         with self._open() as store:
             try:
                 return body(store.table)

@@ -1,7 +1,7 @@
-"""Batches, their members and memos on `Tables`: their part of each step of `TableStorage`.
+"""Batches, their members and memos on `Tables`: their part of each verb of `TableStorage`.
 
-The step that changes a member also changes the counts of its batch. `release` later changes the batch as the
-counts require.
+The transaction that changes a member also changes the counts of its batch. `release` later changes the batch
+as the counts require.
 """
 
 from __future__ import annotations

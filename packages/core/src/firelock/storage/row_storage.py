@@ -1,12 +1,12 @@
-"""A complete storage on ordered rows: every verb is built from `step`, which runs code on rows of strings.
+"""A complete storage on ordered rows: every verb uses `transact`, which runs code on rows of strings.
 
 A job is one row, plus one row without a value for each order in which jobs are searched. `rules` computes how
 a job changes. Locks, logs and everything else that `DerivedStorage` keeps in records is included.
 
 Keys are strings of at most 500 bytes in UTF-8, without NUL. Names can be longer, so `ShortKeys` splits the
-keys that contain them. A value is a job with its arguments, its result, 100 steps and 20 tracebacks, and is
-as large as the limits in the settings allow. A step writes some ten rows for each job that it changes. It
-changes the jobs that were passed to the verb, or the jobs that wait for a pruned job.
+keys that contain them. A value is a job with its arguments, its result, 100 history entries and 20
+tracebacks, and is as large as the limits in the settings allow. A transaction writes some ten rows for each
+job that it changes. It changes the jobs that were passed to the verb, or the jobs that wait for a pruned job.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _T = TypeVar("_T")
 
 
 class RowStorage(TableStorage):
-    """Every verb, built from `step`, `clock` and `close`; including limits and unique keys.
+    """Every verb, built from `transact`, `clock` and `close`; including limits and unique keys.
 
     It polls: `wait` lasts until its timeout. A storage with notifications of new work overrides `wait`, and
     any other verb that it can do faster.
@@ -63,20 +63,21 @@ class RowStorage(TableStorage):
         self._is_laid_out = False
 
     @abstractmethod
-    def step(self, body: Callable[[Rows], _T]) -> _T:
-        """Call the body with the rows, store all its writes as one step or none, and return its result.
+    def transact(self, body: Callable[[Rows], _T]) -> _T:
+        """Call the body with the rows, store all its writes or none, and return its result.
 
-        Steps must be serializable: the result must be the same as if they ran one after another. If two steps
-        collide, the body of one may be called again, because it uses only the rows that are passed to it. If
-        the body raises an exception, store nothing and raise the exception to the caller.
+        Transactions must be serializable: the result must be the same as if they ran one after another. If
+        two transactions conflict, the body of one may be called again, because it uses only the rows that are
+        passed to it. If the body raises an exception, store nothing and raise the exception to the caller.
 
         Raises:
-            StorageUnavailable: If the step failed, but trying again may help.
-            StorageError: If the step failed and trying again does not help, for example on a closed handle.
+            StorageUnavailable: If the transaction failed, but trying again may help.
+            StorageError: If the transaction failed and trying again does not help, for example on a
+                closed handle.
         """
 
-    def checked_step(self, body: Callable[[Rows], _T]) -> _T:
-        """Run `step` on rows that have the layout of this code; for verbs that you override.
+    def transact_checked(self, body: Callable[[Rows], _T]) -> _T:
+        """Run `transact` on rows that have the layout of this code; for verbs that you override.
 
         Your own rows must have keys that begin with `own/`. No other verb reads or writes such rows, and
         `clear` deletes them.
@@ -91,25 +92,25 @@ class RowStorage(TableStorage):
                 _lay_out(rows)
             return body(rows)
 
-        answer = self.step(run)
+        answer = self.transact(run)
         self._is_laid_out = True
         return answer
 
-    def _step(self, body: Callable[[Tables], _T]) -> _T:
-        return self.checked_step(lambda rows: body(_Tables(rows)))
+    def _transact(self, body: Callable[[Tables], _T]) -> _T:
+        return self.transact_checked(lambda rows: body(_Tables(rows)))
 
     # ---- handle ------------------------------------------------------------------------------------------
 
     def migrate(self) -> list[str]:
         """See `Storage.migrate`."""
-        return [f"Created layout {_LAYOUT} of the rows."] if self.step(_lay_out) else []
+        return [f"Created layout {_LAYOUT} of the rows."] if self.transact(_lay_out) else []
 
     def schema(self) -> SchemaState:
         """See `Storage.schema`."""
-        return SchemaState(self.step(lambda rows: int(rows.get(_LAYOUT_KEY) or 0)), _LAYOUT)
+        return SchemaState(self.transact(lambda rows: int(rows.get(_LAYOUT_KEY) or 0)), _LAYOUT)
 
     def clear(self) -> None:
-        """See `Storage.clear`; one step, which reads every row."""
+        """See `Storage.clear`; one transaction, which reads every row."""
 
         def clear(rows: Rows) -> None:
             _lay_out(rows)  # raises an error instead of clearing rows of a newer layout
@@ -117,7 +118,7 @@ class RowStorage(TableStorage):
                 if key != _LAYOUT_KEY:
                     rows.delete(key)
 
-        self.step(clear)
+        self.transact(clear)
 
 
 def _lay_out(rows: Rows) -> bool:
@@ -143,7 +144,7 @@ def _lay_out(rows: Rows) -> bool:
 
 
 class _Tables(Tables):
-    """The jobs, sessions, records and counts within one step."""
+    """The jobs, sessions, records and counts within one transaction."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -160,7 +161,7 @@ class _Tables(Tables):
         return found  # type: ignore[no-any-return]  # cattrs returns an instance of `kind`
 
     def _store(self, key: str, value: object) -> None:
-        """Write a row, including the fields of a newer release that this step has read in it."""
+        """Write a row, including the fields of a newer release that this transaction has read."""
         self.rows.put(key, self._written(key, value))
 
     def _written(self, key: str, value: object) -> str:

@@ -24,8 +24,8 @@ from firelock.model.batch import BatchCounts, BatchRules
 from firelock.model.clock import SECOND
 from firelock.model.dependencies import Edge, Relations, read_relations
 from firelock.model.job import (
-    Attempt,
     ClaimedJob,
+    FailedAttempt,
     FoundJobs,
     HistoryEntry,
     JobFilter,
@@ -71,7 +71,7 @@ class StoredJob:
     sequence: int  # number in the order of insertion; orders jobs of a queue that are otherwise equal
     pending: tuple[Edge, ...] = ()  # undecided edges to parents
     history: tuple[HistoryEntry, ...] = ()
-    attempts: tuple[Attempt, ...] = ()  # failed attempts, with their tracebacks
+    attempts: tuple[FailedAttempt, ...] = ()  # failed attempts, with their tracebacks
     has_memos: bool = False
     waits_for_batch: bool = False  # the job only waits until its batch opens
     is_cancelled: bool = False  # the job is a batch that was cancelled, which is final
@@ -320,7 +320,7 @@ def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[Stored
     if job.state not in transition.from_states or not is_holder(job, transition):
         return _refused(row, transition)
     if transition.error is not None:
-        failure = Attempt(transition.attempt or job.attempt, transition.at, transition.error)
+        failure = FailedAttempt(transition.attempt or job.attempt, transition.at, transition.error)
         row = attrs.evolve(row, attempts=(*row.attempts, failure)[-_ERRORS_LIMIT:])
     entry = None if transition.is_silent else entry_of(transition, job)
     fields = written(job, transition, now)

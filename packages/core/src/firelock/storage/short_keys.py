@@ -21,7 +21,7 @@ _SURELY_WHOLE = _LONGEST_WHOLE // 4  # characters, each of at most 4 bytes
 
 
 class Rows(Protocol):
-    """The rows within one step, including everything that the step has written so far."""
+    """The rows within one transaction, including everything that it has written so far."""
 
     def get(self, key: str) -> str | None:
         """Return the row's value; None if there is no such row. An empty string is a value."""
@@ -69,7 +69,7 @@ def scan_after(
 
 
 class ShortKeys:
-    """The rows of one step, with keys of any length."""
+    """The rows of one transaction, with keys of any length."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows

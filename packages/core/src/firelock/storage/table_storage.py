@@ -1,4 +1,4 @@
-"""Every verb on tables: a storage that implements `Tables` gets all verbs, each as one step.
+"""Every verb on tables: a storage that implements `Tables` gets all verbs, each as one transaction.
 
 The parts for limits, unique keys, batches and memos are in `keyed_tables` and `relation_tables`. Jobs that
 use none of these do not call them.
@@ -56,7 +56,7 @@ _T = TypeVar("_T")
 
 
 class TableStorage(DerivedStorage):
-    """Every verb on tables, each as one step."""
+    """Every verb on tables, each as one transaction."""
 
     _is_initialized = (
         False  # set by __init__, so that a subclass whose __init__ does not call it can be rejected
@@ -72,8 +72,8 @@ class TableStorage(DerivedStorage):
         self._idle_after = self._unique_after = ""  # the keys after which the next `prune` continues
 
     @abstractmethod
-    def _step(self, body: Callable[[Tables], _T]) -> _T:
-        """Run the body on the tables as one step, and return its result."""
+    def _transact(self, body: Callable[[Tables], _T]) -> _T:
+        """Run the body on the tables as one transaction, and return its result."""
 
     # ---- main path ---------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class TableStorage(DerivedStorage):
                 tables.put_record(only_if)
             return Inserted(is_new)
 
-        return self._step(insert)
+        return self._transact(insert)
 
     def claim(self, request: ClaimRequest) -> Claim:
         """See `Storage.claim`."""
@@ -140,7 +140,7 @@ class TableStorage(DerivedStorage):
                 tables.put(row)
             return Claim([row.claimed() for row in claimed], next_due_at, next_claim_at=next_claim_at)
 
-        answer = self._step(claim)
+        answer = self._transact(claim)
         if answer.jobs:
             self._served = answer.jobs[-1].queue
         return answer
@@ -149,7 +149,7 @@ class TableStorage(DerivedStorage):
         """See `Storage.apply`."""
         self.refuse_within(within)
         now = self.clock()
-        return self._step(lambda tables: [self._apply(tables, one, now) for one in transitions])
+        return self._transact(lambda tables: [self._apply(tables, one, now) for one in transitions])
 
     def _apply(self, tables: Tables, transition: Transition, now: int) -> Applied:
         row = tables.job(transition.job_id)
@@ -195,7 +195,7 @@ class TableStorage(DerivedStorage):
                 tables.put(after)
             return result
 
-        return self._step(lambda tables: [move_one(tables, one) for one in moves])
+        return self._transact(lambda tables: [move_one(tables, one) for one in moves])
 
     # ---- memos, batches ------------------------------------------------------------------------------------
 
@@ -203,39 +203,41 @@ class TableStorage(DerivedStorage):
         """See `Storage.remember`."""
         self.refuse_within(within)
         now = self.clock()
-        return self._step(lambda tables: [relation_tables.remember(tables, one, now=now) for one in memos])
+        return self._transact(
+            lambda tables: [relation_tables.remember(tables, one, now=now) for one in memos]
+        )
 
     def recall(
         self, job_id: str, *, session: str | None = None, fence: int | None = None
     ) -> list[Memo] | None:
         """See `Storage.recall`."""
-        return self._step(lambda tables: relation_tables.recall(tables, job_id, session, fence))
+        return self._transact(lambda tables: relation_tables.recall(tables, job_id, session, fence))
 
     def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
         """See `Storage.batch_counts`."""
-        return self._step(lambda tables: [relation_tables.find_counts(tables, id) for id in ids])
+        return self._transact(lambda tables: [relation_tables.find_counts(tables, id) for id in ids])
 
     # ---- limits and unique keys --------------------------------------------------------------------------
 
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
         """See `Storage.spend`."""
         now = self.clock()
-        return self._step(lambda tables: spend(tables, key, cost=cost, until=until, now=now))
+        return self._transact(lambda tables: spend(tables, key, cost=cost, until=until, now=now))
 
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
         """See `Storage.find_keys`."""
         now = self.clock()
-        return self._step(lambda tables: find_keys(tables, prefix, after, limit, now=now))
+        return self._transact(lambda tables: find_keys(tables, prefix, after, limit, now=now))
 
     def find_waiting(
         self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
     ) -> WaitingJobs:
         """See `Storage.find_waiting`."""
-        return self._step(lambda tables: find_waiting(tables, key, after, limit, job_id))
+        return self._transact(lambda tables: find_waiting(tables, key, after, limit, job_id))
 
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
         """See `Storage.find_unique`."""
-        found = self._step(lambda tables: tables.unique_rows(prefix, after, limit))
+        found = self._transact(lambda tables: tables.unique_rows(prefix, after, limit))
         return [UniqueState(key, row.job_id, row.free_at) for key, row in found]
 
     # ---- sessions ----------------------------------------------------------------------------------------
@@ -251,7 +253,7 @@ class TableStorage(DerivedStorage):
                     tables.put_session(attrs.evolve(dead, forget_at=forget_at, is_followed=True))
                 tables.put_session(StoredSession(rules.begun(session, now=now)))
 
-        self._step(begin)
+        self._transact(begin)
 
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         """See `Storage.renew`."""
@@ -264,7 +266,7 @@ class TableStorage(DerivedStorage):
                     tables.put_session(StoredSession(rules.renewed(record, renewal, now=now)))
             return [record is not None for record in living]
 
-        return self._step(renew)
+        return self._transact(renew)
 
     def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
         """See `Storage.reconcile`."""
@@ -277,12 +279,12 @@ class TableStorage(DerivedStorage):
                 tables.put(row)
             return answer
 
-        return self._step(reconcile)
+        return self._transact(reconcile)
 
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         """See `Storage.end_session`."""
         now = self.clock()
-        return self._step(lambda tables: _end_session(tables, session, running, reason=reason, now=now))
+        return self._transact(lambda tables: _end_session(tables, session, running, reason=reason, now=now))
 
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
         """See `Storage.orphans`."""
@@ -301,17 +303,19 @@ class TableStorage(DerivedStorage):
             return _end_session(tables, first.session.id, None, reason=reason, now=now)
 
         taken: list[Taken] = []
-        while len(taken) < limit and (one := self._step(end_first)) is not None:
+        while len(taken) < limit and (one := self._transact(end_first)) is not None:
             taken.append(one)
         return taken
 
     def oldest_session(self) -> SessionRecord | None:
         """See `Storage.oldest_session`."""
-        return next((one.record for one in self._step(lambda tables: list(tables.living_sessions(1)))), None)
+        return next(
+            (one.record for one in self._transact(lambda tables: list(tables.living_sessions(1)))), None
+        )
 
     def list_sessions(self) -> list[SessionRecord]:
         """See `Storage.list_sessions`."""
-        records = [one.record for one in self._step(lambda tables: list(tables.sessions()))]
+        records = [one.record for one in self._transact(lambda tables: list(tables.sessions()))]
         return sorted(records, key=lambda one: (one.session.started_at, one.session.id))
 
     # ---- upkeep ------------------------------------------------------------------------------------------
@@ -327,7 +331,7 @@ class TableStorage(DerivedStorage):
             self._reported_due_at = tables.next_due_at()
             return Promotion(len(due), self._reported_due_at)
 
-        return self._step(promote)
+        return self._transact(promote)
 
     def release(self, limit: int) -> int:
         """See `Storage.release`."""
@@ -344,7 +348,7 @@ class TableStorage(DerivedStorage):
                     break
             return examined
 
-        return self._step(release)
+        return self._transact(release)
 
     def prune(self, limit: int) -> int:
         """See `Storage.prune`."""
@@ -362,7 +366,7 @@ class TableStorage(DerivedStorage):
             self._unique_after = forget_unique(tables, unique, limit, now=now) if unique else ""
             return [row.record.id for row in expired]
 
-        pruned = self._step(prune)
+        pruned = self._transact(prune)
         self.prune_derived(pruned, now, limit)
         return len(pruned)
 
@@ -379,7 +383,7 @@ class TableStorage(DerivedStorage):
                 for row in rows
             ]
 
-        return self._step(get)
+        return self._transact(get)
 
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
@@ -391,11 +395,11 @@ class TableStorage(DerivedStorage):
             return tables.find(where, place, limit + 1, oldest_first=oldest_first)
 
         if where.parent_id is not None:
-            children = self._step(
+            children = self._transact(
                 lambda tables: [row.record for row in tables.children(where.parent_id or "")]
             )
             return rules.paged(children, where, limit=limit, cursor=cursor, oldest_first=oldest_first)
-        found = self._step(find)
+        found = self._transact(find)
         following = None
         if found and len(found) > limit > 0:
             last = found[limit - 1]
@@ -405,14 +409,14 @@ class TableStorage(DerivedStorage):
 
     def history(self, job_id: str) -> JobHistory:
         """See `Storage.history`."""
-        row = self._step(lambda tables: tables.job(job_id))
+        row = self._transact(lambda tables: tables.job(job_id))
         return JobHistory(list(row.history), list(row.attempts)) if row else JobHistory([], [])
 
     def counts(self) -> Counts:
         """See `Storage.counts`."""
         by_state: dict[State, int] = {}
         by_queue: dict[str, dict[State, int]] = {}
-        for queue, state, number in self._step(lambda tables: list(tables.counts())):
+        for queue, state, number in self._transact(lambda tables: list(tables.counts())):
             by_state[state] = by_state.get(state, 0) + number
             by_queue.setdefault(queue, {})[state] = number
         return Counts(by_state, by_queue)
@@ -437,20 +441,20 @@ class TableStorage(DerivedStorage):
                 return None
             return tables.put_record(RecordChange(kind, key, value, version, due_at))
 
-        return self._step(put)
+        return self._transact(put)
 
     def get_record(self, kind: str, key: str) -> Record | None:
         """See `Storage.get_record`."""
-        return self._step(lambda tables: tables.record(kind, key))
+        return self._transact(lambda tables: tables.record(kind, key))
 
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
         """See `Storage.list_records`."""
-        return self._step(lambda tables: tables.records(kind, after, limit))
+        return self._transact(lambda tables: tables.records(kind, after, limit))
 
     def due_records(self, kind: str, limit: int) -> list[Record]:
         """See `Storage.due_records`."""
         now = self.clock()
-        return self._step(lambda tables: tables.due_records(kind, now, limit))
+        return self._transact(lambda tables: tables.due_records(kind, now, limit))
 
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
         """See `Storage.delete_record`."""
@@ -462,7 +466,7 @@ class TableStorage(DerivedStorage):
             tables.remove_record(stored)
             return True
 
-        return self._step(delete)
+        return self._transact(delete)
 
 
 def _stored(tables: Tables, job: NewJob, new: Mapping[str, StoredJob], *, now: int) -> StoredJob:

@@ -39,7 +39,7 @@ class MemoSum:
 
 
 class Tables(ABC):
-    """The jobs, sessions, records and counts within one step."""
+    """The jobs, sessions, records and counts within one transaction."""
 
     @abstractmethod
     def job(self, id: str) -> StoredJob | None:

@@ -2,8 +2,8 @@
 
 Names are loaded when they are first used, so that this module can be imported without pytest and hypothesis.
 Read `tester` first, then `private` (its storage), `uncommitted` (the jobs that it hides), `manual_clock` (its
-time), `stepped` (its server) and `enqueued` (the enqueued jobs). `plugin` is the module that pytest loads.
-`faults` contains a storage that fails on demand, and `waiting` a function that waits for a condition.
+time), `manual_server` (its server) and `enqueued` (the enqueued jobs). `plugin` is the module that pytest
+loads. `faults` contains a storage that fails on demand, and `waiting` a function that waits for a condition.
 `conformance/` is the kit: `movable_clock` describes the clock that it requires of a storage, and
 `test_storage`, `test_locks` and `test_server` run it without a test file.
 """
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from firelock.testing.enqueued import Enqueued
     from firelock.testing.faults import FaultyStorage
     from firelock.testing.manual_clock import ManualClock
+    from firelock.testing.manual_server import Drained
     from firelock.testing.movable_clock import MovableClock
-    from firelock.testing.stepped import Drained
     from firelock.testing.tester import Tester
     from firelock.testing.waiting import eventually
 
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Drained": "stepped",
+    "Drained": "manual_server",
     "Enqueued": "enqueued",
     "FaultyStorage": "faults",
     "Handles": "conformance.scene",
@@ -85,7 +85,7 @@ def _explain_assertions() -> None:
     """Make pytest show the values in the kit's failed assertions, as it does for a user's own tests."""
     import pytest
 
-    parts = ("locks", "model", "retries", "scene", "serializers", "server", "steps", "storage")
+    parts = ("locks", "model", "operations", "retries", "scene", "serializers", "server", "storage")
     kit = (f"{__name__}.conformance.{part}" for part in parts)
     pytest.register_assert_rewrite(*(module for module in kit if module not in sys.modules))
 

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 from firelock.errors import ConfigurationError
 from firelock.model.clock import from_micros, micros, span_micros
+from firelock.testing.manual_server import Drained, ManualServer
 from firelock.testing.private import StillStorage
-from firelock.testing.stepped import Drained, SteppedServer
 
 _ENDLESS = 2_000  # maximum number of due times in one advance; beyond it, an error suggests jump()
 
@@ -20,7 +20,7 @@ class ManualClock:
     this time. `jump` sets the time directly and does not run any job, as if all servers had been down.
     """
 
-    def __init__(self, storage: StillStorage, server: SteppedServer) -> None:
+    def __init__(self, storage: StillStorage, server: ManualServer) -> None:
         self._storage = storage
         self._server = server
 

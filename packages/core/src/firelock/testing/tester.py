@@ -19,8 +19,8 @@ from firelock.task import TaskVerbs
 from firelock.testing.enqueued import Enqueued, decoded, expected, find_task, listed
 from firelock.testing.faults import FaultyStorage
 from firelock.testing.manual_clock import ManualClock
+from firelock.testing.manual_server import Drained, ManualServer
 from firelock.testing.private import DirectCommit, DirectResults, PrivateStorage, StillStorage
-from firelock.testing.stepped import Drained, SteppedServer
 
 _START = datetime(2030, 1, 1, tzinfo=UTC)
 _PAGE = 500
@@ -79,7 +79,7 @@ class Tester:
             for app in self._apps:
                 taken_over.callback(self._take_over(app))
             self._restore = taken_over.pop_all()
-        self._server = SteppedServer(self._apps, self._inside)
+        self._server = ManualServer(self._apps, self._inside)
         self.clock = ManualClock(self._inside, self._server)
         return self
 

@@ -69,7 +69,7 @@ class Chart:
 
     kind: str
     span: str
-    step_seconds: int
+    bucket_seconds: int
     starts: list[float]  # seconds since 1970
     lines: list[Line]
     unit: str  # "count", "rate" (per second) or "seconds"
@@ -139,7 +139,7 @@ class Chart:
         """Return the times below the drawing, at equal intervals from its beginning to its end."""
         if not self.starts:
             return []
-        first, last = self.starts[0], self.starts[-1] + self.step_seconds
+        first, last = self.starts[0], self.starts[-1] + self.bucket_seconds
         return [
             datetime.fromtimestamp(first + (last - first) * place / (_TICKS - 1), UTC)
             for place in range(_TICKS)
@@ -150,7 +150,7 @@ class Chart:
         columns = [line.values for line in self.lines]
         return [
             (
-                datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(start + self.step_seconds, UTC),
+                datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(start + self.bucket_seconds, UTC),
                 [values[place] for values in columns],
             )
             for place, start in reversed(list(enumerate(self.starts)))
@@ -173,7 +173,7 @@ def chart_of_series(series: Series, kind: str) -> Chart:
     else:
         lines = [Line(name, state, _added(series, outcomes)) for name, outcomes, state in _STACK]
     return Chart(
-        kind, series.span, series.step_seconds, starts,
+        kind, series.span, series.bucket_seconds, starts,
         [line for line in lines if not line.is_empty() or line.name in {"succeeded", "failed", "p50", "p95"}],
         "seconds" if kind == "latency" else "count", series.known, series.missing,
     )  # fmt: skip
@@ -247,9 +247,9 @@ def spark(values: Iterable[float], *, width: int = 120, height: int = 28) -> str
     top = max(numbers, default=0)
     if len(numbers) < 2 or top <= 0:  # noqa: PLR2004 - a line has two ends
         return ""
-    step = width / (len(numbers) - 1)
+    spacing = width / (len(numbers) - 1)
     return _path(
-        [(place * step, height - 1 - (height - 2) * value / top) for place, value in enumerate(numbers)]
+        [(place * spacing, height - 1 - (height - 2) * value / top) for place, value in enumerate(numbers)]
     )
 
 
@@ -258,7 +258,7 @@ def round_up(value: float) -> float:
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in _ROUND if value <= step * power * (1 + 1e-9))
+    return next(factor * power for factor in _ROUND if value <= factor * power * (1 + 1e-9))
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:

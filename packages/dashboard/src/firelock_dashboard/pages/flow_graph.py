@@ -107,13 +107,13 @@ def draw_flow(
     placed: dict[_Key, FlowNode] = {}
     tallest = max((len(column) for column in columns), default=0)
     node_width = _node_width(nodes.values())
-    step = node_width + _WAY
+    spacing = node_width + _WAY
     for number, column in enumerate(columns):
         top = (tallest - len(column)) * (_HEIGHT + _GAP) // 2
         for row, key in enumerate(column):
-            x, y = _MARGIN + number * step, _MARGIN + top + row * (_HEIGHT + _GAP)
+            x, y = _MARGIN + number * spacing, _MARGIN + top + row * (_HEIGHT + _GAP)
             placed[key] = attrs.evolve(nodes[key], x=x, y=y)
-    width = 2 * _MARGIN + max(0, len(columns) - 1) * step + node_width
+    width = 2 * _MARGIN + max(0, len(columns) - 1) * spacing + node_width
     height = 2 * _MARGIN + max(0, tallest * (_HEIGHT + _GAP) - _GAP)
     drawn = [_way(placed[one], placed[other], node_width) for one, other in sorted(ways)]
     placed_nodes = [placed[key] for column in columns for key in column]

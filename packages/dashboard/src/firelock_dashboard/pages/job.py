@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from firelock import (
         FailedAttempt,
         Job,
+        JobHistoryEntry,
         JobLogLine,
         JobProgress,
-        JobStep,
         JsonValue,
         KeyPlace,
         Parameter,
@@ -308,7 +308,7 @@ class JobView:
     def attempts_text(self) -> str:
         """The number of the job's attempts and their maximum, in words."""
         number, most, text = self.job.attempt, self.attempts, self.visit.text
-        newest = next((step for step in self.steps if step.entry.attempt is not None), None)
+        newest = next((shown for shown in self.entries if shown.entry.attempt is not None), None)
         if self.job.waits_for is not None and newest is not None and not newest.is_counted:
             number = newest.entry.attempt or 0
             if newest.is_requeued or (most and number > most):
@@ -335,13 +335,13 @@ class JobView:
             else text("job.attempt_of", number=number)
         )
 
-    def step_attempt(self, step: ShownStep) -> str:
-        """Return the name of the attempt that ended with a step, and whether the attempt was not counted."""
-        attempt = self.attempt_text(step.entry.attempt or 0, is_requeued=step.is_requeued)
-        if step.is_counted:
+    def ended_attempt(self, shown: ShownEntry) -> str:
+        """Return the name of the attempt that ended with an entry, and whether it was not counted."""
+        attempt = self.attempt_text(shown.entry.attempt or 0, is_requeued=shown.is_requeued)
+        if shown.is_counted:
             return attempt
         ends = {State.AWAITING: "suspended", State.ENQUEUED: "interrupted"}
-        return self.visit.text(f"job.attempt_{ends.get(step.entry.state, 'uncounted')}", attempt=attempt)
+        return self.visit.text(f"job.attempt_{ends.get(shown.entry.state, 'uncounted')}", attempt=attempt)
 
     @property
     def now_attempt(self) -> str:
@@ -418,17 +418,17 @@ class JobView:
 
     @property
     def copied_from(self) -> str | None:
-        """The id of the job of which this job is a copy or a changed run, according to its first step."""
-        reason = self.steps[-1].entry.reason if self.steps else None
+        """The id of the job of which this job is a copy or a changed run, according to its first entry."""
+        reason = self.entries[-1].entry.reason if self.entries else None
         found = _MADE_FROM.match(reason or "")
         return found["id"] if found else None
 
     # ---- history -------------------------------------------------------------------------------------------
 
     @cached_property
-    def steps(self) -> list[ShownStep]:
-        """The job's steps, newest first."""
-        return steps_of(self.handle.history(), self.job)
+    def entries(self) -> list[ShownEntry]:
+        """The entries of the job's history, newest first."""
+        return entries_of(self.handle.history(), self.job)
 
     @cached_property
     def started_at(self) -> datetime | None:
@@ -444,7 +444,9 @@ class JobView:
         After a hand-back, the stored time is earlier than this one, because it determines the job's place.
         """
         stored = instant(self.job.enqueued_at)
-        entered = next((step.entry.at for step in self.steps if step.entry.state is State.ENQUEUED), None)
+        entered = next(
+            (shown.entry.at for shown in self.entries if shown.entry.state is State.ENQUEUED), None
+        )
         return max((at for at in (stored, entered) if at is not None), default=None)
 
     @cached_property
@@ -453,7 +455,7 @@ class JobView:
 
         The end of a stopped run is not stored, so the time of its last log line or progress is used instead.
         """
-        history = [step.entry for step in reversed(self.steps)]
+        history = [shown.entry for shown in reversed(self.entries)]
         return phases_of(
             self.job, history, self.visit.now, started_at=self.started_at, failed_at=self.failed_at,
             last_sign=self.last_sign if self.was_stopped else None,
@@ -466,9 +468,9 @@ class JobView:
         This is not the case if a worker deleted the job after its last failure, because the worker then
         stores an error with the attempt.
         """
-        if self.job.state is not State.DELETED or self.job.is_stopping or not self.steps:
+        if self.job.state is not State.DELETED or self.job.is_stopping or not self.entries:
             return False
-        last = self.steps[0].entry
+        last = self.entries[0].entry
         return last.state is State.DELETED and last.started_at is not None and last.at not in self.failed_at
 
     @property
@@ -520,8 +522,8 @@ class JobView:
         """The job's failed attempts by number."""
         return {failed.attempt: failed for failed in map(self._failure, self.handle.errors())}
 
-    def reason_of(self, entry: JobStep) -> str | None:
-        """Return the reason of a step; for a retry, without the error, which the traceback shows."""
+    def reason_of(self, entry: JobHistoryEntry) -> str | None:
+        """Return the reason of an entry; for a retry, without the error, which the traceback shows."""
         retry = _RETRY.match(entry.reason or "")
         return retry[0] if retry and entry.attempt in self.failures else entry.reason
 
@@ -854,7 +856,7 @@ class JobView:
             return None if self.started_at is None else (self.visit.now - self.started_at).total_seconds()
         if self.job.is_stopping or self.was_stopped:
             return None  # the run did not end when the job was deleted
-        return next((step.took for step in self.steps if step.entry.attempt is not None), None)
+        return next((shown.took for shown in self.entries if shown.entry.attempt is not None), None)
 
     @property
     def pace(self) -> str | None:
@@ -935,24 +937,24 @@ class Phase:
 
 
 @attrs.frozen
-class ShownStep:
-    """A step of the history with values derived from the neighbouring steps."""
+class ShownEntry:
+    """An entry of the history with values derived from the neighbouring entries."""
 
-    entry: JobStep
-    since: float | None  # seconds since the previous step; None for the first
+    entry: JobHistoryEntry
+    since: float | None  # seconds since the previous entry; None for the first
     waited: float | None  # seconds from claim to start of the attempt that ended here
     took: float | None  # seconds that this attempt ran
     is_requeued: bool = False  # the job had ended before, and was requeued
     is_counted: bool = True  # whether its attempt counts; otherwise the next attempt has the same number
 
 
-def steps_of(history: Sequence[JobStep], job: JobRecord) -> list[ShownStep]:
-    """Return the steps, newest first."""
+def entries_of(history: Sequence[JobHistoryEntry], job: JobRecord) -> list[ShownEntry]:
+    """Return the entries, newest first."""
     ends = [None, *(entry.at for entry in history)]
     counted = _counted(history, job)
     has_ended = accumulate((entry.state in FINAL_STATES for entry in history), or_, initial=False)
-    steps = [
-        ShownStep(
+    shown = [
+        ShownEntry(
             entry, _seconds(previous_at, entry.at), _seconds(entry.claimed_at, entry.started_at),
             _seconds(entry.started_at, entry.at), is_requeued=has_ended_before, is_counted=is_counted,
         )
@@ -960,11 +962,11 @@ def steps_of(history: Sequence[JobStep], job: JobRecord) -> list[ShownStep]:
             ends, history, has_ended, counted, strict=False
         )
     ]  # fmt: skip
-    return steps[::-1]
+    return shown[::-1]
 
 
-def _counted(history: Sequence[JobStep], job: JobRecord) -> list[bool]:
-    """Return whether the attempt of each step counts; the number of an uncounted attempt is used again."""
+def _counted(history: Sequence[JobHistoryEntry], job: JobRecord) -> list[bool]:
+    """Return whether the attempt of each entry counts; the number of an uncounted attempt is used again."""
     next_number = job.attempt if job.state is State.PROCESSING else job.attempt + 1
     counted: list[bool] = []
     for entry in reversed(history):
@@ -979,7 +981,7 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
 
 
 def phases_of(
-    job: JobRecord, history: Sequence[JobStep], now: datetime, *, started_at: datetime | None = None,
+    job: JobRecord, history: Sequence[JobHistoryEntry], now: datetime, *, started_at: datetime | None = None,
     failed_at: Collection[datetime] = (), last_sign: datetime | None = None,
 ) -> list[Phase]:  # fmt: skip
     """Return the phases of the job's history, without the time between an end and a requeue.
@@ -1001,7 +1003,7 @@ def phases_of(
 
 
 def _phases(
-    job: JobRecord, history: Sequence[JobStep], now: datetime, started_at: datetime | None,
+    job: JobRecord, history: Sequence[JobHistoryEntry], now: datetime, started_at: datetime | None,
     failed_at: Collection[datetime],
 ) -> list[Phase]:  # fmt: skip
     found: list[Phase] = []
@@ -1012,7 +1014,7 @@ def _phases(
         elif end > start:
             found.append(Phase(kind, start, end))
 
-    def spent(previous: JobStep, end: datetime, started: datetime | None) -> None:
+    def spent(previous: JobHistoryEntry, end: datetime, started: datetime | None) -> None:
         add(_kind(previous, failed_at), previous.at, started or end)
         if started is not None:
             add("processing", started, end)
@@ -1028,7 +1030,7 @@ def _phases(
     return found
 
 
-def _kind(entry: JobStep, failed_at: Collection[datetime]) -> str:
+def _kind(entry: JobHistoryEntry, failed_at: Collection[datetime]) -> str:
     """Return the kind of the phase after this entry; a wait after a failed attempt is "retrying"."""
     if entry.state is State.SCHEDULED and entry.at in failed_at:
         return "retrying"

@@ -441,7 +441,7 @@ def show_history(visit: Visit) -> Response:
     chart = _chart(visit, span, kind)
     return visit.json(
         {
-            "span": span, "kind": kind, "step": chart.step_seconds, "unit": chart.unit,
+            "span": span, "kind": kind, "bucket": chart.bucket_seconds, "unit": chart.unit,
             "stacked": chart.is_stacked, "starts": chart.starts, "missing": chart.missing,
             "lines": [
                 {

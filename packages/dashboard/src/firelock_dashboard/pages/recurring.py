@@ -491,7 +491,7 @@ def create(visit: Visit) -> Response:
 
 _BUCKET = timedelta(minutes=10)
 _DAY = timedelta(hours=24)
-_STEPS = 4_000  # times and buckets that are computed for one timeline
+_MOST_POINTS = 4_000  # times and buckets that are computed for one timeline
 _TICK = timedelta(microseconds=1)
 _PILE = 3
 
@@ -559,10 +559,10 @@ def timeline_of(jobs: Iterable[RecurringJob], now: datetime) -> Timeline:
     totals = {schedule: schedule.count(now, start + _DAY - _TICK) for schedule in ids_of}
     counts = [0] * (_DAY // _BUCKET)
     ids: list[list[str]] = [[] for _ in counts]
-    left_out, steps = 0, _STEPS
+    left_out, points = 0, _MOST_POINTS
     for schedule in sorted(ids_of, key=lambda one: totals[one]):
-        steps -= min(totals[schedule], len(counts))
-        if steps < 0:
+        points -= min(totals[schedule], len(counts))
+        if points < 0:
             left_out += len(ids_of[schedule])
             continue
         for place, count in _fired(schedule, totals[schedule], start, now).items():

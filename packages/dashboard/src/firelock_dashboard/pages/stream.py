@@ -32,7 +32,7 @@ FROM_OFFSET = Integer("offset", least=-1, most=10**18)
 """The query fields of a job's page: the stream's name, and an offset; without it, the end is shown."""
 
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_RUN_STEP = 1 << 32  # difference between the first offsets of two runs; see `Chunk.offset`
+_RUN_OFFSET = 1 << 32  # difference between the first offsets of two runs; see `Chunk.offset`
 _SHOWN_CHARACTERS = 128 * 1024  # the maximum per response
 _AFTER = Integer("after", least=0, most=10**18)  # the offset after which to read
 _PAGE = 100  # chunks per read
@@ -86,7 +86,7 @@ def read_part(visit: Visit, job: JobRecord) -> StreamPart:
     beginning = chunks[:1] if after is None or after < 0 else []
     if after is None and len(chunks) == _PAGE:
         last = _last_chunk(read, chunks[-1], job.fence)
-        chunks = read(max(last.run * _RUN_STEP, last.offset - _PAGE + 1) - 1, _PAGE)
+        chunks = read(max(last.run * _RUN_OFFSET, last.offset - _PAGE + 1) - 1, _PAGE)
     shown = _cut(chunks, from_end=after is None)
     pieces = [
         StreamPiece(run, members[-1].offset, visit.redacted("".join(one.data for one in members)))
@@ -107,16 +107,16 @@ def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) ->
     last, beyond = known, fence + 1  # runs from `beyond` on have not emitted any chunk
     while last.run + 1 < beyond:
         middle = (last.run + 1 + beyond) // 2
-        if found := read(middle * _RUN_STEP - 1):
+        if found := read(middle * _RUN_OFFSET - 1):
             last = found[0]
         else:
             beyond = middle
-    step, is_beyond = 1, False
-    while step:
-        if found := read(last.offset + step - 1):
-            last, step = found[0], step // 2 if is_beyond else step * 2
+    distance, is_beyond = 1, False
+    while distance:
+        if found := read(last.offset + distance - 1):
+            last, distance = found[0], distance // 2 if is_beyond else distance * 2
         else:
-            is_beyond, step = True, step // 2
+            is_beyond, distance = True, distance // 2
     return last
 
 

@@ -132,8 +132,8 @@
 
     // Return the data for uPlot: times in the middle of their buckets, and stacks as sums, the highest first.
     columns() {
-      const { starts, lines, step, stacked } = this.data;
-      const instants = starts.map((start) => start + step / 2);
+      const { starts, lines, bucket, stacked } = this.data;
+      const instants = starts.map((start) => start + bucket / 2);
       if (!stacked) return [instants, ...lines.map((line) => line.values)];
       const sums = starts.map(() => null);
       const columns = lines.map((line) => line.values.map((value, place) => {
@@ -159,7 +159,7 @@
     }
 
     options() {
-      const { lines, stacked, unit, kind, step } = this.data;
+      const { lines, stacked, unit, kind, bucket } = this.data;
       const muted = colour("--muted"), grid = colour("--line"), card = colour("--card");
       const colours = lines.map((line) => colour(`--${line.state}-dot`));
       const series = lines.map((line, place) => stacked
@@ -171,7 +171,7 @@
         width: this.width(), height: HEIGHT, padding: [8, 22, 0, 0], legend: { show: false },
         cursor: { y: false, points: { show: !stacked }, drag: { x: true, y: false, setScale: false } },
         scales: {
-          x: { range: (plot, low, high) => [low - step / 2, high + step / 2] },
+          x: { range: (plot, low, high) => [low - bucket / 2, high + bucket / 2] },
           y: kind === "latency" ? { distr: 3 } : { range: (plot, low, high) => [0, roundUp(high || 1)] },
         },
         axes: [
@@ -197,9 +197,9 @@
 
     // Draw the last bucket lighter, because it has not ended: otherwise it would look like a decrease.
     lighten(plot, card) {
-      const { starts, step, span, stacked } = this.data;
+      const { starts, bucket, span, stacked } = this.data;
       if (span === "live" || !stacked) return;
-      const left = plot.valToPos(starts.at(-1), "x", true), right = plot.valToPos(starts.at(-1) + step, "x", true);
+      const left = plot.valToPos(starts.at(-1), "x", true), right = plot.valToPos(starts.at(-1) + bucket, "x", true);
       plot.ctx.save();
       plot.ctx.globalAlpha = 0.55;
       plot.ctx.fillStyle = card;
@@ -245,9 +245,9 @@
     }
 
     when(place) {
-      const { starts, step, span } = this.data;
-      const format = new Intl.DateTimeFormat("en-GB", { dateStyle: step < 3600 ? undefined : "medium", timeStyle: span === "live" ? "medium" : "short" });
-      const text = format.formatRange(starts[place] * 1000, (starts[place] + step) * 1000);
+      const { starts, bucket, span } = this.data;
+      const format = new Intl.DateTimeFormat("en-GB", { dateStyle: bucket < 3600 ? undefined : "medium", timeStyle: span === "live" ? "medium" : "short" });
+      const text = format.formatRange(starts[place] * 1000, (starts[place] + bucket) * 1000);
       return span !== "live" && place === starts.length - 1 ? `${text}, ${this.dataset.unfinished}` : text;
     }
 
@@ -295,10 +295,10 @@
     }
 
     open(from, to) {
-      const { starts, step } = this.data;
+      const { starts, bucket } = this.data;
       const address = new URL(this.dataset.jobs, location.href);
       address.searchParams.set("since", new Date(starts[from] * 1000).toISOString());
-      address.searchParams.set("until", new Date((starts[to] + step) * 1000).toISOString());
+      address.searchParams.set("until", new Date((starts[to] + bucket) * 1000).toISOString());
       location.assign(address);
     }
   }

@@ -50,8 +50,8 @@ _DEPTHS_EVERY, _DEPTHS_KEPT = 30.0, 120
 @attrs.frozen
 class _Span:
     length: int  # micros
-    step: int  # micros of a bucket for all tasks
-    step_of_one: int  # the same for one task or queue; parts of their hours are not stored
+    bucket: int  # micros of a bucket for all tasks
+    bucket_of_one: int  # the same for one task or queue; parts of their hours are not stored
 
 
 SPANS: Mapping[str, _Span] = {
@@ -70,7 +70,7 @@ class Series:
     """
 
     span: str
-    step_seconds: int
+    bucket_seconds: int
     starts: list[int]  # micros
     by_outcome: dict[str, list[int]]  # each of OUTCOMES, and any others found
     p50: list[float | None]  # an upper bound in seconds, see `RunSum.quantile`; None if nothing ended
@@ -162,15 +162,15 @@ class History:
         """Return the attempts that ended within one of `SPANS`, of all tasks or of one task or one queue."""
         self._visit()
         kind, now = SPANS[span], self._now()
-        step = kind.step if task is None and queue is None else kind.step_of_one
-        buckets = kind.length // step
-        first = now // step * step - (buckets - 1) * step
-        starts = [first + place * step for place in range(buckets)]
-        found = [self._bucket(start, step, task, queue) for start in starts]
+        bucket = kind.bucket if task is None and queue is None else kind.bucket_of_one
+        buckets = kind.length // bucket
+        first = now // bucket * bucket - (buckets - 1) * bucket
+        starts = [first + place * bucket for place in range(buckets)]
+        found = [self._bucket(start, bucket, task, queue) for start in starts]
         run_sums = [run_sum for run_sum, _ in found]
         names = [*OUTCOMES, *sorted({name for one in run_sums for name in one.counts} - set(OUTCOMES))]
         return Series(
-            span, step // 1_000_000, starts,
+            span, bucket // 1_000_000, starts,
             {name: [run_sum.counts.get(name, 0) for run_sum in run_sums] for name in names},
             [run_sum.quantile(0.5) for run_sum in run_sums], [run_sum.quantile(0.95) for run_sum in run_sums],
             [not missing for _, missing in found], len({at for _, missing in found for at in missing}),
@@ -301,12 +301,12 @@ class History:
 
     # ---- sums ----------------------------------------------------------------------------------------------
 
-    def _bucket(self, start: int, step: int, task: str | None, queue: str | None) -> tuple[RunSum, list[int]]:
+    def _bucket(self, start: int, size: int, task: str | None, queue: str | None) -> tuple[RunSum, list[int]]:
         """Return the sum of a bucket, and the hours of the bucket that are not summed up yet."""
         run_sums: list[RunSum | None] = []
         missing: list[int] = []
-        for at in range(start // HOUR * HOUR, start + step, HOUR):
-            low, high = max(at, start), min(at + HOUR, start + step)
+        for at in range(start // HOUR * HOUR, start + size, HOUR):
+            low, high = max(at, start), min(at + HOUR, start + size)
             hour = self._hours.get(at)
             if low >= self._begin:
                 folds = [self._minutes.get(minute) for minute in range(low, high, MINUTE)]
@@ -383,7 +383,7 @@ class History:
         self._read_at = self._monotonic()
         self._is_read.set()
 
-    def step(self) -> bool:
+    def advance(self) -> bool:
         """Do the next part of the remaining work, and return whether more remains; called by the thread."""
         with self._reading:
             if self._monotonic() - self._read_at > _AGE:
@@ -410,7 +410,7 @@ class History:
 
     def settle(self) -> None:
         """Do all remaining work in the calling thread; for scripts and tests."""
-        while self.step():
+        while self.advance():
             pass
 
     # ---- the thread ----------------------------------------------------------------------------------------
@@ -426,7 +426,7 @@ class History:
         while not self._ending.is_set() and self._monotonic() - self._visited_at < _IDLE:
             began = self._monotonic()
             try:
-                pause = 0.0 if self.step() else 1.0
+                pause = 0.0 if self.advance() else 1.0
             except FirelockError as error:
                 log.info("Cannot sum up the history now; trying again later: %s", error)
                 pause = _IDLE / 6

@@ -323,11 +323,11 @@ def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bo
 def argument_at(arguments: JsonValue, path: str) -> JsonValue:
     """Return the value at a path such as `user.id` or `items.0`, or None if the path does not exist."""
     at = arguments
-    for step in path.split("."):
-        if isinstance(at, dict) and step in at:
-            at = at[step]
-        elif isinstance(at, list) and step.isascii() and step.isdigit() and int(step[:6]) < len(at):
-            at = at[int(step[:6])]
+    for key in path.split("."):
+        if isinstance(at, dict) and key in at:
+            at = at[key]
+        elif isinstance(at, list) and key.isascii() and key.isdigit() and int(key[:6]) < len(at):
+            at = at[int(key[:6])]
         else:
             return None
     return at

@@ -12,7 +12,7 @@ from firelock.testing import LockConformance, RowStorageConformance, ServerConfo
 
 
 class TestFileStorage(RowStorageConformance):
-    """The contract of a storage, and its steps."""
+    """The contract of a storage, and its transactions."""
 
     @pytest.fixture
     def storage_url(self, tmp_path):

@@ -10,7 +10,7 @@
 -- `release` decides these batches, and sweeps their members or lets them in, by their places in bm:. No member is
 -- removed from bm: before the batch has ended.
 --
--- A member and its batch are in one partition, so the step that changes the member also changes the counts.
+-- A member and its batch are in one partition, so the script that changes the member also changes the counts.
 
 local made_batches
 

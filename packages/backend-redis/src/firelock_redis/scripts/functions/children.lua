@@ -28,7 +28,7 @@ local function end_child(child, parent, reason, at)
   child.state, child.reason, child.changed, child.ended = 'D', reason, at, at
   child.expires = ''
   if parent.expires ~= '' and parent.ended ~= '' then child.expires = int(at + parent.expires - parent.ended) end
-  child.history = child.history .. step('D', at, reason)
+  child.history = child.history .. entry_line('D', at, reason)
 end
 
 -- Write a child that no longer waits, as `decide` or `end_child` has changed it.
@@ -48,13 +48,13 @@ local function other_edges(child)
 end
 
 -- If the batch of a member has not opened, and the member does not wait for other members, let it wait until
--- the batch opens. This wait replaces the last step in its history.
+-- the batch opens. This wait replaces the last entry in its history.
 local function wait_for_batch(job)
   if not is(job, 'm') or FINAL[job.state] then return end
   local outer, row = batches().row_of(batches().relations_of(job).batch), is(job, 'b') and batches().row_of(job.id)
   if not outer or outer.unopened == '' or (row and row.cancelled ~= '') then return end
   local before, at = match('\n' .. job.history, '^(.*\n)%["%a+",(%-?%d+)[^\n]*\n$')
-  if at then job.history = sub(before, 2) .. step('W', at, rules.waits_for_batch) end
+  if at then job.history = sub(before, 2) .. entry_line('W', at, rules.waits_for_batch) end
   if row then row.unopened = '1' else job.due = '' end
   job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.waits_for_batch, job.flag .. 'o'
 end
@@ -73,13 +73,13 @@ local function decide(child, on, parent, at, now, edges_left)
     child.reason, child.changed = reason, at
     if is(child, 'b') then
       batches().open(child.id)
-      child.history = child.history .. step('W', at, reason)
+      child.history = child.history .. entry_line('W', at, reason)
       wait_for_batch(child)
       return 'E'
     end
     if child.due ~= '' then put(removes, 'due', child.id) end
     child.state, child.enqueued, child.due = 'E', now, ''
-    child.history = child.history .. step('E', at, reason)
+    child.history = child.history .. entry_line('E', at, reason)
     to_back(child)
     wait_for_batch(child)
     return 'E'

@@ -51,5 +51,5 @@ local function add_duplicate(job, at)
   local before, last = match('\n' .. job.history, '^(.*\n)([^\n]+\n)$')
   local count = last and match(last, '^%["%a+",%-?%d+,"(%d+) duplicate calls?"%]\n$')
   local line = count and int(count + 1) .. ' duplicate calls' or '1 duplicate call'
-  job.history = (count and sub(before, 2) or job.history) .. step(job.state, at, '"' .. line .. '"')
+  job.history = (count and sub(before, 2) or job.history) .. entry_line(job.state, at, '"' .. line .. '"')
 end

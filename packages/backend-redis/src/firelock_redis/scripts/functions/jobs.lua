@@ -3,8 +3,8 @@
 -- adds 20 µs to a call that takes 25 µs without them.
 --
 -- A job is a field of two hashes: payloads contains its payload, which is written once, and jobs contains its record,
--- which is written again at each step. PAYLOAD, RECORD and LAST in layout/encoding.py declare their fields; this file
--- writes them in that order.
+-- which is written again at each change. PAYLOAD, RECORD and LAST in layout/encoding.py declare their fields; this
+-- file writes them in that order.
 --
 -- A few jobs have flags: + has children, b is a batch, m is a member of a batch, o waits until its batch opens,
 -- i uses results of other jobs, c was called by another job, r has memos, f has forgotten all its memos, s has
@@ -50,9 +50,9 @@ local function null(text)
   return text == '' and 'null' or text
 end
 
--- Return a step of the history as a line, in the order of ENTRY. Times are strings of digits; other strings are JSON or
--- empty.
-local function step(state, at, reason, attempt, claimed, started, server)
+-- Return an entry of the history as a line, in the order of ENTRY. Times are strings of digits; other strings are JSON
+-- or empty.
+local function entry_line(state, at, reason, attempt, claimed, started, server)
   local line = '["' .. NAMES[state] .. '",' .. at .. ',' .. null(reason)
   if attempt then
     line = line .. ',' .. attempt .. ',' .. null(claimed) .. ',' .. null(started) .. ',' .. null(server)
@@ -70,7 +70,7 @@ local function read(id, text)
     job.absent, job.waits = match(text, FIELDS)
   if job.state == 'S' and job.ended == '' then
     job.ended = job.changed
-    job.history = job.history .. step('S', job.changed, '', job.attempt, job.claimed, job.started, job.server)
+    job.history = job.history .. entry_line('S', job.changed, '', job.attempt, job.claimed, job.started, job.server)
   end
   if job.flag ~= '' and find(job.flag, 'm', 1, true) then job.was = batches().share(job) end
   return job
@@ -91,7 +91,7 @@ local function written(job)
     }, '\t')
 end
 
--- Remove the middle of a long history; `elided` in the line that replaces it is the number of removed steps.
+-- Remove the middle of a long history; `elided` in the line that replaces it is the number of removed entries.
 local function shortened(job)
   local lines = {}
   for line in string.gmatch(job.history, '([^\n]*\n)') do lines[#lines + 1] = line end
@@ -445,18 +445,18 @@ end
 
 -- Return a line of the history for an operator's change, with the attempt or the due time that the change has ended.
 local function taken_away(job, to, at, reason)
-  if job.state == 'P' then return step(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
+  if job.state == 'P' then return entry_line(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
   if job.state == 'C' then
     local between = string.rep(',null', ENTRY.elided - ENTRY.reason - 1)
     return '["' .. NAMES[to] .. '",' .. at .. ',' .. null(reason) .. between .. ',0,' .. job.due .. ']\n'
   end
-  return step(to, at, reason)
+  return entry_line(to, at, reason)
 end
 
 -- Enqueue a job that has waited and was removed from its lists. The caller saves it.
 local function resume(job, reason, at, now)
   job.state, job.reason, job.changed, job.enqueued, job.due, job.waits = 'E', reason, at, now, '', ''
-  job.history = job.history .. step('E', at, reason)
+  job.history = job.history .. entry_line('E', at, reason)
   to_back(job)
 end
 
@@ -471,5 +471,5 @@ local function cancel(batch, reason, at)
   batches().go_through(batch.id)
   batch.state, batch.reason, batch.changed, batch.due, batch.ended, batch.expires = 'W', reason, at, '', '', ''
   batch.flag = string.gsub(batch.flag, 'o', '')
-  batch.history = batch.history .. step('W', at, reason)
+  batch.history = batch.history .. entry_line('W', at, reason)
 end

@@ -164,14 +164,14 @@ class chain(Refusing):  # noqa: N801 - Celery's name
         the first task.
         """
         first, *rest = self.tasks
-        steps, after, failed = (
+        following, after, failed = (
             [each.continuation() for each in rest],
             links(link),
             links(link_error, "failed"),
         )
         results = [first.apply_async(args, **options)]
-        for step in steps:
-            results.append(step(results[-1]))
+        for store in following:
+            results.append(store(results[-1]))
         for result in results:
             for store in failed:
                 store(result)

@@ -104,9 +104,9 @@ def _make_tables(using: str, verbosity: int, **_: object) -> None:
     if is_testing():
         empty_test_storage(using)
     elif using == database_of_jobs():
-        for step in get_app().storage.migrate():
+        for migration in get_app().storage.migrate():
             if verbosity:
-                print(f"  Firelock: {step}")  # noqa: T201 - as `migrate` prints its own steps
+                print(f"  Firelock: {migration}")  # noqa: T201 - as `migrate` prints its own migrations
 
 
 def _follow_connection(connection: BaseDatabaseWrapper, **_: object) -> None:

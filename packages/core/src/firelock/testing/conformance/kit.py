@@ -66,7 +66,7 @@ class Conformance:
 def words_of(kit: type[Conformance], test: str) -> set[str]:
     """Return the words, other than its name, by which `-k` finds a test: its part and its verbs."""
     part = next((base for base in kit.__mro__ if test in vars(base)), kit)
-    return {part.__name__.removesuffix("Duty").lower(), *vars(part).get("verbs", "").split()}
+    return {part.__name__.removesuffix("Tests").lower(), *vars(part).get("verbs", "").split()}
 
 
 def _tests_of(kit: type) -> set[str]:

@@ -71,7 +71,7 @@ class NamedLock:
         return self.keeper.release_lock(self.name, owner, fence)
 
 
-class LockDuty(Conformance):
+class LockTests(Conformance):
     """The requirements of `acquire_lock`, `renew_lock` and `release_lock`."""
 
     verbs = "acquire_lock renew_lock release_lock"
@@ -305,7 +305,7 @@ def _open_locks(url: str) -> LockProvider:
         return plugins.open_storage(url)
 
 
-class LockConformance(LockDuty):
+class LockConformance(LockTests):
     """Tests of a lock provider; define the fixture `lock_url`: a place for locks that nothing else uses.
 
     A provider without a URL defines `open_provider` instead. All opened handles must reach the same locks, as

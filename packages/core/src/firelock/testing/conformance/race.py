@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROUNDS = 12
 """How often a race of two is run; each round is another chance to interleave."""
 
-_STEPS_LIMIT = 5_000
+_CALLS_LIMIT = 5_000
 _DEADLINE = 60.0  # seconds after which a call that has not started or returned counts as hanging
 
 _given_up: list[threading.Thread] = []  # threads of hanging calls, at most from one test: see `Handles`
@@ -132,12 +132,12 @@ def _hasty_switches() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def until_none_is_left(step: Callable[[], int]) -> int:
-    """Repeat a step until it reports that nothing is left to do; return the sum of its results."""
+def until_none_is_left(call: Callable[[], int]) -> int:
+    """Repeat a call until it reports that nothing is left to do; return the sum of its results."""
     done = 0
-    for _ in range(_STEPS_LIMIT):
-        number = step()
+    for _ in range(_CALLS_LIMIT):
+        number = call()
         if not number:
             return done
         done += number
-    raise AssertionError(f"work is still left after {_STEPS_LIMIT} steps, which did {done} units of work")
+    raise AssertionError(f"work is still left after {_CALLS_LIMIT} calls, which did {done} units of work")

@@ -17,9 +17,9 @@ from firelock.model.clock import SECOND, micros
 from firelock.model.dependencies import Edge, On
 from firelock.model.ids import derived_id
 from firelock.model.job import (
-    Attempt,
     ClaimedJob,
     ErrorInfo,
+    FailedAttempt,
     HistoryEntry,
     JobRecord,
     Move,
@@ -279,7 +279,7 @@ class Scene:
         """Return the entries of the job's history."""
         return self.storage.history(job_id).entries
 
-    def errors(self, job_id: str) -> list[Attempt]:
+    def errors(self, job_id: str) -> list[FailedAttempt]:
         """Return the job's failed attempts."""
         return self.storage.history(job_id).errors
 

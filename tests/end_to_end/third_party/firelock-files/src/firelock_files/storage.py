@@ -39,7 +39,7 @@ class FileStorage(RowStorage):
         self._is_closed = False
         self.clock_offset = 0  # micros, set by tests
 
-    def step(self, body: Callable[[Rows], Answer]) -> Answer:
+    def transact(self, body: Callable[[Rows], Answer]) -> Answer:
         with self._lock:
             self._require_open()
             try:
@@ -87,7 +87,7 @@ class FileStorage(RowStorage):
         self.interrupt()
 
     def describe(self) -> Mapping[str, str]:
-        durability = "fsync with each step" if self._is_synced else "none after a power cut (sync=off)"
+        durability = "fsync with each transaction" if self._is_synced else "none after a power cut (sync=off)"
         return {"storage": self.url, "durability": durability}
 
     def _require_open(self) -> None:

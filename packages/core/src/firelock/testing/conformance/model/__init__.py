@@ -1,6 +1,6 @@
-"""The model test: random steps must have the same results on any storage and on `MemoryStorage`.
+"""The model test: random operations must have the same results on any storage and on `MemoryStorage`.
 
-`machine` draws the steps; `twin` applies each of them to both storages and compares the results.
+`machine` draws the operations; `twin` applies each of them to both storages and compares the results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state machine: its rules, the invariants that hold after each step, and how it is run."""
+"""The state machine: its rules, the invariants that hold after each operation, and how it is run."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Ground:
         self.claims: list[Pair] = []
         self.fences: dict[tuple[str, str], int] = {}  # the newest fence of each job, per storage
         self.tokens: list[tuple[str, int, int]] = []  # tokens of the lock: owner, the model's, the storage's
-        self.records: dict[str, JobRecord] = {}  # as of the previous step
+        self.records: dict[str, JobRecord] = {}  # as of the previous operation
         self._stamps = count(STAMP, SECOND)
         self._made = count()
 
@@ -264,7 +264,8 @@ class JobRules(Ground):
             end.expires_at = end.at + _KEPT
         return end
 
-    # A rule with several names is chosen more often, because most steps must be those of worker processes.
+    # A rule with several names is chosen more often, because most operations must be those of
+    # worker processes.
     work_again = work_longer = work
     work_on_and_on = work_on_again = work_on_longer = work_on
 
@@ -596,11 +597,11 @@ def _walked(storage: Storage, where: JobFilter, limit: int, *, oldest_first: boo
     return [job.id for job in jobs]
 
 
-_STAGES = ((8, True), (30, False))  # steps of a run, and whether the run counts as short
+_STAGES = ((8, True), (30, False))  # operations of a run, and whether the run counts as short
 
 
 class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
-    """A state machine that applies the same steps to a storage and to the model."""
+    """A state machine that applies the same operations to a storage and to the model."""
 
     @staticmethod
     def open_handle() -> Storage:
@@ -712,8 +713,8 @@ def _may_follow(before: State, after: State) -> bool:
 class LockingMachine(StorageMachine):
     """A machine that also ends sessions while another transaction has locked the row of a job.
 
-    The model has no locks and ends a session in one step. The storage must reach the same result in two
-    steps: first without the locked job, then with a sweep after the lock has ended.
+    The model has no locks and ends a session in one operation. The storage must reach the same result in
+    two operations: first without the locked job, then with a sweep after the lock has ended.
     """
 
     @rule(
@@ -790,7 +791,7 @@ class LockingMachine(StorageMachine):
 def machine_for(open_handle: Callable[[], Storage], lock_job: LockJob | None = None) -> type[StorageMachine]:
     """Return the machine for the storage that this function opens again for each run.
 
-    If `lock_job` is given, which locks the row of a job, some steps are made while rows are locked.
+    If `lock_job` is given, which locks the row of a job, some operations are done while rows are locked.
     """
     own: dict[str, object] = {"open_handle": staticmethod(open_handle)}
     if lock_job is None:
@@ -803,15 +804,15 @@ def run_machine(machine: type[StorageMachine], *, shrinks: bool = True, runs: in
     """Make this number of short and of long runs, the same each time; fail if a run finds a difference.
 
     A failing short run is shrunk. A failing long run is reported as it is, because shrinking takes minutes.
-    If the Hypothesis profile sets the number of examples or steps, the whole profile applies instead.
+    If the Hypothesis profile sets the number of examples or operations, the whole profile applies instead.
     """
     if _numbers(settings()) != _numbers(settings.get_profile("default")):
         _run(machine, settings())
         return
-    for steps, is_short in _STAGES:
+    for number, is_short in _STAGES:
         phases = [Phase.generate, Phase.shrink] if is_short and shrinks else [Phase.generate]
         fixed = settings(
-            max_examples=runs, stateful_step_count=steps, phases=phases, derandomize=True, database=None
+            max_examples=runs, stateful_step_count=number, phases=phases, derandomize=True, database=None
         )
         _run(machine, fixed)
 

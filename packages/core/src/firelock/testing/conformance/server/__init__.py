@@ -1,30 +1,30 @@
 """The server kit: tests of real servers over a storage. Subclass `ServerConformance` with an empty store.
 
-Read `stage` first, which has a server in this process and its jobs. `duties` has the tests, and `own_process`
+Read `stage` first, which has a server in this process and its jobs. `tests` has the tests, and `own_process`
 has an app for servers in other processes.
 """
 
 from __future__ import annotations
 
-from firelock.testing.conformance.server.duties import (
-    CancellingDuty,
-    ContinuingDuty,
-    CrashingDuty,
-    EndingDuty,
-    LockingDuty,
-    OrderingDuty,
-    OutageDuty,
-    StoppingBatchesDuty,
-    StoppingDuty,
-    TimingDuty,
+from firelock.testing.conformance.server.tests import (
+    CancellingTests,
+    ContinuingTests,
+    CrashingTests,
+    EndingTests,
+    LockingTests,
+    OrderingTests,
+    OutageTests,
+    StoppingBatchesTests,
+    StoppingTests,
+    TimingTests,
 )
 
 __all__ = ["ServerConformance"]
 
 
 class ServerConformance(
-    EndingDuty, ContinuingDuty, CancellingDuty, OrderingDuty, TimingDuty, StoppingDuty, CrashingDuty,
-    OutageDuty, LockingDuty, StoppingBatchesDuty,
+    EndingTests, ContinuingTests, CancellingTests, OrderingTests, TimingTests, StoppingTests, CrashingTests,
+    OutageTests, LockingTests, StoppingBatchesTests,
 ):  # fmt: skip
     """The tests of everything that a server must do over a storage that passes `StorageConformance`.
 

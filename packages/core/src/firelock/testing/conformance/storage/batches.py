@@ -38,7 +38,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 _OPEN, _DONE, _BAD, _GONE = State.AWAITING, State.SUCCEEDED, State.FAILED, State.DELETED
 
 
-class BatchCountsDuty(StorageFixtures):
+class BatchCountsTests(StorageFixtures):
     """Tests of `batch_counts`, and of the ends of batches."""
 
     verbs = "batch_counts"
@@ -46,7 +46,7 @@ class BatchCountsDuty(StorageFixtures):
     # ---- counts ------------------------------------------------------------------------------------------
 
     def test_batch_counts_follow_the_states_of_members(self, flow: FlowScene) -> None:
-        """From the step that stores a batch on, its counts match the current states of its members.
+        """From the insert of a batch on, its counts match the current states of its members.
 
         Scheduled, enqueued and running members are active, including those that wait for a retry or are
         snoozed.
@@ -201,7 +201,7 @@ class BatchCountsDuty(StorageFixtures):
 
         So the batch does not end between the end of a member and the start of the next.
 
-        If this fails: the callbacks of a flow run after its first step.
+        If this fails: the callbacks of a flow run after its first stage.
         """
         batch, (a,) = flow.batch_of(1)
         b = flow.member(batch, a)
@@ -257,7 +257,7 @@ class BatchCountsDuty(StorageFixtures):
     def test_empty_batch_succeeds(self, flow: FlowScene) -> None:
         """A batch without members ends with the next `release`, and its callbacks follow.
 
-        If this fails: a flow stops at a step that has nothing to do.
+        If this fails: a flow stops at a stage that has nothing to do.
         """
         batch = flow.batch()
         then = flow.continuation(batch)
@@ -525,7 +525,7 @@ class BatchCountsDuty(StorageFixtures):
     def test_empty_batch_does_not_end_before_it_opens(self, flow: FlowScene) -> None:
         """A batch without members does not end before it has opened.
 
-        If this fails: the step after an empty stage runs before the stage that precedes it.
+        If this fails: the stage after an empty stage runs before the stage that precedes it.
         """
         source = flow.add()
         batch = flow.batch(after=[source])
@@ -956,26 +956,26 @@ class BatchCountsDuty(StorageFixtures):
     def test_release_moves_at_most_limit_members(self, flow: FlowScene) -> None:
         """A call of `release` moves at most `limit` members of a batch that was cancelled or is opening.
 
-        If this fails: cancelling a large batch is one step that blocks all other work.
+        If this fails: cancelling a large batch is one long operation that blocks all other work.
         """
         source = flow.add()
         gone, many = flow.batch_of(10)
         opened = flow.batch(after=[source])
         waiting = [flow.member(opened) for _ in range(10)]
         flow.settle(deletes(gone))
-        steps = [self._left(flow, many, _GONE)]
-        while steps[-1]:
+        left = [self._left(flow, many, _GONE)]
+        while left[-1]:
             flow.release(3)
-            steps.append(self._left(flow, many, _GONE))
+            left.append(self._left(flow, many, _GONE))
         flow.settle(succeeds(flow.run(flow.begin(), source)))
-        steps.append(10)
+        left.append(10)
 
-        while steps[-1]:
+        while left[-1]:
             flow.release(3)
-            steps.append(self._left(flow, waiting, State.ENQUEUED))
-            assert len(steps) < 50, "members of an open batch are not enqueued"
+            left.append(self._left(flow, waiting, State.ENQUEUED))
+            assert len(left) < 50, "members of an open batch are not enqueued"
 
-        assert all(before - after <= 3 for before, after in pairwise(steps))
+        assert all(before - after <= 3 for before, after in pairwise(left))
         flow.settle_all(3)
         assert [_GONE, _OPEN] == flow.states(gone, opened)
 

@@ -32,7 +32,7 @@ def _waits(running: Running, *children: str, due_at: int | None = None) -> Trans
     return suspends(running, "child", kind=MemoKind.CALL, children=children, due_at=due_at)
 
 
-class CallDuty(StorageFixtures):
+class CallTests(StorageFixtures):
     """Tests of `apply`, `release` and `prune` for jobs that wait for the jobs that they have called."""
 
     # ---- waits -------------------------------------------------------------------------------------------

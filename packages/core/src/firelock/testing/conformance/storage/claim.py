@@ -26,7 +26,7 @@ from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
-class ClaimDuty(StorageFixtures):
+class ClaimTests(StorageFixtures):
     """Tests of `claim`."""
 
     verbs = "claim"

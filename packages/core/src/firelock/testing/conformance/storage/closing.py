@@ -34,7 +34,7 @@ LockJob = Callable[[str], AbstractContextManager[object]]
 End = Callable[[Running], Transition]
 
 
-class ClosingDuty(StorageFixtures):
+class ClosingTests(StorageFixtures):
     """Tests of `end_session` and `orphans` for jobs with locked rows; they need the fixture `lock_job`."""
 
     verbs = "end_session orphans list_sessions"

@@ -37,7 +37,7 @@ def _insert(storage: Storage, job: NewJob) -> bool:
     return True
 
 
-class FlowRaceDuty(StorageFixtures):
+class FlowRaceTests(StorageFixtures):
     """Tests of batches, signals and called jobs with callers that act at the same time."""
 
     def _judge(self, flow: FlowScene, *batches: str) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 
 import attrs
 import pytest
 
 from firelock.errors import JobNotFound
+from firelock.model.batch import BATCH_TASK
 from firelock.model.clock import SECOND
-from firelock.model.dependencies import Edge
+from firelock.model.dependencies import Edge, Relations
 from firelock.model.job import HistoryEntry, JobRecord
 from firelock.model.state import State
+from firelock.storage import Feature
+from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.scene import (
     BASE,
     STAMP,
     Running,
     Scene,
+    asks,
     deletes,
     fails,
     requeues,
@@ -24,8 +29,17 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
+FIELD_VALUES: Mapping[str, object] = {
+    "nominal_at": STAMP + 3, "reason": "enqueued by a test", "tags": ("eu", "user:7"),
+    "timeout_seconds": 12.5, "retry": '{"attempts": 3}', "recurring_id": "nightly",
+    "meta_json": '{"tenant":"acme"}',
+}  # fmt: skip
+"""A value for each field of a new job, without `PLAIN_FIELDS` and the fields in `TESTED_SEPARATELY`."""
 
-class InsertDuty(StorageFixtures):
+TESTED_SEPARATELY = frozenset({"state", "due_at", "admission_json", "parents", "relations_json"})
+
+
+class InsertTests(StorageFixtures):
     """Tests of `insert` and `new_ids`."""
 
     verbs = "insert new_ids"
@@ -51,6 +65,29 @@ class InsertDuty(StorageFixtures):
             meta_json='{"tenant":"acme"}',
         )  # fmt: skip
         assert expected == stored
+
+    @pytest.mark.parametrize("field", list(FIELD_VALUES))
+    def test_field_is_stored_with_every_kind_of_insert(self, flow: FlowScene, field: str) -> None:
+        """A field is stored, whether its job is alone, one of many, a member of a batch, or has a limit.
+
+        If this fails: a fast path of the storage drops a field that it does not store.
+        """
+        wanted = FIELD_VALUES[field]
+        value = {field: wanted}
+        calls = [[flow.new_job(**value)], [flow.new_job(**value) for _ in range(3)]]
+        if field != "recurring_id":  # the id of such a job may be in another partition than the batch or key
+            open_batch, new = flow.batch(), flow.new_batch()
+            calls.append([flow.new_tied(Relations(open_batch), value) for _ in range(3)])
+            calls.append([new, *(flow.new_tied(Relations(new.id), value) for _ in range(3))])
+            if Feature.LIMITS in flow.storage.features:
+                calls.append([flow.new_job(admission=asks("kit/a"), **value) for _ in range(3)])
+
+        for jobs in calls:
+            flow.storage.insert(jobs)
+
+        ids = [job.id for jobs in calls for job in jobs if job.task != BATCH_TASK]
+        stored = {id: getattr(flow.record(id), field) for id in ids}
+        assert dict.fromkeys(ids, wanted) == stored
 
     def test_meta_stays_with_its_job_in_every_state(self, scene: Scene) -> None:
         """A job has its complete `meta_json` in its record and in every run; a job without one has None.
@@ -182,7 +219,8 @@ class InsertDuty(StorageFixtures):
     def test_parent_and_child_can_be_inserted_together(self, scene: Scene) -> None:
         """A parent that comes before its child in the same call counts as stored.
 
-        If this fails: a chain cannot be stored in one step, and a crash between two steps leaves half of it.
+        If this fails: a chain cannot be stored in one operation, and a crash between two operations leaves
+        half of it.
         """
         parent = scene.new_job()
         child = scene.new_job(state=State.AWAITING, parents=(Edge(parent.id),))

@@ -31,7 +31,7 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-_STEPS_LIMIT = 3_000
+_EXCHANGES_LIMIT = 3_000
 
 
 class _Ledger:
@@ -69,7 +69,7 @@ def _work(
     """
     held: list[Running] = []
     done = 0
-    for _ in range(_STEPS_LIMIT):
+    for _ in range(_EXCHANGES_LIMIT):
         for one in held:
             if one.job.attempt >= tries:
                 ledger.end(one.id)
@@ -89,10 +89,10 @@ def _work(
             return done
         if not held:
             storage.wait([queue], 0.01)  # as a server does
-    raise AssertionError(f"after {_STEPS_LIMIT} exchanges {len(left)} jobs have not run")
+    raise AssertionError(f"after {_EXCHANGES_LIMIT} exchanges {len(left)} jobs have not run")
 
 
-class LimitRaceDuty(StorageFixtures):
+class LimitRaceTests(StorageFixtures):
     """Tests of limits with servers that claim at the same time."""
 
     needs = Feature.LIMITS
@@ -199,7 +199,7 @@ class LimitRaceDuty(StorageFixtures):
             assert max(0, 3 - state.running) == len(more)
 
 
-class UniqueRaceDuty(StorageFixtures):
+class UniqueRaceTests(StorageFixtures):
     """Tests of unique keys with clients that call at the same time."""
 
     needs = Feature.UNIQUE
@@ -215,8 +215,8 @@ class UniqueRaceDuty(StorageFixtures):
 
         def call(storage: Storage, place: int) -> int:
             new = 0
-            for step in range(25):
-                key = keys[(place + step * (place % 3 + 1)) % len(keys)]
+            for turn in range(25):
+                key = keys[(place + turn * (place % 3 + 1)) % len(keys)]
                 job = scene.new_job(admission=asks(unique=UniqueUse(key)), arguments=f"[{next(numbers)}]")
                 (answer,) = storage.insert([job]).is_new
                 if answer:
@@ -229,7 +229,7 @@ class UniqueRaceDuty(StorageFixtures):
 
         def run(storage: Storage, holder: ClaimHolder) -> int:
             ended = 0
-            for _ in range(_STEPS_LIMIT):
+            for _ in range(_EXCHANGES_LIMIT):
                 is_over = not calls_left
                 jobs = storage.claim(ClaimRequest(["default"], 2, holder.session, 0)).jobs
                 for job in jobs:
@@ -371,22 +371,22 @@ class UniqueRaceDuty(StorageFixtures):
         callers = [0] * 4
 
         def call(storage: Storage, place: int) -> None:
-            for step in range(30):
-                use = UniqueUse(keys[step % 2], Until.DUE, keeps_last=True, wait=1, max_wait=HOUR)
+            for number in range(30):
+                use = UniqueUse(keys[number % 2], Until.DUE, keeps_last=True, wait=1, max_wait=HOUR)
                 now = storage.clock()
                 job = scene.new_job(
                     admission=asks(unique=use), state=State.SCHEDULED, created_at=now, due_at=now + 1,
-                    arguments=f"[{place}, {step}]",
+                    arguments=f"[{place}, {number}]",
                 )  # fmt: skip
                 before = set(claimed)
                 (answer,) = storage.insert([job]).is_new
                 job_id = answer.job_id if isinstance(answer, Duplicate) else job.id
                 assert job_id not in before, "a call returned a job that had started before the call"
-                calls[job_id].append((step, job.arguments))
+                calls[job_id].append((number, job.arguments))
             callers.pop()
 
         def run(storage: Storage, holder: ClaimHolder) -> None:
-            for _ in range(_STEPS_LIMIT):
+            for _ in range(_EXCHANGES_LIMIT):
                 is_over = not callers
                 storage.promote(10)
                 jobs = storage.claim(ClaimRequest(["default"], 5, holder.session, 0)).jobs

@@ -32,7 +32,7 @@ def _ids(claim: Claim) -> list[str]:
     return [job.id for job in claim.jobs]
 
 
-class LeftOutDuty(StorageFixtures):
+class LeftOutTests(StorageFixtures):
     """Tests of tasks that a claim leaves out."""
 
     verbs = "claim left_out"
@@ -123,7 +123,7 @@ class LeftOutDuty(StorageFixtures):
         assert not waits[-1]
 
 
-class LeftOutInLanesDuty(StorageFixtures):
+class LeftOutInLanesTests(StorageFixtures):
     """Tests of tasks that a claim leaves out, if jobs wait for limit keys."""
 
     verbs = "claim left_out turns"

@@ -108,7 +108,7 @@ def _assert_all_raise(verbs: Iterable[tuple[str, Callable[[], object]]], error: 
             pytest.fail(f"{verb} returned {call()!r}")
 
 
-class LifeDuty(StorageFixtures):
+class LifeTests(StorageFixtures):
     """Tests of the verbs that open, describe and close a storage, and of its optional features."""
 
     verbs = "migrate schema clear close clock describe diagnose wait interrupt"
@@ -281,7 +281,7 @@ class LifeDuty(StorageFixtures):
     def test_failing_driver_of_a_used_handle_raises_storage_error(
         self, scene: Scene, break_driver: Callable[[Storage], None]
     ) -> None:
-        """If the driver fails during a step, every verb raises `StorageUnavailable` or `StorageError`.
+        """If the driver fails during a call, every verb raises `StorageUnavailable` or `StorageError`.
 
         If this fails: an error of the driver after connecting, such as a full disk or a lost connection, ends
         a server's loop.
@@ -444,8 +444,8 @@ class LifeDuty(StorageFixtures):
 
         assert waiter.wait(request.queues, self.patience)
 
-    def _ends_a_wait(self, scene: Scene, step: Callable[[int], object]) -> None:
-        """Assert that another handle's wait returns True soon after a step, which is repeated until then."""
+    def _ends_a_wait(self, scene: Scene, make_work: Callable[[int], object]) -> None:
+        """Assert that another handle's wait returns True soon after a call, which is repeated until then."""
         waiter, answers = scene.handles.open(), list[bool]()
         waiter.promote(1)  # so that the handle has read the next due time
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
@@ -453,7 +453,7 @@ class LifeDuty(StorageFixtures):
 
         # repeated, because the thread may not have begun to wait yet
         for number in range(int(self.patience / 0.05)):
-            step(number)
+            make_work(number)
             thread.join(0.05)
             if answers:
                 break
@@ -484,7 +484,7 @@ class LifeDuty(StorageFixtures):
         job_id = scene.add(**fields)
         deleted = scene.settle(deletes(scene.add(**fields)))
 
-        def step(number: int) -> None:
+        def make_work(number: int) -> None:
             due_at = BASE + 800 * HOUR - number * SECOND
             match what:
                 case "scheduled":
@@ -495,7 +495,7 @@ class LifeDuty(StorageFixtures):
                     scene.apply(deletes(deleted))
                     scene.settle(restores(deleted, State.SCHEDULED, due_at=due_at))
 
-        self._ends_a_wait(scene, step)
+        self._ends_a_wait(scene, make_work)
 
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("what", ["delete", "delete of its batch"])

@@ -39,7 +39,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 
-class LimitDuty(StorageFixtures):
+class LimitTests(StorageFixtures):
     """Tests of limits on the number of jobs that run at the same time."""
 
     verbs = "limits"
@@ -570,7 +570,7 @@ class LimitDuty(StorageFixtures):
     def test_strict_job_keeps_its_key_until_its_end(self, scene: Scene, wait: str, final: str) -> None:
         """A strict job keeps its key between its attempts; after any end of the job, the next one starts.
 
-        If this fails: steps that must run one after another overlap when one is retried.
+        If this fails: jobs that must run one after another overlap when one is retried.
         """
         scene.put_numbers(A, concurrent=1)
         first, second = scene.add_limited(2, LimitUse(A, is_strict=True))
@@ -744,7 +744,7 @@ class LimitDuty(StorageFixtures):
         assert [job_id, other][:started] == scene.claim_ids()
 
 
-class KeyDuty(StorageFixtures):
+class KeyTests(StorageFixtures):
     """Tests of `find_keys`, and of the notification of servers when a key becomes free."""
 
     verbs = "find_keys"
@@ -857,14 +857,14 @@ class KeyDuty(StorageFixtures):
 
     # ---- notifications -----------------------------------------------------------------------------------
 
-    def _wakes(self, scene: Scene, step: Callable[[Storage], object], queues: list[str]) -> None:
-        """Assert that a wait of another handle ends soon after a step, which is repeated until then."""
+    def _wakes(self, scene: Scene, make_work: Callable[[Storage], object], queues: list[str]) -> None:
+        """Assert that a wait of another handle ends soon after a call, which is repeated until then."""
         waiter, answers = scene.handles.open(), list[bool]()
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(queues, 600.0)), daemon=True)
         thread.start()
         # repeated, because the thread may not have begun to wait yet
         for _ in range(int(self.patience / 0.05)):
-            step(scene.storage)
+            make_work(scene.storage)
             thread.join(0.05)
             if answers:
                 break
@@ -902,7 +902,7 @@ class KeyDuty(StorageFixtures):
         scene.add_limited(800, A)
         number = 0
 
-        def step(storage: Storage) -> None:
+        def make_work(storage: Storage) -> None:
             nonlocal number
             number += 1
             holder = scene.begin(str(number))
@@ -922,7 +922,7 @@ class KeyDuty(StorageFixtures):
         assert self._is_quiet(scene.storage, ["default"])
         scene.settle(succeeds(running))
 
-        self._wakes(scene, step, ["default"])
+        self._wakes(scene, make_work, ["default"])
 
     @requires(Feature.NOTIFY)
     def test_prune_that_frees_a_key_wakes_waiting_servers(self, scene: Scene) -> None:
@@ -957,13 +957,13 @@ class KeyDuty(StorageFixtures):
         assert [] == scene.claim(holder, 1, ["mail"])
         assert self._is_quiet(scene.storage, ["mail"])
 
-        def step(_: Storage) -> None:
+        def make_work(_: Storage) -> None:
             ends = [succeeds(one) for one in running or scene.take(holder, 1, ["mail"])]
             running.clear()
             scene.claim(holder, 1, ["mail"])
             assert [] == scene.exchange(holder, ends, 5).claim.jobs
 
-        self._wakes(scene, step, ["mail"])
+        self._wakes(scene, make_work, ["mail"])
 
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("how", ["put", "delete", "of a name"])
@@ -977,7 +977,7 @@ class KeyDuty(StorageFixtures):
         scene.claim(scene.begin(), 1, ["mail"])
         assert self._is_quiet(scene.storage, ["mail"])
 
-        def step(storage: Storage) -> None:
+        def make_work(storage: Storage) -> None:
             match how:
                 case "put":
                     scene.put_numbers("kit/tenant:7", concurrent=1)
@@ -987,4 +987,4 @@ class KeyDuty(StorageFixtures):
                     scene.put_numbers("kit/tenant", concurrent=0)
                     storage.delete_record("limit", "kit/tenant")
 
-        self._wakes(scene, step, ["mail"])
+        self._wakes(scene, make_work, ["mail"])

@@ -22,7 +22,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 
-class LineDuty(StorageFixtures):
+class LineTests(StorageFixtures):
     """Tests of `find_waiting`."""
 
     verbs = "find_waiting"

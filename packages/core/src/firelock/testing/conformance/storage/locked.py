@@ -43,7 +43,7 @@ def _whole(scene: Scene, job_id: str) -> tuple[JobRecord, object, object]:
     return scene.record(job_id), scene.storage.history(job_id), scene.storage.read_log(job_id)
 
 
-class LockedRowDuty(StorageFixtures):
+class LockedRowTests(StorageFixtures):
     """Tests of calls while others have locked rows of jobs; they need the fixture `lock_job`."""
 
     verbs = "apply exchange reconcile append_logs release promote prune"

@@ -44,7 +44,7 @@ def _step(running: Running, name: str, value: str | None = "1") -> NewMemo:
     return NewMemo(running.id, memo, running.holder.session, running.job.fence)
 
 
-class MemoDuty(StorageFixtures):
+class MemoTests(StorageFixtures):
     """Tests of `remember` and `recall`."""
 
     verbs = "remember recall"

@@ -1,4 +1,4 @@
-"""The model test: after random steps the storage has the same results and contents as `MemoryStorage`."""
+"""The model test: after random operations, a storage has the same results and contents as `MemoryStorage`."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import pytest
 
 from firelock.storage import Feature, Storage
 from firelock.testing.conformance.kit import requires
+from firelock.testing.conformance.operations.batch_operations import BatchOperations
+from firelock.testing.conformance.operations.limit_operations import LimitOperations
+from firelock.testing.conformance.operations.memo_operations import MemoOperations
+from firelock.testing.conformance.operations.seeded import SeededOperations
+from firelock.testing.conformance.operations.unique_operations import UniqueOperations
 from firelock.testing.conformance.scene import Handles
-from firelock.testing.conformance.steps.batch_steps import BatchSteps
-from firelock.testing.conformance.steps.limit_steps import LimitSteps
-from firelock.testing.conformance.steps.memo_steps import MemoSteps
-from firelock.testing.conformance.steps.seeded import SeededSteps
-from firelock.testing.conformance.steps.unique_steps import UniqueSteps
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
-class ModelDuty(StorageFixtures):
-    """Tests of the whole contract with random steps."""
+class ModelTests(StorageFixtures):
+    """Tests of the whole contract with random operations."""
 
     model_runs: ClassVar[int] = 100
-    """The number of the model test's short runs, and of its runs of thirty steps.
+    """The number of the model test's short runs, and of its runs of thirty operations.
 
     Set fewer if the storage is remote.
     """
 
     model_handles: ClassVar[int] = 2
-    """The number of handles that take the random steps of keys.
+    """The number of handles that take the random operations of keys.
 
     Use one if a handle learns only gradually what another has stored, as with partitions. Otherwise the
     result of a claim would depend on timing.
     """
 
-    def test_random_steps_agree_with_the_model(
+    def test_random_operations_agree_with_the_model(
         self, handles: Handles, open_handle: Callable[[], Storage], request: pytest.FixtureRequest
     ) -> None:
-        """`model_runs` short runs, and as many runs of thirty steps, match the model and keep its invariants.
+        """`model_runs` short runs and as many of thirty operations match the model and keep its invariants.
 
-        If this fails: Hypothesis prints a run that differs. Compare its last step with the contract.
+        If this fails: Hypothesis prints a run that differs. Compare its last operation with the contract.
         """
         pytest.importorskip("hypothesis", reason="the model test needs hypothesis: install firelock[testing]")
         from firelock.testing.conformance.model import machine_for, run_machine
@@ -55,9 +55,9 @@ class ModelDuty(StorageFixtures):
     def test_random_claims_follow_the_limits(self, open_handle: Callable[[], Storage]) -> None:
         """With random jobs that have limits, each claim follows the rules of limits, and no capacity is lost.
 
-        If this fails: the message has the steps. Compare the last one with `steps.judge`.
+        If this fails: the message lists the operations. Compare the last one with `judge`.
         """
-        self._random_steps(LimitSteps, open_handle, 60)
+        self._random_operations(LimitOperations, open_handle, 60)
 
     @requires(Feature.UNIQUE)
     def test_random_calls_with_unique_keys_get_the_expected_results(
@@ -65,28 +65,30 @@ class ModelDuty(StorageFixtures):
     ) -> None:
         """Depending on the key's holder, a random call with a unique key is stored, a duplicate or refused.
 
-        If this fails: the message has the steps. Compare the last one with `steps.unique_steps`.
+        If this fails: the message lists the operations. Compare the last one with `unique_operations`.
         """
-        self._random_steps(UniqueSteps, open_handle, 80)
+        self._random_operations(UniqueOperations, open_handle, 80)
 
     def test_random_batches_have_correct_counts_and_ends(self, open_handle: Callable[[], Storage]) -> None:
-        """With random steps of their members, nested batches have correct counts and end when they should.
+        """After random operations on their members, nested batches have the correct counts and states.
 
-        If this fails: the message has the steps. Compare the last one with `steps.batch_steps`.
+        If this fails: the message lists the operations. Compare the last one with `batch_operations`.
         """
-        self._random_steps(BatchSteps, open_handle, 80)
+        self._random_operations(BatchOperations, open_handle, 80)
 
     def test_random_waits_see_the_expected_memos(self, open_handle: Callable[[], Storage]) -> None:
         """If jobs wait and store memos at random, their runs see the same values, and no signal is lost.
 
-        If this fails: the message has the steps. Compare the last one with `steps.memo_steps`.
+        If this fails: the message lists the operations. Compare the last one with `memo_operations`.
         """
-        self._random_steps(MemoSteps, open_handle, 120)
+        self._random_operations(MemoOperations, open_handle, 120)
 
-    def _random_steps(self, kind: type[SeededSteps], open_handle: Callable[[], Storage], steps: int) -> None:
+    def _random_operations(
+        self, kind: type[SeededOperations], open_handle: Callable[[], Storage], number: int
+    ) -> None:
         for seed in range(max(4, self.model_runs // 10)):
             run = kind(open_handle, seed, self.model_handles)
             try:
-                run.run(steps)
+                run.run(number)
             finally:
                 run.close()

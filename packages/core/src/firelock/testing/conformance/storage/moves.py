@@ -34,7 +34,7 @@ def _move(scene: Scene, *asked: Move) -> list[Applied]:
     return scene.storage.move(asked)
 
 
-class MoveDuty(StorageFixtures):
+class MoveTests(StorageFixtures):
     """Tests of `move`."""
 
     verbs = "move"

@@ -36,7 +36,7 @@ def added(admission: Admission) -> str:
     return json.dumps([[[*use, ADDED] for use in limits], grown, *others, ADDED], separators=(",", ":"))
 
 
-class NewerDuty(StorageFixtures):
+class NewerTests(StorageFixtures):
     """Tests of jobs that a newer release has stored during a rolling deploy."""
 
     @requires(Feature.LIMITS)

@@ -44,7 +44,7 @@ def _claim_all(storage: Storage, holder: ClaimHolder, limit: int) -> list[str]:
     return ids
 
 
-class RaceDuty(StorageFixtures):
+class RaceTests(StorageFixtures):
     """Tests of callers that act at the same time, each with its own handle."""
 
     def test_concurrent_claims_return_each_job_once(self, scene: Scene) -> None:
@@ -274,7 +274,7 @@ class RaceDuty(StorageFixtures):
             assert 2 == len(scene.history(child))
 
 
-class CrowdDuty(StorageFixtures):
+class CrowdTests(StorageFixtures):
     """Tests of servers that do the same upkeep at the same time."""
 
     @pytest.mark.parametrize("is_due", [True, False], ids=["promote", "release"])
@@ -293,8 +293,8 @@ class CrowdDuty(StorageFixtures):
             scene.settle(succeeds(running))
 
         def work(handle: Storage) -> int:
-            step = (lambda: handle.promote(7).promoted) if is_due else (lambda: handle.release(7))
-            return until_none_is_left(step)
+            move = (lambda: handle.promote(7).promoted) if is_due else (lambda: handle.release(7))
+            return until_none_is_left(move)
 
         moved = race([partial(work, handle) for handle in scene.open(4)])
 

@@ -29,7 +29,7 @@ A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 _MINUTE = 60 * SECOND
 
 
-class RateDuty(StorageFixtures):
+class RateTests(StorageFixtures):
     """Tests of rates, and of `spend` and `block`, which change how much of a rate is used."""
 
     verbs = "rates spend block"

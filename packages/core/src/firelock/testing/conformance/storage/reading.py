@@ -34,7 +34,7 @@ def _walk(scene: Scene, where: JobFilter, limit: int, *, oldest_first: bool = Fa
     return [[job.id for job in page] for page in walked]
 
 
-class FindDuty(StorageFixtures):
+class FindTests(StorageFixtures):
     """Tests of `get` and `find`."""
 
     verbs = "get find"
@@ -293,13 +293,13 @@ def _by_queue(counts: Counts) -> dict[str, dict[State, int]]:
     return {queue: states for queue, states in queues.items() if states}
 
 
-class PeopleDuty(StorageFixtures):
+class PeopleTests(StorageFixtures):
     """Tests of all verbs for reading except `get` and `find`."""
 
     verbs = "history counts failure_groups record_metrics timeline append_logs read_log"
 
-    def test_history_has_every_step_in_order(self, scene: Scene) -> None:
-        """A job's history has all its steps, oldest first, each with its own time.
+    def test_history_has_every_change_in_order(self, scene: Scene) -> None:
+        """A job's history has an entry for each change of its state, oldest first, each with its own time.
 
         If this fails: people cannot see later what happened to a job.
         """
@@ -319,7 +319,7 @@ class PeopleDuty(StorageFixtures):
         assert [end.at, end.at + 1, end.at + 2] == [entry.at for entry in history[2:]]
 
     def test_long_history_keeps_its_first_half_and_newest_entries(self, scene: Scene) -> None:
-        """A history over its limit keeps its first half and newest steps; one entry counts the omitted steps.
+        """A history over its limit keeps its first half and newest entries; one entry counts the others.
 
         If this fails: the history of a job that is retried forever grows forever, or loses its beginning.
         """

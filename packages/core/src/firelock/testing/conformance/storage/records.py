@@ -7,7 +7,7 @@ from firelock.testing.conformance.scene import Scene
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
-class RecordDuty(StorageFixtures):
+class RecordTests(StorageFixtures):
     """Tests of the verbs of records."""
 
     verbs = "put_record get_record list_records delete_record"

@@ -26,7 +26,7 @@ def _moved(version: int, value: str = "moved", *, due_at: int | None = BASE + 2 
     return RecordChange("recurring", "nightly", value, version, due_at)
 
 
-class RecurringDuty(StorageFixtures):
+class RecurringTests(StorageFixtures):
     """Tests of due records, and of inserts that depend on a record."""
 
     verbs = "due_records"

@@ -1,4 +1,4 @@
-"""Tests of the steps and rows on which all verbs of a `RowStorage` are based."""
+"""Tests of the transactions and rows on which all verbs of a `RowStorage` are based."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ORDERED = tuple(
 )
 
 
-class RowDuty(StorageFixtures):
-    """Tests of `step`, and of the rows that it reads and writes."""
+class RowTests(StorageFixtures):
+    """Tests of `transact`, and of the rows that it reads and writes."""
 
-    verbs = "step"
+    verbs = "transact"
 
-    def test_step_that_raises_stores_nothing(self, storage: RowStorage) -> None:
-        """`step` raises the exception of its body unchanged, and nothing that the body wrote is stored.
+    def test_transaction_that_raises_stores_nothing(self, storage: RowStorage) -> None:
+        """`transact` raises the exception of its body unchanged, and nothing that the body wrote is stored.
 
         If this fails: half of a job stays stored when a verb is refused midway, or when the disk is full.
         """
@@ -45,12 +45,12 @@ class RowDuty(StorageFixtures):
             raise StorageError(_OURS)
 
         with pytest.raises(StorageError, match=re.escape(_OURS)):
-            _step(storage, fail)
+            _transact(storage, fail)
 
-        assert [(_OURS + "gone", "1"), (_OURS + "kept", "1")] == _step(storage, _ours)
+        assert [(_OURS + "gone", "1"), (_OURS + "kept", "1")] == _transact(storage, _ours)
 
-    def test_every_handle_sees_the_rows_of_a_step(self, storage: RowStorage, handles: Handles) -> None:
-        """A step returns the result of its body; then every handle sees the rows that it wrote.
+    def test_every_handle_sees_the_rows_of_a_transact(self, storage: RowStorage, handles: Handles) -> None:
+        """A transaction returns the result of its body; then every handle sees the rows that it wrote.
 
         If this fails: jobs that one process stores are never found by another.
         """
@@ -59,11 +59,11 @@ class RowDuty(StorageFixtures):
             rows.put(_OURS + "one", "1")
             return "answer"
 
-        assert "answer" == _step(storage, put)
-        assert [(_OURS + "one", "1")] == _step(handles.open(), _ours)  # type: ignore[arg-type]
+        assert "answer" == _transact(storage, put)
+        assert [(_OURS + "one", "1")] == _transact(handles.open(), _ours)  # type: ignore[arg-type]
 
-    def test_step_sees_its_own_writes(self, storage: RowStorage) -> None:
-        """Within a step, a written row is read and scanned, and a deleted row is not.
+    def test_transaction_sees_its_own_writes(self, storage: RowStorage) -> None:
+        """Within a transaction, a written row is read and scanned, and a deleted row is not.
 
         If this fails: two jobs of the same call do not see each other.
         """
@@ -77,11 +77,11 @@ class RowDuty(StorageFixtures):
             return [rows.get(_OURS + name) for name in ("new", "replaced", "old")], _ours(rows)
 
         expected = [(_OURS + "new", "2"), (_OURS + "replaced", "2")]
-        assert (["2", "2", None], expected) == _step(storage, look)
-        assert expected == _step(storage, _ours)
+        assert (["2", "2", None], expected) == _transact(storage, look)
+        assert expected == _transact(storage, _ours)
 
     def test_row_with_an_empty_value_is_read_and_scanned(self, storage: RowStorage) -> None:
-        """A row with an empty value is read and scanned, in the step that writes it and in later ones.
+        """A row with an empty value is read and scanned, in the transaction that writes it and in later ones.
 
         If this fails: the store treats a row with an empty string as missing. The lists from which jobs are
         selected consist of such rows, so no job is ever found.
@@ -95,8 +95,8 @@ class RowDuty(StorageFixtures):
             return look(rows)
 
         expected = ("", None, [(_OURS + "empty", "")])
-        assert expected == _step(storage, put)
-        assert expected == _step(storage, look)
+        assert expected == _transact(storage, put)
+        assert expected == _transact(storage, look)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_scan_excludes_the_row_of_its_prefix(self, storage: RowStorage, reverse: bool) -> None:
@@ -116,7 +116,7 @@ class RowDuty(StorageFixtures):
                 rows.scan(prefix, start=start, reverse=reverse, limit=10),
             )
 
-        assert (expected, expected) == _step(storage, scan)
+        assert (expected, expected) == _transact(storage, scan)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_scan_returns_rows_by_code_points(self, storage: RowStorage, reverse: bool) -> None:
@@ -130,7 +130,9 @@ class RowDuty(StorageFixtures):
         ordered = [(key, key) for key in (reversed(_ORDERED) if reverse else _ORDERED)]
 
         def scan(start: str | None, limit: int) -> list[tuple[str, str]]:
-            return _step(storage, lambda rows: rows.scan(_OURS, start=start, reverse=reverse, limit=limit))
+            return _transact(
+                storage, lambda rows: rows.scan(_OURS, start=start, reverse=reverse, limit=limit)
+            )
 
         assert ordered == scan(None, 100)
         assert ordered[:3] == scan(None, 3)
@@ -151,7 +153,7 @@ class RowDuty(StorageFixtures):
         keys = keys[::-1] if reverse else keys
 
         def scan(limit: int) -> list[str]:
-            found = _step(storage, lambda rows: rows.scan(_OURS, reverse=reverse, limit=limit))
+            found = _transact(storage, lambda rows: rows.scan(_OURS, reverse=reverse, limit=limit))
             return [key for key, _ in found]
 
         assert keys == scan(2_000)
@@ -168,8 +170,8 @@ class RowDuty(StorageFixtures):
 
         _store(storage, stored)
 
-        assert sorted(stored.items()) == _step(storage, _ours)
-        assert texts == _step(storage, lambda rows: [rows.get(_OURS + text) for text in texts])
+        assert sorted(stored.items()) == _transact(storage, _ours)
+        assert texts == _transact(storage, lambda rows: [rows.get(_OURS + text) for text in texts])
 
     def test_long_keys_and_values_are_kept_completely(self, storage: RowStorage) -> None:
         """Keys of 500 bytes and values of 1 MiB are returned unchanged, to the last character.
@@ -181,8 +183,8 @@ class RowDuty(StorageFixtures):
 
         _store(storage, {key: value + key[-1] for key in keys})
 
-        assert [(key, value + key[-1]) for key in keys] == _step(storage, _ours)
-        assert value + "b" == _step(storage, lambda rows: rows.get(keys[1]))
+        assert [(key, value + key[-1]) for key in keys] == _transact(storage, _ours)
+        assert value + "b" == _transact(storage, lambda rows: rows.get(keys[1]))
 
     def test_row_with_a_long_key_is_deleted_alone(self, storage: RowStorage) -> None:
         """If keys share their first 499 bytes, a replace or delete of one row leaves the others unchanged.
@@ -199,12 +201,12 @@ class RowDuty(StorageFixtures):
             return _ours(rows)
 
         expected = [(first, "1"), (replaced, "2"), (last, "1")]
-        assert expected == _step(storage, change)
-        assert expected == _step(storage, _ours)
-        assert ["1", None, "2", "1"] == _step(storage, lambda rows: [rows.get(key) for key in keys])
+        assert expected == _transact(storage, change)
+        assert expected == _transact(storage, _ours)
+        assert ["1", None, "2", "1"] == _transact(storage, lambda rows: [rows.get(key) for key in keys])
 
-    def test_concurrent_steps_are_serializable(self, storage: RowStorage, handles: Handles) -> None:
-        """If eight handles run steps concurrently, no increment of a row and no new row is lost.
+    def test_concurrent_transactions_are_serializable(self, storage: RowStorage, handles: Handles) -> None:
+        """If eight handles run transactions concurrently, no increment of a row and no new row is lost.
 
         If this fails: two servers claim the same job.
         """
@@ -215,14 +217,14 @@ class RowDuty(StorageFixtures):
             rows.put(f"{_OURS}row {len(_ours(rows)):04}", "")
 
         for _ in range(ROUNDS):
-            race([partial(store.step, add) for store in stores])  # type: ignore[attr-defined]
+            race([partial(store.transact, add) for store in stores])  # type: ignore[attr-defined]
 
-        rows = _step(storage, _ours)
+        rows = _transact(storage, _ours)
         assert str(8 * ROUNDS) == dict(rows)[_OURS + "sum"]
         assert 8 * ROUNDS + 1 == len(rows)
 
 
-class PrunedRowDuty(StorageFixtures):
+class PrunedRowTests(StorageFixtures):
     """Tests of the rows that `prune` leaves in a `RowStorage`."""
 
     verbs = "prune"
@@ -244,14 +246,14 @@ class PrunedRowDuty(StorageFixtures):
 
         assert 1 == flow.prune()
 
-        rows = _step(storage, lambda rows: rows.scan("", limit=10_000))
+        rows = _transact(storage, lambda rows: rows.scan("", limit=10_000))
         left = [key for key, value in rows for word in (running.id, _PRUNED) if word in key or word in value]
         assert [] == left
 
 
-def _step(storage: RowStorage, body: Callable[[Rows], _T]) -> _T:
-    """Return the result of the step; fail the test if it does not return within a minute."""
-    return returned(partial(storage.step, body))
+def _transact(storage: RowStorage, body: Callable[[Rows], _T]) -> _T:
+    """Return the result of the transaction; fail the test if it does not return within a minute."""
+    return returned(partial(storage.transact, body))
 
 
 def _store(storage: RowStorage, stored: Mapping[str, str]) -> None:
@@ -259,7 +261,7 @@ def _store(storage: RowStorage, stored: Mapping[str, str]) -> None:
         for key, value in stored.items():
             rows.put(key, value)
 
-    _step(storage, put)
+    _transact(storage, put)
 
 
 def _ours(rows: Rows) -> list[tuple[str, str]]:

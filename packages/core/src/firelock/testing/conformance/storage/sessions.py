@@ -30,7 +30,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 HOURS = 3_600.0
 
 
-class SessionDuty(StorageFixtures):
+class SessionTests(StorageFixtures):
     """Tests of `begin_session`, `renew`, `end_session`, `orphans` and the lists of sessions."""
 
     verbs = "begin_session renew end_session orphans oldest_session list_sessions"
@@ -201,7 +201,7 @@ class SessionDuty(StorageFixtures):
     def test_orphans_ends_at_most_its_limit_of_sessions(self, scene: Scene) -> None:
         """One call of `orphans` ends at most `limit` sessions; the next call ends the rest.
 
-        If this fails: the loss of a cluster is handled in one endless step.
+        If this fails: the loss of a cluster is handled in one endless operation.
         """
         for name in "abcde":
             scene.begin(name, HOURS)
@@ -488,7 +488,7 @@ def _held(running: Running, started_at: int | None = None) -> HeldClaim:
     return HeldClaim(running.id, running.job.fence, started_at)
 
 
-class ReconcileDuty(StorageFixtures):
+class ReconcileTests(StorageFixtures):
     """Tests of `reconcile`."""
 
     verbs = "reconcile"

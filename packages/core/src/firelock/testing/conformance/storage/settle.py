@@ -9,7 +9,7 @@ import pytest
 
 from firelock.model import lifecycle
 from firelock.model.clock import SECOND
-from firelock.model.job import Attempt, HistoryEntry, Transition
+from firelock.model.job import FailedAttempt, HistoryEntry, Transition
 from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import Applied, HeldClaim
@@ -68,7 +68,7 @@ _WRITTEN: dict[str, tuple[Callable[[Running], Transition], str, dict[str, object
 }  # fmt: skip
 
 
-class SettleDuty(StorageFixtures):
+class SettleTests(StorageFixtures):
     """Tests of the fields that `apply` writes if every guard holds."""
 
     verbs = "apply"
@@ -126,7 +126,7 @@ class SettleDuty(StorageFixtures):
             running.id, state=State.FAILED, error=attrs.evolve(error, traceback=None), ended_at=end.at,
             expires_at=BASE + HOUR,
         )  # fmt: skip
-        assert [Attempt(1, end.at, error)] == scene.errors(running.id)
+        assert [FailedAttempt(1, end.at, error)] == scene.errors(running.id)
         assert HistoryEntry(
             State.FAILED, end.at, "no retries left", 1, running.job.claimed_at, end.started_at,
             running.holder.server,
@@ -425,7 +425,7 @@ class SettleDuty(StorageFixtures):
         assert before == [(scene.record(job_id), scene.history(job_id)) for job_id in ids]
 
 
-class GuardDuty(StorageFixtures):
+class GuardTests(StorageFixtures):
     """Tests of `apply` if a guard does not hold."""
 
     verbs = "apply"
@@ -613,7 +613,7 @@ class GuardDuty(StorageFixtures):
         assert [f'"{id}"' for id in ids] == [record.result for record in scene.storage.get(ids) if record]
 
 
-class ExchangeDuty(StorageFixtures):
+class ExchangeTests(StorageFixtures):
     """Tests of `exchange`, in addition to the tests of `apply` and `claim`."""
 
     verbs = "exchange"
@@ -715,7 +715,7 @@ def _is_claimable(scene: Scene, job_id: str) -> bool:
     return [job_id] == scene.claim_ids(scene.begin("claims"))
 
 
-class TailDuty(StorageFixtures):
+class TailTests(StorageFixtures):
     """Tests of tails, which exist from the delete of a running job until its run has stopped."""
 
     verbs = "apply end_session"

@@ -11,7 +11,7 @@ from firelock.testing.conformance.scene import BASE, DAY, Running, deletes, retr
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
-class StreamDuty(StorageFixtures):
+class StreamTests(StorageFixtures):
     """Tests of `append_stream` and `read_stream`."""
 
     verbs = "append_stream read_stream"

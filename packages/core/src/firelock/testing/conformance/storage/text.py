@@ -27,7 +27,7 @@ ODD_TEXTS = {
 _KIB = 1_024
 
 
-class TextDuty(StorageFixtures):
+class TextTests(StorageFixtures):
     """Tests of the values that all verbs store and return."""
 
     @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)

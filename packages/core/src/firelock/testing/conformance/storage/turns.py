@@ -27,7 +27,7 @@ A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 _WALK = 256  # lanes that one claim examines
 
 
-class TurnDuty(StorageFixtures):
+class TurnTests(StorageFixtures):
     """Tests of lanes: their order, their turns, and the half of a claim for jobs without keys."""
 
     verbs = "turns"

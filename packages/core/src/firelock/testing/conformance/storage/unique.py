@@ -79,7 +79,7 @@ def _all_records(scene: Scene, *ids: str) -> list[tuple[JobRecord | None, object
     ]
 
 
-class UniqueDuty(StorageFixtures):
+class UniqueTests(StorageFixtures):
     """Tests of unique keys."""
 
     verbs = "find_unique"

@@ -32,7 +32,7 @@ from firelock.testing.conformance.storage.recurring import due_once
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
 
-class PromoteDuty(StorageFixtures):
+class PromoteTests(StorageFixtures):
     """Tests of `promote`."""
 
     verbs = "promote"
@@ -247,9 +247,9 @@ class PromoteDuty(StorageFixtures):
         assert Promotion(0, BASE + HOUR) == scene.promote()
 
     def test_promote_enqueues_at_most_its_limit_of_jobs(self, scene: Scene) -> None:
-        """A thousand due jobs are enqueued in bounded steps, each job once.
+        """A thousand due jobs are enqueued in bounded calls, each job once.
 
-        If this fails: upkeep after a pause is one endless step.
+        If this fails: upkeep after a pause is one endless operation.
         """
         scene.add_many(1_000, state=State.SCHEDULED, due_at=BASE + SECOND)
         scene.advance(60)
@@ -283,7 +283,7 @@ def _expected_reason(on: On, end: State, target: State | None) -> str:
     return waiting_reason(on, end) if target is None else Moved.PARENT_ENDED.format(state=end)
 
 
-class ContinuationDuty(StorageFixtures):
+class ContinuationTests(StorageFixtures):
     """Tests of `insert`, `apply` and `release` for jobs that wait for other jobs."""
 
     verbs = "release"
@@ -532,9 +532,9 @@ class ContinuationDuty(StorageFixtures):
         children = [scene.continuation(parent) for _ in range(7)]
         _ended(scene, State.SUCCEEDED, parent)
 
-        steps = [scene.release(3) for _ in range(3)]
+        numbers = [scene.release(3) for _ in range(3)]
 
-        assert [3, 3, 1] == steps
+        assert [3, 3, 1] == numbers
         assert 0 == scene.release(3)
         assert [2] * 7 == [len(scene.history(child)) for child in children]
         assert sorted(children) == sorted(scene.claim_ids())
@@ -573,7 +573,7 @@ class ContinuationDuty(StorageFixtures):
         assert children == set(found)
 
 
-class PruneDuty(StorageFixtures):
+class PruneTests(StorageFixtures):
     """Tests of `prune`."""
 
     verbs = "prune"
@@ -657,15 +657,15 @@ class PruneDuty(StorageFixtures):
     def test_prune_deletes_at_most_its_limit_of_jobs(self, scene: Scene) -> None:
         """One call of `prune` deletes at most `limit` jobs; the next calls delete the rest.
 
-        If this fails: a day's jobs are deleted in one endless step.
+        If this fails: a day's jobs are deleted in one endless operation.
         """
         ids = scene.add_many(25)
         scene.storage.apply([deletes(job_id, expires_at=BASE + HOUR) for job_id in ids])
         scene.advance(7_200)
 
-        steps = [scene.prune() for _ in range(4)]
+        numbers = [scene.prune() for _ in range(4)]
 
-        assert [10, 10, 5, 0] == steps
+        assert [10, 10, 5, 0] == numbers
         assert [None] * 25 == scene.storage.get(ids)
 
     def test_waiting_children_of_a_pruned_parent_are_deleted(self, scene: Scene) -> None:

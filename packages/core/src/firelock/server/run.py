@@ -1,4 +1,4 @@
-"""One attempt: from a claimed job to its end, in a thread, on an event loop or in a job process."""
+"""One run of a job: from the claim to its end, in a thread, on an event loop or in a job process."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Completion:
 
 @attrs.define(eq=False)
 class Run:
-    """An attempt that is under way."""
+    """A run that is under way."""
 
     job: ClaimedJob
     holder: ClaimHolder
@@ -243,7 +243,7 @@ class Run:
 
 @attrs.define(eq=False)
 class EndedRun:
-    """An attempt that ended, with the transition to send."""
+    """A run that has ended, with the transition to send."""
 
     job: ClaimedJob
     transition: Transition

@@ -1,4 +1,4 @@
-"""Random steps that depend only on a seed; if a step breaks a rule, the last steps are shown."""
+"""Random operations that depend only on a seed; if one breaks a rule, the last operations are shown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from firelock.testing.conformance.scene import Handles, Scene
 _T = TypeVar("_T")
 
 
-class SeededSteps:
-    """A run of random steps on one store, through this number of handles."""
+class SeededOperations:
+    """A run of random operations on one store, through this number of handles."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         self.random = Random(seed)  # noqa: S311 - must be reproducible
@@ -24,9 +24,9 @@ class SeededSteps:
         self.seed = seed
         self.told: list[str] = []
 
-    def tell(self, step: str) -> None:
-        """Record the step, so that it is shown if this or a later step breaks a rule."""
-        self.told.append(step)
+    def tell(self, operation: str) -> None:
+        """Record the operation, so that it is shown if this or a later operation breaks a rule."""
+        self.told.append(operation)
 
     def some(self, things: Sequence[_T]) -> _T | None:
         """Return one of the objects; None if there are none."""
@@ -36,23 +36,23 @@ class SeededSteps:
         """Close every handle."""
         self.handles.close()
 
-    def run(self, steps: int) -> None:
-        """Make this number of steps, each of which must keep the rules.
+    def run(self, operations: int) -> None:
+        """Perform this number of operations, each of which must keep the rules.
 
         Raises:
-            AssertionError: If a step breaks a rule; the message has the seed and the last steps.
+            AssertionError: If an operation breaks a rule; the message has the seed and the last operations.
         """
         try:
-            for _ in range(steps):
-                self.step()
+            for _ in range(operations):
+                self.perform()
             self.end()
         except AssertionError as error:
-            last = "\n  ".join(self.told[-12:])
-            raise AssertionError(f"{error}\nseed {self.seed}, step {len(self.told)}:\n  {last}") from error
+            last, number = "\n  ".join(self.told[-12:]), len(self.told)
+            raise AssertionError(f"{error}\nseed {self.seed}, operation {number}:\n  {last}") from error
 
-    def step(self) -> None:
-        """Make one step."""
+    def perform(self) -> None:
+        """Perform one operation."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """Check the rules that hold after the last step."""
+        """Check the rules that hold after the last operation."""

@@ -1,4 +1,4 @@
-"""Random steps on limits: jobs are created, run and end, limits change, and each claim is checked."""
+"""Random operations on limits: jobs are created, run and end, limits change, and each claim is checked."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
-from firelock.testing.conformance.scene import BASE, DAY, HOUR, Running, asks
-from firelock.testing.conformance.steps.judge import (
+from firelock.testing.conformance.operations.judge import (
     After,
     Before,
     ClaimAnswer,
@@ -26,7 +25,8 @@ from firelock.testing.conformance.steps.judge import (
     Unjust,
     judge,
 )
-from firelock.testing.conformance.steps.seeded import SeededSteps
+from firelock.testing.conformance.operations.seeded import SeededOperations
+from firelock.testing.conformance.scene import BASE, DAY, HOUR, Running, asks
 
 _MINUTE = 60 * SECOND
 
@@ -53,8 +53,8 @@ class _Known:
     keeps: set[str] = attrs.Factory(set)  # strict keys that the job holds until it has ended
 
 
-class LimitSteps(SeededSteps):
-    """Steps in which jobs with limits are created, run and end, and limits change; each claim is checked."""
+class LimitOperations(SeededOperations):
+    """Operations that create, run and end jobs with limits, and change limits; each claim is checked."""
 
     late = 0.1  # the share of jobs with limits that must start within half an hour
 
@@ -76,15 +76,15 @@ class LimitSteps(SeededSteps):
         self.begun += 1
         return self.scene.begin(str(self.begun))
 
-    # ---- steps -------------------------------------------------------------------------------------------
+    # ---- operations --------------------------------------------------------------------------------------
 
-    def step(self) -> None:
-        """Make one step, mostly a claim."""
+    def perform(self) -> None:
+        """Perform one operation, mostly a claim."""
         self.scene.advance(self.random.choice((0, 0, 0, 60, 300, 1_020, 3_000, 7_800)))
         number = self.random.random()
-        for limit, step in self._steps:
+        for limit, operation in self._operations:
             if number < limit:
-                step(self)
+                operation(self)
                 return
 
     def insert(self) -> None:
@@ -250,7 +250,7 @@ class LimitSteps(SeededSteps):
         self.scene.prune(20)
         self._judge_keys()
 
-    _steps: tuple[tuple[float, Callable[[LimitSteps], None]], ...] = (
+    _operations: tuple[tuple[float, Callable[[LimitOperations], None]], ...] = (
         (0.20, insert), (0.64, exchange), (0.71, come_back), (0.76, delete), (0.79, clear_tail), (0.82, lose),
         (0.88, change), (0.90, remove), (0.92, spend), (0.94, pause), (0.96, requeue), (1.01, upkeep),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from firelock.model.job import ClaimedJob
 from firelock.model.lifecycle import Moved
 from firelock.model.state import State
 from firelock.retry import DecisionKind, RetryDecision
-from firelock.server.attempt import CancelKind, Run
+from firelock.server.run import CancelKind, Run
 from firelock.storage import HeldClaim
 from tests.core.fakes import FailingStorage, Worker, plugin
 

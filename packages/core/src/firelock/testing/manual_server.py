@@ -19,7 +19,9 @@ from firelock.model.job import ClaimedJob, Settled
 from firelock.model.lifecycle import Moved, handed_back
 from firelock.model.session import ClaimHolder
 from firelock.model.state import State
-from firelock.server.attempt import (
+from firelock.server.recurring import fire_due
+from firelock.server.related_jobs import RelatedJobs
+from firelock.server.run import (
     CancelKind,
     EndedRun,
     JobRunner,
@@ -27,8 +29,6 @@ from firelock.server.attempt import (
     completed_end,
     has_succeeded,
 )
-from firelock.server.recurring import fire_due
-from firelock.server.related_jobs import RelatedJobs
 from firelock.storage import Applied, ClaimRequest, NewSession
 from firelock.testing.private import StillStorage
 
@@ -40,7 +40,7 @@ _FOREVER = 1e10  # seconds; the session's timeout, longer than any test moves it
 
 @attrs.frozen
 class Drained:
-    """The number of attempts that were run, by result."""
+    """The number of runs, by result."""
 
     succeeded: int = 0
     failed: int = 0  # failed permanently, because no retry is left
@@ -53,7 +53,7 @@ class Drained:
 
     @property
     def total(self) -> int:
-        """The number of attempts."""
+        """The number of runs."""
         return sum(attrs.astuple(self))
 
     def __add__(self, other: Drained) -> Drained:
@@ -107,7 +107,7 @@ def _raises(error: BaseException | type[BaseException], *, is_async: bool) -> Ca
     return araise_it if is_async else raise_it
 
 
-class SteppedServer:
+class ManualServer:
     """The server of a `Tester`, which claims, runs and settles jobs of apps that share a storage."""
 
     def __init__(self, apps: Sequence[Firelock], storage: StillStorage) -> None:
@@ -203,7 +203,7 @@ class SteppedServer:
     def run(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
         """Run the claimed job and store its end; return its result and the error that it raised."""
         runner, prepared = self._prepare(job)
-        ended = prepared if isinstance(prepared, EndedRun) else self._attempt(runner, prepared)
+        ended = prepared if isinstance(prepared, EndedRun) else self._execute(runner, prepared)
         return self._settle(runner, ended)
 
     async def arun(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
@@ -218,14 +218,14 @@ class SteppedServer:
             if not self.running:  # otherwise an enclosing job might use these resources too
                 await runner.resources.aclose()
         else:
-            ended = await in_thread(self._attempt, runner, prepared)
+            ended = await in_thread(self._execute, runner, prepared)
         return self._settle(runner, ended)
 
     def run_unsettled(self, job: ClaimedJob) -> None:
         """Run the claimed job without storing its end."""
         runner, prepared = self._prepare(job)
         if isinstance(prepared, Run):
-            self._attempt(runner, prepared)
+            self._execute(runner, prepared)
 
     def _prepare(self, job: ClaimedJob) -> tuple[_WatchedRunner, Run | EndedRun]:
         runner = self._runners[self._place_of(job)]
@@ -235,7 +235,7 @@ class SteppedServer:
         infos = [app.registry.get(job.task) for app in self._apps]
         return next((place for place, info in enumerate(infos) if info and not info.is_remote), 0)
 
-    def _attempt(self, runner: JobRunner, run: Run) -> EndedRun:
+    def _execute(self, runner: JobRunner, run: Run) -> EndedRun:
         if run.info.is_async:
             return self._run_coroutine(runner, run)
         self.running.append(run)

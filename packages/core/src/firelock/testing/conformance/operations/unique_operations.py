@@ -1,4 +1,4 @@
-"""Random steps on unique keys; the jobs show the holder of each key, which predicts the results."""
+"""Random operations on unique keys; the jobs show the holder of each key, which predicts the results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from firelock.model.session import ClaimHolder
 from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
+from firelock.testing.conformance.operations.seeded import SeededOperations
 from firelock.testing.conformance.scene import BASE, DAY, HOUR, Running, asks
-from firelock.testing.conformance.steps.seeded import SeededSteps
 
 _MINUTE = 60 * SECOND
 _KEYS = ("tasks.run kit/a", "tasks.run kit/b")
@@ -54,8 +54,8 @@ def has_key(job: JobRecord, use: UniqueUse, starts: int, now: int) -> bool:
     return job.state not in _ENDED
 
 
-class UniqueSteps(SeededSteps):
-    """Steps in which jobs with one of two keys are created, run, end and are requeued.
+class UniqueOperations(SeededOperations):
+    """Operations that create, run, end and requeue jobs with one of two keys.
 
     Each run has its own kind of unique key.
     """
@@ -87,13 +87,13 @@ class UniqueSteps(SeededSteps):
         self.begun += 1
         return self.scene.begin(str(self.begun))
 
-    def step(self) -> None:
-        """Make one step, mostly a call."""
+    def perform(self) -> None:
+        """Perform one operation, mostly a call."""
         self.scene.advance(self.random.choice((0, 0, 60, 1_200, 3_000, 4_000)))
         number = self.random.random()
-        for limit, step in self._steps:
+        for limit, operation in self._operations:
             if number < limit:
-                step(self)
+                operation(self)
                 break
         self._judge_keys()
 
@@ -119,7 +119,7 @@ class UniqueSteps(SeededSteps):
         ]
         return self.some(found)
 
-    # ---- steps -------------------------------------------------------------------------------------------
+    # ---- operations --------------------------------------------------------------------------------------
 
     def call(self) -> None:
         """Insert some jobs in one call: some are new, some are duplicates, or all are refused."""
@@ -301,7 +301,7 @@ class UniqueSteps(SeededSteps):
         self.scene.prune(self.random.choice((1, 20)))
         self.ids = list(self._records())
 
-    _steps: tuple[tuple[float, Callable[[UniqueSteps], None]], ...] = (
+    _operations: tuple[tuple[float, Callable[[UniqueOperations], None]], ...] = (
         (0.40, call), (0.56, claim), (0.72, end_one), (0.79, delete), (0.87, requeue), (0.90, lose),
         (1.01, upkeep),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Random steps on nested batches: the members are counted independently, and each end must be justified.
+"""Random operations on nested batches: the members are counted independently, and each end must be justified.
 
 At any time the counts match the members, and no job runs in a deleted batch. A batch ends when nothing in it
 can continue, and it has succeeded only if no member failed and none waits. An outer batch is open while an
@@ -22,9 +22,9 @@ from firelock.model.state import FINAL_STATES, State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.flow_scene import FlowScene, recount, suspends
+from firelock.testing.conformance.operations.seeded import SeededOperations
 from firelock.testing.conformance.race import until_none_is_left
 from firelock.testing.conformance.scene import HOUR, Running
-from firelock.testing.conformance.steps.seeded import SeededSteps
 
 _MOST_BATCHES, _MOST_JOBS = 7, 40
 _HOW = (*["succeeds"] * 3, *["fails"] * 2, "gives up", "hands back", "waits", "retries at once")
@@ -32,8 +32,8 @@ _STARTS = {(State.ENQUEUED, Moved.PARENT_ENDED.format(state=end)) for end in FIN
 _CALLBACKS = (On.SUCCEEDED, On.FINISHED, On.DELETED)
 
 
-class BatchGround(SeededSteps):
-    """The stored state of some batches, and the rules that hold for it after any step."""
+class BatchGround(SeededOperations):
+    """The stored state of some batches, and the rules that hold for it after any operation."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
@@ -189,21 +189,21 @@ def _end_of(counts: BatchCounts) -> State:
     return State.FAILED if counts.failed or counts.waiting else State.SUCCEEDED
 
 
-class BatchSteps(BatchGround):
-    """Steps that fill a tree of batches, run, fail and requeue its jobs, and stop or cancel batches."""
+class BatchOperations(BatchGround):
+    """Operations that fill a tree of batches, run, fail and requeue its jobs, and stop or cancel batches."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
         self.lost: list[Running] = []  # lost runs, which may still send their ends
         self._open()
 
-    def step(self) -> None:
-        """Make one step, then check the rules."""
-        chosen = self.random.choices(list(self._STEPS), weights=list(self._STEPS.values()))[0]
+    def perform(self) -> None:
+        """Perform one operation, then check the rules."""
+        chosen = self.random.choices(list(self._OPERATIONS), weights=list(self._OPERATIONS.values()))[0]
         chosen(self)
         self.judge(self.stored())
 
-    # ---- steps -------------------------------------------------------------------------------------------
+    # ---- operations --------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Store a batch, perhaps within another one, with some members and its callbacks."""
@@ -393,7 +393,7 @@ class BatchSteps(BatchGround):
         self.flow.advance(self.random.choice((0, 3_000, 8_000)))
         self.tell(f"promote {self.storage.promote(self.random.choice((1, 20))).promoted}")
 
-    _STEPS: dict[Callable[[BatchSteps], None], int] = {  # noqa: RUF012 - never changed
+    _OPERATIONS: dict[Callable[[BatchOperations], None], int] = {  # noqa: RUF012 - never changed
         _open: 6, _add: 6, _claim: 18, _end_one: 22, _signal: 3, _speak_late: 2, _lose: 2, _delete: 4,
         _cancel: 2, _requeue: 8, _requeue_a_batch: 1, _hold: 4, _upkeep: 3,
         BatchGround.release: 16, BatchGround.settle: 5,

@@ -1,4 +1,4 @@
-"""Random steps on jobs that wait and store memos; a copy of the memos predicts each result.
+"""Random operations on jobs that wait and store memos; a copy of the memos predicts each result.
 
 All runs of a job between two requeues that forget memos see one value per name. An accepted signal has the
 value that is used, and the job that waits for it continues. A call of an old run changes nothing. A forgotten
@@ -19,8 +19,8 @@ from firelock.model.state import State
 from firelock.storage import Applied, Storage
 from firelock.testing.conformance import scene as ends
 from firelock.testing.conformance.flow_scene import FlowScene, forgets, sleeps, suspends
+from firelock.testing.conformance.operations.seeded import SeededOperations
 from firelock.testing.conformance.scene import HOUR, Running
-from firelock.testing.conformance.steps.seeded import SeededSteps
 
 _NAMES = ("a", "b", "a:2")
 _Key = tuple[MemoKind, str]
@@ -43,8 +43,8 @@ class _Foreseen:
     waits_for: str | None = None
 
 
-class MemoSteps(SeededSteps):
-    """Steps in which two jobs wait, sleep, store memos, crash, end, forget memos and receive signals."""
+class MemoOperations(SeededOperations):
+    """Operations by which two jobs wait, sleep, store memos, crash, end, forget memos and receive signals."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
@@ -65,9 +65,9 @@ class MemoSteps(SeededSteps):
         self.flow.storage = self.random.choice(self.storages)
         return self.flow
 
-    def step(self) -> None:
-        """Make one step, then check that the stored state is the expected one."""
-        chosen = self.random.choices(list(self._STEPS), weights=list(self._STEPS.values()))[0]
+    def perform(self) -> None:
+        """Perform one operation, then check that the stored state is the expected one."""
+        chosen = self.random.choices(list(self._OPERATIONS), weights=list(self._OPERATIONS.values()))[0]
         chosen(self)
         for job_id, known in self.known.items():
             kept = {key: memo.value for key, memo in known.memos.items()}
@@ -244,7 +244,7 @@ class MemoSteps(SeededSteps):
             for name in names[names.index(key) :]:  # type: ignore[arg-type]
                 del known.memos[name]
 
-    _STEPS: dict[Callable[[MemoSteps], None], int] = {  # noqa: RUF012 - never changed
+    _OPERATIONS: dict[Callable[[MemoOperations], None], int] = {  # noqa: RUF012 - never changed
         _claim: 8, _remember: 12, _suspend: 6, _sleep: 1, _end_one: 3, _lose: 1, _send: 7, _pass_time: 2,
         _operate: 5,
     }  # fmt: skip

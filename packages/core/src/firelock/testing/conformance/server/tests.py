@@ -55,7 +55,7 @@ def _newer(stage: Stage, task: str, **parts: str) -> str:
     return made.id
 
 
-class EndingDuty(ServerFixtures):
+class EndingTests(ServerFixtures):
     """The ends of jobs: each success, failure, retry and snooze is stored once and completely."""
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
@@ -301,7 +301,7 @@ class EndingDuty(ServerFixtures):
 _SUCCEEDED, _FAILED, _DELETED = State.SUCCEEDED, State.FAILED, State.DELETED
 
 
-class ContinuingDuty(ServerFixtures):
+class ContinuingTests(ServerFixtures):
     """Continuations: a child runs after the end for which it waits, and is deleted after any other end."""
 
     def _parent(self, stage: Stage, *, fails: bool) -> Job[None]:
@@ -407,7 +407,7 @@ class _Resting:
         return task
 
 
-class CancellingDuty(ServerFixtures):
+class CancellingTests(ServerFixtures):
     """Cancelled jobs: a thread is requested to end, and a coroutine is cancelled.
 
     A result that the task returns after that is discarded.
@@ -505,7 +505,7 @@ class CancellingDuty(ServerFixtures):
         assert [0, 0] == overlaps
 
 
-class StoppingBatchesDuty(ServerFixtures):
+class StoppingBatchesTests(ServerFixtures):
     """Stopping batches: a batch ends with the last of its stopping members, not with a later sweep."""
 
     SELDOM = 300.0
@@ -589,7 +589,7 @@ def _nothing() -> None: ...
 _JOBS_PER_QUEUE = 40
 
 
-class OrderingDuty(ServerFixtures):
+class OrderingTests(ServerFixtures):
     """Order: priority within a queue, and order, weights and pauses among queues."""
 
     def _noted(self, stage: Stage) -> tuple[TaskVerbs[..., Any], list[str]]:
@@ -675,7 +675,7 @@ class OrderingDuty(ServerFixtures):
         assert ["fast", "slow"] == names
 
 
-class TimingDuty(ServerFixtures):
+class TimingTests(ServerFixtures):
     """Time: a job runs once at its due time, whatever the number of servers."""
 
     def test_scheduled_job_starts_at_its_due_time(self, stage: Stage) -> None:
@@ -723,7 +723,7 @@ class TimingDuty(ServerFixtures):
 _MANY = 40
 
 
-class StoppingDuty(ServerFixtures):
+class StoppingTests(ServerFixtures):
     """An orderly stop: it uses no attempt, and repeats no job that ends within the grace period."""
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
@@ -810,7 +810,7 @@ class Start(Protocol):
         ...
 
 
-class CrashingDuty(ServerFixtures):
+class CrashingTests(ServerFixtures):
     """Crashes: a job survives the loss of its server, and only one of its runs counts."""
 
     def test_late_end_of_a_lost_run_is_refused(self, stage: Stage) -> None:
@@ -989,7 +989,7 @@ def _times_started(job: Job[None]) -> int:
     return [line.text for line in job.log()].count(RUNNING)
 
 
-class OutageDuty(ServerFixtures):
+class OutageTests(ServerFixtures):
     """Outages: a lost reply has no effect, and an outage only delays jobs."""
 
     @pytest.fixture
@@ -1068,7 +1068,7 @@ _MICROS = 1_000_000
 _HOUR = 3_600 * _MICROS
 
 
-class LockingDuty(ServerFixtures):
+class LockingTests(ServerFixtures):
     """Locks: a lock is renewed while it is held, and a holder that lost its lock is notified."""
 
     def test_lock_is_renewed_while_it_is_held(self, stage: Stage) -> None:

@@ -1,7 +1,0 @@
-"""Random steps that depend only on a seed: on limits, unique keys, batches, and jobs that wait.
-
-Read `seeded` first, which all runs share. If many results are correct, for example the order of turns, there
-is no model for comparison. Instead, `limit_steps` checks each claim with `judge`, `unique_steps` determines
-the holder of a key from the jobs, `batch_steps` counts the members itself, and `memo_steps` keeps its own
-copy of the memos.
-"""

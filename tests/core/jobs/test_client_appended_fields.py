@@ -1,0 +1,37 @@
+"""Jobs of one call share every field except for their own, also a field that is added to `NewJob` later."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutating import run_changed
+
+_LAST = "    relations_json: str | None = None  # as `write_relations` returns it; None for most jobs\n"
+# Each new job gets another number, unless the number is that of the first job of its call.
+_APPENDED = f"{_LAST}    number: int = attrs.field(factory=__import__('itertools').count().__next__)\n"
+_SCRIPT = """
+from firelock import Firelock, Limit, Unique, hookimpl
+
+class Created:
+    @hookimpl
+    def jobs_created(self, jobs):
+        print(*(job.number - jobs[0].number for job in jobs))
+
+with Firelock("memory://", plugins=[Created()]) as fire:
+    @fire.task(OPTIONS)
+    def send(to: str) -> None: ...
+
+    send.enqueue_many([("a",), ("b",), ("c",)])
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", "limits=[Limit('mail', concurrent=9)]", "unique=Unique()"],
+    ids=["plain", "with a limit", "unique"],
+)
+def test_field_that_is_added_to_new_jobs_is_shared_by_the_jobs_of_a_call(options):
+    """All jobs of `enqueue_many` have the first job's value of a field that none of them has changed."""
+    printed = run_changed(_SCRIPT.replace("OPTIONS", options), ["firelock.model.job", _LAST, _APPENDED])
+
+    assert "0 0 0\n" == printed

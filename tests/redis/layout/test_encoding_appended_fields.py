@@ -1,0 +1,33 @@
+"""A field that is added to `Rarer` later is in the payload, also if all other fields are empty."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutating import run_changed
+
+_NEW_JOB = "    relations_json: str | None = None  # as `write_relations` returns it; None for most jobs\n"
+_RARER = "    relations_json: str | None = None\n\n\n_ALWAYS"
+_NOTE = "    note: str | None = None\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [("", 'null,"added"]'), ("relations_json='{}', ", '"{}","added"]'), ("retry='{}', ", 'null,"added"]')],
+    ids=["alone", "with relations", "with a retry policy"],
+)
+def test_field_that_is_added_to_the_rarer_fields_is_written(fields, end):
+    """The end of the array is cut only as far as its fields are empty."""
+    script = f"""
+from firelock.storage import NewJob, State
+from firelock_redis.layout.encoding import rare_of
+print(rare_of(NewJob("id", "task", "[]", "json", "default", 5, State.ENQUEUED, 7, {fields}note="added")))
+"""
+
+    printed = run_changed(
+        script,
+        ["firelock.model.job", _NEW_JOB, _NEW_JOB + _NOTE],
+        ["firelock_redis.layout.encoding", _RARER, _RARER.replace("\n\n\n", f"\n{_NOTE}\n\n")],
+    )
+
+    assert printed.endswith(f"{end}\n")
