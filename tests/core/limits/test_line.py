@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.limits import LINE_LENGTH, LimitNumbers, Spot, place_of, spots
+from firelock.limits import LINE_LENGTH, LimitSettings, Spot, place_of, spots
 from firelock.limits.line import NEVER, start_bound, start_estimate
 
 SECOND = 1_000_000
@@ -61,8 +61,8 @@ def test_number_of_read_jobs_is_bounded():
     assert LINE_LENGTH == len(Lanes(20_000).spots(0, 30_000))
 
 
-def numbers(**given):
-    return LimitNumbers(**given)
+def settings(**given):
+    return LimitSettings(**given)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_start_of_a_job_is_estimated(given, facts, seconds):
     """
     asked = {"running": 0, "free_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0, **facts}
 
-    at = start_estimate(numbers(**given), **asked)
+    at = start_estimate(settings(**given), **asked)
 
     assert at == (None if seconds is None else seconds * SECOND)
 
@@ -118,6 +118,6 @@ def test_estimated_start_is_bounded_by_timeouts(given, left, facts, seconds):
     """The jobs ahead run until their timeout at most (100 s). Without timeouts, there is no bound."""
     asked = {"free_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
 
-    at = start_bound(numbers(**given), left=[seconds * SECOND for seconds in left], **asked)
+    at = start_bound(settings(**given), left=[seconds * SECOND for seconds in left], **asked)
 
     assert at == (None if seconds is None else seconds * SECOND)

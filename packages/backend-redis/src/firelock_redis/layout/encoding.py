@@ -537,7 +537,7 @@ UNIQUE_ROW = Text(
 )
 """The value that is stored under a unique key."""
 
-NUMBERS = Text(
+LIMIT_SETTINGS = Text(
     (
         Field("concurrent", "%S+", " "),
         Field("rate", "%S+", " "),

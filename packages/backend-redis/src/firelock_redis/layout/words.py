@@ -16,8 +16,8 @@ from firelock_redis.layout.encoding import (
     ERROR,
     INPUT,
     LAST,
+    LIMIT_SETTINGS,
     MEMO_TEXT,
-    NUMBERS,
     PAYLOAD,
     RARER,
     RECORD,
@@ -375,7 +375,7 @@ class Walk(NamedTuple):
 FORMATS: dict[str, Text | Words] = {
     "PAYLOAD": PAYLOAD, "RECORD": RECORD, "LAST": LAST, "RARER": RARER, "EDGE": EDGE, "ERROR": ERROR,
     "ENTRY": ENTRY, "USE": USE, "UNIQUE": UNIQUE, "ADMISSION": ADMISSION, "RELATIONS": RELATIONS,
-    "INPUT": INPUT, "RULES": RULES, "LIMIT": NUMBERS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
+    "INPUT": INPUT, "RULES": RULES, "LIMIT": LIMIT_SETTINGS, "MEMO": MEMO_TEXT, "OWNED": UNIQUE_ROW,
     # Arguments: places count from the first value.
     "RUN": Words(Run._fields), "PLAIN": Words(PlainJob._fields), "KEYED": Words(KeyedJob._fields),
     "BATCH": Words(NewBatch._fields), "JOB": Words(NewJobWords._fields), "TIE": Words(NewRelations._fields),

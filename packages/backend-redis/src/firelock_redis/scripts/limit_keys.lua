@@ -14,14 +14,14 @@ function verbs.spend(key, cost, till)
   despite_full_memory()
   local limited, now = limits(), clock()
   local state = limited.state_of(key)
-  local numbers, used = state.numbers, state.free_at
+  local settings, used = state.settings, state.free_at
   cost = tonumber(cost)
   if cost < 0 then
-    used = numbers.interval > 0 and used + cost * numbers.interval or 0  -- a limit without a rate is not used
-  elseif cost > 0 and numbers.interval > 0 then
-    used = math.max(used, now) + cost * numbers.interval
+    used = settings.interval > 0 and used + cost * settings.interval or 0  -- a limit without a rate is not used
+  elseif cost > 0 and settings.interval > 0 then
+    used = math.max(used, now) + cost * settings.interval
   end
-  if till ~= '' then used = math.max(used, till + (numbers.units - 1) * numbers.interval) end
+  if till ~= '' then used = math.max(used, till + (settings.units - 1) * settings.interval) end
   local before = state.free_at
   state.free_at = tonumber(int(math.max(0, used)))
   if state.free_at ~= before then

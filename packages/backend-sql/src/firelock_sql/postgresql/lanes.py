@@ -18,19 +18,19 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from firelock.limits import Head, KeyRow, LaneCursors, LaneReading, keys_of, numbers_for
+from firelock.limits import Head, KeyRow, LaneCursors, LaneReading, keys_of, settings_for
 from firelock.storage import ClaimRequest
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.rows.job_row import CLAIMABLE
 from firelock_sql.verbs.claim import MixedClaim, ReadyRow
-from firelock_sql.verbs.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys
+from firelock_sql.verbs.limits import IN_LANE, Row, SqlLanes, read_keys, settings_in
 
 # Claims with lanes share this lock, and a change of a limit's settings locks it exclusively: see
 # `_hold_claims`.
 GATE = "(1179210860::bigint << 32) | 'firelock_limit_keys'::regclass::oid::bigint"
 HOLD_CLAIMS = Text(f"SELECT pg_advisory_xact_lock({GATE})")
-_CLAIM_BY_NUMBERS = Text(f"SELECT pg_advisory_xact_lock_shared({GATE})")
+_LOCK_SETTINGS_SHARED = Text(f"SELECT pg_advisory_xact_lock_shared({GATE})")
 
 _OF_QUEUE = f"FROM firelock_jobs WHERE {IN_LANE} AND queue = :queue"
 _IN_ORDER = "ORDER BY held_by LIMIT 1"
@@ -85,7 +85,7 @@ SELECT 'lane', lane, NULL, place FROM seen
 UNION ALL SELECT 'row', key, holders, free_at FROM locked
 UNION ALL
 SELECT 'known', key, NULL, NULL FROM firelock_limit_keys WHERE key = ANY (ARRAY (SELECT key FROM wanted))
-UNION ALL SELECT 'numbers', key, value, NULL FROM firelock_records
+UNION ALL SELECT 'settings', key, value, NULL FROM firelock_records
 WHERE kind = 'limit' AND key = ANY (ARRAY (
     SELECT key FROM wanted UNION ALL SELECT regexp_replace(key, ':[^/]*', '', 'g') FROM wanted
 ))
@@ -301,16 +301,16 @@ class PostgresqlLanes(SqlLanes):
         return self._reading_from(self._tx.all(LOOK, **values))
 
     def _reading_from(self, found: Sequence[Row]) -> LaneReading:
-        of: dict[str, list[Row]] = {"lane": [], "row": [], "known": [], "numbers": [], "took": []}
+        of: dict[str, list[Row]] = {"lane": [], "row": [], "known": [], "settings": [], "took": []}
         for kind, *row in found:
             of[kind].append(row)
         places = {lane: place for lane, _, place in of["lane"]}
         lanes = sorted(places, key=places.__getitem__)
         [(_, _, took)] = of["took"]
         self.longest = max(self.longest, (took, len(lanes)))
-        rows, numbers = read_keys(of["row"]), {key: numbers_in(value) for key, value, _ in of["numbers"]}
+        rows, settings = read_keys(of["row"]), {key: settings_in(value) for key, value, _ in of["settings"]}
         busy = {key for key, _, _ in of["known"]}.difference(rows)
-        limited = {key for lane in lanes for key in keys_of(lane) if numbers_for(key, numbers).has_any}
+        limited = {key for lane in lanes for key in keys_of(lane) if settings_for(key, settings).has_any}
         if missing := sorted(limited.difference(rows, busy)):
             created = self._create(missing)
             rows |= dict.fromkeys(created, KeyRow())
@@ -318,7 +318,7 @@ class PostgresqlLanes(SqlLanes):
         self._has_locked |= bool(rows)
         for key, one in rows.items():
             self._note(key, one.holders or ())
-        return LaneReading(lanes, numbers, rows, busy)
+        return LaneReading(lanes, settings, rows, busy)
 
     def _create(self, missing: Sequence[str]) -> set[str]:
         """Create rows for these keys; return those that this transaction has created."""
@@ -370,5 +370,5 @@ class HeldLanes(SqlLanes):
     """The lanes within a transaction that did not begin as a claim with lanes."""
 
     @override
-    def hold_numbers(self) -> None:
-        self._tx.one(_CLAIM_BY_NUMBERS)
+    def lock_settings(self) -> None:
+        self._tx.one(_LOCK_SETTINGS_SHARED)

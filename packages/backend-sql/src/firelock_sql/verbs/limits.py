@@ -23,16 +23,16 @@ from firelock.limits import (
     KeyRow,
     LaneReading,
     LeavingOut,
-    LimitNumbers,
+    LimitSettings,
     Spot,
     in_turns,
     is_free,
     keys_of,
     name_of,
-    numbers_for,
     parts_of,
     place_of,
-    read_numbers,
+    read_settings,
+    settings_for,
     spent,
     spots,
 )
@@ -67,7 +67,7 @@ WITH RECURSIVE walk (lane, number) AS (
 ) SELECT lane FROM walk WHERE lane IS NOT NULL
 """)  # noqa: S608 - our own conditions
 _IS_IN_LANE = Text(f"SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT 1")
-NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
+SETTINGS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
 _KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
 LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
@@ -228,7 +228,7 @@ class SqlLanes(KeyedLanes[Row]):
 
     # ---- overridden by some databases --------------------------------------------------------------------
 
-    def hold_numbers(self) -> None:
+    def lock_settings(self) -> None:
         """Prevent changes of limits until this transaction ends: see `SqlRecordVerbs._hold_claims`."""
 
     def walk(self, queue: str, after: str, limit: int) -> list[str]:
@@ -268,12 +268,12 @@ class SqlLanes(KeyedLanes[Row]):
         if not lanes:
             return LaneReading([], {}, {})
         keys = sorted({key for lane in lanes for key in keys_of(lane)})
-        numbers = numbers_of(self._tx, keys)
-        limited = [key for key in keys if is_limited(key, numbers)]
+        settings = settings_of(self._tx, keys)
+        limited = [key for key in keys if is_limited(key, settings)]
         locked = self.lock(keys, limited, is_patient=is_patient)
         for key, row in locked.rows.items():
             self._note(key, row.holders or ())
-        return LaneReading(lanes, numbers, locked.rows, locked.busy)
+        return LaneReading(lanes, settings, locked.rows, locked.busy)
 
     def _note(self, key: str, refs: Iterable[str]) -> None:
         """Remember which jobs a key lists; most claims do not read any of these jobs."""
@@ -321,24 +321,24 @@ def key_values(key: str, row: KeyRow) -> dict[str, object]:
     return {"key": key, "holders": holders, "free_at": row.free_at}
 
 
-def numbers_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitNumbers]:
+def settings_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitSettings]:
     """Return the stored settings of these keys and of their names."""
     wanted = sorted({name for key in keys for name in (key, name_of(key))})
-    return {key: numbers_in(value) for key, value in tx.all(NUMBERS, ids=wanted)}
+    return {key: settings_in(value) for key, value in tx.all(SETTINGS, ids=wanted)}
 
 
 @lru_cache(maxsize=1_024)
-def numbers_in(value: str) -> LimitNumbers:
+def settings_in(value: str) -> LimitSettings:
     """Return the settings in a record; an unreadable record sets no limit."""
     try:
-        return read_numbers(value)
+        return read_settings(value)
     except StorageError:
-        return LimitNumbers()
+        return LimitSettings()
 
 
-def is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
+def is_limited(key: str, settings: Mapping[str, LimitSettings]) -> bool:
     """Return whether a key has settings or is paused."""
-    found = numbers_for(key, numbers)
+    found = settings_for(key, settings)
     return found.has_any or found.is_paused
 
 
@@ -421,15 +421,15 @@ class SqlLimitVerbs(SqlVerbs):
             raise self._without(Feature.LIMITS, about)
 
     def _spend(self, tx: Transaction, key: str, cost: int, until: int | None) -> int:
-        numbers = numbers_for(key, numbers_of(tx, [key]))
+        settings = settings_for(key, settings_of(tx, [key]))
         tx.changed(MAKE_KEY, key=key)
         row = read_keys(tx.all(LOCK_KEYS, ids=[key]))[key]
-        free_at = spent(numbers, row.free_at, cost=cost, until=until, now=tx.now)
+        free_at = spent(settings, row.free_at, cost=cost, until=until, now=tx.now)
         if free_at != row.free_at:
             tx.run_many(KEEP_KEY, [key_values(key, KeyRow(row.holders, free_at))])
         if free_at < row.free_at:
             tx.woken.add(ANY_QUEUE)  # for servers that sleep until the key opens
-        return max(0, round(numbers.opens_at(free_at)))
+        return max(0, round(settings.opens_at(free_at)))
 
     @override
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:

@@ -5,7 +5,7 @@ of a limit are not part of a job. Servers store them when they start, and operat
 (`control/limits.py`).
 
 The other modules are for authors of storages, and this package exports their names: `admission` chooses the
-jobs with limits that may start, `line` computes the order in which they wait, `numbers` defines the settings
+jobs with limits that may start, `line` computes the order in which they wait, `settings` defines the settings
 of a limit, and `unique_rules` decides which calls are stored.
 """
 
@@ -41,7 +41,7 @@ from firelock.limits.line import (
     place_of,
     spots,
 )
-from firelock.limits.numbers import UNLIMITED, LimitNumbers, name_of, numbers_for, read_numbers, spent
+from firelock.limits.settings import UNLIMITED, LimitSettings, name_of, read_settings, settings_for, spent
 from firelock.limits.unique_rules import (
     JobFacts,
     UniqueRow,
@@ -68,7 +68,7 @@ __all__ = [
     "LaneCursors",
     "LaneReading",
     "LeavingOut",
-    "LimitNumbers",
+    "LimitSettings",
     "OpenKey",
     "Spot",
     "UniqueRow",
@@ -82,12 +82,12 @@ __all__ = [
     "lane_of",
     "latest_start",
     "name_of",
-    "numbers_for",
     "parts_of",
     "place_of",
-    "read_numbers",
+    "read_settings",
     "refuse_duplicate",
     "replaces",
+    "settings_for",
     "shared_out",
     "spent",
     "spots",

@@ -36,7 +36,7 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-from firelock.limits.numbers import LimitNumbers, numbers_for
+from firelock.limits.settings import LimitSettings, settings_for
 from firelock.model.limit import Admission, read_admission
 
 __all__ = [
@@ -140,7 +140,7 @@ class LaneReading:
     """Lanes of a queue that have waiting jobs, with the settings and stored rows of their keys."""
 
     lanes: Sequence[str]
-    numbers: Mapping[str, LimitNumbers]  # by key or name, if a record exists
+    settings: Mapping[str, LimitSettings]  # by key or name, if a record exists
     rows: Mapping[str, KeyRow]  # by key, if a row is stored; only this claim may write them
     busy: Collection[str] = ()  # keys that others have locked
 
@@ -279,7 +279,7 @@ class OpenKey:
     """A key within one claim, with the starts that the claim has planned."""
 
     key: str
-    numbers: LimitNumbers
+    settings: LimitSettings
     listed: list[str]  # the holders in its row
     running: int
     free_at: float
@@ -302,35 +302,35 @@ class OpenKey:
 
     def has_room(self) -> bool:
         """Return whether the number of jobs that hold the key is below its concurrency."""
-        return self.numbers.concurrent is None or self.running < self.numbers.concurrent
+        return self.settings.concurrent is None or self.running < self.settings.concurrent
 
     def needs_recheck(self, room: int) -> bool:
         """Return whether the listed jobs must be read before this many starts."""
         if self.is_exact or not self.listed:
             return False
-        limit = self.numbers.concurrent
+        limit = self.settings.concurrent
         is_short = limit is not None and self.running + room > limit
         return is_short or len(self.listed) > self.recheck_above or self.has_strict
 
     def is_open(self, now: int, cost: int) -> bool:
         """Return whether the rate of the key admits a start."""
-        return self.numbers.rate != 0 and self.numbers.opens_at(self.free_at, cost) <= now
+        return self.settings.rate != 0 and self.settings.opens_at(self.free_at, cost) <= now
 
     def most(self, now: int, limit: int) -> int:
         """Return the number of starts of cost 1 that the key admits."""
-        numbers = self.numbers
-        count = limit if numbers.concurrent is None else min(limit, numbers.concurrent - self.running)
-        if numbers.is_paused or not self.is_open(now, 1):
+        settings = self.settings
+        count = limit if settings.concurrent is None else min(limit, settings.concurrent - self.running)
+        if settings.is_paused or not self.is_open(now, 1):
             return 0
-        if numbers.interval:
-            left = numbers.units * numbers.interval - max(self.free_at - now, 0)
-            count = min(count, int(left / numbers.interval + 1e-9))
+        if settings.interval:
+            left = settings.units * settings.interval - max(self.free_at - now, 0)
+            count = min(count, int(left / settings.interval + 1e-9))
         return max(count, 0)
 
     def plan(self, now: int, cost: int, number: int = 1, *, holds: bool = True) -> None:
         """Plan this number of starts, each with this cost."""
         self.running += number if holds else 0
-        self.free_at = self.numbers.charged(self.free_at, cost * number, now)
+        self.free_at = self.settings.charged(self.free_at, cost * number, now)
 
     def confirm(self) -> None:
         """Confirm the planned starts."""
@@ -374,7 +374,7 @@ class KeyedClaim(Generic[T]):
         self._has_clocks = False  # whether a key can open merely because time passes
         self._uncrowded: set[str] = set()  # keys that had room before this step
         self._busy: set[str] = set()
-        self._numbers: dict[str, LimitNumbers] = {}
+        self._settings: dict[str, LimitSettings] = {}
         self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
         # Lanes (by queue and lane) that have no more jobs, or whose last job was not admitted.
         self._closed: set[tuple[str, str]] = set()
@@ -433,7 +433,7 @@ class KeyedClaim(Generic[T]):
         for key, state in self._keys.items():
             if state is not None and state.is_changed:
                 holders = tuple(dict.fromkeys([*state.listed, *state.taken]))
-                is_listed = state.numbers.concurrent is not None
+                is_listed = state.settings.concurrent is not None
                 rows[key] = KeyRow(holders if is_listed else None, round(state.free_at))
         if rows:
             self._lanes.keep(dict(sorted(rows.items())))
@@ -597,7 +597,7 @@ class KeyedClaim(Generic[T]):
             for key, state in self._states(lane).items() if heads else ():
                 # If the key no longer has a concurrency, its list must be removed, because the list would be
                 # incomplete when a concurrency is set again.
-                state.is_changed = state.numbers.has_any or state.was_listed
+                state.is_changed = state.settings.has_any or state.was_listed
                 state.taken += [
                     head.ref + _STRICT if _is_strict(head.admission_json, key) else head.ref for head in heads
                 ]
@@ -641,28 +641,28 @@ class KeyedClaim(Generic[T]):
 
     def _open_keys(self, reading: LaneReading, room: int) -> None:
         """Create the state of the keys of these lanes that are new to this claim."""
-        self._numbers.update(reading.numbers)
+        self._settings.update(reading.settings)
         self._busy.update(reading.busy)
         new: list[OpenKey] = []
         for key in dict.fromkeys(key for lane in reading.lanes for key in keys_of(lane)):
             if key in self._keys or key in self._busy:
                 continue
-            numbers, row = numbers_for(key, self._numbers), reading.rows.get(key)
-            if row is None and not numbers.has_any and not numbers.is_paused:
+            settings, row = settings_for(key, self._settings), reading.rows.get(key)
+            if row is None and not settings.has_any and not settings.is_paused:
                 self._keys[key] = None
                 self._uncrowded.add(key)
                 continue
             row = row or KeyRow()
             listed: Sequence[str] = row.holders or ()
-            if numbers.concurrent is not None and row.holders is None:
+            if settings.concurrent is not None and row.holders is None:
                 listed = self._lanes.present(key)
-            if numbers.concurrent is None or (row.holders is not None and len(listed) < numbers.concurrent):
+            if settings.concurrent is None or (row.holders is not None and len(listed) < settings.concurrent):
                 self._uncrowded.add(key)
             listed = [ref for ref in listed if ref not in self._ended]
             recheck_above = self._cursors.recheck_above(key)
-            state = self._keys[key] = OpenKey(key, numbers, listed, len(listed), row.free_at, recheck_above)
+            state = self._keys[key] = OpenKey(key, settings, listed, len(listed), row.free_at, recheck_above)
             state.was_listed = row.holders is not None
-            self._has_clocks |= numbers.rate is not None or row.free_at > 0
+            self._has_clocks |= settings.rate is not None or row.free_at > 0
             new.append(state)
         self._drop_past_holders(new, room)
 
@@ -714,9 +714,9 @@ class KeyedClaim(Generic[T]):
         returning, opens_at = self._returning(queue, lane), 0.0
         for key, state in states.items():
             holds = returning is not None and state.returning == returning
-            if state.numbers.is_paused or state.numbers.rate == 0 or not (holds or state.has_room()):
+            if state.settings.is_paused or state.settings.rate == 0 or not (holds or state.has_room()):
                 return False
-            opens_at = max(opens_at, state.numbers.opens_at(state.free_at, (costs or {}).get(key, 1)))
+            opens_at = max(opens_at, state.settings.opens_at(state.free_at, (costs or {}).get(key, 1)))
         if opens_at <= self._now:
             return True
         self._note_next_claim(round(opens_at + 0.5))

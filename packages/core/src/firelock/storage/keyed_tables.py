@@ -23,7 +23,7 @@ from firelock.limits.admission import (
     shared_out,
 )
 from firelock.limits.line import LINE_LANES, LINE_LENGTH, Spot, in_turns, parts_of, place_of, spots
-from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers, spent
+from firelock.limits.settings import LimitSettings, name_of, read_settings, settings_for, spent
 from firelock.limits.unique_rules import (
     JobFacts,
     UniqueRow,
@@ -121,7 +121,7 @@ class _TableLanes:
     def _seen(self, lanes: Sequence[str]) -> LaneReading:
         keys = dict.fromkeys(key for lane in lanes for key in keys_of(lane))
         rows = {key: row for key in keys if (row := self._tables.key_row(key)) is not None}
-        return LaneReading(lanes, numbers_of(self._tables, keys), rows)
+        return LaneReading(lanes, settings_of(self._tables, keys), rows)
 
     def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
         """See `KeyedLanes.holders`."""
@@ -210,11 +210,11 @@ def present(tables: Tables) -> Iterable[StoredJob]:
         yield from (row for row in tables.held(session.record.session.id) if row.lane is not None)
 
 
-def numbers_of(tables: Tables, keys: Iterable[str]) -> dict[str, LimitNumbers]:
+def settings_of(tables: Tables, keys: Iterable[str]) -> dict[str, LimitSettings]:
     """Return the settings that are stored for these keys and their names."""
     wanted = dict.fromkeys(one for key in keys for one in (key, name_of(key)))
     found = {one: record for one in wanted if (record := tables.record("limit", one)) is not None}
-    return {one: read_numbers(record.value) for one, record in found.items()}
+    return {one: read_settings(record.value) for one, record in found.items()}
 
 
 # ---- keys --------------------------------------------------------------------------------------------------
@@ -222,12 +222,12 @@ def numbers_of(tables: Tables, keys: Iterable[str]) -> dict[str, LimitNumbers]:
 
 def spend(tables: Tables, key: str, *, cost: int, until: int | None, now: int) -> int:
     """See `Storage.spend`."""
-    numbers = numbers_for(key, numbers_of(tables, [key]))
+    settings = settings_for(key, settings_of(tables, [key]))
     row = tables.key_row(key) or KeyRow()
-    free_at = spent(numbers, row.free_at, cost=cost, until=until, now=now)
+    free_at = spent(settings, row.free_at, cost=cost, until=until, now=now)
     if free_at != row.free_at:
         tables.put_key_row(key, KeyRow(row.holders, free_at))
-    return max(0, round(numbers.opens_at(free_at)))
+    return max(0, round(settings.opens_at(free_at)))
 
 
 def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) -> list[KeyState]:

@@ -113,25 +113,25 @@ local function limits()
     for key in string.gmatch(name, '[^\n]+') do keys[#keys + 1] = key end
   end
 
-  local function read_numbers(text)
+  local function read_settings(text)
     if not text then return NONE end
-    local numbers = parsed[text]
-    if not numbers then
+    local settings = parsed[text]
+    if not settings then
       local concurrent, rate, per, burst, paused = match(text, LIMIT.captures(concurrent, rate, per, burst, paused))
       rate, burst = tonumber(rate), tonumber(burst)
-      numbers = { concurrent = tonumber(concurrent), rate = rate, is_paused = paused == '1' }
-      numbers.interval = rate and rate > 0 and per / rate or 0
-      numbers.units = max(1, burst or (numbers.interval > 0 and 1000000 / numbers.interval or 1))
-      numbers.has_any = numbers.concurrent or rate
-      parsed[text] = numbers
+      settings = { concurrent = tonumber(concurrent), rate = rate, is_paused = paused == '1' }
+      settings.interval = rate and rate > 0 and per / rate or 0
+      settings.units = max(1, burst or (settings.interval > 0 and 1000000 / settings.interval or 1))
+      settings.has_any = settings.concurrent or rate
+      parsed[text] = settings
     end
-    return numbers
+    return settings
   end
 
-  local stored  -- numbers by key and name if there are few, else false; nil before they are read
+  local stored  -- settings by key and name if there are few, else false; nil before they are read
 
   -- Read the stored data of these keys, except for keys that were read before. A state is false if the key has no
-  -- limit. Otherwise it has: numbers; free_at; running, the maximum number of jobs that can hold the key; and taken,
+  -- limit. Otherwise it has: settings; free_at; running, the maximum number of jobs that can hold the key; and taken,
   -- the jobs that this script adds to the key's list at its end.
   local function know(keys)
     local fresh = {}
@@ -156,25 +156,25 @@ local function limits()
     end
     local used = call('HMGET', base .. 'free', unpack(fresh))
     for number, key in ipairs(fresh) do
-      local own, named = read_numbers(texts[key]), read_numbers(texts[name_of(key)])
-      local numbers = own.has_any and own or named
+      local own, named = read_settings(texts[key]), read_settings(texts[name_of(key)])
+      local settings = own.has_any and own or named
       local is_paused = own.is_paused or named.is_paused
-      if numbers.has_any or is_paused or used[number] then
+      if settings.has_any or is_paused or used[number] then
         states[key] = {
-          key = key, numbers = numbers, is_paused = is_paused, free_at = tonumber(used[number] or 0), taken = {},
-          running = numbers.concurrent and call('SCARD', base .. 'slots:' .. key) or 0,
+          key = key, settings = settings, is_paused = is_paused, free_at = tonumber(used[number] or 0), taken = {},
+          running = settings.concurrent and call('SCARD', base .. 'slots:' .. key) or 0,
         }
       end
     end
   end
 
   local function opens_at(state, cost)
-    local numbers = state.numbers
-    return state.free_at - max(0, numbers.units - cost) * numbers.interval
+    local settings = state.settings
+    return state.free_at - max(0, settings.units - cost) * settings.interval
   end
 
   local function charge(state, cost)
-    local interval = state.numbers.interval
+    local interval = state.settings.interval
     if interval > 0 and cost > 0 then
       state.free_at = max(state.free_at, now) + cost * interval
       state.is_charged = true
@@ -217,7 +217,7 @@ local function limits()
   -- Return whether fewer jobs hold the key than its limit. The list is an upper bound, so the jobs are read only if the
   -- list is full, and only once.
   local function has_room(state)
-    local most = state.numbers.concurrent
+    local most = state.settings.concurrent
     if not most or state.running < most then return true end
     if state.is_sure then return false end
     state.running, state.is_sure = #living(state) + #state.taken, true
@@ -256,8 +256,8 @@ local function limits()
   local function admits(lane, costs)
     local at = 0
     for _, state in ipairs(lane.states) do
-      local numbers = state.numbers
-      if state.is_paused or numbers.rate == 0 then return false end
+      local settings = state.settings
+      if state.is_paused or settings.rate == 0 then return false end
       if not has_room(state) then
         local comes_back = returning(lane)
         if not comes_back or comes_back ~= state.returning then
@@ -371,7 +371,7 @@ local function limits()
       else
         state.running = state.running + 1
       end
-      if state.numbers.concurrent then
+      if state.settings.concurrent then
         state.taken[#state.taken + 1] = strict[state.key] and id .. '!' or id
       end
     end
@@ -407,11 +407,11 @@ local function limits()
   -- Return the number of jobs with cost 1 that the keys of the lane admit, at most `room`. They must admit one or more.
   local function most(lane, room)
     for _, state in ipairs(lane.states) do
-      local numbers = state.numbers
-      if numbers.concurrent then room = min(room, numbers.concurrent - state.running) end
-      if numbers.interval > 0 then
-        local left = numbers.units * numbers.interval - max(state.free_at - now, 0)
-        room = min(room, floor(left / numbers.interval + 1e-9))
+      local settings = state.settings
+      if settings.concurrent then room = min(room, settings.concurrent - state.running) end
+      if settings.interval > 0 then
+        local left = settings.units * settings.interval - max(state.free_at - now, 0)
+        room = min(room, floor(left / settings.interval + 1e-9))
       end
     end
     return room
@@ -432,7 +432,7 @@ local function limits()
     for _, state in ipairs(lane.states) do
       charge(state, count)
       state.running = state.running + count
-      if state.numbers.concurrent then
+      if state.settings.concurrent then
         for number = #given - count + 1, #given do state.taken[#state.taken + 1] = given[number] end
       end
     end
@@ -629,7 +629,7 @@ local function limits()
   -- Return the state of a key, even if it has no limit.
   local function state_of(key)
     know({ key })
-    return states[key] or { key = key, numbers = NONE, free_at = 0, taken = {}, running = 0 }
+    return states[key] or { key = key, settings = NONE, free_at = 0, taken = {}, running = 0 }
   end
 
   return { claim = claim, finish = finish, state_of = state_of, living = living, opens_at = opens_at }

@@ -26,7 +26,7 @@ def name_of(key: str) -> str:
 
 
 @attrs.frozen
-class LimitNumbers:
+class LimitSettings:
     """The settings of a limit: the maximum number of jobs that hold a key, and the rate of their starts."""
 
     concurrent: int | None = None  # None for any number
@@ -68,10 +68,10 @@ class LimitNumbers:
         return max(free_at, now) + cost * self.interval if self.interval and cost else free_at
 
 
-UNLIMITED = LimitNumbers()
+UNLIMITED = LimitSettings()
 
 
-def read_numbers(value: str) -> LimitNumbers:
+def read_settings(value: str) -> LimitSettings:
     """Return the settings from the value of a record of the kind `limit`.
 
     Raises:
@@ -79,7 +79,7 @@ def read_numbers(value: str) -> LimitNumbers:
     """
     try:
         said = json.loads(value)
-        return LimitNumbers(
+        return LimitSettings(
             concurrent=said.get("concurrent"),
             rate=said.get("rate"),
             per=said.get("per") or SECOND,
@@ -90,23 +90,23 @@ def read_numbers(value: str) -> LimitNumbers:
         raise StorageError(f"The stored settings of a limit are invalid: {value[:200]!r}.") from error
 
 
-def numbers_for(key: str, known: Mapping[str, LimitNumbers]) -> LimitNumbers:
+def settings_for(key: str, known: Mapping[str, LimitSettings]) -> LimitSettings:
     """Return the settings of a key: its own settings, otherwise those of its name, otherwise empty settings.
 
     The key is paused if either it or its name is paused.
     """
     own, named = known.get(key, UNLIMITED), known.get(name_of(key), UNLIMITED)
-    numbers = own if own.has_any else named
+    settings = own if own.has_any else named
     is_paused = own.is_paused or named.is_paused
-    return numbers if numbers.is_paused == is_paused else attrs.evolve(numbers, is_paused=is_paused)
+    return settings if settings.is_paused == is_paused else attrs.evolve(settings, is_paused=is_paused)
 
 
-def spent(numbers: LimitNumbers, free_at: int, *, cost: int, until: int | None, now: int) -> int:
+def spent(settings: LimitSettings, free_at: int, *, cost: int, until: int | None, now: int) -> int:
     """Return the time up to which a key is used after `Storage.spend`."""
     if cost >= 0:
-        used = numbers.charged(free_at, cost, now)
+        used = settings.charged(free_at, cost, now)
     else:  # without a rate, no units are used
-        used = free_at + cost * numbers.interval if numbers.interval else 0
+        used = free_at + cost * settings.interval if settings.interval else 0
     if until is not None:
-        used = max(used, until + (numbers.units - 1) * numbers.interval)
+        used = max(used, until + (settings.units - 1) * settings.interval)
     return max(0, round(used))
