@@ -32,9 +32,9 @@ class KeyedStorage(MemoryStorage):
         self.keys = []
         self.spent = []
 
-    def hold(self, key, *holders, waiting=0, free_at=0):
+    def hold(self, key, *holders, waiting=0, next_arrival_at=0):
         """Add a key that these jobs hold."""
-        self.keys.append(KeyState(key, holders, len(holders), waiting, free_at))
+        self.keys.append(KeyState(key, holders, len(holders), waiting, next_arrival_at))
 
     def find_keys(self, prefix="", *, after="", limit=100):
         found = sorted(self.keys, key=lambda state: state.key)
@@ -72,7 +72,7 @@ def audited(fire):
 def test_key_shows_its_holders_and_the_source_of_its_values(fire):
     """The key also shows its waiting jobs, the values of its name, and when its rate opens."""
     now = fire.storage.clock()
-    fire.storage.hold("tenant:7", "a", "b", waiting=5, free_at=now + MINUTE)
+    fire.storage.hold("tenant:7", "a", "b", waiting=5, next_arrival_at=now + MINUTE)
     limits = declaring(fire, tenant={"concurrent": 2, "rate": 60, "per": MINUTE})
     limits.sync()
 

@@ -76,9 +76,9 @@ def settings(**given):
         ({"concurrent": 0}, {}, NEVER),
         ({"rate": 0}, {}, NEVER),
         ({"concurrent": 5, "is_paused": True}, {}, NEVER),
-        ({}, {"free_at": 30 * SECOND}, 30),  # closed, without a rate
-        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"free_at": 12 * SECOND}, 12),
-        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"free_at": 12 * SECOND, "ahead": 177}, 2_136),
+        ({}, {"next_arrival_at": 30 * SECOND}, 30),  # closed, without a rate
+        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"next_arrival_at": 12 * SECOND}, 12),
+        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"next_arrival_at": 12 * SECOND, "ahead": 177}, 2_136),
         ({"rate": 60, "per": 60 * SECOND, "burst": 3}, {"ahead": 2}, 0),
         ({"rate": 60, "per": 60 * SECOND, "burst": 3}, {"ahead": 3}, 1),
         ({"rate": 60, "per": 60 * SECOND, "burst": 10}, {"ahead": 3, "cost": 10}, 30),
@@ -90,7 +90,10 @@ def test_start_of_a_job_is_estimated(given, facts, seconds):
 
     If only an operator can open the limit, the estimate is NEVER.
     """
-    asked = {"running": 0, "free_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0, **facts}
+    asked = {
+        "running": 0, "next_arrival_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0,
+        **facts,
+    }  # fmt: skip
 
     at = start_estimate(settings(**given), **asked)
 
@@ -110,13 +113,13 @@ def test_start_of_a_job_is_estimated(given, facts, seconds):
         ({"concurrent": 3}, [40, 10, 30], {"timeout": None}, None),
         ({"concurrent": 3}, [40], {"timeout": None}, 0),
         ({"concurrent": 0}, [], {}, NEVER),
-        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, [40], {"free_at": 12 * SECOND}, 12),
-        ({"rate": 5, "per": 60 * SECOND, "concurrent": 1}, [40], {"free_at": 99 * SECOND}, 99),
+        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, [40], {"next_arrival_at": 12 * SECOND}, 12),
+        ({"rate": 5, "per": 60 * SECOND, "concurrent": 1}, [40], {"next_arrival_at": 99 * SECOND}, 99),
     ],
 )
 def test_estimated_start_is_bounded_by_timeouts(given, left, facts, seconds):
     """The jobs ahead run until their timeout at most (100 s). Without timeouts, there is no bound."""
-    asked = {"free_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
+    asked = {"next_arrival_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
 
     at = start_bound(settings(**given), left=[seconds * SECOND for seconds in left], **asked)
 

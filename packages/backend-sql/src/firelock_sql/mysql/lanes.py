@@ -267,7 +267,7 @@ class MysqlLanes(SqlLanes):
         return {key for key in missing if key not in stored and self._tx.changed(MAKE_KEY, key=key)}
 
     @override
-    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+    def store_rows(self, rows: Mapping[str, KeyRow]) -> None:
         self._tx.run_many(_KEEP, [key_values(key, row) for key, row in rows.items()])
 
     # ---- jobs --------------------------------------------------------------------------------------------

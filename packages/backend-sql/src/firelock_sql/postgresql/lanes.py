@@ -147,7 +147,7 @@ INSERT INTO firelock_count_deltas (state, queue, jobs)
 SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
 UNION ALL SELECT 'processing', queue, count(*) FROM claimed GROUP BY queue
 """)
-_FATES = Text("""
+_HOLDER_GROUPS = Text("""
 SELECT state, session IS NOT NULL, queue, held_by, string_agg(seq::text, ' ') FROM firelock_jobs
 WHERE seq IN :seqs AND held_by IS NOT NULL GROUP BY 1, 2, 3, 4
 """)
@@ -345,13 +345,13 @@ class PostgresqlLanes(SqlLanes):
         return {lane: self._new_of(queue, lane, rows[lane], number) for lane, (_, number) in wanted.items()}
 
     @override
-    def listed_by_fate(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
+    def holder_groups(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
         """Group the jobs on the server, so that a thousand jobs of one key are one row."""
-        for state, is_held, queue, lane, alike in self._tx.all(_FATES, seqs=seqs):
+        for state, is_held, queue, lane, alike in self._tx.all(_HOLDER_GROUPS, seqs=seqs):
             yield state, is_held, queue, lane, alike.split()
 
     @override
-    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+    def store_rows(self, rows: Mapping[str, KeyRow]) -> None:
         self.kept.update(rows)
 
     @property
@@ -362,7 +362,7 @@ class PostgresqlLanes(SqlLanes):
         return {
             "keys": text_array(list(self.kept)),
             "lists": text_array(lists),
-            "frees": number_array([row.free_at for row in kept]),
+            "frees": number_array([row.next_arrival_at for row in kept]),
         }
 
 

@@ -567,7 +567,7 @@ class Limits:
         begin = key.partition("/")[0]
         while page := storage.find_keys(begin, after=after, limit=_PAGE):
             for state in page:
-                if state.free_at and key in (state.key, name_of(state.key)):
+                if state.next_arrival_at and key in (state.key, name_of(state.key)):
                     storage.spend(state.key, cost=-_ALL)
             after = page[-1].key
 
@@ -618,7 +618,7 @@ class _Stored:
 
 
 def _idle(key: str) -> KeyState:
-    return KeyState(key=key, holders=(), running=0, waiting=0, free_at=0)
+    return KeyState(key=key, holders=(), running=0, waiting=0, next_arrival_at=0)
 
 
 def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitView:
@@ -626,7 +626,7 @@ def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitVie
     own, name = records.get(state.key, nothing), records.get(name_of(state.key), nothing)
     chosen = own if own.settings.has_any else name
     known = _name(name_of(state.key), chosen, [own, name])
-    opens_at = math.ceil(known.settings.opens_at(state.free_at))
+    opens_at = math.ceil(known.settings.opens_at(state.next_arrival_at))
     return LimitView(
         **attrs.asdict(known, recurse=False), key=state.key, running=state.running, holders=state.holders,
         waiting=state.waiting, others=state.others, is_own=own.settings.has_any,

@@ -155,10 +155,16 @@ class KeyReads:
         running = 0 if state is None else state.running
         holds_itself = state is not None and job_id in state.holders
         is_full = ends_before(settings, running=running - holds_itself, ahead=ahead) > 0
-        free_at = 0 if state is None else state.free_at
-        opens_at = round(rate_opens(settings, free_at=free_at, ahead=0, cost=use.cost, now=self.now))
+        next_arrival_at = 0 if state is None else state.next_arrival_at
+        opens_at = round(
+            rate_opens(settings, next_arrival_at=next_arrival_at, ahead=0, cost=use.cost, now=self.now)
+        )
         if opens_at <= self.now:
-            opens_at = round(rate_opens(settings, free_at=free_at, ahead=ahead, cost=use.cost, now=self.now))
+            opens_at = round(
+                rate_opens(
+                    settings, next_arrival_at=next_arrival_at, ahead=ahead, cost=use.cost, now=self.now
+                )
+            )
         opens_in = opens_at - self.now
         if not (settings.is_paused or is_full or opens_in):
             return None
@@ -171,11 +177,11 @@ class KeyReads:
     def estimate(self, use: LimitUse, ahead: int, run_time: float | None) -> float | None:
         """Return about when a key admits a job that has `ahead` jobs in front of it; see `start_estimate`."""
         state = self._read(use.key)
-        running, free_at = (0, 0) if state is None else (state.running, state.free_at)
+        running, next_arrival_at = (0, 0) if state is None else (state.running, state.next_arrival_at)
         settings = settings_for(use.key, self.known)
         return start_estimate(
-            settings, running=running, free_at=free_at, ahead=ahead, cost=use.cost, run_time=run_time,
-            now=self.now,
+            settings, running=running, next_arrival_at=next_arrival_at, ahead=ahead, cost=use.cost,
+            run_time=run_time, now=self.now,
         )  # fmt: skip
 
     def lasting(self, key: str, jobs: Sequence[JobRecord], timeout: TimeoutOf) -> Lasting:
@@ -205,8 +211,8 @@ class KeyReads:
         state = self._read(use.key)
         settings = settings_for(use.key, self.known)
         bound = start_bound(
-            settings, left=runs.left, free_at=0 if state is None else state.free_at, ahead=ahead,
-            cost=use.cost, timeout=runs.timeout, now=self.now,
+            settings, left=runs.left, next_arrival_at=0 if state is None else state.next_arrival_at,
+            ahead=ahead, cost=use.cost, timeout=runs.timeout, now=self.now,
         )  # fmt: skip
         if bound is None or not ends:
             return bound

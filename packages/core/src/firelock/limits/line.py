@@ -103,7 +103,7 @@ def start_estimate(
     settings: LimitSettings,
     *,
     running: int,
-    free_at: int,
+    next_arrival_at: int,
     ahead: int,
     cost: int,
     run_time: float | None,
@@ -116,7 +116,7 @@ def start_estimate(
     Args:
         settings: the settings of the key.
         running: the number of jobs that hold the key.
-        free_at: the time up to which its rate is used.
+        next_arrival_at: the time up to which its rate is used; see `LimitSettings.opens_at`.
         ahead: the number of jobs before this one; they are assumed to have the same cost and duration.
         cost: units of the rate that the start of the job uses.
         run_time: the duration of such a run, in microseconds; None if it is unknown.
@@ -124,7 +124,7 @@ def start_estimate(
     """
     if settings.is_paused or settings.concurrent == 0 or settings.rate == 0:
         return NEVER
-    starts_at = rate_opens(settings, free_at=free_at, ahead=ahead, cost=cost, now=now)
+    starts_at = rate_opens(settings, next_arrival_at=next_arrival_at, ahead=ahead, cost=cost, now=now)
     ends = ends_before(settings, running=running, ahead=ahead)
     if ends and settings.concurrent:
         if run_time is None:
@@ -137,7 +137,7 @@ def start_bound(
     settings: LimitSettings,
     *,
     left: Sequence[float],
-    free_at: int,
+    next_arrival_at: int,
     ahead: int,
     cost: int,
     timeout: float | None,
@@ -151,7 +151,7 @@ def start_bound(
         settings: the settings of the key.
         left: for each job that holds the key, the remaining time until the timeout of its run, in
             microseconds.
-        free_at: the time up to which its rate is used.
+        next_arrival_at: the time up to which its rate is used; see `LimitSettings.opens_at`.
         ahead: the number of jobs before this one.
         cost: units of the rate that the start of the job uses.
         timeout: the timeout of the jobs before it, in microseconds; None if one of them has none.
@@ -159,7 +159,7 @@ def start_bound(
     """
     if settings.is_paused or settings.concurrent == 0 or settings.rate == 0:
         return NEVER
-    starts_at = rate_opens(settings, free_at=free_at, ahead=ahead, cost=cost, now=now)
+    starts_at = rate_opens(settings, next_arrival_at=next_arrival_at, ahead=ahead, cost=cost, now=now)
     if not ends_before(settings, running=len(left), ahead=ahead) or settings.concurrent is None:
         return starts_at
     if timeout is None:
@@ -183,16 +183,16 @@ def room_after(ends: Sequence[float], concurrent: int | None) -> float:
     return sorted(ends)[-concurrent] if concurrent else NEVER
 
 
-def rate_opens(settings: LimitSettings, *, free_at: int, ahead: int, cost: int, now: int) -> float:
+def rate_opens(settings: LimitSettings, *, next_arrival_at: int, ahead: int, cost: int, now: int) -> float:
     """Return the time when the rate of a key admits a job, in microseconds, at the earliest `now`.
 
     `ahead` is the number of jobs before it.
     """
-    starts_at = max(float(now), settings.opens_at(free_at, cost))
+    starts_at = max(float(now), settings.opens_at(next_arrival_at, cost))
     if not settings.interval:
         return starts_at
-    used = max(free_at, now) + ahead * cost * settings.interval
-    return max(starts_at, settings.opens_at(used, cost))
+    after_others = max(next_arrival_at, now) + ahead * cost * settings.interval
+    return max(starts_at, settings.opens_at(after_others, cost))
 
 
 def ends_before(settings: LimitSettings, *, running: int, ahead: int) -> int:

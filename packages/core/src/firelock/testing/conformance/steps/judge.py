@@ -58,7 +58,7 @@ class Before:
     is_ordered: bool  # whether they are taken one after another
     waiting: Mapping[str, Mapping[Keys, Sequence[ReadyJob]]]  # by queue and lane, in order
     running: Mapping[str, int]  # by key: the number of jobs that hold it
-    free_at: Mapping[str, int]  # by key: the time until which its rate is used up, or it is blocked
+    next_arrival_at: Mapping[str, int]  # by key: the time until which its rate is used up, or it is blocked
     settings: Mapping[str, KeySettings]  # by key
 
 
@@ -74,7 +74,7 @@ class ClaimAnswer:
 class After:
     """The state after a correct claim."""
 
-    free_at: dict[str, int]  # by key: the time until which its rate is used up
+    next_arrival_at: dict[str, int]  # by key: the time until which its rate is used up
     left: frozenset[Place]  # lanes that admit more jobs but got none
 
 
@@ -124,7 +124,7 @@ def judge(before: Before, claim: ClaimAnswer) -> After:
         _judge_queues(before.queues, got, open_left, looks_again=claim.looks_again)
     if len(before.queues) == 1 and len(claim.ids) == before.room:
         _judge_halves(before.room, got, open_left)
-    return After(after.free_at, frozenset(open_left - got.keys()))
+    return After(after.next_arrival_at, frozenset(open_left - got.keys()))
 
 
 def _say(is_just: bool, what: str) -> None:
@@ -151,7 +151,7 @@ class _Keys:
         self._before = before
         self._started = [job for job in started if not job.is_late]
         self.running = Counter(before.running)
-        self.free_at = dict(before.free_at)
+        self.next_arrival_at = dict(before.next_arrival_at)
         for job in self._started:
             self.running.update(use.key for use in job.uses if use.key not in job.keeps)
         self._costs: dict[str, list[int]] = {}
@@ -160,8 +160,10 @@ class _Keys:
                 self._costs.setdefault(use.key, []).append(use.cost)
         for key, costs in self._costs.items():
             if interval := self._of(key).interval:
-                used = max(self.free_at.get(key, 0), before.since)
-                self.free_at[key] = used + sum(costs) * interval if sum(costs) else self.free_at.get(key, 0)
+                used = max(self.next_arrival_at.get(key, 0), before.since)
+                self.next_arrival_at[key] = (
+                    used + sum(costs) * interval if sum(costs) else self.next_arrival_at.get(key, 0)
+                )
 
     def _of(self, key: str) -> KeySettings:
         return self._before.settings.get(key, KeySettings())
@@ -184,15 +186,19 @@ class _Keys:
         return all(key in job.keeps for job in self._started if key in job.lane)
 
     def _judge_rate(self, key: str, settings: KeySettings, costs: Sequence[int]) -> None:
-        free_at, now = self._before.free_at.get(key, 0), self._before.until + _SLACK
+        next_arrival_at, now = self._before.next_arrival_at.get(key, 0), self._before.until + _SLACK
         if not settings.interval:
             _say(
-                free_at <= now, f"a job of key {key} started before {free_at}, until which the key is blocked"
+                next_arrival_at <= now,
+                f"a job of key {key} started before {next_arrival_at}, until which the key is blocked",
             )
             return
-        used = max(free_at, self._before.since)
+        used = max(next_arrival_at, self._before.since)
         if max(costs) > settings.burst:
-            _say(free_at <= now, f"a start above the burst of {key} did not wait until the rate was unused")
+            _say(
+                next_arrival_at <= now,
+                f"a start above the burst of {key} did not wait until the rate was unused",
+            )
             _say(sum(costs) == max(costs), f"{key} admitted other starts together with one above its burst")
         else:
             end = now + settings.burst * settings.interval
@@ -204,13 +210,13 @@ class _Keys:
         return all(self._is_open(use, is_kept=use.key in head.keeps) for use in head.uses)
 
     def _is_open(self, use: LimitUse, *, is_kept: bool) -> bool:
-        settings, free_at = self._of(use.key), self.free_at.get(use.key, 0)
+        settings, next_arrival_at = self._of(use.key), self.next_arrival_at.get(use.key, 0)
         if settings.is_closed:
             return False
         if settings.concurrent is not None and self.running[use.key] >= settings.concurrent and not is_kept:
             return False
         spare = max(0, min(settings.burst - cost for cost in (1, use.cost))) * settings.interval
-        return free_at - spare + _SLACK <= self._before.since or free_at == 0
+        return next_arrival_at - spare + _SLACK <= self._before.since or next_arrival_at == 0
 
 
 def _judge_turns(before: Before, got: Mapping[Place, int], open_left: Collection[Place]) -> None:

@@ -63,7 +63,7 @@ class LimitSteps(SeededSteps):
         self.known: dict[str, _Known] = {}
         self.living: dict[str, None] = {}  # not known to have ended
         self.settings: dict[str, KeySettings] = {}
-        self.free_at: dict[str, int] = {}
+        self.next_arrival_at: dict[str, int] = {}
         self.paused: set[str] = set()
         self.passed_over: Counter[Place] = Counter()
         self.begun = 0
@@ -228,11 +228,11 @@ class LimitSteps(SeededSteps):
         self.tell(f"spend {cost} until {until}")
         before = self.scene.now()
         self.scene.storage.spend(_key("r"), cost=cost, until=until)
-        used, interval = self.free_at.get(_key("r"), 0), 10 * _MINUTE
+        used, interval = self.next_arrival_at.get(_key("r"), 0), 10 * _MINUTE
         used = max(used, before) + cost * interval if cost > 0 else max(0, used + cost * interval)
         if until is not None:
             used = max(used, until + 3 * interval)
-        self.free_at[_key("r")] = used
+        self.next_arrival_at[_key("r")] = used
 
     def pause(self) -> None:
         """Pause or resume a queue."""
@@ -276,7 +276,7 @@ class LimitSteps(SeededSteps):
         given = ClaimAnswer([job.id for job in claim.jobs], looks_again)
         self.tell(f"  claimed {[id[-4:] for id in given.ids]}, look again {looks_again}")
         after = judge(attrs.evolve(before, until=now), given)
-        self.free_at = after.free_at
+        self.next_arrival_at = after.next_arrival_at
         jobs = {
             job.id: job
             for queue in before.queues
@@ -319,7 +319,7 @@ class LimitSteps(SeededSteps):
                 queue: {lane: [one for _, one in jobs] for lane, jobs in of.items()}
                 for queue, of in waiting.items()
             },
-            running, self.free_at, self._all_settings(),
+            running, self.next_arrival_at, self._all_settings(),
         )  # fmt: skip
 
     def _records(self) -> list[JobRecord]:

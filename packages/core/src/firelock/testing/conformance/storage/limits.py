@@ -823,7 +823,7 @@ class KeyDuty(StorageFixtures):
         (state,) = scene.storage.find_keys("kit/")
 
         assert (A, (), 0, 0) == (state.key, state.holders, state.running, state.waiting)
-        assert before + HOUR <= state.free_at <= scene.now() + HOUR
+        assert before + HOUR <= state.next_arrival_at <= scene.now() + HOUR
         scene.advance(7_200)
         assert [] == scene.storage.find_keys("kit/")
 
