@@ -21,7 +21,7 @@ from tests.scenes import scene_at
 PARTITIONS = 4
 OPTIONS = f"partitions={PARTITIONS}"
 WINDOW = 256  # lanes that one claim reads
-OF_LANES = ("lane:", "ring:", "laned", "lanes", "slots:", "free", "short", "cut", "swept", "unique", "uz")
+OF_LANES = ("lane:", "ring:", "laned", "lanes", "slots:", "arrivals", "short", "cut", "swept", "unique", "uz")
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_upkeep_deletes_idle_limit_keys(scene, server):
     pruned = [scene.prune(1_000) for _ in range(2)]
 
     assert (number, [number, 0]) == (len(running), pruned)
-    assert {"lanes", "free", "unique", "uz"} < before
+    assert {"lanes", "arrivals", "unique", "uz"} < before
     assert set() == of_lanes(server)
     assert ([], []) == (scene.storage.find_keys(), scene.storage.find_unique())
 

@@ -25,7 +25,7 @@ function verbs.spend(key, cost, till)
   local before = usage.next_arrival_at
   usage.next_arrival_at = tonumber(int(math.max(0, arrival_at)))
   if usage.next_arrival_at ~= before then
-    call('HSET', base .. 'free', key, int(usage.next_arrival_at))
+    call('HSET', base .. 'arrivals', key, int(usage.next_arrival_at))
     call('ZADD', base .. 'lanes', 0, key .. '\n')
     if usage.next_arrival_at < before then wake('*') end
   end
@@ -188,7 +188,7 @@ function verbs.list(prefix, after, limit)
     looks = looks + 5
     local count, others = waiting(key)
     local all = holders(key, present)
-    local arrival_at = call('HGET', base .. 'free', key) or '0'
+    local arrival_at = call('HGET', base .. 'arrivals', key) or '0'
     if count > 0 or #all > 0 or tonumber(arrival_at) > now then
       local one = {
         [KEY.key] = key, [KEY.running] = #all, [KEY.waiting] = count, [KEY.next_arrival_at] = arrival_at,
@@ -235,7 +235,7 @@ function verbs.forget(limit)
       local usage = limited.usage_of(key)
       if usage.next_arrival_at <= now and #limited.drop_past_holders(usage) == 0 then
         call('ZREM', base .. 'lanes', key .. '\n')
-        call('HDEL', base .. 'free', key)
+        call('HDEL', base .. 'arrivals', key)
         call('HDEL', base .. 'short', key)
       end
     end

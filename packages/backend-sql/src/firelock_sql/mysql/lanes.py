@@ -52,7 +52,9 @@ FOR NO KEY UPDATE SKIP LOCKED
 # locks that row exclusively: see `_hold_claims`.
 _GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
 HOLD_CLAIMS, _LOCK_SETTINGS_SHARED = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
-_KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
+_KEEP = Text(
+    "UPDATE firelock_limit_keys SET holders = :holders, next_arrival_at = :next_arrival_at WHERE key = :key"
+)
 _LANE = CLAIMABLE.index("held_by")
 
 

@@ -78,11 +78,11 @@ WITH RECURSIVE walk (lane, place) AS (
 ), wanted AS MATERIALIZED (
     SELECT DISTINCT key FROM seen, LATERAL unnest(string_to_array(lane, chr(10))) AS key
 ), locked AS MATERIALIZED (
-    SELECT key, holders, free_at FROM firelock_limit_keys
+    SELECT key, holders, next_arrival_at FROM firelock_limit_keys
     WHERE key = ANY (ARRAY (SELECT key FROM wanted)) ORDER BY key FOR NO KEY UPDATE {locked}
 )
 SELECT 'lane', lane, NULL, place FROM seen
-UNION ALL SELECT 'row', key, holders, free_at FROM locked
+UNION ALL SELECT 'row', key, holders, next_arrival_at FROM locked
 UNION ALL
 SELECT 'known', key, NULL, NULL FROM firelock_limit_keys WHERE key = ANY (ARRAY (SELECT key FROM wanted))
 UNION ALL SELECT 'settings', key, value, NULL FROM firelock_records
@@ -96,7 +96,8 @@ SELECT 'took', NULL, NULL, (extract(epoch FROM clock_timestamp() - statement_tim
 
 LOOK, LOOK_FROM_FLOORS, LOOK_PATIENTLY = _look(_next), _look(_next_from_floor), _look(_next, locked="")
 MAKE_KEYS = Text("""
-INSERT INTO firelock_limit_keys (key, holders, free_at) SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
+INSERT INTO firelock_limit_keys (key, holders, next_arrival_at)
+SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
 ON CONFLICT (key) DO NOTHING RETURNING key
 """)
 _HEAD = ", ".join(CLAIMABLE)
@@ -139,8 +140,8 @@ WITH claimed AS (
         claimed_at = :now, changed_at = :now, started_at = NULL, reason = NULL
     WHERE seq IN :seqs RETURNING queue
 ), kept AS (
-    UPDATE firelock_limit_keys AS stored SET holders = new.holders, free_at = new.free_at
-    FROM unnest(:keys::text[], :lists::text[], :frees::bigint[]) AS new (key, holders, free_at)
+    UPDATE firelock_limit_keys AS stored SET holders = new.holders, next_arrival_at = new.next_arrival_at
+    FROM unnest(:keys::text[], :lists::text[], :arrivals::bigint[]) AS new (key, holders, next_arrival_at)
     WHERE stored.key = new.key
 )
 INSERT INTO firelock_count_deltas (state, queue, jobs)
@@ -362,7 +363,7 @@ class PostgresqlLanes(SqlLanes):
         return {
             "keys": text_array(list(self.kept)),
             "lists": text_array(lists),
-            "frees": number_array([row.next_arrival_at for row in kept]),
+            "arrivals": number_array([row.next_arrival_at for row in kept]),
         }
 
 

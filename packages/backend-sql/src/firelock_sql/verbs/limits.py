@@ -68,17 +68,18 @@ WITH RECURSIVE walk (lane, number) AS (
 """)  # noqa: S608 - our own conditions
 _IS_IN_LANE = Text(f"SELECT 1 {_INDEXED} AND queue = :queue AND held_by = :lane LIMIT 1")
 SETTINGS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
-_KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
+_KEYS = "SELECT key, holders, next_arrival_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
 LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
 # For a patient claim, which runs in a brief transaction.
 LOCK_KEYS_BRIEFLY = Text(f"{_KEYS} FOR UPDATE NOWAIT")
 MAKE_KEY = Text("""
-INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, NULL, 0) ON CONFLICT (key) DO NOTHING
+INSERT INTO firelock_limit_keys (key, holders, next_arrival_at) VALUES (:key, NULL, 0)
+ON CONFLICT (key) DO NOTHING
 """)
 KEEP_KEY = Text("""
-INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, :holders, :free_at)
-ON CONFLICT (key) DO UPDATE SET holders = excluded.holders, free_at = excluded.free_at
+INSERT INTO firelock_limit_keys (key, holders, next_arrival_at) VALUES (:key, :holders, :next_arrival_at)
+ON CONFLICT (key) DO UPDATE SET holders = excluded.holders, next_arrival_at = excluded.next_arrival_at
 """)
 _HOLDERS = Text("""
 SELECT state, session IS NOT NULL, queue, held_by, seq FROM firelock_jobs
@@ -310,15 +311,15 @@ class LockedKeys:
 def read_keys(rows: Iterable[Row]) -> dict[str, KeyRow]:
     """Return the rows of keys, by key."""
     return {
-        key: KeyRow(None if holders is None else tuple(holders.split()), free_at)
-        for key, holders, free_at in rows
+        key: KeyRow(None if holders is None else tuple(holders.split()), next_arrival_at)
+        for key, holders, next_arrival_at in rows
     }
 
 
 def key_values(key: str, row: KeyRow) -> dict[str, object]:
     """Return the parameters of `KEEP_KEY`."""
     holders = None if row.holders is None else " ".join(row.holders)
-    return {"key": key, "holders": holders, "free_at": row.next_arrival_at}
+    return {"key": key, "holders": holders, "next_arrival_at": row.next_arrival_at}
 
 
 def settings_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitSettings]:
@@ -379,13 +380,13 @@ SELECT id, held_by, claimed_at FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session IS NOT NULL AND held_by IS NOT NULL ORDER BY claimed_at, seq
 """)
 _STRICT_KEYS = Text("""
-SELECT key, holders, free_at FROM firelock_limit_keys
+SELECT key, holders, next_arrival_at FROM firelock_limit_keys
 WHERE key > :after AND key >= :prefix AND substr(key, 1, :length) = :prefix
-    AND (free_at > :now OR replace(holders, '!', '') <> holders)
+    AND (next_arrival_at > :now OR replace(holders, '!', '') <> holders)
 ORDER BY key
 """)
 _LISTED = Text("SELECT seq, id, state, session, held_by FROM firelock_jobs WHERE seq IN :seqs")
-_SOME_KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys"
+_SOME_KEYS = "SELECT key, holders, next_arrival_at FROM firelock_limit_keys"
 _SOME = Text(f"{_SOME_KEYS} WHERE key > :after ORDER BY key LIMIT :most")
 _LOCK_SOME = Text(f"{_SOME_KEYS} WHERE key IN :ids ORDER BY key FOR UPDATE SKIP LOCKED")
 _FORGET = Text("DELETE FROM firelock_limit_keys WHERE key IN :ids")

@@ -7,7 +7,7 @@
 --   slots:<key> SET: the jobs that were claimed with a key while it limited concurrent jobs; ! follows the id of a job
 --     that keeps the key between its attempts. Jobs that no longer hold the key are removed as soon as the list
 --     refuses a start.
---   free HASH: key -> the time until which its rate is used, or the key is closed
+--   arrivals HASH: key -> next_arrival_at: the time up to which its rate is used, or until which the key is blocked
 --   limits HASH: key or name of keys -> "concurrent rate per burst paused", - for none; a copy of the records of kind
 --     limit
 --   short HASH: key -> the queue whose jobs claims have refused because too many jobs hold the key, * for several
@@ -154,7 +154,7 @@ local function limits()
       for number, key in ipairs(fresh) do fields[2 * number - 1], fields[2 * number] = key, name_of(key) end
       for number, text in ipairs(call('HMGET', base .. 'limits', unpack(fields))) do texts[fields[number]] = text end
     end
-    local arrivals = call('HMGET', base .. 'free', unpack(fresh))
+    local arrivals = call('HMGET', base .. 'arrivals', unpack(fresh))
     for number, key in ipairs(fresh) do
       local own, named = read_settings(texts[key]), read_settings(texts[name_of(key)])
       local settings = own.has_any and own or named
@@ -613,7 +613,7 @@ local function limits()
     for key, usage in pairs(usages) do
       if usage then
         many('SADD', base .. 'slots:' .. key, usage.new_holders)
-        if usage.is_charged then call('HSET', base .. 'free', key, int(usage.next_arrival_at)) end
+        if usage.is_charged then call('HSET', base .. 'arrivals', key, int(usage.next_arrival_at)) end
         if usage.short then short[#short + 1] = key end
       end
     end
