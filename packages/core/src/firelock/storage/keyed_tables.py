@@ -112,13 +112,13 @@ class _TableLanes:
     def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
         """See `KeyedLanes.read_lanes`."""
         del is_patient
-        return self._seen(self._tables.lanes(queue, after, until, limit))
+        return self._lane_reading(self._tables.lanes(queue, after, until, limit))
 
     def read_named_lanes(self, queue: str, lanes: Sequence[str]) -> LaneReading:
         """See `KeyedLanes.read_named_lanes`."""
-        return self._seen([lane for lane in lanes if self._tables.in_lane(queue, lane, 0, 1)])
+        return self._lane_reading([lane for lane in lanes if self._tables.in_lane(queue, lane, 0, 1)])
 
-    def _seen(self, lanes: Sequence[str]) -> LaneReading:
+    def _lane_reading(self, lanes: Sequence[str]) -> LaneReading:
         keys = dict.fromkeys(key for lane in lanes for key in keys_of(lane))
         rows = {key: row for key in keys if (row := self._tables.key_row(key)) is not None}
         return LaneReading(lanes, settings_of(self._tables, keys), rows)
@@ -186,7 +186,7 @@ class _JobLanes(_TableLanes):
         """See `KeyedLanes.read_lanes`."""
         del queue, limit, is_patient
         is_in_range = after < self._lane and (not until or self._lane <= until)
-        return self._seen([self._lane] if is_in_range else [])
+        return self._lane_reading([self._lane] if is_in_range else [])
 
     def heads(
         self,
