@@ -23,7 +23,7 @@ from types import MappingProxyType, ModuleType
 import attrs
 import pytest
 
-from firelock.limits import admission, line, numbers, unique_rules
+from firelock.limits import admission, line, settings, unique_rules
 from firelock.model.ids import new_id
 from firelock.storage import (
     Storage,
@@ -49,7 +49,7 @@ _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
 _STRANGER = "firelock_files"
 _PARTS = (
-    numbers,
+    settings,
     line,
     admission,
     unique_rules,

@@ -6,7 +6,7 @@ import pytest
 
 from firelock import Firelock, Limit
 from firelock.control.limits import DeclaredLimit, Limits
-from firelock.limits import LimitNumbers
+from firelock.limits import LimitSettings
 from firelock.storage import ClaimRequest, NewSession
 
 MINUTE = 60_000_000
@@ -16,8 +16,8 @@ MINUTE = 60_000_000
 def app(request):
     """An app whose code declares two limits, in a storage that the commands open by its name."""
     said = {
-        "tenant": DeclaredLimit("tenant", "tenant:{tenant_id}", LimitNumbers(4)),
-        "smtp": DeclaredLimit("smtp", "smtp", LimitNumbers(None, 90, MINUTE, 5)),
+        "tenant": DeclaredLimit("tenant", "tenant:{tenant_id}", LimitSettings(4)),
+        "smtp": DeclaredLimit("smtp", "smtp", LimitSettings(None, 90, MINUTE, 5)),
     }
     with Firelock(f"memory://{request.node.originalname}") as app:
         Limits(app.client, lambda: said).sync()
@@ -56,7 +56,7 @@ def test_limits_in_json_have_every_field(command, app):
         "holders": [], "waiting": 0, "opens_at": None, "state": "open", "held_by": [], "is_paused": False,
         "note": "", "paused_by": None,
         "paused_at": None,
-        "numbers": {"concurrent": None, "rate": 90, "per_seconds": 60.0, "burst": 5},
+        "settings": {"concurrent": None, "rate": 90, "per_seconds": 60.0, "burst": 5},
         "code": {"concurrent": None, "rate": 90, "per_seconds": 60.0, "burst": 5},
     } == smtp  # fmt: skip
     assert ["tenant"] == [one["name"] for one in listed["names"]]
@@ -108,7 +108,7 @@ def test_set_changes_a_limit_and_reset_restores_it(command, app):
     reset = command("limits reset tenant:7")
 
     assert "tenant:7  8 at once, 500 per 60 s, 50 in a burst\n" == raised.out
-    assert (8, None) == (less.json["numbers"]["concurrent"], less.json["numbers"]["rate"])
+    assert (8, None) == (less.json["settings"]["concurrent"], less.json["settings"]["rate"])
     assert "tenant:7  4 at once\n" == reset.out
     assert ["cli"] * 3 == [entry.origin for entry in app.audit.list()]
 
@@ -160,7 +160,7 @@ def test_name_shows_its_key_template_and_no_holders(command, app):
 
 def test_name_of_two_parts_shows_the_prefix_of_its_keys(command, app):
     """The keys begin with the part of the template before its first parameter."""
-    said = {"smtp/tenant": DeclaredLimit("smtp/tenant", "smtp/tenant:{tenant_id}", LimitNumbers(4))}
+    said = {"smtp/tenant": DeclaredLimit("smtp/tenant", "smtp/tenant:{tenant_id}", LimitSettings(4))}
     Limits(app.client, lambda: said).sync()
 
     shown = command("limits show smtp/tenant")

@@ -111,8 +111,8 @@ def test_locked_limit_key_does_not_delay_ends_or_other_claims(flow, lock_rows, e
 
     After the lock is released, jobs with this key are claimed again.
     """
-    flow.put_numbers("a", concurrent=1)
-    flow.put_numbers("b", concurrent=1)
+    flow.set_limit("a", concurrent=1)
+    flow.set_limit("b", concurrent=1)
     flow.add_limited(2, "a")
     holder = flow.begin()
     (running,) = flow.take(holder)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from firelock import Firelock, NumberSource, RecurringJob
+from firelock import Firelock, LimitSource, RecurringJob
 from firelock.control.findings import (
     EndedRuns,
     Readings,
@@ -22,7 +22,7 @@ from firelock.control.limits import LimitName, LimitView
 from firelock.control.queues import QueueView
 from firelock.control.servers import ServerView
 from firelock.jobs.blocked_by import HeldHead
-from firelock.limits import LimitNumbers
+from firelock.limits import LimitSettings
 from firelock.model.job import JobRecord
 from firelock.model.state import State
 from firelock.schedules.recurring_job import RecurringRecord
@@ -322,16 +322,16 @@ def test_unknown_tasks_clock_differences_and_storage_problems_are_reported():
 
 
 def named(
-    name="tenant", *, is_paused=False, note="", paused_at=None, kind=LimitName, is_own=False, **numbers
+    name="tenant", *, is_paused=False, note="", paused_at=None, kind=LimitName, is_own=False, **settings
 ):
     """Return a limit's name, or one of its keys."""
     key = {} if kind is LimitName else {
-        "key": name, "running": 0, "holders": (), "waiting": numbers.pop("waiting", 0), "opens_at": None,
+        "key": name, "running": 0, "holders": (), "waiting": settings.pop("waiting", 0), "opens_at": None,
         "is_own": is_own,
     }  # fmt: skip
     return kind(
-        name=name.partition(":")[0], template=None, numbers=LimitNumbers(**numbers), code=None,
-        source=NumberSource.CODE, is_paused=is_paused, note=note, paused_by=None, paused_at=paused_at, **key,
+        name=name.partition(":")[0], template=None, settings=LimitSettings(**settings), code=None,
+        source=LimitSource.CODE, is_paused=is_paused, note=note, paused_by=None, paused_at=paused_at, **key,
     )  # fmt: skip
 
 

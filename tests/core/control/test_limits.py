@@ -11,7 +11,7 @@ import pytest
 from firelock import ConfigurationError, Firelock, JobNotFound, Limit, LimitState, UnsupportedFeature
 from firelock.control.catalogue import publish_tasks
 from firelock.control.limits import DeclaredLimit, Limits
-from firelock.limits import LimitNumbers
+from firelock.limits import LimitSettings
 from firelock.model import lifecycle
 from firelock.model.clock import micros
 from firelock.model.report import DURATION_BUCKETS
@@ -32,9 +32,9 @@ class KeyedStorage(MemoryStorage):
         self.keys = []
         self.spent = []
 
-    def hold(self, key, *holders, waiting=0, free_at=0):
+    def hold(self, key, *holders, waiting=0, next_arrival_at=0):
         """Add a key that these jobs hold."""
-        self.keys.append(KeyState(key, holders, len(holders), waiting, free_at))
+        self.keys.append(KeyState(key, holders, len(holders), waiting, next_arrival_at))
 
     def find_keys(self, prefix="", *, after="", limit=100):
         found = sorted(self.keys, key=lambda state: state.key)
@@ -52,10 +52,11 @@ def fire():
         yield fire
 
 
-def declaring(fire, **numbers):
+def declaring(fire, **settings):
     """Return the limits of an app whose code declares these values for each name."""
     said = {
-        name: DeclaredLimit(name, f"{name}:{{id}}", LimitNumbers(**given)) for name, given in numbers.items()
+        name: DeclaredLimit(name, f"{name}:{{id}}", LimitSettings(**given))
+        for name, given in settings.items()
     }
     return Limits(fire.client, lambda: said)
 
@@ -71,7 +72,7 @@ def audited(fire):
 def test_key_shows_its_holders_and_the_source_of_its_values(fire):
     """The key also shows its waiting jobs, the values of its name, and when its rate opens."""
     now = fire.storage.clock()
-    fire.storage.hold("tenant:7", "a", "b", waiting=5, free_at=now + MINUTE)
+    fire.storage.hold("tenant:7", "a", "b", waiting=5, next_arrival_at=now + MINUTE)
     limits = declaring(fire, tenant={"concurrent": 2, "rate": 60, "per": MINUTE})
     limits.sync()
 
@@ -246,8 +247,8 @@ def test_audit_contains_only_calls_that_changed_something(fire):
         ("limit.resume", "tenant", "operator", "code"), ("limit.reset", "tenant", "operator", "code"),
     ] == audited(fire)  # fmt: skip
     first = list(fire.audit.list())[-1]
-    numbers = {"concurrent": 2, "rate": None, "per": 1_000_000, "burst": None}
-    assert {**numbers, "before": before, "after": "2 at once"} == first.detail
+    settings = {"concurrent": 2, "rate": None, "per": 1_000_000, "burst": None}
+    assert {**settings, "before": before, "after": "2 at once"} == first.detail
     assert {"before": "2 at once", "after": before} == fire.audit.list().entries[0].detail
 
 

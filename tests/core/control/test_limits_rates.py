@@ -17,9 +17,9 @@ def claimed(fire):
     return len(storage.claim(ClaimRequest(None, 10, "one", storage.clock())).jobs)
 
 
-@pytest.mark.parametrize("numbers", [{"rate": 1_000, "per": 1.0}, {"rate": None, "concurrent": 100}])
+@pytest.mark.parametrize("settings", [{"rate": 1_000, "per": 1.0}, {"rate": None, "concurrent": 100}])
 @pytest.mark.parametrize("of", ["mail/out", "mail:7/out"])
-def test_changed_rate_opens_keys_closed_by_the_previous_rate(numbers, of):
+def test_changed_rate_opens_keys_closed_by_the_previous_rate(settings, of):
     """The rate of a name or of a single key may be raised or removed."""
     with Firelock("memory://") as fire:
 
@@ -29,7 +29,7 @@ def test_changed_rate_opens_keys_closed_by_the_previous_rate(numbers, of):
         fire.limits.sync()
         send.enqueue_many([(7,), (7,), (7,)])
         before = claimed(fire), claimed(fire)
-        fire.limits.set(of, **numbers)
+        fire.limits.set(of, **settings)
 
         assert (1, 0) == before
         assert 2 == claimed(fire)

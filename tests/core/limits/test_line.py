@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from firelock.limits import LINE_LENGTH, LimitNumbers, Spot, place_of, spots
+from firelock.limits import LINE_LENGTH, LimitSettings, Spot, place_of, spots
 from firelock.limits.line import NEVER, start_bound, start_estimate
 
 SECOND = 1_000_000
@@ -61,8 +61,8 @@ def test_number_of_read_jobs_is_bounded():
     assert LINE_LENGTH == len(Lanes(20_000).spots(0, 30_000))
 
 
-def numbers(**given):
-    return LimitNumbers(**given)
+def settings(**given):
+    return LimitSettings(**given)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def numbers(**given):
         ({"concurrent": 0}, {}, NEVER),
         ({"rate": 0}, {}, NEVER),
         ({"concurrent": 5, "is_paused": True}, {}, NEVER),
-        ({}, {"free_at": 30 * SECOND}, 30),  # closed, without a rate
-        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"free_at": 12 * SECOND}, 12),
-        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"free_at": 12 * SECOND, "ahead": 177}, 2_136),
+        ({}, {"next_arrival_at": 30 * SECOND}, 30),  # closed, without a rate
+        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"next_arrival_at": 12 * SECOND}, 12),
+        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, {"next_arrival_at": 12 * SECOND, "ahead": 177}, 2_136),
         ({"rate": 60, "per": 60 * SECOND, "burst": 3}, {"ahead": 2}, 0),
         ({"rate": 60, "per": 60 * SECOND, "burst": 3}, {"ahead": 3}, 1),
         ({"rate": 60, "per": 60 * SECOND, "burst": 10}, {"ahead": 3, "cost": 10}, 30),
@@ -90,9 +90,12 @@ def test_start_of_a_job_is_estimated(given, facts, seconds):
 
     If only an operator can open the limit, the estimate is NEVER.
     """
-    asked = {"running": 0, "free_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0, **facts}
+    asked = {
+        "running": 0, "next_arrival_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0,
+        **facts,
+    }  # fmt: skip
 
-    at = start_estimate(numbers(**given), **asked)
+    at = start_estimate(settings(**given), **asked)
 
     assert at == (None if seconds is None else seconds * SECOND)
 
@@ -110,14 +113,14 @@ def test_start_of_a_job_is_estimated(given, facts, seconds):
         ({"concurrent": 3}, [40, 10, 30], {"timeout": None}, None),
         ({"concurrent": 3}, [40], {"timeout": None}, 0),
         ({"concurrent": 0}, [], {}, NEVER),
-        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, [40], {"free_at": 12 * SECOND}, 12),
-        ({"rate": 5, "per": 60 * SECOND, "concurrent": 1}, [40], {"free_at": 99 * SECOND}, 99),
+        ({"rate": 5, "per": 60 * SECOND, "burst": 1}, [40], {"next_arrival_at": 12 * SECOND}, 12),
+        ({"rate": 5, "per": 60 * SECOND, "concurrent": 1}, [40], {"next_arrival_at": 99 * SECOND}, 99),
     ],
 )
 def test_estimated_start_is_bounded_by_timeouts(given, left, facts, seconds):
     """The jobs ahead run until their timeout at most (100 s). Without timeouts, there is no bound."""
-    asked = {"free_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
+    asked = {"next_arrival_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
 
-    at = start_bound(numbers(**given), left=[seconds * SECOND for seconds in left], **asked)
+    at = start_bound(settings(**given), left=[seconds * SECOND for seconds in left], **asked)
 
     assert at == (None if seconds is None else seconds * SECOND)

@@ -19,7 +19,7 @@ RULES = {
     "rules": "firelock.storage",
     "batches": "firelock.storage",
     "admission": "firelock.limits",
-    "numbers": "firelock.limits",
+    "settings": "firelock.limits",
     "unique_rules": "firelock.limits",
 }
 PART_OF = re.compile(r"<!-- not run: part of (\S+), ")

@@ -15,7 +15,7 @@ from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_whole
 
 _TENANTS, _DOCS = 8, 12
-_NUMBERS = {"shop": 5} | {f"shop/tenant:{tenant}": 2 for tenant in range(_TENANTS)}
+_CONCURRENT = {"shop": 5} | {f"shop/tenant:{tenant}": 2 for tenant in range(_TENANTS)}
 _RATE, _BURST = 200, 20
 _CLOCKS = 0.002  # difference in seconds between the storage's clock and the ledger's
 
@@ -84,10 +84,10 @@ def kill_limited(place, size):
         left = [view for view in on.fire.limits.list(limit=500) if view.running or view.waiting]
         events = on.events()
     spans = list(_held(events))
-    most = {key: _most(spans, key) for key in _NUMBERS}
+    most = {key: _most(spans, key) for key in _CONCURRENT}
     late = lateness(claim_spans(events, offset), _RATE, _BURST)
     alive = list(twins(asked, events))
-    over = {key: number for key, number in most.items() if number > _NUMBERS[key]}
+    over = {key: number for key, number in most.items() if number > _CONCURRENT[key]}
     lines = [
         *report.lines(),
         f"holders: shop {most.pop('shop')} of 5, tenants {max(most.values())} of 2; above {len(over)}",

@@ -358,8 +358,8 @@ def test_limit_key_and_unique_key_are_read_back_completely(storage, name, concur
     If this fails: `KeyReply`, `Line`, `LIMIT_SETTINGS` or `UNIQUE_OWNER` differ from their use in scripts.
     """
     key, other = f"key:{name}", f"other:{name}"
-    numbers = {"concurrent": concurrent, "rate": 10**6, "per": 10**6, "burst": 100, "paused": False}
-    storage.put_record("limit", key, json.dumps(numbers))
+    settings = {"concurrent": concurrent, "rate": 10**6, "per": 10**6, "burst": 100, "paused": False}
+    storage.put_record("limit", key, json.dumps(settings))
     uses = (LimitUse(key), LimitUse(other))
     asks = [
         write_admission(Admission(uses, UniqueUse(f"task {name}", Until.SUCCEEDED, at_least=5))),

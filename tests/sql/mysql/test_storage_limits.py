@@ -85,7 +85,7 @@ def test_jobs_with_limits_take_one_round_trip(scene, holder, proxy, number):
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
 def test_exchange_with_a_limit_takes_few_round_trips(scene, holder, proxy, queues):
     """The round trips settle and read; read the lane, its key and its jobs; and claim the jobs."""
-    scene.put_numbers("big", concurrent=1_000)
+    scene.set_limit("big", concurrent=1_000)
     scene.add_limited(3 * MOST, "big")
     claimed = ends(holder, scene.claim(holder, MOST))
     scene.exchange(holder, [claimed.pop()], 1, queues)
@@ -105,7 +105,7 @@ TRIPS = 5
 def test_many_lanes_take_as_few_round_trips_as_one(scene, holder, proxy, queues):
     """Lanes that the process remembers are read together, and their first jobs are claimed together."""
     keys = [f"tenant:{place:02}" for place in range(50)]
-    scene.put_numbers("tenant", concurrent=10)
+    scene.set_limit("tenant", concurrent=10)
     for _ in range(3):
         scene.storage.insert([scene.new_job(admission=asks(key)) for key in keys])
     claimed = ends(holder, scene.claim(holder, 50, queues))
@@ -174,7 +174,7 @@ def test_claim_does_not_read_jobs_of_a_full_lane(mariadb, scene, holder):
     """Jobs of a full lane that comes first by name are not read, nor are jobs after the claimed ones."""
     if mariadb.server.program.product != "mariadb":
         pytest.skip("MySQL counts no rows by table: it has no userstat")
-    scene.put_numbers("a", concurrent=1)
+    scene.set_limit("a", concurrent=1)
     scene.add_limited(1_000, "a")
     scene.add_limited(1_000, "b")
     scene.claim(holder, 2)

@@ -30,7 +30,7 @@ def test_holders_of_a_key_are_counted_after_its_lock(scene, admin):
 
     So the limit is never exceeded.
     """
-    scene.put_numbers("smtp", concurrent=2)
+    scene.set_limit("smtp", concurrent=2)
     first, *_ = scene.add_limited(3, "smtp")
     holder = scene.begin()
     assert [first] == scene.claim_ids(holder, 1)  # now the key has a row
@@ -56,7 +56,7 @@ def test_claims_ignore_the_isolation_level_of_a_role(scene, admin):
     admin.execute("ALTER ROLE firelock SET default_transaction_isolation = 'repeatable read'")
     end_connections(admin)
     try:
-        scene.put_numbers("smtp", concurrent=1)
+        scene.set_limit("smtp", concurrent=1)
         ids = scene.add_limited(2, "smtp")
         holder = scene.begin()
         levels: list[str] = []
@@ -78,7 +78,7 @@ def test_claims_ignore_the_isolation_level_of_a_role(scene, admin):
 
 def test_one_statement_checks_that_no_lane_has_jobs(scene, monkeypatch):
     """Jobs without limits are claimed as before: with the statement and without another transaction."""
-    scene.put_numbers("smtp", concurrent=1)
+    scene.set_limit("smtp", concurrent=1)
     jobs = running(scene, 3)
     monkeypatch.setattr(PostgresqlDatabase, "write_planned", None)
 
@@ -98,7 +98,7 @@ def test_empty_lanes_are_forgotten(scene):
 def test_plans_for_lanes_use_indexes_for_any_table_size(scene, admin):
     """The plans are created once, while the statistics show an empty table, and suit a full one."""
     admin.execute("VACUUM ANALYZE")
-    scene.put_numbers("smtp", concurrent=5)
+    scene.set_limit("smtp", concurrent=5)
     scene.add_limited(9, "smtp")
     holder = scene.begin()
     for _ in range(7):  # a connection prepares a statement after five executions
@@ -125,14 +125,14 @@ def plans_of(database):
 
 def test_restored_limit_counts_jobs_that_started_without_it(scene):
     """The list of a key's holders is not updated while the key has no limit, so it is created again."""
-    scene.put_numbers("smtp", concurrent=2)
+    scene.set_limit("smtp", concurrent=2)
     scene.add_limited(9, "smtp")
     holder = scene.begin()
     assert 1 == len(scene.claim(holder, 1))
     scene.storage.delete_record("limit", "smtp")
     assert 2 == len(scene.claim(holder, 2))
 
-    scene.put_numbers("smtp", concurrent=2)
+    scene.set_limit("smtp", concurrent=2)
 
     assert [] == scene.claim(holder, 5)
 

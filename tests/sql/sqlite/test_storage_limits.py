@@ -44,7 +44,7 @@ def test_lane_of_a_job_is_a_column(scene, path):
 def test_reused_job_number_does_not_hold_a_key(scene, path):
     """A strict job that waits for a retry is pruned, and another job gets its number."""
     holder = scene.begin()
-    scene.put_numbers("gpu", concurrent=1)
+    scene.set_limit("gpu", concurrent=1)
     scene.add_limited(1, LimitUse("gpu", is_strict=True))
     (running,) = scene.take(holder)
     scene.settle(retries(running, due_at=scene.now() + 10**12))
@@ -64,7 +64,7 @@ def test_reused_job_number_does_not_hold_a_key(scene, path):
 
 def test_unreadable_limit_settings_do_not_limit_jobs(scene, path):
     """A record written by a person does not prevent any job from starting."""
-    scene.put_numbers("gpu", concurrent=1)
+    scene.set_limit("gpu", concurrent=1)
     write(path, "UPDATE firelock_records SET value = '[not json' WHERE kind = 'limit'")
     ids = scene.add_limited(3, "gpu")
 
@@ -104,9 +104,9 @@ def test_job_with_limits_of_a_newer_release_is_claimed(scene, path, stored, lane
 
 def test_rows_of_idle_keys_are_forgotten(scene, path):
     """A key without holders and without a used rate loses its row within an hour; other keys keep theirs."""
-    scene.put_numbers("used", concurrent=1)
-    scene.put_numbers("idle", concurrent=1)
-    scene.put_numbers("debt", rate=1, per=10 * HOUR * 1_000_000, burst=1)
+    scene.set_limit("used", concurrent=1)
+    scene.set_limit("idle", concurrent=1)
+    scene.set_limit("debt", rate=1, per=10 * HOUR * 1_000_000, burst=1)
     holder = scene.begin()
     for key in ("used", "idle", "debt"):
         scene.add_limited(1, key)
@@ -126,7 +126,7 @@ def test_rows_of_idle_keys_are_forgotten(scene, path):
 
 def test_key_without_a_row_counts_its_holders(scene, path):
     """If no row lists the holders, they are read from the jobs."""
-    scene.put_numbers("gpu", concurrent=2)
+    scene.set_limit("gpu", concurrent=2)
     holder = scene.begin()
     scene.add_limited(5, "gpu")
     scene.claim(holder, 1)
@@ -179,7 +179,7 @@ def test_last_call_moves_a_job_to_its_lane(scene, path):
 
 def test_limit_settings_are_stored_as_json(scene, path):
     """A person can read a limit's settings with a prompt."""
-    scene.put_numbers("gpu", concurrent=3)
+    scene.set_limit("gpu", concurrent=3)
 
     ((value,),) = read(path, "SELECT value FROM firelock_records WHERE kind = 'limit'")
 

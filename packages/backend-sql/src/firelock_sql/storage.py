@@ -356,7 +356,7 @@ class SqlStorage(
         if server is not None and request.limit > 0:
             if has_lanes:
                 lanes = self._lanes_in(tx)
-                lanes.hold_numbers()
+                lanes.lock_settings()
                 mixed = MixedClaim(tx, lanes, self._cursors, request)
                 rows = mixed.rows(self._turns)
                 next_claim_at = mixed.next_claim_at

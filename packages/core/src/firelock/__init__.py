@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from firelock.control.catalogue import TaskEntry
     from firelock.control.doctor import Diagnosis
     from firelock.control.jobs import JobCounts
-    from firelock.control.limits import LimitName, LimitState, LimitView, NumberSource
+    from firelock.control.limits import LimitName, LimitSource, LimitState, LimitView
     from firelock.control.operations import Operation, Outcome
     from firelock.control.queues import QueueView
     from firelock.control.servers import ServerView
@@ -95,7 +95,7 @@ _HOMES = {
     "control.catalogue": ("TaskEntry",),
     "control.doctor": ("Diagnosis",),
     "control.jobs": ("JobCounts",),
-    "control.limits": ("LimitName", "LimitState", "LimitView", "NumberSource"),
+    "control.limits": ("LimitName", "LimitState", "LimitView", "LimitSource"),
     "control.operations": ("Operation", "Outcome"),
     "control.queues": ("QueueView",),
     "control.servers": ("ServerView",),
@@ -181,6 +181,7 @@ __all__ = [
     "KeyWait",
     "Limit",
     "LimitName",
+    "LimitSource",
     "LimitState",
     "LimitView",
     "Lock",
@@ -190,7 +191,6 @@ __all__ = [
     "MetricFamily",
     "MetricSample",
     "Misfire",
-    "NumberSource",
     "Operation",
     "Origin",
     "Outcome",

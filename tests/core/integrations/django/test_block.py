@@ -25,7 +25,7 @@ def test_setting_contains_the_options_of_the_app():
     assert wrong == []
     assert block == Block(
         database="default", plugins=("shop.hooks.Tracing",), queues="mail,default", autodiscover=("jobs",),
-        numbers={"keep_succeeded": timedelta(days=7), "workers": 4},
+        settings={"keep_succeeded": timedelta(days=7), "workers": 4},
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from tests.scenes import scene_at
 PARTITIONS = 4
 OPTIONS = f"partitions={PARTITIONS}"
 WINDOW = 256  # lanes that one claim reads
-OF_LANES = ("lane:", "ring:", "laned", "lanes", "slots:", "free", "short", "cut", "swept", "unique", "uz")
+OF_LANES = ("lane:", "ring:", "laned", "lanes", "slots:", "arrivals", "short", "cut", "swept", "unique", "uz")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def of_lanes(server):
 
 def store_keys(scene):
     """Store jobs with limits and unique keys of every kind; return how many can start."""
-    scene.put_numbers("t", concurrent=5, rate=1_000)
+    scene.set_limit("t", concurrent=5, rate=1_000)
     for number in range(8):
         scene.add_limited(2, f"t:{number}", f"t:{number}/x")
         scene.add_limited(1, LimitUse(f"t:{number}", 3, is_strict=True))
@@ -95,15 +95,15 @@ def test_upkeep_deletes_idle_limit_keys(scene, server):
     pruned = [scene.prune(1_000) for _ in range(2)]
 
     assert (number, [number, 0]) == (len(running), pruned)
-    assert {"lanes", "free", "unique", "uz"} < before
+    assert {"lanes", "arrivals", "unique", "uz"} < before
     assert set() == of_lanes(server)
     assert ([], []) == (scene.storage.find_keys(), scene.storage.find_unique())
 
 
 def test_upkeep_keeps_held_limit_keys(scene, server):
     """Upkeep keeps the lists of running jobs, and of jobs that hold their key between two attempts."""
-    scene.put_numbers("a", concurrent=1)
-    scene.put_numbers("b", concurrent=1)
+    scene.set_limit("a", concurrent=1)
+    scene.set_limit("b", concurrent=1)
     scene.add_limited(2, "a")
     scene.add_limited(2, LimitUse("b", 1, is_strict=True))
     holder = scene.begin()
@@ -120,7 +120,7 @@ def test_upkeep_keeps_held_limit_keys(scene, server):
 
 def test_full_list_of_holders_drops_ended_jobs(scene, server):
     """A list that has reached its key's limit is checked then, so it never grows larger."""
-    scene.put_numbers("a", concurrent=3)
+    scene.set_limit("a", concurrent=3)
     holder = scene.begin()
 
     for _ in range(10):
@@ -136,7 +136,7 @@ def test_full_list_of_holders_drops_ended_jobs(scene, server):
 
 def test_claim_checks_a_bounded_number_of_lanes(scene, server):
     """A claim that reads many full lanes requests further claims immediately, which find the later lanes."""
-    scene.put_numbers("full", concurrent=0)
+    scene.set_limit("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
     scene.storage.insert(jobs)
     open_id = scene.add_limited(1, "open")
@@ -150,7 +150,7 @@ def test_claim_checks_a_bounded_number_of_lanes(scene, server):
 
 def test_claims_stop_after_checking_all_full_lanes(scene):
     """No further claim is requested after all lanes were checked without a job, until something changes."""
-    scene.put_numbers("full", concurrent=0)
+    scene.set_limit("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
     scene.storage.insert(jobs)
     holder = scene.begin()
@@ -196,7 +196,7 @@ def test_jobs_with_limits_take_one_round_trip(server, number):
 
 def test_end_notifies_servers_that_found_its_key_full(scene):
     """A server that found a key full is notified of an end with this key, but not of an unrelated end."""
-    scene.put_numbers("a", concurrent=1)
+    scene.set_limit("a", concurrent=1)
     one, other = scene.open()
     scene.add_limited(2, "a")
     scene.add_limited(1, "b")
@@ -214,7 +214,7 @@ def test_end_notifies_servers_that_found_its_key_full(scene):
 
 def test_exchange_that_uses_the_freed_key_notifies_no_server(scene):
     """An exchange that claims from the queue and has capacity left notifies no other server."""
-    scene.put_numbers("a", concurrent=1)
+    scene.set_limit("a", concurrent=1)
     one, other = scene.open()
     scene.add_limited(3, "a")
     holder, waiter = scene.begin("a"), scene.begin("b")
@@ -237,9 +237,9 @@ def test_limit_settings_apply_in_every_partition(scene):
     for number in range(20):
         scene.add_limited(3, f"t:{number}")
 
-    scene.put_numbers("t", concurrent=1)
+    scene.set_limit("t", concurrent=1)
     first = take_all(scene, holder)
-    scene.put_numbers("t", concurrent=2)
+    scene.set_limit("t", concurrent=2)
     second = take_all(scene, holder)
     scene.storage.delete_record("limit", "t")
     third = take_all(scene, holder)
@@ -257,7 +257,7 @@ def test_new_limit_counts_running_jobs(scene):
     for number in range(20):
         scene.add_limited(1, f"t:{number}")
 
-    scene.put_numbers("t", concurrent=3)
+    scene.set_limit("t", concurrent=3)
     refused = take_all(scene, holder)
     for one in running[:5]:
         scene.settle(succeeds(one))
@@ -270,7 +270,7 @@ def test_new_limit_counts_running_jobs(scene):
 def test_upkeep_copies_limit_settings_to_a_partition_that_missed_them(scene, server):
     """Upkeep finds a partition whose limit settings differ from the first one's, and copies them."""
     client, holder = server.client(), scene.begin()
-    scene.put_numbers("t", concurrent=0)
+    scene.set_limit("t", concurrent=0)
     for key in client.keys("*:pausing"):
         if f"{{{tag_of(0, PARTITIONS)}}}" not in key:
             client.delete(key, key.replace("pausing", "limits"))
@@ -357,7 +357,7 @@ def test_new_ids_are_in_the_partitions_of_their_keys(scene):
 @parted
 def test_claim_checks_a_closed_rate_when_it_opens(scene):
     """A claim in another partition returns the time when a closed rate opens. A later claim gets the job."""
-    scene.put_numbers("t", rate=1, per=HOUR, burst=1)
+    scene.set_limit("t", rate=1, per=HOUR, burst=1)
     holder = scene.begin()
     ids = scene.add_limited(2, "t:1")
     first = take_all(scene, holder)
@@ -384,7 +384,7 @@ def test_invalid_limit_settings_are_refused(scene):
 @pytest.mark.parametrize("garbage", ["[[{", "[[", "{"])
 def test_job_with_damaged_limits_fails_without_affecting_others(scene, server, garbage):
     """A job whose limits cannot be read fails with the reason. Other jobs with its key and queue continue."""
-    scene.put_numbers("a", concurrent=3)
+    scene.set_limit("a", concurrent=3)
     broken, strict = scene.add_limited(1, "a"), scene.add_limited(1, LimitUse("a", 1, is_strict=True))
     good = scene.add_limited(1, "a")
     client, holder = server.client(), scene.begin()
@@ -405,7 +405,7 @@ def test_job_with_damaged_limits_fails_without_affecting_others(scene, server, g
 @pytest.mark.parametrize("stored", ["[[[1]],2,3,4]", "[[7,8],null,null,null]", '{"when":"dry"}', '["dry"]'])
 def test_job_with_limits_of_a_newer_release_is_claimed(scene, server, stored):
     """The server postpones the job, and the storage keeps the string unchanged."""
-    scene.put_numbers("a", concurrent=3)
+    scene.set_limit("a", concurrent=3)
     (newer,), (good,) = scene.add_limited(1, "a"), scene.add_limited(1, "a")
     client = server.client()
     head, _, rest = client.hget("firelock:{0}:jobs", newer).partition(" [[")
@@ -459,7 +459,7 @@ def test_stored_lanes_are_readable_in_redis_cli(scene, server):
 
 def test_end_of_a_session_notifies_servers_of_all_freed_keys(scene):
     """The session's end frees all of its keys together, and notifies the servers that found them full."""
-    scene.put_numbers("a", concurrent=2)
+    scene.set_limit("a", concurrent=2)
     one, other = scene.open()
     scene.add_limited(4, "a")
     dead, waiter = scene.begin("dead"), scene.begin("b")

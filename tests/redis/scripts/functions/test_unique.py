@@ -70,7 +70,7 @@ def test_replaced_job_changes_its_lane_and_place(scene, server):
     """The job is claimed by the limits and the priority of the last call, and its old lane is deleted."""
     job_id = scene.add(admission=asks("a", LimitUse("b", 2), unique=LAST))
     other = scene.add(priority=1)
-    scene.put_numbers("a", concurrent=0)
+    scene.set_limit("a", concurrent=0)
 
     call(scene, LAST, "c", priority=2)
 

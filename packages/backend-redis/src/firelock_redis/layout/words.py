@@ -254,7 +254,7 @@ class KeyReply(NamedTuple):
     key: str
     running: int
     waiting: int
-    free_at: str
+    next_arrival_at: str
     others: Sequence[str]
 
 

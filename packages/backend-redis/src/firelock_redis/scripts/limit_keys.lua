@@ -13,23 +13,23 @@ local SHOWN, OTHERS, COUNTED, LOOKS = 100, 10, 10000, 20000
 function verbs.spend(key, cost, till)
   despite_full_memory()
   local limited, now = limits(), clock()
-  local state = limited.state_of(key)
-  local numbers, used = state.numbers, state.free_at
+  local usage = limited.usage_of(key)
+  local settings, arrival_at = usage.settings, usage.next_arrival_at
   cost = tonumber(cost)
-  if cost < 0 then
-    used = numbers.interval > 0 and used + cost * numbers.interval or 0  -- a limit without a rate is not used
-  elseif cost > 0 and numbers.interval > 0 then
-    used = math.max(used, now) + cost * numbers.interval
+  if cost < 0 then  -- without a rate, no units are used
+    arrival_at = settings.interval > 0 and arrival_at + cost * settings.interval or 0
+  elseif cost > 0 and settings.interval > 0 then
+    arrival_at = math.max(arrival_at, now) + cost * settings.interval
   end
-  if till ~= '' then used = math.max(used, till + (numbers.units - 1) * numbers.interval) end
-  local before = state.free_at
-  state.free_at = tonumber(int(math.max(0, used)))
-  if state.free_at ~= before then
-    call('HSET', base .. 'free', key, int(state.free_at))
+  if till ~= '' then arrival_at = math.max(arrival_at, till + (settings.burst_units - 1) * settings.interval) end
+  local before = usage.next_arrival_at
+  usage.next_arrival_at = tonumber(int(math.max(0, arrival_at)))
+  if usage.next_arrival_at ~= before then
+    call('HSET', base .. 'arrivals', key, int(usage.next_arrival_at))
     call('ZADD', base .. 'lanes', 0, key .. '\n')
-    if state.free_at < before then wake('*') end
+    if usage.next_arrival_at < before then wake('*') end
   end
-  return int(math.max(0, limited.opens_at(state, 1)))
+  return int(math.max(0, limited.opens_at(usage, 1)))
 end
 
 -- ---- pages ---------------------------------------------------------------------------------------------------------
@@ -189,11 +189,11 @@ function verbs.list(prefix, after, limit)
     looks = looks + 5
     local count, others = waiting(key)
     local all = holders(key, present)
-    local used = call('HGET', base .. 'free', key) or '0'
-    if count > 0 or #all > 0 or tonumber(used) > now then
+    local arrival_at = call('HGET', base .. 'arrivals', key) or '0'
+    if count > 0 or #all > 0 or tonumber(arrival_at) > now then
       local one = {
-        [KEY_REPLY.key] = key, [KEY_REPLY.running] = #all, [KEY_REPLY.waiting] = count, [KEY_REPLY.free_at] = used,
-        [KEY_REPLY.others] = others,
+        [KEY_REPLY.key] = key, [KEY_REPLY.running] = #all, [KEY_REPLY.waiting] = count,
+        [KEY_REPLY.next_arrival_at] = arrival_at, [KEY_REPLY.others] = others,
       }
       for number = 1, math.min(#all, SHOWN) do one[KEY_REPLY.width + number] = all[number].id end
       reply[#reply + 1] = one
@@ -233,10 +233,10 @@ function verbs.forget(limit)
     after = key
     local entries = call('ZRANGEBYLEX', base .. 'lanes', '[' .. key .. '\n', '(' .. key .. '\v', 'LIMIT', 0, 2)
     if #entries == 1 and entries[1] == key .. '\n' then
-      local state = limited.state_of(key)
-      if state.free_at <= now and #limited.living(state) == 0 then
+      local usage = limited.usage_of(key)
+      if usage.next_arrival_at <= now and #limited.drop_past_holders(usage) == 0 then
         call('ZREM', base .. 'lanes', key .. '\n')
-        call('HDEL', base .. 'free', key)
+        call('HDEL', base .. 'arrivals', key)
         call('HDEL', base .. 'short', key)
       end
     end

@@ -60,7 +60,7 @@ function verbs.delete(kind, key, expected)
   set_due(kind, key, '')
   call('SET', base .. 'kf:' .. kind, int(math.max(version, call('GET', base .. 'kf:' .. kind) or 0)))
   if kind == 'queue' then set_pause(key, false) end
-  if kind == 'limit' then set_numbers(key, '') end
+  if kind == 'limit' then set_limit_settings(key, '') end
   return version
 end
 
@@ -85,21 +85,21 @@ end
 
 -- Replace the limit settings of this partition with the keys and settings in ARGV, from this position on. Return
 -- whether they differ from the previous ones.
-local function copy_numbers(first)
+local function copy_limit_settings(first)
   local before, changed, is_changed = {}, {}, false
   local flat = call('HGETALL', base .. 'limits')
   for two = 1, #flat, 2 do before[flat[two]] = flat[two + 1] end
   call('DEL', base .. 'limits')
   for arg = first, #ARGV, 2 do
-    local key, numbers = ARGV[arg], ARGV[arg + 1]
-    call('HSET', base .. 'limits', key, numbers)
-    is_changed = is_changed or before[key] ~= numbers
-    changed[key] = begins_to_list(before[key] or '', numbers) or nil
+    local key, settings = ARGV[arg], ARGV[arg + 1]
+    call('HSET', base .. 'limits', key, settings)
+    is_changed = is_changed or before[key] ~= settings
+    changed[key] = begins_to_list(before[key] or '', settings) or nil
     before[key] = nil
   end
-  for key, numbers in pairs(before) do
+  for key, settings in pairs(before) do
     is_changed = true
-    changed[key] = begins_to_list(numbers, '') or nil
+    changed[key] = begins_to_list(settings, '') or nil
   end
   if next(changed) then list_present(changed) end
   return is_changed
@@ -118,7 +118,7 @@ function verbs.pause(stamp, count)
   call('DEL', paused)
   many('SADD', paused, names)
   call('SET', base .. 'pausing', stamp)
-  local is_news = copy_numbers(5 + count)
+  local is_news = copy_limit_settings(5 + count)
   for _, queue in ipairs(before) do
     is_news = is_news or call('SISMEMBER', paused, queue) == 0
   end

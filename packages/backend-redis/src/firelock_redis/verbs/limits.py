@@ -95,7 +95,7 @@ def _key_state(reply: Sequence[Any]) -> KeyState:
         holders=tuple(holders),
         running=of.running,
         waiting=of.waiting,
-        free_at=int(of.free_at),
+        next_arrival_at=int(of.next_arrival_at),
         others=tuple(of.others),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from firelock.limits import read_numbers
+from firelock.limits import read_settings
 from firelock.storage import Record, StorageError
 from firelock_redis.connections.database import RedisDatabase, RedisVerbs
 from firelock_redis.layout.encoding import LIMIT_SETTINGS, number_word
@@ -113,13 +113,13 @@ def copied(kind: str, value: str) -> int | str:
         return int(_pauses(value))
     if kind != LIMITS:
         return ""
-    numbers = read_numbers(value)
+    settings = read_settings(value)
     return LIMIT_SETTINGS.write(
-        concurrent=_number(numbers.concurrent),
-        rate=_number(numbers.rate),
-        per=_number(numbers.per),
-        burst=_number(numbers.burst),
-        paused=int(numbers.is_paused),
+        concurrent=_number(settings.concurrent),
+        rate=_number(settings.rate),
+        per=_number(settings.per),
+        burst=_number(settings.burst),
+        paused=int(settings.is_paused),
     )
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 import attrs
 from typing_extensions import override
 
-from firelock.limits import Head, KeyRow, LaneReading, LimitNumbers, keys_of, name_of
+from firelock.limits import Head, KeyRow, LaneReading, LimitSettings, keys_of, name_of
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.mysql.pipeline import MultiStatementCursor, Written
 from firelock_sql.rows.job_row import CLAIMABLE
@@ -25,14 +25,14 @@ from firelock_sql.verbs.limits import (
     LOCK_FREE_KEYS,
     LOCK_KEYS_BRIEFLY,
     MAKE_KEY,
-    NUMBERS,
     READ_KEYS,
+    SETTINGS,
     Row,
     SqlLanes,
     is_limited,
     key_values,
-    numbers_in,
     read_keys,
+    settings_in,
 )
 
 _IN_QUEUE = f"FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue"
@@ -51,8 +51,10 @@ FOR NO KEY UPDATE SKIP LOCKED
 # Claims that read lanes share a lock on the first row of the schema table, and a change of a limit's settings
 # locks that row exclusively: see `_hold_claims`.
 _GATE = "SELECT 1 FROM firelock_schema ORDER BY version LIMIT 1"
-HOLD_CLAIMS, _CLAIM_BY_NUMBERS = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
-_KEEP = Text("UPDATE firelock_limit_keys SET holders = :holders, free_at = :free_at WHERE key = :key")
+HOLD_CLAIMS, _LOCK_SETTINGS_SHARED = Text(f"{_GATE} FOR UPDATE"), Text(f"{_GATE} FOR KEY SHARE")
+_KEEP = Text(
+    "UPDATE firelock_limit_keys SET holders = :holders, next_arrival_at = :next_arrival_at WHERE key = :key"
+)
 _LANE = CLAIMABLE.index("lane")
 
 
@@ -71,8 +73,8 @@ _FEWEST_READS, _MOST_READS = 4, 64  # of unknown lanes in one round trip
 _REMEMBERED = 20_000  # lanes of all queues
 
 
-def _read_numbers(rows: Sequence[Row]) -> dict[str, LimitNumbers]:
-    return {str(key): numbers_in(str(value)) for key, value in rows}
+def _read_settings(rows: Sequence[Row]) -> dict[str, LimitSettings]:
+    return {str(key): settings_in(str(value)) for key, value in rows}
 
 
 class LaneMemory:
@@ -114,7 +116,7 @@ class _Glance:
     with_work: list[str] = attrs.field(factory=list)  # the known lanes with work
     stranger: str | None = None  # the first other lane with work
     keys: Collection[str] = ()  # keys that are also read
-    numbers: dict[str, LimitNumbers] = attrs.field(factory=dict)
+    settings: dict[str, LimitSettings] = attrs.field(factory=dict)
     rows: dict[str, KeyRow] = attrs.field(factory=dict)  # locked
 
 
@@ -126,7 +128,7 @@ class MysqlLanes(SqlLanes):
         self._cursor, self._memory = cursor, memory
         self._firsts: dict[tuple[str, str], int] = {}  # by queue and lane: the number of its first job
         self._ahead: dict[str, _Glance] = {}  # by queue: the prefetched read from its first lane on
-        self._holds_numbers = False
+        self._has_locked_settings = False
 
     # ---- walks -------------------------------------------------------------------------------------------
 
@@ -198,7 +200,7 @@ class MysqlLanes(SqlLanes):
             if glance.known:
                 self._note_firsts(glance, next(answers))
         if with_keys is not None and with_keys.keys:
-            with_keys.numbers, with_keys.rows = _read_numbers(next(answers)), read_keys(next(answers))
+            with_keys.settings, with_keys.rows = _read_settings(next(answers)), read_keys(next(answers))
 
     def _questions(self, glance: _Glance) -> list[Written]:
         of = {"queue": glance.queue, "after": glance.after}
@@ -238,28 +240,28 @@ class MysqlLanes(SqlLanes):
         self, lanes: Sequence[str], *, is_patient: bool, glance: _Glance | None = None
     ) -> LaneReading:
         keys = sorted({key for lane in lanes for key in keys_of(lane)})
-        numbers = {} if glance is None else dict(glance.numbers)
+        settings = {} if glance is None else dict(glance.settings)
         rows = {} if glance is None else dict(glance.rows)
         if asked := [key for key in keys if glance is None or key not in glance.keys]:
             stored, locked = self._cursor.each(self._key_questions(asked, is_patient=is_patient))
-            numbers |= _read_numbers(stored)
+            settings |= _read_settings(stored)
             rows |= read_keys(locked)
         busy: list[str] = []
-        if missing := [key for key in keys if key not in rows and is_limited(key, numbers)]:
+        if missing := [key for key in keys if key not in rows and is_limited(key, settings)]:
             made = self._make(missing)
             rows |= dict.fromkeys(made, KeyRow())
             busy = [key for key in missing if key not in made]
         for key, row in rows.items():
             self._note(key, row.holders or ())
-        return LaneReading(lanes, numbers, rows, busy)
+        return LaneReading(lanes, settings, rows, busy)
 
     def _key_questions(self, keys: Sequence[str], *, is_patient: bool) -> list[Written]:
-        if not self._holds_numbers:
-            self._holds_numbers = True
-            self._cursor.put(*self._written(_CLAIM_BY_NUMBERS))
+        if not self._has_locked_settings:
+            self._has_locked_settings = True
+            self._cursor.put(*self._written(_LOCK_SETTINGS_SHARED))
         names = sorted({name for key in keys for name in (key, name_of(key))})
         locks = self._written(LOCK_KEYS_BRIEFLY if is_patient else LOCK_FREE_KEYS, ids=list(keys))
-        return [self._written(NUMBERS, ids=names), locks]
+        return [self._written(SETTINGS, ids=names), locks]
 
     def _make(self, missing: Sequence[str]) -> set[str]:
         """Create missing rows for the keys; return the keys whose rows this transaction has created."""
@@ -267,7 +269,7 @@ class MysqlLanes(SqlLanes):
         return {key for key in missing if key not in stored and self._tx.changed(MAKE_KEY, key=key)}
 
     @override
-    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+    def store_rows(self, rows: Mapping[str, KeyRow]) -> None:
         self._tx.run_many(_KEEP, [key_values(key, row) for key, row in rows.items()])
 
     # ---- jobs --------------------------------------------------------------------------------------------

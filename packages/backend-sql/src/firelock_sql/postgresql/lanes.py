@@ -18,19 +18,19 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from firelock.limits import Head, KeyRow, LaneCursors, LaneReading, keys_of, numbers_for
+from firelock.limits import Head, KeyRow, LaneCursors, LaneReading, keys_of, settings_for
 from firelock.storage import ClaimRequest
 from firelock_sql.connections.transaction import Text, Transaction
 from firelock_sql.postgresql.connect import number_array, text_array
 from firelock_sql.rows.job_row import CLAIMABLE
 from firelock_sql.verbs.claim import MixedClaim, ReadyRow
-from firelock_sql.verbs.limits import IN_LANE, Row, SqlLanes, numbers_in, read_keys
+from firelock_sql.verbs.limits import IN_LANE, Row, SqlLanes, read_keys, settings_in
 
 # Claims with lanes share this lock, and a change of a limit's settings locks it exclusively: see
 # `_hold_claims`.
 GATE = "(1179210860::bigint << 32) | 'firelock_limit_keys'::regclass::oid::bigint"
 HOLD_CLAIMS = Text(f"SELECT pg_advisory_xact_lock({GATE})")
-_CLAIM_BY_NUMBERS = Text(f"SELECT pg_advisory_xact_lock_shared({GATE})")
+_LOCK_SETTINGS_SHARED = Text(f"SELECT pg_advisory_xact_lock_shared({GATE})")
 
 _OF_QUEUE = f"FROM firelock_jobs WHERE {IN_LANE} AND queue = :queue"
 _IN_ORDER = "ORDER BY lane LIMIT 1"
@@ -78,14 +78,14 @@ WITH RECURSIVE walk (lane, place) AS (
 ), wanted AS MATERIALIZED (
     SELECT DISTINCT key FROM seen, LATERAL unnest(string_to_array(lane, chr(10))) AS key
 ), locked AS MATERIALIZED (
-    SELECT key, holders, free_at FROM firelock_limit_keys
+    SELECT key, holders, next_arrival_at FROM firelock_limit_keys
     WHERE key = ANY (ARRAY (SELECT key FROM wanted)) ORDER BY key FOR NO KEY UPDATE {locked}
 )
 SELECT 'lane', lane, NULL, place FROM seen
-UNION ALL SELECT 'row', key, holders, free_at FROM locked
+UNION ALL SELECT 'row', key, holders, next_arrival_at FROM locked
 UNION ALL
 SELECT 'known', key, NULL, NULL FROM firelock_limit_keys WHERE key = ANY (ARRAY (SELECT key FROM wanted))
-UNION ALL SELECT 'numbers', key, value, NULL FROM firelock_records
+UNION ALL SELECT 'settings', key, value, NULL FROM firelock_records
 WHERE kind = 'limit' AND key = ANY (ARRAY (
     SELECT key FROM wanted UNION ALL SELECT regexp_replace(key, ':[^/]*', '', 'g') FROM wanted
 ))
@@ -96,7 +96,8 @@ SELECT 'took', NULL, NULL, (extract(epoch FROM clock_timestamp() - statement_tim
 
 LOOK, LOOK_FROM_FLOORS, LOOK_PATIENTLY = _look(_next), _look(_next_from_floor), _look(_next, locked="")
 MAKE_KEYS = Text("""
-INSERT INTO firelock_limit_keys (key, holders, free_at) SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
+INSERT INTO firelock_limit_keys (key, holders, next_arrival_at)
+SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
 ON CONFLICT (key) DO NOTHING RETURNING key
 """)
 _HEAD = ", ".join(CLAIMABLE)
@@ -139,15 +140,15 @@ WITH claimed AS (
         claimed_at = :now, changed_at = :now, started_at = NULL, reason = NULL
     WHERE seq IN :seqs RETURNING queue
 ), kept AS (
-    UPDATE firelock_limit_keys AS stored SET holders = new.holders, free_at = new.free_at
-    FROM unnest(:keys::text[], :lists::text[], :frees::bigint[]) AS new (key, holders, free_at)
+    UPDATE firelock_limit_keys AS stored SET holders = new.holders, next_arrival_at = new.next_arrival_at
+    FROM unnest(:keys::text[], :lists::text[], :arrivals::bigint[]) AS new (key, holders, next_arrival_at)
     WHERE stored.key = new.key
 )
 INSERT INTO firelock_count_deltas (state, queue, jobs)
 SELECT 'enqueued', queue, -count(*) FROM claimed GROUP BY queue
 UNION ALL SELECT 'processing', queue, count(*) FROM claimed GROUP BY queue
 """)
-_FATES = Text("""
+_HOLDER_GROUPS = Text("""
 SELECT state, session IS NOT NULL, queue, lane, string_agg(seq::text, ' ') FROM firelock_jobs
 WHERE seq IN :seqs AND lane IS NOT NULL GROUP BY 1, 2, 3, 4
 """)
@@ -301,16 +302,16 @@ class PostgresqlLanes(SqlLanes):
         return self._reading_from(self._tx.all(LOOK, **values))
 
     def _reading_from(self, found: Sequence[Row]) -> LaneReading:
-        of: dict[str, list[Row]] = {"lane": [], "row": [], "known": [], "numbers": [], "took": []}
+        of: dict[str, list[Row]] = {"lane": [], "row": [], "known": [], "settings": [], "took": []}
         for kind, *row in found:
             of[kind].append(row)
         places = {lane: place for lane, _, place in of["lane"]}
         lanes = sorted(places, key=places.__getitem__)
         [(_, _, took)] = of["took"]
         self.longest = max(self.longest, (took, len(lanes)))
-        rows, numbers = read_keys(of["row"]), {key: numbers_in(value) for key, value, _ in of["numbers"]}
+        rows, settings = read_keys(of["row"]), {key: settings_in(value) for key, value, _ in of["settings"]}
         busy = {key for key, _, _ in of["known"]}.difference(rows)
-        limited = {key for lane in lanes for key in keys_of(lane) if numbers_for(key, numbers).has_any}
+        limited = {key for lane in lanes for key in keys_of(lane) if settings_for(key, settings).has_any}
         if missing := sorted(limited.difference(rows, busy)):
             created = self._create(missing)
             rows |= dict.fromkeys(created, KeyRow())
@@ -318,7 +319,7 @@ class PostgresqlLanes(SqlLanes):
         self._has_locked |= bool(rows)
         for key, one in rows.items():
             self._note(key, one.holders or ())
-        return LaneReading(lanes, numbers, rows, busy)
+        return LaneReading(lanes, settings, rows, busy)
 
     def _create(self, missing: Sequence[str]) -> set[str]:
         """Create rows for these keys; return those that this transaction has created."""
@@ -345,13 +346,13 @@ class PostgresqlLanes(SqlLanes):
         return {lane: self._new_of(queue, lane, rows[lane], number) for lane, (_, number) in wanted.items()}
 
     @override
-    def listed_by_fate(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
+    def holder_groups(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
         """Group the jobs on the server, so that a thousand jobs of one key are one row."""
-        for state, is_held, queue, lane, alike in self._tx.all(_FATES, seqs=seqs):
+        for state, is_held, queue, lane, alike in self._tx.all(_HOLDER_GROUPS, seqs=seqs):
             yield state, is_held, queue, lane, alike.split()
 
     @override
-    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+    def store_rows(self, rows: Mapping[str, KeyRow]) -> None:
         self.kept.update(rows)
 
     @property
@@ -362,7 +363,7 @@ class PostgresqlLanes(SqlLanes):
         return {
             "keys": text_array(list(self.kept)),
             "lists": text_array(lists),
-            "frees": number_array([row.free_at for row in kept]),
+            "arrivals": number_array([row.next_arrival_at for row in kept]),
         }
 
 
@@ -370,5 +371,5 @@ class HeldLanes(SqlLanes):
     """The lanes within a transaction that did not begin as a claim with lanes."""
 
     @override
-    def hold_numbers(self) -> None:
-        self._tx.one(_CLAIM_BY_NUMBERS)
+    def lock_settings(self) -> None:
+        self._tx.one(_LOCK_SETTINGS_SHARED)

@@ -494,8 +494,8 @@ limit_keys = Table(
     METADATA,
     Column("key", _KEY, primary_key=True),
     Column("holders", _TEXT),  # numbers of jobs, with a "!" after strict ones; NULL: no list yet
-    # the time up to which its rate has been used
-    Column("free_at", BigInteger, nullable=False, server_default="0"),
+    # the time up to which its rate has been used, or until which it is blocked
+    Column("next_arrival_at", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
     info={_STORED: CHANGED_IN_PLACE},
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from firelock.limits import KeyedClaim, LaneCursors, examined_share, keyed_room, shared_out
+from firelock.limits import KeyedClaim, LaneCursors, examined_share, keyed_room, take_shares
 from firelock.storage import (
     Claim,
     ClaimedJob,
@@ -112,7 +112,7 @@ class QueueTurns:
         self, names: Sequence[str], limit: int, take: Callable[[str, int], Sequence[ReadyRow]]
     ) -> list[ReadyRow]:
         """Return an equal share of rows from each queue, starting after the queue that was served last."""
-        rows = shared_out(self.of(names), limit, take)
+        rows = take_shares(self.of(names), limit, take)
         if rows:
             self.served(rows[-1][_QUEUE])
         return rows
@@ -325,7 +325,7 @@ class MixedClaim:
                     rows += self._take(name, limit - len(rows))
         self._keyed.finish()
         self._tx.freed_keys[:] = [
-            (seq, queue, lane) for seq, queue, lane in self._tx.freed_keys if self._keyed.is_awaited(lane)
+            (seq, queue, lane) for seq, queue, lane in self._tx.freed_keys if self._keyed.had_full_key(lane)
         ]
         if self._lanes.unreadable:
             apply_transitions(self._tx, [_quarantine(id, self._tx.now) for id in self._lanes.unreadable])

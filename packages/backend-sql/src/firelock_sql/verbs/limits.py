@@ -23,17 +23,17 @@ from firelock.limits import (
     KeyRow,
     LaneReading,
     LeavingOut,
-    LimitNumbers,
+    LimitSettings,
     Spot,
+    arrival_after_spend,
     in_turns,
-    is_free,
+    is_past_holder,
     keys_of,
     name_of,
-    numbers_for,
     parts_of,
     place_of,
-    read_numbers,
-    spent,
+    read_settings,
+    settings_for,
     spots,
 )
 from firelock.storage import (
@@ -67,24 +67,25 @@ WITH RECURSIVE walk (lane, number) AS (
 ) SELECT lane FROM walk WHERE lane IS NOT NULL
 """)  # noqa: S608 - our own conditions
 _IS_IN_LANE = Text(f"SELECT 1 {_INDEXED} AND queue = :queue AND lane = :lane LIMIT 1")
-NUMBERS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
-_KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
+SETTINGS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AND key IN :ids")
+_KEYS = "SELECT key, holders, next_arrival_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
 LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
 # For a patient claim, which runs in a brief transaction.
 LOCK_KEYS_BRIEFLY = Text(f"{_KEYS} FOR UPDATE NOWAIT")
 MAKE_KEY = Text("""
-INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, NULL, 0) ON CONFLICT (key) DO NOTHING
+INSERT INTO firelock_limit_keys (key, holders, next_arrival_at) VALUES (:key, NULL, 0)
+ON CONFLICT (key) DO NOTHING
 """)
 KEEP_KEY = Text("""
-INSERT INTO firelock_limit_keys (key, holders, free_at) VALUES (:key, :holders, :free_at)
-ON CONFLICT (key) DO UPDATE SET holders = excluded.holders, free_at = excluded.free_at
+INSERT INTO firelock_limit_keys (key, holders, next_arrival_at) VALUES (:key, :holders, :next_arrival_at)
+ON CONFLICT (key) DO UPDATE SET holders = excluded.holders, next_arrival_at = excluded.next_arrival_at
 """)
 _HOLDERS = Text("""
 SELECT state, session IS NOT NULL, queue, lane, seq FROM firelock_jobs
 WHERE seq IN :seqs AND lane IS NOT NULL
 """)
-_PRESENT = Text("""
+_HELD = Text("""
 SELECT seq, lane, admission_json FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session IS NOT NULL AND lane IS NOT NULL ORDER BY seq
 """)
@@ -140,15 +141,15 @@ class SqlLanes(KeyedLanes[Row]):
         return self._lane_reading(with_work, is_patient=False)
 
     @override
-    def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
+    def holder_facts(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
         facts: dict[str, HolderFacts] = {}
         listing = self._keys_listing(refs)
-        for state, is_held, queue, lane, seqs in self.listed_by_fate([int(ref) for ref in refs]):
+        for state, is_held, queue, lane, seqs in self.holder_groups([int(ref) for ref in refs]):
             keys = keys_of(lane)
             is_final = read_state(state) in FINAL_STATES
             is_waiting = state == State.ENQUEUED and not is_held
-            fate = HolderFacts(bool(is_held), is_final, (queue, lane) if is_waiting else None)
-            facts |= {ref: fate for ref in seqs if not listing.get(ref, _NO_KEYS).isdisjoint(keys)}
+            one = HolderFacts(bool(is_held), is_final, (queue, lane) if is_waiting else None)
+            facts |= {ref: one for ref in seqs if not listing.get(ref, _NO_KEYS).isdisjoint(keys)}
         return facts
 
     def _keys_listing(self, refs: Sequence[str]) -> Mapping[str, set[str]]:
@@ -161,8 +162,8 @@ class SqlLanes(KeyedLanes[Row]):
         return listing
 
     @override
-    def present(self, key: str) -> Sequence[str]:
-        rows = self._tx.all(_PRESENT)
+    def current_holders(self, key: str) -> Sequence[str]:
+        rows = self._tx.all(_HELD)
         found = [
             _listed_as(seq, admission_json, key) for seq, lane, admission_json in rows if key in keys_of(lane)
         ]
@@ -198,7 +199,7 @@ class SqlLanes(KeyedLanes[Row]):
         for lane, (_, number) in wanted.items():
             given = self._given.get((queue, lane), _NO_KEYS)
             near = self._tx.all(_NEAR, queue=queue, lane=lane, most=depth) if depth else ()
-            seqs = [seq for seq, task in near if leaving_out.takes(task) and str(seq) not in given]
+            seqs = [seq for seq, task in near if leaving_out.examine(task) and str(seq) not in given]
             chosen |= dict.fromkeys(seqs[:number], lane)
         found = {row[_SEQ]: row for row in self._tx.all(_HEAD, seqs=list(chosen))} if chosen else {}
         rows: dict[str, list[Row]] = {lane: [] for lane in wanted}
@@ -210,7 +211,7 @@ class SqlLanes(KeyedLanes[Row]):
     @override
     def head(self, ref: str, leaving_out: LeavingOut | None = None) -> Head[Row] | None:
         found = self._tx.one(_HEAD, seqs=[int(ref)])
-        if found is not None and leaving_out is not None and not leaving_out.takes(found[_TASK]):
+        if found is not None and leaving_out is not None and not leaving_out.examine(found[_TASK]):
             return None
         head = None if found is None else self._read(found)
         if head is not None:
@@ -218,17 +219,17 @@ class SqlLanes(KeyedLanes[Row]):
         return head
 
     @override
-    def leave(self, heads: Sequence[Head[Row]]) -> None:
+    def put_back(self, heads: Sequence[Head[Row]]) -> None:
         for head in heads:  # the rows stay locked, and become the heads of their lanes again
             self._given[head.row[_QUEUE], head.row[_LANE]].discard(head.ref)
 
     @override
-    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+    def store_rows(self, rows: Mapping[str, KeyRow]) -> None:
         self._tx.run_many(KEEP_KEY, [key_values(key, row) for key, row in rows.items()])
 
     # ---- overridden by some databases --------------------------------------------------------------------
 
-    def hold_numbers(self) -> None:
+    def lock_settings(self) -> None:
         """Prevent changes of limits until this transaction ends: see `SqlRecordVerbs._hold_claims`."""
 
     def walk(self, queue: str, after: str, limit: int) -> list[str]:
@@ -250,12 +251,12 @@ class SqlLanes(KeyedLanes[Row]):
                     locked.busy.append(key)
         return locked
 
-    def listed_by_fate(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
+    def holder_groups(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
         """Yield groups of jobs: their state, whether a session holds them, queue, lane, and their numbers."""
-        fates: dict[tuple[Any, ...], list[str]] = {}
-        for *fate, seq in self._tx.all(_HOLDERS, seqs=seqs):
-            fates.setdefault(tuple(fate), []).append(str(seq))
-        for (state, is_held, queue, lane), alike in fates.items():
+        groups: dict[tuple[Any, ...], list[str]] = {}
+        for *facts, seq in self._tx.all(_HOLDERS, seqs=seqs):
+            groups.setdefault(tuple(facts), []).append(str(seq))
+        for (state, is_held, queue, lane), alike in groups.items():
             yield state, is_held, queue, lane, alike
 
     def rows_of(self, queue: str, lane: str, most: int) -> list[Row]:
@@ -268,12 +269,12 @@ class SqlLanes(KeyedLanes[Row]):
         if not lanes:
             return LaneReading([], {}, {})
         keys = sorted({key for lane in lanes for key in keys_of(lane)})
-        numbers = numbers_of(self._tx, keys)
-        limited = [key for key in keys if is_limited(key, numbers)]
+        settings = settings_of(self._tx, keys)
+        limited = [key for key in keys if is_limited(key, settings)]
         locked = self.lock(keys, limited, is_patient=is_patient)
         for key, row in locked.rows.items():
             self._note(key, row.holders or ())
-        return LaneReading(lanes, numbers, locked.rows, locked.busy)
+        return LaneReading(lanes, settings, locked.rows, locked.busy)
 
     def _note(self, key: str, refs: Iterable[str]) -> None:
         """Remember which jobs a key lists; most claims do not read any of these jobs."""
@@ -310,35 +311,35 @@ class LockedKeys:
 def read_keys(rows: Iterable[Row]) -> dict[str, KeyRow]:
     """Return the rows of keys, by key."""
     return {
-        key: KeyRow(None if holders is None else tuple(holders.split()), free_at)
-        for key, holders, free_at in rows
+        key: KeyRow(None if holders is None else tuple(holders.split()), next_arrival_at)
+        for key, holders, next_arrival_at in rows
     }
 
 
 def key_values(key: str, row: KeyRow) -> dict[str, object]:
     """Return the parameters of `KEEP_KEY`."""
     holders = None if row.holders is None else " ".join(row.holders)
-    return {"key": key, "holders": holders, "free_at": row.free_at}
+    return {"key": key, "holders": holders, "next_arrival_at": row.next_arrival_at}
 
 
-def numbers_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitNumbers]:
+def settings_of(tx: Transaction, keys: Iterable[str]) -> dict[str, LimitSettings]:
     """Return the stored settings of these keys and of their names."""
     wanted = sorted({name for key in keys for name in (key, name_of(key))})
-    return {key: numbers_in(value) for key, value in tx.all(NUMBERS, ids=wanted)}
+    return {key: settings_in(value) for key, value in tx.all(SETTINGS, ids=wanted)}
 
 
 @lru_cache(maxsize=1_024)
-def numbers_in(value: str) -> LimitNumbers:
+def settings_in(value: str) -> LimitSettings:
     """Return the settings in a record; an unreadable record sets no limit."""
     try:
-        return read_numbers(value)
+        return read_settings(value)
     except StorageError:
-        return LimitNumbers()
+        return LimitSettings()
 
 
-def is_limited(key: str, numbers: Mapping[str, LimitNumbers]) -> bool:
+def is_limited(key: str, settings: Mapping[str, LimitSettings]) -> bool:
     """Return whether a key has settings or is paused."""
-    found = numbers_for(key, numbers)
+    found = settings_for(key, settings)
     return found.has_any or found.is_paused
 
 
@@ -379,13 +380,13 @@ SELECT id, lane, claimed_at FROM firelock_jobs INDEXED BY firelock_holder
 WHERE session IS NOT NULL AND lane IS NOT NULL ORDER BY claimed_at, seq
 """)
 _STRICT_KEYS = Text("""
-SELECT key, holders, free_at FROM firelock_limit_keys
+SELECT key, holders, next_arrival_at FROM firelock_limit_keys
 WHERE key > :after AND key >= :prefix AND substr(key, 1, :length) = :prefix
-    AND (free_at > :now OR replace(holders, '!', '') <> holders)
+    AND (next_arrival_at > :now OR replace(holders, '!', '') <> holders)
 ORDER BY key
 """)
 _LISTED = Text("SELECT seq, id, state, session, lane FROM firelock_jobs WHERE seq IN :seqs")
-_SOME_KEYS = "SELECT key, holders, free_at FROM firelock_limit_keys"
+_SOME_KEYS = "SELECT key, holders, next_arrival_at FROM firelock_limit_keys"
 _SOME = Text(f"{_SOME_KEYS} WHERE key > :after ORDER BY key LIMIT :most")
 _LOCK_SOME = Text(f"{_SOME_KEYS} WHERE key IN :ids ORDER BY key FOR UPDATE SKIP LOCKED")
 _FORGET = Text("DELETE FROM firelock_limit_keys WHERE key IN :ids")
@@ -421,15 +422,16 @@ class SqlLimitVerbs(SqlVerbs):
             raise self._without(Feature.LIMITS, about)
 
     def _spend(self, tx: Transaction, key: str, cost: int, until: int | None) -> int:
-        numbers = numbers_for(key, numbers_of(tx, [key]))
+        settings = settings_for(key, settings_of(tx, [key]))
         tx.changed(MAKE_KEY, key=key)
         row = read_keys(tx.all(LOCK_KEYS, ids=[key]))[key]
-        free_at = spent(numbers, row.free_at, cost=cost, until=until, now=tx.now)
-        if free_at != row.free_at:
-            tx.run_many(KEEP_KEY, [key_values(key, KeyRow(row.holders, free_at))])
-        if free_at < row.free_at:
+        previous = row.next_arrival_at
+        arrival_at = arrival_after_spend(settings, previous, cost=cost, until=until, now=tx.now)
+        if arrival_at != previous:
+            tx.run_many(KEEP_KEY, [key_values(key, KeyRow(row.holders, arrival_at))])
+        if arrival_at < previous:
             tx.woken.add(ANY_QUEUE)  # for servers that sleep until the key opens
-        return max(0, round(numbers.opens_at(free_at)))
+        return max(0, round(settings.opens_at(arrival_at)))
 
     @override
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
@@ -468,22 +470,23 @@ class _KeyStates:
         for id, lane, _ in self._tx.all(_CLAIMED):
             for key in self._wanted(lane):
                 running.setdefault(key, {})[id] = None
-        free_at = self._used(running)
+        arrivals = self._add_strict_holders(running)
         waiting: dict[str, list[tuple[str, str]]] = {}
         for queue, lane in every_lane(self._tx, self._lanes):
             for key in self._wanted(lane):
                 waiting.setdefault(key, []).append((queue, lane))
-        keys = sorted({*running, *waiting, *(key for key, at in free_at.items() if at > self._tx.now)})
+        keys = sorted({*running, *waiting, *(key for key, at in arrivals.items() if at > self._tx.now)})
         shown = keys[: self._limit]
-        missing = [key for key in shown if key not in free_at]
-        free_at |= {key: row.free_at for key, row in read_keys(self._tx.all(READ_KEYS, ids=missing)).items()}
+        missing = [key for key in shown if key not in arrivals]
+        rows = read_keys(self._tx.all(READ_KEYS, ids=missing))
+        arrivals |= {key: row.next_arrival_at for key, row in rows.items()}
         return [
             KeyState(
                 key=key,
                 holders=tuple(list(running.get(key, ()))[:SHOWN_HOLDERS]),
                 running=len(running.get(key, ())),
                 waiting=self._count(waiting.get(key, ())),
-                free_at=free_at.get(key, 0),
+                next_arrival_at=arrivals.get(key, 0),
                 others=_others(key, waiting.get(key, ())),
             )
             for key in shown
@@ -492,21 +495,21 @@ class _KeyStates:
     def _wanted(self, lane: str) -> list[str]:
         return [key for key in keys_of(lane) if key.startswith(self._prefix) and key > self._after]
 
-    def _used(self, running: dict[str, dict[str, None]]) -> dict[str, int]:
-        """Return the time up to which the rate of each key has been used.
+    def _add_strict_holders(self, running: dict[str, dict[str, None]]) -> dict[str, int]:
+        """Add jobs that hold a key strictly, and are between two attempts, to `running`.
 
-        Add jobs that hold a key strictly, and are between two attempts, to `running`.
+        Return when the next unit arrives at the keys that have a used rate or a strict holder.
         """
         found: dict[str, int] = {}
         asked = {"prefix": self._prefix, "length": len(self._prefix), "after": self._after}
         strict: list[tuple[str, str]] = []
         for key, row in read_keys(self._tx.all(_STRICT_KEYS, **asked, now=self._tx.now)).items():
-            found[key] = row.free_at
+            found[key] = row.next_arrival_at
             strict += [(key, ref.rstrip(STRICT)) for ref in row.holders or () if ref.endswith(STRICT)]
         listed = listed_jobs(self._tx, {ref for _, ref in strict})
         for key, ref in strict:
             job = listed.get(ref)
-            if job is not None and not is_free(job.facts, is_strict=True) and key in keys_of(job.lane):
+            if job is not None and not is_past_holder(job.facts, is_strict=True) and key in keys_of(job.lane):
                 running.setdefault(key, {})[job.id] = None
         return found
 
@@ -622,10 +625,10 @@ def _idle(tx: Transaction, rows: Mapping[str, KeyRow]) -> list[str]:
         job = listed.get(ref.rstrip(STRICT))
         if job is None or key not in keys_of(job.lane):
             return False
-        return not is_free(job.facts, is_strict=ref.endswith(STRICT))
+        return not is_past_holder(job.facts, is_strict=ref.endswith(STRICT))
 
     return [
         key
         for key, row in rows.items()
-        if row.free_at <= tx.now and not any(is_held(key, ref) for ref in row.holders or ())
+        if row.next_arrival_at <= tx.now and not any(is_held(key, ref) for ref in row.holders or ())
     ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from firelock.cli.commands import Commands
     from firelock.control.limits import LimitName, LimitView
     from firelock.jobs.limit_line import WaitingJob
-    from firelock.limits.numbers import LimitNumbers
+    from firelock.limits.settings import LimitSettings
 
 _COLUMNS = (
     Column("KEY", is_whole=True),
@@ -211,20 +211,20 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def _numbers(numbers: LimitNumbers | None) -> dict[str, object] | None:
-    if numbers is None:
+def _settings_json(settings: LimitSettings | None) -> dict[str, object] | None:
+    if settings is None:
         return None
-    per = None if numbers.rate is None else numbers.per / 1_000_000
+    per = None if settings.rate is None else settings.per / 1_000_000
     return {
-        "concurrent": numbers.concurrent, "rate": numbers.rate, "per_seconds": per, "burst": numbers.burst,
+        "concurrent": settings.concurrent, "rate": settings.rate, "per_seconds": per, "burst": settings.burst,
     }  # fmt: skip
 
 
 def _name_json(one: LimitName) -> dict[str, object]:
     return {
-        "name": one.name, "template": one.template, "numbers": _numbers(one.numbers),
-        "code": _numbers(one.code), "source": str(one.source), "is_paused": one.is_paused, "note": one.note,
-        "paused_by": one.paused_by, "paused_at": _iso(one.paused_at),
+        "name": one.name, "template": one.template, "settings": _settings_json(one.settings),
+        "code": _settings_json(one.code), "source": str(one.source), "is_paused": one.is_paused,
+        "note": one.note, "paused_by": one.paused_by, "paused_at": _iso(one.paused_at),
     }  # fmt: skip
 
 
@@ -355,10 +355,10 @@ def _facts(view: LimitView, now: int) -> list[tuple[str, Piece]]:
     ]
 
 
-def _words_of(numbers: LimitNumbers) -> str:
-    from firelock.control.limits import numbers_words  # noqa: PLC0415 - already loaded with the app
+def _words_of(settings: LimitSettings) -> str:
+    from firelock.control.limits import describe_settings  # noqa: PLC0415 - already loaded with the app
 
-    return numbers_words(numbers)
+    return describe_settings(settings)
 
 
 # ---- change ----------------------------------------------------------------------------------------------

@@ -432,11 +432,11 @@ class _LimitUse:
 
     def too_costly(self) -> dict[str, int]:
         """Return, by key, the cost of jobs that always exceed the burst of the key."""
-        numbers = {view.key: view.numbers for view in self.limits}
+        settings = {view.key: view.settings for view in self.limits}
         return {
             key: cost
             for key, cost in sorted(self._costs.items())
-            if key in numbers and numbers[key].rate and cost > numbers[key].units
+            if key in settings and settings[key].rate and cost > settings[key].burst_units
         }
 
 
@@ -1001,8 +1001,8 @@ def _check_costs(readings: Readings) -> Iterator[Finding]:
         if cost := readings.sampled.too_costly.get(view.key):
             what = (
                 f"A job of limit {view.key} costs {cost:,}, but its burst is only "
-                f"{view.numbers.units:,.0f}. The job is not lost, but it and the jobs after it wait until "
-                "the key is completely free."
+                f"{view.settings.burst_units:,.0f}. The job is not lost, but it and the jobs after it wait "
+                "until the key is completely free."
             )
             advice = f"Raise the burst: firelock limits set {view.name} --burst {cost}"
             values = {"limit": view.key, "count": cost}

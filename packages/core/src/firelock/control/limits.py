@@ -1,6 +1,6 @@
-"""`fire.limits`: the keys of limits, the jobs that hold them or wait for them, and the numbers of limits.
+"""`fire.limits`: the keys of limits, the jobs that hold them or wait for them, and the settings of limits.
 
-Numbers come from the code or from operators.
+The settings come from the code or from operators.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from firelock.jobs.limit_line import KeyPlace, WaitingLine, read_line, read_plac
 from firelock.jobs.pagination import check_limit
 from firelock.limits.limit import MAX_CONCURRENT, Limit, to_span
 from firelock.limits.line import LINE_LENGTH
-from firelock.limits.numbers import LimitNumbers, name_of, read_numbers
+from firelock.limits.settings import LimitSettings, name_of, read_settings
 from firelock.model.aio import twin
 from firelock.model.clock import SECOND, from_micros, span_micros
 from firelock.model.limit import KeyState
@@ -48,25 +48,25 @@ log = logging.getLogger(__name__)
 _KIND = "limit"
 _KEY_LIMIT, _NOTE_LIMIT = 200, 500
 _HIGHEST_RATE = 1_000_000_000
-_NUMBERS = ("concurrent", "rate", "per", "burst")
+_SETTINGS = ("concurrent", "rate", "per", "burst")
 _PAGE, _ALL = 500, 10**12
 _OTHERS_READ = 5  # other keys that are read to find those that hold the jobs of open keys
 _PLACEHOLDER = re.compile(r"\{[^\W\d]\w*\}")
 
 
-class NumberSource(StrEnum):
-    """The origin of a limit's numbers."""
+class LimitSource(StrEnum):
+    """The origin of a limit's settings."""
 
     CODE = "code"
     OPERATOR = "operator"
-    NONE = "none"  # it has no numbers, so its jobs take turns
+    NONE = "none"  # it has no settings, so its jobs take turns
 
 
 class LimitState(StrEnum):
     """Whether a key admits jobs and, if it does not, the reason."""
 
     PAUSED = "paused"  # until it is resumed
-    CLOSED = "closed"  # one of its numbers is 0
+    CLOSED = "closed"  # its concurrency or its rate is 0
     BLOCKED = "blocked"  # until a time that `RateLimited` has set
     RATE = "rate"  # its rate is used up
     FULL = "full"  # as many jobs hold it as it allows
@@ -77,14 +77,14 @@ class LimitState(StrEnum):
 
 @attrs.frozen(kw_only=True)
 class LimitName:
-    """A limit name, or one key that has its own record, with its current numbers."""
+    """A limit name, or one key that has its own record, with its current settings."""
 
     name: str  # "tenant/openai" for the template "tenant:{tenant_id}/openai"
     template: str | None  # as in the code; None if no server has stored it
-    numbers: LimitNumbers  # times in microseconds; the properties below have readable values
-    code: LimitNumbers | None  # the numbers that the code last declared; None if it never declared any
-    source: NumberSource
-    set_by: str | None = None  # the operator who set the numbers; None if the numbers come from the code
+    settings: LimitSettings  # times in microseconds; the properties below have readable values
+    code: LimitSettings | None  # the settings that the code last declared; None if it never declared any
+    source: LimitSource
+    set_by: str | None = None  # the operator who set them; None if the settings come from the code
     is_paused: bool
     note: str  # why it is paused; empty if no reason was given
     paused_by: str | None
@@ -93,44 +93,44 @@ class LimitName:
     @property
     def concurrent(self) -> int | None:
         """The number of jobs that may hold a key at the same time; None means unlimited."""
-        return self.numbers.concurrent
+        return self.settings.concurrent
 
     @property
     def rate(self) -> int | None:
         """The cost that may start in each period `per`; None means unlimited."""
-        return self.numbers.rate
+        return self.settings.rate
 
     @property
     def per(self) -> timedelta:
         """The period of the rate."""
-        return timedelta(microseconds=self.numbers.per)
+        return timedelta(microseconds=self.settings.per)
 
     @property
     def burst(self) -> int | None:
         """The cost that may start immediately after a pause; None for one second of the rate."""
-        return self.numbers.burst
+        return self.settings.burst
 
     @property
     def words(self) -> str:
-        """The numbers as a readable string: "4 at once, 90 per 60 s"."""
-        return numbers_words(self.numbers)
+        """The settings as a readable string: "4 at once, 90 per 60 s"."""
+        return describe_settings(self.settings)
 
     @property
     def words_in_code(self) -> str | None:
-        """The numbers of the code as a readable string; None if the code never had any."""
-        return None if self.code is None else numbers_words(self.code)
+        """The settings in the code as a readable string; None if the code never had any."""
+        return None if self.code is None else describe_settings(self.code)
 
 
 @attrs.frozen(kw_only=True)
 class LimitView(LimitName):
-    """The current state of a limit's key; a key without its own numbers uses those of `name`."""
+    """The current state of a limit's key; a key without its own settings uses those of `name`."""
 
     key: str
     running: int  # number of jobs that hold it
     holders: tuple[str, ...]  # ids of these jobs, at most 100
     waiting: int  # enqueued jobs with this key, at most 10,000
     opens_at: datetime | None  # when its rate admits one more start, or its block ends; None if open
-    is_own: bool  # whether the numbers belong to this key alone
+    is_own: bool  # whether the settings belong to this key alone
     others: tuple[str, ...] = ()  # other keys of its waiting jobs, at most 10
     held_by: tuple[str, ...] = ()  # the `others` that admit no job; only if this key would admit one
 
@@ -155,7 +155,7 @@ class LimitView(LimitName):
 
     @property
     def is_name(self) -> bool:
-        """Whether this is a limit name that only supplies numbers for other keys, and not a job's key."""
+        """Whether this is a limit name that only supplies settings for other keys, and not a job's key."""
         is_made = self.template is not None and self.template != self.name
         return self.key == self.name and is_made and not (self.running or self.waiting)
 
@@ -171,24 +171,24 @@ class DeclaredLimit:
 
     name: str
     template: str
-    numbers: LimitNumbers  # if there are none, its keys take turns
+    settings: LimitSettings  # if there are none, its keys take turns
 
 
 def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
-    """Return the limits that all tasks declare, by name; numbers have precedence over `Turns`."""
+    """Return the limits that all tasks declare, by name; a `Limit` has precedence over `Turns`."""
     declared: dict[str, DeclaredLimit] = {}
     for limit in (limit for info in tasks if not info.is_published for limit in info.limits):
         if isinstance(limit, Limit):
-            declared[limit.name] = DeclaredLimit(limit.name, limit.key, LimitNumbers(*limit.numbers))
+            declared[limit.name] = DeclaredLimit(limit.name, limit.key, limit.settings)
         else:
-            declared.setdefault(limit.name, DeclaredLimit(limit.name, limit.key, LimitNumbers()))
+            declared.setdefault(limit.name, DeclaredLimit(limit.name, limit.key, LimitSettings()))
     return declared
 
 
 class Limits:
     """The limits of an app: `fire.limits`.
 
-    Its methods show keys, set and reset their numbers, pause and resume them, and spend units of a rate.
+    Its methods show keys, set and reset their settings, pause and resume them, and spend units of a rate.
     Changes act immediately and do not join the caller's transaction.
     """
 
@@ -200,11 +200,11 @@ class Limits:
     # ---- limits in the code ------------------------------------------------------------------------------
 
     def sync(self) -> list[str]:
-        """Store the numbers from the code, and return the names that were written.
+        """Store the settings from the code, and return the names that were written.
 
-        A server does this when it starts. Numbers that an operator has set stay until the numbers in the code
-        change, and a pause stays too. Numbers that an operator set before the code declared the name are not
-        replaced by its first declaration.
+        A server does this when it starts. Settings that an operator has set stay until the settings in the
+        code change, and a pause stays too. Settings that an operator set before the code declared the name
+        are not replaced by its first declaration.
         """
         written = [one.name for one in self._declared().values() if self._write_code(one)]
         if written:
@@ -216,21 +216,21 @@ class Limits:
     def _write_code(self, declared: DeclaredLimit) -> bool:
         if Feature.LIMITS not in self._client.storage.features:
             return False  # jobs with limits cannot be stored either
-        code = {"template": declared.template, **_numbers_json(declared.numbers)}
+        code = {"template": declared.template, **_settings_json(declared.settings)}
 
         def change(stored: _Stored) -> _Stored:
-            if stored.code == code or (not stored.value and not declared.numbers.has_any):
+            if stored.code == code or (not stored.value and not declared.settings.has_any):
                 return stored
-            if stored.code is None and stored.numbers.has_any:
-                return stored.with_(code=code)  # the operator's numbers were set first
-            return stored.with_(**_numbers_json(declared.numbers), code=code, by=NumberSource.CODE)
+            if stored.code is None and stored.settings.has_any:
+                return stored.with_(code=code)  # the operator's settings were set first
+            return stored.with_(**_settings_json(declared.settings), code=code, by=LimitSource.CODE)
 
         return self._change(declared.name, change)
 
     # ---- queries -----------------------------------------------------------------------------------------
 
     def names(self) -> list[LimitName]:
-        """Return every name with stored numbers or a pause, including names that have no keys yet."""
+        """Return every name with stored settings or a pause, including names that have no keys yet."""
         return [_name(key, record, [record]) for key, record in sorted(self._records().items())]
 
     anames = twin(names)
@@ -239,7 +239,7 @@ class Limits:
         """Return a page of keys in order: those that start with `prefix` and are greater than `after`.
 
         The result includes keys that jobs hold or wait for, keys whose rate is in use, and keys with their
-        own numbers or pause. Names, such as `tenant` for the keys `tenant:7`, are returned by `names`.
+        own settings or pause. Names, such as `tenant` for the keys `tenant:7`, are returned by `names`.
 
         Raises:
             ConfigurationError: If `limit` is not from 1 to 500.
@@ -264,7 +264,7 @@ class Limits:
     alist = twin(list)  # noqa: A003 - the method above
 
     def get(self, key: str) -> LimitView:
-        """Return the current state of a key; for a key that no job has used, return its numbers.
+        """Return the current state of a key; for a key that no job has used, return its settings.
 
         Raises:
             ConfigurationError: If the string cannot be a key.
@@ -389,22 +389,22 @@ class Limits:
         by: str = "operator",
         origin: str = "code",
     ) -> LimitView:
-        """Set numbers of a limit on every server; omitted numbers stay unchanged.
+        """Change settings of a limit on every server; omitted settings stay unchanged.
 
-        The numbers of a name apply to all its keys; a key's own numbers have precedence over those of its
-        name. They stay until `reset`, or until the numbers in the code change. Running jobs are not stopped.
+        The settings of a name apply to all its keys; a key's own settings have precedence over those of its
+        name. They stay until `reset`, or until the settings in the code change. Running jobs are not stopped.
 
         Args:
             name_or_key: for example "tenant", or "tenant:7" for one key.
-            concurrent: how many jobs may run at the same time, from 0 to 1,000; None removes the number.
-            rate: the cost that may start per period; None removes the number.
+            concurrent: how many jobs may run at the same time, from 0 to 1,000; None removes the setting.
+            rate: the cost that may start per period; None removes the setting.
             per: the period of the rate, as a timedelta or in seconds.
             burst: the cost that may start immediately after a pause; None for one second of the rate.
             by: the operator's name, for the audit.
             origin: where the change was made, for the audit.
 
         Raises:
-            ConfigurationError: If a number is out of bounds, or `per` or `burst` is given without a rate.
+            ConfigurationError: If a setting is out of bounds, or `per` or `burst` is given without a rate.
             UnsupportedFeature: If the storage has no limits.
         """
         given = {"concurrent": concurrent, "rate": rate, "per": per, "burst": burst}
@@ -418,20 +418,22 @@ class Limits:
         detail: dict[str, JsonValue] = {}
 
         def change(stored: _Stored) -> _Stored:
-            base = stored if stored.numbers.has_any or stored.code is not None else name
-            previous = _numbers_given(base.numbers)
+            base = stored if stored.settings.has_any or stored.code is not None else name
+            previous = _settings_arguments(base.settings)
             if rate is None:  # the period and the burst are removed with it
                 previous |= {"per": None, "burst": None}
-            numbers = checked_numbers(key, {**previous, **changes})
-            if not numbers.has_any and key != name_of(key):
+            settings = checked_settings(key, {**previous, **changes})
+            if not settings.has_any and key != name_of(key):
                 raise ConfigurationError(
                     f"Key {key!r} without settings of its own uses those of {name_of(key)!r}. Use reset to "
                     "remove them, or set a number that is high enough."
                 )
             detail.update(
-                _numbers_json(numbers), before=numbers_words(base.numbers), after=numbers_words(numbers)
+                _settings_json(settings),
+                before=describe_settings(base.settings),
+                after=describe_settings(settings),
             )
-            return stored.with_(**_numbers_json(numbers), by=NumberSource.OPERATOR, set_by=by)
+            return stored.with_(**_settings_json(settings), by=LimitSource.OPERATOR, set_by=by)
 
         self._change(key, change)
         self._record("limit.set", key, by, origin, detail)
@@ -440,7 +442,7 @@ class Limits:
     aset = twin(set)  # noqa: A003 - the method above
 
     def reset(self, name_or_key: str, *, by: str = "operator", origin: str = "code") -> LimitView:
-        """Restore the numbers that the code last declared; a limit that it never declared then has none.
+        """Restore the settings that the code last declared; a limit that it never declared then has none.
 
         Raises:
             ConfigurationError: If the string cannot be a key.
@@ -450,9 +452,9 @@ class Limits:
         detail: dict[str, JsonValue] = {}
 
         def change(stored: _Stored) -> _Stored:
-            numbers = LimitNumbers() if stored.code is None else _numbers_of(stored.code)
-            detail.update(before=numbers_words(stored.numbers), after=numbers_words(numbers))
-            return stored.with_(**_numbers_json(numbers), by=NumberSource.CODE)
+            settings = LimitSettings() if stored.code is None else _settings_in(stored.code)
+            detail.update(before=describe_settings(stored.settings), after=describe_settings(settings))
+            return stored.with_(**_settings_json(settings), by=LimitSource.CODE)
 
         if self._change(key, change):
             self._record("limit.reset", key, by, origin, detail)
@@ -552,7 +554,7 @@ class Limits:
                 written = changed.written()
                 is_changed = storage.put_record(_KIND, key, written, expected_version=version) is not None
             if is_changed:
-                if attrs.evolve(changed.numbers, is_paused=stored.is_paused) != stored.numbers:
+                if attrs.evolve(changed.settings, is_paused=stored.is_paused) != stored.settings:
                     self._give_back(key)
                 return True
 
@@ -565,7 +567,7 @@ class Limits:
         begin = key.partition("/")[0]
         while page := storage.find_keys(begin, after=after, limit=_PAGE):
             for state in page:
-                if state.free_at and key in (state.key, name_of(state.key)):
+                if state.next_arrival_at and key in (state.key, name_of(state.key)):
                     storage.spend(state.key, cost=-_ALL)
             after = page[-1].key
 
@@ -593,8 +595,8 @@ class _Stored:
         return json.dumps(self.value, ensure_ascii=False)
 
     @property
-    def numbers(self) -> LimitNumbers:
-        return read_numbers(self.written())
+    def settings(self) -> LimitSettings:
+        return read_settings(self.written())
 
     @property
     def code(self) -> Mapping[str, Any] | None:
@@ -606,7 +608,7 @@ class _Stored:
 
     @property
     def is_empty(self) -> bool:
-        return self.code is None and not self.is_paused and not self.numbers.has_any
+        return self.code is None and not self.is_paused and not self.settings.has_any
 
     @property
     def is_key(self) -> bool:
@@ -616,18 +618,18 @@ class _Stored:
 
 
 def _idle(key: str) -> KeyState:
-    return KeyState(key=key, holders=(), running=0, waiting=0, free_at=0)
+    return KeyState(key=key, holders=(), running=0, waiting=0, next_arrival_at=0)
 
 
 def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitView:
     nothing = _Stored(state.key, {})
     own, name = records.get(state.key, nothing), records.get(name_of(state.key), nothing)
-    chosen = own if own.numbers.has_any else name
+    chosen = own if own.settings.has_any else name
     known = _name(name_of(state.key), chosen, [own, name])
-    opens_at = math.ceil(known.numbers.opens_at(state.free_at))
+    opens_at = math.ceil(known.settings.opens_at(state.next_arrival_at))
     return LimitView(
         **attrs.asdict(known, recurse=False), key=state.key, running=state.running, holders=state.holders,
-        waiting=state.waiting, others=state.others, is_own=own.numbers.has_any,
+        waiting=state.waiting, others=state.others, is_own=own.settings.has_any,
         opens_at=from_micros(opens_at) if opens_at > now else None,
     )  # fmt: skip
 
@@ -635,42 +637,42 @@ def _view(state: KeyState, records: Mapping[str, _Stored], now: int) -> LimitVie
 def _name(name: str, chosen: _Stored, records: Sequence[_Stored]) -> LimitName:
     """Return the values of the chosen record; the name is paused if any of the records is paused."""
     paused = next((stored.value for stored in records if stored.is_paused), None)
-    numbers = chosen.numbers
+    settings = chosen.settings
     code = next((found for stored in (chosen, *records) if (found := stored.code) is not None), None)
     template = next(
         (found["template"] for stored in records if (found := stored.code) and "template" in found), None
     )
-    source = NumberSource(chosen.value.get("by", "operator")) if numbers.has_any else NumberSource.NONE
+    source = LimitSource(chosen.value.get("by", "operator")) if settings.has_any else LimitSource.NONE
     return LimitName(
-        name=name, template=template, numbers=numbers,
-        code=None if code is None else _numbers_of(code), source=source,
-        set_by=chosen.value.get("set_by") if source is NumberSource.OPERATOR else None,
+        name=name, template=template, settings=settings,
+        code=None if code is None else _settings_in(code), source=source,
+        set_by=chosen.value.get("set_by") if source is LimitSource.OPERATOR else None,
         is_paused=paused is not None,
         note=(paused or {}).get("note") or "", paused_by=(paused or {}).get("paused_by"),
         paused_at=as_datetime((paused or {}).get("paused_at")),
     )  # fmt: skip
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------
+# ---- settings --------------------------------------------------------------------------------------------
 
 
-def numbers_words(numbers: LimitNumbers) -> str:
-    """Return a limit's numbers as a readable string: "4 at once, 90 per 60 s"; "turns" if it has none."""
+def describe_settings(settings: LimitSettings) -> str:
+    """Return a limit's settings as a readable string: "4 at once, 90 per 60 s"; "turns" if it has none."""
     words: list[str] = []
-    if numbers.concurrent is not None:
-        words.append(f"{numbers.concurrent:,} at once")
-    if numbers.rate is not None:
-        words.append(f"{numbers.rate:,} per {numbers.per / SECOND:,g} s")
-        if numbers.burst is not None:
-            words.append(f"{numbers.burst:,} in a burst")
+    if settings.concurrent is not None:
+        words.append(f"{settings.concurrent:,} at once")
+    if settings.rate is not None:
+        words.append(f"{settings.rate:,} per {settings.per / SECOND:,g} s")
+        if settings.burst is not None:
+            words.append(f"{settings.burst:,} in a burst")
     return ", ".join(words) or "turns"
 
 
-def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
-    """Return the numbers of a limit; `per` can be a timedelta or seconds.
+def checked_settings(key: str, given: Mapping[str, Any]) -> LimitSettings:
+    """Return the settings of a limit; `per` can be a timedelta or seconds.
 
     Raises:
-        ConfigurationError: If a number is out of bounds, or `per` or `burst` is given without a rate.
+        ConfigurationError: If a setting is out of bounds, or `per` or `burst` is given without a rate.
     """
     rate, per, burst = given["rate"], given["per"], given["burst"]
     micros = SECOND if per is None else span_micros(to_span(f"Limit {key!r}: per", per))
@@ -687,21 +689,21 @@ def checked_numbers(key: str, given: Mapping[str, Any]) -> LimitNumbers:
     if rate is None and (burst is not None or per is not None):
         which = "per" if burst is None else "burst"
         raise ConfigurationError(f"Limit {key!r} has {which}= but no rate; pass rate= as well.")
-    return LimitNumbers(concurrent=given["concurrent"], rate=rate, per=micros, burst=burst)
+    return LimitSettings(concurrent=given["concurrent"], rate=rate, per=micros, burst=burst)
 
 
-def _numbers_given(numbers: LimitNumbers) -> dict[str, Any]:
-    """Return the numbers as `set` accepts them; without a rate, the period is None."""
-    per = None if numbers.rate is None else timedelta(microseconds=numbers.per)
-    return {"concurrent": numbers.concurrent, "rate": numbers.rate, "per": per, "burst": numbers.burst}
+def _settings_arguments(settings: LimitSettings) -> dict[str, Any]:
+    """Return the settings as `set` accepts them; without a rate, the period is None."""
+    per = None if settings.rate is None else timedelta(microseconds=settings.per)
+    return {"concurrent": settings.concurrent, "rate": settings.rate, "per": per, "burst": settings.burst}
 
 
-def _numbers_json(numbers: LimitNumbers) -> dict[str, JsonValue]:
-    return {name: getattr(numbers, name) for name in _NUMBERS}
+def _settings_json(settings: LimitSettings) -> dict[str, JsonValue]:
+    return {name: getattr(settings, name) for name in _SETTINGS}
 
 
-def _numbers_of(stored: Mapping[str, Any]) -> LimitNumbers:
-    return LimitNumbers(
+def _settings_in(stored: Mapping[str, Any]) -> LimitSettings:
+    return LimitSettings(
         concurrent=stored.get("concurrent"),
         rate=stored.get("rate"),
         per=stored.get("per") or SECOND,

@@ -8,7 +8,7 @@ from datetime import datetime
 import attrs
 
 from firelock.limits.line import ends_before, rate_opens, room_after, start_bound, start_estimate
-from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers
+from firelock.limits.settings import LimitSettings, name_of, read_settings, settings_for
 from firelock.model.clock import SECOND, from_micros
 from firelock.model.job import JobFilter, JobRecord
 from firelock.model.limit import KeyState, LimitUse
@@ -119,7 +119,7 @@ class KeyReads:
     storage: Storage
     now: int
     states: dict[str, KeyState | None] = attrs.Factory(dict)
-    known: dict[str, LimitNumbers] = attrs.Factory(dict)
+    known: dict[str, LimitSettings] = attrs.Factory(dict)
     holders: dict[str, list[JobRecord]] = attrs.Factory(dict)  # by key: the jobs that hold it
 
     @property
@@ -151,31 +151,37 @@ class KeyReads:
 
     def _wait(self, use: LimitUse, job_id: str, ahead: int) -> KeyWait | None:
         state = self._read(use.key)
-        numbers = numbers_for(use.key, self.known)
+        settings = settings_for(use.key, self.known)
         running = 0 if state is None else state.running
         holds_itself = state is not None and job_id in state.holders
-        is_full = ends_before(numbers, running=running - holds_itself, ahead=ahead) > 0
-        free_at = 0 if state is None else state.free_at
-        opens_at = round(rate_opens(numbers, free_at=free_at, ahead=0, cost=use.cost, now=self.now))
+        is_full = ends_before(settings, running=running - holds_itself, ahead=ahead) > 0
+        next_arrival_at = 0 if state is None else state.next_arrival_at
+        opens_at = round(
+            rate_opens(settings, next_arrival_at=next_arrival_at, ahead=0, cost=use.cost, now=self.now)
+        )
         if opens_at <= self.now:
-            opens_at = round(rate_opens(numbers, free_at=free_at, ahead=ahead, cost=use.cost, now=self.now))
+            opens_at = round(
+                rate_opens(
+                    settings, next_arrival_at=next_arrival_at, ahead=ahead, cost=use.cost, now=self.now
+                )
+            )
         opens_in = opens_at - self.now
-        if not (numbers.is_paused or is_full or opens_in):
+        if not (settings.is_paused or is_full or opens_in):
             return None
         at = from_micros(opens_at) if opens_in else None
         holders = state.holders if state is not None and is_full else ()
         return KeyWait(
-            use.key, running, numbers.concurrent, numbers.is_paused, is_full, opens_in, at, holders
+            use.key, running, settings.concurrent, settings.is_paused, is_full, opens_in, at, holders
         )
 
     def estimate(self, use: LimitUse, ahead: int, run_time: float | None) -> float | None:
         """Return about when a key admits a job that has `ahead` jobs in front of it; see `start_estimate`."""
         state = self._read(use.key)
-        running, free_at = (0, 0) if state is None else (state.running, state.free_at)
-        numbers = numbers_for(use.key, self.known)
+        running, next_arrival_at = (0, 0) if state is None else (state.running, state.next_arrival_at)
+        settings = settings_for(use.key, self.known)
         return start_estimate(
-            numbers, running=running, free_at=free_at, ahead=ahead, cost=use.cost, run_time=run_time,
-            now=self.now,
+            settings, running=running, next_arrival_at=next_arrival_at, ahead=ahead, cost=use.cost,
+            run_time=run_time, now=self.now,
         )  # fmt: skip
 
     def lasting(self, key: str, jobs: Sequence[JobRecord], timeout: TimeoutOf) -> Lasting:
@@ -203,15 +209,15 @@ class KeyReads:
                 of the key requires, because other keys hold these jobs.
         """
         state = self._read(use.key)
-        numbers = numbers_for(use.key, self.known)
+        settings = settings_for(use.key, self.known)
         bound = start_bound(
-            numbers, left=runs.left, free_at=0 if state is None else state.free_at, ahead=ahead,
-            cost=use.cost, timeout=runs.timeout, now=self.now,
+            settings, left=runs.left, next_arrival_at=0 if state is None else state.next_arrival_at,
+            ahead=ahead, cost=use.cost, timeout=runs.timeout, now=self.now,
         )  # fmt: skip
         if bound is None or not ends:
             return bound
         held = [self.now + left for left in runs.left]
-        return max(bound, room_after([*held, *ends], numbers.concurrent))
+        return max(bound, room_after([*held, *ends], settings.concurrent))
 
     def _holders(self, key: str) -> list[JobRecord]:
         """Return the jobs that hold a key, at most 100."""
@@ -222,11 +228,11 @@ class KeyReads:
         return self.holders[key]
 
     def _read(self, key: str) -> KeyState | None:
-        """Return the state of a key, and store the limit numbers of the key and its name in `known`."""
+        """Return the state of a key, and store the limit settings of the key and its name in `known`."""
         if key not in self.states:
             found = self.storage.find_keys(key, limit=1)  # keys with this prefix; the key itself sorts first
             self.states[key] = found[0] if found and found[0].key == key else None
         for one in {key, name_of(key)} - self.known.keys():
             record = self.storage.get_record(_KIND, one)
-            self.known[one] = LimitNumbers() if record is None else read_numbers(record.value)
+            self.known[one] = LimitSettings() if record is None else read_settings(record.value)
         return self.states[key]

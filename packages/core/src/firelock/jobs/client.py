@@ -576,8 +576,8 @@ class Client:
 
         Raises:
             UnsupportedFeature: If the storage does not support limits, unique keys or deadlines.
-            ConfigurationError: If a limit has numbers that no task declares, or a debounced call also has a
-                delay, a time or a parent.
+            ConfigurationError: If a limit has settings that no task declares, or a debounced call also has
+                a delay, a time or a parent.
             ArgumentError: If a key or a cost cannot be built from the arguments.
         """
         keys = info.keys(options)

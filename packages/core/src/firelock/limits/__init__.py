@@ -5,7 +5,7 @@ of a limit are not part of a job. Servers store them when they start, and operat
 (`control/limits.py`).
 
 The other modules are for authors of storages, and this package exports their names: `admission` chooses the
-jobs with limits that may start, `line` computes the order in which they wait, `numbers` defines the settings
+jobs with limits that may start, `line` computes the order in which they wait, `settings` defines the settings
 of a limit, and `unique_rules` decides which calls are stored.
 """
 
@@ -18,19 +18,19 @@ from firelock.limits.admission import (
     KeyedClaim,
     KeyedLanes,
     KeyRow,
+    KeyUsage,
     LaneCursor,
     LaneCursors,
     LaneReading,
     LeavingOut,
-    OpenKey,
     examined_share,
-    is_free,
     is_late,
+    is_past_holder,
     keyed_room,
     keys_of,
     lane_of,
     latest_start,
-    shared_out,
+    take_shares,
 )
 from firelock.limits.line import (
     LINE_LANES,
@@ -41,7 +41,14 @@ from firelock.limits.line import (
     place_of,
     spots,
 )
-from firelock.limits.numbers import UNLIMITED, LimitNumbers, name_of, numbers_for, read_numbers, spent
+from firelock.limits.settings import (
+    UNLIMITED,
+    LimitSettings,
+    arrival_after_spend,
+    name_of,
+    read_settings,
+    settings_for,
+)
 from firelock.limits.unique_rules import (
     JobFacts,
     UniqueRow,
@@ -62,36 +69,36 @@ __all__ = [
     "HolderFacts",
     "JobFacts",
     "KeyRow",
+    "KeyUsage",
     "KeyedClaim",
     "KeyedLanes",
     "LaneCursor",
     "LaneCursors",
     "LaneReading",
     "LeavingOut",
-    "LimitNumbers",
-    "OpenKey",
+    "LimitSettings",
     "Spot",
     "UniqueRow",
+    "arrival_after_spend",
     "debounced_due",
     "examined_share",
     "in_turns",
-    "is_free",
     "is_late",
+    "is_past_holder",
     "keyed_room",
     "keys_of",
     "lane_of",
     "latest_start",
     "name_of",
-    "numbers_for",
     "parts_of",
     "place_of",
-    "read_numbers",
+    "read_settings",
     "refuse_duplicate",
     "replaces",
-    "shared_out",
-    "spent",
+    "settings_for",
     "spots",
     "starts_of",
+    "take_shares",
     "taken_by",
     "unique_is_taken",
 ]  # fmt: skip

@@ -12,9 +12,9 @@ jobs and fills it from the lanes of a queue (`KeyedClaim.take`):
    claim has locked.
 2. Share the rest of the room. The open lanes get further starts in turn; the lanes with the fewest starts
    come first.
-3. Draw. Read as many jobs of each lane as planned. If every job costs one unit of its keys and is not late,
-   the plan is kept. Otherwise the plan is undone, and the real cost of each job is charged, one job after
-   another. Jobs that their keys do not admit stay in their lane.
+3. Take the planned jobs. Read as many jobs of each lane as planned. If every job costs one unit of its keys
+   and is not late, the plan is kept. Otherwise the plan is undone, and the real cost of each job is charged,
+   one job after another. Jobs that their keys do not admit stay in their lane.
 4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its room (2). If the cost of a
    job closes its lane, the walk first searches for lanes that it has not examined yet (1).
 
@@ -36,7 +36,7 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-from firelock.limits.numbers import LimitNumbers, numbers_for
+from firelock.limits.settings import LimitSettings, settings_for
 from firelock.model.limit import Admission, read_admission
 
 __all__ = [
@@ -47,13 +47,13 @@ __all__ = [
     "KeyedLanes",
     "LaneCursors",
     "LaneReading",
-    "is_free",
     "is_late",
+    "is_past_holder",
     "keyed_room",
     "keys_of",
     "lane_of",
     "latest_start",
-    "shared_out",
+    "take_shares",
 ]  # fmt: skip
 
 WINDOW = 256  # lanes that one claim examines
@@ -115,10 +115,10 @@ def latest_start(admission: Admission, enqueued_at: int) -> int | None:
 class KeyRow:
     """The stored row of a limit's key."""
 
-    holders: tuple[str, ...] | None = (
-        None  # jobs claimed under the key, as the storage names them; None: not listed
-    )
-    free_at: int = 0  # the time up to which its rate is used, or the key is closed
+    holders: tuple[str, ...] | None = None
+    """The jobs claimed under the key, as the storage names them; None if they are not listed."""
+    next_arrival_at: int = 0
+    """The time up to which its rate is used, or the key is blocked: see `LimitSettings.opens_at`."""
 
 
 @attrs.frozen
@@ -130,7 +130,7 @@ class HolderFacts:
     ready_in: tuple[str, str] | None = None  # the queue and lane in which it waits to be claimed again
 
 
-def is_free(job: HolderFacts, *, is_strict: bool) -> bool:
+def is_past_holder(job: HolderFacts, *, is_strict: bool) -> bool:
     """Return whether a job that was claimed under a key no longer holds it."""
     return not job.is_held and (job.is_final or not is_strict)
 
@@ -140,7 +140,7 @@ class LaneReading:
     """Lanes of a queue that have waiting jobs, with the settings and stored rows of their keys."""
 
     lanes: Sequence[str]
-    numbers: Mapping[str, LimitNumbers]  # by key or name, if a record exists
+    settings: Mapping[str, LimitSettings]  # by key or name, if a record exists
     rows: Mapping[str, KeyRow]  # by key, if a row is stored; only this claim may write them
     busy: Collection[str] = ()  # keys that others have locked
 
@@ -174,11 +174,11 @@ class KeyedLanes(Protocol[T]):
         """Return the lanes among these that have waiting jobs, with locked keys, as `read_lanes` does."""
         ...
 
-    def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
+    def holder_facts(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
         """Return the current fields of these jobs, including all commits before their key was locked."""
         ...
 
-    def present(self, key: str) -> Sequence[str]:
+    def current_holders(self, key: str) -> Sequence[str]:
         """Return the jobs that a session holds and whose lane contains the key, including tails."""
         ...
 
@@ -196,11 +196,11 @@ class KeyedLanes(Protocol[T]):
         """Return this job, which waits to be claimed; None if it was claimed or its task is left out."""
         ...
 
-    def leave(self, heads: Sequence[Head[T]]) -> None:
+    def put_back(self, heads: Sequence[Head[T]]) -> None:
         """Put back jobs that were read but are not claimed; they stay at the head of their lane."""
         ...
 
-    def keep(self, rows: Mapping[str, KeyRow]) -> None:
+    def store_rows(self, rows: Mapping[str, KeyRow]) -> None:
         """Store these rows."""
         ...
 
@@ -210,15 +210,15 @@ class LeavingOut:
     """The tasks that a claim leaves out, and the number of a queue's candidates that it may still examine."""
 
     tasks: Collection[str]
-    left: int
+    remaining: int
 
     def depth(self, parts: int) -> int:
         """Return the number of candidates that the claim may examine in each of these equal parts."""
-        return max(0, self.left // parts)
+        return max(0, self.remaining // parts)
 
-    def takes(self, task: str) -> bool:
+    def examine(self, task: str) -> bool:
         """Count one examined candidate, and return whether the claim may take a job of its task."""
-        self.left -= 1
+        self.remaining -= 1
         return task not in self.tasks
 
 
@@ -232,8 +232,9 @@ class LaneCursor:
     """The position at which the walk through a queue's lanes continues."""
 
     at: str = ""  # after this lane
-    rounds: int = 0  # number of times that walks without a result have passed the last lane
-    barren: int = 0  # the same count since a claim that left out tasks last found a job
+    empty_rounds: int = 0  # number of times that walks without a result have passed the last lane
+    # The same count since a claim that left out tasks last found a job.
+    empty_rounds_leaving_out: int = 0
 
 
 class LaneCursors:
@@ -243,8 +244,8 @@ class LaneCursors:
         self._of: dict[str, LaneCursor] = {}
         self.patient_walks = 0  # number of walks that wait for locked keys
         self._impatient_walks = 0  # number of walks that must not start to wait
-        self.is_extra_plain = False  # whether the next extra job is one without limits: see `shared_out`
-        self._counted: dict[str, int] = {}  # by key: the number of jobs that held it when they were last read
+        self.is_extra_plain = False  # whether the next extra job is one without limits: see `take_shares`
+        self._holders_counted: dict[str, int] = {}  # by key: how many jobs held it when they were last read
 
     def of(self, queue: str) -> LaneCursor:
         """Return the cursor of the queue."""
@@ -252,7 +253,7 @@ class LaneCursors:
             self._of.clear()
         return self._of.setdefault(queue, LaneCursor())
 
-    def walk_ended(self, *, is_locked_out: bool) -> None:
+    def note_walk(self, *, is_locked_out: bool) -> None:
         """Let the next walks wait for locks if this walk found a locked key in every lane."""
         if is_locked_out and not self._impatient_walks:
             self.patient_walks = _PATIENT_WALKS + 1
@@ -265,80 +266,81 @@ class LaneCursors:
 
     def recheck_above(self, key: str) -> int:
         """Return the number of holders that can be listed under the key before their jobs are read."""
-        return max(_RECHECK_ABOVE, 2 * self._counted.get(key, 0))
+        return max(_RECHECK_ABOVE, 2 * self._holders_counted.get(key, 0))
 
-    def count(self, key: str, holders: int) -> None:
+    def note_holders(self, key: str, holders: int) -> None:
         """Remember the number of jobs that hold the key, as just computed from the jobs."""
-        if len(self._counted) >= _COUNTED:
-            self._counted.clear()
-        self._counted[key] = holders
+        if len(self._holders_counted) >= _COUNTED:
+            self._holders_counted.clear()
+        self._holders_counted[key] = holders
 
 
 @attrs.define
-class OpenKey:
-    """A key within one claim, with the starts that the claim has planned."""
+class KeyUsage:
+    """The use of a limited key during one claim, including the starts that the claim has planned."""
 
     key: str
-    numbers: LimitNumbers
+    settings: LimitSettings
     listed: list[str]  # the holders in its row
-    running: int
-    free_at: float
+    running: int  # the maximum number of jobs that hold it, including planned starts
+    next_arrival_at: float  # including planned starts
     recheck_above: int  # if more holders are listed, the jobs are read, because the list is probably outdated
     returning: str | None = None  # the strict holder if it waits to be claimed again
     returning_in: tuple[str, str] | None = None
-    taken: list[str] = attrs.Factory(list)
-    was_listed: bool = False  # whether its stored row lists holders
-    is_changed: bool = False
+    new_holders: list[str] = attrs.Factory(list)  # the jobs that this claim starts
+    has_stored_list: bool = False  # whether its stored row lists holders
+    is_changed: bool = False  # whether its row must be stored
     is_exact: bool = (
         False  # whether the jobs were read; otherwise some listed jobs may no longer hold the key
     )
-    sure_running: int = 0  # the jobs that hold it, without planned starts
-    sure_free_at: float = 0.0
+    confirmed_running: int = 0  # without planned starts
+    confirmed_next_arrival_at: float = 0.0
     has_strict: bool = False  # whether a strict job is listed
 
     def __attrs_post_init__(self) -> None:
         self.has_strict = _STRICT in "".join(self.listed)
-        self.confirm()
+        self.confirm_plan()
 
-    def has_room(self) -> bool:
+    def has_free_slot(self) -> bool:
         """Return whether the number of jobs that hold the key is below its concurrency."""
-        return self.numbers.concurrent is None or self.running < self.numbers.concurrent
+        return self.settings.concurrent is None or self.running < self.settings.concurrent
 
     def needs_recheck(self, room: int) -> bool:
         """Return whether the listed jobs must be read before this many starts."""
         if self.is_exact or not self.listed:
             return False
-        limit = self.numbers.concurrent
+        limit = self.settings.concurrent
         is_short = limit is not None and self.running + room > limit
         return is_short or len(self.listed) > self.recheck_above or self.has_strict
 
-    def is_open(self, now: int, cost: int) -> bool:
-        """Return whether the rate of the key admits a start."""
-        return self.numbers.rate != 0 and self.numbers.opens_at(self.free_at, cost) <= now
-
-    def most(self, now: int, limit: int) -> int:
-        """Return the number of starts of cost 1 that the key admits."""
-        numbers = self.numbers
-        count = limit if numbers.concurrent is None else min(limit, numbers.concurrent - self.running)
-        if numbers.is_paused or not self.is_open(now, 1):
+    def count_possible_starts(self, now: int, limit: int) -> int:
+        """Return the number of starts of cost 1 that the key admits now, at most `limit`."""
+        settings = self.settings
+        count = limit if settings.concurrent is None else min(limit, settings.concurrent - self.running)
+        if settings.is_paused or settings.rate == 0 or settings.opens_at(self.next_arrival_at) > now:
             return 0
-        if numbers.interval:
-            left = numbers.units * numbers.interval - max(self.free_at - now, 0)
-            count = min(count, int(left / numbers.interval + 1e-9))
+        if settings.interval:
+            left = settings.burst_units * settings.interval - max(self.next_arrival_at - now, 0)
+            count = min(count, int(left / settings.interval + 1e-9))
         return max(count, 0)
 
-    def plan(self, now: int, cost: int, number: int = 1, *, holds: bool = True) -> None:
-        """Plan this number of starts, each with this cost."""
+    def plan_starts(self, now: int, cost: int, number: int = 1, *, holds: bool = True) -> None:
+        """Plan this number of starts, each with this cost.
+
+        `holds` is False for a strict holder that returns, because it holds the key already.
+        """
         self.running += number if holds else 0
-        self.free_at = self.numbers.charged(self.free_at, cost * number, now)
+        self.next_arrival_at = self.settings.arrival_after_start(self.next_arrival_at, cost * number, now)
 
-    def confirm(self) -> None:
+    def confirm_plan(self) -> None:
         """Confirm the planned starts."""
-        self.sure_running, self.sure_free_at = self.running, self.free_at
+        self.confirmed_running = self.running
+        self.confirmed_next_arrival_at = self.next_arrival_at
 
-    def forget(self) -> None:
+    def undo_plan(self) -> None:
         """Undo the planned starts that are not confirmed."""
-        self.running, self.free_at = self.sure_running, self.sure_free_at
+        self.running = self.confirmed_running
+        self.next_arrival_at = self.confirmed_next_arrival_at
 
 
 class KeyedClaim(Generic[T]):
@@ -369,15 +371,15 @@ class KeyedClaim(Generic[T]):
         self._left_out, self._share = left_out, share
         self._leaving_out: dict[str, LeavingOut] = {}  # by queue
         self._ended, self._freed = frozenset(ended), freed or {}
-        self._keys: dict[str, OpenKey | None] = {}  # None for a key without a limit
-        self._states_of: dict[str, dict[str, OpenKey]] = {}  # by lane and key: the keys that have a limit
-        self._has_clocks = False  # whether a key can open merely because time passes
-        self._uncrowded: set[str] = set()  # keys that had room before this step
-        self._busy: set[str] = set()
-        self._numbers: dict[str, LimitNumbers] = {}
-        self._given: Counter[tuple[str, str]] = Counter()  # by queue and lane
+        self._usages: dict[str, KeyUsage | None] = {}  # by key; None for a key without a limit
+        self._usages_by_lane: dict[str, dict[str, KeyUsage]] = {}  # by lane and key, without unlimited keys
+        self._has_timed_keys = False  # whether a key can open merely because time passes
+        self._had_free_slot: set[str] = set()  # keys that had a free slot before this step
+        self._busy: set[str] = set()  # keys that other claims have locked
+        self._settings: dict[str, LimitSettings] = {}
+        self._taken: Counter[tuple[str, str]] = Counter()  # by queue and lane: jobs that this claim has taken
         # Lanes (by queue and lane) that have no more jobs, or whose last job was not admitted.
-        self._closed: set[tuple[str, str]] = set()
+        self._closed_lanes: set[tuple[str, str]] = set()
         self._refused = 0  # jobs that were not started as planned, because of cost or lateness
         self._has_returning = False
         self._is_patient = cursors.patient_walks > 0
@@ -400,51 +402,48 @@ class KeyedClaim(Generic[T]):
                 self._share_room(queue, open_lanes, planned, room - len(heads) - sum(planned.values()))
                 if not planned:
                     break
-                got = self._draw(queue, planned)
+                got = self._take_planned(queue, planned)
                 heads += _in_rounds(got.values())
                 short = {lane for lane, number in planned.items() if len(got[lane]) < number}
-                self._closed.update((queue, lane) for lane in short)
+                self._closed_lanes.update((queue, lane) for lane in short)
                 open_lanes = [lane for lane in open_lanes if lane not in short]
                 planned = {}
             self._note_openings(queue, open_lanes)
             if len(heads) >= room or not (is_cut or self._refused > refused):
                 return heads
-            if self._left_out and self._left_out_of(queue).left <= 0:
+            if self._left_out and self._leaving_out_in(queue).remaining <= 0:
                 break
-        if self._left_out and not self._is_worth_another_claim(queue, has_found=bool(heads)):
-            return heads
+        if self._left_out:
+            cursor = self._cursors.of(queue)
+            has_walked_in_vain = not heads and cursor.empty_rounds_leaving_out > 1
+            if heads or has_walked_in_vain:
+                cursor.empty_rounds_leaving_out = 0
+            if has_walked_in_vain:
+                return heads
         self._note_next_claim(self._now)
         return heads
 
-    def _left_out_of(self, queue: str) -> LeavingOut:
+    def _leaving_out_in(self, queue: str) -> LeavingOut:
         return self._leaving_out.setdefault(queue, LeavingOut(self._left_out, self._share))
-
-    def _is_worth_another_claim(self, queue: str, *, has_found: bool) -> bool:
-        """Return False if all lanes were examined since a claim with left-out tasks last found a job."""
-        cursor = self._cursors.of(queue)
-        is_over = cursor.barren > 1
-        if has_found or is_over:
-            cursor.barren = 0
-        return has_found or not is_over
 
     def finish(self) -> None:
         """Store the jobs that were claimed under each key, and their costs."""
         rows = {}
-        for key, state in self._keys.items():
-            if state is not None and state.is_changed:
-                holders = tuple(dict.fromkeys([*state.listed, *state.taken]))
-                is_listed = state.numbers.concurrent is not None
-                rows[key] = KeyRow(holders if is_listed else None, round(state.free_at))
+        for key, usage in self._usages.items():
+            if usage is not None and usage.is_changed:
+                holders = tuple(dict.fromkeys([*usage.listed, *usage.new_holders]))
+                is_listed = usage.settings.concurrent is not None
+                rows[key] = KeyRow(holders if is_listed else None, round(usage.next_arrival_at))
         if rows:
-            self._lanes.keep(dict(sorted(rows.items())))
+            self._lanes.store_rows(dict(sorted(rows.items())))
 
-    def is_awaited(self, lane: str) -> bool:
+    def had_full_key(self, lane: str) -> bool:
         """Return whether a key of this lane was full before this step, so another claim might have failed.
 
         Such a claim locked the key and found it full. So the next claim that ends a job of this key also
         finds that the key was full before that end.
         """
-        return not self._uncrowded.issuperset(keys_of(lane))
+        return not self._had_free_slot.issuperset(keys_of(lane))
 
     # ---- 1. find open lanes ------------------------------------------------------------------------------
 
@@ -475,14 +474,14 @@ class KeyedClaim(Generic[T]):
                 at, until = "", start
         cursor.at = "" if is_all else at
         if self._left_out:
-            cursor.barren += bool(until) + 2 * is_all
+            cursor.empty_rounds_leaving_out += bool(until) + 2 * is_all
 
         if locked:
             self._note_next_claim(self._now)
-        self._cursors.walk_ended(is_locked_out=0 < locked == seen)
+        self._cursors.note_walk(is_locked_out=0 < locked == seen)
 
         if is_all or len(planned) >= room:
-            cursor.rounds = 0
+            cursor.empty_rounds = 0
             return planned
         # Lanes in which this process has just ended jobs come last, because other lanes would starve
         # otherwise.
@@ -490,9 +489,9 @@ class KeyedClaim(Generic[T]):
         if freed:
             self._plan_first_starts(queue, self._lanes.read_named_lanes(queue, freed), planned, room, known)
         # More lanes remain, so claim again now, unless walks have examined all lanes without a result.
-        cursor.rounds = 0 if planned else cursor.rounds + bool(until)
-        if cursor.rounds > 1:
-            cursor.rounds = 0
+        cursor.empty_rounds = 0 if planned else cursor.empty_rounds + bool(until)
+        if cursor.empty_rounds > 1:
+            cursor.empty_rounds = 0
         else:
             self._note_next_claim(self._now)
         return planned
@@ -504,17 +503,16 @@ class KeyedClaim(Generic[T]):
 
         Return the number of examined lanes, and how many of them need a key that another claim has locked.
         """
-        self._open_keys(reading, room)
+        self._add_usages(reading, room)
         locked = 0
         for seen, lane in enumerate(reading.lanes):
             if len(planned) >= room:
                 return seen, locked
-            if lane in planned or lane in known or (queue, lane) in self._closed:
+            if lane in planned or lane in known or (queue, lane) in self._closed_lanes:
                 continue
             if not self._busy.isdisjoint(keys_of(lane)):
                 locked += 1
-            elif self._admits(queue, lane):
-                self._plan(queue, lane)
+            elif self._try_plan_start(queue, lane):
                 planned[lane] = 1
         return len(reading.lanes), locked
 
@@ -524,15 +522,19 @@ class KeyedClaim(Generic[T]):
         """Plan further starts of these lanes in turn while room is left; lanes with the fewest come first."""
         if room <= 0:
             return
-        hungry = [lane for lane in lanes if self._returning(queue, lane) is None]
-        self._drop_past_holders((state for lane in hungry for state in self._states(lane).values()), room)
-        total = {lane: self._given[queue, lane] + planned.get(lane, 0) for lane in hungry}
-        used = [key for lane in hungry for key in self._states(lane)]
+        hungry = [lane for lane in lanes if self._returning_holder(queue, lane) is None]
+        self._drop_past_holders((usage for lane in hungry for usage in self._usages_in(lane).values()), room)
+        total = {lane: self._taken[queue, lane] + planned.get(lane, 0) for lane in hungry}
+        used = [key for lane in hungry for key in self._usages_in(lane)]
         is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
         if is_apart:  # the lanes have no common keys, so whole rounds are planned in one step
             left = {
                 lane: min(
-                    (state.most(self._now, room) for state in self._states(lane).values()), default=room
+                    (
+                        usage.count_possible_starts(self._now, room)
+                        for usage in self._usages_in(lane).values()
+                    ),
+                    default=room,
                 )
                 for lane in hungry
             }
@@ -546,7 +548,7 @@ class KeyedClaim(Generic[T]):
                     room -= number
             for lane, number in shares.items():
                 if number:
-                    self._plan(queue, lane, number)
+                    self._plan_starts(queue, lane, number)
                     planned[lane] = planned.get(lane, 0) + number
             if room > 0:
                 self._note_openings(queue, left)
@@ -554,21 +556,22 @@ class KeyedClaim(Generic[T]):
         while room > 0 and hungry:
             least = min(total[lane] for lane in hungry)
             for lane in [lane for lane in hungry if total[lane] == least]:
-                if room > 0 and self._admits(queue, lane):
-                    self._plan(queue, lane)
+                if room > 0 and self._try_plan_start(queue, lane):
                     planned[lane] = planned.get(lane, 0) + 1
                     total[lane] += 1
                     room -= 1
                 else:
                     hungry.remove(lane)
 
-    # ---- 3. draw -----------------------------------------------------------------------------------------
+    # ---- 3. take the planned jobs ------------------------------------------------------------------------
 
-    def _draw(self, queue: str, planned: Mapping[str, int]) -> dict[str, list[Head[T]]]:
+    def _take_planned(self, queue: str, planned: Mapping[str, int]) -> dict[str, list[Head[T]]]:
         """Return the jobs that start, by lane and in order; charge their keys and list them as holders."""
-        returning = {lane: ref for lane in planned if (ref := self._returning(queue, lane)) is not None}
-        asked = {lane: (self._given[queue, lane], n) for lane, n in planned.items() if lane not in returning}
-        leaving_out = self._left_out_of(queue) if self._left_out else None
+        returning = {
+            lane: ref for lane in planned if (ref := self._returning_holder(queue, lane)) is not None
+        }
+        asked = {lane: (self._taken[queue, lane], n) for lane, n in planned.items() if lane not in returning}
+        leaving_out = self._leaving_out_in(queue) if self._left_out else None
         found = self._lanes.heads(queue, asked, leaving_out) if asked else {}
         got = {lane: list(heads) for lane, heads in found.items()}
         for lane, ref in returning.items():
@@ -582,30 +585,30 @@ class KeyedClaim(Generic[T]):
             for head in heads:
                 if _is_simple(head.admission_json):
                     continue
-                asks = read_admission(head.admission_json)
+                admission = read_admission(head.admission_json)
                 head.is_late = is_late(
-                    asks, enqueued_at=head.enqueued_at, attempt=head.attempt, crashes=head.crashes,
+                    admission, enqueued_at=head.enqueued_at, attempt=head.attempt, crashes=head.crashes,
                     now=self._now,
                 )  # fmt: skip
-                is_as_planned &= not head.is_late and all(use.cost == 1 for use in asks.limits)
+                is_as_planned &= not head.is_late and all(use.cost == 1 for use in admission.limits)
         if not is_as_planned:
             got = self._charge_one_by_one(queue, got)
 
         for lane, heads in got.items():
-            self._given[queue, lane] += len(heads)
+            self._taken[queue, lane] += len(heads)
             heads = [head for head in heads if not head.is_late]  # noqa: PLW2901 - a late job does not hold keys
-            for key, state in self._states(lane).items() if heads else ():
+            for key, usage in self._usages_in(lane).items() if heads else ():
                 # If the key no longer has a concurrency, its list must be removed, because the list would be
                 # incomplete when a concurrency is set again.
-                state.is_changed = state.numbers.has_any or state.was_listed
-                state.taken += [
+                usage.is_changed = usage.settings.has_any or usage.has_stored_list
+                usage.new_holders += [
                     head.ref + _STRICT if _is_strict(head.admission_json, key) else head.ref for head in heads
                 ]
-                if lane in returning and state.returning == returning[lane]:
-                    state.returning = state.returning_in = None
-        for known in self._keys.values():
+                if lane in returning and usage.returning == returning[lane]:
+                    usage.returning = usage.returning_in = None
+        for known in self._usages.values():
             if known is not None:
-                known.confirm()
+                known.confirm_plan()
         return got
 
     def _charge_one_by_one(self, queue: str, got: Mapping[str, list[Head[T]]]) -> dict[str, list[Head[T]]]:
@@ -613,9 +616,9 @@ class KeyedClaim(Generic[T]):
 
         If a job is not admitted, its lane is closed.
         """
-        for state in self._keys.values():
-            if state is not None:
-                state.forget()
+        for usage in self._usages.values():
+            if usage is not None:
+                usage.undo_plan()
         kept: dict[str, list[Head[T]]] = {lane: [] for lane in got}
         closed: set[str] = set()
         left: list[Head[T]] = []
@@ -626,113 +629,133 @@ class KeyedClaim(Generic[T]):
             elif head.is_late:  # its unused start can admit a job of a lane that the plan had closed
                 self._refused += 1
                 kept[lane].append(head)
-            elif self._admits(queue, lane, costs):
-                self._plan(queue, lane, 1, costs)
+            elif self._try_plan_start(queue, lane, costs):
                 kept[lane].append(head)
             else:
                 closed.add(lane)
                 self._refused += 1
                 left.append(head)
         if left:
-            self._lanes.leave(left)
+            self._lanes.put_back(left)
         return kept
 
     # ---- keys and lanes ----------------------------------------------------------------------------------
 
-    def _open_keys(self, reading: LaneReading, room: int) -> None:
-        """Create the state of the keys of these lanes that are new to this claim."""
-        self._numbers.update(reading.numbers)
+    def _add_usages(self, reading: LaneReading, room: int) -> None:
+        """Add the keys of these lanes that are new to this claim; remove past holders from full keys."""
+        self._settings.update(reading.settings)
         self._busy.update(reading.busy)
-        new: list[OpenKey] = []
+        new: list[KeyUsage] = []
         for key in dict.fromkeys(key for lane in reading.lanes for key in keys_of(lane)):
-            if key in self._keys or key in self._busy:
+            if key in self._usages or key in self._busy:
                 continue
-            numbers, row = numbers_for(key, self._numbers), reading.rows.get(key)
-            if row is None and not numbers.has_any and not numbers.is_paused:
-                self._keys[key] = None
-                self._uncrowded.add(key)
+            settings, row = settings_for(key, self._settings), reading.rows.get(key)
+            if row is None and not settings.has_any and not settings.is_paused:
+                self._usages[key] = None
+                self._had_free_slot.add(key)
                 continue
             row = row or KeyRow()
             listed: Sequence[str] = row.holders or ()
-            if numbers.concurrent is not None and row.holders is None:
-                listed = self._lanes.present(key)
-            if numbers.concurrent is None or (row.holders is not None and len(listed) < numbers.concurrent):
-                self._uncrowded.add(key)
+            if settings.concurrent is not None and row.holders is None:
+                listed = self._lanes.current_holders(key)
+            if settings.concurrent is None or (row.holders is not None and len(listed) < settings.concurrent):
+                self._had_free_slot.add(key)
             listed = [ref for ref in listed if ref not in self._ended]
             recheck_above = self._cursors.recheck_above(key)
-            state = self._keys[key] = OpenKey(key, numbers, listed, len(listed), row.free_at, recheck_above)
-            state.was_listed = row.holders is not None
-            self._has_clocks |= numbers.rate is not None or row.free_at > 0
-            new.append(state)
+            usage = self._usages[key] = KeyUsage(
+                key, settings, listed, len(listed), row.next_arrival_at, recheck_above
+            )
+            usage.has_stored_list = row.holders is not None
+            self._has_timed_keys |= settings.rate is not None or row.next_arrival_at > 0
+            new.append(usage)
         self._drop_past_holders(new, room)
 
-    def _drop_past_holders(self, states: Iterable[OpenKey], room: int) -> None:
+    def _drop_past_holders(self, usages: Iterable[KeyUsage], room: int) -> None:
         """Read the jobs listed under keys that would prevent one of `room` starts; remove past holders."""
-        to_recheck = [state for state in states if state.needs_recheck(room)]
+        to_recheck = [usage for usage in usages if usage.needs_recheck(room)]
         if not to_recheck:
             return
-        refs = dict.fromkeys(ref.rstrip(_STRICT) for state in to_recheck for ref in state.listed)
-        facts = self._lanes.holders(list(refs)) if refs else {}
-        for state in to_recheck:
+        refs = dict.fromkeys(ref.rstrip(_STRICT) for usage in to_recheck for ref in usage.listed)
+        facts = self._lanes.holder_facts(list(refs)) if refs else {}
+        for usage in to_recheck:
             alive = []
-            for listed in state.listed:
+            for listed in usage.listed:
                 one = facts.get(listed.rstrip(_STRICT))
                 is_strict = listed.endswith(_STRICT)
-                if one is None or is_free(one, is_strict=is_strict):
+                if one is None or is_past_holder(one, is_strict=is_strict):
                     continue
                 alive.append(listed)
                 if is_strict and one.ready_in is not None:
-                    state.returning, state.returning_in = listed.rstrip(_STRICT), one.ready_in
+                    usage.returning, usage.returning_in = listed.rstrip(_STRICT), one.ready_in
                     self._has_returning = True
-            gone = len(state.listed) - len(alive)
-            state.listed, state.is_exact = alive, True
-            self._cursors.count(state.key, len(alive))
-            state.running -= gone
-            state.sure_running -= gone
+            gone = len(usage.listed) - len(alive)
+            usage.listed, usage.is_exact = alive, True
+            self._cursors.note_holders(usage.key, len(alive))
+            usage.running -= gone
+            usage.confirmed_running -= gone
 
-    def _states(self, lane: str) -> dict[str, OpenKey]:
-        """Return the keys of the lane that have a limit."""
-        states = self._states_of.get(lane)
-        if states is None:
-            found = {key: self._keys[key] for key in keys_of(lane)}
-            states = {key: state for key, state in found.items() if state is not None}
-            self._states_of[lane] = states
-        return states
+    def _usages_in(self, lane: str) -> dict[str, KeyUsage]:
+        """Return the usages of the lane's keys that have a limit, by key."""
+        usages = self._usages_by_lane.get(lane)
+        if usages is None:
+            found = {key: self._usages[key] for key in keys_of(lane)}
+            usages = {key: usage for key, usage in found.items() if usage is not None}
+            self._usages_by_lane[lane] = usages
+        return usages
 
-    def _returning(self, queue: str, lane: str) -> str | None:
+    def _returning_holder(self, queue: str, lane: str) -> str | None:
         """Return the strict holder if it is the only job that may start in this lane; otherwise None."""
         if not self._has_returning:
             return None
-        states = self._states(lane).values()
-        found = (state.returning for state in states if state.returning_in == (queue, lane))
+        usages = self._usages_in(lane).values()
+        found = (usage.returning for usage in usages if usage.returning_in == (queue, lane))
         return next(found, None)
 
-    def _admits(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
-        """Return whether the lane's keys admit a start; if only a rate delays it, record when it opens."""
-        states = self._states(lane)
-        self._drop_past_holders(states.values(), 1)
-        returning, opens_at = self._returning(queue, lane), 0.0
-        for key, state in states.items():
-            holds = returning is not None and state.returning == returning
-            if state.numbers.is_paused or state.numbers.rate == 0 or not (holds or state.has_room()):
-                return False
-            opens_at = max(opens_at, state.numbers.opens_at(state.free_at, (costs or {}).get(key, 1)))
-        if opens_at <= self._now:
-            return True
-        self._note_next_claim(round(opens_at + 0.5))
-        return False
+    def _opens_at(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> float | None:
+        """Return when the rates of the lane's keys admit a start; None if a key is closed or full."""
+        returning, opens_at = self._returning_holder(queue, lane), 0.0
+        for key, usage in self._usages_in(lane).items():
+            holds = returning is not None and usage.returning == returning
+            if usage.settings.is_paused or usage.settings.rate == 0 or not (holds or usage.has_free_slot()):
+                return None
+            cost = (costs or {}).get(key, 1)
+            opens_at = max(opens_at, usage.settings.opens_at(usage.next_arrival_at, cost))
+        return opens_at
 
-    def _plan(self, queue: str, lane: str, number: int = 1, costs: Mapping[str, int] | None = None) -> None:
-        """Charge the keys of the lane for this number of planned starts, which `_draw` confirms."""
-        returning = self._returning(queue, lane)
-        for key, state in self._states(lane).items():
-            holds = returning is None or state.returning != returning
-            state.plan(self._now, (costs or {}).get(key, 1), number, holds=holds)
+    def _try_plan_start(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
+        """Plan one start if the lane's keys admit it, and return whether they do.
+
+        Past holders of the keys are removed first. If only a rate delays the start, record when it opens.
+        """
+        self._drop_past_holders(self._usages_in(lane).values(), 1)
+        opens_at = self._opens_at(queue, lane, costs)
+        if opens_at is None:
+            return False
+        if opens_at > self._now:
+            self._note_opening(opens_at)
+            return False
+        self._plan_starts(queue, lane, 1, costs)
+        return True
+
+    def _plan_starts(
+        self, queue: str, lane: str, number: int, costs: Mapping[str, int] | None = None
+    ) -> None:
+        """Charge the keys of the lane for this number of planned starts, which `_take_planned` confirms."""
+        returning = self._returning_holder(queue, lane)
+        for key, usage in self._usages_in(lane).items():
+            holds = returning is None or usage.returning != returning
+            usage.plan_starts(self._now, (costs or {}).get(key, 1), number, holds=holds)
 
     def _note_openings(self, queue: str, lanes: Iterable[str]) -> None:
         """Record when the rates that have closed some of these lanes open again."""
-        for lane in lanes if self._has_clocks else ():
-            self._admits(queue, lane)
+        for lane in lanes if self._has_timed_keys else ():
+            self._drop_past_holders(self._usages_in(lane).values(), 1)
+            opens_at = self._opens_at(queue, lane)
+            if opens_at is not None and opens_at > self._now:
+                self._note_opening(opens_at)
+
+    def _note_opening(self, opens_at: float) -> None:
+        self._note_next_claim(round(opens_at + 0.5))
 
     def _note_next_claim(self, at: int) -> None:
         if self.next_claim_at is None or at < self.next_claim_at:
@@ -742,9 +765,9 @@ class KeyedClaim(Generic[T]):
 @lru_cache(maxsize=4_096)
 def _is_simple(admission_json: str) -> bool:
     """Return whether the job costs one unit of each key, is not strict and has no start deadline."""
-    asks = read_admission(admission_json)
-    is_at_any_time = asks.start_before is None and asks.start_within is None
-    return is_at_any_time and all(use.cost == 1 and not use.is_strict for use in asks.limits)
+    admission = read_admission(admission_json)
+    is_at_any_time = admission.start_before is None and admission.start_within is None
+    return is_at_any_time and all(use.cost == 1 and not use.is_strict for use in admission.limits)
 
 
 def _is_strict(admission_json: str, key: str) -> bool:
@@ -755,11 +778,11 @@ def _is_strict(admission_json: str, key: str) -> bool:
 
 def _in_rounds(lists: Iterable[Sequence[T]]) -> list[T]:
     """Return the first item of each list, then the second of each, and so on."""
-    rounds = chain.from_iterable(zip_longest(*lists, fillvalue=_NOBODY))
-    return [one for one in rounds if one is not _NOBODY]  # type: ignore[misc]  # _NOBODY is filtered out
+    rounds = chain.from_iterable(zip_longest(*lists, fillvalue=_MISSING))
+    return [one for one in rounds if one is not _MISSING]  # type: ignore[misc]  # _MISSING is filtered out
 
 
-_NOBODY = object()
+_MISSING = object()
 
 
 def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
@@ -774,7 +797,7 @@ def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
     return room - min(plain, half)
 
 
-def shared_out(queues: Sequence[str], room: int, take: Callable[[str, int], Sequence[T]]) -> list[T]:
+def take_shares(queues: Sequence[str], room: int, take: Callable[[str, int], Sequence[T]]) -> list[T]:
     """Call `take` for each queue with an equal share and return all results; unused shares are passed on."""
     taken: dict[str, list[T]] = {queue: [] for queue in queues}
     hungry = list(queues)

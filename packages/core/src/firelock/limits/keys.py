@@ -261,7 +261,7 @@ def check_declared(limits: Iterable[Limit | Turns], others: Mapping[str, Limit])
         if isinstance(limit, Turns):
             continue
         other = known.setdefault(limit.name, limit)
-        if other.numbers != limit.numbers:
+        if other.settings != limit.settings:
             raise ConfigurationError(
                 f"Limit {limit.name!r} is declared with different settings: {other!r} and {limit!r}. Use the "
                 "same settings, or another name for one of them."
@@ -285,7 +285,7 @@ def check_known(limits: Iterable[Limit | Turns], declared: Mapping[str, Limit]) 
                 f"servers. Add it to @fire.task(limits=[…]), or use Turns({limit.key!r}) and set the limit "
                 f"with fire.limits.set({limit.name!r}, …)."
             )
-        if other.numbers != limit.numbers:
+        if other.settings != limit.settings:
             raise ConfigurationError(
                 f"using(limits=…): the settings of {limit!r} differ from the declared {other!r}. Use the "
                 "declared settings, or change them for all jobs with fire.limits.set()."

@@ -8,6 +8,7 @@ import attrs
 
 from firelock.arguments.templates import pieces
 from firelock.errors import ConfigurationError, TaskError
+from firelock.limits.settings import LimitSettings
 from firelock.model.clock import span_micros
 from firelock.model.text import shown
 
@@ -198,6 +199,6 @@ class Limit:
         return name_of(self.key)
 
     @property
-    def numbers(self) -> tuple[int | None, int | None, int, int | None]:
-        """The concurrency, rate, `per` in microseconds, and burst; None for each that is not limited."""
-        return self.concurrent, self.rate, span_micros(self.per), self.burst
+    def settings(self) -> LimitSettings:
+        """The concurrency, rate, period and burst, without the key and the cost."""
+        return LimitSettings(self.concurrent, self.rate, span_micros(self.per), self.burst)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
-from firelock.limits.numbers import LimitNumbers
+from firelock.limits.settings import LimitSettings
 
 LINE_LANES = 1_000
 """The maximum number of a key's lanes that a line includes."""
@@ -100,10 +100,10 @@ def _lengths(count: CountJobs, lanes: int, wanted: int, deepest: int) -> list[in
 
 
 def start_estimate(
-    numbers: LimitNumbers,
+    settings: LimitSettings,
     *,
     running: int,
-    free_at: int,
+    next_arrival_at: int,
     ahead: int,
     cost: int,
     run_time: float | None,
@@ -114,30 +114,30 @@ def start_estimate(
     The result is `NEVER` if a person must act first, and None if the time is unknown.
 
     Args:
-        numbers: the settings of the key.
+        settings: the settings of the key.
         running: the number of jobs that hold the key.
-        free_at: the time up to which its rate is used.
+        next_arrival_at: the time up to which its rate is used; see `LimitSettings.opens_at`.
         ahead: the number of jobs before this one; they are assumed to have the same cost and duration.
         cost: units of the rate that the start of the job uses.
         run_time: the duration of such a run, in microseconds; None if it is unknown.
         now: the storage's time, in microseconds.
     """
-    if numbers.is_paused or numbers.concurrent == 0 or numbers.rate == 0:
+    if settings.is_paused or settings.concurrent == 0 or settings.rate == 0:
         return NEVER
-    starts_at = rate_opens(numbers, free_at=free_at, ahead=ahead, cost=cost, now=now)
-    ends = ends_before(numbers, running=running, ahead=ahead)
-    if ends and numbers.concurrent:
+    starts_at = rate_opens(settings, next_arrival_at=next_arrival_at, ahead=ahead, cost=cost, now=now)
+    ends = ends_before(settings, running=running, ahead=ahead)
+    if ends and settings.concurrent:
         if run_time is None:
             return None
-        starts_at = max(starts_at, now + ends * run_time / numbers.concurrent)
+        starts_at = max(starts_at, now + ends * run_time / settings.concurrent)
     return starts_at
 
 
 def start_bound(
-    numbers: LimitNumbers,
+    settings: LimitSettings,
     *,
     left: Sequence[float],
-    free_at: int,
+    next_arrival_at: int,
     ahead: int,
     cost: int,
     timeout: float | None,
@@ -148,26 +148,26 @@ def start_bound(
     The result is `NEVER` if a person must act first, and None if a job before it has no timeout.
 
     Args:
-        numbers: the settings of the key.
+        settings: the settings of the key.
         left: for each job that holds the key, the remaining time until the timeout of its run, in
             microseconds.
-        free_at: the time up to which its rate is used.
+        next_arrival_at: the time up to which its rate is used; see `LimitSettings.opens_at`.
         ahead: the number of jobs before this one.
         cost: units of the rate that the start of the job uses.
         timeout: the timeout of the jobs before it, in microseconds; None if one of them has none.
         now: the storage's time, in microseconds.
     """
-    if numbers.is_paused or numbers.concurrent == 0 or numbers.rate == 0:
+    if settings.is_paused or settings.concurrent == 0 or settings.rate == 0:
         return NEVER
-    starts_at = rate_opens(numbers, free_at=free_at, ahead=ahead, cost=cost, now=now)
-    if not ends_before(numbers, running=len(left), ahead=ahead) or numbers.concurrent is None:
+    starts_at = rate_opens(settings, next_arrival_at=next_arrival_at, ahead=ahead, cost=cost, now=now)
+    if not ends_before(settings, running=len(left), ahead=ahead) or settings.concurrent is None:
         return starts_at
     if timeout is None:
         return None
-    free = [0.0] * (numbers.concurrent - len(left))
+    free = [0.0] * (settings.concurrent - len(left))
     # If more jobs hold the key than its concurrency allows, the first jobs that end do not make room.
-    ends = sorted([*free, *left])[-numbers.concurrent :]
-    rounds, place = divmod(ahead, numbers.concurrent)
+    ends = sorted([*free, *left])[-settings.concurrent :]
+    rounds, place = divmod(ahead, settings.concurrent)
     return max(starts_at, now + ends[place] + rounds * timeout)
 
 
@@ -183,20 +183,20 @@ def room_after(ends: Sequence[float], concurrent: int | None) -> float:
     return sorted(ends)[-concurrent] if concurrent else NEVER
 
 
-def rate_opens(numbers: LimitNumbers, *, free_at: int, ahead: int, cost: int, now: int) -> float:
+def rate_opens(settings: LimitSettings, *, next_arrival_at: int, ahead: int, cost: int, now: int) -> float:
     """Return the time when the rate of a key admits a job, in microseconds, at the earliest `now`.
 
     `ahead` is the number of jobs before it.
     """
-    starts_at = max(float(now), numbers.opens_at(free_at, cost))
-    if not numbers.interval:
+    starts_at = max(float(now), settings.opens_at(next_arrival_at, cost))
+    if not settings.interval:
         return starts_at
-    used = max(free_at, now) + ahead * cost * numbers.interval
-    return max(starts_at, numbers.opens_at(used, cost))
+    after_others = max(next_arrival_at, now) + ahead * cost * settings.interval
+    return max(starts_at, settings.opens_at(after_others, cost))
 
 
-def ends_before(numbers: LimitNumbers, *, running: int, ahead: int) -> int:
+def ends_before(settings: LimitSettings, *, running: int, ahead: int) -> int:
     """Return the number of runs that must end before a key has room for a job with `ahead` jobs before it."""
-    if numbers.concurrent is None:
+    if settings.concurrent is None:
         return 0
-    return max(0, ahead + 1 - max(0, numbers.concurrent - running))
+    return max(0, ahead + 1 - max(0, settings.concurrent - running))

@@ -70,7 +70,8 @@ class KeyState:
     holders: tuple[str, ...]  # ids of jobs, at most 100, oldest first
     running: int  # jobs that hold the key, including strict ones between two attempts
     waiting: int  # enqueued jobs with this key, at most 10,000
-    free_at: int  # the time up to which its rate is used or the key is closed; see `LimitNumbers.opens_at`
+    next_arrival_at: int
+    """The time up to which its rate is used, or the key is blocked: see `LimitSettings.opens_at`."""
     others: tuple[str, ...] = ()  # other keys of the jobs that wait for it, in order, at most 10
 
 

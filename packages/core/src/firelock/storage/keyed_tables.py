@@ -17,13 +17,13 @@ from firelock.limits.admission import (
     LaneReading,
     LeavingOut,
     examined_share,
-    is_free,
+    is_past_holder,
     keyed_room,
     keys_of,
-    shared_out,
+    take_shares,
 )
 from firelock.limits.line import LINE_LANES, LINE_LENGTH, Spot, in_turns, parts_of, place_of, spots
-from firelock.limits.numbers import LimitNumbers, name_of, numbers_for, read_numbers, spent
+from firelock.limits.settings import LimitSettings, arrival_after_spend, name_of, read_settings, settings_for
 from firelock.limits.unique_rules import (
     JobFacts,
     UniqueRow,
@@ -77,7 +77,7 @@ def take_keyed(
 
     rows: list[StoredJob] = []
     if request.queues is None:
-        rows = shared_out(names, request.limit, take)
+        rows = take_shares(names, request.limit, take)
     else:
         for name in names:
             rows += take(name, request.limit - len(rows))
@@ -112,19 +112,19 @@ class _TableLanes:
     def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
         """See `KeyedLanes.read_lanes`."""
         del is_patient
-        return self._seen(self._tables.lanes(queue, after, until, limit))
+        return self._lane_reading(self._tables.lanes(queue, after, until, limit))
 
     def read_named_lanes(self, queue: str, lanes: Sequence[str]) -> LaneReading:
         """See `KeyedLanes.read_named_lanes`."""
-        return self._seen([lane for lane in lanes if self._tables.in_lane(queue, lane, 0, 1)])
+        return self._lane_reading([lane for lane in lanes if self._tables.in_lane(queue, lane, 0, 1)])
 
-    def _seen(self, lanes: Sequence[str]) -> LaneReading:
+    def _lane_reading(self, lanes: Sequence[str]) -> LaneReading:
         keys = dict.fromkeys(key for lane in lanes for key in keys_of(lane))
         rows = {key: row for key in keys if (row := self._tables.key_row(key)) is not None}
-        return LaneReading(lanes, numbers_of(self._tables, keys), rows)
+        return LaneReading(lanes, settings_of(self._tables, keys), rows)
 
-    def holders(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
-        """See `KeyedLanes.holders`."""
+    def holder_facts(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
+        """See `KeyedLanes.holder_facts`."""
         found = {ref: row for ref in refs if (row := self._tables.job(ref)) is not None}
         return {
             ref: HolderFacts(
@@ -135,9 +135,9 @@ class _TableLanes:
             for ref, row in found.items()
         }
 
-    def present(self, key: str) -> Sequence[str]:
-        """See `KeyedLanes.present`."""
-        return [row.record.id for row in present(self._tables) if key in keys_of(row.lane or "")]
+    def current_holders(self, key: str) -> Sequence[str]:
+        """See `KeyedLanes.current_holders`."""
+        return [row.record.id for row in held_jobs(self._tables) if key in keys_of(row.lane or "")]
 
     def heads(
         self,
@@ -155,7 +155,7 @@ class _TableLanes:
         found: dict[str, Sequence[Head[StoredJob]]] = {}
         for lane, (behind, limit) in wanted.items():
             near = self._tables.in_lane(queue, lane, 0, depth)
-            open_rows = (row for row in near if leaving_out.takes(row.record.task))
+            open_rows = (row for row in near if leaving_out.examine(row.record.task))
             found[lane] = [_head(row) for row in islice(open_rows, behind, behind + limit)]
         return found
 
@@ -164,13 +164,13 @@ class _TableLanes:
         row = self._tables.job(ref)
         if row is None or not row.is_ready:
             return None
-        return None if leaving_out is not None and not leaving_out.takes(row.record.task) else _head(row)
+        return None if leaving_out is not None and not leaving_out.examine(row.record.task) else _head(row)
 
-    def leave(self, heads: Sequence[Head[StoredJob]]) -> None:
-        """See `KeyedLanes.leave`; does nothing, because an unclaimed job keeps its place."""
+    def put_back(self, heads: Sequence[Head[StoredJob]]) -> None:
+        """See `KeyedLanes.put_back`; does nothing, because an unclaimed job keeps its place."""
 
-    def keep(self, rows: Mapping[str, KeyRow]) -> None:
-        """See `KeyedLanes.keep`."""
+    def store_rows(self, rows: Mapping[str, KeyRow]) -> None:
+        """See `KeyedLanes.store_rows`."""
         for key, row in rows.items():
             self._tables.put_key_row(key, row)
 
@@ -186,7 +186,7 @@ class _JobLanes(_TableLanes):
         """See `KeyedLanes.read_lanes`."""
         del queue, limit, is_patient
         is_in_range = after < self._lane and (not until or self._lane <= until)
-        return self._seen([self._lane] if is_in_range else [])
+        return self._lane_reading([self._lane] if is_in_range else [])
 
     def heads(
         self,
@@ -204,17 +204,17 @@ def _head(row: StoredJob) -> Head[StoredJob]:
     return Head(job.id, job.admission_json or "", job.enqueued_at or 0, job.attempt, job.crashes, row)
 
 
-def present(tables: Tables) -> Iterable[StoredJob]:
+def held_jobs(tables: Tables) -> Iterable[StoredJob]:
     """Yield the jobs with limits that any session holds, running or as tails."""
     for session in tables.sessions():
         yield from (row for row in tables.held(session.record.session.id) if row.lane is not None)
 
 
-def numbers_of(tables: Tables, keys: Iterable[str]) -> dict[str, LimitNumbers]:
+def settings_of(tables: Tables, keys: Iterable[str]) -> dict[str, LimitSettings]:
     """Return the settings that are stored for these keys and their names."""
     wanted = dict.fromkeys(one for key in keys for one in (key, name_of(key)))
     found = {one: record for one in wanted if (record := tables.record("limit", one)) is not None}
-    return {one: read_numbers(record.value) for one, record in found.items()}
+    return {one: read_settings(record.value) for one, record in found.items()}
 
 
 # ---- keys --------------------------------------------------------------------------------------------------
@@ -222,12 +222,12 @@ def numbers_of(tables: Tables, keys: Iterable[str]) -> dict[str, LimitNumbers]:
 
 def spend(tables: Tables, key: str, *, cost: int, until: int | None, now: int) -> int:
     """See `Storage.spend`."""
-    numbers = numbers_for(key, numbers_of(tables, [key]))
+    settings = settings_for(key, settings_of(tables, [key]))
     row = tables.key_row(key) or KeyRow()
-    free_at = spent(numbers, row.free_at, cost=cost, until=until, now=now)
-    if free_at != row.free_at:
-        tables.put_key_row(key, KeyRow(row.holders, free_at))
-    return max(0, round(numbers.opens_at(free_at)))
+    arrival_at = arrival_after_spend(settings, row.next_arrival_at, cost=cost, until=until, now=now)
+    if arrival_at != row.next_arrival_at:
+        tables.put_key_row(key, KeyRow(row.holders, arrival_at))
+    return max(0, round(settings.opens_at(arrival_at)))
 
 
 def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) -> list[KeyState]:
@@ -240,7 +240,7 @@ def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) 
             waiting[key] = min(COUNTED, waiting.get(key, 0) + number)
             others.setdefault(key, set()).update(keys)
     running: dict[str, list[JobRecord]] = {}
-    for row in present(tables):
+    for row in held_jobs(tables):
         for key in keys_of(row.lane or ""):
             running.setdefault(key, []).append(row.record)
     rows = dict(tables.key_rows(prefix))
@@ -249,7 +249,7 @@ def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) 
         for job in _strict_holders(tables, stored):
             if job.id not in known:
                 running.setdefault(key, []).append(job)
-    used = {key for key, row in rows.items() if row.free_at > now}
+    used = {key for key, row in rows.items() if row.next_arrival_at > now}
     found = sorted(key for key in {*waiting, *running, *used} if key.startswith(prefix) and key > after)
     return [
         KeyState(
@@ -257,7 +257,7 @@ def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) 
             holders=tuple(job.id for job in sorted(running.get(key, ()), key=_claimed_at)[:SHOWN_HOLDERS]),
             running=len(running.get(key, ())),
             waiting=waiting.get(key, 0),
-            free_at=rows.get(key, KeyRow()).free_at,
+            next_arrival_at=rows.get(key, KeyRow()).next_arrival_at,
             others=tuple(sorted(others.get(key, set()) - {key})[:SHOWN_OTHERS]),
         )
         for key in found[:limit]
@@ -307,7 +307,7 @@ def _strict_holders(tables: Tables, row: KeyRow) -> Iterable[JobRecord]:
     for ref in row.holders or ():
         if ref.endswith("!"):
             stored = tables.job(ref.rstrip("!"))
-            if stored is not None and not is_free(holder_facts(stored.record), is_strict=True):
+            if stored is not None and not is_past_holder(holder_facts(stored.record), is_strict=True):
                 yield stored.record
 
 
@@ -333,10 +333,10 @@ def forget_idle(
         last, examined = key, examined + 1
         holders = [tables.job(ref.rstrip("!")) for ref in row.holders or ()]
         is_held = any(
-            job is not None and not is_free(holder_facts(job.record), is_strict=ref.endswith("!"))
+            job is not None and not is_past_holder(holder_facts(job.record), is_strict=ref.endswith("!"))
             for job, ref in zip(holders, row.holders or (), strict=True)
         )
-        if not is_held and row.free_at <= now:
+        if not is_held and row.next_arrival_at <= now:
             tables.put_key_row(key, None)
     return ""
 

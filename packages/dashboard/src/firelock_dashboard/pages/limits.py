@@ -240,7 +240,7 @@ def set_limit(visit: Visit) -> Response:
         given |= {"per": visit.form.value(_PER), "burst": visit.form.maybe(_BURST)}
     with refusing(ConfigurationError, UnsupportedFeature):
         view = visit.fire.limits.set(key, **given, by=visit.who, origin="dashboard")
-    return visit.done(visit.text("limits.set", name=key, numbers=view.words), to="/limits")
+    return visit.done(visit.text("limits.set", name=key, settings=view.words), to="/limits")
 
 
 def reset_limit(visit: Visit) -> Response:
@@ -248,7 +248,7 @@ def reset_limit(visit: Visit) -> Response:
     key = visit.form.value(_KEY)
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         view = visit.fire.limits.reset(key, by=visit.who, origin="dashboard")
-    return visit.done(visit.text("limits.was_reset", name=key, numbers=view.words), to="/limits")
+    return visit.done(visit.text("limits.was_reset", name=key, settings=view.words), to="/limits")
 
 
 ROUTES = (

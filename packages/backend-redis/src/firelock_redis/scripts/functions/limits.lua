@@ -7,7 +7,7 @@
 --   slots:<key> SET: the jobs that were claimed with a key while it limited concurrent jobs; ! follows the id of a job
 --     that keeps the key between its attempts. Jobs that no longer hold the key are removed as soon as the list
 --     refuses a start.
---   free HASH: key -> the time until which its rate is used, or the key is closed
+--   arrivals HASH: key -> next_arrival_at: the time up to which its rate is used, or until which the key is blocked
 --   limits HASH: key or name of keys -> "concurrent rate per burst paused", - for none; a copy of the records of kind
 --     limit
 --   short HASH: key -> the queue whose jobs claims have refused because too many jobs hold the key, * for several
@@ -91,8 +91,8 @@ local function limits()
   local WINDOW, STEP = 256, 8  -- the most lanes that one claim checks, and the fewest that are read together
   local FEW = 64  -- if at most this many limits are stored, all of them are read, not only the needed ones
   local floor, max, min = math.floor, math.max, math.min
-  local NONE = { interval = 0, units = 1 }
-  local parsed, states = {}, {}
+  local NONE = { interval = 0, burst_units = 1 }
+  local parsed, usages = {}, {}
   local next_claim_at
   local now
 
@@ -113,32 +113,32 @@ local function limits()
     for key in string.gmatch(name, '[^\n]+') do keys[#keys + 1] = key end
   end
 
-  local function read_numbers(text)
+  local function read_settings(text)
     if not text then return NONE end
-    local numbers = parsed[text]
-    if not numbers then
+    local settings = parsed[text]
+    if not settings then
       local concurrent, rate, per, burst, paused =
         match(text, LIMIT_SETTINGS.captures(concurrent, rate, per, burst, paused))
       rate, burst = tonumber(rate), tonumber(burst)
-      numbers = { concurrent = tonumber(concurrent), rate = rate, is_paused = paused == '1' }
-      numbers.interval = rate and rate > 0 and per / rate or 0
-      numbers.units = max(1, burst or (numbers.interval > 0 and 1000000 / numbers.interval or 1))
-      numbers.has_any = numbers.concurrent or rate
-      parsed[text] = numbers
+      settings = { concurrent = tonumber(concurrent), rate = rate, is_paused = paused == '1' }
+      settings.interval = rate and rate > 0 and per / rate or 0
+      settings.burst_units = max(1, burst or (settings.interval > 0 and 1000000 / settings.interval or 1))
+      settings.has_any = settings.concurrent or rate
+      parsed[text] = settings
     end
-    return numbers
+    return settings
   end
 
-  local stored  -- numbers by key and name if there are few, else false; nil before they are read
+  local stored  -- settings by key and name if there are few, else false; nil before they are read
 
-  -- Read the stored data of these keys, except for keys that were read before. A state is false if the key has no
-  -- limit. Otherwise it has: numbers; free_at; running, the maximum number of jobs that can hold the key; and taken,
-  -- the jobs that this script adds to the key's list at its end.
-  local function know(keys)
+  -- Read the use of these keys, except for keys that were read before. A usage is false if the key has no limit.
+  -- Otherwise it has: settings; next_arrival_at, see limits/settings.py; running, the maximum number of jobs that can
+  -- hold the key; and new_holders, the jobs that this script adds to the key's list at its end.
+  local function load_usages(keys)
     local fresh = {}
     for _, key in ipairs(keys) do
-      if states[key] == nil then
-        states[key] = false
+      if usages[key] == nil then
+        usages[key] = false
         fresh[#fresh + 1] = key
       end
     end
@@ -155,42 +155,42 @@ local function limits()
       for number, key in ipairs(fresh) do fields[2 * number - 1], fields[2 * number] = key, name_of(key) end
       for number, text in ipairs(call('HMGET', base .. 'limits', unpack(fields))) do texts[fields[number]] = text end
     end
-    local used = call('HMGET', base .. 'free', unpack(fresh))
+    local arrivals = call('HMGET', base .. 'arrivals', unpack(fresh))
     for number, key in ipairs(fresh) do
-      local own, named = read_numbers(texts[key]), read_numbers(texts[name_of(key)])
-      local numbers = own.has_any and own or named
+      local own, named = read_settings(texts[key]), read_settings(texts[name_of(key)])
+      local settings = own.has_any and own or named
       local is_paused = own.is_paused or named.is_paused
-      if numbers.has_any or is_paused or used[number] then
-        states[key] = {
-          key = key, numbers = numbers, is_paused = is_paused, free_at = tonumber(used[number] or 0), taken = {},
-          running = numbers.concurrent and call('SCARD', base .. 'slots:' .. key) or 0,
+      if settings.has_any or is_paused or arrivals[number] then
+        usages[key] = {
+          key = key, settings = settings, is_paused = is_paused, next_arrival_at = tonumber(arrivals[number] or 0),
+          running = settings.concurrent and call('SCARD', base .. 'slots:' .. key) or 0, new_holders = {},
         }
       end
     end
   end
 
-  local function opens_at(state, cost)
-    local numbers = state.numbers
-    return state.free_at - max(0, numbers.units - cost) * numbers.interval
+  local function opens_at(usage, cost)
+    local settings = usage.settings
+    return usage.next_arrival_at - max(0, settings.burst_units - cost) * settings.interval
   end
 
-  local function charge(state, cost)
-    local interval = state.numbers.interval
+  local function charge(usage, cost)
+    local interval = usage.settings.interval
     if interval > 0 and cost > 0 then
-      state.free_at = max(state.free_at, now) + cost * interval
-      state.is_charged = true
+      usage.next_arrival_at = max(usage.next_arrival_at, now) + cost * interval
+      usage.is_charged = true
     end
   end
 
-  -- Return the members of the key's list that still hold the key, and remove the others from the list. In the state,
+  -- Return the members of the key's list that still hold the key, and remove the others from the list. In the usage,
   -- set `returning` to the id of a strict holder that waits to be claimed again, and `returning_in` to its queue and
   -- lane.
-  local function living(state)
-    local list = base .. 'slots:' .. state.key
+  local function drop_past_holders(usage)
+    local list = base .. 'slots:' .. usage.key
     local members, ids, gone, alive = call('SMEMBERS', list), {}, {}, {}
     for number, member in ipairs(members) do ids[number] = match(member, '^(.-)!?$') end
     local texts = records(ids)
-    state.returning = nil
+    usage.returning = nil
     for number, member in ipairs(members) do
       local text, id = texts[number], ids[number]
       local letter = text and sub(text, 1, 1) or 'S'
@@ -204,7 +204,7 @@ local function limits()
         if session and (session ~= '' or keeps) then
           alive[#alive + 1] = member
           if letter == 'E' and session == '' then
-            state.returning, state.returning_in = id, queue .. ' ' .. admission_of(admission).lane
+            usage.returning, usage.returning_in = id, queue .. ' ' .. admission_of(admission).lane
           end
         else
           gone[#gone + 1] = member
@@ -215,14 +215,14 @@ local function limits()
     return alive
   end
 
-  -- Return whether fewer jobs hold the key than its limit. The list is an upper bound, so the jobs are read only if the
-  -- list is full, and only once.
-  local function has_room(state)
-    local most = state.numbers.concurrent
-    if not most or state.running < most then return true end
-    if state.is_sure then return false end
-    state.running, state.is_sure = #living(state) + #state.taken, true
-    return state.running < most
+  -- Return whether fewer jobs hold the key than its limit. The list is an upper bound, so past holders are dropped if
+  -- the list is full, but only once.
+  local function find_free_slot(usage)
+    local most = usage.settings.concurrent
+    if not most or usage.running < most then return true end
+    if usage.is_sure then return false end
+    usage.running, usage.is_sure = #drop_past_holders(usage) + #usage.new_holders, true
+    return usage.running < most
   end
 
   -- ---- choice --------------------------------------------------------------------------------------------------
@@ -231,42 +231,43 @@ local function limits()
     if not next_claim_at or at < next_claim_at then next_claim_at = at end
   end
 
-  -- Return a lane of the queue, with the states of its keys.
+  -- Return a lane of the queue, with the usages of its keys.
   local FREE = {}
   local function lane_at(queue, name)
-    local lane = { name = name, key = 'lane:' .. queue .. ' ' .. name, queue = queue, states = FREE, members = {}, read = 0, given = 0 }
-    if states[name] == false then return lane end
+    local lane = { name = name, key = 'lane:' .. queue .. ' ' .. name, queue = queue, usages = FREE, members = {}, read = 0, given = 0 }
+    if usages[name] == false then return lane end
     local keys = {}
     add_keys(keys, name)
-    lane.states = {}
+    lane.usages = {}
     for _, key in ipairs(keys) do
-      local state = states[key]
-      if state then lane.states[#lane.states + 1] = state end
+      local usage = usages[key]
+      if usage then lane.usages[#lane.usages + 1] = usage end
     end
     return lane
   end
 
   -- Return the strict holder that waits in the lane to be claimed again, nil if there is none.
   local function returning(lane)
-    for _, state in ipairs(lane.states) do
-      if state.returning and state.returning_in == lane.queue .. ' ' .. lane.name then return state.returning end
+    for _, usage in ipairs(lane.usages) do
+      if usage.returning and usage.returning_in == lane.queue .. ' ' .. lane.name then return usage.returning end
     end
   end
 
-  -- Return whether every key of the lane admits a start with these costs; a missing cost is 1.
-  local function admits(lane, costs)
+  -- Return whether every key of the lane admits a start with these costs; a missing cost is 1. If not, note that a full
+  -- key has refused jobs of the queue, or the time when a rate opens.
+  local function admits_or_notes_refusal(lane, costs)
     local at = 0
-    for _, state in ipairs(lane.states) do
-      local numbers = state.numbers
-      if state.is_paused or numbers.rate == 0 then return false end
-      if not has_room(state) then
+    for _, usage in ipairs(lane.usages) do
+      local settings = usage.settings
+      if usage.is_paused or settings.rate == 0 then return false end
+      if not find_free_slot(usage) then
         local comes_back = returning(lane)
-        if not comes_back or comes_back ~= state.returning then
-          state.short = (not state.short or state.short == lane.queue) and lane.queue or '*'
+        if not comes_back or comes_back ~= usage.returning then
+          usage.short = (not usage.short or usage.short == lane.queue) and lane.queue or '*'
           return false
         end
       end
-      at = max(at, opens_at(state, costs and costs[state.key] or 1))
+      at = max(at, opens_at(usage, costs and costs[usage.key] or 1))
     end
     if at <= now then return true end
     note_next_claim(math.ceil(at))
@@ -345,7 +346,7 @@ local function limits()
 
   -- Return the details of a job whose member shows that it has details: its id, its costs by key, its strict keys, and
   -- whether its latest start has passed.
-  local function closely(member)
+  local function details_of(member)
     local id = sub(member, 1, -2)
     local text = call('HGET', base .. 'jobs', id)
     local attempt, crashes, enqueued, admission =
@@ -365,15 +366,15 @@ local function limits()
 
   -- Start the job: charge its keys, and list it for the keys that limit concurrent jobs.
   local function start(lane, id, costs, strict, comes_back)
-    for _, state in ipairs(lane.states) do
-      charge(state, costs and costs[state.key] or 1)
-      if comes_back and state.returning == comes_back then
-        state.returning = nil
+    for _, usage in ipairs(lane.usages) do
+      charge(usage, costs and costs[usage.key] or 1)
+      if comes_back and usage.returning == comes_back then
+        usage.returning = nil
       else
-        state.running = state.running + 1
+        usage.running = usage.running + 1
       end
-      if state.numbers.concurrent then
-        state.taken[#state.taken + 1] = strict[state.key] and id .. '!' or id
+      if usage.settings.concurrent then
+        usage.new_holders[#usage.new_holders + 1] = strict[usage.key] and id .. '!' or id
       end
     end
   end
@@ -381,7 +382,7 @@ local function limits()
   -- Give out one more job of the lane if its keys admit it; return whether they do.
   local NOTHING = {}
   local function give(lane, room, given)
-    if not admits(lane) then return false end
+    if not admits_or_notes_refusal(lane) then return false end
     local member
     local comes_back = returning(lane)
     if comes_back then
@@ -395,9 +396,9 @@ local function limits()
       if not member then return false end
     end
     local id, costs, strict, is_late = member, nil, NOTHING, false
-    if sub(member, -1) == '\n' then id, costs, strict, is_late = closely(member) end
+    if sub(member, -1) == '\n' then id, costs, strict, is_late = details_of(member) end
     if not is_late then
-      if costs and not admits(lane, costs) then return false end
+      if costs and not admits_or_notes_refusal(lane, costs) then return false end
       start(lane, id, costs, strict, comes_back)
     end
     if not comes_back then lane.given = lane.given + 1 end
@@ -406,13 +407,13 @@ local function limits()
   end
 
   -- Return the number of jobs with cost 1 that the keys of the lane admit, at most `room`. They must admit one or more.
-  local function most(lane, room)
-    for _, state in ipairs(lane.states) do
-      local numbers = state.numbers
-      if numbers.concurrent then room = min(room, numbers.concurrent - state.running) end
-      if numbers.interval > 0 then
-        local left = numbers.units * numbers.interval - max(state.free_at - now, 0)
-        room = min(room, floor(left / numbers.interval + 1e-9))
+  local function count_possible_starts(lane, room)
+    for _, usage in ipairs(lane.usages) do
+      local settings = usage.settings
+      if settings.concurrent then room = min(room, settings.concurrent - usage.running) end
+      if settings.interval > 0 then
+        local left = settings.burst_units * settings.interval - max(usage.next_arrival_at - now, 0)
+        room = min(room, floor(left / settings.interval + 1e-9))
       end
     end
     return room
@@ -421,20 +422,20 @@ local function limits()
   -- Give out jobs at the head of the last remaining lane: as many as its keys admit, up to the first one with details.
   -- Return whether any were given out.
   local function give_many(lane, room, given)
-    if not admits(lane) or returning(lane) then return give(lane, room, given) end
+    if not admits_or_notes_refusal(lane) or returning(lane) then return give(lane, room, given) end
     local count = 0
-    for _ = 1, most(lane, room) do
+    for _ = 1, count_possible_starts(lane, room) do
       local member = head_of(lane, room)
       if not member or sub(member, -1) == '\n' then break end
       lane.given, count = lane.given + 1, count + 1
       given[#given + 1] = member
     end
     if count == 0 then return give(lane, room, given) end
-    for _, state in ipairs(lane.states) do
-      charge(state, count)
-      state.running = state.running + count
-      if state.numbers.concurrent then
-        for number = #given - count + 1, #given do state.taken[#state.taken + 1] = given[number] end
+    for _, usage in ipairs(lane.usages) do
+      charge(usage, count)
+      usage.running = usage.running + count
+      if usage.settings.concurrent then
+        for number = #given - count + 1, #given do usage.new_holders[#usage.new_holders + 1] = given[number] end
       end
     end
     return true
@@ -464,7 +465,7 @@ local function limits()
     local ring = base .. 'ring:' .. queue
     local open, given, examined, seen, is_all = {}, {}, {}, {}, false
     local function first_round(names)
-      know(keys_of(names))
+      load_usages(keys_of(names))
       for number, name in ipairs(names) do
         if #given >= room or is_spent(queue) then return number - 1 end
         if not seen[name] then
@@ -610,28 +611,30 @@ local function limits()
   -- the time at which to check again, nil for never.
   local function finish()
     local short = {}
-    for key, state in pairs(states) do
-      if state then
-        many('SADD', base .. 'slots:' .. key, state.taken)
-        if state.is_charged then call('HSET', base .. 'free', key, int(state.free_at)) end
-        if state.short then short[#short + 1] = key end
+    for key, usage in pairs(usages) do
+      if usage then
+        many('SADD', base .. 'slots:' .. key, usage.new_holders)
+        if usage.is_charged then call('HSET', base .. 'arrivals', key, int(usage.next_arrival_at)) end
+        if usage.short then short[#short + 1] = key end
       end
     end
     if #short > 0 then
       for number, queue in ipairs(call('HMGET', base .. 'short', unpack(short))) do
         local key = short[number]
-        local all = (not queue or queue == states[key].short) and states[key].short or '*'
+        local all = (not queue or queue == usages[key].short) and usages[key].short or '*'
         if all ~= queue then call('HSET', base .. 'short', key, all) end
       end
     end
     return next_claim_at
   end
 
-  -- Return the state of a key, even if it has no limit.
-  local function state_of(key)
-    know({ key })
-    return states[key] or { key = key, numbers = NONE, free_at = 0, taken = {}, running = 0 }
+  -- Return the usage of a key, even if it has no limit.
+  local function usage_of(key)
+    load_usages({ key })
+    return usages[key] or { key = key, settings = NONE, next_arrival_at = 0, new_holders = {}, running = 0 }
   end
 
-  return { claim = claim, finish = finish, state_of = state_of, living = living, opens_at = opens_at }
+  return {
+    claim = claim, finish = finish, usage_of = usage_of, drop_past_holders = drop_past_holders, opens_at = opens_at,
+  }
 end

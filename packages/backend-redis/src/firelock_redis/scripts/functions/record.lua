@@ -80,10 +80,10 @@ local function begins_to_list(before, after)
 end
 
 -- Set the settings of a limit, empty for none.
-local function set_numbers(key, numbers)
+local function set_limit_settings(key, settings)
   local before = call('HGET', base .. 'limits', key) or ''
-  if numbers == '' then call('HDEL', base .. 'limits', key) else call('HSET', base .. 'limits', key, numbers) end
-  if begins_to_list(before, numbers) then list_present({ [key] = true }) end
+  if settings == '' then call('HDEL', base .. 'limits', key) else call('HSET', base .. 'limits', key, settings) end
+  if begins_to_list(before, settings) then list_present({ [key] = true }) end
   stamp()
   wake('*')
 end
@@ -99,6 +99,6 @@ local function put_record(stored, version, kind, key, value, due_at, copied)
   if not stored then call('ZADD', base .. 'kz:' .. kind, 0, key) end
   set_due(kind, key, due_at)
   if kind == 'queue' then set_pause(key, copied == '1') end
-  if kind == 'limit' then set_numbers(key, copied) end
+  if kind == 'limit' then set_limit_settings(key, copied) end
   return version
 end

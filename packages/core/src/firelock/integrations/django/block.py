@@ -11,7 +11,7 @@ import attrs
 from firelock.errors import ConfigurationError
 from firelock.settings import Settings
 
-_NUMBERS = frozenset(field.name for field in attrs.fields(Settings))
+_SETTINGS = frozenset(field.name for field in attrs.fields(Settings))
 _OF_AN_APP = ("storage", "serializer", "locks", "plugins")  # arguments of an app
 TEST_DATABASE = "database"  # value of `test_storage`: the test database of the alias that stores the jobs
 _EXAMPLE = 'FIRELOCK = {"database": "default"}'
@@ -43,7 +43,7 @@ class Block:
     queues: str | None = None  # the queues of `manage.py firelock server`, as for `--queues`
     autodiscover: tuple[str, ...] = ("tasks", "jobs")  # modules of installed apps that are imported at start
     test_storage: str = "memory://"  # the storage of jobs in Django's tests: a URL, or TEST_DATABASE
-    numbers: Mapping[str, object] = attrs.Factory(dict)  # fields of Settings
+    settings: Mapping[str, object] = attrs.Factory(dict)  # fields of Settings
 
 
 def read_block(given: object, *, has_storage: bool = False) -> tuple[Block, list[BlockMistake]]:
@@ -63,17 +63,17 @@ def read_block(given: object, *, has_storage: bool = False) -> tuple[Block, list
         ]
     mistakes: list[BlockMistake] = []
     values: dict[str, Any] = {}
-    numbers: dict[str, object] = {}
+    settings: dict[str, object] = {}
     for key, value in given.items():
-        if key in _NUMBERS:
-            numbers[key] = value
+        if key in _SETTINGS:
+            settings[key] = value
         elif (read := _READERS.get(key)) is None:
             mistakes.append(_unknown(key))
         elif (mistake := _wrong(key, value)) is not None:
             mistakes.append(mistake)
         elif value is not None:
             values[key] = read[1](value)
-    block = Block(**values, numbers=numbers)
+    block = Block(**values, settings=settings)
     if block.test_storage == block.storage and not block.storage.startswith("memory:"):
         mistakes.append(
             BlockMistake(
@@ -106,7 +106,7 @@ def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(map(_is_text, value))
 
 
-# By key, except for the numbers: a description of valid values, the conversion for the block, and the check.
+# By key, except for the settings: a description of valid values, the conversion for the block, and the check.
 _TEXT = ("a string", str, _is_text)
 _READERS: Mapping[str, tuple[str, Any, Any]] = {
     "storage": _TEXT,
@@ -135,7 +135,7 @@ def _wrong(key: str, value: object) -> BlockMistake | None:
 
 
 def _unknown(key: object) -> BlockMistake:
-    known = (*_READERS, *sorted(_NUMBERS))
+    known = (*_READERS, *sorted(_SETTINGS))
     near = get_close_matches(str(key), known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Use one of {', '.join(known)}."
     return BlockMistake("E002", f"FIRELOCK has an unknown key {key!r}.", hint)
@@ -154,7 +154,7 @@ def _contradictions(block: Block, given: Mapping[object, object], *, has_storage
             )
         )
     try:
-        Settings(**block.numbers)  # type: ignore[arg-type]  # Settings checks the types
+        Settings(**block.settings)  # type: ignore[arg-type]  # Settings checks the types
     except ConfigurationError as error:
         found.append(BlockMistake("E005", str(error), "Change the value in FIRELOCK or remove the key."))
     return found
@@ -169,10 +169,10 @@ def _app_conflicts(app: str, given: Mapping[object, object]) -> list[BlockMistak
                 'Use for example "shop.jobs:fire".',
             )
         ]
-    own = [key for key in given if key in {*_OF_AN_APP, *_NUMBERS}]
+    own = [key for key in given if key in {*_OF_AN_APP, *_SETTINGS}]
     if not own:
         return []
-    place = "Firelock(settings=Settings(…))" if own[0] in _NUMBERS else "Firelock(…)"
+    place = "Firelock(settings=Settings(…))" if own[0] in _SETTINGS else "Firelock(…)"
     return [
         BlockMistake(
             "E006",

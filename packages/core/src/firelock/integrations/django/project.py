@@ -273,7 +273,7 @@ def _make_app(block: Block) -> Firelock:
         serializer=block.serializer,
         locks=block.locks,
         plugins=[DjangoPlugin(block.database), *_plugins(block.plugins)],
-        settings=Settings.from_environment(block.numbers),
+        settings=Settings.from_environment(block.settings),
     )
     app.module = PLACE
     return app

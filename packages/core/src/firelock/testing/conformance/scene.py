@@ -291,11 +291,17 @@ class Scene:
 
     # ---- limits ------------------------------------------------------------------------------------------
 
-    def put_numbers(self, name: str, **numbers: int | None) -> None:
+    def set_limit(self, name: str, **settings: int | None) -> None:
         """Store the settings of a key, or of all keys of a name; `per` in micros, `paused` 0 or 1."""
-        said: dict[str, object] = {"concurrent": None, "rate": None, "per": SECOND, "burst": None, **numbers}
-        said |= {"paused": bool(said.get("paused")), "note": "by a test", "by": "operator"}
-        self.storage.put_record("limit", name, json.dumps(said))
+        stored: dict[str, object] = {
+            "concurrent": None,
+            "rate": None,
+            "per": SECOND,
+            "burst": None,
+            **settings,
+        }
+        stored |= {"paused": bool(stored.get("paused")), "note": "by a test", "by": "operator"}
+        self.storage.put_record("limit", name, json.dumps(stored))
 
     def add_limited(self, number: int, *uses: str | LimitUse, **fields: object) -> list[str]:
         """Store this number of jobs that hold these keys while they run; return their ids in order."""

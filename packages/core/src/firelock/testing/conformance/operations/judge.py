@@ -23,7 +23,7 @@ _SLACK = 60 * SECOND  # tolerance: it is not known exactly when a storage read i
 
 
 @attrs.frozen
-class Numbers:
+class KeySettings:
     """The settings of a key; a rate is the number of micros that each unit of cost uses."""
 
     concurrent: int | None = None
@@ -58,8 +58,8 @@ class Before:
     is_ordered: bool  # whether they are taken one after another
     waiting: Mapping[str, Mapping[Keys, Sequence[ReadyJob]]]  # by queue and lane, in order
     running: Mapping[str, int]  # by key: the number of jobs that hold it
-    free_at: Mapping[str, int]  # by key: the time until which its rate is used up, or it is blocked
-    numbers: Mapping[str, Numbers]  # by key
+    next_arrival_at: Mapping[str, int]  # by key: the time until which its rate is used up, or it is blocked
+    settings: Mapping[str, KeySettings]  # by key
 
 
 @attrs.frozen
@@ -74,7 +74,7 @@ class ClaimAnswer:
 class After:
     """The state after a correct claim."""
 
-    free_at: dict[str, int]  # by key: the time until which its rate is used up
+    next_arrival_at: dict[str, int]  # by key: the time until which its rate is used up
     left: frozenset[Place]  # lanes that admit more jobs but got none
 
 
@@ -124,7 +124,7 @@ def judge(before: Before, claim: ClaimAnswer) -> After:
         _judge_queues(before.queues, got, open_left, looks_again=claim.looks_again)
     if len(before.queues) == 1 and len(claim.ids) == before.room:
         _judge_halves(before.room, got, open_left)
-    return After(after.free_at, frozenset(open_left - got.keys()))
+    return After(after.next_arrival_at, frozenset(open_left - got.keys()))
 
 
 def _say(is_just: bool, what: str) -> None:
@@ -151,7 +151,7 @@ class _Keys:
         self._before = before
         self._started = [job for job in started if not job.is_late]
         self.running = Counter(before.running)
-        self.free_at = dict(before.free_at)
+        self.next_arrival_at = dict(before.next_arrival_at)
         for job in self._started:
             self.running.update(use.key for use in job.uses if use.key not in job.keeps)
         self._costs: dict[str, list[int]] = {}
@@ -160,41 +160,49 @@ class _Keys:
                 self._costs.setdefault(use.key, []).append(use.cost)
         for key, costs in self._costs.items():
             if interval := self._of(key).interval:
-                used = max(self.free_at.get(key, 0), before.since)
-                self.free_at[key] = used + sum(costs) * interval if sum(costs) else self.free_at.get(key, 0)
+                used = max(self.next_arrival_at.get(key, 0), before.since)
+                self.next_arrival_at[key] = (
+                    used + sum(costs) * interval if sum(costs) else self.next_arrival_at.get(key, 0)
+                )
 
-    def _of(self, key: str) -> Numbers:
-        return self._before.numbers.get(key, Numbers())
+    def _of(self, key: str) -> KeySettings:
+        return self._before.settings.get(key, KeySettings())
 
     def judge(self) -> None:
         """Check that no key has too many holders or is used too fast, and that no blocked key was used."""
         for key, costs in self._costs.items():
-            numbers = self._of(key)
-            _say(not numbers.is_closed, f"a job of key {key} started although the key is closed")
+            settings = self._of(key)
+            _say(not settings.is_closed, f"a job of key {key} started although the key is closed")
             _say(
-                numbers.concurrent is None or self.running[key] <= numbers.concurrent or self._only_kept(key),
-                f"{self.running[key]} jobs hold {key}, the limit is {numbers.concurrent}",
+                settings.concurrent is None
+                or self.running[key] <= settings.concurrent
+                or self._only_kept(key),
+                f"{self.running[key]} jobs hold {key}, the limit is {settings.concurrent}",
             )
-            self._judge_rate(key, numbers, costs)
+            self._judge_rate(key, settings, costs)
 
     def _only_kept(self, key: str) -> bool:
         """Return whether the started jobs already held the key; if so, its holders may exceed its limit."""
         return all(key in job.keeps for job in self._started if key in job.lane)
 
-    def _judge_rate(self, key: str, numbers: Numbers, costs: Sequence[int]) -> None:
-        free_at, now = self._before.free_at.get(key, 0), self._before.until + _SLACK
-        if not numbers.interval:
+    def _judge_rate(self, key: str, settings: KeySettings, costs: Sequence[int]) -> None:
+        next_arrival_at, now = self._before.next_arrival_at.get(key, 0), self._before.until + _SLACK
+        if not settings.interval:
             _say(
-                free_at <= now, f"a job of key {key} started before {free_at}, until which the key is blocked"
+                next_arrival_at <= now,
+                f"a job of key {key} started before {next_arrival_at}, until which the key is blocked",
             )
             return
-        used = max(free_at, self._before.since)
-        if max(costs) > numbers.burst:
-            _say(free_at <= now, f"a start above the burst of {key} did not wait until the rate was unused")
+        used = max(next_arrival_at, self._before.since)
+        if max(costs) > settings.burst:
+            _say(
+                next_arrival_at <= now,
+                f"a start above the burst of {key} did not wait until the rate was unused",
+            )
             _say(sum(costs) == max(costs), f"{key} admitted other starts together with one above its burst")
         else:
-            end = now + numbers.burst * numbers.interval
-            _say(used + sum(costs) * numbers.interval <= end, f"{key} is used faster than its rate")
+            end = now + settings.burst * settings.interval
+            _say(used + sum(costs) * settings.interval <= end, f"{key} is used faster than its rate")
 
     def admits(self, left: Sequence[ReadyJob]) -> bool:
         """Return whether the next job of a lane would certainly be admitted."""
@@ -202,13 +210,13 @@ class _Keys:
         return all(self._is_open(use, is_kept=use.key in head.keeps) for use in head.uses)
 
     def _is_open(self, use: LimitUse, *, is_kept: bool) -> bool:
-        numbers, free_at = self._of(use.key), self.free_at.get(use.key, 0)
-        if numbers.is_closed:
+        settings, next_arrival_at = self._of(use.key), self.next_arrival_at.get(use.key, 0)
+        if settings.is_closed:
             return False
-        if numbers.concurrent is not None and self.running[use.key] >= numbers.concurrent and not is_kept:
+        if settings.concurrent is not None and self.running[use.key] >= settings.concurrent and not is_kept:
             return False
-        spare = max(0, min(numbers.burst - cost for cost in (1, use.cost))) * numbers.interval
-        return free_at - spare + _SLACK <= self._before.since or free_at == 0
+        spare = max(0, min(settings.burst - cost for cost in (1, use.cost))) * settings.interval
+        return next_arrival_at - spare + _SLACK <= self._before.since or next_arrival_at == 0
 
 
 def _judge_turns(before: Before, got: Mapping[Place, int], open_left: Collection[Place]) -> None:

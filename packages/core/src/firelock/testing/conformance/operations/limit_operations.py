@@ -19,7 +19,7 @@ from firelock.testing.conformance.operations.judge import (
     Before,
     ClaimAnswer,
     Keys,
-    Numbers,
+    KeySettings,
     Place,
     ReadyJob,
     Unjust,
@@ -35,8 +35,8 @@ _LANES: list[tuple[str, ...]] = [
     ("f:1",), ("f:2",), ("f:3",),
 ]  # fmt: skip
 _FIRST = {
-    "a": Numbers(3), "x": Numbers(2), "b": Numbers(2), "t": Numbers(1), "t:2": Numbers(3),
-    "r": Numbers(None, 10 * _MINUTE, 4), "s": Numbers(1),
+    "a": KeySettings(3), "x": KeySettings(2), "b": KeySettings(2), "t": KeySettings(1), "t:2": KeySettings(3),
+    "r": KeySettings(None, 10 * _MINUTE, 4), "s": KeySettings(1),
 }  # fmt: skip
 _QUEUES = ("default", "mail")
 
@@ -62,15 +62,15 @@ class LimitOperations(SeededOperations):
         super().__init__(open_handle, seed, handles)
         self.known: dict[str, _Known] = {}
         self.living: dict[str, None] = {}  # not known to have ended
-        self.numbers: dict[str, Numbers] = {}
-        self.free_at: dict[str, int] = {}
+        self.settings: dict[str, KeySettings] = {}
+        self.next_arrival_at: dict[str, int] = {}
         self.paused: set[str] = set()
         self.passed_over: Counter[Place] = Counter()
         self.begun = 0
         self.held: list[Running] = []
         self.children = [self._begin(), self._begin()]
-        for name, numbers in _FIRST.items():
-            self._put(name, numbers)
+        for name, settings in _FIRST.items():
+            self._put(name, settings)
 
     def _begin(self) -> ClaimHolder:
         self.begun += 1
@@ -198,24 +198,26 @@ class LimitOperations(SeededOperations):
         """Set, lower, raise, remove or pause a limit."""
         name = self.random.choice(("a", "x", "y", "b", "t", "t:2", "f", "f:1", "r"))
         if name == "r":
-            numbers = Numbers(None, 10 * _MINUTE, 4, is_closed=self.random.random() < 0.3)
+            settings = KeySettings(None, 10 * _MINUTE, 4, is_closed=self.random.random() < 0.3)
         else:
-            numbers = Numbers(self.random.choice((None, 0, 1, 2, 3, 5)), is_closed=self.random.random() < 0.1)
-        self._put(name, numbers)
+            settings = KeySettings(
+                self.random.choice((None, 0, 1, 2, 3, 5)), is_closed=self.random.random() < 0.1
+            )
+        self._put(name, settings)
 
-    def _put(self, name: str, numbers: Numbers) -> None:
-        self.tell(f"set limit {name}: {numbers}")
-        self.numbers[_key(name)] = numbers
-        rate = {"rate": 6, "per": HOUR, "burst": numbers.burst} if numbers.interval else {}
-        self.scene.put_numbers(
-            _key(name), concurrent=numbers.concurrent, paused=int(numbers.is_closed), **rate
+    def _put(self, name: str, settings: KeySettings) -> None:
+        self.tell(f"set limit {name}: {settings}")
+        self.settings[_key(name)] = settings
+        rate = {"rate": 6, "per": HOUR, "burst": settings.burst} if settings.interval else {}
+        self.scene.set_limit(
+            _key(name), concurrent=settings.concurrent, paused=int(settings.is_closed), **rate
         )
 
     def remove(self) -> None:
         """Delete the settings of a limit."""
         name = self.random.choice(("a", "b", "t:2", "f:1"))
         self.tell(f"delete limit {name}")
-        self.numbers.pop(_key(name), None)
+        self.settings.pop(_key(name), None)
         self.scene.storage.delete_record("limit", _key(name))
 
     def spend(self) -> None:
@@ -226,11 +228,11 @@ class LimitOperations(SeededOperations):
         self.tell(f"spend {cost} until {until}")
         before = self.scene.now()
         self.scene.storage.spend(_key("r"), cost=cost, until=until)
-        used, interval = self.free_at.get(_key("r"), 0), 10 * _MINUTE
+        used, interval = self.next_arrival_at.get(_key("r"), 0), 10 * _MINUTE
         used = max(used, before) + cost * interval if cost > 0 else max(0, used + cost * interval)
         if until is not None:
             used = max(used, until + 3 * interval)
-        self.free_at[_key("r")] = used
+        self.next_arrival_at[_key("r")] = used
 
     def pause(self) -> None:
         """Pause or resume a queue."""
@@ -274,7 +276,7 @@ class LimitOperations(SeededOperations):
         given = ClaimAnswer([job.id for job in claim.jobs], looks_again)
         self.tell(f"  claimed {[id[-4:] for id in given.ids]}, look again {looks_again}")
         after = judge(attrs.evolve(before, until=now), given)
-        self.free_at = after.free_at
+        self.next_arrival_at = after.next_arrival_at
         jobs = {
             job.id: job
             for queue in before.queues
@@ -317,7 +319,7 @@ class LimitOperations(SeededOperations):
                 queue: {lane: [one for _, one in jobs] for lane, jobs in of.items()}
                 for queue, of in waiting.items()
             },
-            running, self.free_at, self._all_numbers(),
+            running, self.next_arrival_at, self._all_settings(),
         )  # fmt: skip
 
     def _records(self) -> list[JobRecord]:
@@ -328,12 +330,12 @@ class LimitOperations(SeededOperations):
                 self.known[job.id].keeps.clear()
         return records
 
-    def _all_numbers(self) -> dict[str, Numbers]:
+    def _all_settings(self) -> dict[str, KeySettings]:
         """Return the settings of each key: its own, otherwise those of the name before the colon."""
         found = {}
         for name in {name for lane in _LANES for name in lane}:
-            own = self.numbers.get(_key(name), Numbers())
-            named = self.numbers.get(_key(name.partition(":")[0]), Numbers())
+            own = self.settings.get(_key(name), KeySettings())
+            named = self.settings.get(_key(name.partition(":")[0]), KeySettings())
             has_any = own.concurrent is not None or own.interval
             found[_key(name)] = attrs.evolve(
                 own if has_any else named, is_closed=own.is_closed or named.is_closed
@@ -388,7 +390,7 @@ class LimitOperations(SeededOperations):
             self.scene.storage.delete_record("queue", queue)
         self.paused.clear()
         for name in ("a", "x", "y", "b", "t", "t:2", "f", "f:1", "r", "s"):
-            self._put(name, Numbers(1, 10 * _MINUTE, 4) if name == "r" else Numbers(1))
+            self._put(name, KeySettings(1, 10 * _MINUTE, 4) if name == "r" else KeySettings(1))
         for _ in range(200):
             self.scene.advance(7_800)
             self.scene.promote(100)

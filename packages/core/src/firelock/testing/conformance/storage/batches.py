@@ -1265,7 +1265,7 @@ class BatchCountsTests(StorageFixtures):
 
         If this fails: limits do not work in batches.
         """
-        flow.put_numbers("kit-batch", concurrent=1)
+        flow.set_limit("kit-batch", concurrent=1)
         batch = flow.new_batch(colocate_with="kit-batch")
         members = [flow.new_member(batch.id, admission=asks("kit-batch")) for _ in range(3)]
         flow.storage.insert([batch, *members])

@@ -118,7 +118,7 @@ class LimitRaceTests(StorageFixtures):
         """
         keys = ("kit/a", "kit/b"), ("kit/x", "kit/y")
         for key in (*keys[0], *keys[1]):
-            scene.put_numbers(key, concurrent=2)
+            scene.set_limit(key, concurrent=2)
         for one in keys[0]:
             for other in keys[1]:
                 scene.add_limited(20, one, other)
@@ -133,7 +133,7 @@ class LimitRaceTests(StorageFixtures):
         If this fails: the storage locks the queue instead of the key.
         """
         queues = ["mail", "bulk", "urgent", "default"]
-        scene.put_numbers("kit/a", concurrent=3)
+        scene.set_limit("kit/a", concurrent=3)
         for queue in queues:
             scene.add_limited(15, "kit/a", queue=queue)
 
@@ -147,7 +147,7 @@ class LimitRaceTests(StorageFixtures):
 
         If this fails: the second job starts while the first waits for its retry.
         """
-        scene.put_numbers("kit/a", concurrent=1)
+        scene.set_limit("kit/a", concurrent=1)
         scene.add_limited(20, LimitUse("kit/a", is_strict=True))
 
         most = self._run_all(scene, ["default"], jobs=20, tries=2)
@@ -163,7 +163,7 @@ class LimitRaceTests(StorageFixtures):
 
         for number in range(ROUNDS):
             key = f"kit/a{number}"
-            scene.put_numbers(key, rate=1, per=DAY, burst=5)
+            scene.set_limit(key, rate=1, per=DAY, burst=5)
             scene.add_limited(20, key)
             requests = [scene.request(holder, 3) for holder in holders]
             calls = [partial(one.claim, request) for one, request in zip(handles, requests, strict=True)]
@@ -184,13 +184,13 @@ class LimitRaceTests(StorageFixtures):
         for number in range(ROUNDS):
             key = f"kit/a{number}"
             if former is not None:
-                scene.put_numbers(key, concurrent=former)
+                scene.set_limit(key, concurrent=former)
             scene.add_limited(12, key)
             requests = [scene.request(holder, 2) for holder in holders]
             calls: list[Callable[[], object]] = [
                 partial(one.claim, request) for one, request in zip(handles, requests, strict=False)
             ]
-            calls.append(partial(scene.put_numbers, key, concurrent=3))
+            calls.append(partial(scene.set_limit, key, concurrent=3))
             race(calls)
 
             (state,) = [one for one in scene.storage.find_keys(key) if one.key == key]

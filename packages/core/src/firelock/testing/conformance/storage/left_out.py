@@ -136,7 +136,7 @@ class LeftOutInLanesTests(StorageFixtures):
         If this fails: threads starve because of the first coroutine job of a key, or waiting jobs use up
         keys.
         """
-        scene.put_numbers(A, concurrent=2)
+        scene.set_limit(A, concurrent=2)
         jobs = [(_OUT, 5), (_IN, 0), (_OUT, 0), (_IN, 3), (_IN, 0)]
         ids = [scene.add_limited(1, A, task=task, priority=priority)[0] for task, priority in jobs]
         excluded = scene.add(task=_OUT, colocate_with=A)
@@ -178,7 +178,7 @@ class LeftOutInLanesTests(StorageFixtures):
         If this fails: the next attempt of a coroutine job is claimed by a server that has no free worker for
         it.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         (job_id,) = scene.add_limited(1, LimitUse(A, is_strict=True), task=_OUT)
         scene.add_limited(1, A, task=_IN)
         holder = scene.begin()
@@ -218,7 +218,7 @@ class LeftOutInLanesTests(StorageFixtures):
 
         If this fails: jobs that were delayed by a rate start at the next poll, seconds late.
         """
-        scene.put_numbers(A, rate=1, per=HOUR)
+        scene.set_limit(A, rate=1, per=HOUR)
         scene.add_limited(1, B, task=_OUT)
         scene.add_limited(2, A, task=_IN)
         holder = scene.begin()

@@ -51,7 +51,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: the limit of an API or a tenant is exceeded.
         """
-        scene.put_numbers(A, concurrent=number)
+        scene.set_limit(A, concurrent=number)
         ids = scene.add_limited(9, A)
         holders = [scene.begin(name) for name in "abc"]
 
@@ -86,7 +86,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: a slot is lost, and no job of the key ever starts again.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         scene.add_limited(3, A)
         one, other = scene.begin("a"), scene.begin("b")
         (running,) = scene.take(one)
@@ -104,7 +104,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: every killed server reduces the number of slots.
         """
-        scene.put_numbers(A, concurrent=2)
+        scene.set_limit(A, concurrent=2)
         ids = scene.add_limited(4, A)
         dead, other = scene.begin("dead", 3_600.0), scene.begin("b")
         running = scene.take(dead)
@@ -132,7 +132,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: after the delete of a running job one job more runs than the limit allows.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         _, second = scene.add_limited(2, A)
         one, other = scene.begin("a"), scene.begin("b")
         (running,) = scene.take(one)
@@ -155,7 +155,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: after a requeue one job more runs than the limit allows.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         ids = scene.add_limited(2, A)
         one, other = scene.begin("a"), scene.begin("b")
         (running,) = scene.take(one)
@@ -173,8 +173,8 @@ class LimitTests(StorageFixtures):
 
         If this fails: only one of a job's limits counts, or waiting jobs use up slots that others could use.
         """
-        scene.put_numbers(A, concurrent=1)
-        scene.put_numbers(X, concurrent=2)
+        scene.set_limit(A, concurrent=1)
+        scene.set_limit(X, concurrent=2)
         scene.add_limited(3, *lane)
         alone = scene.add_limited(3, X)
         holder = scene.begin()
@@ -193,7 +193,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: each lane has the whole limit for itself.
         """
-        scene.put_numbers(A, concurrent=number)
+        scene.set_limit(A, concurrent=number)
         for other in (X, Y, "kit/z", "kit/w")[:lanes]:
             scene.add_limited(5, A, other)
         holder = scene.begin()
@@ -207,7 +207,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: servers wait for a poll after each job of a full key, or a refused end frees a slot.
         """
-        scene.put_numbers(A, concurrent=2)
+        scene.set_limit(A, concurrent=2)
         ids = scene.add_limited(5, A)
         one, other = scene.begin("a"), scene.begin("b")
         first, second = scene.take(one)
@@ -226,7 +226,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: retries use up a limit.
         """
-        scene.put_numbers(A, concurrent=5)
+        scene.set_limit(A, concurrent=5)
         (job_id,) = scene.add_limited(1, A)
         holder = scene.begin()
         for _ in range(3):
@@ -243,7 +243,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: a full limit uses up the attempts of jobs, or fills their histories.
         """
-        scene.put_numbers(A, concurrent=0)
+        scene.set_limit(A, concurrent=0)
         (job_id,) = scene.add_limited(1, A)
         before = scene.record(job_id), scene.history(job_id)
 
@@ -257,7 +257,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: one tenant's backlog delays the work of all others.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         scene.add_limited(300, A, priority=100)
         others = scene.add_limited(3, B), scene.add_many(3, colocate_with=A), scene.add_limited(3, X, Y)
         holder = scene.begin()
@@ -273,7 +273,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: the limit of a tenant is multiplied by the number of queues.
         """
-        scene.put_numbers(A, concurrent=3)
+        scene.set_limit(A, concurrent=3)
         for queue in ("mail", "bulk", "urgent"):
             scene.add_limited(2, A, queue=queue, task=f"tasks.{queue}")
         holder = scene.begin()
@@ -288,7 +288,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: servers that serve all queues see no limits, or only one queue.
         """
-        scene.put_numbers("kit/tenant", concurrent=1)
+        scene.set_limit("kit/tenant", concurrent=1)
         for queue in ("mail", "bulk"):
             for tenant in range(3):
                 scene.add_limited(2, f"kit/tenant:{tenant}/{queue}", f"kit/tenant:{tenant}", queue=queue)
@@ -322,7 +322,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: a lane seems to have work forever, or a key has holders that cannot be found.
         """
-        scene.put_numbers(A, concurrent=2)
+        scene.set_limit(A, concurrent=2)
         ids = scene.add_limited(5, A)
         holder = scene.begin()
         running = scene.take(holder)
@@ -345,11 +345,11 @@ class LimitTests(StorageFixtures):
 
         If this fails: a lowered limit is not enforced, or the holders of its key are forgotten.
         """
-        scene.put_numbers(A, concurrent=4)
+        scene.set_limit(A, concurrent=4)
         scene.add_limited(9, A)
         holder = scene.begin()
         running = scene.take(holder)
-        scene.put_numbers(A, concurrent=2)
+        scene.set_limit(A, concurrent=2)
 
         started = []
         for one in running[:3]:
@@ -366,12 +366,12 @@ class LimitTests(StorageFixtures):
 
         If this fails: a changed limit needs a restart.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         scene.add_limited(9, A)
         holder = scene.begin()
         scene.claim(holder)
 
-        scene.put_numbers(A, concurrent=number)
+        scene.set_limit(A, concurrent=number)
 
         assert more == len(scene.claim(holder))
         assert [] == scene.claim(holder)
@@ -381,7 +381,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: a deleted limit applies forever.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         ids = scene.add_limited(4, A)
         holder = scene.begin()
         scene.claim(holder)
@@ -401,7 +401,7 @@ class LimitTests(StorageFixtures):
         first, second, third = scene.take(holder, 3)
         scene.settle(deletes(first.id))
 
-        scene.put_numbers(name, concurrent=3)
+        scene.set_limit(name, concurrent=3)
         started = [len(scene.claim(holder))]
         for one in (first, second):
             scene.apply(succeeds(one))
@@ -416,21 +416,21 @@ class LimitTests(StorageFixtures):
 
         If this fails: a limit that was removed for an hour is exceeded afterwards.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         scene.add_limited(6, A)
         holder = scene.begin()
         scene.claim(holder)
         match gone:
             case "by a rate":
-                scene.put_numbers(A, rate=1_000, per=HOUR, burst=100)
+                scene.set_limit(A, rate=1_000, per=HOUR, burst=100)
             case "by none":
-                scene.put_numbers(A)
+                scene.set_limit(A)
             case _:
                 scene.storage.delete_record("limit", A)
         without = scene.take(holder, 2)
         scene.advance(60)
 
-        scene.put_numbers(A, concurrent=3)
+        scene.set_limit(A, concurrent=3)
         full = scene.claim(holder)
         scene.settle(succeeds(without[0]))
 
@@ -442,16 +442,16 @@ class LimitTests(StorageFixtures):
 
         If this fails: tenants share one limit, or a customer's own limit is ignored.
         """
-        scene.put_numbers("kit/tenant", concurrent=1)
-        scene.put_numbers("kit/tenant:7", concurrent=3)
+        scene.set_limit("kit/tenant", concurrent=1)
+        scene.set_limit("kit/tenant:7", concurrent=3)
         for tenant in (7, 8, 9):
             scene.add_limited(6, f"kit/tenant:{tenant}")
         scene.add_limited(2, "kit/tenants:9")
         holder = scene.begin()
 
         first = keys_held(scene.claim(holder))
-        scene.put_numbers("kit/tenant:8", concurrent=2)
-        scene.put_numbers("kit/tenant", concurrent=4)
+        scene.set_limit("kit/tenant:8", concurrent=2)
+        scene.set_limit("kit/tenant", concurrent=4)
         second = keys_held(scene.claim(holder))
         scene.storage.delete_record("limit", "kit/tenant:7")
 
@@ -466,7 +466,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: the limit of a name applies to other keys, or to none.
         """
-        scene.put_numbers("kit/tenant/openai", concurrent=1)
+        scene.set_limit("kit/tenant/openai", concurrent=1)
         for key in (
             "kit/tenant:7/openai",
             "kit/tenant:7/openai:eu:1",
@@ -489,17 +489,17 @@ class LimitTests(StorageFixtures):
 
         If this fails: calls to an API that is down cannot be stopped, or stopping them deletes the limit.
         """
-        scene.put_numbers("kit/tenant", concurrent=2)
+        scene.set_limit("kit/tenant", concurrent=2)
         for tenant in (7, 8):
             scene.add_limited(4, f"kit/tenant:{tenant}")
         holder = scene.begin()
 
-        scene.put_numbers("kit/tenant:7", paused=True)
+        scene.set_limit("kit/tenant:7", paused=True)
         own = keys_held(scene.claim(holder))
-        scene.put_numbers("kit/tenant", concurrent=3, paused=True)
-        scene.put_numbers("kit/tenant:7", paused=False)
+        scene.set_limit("kit/tenant", concurrent=3, paused=True)
+        scene.set_limit("kit/tenant:7", paused=False)
         named = scene.claim(holder)
-        scene.put_numbers("kit/tenant", concurrent=3)
+        scene.set_limit("kit/tenant", concurrent=3)
 
         assert ({"kit/tenant:8": 2}, []) == (own, named)
         assert {"kit/tenant:7": 3, "kit/tenant:8": 1} == keys_held(scene.claim(holder))
@@ -520,7 +520,7 @@ class LimitTests(StorageFixtures):
         If this fails: tenants with similar names share a limit, or a limit is ignored.
         """
         for key in keys:
-            scene.put_numbers(key, concurrent=1)
+            scene.set_limit(key, concurrent=1)
             scene.add_limited(2, key)
         holder = scene.begin()
 
@@ -535,7 +535,7 @@ class LimitTests(StorageFixtures):
         """
         keys = [f"kit/{number}" + "ü" * 123 for number in range(4)]
         for key in keys:
-            scene.put_numbers(key, concurrent=2)
+            scene.set_limit(key, concurrent=2)
         scene.add_limited(4, *keys)
         scene.add_limited(1, *keys[:3], keys[3] + "u")
         holder = scene.begin()
@@ -572,7 +572,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: jobs that must run one after another overlap when one is retried.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         first, second = scene.add_limited(2, LimitUse(A, is_strict=True))
         holder = scene.begin()
         (running,) = scene.take(holder)
@@ -614,7 +614,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: a retried job waits for jobs that wait for it, and no job of the key ever starts again.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         (first,) = scene.add_limited(1, LimitUse(A, is_strict=True))
         holder = scene.begin()
         (running,) = scene.take(holder)
@@ -632,7 +632,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: a server that stops keeps a strict key taken.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         ids = scene.add_limited(2, LimitUse(A, is_strict=True))
         holder = scene.begin()
         (running,) = scene.take(holder)
@@ -646,7 +646,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: two strict jobs of a key run at the same time.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         first, second = scene.add_limited(2, LimitUse(A, is_strict=True))
         holder = scene.begin()
         scene.settle(fails(scene.take(holder)[0]))
@@ -667,8 +667,8 @@ class LimitTests(StorageFixtures):
 
         If this fails: jobs that are no longer wanted wait for slots, or use them.
         """
-        scene.put_numbers(A, concurrent=1)
-        scene.put_numbers(X, rate=1, per=DAY, burst=1)
+        scene.set_limit(A, concurrent=1)
+        scene.set_limit(X, rate=1, per=DAY, burst=1)
         asked: dict[str, int] = (
             {"start_before": BASE + HOUR} if how == "start_before" else {"start_within": HOUR}
         )
@@ -692,7 +692,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: a backlog of late jobs blocks the limit for which it waited.
         """
-        scene.put_numbers(A, concurrent=2)
+        scene.set_limit(A, concurrent=2)
         scene.add_limited(1, A, priority=9)
         late = scene.add_limited(3, A, start_before=BASE - HOUR)
         others = scene.add_limited(3, A)
@@ -709,7 +709,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: a retry is deleted because it comes after the time by which the job had to start.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         (first,) = scene.add_limited(1, A, start_before=BASE + HOUR)
         one, other = scene.begin("a"), scene.begin("b")
         (running,) = scene.take(one)
@@ -733,7 +733,7 @@ class LimitTests(StorageFixtures):
 
         If this fails: every delayed job is late.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         job_id = scene.schedule(36_000, admission=asks(A, start_within=HOUR))
         scene.advance(36_001)
         scene.promote()
@@ -755,7 +755,7 @@ class KeyTests(StorageFixtures):
 
         If this fails: people cannot see why a job does not start.
         """
-        scene.put_numbers(A, concurrent=3)
+        scene.set_limit(A, concurrent=3)
         ids = scene.add_limited(5, A, X)
         scene.schedule(3_600, admission=asks(A))
         holder = scene.begin()
@@ -769,16 +769,16 @@ class KeyTests(StorageFixtures):
         assert (A, tuple(ids[1:3]), 2, 2) == (a.key, a.holders, a.running, a.waiting)
         assert (X, set(ids[1:3]), 2, 4) == (x.key, set(x.holders), x.running, x.waiting)
 
-    @pytest.mark.parametrize("numbers", [{"concurrent": 9}, {"rate": 100, "per": HOUR, "burst": 50}, None])
+    @pytest.mark.parametrize("settings", [{"concurrent": 9}, {"rate": 100, "per": HOUR, "burst": 50}, None])
     def test_find_keys_includes_deleted_running_jobs(
-        self, scene: Scene, numbers: dict[str, int] | None
+        self, scene: Scene, settings: dict[str, int] | None
     ) -> None:
         """For a key with any settings, `find_keys` returns exactly the jobs that run, including deleted ones.
 
         If this fails: people look for jobs that have ended, or miss one that still runs.
         """
-        if numbers is not None:
-            scene.put_numbers(A, **numbers)
+        if settings is not None:
+            scene.set_limit(A, **settings)
         ids = scene.add_limited(3, A)
         holder = scene.begin()
         first, second = scene.take(holder, 2)
@@ -799,7 +799,7 @@ class KeyTests(StorageFixtures):
 
         If this fails: a key for which jobs wait appears to be free.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         first, _ = scene.add_limited(2, LimitUse(A, is_strict=True))
         holder = scene.begin()
         scene.settle(retries(scene.take(holder)[0], due_at=scene.now() + HOUR))
@@ -814,7 +814,7 @@ class KeyTests(StorageFixtures):
         If this fails: people cannot see when a rate opens, or the list grows with each key that was ever
         used.
         """
-        scene.put_numbers(A, rate=1, per=HOUR, burst=1)
+        scene.set_limit(A, rate=1, per=HOUR, burst=1)
         scene.add_limited(1, A)
         before = scene.now()
         (running,) = scene.take(scene.begin())
@@ -823,7 +823,7 @@ class KeyTests(StorageFixtures):
         (state,) = scene.storage.find_keys("kit/")
 
         assert (A, (), 0, 0) == (state.key, state.holders, state.running, state.waiting)
-        assert before + HOUR <= state.free_at <= scene.now() + HOUR
+        assert before + HOUR <= state.next_arrival_at <= scene.now() + HOUR
         scene.advance(7_200)
         assert [] == scene.storage.find_keys("kit/")
 
@@ -881,8 +881,8 @@ class KeyTests(StorageFixtures):
 
         If this fails: one full key keeps every idle server busy.
         """
-        scene.put_numbers(A, concurrent=1)
-        scene.put_numbers(B, rate=1, per=DAY, burst=1)
+        scene.set_limit(A, concurrent=1)
+        scene.set_limit(B, rate=1, per=DAY, burst=1)
         scene.add_limited(3, A)
         scene.add_limited(3, B)
         holder = scene.begin()
@@ -898,7 +898,7 @@ class KeyTests(StorageFixtures):
 
         If this fails: a free slot is used only after the next poll.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         scene.add_limited(800, A)
         number = 0
 
@@ -930,7 +930,7 @@ class KeyTests(StorageFixtures):
 
         If this fails: jobs that wait for these keys start only after the next poll.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         scene.add_limited(2, A)
         holder, waiter = scene.begin(), scene.handles.open()
         (running,) = scene.take(holder)
@@ -948,8 +948,8 @@ class KeyTests(StorageFixtures):
 
         If this fails: the storage treats the key as one for which no job waits, because it is free by then.
         """
-        scene.put_numbers(A, concurrent=1)
-        scene.put_numbers(X, concurrent=0)
+        scene.set_limit(A, concurrent=1)
+        scene.set_limit(X, concurrent=0)
         scene.add_limited(800, A, queue="mail")
         scene.add_limited(1, A, X)
         holder = scene.begin()
@@ -972,7 +972,7 @@ class KeyTests(StorageFixtures):
 
         If this fails: a raised limit is noticed only at the next poll.
         """
-        scene.put_numbers("kit/tenant", concurrent=0)
+        scene.set_limit("kit/tenant", concurrent=0)
         scene.add_limited(1, "kit/tenant:7", queue="mail")
         scene.claim(scene.begin(), 1, ["mail"])
         assert self._is_quiet(scene.storage, ["mail"])
@@ -980,11 +980,11 @@ class KeyTests(StorageFixtures):
         def make_work(storage: Storage) -> None:
             match how:
                 case "put":
-                    scene.put_numbers("kit/tenant:7", concurrent=1)
+                    scene.set_limit("kit/tenant:7", concurrent=1)
                 case "of a name":
-                    scene.put_numbers("kit/tenant", concurrent=1)
+                    scene.set_limit("kit/tenant", concurrent=1)
                 case _:
-                    scene.put_numbers("kit/tenant", concurrent=0)
+                    scene.set_limit("kit/tenant", concurrent=0)
                     storage.delete_record("limit", "kit/tenant")
 
         self._wakes(scene, make_work, ["mail"])

@@ -129,7 +129,7 @@ class LineTests(StorageFixtures):
 
         If this fails: a key is shown as open although its jobs wait for another key.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         scene.add_limited(2, A, X)
         scene.claim(scene.begin(), 1)
         scene.add_limited(1, A, Y, B)

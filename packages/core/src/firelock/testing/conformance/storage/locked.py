@@ -154,7 +154,7 @@ class LockedRowTests(StorageFixtures):
 
         If this fails: more jobs of a key run than its limit allows.
         """
-        scene.put_numbers("a", concurrent=1)
+        scene.set_limit("a", concurrent=1)
         first, second = scene.add_limited(2, "a")
         (running,) = scene.take(holder := scene.begin())
         (other,) = scene.add_limited(1, "b")

@@ -560,7 +560,7 @@ class MemoTests(StorageFixtures):
 
         If this fails: two approvals that nobody answers stop all jobs of a tenant.
         """
-        flow.put_numbers("kit-wait", concurrent=1)
+        flow.set_limit("kit-wait", concurrent=1)
         first, second = flow.add_limited(2, "kit-wait")
         holder = flow.begin()
         (one,) = flow.take(holder)

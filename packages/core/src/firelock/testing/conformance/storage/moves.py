@@ -337,7 +337,7 @@ class MoveTests(StorageFixtures):
         If this fails: after a move more jobs of a key run than the limit allows, or a moved job is never
         started.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         first, second, third = scene.add_limited(3, A)
         holder = scene.begin()
         (running,) = scene.take(holder)
@@ -360,7 +360,7 @@ class MoveTests(StorageFixtures):
 
         If this fails: a moved job with a limit waits until another one is enqueued in the same queue.
         """
-        scene.put_numbers(A, concurrent=5)
+        scene.set_limit(A, concurrent=5)
         (moved,) = scene.add_limited(1, A)
 
         _move(scene, moves(moved, queue="bulk"))

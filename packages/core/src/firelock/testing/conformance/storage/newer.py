@@ -45,7 +45,7 @@ class NewerTests(StorageFixtures):
 
         If this fails: a job of a newer client starts without its limit, or blocks other jobs.
         """
-        scene.put_numbers("gpu", concurrent=1)
+        scene.set_limit("gpu", concurrent=1)
         text = added(asks("gpu"))
         first, second = scene.add_many(2, admission_json=text, colocate_with="gpu")
         holder = scene.begin()

@@ -40,7 +40,7 @@ class RateTests(StorageFixtures):
 
         If this fails: a rate is not enforced, or admits nothing.
         """
-        scene.put_numbers(A, rate=1, per=HOUR, burst=5)
+        scene.set_limit(A, rate=1, per=HOUR, burst=5)
         ids = scene.add_limited(9, A)
         holder = scene.begin()
 
@@ -53,7 +53,7 @@ class RateTests(StorageFixtures):
 
         If this fails: a night without jobs is followed by a flood.
         """
-        scene.put_numbers(A, rate=60, per=HOUR, burst=5)
+        scene.set_limit(A, rate=60, per=HOUR, burst=5)
         scene.add_limited(60, A)
         holder = scene.begin()
 
@@ -74,7 +74,7 @@ class RateTests(StorageFixtures):
 
         If this fails: a slow rate admits nothing, or a fast one admits a whole hour's starts together.
         """
-        scene.put_numbers(A, rate=rate, per=per, burst=burst)
+        scene.set_limit(A, rate=rate, per=per, burst=burst)
         scene.add_limited(2 * expected + 5, A)
         began = scene.now()
         started = len(scene.claim(scene.begin(), 1_000))
@@ -89,7 +89,7 @@ class RateTests(StorageFixtures):
         If this fails: the quota of an API is exceeded, or left unused while jobs wait.
         """
         random = Random(seed)  # noqa: S311 - it need not be unpredictable
-        scene.put_numbers(A, rate=60, per=HOUR, burst=5)
+        scene.set_limit(A, rate=60, per=HOUR, burst=5)
         scene.add_limited(300, A)
         holders = [scene.begin(name) for name in "ab"]
 
@@ -112,7 +112,7 @@ class RateTests(StorageFixtures):
 
         If this fails: each lane has the whole rate for itself.
         """
-        scene.put_numbers(A, rate=1, per=DAY, burst=3)
+        scene.set_limit(A, rate=1, per=DAY, burst=3)
         for other in (X, Y, "kit/z", "kit/w"):
             scene.add_limited(3, A, other)
         holder = scene.begin()
@@ -126,8 +126,8 @@ class RateTests(StorageFixtures):
 
         If this fails: jobs that wait for a slot use up the starts of jobs that could run.
         """
-        scene.put_numbers(A, concurrent=1)
-        scene.put_numbers(X, rate=1, per=DAY, burst=2)
+        scene.set_limit(A, concurrent=1)
+        scene.set_limit(X, rate=1, per=DAY, burst=2)
         scene.add_limited(5, A, X)
         holder = scene.begin()
         (running,) = scene.take(holder)
@@ -146,7 +146,7 @@ class RateTests(StorageFixtures):
 
         If this fails: retries exceed the quota of an API.
         """
-        scene.put_numbers(A, rate=1, per=DAY, burst=3)
+        scene.set_limit(A, rate=1, per=DAY, burst=3)
         scene.add_limited(1, A)
         holder = scene.begin()
 
@@ -162,8 +162,8 @@ class RateTests(StorageFixtures):
 
         If this fails: servers sleep past this time, or poll all the time.
         """
-        scene.put_numbers(A, rate=1, per=HOUR, burst=1)
-        scene.put_numbers(B, concurrent=0)
+        scene.set_limit(A, rate=1, per=HOUR, burst=1)
+        scene.set_limit(B, concurrent=0)
         scene.add_limited(1, B)
         holder = scene.begin()
 
@@ -190,7 +190,7 @@ class RateTests(StorageFixtures):
         If this fails: servers sleep too long, or poll for nothing.
         """
         for key, hours in ((A, 3), (B, 2), (X, 9)):
-            scene.put_numbers(key, rate=1, per=hours * HOUR, burst=1)
+            scene.set_limit(key, rate=1, per=hours * HOUR, burst=1)
         scene.add_limited(2, A)
         scene.add_limited(2, B, X)
         scene.add_limited(1, B)
@@ -210,7 +210,7 @@ class RateTests(StorageFixtures):
 
         If this fails: a job that uses many tokens counts as one call.
         """
-        scene.put_numbers(A, rate=10, per=HOUR, burst=10)
+        scene.set_limit(A, rate=10, per=HOUR, burst=10)
         costs = (3, 4, 4, 1)
         ids = [job_id for cost in costs for job_id in scene.add_limited(1, LimitUse(A, cost))]
         holder = scene.begin()
@@ -230,7 +230,7 @@ class RateTests(StorageFixtures):
 
         If this fails: a large job waits forever, or is free.
         """
-        scene.put_numbers(A, rate=10, per=HOUR, burst=10)
+        scene.set_limit(A, rate=10, per=HOUR, burst=10)
         (first,) = scene.add_limited(1, A)
         (large,) = scene.add_limited(1, LimitUse(A, 25))
         scene.add_limited(30, A)
@@ -251,7 +251,7 @@ class RateTests(StorageFixtures):
 
         If this fails: jobs that make no calls use up the calls of others.
         """
-        scene.put_numbers(A, rate=1, per=HOUR, burst=2)
+        scene.set_limit(A, rate=1, per=HOUR, burst=2)
         free = scene.add_limited(5, LimitUse(A, 0), X)
         holder = scene.begin()
 
@@ -266,7 +266,7 @@ class RateTests(StorageFixtures):
 
         If this fails: jobs that are never run use up the quota of an API.
         """
-        scene.put_numbers(A, rate=1, per=DAY, burst=2)
+        scene.set_limit(A, rate=1, per=DAY, burst=2)
         late = scene.add_limited(4, A, start_before=BASE - HOUR)
         others = scene.add_limited(4, A)
         holder = scene.begin()
@@ -284,19 +284,19 @@ class RateTests(StorageFixtures):
         If this fails: a changed rate needs a restart.
         """
         if how != "set late":
-            scene.put_numbers(A, rate=1, per=DAY, burst=1)
+            scene.set_limit(A, rate=1, per=DAY, burst=1)
         scene.add_limited(9, A)
         holder = scene.begin()
         first = len(scene.claim(holder, 2))
         match how:
             case "set late":
-                scene.put_numbers(A, rate=1, per=DAY, burst=3)
+                scene.set_limit(A, rate=1, per=DAY, burst=3)
             case "raised":
-                scene.put_numbers(A, rate=24, per=DAY, burst=30)
+                scene.set_limit(A, rate=24, per=DAY, burst=30)
             case "zero":
-                scene.put_numbers(A, rate=0, per=DAY, burst=1)
+                scene.set_limit(A, rate=0, per=DAY, burst=1)
             case _:
-                scene.put_numbers(A, rate=24_000, per=DAY, burst=30_000, paused=True)
+                scene.set_limit(A, rate=24_000, per=DAY, burst=30_000, paused=True)
 
         second = len(scene.claim(holder))
 
@@ -309,12 +309,12 @@ class RateTests(StorageFixtures):
 
         If this fails: a rate of zero opens the key instead of blocking it.
         """
-        scene.put_numbers(A, rate=0, per=DAY, burst=3)
+        scene.set_limit(A, rate=0, per=DAY, burst=3)
         scene.add_limited(9, A)
         holder = scene.begin()
 
         blocked = scene.claim(holder)
-        scene.put_numbers(A, rate=24, per=DAY, burst=3)
+        scene.set_limit(A, rate=24, per=DAY, burst=3)
 
         assert [] == blocked
         assert 3 == len(scene.claim(holder))
@@ -325,12 +325,12 @@ class RateTests(StorageFixtures):
 
         If this fails: a rate that was raised or removed keeps its key blocked for as long as the old one.
         """
-        scene.put_numbers(A, rate=1, per=DAY, burst=1)
+        scene.set_limit(A, rate=1, per=DAY, burst=1)
         scene.add_limited(9, A)
         holder = scene.begin()
         scene.claim(holder)
         if how == "raised":
-            scene.put_numbers(A, rate=100, per=HOUR, burst=4)
+            scene.set_limit(A, rate=100, per=HOUR, burst=4)
         else:
             scene.storage.delete_record("limit", A)
 
@@ -346,7 +346,7 @@ class RateTests(StorageFixtures):
 
         If this fails: a job that makes more calls than its cost exceeds the quota.
         """
-        scene.put_numbers(A, rate=10, per=HOUR, burst=10)
+        scene.set_limit(A, rate=10, per=HOUR, burst=10)
         scene.add_limited(30, A)
         holder = scene.begin()
         before = scene.now()
@@ -369,7 +369,7 @@ class RateTests(StorageFixtures):
 
         If this fails: units of an estimate that was too high are lost, or corrections accumulate.
         """
-        scene.put_numbers(A, rate=1, per=DAY, burst=4)
+        scene.set_limit(A, rate=1, per=DAY, burst=4)
         scene.add_limited(30, A)
         holder = scene.begin()
         used = len(scene.claim(holder))
@@ -382,14 +382,14 @@ class RateTests(StorageFixtures):
         assert back <= scene.now()
         assert 4 == len(scene.claim(holder))
 
-    @pytest.mark.parametrize("numbers", [{}, {"concurrent": 9}, {"rate": 10, "per": HOUR, "burst": 4}])
-    def test_blocked_key_admits_no_start_until_its_time(self, scene: Scene, numbers: dict[str, int]) -> None:
+    @pytest.mark.parametrize("settings", [{}, {"concurrent": 9}, {"rate": 10, "per": HOUR, "burst": 4}])
+    def test_blocked_key_admits_no_start_until_its_time(self, scene: Scene, settings: dict[str, int]) -> None:
         """No job of a key starts before the time until which the key is blocked, whatever its settings are.
 
         If this fails: other jobs still call an API that has requested a pause.
         """
-        if numbers:
-            scene.put_numbers(A, **numbers)
+        if settings:
+            scene.set_limit(A, **settings)
         scene.add_limited(9, A)
         others = scene.add_limited(1, B)
         holder = scene.begin()
@@ -413,7 +413,7 @@ class RateTests(StorageFixtures):
 
         If this fails: other jobs call a service again that has requested a pause.
         """
-        scene.put_numbers(A, concurrent=9)
+        scene.set_limit(A, concurrent=9)
         for key in (A, B):
             scene.add_limited(2, key)
         until = scene.now() + HOUR
@@ -429,7 +429,7 @@ class RateTests(StorageFixtures):
 
         If this fails: a call that reports its cost blocks a key forever.
         """
-        scene.put_numbers(B, concurrent=3)
+        scene.set_limit(B, concurrent=3)
         for key in (A, B):
             scene.add_limited(2, key)
 
@@ -443,11 +443,11 @@ class RateTests(StorageFixtures):
 
         If this fails: the jobs of one test wait for those of another.
         """
-        scene.put_numbers(A, rate=1, per=DAY, burst=1)
+        scene.set_limit(A, rate=1, per=DAY, burst=1)
         scene.storage.spend(A, cost=5, until=scene.now() + DAY)
 
         scene.storage.clear()
-        scene.put_numbers(A, rate=1, per=DAY, burst=1)
+        scene.set_limit(A, rate=1, per=DAY, burst=1)
         scene.add_limited(2, A)
 
         assert 1 == len(scene.claim(scene.begin()))

@@ -55,7 +55,7 @@ class TurnTests(StorageFixtures):
 
         If this fails: a job that always fails is always before all others of its key.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         ids = scene.add_limited(3, A)
         holder = scene.begin()
 
@@ -127,8 +127,8 @@ class TurnTests(StorageFixtures):
 
         If this fails: lanes take turns only if every job has a single key.
         """
-        scene.put_numbers(A, concurrent=9)
-        scene.put_numbers(X, concurrent=2)
+        scene.set_limit(A, concurrent=9)
+        scene.set_limit(X, concurrent=2)
         for lane in ((A, X), (A, Y), (A,), (B, Y)):
             scene.add_limited(20, *lane)
 
@@ -180,7 +180,7 @@ class TurnTests(StorageFixtures):
 
         If this fails: one open key among thousands of full ones waits forever, or for polls.
         """
-        scene.put_numbers("kit/full", concurrent=0)
+        scene.set_limit("kit/full", concurrent=0)
         jobs = [scene.new_job(admission=asks(f"kit/full:{number:03}")) for number in range(600)]
         scene.storage.insert(jobs)
         holder = scene.begin()
@@ -202,7 +202,7 @@ class TurnTests(StorageFixtures):
         If this fails: a busy key keeps a worker for itself, and the others starve.
         """
         for name in (A, B, X):
-            scene.put_numbers(name, concurrent=1)
+            scene.set_limit(name, concurrent=1)
             scene.add_limited(9, name)
         holder = scene.begin()
         running = scene.take(holder, 1)
@@ -252,7 +252,7 @@ class TurnTests(StorageFixtures):
 
         If this fails: servers stay half empty while a key is full.
         """
-        scene.put_numbers(A, concurrent=1)
+        scene.set_limit(A, concurrent=1)
         scene.add_limited(20, A)
         scene.add_many(20, colocate_with=A)
         holder = scene.begin()
@@ -266,8 +266,8 @@ class TurnTests(StorageFixtures):
 
         If this fails: unused capacity counts as used, and a limit shrinks.
         """
-        scene.put_numbers(A, concurrent=5, rate=1, per=DAY, burst=5)
-        scene.put_numbers(X, concurrent=6)
+        scene.set_limit(A, concurrent=5, rate=1, per=DAY, burst=5)
+        scene.set_limit(X, concurrent=6)
         scene.add_limited(1, A, X)
         scene.add_limited(9, X)
         holder = scene.begin()
@@ -283,7 +283,7 @@ class TurnTests(StorageFixtures):
 
         If this fails: strict priority among queues does not hold for jobs with limits.
         """
-        scene.put_numbers(A, concurrent=2)
+        scene.set_limit(A, concurrent=2)
         low = scene.add_limited(3, B, queue="bulk", priority=100)
         high = scene.add_limited(3, A, queue="urgent")
         holder = scene.begin()

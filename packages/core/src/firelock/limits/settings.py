@@ -1,7 +1,8 @@
 """The settings of a limit: the number of jobs that hold a key at the same time, and the rate of their starts.
 
-Rates use the generic cell rate algorithm (ITU-T I.371), which stores one time per key: the time up to which
-the rate is used.
+Rates use the generic cell rate algorithm (GCRA, ITU-T I.371). It stores one time per key, `next_arrival_at`,
+which the algorithm calls the theoretical arrival time. The starts so far have used the rate up to this time,
+so the next unit is due then. Units within the burst can start earlier.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def name_of(key: str) -> str:
 
 
 @attrs.frozen
-class LimitNumbers:
+class LimitSettings:
     """The settings of a limit: the maximum number of jobs that hold a key, and the rate of their starts."""
 
     concurrent: int | None = None  # None for any number
@@ -37,15 +38,15 @@ class LimitNumbers:
     is_paused: bool = False
     interval: float = attrs.field(init=False, eq=False, repr=False)
     """Microseconds per unit; 0 without a rate, and for a rate of 0, which never admits a job."""
-    units: float = attrs.field(init=False, eq=False, repr=False)
+    burst_units: float = attrs.field(init=False, eq=False, repr=False)
     """The units that can start at the same moment."""
 
     @interval.default
     def _interval(self) -> float:
         return self.per / self.rate if self.rate else 0.0
 
-    @units.default
-    def _units(self) -> float:
+    @burst_units.default
+    def _burst_units(self) -> float:
         if self.burst is not None:
             return float(max(1, self.burst))
         return max(1.0, SECOND / self.interval if self.interval else 1.0)
@@ -55,23 +56,25 @@ class LimitNumbers:
         """Whether a concurrency or a rate is set."""
         return self.concurrent is not None or self.rate is not None
 
-    def opens_at(self, free_at: float, cost: int = 1) -> float:
-        """Return the time when a key that is used up to `free_at` admits a start of this cost.
+    def opens_at(self, next_arrival_at: float, cost: int = 1) -> float:
+        """Return the time when a key with this next arrival admits a start of this cost.
 
         A start that costs more than a burst waits until the key is completely free, and then uses future
         units. It therefore starts late, but it never starves.
         """
-        return free_at - max(0.0, self.units - cost) * self.interval
+        return next_arrival_at - max(0.0, self.burst_units - cost) * self.interval
 
-    def charged(self, free_at: float, cost: float, now: int) -> float:
-        """Return the time up to which the key is used after a start of this cost."""
-        return max(free_at, now) + cost * self.interval if self.interval and cost else free_at
+    def arrival_after_start(self, next_arrival_at: float, cost: float, now: int) -> float:
+        """Return the next arrival of a key after a start of this cost."""
+        if not self.interval or not cost:
+            return next_arrival_at
+        return max(next_arrival_at, now) + cost * self.interval
 
 
-UNLIMITED = LimitNumbers()
+UNLIMITED = LimitSettings()
 
 
-def read_numbers(value: str) -> LimitNumbers:
+def read_settings(value: str) -> LimitSettings:
     """Return the settings from the value of a record of the kind `limit`.
 
     Raises:
@@ -79,7 +82,7 @@ def read_numbers(value: str) -> LimitNumbers:
     """
     try:
         said = json.loads(value)
-        return LimitNumbers(
+        return LimitSettings(
             concurrent=said.get("concurrent"),
             rate=said.get("rate"),
             per=said.get("per") or SECOND,
@@ -90,23 +93,25 @@ def read_numbers(value: str) -> LimitNumbers:
         raise StorageError(f"The stored settings of a limit are invalid: {value[:200]!r}.") from error
 
 
-def numbers_for(key: str, known: Mapping[str, LimitNumbers]) -> LimitNumbers:
+def settings_for(key: str, known: Mapping[str, LimitSettings]) -> LimitSettings:
     """Return the settings of a key: its own settings, otherwise those of its name, otherwise empty settings.
 
     The key is paused if either it or its name is paused.
     """
     own, named = known.get(key, UNLIMITED), known.get(name_of(key), UNLIMITED)
-    numbers = own if own.has_any else named
+    settings = own if own.has_any else named
     is_paused = own.is_paused or named.is_paused
-    return numbers if numbers.is_paused == is_paused else attrs.evolve(numbers, is_paused=is_paused)
+    return settings if settings.is_paused == is_paused else attrs.evolve(settings, is_paused=is_paused)
 
 
-def spent(numbers: LimitNumbers, free_at: int, *, cost: int, until: int | None, now: int) -> int:
-    """Return the time up to which a key is used after `Storage.spend`."""
+def arrival_after_spend(
+    settings: LimitSettings, next_arrival_at: int, *, cost: int, until: int | None, now: int
+) -> int:
+    """Return the next arrival of a key after `Storage.spend`."""
     if cost >= 0:
-        used = numbers.charged(free_at, cost, now)
+        arrival_at = settings.arrival_after_start(next_arrival_at, cost, now)
     else:  # without a rate, no units are used
-        used = free_at + cost * numbers.interval if numbers.interval else 0
+        arrival_at = next_arrival_at + cost * settings.interval if settings.interval else 0
     if until is not None:
-        used = max(used, until + (numbers.units - 1) * numbers.interval)
-    return max(0, round(used))
+        arrival_at = max(arrival_at, until + (settings.burst_units - 1) * settings.interval)
+    return max(0, round(arrival_at))
