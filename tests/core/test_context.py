@@ -253,7 +253,7 @@ def test_refused_lines_are_dropped_with_a_warning(console, storage, caplog):
     console.flush(storage)
 
     assert ["taken"] == texts(storage)
-    assert "The storage rejected log lines of 1 jobs; discarding these lines." in caplog.text
+    assert "The storage rejected log lines of 1 job; discarding these lines." in caplog.text
 
 
 def test_lines_of_a_locked_job_are_sent_again(console, storage, monkeypatch):

@@ -170,6 +170,19 @@ def test_link_is_printed_only_to_a_terminal(start, tmp_path):
             process.wait()
 
 
+def test_command_for_a_link_is_printed_if_no_browser_can_be_opened(start, tmp_path):
+    """With --open, a log contains no instruction, unless the browser could not be opened."""
+    words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--open")
+
+    process = start(*words, BROWSER="/bin/false %s")
+
+    address = address_of(process)
+    assert "No browser could be opened.\n" == process.stdout.readline()
+    said = process.stdout.readline()
+    assert said.startswith("To sign in, open the link that this command prints: ")
+    assert f"firelock dashboard link --storage {words[1]} --at {address}/\n" in said
+
+
 def test_storage_password_is_not_printed(start):
     """The printed command contains a placeholder for the URL; the storage need not be reachable."""
     logged = start("--storage", "redis://:hunter2@127.0.0.1:9", "--port", "0")

@@ -66,11 +66,11 @@ def claim(app, holder):
     return app.storage.claim(ClaimRequest(None, 1, holder.session, app.storage.clock())).jobs[0]
 
 
-def fail(app, *, message="no such file", traceback=None):
+def fail(app, *, message="no such file", traceback=None, fingerprint="f1"):
     """Let the only enqueued job fail; return its id."""
     holder = begin_session(app)
     job, now = claim(app, holder), app.storage.clock()
-    error = ErrorInfo("builtins.ValueError", message, "f1", traceback)
+    error = ErrorInfo("builtins.ValueError", message, fingerprint, traceback)
     app.storage.apply(
         [
             lifecycle.failed(

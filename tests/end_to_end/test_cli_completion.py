@@ -53,6 +53,7 @@ def bash(run, tmp_path):
     [
         ("firelock jo", ["jobs"]),
         ("firelock jobs re", ["requeue", "restore", "read"]),
+        ("firelock jobs fai", ["failures"]),
         ("firelock jobs list --sta", ["--state"]),
         ("firelock jobs list --state fa", ["failed"]),
         ("firelock jobs list --state '=' fa", ["failed"]),  # bash splits --state=fa in this way

@@ -212,7 +212,7 @@ def test_demo_with_a_dashboard_runs_until_ctrl_c(folder):
     )
     os.close(its)
     told = ""
-    while "To log in, open" not in told:
+    while "To sign in, open" not in told:
         more = read(ours)
         assert more, told
         told += more

@@ -35,6 +35,7 @@ def hold() -> int:
         time.sleep(0.02)
     return {version}
 """
+IMPORTED = 'import sys; print("imported 20", file=sys.stderr)\n'
 FIRELOCK = [sys.executable, "-m", "firelock"]
 WITHOUT = "import sys; sys.modules[{module!r}] = None; from firelock.cli import main; sys.exit(main())"
 DEADLINE = 60.0
@@ -82,7 +83,7 @@ def test_changed_code_is_loaded_and_no_job_is_lost(folder, app):
     port = free_port()
     command = [*FIRELOCK, "dev", "dev_shop:fire", "--port", str(port), "--workers", "2"]
     with PseudoTerminal(command, folder=folder) as terminal:
-        seen = terminal.awaits(f"To log in, open http://127.0.0.1:{port}/enter#")
+        seen = terminal.awaits(f"To sign in, open http://127.0.0.1:{port}/enter#")
         terminal.awaits("Running jobs from now on.")
         first = app.task_named("dev_shop.version").enqueue().result(timeout=DEADLINE)
 
@@ -95,8 +96,8 @@ def test_changed_code_is_loaded_and_no_job_is_lost(folder, app):
         eventually(lambda: held.refresh().state is State.PROCESSING, within=DEADLINE)
         # The new code is longer: Python considers compiled code current if size and second of the source are
         # equal.
-        (folder / "dev_shop.py").write_text(SHOP.format(version=20))
-        terminal.awaits("Reloading", since=seen)
+        (folder / "dev_shop.py").write_text(SHOP.format(version=20) + IMPORTED)
+        terminal.awaits("must reload its code", since=seen)
         eventually(
             lambda: 20 == app.task_named("dev_shop.version").enqueue().result(timeout=DEADLINE),
             within=DEADLINE,
@@ -113,7 +114,8 @@ def test_changed_code_is_loaded_and_no_job_is_lost(folder, app):
     assert 1 == len(servers)
     assert "dev_shop.py:18: SyntaxError" in broken
     assert [0, 1] == [held.record().crashes, held.record().attempt]
-    assert 1 == terminal.text.count("To log in, open")
+    assert 1 == terminal.text.count("To sign in, open")
+    assert 2 == terminal.text.count("imported 20")  # by the server and the dashboard
     assert 0 == code
     eventually(lambda: not processes_in(folder))
 

@@ -243,6 +243,96 @@ def test_counts_include_every_state(command, app):
     assert ran.json == {"by_state": every, "by_queue": {"default": every}}
 
 
+# ---- failures --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def causes(app):
+    """Two failed jobs of one cause and one of another cause; their ids, oldest first."""
+    failed = []
+    pack = app.task(name="shop.pack", remote=True)(lambda number: None)
+    for task, message, fingerprint in (
+        (app.add, "no ink in tray 1", "f1"),
+        (pack, "no box", "f2"),
+        (app.add, "no ink in tray 2", "f1"),
+    ):
+        task.enqueue(1)
+        failed.append(fail(app, message=message, fingerprint=fingerprint))
+    return failed
+
+
+def test_failures_are_grouped_by_cause(command, causes):
+    """The most frequent cause comes first, with the error of its newest job."""
+    ran = command("failures")
+
+    title, first, second = ran.out.splitlines()
+    assert title.split() == ["JOBS", "NEWEST", "FINGERPRINT", "TASK", "ERROR", "NOTE"]
+    assert first.split()[0] == "2"
+    assert "f1" in first.split()
+    assert "shop.add" in first.split()
+    assert first.endswith("ValueError: no ink in tray 2")
+    assert (second.split()[0], second.endswith("ValueError: no box")) == ("1", True)
+    assert "firelock jobs requeue --all --fingerprint FINGERPRINT" in ran.error
+
+
+def test_failures_in_json_contain_the_whole_groups(command, app, causes):
+    """The names are the same as in the code; `failed` counts failed batches as well."""
+    app.storage.put_record("cause", "f2", json.dumps({"mute": {"until": None}}))
+
+    ran = command("failures --json")
+
+    first, second = ran.json["failures"]
+    assert first.pop("newest_at").endswith("Z")
+    assert first == {
+        "fingerprint": "f1", "type": "builtins.ValueError", "message": "no ink in tray 2",
+        "task": "shop.add", "count": 2, "sample_id": causes[2], "is_muted": False,
+    }  # fmt: skip
+    assert (second["count"], second["is_muted"]) == (1, True)
+    assert (ran.json["failed"], ran.json["is_cut"]) == (3, False)
+    assert ran.error == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "fingerprints", "is_cut"),
+    [
+        ("failures --limit 1", ["f1"], True),
+        ("failures --limit 2", ["f1", "f2"], False),
+        ("failures --task shop.pack", ["f2"], False),
+        ("failures --task shop.none", [], False),
+    ],
+)
+def test_failures_are_limited(command, causes, words, fingerprints, is_cut):
+    """The limit applies after the filter, and a cut list prints a hint."""
+    ran, text = command(f"{words} --json"), command(words)
+
+    assert [one["fingerprint"] for one in ran.json["failures"]] == fingerprints
+    assert ran.json["is_cut"] == is_cut == ("use --limit" in text.error)
+    assert bool(fingerprints) != ("No causes match." in text.error)
+
+
+def test_muted_cause_is_marked(command, app, causes):
+    """Causes are muted on the dashboard, which keeps them out of its banners and of findings."""
+    app.storage.put_record("cause", "f2", json.dumps({"mute": {"until": None}}))
+
+    _, first, second = command("failures").out.splitlines()
+
+    assert (first.endswith("muted"), second.endswith("muted")) == (False, True)
+
+
+def test_more_failed_jobs_than_a_storage_groups_are_reported(command, app, causes, monkeypatch):
+    monkeypatch.setattr("firelock.cli.job_failures._GROUPED", 2)
+
+    ran = command("failures")
+
+    assert "Only the newest 2 of 3 failed jobs are grouped." in ran.error
+
+
+def test_list_without_failed_jobs_is_reported_on_standard_error(command):
+    ran = command("failures")
+
+    assert (ran.code, ran.out, ran.error) == (0, "", "No failed jobs have a recorded cause.\n")
+
+
 # ---- show ------------------------------------------------------------------------------------------------
 
 
@@ -469,6 +559,15 @@ def test_change_of_over_a_thousand_jobs_requires_expect(command, app):
     assert states(jobs[:1]) == ["enqueued"]
     assert command(words, "--dry-run").out == "1,002 jobs would be deleted.\n"
     assert command(words, "--expect", "1002").out == "1,002 jobs deleted.\n"
+
+
+def test_requeue_of_a_single_deleted_job_requires_expect(command, app):
+    """The message about one job is in the singular."""
+    app.add.enqueue(1).delete()
+
+    ran = command("requeue --all --state deleted")
+
+    assert "The job has succeeded or been deleted; no job was changed." in ran.error
 
 
 def test_requeue_of_deleted_jobs_requires_expect(command, app):

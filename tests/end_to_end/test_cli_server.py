@@ -84,7 +84,7 @@ def test_server_runs_jobs_until_sigterm(folder, serve):
 
     assert result == 5
     assert code == 0
-    assert "Firelock server s1: 2 workers, queues default:2,mail:1, 1 tasks" in out
+    assert "Firelock server s1: 2 workers, queues default:2,mail:1, 1 task" in out
     assert "jobs.db" in out
     assert "Traceback" not in error
     assert "Stopping: claiming no more jobs; running jobs have 25 s to end." in error

@@ -151,6 +151,19 @@ def test_failed_batch_is_shown_with_its_name(run, app):
     assert ["batch", "import"] == line.split()[1:3]
 
 
+def test_state_of_a_queue_has_the_same_name_in_every_command(run, app):
+    """A queue is "open" or "paused" in `firelock top` and in `firelock queues list`."""
+    fill(app)
+    app.queues.pause("bulk")
+
+    top = run("top --storage", app.storage.url).out.splitlines()
+    listed = run("queues list --storage", app.storage.url).out.splitlines()
+
+    in_top = [line for line in top if line.startswith(("bulk ", "mail "))]
+    for lines in (in_top, listed[1:]):
+        assert [(" paused" in line, " open" in line) for line in lines] == [(True, False), (False, True)]
+
+
 @pytest.mark.parametrize("every", ["0.1", "soon", "1e9", "nan"])
 def test_refresh_interval_has_bounds(run, every):
     """The pause is between half a second and an hour."""

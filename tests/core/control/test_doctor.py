@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import types
 
 import pytest
 
@@ -38,6 +40,18 @@ def test_diagnose_returns_findings_with_advice(storage):
     ) in [(finding.code, finding.what, finding.advice) for finding in diagnosis.findings]
     assert storage.url == diagnosis.about["storage"]
     assert words(diagnosis) == words(asyncio.run(fire.adiagnose()))
+
+
+def test_advice_contains_the_name_of_the_app(storage, monkeypatch):
+    """Only an app that is a global variable of a module has a name."""
+    module = types.ModuleType("shop_named")
+    module.fire = Firelock(storage)
+    monkeypatch.setitem(sys.modules, "shop_named", module)
+    module.fire.task(name="send")(lambda: None).enqueue()
+
+    advice = [one.advice for one in module.fire.diagnose().findings if one.code == "no_server"]
+
+    assert ["Start one: firelock server shop_named:fire"] == advice
 
 
 def test_unknown_tasks_are_reported_if_the_app_has_tasks(storage):

@@ -415,7 +415,7 @@ def test_failed_jobs_are_a_note_that_names_the_main_task():
 
     assert (Severity.NOTE, "jobs_failed", "failed jobs") == (told.severity, told.code, told.subject)
     assert "22 jobs have failed, 19 of them of send." == told.what
-    assert "firelock jobs list --state failed" in told.advice
+    assert "firelock jobs failures" in told.advice
 
 
 def test_many_failed_jobs_are_a_warning_until_their_cause_is_muted():
@@ -469,8 +469,8 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
     )
 
     assert (
-        "70 % of the attempts of send failed in the last 15 minutes (usually 0 %). 19 attempts were final: "
-        "their jobs have failed. Newest cause: UndefinedColumn."
+        "70 % of the attempts of send failed in the last 15 minutes (usually 0 %). 19 attempts were "
+        "not retried, and their jobs failed. Newest cause: UndefinedColumn."
     ) == trouble.what
     assert "firelock jobs list --state failed --task send --since 15m" == trouble.advice
 
@@ -507,6 +507,60 @@ def test_hours_in_which_a_task_ran_are_counted(hours, is_told):
 
     (failing,) = [one for one in findings if one.code == "failing"]
     assert is_told == ("usually 0 %" in failing.what)
+
+
+def test_failing_task_whose_attempts_are_retried_names_the_scheduled_jobs():
+    """No job has failed, so a list of failed jobs would be empty."""
+    trouble = only(lately={"send": EndedRuns(20, 20)})
+
+    assert "100 % of the attempts of send failed in the last 15 minutes." == trouble.what
+    assert "firelock jobs list --state scheduled --task send" == trouble.advice
+
+
+def running_for(task="send", job_id="j1", **span):
+    started = at() - timedelta(**span) // timedelta(microseconds=1)
+    return JobRecord(
+        job_id, task, "[]", "json", State.PROCESSING, "mail", 0, 0, started_at=started, changed_at=started
+    )
+
+
+MINUTES = 60 * MICROS
+
+
+def test_job_that_runs_much_longer_than_usual_is_reported_per_task():
+    """The finding names the job that started first, and counts the others."""
+    jobs = [running_for(hours=3), running_for(job_id="j2", hours=2), running_for("pack", "j3", hours=1)]
+    usually = {"send": EndedRuns(1_200, 0, longest=5 * MINUTES), "pack": EndedRuns(50, 0, longest=MINUTES)}
+
+    first, second = found(running=jobs, usually=usually)
+
+    assert ("long_run", Severity.WARNING, "task send") == (first.code, first.severity, first.subject)
+    assert (
+        "Job j1 of send has been running for 3 h. None of the 1,200 attempts of the task that ended in the "
+        "last 24 hours took more than 5 min. The same applies to 1 other job of the task."
+    ) == first.what
+    assert "firelock jobs delete j1" in first.advice
+    assert (jobs[0].started_at, "j1", 2) == (first.since, first.values["job"], first.values["count"])
+    assert ("task pack", "j3") == (second.subject, second.values["job"])
+
+
+@pytest.mark.parametrize(
+    ("minutes", "ended", "is_told"),
+    [
+        (50, EndedRuns(10, 0, longest=5 * MINUTES), True),
+        (49, EndedRuns(10, 0, longest=5 * MINUTES), False),
+        (10, EndedRuns(10, 0, longest=MICROS), True),
+        (9, EndedRuns(10, 0, longest=MICROS), False),
+        (500, EndedRuns(9, 0, longest=MICROS), False),
+        (500, EndedRuns(10, 0, longest=None), False),
+        (500, None, False),
+    ],
+)
+def test_run_is_too_long_compared_with_the_longest_run_of_the_day(minutes, ended, is_told):
+    """It is too long from ten minutes and ten times the longest run on, if at least ten runs are known."""
+    seen = {} if ended is None else {"send": ended}
+
+    assert (["long_run"] if is_told else []) == kinds(running=[running_for(minutes=minutes)], usually=seen)
 
 
 def test_advice_for_failed_parents_names_the_command_that_works():

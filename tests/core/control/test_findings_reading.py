@@ -12,7 +12,7 @@ from firelock import Firelock, Retry
 from firelock.control.catalogue import publish_tasks
 from firelock.control.findings import KeptReadings, take_readings
 from firelock.model.clock import SECOND
-from firelock.storage import DURATION_BUCKETS, Rollup
+from firelock.storage import DURATION_BUCKETS, HeldClaim, Rollup
 from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import Worker
 
@@ -123,6 +123,27 @@ def test_daily_statistics_are_read_only_after_recent_failures(fire):
     readings = seen(fire)
 
     assert ({}, {}) == (readings.usually, readings.muted)
+
+
+def test_longest_attempts_of_the_day_are_read_if_a_job_has_run_for_long(fire):
+    """The duration is the upper bound of the longest attempts' bucket, and unknown above the last bucket."""
+    worker = Worker(fire)
+    job = fire.task_named("noop").enqueue()
+    (claimed,) = worker.claim()
+    now = fire.storage.clock()
+    fire.storage.reconcile(worker.holder.session, [HeldClaim(job.id, claimed.fence, now)])
+    minute = (now - 60 * MINUTE) // MINUTE * MINUTE
+    for task, bucket in (("noop", 2), ("noop", 4), ("refuse", len(DURATION_BUCKETS))):
+        histogram = tuple(int(place == bucket) for place in range(len(DURATION_BUCKETS) + 1))
+        fire.storage.record_metrics([Rollup(minute, task, "default", "succeeded", 1, 0, histogram)])
+
+    early = seen(fire)
+    fire.storage.clock = lambda: now + 11 * MINUTE
+    late = seen(fire)
+
+    assert ([], {}) == (early.running, early.usually)
+    assert [job.id] == [one.id for one in late.running]
+    assert (100_000, None) == (late.usually["noop"].longest, late.usually["refuse"].longest)
 
 
 @pytest.mark.parametrize(("until_in", "share"), [(None, 0.5), (MINUTE, 0.5), (0, 0.0)])

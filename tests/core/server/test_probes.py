@@ -70,7 +70,7 @@ def test_running_server_is_alive_ready_and_started():
     ]
     assert lines(readiness(SERVER)) == [
         "ok storage: it responded 1.0 s ago",
-        "ok session: 1 of 1 worker processes may start jobs",
+        "ok session: 1 of 1 worker process may start jobs",
         "ok mode: running",
     ]
     assert lines(startup(SERVER)) == ["ok worker process 0: it has started"]
@@ -170,7 +170,7 @@ def test_threads_and_coroutines_are_counted_separately(workers, said):
             server_with(processes=(attrs.evolve(PROCESS, failing=12.0), attrs.evolve(PROCESS, failing=9.0))),
             "failed storage: it responded 1.0 s ago, but has refused claims for 9.0 s",
         ),
-        (child_with(has_session=False), "failed session: 0 of 1 worker processes may start jobs"),
+        (child_with(has_session=False), "failed session: 0 of 1 worker process may start jobs"),
         (server_with(mode="quiet"), "failed mode: draining: the server is quiet and claims no jobs"),
         (server_with(mode="stopping"), "failed mode: draining: the server is stopping"),
         (server_with(mode="hurrying"), "failed mode: draining: the server is stopping"),

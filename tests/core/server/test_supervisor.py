@@ -485,8 +485,8 @@ def test_status_shows_the_process_that_claims(house):
 def test_worker_processes_are_replaced_one_at_a_time(house):
     """The other replacements wait until the first successor has its session."""
     first, second = house.with_session(READS), house.with_session(READS)
-    house.supervisor._replace(first, "has run 1 jobs")
-    house.supervisor._replace(second, "has run 1 jobs")
+    house.supervisor._replace(first, "has run 1 job")
+    house.supervisor._replace(second, "has run 1 job")
     assert 3 == len(house.supervisor._processes)
 
     replacement(house, first).replaces = None

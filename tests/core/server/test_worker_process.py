@@ -275,7 +275,7 @@ def test_job_that_ignores_its_timeout_is_settled_as_timed_out(stubborn):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"max_jobs_per_process": 1}, "has run 1 jobs"), ({"max_memory_per_process": 1}, " MB")],
+    [({"max_jobs_per_process": 1}, "has run 1 job"), ({"max_memory_per_process": 1}, " MB")],
     ids=["jobs", "memory"],
 )
 def test_worker_process_reports_once_that_it_has_reached_a_limit(start, fire, options, told):
@@ -401,7 +401,7 @@ def test_first_worker_process_describes_the_server(start, tmp_path):
 
     ready = child.report()["ready"]
 
-    assert "Firelock server host:a: 1 workers, queues mail:1, 5 tasks" == ready["about"][0]
+    assert "Firelock server host:a: 1 worker, queues mail:1, 5 tasks" == ready["about"][0]
     assert any("jobs.db" in line for line in ready["about"][1:])
     assert (1, "mail:1") == (ready["workers"], ready["queues"])
     assert f"sqlite:///{tmp_path / 'jobs.db'}" == ready["storage"]

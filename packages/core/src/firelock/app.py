@@ -650,12 +650,15 @@ class Firelock(ServedApp):
         The check costs a handful of round trips and reads samples of at most 2,000 jobs per state. An
         unavailable storage is a finding. Pass `knows_tasks=True` if this app has registered all its tasks;
         the check then also finds waiting jobs whose task is not registered. By default, this is assumed if
-        any task is registered.
+        any task is registered. Commands in the advice contain the app's name if a module contains the app.
         """
-        from firelock.control.doctor import diagnose  # noqa: PLC0415 - most programs never call it
+        from firelock.control.doctor import diagnose, with_app_name  # noqa: PLC0415 - rarely called
+        from firelock.server.embedded import locate_app  # noqa: PLC0415
 
         knows = any(True for _ in self.registry) if knows_tasks is None else knows_tasks
-        return diagnose(self.runtime, knows_tasks=knows)
+        diagnosis = diagnose(self.runtime, knows_tasks=knows)
+        name = locate_app(self)
+        return diagnosis if name is None else with_app_name(diagnosis, name)
 
     adiagnose = twin(diagnose)
 

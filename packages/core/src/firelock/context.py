@@ -19,7 +19,7 @@ from firelock.flows.steps import call_to_run
 from firelock.model.clock import from_micros
 from firelock.model.job import ClaimedJob, LogLine, Progress
 from firelock.model.meta import NO_META, check_meta, write_meta
-from firelock.model.text import printable, shorten
+from firelock.model.text import number_of, printable, shorten
 from firelock.resource import Resource, find_resource
 from firelock.storage import Storage
 
@@ -618,7 +618,7 @@ class Console:
                 number=0,
                 at=first.at,
                 level="warning",
-                text=f"({count + 1} lines omitted: written too fast)",
+                text=f"({number_of(count + 1, 'line')} omitted: written too fast)",
                 attempt=first.attempt,
             )
         try:
@@ -628,8 +628,8 @@ class Console:
             raise
         except Exception:
             log.exception(
-                "The storage rejected log lines of %d jobs; discarding these lines.",
-                len({*lines, *progress}),
+                "The storage rejected log lines of %s; discarding these lines.",
+                number_of(len({*lines, *progress}), "job"),
             )
             return
         if locked:

@@ -313,7 +313,9 @@ class Retry:
             number = job.retries + 1
             reason = retry_reason(number, self.attempts, error)
             return RetryDecision.retry(self.wait(number, random), reason=reason)
-        made = f"all {self.attempts} retries made" if self.attempts else "not retried"
+        made = {0: "not retried", 1: "its only retry made"}.get(
+            self.attempts, f"all {self.attempts} retries made"
+        )
         end = RetryDecision.delete if self.on_exceeded is OnExceeded.DELETE else RetryDecision.fail
         return end(f"{described} ({made})")
 

@@ -132,16 +132,21 @@ def _announce(options: argparse.Namespace, listener: socket.socket, dashboard: D
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}/"  # noqa: S104 - only compared
     sys.stdout.write(f"Dashboard at {address} (press Ctrl-C to stop)\n")
+    is_read_by_person = sys.stdout.isatty()
     if dashboard.auth is None:
-        _announce_link(options, address, dashboard)
+        if is_read_by_person or not options.open:
+            _announce_link(options, address, dashboard)
         if host not in {"127.0.0.1", "::1"}:
             sys.stdout.write(
                 "The dashboard refuses requests from other machines. To allow them, pass --user, or mount\n"
                 "the dashboard in your application with auth=….\n"
             )
     sys.stdout.flush()
-    if options.open:
-        webbrowser.open(_opened(address, dashboard))
+    if options.open and not webbrowser.open(_opened(address, dashboard)):
+        sys.stdout.write("No browser could be opened.\n")
+        if dashboard.auth is None and not is_read_by_person:
+            _announce_link(options, address, dashboard)
+        sys.stdout.flush()
 
 
 def _announce_link(options: argparse.Namespace, address: str, dashboard: Dashboard) -> None:
@@ -156,15 +161,13 @@ def _announce_link(options: argparse.Namespace, address: str, dashboard: Dashboa
     again = options.as_called(f"firelock dashboard link{named} --at {address}")
     if sys.stdout.isatty():
         try:
-            sys.stdout.write(f"To log in, open {dashboard.link(address)} (works once, within ten minutes)\n")
+            sys.stdout.write(f"To sign in, open {dashboard.link(address)} (works once, within ten minutes)\n")
         except StorageUnavailable as error:
             sys.stdout.write(
                 f"Could not create a link: {error}\nWhen the storage is reachable again, run: {again}\n"
             )
-    elif options.open:
-        return
     elif Feature.SHARED in dashboard.fire.storage.features:
-        sys.stdout.write(f"To log in, run this command in a terminal, and open its link: {again}\n")
+        sys.stdout.write(f"To sign in, open the link that this command prints: {again}\n")
     else:
         sys.stdout.write(
             "Links are printed only to a terminal; run this command in a terminal, or pass --user.\n"

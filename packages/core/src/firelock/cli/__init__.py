@@ -5,8 +5,8 @@ finds the app (`source`) and runs a command. `commands` has the parts that all c
 the output, and `json_output` converts stored values for `--json`. `keyboard` reads single keys. `called`
 makes messages show commands in the form in which the user called the current one. The other modules are
 commands: `jobs`, `queues`, `limits`, `batches`, `recurring`, `servers` and `doctor` correspond to the modules
-of the same names in `firelock.control`, and `job_steps` is a part of `jobs`. The rest are `enqueue`, `top`,
-`dev`, `migrate`, `health`, `about`, `completion`, and `demo`, whose app is `demo_shop`.
+of the same names in `firelock.control`, and `job_steps` and `job_failures` are parts of `jobs`. The rest are
+`enqueue`, `top`, `dev`, `migrate`, `health`, `about`, `completion`, and `demo`, whose app is `demo_shop`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from firelock.cli.commands import add_command, add_group, add_paging, add_reason
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell
 from firelock.cli.source import connected
 from firelock.model.state import State
-from firelock.model.text import age, clock_time
+from firelock.model.text import age, clock_time, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,8 +176,9 @@ def _within(within: DeepBatchCounts) -> str:
     """Return the progress of the jobs of a batch and of all its inner batches."""
     failed = f", {within.failed:,} failed" if within.failed else ""
     first = "the first " if within.is_cut else ""
-    batches = f"{first}{within.batches:,} inner {'batch' if within.batches == 1 else 'batches'}"
-    return f"{within.ended:,} of {within.total:,} jobs ended ({within.progress:.0%}){failed}, in {batches}"
+    batches = f"{first}{number_of(within.batches, 'inner batch', 'inner batches')}"
+    jobs = number_of(within.total, "job")
+    return f"{within.ended:,} of {jobs} ended ({within.progress:.0%}){failed}, in {batches}"
 
 
 def _facts(
@@ -188,10 +189,11 @@ def _facts(
     batches = ""
     if counts.batches:
         batches = ", 1 of them a batch" if counts.batches == 1 else f", {counts.batches:,} of them batches"
+    members = number_of(counts.total, "member")
     held = f"until {clock_time(record.due_at)}" if counts.is_held and record.due_at else ""
     return [
         ("id", record.id),
-        ("ended", f"{counts.ended:,} of {counts.total:,} members ({counts.progress:.0%}){batches}"),
+        ("ended", f"{counts.ended:,} of {members} ({counts.progress:.0%}){batches}"),
         ("succeeded", f"{counts.succeeded:,}"),
         ("failed", f"{counts.failed:,}" if counts.failed else ""),
         ("deleted", f"{counts.deleted:,}" if counts.deleted else ""),

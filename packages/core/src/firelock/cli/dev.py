@@ -14,10 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
@@ -190,11 +192,14 @@ class Program:
         return code
 
 
-def _started(words: Sequence[str], *, is_shown: bool) -> subprocess.Popen[bytes]:
+def _started(
+    words: Sequence[str], *, is_shown: bool, error: BinaryIO | None = None
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - this interpreter and program
         [sys.executable, "-c", _BOUND, str(os.getpid()), *called_program(), *words],
         stdin=subprocess.DEVNULL,
         stdout=None if is_shown else subprocess.DEVNULL,
+        stderr=error,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},  # show a job's output when it is printed
         start_new_session=True,  # only the parent receives the terminal's interrupts; it stops its children
     )
@@ -310,17 +315,23 @@ class Workbench:
                 if self._is_stopping.is_set():
                     return
                 program.start()
-        if runs:
-            self._print(
-                "Reloading: new jobs run the new code, running jobs finish with the old code.", "green"
-            )
 
     def _can_be_imported(self) -> bool:
-        process = _started(self._check, is_shown=False)
-        while process.poll() is None:
-            if self._is_stopping.wait(0.02):
-                process.kill()
-        return process.wait() == Exit.DONE
+        """Return whether the current code can be imported; if not, show the error.
+
+        Other output of the import is not shown, because the programs show it when they import the code.
+        """
+        with tempfile.TemporaryFile() as error:
+            process = _started(self._check, is_shown=False, error=error)
+            while process.poll() is None:
+                if self._is_stopping.wait(0.02):
+                    process.kill()
+            can_be_imported = process.wait() == Exit.DONE
+            if not can_be_imported and not self._is_stopping.is_set():
+                error.seek(0)
+                sys.stderr.write(error.read().decode(errors="replace"))
+                sys.stderr.flush()
+        return can_be_imported
 
     def _report_ended(self) -> None:
         """Report each program that has ended by itself."""

@@ -13,6 +13,7 @@ from firelock.cli.commands import Exit, describe
 from firelock.cli.screen import Cell, Screen
 from firelock.cli.source import has_source, open_app, project_table
 from firelock.model.report import Severity
+from firelock.model.text import number_of
 
 if TYPE_CHECKING:
     from firelock.app import Firelock
@@ -77,11 +78,7 @@ def _show(screen: Screen, diagnosis: Diagnosis) -> None:
         screen.line(Cell("No problems found.", "green"))
         return
     counts = Counter(finding.severity for finding in diagnosis.findings)
-    screen.line(", ".join(_count(counts[severity], severity) for severity in Severity) + ".")
+    screen.line(", ".join(number_of(counts[severity], severity) for severity in Severity) + ".")
 
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "bright_black"}
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -23,6 +23,7 @@ from firelock.cli.commands import (
     record_change,
     whole,
 )
+from firelock.cli.job_failures import add_failures_command
 from firelock.cli.job_steps import add_step_commands
 from firelock.cli.json_output import job_json, json_value, shown_arguments
 from firelock.cli.screen import Cell, Column, Piece, Screen, state_cell, visible_lines
@@ -31,7 +32,7 @@ from firelock.errors import StorageError
 from firelock.model.clock import micros
 from firelock.model.lifecycle import WAITING
 from firelock.model.state import State
-from firelock.model.text import age, clock_time, shorten, span
+from firelock.model.text import age, clock_time, number_of, shorten, span
 from firelock.options import check_priority
 from firelock.storage import Applied, JobFilter, PartlyApplied
 
@@ -79,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     show.add_argument("id", metavar="ID")
     add_command(group, "counts", "Count the jobs in each state.", _counts)
+    add_failures_command(group)
     _add_changes(group)
     add_step_commands(group)
 
@@ -304,9 +306,10 @@ def _end_facts(
     """Return the job's progress and end; an error that did not end the job is labelled with its attempt."""
     attempt = "" if failed_attempt is None else f" (attempt {failed_attempt})"
     error = "error" if record.state is State.FAILED else f"last error{attempt}"
-    counts = f"{record.attempt}, {record.retries} retries, {record.crashes} crashes" if record.attempt else ""
+    retries = number_of(record.retries, "retry", "retries")
+    crashes = number_of(record.crashes, "crash", "crashes")
     return [
-        ("attempt", counts),
+        ("attempt", f"{record.attempt}, {retries}, {crashes}" if record.attempt else ""),
         ("server", f"{record.server}, still running the job" if record.is_stopping else record.server or ""),
         ("progress", _progress(progress)),
         ("result", record.result or record.result_absent or ""),
@@ -331,7 +334,8 @@ def _show_history(screen: Screen, history: Sequence[HistoryEntry]) -> None:
 
 def _history_row(entry: HistoryEntry) -> list[Piece]:
     if entry.elided:
-        return [clock_time(entry.at), "…", "", "", f"{entry.elided} entries are omitted"]
+        entries = "1 entry is" if entry.elided == 1 else f"{entry.elided:,} entries are"
+        return [clock_time(entry.at), "…", "", "", f"{entries} omitted"]
     ran = span(entry.at - entry.started_at) if entry.started_at else ""
     return [clock_time(entry.at), state_cell(entry.state), entry.attempt or "", ran, entry.reason or ""]
 
@@ -560,7 +564,7 @@ def _record(
     if change is _MOVE:
         detail |= {"queue": options.to_queue, "priority": options.to_priority}
     record_change(
-        app, f"jobs.{change.verb}", target or f"{done:,} {'job' if done == 1 else 'jobs'}", count=done,
+        app, f"jobs.{change.verb}", target or number_of(done, "job"), count=done,
         skipped=sum(counted[word] for word in _LEFT), missing=counted["missing"],
         reason=options.reason, **detail,
     )  # fmt: skip
@@ -587,8 +591,9 @@ def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, 
                 hint="Use --dry-run to count them, then pass --expect with their number.",
             )  # fmt: skip
     if has_ended and options.expect is None:
+        some = "The job has" if counted == 1 else f"Some of the {counted:,} jobs have"
         raise Problem(
-            f"Some of the {counted:,} jobs have succeeded or were deleted; no job was changed.",
+            f"{some} succeeded or been deleted; no job was changed.",
             hint=f"Use --state failed, or --expect {counted} to include them.",
         )  # fmt: skip
 
@@ -611,7 +616,7 @@ def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: b
         return
     if counted["batches"]:
         screen.line(f"{counted['batches']:,} skipped: a batch itself does not run, only its members do.")
-    jobs = f"{counted['done']:,} {'job' if counted['done'] == 1 else 'jobs'}"
+    jobs = number_of(counted["done"], "job")
     if is_dry:
         screen.line(f"{jobs} would be {change.done}.")
         if counted["refused"]:
@@ -619,8 +624,9 @@ def _report(screen: Screen, change: _Change, counted: Counter[str], *, is_dry: b
         return
     screen.line(f"{jobs} {change.done}.")
     if counted["refused"]:
-        left = "were not changed" if change is _RESTORE else "were not changed: their state has changed"
-        screen.line(f"{counted['refused']:,} {left}.")
+        were, their = ("was", "its") if counted["refused"] == 1 else ("were", "their")
+        why = "" if change is _RESTORE else f": {their} state has changed"
+        screen.line(f"{counted['refused']:,} {were} not changed{why}.")
 
 
 # ---- filters -------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def _queues(seen: Snapshot) -> Section:
     rows: list[Sequence[Piece]] = [
         [
             queue.name, queue.enqueued, _waited(seen.waits.get(queue.name), seen.now), queue.processing,
-            queue.scheduled, Cell("paused", "bold yellow") if queue.is_paused else Cell("running", "green"),
+            queue.scheduled, Cell("paused", "bold yellow") if queue.is_paused else Cell("open", "green"),
             _note(queue, seen.held.get(queue.name, 0)),
         ]
         for queue in seen.queues

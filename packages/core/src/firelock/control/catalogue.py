@@ -18,7 +18,7 @@ from firelock.limits.limit import Limit, Turns
 from firelock.limits.unique import Debounce, Unique
 from firelock.model.aio import twin
 from firelock.model.clock import SECOND, from_micros, micros
-from firelock.model.text import shown, span
+from firelock.model.text import number_of, shown, span
 from firelock.plugins.loader import installed_version
 from firelock.retry import OnExceeded, Retry, RetryPolicy
 from firelock.storage import Record
@@ -258,7 +258,7 @@ def _retry_words(facts: Mapping[str, Any]) -> str:
         return f"no retries{then}"
     durations = ", ".join(map(span, waits[:_WAITS_SHOWN])) + " …" * (len(waits) > _WAITS_SHOWN)
     delays = f"after {durations}" if durations else "with growing waits"
-    return f"{attempts} {'retry' if attempts == 1 else 'retries'}, {delays}{then}"
+    return f"{number_of(attempts, 'retry', 'retries')}, {delays}{then}"
 
 
 def _summary(function: object) -> str:

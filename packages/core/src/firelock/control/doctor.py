@@ -64,6 +64,15 @@ def diagnose(runtime: Runtime, *, host_clock: Callable[[], int] = host_clock, kn
     return Diagnosis(about, findings)
 
 
+def with_app_name(diagnosis: Diagnosis, name: str) -> Diagnosis:
+    """Return the diagnosis with the name of the app in the commands of its advice."""
+    named = [
+        attrs.evolve(finding, advice=finding.advice.replace("app:fire", name))
+        for finding in diagnosis.findings
+    ]
+    return attrs.evolve(diagnosis, findings=named)
+
+
 _TEST_KIND = "doctor"
 _TEST_KEYS = [f"write-{number}" for number in range(8)]
 _TEST_BYTES = 1_000

@@ -31,9 +31,9 @@ from firelock.model.clock import micros
 from firelock.model.dependencies import On
 from firelock.model.job import JobRecord
 from firelock.model.memo import MemoKind
-from firelock.model.report import Severity, Thresholds
+from firelock.model.report import DURATION_BUCKETS, Severity, Thresholds
 from firelock.model.state import State
-from firelock.model.text import clock_time, shorten, span
+from firelock.model.text import clock_time, number_of, shorten, span
 from firelock.schedules.recurring_job import RecurringJob, is_newer
 from firelock.storage import FailureGroup, Feature, Finding, JobFilter, Storage
 
@@ -54,6 +54,8 @@ _FEWEST_RUNS = 10  # with fewer runs, a failure rate means nothing
 _HIGH_RATE, _TIMES_USUAL, _VERY_HIGH_RATE = 0.1, 3.0, 0.5
 _USUAL_HOURS = 4  # with fewer, the day's rate is not shown; an outage and its requeue take up two to three
 _LATELY, _DAY = 15 * _MINUTE, 24 * 60 * _MINUTE
+_LONG_RUN, _TIMES_LONGEST = 10 * _MINUTE, 10  # a run is too long from both of these durations on
+_RUNNING = 100  # running jobs that are read, those that started first
 _SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
 _QUEUES, _FIRST_JOBS = 50, 200  # queues whose first job is read; longest-waiting jobs that are read
 _RECURRING = 2_000
@@ -77,6 +79,7 @@ class EndedRuns:
     failed_attempts: int
     failed: int = 0  # attempts after which the job had failed; a requeued job can fail again
     hours: int = 0  # clock hours in which any of them ended; 0 if not counted
+    longest: int | None = None  # a duration in microseconds that none of them exceeded; None if unknown
 
 
 @attrs.frozen
@@ -133,6 +136,7 @@ class Readings:
     sampled: Sampled = attrs.Factory(Sampled)
     lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, for the last 15 minutes
     usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, for the last 24 hours
+    running: Sequence[JobRecord] = ()  # the first 100 jobs that have run for 10 minutes or more
     muted: Mapping[str, float] = attrs.Factory(dict)  # share of a task's failures whose causes are muted
     thresholds: Thresholds = attrs.Factory(Thresholds)
 
@@ -191,7 +195,8 @@ class Readings:
 Keep = Callable[[str, Callable[[], Any]], Any]
 """A function that returns the reading with a name: as kept earlier, or from the passed function.
 
-The names are `storage`, `waits`, `samples`, `lately`, `usually` and `muted`. The samples cost the most.
+The names are `storage`, `waits`, `samples`, `running`, `lately`, `usually` and `muted`. The samples cost the
+most.
 """
 
 
@@ -246,6 +251,7 @@ def take_readings(
     queues = Queues(runtime.client).list()
     lately = keep("lately", lambda: _ended_since(storage, now - _LATELY, now))
     failing = [task for task, ended in lately.items() if ended.failed_attempts]
+    running = keep("running", lambda: _read_long_runs(storage, now))
     return Readings(
         now,
         queues=queues,
@@ -258,7 +264,8 @@ def take_readings(
         waiting=keep("waits", lambda: _read_waits(runtime, queues, now)),
         sampled=keep("samples", lambda: _read_samples(runtime, now, knows_tasks=knows_tasks)),
         lately=lately,
-        usually=keep("usually", lambda: _ended_since(storage, now - _DAY, now)) if failing else {},
+        usually=keep("usually", lambda: _ended_since(storage, now - _DAY, now)) if failing or running else {},
+        running=running,
         muted=keep("muted", lambda: muted_shares(storage, failing, now)) if failing else {},
         thresholds=runtime.thresholds,
     )
@@ -301,28 +308,50 @@ def _read_waits(runtime: Runtime, queues: Sequence[QueueView], now: int) -> Wait
     )
 
 
+def _read_long_runs(storage: Storage, now: int) -> list[JobRecord]:
+    """Return the jobs that have run for ten minutes or more, those that started first; at most a hundred."""
+    since = now - _LONG_RUN
+    where = JobFilter(state=State.PROCESSING, until=since + 1)
+    found = storage.find(where, limit=_RUNNING, oldest_first=True).jobs
+    return [job for job in found if job.started_at is not None and job.started_at <= since]
+
+
 def _ended_since(storage: Storage, since: int, now: int) -> dict[str, EndedRuns]:
     """Return how the attempts of each task ended, in the minutes from `since` to now."""
     runs, failed_attempts, failed = Counter[str](), Counter[str](), Counter[str]()
     hours = defaultdict[str, set[int]](set)
+    histograms = defaultdict[str, list[tuple[int, ...]]](list)
     for one in storage.timeline(since // _MINUTE * _MINUTE, now + _MINUTE):
         runs[one.task] += one.count
         hours[one.task].add(one.minute // _HOUR)
+        histograms[one.task].append(one.histogram)
         failed_attempts[one.task] += one.count if one.outcome in {"failed", "retried", "crashed"} else 0
         failed[one.task] += one.count if one.outcome == "failed" else 0
     return {
-        task: EndedRuns(number, failed_attempts[task], failed[task], len(hours[task]))
+        task: EndedRuns(
+            number, failed_attempts[task], failed[task], len(hours[task]),
+            longest_duration([sum(bucket) for bucket in zip(*histograms[task], strict=True)]),
+        )
         for task, number in runs.items()
-    }
+    }  # fmt: skip
+
+
+def longest_duration(histogram: Sequence[int]) -> int | None:
+    """Return a duration in microseconds that no run in a histogram exceeded.
+
+    Return None if the histogram is empty or contains runs above the last of `DURATION_BUCKETS`.
+    """
+    last = max((place for place, count in enumerate(histogram) if count), default=len(DURATION_BUCKETS))
+    return int(DURATION_BUCKETS[last] * _MICROS) if last < len(DURATION_BUCKETS) else None
 
 
 def muted_shares(storage: Storage, tasks: Iterable[str], now: int) -> dict[str, float]:
     """Return the share of muted causes in each task's newest failures; empty if no cause is muted."""
-    muted = set(_muted_causes(storage, now))
+    muted = set(muted_causes(storage, now))
     return {task: _muted_share(storage, task, muted, now - _LATELY) for task in tasks} if muted else {}
 
 
-def _muted_causes(storage: Storage, now: int) -> Iterator[str]:
+def muted_causes(storage: Storage, now: int) -> Iterator[str]:
     """Yield the fingerprints of the causes that users have muted on a dashboard."""
     after = ""
     while page := storage.list_records(_CAUSES, after=after, limit=_PAGE):
@@ -407,7 +436,7 @@ def _read_samples(runtime: Runtime, now: int, *, knows_tasks: bool) -> Sampled:
         apart=list(_apart(runtime)),
         failures=groups,
         has_failed_batch=bool(storage.find(JobFilter(state=State.FAILED, task=BATCH_TASK), limit=1).jobs),
-        muted_causes=frozenset(_muted_causes(storage, now)) if groups else frozenset(),
+        muted_causes=frozenset(muted_causes(storage, now)) if groups else frozenset(),
     )
 
 
@@ -610,8 +639,8 @@ def _check_stuck(readings: Readings) -> Iterator[Finding]:
         if not threads and not coroutines:
             continue
         workers = sum(record.session.workers for record in alive)
-        busy = [f"{threads:,} of {workers:,} threads"] if threads else []
-        busy += ["1 coroutine" if coroutines == 1 else f"{coroutines:,} coroutines"] if coroutines else []
+        busy = [f"{threads:,} of {number_of(workers, 'thread')}"] if threads else []
+        busy += [number_of(coroutines, "coroutine")] if coroutines else []
         verb = "is" if threads + coroutines == 1 else "are"
         yield Finding(
             ERROR if threads >= workers else WARNING,
@@ -632,8 +661,8 @@ def _check_parked(readings: Readings) -> Iterator[Finding]:
             yield Finding(
                 WARNING,
                 "parked_ends",
-                f"Server {server.name}: {parked:,} job ends cannot be stored, because other transactions "
-                "have locked the jobs' rows.",
+                f"Server {server.name}: {number_of(parked, 'job end')} cannot be stored, because other "
+                "transactions have locked the rows.",
                 'Its log names the jobs (search for "has locked its row"). Find the long transaction in '
                 "the database and end it; keep transactions that change jobs short.",
                 f"server {server.name}",
@@ -757,14 +786,43 @@ def _check_failing(readings: Readings) -> Iterator[Finding]:
     for rate, task, usual in sorted(found, key=lambda one: (-one[0], one[1])):
         normal = "" if usual is None else f" (usually {_percent(usual)})"
         failed = readings.lately[task].failed
-        final = "attempt was final: its job has" if failed == 1 else "attempts were final: their jobs have"
+        final = "attempt was not retried, and its job" if failed == 1 else (
+            "attempts were not retried, and their jobs"
+        )  # fmt: skip
         jobs = f" {failed:,} {final} failed." if failed else ""
         yield Finding(
             ERROR if rate >= _VERY_HIGH_RATE else WARNING, "failing",
             f"{_percent(rate)} of the attempts of {task} failed in the last 15 minutes{normal}.{jobs}"
             f"{_newest_cause(readings, task)}",
-            f"firelock jobs list --state failed --task {task} --since 15m", f"task {task}",
+            f"firelock jobs list --state failed --task {task} --since 15m" if failed
+            else f"firelock jobs list --state scheduled --task {task}", f"task {task}",
             {"task": task, "rate": rate, "usual": usual, "failed": failed},
+        )  # fmt: skip
+
+
+def _check_long_runs(readings: Readings) -> Iterator[Finding]:
+    """Yield a finding about each task with a job that runs much longer than the task's runs of the day."""
+    too_long = defaultdict[str, list[JobRecord]](list)
+    for job in readings.running:
+        ended = readings.usually.get(job.task)
+        if ended is None or ended.runs < _FEWEST_RUNS or ended.longest is None or job.started_at is None:
+            continue
+        if readings.now - job.started_at >= max(_LONG_RUN, _TIMES_LONGEST * ended.longest):
+            too_long[job.task].append(job)
+    for task, jobs in too_long.items():
+        job, ended, more = jobs[0], readings.usually[task], len(jobs) - 1
+        since = job.started_at or readings.now
+        others = f" The same applies to {number_of(more, 'other job')} of the task." if more else ""
+        yield Finding(
+            WARNING, "long_run",
+            f"Job {job.id} of {task} has been running for {span(readings.now - since)}. None of the "
+            f"{ended.runs:,} attempts of the task that ended in the last 24 hours took more than "
+            f"{span(ended.longest or 0)}.{others}",
+            f"firelock jobs show {job.id} shows its progress and log. If it hangs, cancel it: firelock jobs "
+            f"delete {job.id}. Set timeout= on the task, so that such runs end.",
+            f"task {task}",
+            {"task": task, "job": job.id, "count": len(jobs), "seconds": (readings.now - since) // _MICROS},
+            since,
         )  # fmt: skip
 
 
@@ -806,7 +864,7 @@ def _check_failed_jobs(readings: Readings) -> Iterator[Finding]:
         what = "job has" if failed == 1 else "jobs have"
     yield Finding(
         WARNING if is_many else NOTE, "jobs_failed", f"{failed:,} {what} failed{detail}.{cause}",
-        "Run firelock jobs list --state failed to see the causes. Fix them, then run firelock jobs requeue "
+        "Run firelock jobs failures to see the causes. Fix them, then run firelock jobs requeue "
         "--all, or firelock batches requeue for a failed batch.",
         "failed jobs", {"count": failed, **({"task": many[0][0]} if is_many else {})},
     )  # fmt: skip
@@ -881,11 +939,7 @@ def _check_continuations(readings: Readings) -> Iterator[Finding]:
     commands += [f"firelock jobs requeue {parent}" for parent in sorted(jobs)[:1]]
     parent = (sorted(batches) or sorted(jobs))[0]
     more = len(readings.sampled.in_vain) - len(commands)
-    others = (
-        f" There {'is' if more == 1 else 'are'} {more:,} more such parent{'' if more == 1 else 's'}."
-        if more
-        else ""
-    )
+    others = f" There {'is' if more == 1 else 'are'} {number_of(more, 'more such parent')}." if more else ""
     yield Finding(
         WARNING, "in_vain", f"{_seen(readings, State.AWAITING, count)} waiting for a parent that has failed.",
         f"Requeue the parent ({'; '.join(commands)}), or delete it together with the waiting jobs.{others}",
@@ -946,7 +1000,7 @@ def _shown(counts: BatchCounts) -> str:
         "failed": counts.failed, "deleted": counts.deleted,
     }  # fmt: skip
     states = ", ".join(f"{count:,} {word}" for word, count in by_state.items() if count)
-    return f"{counts.total:,} members ({states})" if states else "no members"
+    return f"{number_of(counts.total, 'member')} ({states})" if states else "no members"
 
 
 # ---- limits and unique keys --------------------------------------------------------------------------------
@@ -1024,7 +1078,7 @@ def _check_keys_in_vain(readings: Readings) -> Iterator[Finding]:
         task, _, key = stored.partition(" ")
         count = len(readings.sampled.keys_in_vain)
         more = count - 1
-        others = f"; the same applies to {more:,} other unique key{'s' * (more > 1)}" if more else ""
+        others = f"; the same applies to {number_of(more, 'other unique key')}" if more else ""
         what = f"Unique key {key} of task {task} is held by job {job_id}, whose parent has failed{others}."
         advice = (
             "Until the job ends, calls with this key are duplicates. Requeue the parent, or "
@@ -1065,7 +1119,8 @@ def _jobs(count: int) -> str:
 _CHECKS: Sequence[Callable[[Readings], Iterable[Finding]]] = (
     _check_no_server, _check_storage, _check_listeners, _check_unknown_tasks, _check_lost, _check_stuck,
     _check_parked, _check_failing, _check_unregistered, _check_unreadable, _check_unread, _check_recurring,
-    _check_overdue, _check_still, _check_apart, _check_late, _check_long_waits, _check_paused,
-    _check_limit_pauses, _check_limit_zeros, _check_costs, _check_continuations, _check_keys_in_vain,
-    _check_clock, _check_failed_jobs, _check_unknown_here, _check_unlimited, _check_sharing,
+    _check_overdue, _check_still, _check_apart, _check_late, _check_long_runs, _check_long_waits,
+    _check_paused, _check_limit_pauses, _check_limit_zeros, _check_costs, _check_continuations,
+    _check_keys_in_vain, _check_clock, _check_failed_jobs, _check_unknown_here, _check_unlimited,
+    _check_sharing,
 )  # fmt: skip

@@ -32,7 +32,7 @@ from firelock.model.clock import SECOND, span_micros
 from firelock.model.dependencies import Edge, On, Relations, write_relations
 from firelock.model.job import JobFilter, JobRecord, NewJob
 from firelock.model.state import State
-from firelock.model.text import shown
+from firelock.model.text import number_of, shown
 from firelock.options import Call, to_choice, to_keep_seconds, to_sources, to_tags
 
 if TYPE_CHECKING:
@@ -382,7 +382,7 @@ class Batch(PendingJob[BatchCounts]):
         place = after.id if isinstance(after, Job) else after
         batches = self.counts().batches
         if batches and deep is None:
-            number = "1 batch" if batches == 1 else f"{batches:,} batches"
+            number = number_of(batches, "batch", "batches")
             raise ConfigurationError(
                 f"{self!r} contains {number}, so results({task.info.name}) requires deep. Pass deep=True for "
                 "the results of all members, or deep=False for those of its own members only."

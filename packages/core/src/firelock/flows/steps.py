@@ -56,7 +56,7 @@ from firelock.model.memo import (
 )
 from firelock.model.state import State
 from firelock.model.storage import Feature
-from firelock.model.text import clock_time, shown
+from firelock.model.text import clock_time, number_of, shown
 from firelock.options import Call, makes_calls
 
 if TYPE_CHECKING:
@@ -580,8 +580,9 @@ class JobSteps:
     def _check_number(self, name: str, stored: Sequence[object], calls: Sequence[Call[Any]]) -> None:
         if len(stored) != len(calls):
             raise StepError(
-                f"{name!r} called {len(stored)} jobs before, but now has {len(calls)} calls. Use another "
-                f"name, or run the job again from there: job.requeue(from_step={name!r})."
+                f"{name!r} called {number_of(len(stored), 'job')} before, but now has "
+                f"{number_of(len(calls), 'call')}. Use another name, or run the job again from there: "
+                f"job.requeue(from_step={name!r})."
             )
 
     def _joining(self, job: Job[Any], name: str) -> _Flow[object]:

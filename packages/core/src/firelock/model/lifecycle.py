@@ -85,6 +85,7 @@ class Moved(StrEnum):
     TO_QUEUE = "moved from queue {before}, priority {priority_before}, to queue {after}, priority {priority}"
     BATCH_ENDED = "{failed:,} of {total:,} members failed"
     BATCH_STUCK = "{failed:,} of {total:,} members failed, {waiting:,} cannot start"
+    ONLY_MEMBER_FAILED = "its only member failed"
 
 
 def batch_failure_reason(*, failed: int, total: int, waiting: int) -> str:
@@ -92,6 +93,8 @@ def batch_failure_reason(*, failed: int, total: int, waiting: int) -> str:
 
     The waiting members can never start, because the jobs for which they wait have not ended as required.
     """
+    if failed == total == 1:
+        return str(Moved.ONLY_MEMBER_FAILED)
     reason = Moved.BATCH_STUCK if waiting else Moved.BATCH_ENDED
     return reason.format(failed=failed, total=total, waiting=waiting)
 

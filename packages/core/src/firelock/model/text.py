@@ -46,6 +46,11 @@ def message_of(error: BaseException) -> str:
         return f"(its message cannot be read: {type(broken).__name__})"
 
 
+def number_of(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: "1 job", "1,200 jobs". The default of `plural` is the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def isoformat(instant: int | None) -> str | None:
     """Return a time in microseconds as ISO 8601 in UTC, as in `--json`: "2026-11-25T02:04:36.560455Z"."""
     if instant is None:

@@ -85,8 +85,10 @@ def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
     """
     place, colon, attribute = spec.rpartition(":")
     if not colon or not place or not attribute:
+        given = spec.strip(":")
+        example = f"{given}:fire" if given and ":" not in given else "shop.jobs:fire"
         raise ConfigurationError(
-            f"{spec!r} is not the name of an app; use module:name, such as shop.jobs:fire, or file.py:name."
+            f"{spec!r} is not the name of an app; use module:name or file.py:name, such as {example}."
         )
     set_django_up()
     app: object = (module := load_module(place))

@@ -20,6 +20,7 @@ import attrs
 
 from firelock.errors import ConfigurationError
 from firelock.model.metrics import METRICS_TYPE, MetricFamily, metrics_text
+from firelock.model.text import number_of
 from firelock.plugins.loader import installed_version
 from firelock.server.job_counters import Counted, job_families
 from firelock.server.session_renewal import ROUND_TRIPS
@@ -157,9 +158,9 @@ def _is_process_alive(process: ProcessStatus, status: ServerStatus) -> Check:
 
 def _in_words(workers: WorkerCounts) -> str:
     """Return how many workers are busy, as the rest of a sentence."""
-    kinds = [f"{workers.busy_threads} of {workers.threads} threads"]
+    kinds = [f"{workers.busy_threads} of {number_of(workers.threads, 'thread')}"]
     if workers.coroutines:
-        kinds.append(f"{workers.busy_coroutines} of {workers.coroutines} coroutines")
+        kinds.append(f"{workers.busy_coroutines} of {number_of(workers.coroutines, 'coroutine')}")
     stuck = workers.stuck_threads + workers.stuck_coroutines
     late = f", {stuck} of them with a timed-out job" if stuck else ""
     return f", {' and '.join(kinds)} busy{late}"
@@ -182,9 +183,8 @@ def readiness(status: ServerStatus) -> list[Check]:
     elif not mode.is_ok:
         mode = Check("mode", False, "draining: the server is stopping")
     alive = sum(process.has_session for process in status.processes)
-    session = Check(
-        "session", alive > 0, f"{alive} of {len(status.processes)} worker processes may start jobs"
-    )
+    processes = number_of(len(status.processes), "worker process", "worker processes")
+    session = Check("session", alive > 0, f"{alive} of {processes} may start jobs")
     return [_storage(status), session, mode]
 
 

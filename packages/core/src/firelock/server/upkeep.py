@@ -21,6 +21,7 @@ from firelock.control.catalogue import publish_tasks
 from firelock.errors import StorageError, StorageUnavailable
 from firelock.model.clock import SECOND, StorageClockCheck, StorageWatch
 from firelock.model.job import ClaimedJob
+from firelock.model.text import number_of
 from firelock.options import OnRisk
 from firelock.server.process_state import has_descriptors, resident_bytes
 from firelock.server.recurring import fire_due
@@ -65,9 +66,7 @@ def _no_sums() -> defaultdict[tuple[int, str, str, str], list[int]]:
 def _describe_returned(taken: Taken) -> str:
     """Return what happened to the jobs of a dead session, as the end of a sentence."""
     kinds = [(len(taken.crashed), "running"), (len(taken.returned), "waiting")]
-    back = " and ".join(
-        f"{number} {kind} {'job' if number == 1 else 'jobs'}" for number, kind in kinds if number
-    )
+    back = " and ".join(number_of(number, f"{kind} job") for number, kind in kinds if number)
     parts = [f"back in the queues: {back}"] if back else []
     if taken.left:
         parts.append(f"locked by other transactions, to follow: {taken.left}")

@@ -18,6 +18,7 @@ import attrs
 from firelock.context import Console
 from firelock.errors import ConfigurationError, FirelockError, StorageError
 from firelock.model.session import ClaimHolder
+from firelock.model.text import number_of
 from firelock.options import Executor
 from firelock.plugins.hookspecs import ServerInfo
 from firelock.plugins.observers import EndObservers
@@ -403,10 +404,8 @@ def _run_after(seconds: float, action: Callable[[], None]) -> None:
 
 def _about(runtime: Runtime, server: ServerInfo) -> list[str]:
     """Return the lines that describe the server at its start."""
-    tasks = len(runtime.tasks.runnable())
-    lines = [
-        f"Firelock server {server.name}: {server.workers} workers, queues {server.queues}, {tasks} tasks"
-    ]
+    workers, tasks = number_of(server.workers, "worker"), number_of(len(runtime.tasks.runnable()), "task")
+    lines = [f"Firelock server {server.name}: {workers}, queues {server.queues}, {tasks}"]
     lines += [f"  {name}: {value}" for name, value in runtime.storage.describe().items()]
     lines += [
         f"  plugin {info.name}: {info.distribution} {info.version}".rstrip()

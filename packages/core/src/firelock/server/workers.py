@@ -21,6 +21,7 @@ import attrs
 from firelock.model.aio import in_thread
 from firelock.model.job import ClaimedJob
 from firelock.model.session import ClaimHolder
+from firelock.model.text import number_of
 from firelock.options import Executor
 from firelock.plugins.observers import EndObservers
 from firelock.server.job_process import JobProcess, JobProcessPool, JobProcessSpec
@@ -147,7 +148,7 @@ class ProcessLimits:
         large.
         """
         if self.jobs and ended >= self.jobs:
-            return f"has run {ended:,} jobs"
+            return f"has run {number_of(ended, 'job')}"
         if ended and self.is_too_large(rss_bytes):
             return f"has {rss_bytes / _MEGABYTE:,.0f} MB"
         return None

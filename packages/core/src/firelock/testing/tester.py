@@ -14,6 +14,7 @@ from firelock.jobs.storage_access import StorageAccess
 from firelock.model.clock import StorageClock, micros
 from firelock.model.job import ClaimedJob, JobRecord, NewJob
 from firelock.model.meta import NO_META
+from firelock.model.text import number_of
 from firelock.storage import JobFilter
 from firelock.task import TaskVerbs
 from firelock.testing.enqueued import Enqueued, decoded, expected, find_task, listed
@@ -292,7 +293,7 @@ class Tester:
         )
         if len(found) == count or (count is None and found):
             return found
-        number = "at least 1 job" if count is None else f"{count} job{'' if count == 1 else 's'}"
+        number = "at least 1 job" if count is None else number_of(count, "job")
         raise AssertionError(f"Expected {number}, found {len(found)}:\n  {wanted}\n{listed(self.enqueued())}")
 
     def refute_enqueued(

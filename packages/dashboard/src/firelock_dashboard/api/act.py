@@ -70,7 +70,9 @@ def _given_ids(visit: Visit) -> list[str]:
 
 def _answer(visit: Visit, verb: str, ids: Sequence[str], results: Sequence[Applied]) -> Response:
     changed = sum(result.is_applied for result in results)
-    visit.audit(f"job.{verb}", f"{changed} jobs", ids=list(ids[:10]), skipped=len(ids) - changed)
+    visit.audit(
+        f"job.{verb}", visit.text("jobs.count", count=changed), ids=list(ids[:10]), skipped=len(ids) - changed
+    )
     return visit.json({"changed": changed, "results": dict(zip(ids, results, strict=True))})
 
 

@@ -743,7 +743,7 @@ def start_all(visit: Visit, verb: str) -> Response:
     counted, chips = _counted(visit, verb, listing), listing.chips.query()
     target = move_target(visit.form) if verb == "move" else None
     if counted.is_typed and not counted.is_known(visit.form.maybe(_COUNTED_JOBS), visit.form.value(_TYPED)):
-        problem = visit.text("jobs.all_not_typed", number=str(counted.total))
+        problem = visit.text("jobs.all_not_typed", count=counted.total, number=str(counted.total))
         if visit.wants_json:
             raise BadRequest(problem)
         return _ask(visit, verb, listing, counted, problem=problem)

@@ -74,12 +74,12 @@ _PAGES = {  # the page that the button of each kind of problem opens
     "parked_ends": "servers", "closing_session": "servers", "limit_zero": "limits", "limit_cost": "limits",
     "in_vain": "parent", "wait_overdue": "jobs", "unregistered": "jobs", "unique_in_vain": "limits",
     "no_listener": "queue", "long_wait": "queue", "unknown_task": "jobs", "failing": "failures",
-    "jobs_failed": "failures",
+    "jobs_failed": "failures", "long_run": "job",
     "recurring_error": "recurring", "recurring_late": "recurring", "limit_paused": "limits",
 }  # fmt: skip
 
 
-_WITH_DURATION = frozenset({"long_wait", "server_lost"})  # findings whose sentence contains the duration
+_WITH_DURATION = frozenset({"long_wait", "long_run", "server_lost"})  # their sentences contain the duration
 
 
 @attrs.frozen
@@ -137,6 +137,8 @@ def _banner(visit: Visit, finding: Finding) -> _Banner:
         path = f"/{page}"
         if page == "queue":
             path = f"/queues/{values['queue']}"
+        elif page == "job":
+            path = f"/jobs/{values['job']}"
         elif page == "parent":
             path = f"/batches/{values['batch']}" if "batch" in values else f"/jobs/{values['parent']}"
             page = "batch" if "batch" in values else page

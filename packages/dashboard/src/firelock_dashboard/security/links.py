@@ -119,7 +119,7 @@ class Links:
         now = self._monotonic()
         if any(self._is_cached(key, now) for key in keys) or any(self._is_valid(key, now) for key in keys):
             return Access(LEVELS["admin"], "local")
-        raise NoSession("You need a link to log in.")
+        raise NoSession("You need a link to sign in.")
 
     def _is_cached(self, key: str, now: float) -> bool:
         with self._lock:

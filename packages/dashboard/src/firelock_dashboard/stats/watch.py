@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from firelock import FirelockError
-from firelock.control.findings import EndedRuns, Readings, take_readings
+from firelock.control.findings import EndedRuns, Readings, longest_duration, take_readings
 from firelock.storage import Feature
 from firelock_dashboard.stats.causes import NO_HOURS, Cause, Causes, Hours, added, strips
 from firelock_dashboard.web.formatting import instant, micros
@@ -49,6 +49,7 @@ _STRIPS = _Age(30.0, 120.0)
 _OUTCOMES = _Age(5.0, 5.0)
 _READINGS = {  # the ages of the readings of `take_readings`
     "waits": _Age(4.0, 15.0),
+    "running": _Age(4.0, 15.0),
     "muted": _GROUPS,
     "storage": _Age(30.0, float("inf")),
     "samples": _Age(30.0, float("inf")),
@@ -232,6 +233,12 @@ class Watch:
 
 def _ended_runs(by_task: Mapping[str, TaskStats], hours: Mapping[str, int]) -> dict[str, EndedRuns]:
     return {
-        task: EndedRuns(stats.runs, stats.failed_attempts, stats.failed, hours.get(task, 0))
+        task: EndedRuns(
+            stats.runs,
+            stats.failed_attempts,
+            stats.failed,
+            hours.get(task, 0),
+            longest_duration(stats.histogram),
+        )
         for task, stats in by_task.items()
     }

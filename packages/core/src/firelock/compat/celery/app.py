@@ -49,7 +49,7 @@ from firelock.compat.celery.errors import (
     TaskExpired,
 )
 from firelock.compat.celery.refused import REFUSED_OPTIONS, Refusing
-from firelock.model.text import shown
+from firelock.model.text import number_of, shown
 from firelock.retry import describe_error, retry_reason
 from firelock.task import MAIN_MODULES, main_module_name
 
@@ -122,7 +122,7 @@ class Celery(Refusing):
 
     def __repr__(self) -> str:
         """Return a string with the app's name and the number of its tasks."""
-        return f"<Celery {self.main or '__main__'} on Firelock, {len(self.tasks)} tasks>"
+        return f"<Celery {self.main or '__main__'} on Firelock, {number_of(len(self.tasks), 'task')}>"
 
     def config_from_object(self, source: object, *, namespace: str | None = None) -> None:
         """Read the settings from an object or module; a string "module" or "module:name" is imported.
@@ -758,7 +758,8 @@ class CeleryTask(Refusing):
             raise exc
         if request.called_directly:
             raise RetryRequested(None, 0)
-        raise MaxRetriesExceededError(f"Can't retry {self.name}[{request.id}]: {limit} retries were made.")
+        made = "1 retry was" if limit == 1 else f"{limit} retries were"
+        raise MaxRetriesExceededError(f"Can't retry {self.name}[{request.id}]: {made} made.")
 
     def update_state(self, *, state: str | None = None, meta: Mapping[str, object] | None = None) -> None:
         """Store progress: `meta["current"]` of `meta["total"]`, with an optional string `meta["status"]`.

@@ -17,6 +17,7 @@ from typing import Protocol
 import attrs
 
 from firelock.errors import ScheduleError
+from firelock.model.text import number_of
 
 LENGTH_LIMIT = 256
 MACROS = {
@@ -194,8 +195,8 @@ def _split(expression: str) -> list[tuple[int, str]]:
     pieces = [(match.start() + 1, match.group()) for match in re.finditer(r"[^ ]+", text)]
     if len(pieces) not in {_WITHOUT_SECONDS, _WITH_SECONDS}:
         raise ScheduleError(
-            f"Cron expression {expression!r} has {len(pieces)} fields. Use five (minutes, hours, day of "
-            "month, month, day of week) or six with seconds first."
+            f"Cron expression {expression!r} has {number_of(len(pieces), 'field')}. Use five (minutes, "
+            "hours, day of month, month, day of week) or six with seconds first."
         )
     return pieces
 
