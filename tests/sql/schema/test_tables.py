@@ -62,7 +62,7 @@ def test_first_verb_creates_the_schema(open_storage):
 
 
 def test_migrate_returns_its_migrations(open_storage):
-    """On an empty file, the first migration creates the tables, and the result contains a sentence about it."""
+    """On an empty file, the first migration creates the tables; the result contains its sentence."""
     storage = open_storage()
     before = storage.schema()
 
