@@ -269,7 +269,7 @@ def test_warnings_alone_do_not_fail_the_command(run):
     assert "sql (firelock-sql " in answer["about"]["plugins"]
 
 
-def test_failed_jobs_are_reported_with_the_command_that_lists_them(run):
+def test_failed_jobs_are_reported_with_the_command_that_groups_them(run):
     """Failed jobs are reported instead of "No problems found", although the installation has no problems."""
     with Firelock("memory://failures") as app:
         begin_session(app)
@@ -283,7 +283,7 @@ def test_failed_jobs_are_reported_with_the_command_that_lists_them(run):
     assert ran.code == 0
     assert "No problems found" not in ran.out
     assert "3 jobs have failed, 3 of them of shop.add." in ran.out
-    assert "firelock jobs list --state failed" in ran.out
+    assert "firelock jobs failures" in ran.out
 
 
 def test_no_problems_found(run, tmp_path):
