@@ -463,7 +463,7 @@ def test_batch_history_uses_the_word_of_its_state(fire, client):
     add(fire, batch)
     html = page_of(client, batch)
 
-    assert "Awaiting" not in text_of(re.search(r'<ol class="steps">.*?</ol>', html, re.DOTALL)[0])
+    assert "Awaiting" not in text_of(re.search(r'<ol class="history">.*?</ol>', html, re.DOTALL)[0])
 
 
 def test_node_names_the_task_whose_output_it_uses(fire, client):
