@@ -352,7 +352,7 @@ def test_server_while_a_command_imports_the_app_is_refused(folder, run, words):
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize(("blocks", "tasks"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("blocks", "tasks"), [(1, "1 task"), (2, "3 tasks")])
 def test_readme_examples_can_be_saved_as_one_file(folder, run, blocks, tasks):
     """The README's first example works alone, and together with the second example.
 
@@ -374,5 +374,5 @@ def test_readme_examples_can_be_saved_as_one_file(folder, run, blocks, tasks):
         server.kill()
 
     assert "report of 2026-11-24" == ended.stdout.splitlines()[0], ended.stderr
-    assert f"{tasks} tasks" in said
+    assert said.endswith(f", {tasks}\n")
     assert ({job.id for job in made}, 0) == ({job.id for job in stored(folder)}, server.returncode)
