@@ -70,7 +70,7 @@ def test_output_to_a_pipe_is_a_single_view(run, app):
     assert "enqueued 2   processing 1   scheduled 0   awaiting 0   failed 1" in lines[0]
     assert ["Queues", "Servers", "Running", "Failures"] == [line for line in lines if line.isalpha()]
     assert ["bulk", "1"] == lines[lines.index("Queues") + 2].split()[:2]
-    assert any(line.startswith("vm:1") and " active " in line for line in lines)
+    assert any(line.startswith("vm:1") and " running " in line for line in lines)
     assert any(line.startswith(running.id) and "vm:1" in line for line in lines)
     assert any(
         line.startswith(failed.id) and line.endswith("ValueError: no route to the host") for line in lines

@@ -47,7 +47,7 @@ def test_free_workers_of_a_replaced_worker_process_do_not_count(scene, state):
     """A replaced process claims no jobs, but each job that it still runs occupies a worker."""
     view = scene.view(old=state, new="running")
 
-    assert (14, 8, "active") == (view.workers, view.busy, view.state_at(scene.storage.clock()))
+    assert (14, 8, "running") == (view.workers, view.busy, view.state_at(scene.storage.clock()))
 
 
 def test_orders_of_one_heartbeat_do_not_replace_each_other(scene):

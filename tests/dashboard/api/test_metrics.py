@@ -95,7 +95,7 @@ def test_servers_have_metrics(client, fire):
 
     found = samples(client)
 
-    assert (found["servers", "active"], found["servers", "lost"]) == (3.0, 0.0)
+    assert (found["servers", "running"], found["servers", "lost"]) == (3.0, 0.0)
     assert (found["worker_slots", "web:1", "busy"], found["worker_slots", "web:1", "idle"]) == (3.0, 1.0)
     assert (found["worker_slots", "web:2", "busy"], found["worker_slots", "web:2", "idle"]) == (3.0, 17.0)
     assert [0.0, 2.0, 5.0] == [

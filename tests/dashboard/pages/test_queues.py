@@ -48,7 +48,7 @@ def actions(fire):
 # ---- states of servers -----------------------------------------------------------------------------------
 
 
-def test_server_without_renewals_is_stale_and_then_lost(fire):
+def test_server_without_renewals_is_overdue_and_then_lost(fire):
     """In any reported state, a server is stale if it misses renewals, and lost when its session ends."""
     serve(fire)
     (server,) = fire.servers.list()
@@ -57,7 +57,7 @@ def test_server_without_renewals_is_stale_and_then_lost(fire):
 
     states = [server.state_at(record.expires_at - timeout * left // 10) for left in (9, 1, 0)]
 
-    assert [ServerState.ACTIVE, ServerState.STALE, ServerState.LOST] == states
+    assert [ServerState.RUNNING, ServerState.OVERDUE, ServerState.LOST] == states
     gone = attrs.evolve(server, is_alive=False, sessions=(attrs.evolve(record, is_alive=False),))
     assert ServerState.LOST is gone.state_at(record.expires_at - timeout)
 

@@ -11,7 +11,6 @@ from firelock.cli.health import add_probe_options, probe_place
 from firelock.cli.json_output import server_json
 from firelock.cli.screen import Cell, Column, Piece, Screen, visible
 from firelock.cli.source import app_spec, connected, project_table, table_in_environment
-from firelock.control.servers import is_leaving
 from firelock.model.text import age
 
 if TYPE_CHECKING:
@@ -192,15 +191,13 @@ def _row(server: ServerView, now: int) -> list[Piece]:
 
 
 def _state(server: ServerView, now: int) -> str:
-    """Return the state that the server last reported, or one of the following states.
+    """Return the `ServerState`, or one of two further states.
 
-    "silent": its sessions have expired, but no server has ended them yet. "lost": its sessions were ended
-    without a reported stop. "ended": its sessions were ended after a reported stop. "closing": its sessions
-    were ended, but other transactions still lock rows of its jobs.
+    "silent": its sessions have expired, but no server has ended them yet. "closing": its sessions were ended,
+    but other transactions still lock rows of its jobs.
     """
-    alive = [record for record in server.sessions if record.is_alive]
-    if not alive:
-        return "closing" if server.is_closing else "lost" if server.is_lost else "ended"
-    current = [record for record in alive if record.expires_at > now]
-    current.sort(key=is_leaving)  # a replaced worker process does not represent the server
-    return current[0].renewal.state if current else "silent"
+    if server.is_alive and not server.living(now):
+        return "silent"
+    if server.is_closing and not server.is_alive:
+        return "closing"
+    return str(server.state_at(now))

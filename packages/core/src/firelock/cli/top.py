@@ -44,7 +44,7 @@ _NOTE = 200
 _QUEUES, _SERVERS, _RUNNING, _FAILURES = "Queues", "Servers", "Running", "Failures"
 _FRAME = 2  # lines of a section in addition to its rows: the titles and an empty line
 _LEAST = 2  # minimum number of rows shown in a section, if it has that many
-_STYLES = {"active": "green", "quiet": "yellow", "stopping": "yellow", "stale": "bold red"}
+_STYLES = {"running": "green", "quiet": "yellow", "stopping": "yellow", "overdue": "bold red"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -579,7 +579,7 @@ def _check_lost(readings: Readings) -> Iterator[Finding]:
     back = [server for server, state in states.items() if not state.is_gone]
     reported = set[str]()
     for server, state in states.items():
-        severity = ERROR if state is ServerState.STALE else None
+        severity = ERROR if state is ServerState.OVERDUE else None
         if state is ServerState.LOST:
             severity = _severity_of_lost(server, back, readings.now)
         if server.name in reported or severity is None:

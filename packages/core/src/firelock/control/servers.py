@@ -24,7 +24,7 @@ _MODES = ("quiet", "resume", "stop")
 _END = "end "  # the prefix of an order to end a session; the session's id follows
 _ORDERS_AT_ONCE = 1_000
 _MICROS = 1_000_000
-_STALE_AFTER = 0.6  # share of the session's timeout; enough time for at least three renewals
+_OVERDUE_AFTER = 0.6  # share of the session's timeout; enough time for at least three renewals
 
 
 RETIRED = "retired"
@@ -41,8 +41,8 @@ def is_leaving(record: SessionRecord) -> bool:
 class ServerState(StrEnum):
     """The state of a server, derived from its sessions; the best state comes first."""
 
-    ACTIVE = "active"
-    STALE = "stale"  # it has missed a renewal
+    RUNNING = "running"
+    OVERDUE = "overdue"  # it has missed a renewal
     QUIET = "quiet"  # it claims no jobs, because of an order
     STOPPING = "stopping"
     LOST = "lost"  # its sessions have ended or expired, and it did not report a stop
@@ -56,7 +56,7 @@ class ServerState(StrEnum):
     @property
     def is_listening(self) -> bool:
         """Whether it claims jobs or is stopping; a stopping server counts, so a deploy raises no alarm."""
-        return self in {ServerState.ACTIVE, ServerState.STALE, ServerState.STOPPING}
+        return self in {ServerState.RUNNING, ServerState.OVERDUE, ServerState.STOPPING}
 
 
 def renewed_at(record: SessionRecord, now: int) -> int:
@@ -102,9 +102,9 @@ class ServerView:
             return ServerState.STOPPING
         if "quiet" in states:
             return ServerState.QUIET
-        if "overdue" in states or any(is_stale(one, now) for one in alive):
-            return ServerState.STALE
-        return ServerState.ACTIVE
+        if "overdue" in states or any(is_overdue(one, now) for one in alive):
+            return ServerState.OVERDUE
+        return ServerState.RUNNING
 
     @property
     def queue_names(self) -> tuple[str, ...] | None:
@@ -208,9 +208,9 @@ def forget_orders(storage: Storage) -> int:
     return sum(storage.delete_record(ORDERS, order.key, expected_version=order.version) for order in late)
 
 
-def is_stale(record: SessionRecord, now: int) -> bool:
+def is_overdue(record: SessionRecord, now: int) -> bool:
     """Return whether a session has missed renewals but has not expired."""
-    return now - renewed_at(record, now) > _STALE_AFTER * record.session.timeout_seconds * _MICROS
+    return now - renewed_at(record, now) > _OVERDUE_AFTER * record.session.timeout_seconds * _MICROS
 
 
 def _server_view(server_id: str, sessions: list[SessionRecord]) -> ServerView:

@@ -24,7 +24,7 @@ from firelock import (
     StepError,
 )
 from firelock.control.findings import lacks_task
-from firelock.control.servers import is_stale
+from firelock.control.servers import is_overdue
 from firelock.flows.signals import TIMED_OUT
 from firelock.storage import DURATION_BUCKETS, FINAL_STATES, JobFilter, JobRecord, Memo, MemoKind, State
 from firelock_dashboard.pages.jobs import attempts_of, was_requeued
@@ -695,8 +695,8 @@ class JobView:
                 found.append("warn_closing")
             elif held is None or not held.is_alive or held.expires_at < now:
                 found.append("warn_lost")
-            elif is_stale(held, now):
-                found.append("warn_stale")
+            elif is_overdue(held, now):
+                found.append("warn_overdue")
             elif self.started_at is None:
                 found.append("warn_claimed")
         values: dict[str, object] = {"server": job.server or "–"}
