@@ -411,6 +411,27 @@ def test_requeue_with_a_unique_key_in_use_is_refused(command, app):
     assert ["deleted", "enqueued"] == states([first, second])
 
 
+def test_show_says_what_an_enqueued_job_waits_for(command, app):
+    """Besides limits, this is a paused queue, or a server that claims from the queue."""
+    job = app.add.using(queue="mail").enqueue(1)
+
+    def waits_for():
+        return command(f"show {job.id} --json").json["waits_for"]
+
+    nobody = waits_for()
+    begin_session(app, queues="billing")
+    others = waits_for()
+    begin_session(app, "s2", server="vm:2", queues="mail,billing")
+    served = waits_for()
+    app.queues.pause("mail", note="partner is down")
+    paused = command(f"show {job.id}").out
+
+    assert "a server; none is running" == nobody
+    assert "a server for queue mail; the running servers have other queues" == others
+    assert served is None
+    assert "  waits for  a resume of queue mail, which is paused (partner is down)" in paused
+
+
 def test_show_omits_empty_sections(command, app):
     """A job that has not run, failed or logged anything shows no sections for these."""
     job = app.add.enqueue(1)

@@ -124,7 +124,7 @@ def _signal(options: argparse.Namespace, screen: Screen) -> int:
         raise Problem(f"Job {options.id} was not found.", code=Exit.NOT_FOUND)
     if stored.answer is Applied.REFUSED:
         raise Problem(
-            f"Job {options.id} cannot receive a signal: it has ended, or its memos have reached their limit.",
+            f"Job {options.id} cannot receive a signal: it has ended, or it cannot store more values.",
             hint="Run firelock jobs show to see its state.",
         )
     is_first = stored.answer.is_applied

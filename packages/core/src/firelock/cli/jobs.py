@@ -226,6 +226,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
             job.refresh()  # to find out what it waits for
         now = app.client.clock.now()
         children = list(app.jobs.page(JobFilter(parent_id=job.id), limit=_CHILDREN, oldest_first=True))
+        waits_for = "; ".join(_waits(app, job, now))
         storage = app.storage
         history, progress = storage.history(job.id), job.record().progress
         log = storage.read_log(job.id, limit=_LOG_LINES)
@@ -235,18 +236,42 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
             "history": json_value(history.entries), "errors": json_value(history.errors),
             "log": json_value(log), "progress": json_value(progress),
             "continuations": [child.id for child in children],
-            "waits_for": job.waits_for,
+            "waits_for": waits_for or None,
         })  # fmt: skip
         return
     record = job.record()
     screen.line(Cell(f"Job {record.id}", "bold"), "  ", state_cell(record.state))
     failed = history.errors[-1].attempt if history.errors else None
     end = _end_facts(record, progress, children, failed)
-    facts = [*_task_facts(record), *_admission_facts(job, now), *_time_facts(record, now), *end]
+    facts = [
+        *_task_facts(record), ("waits for", Cell(waits_for, "yellow")), *_admission_facts(job, now),
+        *_time_facts(record, now), *end,
+    ]  # fmt: skip
     screen.facts(facts, indent=2)
     _show_history(screen, history.entries)
     _show_errors(screen, history.errors)
     _show_log(screen, log)
+
+
+def _waits(app: Firelock, job: Job[object], now: int) -> Iterator[str]:
+    """Yield what the job waits for: a limit, signal or step, a resume of its queue, or a server."""
+    if job.waits_for:
+        yield job.waits_for
+    record = job.record()
+    if record.state is not State.ENQUEUED:
+        return
+    paused = next((one for one in app.queues.list() if one.name == record.queue and one.is_paused), None)
+    if paused is not None:
+        note = f" ({paused.note})" if paused.note else ""
+        yield f"a resume of queue {record.queue}, which is paused{note}"
+    servers = [server for server in app.servers.list() if not server.state_at(now).is_gone]
+    listening = [server for server in servers if server.listens_to(record.queue)]
+    if not servers:
+        yield "a server; none is running"
+    elif not listening:
+        yield f"a server for queue {record.queue}; the running servers have other queues"
+    elif not any(server.state_at(now).is_listening for server in listening):
+        yield f"a server for queue {record.queue} that is not quiet"
 
 
 def _task_facts(record: JobRecord) -> list[tuple[str, Piece]]:
@@ -272,7 +297,7 @@ def _arguments(record: JobRecord) -> str:
 
 
 def _admission_facts(job: Job[object], now: int) -> list[tuple[str, Piece]]:
-    """Return the limits, unique key and start deadline of a job, and what it waits for."""
+    """Return the limits, unique key and start deadline of a job."""
     admission = job.record().admission
     costs = [] if admission is None else [
         use.key + (f" (cost {use.cost:,})" if use.cost != 1 else "") + (" strict" if use.is_strict else "")
@@ -280,7 +305,6 @@ def _admission_facts(job: Job[object], now: int) -> list[tuple[str, Piece]]:
     ]  # fmt: skip
     before = None if job.start_before is None else micros(job.start_before)
     return [
-        ("waits for", Cell(job.waits_for or "", "yellow")),
         ("limits", ", ".join(costs)),
         ("unique key", job.unique_key or ""),
         ("start before", f"{clock_time(before)}, {age(before, now)}" if before is not None else ""),
