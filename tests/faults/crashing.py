@@ -23,7 +23,7 @@ from firelock.plugins.loader import open_storage
 from firelock.storage import JobFilter
 from firelock.testing import FaultyStorage
 from tests.faults.checker import is_legal
-from tests.faults.forking import in_fork
+from tests.faults.forked_processes import in_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 

@@ -19,8 +19,8 @@ from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
 from firelock_sql.connections import full_reads
 from firelock_sql.postgresql import storage as postgresql_storage
+from tests.faults.meters import SqliteMeter, WatchedStorage, arranging, lines_run
 from tests.faults.proxy import FaultProxy
-from tests.faults.watching import SqliteMeter, WatchedStorage, arranging, lines_run
 from tests.sql.servers.processes import USER
 
 LONG = 30.0  # seconds until a condition counts as never met

@@ -14,7 +14,7 @@ from firelock import Firelock, JobContext, Retry, Settings, Snooze, State
 from firelock.flows import streams as streams_module
 from firelock.model.state import FINAL_STATES
 from firelock.testing import eventually
-from tests.faults.watching import arranging, traced
+from tests.faults.meters import arranging, traced
 
 LONG = 30.0  # seconds until a condition counts as never met
 SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)

@@ -14,7 +14,7 @@ from firelock import Firelock, JobContext, Retry, Settings
 from firelock.model.state import State
 from firelock.plugins.loader import open_storage
 from firelock.testing import eventually
-from tests.faults.watching import WatchedStorage, arranging
+from tests.faults.meters import WatchedStorage, arranging
 
 WITHIN = 5.0  # seconds: more than two waits for a lock, but less than one transaction keeps retrying
 LONG = 60.0  # seconds until a condition counts as never met

@@ -14,8 +14,8 @@ from firelock import Firelock, Settings, Unique
 from firelock.storage import JobFilter
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
+from tests.faults.meters import SqliteMeter, WatchedStorage, arranging
 from tests.faults.proxy import FaultProxy
-from tests.faults.watching import SqliteMeter, WatchedStorage, arranging
 
 CHUNK_SECONDS = 0.3  # duration of removing a chunk, unless the other routine begins
 LONG = 30.0  # seconds until a condition counts as never met

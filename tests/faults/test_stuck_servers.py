@@ -19,10 +19,10 @@ from firelock import Firelock, Retry, Settings, State, hookimpl
 from firelock.storage import is_of_taken
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
+from tests.faults.meters import WatchedStorage, arranging
 from tests.faults.proxy import FaultProxy
 from tests.faults.scenarios.base import stage
 from tests.faults.servers import Place, kill
-from tests.faults.watching import WatchedStorage, arranging
 from tests.ports import HOST, free_port
 
 LONG = 30.0  # seconds until a condition counts as never met

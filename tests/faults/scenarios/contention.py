@@ -182,8 +182,8 @@ _HELD = 3.0  # seconds for which another program locks rows: longer than any wai
 _LOCK = "SELECT id FROM firelock_jobs WHERE state IN (:processing, :enqueued) LIMIT 40 FOR UPDATE"
 
 
-@scenario("strangers-locks", "F28", full=Size(300, 10), short=Size(150, 1), schemes=SQL)
-def strangers_locks(place, size):
+@scenario("external-locks", "F28", full=Size(300, 10), short=Size(150, 1), schemes=SQL)
+def external_locks(place, size):
     """Another program locks rows of waiting and running jobs for longer than any wait: no job is repeated.
 
     There are at least `jobs` jobs. The rows are locked `rounds` times for three seconds.

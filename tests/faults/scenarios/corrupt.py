@@ -42,8 +42,8 @@ _BEARABLE = {
 }
 
 
-@scenario("odd-jobs", "F42", full=Size(20_000, 20), short=Size(200, 1))
-def odd_jobs(place, size):
+@scenario("unreadable-jobs", "F42", full=Size(20_000, 20), short=Size(200, 1))
+def unreadable_jobs(place, size):
     """Jobs with unreadable arguments fail with the reason and keep them; unknown tasks and serializers wait.
 
     There are `rounds` jobs of each kind among `jobs` good jobs.

@@ -15,9 +15,9 @@ import attrs
 
 from firelock import JobConflict
 from firelock.storage import FINAL_STATES, JobFilter, State
-from tests.faults import flowing
+from tests.faults import flow_clients
 from tests.faults.checker import is_legal, stored
-from tests.faults.flowing import stubs
+from tests.faults.flow_clients import stubs
 from tests.faults.points import deaths
 from tests.faults.program import run_program
 from tests.faults.scenarios.base import Size, scenario, stage
@@ -161,7 +161,7 @@ def kill_flows(place, size):
     if there were fewer deaths.
     """
     is_short = size.rounds == 1
-    points, deadly = (_FEW, _FEW_CLIENTS) if is_short else (_POINTS, flowing.POINTS)
+    points, deadly = (_FEW, _FEW_CLIENTS) if is_short else (_POINTS, flow_clients.POINTS)
     variables = {
         "FAULTS_POINTS": " ".join(points), "FAULTS_TIMES": str(size.rounds), "FAULTS_EVERY": str(_EVERY),
     }  # fmt: skip
@@ -191,7 +191,7 @@ def kill_flows(place, size):
             if time.monotonic() - killed_at > _APART:
                 _kill_one_of(on, servers, feed)
                 killed_at = time.monotonic()
-        (place.ledger_folder / flowing.OVER).touch()
+        (place.ledger_folder / flow_clients.OVER).touch()
         tried = dying.result()
         took = time.monotonic() - began
         feed.decide(len(feed.undecided))
@@ -238,9 +238,9 @@ def _clients(place, points, size):
     """Yield the future of clients that die in the block; no further client starts after it."""
     with ThreadPoolExecutor(1) as threads:
         try:
-            yield threads.submit(run_program, place, "flowing", points, size.rounds)
+            yield threads.submit(run_program, place, "flow_clients", points, size.rounds)
         finally:
-            (place.ledger_folder / flowing.OVER).touch()
+            (place.ledger_folder / flow_clients.OVER).touch()
 
 
 def _server(on):
@@ -472,7 +472,7 @@ def _filled(storage, judge):
             found["wrong" if members else "not stored"] += 1
         elif not all(member.state in FINAL_STATES for member in members):
             found["wrong"] += 1
-        elif record.state is State.SUCCEEDED and len(members) == flowing.MEMBERS:
+        elif record.state is State.SUCCEEDED and len(members) == flow_clients.MEMBERS:
             found["succeeded" if id not in filled else "not killed"] += 1
         elif record.state is State.DELETED and id not in filled:
             found["cancelled"] += 1

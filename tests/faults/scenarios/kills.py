@@ -91,8 +91,8 @@ def _all_run(on, servers, chance):
     return all(starters.intersection(server.children()) for server in servers)
 
 
-@scenario("kill-children", "F02", full=Size(20_000, 200), short=Size(600, 4))
-def kill_children(place, size):
+@scenario("kill-worker-processes", "F02", full=Size(20_000, 200), short=Size(600, 4))
+def kill_worker_processes(place, size):
     """`kill -9` of one of two worker processes: its jobs run again before the session would expire."""
     chance = random.Random(3)
     with stage(place, session_timeout=_LEASE) as on:
@@ -178,8 +178,8 @@ def left_over(place):
     return found
 
 
-@scenario("lose-the-host", "F01", full=Size(40, 4), short=Size(6, 3))
-def lose_the_host(place, size):
+@scenario("host-failure", "F01", full=Size(40, 4), short=Size(6, 3))
+def host_failure(place, size):
     """All processes are killed together, repeatedly, while the same jobs run: no job fails because of this.
 
     Jobs that ran when the host was lost twice are suspects and run alone, each in a job process.

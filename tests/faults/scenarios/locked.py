@@ -10,7 +10,7 @@ from itertools import count
 from firelock import Limit
 from firelock.errors import StorageUnavailable
 from firelock.model.state import State
-from tests.faults.rows import locking
+from tests.faults.row_locks import locking
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_one, kill_whole
 

@@ -21,8 +21,8 @@ def lock_holders(place, size):
 
     There are `jobs` contenders, each of which holds the lock for up to a quarter of its lifetime.
     """
-    assert not any(run_program(place, "locking", size.jobs, size.rounds, _TTL))
-    events = read_ledger(place.folder / "locking")
+    assert not any(run_program(place, "lock_contenders", size.jobs, size.rounds, _TTL))
+    events = read_ledger(place.folder / "lock_contenders")
     entries, asleep = _entries(events)
     disturbed = _disturbed(events)
     _assert_nobody_wrote_late(events, asleep | disturbed.keys())

@@ -300,8 +300,8 @@ def _lose_replies(place, size, matches, chance):
     ]
 
 
-@scenario("found-again", "F16", full=Size(20, 100), short=Size(10, 2), schemes=_REDIS)
-def found_again(place, size):
+@scenario("lost-reply-to-one-claim", "F16", full=Size(20, 100), short=Size(10, 2), schemes=_REDIS)
+def lost_reply_to_one_claim(place, size):
     """The reply to one claim is lost: its jobs run within a heartbeat or a second.
 
     `jobs` jobs are claimed each time, `rounds` times.
@@ -338,8 +338,8 @@ _LINES = {
 }
 
 
-@scenario("bad-lines", "F19", full=Size(1_000, 10), short=Size(30, 1), schemes=NETWORKED)
-def bad_lines(place, size):
+@scenario("slow-connections", "F19", full=Size(1_000, 10), short=Size(30, 1), schemes=NETWORKED)
+def slow_connections(place, size):
     """The line is slow, thin, or passes single bytes: no session is lost, nothing is repeated.
 
     The scenario runs `jobs` jobs of 10 ms on each line. With a database, the session timeout is 15 s.
@@ -364,8 +364,8 @@ def bad_lines(place, size):
 _MESSAGE = b"$7\r\nmessage\r\n"
 
 
-@scenario("lost-wake-ups", "F51", full=Size(200, 1), short=Size(6, 1), schemes=_REDIS)
-def lost_wake_ups(place, size):
+@scenario("lost-notifications", "F51", full=Size(200, 1), short=Size(6, 1), schemes=_REDIS)
+def lost_notifications(place, size):
     """Notifications arrive, arrive twice, or do not arrive, or subscribing fails: only the wait changes.
 
     The scenario runs `jobs` jobs for each case, one by one.

@@ -283,8 +283,8 @@ def script_flush(place, size):
 _UNKEPT = "durability: none: a restart loses every job"
 
 
-@scenario("unfit-redis", "F34", full=Size(0, 1), short=Size(0, 1), schemes=_REDIS)
-def unfit_redis(place, size):
+@scenario("unsuitable-redis", "F34", full=Size(0, 1), short=Size(0, 1), schemes=_REDIS)
+def unsuitable_redis(place, size):
     """A server that evicts keys or is too old is refused in one line; missing persistence is logged."""
     del size
     told = []

@@ -22,8 +22,8 @@ _HOUR = 60 * _MINUTE
 _SERVERS = 3
 
 
-@scenario("recurring-kills", "F43", full=Size(50, 120), short=Size(10, 4))
-def recurring_kills(place, size):
+@scenario("kill-recurring", "F43", full=Size(50, 120), short=Size(10, 4))
+def kill_recurring(place, size):
     """Definitions fire every second while servers are killed every two seconds: one job for each time.
 
     No time is missed. There are `jobs` definitions for `rounds` seconds on three servers.

@@ -15,8 +15,8 @@ _LOOK = 0.5  # seconds between two test connections
 _TURNS = 5  # good and bad turns, because the load of a machine changes
 
 
-@scenario("resets", "F20", full=Size(4_000, 1), short=Size(500, 1), schemes=NETWORKED)
-def resets(place, size):
+@scenario("connection-resets", "F20", full=Size(4_000, 1), short=Size(500, 1), schemes=NETWORKED)
+def connection_resets(place, size):
     """Every connection is reset five times a second: nothing is lost or repeated, and work continues.
 
     The scenario runs `jobs` jobs of 10 ms without resets and as many with resets, in five turns each. If a

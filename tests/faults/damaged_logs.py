@@ -29,7 +29,7 @@ from firelock.model.session import ClaimHolder
 from firelock.model.state import FINAL_STATES, State
 from firelock.storage import Applied, ClaimRequest, NewSession, Renewal, Storage, StorageError
 from tests.faults.checker import is_legal_history
-from tests.faults.forking import end_of, start_fork
+from tests.faults.forked_processes import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 
 _SUFFIXES = ("", "-wal", "-shm")

@@ -21,7 +21,7 @@ from firelock.model.lifecycle import HELD
 from firelock.model.state import State
 from firelock.plugins.loader import open_storage
 from firelock.storage import ClaimRequest, NewSession
-from tests.faults.forking import end_of, start_fork
+from tests.faults.forked_processes import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import firelock.flows.batch_builder
 from firelock import BatchFinished, Firelock, JobConflict
 from firelock.model import lifecycle
-from tests.faults.forking import end_of, start_fork
+from tests.faults.forked_processes import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.points import Points
 

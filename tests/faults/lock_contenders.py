@@ -9,7 +9,7 @@ import time
 from functools import partial
 
 from firelock import Firelock, LockLost
-from tests.faults.forking import end_of, start_fork
+from tests.faults.forked_processes import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 

@@ -17,8 +17,8 @@ _SESSIONS = 5  # for how many session timeouts a job blocks
 # ---- frozen servers --------------------------------------------------------------------------------------
 
 
-@scenario("zombies", "F08", full=Size(40, 60), short=Size(30, 1))
-def zombies(place, size):
+@scenario("paused-servers", "F08", full=Size(40, 60), short=Size(30, 1))
+def paused_servers(place, size):
     """A server is stopped for three session timeouts, then continues: its late ends are refused.
 
     By then another server has the jobs, with newer fences. The stopped server continues with a new session.
@@ -97,12 +97,12 @@ def _open_runs(events):
 # ---- blocking jobs ---------------------------------------------------------------------------------------
 
 
-@scenario("hold-the-interpreter", "F11", full=Size(40, 10), short=Size(20, 1))
-def hold_the_interpreter(place, size):
+@scenario("block-interpreter", "F11", full=Size(40, 10), short=Size(20, 1))
+def block_interpreter(place, size):
     """A job blocks its process's interpreter for five session timeouts: its jobs do not count as lost."""
     seconds = _SESSIONS * _QUICK["session_timeout"]
     with stage(place, **_QUICK) as on:
-        on.serve(2, app="holding")
+        on.serve(2, app="blocking")
         for number in range(size.rounds):
             on.enqueue(size.jobs, 0.05)
             held = on.enqueue(1, seconds, task=("hold-in-c", "hold-in-regex")[number % 2])
@@ -114,16 +114,16 @@ def hold_the_interpreter(place, size):
     return [*report.lines(), f"blocked for {seconds:.0f} s with a session timeout of 1 s: sessions lost 0"]
 
 
-@scenario("block-the-loop", "F12", full=Size(40, 10), short=Size(20, 1))
-def block_the_loop(place, size):
+@scenario("block-event-loop", "F12", full=Size(40, 10), short=Size(20, 1))
+def block_event_loop(place, size):
     """A coroutine blocks the event loop for five session timeouts: nothing is lost, a warning names it."""
     seconds = _SESSIONS * _QUICK["session_timeout"]
     warned = []
     with stage(place, **_QUICK) as on:
-        (server,) = on.serve(app="holding")
+        (server,) = on.serve(app="blocking")
         for _ in range(size.rounds):
             on.enqueue(size.jobs, 0.05)
-            blocker = on.enqueue(1, seconds, task="block-the-loop")
+            blocker = on.enqueue(1, seconds, task="block-event-loop")
             on.enqueue(size.jobs, 0.05, task="awork")
             on.await_starts(blocker)
             warned.append(_await_words(server, f"by job {blocker[0]}"))

@@ -100,11 +100,11 @@ def locking(place, *, hold, rest):
     """
     with ThreadPoolExecutor(1) as threads:
         is_locking = not place.storage.startswith("redis")
-        locker = threads.submit(run_program, place, "rows", hold, rest) if is_locking else None
+        locker = threads.submit(run_program, place, "row_locks", hold, rest) if is_locking else None
 
         def stop():
-            (place.folder / "rows").mkdir(exist_ok=True)
-            (place.folder / "rows" / "over").touch()
+            (place.folder / "row_locks").mkdir(exist_ok=True)
+            (place.folder / "row_locks" / "over").touch()
             return locker.result() if locker is not None else (0, 0)
 
         try:
