@@ -87,8 +87,8 @@ def measured(setting: Setting) -> Figures:
     """Measure a setting in a separate process and folder."""
     directory = Path(tempfile.mkdtemp(prefix="cluster-", dir=RESULTS))
     try:
-        asked = [str(value) for value in attrs.astuple(setting)]
-        command = [sys.executable, "-m", "benchmarks.cluster_rates", "--one", *asked]
+        arguments = [str(value) for value in attrs.astuple(setting)]
+        command = [sys.executable, "-m", "benchmarks.cluster_rates", "--one", *arguments]
         printed = run_to_end([*command, "--directory", str(directory)], {})
         figures: Figures = json.loads(printed.splitlines()[-1])
         return figures
@@ -105,9 +105,9 @@ def print_nodes(counts: Sequence[int], *, jobs: int, repeat: int) -> None:
     print("nodes   bulk/s  µs of all nodes   run/s  µs of all nodes  of one node's  idle calls/s")
     for count, found in rounds.items():
         medians = {name: statistics.median(one[name] for one in found) for name in found[0]}
-        beside = zip(found, rounds[counts[0]], strict=True)
+        pairs = zip(found, rounds[counts[0]], strict=True)
         share = statistics.median(
-            one["storage_us_per_job"] / first["storage_us_per_job"] for one, first in beside
+            one["storage_us_per_job"] / first["storage_us_per_job"] for one, first in pairs
         )
         print(
             f"{count:>5}{medians['bulk_jobs_per_s']:9,.0f}{medians['bulk_storage_us_per_job']:17.1f}"

@@ -104,7 +104,7 @@ def measure(place: Place, options: argparse.Namespace) -> None:
     for verb, number in Counter(call.verb for call in calls).most_common():
         print(f"  {number / options.seconds:.3f} {verb}")
     print(
-        f"{options.processes:,} idle worker processes beside {options.dead:,} dead sessions: "
+        f"{options.processes:,} idle worker processes and {options.dead:,} dead sessions: "
         f"{share:.2%} of a core ({used / options.rounds / len(calls) * 1e6:.0f} µs of processor a call; "
         f"{lasted:.1f} s of replay)"
     )

@@ -21,7 +21,7 @@ def grown(load: Load) -> Figures:
         waiting.enqueue_many([(number,) for number in range(growth.SOURCES)])
         growth_postgresql.fill(server, prefix="firelock_", stored=load.stored, waiting=load.waiting)
         counts = app.fire.jobs.counts()
-        succeeded = int(server.ask("select count(*) from firelock_jobs where state = 'succeeded'"))
+        succeeded = int(server.query("select count(*) from firelock_jobs where state = 'succeeded'"))
         if (counts.succeeded, counts.enqueued) != (succeeded, load.waiting):
             message = (
                 f"{succeeded} succeeded and {load.waiting} waiting jobs are stored, the counts say {counts}"
@@ -46,7 +46,7 @@ def churned(load: Load, *, keeps_old_state: bool) -> Figures:
                     ours.enqueue_bulk_of(app, jobs=more, size=churn.CHUNK)
                     stored += more
                     while not watch.is_due():
-                        time.sleep(churn.LOOK_SECONDS / 10)
+                        time.sleep(churn.READING_SECONDS / 10)
                 return watch.figures()
 
 

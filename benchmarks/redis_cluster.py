@@ -63,8 +63,8 @@ def running(directory: Path, count: int = NODES) -> Iterator[Cluster]:
 
 def calls_of(node: RedisServer, command: str) -> int:
     """Return how many times the node has received the command."""
-    said = node.read_info("commandstats").get(f"cmdstat_{command}", "calls=0")
-    return int(said.split(",")[0].removeprefix("calls="))
+    statistics = node.read_info("commandstats").get(f"cmdstat_{command}", "calls=0")
+    return int(statistics.split(",")[0].removeprefix("calls="))
 
 
 def await_agreement(nodes: Sequence[RedisServer]) -> None:

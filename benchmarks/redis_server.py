@@ -97,8 +97,8 @@ def find_program() -> str:
 
 def read_version(program: str) -> tuple[int, ...]:
     """Return the version of a redis-server, as in `Redis server v=8.0.2 sha=…`."""
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    return tuple(int(part) for part in said.partition("v=")[2].split()[0].split("."))
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in printed.partition("v=")[2].split()[0].split("."))
 
 
 def describe() -> dict[str, object]:

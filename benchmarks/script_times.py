@@ -288,14 +288,14 @@ def find(stage: Stage) -> Action:
         JobFilter(since=now - 60 * SECOND, until=now),
     ]
 
-    def look() -> None:
+    def find_all() -> None:
         for where in filters:
             for oldest_first in (False, True):
                 page = storage.find(where, limit=PAGE, oldest_first=oldest_first)
                 if page.cursor:
                     storage.find(where, limit=PAGE, cursor=page.cursor, oldest_first=oldest_first)
 
-    return look
+    return find_all
 
 
 def groups(stage: Stage) -> Action:

@@ -138,17 +138,17 @@ def watch_drain(
     """
     first: list[tuple[int, float, float]] = []
 
-    def look(number: int) -> tuple[int, float, float]:
+    def reading(number: int) -> tuple[int, float, float]:
         return number, server.cpu_seconds(), storage() if storage else 0.0
 
     def drained() -> bool:
         number = ended()
         if number and not first and number < jobs:
-            first.append(look(number))
+            first.append(reading(number))
         return number >= jobs
 
     server.wait_until(drained, what=f"{jobs} jobs had ended")
-    _, at_server, at_storage = look(jobs)
+    _, at_server, at_storage = reading(jobs)
     if not first:
         return {}
     number, server_before, storage_before = first[0]

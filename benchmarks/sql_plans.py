@@ -75,12 +75,12 @@ def own_buffers(node: dict[str, Any]) -> int:
 def measure(server: PostgresqlServer, verb: Callable[[], object]) -> Cost:
     """Run a verb and return its cost."""
     log = server.folder / "log"
-    server.ask(RESET)
+    server.query(RESET)
     begin = log.stat().st_size
     verb()
-    buffers = int(server.ask(BUFFERS))
-    said = log.read_bytes()[begin:].decode()
-    plans = [json.loads(plan) for plan in PLANS.findall(said)]
+    buffers = int(server.query(BUFFERS))
+    logged = log.read_bytes()[begin:].decode()
+    plans = [json.loads(plan) for plan in PLANS.findall(logged)]
     found = [node for plan in plans if "pg_stat" not in plan["Query Text"] for node in nodes(plan["Plan"])]
     return Cost(
         buffers,
@@ -153,7 +153,7 @@ def measured(stored: int) -> dict[str, Cost]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         with running(Path(folder), SETTINGS) as server:
-            server.ask("create extension pg_stat_statements")
+            server.query("create extension pg_stat_statements")
             with closing(Handles(opener(f"{server.url}?listen=off"))) as handles:
                 verbs = Verbs(FlowScene(handles))
                 verbs.flow.add_many(SOURCES)
@@ -172,7 +172,7 @@ def main() -> None:
     options = parser.parse_args()
     exit_when_told()
     few, many = (measured(stored) for stored in options.stored)
-    print("| Statement | Indexes | Buffers beside {:,} | beside {:,} | to write |".format(*options.stored))
+    print("| Statement | Indexes | Buffers with {:,} | with {:,} | to write |".format(*options.stored))
     print("|---|---|---|---|---|")
     for name, cost in many.items():
         found = ", ".join(cost.indexes) + ("; all jobs are read" if cost.reads_all else "")

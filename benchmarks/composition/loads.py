@@ -24,7 +24,7 @@ from benchmarks.servers import Server
 
 APP = "benchmarks.composition.application"
 CLAIM = 100
-LOOK_SECONDS = 0.01
+CHECK_SECONDS = 0.01
 PATIENCE_SECONDS = 600.0
 
 
@@ -195,7 +195,7 @@ class Loads:
             self._group[0].assert_running(what)
             if time.monotonic() > deadline:
                 raise self._group[0].failed(f"{PATIENCE_SECONDS:.0f} s passed before {what}")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(CHECK_SECONDS)
 
     # ---- without servers ---------------------------------------------------------------------------------
 

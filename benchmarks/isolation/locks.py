@@ -84,13 +84,13 @@ def _measure(
         raise RuntimeError(message)
     base = fmean(one.rate for one in free)
     yield {
-        "what": f"others/s beside {number} x {name}, and without", "ratio": busy.rate / base,
-        "median": busy.rate, "beside": base,
+        "what": f"others/s with {number} x {name}, and without", "ratio": busy.rate / base,
+        "median": busy.rate, "base": base,
     }  # fmt: skip
     waited, usual = _claims(gates, [busy]), _claims(gates, free)
     yield {
-        "what": f"claim beside {number} x {name}, p99, ms", "ratio": waited / usual,
-        "median": waited, "beside": usual,
+        "what": f"claim with {number} x {name}, p99, ms", "ratio": waited / usual,
+        "median": waited, "base": usual,
     }  # fmt: skip
 
 

@@ -50,10 +50,10 @@ def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
         runs = tasks.runs(gates).count("gate 0")
     yield {
         "what": f"seconds of a stop with {left:,} jobs waiting and a grace of {GRACE:.0f} s; and allowed",
-        "ratio": took / (GRACE + _SLACK), "median": took, "beside": GRACE + _SLACK,
+        "ratio": took / (GRACE + _SLACK), "median": took, "base": GRACE + _SLACK,
     }  # fmt: skip
-    yield {"what": "other jobs that ran again", "ratio": 1.0, "median": again, "beside": 0}
-    yield {"what": "runs of the locked job", "ratio": runs / 2, "median": runs, "beside": 2}
+    yield {"what": "other jobs that ran again", "ratio": 1.0, "median": again, "base": 0}
+    yield {"what": "runs of the locked job", "ratio": runs / 2, "median": runs, "base": 2}
 
 
 def _serving(place: Place, gates: Path) -> AbstractContextManager[list[Server]]:

@@ -64,7 +64,7 @@ def unique_alone(plan: Plan) -> Iterator[Row]:
                 if turn:
                     speed[kind].append(1e6 / rate)
     for kind in ("new", "duplicate"):
-        yield ratio(f"a unique call, {kind}, beside a plain one: µs", speed[kind], speed["plain"])
+        yield ratio(f"a unique call, {kind}, compared with a plain one: µs", speed[kind], speed["plain"])
 
 
 def unique_contended(plan: Plan) -> Iterator[Row]:

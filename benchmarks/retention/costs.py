@@ -83,4 +83,6 @@ def of_unique_keys(plan: Plan) -> Iterator[Row]:
                     begun = time.perf_counter()
                     fire.storage.prune(CHUNK)
                     times.append((time.perf_counter() - begun) * 1_000)
-    yield ratio(f"the hourly look at {keys:,} unique keys in use beside the next prune, ms", firsts, seconds)
+    yield ratio(
+        f"the hourly check of {keys:,} unique keys in use, compared with the next prune, ms", firsts, seconds
+    )
