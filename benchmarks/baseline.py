@@ -1,7 +1,7 @@
 """Compare Firelock with another checkout of itself: what became faster or slower, and how certain this is.
 
 Each pair is one run of this checkout and one of the other; each checkout runs its own benchmarks with its own
-environment. Of two pairs each checkout goes first in one; the seed draws in which. The ratio of a pair is
+environment. Within two pairs, each checkout goes first once; the seed selects the order. The ratio of a pair is
 new/old for rates and old/new for times and costs, so more than 1 is better. A figure's result is the median
 ratio with its bootstrap interval of 95 %.
 """
@@ -58,7 +58,7 @@ Run = Callable[[Contender, Scenario, dict[str, int]], Figures]
 
 @attrs.frozen
 class Interval:
-    """The median of ratios, and where the median of such samples lies in 95 of 100 cases."""
+    """The median of ratios and its confidence interval of 95 %."""
 
     median: float
     low: float

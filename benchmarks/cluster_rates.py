@@ -25,7 +25,7 @@ import attrs
 
 from benchmarks import ours, redis_cluster, redis_server
 from benchmarks.contenders import RESULTS
-from benchmarks.entry import Figures, Load, exit_when_told, timed
+from benchmarks.entry import Figures, Load, exit_on_signal, timed
 from benchmarks.harness import run_to_end
 from benchmarks.redis_cluster import Cluster
 from benchmarks.redis_server import RedisServer
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--one", type=int, nargs=4, metavar="NUMBER", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    exit_when_told()
+    exit_on_signal()
     if options.one:
         sys.stdout.write(json.dumps(measure(Setting(*options.one), options.directory.resolve())) + "\n")
         return

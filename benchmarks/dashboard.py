@@ -22,7 +22,7 @@ from benchmarks import dashboard_requeue, dashboard_stage, machine
 from benchmarks.contenders import RESULTS
 from benchmarks.dashboard_addresses import Address, addresses
 from benchmarks.dashboard_visitor import Visitor
-from benchmarks.entry import exit_when_told
+from benchmarks.entry import exit_on_signal
 from firelock import Firelock
 from firelock_dashboard import Dashboard
 
@@ -127,7 +127,7 @@ def measure(storage: str, options: argparse.Namespace) -> dict[str, object]:
         with dashboard_stage.filled(storage, options.jobs, options.seed) as (url, _):
             timed, weight = request_all(shop(url), rounds=options.rounds)
         print(
-            f"\n{storage}: {options.jobs:,} jobs, {options.rounds} answers an address, ms\n{table(timed)}\n"
+            f"\n{storage}: {options.jobs:,} jobs, {options.rounds} responses per address, ms\n{table(timed)}\n"
         )
         print(f"{summary(timed)}\nfirst page with its files, packed: {weight / 1024:.1f} KiB", flush=True)
         found |= record(timed, weight)
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for all results")
     options = parser.parse_args()
     options.part = options.part or ["pages", "requeue"]
-    exit_when_told()
+    exit_on_signal()
     RESULTS.mkdir(exist_ok=True)
     about: Mapping[str, object] = machine.describe(RESULTS, core=None)
     storages = options.storage or dashboard_stage.STORAGES

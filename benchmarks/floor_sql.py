@@ -38,7 +38,7 @@ class Floor(floor_served.Floor):
         summed = {str(state): int(str(jobs)) for state, jobs in self.query(SUMMED)}
         rows = {str(state): int(str(jobs)) for state, jobs in self.query(ROWS)}
         if not summed == rows == expected:
-            message = f"expected {expected}, the counts say {summed} and the rows {rows}"
+            message = f"expected {expected}, found counts {summed} and rows {rows}"
             raise RuntimeError(message)
 
     @override

@@ -21,7 +21,7 @@ import attrs
 
 from benchmarks import baseline, machine, mariadb_server, postgresql_server, redis_server, report, servers
 from benchmarks.contenders import INSTALLERS, OWN, RESULTS, Contender
-from benchmarks.entry import Figures, Load, exit_when_told
+from benchmarks.entry import Figures, Load, exit_on_signal
 from benchmarks.report import Measured
 from benchmarks.scenarios import BY_STORAGE, LIMIT_SECONDS, Scenario
 from benchmarks.servers import GRACE_SECONDS, ROOT
@@ -58,7 +58,7 @@ class RunFailed(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the measurements on the command line; return 1 if a run failed, otherwise 0."""
     options = parse(arguments)
-    exit_when_told()
+    exit_on_signal()
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})  # inherited by all child processes
     RESULTS.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ import attrs
 
 from benchmarks import machine, places
 from benchmarks.contenders import RESULTS
-from benchmarks.entry import exit_when_told
+from benchmarks.entry import exit_on_signal
 from benchmarks.pairs import Row, format_row
 from benchmarks.plan import Plan
 
@@ -40,7 +40,7 @@ class Parts:
     def main(self) -> int:
         """Run the measurements on the command line, print each figure, and write all to a file."""
         options = self._options()
-        exit_when_told()
+        exit_on_signal()
         places.pin(options.core)
         RESULTS.mkdir(exist_ok=True)
         about = machine.describe(RESULTS, core=options.core)

@@ -104,7 +104,7 @@ def read_version(program: str) -> tuple[int, ...]:
 def describe() -> dict[str, object]:
     """Return the version and the settings of the server that a run would start."""
     program = find_program()
-    settings = "save '', appendonly no, TCP on loopback, the rest as it ships"
+    settings = "save '', appendonly no, TCP on loopback, default settings otherwise"
     return {"version": ".".join(str(part) for part in read_version(program)), "settings": settings}
 
 

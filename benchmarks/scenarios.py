@@ -91,7 +91,7 @@ GROWTH = Scenario(
 
 REST = Scenario(
     "rest",
-    "A server without work",
+    "An idle server",
     (
         Figure("calls_per_s", "calls/s", at_most=2),
         Figure("commands_per_s", "commands/s"),

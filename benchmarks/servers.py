@@ -80,7 +80,7 @@ class Server:
             ServerFailed: If it did not end within its grace time, and was killed.
         """
         if not end(self._process):
-            raise self.failed("the server did not stop when told to")
+            raise self.failed("the server did not stop after SIGTERM")
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - as for Popen

@@ -18,7 +18,7 @@ _CHUNK = 1_000
 
 def until_stored(plan: Plan) -> Iterator[Row]:
     """Yield the waits of ends and the durations of the exchanges that store them, in milliseconds."""
-    yield from _measure(plan, "noop", plan.scaled(JOBS), f"{plan.scaled(JOBS):,} jobs of no length")
+    yield from _measure(plan, "noop", plan.scaled(JOBS), f"{plan.scaled(JOBS):,} jobs that do nothing")
     brief = plan.scaled(BRIEF_JOBS)
     yield from _measure(plan, "brief", brief, f"{brief:,} jobs of {1_000 * tasks.BRIEF:g} ms")
 

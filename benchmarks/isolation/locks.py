@@ -76,7 +76,7 @@ def _measure(
                 (gates / "gate").touch()
                 busy = _window(others, seconds)
             _await(server, lambda: _all_in(scene.jobs, State.SUCCEEDED), "the locked jobs had ended")
-            _await(server, scene.afterwards, "what waited for them had run")
+            _await(server, scene.afterwards, "the jobs that waited for them had run")
             free.append(_window(others, seconds / 2))  # the tables have grown in the meantime
     ran = [line for line in tasks.runs(gates) if line.startswith("gate ")]
     if len(ran) != number or len(set(ran)) != number:
@@ -84,7 +84,7 @@ def _measure(
         raise RuntimeError(message)
     base = fmean(one.rate for one in free)
     yield {
-        "what": f"others/s with {number} x {name}, and without", "ratio": busy.rate / base,
+        "what": f"other jobs/s with {number} x {name}, compared with none", "ratio": busy.rate / base,
         "median": busy.rate, "base": base,
     }  # fmt: skip
     waited, usual = _claims(gates, [busy]), _claims(gates, free)
@@ -199,7 +199,7 @@ def locked(place: Place, storage: str, scene: Scene) -> Iterator[None]:
         cursor.execute(statement, list(scene.locked))
         found = len(cursor.fetchall())
         if found != len(scene.locked):
-            message = f"{found} rows of {len(scene.locked)} are there to lock"
+            message = f"locked {found} rows instead of {len(scene.locked)}"
             raise RuntimeError(message)
         yield
         connection.rollback()

@@ -49,7 +49,7 @@ def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
         again = sum(job.record().attempt > 1 for job in fire.jobs.iterate(task="noop"))
         runs = tasks.runs(gates).count("gate 0")
     yield {
-        "what": f"seconds of a stop with {left:,} jobs waiting and a grace of {GRACE:.0f} s; and allowed",
+        "what": f"seconds of a stop with {left:,} waiting jobs, compared with the maximum",
         "ratio": took / (GRACE + _SLACK), "median": took, "base": GRACE + _SLACK,
     }  # fmt: skip
     yield {"what": "other jobs that ran again", "ratio": 1.0, "median": again, "base": 0}

@@ -65,7 +65,10 @@ def measure(plan: Plan) -> Iterator[Row]:
                 free.append(_rate(_run(plan, one, jobs).records))
                 never.append(_rate(_run(plan, one, jobs, limit=NEVER).records))
             ratios = [limited / other for limited, other in zip(never, free, strict=True)]
-            row: Row = {"what": f"{one.one.name}, a number never reached", "ratio": statistics.median(ratios)}
+            row: Row = {
+                "what": f"{one.one.name}, a limit that is never reached",
+                "ratio": statistics.median(ratios),
+            }
             yield row | {"jobs_per_s": statistics.median(never), "without": statistics.median(free)}
             yield _killed(plan, one)
         if one.has_rate:
@@ -140,7 +143,7 @@ def _rated(plan: Plan, one: Limited) -> Row:
     steady = [at for at in starts if at >= starts[0] + 1]  # without the initial burst
     reached = (len(steady) - 1) / (steady[-1] - steady[0])
     return {
-        "what": f"{one.one.name}, {RATE} a second",
+        "what": f"{one.one.name}, {RATE} per second",
         "reached_per_s": reached,
         "most_in_1_s": most,
         "lost": jobs - len({number for what, number, *_ in found if what == "end"}),

@@ -53,9 +53,9 @@ def of_a_job(plan: Plan) -> Iterator[Row]:
                 if number:  # the first round fills caches
                     micros[kind].append(spent / jobs * 1e6)
                     processor[kind].append(used / jobs * 1e6)
-    yield ratio("removing a job with ten log lines and two tags, µs a job", micros["rich"], micros["plain"])
+    yield ratio("removing a job with ten log lines and two tags, µs per job", micros["rich"], micros["plain"])
     if all(processor["plain"]):
-        what = "the same, µs of the server's processor a job"
+        what = "the same, µs of the server's CPU time per job"
         yield ratio(what, processor["rich"], processor["plain"])
 
 

@@ -42,7 +42,7 @@ def main() -> None:
         _check_free(storage, is_sure=options.yes)
         written = _fill(storage, options.jobs, options.random_seed)
         jobs, seconds = written.jobs, time.monotonic() - began
-        print(f"{jobs:,} jobs in {seconds:,.1f} s, {jobs / seconds:,.0f} a second; now in {storage.url}:")
+        print(f"{jobs:,} jobs in {seconds:,.1f} s, {jobs / seconds:,.0f} per second; now in {storage.url}:")
         for state, count in sorted(storage.counts().by_state.items(), key=lambda pair: -pair[1]):
             print(f"{count:12,}  {state}")
     sys.exit(0 if jobs == options.jobs else 130)
