@@ -1,9 +1,9 @@
 """Compare Firelock with another checkout of itself: what became faster or slower, and how certain this is.
 
 Each pair is one run of this checkout and one of the other; each checkout runs its own benchmarks with its own
-environment. Within two pairs, each checkout goes first once; the seed selects the order. The ratio of a pair is
-new/old for rates and old/new for times and costs, so more than 1 is better. A figure's result is the median
-ratio with its bootstrap interval of 95 %.
+environment. Within two pairs, each checkout goes first once; the seed selects the order. The ratio of a pair
+is new/old for rates and old/new for times and costs, so more than 1 is better. A figure's result is the
+median ratio with its bootstrap interval of 95 %.
 """
 
 from __future__ import annotations

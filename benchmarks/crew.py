@@ -71,7 +71,7 @@ class Outcome:
 def run(
     plan: Plan,
     one: Contestant,
-    words: Sequence[object],
+    arguments: Sequence[object],
     is_done: Callable[[Path, int], bool],
     *,
     quiet: float,
@@ -84,7 +84,7 @@ def run(
     Args:
         plan: the folder and the storage.
         one: the measured system.
-        words: the arguments of the client.
+        arguments: the arguments of the client.
         is_done: a function that is called with the file and its number of lines whenever the file grows.
         quiet: seconds without a new record after which the run ends.
         workers: the number of workers.
@@ -104,7 +104,7 @@ def run(
         printed = subprocess.run(
             [one.python, "-c", program], check=True, capture_output=True, text=True, **options
         )
-        client = [one.python, "-m", one.module, *map(str, words)]
+        client = [one.python, "-m", one.module, *map(str, arguments)]
         stored = subprocess.run(client, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
         with (folder / "workers.log").open("wb") as log:
 

@@ -23,7 +23,7 @@ def grown(load: Load) -> Figures:
         counts = app.fire.jobs.counts()
         succeeded = int(server.query("select count(*) from firelock_jobs where state = 'succeeded'"))
         if (counts.succeeded, counts.enqueued) != (succeeded, load.waiting):
-            message = f"{succeeded} succeeded and {load.waiting} waiting jobs are stored, but the counts are {counts}"
+            message = f"{succeeded} succeeded and {load.waiting} waiting jobs are stored, counts: {counts}"
             raise RuntimeError(message)
         lists = {"slowest_list_ms": ours.slowest_list_ms(app)}
         return growth.shares(empty, ours.grown_verbs(app, load)) | lists

@@ -107,9 +107,16 @@ def _flows(
         return len({number for what, number, *_ in records.read(path) if what == "end"}) >= jobs
 
     values = {records.SECONDS: seconds}
-    words = (jobs, STEPS)
+    arguments = (jobs, STEPS)
     return crew.run(
-        plan, one, words, is_done, quiet=QUIET_SECONDS, workers=workers, kill_from=kill_from, values=values
+        plan,
+        one,
+        arguments,
+        is_done,
+        quiet=QUIET_SECONDS,
+        workers=workers,
+        kill_from=kill_from,
+        values=values,
     )
 
 

@@ -55,8 +55,8 @@ def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> T
                     python = f"{plan.baseline}/.venv/bin/python" if load.is_baseline else sys.executable
                     folder = plan.folder / f"{shown}-{done}-{load.stage}"
                     arguments = (plan.storage, load.servers)
-                    standing = stage.standing(python, "benchmarks.composition.loads", arguments, Path(folder))
-                    stages[load.stage] = stack.enter_context(standing)
+                    running = stage.running(python, "benchmarks.composition.loads", arguments, Path(folder))
+                    stages[load.stage] = stack.enter_context(running)
             for load in loads.values():
                 stages[load.stage].run(load.kind, min(WARM, load.jobs))
             for turn in range(min(LIVES, rounds - done)):

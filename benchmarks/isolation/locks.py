@@ -41,7 +41,7 @@ class Scene:
     afterwards: Callable[[], bool] = lambda: True  # whether dependent jobs have run too
 
 
-def beside_locked_rows(plan: Plan) -> Iterator[Row]:
+def with_locked_rows(plan: Plan) -> Iterator[Row]:
     """Yield the other jobs' rate with and without locked rows, and the durations of claims."""
     seconds = max(3.0, SECONDS * plan.scale)
     for name, make in _SCENES.items():

@@ -21,7 +21,7 @@ _SLACK = 5.0  # seconds after the grace time in which the server must have ended
 _JOBS, _CHUNK = 20_000, 500
 
 
-def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
+def with_locked_row(plan: Plan) -> Iterator[Row]:
     """Yield the duration of a stop, and the number of jobs that run again although they had ended before."""
     number = max(_CHUNK, plan.scaled(_JOBS) // _CHUNK * _CHUNK)
     folder = plan.folder / "stop"

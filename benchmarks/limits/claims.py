@@ -28,17 +28,17 @@ def behind_full_key(plan: Plan) -> Iterator[Row]:
             places.client(crowded.url) as behind,
             places.client(alone.url) as free,
         ):
-            known = [tasks.declare(fire) for fire in (behind, free)]
+            declared = [tasks.declare(fire) for fire in (behind, free)]
             for fire in (behind, free):
                 fire.limits.set("full", concurrent=4)
                 fire.limits.set("others", concurrent=1_000)
             full, one, other = Claimer(behind), Claimer(behind), Claimer(free)
-            known[0]["full"].enqueue_many(tasks.calls("full", plan.scaled(IN_FRONT)))
+            declared[0]["full"].enqueue_many(tasks.calls("full", plan.scaled(IN_FRONT)))
             if len(full.claim(CLAIM)) != 4:
                 message = f"{len(full.held)} jobs hold a key of 4"
                 raise RuntimeError(message)
-            for claimer, there in zip((one, other), known, strict=True):
-                there[others].enqueue_many(tasks.calls(others, CLAIM * (repeats + 10)))
+            for claimer, declared_tasks in zip((one, other), declared, strict=True):
+                declared_tasks[others].enqueue_many(tasks.calls(others, CLAIM * (repeats + 10)))
                 for _ in range(5):
                     claimer.timed(CLAIM)
             taken: tuple[list[float], list[float]] = ([], [])

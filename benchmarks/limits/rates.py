@@ -48,7 +48,7 @@ def measure(plan: Plan) -> Iterator[Row]:
     done = 0
     while done < plan.pairs:
         with ExitStack() as stack:
-            stages = {name: stack.enter_context(_standing(plan, name, f"{done}-{name}")) for name in names}
+            stages = {name: stack.enter_context(_running(plan, name, f"{done}-{name}")) for name in names}
             for one in stages.values():
                 one.run(plan.scaled(2_000))
             for _ in range(min(ROUNDS, plan.pairs - done)):
@@ -66,9 +66,9 @@ def measure(plan: Plan) -> Iterator[Row]:
             yield ratio(f"{what}: µs of CPU time per job", cost[ours], cost[base])
 
 
-def _standing(plan: Plan, name: str, folder: str) -> AbstractContextManager[Stage]:
+def _running(plan: Plan, name: str, folder: str) -> AbstractContextManager[Stage]:
     task, number = STAGES[name]
     python = str(Path(plan.baseline) / ".venv/bin/python") if name == "baseline" else sys.executable
     arguments = (plan.storage, task, number)
     place = plan.folder / folder.replace(" ", "-")
-    return stage.standing(python, "benchmarks.limits.loads", arguments, place)
+    return stage.running(python, "benchmarks.limits.loads", arguments, place)

@@ -38,7 +38,7 @@ PEERS = {
         "Python",
         ("huey", "redis"),
         is_acknowledging=False,
-        settings="10 threads, blocking reads, results=False; a job is deleted from Redis when a worker takes it",
+        settings="10 threads, blocking reads, results=False; a worker deletes a job when it takes it",
         share=5,
         environment="redis",
     ),
