@@ -77,8 +77,10 @@ class Locker:
                 found = chance.sample(rows, min(number, len(rows)))
                 names = {f"n{place}": one for place, one in enumerate(found)}
                 if names:
-                    asked = ", ".join(f":{one}" for one in names)
-                    statement = f"SELECT {name} FROM {table} WHERE {name} IN ({asked}) FOR UPDATE SKIP LOCKED"
+                    placeholders = ", ".join(f":{one}" for one in names)
+                    statement = (
+                        f"SELECT {name} FROM {table} WHERE {name} IN ({placeholders}) FOR UPDATE SKIP LOCKED"
+                    )
                     self.locked += len(connection.execute(text(statement), names).all())
             self.times += 1
             self._wait(self.hold)

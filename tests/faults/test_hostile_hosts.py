@@ -60,10 +60,10 @@ def test_invalid_string_ends_only_its_job(fire, caplog):
     """
     caplog.set_level(logging.CRITICAL, "firelock")  # pytest cannot print tracebacks with surrogates
     jobs = {}
-    for name, (say, _) in WAYS.items():
+    for name, (act, _) in WAYS.items():
 
-        def task(job: JobContext, say=say) -> object:
-            return say(job)
+        def task(job: JobContext, act=act) -> object:
+            return act(job)
 
         jobs[name] = fire.task(name=name, retry=Retry.never())(task).enqueue()
     fine = fire.task(name="fine")(lambda: None)

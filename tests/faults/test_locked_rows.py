@@ -211,23 +211,23 @@ def mariadb_shop(mariadb):
 
 def test_other_jobs_end_while_a_job_with_a_locked_row_logs(mariadb_shop):
     """Each of the other jobs ends when the logging job has just written a line."""
-    shop, asked, wrote = mariadb_shop, threading.Semaphore(0), threading.Semaphore(0)
+    shop, requested, wrote = mariadb_shop, threading.Semaphore(0), threading.Semaphore(0)
 
     @shop.fire.task(name="talks", retry=Retry.never())
-    def talks(job: JobContext) -> None:
+    def logs(job: JobContext) -> None:
         shop.started.set()
         while not shop.gate.is_set():
-            if asked.acquire(timeout=0.05):
+            if requested.acquire(timeout=0.05):
                 job.log("a line")
                 wrote.release()
 
     @shop.fire.task(name="after-a-line", retry=Retry.never())
     def after_a_line() -> None:
-        asked.release()
+        requested.release()
         eventually(lambda: wrote.acquire(blocking=False) or shop.gate.is_set(), within=LONG)
 
     shop.server.start()
-    talking = talks.enqueue()
+    talking = logs.enqueue()
     with arranging():
         eventually(shop.started.is_set, within=LONG)
 

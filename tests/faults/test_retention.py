@@ -64,15 +64,15 @@ def test_long_retention_delays_other_duties_by_at_most_two_chunks(backlog, verb,
             begun.clear()
         is_same_thread = threading.get_ident() in {call.thread for call in backlog.begun(verb)}
         begun.wait(CHUNK_SECONDS if is_same_thread else LONG)
-        looks.append(begun.is_set())
-        backlog.is_over = len(looks) >= 3
+        checks.append(begun.is_set())
+        backlog.is_over = len(checks) >= 3
 
     backlog.before(verb, lambda *_: begun.set())
     backlog.before("prune", remove_a_chunk)
     with closing(app_on(backlog, sweep=sweep)) as fire, fire.server(workers=1), arranging():
         eventually(lambda: backlog.is_over, within=LONG)
 
-    assert looks[2]
+    assert checks[2]
 
 
 @pytest.mark.heavy("waits some seconds for a second round of retention")

@@ -50,7 +50,7 @@ def kill_locked(place, size):
             time.sleep(chance.uniform(0.0, 0.1 if is_short else 0.5))
         rows, times = stop()
         report = on.finish(600)
-        parked = on.said("has waited")
+        parked = on.log_count("has waited")
         held = _most_held(on.events())
         left = [view for view in on.fire.limits.list(limit=500) if view.running or view.waiting]
         unended = [record for record in on.records(batches) if record.state is not State.SUCCEEDED]

@@ -66,12 +66,12 @@ def damaged_log(place, size):
     in_file = figures["in_file"]
     kinds = ", ".join(f"{kind} {number}" for kind, number in sorted(figures["by_kind"].items()))
     found = ", ".join(f"{outcome} {number}" for outcome, number in sorted(in_file.items()))
-    told = sum(in_file.values())
+    in_both = sum(in_file.values())
     return [
         f"seed {size.seed}: copies {size.rounds} ({kinds})",
         f"their logs had {figures['commits']} commits; lost after the damage: {figures['lost']}",
-        f"copies {size.rounds - told}, jobs {figures['jobs']}: all in the state before the first damage",
+        f"copies {size.rounds - in_both}, jobs {figures['jobs']}: all in the state before the first damage",
         "integrity_check ok in all; incomplete jobs 0; usable: all",
-        f"copies with damage in pages that are also in the file {told}: {found or 'none'}",
+        f"copies with damage in pages that are also in the file {in_both}: {found or 'none'}",
         f"a server on one copy: jobs {report.jobs}, lost 0, stuck 0",
     ]

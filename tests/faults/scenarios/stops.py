@@ -93,7 +93,7 @@ def ignored_stop(place, size):
     with stage(place, grace=0.2) as on:
         for _ in range(size.rounds):
             old = on.server(workers=size.jobs)
-            ids = on.enqueue(size.jobs, 0.02, task="deaf")
+            ids = on.enqueue(size.jobs, 0.02, task="unstoppable")
             on.await_starts(ids)
             exits.append(_stop(on, old))
             new = on.server(workers=size.jobs)
@@ -142,13 +142,13 @@ def repeated_stop_signals(place, size):
             server = on.server(workers=2 * size.jobs)
             ids = [job for name in _HELD for job in on.enqueue(size.jobs, 0.02, task=name)]
             on.await_starts(ids)
-            twice.append(_ask(on, server, 2))
+            twice.append(_interrupt(on, server, 2))
             server = on.server(workers=4 * size.jobs)
-            deaf = on.enqueue(size.jobs, 0.02, task="deaf")
-            on.await_starts(deaf)
-            thrice.append(_ask(on, server, 3))
+            unstoppable = on.enqueue(size.jobs, 0.02, task="unstoppable")
+            on.await_starts(unstoppable)
+            thrice.append(_interrupt(on, server, 3))
             server = on.server(workers=4 * size.jobs)
-            on.await_starts(deaf, times=2)
+            on.await_starts(unstoppable, times=2)
             on.release()
             _stop(on, server)
         report = on.finish(repeats="any")
@@ -160,7 +160,7 @@ def repeated_stop_signals(place, size):
     ]
 
 
-def _ask(on, server, times):
+def _interrupt(on, server, times):
     """Interrupt a server this often, and return how long it took to end."""
     began = time.monotonic()
     for _ in range(times):
