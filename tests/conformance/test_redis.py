@@ -22,8 +22,8 @@ class _OnServer:
     @pytest.fixture
     def make_newer_schema(self, server):
         def make_newer():
-            (layout,) = [str(key) for key in server.ask("KEYS", "*layout")]
-            server.ask("HSET", layout, "version", "100")
+            (layout,) = [str(key) for key in server.call("KEYS", "*layout")]
+            server.call("HSET", layout, "version", "100")
 
         yield make_newer
         server.empty()

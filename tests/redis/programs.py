@@ -39,7 +39,7 @@ class Program:
 def programs() -> tuple[Program, ...]:
     """Return every program found, first the wheel's, which is the oldest supported and always installed."""
     places = [_of_the_wheel(), shutil.which("redis-server"), shutil.which("valkey-server")]
-    return tuple(_asked(place) for place in places if place)
+    return tuple(_program_at(place) for place in places if place)
 
 
 def chosen_programs() -> list[object]:
@@ -117,10 +117,12 @@ def _of_the_wheel() -> str | None:
     return str(REDIS_SERVER_PATH)
 
 
-def _asked(place: str) -> Program:
-    said = subprocess.run([place, "--version"], check=True, capture_output=True, text=True, timeout=10).stdout
-    found = re.match(r"(\w+) server v=([\d.]+)", said)
-    assert found, f"{place} says {said!r}"
+def _program_at(place: str) -> Program:
+    printed = subprocess.run(
+        [place, "--version"], check=True, capture_output=True, text=True, timeout=10
+    ).stdout
+    found = re.match(r"(\w+) server v=([\d.]+)", printed)
+    assert found, f"{place} printed {printed!r}"
     version = tuple(map(int, found[2].split(".")))
     return Program(place, found[1].lower(), version, _speaks_tls(place))
 

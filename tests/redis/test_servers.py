@@ -56,10 +56,10 @@ def test_failed_start_of_a_server_is_reported_with_its_log(program):
 def test_free_port_is_reserved_for_one_process():
     """Ports stay reserved even while no process listens on them, because tests run in parallel."""
     ports = {free_port() for _ in range(20)}
-    asked = "from tests.ports import free_port; print(*(free_port() for _ in range(20)))"
+    program = "from tests.ports import free_port; print(*(free_port() for _ in range(20)))"
 
     answer = subprocess.run(
-        [sys.executable, "-c", asked], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
     ).stdout
 
     assert ports.isdisjoint(map(int, answer.split()))

@@ -10,7 +10,7 @@ from firelock import StorageError, StorageUnavailable
 from firelock_sql.connections.server_database import Meaning
 from firelock_sql.postgresql.connect import read_failure, require_usable
 from tests.ports import HOST, free_port
-from tests.refusals import SECRET, refusal, stranger
+from tests.refusals import SECRET, http_server, refusal
 from tests.sql.servers.postgresql import Postgresql
 from tests.sql.servers.processes import PASSWORD, USER
 
@@ -137,7 +137,7 @@ def test_standby_is_refused(postgresql_program):
 
 def test_different_protocol_is_reported():
     """A different server at the port is distinguished from none."""
-    with stranger() as port:
+    with http_server() as port:
         line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
 
     assert "check the host and port, because this is not a PostgreSQL server." in line

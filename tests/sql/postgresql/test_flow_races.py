@@ -37,9 +37,9 @@ def flow(postgresql):
 @pytest.fixture(autouse=True)
 def log(postgresql):
     """The server must not have aborted any transaction because of a deadlock."""
-    before = len(postgresql.server.said())
+    before = len(postgresql.server.read_log())
     yield
-    assert "deadlock detected" not in postgresql.server.said()[before:]
+    assert "deadlock detected" not in postgresql.server.read_log()[before:]
 
 
 def beside(folds, works):

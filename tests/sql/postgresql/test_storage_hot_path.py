@@ -71,7 +71,7 @@ def test_end_on_the_slow_path_causes_no_database_error(scene, postgresql, what, 
     jobs = running(scene, 5)
     waiting = scene.add()
     ENDS[what](scene, jobs[1])
-    before = len(postgresql.server.said())
+    before = len(postgresql.server.read_log())
     ends = [succeeds(one) for one in jobs[:4]] + [(fails if has_other else succeeds)(jobs[4])]
 
     answer = exchange(scene, ends)
