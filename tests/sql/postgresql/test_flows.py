@@ -423,7 +423,7 @@ def test_signal_follows_its_transaction(flow, callers, is_committed):
 
 
 @pytest.fixture
-def heard(postgresql):
+def listening_scene(postgresql):
     """A storage with helpers for batches and memos, and a way to open another handle, which listens."""
     with closing(Handles(opener(postgresql.url()))) as handles:
         flow = FlowScene(handles)
@@ -437,55 +437,55 @@ def woken(handles, queues=("default",)):
     return lambda: server.wait(list(queues), 30)
 
 
-def test_servers_are_notified_of_a_job_that_a_signal_enqueues(heard):
+def test_servers_are_notified_of_a_job_that_a_signal_enqueues(listening_scene):
     """Any process can have sent the signal."""
-    flow, handles = heard
+    flow, handles = listening_scene
     job = flow.run()
     flow.begin_wait(job, "approval")
     flow.settle(suspends(job))
-    is_told = woken(handles)
+    is_notified = woken(handles)
 
     flow.send(job.id, "approval")
 
-    assert is_told()
+    assert is_notified()
 
 
-def test_servers_are_notified_of_an_immediately_resumed_suspension(heard):
+def test_servers_are_notified_of_an_immediately_resumed_suspension(listening_scene):
     """The signal was sent before the suspension."""
-    flow, handles = heard
+    flow, handles = listening_scene
     job = flow.run()
     flow.begin_wait(job, "approval")
     flow.send(job.id, "approval")
-    is_told = woken(handles)
+    is_notified = woken(handles)
 
     flow.settle(suspends(job))
 
-    assert is_told()
+    assert is_notified()
 
 
-def test_servers_are_notified_of_members_of_an_opened_batch(heard):
+def test_servers_are_notified_of_members_of_an_opened_batch(listening_scene):
     """`release` enqueues the members after the end of the job for which the batch waits."""
-    flow, handles = heard
+    flow, handles = listening_scene
     source = flow.run()
     batch = flow.batch(after=[source.id])
     flow.member(batch)
-    is_told = woken(handles)
+    is_notified = woken(handles)
 
     flow.settle(succeeds(source))
     flow.settle_all()
 
-    assert is_told()
+    assert is_notified()
 
 
-def test_servers_are_notified_of_jobs_that_waited_for_a_batch(heard):
+def test_servers_are_notified_of_jobs_that_waited_for_a_batch(listening_scene):
     """The fold that ends the batch notifies the servers."""
-    flow, handles = heard
+    flow, handles = listening_scene
     batch, (member,) = flow.batch_of(1)
     flow.continuation(batch)
     one = flow.run(job_id=member)
-    is_told = woken(handles)
+    is_notified = woken(handles)
 
     flow.settle(succeeds(one))
     flow.settle_all()
 
-    assert is_told()
+    assert is_notified()

@@ -60,10 +60,10 @@ def test_fast_and_slow_path_store_equal_members(flow, is_unopened):
     source = flow.add()
     batch = flow.batch(after=[source] if is_unopened else [])
     many = [flow.new_member(batch) for _ in range(112)]
-    odd = flow.new_member(batch, tags=("odd",))
+    tagged = flow.new_member(batch, tags=("odd",))
 
     flow.storage.insert(many)
-    again = flow.storage.insert([many[0], odd]).is_new
+    again = flow.storage.insert([many[0], tagged]).is_new
 
     assert [False, True] == list(again)
     assert (113, 113, 0, 0, 0, 0) == flow.counts(batch)

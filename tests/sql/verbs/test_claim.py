@@ -5,7 +5,7 @@ from __future__ import annotations
 from firelock.storage import ClaimRequest
 from firelock_sql.verbs.claim import QueueTurns, ReadyRow, ready_rows
 
-MOST_ASKED = 20
+MOST_READS = 20
 
 
 class Looking:
@@ -18,7 +18,7 @@ class Looking:
 
     def __init__(self):
         self.ready = {"a": ["a1"], "b": ["b1", "b2", "b3"]}
-        self.asked = 0
+        self.reads = 0
 
     def one(self, statement, previous):
         """Return the row of the queue after this one, or None after the last."""
@@ -28,8 +28,8 @@ class Looking:
         """Return the first rows of a queue; no queue is paused."""
         if queue is None:
             return []
-        self.asked += 1
-        assert self.asked <= MOST_ASKED, "it asks without an end"
+        self.reads += 1
+        assert self.reads <= MOST_READS, "it reads without an end"
         found = [row_of(id, queue) for id in self.ready[queue]][:most]
         if queue == "b" and "b0" not in self.ready["b"]:
             self.ready["b"].insert(0, "b0")
