@@ -8,9 +8,9 @@ from sqlalchemy.engine import make_url
 
 from tests.core.integrations.django.projects import (
     TIES,
-    TIES_SAID,
+    TIES_OUTPUT,
     TRANSACTIONS,
-    TRANSACTIONS_SAID,
+    TRANSACTIONS_OUTPUT,
     DjangoProject,
     sqlite_database,
 )
@@ -85,7 +85,7 @@ def test_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
 
     printed = printed_by(database, tmp_path)
 
-    assert TRANSACTIONS_SAID == printed
+    assert TRANSACTIONS_OUTPUT == printed
 
 
 def test_jobs_join_transactions_of_mysql(mariadb, tmp_path):
@@ -94,7 +94,7 @@ def test_jobs_join_transactions_of_mysql(mariadb, tmp_path):
 
     printed = printed_by(database, tmp_path, SHOP_PYMYSQL="1")
 
-    assert TRANSACTIONS_SAID == printed
+    assert TRANSACTIONS_OUTPUT == printed
 
 
 def test_related_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
@@ -103,7 +103,7 @@ def test_related_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
 
     printed = printed_by(database, tmp_path, TIES)
 
-    assert printed == TIES_SAID
+    assert printed == TIES_OUTPUT
 
 
 def test_related_jobs_join_transactions_of_mysql(mariadb, tmp_path):
@@ -112,7 +112,7 @@ def test_related_jobs_join_transactions_of_mysql(mariadb, tmp_path):
 
     printed = printed_by(database, tmp_path, TIES, SHOP_PYMYSQL="1")
 
-    assert printed == TIES_SAID
+    assert printed == TIES_OUTPUT
 
 
 @pytest.mark.heavy("Django's own runner of tests")

@@ -82,8 +82,8 @@ def test_batch_with_wrong_counts_is_reported():
     assert "but the storage has 2 members (1 active, 1 succeeded)." in found.what
 
 
-@pytest.mark.parametrize(("late", "is_told"), [(200, False), (400, True)])
-def test_wait_that_exceeds_its_timeout_is_reported(late, is_told):
+@pytest.mark.parametrize(("late", "is_reported"), [(200, False), (400, True)])
+def test_wait_that_exceeds_its_timeout_is_reported(late, is_reported):
     """The finding appears some minutes after the timeout. The upkeep of any server continues the job."""
     storage = MemoryStorage()
     yard = Yard(storage)
@@ -94,8 +94,8 @@ def test_wait_that_exceeds_its_timeout_is_reported(late, is_told):
     storage.clock_offset = HOUR + late * 1_000_000
 
     found = codes(storage)
-    assert is_told == ("wait_overdue" in found)
-    if is_told:
+    assert is_reported == ("wait_overdue" in found)
+    if is_reported:
         assert ("1 job is waiting past the timeout.", due_at) == (
             found["wait_overdue"].what, found["wait_overdue"].since,
         )  # fmt: skip

@@ -42,8 +42,8 @@ class House:
     def __init__(self):
         self.storage = FailingStorage()
         self.fire = Firelock(self.storage, settings=SETTINGS)
-        self.said = []
-        self.supervisor = Supervisor(ServerOptions("shop:fire"), say=self.said.append)
+        self.printed = []
+        self.supervisor = Supervisor(ServerOptions("shop:fire"), say=self.printed.append)
         self.keeper = SessionRenewal(
             self.storage, SETTINGS, ServerInfo("server-a", "host:a", "*", 1, 7),
             on_lost=lambda _: None, on_order=lambda _: None,
@@ -72,7 +72,7 @@ class House:
         self.supervisor._begin(child)
         return child
 
-    def told(self, child, number=1):
+    def read_orders(self, child, number=1):
         """Return the next orders that a worker process echoes."""
         return [json.loads(child.popen.stdout.readline()) for _ in range(number)]
 
@@ -332,12 +332,12 @@ def test_failed_start_of_a_worker_process_is_retried(house, monkeypatch):
 def test_server_ends_if_its_first_worker_process_cannot_start(monkeypatch):
     """The server does not retry its first process, because the cause is a problem of the machine."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    said = []
+    printed = []
 
-    code = Supervisor(ServerOptions("shop:fire"), say=said.append).run()
+    code = Supervisor(ServerOptions("shop:fire"), say=printed.append).run()
 
     assert module.EXIT_FAILED == code
-    assert ["firelock: cannot start a worker process: [Errno 2]"] == [line[:50] for line in said]
+    assert ["firelock: cannot start a worker process: [Errno 2]"] == [line[:50] for line in printed]
 
 
 def test_pause_grows_if_worker_processes_end_immediately(house, monkeypatch, caplog):
@@ -352,7 +352,7 @@ def test_pause_grows_if_worker_processes_end_immediately(house, monkeypatch, cap
         ((_, place, deaths),) = house.supervisor._restarts
         house.supervisor._restarts[:] = [(0.0, place, deaths + further)]
         house.events()  # the event that starts due processes
-    pauses = [int(said) for said in re.findall(r"starting another in (\d+) s", caplog.text)]
+    pauses = [int(seconds) for seconds in re.findall(r"starting another in (\d+) s", caplog.text)]
 
     assert [0, 1, 2, 4, 8, 16, 30, 30] == pauses
     assert [""] * 8 == [state_of(pid) for pid in pids]
@@ -414,7 +414,7 @@ def test_worker_process_at_its_limit_drains_after_its_successor_has_started(hous
     The old one gets no later `resume`.
     """
     old = house.with_session(ECHO)
-    house.told(old)
+    house.read_orders(old)
     house.supervisor._replace(old, "has run 1,000 jobs")
     new = replacement(house, old)
     assert (old.place, False) == (new.place, old.is_retired)
@@ -423,7 +423,7 @@ def test_worker_process_at_its_limit_drains_after_its_successor_has_started(hous
     house.supervisor._begin(new)
     new.memory = None
 
-    assert [{"retire": True}] == house.told(old)
+    assert [{"retire": True}] == house.read_orders(old)
     assert (True, None) == (old.is_retired, new.replaces)
 
 
@@ -440,11 +440,13 @@ def test_oldest_of_too_many_retired_processes_is_stopped(house, caplog):
     for child in children:
         house.supervisor._retire(child)
 
-    told = []
+    orders = []
     for child in children:
         number = 2 if child in children[:2] else 1
-        told.append({name: value for order in house.told(child, number) for name, value in order.items()})
-    assert [stopped, stopped, retired, retired, retired, retired] == told
+        orders.append(
+            {name: value for order in house.read_orders(child, number) for name, value in order.items()}
+        )
+    assert [stopped, stopped, retired, retired, retired, retired] == orders
     assert 2 == caplog.text.count("was replaced and still runs jobs, as do 4 that were replaced after it")
 
 
@@ -561,7 +563,7 @@ def test_stopping_server_replaces_no_worker_process(house):
 # ---- the end of a worker process that an operator ordered ------------------------------------------------
 
 
-def said_by(house, *children):
+def stored_states(house, *children):
     """Return the stored states of the processes' sessions after a renewal."""
     house.keeper.renew()
     stored = {one.session.id: one.renewal.state for one in house.storage.list_sessions()}
@@ -571,12 +573,12 @@ def said_by(house, *children):
 def test_process_ended_by_an_operator_does_not_wait_for_its_successor(house):
     """The jobs of the ended process get the grace time, and the other worker processes continue."""
     old, other = house.with_session(ECHO), house.with_session(READS)
-    house.told(old)
+    house.read_orders(old)
 
     house.supervisor._obey(f"end {old.session}")
 
-    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
-    assert ["ending", "running"] == said_by(house, old, other)
+    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.read_orders(old, 2)
+    assert ["ending", "running"] == stored_states(house, old, other)
     (new,) = set(house.supervisor._processes.values()) - {old, other}
     assert (old.place, None) == (new.place, new.replaces)
 
@@ -588,27 +590,27 @@ def test_process_ended_by_an_operator_does_not_wait_for_its_successor(house):
 def test_retired_process_ended_by_an_operator_has_one_successor(house):
     """Before the operator's order, the jobs of the retired process had unlimited time."""
     old = house.with_session(ECHO)
-    house.told(old)
+    house.read_orders(old)
     house.supervisor._retire(old)
-    (before,) = said_by(house, old)
+    (before,) = stored_states(house, old)
 
     house.supervisor._obey(f"end {old.session}")
 
-    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
-    assert ("retired", ["ending"]) == (before, said_by(house, old))
+    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.read_orders(old, 2)
+    assert ("retired", ["ending"]) == (before, stored_states(house, old))
     assert [old] == list(house.supervisor._processes.values())
 
 
 def test_starting_successor_replaces_a_process_ended_by_an_operator(house):
     """When the old process ends by order, its successor has no process to retire."""
     old = house.with_session(ECHO)
-    house.told(old)
+    house.read_orders(old)
     house.supervisor._replace(old, "has 900 MB")
     new = replacement(house, old)
 
     house.supervisor._obey(f"end {old.session}")
 
-    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
+    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.read_orders(old, 2)
     assert (None, [old, new]) == (new.replaces, list(house.supervisor._processes.values()))
 
 
@@ -616,12 +618,12 @@ def test_order_to_end_an_ended_worker_process_does_nothing(house, caplog):
     """An order to end a process arrives too late if another process has already replaced it."""
     caplog.set_level(logging.INFO)
     child = house.with_session(ECHO)
-    house.told(child)
+    house.read_orders(child)
 
     house.supervisor._obey("end another-session")
 
     assert "session another-session, which has already ended" in caplog.text
-    assert (["running"], [child]) == (said_by(house, child), list(house.supervisor._processes.values()))
+    assert (["running"], [child]) == (stored_states(house, child), list(house.supervisor._processes.values()))
 
 
 def test_new_session_of_a_retired_process_is_marked_as_retired(house):
@@ -632,7 +634,7 @@ def test_new_session_of_a_retired_process_is_marked_as_retired(house):
 
     house.supervisor._begin(old)
 
-    assert ["retired"] == said_by(house, old)
+    assert ["retired"] == stored_states(house, old)
 
 
 def test_worker_processes_report_the_stop_of_their_server(house):
@@ -642,7 +644,7 @@ def test_worker_processes_report_the_stop_of_their_server(house):
 
     house.supervisor._stop()
 
-    assert ["stopping"] == said_by(house, old)
+    assert ["stopping"] == stored_states(house, old)
 
 
 # ---- the first worker process and its storage ------------------------------------------------------------
@@ -673,33 +675,33 @@ def test_first_ready_worker_process_opens_the_storage(fresh, tmp_path):
     fresh.supervisor._introduce(child, ready(f"sqlite:///{tmp_path / 'jobs.db'}"))
 
     (record,) = fresh.supervisor._storage.list_sessions()
-    assert ["Firelock server here"] == fresh.said
+    assert ["Firelock server here"] == fresh.printed
     assert (child.session, child.popen.pid) == (record.session.id, record.session.pid)
     assert (3, "mail:1") == (record.session.workers, record.session.queues)
     assert (PLACES, module._NEVER) == (child.memory.workers, fresh.supervisor._stops_at)
 
 
 @pytest.mark.parametrize(
-    ("url", "code", "said"),
+    ("url", "code", "printed"),
     [
         ("memory://alone", module.EXIT_UNREACHABLE, "exists in one process only"),
         ("mongo://there", module.EXIT_USAGE, "mongo"),
     ],
 )
-def test_server_ends_if_the_storage_cannot_be_used(fresh, url, code, said):
+def test_server_ends_if_the_storage_cannot_be_used(fresh, url, code, printed):
     """The server prints the reason in one line and sets the exit code; the worker process does not remain."""
     child = fresh.child("while True: pass")
 
     fresh.supervisor._introduce(child, ready(url))
 
-    assert said in fresh.said[-1]
+    assert printed in fresh.printed[-1]
     assert -signal.SIGKILL == child.popen.wait(10)
     fresh.supervisor._exited(child)
     assert (code, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
 
 
 @pytest.mark.parametrize(
-    ("code", "answer", "said"),
+    ("code", "answer", "printed"),
     [
         (1, module.EXIT_FAILED, []),
         (2, module.EXIT_USAGE, []),
@@ -708,7 +710,7 @@ def test_server_ends_if_the_storage_cannot_be_used(fresh, url, code, said):
         (9, module.EXIT_FAILED, ["exit code 9"]),
     ],
 )
-def test_server_ends_if_its_first_worker_process_ends_early(fresh, code, answer, said):
+def test_server_ends_if_its_first_worker_process_ends_early(fresh, code, answer, printed):
     """If the app cannot be imported, for example, another process could not import it either.
 
     Either the process or the server has printed the reason.
@@ -718,9 +720,9 @@ def test_server_ends_if_its_first_worker_process_ends_early(fresh, code, answer,
 
     fresh.supervisor._exited(child)
 
-    assert [{"stop": SETTINGS.grace}] == fresh.told(other)
+    assert [{"stop": SETTINGS.grace}] == fresh.read_orders(other)
     assert (answer, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
-    assert said == [line.partition("(")[2].partition(")")[0] for line in fresh.said]
+    assert printed == [line.partition("(")[2].partition(")")[0] for line in fresh.printed]
 
 
 def test_first_worker_process_killed_during_its_start_is_replaced(fresh, caplog):
@@ -739,7 +741,7 @@ def test_first_worker_process_killed_during_its_start_is_replaced(fresh, caplog)
         fresh.supervisor._restarts.clear()
 
     assert [(0, 1), (0, 4)] == restarts
-    assert (module.EXIT_OK, []) == (fresh.supervisor._exit_code, fresh.said)
+    assert (module.EXIT_OK, []) == (fresh.supervisor._exit_code, fresh.printed)
     assert (
         "ended before it could run a job (SIGKILL; possibly out of memory); starting another" in caplog.text
     )
@@ -810,7 +812,7 @@ def test_dead_worker_process_does_not_block_an_order(house):
 
     house.supervisor._obey("quiet")
 
-    assert [{"quiet": True}] == house.told(there)
+    assert [{"quiet": True}] == house.read_orders(there)
 
 
 def test_second_stop_signal_ends_the_grace_time_and_third_kills(house):
@@ -819,7 +821,7 @@ def test_second_stop_signal_ends_the_grace_time_and_third_kills(house):
 
     house.supervisor._stop()
     house.supervisor._stop()
-    assert [{"stop": SETTINGS.grace}, {"hurry": True}] == house.told(heeds, 2)
+    assert [{"stop": SETTINGS.grace}, {"hurry": True}] == house.read_orders(heeds, 2)
     assert ignores.popen.poll() is None
     house.supervisor._stop()
 
@@ -845,8 +847,8 @@ def test_quiet_server_resumes(house):
 
     later = house.with_session(ECHO)
     house.supervisor._send_order(later, {"last": True})
-    assert [{"quiet": True}, {"quiet": False}] == house.told(child, 2)
-    assert [{"session": later.session}, {"last": True}] == house.told(later, 2)
+    assert [{"quiet": True}, {"quiet": False}] == house.read_orders(child, 2)
+    assert [{"session": later.session}, {"last": True}] == house.read_orders(later, 2)
 
 
 def test_worker_process_that_does_not_end_in_time_is_killed(house):
