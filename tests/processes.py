@@ -164,7 +164,7 @@ class Process(ABC):
         self.close()
 
 
-def said_before_killed(code: str, *arguments: str) -> list[str]:
+def printed_before_killed(code: str, *arguments: str) -> list[str]:
     """Return the words of the first line that another Python process printed before it was killed.
 
     The code runs in the same environment as these tests, with the arguments in `sys.argv`.

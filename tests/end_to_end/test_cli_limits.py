@@ -20,7 +20,7 @@ def app(request):
         "smtp": DeclaredLimit("smtp", "smtp", LimitSettings(None, 90, MINUTE, 5)),
     }
     with Firelock(f"memory://{request.node.originalname}") as app:
-        Limits(app.client, lambda: said).sync()
+        Limits(app.client, lambda: declared).sync()
         yield app
 
 
@@ -125,7 +125,7 @@ def test_pause_and_resume_apply_to_all_given_limits(command, app):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("limits set tenant", "No settings are given"),
         ("limits set tenant --concurrent many", "an integer of at least 0"),
@@ -138,14 +138,14 @@ def test_pause_and_resume_apply_to_all_given_limits(command, app):
         ("limits pause ''", "A limit key must have"),
     ],
 )
-def test_invalid_input_is_a_usage_error(command, app, words, said):
+def test_invalid_input_is_a_usage_error(command, app, words, message):
     """The exit code is 2, and nothing changes."""
     before = app.storage.list_records("limit")
 
     ran = command(words)
 
     assert (2, "") == (ran.code, ran.out)
-    assert said in ran.error
+    assert message in ran.error
     assert before == app.storage.list_records("limit")
 
 

@@ -38,7 +38,7 @@ def apart() -> int:
     return os.getpid()
 
 @fire.task(retry=Retry.never())
-def beside() -> int:
+def in_server() -> int:
     return os.getpid()
 """
 TASK_OF_THE_SCRIPT = """
@@ -118,7 +118,7 @@ def test_job_process_imports_the_app_module_and_not_the_script(folder, run):
 
 def test_process_of_a_suspect_imports_the_app_module_and_not_the_script(folder, run):
     """A job that runs alone after two crashes is found in the same way."""
-    job = suspect(folder, "shop.beside")
+    job = suspect(folder, "shop.in_server")
 
     ended = run(
         COUNT + "import os\nfrom shop import fire\n"
@@ -367,7 +367,7 @@ def test_readme_examples_can_be_saved_as_one_file(folder, run, blocks, tasks):
         env={**os.environ, **SETTINGS}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        said = server.stdout.readline()
+        line = server.stdout.readline()
         server.terminate()
         server.communicate(timeout=DEADLINE)
     finally:

@@ -10,7 +10,7 @@ import pytest
 
 from firelock.testing import eventually
 from tests.ports import free_port
-from tests.processes import is_there, said_before_killed
+from tests.processes import is_there, printed_before_killed
 from tests.redis.counting import CommandReader
 from tests.redis.programs import programs
 from tests.redis.servers import RedisServer
@@ -35,7 +35,7 @@ def test_server_ends_with_the_test_process(program):
         "print(server.pid, server.folder, flush=True); sys.stdin.read()"
     )
 
-    pid, folder = said_before_killed(starts, str(program))
+    pid, folder = printed_before_killed(starts, str(program))
 
     eventually(lambda: not is_there(int(pid)))
     for file in Path(folder).iterdir():
