@@ -252,7 +252,7 @@ def _on_mutated_rows(name, mutation, path):
 class _Hasty(RowStorageConformance):
     """The kit with a short timeout for hanging calls."""
 
-    patience = 0.5
+    hang_timeout = 0.5
 
 
 # Fixtures that not every storage can provide.

@@ -61,7 +61,7 @@ class BatchSchedule(BatchGround):
         try:
             self.storage.insert([*batches, *members, *(job for some in callbacks.values() for job in some)])
         except BatchFinished:
-            self.tell("  refused, the batch is over")
+            self.record("  refused, the batch is over")
             return
         self.jobs += [job.id for job in members]
         self.batches += [batch.id for batch in batches]
@@ -87,7 +87,7 @@ class BatchSchedule(BatchGround):
                 getattr(self, f"do_{verb}", self.do_release)(*places)
                 self._judge_all()
             except AssertionError as error:
-                raise AssertionError(f"{error}\n{' > '.join(self.told)}") from error
+                raise AssertionError(f"{error}\n{' > '.join(self.recorded)}") from error
         self.settle()
         self._judge_all()
         self.held = list(self.running.values())

@@ -22,7 +22,7 @@ class SeededOperations:
         others = [self.handles.open() for _ in range(handles - 1)]
         self.storages = [self.scene.storage, *(others or [self.scene.storage])]
         self.seed = seed
-        self.told: list[str] = []
+        self.recorded: list[str] = []
 
     def tell(self, operation: str) -> None:
         """Record the operation, so that it is shown if this or a later operation breaks a rule."""

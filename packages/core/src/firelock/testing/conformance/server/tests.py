@@ -701,23 +701,23 @@ class TimingTests(ServerFixtures):
 
     def test_two_servers_create_one_job_per_recurring_due_time(self, stage: Stage) -> None:
         """With two servers, each due time of a recurring job creates one job, which runs once."""
-        instants: list[datetime] = []
+        due_times: list[datetime] = []
 
         def ticks(context: JobContext) -> None:
-            instants.append(context.due_at)
+            due_times.append(context.due_at)
 
         task = stage.task(ticks)
         task.recur("tick", Every(timedelta(seconds=1)))
 
         stage.serve(stage.another_app())
         stage.serve(stage.another_app())
-        eventually(lambda: len(set(instants)) >= 3)
+        eventually(lambda: len(set(due_times)) >= 3)
         stage.app.recurring.remove("tick")
 
         jobs = list(stage.app.jobs.iterate(recurring="tick"))
         eventually(lambda: all(stage.record(job).state is State.SUCCEEDED for job in jobs))
-        assert len(set(instants)) == len(instants)
-        assert len(instants) == len(jobs)
+        assert len(set(due_times)) == len(due_times)
+        assert len(due_times) == len(jobs)
 
 
 _MANY = 40
@@ -842,14 +842,14 @@ class CrashingTests(ServerFixtures):
 
     def test_server_continues_with_a_new_session_after_losing_one(self, stage: Stage) -> None:
         """A server whose session was lost cancels the jobs that it ran, and claims with a new session."""
-        started, told, runs = threading.Event(), list[bool](), list[int]()
+        started, notified, runs = threading.Event(), list[bool](), list[int]()
 
         def rests(context: JobContext) -> None:
             runs.append(context.fence)
             if len(runs) == 1:
                 started.set()
                 eventually(lambda: context.cancelled)
-                told.append(True)
+                notified.append(True)
                 context.raise_if_cancelled()
 
         job = stage.task(rests).enqueue()
@@ -860,7 +860,7 @@ class CrashingTests(ServerFixtures):
         stage.app.storage.end_session(session, [job.id], reason="lost")
 
         assert State.SUCCEEDED == stage.ended(job).state
-        eventually(lambda: told)
+        eventually(lambda: notified)
         assert runs == sorted(set(runs))
         assert session != stage.record(job).session
 

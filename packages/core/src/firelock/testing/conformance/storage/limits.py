@@ -66,16 +66,16 @@ class LimitTests(StorageFixtures):
         If this fails: a server does not see which keys a job holds, or a page does not show for which keys it
         waits.
         """
-        asked = asks(
+        admission = asks(
             LimitUse("kit/é:ü%", 7, is_strict=False), LimitUse(A, 0, is_strict=True),
             start_before=BASE + DAY, start_within=HOUR,
         )  # fmt: skip
-        job_id, plain = scene.add(admission=asked), scene.add(colocate_with=A)
+        job_id, plain = scene.add(admission=admission), scene.add(colocate_with=A)
         holder = scene.begin()
 
         claimed = scene.claim(holder)
 
-        expected = {job_id: asked, plain: None}
+        expected = {job_id: admission, plain: None}
         assert expected == {job.id: job.admission for job in claimed}
         assert expected == {job.id: job.admission for job in scene.reconcile(holder, []).unknown}
         assert expected == {one: scene.record(one).admission for one in (job_id, plain)}
@@ -675,7 +675,7 @@ class LimitTests(StorageFixtures):
         holder = scene.begin()
         scene.add_limited(1, A)
         (running,) = scene.take(holder)
-        late = scene.add_limited(2, A, X, priority=1, **asked)
+        late = scene.add_limited(2, A, X, priority=1, **deadline)
         (next_one,) = scene.add_limited(1, A, X)
 
         early = scene.claim(holder)
@@ -940,7 +940,7 @@ class KeyTests(StorageFixtures):
 
         assert 1 == scene.prune()
 
-        assert waiter.wait(["default"], self.patience)
+        assert waiter.wait(["default"], self.hang_timeout)
 
     @requires(Feature.NOTIFY)
     def test_exchange_that_cannot_use_a_freed_key_wakes_others(self, scene: Scene) -> None:

@@ -549,12 +549,12 @@ class GuardTests(StorageFixtures):
         holder = scene.begin()
         scene.add_many(4)
         runs = [Running(job, holder) for job in scene.claim(holder)]
-        stranger = ClaimHolder("nobody", "nobody")
+        other = ClaimHolder("nobody", "nobody")
 
         results = scene.storage.apply(
             [
                 succeeds(runs[0]),
-                succeeds(Running(runs[1].job, stranger)),
+                succeeds(Running(runs[1].job, other)),
                 deletes(scene.new_id()),
                 fails(runs[2]),
                 requeues(runs[1].id),
