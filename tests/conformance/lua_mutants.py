@@ -24,13 +24,13 @@ _TABLE = Path(__file__).with_name("lua_mutations.txt")
 @contextmanager
 def _changed(mutation):
     """Send the scripts with the mutation in one of them."""
-    former = home.TEXTS
-    home.TEXTS = {**former, mutation.module: mutated(former[mutation.module], mutation)}
+    originals = home.TEXTS
+    home.TEXTS = {**originals, mutation.module: mutated(originals[mutation.module], mutation)}
     home.script.cache_clear()
     try:
         yield
     finally:
-        home.TEXTS = former
+        home.TEXTS = originals
         home.script.cache_clear()
 
 

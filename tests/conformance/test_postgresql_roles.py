@@ -73,8 +73,8 @@ def test_owner_may_migrate_again(roles):
 def test_doctor_works_as_the_user(roles):
     """Information that the role cannot see is reported, but never as an error."""
     with closing(open_url(roles[1])) as storage:
-        said, findings = storage.describe(), storage.diagnose()
+        description, findings = storage.describe(), storage.diagnose()
 
-    assert said["server"].startswith("PostgreSQL ")
+    assert description["server"].startswith("PostgreSQL ")
     assert any("cannot see the sessions of other roles" in finding.what for finding in findings)
     assert [] == [finding for finding in findings if finding.is_error]

@@ -62,7 +62,7 @@ class Variant:
     scene: str
     rules: Rules
     verdict: Verdict = Verdict.UNSAFE
-    looks_at_counts: bool = False
+    checks_counts: bool = False
 
 
 VARIANTS = (

@@ -105,19 +105,19 @@ class CallModel:
     def _children(self, world):
         for child, state in enumerate(world.children):
             if state == ENQUEUED:
-                told = world._replace(releasing=world.releasing | {child})
-                yield f"child {child} succeeds", True, self._with_child(told, child, SUCCEEDED)
+                released = world._replace(releasing=world.releasing | {child})
+                yield f"child {child} succeeds", True, self._with_child(released, child, SUCCEEDED)
                 if world.budget.fail:
-                    failed = self._spent(self._with_child(told, child, FAILED), "fail")
+                    failed = self._spent(self._with_child(released, child, FAILED), "fail")
                     yield f"child {child} fails", False, failed
             may_go = world.state in (SUCCEEDED, FAILED) or not self.rules.result_is_kept
             if state == SUCCEEDED and may_go and child not in world.releasing:
                 yield f"prune {child}", False, self._with_child(world, child, PRUNED)
         for child in world.releasing:
-            told = world._replace(releasing=world.releasing - {child})
+            released = world._replace(releasing=world.releasing - {child})
             if world.state == AWAITING and world.awaited == child:
-                told = told._replace(state=ENQUEUED, awaited=None)
-            yield f"release {child}", True, told
+                released = released._replace(state=ENQUEUED, awaited=None)
+            yield f"release {child}", True, released
 
     def _goes_wrong(self, world, worker, run):
         back = world
@@ -134,14 +134,14 @@ class CallModel:
 
     def _works(self, world, worker, run):
         is_mine = world.state == PROCESSING and world.fence == run.fence
-        gone = self._with_run(world, worker, None)
+        without_run = self._with_run(world, worker, None)
         match run.at:
             case "look":
                 yield from self._looks(world, worker, run, is_mine=is_mine)
             case "name":  # in a variant, the child was stored before
                 named = self._with_run(world, worker, run._replace(at="make"))
                 memo = ("begun", run.child, run.attempt)
-                yield f"name {worker}", True, named._replace(memo=memo) if is_mine else gone
+                yield f"name {worker}", True, named._replace(memo=memo) if is_mine else without_run
             case "make":  # the child has a known id, so a repeated insert by any run is harmless
                 made = self._with_run(world, worker, run._replace(at="read"))
                 is_there = world.children[run.child] != NAMED
@@ -153,16 +153,16 @@ class CallModel:
             case "read":
                 yield self._reads(world, worker, run, is_mine=is_mine)
             case "suspend" if not is_mine:
-                yield f"suspend {worker} refused", True, gone
+                yield f"suspend {worker} refused", True, without_run
             case "suspend":
-                back = gone._replace(attempt=self._given_back(run))
+                back = without_run._replace(attempt=self._given_back(run))
                 is_over = world.children[run.child] in (SUCCEEDED, FAILED, PRUNED)
                 if self.rules.suspension_looks and is_over:
                     yield f"suspend {worker}, it is over", True, back._replace(state=ENQUEUED)
                 else:
                     yield f"suspend {worker}", True, back._replace(state=AWAITING, awaited=run.child)
             case _:
-                ended = gone._replace(state=SUCCEEDED) if is_mine else gone
+                ended = without_run._replace(state=SUCCEEDED) if is_mine else without_run
                 went_on = world.went_on_with | {run.child}
                 yield f"end {worker}", True, ended._replace(went_on_with=went_on)
 
@@ -202,19 +202,23 @@ class CallModel:
         return world.children[child] == FAILED and is_later
 
     def _reads(self, world, worker, run, *, is_mine):
-        gone = self._with_run(world, worker, None)
+        without_run = self._with_run(world, worker, None)
         match world.children[run.child]:
             case "S" if is_mine:
                 kept = self._with_run(world, worker, run._replace(at="end"))
                 return f"keep {worker}", True, kept._replace(memo=("done", run.child, run.attempt))
             case "S":
-                return f"{worker} lost", True, gone
+                return f"{worker} lost", True, without_run
             case "x":
                 lost = "the result was pruned before its caller had it"
-                return f"{worker} finds nothing", True, world._replace(broken=lost) if is_mine else gone
+                return (
+                    f"{worker} finds nothing",
+                    True,
+                    world._replace(broken=lost) if is_mine else without_run,
+                )
             case "F":
-                failed = gone._replace(state=FAILED, raised=world.raised + 1)
-                return f"{worker} is told of the failure", True, failed if is_mine else gone
+                failed = without_run._replace(state=FAILED, raised=world.raised + 1)
+                return f"{worker} gets the failure", True, failed if is_mine else without_run
             case _:
                 return f"{worker} waits", True, self._with_run(world, worker, run._replace(at="suspend"))
 
@@ -230,7 +234,7 @@ class CallModel:
         if len(set(made)) < len(made):
             return "two children were made for one attempt"
         if len(made) > world.raised + 1:
-            return "a child was called anew although nobody was told of the failure"
+            return "a child was called again although its failure was never reported"
         return ""
 
     def is_done(self, world):

@@ -9,7 +9,7 @@ from tests.conformance.explorer import Verdict
 
 from .moves import first_world, moves
 from .rules import Bounds, Rules
-from .session_model import check, told
+from .session_model import check, described
 from .state import normalised
 from .variants import CALM, DEEP, PROTOCOL, REFUSALS, VARIANTS
 
