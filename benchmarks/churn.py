@@ -16,7 +16,7 @@ import psycopg
 
 from benchmarks import postgresql_server
 from benchmarks.entry import Figures, Load
-from benchmarks.postgresql_server import STATEMENT_TIMES, PostgresqlServer, tells_statement_times
+from benchmarks.postgresql_server import STATEMENT_TIMES, PostgresqlServer, has_statement_times
 
 BACKLOG = 20_000
 """The maximum number of waiting jobs."""
@@ -129,7 +129,7 @@ def tenth(begin: Reading, end: Reading) -> Figures:
 @contextmanager
 def watched(load: Load) -> Iterator[Watch]:
     """Take readings of the run's own database within the block."""
-    times_claims = tells_statement_times()
+    times_claims = has_statement_times()
     settings = STATEMENT_TIMES if times_claims else {}
     with postgresql_server.running(load.directory, settings) as server:
         watch = Watch(server, jobs=load.churned, times_claims=times_claims)

@@ -49,7 +49,7 @@ def own(name: str, module: str, *scenarios: str) -> Contender:
 VERBS = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "growth")
 SERVED = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "footprint")
 FEATURES = ("limited", "members")
-LOOKED_AT = ("latency", "latency_busy", "rest", "processes")
+OBSERVED = ("latency", "latency_busy", "rest", "processes")
 ON_POSTGRESQL = ("growth", "churn", "churn_kept")
 FLOOR = "floor"
 OURS = "firelock"
@@ -60,15 +60,15 @@ OWN = {
     ),
     "redis": (
         own(FLOOR, "floor_redis", *SERVED, "growth"),
-        own(OURS, "ours_redis", *SERVED, *FEATURES, "growth", *LOOKED_AT),
+        own(OURS, "ours_redis", *SERVED, *FEATURES, "growth", *OBSERVED),
     ),
     "postgresql": (
         own(FLOOR, "floor_postgresql", *SERVED, *ON_POSTGRESQL),
-        own(OURS, "ours_postgresql", *SERVED, *FEATURES, *ON_POSTGRESQL, *LOOKED_AT),
+        own(OURS, "ours_postgresql", *SERVED, *FEATURES, *ON_POSTGRESQL, *OBSERVED),
     ),
     "mariadb": (
         own(FLOOR, "floor_mysql", *SERVED),
-        own(OURS, "ours_mysql", *SERVED, *FEATURES, *LOOKED_AT),
+        own(OURS, "ours_mysql", *SERVED, *FEATURES, *OBSERVED),
     ),
 }
 

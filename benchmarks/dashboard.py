@@ -126,9 +126,7 @@ def measure(storage: str, options: argparse.Namespace) -> dict[str, object]:
     if "pages" in options.part:
         with dashboard_stage.filled(storage, options.jobs, options.seed) as (url, _):
             timed, weight = request_all(shop(url), rounds=options.rounds)
-        print(
-            f"\n{storage}: {options.jobs:,} jobs, {options.rounds} responses each, ms\n{table(timed)}\n"
-        )
+        print(f"\n{storage}: {options.jobs:,} jobs, {options.rounds} responses each, ms\n{table(timed)}\n")
         print(f"{summary(timed)}\nfirst page with its files, packed: {weight / 1024:.1f} KiB", flush=True)
         found |= record(timed, weight)
     if "requeue" in options.part:

@@ -83,7 +83,7 @@ def read_version(folder: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in found[1].split("."))
 
 
-def tells_statement_times() -> bool:
+def has_statement_times() -> bool:
     """Return whether the installed PostgreSQL has the module for `STATEMENT_TIMES`."""
     folder = run_to_end([find_folder() / "pg_config", "--pkglibdir"], place=PACKAGES, identity={}).strip()
     return (Path(folder) / "pg_stat_statements.so").exists()

@@ -31,7 +31,7 @@ class RedisServer:
         self.pid = process.pid
         self.port = port
         self._socket = socket.create_connection((HOST, port), timeout=60)
-        self._asked = 0
+        self._own_calls = 0
         self._replies = self._socket.makefile("rb")
 
     @property
@@ -46,7 +46,7 @@ class RedisServer:
     def call(self, *words: str) -> str:
         """Return the reply to a command whose reply is a line, a number or a string."""
         parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-        self._asked += 1
+        self._own_calls += 1
         self._socket.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
         first = self._replies.readline().decode().rstrip("\r\n")
         if first.startswith("-"):
@@ -68,7 +68,7 @@ class RedisServer:
     def meters(self) -> Mapping[str, int]:
         """Return the number of executed commands, including those in scripts."""
         executed = int(self.read_info("stats")["total_commands_processed"])
-        return {"commands": executed - self._asked}
+        return {"commands": executed - self._own_calls}
 
     def cpu_seconds(self) -> float:
         """Return the processor time of the server's threads, with a resolution of a nanosecond."""

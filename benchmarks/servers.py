@@ -22,7 +22,7 @@ from benchmarks.entry import Figures
 ROOT = Path(__file__).parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
 POLL_SECONDS = 0.05
-PATIENCE_SECONDS = 600.0
+LONGEST_SECONDS = 600.0
 GRACE_SECONDS = 40.0
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
@@ -54,11 +54,11 @@ class Server:
         Raises:
             ServerFailed: If the server has ended, or the condition does not hold within ten minutes.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + LONGEST_SECONDS
         while not condition():
             self.assert_running(what)
             if time.monotonic() > deadline:
-                raise self.failed(f"{PATIENCE_SECONDS:.0f} s passed before {what}")
+                raise self.failed(f"{LONGEST_SECONDS:.0f} s passed before {what}")
             time.sleep(POLL_SECONDS)
 
     def pids(self) -> list[int]:

@@ -25,7 +25,7 @@ from benchmarks.servers import Server
 APP = "benchmarks.composition.application"
 CLAIM = 100
 CHECK_SECONDS = 0.01
-PATIENCE_SECONDS = 600.0
+LONGEST_SECONDS = 600.0
 
 
 class Loads:
@@ -190,11 +190,11 @@ class Loads:
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until the condition holds, which is checked every 10 ms."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + LONGEST_SECONDS
         while not condition():
             self._group[0].assert_running(what)
             if time.monotonic() > deadline:
-                raise self._group[0].failed(f"{PATIENCE_SECONDS:.0f} s passed before {what}")
+                raise self._group[0].failed(f"{LONGEST_SECONDS:.0f} s passed before {what}")
             time.sleep(CHECK_SECONDS)
 
     # ---- without servers ---------------------------------------------------------------------------------

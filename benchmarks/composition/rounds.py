@@ -14,7 +14,7 @@ from benchmarks import stage
 from benchmarks.pairs import Row, quarters, ratio
 from benchmarks.plan import Plan
 
-LIVES = 5
+ROUNDS_PER_STAGE = 5
 """Rounds after which storages and servers are replaced, so that a lucky process does not affect all pairs."""
 WARM = 1_000
 PLAIN = {"sqlite": 20_000, "postgresql": 12_000, "mariadb": 6_000, "redis": 40_000}
@@ -59,7 +59,7 @@ def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> T
                     stages[load.stage] = stack.enter_context(running)
             for load in loads.values():
                 stages[load.stage].run(load.kind, min(WARM, load.jobs))
-            for turn in range(min(LIVES, rounds - done)):
+            for turn in range(min(ROUNDS_PER_STAGE, rounds - done)):
                 if turn and not plan.has_time():
                     break
                 for name in list(loads)[:: 1 if done % 2 else -1]:

@@ -23,7 +23,7 @@ from firelock import Firelock, Job, State
 NUMBERS = (1, 10, 100)
 SECONDS = 25.0  # duration of the locks; the times before and after are half as long
 _BACKLOG, _CHUNK = 4_000, 500
-_PATIENCE = 120.0  # seconds in which the locked jobs must end afterwards
+_LONGEST = 120.0  # seconds in which the locked jobs must end afterwards
 
 _JOBS = "SELECT 1 FROM firelock_jobs WHERE id IN ({}) FOR UPDATE"
 _BATCHES = "SELECT 1 FROM firelock_batches WHERE id IN ({}) FOR UPDATE"
@@ -162,10 +162,10 @@ def _claims(gates: Path, windows: Sequence[Window]) -> float:
 
 
 def _await(server: Server, condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _LONGEST
     server.wait_until(lambda: condition() or time.monotonic() > deadline, what=what)
     if not condition():
-        raise server.failed(f"{_PATIENCE:.0f} s passed before {what}")
+        raise server.failed(f"{_LONGEST:.0f} s passed before {what}")
 
 
 def _all_in(jobs: Sequence[Job[Any]], state: State) -> bool:

@@ -161,10 +161,10 @@ def _ended(plan: Plan, name: str, seconds: float, rate: int | None, *, keep: str
         noop = tasks.declare(fire).noop
         with places.serving(place, APP, FIRELOCK_KEEP_SUCCEEDED=keep) as (server,):
             _await_server(server, fire, noop)
-            begun, look_at = time.monotonic(), 0.0
+            begun, next_check = time.monotonic(), 0.0
             while (passed := time.monotonic() - begun) < seconds:
-                if passed > look_at:
-                    most, look_at = max(most, fire.jobs.counts()[State.SUCCEEDED]), passed + 0.5
+                if passed > next_check:
+                    most, next_check = max(most, fire.jobs.counts()[State.SUCCEEDED]), passed + 0.5
                 if _is_time(fire, rate, sent, passed):
                     noop.enqueue_many([()] * CHUNK)
                     sent += CHUNK

@@ -172,12 +172,12 @@ def test_other_jobs_end_while_complete_within_keeps_a_transaction_open(shop):
     job = completes.enqueue()
     with arranging():
         eventually(completed.is_set, within=LONG)
-        eventually(lambda: tells_start(shop.storage, job), within=LONG)
+        eventually(lambda: has_started(shop.storage, job), within=LONG)
 
     assert shop.others_end()
 
 
-def tells_start(storage, job):
+def has_started(storage, job):
     """Return whether a `reconcile` call that stores the start of the job has begun."""
     return any(
         held.job_id == job.id and held.started_at is not None
@@ -227,10 +227,10 @@ def test_other_jobs_end_while_a_job_with_a_locked_row_logs(mariadb_shop):
         eventually(lambda: wrote.acquire(blocking=False) or shop.gate.is_set(), within=LONG)
 
     shop.server.start()
-    talking = logs.enqueue()
+    logging_job = logs.enqueue()
     with arranging():
         eventually(shop.started.is_set, within=LONG)
 
-    with shop.attach(talking):
+    with shop.attach(logging_job):
         jobs = after_a_line.enqueue_many([()] * OTHERS)
         eventually(lambda: shop.are(State.SUCCEEDED, jobs), within=WITHIN)

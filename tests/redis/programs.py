@@ -74,16 +74,16 @@ def programs_of_groups() -> list[object]:
 
 def programs_of_kit() -> list[object]:
     """Return the programs for the tests of all servers: the first one and, with CI=true, the newest Redis."""
-    kin = set(map(str, _kin()))
-    return [one for one in chosen_programs() if one.id not in kin]  # type: ignore[attr-defined]  # of pytest
+    variants = set(map(str, _variants()))
+    return [one for one in chosen_programs() if one.id not in variants]  # type: ignore[attr-defined]  # of pytest
 
 
-def programs_of_kin() -> list[object]:
+def programs_of_variants() -> list[object]:
     """Return the other chosen programs, which behave alike; none if the environment names programs."""
-    return _parameters(_kin(), "the whole kit runs on each")
+    return _parameters(_variants(), "the whole kit runs on each")
 
 
-def _kin() -> list[Program]:
+def _variants() -> list[Program]:
     if os.environ.get(WANTED) or os.environ.get("CI") != "true":
         return []
     kept = {*programs()[:1], *_newest()}

@@ -453,8 +453,8 @@ class BatchModel:
         """Return the move that updates the batch's continuations, each at the first end that it awaits."""
         broken = world.broken
         is_first = batch.state == DELETED and not batch.fired[2]
-        nobody_requeued = world.budget.requeue == self.scene.budget.requeue
-        if is_first and nobody_requeued and self._can_move(world, place):
+        is_never_requeued = world.budget.requeue == self.scene.budget.requeue
+        if is_first and is_never_requeued and self._can_move(world, place):
             broken = broken or DELETED_BADLY
         ended = batch._replace(is_releasing=False, fired=self._first_time(batch.fired, batch.state))
         return f"continue {place}", True, self._with_batch(world._replace(broken=broken), place, ended)

@@ -157,7 +157,7 @@ class CallModel:
             case "suspend":
                 back = without_run._replace(attempt=self._given_back(run))
                 is_over = world.children[run.child] in (SUCCEEDED, FAILED, PRUNED)
-                if self.rules.suspension_looks and is_over:
+                if self.rules.suspension_checks and is_over:
                     yield f"suspend {worker}, it is over", True, back._replace(state=ENQUEUED)
                 else:
                     yield f"suspend {worker}", True, back._replace(state=AWAITING, awaited=run.child)
@@ -177,7 +177,7 @@ class CallModel:
         if not is_mine:
             yield f"{worker} lost", True, self._with_run(world, worker, None)
             return
-        if world.memo is not None and not self._is_to_call_anew(world, run):
+        if world.memo is not None and not self._must_call_again(world, run):
             knows = run._replace(at="make", child=world.memo[1])
             yield f"{worker} knows it", True, self._with_run(world, worker, knows)
             return
@@ -196,9 +196,9 @@ class CallModel:
                 self._with_run(made, worker, run._replace(at="name", child=child)),
             )
 
-    def _is_to_call_anew(self, world, run):
+    def _must_call_again(self, world, run):
         _, child, attempt = world.memo
-        is_later = attempt < run.attempt or not self.rules.later_attempts_call_anew
+        is_later = attempt < run.attempt or not self.rules.later_attempts_call_again
         return world.children[child] == FAILED and is_later
 
     def _reads(self, world, worker, run, *, is_mine):

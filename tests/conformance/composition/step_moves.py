@@ -75,7 +75,7 @@ class Rules:
     sender_is_one_move: bool = True  # reads the memo and wakes the job under the job's lock
     mail_is_kept: bool = True  # a signal is kept even if no run waits yet
     time_out_is_kept: bool = True  # as a memo
-    woken_looks: bool = True  # reads the memo, regardless of what has woken the job
+    woken_reads: bool = True  # reads the memo, regardless of what has woken the job
     first_stands: bool = True
     suspension_is_fenced: bool = True
     memo_is_fenced: bool = True
@@ -264,7 +264,7 @@ class StepModel:
         else:
             yield f"{worker} gives up", True, self._with_run(world, worker, run._replace(at="suspend"))
         is_woken_late = world.is_late and self.rules.has_time_out and world.job.fence > 1
-        if is_woken_late and not self.rules.woken_looks:
+        if is_woken_late and not self.rules.woken_reads:
             yield f"{worker} takes it for the time-out", True, self._received(world, worker, run, TIMED_OUT)
 
     def _suspends(self, world, worker, run):
@@ -273,7 +273,7 @@ class StepModel:
             return f"suspend {worker} refused", True, without_run
         if not is_mine:
             without_run = without_run._replace(broken="an old run suspended the job under the new one")
-        if self.rules.suspension_looks and not self._is_open(world.answer):
+        if self.rules.suspension_checks and not self._is_open(world.answer):
             return f"suspend {worker}, it is there", True, self._woken(without_run)
         waits = world.job._replace(state=AWAITING, waits=True, is_due=self.rules.has_time_out)
         return f"suspend {worker}", True, without_run._replace(job=waits)

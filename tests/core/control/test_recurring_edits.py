@@ -232,12 +232,12 @@ def test_run_created_during_a_schedule_edit_is_kept(declared, storage):
 def test_edit_applies_to_a_definition_that_was_added_again(declared, storage):
     """The new definition has the same version as the previous one, but does not inherit any other data."""
 
-    def add_anew():
+    def add_again():
         declared.recurring.remove("nightly")
         storage.clock_offset += 1
         declared.recurring.create("report", "nightly", "0 3 * * *", {"day": "fri"})
 
-    meanwhile(storage, "put_record", add_anew)
+    meanwhile(storage, "put_record", add_again)
     edited = declared.recurring.edit("nightly", queue="bulk")
 
     assert ("bulk", '{"day":"fri"}', Cron("0 3 * * *")) == (edited.queue, edited.arguments, edited.schedule)

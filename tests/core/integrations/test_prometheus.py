@@ -21,7 +21,7 @@ from tests.ports import free_port
 
 
 @pytest.fixture(autouse=True)
-def counts_anew(monkeypatch):
+def fresh_counters(monkeypatch):
     """Reset the counters of this process."""
     monkeypatch.setattr(job_counters, "_of_this_process", job_counters._ProcessCounters())  # noqa: SLF001
 

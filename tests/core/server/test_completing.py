@@ -15,7 +15,7 @@ from firelock.storage import Applied, Feature
 from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage, plugin, until
 
-PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
+LONG_WAITS = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
 DAYS = 86_400 * SECOND
 
 
@@ -72,7 +72,7 @@ class Bench:
 
         self.storage, self.settled, self.failed = JoiningStorage(), [], []
         hooks = plugin(jobs_settled=jobs_settled, attempt_failed=attempt_failed)
-        self.fire = Firelock(self.storage, plugins=[hooks], settings=PATIENT)
+        self.fire = Firelock(self.storage, plugins=[hooks], settings=LONG_WAITS)
         self.server = self.fire.server(workers=1, name="host:a")
         self.committed, self.opened = threading.Semaphore(0), threading.Event()
         self.reasons, self.then = [], lambda: "returned"

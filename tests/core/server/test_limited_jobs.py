@@ -21,7 +21,7 @@ from firelock.testing import Tester
 from tests.core.fakes import FailingStorage, Worker, plugin, until
 
 # with this interval, a test that needed a poll would fail by its time limit
-PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
+LONG_WAITS = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
 HOUR = 3_600 * SECOND
 
 
@@ -44,7 +44,7 @@ def on(*keys, cost=1):
 @pytest.fixture
 def fire():
     """An app on a storage with programmable failures."""
-    with Firelock(FailingStorage(), settings=PATIENT) as fire:
+    with Firelock(FailingStorage(), settings=LONG_WAITS) as fire:
         yield fire
 
 
@@ -123,7 +123,7 @@ def test_repeated_empty_claims_do_not_cause_a_busy_loop():
                 return Claim([])
             return Claim([], next_claim_at=self.clock() - 1)
 
-    with Firelock(Locked(), settings=PATIENT) as fire:
+    with Firelock(Locked(), settings=LONG_WAITS) as fire:
         fire.task(name="task")(lambda: None)
         with fire.server(workers=1):
             assert is_over.wait(20)

@@ -330,8 +330,8 @@ def cancelled_end(make_app):
         runs = []
 
         def task():
-            runs[0].cancel(kind, f"told: {kind}")
-            runs[0].cancel(CancelKind.LOST, "told again")
+            runs[0].cancel(kind, f"cancelled: {kind}")
+            runs[0].cancel(CancelKind.LOST, "cancelled again")
             return then(current_job())
 
         fire.task(name="task", **options)(task).enqueue()

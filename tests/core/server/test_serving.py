@@ -25,14 +25,14 @@ from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage, plugin, until
 
 # with this interval, a test that needed a poll would fail by its time limit
-PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
+LONG_WAITS = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
 QUICK = Settings(poll=0.02, heartbeat=0.2, session_timeout=30, sweep=0.1)
 
 
 class Crew:
     """A server and the tasks that it runs."""
 
-    def __init__(self, *plugins, workers=2, async_workers=4, settings=PATIENT, storage=None, **options):
+    def __init__(self, *plugins, workers=2, async_workers=4, settings=LONG_WAITS, storage=None, **options):
         self.storage = storage or FailingStorage()
         self.fire = Firelock(self.storage, plugins=list(plugins), settings=settings, **options)
         self.server = self.fire.server(workers=workers, async_workers=async_workers, name="host:a")

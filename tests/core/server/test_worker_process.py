@@ -105,7 +105,7 @@ class Process:
     def send_order(self, line):
         os.write(self.orders, line.encode() + b"\n")
 
-    def tell_all(self, *orders):
+    def send_orders(self, *orders):
         """Send several orders in one write."""
         os.write(self.orders, "".join(json.dumps(order) + "\n" for order in orders).encode())
 
@@ -126,7 +126,7 @@ class Process:
         os.close(self.orders)
         self.orders = os.open(os.devnull, os.O_WRONLY)
 
-    def deafen(self):
+    def close_reports(self):
         """Close the pipe of its reports."""
         os.close(self.reports)
         self.reports = os.open(os.devnull, os.O_RDONLY)
@@ -211,7 +211,7 @@ def test_retired_process_ends_after_its_last_job(child, fire, tmp_path):
     child.send_order(json.dumps({"session": session(fire)}))
     job.result(timeout=20)
 
-    child.tell_all({"retire": True}, {"quiet": False})
+    child.send_orders({"retire": True}, {"quiet": False})
 
     assert EXIT_OK == child.process.wait(20)
     assert not (tmp_path / "stopped").exists()
@@ -224,7 +224,7 @@ def test_retired_process_that_waits_for_a_job_stops_with_its_server(child, fire)
     child.send_order(json.dumps({"session": session(fire)}))
     until(lambda: job.refresh().state is State.PROCESSING)
 
-    child.tell_all({"retire": True}, {"stop": 0})
+    child.send_orders({"retire": True}, {"stop": 0})
 
     assert EXIT_OK == child.process.wait(20)
     assert State.ENQUEUED is job.refresh().state
@@ -453,9 +453,9 @@ def test_worker_process_runs_jobs_from_its_session_to_its_stop(start, fire, tmp_
     job = fire.task(name="noop")(lambda: None).enqueue()
     child.grant()
 
-    child.tell_all({"session": session(fire)})
+    child.send_orders({"session": session(fire)})
     until(lambda: job.refresh().state is State.SUCCEEDED)
-    child.tell_all({"stop": 5})
+    child.send_orders({"stop": 5})
 
     assert EXIT_OK == child.process.wait(20)
     assert ["host:a"] * 2 == [(tmp_path / name).read_text() for name in ("started", "stopped")]
@@ -465,8 +465,8 @@ def test_quiet_worker_process_claims_again_after_resume(child, fire):
     """Orders before the session have no effect; later ones are obeyed in their order."""
     task = fire.task(name="noop")(lambda: None)
     child.grant()
-    child.tell_all({"quiet": True}, {"hurry": True}, {"session": session(fire)}, {"quiet": True})
-    child.tell_all({"quiet": False})
+    child.send_orders({"quiet": True}, {"hurry": True}, {"session": session(fire)}, {"quiet": True})
+    child.send_orders({"quiet": False})
 
     job = task.enqueue()
 
@@ -477,13 +477,13 @@ def test_worker_process_continues_with_another_session(child, fire):
     """The first session was lost, so jobs now run for the second one."""
     task = fire.task(name="noop")(lambda: None)
     child.grant()
-    child.tell_all({"session": session(fire)})
+    child.send_orders({"session": session(fire)})
     first = task.enqueue()
     until(lambda: first.refresh().state is State.SUCCEEDED)
     fire.storage.end_session("session-a", None, reason="lost")
     child.grant()
 
-    child.tell_all({"session": session(fire, "session-b")})
+    child.send_orders({"session": session(fire, "session-b")})
 
     job = task.enqueue()
     until(lambda: job.refresh().state is State.SUCCEEDED)
@@ -495,7 +495,7 @@ def test_worker_process_reports_a_lost_session(child, fire):
     name = session(fire)
     fire.storage.end_session(name, None, reason="lost")
 
-    child.tell_all({"session": name})
+    child.send_orders({"session": name})
 
     assert {"session_lost": name} == child.report()
 
@@ -504,10 +504,10 @@ def test_worker_process_with_a_stuck_job_ends(child, fire):
     """A thread cannot be ended, so its job returns to its queue and the process ends with the thread."""
     job = fire.task(name="stuck")(lambda: None).enqueue()
     child.grant()
-    child.tell_all({"session": session(fire)})
+    child.send_orders({"session": session(fire)})
     until(lambda: job.id in child.board.running())
 
-    child.tell_all({"stop": 0}, {"hurry": True})
+    child.send_orders({"stop": 0}, {"hurry": True})
 
     code, error = child.ends()
     assert EXIT_OK == code
@@ -518,7 +518,7 @@ def test_worker_process_with_a_stuck_job_ends(child, fire):
 def test_worker_process_ends_if_its_supervisor_has_died(child, fire):
     """Without a supervisor, the session is no longer renewed, so the process must not run jobs."""
     child.grant()
-    child.tell_all({"session": session(fire)})
+    child.send_orders({"session": session(fire)})
 
     child.hang_up()
 
@@ -530,8 +530,8 @@ def test_worker_process_that_cannot_report_ends(child, fire):
     child.grant()
     name = session(fire)
     fire.storage.end_session(name, None, reason="lost")
-    child.deafen()
+    child.close_reports()
 
-    child.tell_all({"session": name})
+    child.send_orders({"session": name})
 
     assert EXIT_FAILED == child.process.wait(20)

@@ -51,7 +51,7 @@ class DictStorage(RowStorage):
         pass
 
 
-class Yard:
+class RelationScene:
     """A storage in which one session claims the jobs."""
 
     def __init__(self, storage):

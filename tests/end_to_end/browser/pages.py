@@ -11,10 +11,10 @@ NARROW = {"width": 390, "height": 844}
 _OVERFLOW = """() => {
   const wide = document.documentElement.clientWidth;
   if (document.scrollingElement.scrollWidth <= wide) return [];
-  const told = [...document.querySelectorAll("body *")]
+  const wide_elements = [...document.querySelectorAll("body *")]
     .filter((one) => one.getBoundingClientRect().right > wide + 1 && !one.parentElement.closest(".scroll"))
     .map((one) => `${one.tagName} ${one.className} ${Math.round(one.getBoundingClientRect().right)}`);
-  return [`${document.scrollingElement.scrollWidth} > ${wide}`, ...told.slice(0, 12)];
+  return [`${document.scrollingElement.scrollWidth} > ${wide}`, ...wide_elements.slice(0, 12)];
 }"""
 
 _BRIGHTNESS = """() => {

@@ -565,9 +565,9 @@ def test_windows_of_a_browser_share_one_stream(served, stocked, open_context):
         page.wait_for_function("() => firelock.isStreaming()")
 
     assert ["/live"] == [path for path in served.requested if path == "/live"]
-    stocked.queues.pause("mail", note="told to all of them")
+    stocked.queues.pause("mail", note="sent to every tab")
     for page in (first, second, third):
-        expect(page.locator("main")).to_contain_text("told to all of them")
+        expect(page.locator("main")).to_contain_text("sent to every tab")
 
     first.close()
     second.wait_for_function("() => firelock.isStreaming()")

@@ -43,7 +43,7 @@ _CUT = """() => [...document.querySelectorAll("main *, nav *")]
   })"""
 
 # Returns texts that end in an ellipsis and do not show the rest on hover.
-_UNTOLD = """() => [...document.querySelectorAll("main *")]
+_HIDDEN_TEXT = """() => [...document.querySelectorAll("main *")]
   .filter((one) => one.checkVisibility() && getComputedStyle(one).textOverflow === "ellipsis")
   .filter((one) => one.scrollWidth > one.clientWidth + 1 && one.textContent.trim())
   .filter((one) => {
@@ -141,7 +141,7 @@ def test_long_names_fit(long_names, open_context, width):
 
     for address in pages_of(long_names.fire):
         page.goto(address)
-        for question in (_SIDEWAYS, _CUT, _UNTOLD):
+        for question in (_SIDEWAYS, _CUT, _HIDDEN_TEXT):
             found += [f"{address}: {one}" for one in page.evaluate(question)]
         found += [f"{address}: {one}" for one in overflow(page)]
 

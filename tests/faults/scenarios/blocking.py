@@ -65,9 +65,9 @@ def _pause_and_resume(on, paused, other, jobs):
         lambda: _was_claimed_again(on, frozen), 20, "the job of a frozen run belongs to another server"
     )
     paused.freeze(frozen=False)
-    awoke = time.monotonic()
+    resumed_at = time.monotonic()
     return eventually(
-        lambda: on.starts_after(awoke, paused.family(), 0.2), 20, "the resumed server starts jobs"
+        lambda: on.starts_after(resumed_at, paused.family(), 0.2), 20, "the resumed server starts jobs"
     )
 
 

@@ -89,19 +89,19 @@ def _maker(on, chance, batches):
 
     def make(number):
         tenants = [(chance.randrange(_TENANTS), _MILLISECONDS) for _ in range(_MEMBERS)]
-        jobs = _patiently(lambda: limited.enqueue_many(tenants))
-        jobs += _patiently(lambda: stepped.enqueue_many([(_MILLISECONDS,)] * 5))
-        batch, members = _patiently(lambda: fill(f"batch {number}"))
+        jobs = _until_stored(lambda: limited.enqueue_many(tenants))
+        jobs += _until_stored(lambda: stepped.enqueue_many([(_MILLISECONDS,)] * 5))
+        batch, members = _until_stored(lambda: fill(f"batch {number}"))
         jobs += members
         on.acknowledged.update(job.id for job in jobs)
         batches.append(batch.id)
-        _patiently(lambda: filler.enqueue_many([()] * _FILLERS))
+        _until_stored(lambda: filler.enqueue_many([()] * _FILLERS))
         return len(jobs)
 
     return make
 
 
-def _patiently(store):
+def _until_stored(store):
     """Retry while another program's transaction makes SQLite refuse the call, which then stores nothing."""
     while True:
         try:

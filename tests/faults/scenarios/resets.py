@@ -11,7 +11,7 @@ from tests.faults.scenarios.network import NETWORKED, behind_proxy
 
 _PAUSE = 0.2  # seconds between two resets
 _CONNECTS = 10  # the minimum interval, in multiples of a connection's duration
-_LOOK = 0.5  # seconds between two test connections
+_CHECK_SECONDS = 0.5  # seconds between two test connections
 _TURNS = 5  # good and bad turns, because the load of a machine changes
 
 
@@ -31,7 +31,7 @@ def connection_resets(place, size):
     with stage(place) as on, behind_proxy(on.place) as (proxy, far):
         on.serve(place=far)
         for _ in range(_TURNS):
-            with every(_LOOK, lambda: connecting.append(_connect(place))):
+            with every(_CHECK_SECONDS, lambda: connecting.append(_connect(place))):
                 good.append(_duration(on, size.jobs // _TURNS))
                 pause = max(_PAUSE, _CONNECTS * quantiles(connecting)[0])
                 with every(pause, lambda: done.append(_reset(proxy))):

@@ -170,7 +170,7 @@ def test_servers_are_notified_when_a_connection_returns_to_the_pool(scene, engin
 
 # ---- a transaction that is not joined --------------------------------------------------------------------
 
-TELLS_LOCKS = pytest.mark.skipif(
+REPORTS_LOCKS = pytest.mark.skipif(
     not Path("/proc/locks").exists(), reason="only Linux lists the locks of a process"
 )
 
@@ -220,7 +220,7 @@ def by_raw_connection(engine):
         yield connection
 
 
-@TELLS_LOCKS
+@REPORTS_LOCKS
 @pytest.mark.parametrize("begun", [by_session, by_connection, by_raw_connection])
 def test_wait_for_an_own_transaction_suggests_within(make_app, engine, begun, caplog):
     """If other threads exist, the owner of the transaction is unknown.
@@ -265,7 +265,7 @@ except StorageUnavailable as error:
 """
 
 
-@TELLS_LOCKS
+@REPORTS_LOCKS
 def test_program_with_one_thread_fails_without_waiting(path):
     """The error does not depend on where the program keeps its session."""
     run = subprocess.run(
@@ -334,7 +334,7 @@ def kept_by_another_thread(engine, until):
     keeper.join(30)
 
 
-@TELLS_LOCKS
+@REPORTS_LOCKS
 @pytest.mark.parametrize(
     "unrelated", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
 )

@@ -74,7 +74,7 @@ def test_ends_of_one_exchange_add_one_row_per_batch(flow, admin):
     assert [State.SUCCEEDED] * 2 == flow.states(one, other)
 
 
-ODD = {
+SLOW_PATHS = {
     "a parent": lambda flow, batch, job: flow.member(batch, job.id),
     "deleted": lambda flow, batch, job: flow.handles.open().apply([deletes(job.id)]),
     "settled": lambda flow, batch, job: flow.handles.open().apply([succeeds(job)]),
@@ -83,13 +83,13 @@ ODD = {
 
 
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
-@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("what", SLOW_PATHS)
 def test_member_end_on_the_slow_path_is_counted(flow, what, has_other):
     """Such an end uses the slow path. The counts always match the members."""
     batch, members = flow.batch_of(4)
     holder = flow.begin()
     jobs = flow.running(holder, *members)
-    ODD[what](flow, batch, jobs[1])
+    SLOW_PATHS[what](flow, batch, jobs[1])
     ends = [succeeds(job) for job in jobs[:3]] + [(fails if has_other else succeeds)(jobs[3])]
 
     results = flow.exchange(holder, ends).results

@@ -280,11 +280,11 @@ def test_lost_listening_connection_is_replaced(scene, server, admin):
     (before,) = listeners(admin)
     admin.execute("SELECT pg_terminate_backend(%s)", [before])
 
-    told_of_it = server.wait(None, 30)
+    is_notified = server.wait(None, 30)
     (after,) = eventually(lambda: listeners(admin))
     scene.add()
 
-    assert told_of_it
+    assert is_notified
     assert before != after
     assert server.wait(None, 30)
 

@@ -8,7 +8,7 @@ from firelock_sql.verbs.claim import QueueTurns, ReadyRow, ready_rows
 MOST_READS = 20
 
 
-class Looking:
+class TwoQueues:
     """A transaction that finds rows in two queues.
 
     One row is unlocked after the first read and comes first.
@@ -47,7 +47,7 @@ def test_job_unlocked_before_claimed_ones_is_claimed_next():
     turns.served("b")
 
     # type: ignore[arg-type]  # all that the function uses
-    rows = ready_rows(Looking(), ClaimRequest(None, 4, "one", 0), turns)
+    rows = ready_rows(TwoQueues(), ClaimRequest(None, 4, "one", 0), turns)
 
     assert ["a1", "b1", "b2", "b0"] == sorted((row[0] for row in rows), key=["a1", "b1", "b2", "b0"].index)
 
@@ -57,6 +57,6 @@ def test_claim_returns_at_most_the_requested_jobs():
     turns = QueueTurns()
     turns.served("b")
 
-    rows = ready_rows(Looking(), ClaimRequest(None, 3, "one", 0), turns)  # type: ignore[arg-type]
+    rows = ready_rows(TwoQueues(), ClaimRequest(None, 3, "one", 0), turns)  # type: ignore[arg-type]
 
     assert 3 == len(rows) == len({row[0] for row in rows})

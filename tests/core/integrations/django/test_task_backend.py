@@ -352,8 +352,8 @@ def test_unknown_result_raises_does_not_exist(tester, tasks, fire):
 def test_stored_task_path_is_never_imported(tester, fire):
     """A server runs only declared tasks. A job with another path waits for a server that has its task."""
     assert PLACE not in sys.modules
-    Stranger = Firelock(fire.storage)  # noqa: N806
-    Stranger.task(name=f"{PLACE}.plain", remote=True)(lambda: None).enqueue()
+    other_app = Firelock(fire.storage)
+    other_app.task(name=f"{PLACE}.plain", remote=True)(lambda: None).enqueue()
 
     drained = tester.drain(limit=1)
 

@@ -246,11 +246,11 @@ class JobRules(Ground):
     def _ends_of(self, settles: _Ends) -> tuple[list[Transition], list[Transition]]:
         model: list[Transition] = []
         real: list[Transition] = []
-        for pick, name, is_strange in settles:
+        for pick, name, is_foreign in settles:
             pair = self.pick(self.claims, pick)
             if pair is not None:
                 model.append(self._end(pair.model, name))
-                if is_strange:
+                if is_foreign:
                     model[-1].session = self.holders[0].session
                 real.append(attrs.evolve(model[-1], fence=pair.real.job.fence))
         return model, real
@@ -354,7 +354,7 @@ class JobRules(Ground):
     @rule(
         pick=PICK, names=st.lists(st.sampled_from(_ENDS), max_size=2), settles=_ends, limit=st.integers(0, 3)
     )
-    def work_beside_a_lock(self, pick: int, names: list[str], settles: _Ends, limit: int) -> None:
+    def work_with_locked_row(self, pick: int, names: list[str], settles: _Ends, limit: int) -> None:
         """Let the newest worker process work while a claimed job is locked, then do the delayed work.
 
         The model has no locks. It gets the same calls without the busy job, and the calls for the busy job

@@ -304,7 +304,7 @@ class BatchOperations(BatchGround):
         if job_id is not None:
             self.record(f"signal {job_id[-4:]}: {self.flow.send(job_id, 'approval')}")
 
-    def _speak_late(self) -> None:
+    def _settle_late(self) -> None:
         """Send the end of a lost run, which must be refused."""
         running = self.some(self.lost)
         if running is not None:

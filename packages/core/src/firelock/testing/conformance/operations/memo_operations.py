@@ -130,7 +130,7 @@ class MemoOperations(SeededOperations):
 
     def _suspend(self) -> None:
         """Let a run wait for a signal; an old run is refused."""
-        running, is_old = self._speaker()
+        running, is_old = self._sender()
         if running is None:
             return
         name = self.random.choice(_NAMES)
@@ -146,7 +146,7 @@ class MemoOperations(SeededOperations):
 
     def _sleep(self) -> None:
         """Let a run sleep; an old run is refused."""
-        running, is_old = self._speaker()
+        running, is_old = self._sender()
         if running is None:
             return
         result = self.flow_of.apply(sleeps(running, "night", due_at=self.flow.now() + 2 * HOUR))
@@ -156,7 +156,7 @@ class MemoOperations(SeededOperations):
 
     def _end_one(self) -> None:
         """End a run; the end of an old run is refused."""
-        running, is_old = self._speaker()
+        running, is_old = self._sender()
         if running is None:
             return
         how = self.random.choice(["succeeds", "fails", "retries at once", "retries later", "gives up"])
@@ -164,7 +164,7 @@ class MemoOperations(SeededOperations):
         self.record(f"{running.id[-4:]} {how}: {result}")
         self._is_settled(running, result, is_old=is_old)
 
-    def _speaker(self) -> tuple[Running | None, bool]:
+    def _sender(self) -> tuple[Running | None, bool]:
         is_old = bool(self.old) and self.random.random() < 0.2
         return self.some(self.old if is_old else list(self.held.values())), is_old
 
