@@ -36,8 +36,8 @@ class Contested(MemoryStorage):
 
     def find(self, where, **page):
         found = super().find(where, **page)
-        self.looks += 1
-        if self.looks == 1:  # the number is looked at first
+        self.calls += 1
+        if self.calls == 1:  # the number is read first
             return found
         fire.jobs.requeue([job.id for job in found.jobs[1:]])
         return found
