@@ -23,11 +23,11 @@ from firelock.storage.memory import MemoryStorage
 
 
 class Contested(MemoryStorage):
-    looks = 0
+    calls = 0
 
     is_filled = False
 
-    def schema(self):  # the first that is asked of it
+    def schema(self):  # the first method that is called
         if not self.is_filled:
             self.is_filled = True
             jobs = add.enqueue_many([(1,), (2,), (3,)])
@@ -57,7 +57,7 @@ class Leaving(MemoryStorage):
     answers = 0
     is_filled = False
 
-    def schema(self):  # the first that is asked of it
+    def schema(self):  # the first method that is called
         if not self.is_filled:
             self.is_filled = True
             add.enqueue_many([(number,) for number in range(501)])
