@@ -70,7 +70,7 @@ def test_silent_server_is_an_error(app):
         (False, "default", True),
         (False, "mail", False),
     ],
-    ids=["ended", "killed: it never said that it stops", "replaced by another one"],
+    ids=["ended", "killed: it never reported a stop", "replaced by another one"],
 )
 def test_lost_server_without_a_successor_is_an_error(app, stops, successor, expected):
     """A server that was stopped normally, or whose queues another server serves, is part of a deployment."""

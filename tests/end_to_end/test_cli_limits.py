@@ -94,7 +94,7 @@ def test_show_prints_the_settings_of_operator_and_code(command, app):
 
 
 def test_unknown_limit_is_not_found(command):
-    """The exit code is 4, and the error suggests what to look at."""
+    """The exit code is 4, and the error suggests what to check."""
     shown = command("limits show nobody:7")
 
     assert (4, "") == (shown.code, shown.out)

@@ -43,12 +43,12 @@ PLACES = {"id": "0190-none", "fingerprint": "none", "name": "none"}
 
 # These URLs only require access, for the stated reason; their views require more.
 CHECKED_INSIDE = {
-    "/jobs/all": "the verb that is asked about says which permission it takes; it shows, and changes nothing",
+    "/jobs/all": "the requested verb determines the permission; the page only shows, and changes nothing",
     "/settings": "changes nothing but the visitor's own cookie",
     "/sign-out": "ends nothing but the visitor's own session",
-    "/activity/cancel": "the operation's verb says which permission it takes",
-    "/api/operations": "the verb that is posted says which permission it takes",
-    "/api/operations/{id}/cancel": "the operation's verb says which permission it takes",
+    "/activity/cancel": "the operation's verb determines the permission",
+    "/api/operations": "the posted verb determines the permission",
+    "/api/operations/{id}/cancel": "the operation's verb determines the permission",
 }
 
 
@@ -67,7 +67,7 @@ def opened():
 def address(path):
     for name, value in PLACES.items():
         path = path.replace(f"{{{name}}}", value).replace(f"{{{name}:path}}", value)
-    assert "{" not in path, f"say in PLACES what {path} is asked with"
+    assert "{" not in path, f"add the parameters of {path} to PLACES"
     return path
 
 

@@ -571,9 +571,9 @@ def test_windows_of_a_browser_share_one_stream(served, stocked, open_context):
 
     first.close()
     second.wait_for_function("() => firelock.isStreaming()")
-    stocked.queues.pause("mail", note="told by another")
+    stocked.queues.pause("mail", note="changed by another")
     for page in (second, third):
-        expect(page.locator("main")).to_contain_text("told by another")
+        expect(page.locator("main")).to_contain_text("changed by another")
     assert 2 == len([path for path in served.requested if path == "/live"])
 
 
