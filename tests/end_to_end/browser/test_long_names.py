@@ -24,16 +24,17 @@ _SIDEWAYS = """() => [...document.querySelectorAll("main .scroll")]
 _CUT = """() => [...document.querySelectorAll("main *, nav *")]
   .filter((one) => one.checkVisibility() && one.childElementCount === 0 && one.textContent.trim())
   .flatMap((one) => {
-    const problem = (why) => [`${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 60)}: ${why}`];
+    const problem = (why) => [
+      `${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 60)}: ${why}`];
     const style = getComputedStyle(one);
     const unseen = "svg, .stacked > thead, .visually-hidden, .visually-hidden *, dialog:not([open]), .toasts";
     if (one.closest(unseen)) return [];
     const cuts = (style) => ["hidden", "clip"].includes(style.overflowX);
     for (let place = one; place && place.id !== "main"; place = place.parentElement) {
-      const style = getComputedStyle(place);
-      if (["auto", "scroll"].includes(style.overflowX)) return [];
-      if (!cuts(style)) continue;
-      if (style.textOverflow === "ellipsis" || style.webkitLineClamp !== "none") return [];
+      const outer = getComputedStyle(place);
+      if (["auto", "scroll"].includes(outer.overflowX)) return [];
+      if (!cuts(outer)) continue;
+      if (outer.textOverflow === "ellipsis" || outer.webkitLineClamp !== "none") return [];
       const range = document.createRange();
       range.selectNodeContents(one);
       const text = range.getBoundingClientRect(), box = place.getBoundingClientRect();
