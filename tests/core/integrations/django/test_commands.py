@@ -147,7 +147,7 @@ def test_app_with_wrong_settings_fails_on_first_use(project):
     output = wrong.shell(
         "import json\nfrom firelock import ConfigurationError\n"
         "from firelock.integrations.django import fire, get_app, task\n"
-        "from shop.tasks import send_receipt\nsaid = []\n"
+        "from shop.tasks import send_receipt\ntexts = []\n"
         "for use in (lambda: send_receipt.enqueue(1), lambda: fire.jobs.get('x'), get_app):\n"
         "    try:\n        use()\n    except ConfigurationError as error:\n        texts.append(str(error))\n"
         "print(json.dumps(texts))"
