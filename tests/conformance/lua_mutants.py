@@ -64,8 +64,8 @@ def main(arguments):
             server.empty()
             case = lua_catcher(mutation, server.url())
             wrong += case is None
-            told = f"{case.part}: {case.name}" if case else "NOBODY"
-            sys.stdout.write(f"{mutation.module}: {mutation.name}  ←  {told}\n")
+            caught_by = f"{case.part}: {case.name}" if case else "NOBODY"
+            sys.stdout.write(f"{mutation.module}: {mutation.name}  ←  {caught_by}\n")
             sys.stdout.flush()
     sys.stdout.write(f"{len(tried) - wrong} of {len(tried)} caught\n")
     return 1 if wrong else 0

@@ -178,9 +178,9 @@ def test_command_for_a_link_is_printed_if_no_browser_can_be_opened(start, tmp_pa
 
     address = address_of(process)
     assert "No browser could be opened.\n" == process.stdout.readline()
-    said = process.stdout.readline()
-    assert said.startswith("To sign in, open the link that this command prints: ")
-    assert f"firelock dashboard link --storage {words[1]} --at {address}/\n" in said
+    printed = process.stdout.readline()
+    assert printed.startswith("To sign in, open the link that this command prints: ")
+    assert f"firelock dashboard link --storage {words[1]} --at {address}/\n" in printed
 
 
 def test_storage_password_is_not_printed(start):

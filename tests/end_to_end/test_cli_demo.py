@@ -211,8 +211,8 @@ def test_demo_with_a_dashboard_runs_until_ctrl_c(folder):
         [*DEMO, "--dashboard", "--no-browser"], stdout=its, stderr=its, start_new_session=True
     )
     os.close(its)
-    told = ""
-    while "To sign in, open" not in told:
+    printed = ""
+    while "To sign in, open" not in printed:
         more = read(ours)
         assert more, printed
         printed += more

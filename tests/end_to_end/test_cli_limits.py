@@ -15,7 +15,7 @@ MINUTE = 60_000_000
 @pytest.fixture
 def app(request):
     """An app whose code declares two limits, in a storage that the commands open by its name."""
-    said = {
+    declared = {
         "tenant": DeclaredLimit("tenant", "tenant:{tenant_id}", LimitSettings(4)),
         "smtp": DeclaredLimit("smtp", "smtp", LimitSettings(None, 90, MINUTE, 5)),
     }
@@ -160,8 +160,8 @@ def test_name_shows_its_key_template_and_no_holders(command, app):
 
 def test_name_of_two_parts_shows_the_prefix_of_its_keys(command, app):
     """The keys begin with the part of the template before its first parameter."""
-    said = {"smtp/tenant": DeclaredLimit("smtp/tenant", "smtp/tenant:{tenant_id}", LimitSettings(4))}
-    Limits(app.client, lambda: said).sync()
+    declared = {"smtp/tenant": DeclaredLimit("smtp/tenant", "smtp/tenant:{tenant_id}", LimitSettings(4))}
+    Limits(app.client, lambda: declared).sync()
 
     shown = command("limits show smtp/tenant")
 

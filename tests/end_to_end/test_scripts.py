@@ -374,5 +374,5 @@ def test_readme_examples_can_be_saved_as_one_file(folder, run, blocks, tasks):
         server.kill()
 
     assert "report of 2026-11-24" == ended.stdout.splitlines()[0], ended.stderr
-    assert said.endswith(f", {tasks}\n")
+    assert line.endswith(f", {tasks}\n")
     assert ({job.id for job in made}, 0) == ({job.id for job in stored(folder)}, server.returncode)

@@ -54,12 +54,12 @@ def app_on(storage, **settings):
 )
 def test_long_retention_delays_other_duties_by_at_most_two_chunks(backlog, verb, sweep):
     """The other routine becomes due while the first chunk is removed."""
-    begun, looks = threading.Event(), []
+    begun, checks = threading.Event(), []
 
     def remove_a_chunk(limit):
         if not backlog.begun(verb):
             return  # the server has just started and does not run the other routine yet
-        if not looks:
+        if not checks:
             fire.noop.schedule(timedelta(milliseconds=1))
             begun.clear()
         is_same_thread = threading.get_ident() in {call.thread for call in backlog.begun(verb)}

@@ -116,7 +116,7 @@ class BatchModel:
     def _with_delta(world, delta):
         return world._replace(deltas=tuple(sorted((*world.deltas, delta))))
 
-    def _with_member(self, world, place, member, *, is_told=True):
+    def _with_member(self, world, place, member, *, writes_delta=True):
         """Return the world with this member, and with the delta for its batch from the same move."""
         before, batch = world.members[place], self.scene.batch_of[place]
         members = list(world.members)

@@ -58,8 +58,8 @@ class Rules:
     """The rules that hold; each variant disables one of them."""
 
     name_comes_first: bool = True
-    suspension_looks: bool = True  # checks in its own move whether the child has ended
-    later_attempts_call_anew: bool = True  # only later attempts call another child
+    suspension_checks: bool = True  # checks in its own move whether the child has ended
+    later_attempts_call_again: bool = True  # only later attempts call another child
     result_is_kept: bool = True  # a child whose result its caller has not read is not pruned
     attempt_is_given_back: bool = True
 

@@ -79,7 +79,7 @@ class BatchSchedule(BatchGround):
     def play(self, trail):
         """Make every move of the trail, and check everything after each move and at the end."""
         for move in trail:
-            self.tell(move)
+            self.record(move)
             words = move.split()
             verb = "_".join(word for word in words if not word.isdigit() and word not in ("refused", "to"))
             places = [int(word) for word in words if word.isdigit()]

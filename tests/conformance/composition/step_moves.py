@@ -71,7 +71,7 @@ class World(NamedTuple):
 class Rules:
     """The rules that hold; each variant disables one of them."""
 
-    suspension_looks: bool = True  # checks in its own move whether the answer exists
+    suspension_checks: bool = True  # checks in its own move whether the answer exists
     sender_is_one_move: bool = True  # reads the memo and wakes the job under the job's lock
     mail_is_kept: bool = True  # a signal is kept even if no run waits yet
     time_out_is_kept: bool = True  # as a memo
@@ -146,12 +146,12 @@ class StepModel:
         return world._replace(replies=tuple(replies))
 
     def _sends(self, world, sender):
-        job, told, me = world.job, world.told[sender], f"signal {sender}"
+        job, reply, me = world.job, world.replies[sender], f"signal {sender}"
         if not self.rules.sender_is_one_move:
-            if not told:
-                looked = "saw it waiting" if job.waits else "saw it busy"
-                yield f"{me} looks", True, self._told(world, sender, looked)
-            elif told.startswith("saw"):
+            if not reply:
+                seen = "saw it waiting" if job.waits else "saw it busy"
+                yield f"{me} reads", True, self._with_reply(world, sender, seen)
+            elif reply.startswith("saw"):
                 if not self._is_open(world.answer):
                     yield f"{me} refused", True, self._with_reply(world, sender, NO)
                     return

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.heavy("explores steps to their last state")
 CALM = step_moves.Budget(kill=1, lose=1, again=0, delete=0)
 STEPS, CALLS = step_moves.Rules, call_moves.Rules
 WITHOUT = {  # by the disabled rule: the rules, and the expected verdict
-    "a suspension that does not look": (STEPS(suspension_looks=False, has_time_out=False), Verdict.STUCK),
+    "a suspension that does not look": (STEPS(suspension_checks=False, has_time_out=False), Verdict.STUCK),
     "a sender in two moves": (STEPS(sender_is_one_move=False, has_time_out=False), Verdict.STUCK),
     "mail that is kept for who waits alone": (STEPS(mail_is_kept=False), Verdict.UNSAFE),
     "a time-out that nobody keeps": (STEPS(time_out_is_kept=False), Verdict.UNSAFE),

@@ -415,9 +415,9 @@ def test_failed_jobs_are_a_note_that_names_the_main_task():
 
     (finding,) = list_findings(readings(by_state={State.FAILED: 22}, failures=groups))
 
-    assert (Severity.NOTE, "jobs_failed", "failed jobs") == (told.severity, told.code, told.subject)
-    assert "22 jobs have failed, 19 of them of send." == told.what
-    assert "firelock jobs failures" in told.advice
+    assert (Severity.NOTE, "jobs_failed", "failed jobs") == (finding.severity, finding.code, finding.subject)
+    assert "22 jobs have failed, 19 of them of send." == finding.what
+    assert "firelock jobs failures" in finding.advice
 
 
 def test_many_failed_jobs_are_a_warning_until_their_cause_is_muted():
@@ -547,7 +547,7 @@ def test_job_that_runs_much_longer_than_usual_is_reported_per_task():
 
 
 @pytest.mark.parametrize(
-    ("minutes", "ended", "is_told"),
+    ("minutes", "ended", "is_reported"),
     [
         (50, EndedRuns(10, 0, longest=5 * MINUTES), True),
         (49, EndedRuns(10, 0, longest=5 * MINUTES), False),
@@ -558,11 +558,13 @@ def test_job_that_runs_much_longer_than_usual_is_reported_per_task():
         (500, None, False),
     ],
 )
-def test_run_is_too_long_compared_with_the_longest_run_of_the_day(minutes, ended, is_told):
+def test_run_is_too_long_compared_with_the_longest_run_of_the_day(minutes, ended, is_reported):
     """It is too long from ten minutes and ten times the longest run on, if at least ten runs are known."""
     seen = {} if ended is None else {"send": ended}
 
-    assert (["long_run"] if is_told else []) == kinds(running=[running_for(minutes=minutes)], usually=seen)
+    assert (["long_run"] if is_reported else []) == kinds(
+        running=[running_for(minutes=minutes)], usually=seen
+    )
 
 
 def test_advice_for_failed_parents_names_the_command_that_works():

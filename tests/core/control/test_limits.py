@@ -54,7 +54,7 @@ def fire():
 
 def declaring(fire, **settings):
     """Return the limits of an app whose code declares these values for each name."""
-    said = {
+    declared = {
         name: DeclaredLimit(name, f"{name}:{{id}}", LimitSettings(**given))
         for name, given in settings.items()
     }

@@ -486,10 +486,10 @@ def test_status_shows_the_process_that_claims(bench):
 
 def test_worker_processes_are_replaced_one_at_a_time(bench):
     """The other replacements wait until the first successor has its session."""
-    first, second = house.with_session(READS), house.with_session(READS)
-    house.supervisor._replace(first, "has run 1 job")
-    house.supervisor._replace(second, "has run 1 job")
-    assert 3 == len(house.supervisor._processes)
+    first, second = bench.with_session(READS), bench.with_session(READS)
+    bench.supervisor._replace(first, "has run 1 job")
+    bench.supervisor._replace(second, "has run 1 job")
+    assert 3 == len(bench.supervisor._processes)
 
     replacement(bench, first).replaces = None
     bench.events()

@@ -576,7 +576,7 @@ def test_job_without_a_timeout_or_a_start_is_not_stuck(seldom, started):
 
 def test_hanging_storage_does_not_delay_timeouts(scene):
     """Timeouts are enforced, and the process reports, while a routine waits for the storage."""
-    asked, may_answer = threading.Event(), threading.Event()
+    called, may_answer = threading.Event(), threading.Event()
     promote = scene.storage.promote
 
     def hang(limit):

@@ -120,7 +120,7 @@ class Walk:
         """Return whether a member that has not ended waits for another member."""
         if job.state is not State.AWAITING or job.waits_for is not None:
             return False
-        counts = self.yard.batch_counts(job.id)
+        counts = self.scene.batch_counts(job.id)
         is_related = counts is None or (counts.is_unopened and not counts.is_cancelled)
         return is_related and job.reason != "runs when its batch opens"
 
@@ -147,7 +147,7 @@ class Walk:
             ), states
 
     def check_state(self, batch, counts):
-        state = self.yard.state(batch)
+        state = self.scene.state(batch)
         is_open = counts.active or ((counts.is_held or counts.is_unopened) and not counts.is_cancelled)
         if counts.is_cancelled:
             assert (state is State.DELETED) == (not is_open)
@@ -191,8 +191,8 @@ def test_every_batch_counts_its_members_and_ends(seed):
     walk = walked(MemoryStorage(), seed)
 
     for batch in walk.batches:
-        counts = walk.yard.batch_counts(batch)
-        assert walk.yard.state(batch) in FINAL_STATES or counts.is_unopened
+        counts = walk.scene.batch_counts(batch)
+        assert walk.scene.state(batch) in FINAL_STATES or counts.is_unopened
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -41,7 +41,7 @@ def test_batch_ends_with_its_last_member(scene):
     answers = [scene.succeed(one), scene.settle(), scene.state(batch.id), scene.succeed(other)]
 
     assert [Applied.APPLIED, 0, State.AWAITING, Applied.RELEASE_NEEDED] == answers
-    assert (1, State.SUCCEEDED) == (yard.settle(), yard.state(batch.id))
+    assert (1, State.SUCCEEDED) == (scene.settle(), scene.state(batch.id))
     assert (2, 2, 0) == (
         scene.batch_counts(batch.id).total,
         scene.batch_counts(batch.id).succeeded,
@@ -88,21 +88,21 @@ def test_history_of_a_batch_contains_its_reopening_without_a_release(scene):
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
-def test_cancelled_batch_is_deleted_when_no_member_runs(yard, limit):
+def test_cancelled_batch_is_deleted_when_no_member_runs(scene, limit):
     """Each call deletes as many members as requested. A running member keeps the batch open."""
-    batch = yard.batch()
-    inner = yard.batch(batch=batch.id)
-    members = [yard.job(batch=batch.id), yard.job(batch=batch.id), yard.job(batch=inner.id)]
-    members += [yard.job(batch=batch.id, after=[inner.id])]
-    yard.put(batch, inner, *members)
-    (running,) = yard.claim(1).values()
+    batch = scene.batch()
+    inner = scene.batch(batch=batch.id)
+    members = [scene.job(batch=batch.id), scene.job(batch=batch.id), scene.job(batch=inner.id)]
+    members += [scene.job(batch=batch.id, after=[inner.id])]
+    scene.put(batch, inner, *members)
+    (running,) = scene.claim(1).values()
 
-    assert Applied.RELEASE_NEEDED is yard.delete(batch.id)
-    yard.settle(limit)
-    assert (State.AWAITING, State.DELETED) == (yard.state(batch.id), yard.state(inner.id))
-    assert {State.DELETED} == {yard.state(member.id) for member in members}
-    assert Applied.REFUSED is yard.succeed(running)
-    yard.settle(limit)
+    assert Applied.RELEASE_NEEDED is scene.delete(batch.id)
+    scene.settle(limit)
+    assert (State.AWAITING, State.DELETED) == (scene.state(batch.id), scene.state(inner.id))
+    assert {State.DELETED} == {scene.state(member.id) for member in members}
+    assert Applied.REFUSED is scene.succeed(running)
+    scene.settle(limit)
 
     assert (State.DELETED, "deleted by ann") == (scene.state(batch.id), scene.record(batch.id).reason)
     assert Applied.REFUSED is scene.requeue(members[1].id)
@@ -122,10 +122,10 @@ def test_members_of_an_awaiting_batch_wait(scene, limit):
     )
     scene.put(source, batch, inner, own, deep, delayed)
 
-    assert (3, True) == (yard.batch_counts(batch.id).active, yard.batch_counts(batch.id).is_unopened)
-    assert {"runs when its batch opens"} == {yard.record(one.id).reason for one in (own, deep, delayed)}
-    yard.succeed(yard.claim()[source.id])
-    yard.settle(limit)
+    assert (3, True) == (scene.batch_counts(batch.id).active, scene.batch_counts(batch.id).is_unopened)
+    assert {"runs when its batch opens"} == {scene.record(one.id).reason for one in (own, deep, delayed)}
+    scene.succeed(scene.claim()[source.id])
+    scene.settle(limit)
 
     assert {own.id, deep.id} == set(scene.claim())
     assert (State.SCHEDULED, later) == (scene.state(delayed.id), scene.record(delayed.id).due_at)
@@ -178,11 +178,11 @@ def test_hold_keeps_a_batch_open(scene):
     assert 0 == scene.settle()
     assert scene.batch_counts(kept.id).is_held
 
-    assert Applied.APPLIED is yard.hold(kept.id, now + 2 * 10**9)
-    assert Applied.RELEASE_NEEDED is yard.hold(kept.id, None)
-    yard.storage.clock_offset = 10**9 + 10**6
-    yard.storage.promote(100)
-    yard.settle()
+    assert Applied.APPLIED is scene.hold(kept.id, now + 2 * 10**9)
+    assert Applied.RELEASE_NEEDED is scene.hold(kept.id, None)
+    scene.storage.clock_offset = 10**9 + 10**6
+    scene.storage.promote(100)
+    scene.settle()
 
     assert (State.SUCCEEDED, State.DELETED) == (scene.state(kept.id), scene.state(lost.id))
     assert "its creator stopped before adding all members" == scene.record(lost.id).reason
@@ -319,9 +319,9 @@ def test_end_of_the_last_called_job_wakes_the_caller(scene):
     scene.suspend(runs[caller.id], "call pages", [child.id for child in children])
 
     for child in children[1:]:
-        assert State.AWAITING is yard.state(caller.id)
-        assert Applied.RELEASE_NEEDED is yard.succeed(runs[child.id])
-        yard.settle()
+        assert State.AWAITING is scene.state(caller.id)
+        assert Applied.RELEASE_NEEDED is scene.succeed(runs[child.id])
+        scene.settle()
 
     assert State.ENQUEUED is scene.state(caller.id)
     assert () == scene.record(caller.id).parents

@@ -78,7 +78,7 @@ def test_requeue_row_counts_outcomes_of_its_jobs(fire, jobs, dashboard, client):
 
     assert ["2 succeeded", "1 failed again", "3 not ended yet"] == CAME.findall(on_the_way)
     assert ["5 succeeded", "1 failed again"] == CAME.findall(at_the_end)
-    assert {"checked": 6, "by_state": {"succeeded": 5, "failed": 1}, "missing": 0} == told["outcome"]
+    assert {"checked": 6, "by_state": {"succeeded": 5, "failed": 1}, "missing": 0} == details["outcome"]
 
 
 def test_operation_is_cancelled(client, fire, jobs):

@@ -468,7 +468,9 @@ def test_chart_data_is_available_as_json(client, fire):
     history = client.get("/history.json?span=1h").json()
     lines = {line["name"]: line["values"] for line in history["lines"]}
 
-    assert (60, 60, True, "count") == (len(told["starts"]), told["bucket"], told["stacked"], told["unit"])
+    assert (60, 60, True, "count") == (
+        len(history["starts"]), history["bucket"], history["stacked"], history["unit"],
+    )  # fmt: skip
     assert (4, 3) == (lines["succeeded"][-2], lines["retried"][-2])
     assert {"Succeeded", "Retrying", "Failed"} == {line["label"] for line in history["lines"]}
 

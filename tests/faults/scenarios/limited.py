@@ -86,7 +86,7 @@ def kill_limited(place, size):
     spans = list(_held(events))
     most = {key: _most(spans, key) for key in _CONCURRENT}
     late = lateness(claim_spans(events, offset), _RATE, _BURST)
-    alive = list(twins(asked, events))
+    alive = list(twins(unique_calls, events))
     over = {key: number for key, number in most.items() if number > _CONCURRENT[key]}
     lines = [
         *report.lines(),

@@ -95,8 +95,8 @@ def test_member_end_on_the_slow_path_is_counted(flow, what, has_other):
     results = flow.exchange(holder, ends).results
     flow.settle_all()
 
-    odd = {"deleted": Applied.REFUSED, "settled": Applied.ALREADY}.get(what, Applied.RELEASE_NEEDED)
-    assert odd is results[1]
+    expected = {"deleted": Applied.REFUSED, "settled": Applied.ALREADY}.get(what, Applied.RELEASE_NEEDED)
+    assert expected is results[1]
     assert all(result.is_applied for place, result in enumerate(results) if place != 1)
     is_deleted, failed = int(what == "deleted"), int(has_other)
     more = int(what == "a parent")  # its child is now enqueued

@@ -76,9 +76,11 @@ def test_end_on_the_slow_path_causes_no_database_error(scene, postgresql, what, 
 
     answer = exchange(scene, ends)
 
-    logged = postgresql.server.said()[before:]
-    odd = {"a parent": Applied.RELEASE_NEEDED, "deleted": Applied.REFUSED, "settled": Applied.ALREADY}[what]
-    assert [Applied.APPLIED, odd, *[Applied.APPLIED] * 3] == answer.results
+    logged = postgresql.server.read_log()[before:]
+    expected = {"a parent": Applied.RELEASE_NEEDED, "deleted": Applied.REFUSED, "settled": Applied.ALREADY}[
+        what
+    ]
+    assert [Applied.APPLIED, expected, *[Applied.APPLIED] * 3] == answer.results
     assert [waiting] == [job.id for job in answer.claim.jobs]
     assert [] == [line for line in logged.splitlines() if "ERROR" in line]
 

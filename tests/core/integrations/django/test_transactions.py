@@ -192,7 +192,7 @@ print(json.dumps(output))
 
 def test_batches_are_committed_or_rolled_back_with_the_transaction(django_project):
     """Members and callbacks join as well, even in a savepoint or if several operations store the batch."""
-    said = django_project.shell(BATCHES)
+    output = django_project.shell(BATCHES)
 
     assert output == {
         "inside": "JobNotCommitted", "kept": 2, "stored": [["kept"], 4],

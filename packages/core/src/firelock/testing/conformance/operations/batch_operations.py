@@ -397,7 +397,7 @@ class BatchOperations(BatchGround):
         self.record(f"promote {self.storage.promote(self.random.choice((1, 20))).promoted}")
 
     _OPERATIONS: dict[Callable[[BatchOperations], None], int] = {  # noqa: RUF012 - never changed
-        _open: 6, _add: 6, _claim: 18, _end_one: 22, _signal: 3, _speak_late: 2, _lose: 2, _delete: 4,
+        _open: 6, _add: 6, _claim: 18, _end_one: 22, _signal: 3, _settle_late: 2, _lose: 2, _delete: 4,
         _cancel: 2, _requeue: 8, _requeue_a_batch: 1, _hold: 4, _upkeep: 3,
         BatchGround.release: 16, BatchGround.settle: 5,
     }  # fmt: skip

@@ -206,7 +206,7 @@ class LimitOperations(SeededOperations):
         self._put(name, settings)
 
     def _put(self, name: str, settings: KeySettings) -> None:
-        self.tell(f"set limit {name}: {settings}")
+        self.record(f"set limit {name}: {settings}")
         self.settings[_key(name)] = settings
         rate = {"rate": 6, "per": HOUR, "burst": settings.burst} if settings.interval else {}
         self.scene.set_limit(
@@ -216,7 +216,7 @@ class LimitOperations(SeededOperations):
     def remove(self) -> None:
         """Delete the settings of a limit."""
         name = self.random.choice(("a", "b", "t:2", "f:1"))
-        self.tell(f"delete limit {name}")
+        self.record(f"delete limit {name}")
         self.settings.pop(_key(name), None)
         self.scene.storage.delete_record("limit", _key(name))
 

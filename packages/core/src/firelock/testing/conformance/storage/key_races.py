@@ -185,8 +185,8 @@ class LimitRaceTests(StorageFixtures):
 
         for number in range(ROUNDS):
             key = f"kit/a{number}"
-            if former is not None:
-                scene.set_limit(key, concurrent=former)
+            if previous is not None:
+                scene.set_limit(key, concurrent=previous)
             scene.add_limited(12, key)
             requests = [scene.request(holder, 2) for holder in holders]
             calls: list[Callable[[], object]] = [

@@ -452,7 +452,7 @@ class LifeTests(StorageFixtures):
         thread.start()
 
         # repeated, because the thread may not have begun to wait yet
-        for number in range(int(self.patience / 0.05)):
+        for number in range(int(self.hang_timeout / 0.05)):
             make_work(number)
             thread.join(0.05)
             if answers:

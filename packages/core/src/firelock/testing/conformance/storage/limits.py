@@ -669,7 +669,7 @@ class LimitTests(StorageFixtures):
         """
         scene.set_limit(A, concurrent=1)
         scene.set_limit(X, rate=1, per=DAY, burst=1)
-        asked: dict[str, int] = (
+        deadline: dict[str, int] = (
             {"start_before": BASE + HOUR} if how == "start_before" else {"start_within": HOUR}
         )
         holder = scene.begin()
@@ -863,7 +863,7 @@ class KeyTests(StorageFixtures):
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(queues, 600.0)), daemon=True)
         thread.start()
         # repeated, because the thread may not have begun to wait yet
-        for _ in range(int(self.patience / 0.05)):
+        for _ in range(int(self.hang_timeout / 0.05)):
             make_work(scene.storage)
             thread.join(0.05)
             if answers:

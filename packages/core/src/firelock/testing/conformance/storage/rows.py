@@ -77,7 +77,7 @@ class RowTests(StorageFixtures):
             return [rows.get(_OURS + name) for name in ("new", "replaced", "old")], _ours(rows)
 
         expected = [(_OURS + "new", "2"), (_OURS + "replaced", "2")]
-        assert (["2", "2", None], expected) == _transact(storage, look)
+        assert (["2", "2", None], expected) == _transact(storage, write_and_read)
         assert expected == _transact(storage, _ours)
 
     def test_row_with_an_empty_value_is_read_and_scanned(self, storage: RowStorage) -> None:
@@ -96,7 +96,7 @@ class RowTests(StorageFixtures):
 
         expected = ("", None, [(_OURS + "empty", "")])
         assert expected == _transact(storage, put)
-        assert expected == _transact(storage, look)
+        assert expected == _transact(storage, read)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_scan_excludes_the_row_of_its_prefix(self, storage: RowStorage, reverse: bool) -> None:
