@@ -108,7 +108,7 @@ def ignored_stop(place, size):
 
 @scenario("stop-then-kill", "F07", full=Size(60, 100), short=Size(20, 1))
 def stop_then_kill(place, size):
-    """TERM, then KILL a second later, as short_timeout orchestrators do: nothing is lost, running jobs repeat."""
+    """TERM, then KILL a second later, as impatient orchestrators do: nothing is lost, running jobs repeat."""
     chance = random.Random(7)
     workers = 4
     with stage(place) as on:
